@@ -1,0 +1,50 @@
+"""Fine-tune text and image classifiers, with evidence for every claim.
+
+A recipe script needs the names below; `run` and what it pulls in are imported when they are first used.
+"""
+
+from typing import Any
+
+from hf_finetune.cli import main
+from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
+from hf_finetune.recipe import (
+    Batching,
+    Evaluate,
+    Hub,
+    ImageData,
+    Launch,
+    Model,
+    Precision,
+    Recipe,
+    Supervised,
+    TextData,
+    Train,
+)
+
+__all__ = [
+    "Batching",
+    "Evaluate",
+    "GateError",
+    "Hub",
+    "ImageData",
+    "InputError",
+    "Launch",
+    "Model",
+    "Precision",
+    "Recipe",
+    "StoppedBySignal",
+    "Supervised",
+    "TextData",
+    "Train",
+    "TrainingError",
+    "main",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":
+        from hf_finetune.pipeline import run
+
+        return run
+    raise AttributeError(f"module 'hf_finetune' has no attribute {name!r}")

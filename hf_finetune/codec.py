@@ -1,0 +1,198 @@
+"""Frozen dataclasses to plain values and back: recipe.json, YAML files and the card all go through here.
+
+Only classes that a field's own type names are ever built, so a file can set values but never choose code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import json
+import os
+import tempfile
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.errors import InputError
+
+
+def to_plain(value: Any) -> Any:
+    """Return `value` as dicts, lists, numbers, strings and None.
+
+    A member of a union of dataclasses carries its class name under `type`; a PEFT config is written as PEFT writes it.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if type(value).__module__.startswith("peft."):
+            return _sorted_plain({k: v for k, v in value.to_dict().items() if v is not None})
+        hints = typing.get_type_hints(type(value))
+        plain = {}
+        for f in dataclasses.fields(value):
+            item = to_plain(getattr(value, f.name))
+            if isinstance(item, dict) and len(_dataclass_members(hints[f.name])) > 1:
+                item = {"type": type(getattr(value, f.name)).__name__, **item}
+            plain[f.name] = item
+        return plain
+    return _sorted_plain(value)
+
+
+def _sorted_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _sorted_plain(v) for k, v in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, list | tuple):
+        return [to_plain(v) for v in value]
+    if isinstance(value, enum.Enum):
+        return _sorted_plain(value.value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def merge(base: Any, changes: dict[str, Any], where: str = "") -> Any:
+    """Return the dataclass `base` with the fields of `changes` (nested dicts, as YAML gives them) replaced.
+
+    Raises:
+        InputError: for an unknown field (with the nearest known one) or a value of the wrong type, by its dotted name.
+    """
+    hints = typing.get_type_hints(type(base))
+    known = {f.name: f for f in dataclasses.fields(base)}
+    if not isinstance(changes, dict):
+        raise InputError(f"{where or 'recipe'}: expected a mapping of fields, got {changes!r}")
+    updates = {}
+    for key, value in changes.items():
+        dotted = f"{where}.{key}" if where else str(key)
+        name = str(key).replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
+            raise InputError(f"{dotted}: no such field; {hint}")
+        updates[name] = _parse(value, hints[name], getattr(base, name), dotted)
+    return dataclasses.replace(base, **updates)
+
+
+def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
+    members = _dataclass_members(hint)
+    if members and value is not None:
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: expected a mapping of fields, got {value!r}")
+        value = dict(value)
+        named = value.pop("type", None)
+        if named is None:
+            kind = type(current) if type(current) in members else members[0]
+        else:
+            kind = next((m for m in members if m.__name__ == named), None)
+            if kind is None:
+                raise InputError(
+                    f"{where}.type: expected one of {', '.join(m.__name__ for m in members)}, got {named!r}"
+                )
+        if type(current) is kind:
+            return merge(current, value, where)
+        return _build(kind, value, where)
+    if hint is Any:
+        return _peft_config(value, where) if isinstance(value, dict) and "peft_type" in value else value
+    if _fits(value, hint):
+        return float(value) if _wants_float(hint) and isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, str) and _wants_float(hint):
+        # YAML reads 1e-4 as text: a number all the same.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise InputError(f"{where}: expected {_spell(hint)}, got {value!r}")
+
+
+def _build(kind: type, value: dict[str, Any], where: str) -> Any:
+    required = {
+        f.name: None
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise InputError(f"{where}.{missing[0]}: this field is needed")
+    return merge(kind(**required), value, where)
+
+
+def _peft_config(value: dict[str, Any], where: str) -> Any:
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+
+    fields = dict(value)
+    name = str(fields.pop("peft_type"))
+    if name not in PeftType.__members__:
+        raise InputError(f"{where}.peft_type: expected one of {', '.join(PeftType.__members__)}, got {name!r}")
+    try:
+        return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[name]](**fields)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _dataclass_members(hint: Any) -> list[type]:
+    arguments = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return [a for a in arguments if isinstance(a, type) and dataclasses.is_dataclass(a)]
+
+
+def _wants_float(hint: Any) -> bool:
+    return hint is float or float in typing.get_args(hint)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, a) for a in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _spell(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_spell(a) for a in typing.get_args(hint))
+    return {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(
+        hint, str(hint)
+    )
+
+
+def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict of dotted names, the form in which two recipes are compared."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` so that `path` holds either its old or its whole new content, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically. NaN is refused: JSON has no such number."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

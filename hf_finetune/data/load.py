@@ -1,0 +1,376 @@
+"""Labelled rows from wherever the user has them, divided and checked: `load` for training, `stream` for afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from hf_finetune.data.class_folder import Kind
+from hf_finetune.data.columns import IMAGES, choose_columns, listed, require_columns
+from hf_finetune.data.files import Column
+from hf_finetune.data.from_hub import hub_columns
+from hf_finetune.data.roles import named_split, split_to_read, splits_for, train_split
+from hf_finetune.data.rows import ClassIds, has_labels, read_rows, to_dataset, to_table
+from hf_finetune.data.sources import Layout, Split, locate, refuse_missing
+from hf_finetune.data.splits import carve, fingerprint, first_occurrences, order_classes, row_digests, subsample
+from hf_finetune.errors import InputError
+
+logger = logging.getLogger("hf_finetune")
+
+# Streams of the split seed: carving the test rows must not change which validation rows are carved from the same rest.
+TEST, VALIDATION, TRAIN = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows to train on, to choose by and to judge by: `text` (and `text_pair`) or `image`, `label`, `row`.
+
+    `label` is an index into `labels`; `row` counts from 0 in the split that the row was read from.
+    """
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset | None
+    """None without labelled test rows."""
+    labels: tuple[str, ...]
+    """Class names; a row's `label` is the index."""
+    columns: dict[str, str]
+    """The source's column by canonical name."""
+    fingerprint: str
+    """SHA-256 over the contents of all splits."""
+    duplicates: dict[str, int]
+    """By split, its rows whose exact input is in train as well."""
+    notes: tuple[str, ...]
+    """What was inferred, carved and ignored."""
+
+
+class _Notes(list[str]):
+    """Notes, each said aloud as it is taken."""
+
+    def take(self, note: str) -> None:
+        logger.info(note)
+        self.append(note)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of one split with what is known of them."""
+
+    table: pa.Table
+    digests: list[bytes]
+    labels_N: np.ndarray
+
+    def where(self, mask_N: np.ndarray) -> _Part:
+        """The rows of a mask, in order."""
+        digests = [d for d, wanted in zip(self.digests, mask_N, strict=True) if wanted]
+        return _Part(self.table.filter(pa.array(mask_N)), digests, self.labels_N[mask_N])
+
+
+def load(
+    path: str,
+    *,
+    kind: Kind,
+    config_name: str | None = None,
+    revision: str | None = None,
+    text: str | None = None,
+    text_pair: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.0,
+    split_seed: int = 0,
+    max_train_rows: int | None = None,
+    encoding: str = "utf-8",
+) -> Splits:
+    """Find, read, check and divide labelled rows.
+
+    Splits come from the data when it has them. Test rows are carved from train only with a `test_fraction`; validation
+    rows when there are none, from what is left. A test or validation split without any label does not count.
+
+    Args:
+        path: a file, a folder or a Hub id, see `sources.locate`.
+        text, text_pair, image, label: columns; None: the obvious one, see `columns.choose_columns`.
+        validation, test: name of a split of the data, or a path of its own.
+        validation_fraction, test_fraction: share of the distinct inputs that is carved off.
+        max_train_rows: at most this many rows stay in train, drawn after the carving.
+
+    Raises:
+        InputError: for whatever keeps the rows from being used, naming file, row or field, and the remedy.
+    """
+    notes = _Notes()
+
+    def open_path(other: str, config_name: str | None = None, revision: str | None = None) -> Layout:
+        return locate(other, kind=kind, labelled=True, config_name=config_name, revision=revision, encoding=encoding)
+
+    layout = open_path(path, config_name, revision)
+    for note in layout.notes:
+        notes.take(note)
+    train_source = train_split(layout, path)
+    asked = {"text": text, "text_pair": text_pair, "image": image, "label": label}
+    chosen = choose_columns(train_source.columns, asked, kind=kind, need_label=True, place=train_source.place)
+    _say_inferred(chosen, asked, train_source.columns, notes)
+    sources = {"train": train_source}
+    for role, name in (("validation", validation), ("test", test)):
+        if name is not None:
+            sources[role] = named_split(layout, name, f"--{role}", path, open_path)
+            require_columns(chosen, sources[role].columns, place=sources[role].place, like=train_source.place)
+    _refuse_shared(sources)
+    if validation is None:
+        sources |= _own_validation(layout, list(sources.values()), path)
+    if test is None:
+        sources |= _own_test(layout, list(sources.values()), notes)
+    used = [split.name for split in sources.values()]
+    if unused := [name for name, split in layout.splits.items() if name not in used and split not in sources.values()]:
+        notes.take(f"splits not used: {listed(unused)}")
+    sources = {role: split for role, split in sources.items() if _is_labelled(role, split, chosen["label"], notes)}
+
+    parts, labels = _read_all(sources, chosen, notes)
+    for role, fraction, stream in (("test", test_fraction, TEST), ("validation", validation_fraction, VALIDATION)):
+        if role not in parts and (fraction > 0 or role == "validation"):
+            parts["train"], parts[role] = _carved(
+                parts["train"], role, fraction, (split_seed, stream), train_source, labels, notes
+            )
+    if "test" not in parts:
+        notes.take("no labelled test rows: nothing is claimed about test")
+    if max_train_rows is not None and max_train_rows < len(parts["train"].digests):
+        rows = len(parts["train"].digests)
+        parts["train"] = parts["train"].where(
+            subsample(parts["train"].labels_N, count=max_train_rows, seed=(split_seed, TRAIN))
+        )
+        notes.take(f"train: {max_train_rows} of {rows} rows drawn, each class by its share (split_seed {split_seed})")
+    duplicates = _count_duplicates(parts, notes)
+    contents = {
+        role: (parts[role].digests, parts[role].labels_N) for role in ("train", "validation", "test") if role in parts
+    }
+    mark = fingerprint(labels, contents)
+    made = {role: to_dataset(part.table, f"{mark[:24]}-{role}") for role, part in parts.items()}
+    return Splits(
+        train=made["train"],
+        validation=made["validation"],
+        test=made.get("test"),
+        labels=labels,
+        columns=chosen,
+        fingerprint=mark,
+        duplicates=duplicates,
+        notes=tuple(notes),
+    )
+
+
+def _say_inferred(
+    chosen: dict[str, str], asked: dict[str, str | None], columns: dict[str, Column], notes: _Notes
+) -> None:
+    inferred = [f"{name} from column {column!r}" for name, column in chosen.items() if asked.get(name) is None]
+    others = [repr(c) for c in columns if c not in chosen.values()]
+    if inferred:
+        notes.take("inferred: " + ", ".join(inferred) + (f" (not used: {listed(others)})" if others else ""))
+
+
+def _refuse_shared(sources: dict[str, Split]) -> None:
+    """No row may serve for two of training, choosing and judging."""
+    roles = list(sources)
+    for i, role in enumerate(roles):
+        for other in roles[:i]:
+            if sources[role].sources == sources[other].sources:
+                raise InputError(
+                    f"--{role}: {sources[role].place} is {other} already; name other rows, or leave --{role} out"
+                )
+
+
+def _own_validation(layout: Layout, taken: list[Split], path: str) -> dict[str, Split]:
+    found = splits_for(layout, "validation", taken)
+    if len(found) > 1:
+        raise InputError(
+            f"{path}: several splits could be validation; name one by --validation: {listed([s.name for s in found])}"
+        )
+    return {"validation": found[0]} if found else {}
+
+
+def _own_test(layout: Layout, taken: list[Split], notes: _Notes) -> dict[str, Split]:
+    found = splits_for(layout, "test", taken)
+    if len(found) > 1:
+        notes.take(f"several splits could be test, none is used; name one by --test: {listed([s.name for s in found])}")
+    return {"test": found[0]} if len(found) == 1 else {}
+
+
+def _is_labelled(role: str, split: Split, label: str, notes: _Notes) -> bool:
+    if has_labels(split, label):
+        return True
+    if role == "train":
+        raise InputError(
+            f"{split.place}: every label in column {label!r} is empty or -1; name the labelled column by --label COL"
+        )
+    notes.take(f"the split {split.name} has no labels (all are -1 or empty): it is not scored")
+    return False
+
+
+def _read_all(
+    sources: dict[str, Split], chosen: dict[str, str], notes: _Notes
+) -> tuple[dict[str, _Part], tuple[str, ...]]:
+    """Every split, its labels numbered alike; the classes are those of train."""
+    train, label = sources["train"], chosen["label"]
+    for split in sources.values():
+        require_columns(chosen, split.columns, place=split.place, like=train.place)
+    classes = ClassIds()
+    tables = {"train": to_table(list(read_rows(train, chosen, classes)))}
+    if len(classes.ids) == 1:
+        raise InputError(
+            f"{train.place}: every row has the label {next(iter(classes.ids))!r}; expected two classes at least"
+        )
+    declared = train.columns[label].names
+    labels = order_classes(classes.ids, declared)
+    if absent := [name for name in declared if name not in classes.ids]:
+        notes.take(f"classes without a training row are left out: {listed(absent)}")
+    if len(classes.types) > 1:
+        kinds = listed(sorted(t.__name__ for t in classes.types))
+        notes.take(f"the labels are of several types ({kinds}) and count as their text: 1 and '1' are one class")
+    _warn_of_odd_classes(labels, tables["train"].num_rows, train.place, label)
+    order = {name: i for i, name in enumerate(labels)}
+    numbers = np.array([order[name] for name in classes.ids])
+    tables["train"] = _renumbered(tables["train"], numbers)
+    for role, split in sources.items():
+        if role != "train":
+            known = ClassIds(labels, "the training rows")
+            tables[role] = to_table(list(read_rows(split, chosen, known)))
+    return {role: _Part(table, row_digests(table), table["label"].to_numpy()) for role, table in tables.items()}, labels
+
+
+def _renumbered(table: pa.Table, numbers: np.ndarray) -> pa.Table:
+    position = table.column_names.index("label")
+    return table.set_column(position, "label", pa.array(numbers[table["label"].to_numpy()], pa.int64()))
+
+
+def _warn_of_odd_classes(labels: tuple[str, ...], rows: int, place: str, column: str) -> None:
+    try:
+        fractions = sum(not float(name).is_integer() for name in labels)
+    except (ValueError, OverflowError):
+        fractions = 0
+    if fractions:
+        logger.warning(
+            "%s: the labels in column %r are numbers with fractions; each is a class of its own", place, column
+        )
+    elif len(labels) > max(2, rows // 2):
+        logger.warning("%s: column %r holds %d classes in %d rows; is it the label?", place, column, len(labels), rows)
+
+
+def _carved(
+    train: _Part,
+    role: str,
+    fraction: float,
+    seed: tuple[int, int],
+    source: Split,
+    labels: tuple[str, ...],
+    notes: _Notes,
+) -> tuple[_Part, _Part]:
+    if fraction <= 0:
+        raise InputError(
+            f"data.{role}_fraction {fraction}: the data has no {role} split; name one by --{role}, "
+            "or carve a share above 0"
+        )
+    first_N = first_occurrences(train.digests)
+    try:
+        mask_N = carve(train.labels_N, first_N, fraction=fraction, seed=seed)
+    except InputError as error:
+        raise InputError(f"{source.place}: no {role} split, and its {error}; name a split by --{role}") from None
+    notes.take(
+        f"{role}: {int(mask_N.sum())} of {len(mask_N)} rows carved from {source.name}, each class by its share "
+        f"(fraction {fraction:g}, split_seed {seed[0]})"
+    )
+    if repeated := int((first_N != np.arange(len(first_N))).sum()):
+        notes.take(
+            f"{role}: {repeated} rows repeat an earlier one exactly; they were kept on the same side of the carve"
+        )
+    if single := np.flatnonzero(np.bincount(train.labels_N) == 1).tolist():
+        notes.take(f"classes of a single row, which stays in train: {listed([labels[c] for c in single])}")
+    return train.where(~mask_N), train.where(mask_N)
+
+
+def _count_duplicates(parts: dict[str, _Part], notes: _Notes) -> dict[str, int]:
+    trained = set(parts["train"].digests)
+    counts = {role: sum(d in trained for d in part.digests) for role, part in parts.items() if role != "train"}
+    for role, count in counts.items():
+        if count:
+            notes.take(f"duplicates: {count} of {len(parts[role].digests)} {role} rows are in train too, exactly alike")
+    return counts
+
+
+def stream(
+    path: str,
+    *,
+    kind: Kind,
+    labels: tuple[str, ...] | None = None,
+    require_label: bool = False,
+    config_name: str | None = None,
+    revision: str | None = None,
+    split: str | None = None,
+    text: str | None = None,
+    text_pair: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    encoding: str = "utf-8",
+    batch_rows: int = 1024,
+) -> Iterator[Dataset]:
+    """Canonical rows in the order of the source, a part at a time (a .json file is read whole).
+
+    Args:
+        labels: the classifier's class names, needed with `require_label`.
+        require_label: yield `label` as well; without it labels are not even read.
+        split: where DATA holds several; default: test if it is labelled or need not be, else validation, else train.
+        batch_rows: rows of a part.
+
+    Raises:
+        InputError: as `load`, and for a label that the classifier does not know.
+    """
+    layout = locate(
+        path, kind=kind, labelled=require_label, config_name=config_name, revision=revision, encoding=encoding
+    )
+    asked = {"text": text, "text_pair": text_pair, "image": image, "label": label}
+
+    def choose(source: Split, *, need_label: bool = require_label) -> dict[str, str]:
+        return choose_columns(source.columns, asked, kind=kind, need_label=need_label, place=source.place)
+
+    def usable(source: Split) -> bool:
+        return not require_label or has_labels(source, choose(source, need_label=False).get("label"))
+
+    source = split_to_read(layout, path, split, usable)
+    if len(layout.splits) > 1:
+        logger.info("%s: reading the split %s", path, source.name)
+    chosen = choose(source)
+    _say_inferred(chosen if require_label else {k: v for k, v in chosen.items() if k != "label"}, asked, {}, _Notes())
+    if not require_label:
+        chosen.pop("label", None)
+    elif not has_labels(source, chosen["label"]):
+        raise InputError(
+            f"{source.place}: every label in column {chosen['label']!r} is empty or -1; only predict can use these rows"
+        )
+    classes = ClassIds(labels, "the classifier") if require_label else None
+    for part in read_rows(source, chosen, classes, size=batch_rows):
+        yield to_dataset(to_table([part]))
+
+
+def sniff(path: str, *, config_name: str | None = None, revision: str | None = None) -> Kind:
+    """Whether DATA holds texts or pictures, by names of files and types of columns.
+
+    Raises:
+        InputError: when there is no such data, or it cannot be read.
+    """
+    if Path(path).expanduser().exists():
+        layout = locate(path, kind=None, labelled=False, config_name=config_name, revision=revision)
+        columns = next(iter(layout.splits.values())).columns
+    else:
+        refuse_missing(path)
+        columns = hub_columns(path, config_name, revision)
+    if any(column.type == "pictures" for column in columns.values()):
+        return "image"
+    # Bare bytes are pictures if they are called so, or if nothing else can be what is classified.
+    binary = [name for name, column in columns.items() if column.kind == "image"]
+    words = [name for name, column in columns.items() if column.kind == "string" and not column.numeric]
+    called_so = any(name.lower() in tier for name in binary for tier in IMAGES)
+    return "image" if called_so or (binary and len(words) <= 1) else "text"

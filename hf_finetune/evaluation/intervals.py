@@ -1,0 +1,268 @@
+"""Confidence intervals of metrics, and the judgement of one model against another.
+
+Shapes: N rows, C classes, K columns of statistics, R resamples, S seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import sparse, stats
+from scipy.special import betaincinv, expit, logit, ndtr, ndtri
+
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation import metrics
+
+Verdict = Literal["better", "no worse", "worse", "undecided"]
+CHUNK = 2**21
+"""Numbers of one intermediate array: 16 MiB of float64."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the bounds of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Rows behind the value."""
+
+    def to_dict(self) -> dict[str, float | int]:
+        """As result.json has it: {"value", "low", "high", "n"}."""
+        return asdict(self)
+
+
+def bootstrap(
+    labels: Any, scores: Any, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> dict[str, Interval]:
+    """Every metric of `metrics.classification_metrics` with its confidence interval.
+
+    Rows are resampled once for all metrics. Each metric gets the interval that covers best for its kind:
+
+    - `accuracy` and `micro_f1`: exact (Clopper-Pearson), so that 50 right rows of 50 do not claim certainty.
+    - `balanced_accuracy`, `macro_f1`, `weighted_f1`, `matthews_correlation`, `log_loss`: bootstrap, bias-corrected and
+      accelerated (Efron 1987, "Better bootstrap confidence intervals"). When no row is predicted wrong, or none right,
+      resampling shows no spread; then the exact interval stands in, of an accuracy over as many rows as weigh alike.
+    - `ece`: normal, with the bootstrap's standard error; the lower bound makes room for the bootstrap's bias too, since
+      a mean of absolute values comes out too high in small samples. Below about 200 rows it covers less than it says.
+    - `roc_auc`: DeLong's variance on the logit scale; for an area of 0 or 1, exact as above.
+
+    Args:
+        labels: true class ids, shape (N,).
+        scores: logits or probabilities, shape (N, C).
+        resamples: bootstrap resamples R; time is proportional to N x R.
+        seed: of the resampling.
+        confidence: share of such intervals that hold the true value.
+
+    Raises:
+        InputError: as `metrics.labels_and_scores`, or fewer than 100 resamples.
+    """
+    labels, scores = metrics.labels_and_scores(labels, scores)
+    if resamples < 100:
+        raise InputError(f"resamples: expected 100 or more, got {resamples}")
+    (rows, num_labels), z = scores.shape, float(ndtri(0.5 + confidence / 2))
+    probabilities, predicted = metrics.as_probabilities(scores), scores.argmax(axis=1)
+    statistics = _row_statistics(labels, predicted, probabilities)
+    values = {name: value.item() for name, value in _metrics_of([statistics.sum(axis=1)[:, None]], num_labels).items()}
+    resampled = _metrics_of(_resample(statistics, resamples, seed), num_labels)
+    _, kinds, times = np.unique(labels * num_labels + predicted, return_index=True, return_counts=True)
+    without_one = _metrics_of(_leave_out(statistics, kinds), num_labels)
+    bounds = {
+        name: _bca(values[name], resampled[name], _acceleration(without_one[name], times), z)
+        for name in ("balanced_accuracy", "macro_f1", "weighted_f1", "matthews_correlation")
+    }
+    losses = metrics.row_log_losses(labels, probabilities)
+    bounds["log_loss"] = _bca(values["log_loss"], resampled["log_loss"], _acceleration(-losses), z)
+    bounds["ece"] = _biased_upwards(values["ece"], resampled["ece"], z)
+    if (area := metrics.roc_auc(labels, probabilities)) is not None:
+        values["roc_auc"], influence = area
+        bounds["roc_auc"] = _delong(values["roc_auc"], influence, z)
+
+    right = int((labels == predicted).sum())
+    bounds["accuracy"] = bounds["micro_f1"] = exact(right, rows, confidence)
+    alike = _rows_that_weigh_alike(labels)
+    if right in (0, rows):
+        bounds["weighted_f1"] = bounds["accuracy"]
+        bounds["balanced_accuracy"] = bounds["macro_f1"] = exact(right / rows * alike, alike, confidence)
+    if right == rows and len(kinds) > 1:
+        # Every class is right, so there are as many classes as kinds; a guess among them has correlation 0.
+        chance = 1 / len(kinds)
+        bounds["matthews_correlation"] = ((bounds["macro_f1"][0] - chance) / (1 - chance), 1.0)
+    if values.get("roc_auc") in (0.0, 1.0):
+        bounds["roc_auc"] = exact(values["roc_auc"] * alike, alike, confidence)
+    return {
+        name: Interval(value, min(float(bounds[name][0]), value), max(float(bounds[name][1]), value), rows)
+        for name, value in values.items()
+    }
+
+
+def exact(right: float, rows: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson bounds of a share, `right` of `rows`; both may be fractional.
+
+    Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the binomial".
+    """
+    tail = (1 - confidence) / 2
+    low = betaincinv(right, rows - right + 1, tail) if right > 0 else 0.0
+    high = betaincinv(right + 1, rows - right, 1 - tail) if right < rows else 1.0
+    return float(low), float(high)
+
+
+def paired_difference(correct_a: Any, correct_b: Any, *, confidence: float = 0.95) -> Interval:
+    """Accuracy of a minus accuracy of b on the same rows, over rows and seeds, with its confidence interval.
+
+    Rows and seeds are both draws from a larger population: the variance is that of a two-way random-effects layout
+    without replication, the degrees of freedom are Satterthwaite's (1946, "An approximate distribution of estimates of
+    variance components"). One row more that only a has right and one that only b has right are added first, as Bonett
+    and Price do (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
+    data"): without them, models that agree on 20 rows would be called equal for certain. One seed says nothing about
+    others: the interval is then over rows alone. With two seeds that differ, 95% intervals cover about 90%.
+
+    Args:
+        correct_a: whether a is right, (N,) or one line for each seed (S, N); 0 and 1 or booleans.
+        correct_b: the same for b; line s holds b's run that is paired with a's run s.
+        confidence: share of such intervals that hold the true difference.
+
+    Returns:
+        value, low and high as shares (0.01 is a point), n = N.
+
+    Raises:
+        InputError: shapes that differ, no rows, or anything but 0 and 1.
+    """
+    a, b = np.atleast_2d(np.asarray(correct_a)), np.atleast_2d(np.asarray(correct_b))
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0:
+        raise InputError(f"paired difference: expected two arrays of shape (seeds, rows), got {a.shape} and {b.shape}")
+    if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
+        raise InputError("paired difference: expected 0 or 1 for each row, wrong or right")
+    difference = a.astype(np.float64) - b
+    seeds, rows = difference.shape
+    padded = np.column_stack([difference, np.ones(seeds), -np.ones(seeds)])
+    mean, cells = padded.mean(), padded.size
+    of_rows, of_seeds = padded.mean(axis=0) - mean, padded.mean(axis=1) - mean
+    # Sums of squares over degrees of freedom, each divided by the number of cells: parts of the mean's variance.
+    by_rows = seeds * (of_rows**2).sum() / (rows + 1) / cells
+    variance, freedom = by_rows, rows + 1.0
+    if seeds > 1:
+        rest = padded - mean - of_rows - of_seeds[:, None]
+        by_seeds = padded.shape[1] * (of_seeds**2).sum() / (seeds - 1) / cells
+        both = (rest**2).sum() / ((rows + 1) * (seeds - 1)) / cells
+        if by_seeds > both:
+            variance = by_rows + by_seeds - both
+            parts = by_rows**2 / (rows + 1) + by_seeds**2 / (seeds - 1) + both**2 / ((rows + 1) * (seeds - 1))
+            freedom = variance**2 / parts
+    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(variance)
+    value = float(difference.mean())
+    return Interval(value, float(max(min(mean - half, value), -1)), float(min(max(mean + half, value), 1)), rows)
+
+
+def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
+    """What a paired difference allows to say of the first model.
+
+    Args:
+        difference: of `paired_difference`, or of any score where more is better.
+        margin: largest loss that still counts as none; 0.01 is one point.
+
+    Returns:
+        `better`: the lower bound is above 0; `no worse`: it is above -margin; `worse`: it is not, and the upper bound is
+        below 0; else `undecided`.
+    """
+    if difference.low > 0:
+        return "better"
+    if difference.low > -margin:
+        return "no worse"
+    return "worse" if difference.high < 0 else "undecided"
+
+
+def _rows_that_weigh_alike(labels: np.ndarray) -> float:
+    """How many rows, one weight each, would leave a mean over classes as uncertain as these labels do."""
+    support = np.unique(labels, return_counts=True)[1]
+    return float(len(support) ** 2 / (1 / support).sum())
+
+
+def _row_statistics(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> sparse.csr_array:
+    """What each row adds to the sums that all metrics are functions of, shape (K, N).
+
+    K is, in this order: C counts of right rows, C of labels, C of predictions, 1 log loss, and the gap of right rows and
+    confidence in each confidence bin.
+    """
+    rows, num_labels = probabilities.shape
+    confidence = probabilities.max(axis=1)
+    right = labels == predicted
+    entries = [
+        (labels, right.astype(np.float64)),
+        (num_labels + labels, np.ones(rows)),
+        (2 * num_labels + predicted, np.ones(rows)),
+        (np.full(rows, 3 * num_labels), metrics.row_log_losses(labels, probabilities)),
+        (3 * num_labels + 1 + metrics.confidence_bin(confidence), right - confidence),
+    ]
+    columns, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    shape = (3 * num_labels + 1 + metrics.BINS, rows)
+    return sparse.csr_array((values, (columns, np.tile(np.arange(rows), len(entries)))), shape=shape)
+
+
+def _metrics_of(chunks: Iterable[np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
+    """Metrics (R,) of sums of row statistics (K, R) that come in chunks along R."""
+    parts = []
+    for sums in chunks:
+        right, support, predicted, rest = np.split(sums, [num_labels, 2 * num_labels, 3 * num_labels])
+        rows = support.sum(axis=0)
+        parts.append(metrics.count_metrics(metrics.Counts(right, support, predicted)))
+        parts[-1] |= {"log_loss": rest[0] / rows, "ece": np.abs(rest[1:]).sum(axis=0) / rows}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _leave_out(statistics: sparse.csr_array, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Sums (K, len(rows)) of the statistics over all rows but one, in chunks of bounded size."""
+    totals, by_row = statistics.sum(axis=1)[:, None], statistics.tocsc()
+    chunk = max(1, CHUNK // len(totals))
+    for start in range(0, len(rows), chunk):
+        yield totals - by_row[:, rows[start : start + chunk]].toarray()
+
+
+def _resample(statistics: sparse.csr_array, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Sums (K, resamples) of the statistics over rows drawn with replacement, in chunks of bounded size."""
+    rng, rows = np.random.default_rng(seed), statistics.shape[1]
+    chunk = max(1, CHUNK // max(statistics.shape))
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        drawn = rng.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows)
+        yield statistics @ times.T.astype(np.float64)
+
+
+def _acceleration(without_one: np.ndarray, times: np.ndarray | float = 1.0) -> float:
+    """Skewness of a metric over the rows, a sixth of it (Efron 1987).
+
+    Args:
+        without_one: the metric when one row is left out, whatever its scale, for each kind of row.
+        times: number of rows of each kind.
+    """
+    times = np.broadcast_to(times, without_one.shape)
+    deviation = np.average(without_one, weights=times) - without_one
+    squares = (times * deviation**2).sum()
+    return float((times * deviation**3).sum() / (6 * squares**1.5)) if squares > 0 else 0.0
+
+
+def _bca(value: float, resampled: np.ndarray, acceleration: float, z: float) -> np.ndarray:
+    """Bias-corrected and accelerated bounds; resamples that equal the value count half below it."""
+    below = ((resampled < value).mean() + (resampled <= value).mean()) / 2
+    bias = ndtri(np.clip(below, 1 / len(resampled), 1 - 1 / len(resampled)))
+    shifted = bias + np.array([-z, z])
+    return np.quantile(resampled, ndtr(bias + shifted / (1 - acceleration * shifted)))
+
+
+def _biased_upwards(value: float, resampled: np.ndarray, z: float) -> tuple[float, float]:
+    """Normal bounds within [0, 1], the lower one moved by the bootstrap's estimate of the bias."""
+    bias, half = max(0.0, resampled.mean() - value), z * resampled.std()
+    return max(0.0, value - bias - half), min(1.0, value + half)
+
+
+def _delong(area: float, influence: np.ndarray, z: float) -> tuple[float, float]:
+    """Bounds from the rows' influence, normal on the logit scale, which keeps them between 0 and 1."""
+    if area in (0.0, 1.0):
+        return area, area
+    half = z * np.sqrt((influence**2).sum()) / (area * (1 - area))
+    return expit(logit(area) - half), expit(logit(area) + half)

@@ -1,0 +1,80 @@
+"""The part of a classifier that sits on the pretrained encoder: its modules, and the layer that gives the logits.
+
+Legend: C classes, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_finetune.errors import InputError
+
+
+def encoder(model: PreTrainedModel) -> nn.Module:
+    """The pretrained part of a classifier (`model.bert`, `model.vit`); through a PEFT model as well.
+
+    Raises:
+        InputError: a class of foreign code that does not tell its encoder from its head.
+    """
+    if not model.base_model_prefix:
+        raise InputError(f"{type(model).__name__} names no encoder (base_model_prefix); use a stock family")
+    return getattr(model, model.base_model_prefix)
+
+
+def classification_layer(model: PreTrainedModel) -> nn.Linear:
+    """The linear layer whose output is the logits (B, C): the last one outside the encoder with C outputs.
+
+    `classifier` of BERT, DistilBERT, DeBERTa, ALBERT, ModernBERT, ViT, DeiT, DINOv2, Swin, BEiT and ConvNeXt,
+    `classifier.out_proj` of RoBERTa, ELECTRA and MPNet, `classifier[-1]` of ResNet; in a PEFT model the copy that
+    trains.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    inside = set(encoder(model).modules())
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inside]
+    layers = [m for m in layers if m.out_features == model.config.num_labels]
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} has no linear layer with {model.config.num_labels} outputs on its encoder"
+        )
+    return layers[-1]
+
+
+def head_modules(model: PreTrainedModel, fresh: Sequence[str] = ()) -> list[str]:
+    """Names of the modules that `--method head` trains: all that sit on the encoder, and what is new within it.
+
+    Args:
+        fresh: modules that the checkpoint did not have, see `load.Loaded`: BERT's pooler after masked-language
+            pretraining, for example.
+
+    Returns:
+        Module names in the model's order, none inside another, only such that have parameters.
+    """
+    outside = {n for n, _ in model.named_children() if n != model.base_model_prefix}
+    wanted = outside | {n for n in fresh if n.split(".")[0] not in outside}
+    names = [n for n, m in model.named_modules() if n in wanted and any(True for _ in m.parameters())]
+    return [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
+
+
+@torch.no_grad()
+def set_head(model: PreTrainedModel, weight_CD: torch.Tensor, bias_C: torch.Tensor) -> None:
+    """Write the weights of the classification layer, keeping its dtype and device.
+
+    Args:
+        weight_CD: shape (C, D), D features of the layer's input.
+        bias_C: shape (C,).
+
+    Raises:
+        ValueError: the shapes are not the layer's, or it has no bias.
+    """
+    layer = classification_layer(model)
+    if layer.bias is None or layer.weight.shape != weight_CD.shape or layer.bias.shape != bias_C.shape:
+        found = f"weight {tuple(weight_CD.shape)}, bias {tuple(bias_C.shape)}"
+        raise ValueError(f"expected weight {tuple(layer.weight.shape)} and a bias to set, got {found}")
+    layer.weight.copy_(weight_CD)
+    layer.bias.copy_(bias_C)

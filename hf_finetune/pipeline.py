@@ -1,0 +1,559 @@
+"""The one page on which the data flows: recipe -> data -> model -> training -> evaluation -> parity gate -> card -> Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset, concatenate_datasets
+from peft import PeftModel
+from torch import nn
+from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers.utils import logging as transformers_logging
+
+from hf_finetune import environment, parity
+from hf_finetune.apply import Classifier, load_trained, write_predictions
+from hf_finetune.codec import to_plain, write_json, write_text
+from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
+from hf_finetune.data.load import Splits, load
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.evaluation import calibration
+from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.evaluation.intervals import bootstrap
+from hf_finetune.evaluation.metrics import classification_metrics, softmax
+from hf_finetune.features.baselines import linear_baseline, majority
+from hf_finetune.hub.card import render_card
+from hf_finetune.hub.push import Pushed, push
+from hf_finetune.models import adapters, freeze
+from hf_finetune.models.heads import classification_layer, set_head
+from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
+from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.recipe import Launch, Recipe, TextData, check
+from hf_finetune.run_folder import output_folder, refuse_changes, replacing
+from hf_finetune.training import precision, warm_start
+from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.callbacks import LogLines, ProgressBar
+from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, newest_whole
+from hf_finetune.training.trainer import ClassifierTrainer
+
+# A run's own notes; those of the loaders below are said again here once all input has been found good.
+logger = logging.getLogger("hf_finetune.run")
+
+# Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
+KNOWN_WEIGHTS = {
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": "sentence-transformers/all-MiniLM-L6-v2"
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs before its first step."""
+
+    recipe: Recipe
+    splits: Splits
+    inputs: Inputs
+    model: nn.Module
+    fresh: tuple[str, ...]
+    """Modules that the checkpoint did not have."""
+    device: torch.device
+    mixed_precision: str
+    base_model: str | None
+    """The checkpoint's Hub id, if it is known."""
+    notes: tuple[str, ...]
+    processes: int
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Dtype of the matrix products while training and choosing."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mixed_precision)
+
+    @property
+    def micro_batch(self) -> tuple[int, int, int]:
+        """Rows of a forward pass, forward passes per step and process, rows of a step."""
+        train, wanted = self.recipe.train, self.recipe.batching.rows_per_step
+        rows, accumulation = train.per_device_train_batch_size, train.gradient_accumulation_steps
+        if wanted is None:
+            return rows, accumulation, rows * accumulation * self.processes
+        rows = min(rows, -(-wanted // self.processes))
+        return rows, -(-wanted // (rows * self.processes)), wanted
+
+
+def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None) -> dict[str, Any] | None:
+    """Train, evaluate, verify, document and, if asked, publish.
+
+    Args:
+        recipe: what to compute.
+        launch: where to write, whether to resume.
+        command: the command line that reproduces the run, for the card.
+
+    Returns:
+        The content of result.json, and its `folder`; None in all processes but the main one.
+
+    Raises:
+        InputError: bad data, checkpoint, fields or output folder; nothing was written.
+        TrainingError: the loss or the weights are not finite; no model was written.
+        StoppedBySignal: after a checkpoint; `launch.resume` goes on.
+        GateError: a saved artefact does not reproduce the model.
+    """
+    folder = output_folder(recipe.name, launch.output, resume=launch.resume)
+    with catching_signals() as signals:
+        prepared = prepare(recipe)
+        if launch.num_processes not in (None, prepared.processes):
+            raise InputError(f"--num-processes {launch.num_processes}: {prepared.processes} process(es) were started")
+        for note in prepared.notes:
+            logger.info(note)
+        record = _record(prepared, command)
+        if launch.resume and folder.exists():
+            refuse_changes(folder, record)
+        trainer, seconds = _train(prepared, folder, record, signals)
+        if PartialState().is_main_process:
+            if signals:
+                raise StoppedBySignal("stopped by a signal after the last step; --resume goes on from there")
+            return _finish(prepared, trainer, folder, record, seconds)
+    return None
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Load and check everything that can be wrong, before anything is written.
+
+    Raises:
+        InputError: see `recipe.check`, `data.load.load` and `models.load`.
+    """
+    check(recipe)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    device = precision.default_device()
+    state = PartialState(cpu=device.type == "cpu")
+    mixed_precision = precision.resolve_mixed_precision(recipe.precision.mixed_precision, device)
+    data, model = recipe.data, recipe.model
+    checkpoint = inspect_checkpoint(
+        model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    splits = load_splits(recipe)
+    folder = str(checkpoint.folder)
+    inputs: Inputs
+    if isinstance(data, TextData):
+        inputs = TextInputs(
+            load_tokenizer(
+                folder,
+                max_length=data.max_length,
+                trust_remote_code=model.trust_remote_code,
+                sample=splits.train["text"][:200],
+            ),
+            data.max_length,
+        )
+    else:
+        inputs = ImageInputs(load_image_processor(folder, trust_remote_code=model.trust_remote_code))
+    loaded = load_classifier(
+        folder,
+        task=recipe.task,
+        labels=splits.labels,
+        trust_remote_code=model.trust_remote_code,
+        dropout=model.dropout,
+        attn_implementation=model.attn_implementation,
+        seed=recipe.train.seed,
+    )
+    freeze.freeze_batch_norm(loaded.model)
+    if recipe.trained == "head":
+        freeze.freeze_body(loaded.model, loaded.fresh)
+    elif model.frozen_layers:
+        freeze.freeze_lower(loaded.model, model.frozen_layers)
+    return Prepared(
+        recipe=recipe,
+        splits=splits,
+        inputs=inputs,
+        model=loaded.model,
+        fresh=loaded.fresh,
+        device=device,
+        mixed_precision=mixed_precision,
+        base_model=model.base_model or (checkpoint.name if checkpoint.commit else _known_weights(checkpoint.weights)),
+        notes=(*splits.notes, *checkpoint.notes, *loaded.notes),
+        processes=state.num_processes,
+    )
+
+
+def _known_weights(files: tuple[Path, ...]) -> str | None:
+    """Hub id of a local copy of weights that this package knows."""
+    if len(files) != 1:
+        return None
+    with files[0].open("rb") as file:
+        return KNOWN_WEIGHTS.get(hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def load_splits(recipe: Recipe) -> Splits:
+    """The recipe's data, see `data.load.load`."""
+    data = recipe.data
+    if isinstance(data, TextData):
+        own = {"kind": "text", "text": data.text, "text_pair": data.text_pair, "encoding": data.encoding}
+    else:
+        own = {"kind": "image", "image": data.image}
+    return load(
+        data.path,
+        config_name=data.config_name,
+        revision=data.revision,
+        label=data.label,
+        validation=data.validation,
+        test=data.test,
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+        max_train_rows=data.max_train_rows,
+        **own,
+    )
+
+
+def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
+    """What recipe.json holds: enough to run it again."""
+    return {
+        "recipe": to_plain(prepared.recipe),
+        "fingerprint": prepared.splits.fingerprint,
+        "labels": list(prepared.splits.labels),
+        "mixed_precision": prepared.mixed_precision,
+        "processes": prepared.processes,
+        "versions": environment.versions(),
+        "command": command,
+    }
+
+
+def _train(
+    prepared: Prepared, folder: Path, record: dict[str, Any], signals: list[int]
+) -> tuple[ClassifierTrainer, dict[str, float]]:
+    """Encode the rows, fit the head, then train. The first thing written is recipe.json."""
+    recipe, inputs, splits, device = prepared.recipe, prepared.inputs, prepared.splits, prepared.device
+    train = recipe.train
+    state = PartialState()
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    train_rows, validation_rows = inputs.encode(splits.train), inputs.encode(splits.validation)
+    seconds["encode_s"] = time.perf_counter() - started
+    truncated = _truncated_share(inputs, train_rows)
+    if truncated:
+        logger.warning(
+            "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length
+        )
+
+    model = prepared.model.to(device)
+    checkpoints = folder / "checkpoints"
+    resume_from = newest_whole(checkpoints)
+    if train.head_warm_start and resume_from is None and state.is_main_process:
+        # One process is enough: the others take its weights when training starts.
+        started = time.perf_counter()
+        _warm_start(prepared, model, train_rows)
+        seconds["head_warm_start_s"] = time.perf_counter() - started
+    if recipe.adapter is not None or recipe.method == "lora":
+        config = recipe.adapter or adapters.lora_config(model, fresh=prepared.fresh)
+        model = adapters.add_adapter(model, config, prepared.fresh, seed=train.seed)
+
+    micro_batch, accumulation, rows_per_step = prepared.micro_batch
+    arguments = training_arguments(
+        checkpoints,
+        method=recipe.trained,
+        metric=recipe.evaluate.metric,
+        mixed_precision=prepared.mixed_precision,
+        device=device,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
+        **{
+            name: getattr(train, name)
+            for name in (
+                "learning_rate",
+                "num_train_epochs",
+                "max_steps",
+                "per_device_eval_batch_size",
+                "weight_decay",
+                "warmup_steps",
+                "lr_scheduler_type",
+                "max_grad_norm",
+                "seed",
+                "logging_steps",
+                "extra",
+            )
+        },
+    )
+    if state.is_main_process:
+        write_json(folder / "recipe.json", record)
+        checkpoints.mkdir(exist_ok=True)
+    state.wait_for_everyone()
+    trainer = ClassifierTrainer(
+        model,
+        arguments,
+        train_rows=train_rows,
+        validation_rows=validation_rows,
+        inputs=inputs,
+        metrics=lambda labels, logits: classification_metrics(labels, softmax(logits)),
+        rows_per_step=rows_per_step,
+        by_length=recipe.batching.by_length,
+        label_smoothing=recipe.objective.label_smoothing,
+        callbacks=[
+            CheckpointKeeper(signals),
+            ProgressBar(recipe.evaluate.metric),
+            LogLines(folder / "log.jsonl"),
+            *([EarlyStoppingCallback(train.early_stopping_patience)] if train.early_stopping_patience else []),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if resume_from is not None:
+        logger.info("resuming from %s", resume_from.name)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+    seconds["train_s"] = time.perf_counter() - started
+    seconds["train_loop_s"] = trainer.loop_seconds
+    return trainer, seconds
+
+
+def _truncated_share(inputs: Inputs, rows: Dataset) -> float | None:
+    return round(inputs.truncated_share(rows), 4) if isinstance(inputs, TextInputs) else None
+
+
+def _warm_start(prepared: Prepared, model: nn.Module, train_rows: Dataset) -> None:
+    """Fit the classification layer on the untrained network's features, see `training.warm_start`."""
+    recipe, inputs = prepared.recipe, prepared.inputs
+    rng = np.random.default_rng(recipe.train.seed)
+    chosen = np.sort(rng.permutation(len(train_rows))[: warm_start.MOST_ROWS])
+    lengths = inputs.lengths(train_rows)
+    if lengths is not None:
+        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+    sample = train_rows.select(chosen)
+    features = warm_start.head_features(
+        model,
+        classification_layer(model),
+        Rows(sample, columns_of(inputs, labels=False)),
+        inputs.collate,
+        batch_size=recipe.train.per_device_eval_batch_size,
+        autocast=prepared.autocast,
+        progress="fit the head",
+    )
+    set_head(model, *warm_start.fit_head(features, np.asarray(sample["label"]), len(prepared.splits.labels)))
+
+
+def _finish(
+    prepared: Prepared, trainer: ClassifierTrainer, folder: Path, record: dict[str, Any], seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Save, evaluate, verify, document, publish: the main process alone."""
+    recipe, splits, inputs, device = prepared.recipe, prepared.splits, prepared.inputs, prepared.device
+    model = trainer.trained_model()
+    artefacts = save_artefacts(model, prepared, folder)
+
+    started = time.perf_counter()
+    evaluated = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows}
+    logits, rates = {}, {}
+    for name, rows in evaluated.items():
+        begun = time.perf_counter()
+        encoded = inputs.encode(rows)
+        logits[name] = predict_logits(
+            model,
+            Rows(encoded, columns_of(inputs, labels=False)),
+            inputs.collate,
+            batch_size=recipe.train.per_device_eval_batch_size,
+            lengths=inputs.lengths(encoded),
+            progress=f"evaluate {name}",
+        )
+        rates[name] = len(rows) / (time.perf_counter() - begun)
+    probabilities = {name: softmax(found) for name, found in logits.items()}
+    labels = {name: np.asarray(rows["label"]) for name, rows in evaluated.items()}
+    metrics = {
+        name: {
+            metric: interval.to_dict()
+            for metric, interval in bootstrap(
+                labels[name], probabilities[name], resamples=recipe.evaluate.resamples
+            ).items()
+        }
+        for name in evaluated
+    }
+    judged = "test" if "test" in evaluated else "validation"
+    write_predictions(folder / "predictions.parquet", evaluated, probabilities, splits.labels)
+    seconds["evaluate_s"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    baselines = _baselines(prepared, judged, evaluated[judged]) if recipe.evaluate.baselines else {}
+    seconds["baselines_s"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    shown = concatenate_datasets([evaluated[judged], splits.train])
+    shown = shown.select(range(min(recipe.evaluate.parity_rows, len(shown))))
+    checked = parity.check_artefacts(
+        artefacts,
+        rows=shown,
+        expected_NC=parity.reference_logits(model, inputs, inputs.encode(shown)),
+        labels=splits.labels,
+        task=recipe.task,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    seconds["parity_s"] = time.perf_counter() - started
+
+    trained, total = freeze.trainable_parameters(model)
+    loop = trainer.loop_seconds
+    result = {
+        "schema": 1,
+        "name": recipe.name,
+        "task": recipe.task,
+        "problem_type": "single_label_classification",
+        "checkpoint": recipe.model.checkpoint,
+        "base_model": prepared.base_model,
+        "method": recipe.trained,
+        "seed": recipe.train.seed,
+        "labels": list(splits.labels),
+        "rows": {"train": len(splits.train), **{name: len(rows) for name, rows in evaluated.items()}},
+        "metrics": metrics,
+        "baselines": baselines,
+        "calibration": _calibration(labels, logits, judged),
+        "parity": checked,
+        "standalone": True,
+        "data": {
+            "fingerprint": splits.fingerprint,
+            "columns": splits.columns,
+            "duplicates": splits.duplicates,
+            "truncated_share": _truncated_share(inputs, trainer.train_dataset),
+            "path_name": recipe.data.path
+            if not Path(recipe.data.path).exists()
+            else Path(recipe.data.path).absolute().name,
+            "rows_per_class": dict(
+                zip(
+                    splits.labels,
+                    np.bincount(splits.train["label"], minlength=len(splits.labels)).tolist(),
+                    strict=True,
+                )
+            ),
+            "license": recipe.data.license,
+            "notes": list(splits.notes),
+        },
+        "notes": list(prepared.notes[len(splits.notes) :]),
+        "learning_rate": trainer.args.learning_rate,
+        "best": {"step": trainer.state.best_global_step, recipe.evaluate.metric: trainer.state.best_metric},
+        "steps": trainer.state.global_step,
+        "parameters": {"trained": trained, "total": total},
+        "time": {
+            "total_s": round(environment.seconds_since_start(), 2),
+            **{k: round(v, 2) for k, v in seconds.items()},
+        },
+        "throughput": {
+            "train_rows_per_s": round(trainer.rows_trained * prepared.processes / loop, 2),
+            "train_tokens_per_s": round(trainer.tokens_trained * prepared.processes / loop, 1),
+            "predict_rows_per_s": round(rates[judged], 2),
+        },
+        "memory": environment.memory(device),
+        "environment": {
+            "versions": record["versions"],
+            "commit": environment.package_commit(),
+            "mixed_precision": prepared.mixed_precision,
+            **environment.hardware(device, prepared.processes),
+        },
+        "command": record["command"],
+    }
+    write_json(folder / "result.json", result)
+    write_text(folder / "README.md", render_card(recipe, result))
+    parity.refuse_failed(checked)
+    if not recipe.train.keep_checkpoints:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    hub = recipe.hub
+    if hub.repo_id is not None:
+        publish(folder, hub.repo_id, private=hub.private, revision=hub.revision, create_pr=hub.create_pr)
+    return {**result, "folder": str(folder)}
+
+
+def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[parity.Artefact]:
+    """Write model/ (merged when adapters were trained) and adapter/, each whole or not at all."""
+    artefacts = [parity.Artefact("reload", folder / "model")]
+    whole = model
+    if isinstance(model, PeftModel):
+        recipe = prepared.recipe
+        with replacing(folder / "adapter") as path:
+            adapters.save_adapter(model, path)
+            _save_processor(prepared.inputs, path)
+        base = recipe.model.checkpoint
+        artefacts.append(parity.Artefact("adapter", folder / "adapter", base=base, revision=recipe.model.revision))
+        whole = adapters.merge(model)
+    with replacing(folder / "model") as path:
+        whole.save_pretrained(path)
+        _save_processor(prepared.inputs, path)
+    return artefacts
+
+
+def _save_processor(inputs: Inputs, path: Path) -> None:
+    (inputs.tokenizer if isinstance(inputs, TextInputs) else inputs.processor).save_pretrained(path)
+
+
+def _calibration(labels: dict[str, np.ndarray], logits: dict[str, np.ndarray], judged: str) -> dict[str, Any]:
+    """Reliability of the judged split, and the temperature that validation would choose."""
+    return {
+        "split": judged,
+        "temperature": calibration.temperature(labels["validation"], logits["validation"]),
+        "bins": [b.to_dict() for b in calibration.reliability(labels[judged], logits[judged])],
+    }
+
+
+def _baselines(prepared: Prepared, judged: str, rows: Dataset) -> dict[str, Any]:
+    """What the majority and a linear model on shallow features reach on the judged rows, with intervals."""
+    splits, resamples = prepared.splits, prepared.recipe.evaluate.resamples
+    found = {}
+    for key, fit in (("majority", majority), ("linear", linear_baseline)):
+        baseline = fit(splits.train, {judged: rows}, num_labels=len(splits.labels))
+        intervals = bootstrap(np.asarray(rows["label"]), baseline.probabilities[judged], resamples=resamples)
+        chosen = ("accuracy", "macro_f1", "log_loss")
+        found[key] = {"name": baseline.name, **{m: i.to_dict() for m, i in intervals.items() if m in chosen}}
+    return found
+
+
+def publish(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    include_predictions: bool = False,
+) -> Pushed:
+    """Push a finished run in one commit, pull it back, and hold the pulled model's logits against the local one's.
+
+    Raises:
+        InputError: no token, no such run, no right to write.
+        GateError: the pulled copy differs in a byte or in its logits.
+    """
+
+    def same_logits(pulled: Path) -> None:
+        if not (folder / "model").is_dir():
+            return
+        local = load_trained(str(folder))
+        rows = _probe_rows(local)
+        checked = parity.check_artefacts(
+            [parity.Artefact("pull", pulled)],
+            rows=rows,
+            expected_NC=parity.reference_logits(local.model, local.inputs, local.inputs.encode(rows)),
+            labels=local.labels,
+            task="text-classification" if local.kind == "text" else "image-classification",
+        )
+        parity.refuse_failed(checked)
+
+    return push(
+        folder,
+        repo_id,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        include_predictions=include_predictions,
+        check=same_logits,
+    )
+
+
+def _probe_rows(classifier: Classifier) -> Dataset:
+    """Rows to compare two copies of a model on when its data are not at hand: its own label names, or noise."""
+    if classifier.kind == "text":
+        return Dataset.from_dict({"text": [f"{a} {b}" for a in classifier.labels[:8] for b in classifier.labels[:8]]})
+    rng = np.random.default_rng(0)
+    pictures = []
+    for size in (32, 64, 96, 128):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(file, "PNG")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    return Dataset.from_dict({"image": pictures})

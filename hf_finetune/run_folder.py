@@ -1,0 +1,100 @@
+"""The folder of a run: its name, what may lie in it, and whether a run in it can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.codec import flatten
+from hf_finetune.errors import InputError
+
+# Fields that may differ between a run and its resumption: they change nothing that is trained.
+MAY_CHANGE = ("hub.", "evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "train.keep_checkpoints")
+
+
+def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
+    """The absolute folder of a run; nothing is created.
+
+    Args:
+        name: the recipe's name; without `output` the folder is runs/<name>-<n> with the next free n, or with `resume`
+            the one with the highest n.
+
+    Raises:
+        InputError: when the folder holds something and `resume` was not asked for, when there is nothing to resume, or
+            when the run in it is finished.
+    """
+    if output is None:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+        taken = [
+            int(p.name.rpartition("-")[2])
+            for p in Path("runs").glob(f"{stem}-*")
+            if p.name.rpartition("-")[2].isdigit()
+        ]
+        folder = Path("runs") / f"{stem}-{max(taken, default=0) + (0 if resume and taken else 1)}"
+    else:
+        folder = Path(output).expanduser()
+    folder = folder.absolute()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder}: this is a file, expected a folder")
+    occupied = folder.is_dir() and any(folder.iterdir())
+    if occupied and not resume:
+        raise InputError(
+            f"--output {folder}: the folder is not empty; name another one, or go on with its run by --resume"
+        )
+    if resume and (folder / "result.json").exists():
+        raise InputError(f"--output {folder}: the run in it is finished, there is nothing to resume")
+    if resume and occupied and not (folder / "recipe.json").exists():
+        raise InputError(f"--output {folder}: no recipe.json, this is not the folder of a run")
+    return folder
+
+
+def refuse_changes(folder: Path, record: dict[str, Any]) -> None:
+    """Compare what a resumed run would do with what the folder's recipe.json says.
+
+    Raises:
+        InputError: naming the first field that differs, with both values.
+    """
+    path = folder / "recipe.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); start the run anew in another folder") from error
+    old, new = _comparable(before), _comparable(record)
+    for name in sorted(old.keys() | new.keys()):
+        if name.startswith(MAY_CHANGE):
+            continue
+        if old.get(name) != new.get(name):
+            raise InputError(
+                f"{name}: the run in {folder} has {old.get(name)!r}, now it is {new.get(name)!r}; "
+                "resume with the same value, or start a new run"
+            )
+
+
+def _comparable(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **flatten(record["recipe"]),
+        "data fingerprint": record["fingerprint"],
+        "processes": record["processes"],
+        "mixed precision": record["mixed_precision"],
+    }
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to fill; it takes the place of `folder` when the block ends well, and goes when it does not."""
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

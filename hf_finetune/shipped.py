@@ -1,0 +1,89 @@
+"""The recipes that come with the package: found, described, copied and loaded by name or by path."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+from hf_finetune.errors import InputError
+from hf_finetune.recipe import Recipe
+
+
+def folder() -> Path:
+    """Where the recipes lie: inside an installed wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def names() -> dict[str, Path]:
+    """File of every shipped recipe, by its name."""
+    return {path.stem: path for path in sorted(folder().glob("*/*.py"))}
+
+
+def described() -> dict[str, str]:
+    """First line of every recipe's docstring, read without running it."""
+    return {
+        name: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        for name, path in names().items()
+    }
+
+
+def find(name: str) -> Path:
+    """The file of a recipe given by path or by name.
+
+    Raises:
+        InputError: when there is neither, with the nearest name.
+    """
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise InputError(f"{name}: no such recipe file")
+        return path
+    known = names()
+    short = name.rpartition("/")[2]
+    if short not in known:
+        close = difflib.get_close_matches(short, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "see `hf-finetune list`"
+        raise InputError(f"{name}: no recipe of this name; {hint}")
+    return known[short]
+
+
+def load_recipe(name: str) -> Recipe:
+    """Run a recipe file and return what its `recipe()` returns.
+
+    Raises:
+        InputError: when the file has no such function, or it returns something else.
+    """
+    path = find(name)
+    spec = importlib.util.spec_from_file_location(f"hf_finetune_recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    function = vars(module).get("recipe")
+    if not callable(function):
+        raise InputError(f"{path}: expected a function `recipe()` that returns a Recipe")
+    made = function()
+    if not isinstance(made, Recipe):
+        raise InputError(f"{path}: recipe() returned {type(made).__name__}, expected a Recipe")
+    return made
+
+
+def copy(name: str, destination: Path) -> Path:
+    """Copy a shipped recipe; a folder keeps its file name.
+
+    Raises:
+        InputError: when the destination exists already, or its folder does not.
+    """
+    source = find(name)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists():
+        raise InputError(f"{target}: exists already; name another file")
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent}: no such folder")
+    return Path(shutil.copyfile(source, target))

@@ -1,0 +1,81 @@
+"""TrainingArguments for a classifier: the user's fields, and the settings that this package decides itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments
+
+from hf_finetune.errors import InputError
+
+# Decided here, so that no run can be configured into a known defect of the stock Trainer.
+DECIDED = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+    # The Trainer would log 0 in place of a loss that is not a number.
+    "logging_nan_inf_filter": False,
+    "logging_first_step": True,
+    "average_tokens_across_devices": True,
+    # Our collator names its columns itself; the Trainer drops those that forward() does not name.
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    "report_to": "none",
+    "disable_tqdm": True,
+    "optim": "adamw_torch_fused",
+}
+MAY_CHANGE = {"optim", "report_to", "logging_first_step"}
+LOWER_IS_BETTER = {"log_loss", "ece"}
+
+# Peak learning rates by method. Chosen on validation rows, see "Defaults" in the README.
+LEARNING_RATE = {"full": 1e-4, "lora": 1e-3, "head": 1e-3}
+
+
+def training_arguments(
+    folder: Path,
+    *,
+    method: str,
+    learning_rate: float | None,
+    metric: str,
+    mixed_precision: Literal["no", "bf16", "fp16"],
+    device: torch.device,
+    extra: dict[str, Any],
+    **fields: Any,
+) -> TrainingArguments:
+    """Build the arguments of one run.
+
+    Args:
+        folder: where checkpoints go.
+        method: picks the learning rate when it is None.
+        metric: validation metric that chooses the epoch.
+        extra: further TrainingArguments of the user's.
+        **fields: fields of TrainingArguments by their own names.
+
+    Raises:
+        InputError: for a field that TrainingArguments does not have, or one that is decided here.
+    """
+    taken = (set(DECIDED) - MAY_CHANGE) | set(fields) | {"learning_rate", "bf16", "fp16", "use_cpu", "output_dir"}
+    for name in extra:
+        if name in ("hub_token", "push_to_hub"):
+            raise InputError(
+                f"train.extra.{name}: a token does not belong in a recipe; `hf auth login`, then --push REPO"
+            )
+        if name in taken:
+            raise InputError(f"train.extra.{name}: this is decided elsewhere in the recipe or fixed; remove it")
+    chosen = {
+        **DECIDED,
+        **fields,
+        **extra,
+        "learning_rate": LEARNING_RATE.get(method, LEARNING_RATE["lora"]) if learning_rate is None else learning_rate,
+        "metric_for_best_model": metric,
+        "greater_is_better": metric not in LOWER_IS_BETTER,
+        "bf16": mixed_precision == "bf16",
+        "fp16": mixed_precision == "fp16",
+        "use_cpu": device.type == "cpu",
+    }
+    try:
+        return TrainingArguments(str(folder), **chosen)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"train: {error}") from error

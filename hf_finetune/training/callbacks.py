@@ -1,0 +1,84 @@
+"""What a run shows and writes down while it trains."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class ProgressBar(TrainerCallback):
+    """One bar on stderr over all steps, with the loss and the last validation metrics beside it."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric, self.shown, self.bar = metric, {}, None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Open the bar at the step a resumed run starts from."""
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc="train", file=sys.stderr, dynamic_ncols=True
+            )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Show the last loss and validation metric."""
+        if self.bar is None or logs is None:
+            return
+        for source, name in (("loss", "loss"), (f"eval_{self.metric}", self.metric)):
+            if source in logs:
+                self.shown[name] = f"{logs[source]:.4g}"
+        self.bar.set_postfix(self.shown, refresh=False)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Leave the finished bar standing."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+class LogLines(TrainerCallback):
+    """Appends one line of JSON to `path` per logged step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Drop lines of steps that a resumed run will do again."""
+        if not state.is_world_process_zero or not self.path.exists():
+            return
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+        self.path.write_text("".join(kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
+    ) -> None:
+        """Write the line at once, so that a killed run keeps it."""
+        if state.is_world_process_zero and logs is not None:
+            line = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **logs}
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")

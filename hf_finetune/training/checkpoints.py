@@ -1,0 +1,118 @@
+"""Checkpoints that are either whole or not there: a manifest of hashes, written last, says that one is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_finetune.codec import write_json
+from hf_finetune.errors import StoppedBySignal
+
+logger = logging.getLogger("hf_finetune")
+MANIFEST = "manifest.json"
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the manifest of a finished checkpoint: the SHA-256 of each of its files."""
+    files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
+    write_json(checkpoint / MANIFEST, {str(p.relative_to(checkpoint)): _sha256(p) for p in files})
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file of the checkpoint is there with the bytes that its manifest names."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return all(
+        (checkpoint / name).is_file() and _sha256(checkpoint / name) == digest for name, digest in manifest.items()
+    )
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The checkpoint with the most steps that is whole; damaged or unfinished ones are passed over and named."""
+    for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
+        if is_whole(checkpoint):
+            return checkpoint
+        logger.warning("%s is unfinished or damaged: going back to the one before", checkpoint.name)
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class CheckpointKeeper(TrainerCallback):
+    """Seals each checkpoint, keeps the last two and the best, and turns a signal into a checkpoint and a stop.
+
+    Args:
+        signals: set by `catching_signals`; empty until one arrives.
+    """
+
+    def __init__(self, signals: list[int]) -> None:
+        self.signals = signals
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        """Ask for a checkpoint when a signal has come to any process: all must save the same step."""
+        stop = torch.tensor(float(bool(self.signals)), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(stop)
+            if stop and not self.signals:
+                self.signals.append(signal.SIGTERM)
+        if stop:
+            control.should_save = True
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Seal the checkpoint just written, once every process has added its part."""
+        folder = Path(args.output_dir)
+        if args.world_size > 1:
+            torch.distributed.barrier()
+        if args.should_save:
+            seal(folder / f"checkpoint-{state.global_step}")
+            best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
+            for old in sorted(_checkpoints(folder), key=_step)[:-2]:
+                if old.name != best:
+                    shutil.rmtree(old)
+        if self.signals:
+            name = signal.Signals(self.signals[0]).name
+            raise StoppedBySignal(
+                f"stopped by {name} after saving step {state.global_step}; --resume goes on from there"
+            )
+
+
+@contextmanager
+def catching_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM inside instead of dying of them; a second one of a kind kills as usual."""
+    arrived: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        arrived.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,215 @@
+"""The Trainer, with exact gradients, honest losses and our batches.
+
+What differs from `transformers.Trainer`, and why, stands at each method.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_finetune.data.batching import EpochLoader, StepBatches
+from hf_finetune.data.inputs import Inputs, Rows, columns_of, with_labels
+from hf_finetune.errors import InputError, TrainingError
+from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.training.losses import cross_entropy
+
+NOT_FINITE = (
+    "the loss is not a number (or infinite): lower train.learning_rate, use --mixed-precision no, or look at the data"
+)
+
+
+class ClassifierTrainer(Trainer):
+    """Trains a classifier on encoded rows.
+
+    Args:
+        model: a sequence or image classification model, or a PEFT model around one.
+        args: see `training_arguments`.
+        train_rows: encoded rows with a `label` column, see `data.inputs`.
+        validation_rows: likewise, for the choice of the epoch.
+        inputs: turns rows into tensors.
+        metrics: `(labels (N,), logits (N, C)) -> {name: value}` of the validation rows.
+        rows_per_step: rows of an optimiser step over all processes and accumulation.
+        by_length: put texts of like length into one step.
+        label_smoothing: see `losses.cross_entropy`.
+
+    Raises:
+        InputError: when `args` holds a Hub token (it would be pickled with the arguments).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        train_rows: Dataset,
+        validation_rows: Dataset,
+        inputs: Inputs,
+        metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]],
+        rows_per_step: int,
+        by_length: bool = True,
+        label_smoothing: float = 0.0,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        if args.hub_token is not None or args.push_to_hub:
+            raise InputError(
+                "train.extra: no hub_token or push_to_hub here; log in with `hf auth login` and use --push"
+            )
+        super().__init__(
+            model,
+            args,
+            train_dataset=train_rows,
+            eval_dataset=validation_rows,
+            compute_loss_func=partial(_mean_over_step, label_smoothing=label_smoothing),
+            callbacks=list(callbacks),
+        )
+        # BERT-like heads take **kwargs, from which the Trainer concludes that the model itself divides its loss by the
+        # rows of the whole step. None of them does: gradients would grow with accumulation and processes.
+        self.model_accepts_loss_kwargs = False
+        self.inputs, self.metrics, self.by_length = inputs, metrics, by_length
+        self.rows_per_step = rows_per_step
+        self._all_finite = torch.tensor(True, device=args.device)
+        self.rows_trained, self.tokens_trained, self.loop_seconds = 0, 0, 0.0
+        self._outside_seconds = 0.0
+
+    # Batches
+
+    def get_train_dataloader(self) -> EpochLoader:
+        """Our batch sampler knows its process; Accelerate must not shard it again (that doubles or loses rows)."""
+        sampler = StepBatches(
+            len(self.train_dataset),
+            rows_per_step=self.rows_per_step,
+            accumulation=self.args.gradient_accumulation_steps,
+            lengths=self.inputs.lengths(self.train_dataset) if self.by_length else None,
+            seed=self.args.seed,
+            process=self.args.process_index,
+            processes=self.args.world_size,
+        )
+        return EpochLoader(
+            Rows(self.train_dataset, columns_of(self.inputs, labels=True)),
+            batch_sampler=sampler,
+            collate_fn=partial(with_labels, self.inputs.collate),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.device.type == "cuda",
+            # Its own generator: making an iterator must not draw from the one that dropout uses.
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+
+    # Loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """As the Trainer's, remembering on the device whether every loss so far was finite (no wait for the device)."""
+        self.rows_trained += len(inputs["labels"])
+        if "attention_mask" in inputs:
+            self.tokens_trained += int(inputs["attention_mask"].sum())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._all_finite &= torch.isfinite(loss)
+        return loss
+
+    def _refuse_not_finite(self) -> None:
+        if not self._all_finite:
+            raise TrainingError(f"step {self.state.global_step}: {NOT_FINITE}")
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Stop at the first logged loss that is not finite; the Trainer would log 0 in its place and go on."""
+        self._refuse_not_finite()
+        super().log(logs, start_time)
+
+    # Saving
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Nothing is saved once a loss was not finite."""
+        self._refuse_not_finite()
+        super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        started = time.perf_counter()
+        super()._save_checkpoint(model, trial)
+        self._outside_seconds += time.perf_counter() - started
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle of every argument, tokens included; nothing of ours reads it.
+        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
+    # Validation
+
+    def evaluate(
+        self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Metrics of the validation rows, each row scored once whatever the number of processes."""
+        started = time.perf_counter()
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        logits = self.logits(rows)
+        if not np.isfinite(logits).all():
+            raise TrainingError(f"step {self.state.global_step}: the model's outputs are not numbers; {NOT_FINITE}")
+        values = self.metrics(np.asarray(rows["label"]), logits)
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in values.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._outside_seconds += time.perf_counter() - started
+        return metrics
+
+    def logits(self, rows: Dataset) -> np.ndarray:
+        """Logits (N, C) of encoded rows, computed in shares by all processes; every process gets all of them."""
+        mine = np.arange(self.args.process_index, len(rows), self.args.world_size)
+        share = rows.select(mine)
+        part = predict_logits(
+            self.model,
+            Rows(share, columns_of(self.inputs, labels=False)),
+            self.inputs.collate,
+            batch_size=self.args.per_device_eval_batch_size,
+            lengths=self.inputs.lengths(share),
+            autocast=torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None,
+        )
+        if self.args.world_size == 1:
+            return part
+        parts: list[Any] = [None] * self.args.world_size
+        torch.distributed.all_gather_object(parts, part)
+        whole = np.empty((len(rows), part.shape[1]), dtype=part.dtype)
+        for process, logits in enumerate(parts):
+            whole[process :: self.args.world_size] = logits
+        return whole
+
+    def trained_model(self) -> nn.Module:
+        """The model as it was given: without the process group's wrapper, and computing in its own precision again.
+
+        Accelerate leaves autocast inside `forward`; metrics and parity taken from such a model are bfloat16's.
+        """
+        return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+
+    # Time
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; then refuses weights that are not finite, and measures the loop without evaluation and saving."""
+        started = time.perf_counter()
+        output = super().train(*args, **kwargs)
+        self.loop_seconds = time.perf_counter() - started - self._outside_seconds
+        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters() if p.requires_grad):
+            raise TrainingError(f"after the last step some weights are not finite; {NOT_FINITE}")
+        return output
+
+
+def _mean_over_step(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, *, label_smoothing: float
+) -> torch.Tensor:
+    """This micro-batch's share of the mean loss over the rows of the whole step (all processes, all accumulation)."""
+    total = cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing)
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+def planned_steps(rows: int, rows_per_step: int, epochs: float) -> int:
+    """Optimiser steps of a run, as `StepBatches` and the Trainer count them."""
+    return max(1, math.ceil(max(1, -(-rows // rows_per_step)) * epochs))

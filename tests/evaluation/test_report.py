@@ -1,0 +1,55 @@
+"""The text table and the confusions."""
+
+import pytest
+
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.report import comparison_table, confusion
+
+
+def interval(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high, "n": 10}
+
+
+ROWS = [
+    {"name": "this model", "accuracy": interval(0.873, 0.861, 0.885), "log_loss": interval(0.4, 0.31, 10.25)},
+    {"name": "tfidf+logistic", "accuracy": interval(0.79, 0.7, 0.8), "matthews": interval(0.05, -0.1, 0.2)},
+    {"name": "majority", "accuracy": interval(0.5, 0.45, 0.55), "log_loss": interval(0.69, 0.68, 0.7)},
+]
+
+
+def test_table() -> None:
+    assert comparison_table(ROWS) == (
+        "this model       accuracy 0.873 [0.861, 0.885]   log_loss  0.400 [ 0.310, 10.250]\n"
+        "tfidf+logistic   accuracy 0.790 [0.700, 0.800]                                      "
+        "matthews  0.050 [-0.100,  0.200]\n"
+        "majority         accuracy 0.500 [0.450, 0.550]   log_loss  0.690 [ 0.680,  0.700]"
+    )
+
+
+def test_chosen_metrics() -> None:
+    assert comparison_table(ROWS[1:], metrics=["log_loss", "accuracy"]).splitlines()[1] == (
+        "majority         log_loss 0.690 [0.680, 0.700]   accuracy 0.500 [0.450, 0.550]"
+    )
+
+
+def test_no_rows() -> None:
+    assert comparison_table([]) == ""
+
+
+def test_most_confused_pairs() -> None:
+    labels = [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    predicted = [1, 1, 2, 0, 0, 0, 1, 1, 2]
+    first, second, third, fourth = confusion(labels, predicted, ["cat", "dog", "fox"])
+    assert str(first) == "2 of 4 cat predicted as dog"
+    assert str(second) == "2 of 3 dog predicted as cat"
+    assert (third.label, third.predicted, fourth.label, fourth.predicted) == ("cat", "fox", "fox", "dog")
+    assert confusion(labels, predicted, ["cat", "dog", "fox"], most=1) == (first,)
+
+
+def test_nothing_is_confused() -> None:
+    assert confusion([0, 1], [0, 1], ["a", "b"]) == ()
+
+
+def test_ids_without_a_name_are_refused() -> None:
+    with pytest.raises(InputError, match="0 to 1, got 2"):
+        confusion([0, 1], [0, 2], ["a", "b"])

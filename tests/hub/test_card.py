@@ -1,0 +1,314 @@
+"""The card says what recipe and result say, in valid metadata, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hub_run import RECIPE, example_result, interval
+from hub_store import validate_card
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard import metadata_load
+
+from hf_finetune import codec
+from hf_finetune.hub.card import render_card
+from hf_finetune.recipe import Hub, ImageData, Model, Recipe, TextData, Train
+
+
+def card_of(recipe: Recipe = RECIPE, result: dict[str, Any] | None = None, **changes: Any) -> ModelCard:
+    """The rendered card, its metadata checked as the Hub checks them."""
+    text = render_card(recipe, {**(result or example_result()), **changes})
+    assert validate_card(text).status == 200
+    card = ModelCard(text)
+    assert str(card.data.to_yaml(original_order=card._original_order)) in text
+    assert not re.search(r"\n\n\n|[ \t]+\n", text), "stray blanks"
+    return card
+
+
+def section(card: ModelCard, title: str) -> str:
+    return card.text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_metadata(tmp_path: Path) -> None:
+    card = card_of()
+    (tmp_path / "README.md").write_text(str(card))
+    metadata = metadata_load(tmp_path / "README.md")
+    assert metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] == "text-classification"
+    assert metadata["base_model"] == "sentence-transformers/all-MiniLM-L6-v2"
+    assert (metadata["language"], metadata["license"]) == ("en", "apache-2.0")
+    assert metadata["metrics"] == ["accuracy", "f1", "ece"]
+    assert metadata["tags"] == ["hf_finetune"]
+    assert "datasets" not in metadata
+    results = {r.metric_name: r for r in card.data.eval_results}
+    assert {name: r.metric_value for name, r in results.items()} == {
+        "Accuracy": 0.8461,
+        "Macro F1": 0.83,
+        "Expected calibration error": 0.04,
+    }
+    accuracy = results["Accuracy"]
+    assert (accuracy.dataset_split, accuracy.dataset_name, accuracy.dataset_type) == (
+        "test",
+        "movie, test split",
+        "local",
+    )
+    assert results["Macro F1"].metric_args == {"average": "macro"}
+    assert card.data.model_name == "movie-full"
+    assert "verify" not in str(card)
+
+
+def test_without_a_test_split_the_results_are_named_as_validation() -> None:
+    result = example_result()
+    del result["metrics"]["test"], result["rows"]["test"], result["data"]["duplicates"]["test"]
+    card = card_of(result=result)
+    assert {r.dataset_split for r in card.data.eval_results} == {"validation"}
+    assert card.data.eval_results[0].metric_value == 0.85
+    assert "Validation split, 100 rows" in section(card, "Results")
+    assert "nothing is claimed about new data" in section(card, "Results")
+    assert "this model, validation" not in card.text
+    assert section(card, "Limitations").lstrip().startswith("- No test split: no claim")
+
+
+def test_every_number_stands_with_its_interval_and_baselines() -> None:
+    results = section(card_of(), "Results")
+    assert "Test split, 200 rows" in results
+    lines = results.strip().splitlines()[2:]
+    assert lines[0] == "| metric | this model | majority | linear (tfidf+logistic) | this model, validation |"
+    assert lines[2] == (
+        "| Accuracy | 0.846 [0.816, 0.876] | 0.500 [0.470, 0.530] | 0.740 [0.710, 0.770] | 0.850 [0.820, 0.880] |"
+    )
+    assert lines[3] == "| Macro F1 | 0.830 [0.800, 0.860] |  | 0.730 [0.700, 0.760] | 0.840 [0.810, 0.870] |"
+
+
+def test_the_other_sections() -> None:
+    card = card_of()
+    assert "0.040 [0.010, 0.070]" in section(card, "Calibration") and "by 1.25 " in section(card, "Calibration")
+    assert "| 0.50 to 0.60 | 0.550 | 0.500 | 1,234 |" in section(card, "Calibration")
+    assert "22,713,986 of 22,713,986 parameters" in card.text
+    data = section(card, "Training data")
+    assert "Local data: `movie`, licence: cc-by-4.0." in data
+    assert "| test | 200 | 3 |" in data and "- 'notes.txt' is no split: ignored" in data and "ab" * 32 in data
+    assert "| train.learning_rate | 8e-05 |" in section(card, "Training procedure")
+    assert "| train rows | 312.7/s |" in section(card, "Time and hardware")
+    assert "flop" not in card.text
+    assert "| reload | 1.2e-06 | 1e-04 | 64 | yes |" in section(card, "Parity")
+    assert "\nhf-finetune train movie --model minilm\n" in section(card, "Reproduce")
+    assert "hf_finetune 0.1.0" in section(card, "Reproduce") and "`0123abc`" in section(card, "Reproduce")
+    limits = section(card, "Limitations")
+    assert "1.2% of the training texts are longer than 128 tokens" in limits
+    assert "3 of 200 test rows are in train" in limits and "validation rows" not in limits
+    assert "overlap" not in limits and "Not stated" not in limits
+
+
+def test_no_signal_is_said_when_there_is_none() -> None:
+    result = example_result()
+    result["baselines"]["linear"]["accuracy"] = interval(0.80)
+    limits = section(card_of(result=result), "Limitations")
+    assert "No signal over the linear baseline: its accuracy 0.800 [0.770, 0.830]" in limits
+    assert "majority baseline" not in limits
+
+
+def test_what_is_unknown_is_said() -> None:
+    result = example_result()
+    result["base_model"] = result["data"]["license"] = None
+    recipe = replace(RECIPE, hub=Hub(), data=replace(RECIPE.data, license=None))
+    card = card_of(recipe, result)
+    assert card.data.base_model is None and card.data.license is None and card.data.language is None
+    assert "the local checkpoint `minilm`" in card.text and "/home" not in card.text
+    limits = section(card, "Limitations")
+    for unknown in ("base model's id", "language of the texts", "licence of the model", "licence of the data"):
+        assert unknown in limits
+
+
+def test_a_result_with_nothing_optional_renders() -> None:
+    kept = ("schema", "name", "task", "checkpoint", "method", "seed", "labels", "rows", "metrics")
+    card = card_of(result={k: v for k, v in example_result().items() if k in kept})
+    for title in ("Parity", "Time and hardware", "Reproduce"):
+        assert f"## {title}" not in card.text
+    assert card.data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "given", "known", "expected"),
+    [
+        ("google-bert/bert-base-uncased", None, {}, "google-bert/bert-base-uncased"),
+        ("/models/bert", "google-bert/bert-base-uncased", {}, "google-bert/bert-base-uncased"),
+        ("/models/bert", None, {}, None),
+        ("/models/bert", None, {"base_model": "a/b"}, "a/b"),
+        ("runs/model", None, {"base_model": None}, None),
+        ("runs/model", None, {"checkpoint": "model"}, None),
+        ("runs/model", None, {"base_model": "/runs/model"}, None),
+        ("./runs", "../other", {}, None),
+    ],
+)
+def test_base_model_is_an_id_or_left_out(checkpoint: str, given: str | None, known: dict, expected: str | None) -> None:
+    result = {k: v for k, v in example_result().items() if k not in ("base_model", "checkpoint")} | known
+    card = card_of(replace(RECIPE, model=Model(checkpoint=checkpoint, base_model=given)), result)
+    assert card.data.base_model == expected
+    assert ("base model's id" in section(card, "Limitations")) == (expected is None)
+
+
+def test_data_of_the_hub_are_named_and_those_of_a_folder_are_not() -> None:
+    data = TextData(path="nyu-mll/glue", config_name="mnli", revision="abc", validation="validation_matched")
+    result = example_result()
+    result["data"]["path_name"] = "nyu-mll/glue"
+    del result["metrics"]["test"]
+    card = card_of(replace(RECIPE, data=data), result)
+    assert card.data.datasets == ["nyu-mll/glue"]
+    first = card.data.eval_results[0]
+    assert (first.dataset_type, first.dataset_config, first.dataset_revision) == ("nyu-mll/glue", "mnli", "abc")
+    assert first.dataset_split == "validation_matched"
+    assert "[nyu-mll/glue](https://huggingface.co/datasets/nyu-mll/glue), configuration `mnli`" in card.text
+    result["data"]["path_name"] = "glue"
+    card = card_of(replace(RECIPE, data=data), result)
+    assert card.data.datasets is None and card.data.eval_results[0].dataset_type == "local"
+    del result["data"]["path_name"]
+    assert card_of(replace(RECIPE, data=TextData(path="data/train.csv")), result).data.datasets is None
+
+
+def test_images_and_adapters() -> None:
+    recipe = replace(RECIPE, data=ImageData(path="zalando/fashion"), method="lora", hub=Hub(repo_id="me/fashion"))
+    card = card_of(recipe, task="image-classification", method="lora", labels=["boot", "bag", "shirt"])
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.tags == ["hf_finetune", "lora", "peft"]
+    use = section(card, "How to use")
+    assert 'pipeline("image-classification", model="me/fashion")' in use and 'classify("picture.jpg")' in use
+    assert (
+        'AutoModelForImageClassification.from_pretrained("sentence-transformers/all-MiniLM-L6-v2", num_labels=3' in use
+    )
+    assert 'PeftModel.from_pretrained(base, "me/fashion", subfolder="adapter")' in use
+    assert "lora adapters, merged into the weights" in card.text
+    alone = card_of(recipe, task="image-classification", method="prompt_tuning", standalone=False)
+    assert alone.data.library_name == "peft" and "pipeline(" not in alone.text
+
+
+def test_the_adapters_configuration_is_shown() -> None:
+    from peft import LoraConfig
+
+    recipe = replace(RECIPE, adapter=LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["value", "query"]))
+    card = card_of(recipe, method="lora")
+    block = re.search(r"```yaml\n(.*?)\n```", card.text, re.DOTALL)
+    assert block is not None
+    shown = yaml.safe_load(block[1])
+    assert (shown["peft_type"], shown["r"], sorted(shown["target_modules"])) == ("LORA", 4, ["query", "value"])
+
+
+NASTY = [
+    "a: b\n---\n# not a heading",
+    "`tick` ``two``",
+    "pi|pe",
+    "<script>x</script>",
+    "{{ name }} {% if %}",
+    "no",
+    "'\"",
+    "*b* _i_ [l](u)",
+    "ünï ✓",
+    "",
+]
+
+
+def test_words_that_break_yaml_or_markdown_do_not() -> None:
+    for word in NASTY:
+        recipe = replace(
+            RECIPE, name=word or "x", hub=Hub(license=word, language=word), data=replace(RECIPE.data, license=word)
+        )
+        result = example_result()
+        result["labels"] = ["one", word]
+        result["data"] |= {"notes": [word], "rows_per_class": {"one": 500, word: 3}, "license": word}
+        text = render_card(recipe, result)
+        card = ModelCard(text)
+        assert card.data.model_name == (word or "x")
+        assert card.data.eval_results[0].metric_value == 0.8461
+        assert card.text.count("\n## ") == 9 and card.text.count("\n# ") == 1
+        assert len(re.findall(r"^```", card.text, re.MULTILINE)) == 4
+        rows = [re.sub(r"\\\|", "", line) for line in card.text.splitlines() if line.startswith("| ")]
+        assert {line.count("|") for line in rows} == {3, 4, 5, 6}
+        assert "1 classes have fewer than 20" in card.text
+        if "<" in word:
+            assert "<script>" not in re.sub(r"`[^`]*`", "", card.text).replace("\\<", "")
+
+
+def test_many_labels_are_not_all_listed() -> None:
+    card = card_of(labels=[f"intent {i}" for i in range(77)])
+    assert "77 classes apart, among them `intent 0`" in card.text and "`intent 10`" not in card.text
+
+
+def test_the_same_facts_give_the_same_bytes() -> None:
+    recipe = replace(RECIPE, train=Train(num_train_epochs=2, extra={"optim": "adamw_torch", "hub_token": "secret"}))
+    text = render_card(recipe, example_result())
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    again = codec.merge(blank, json.loads(json.dumps(codec.to_plain(recipe))))
+    assert render_card(again, json.loads(json.dumps(example_result()))) == text
+    assert "| train.optim | `adamw_torch` |" in text and "secret" not in text
+
+
+def snippets(card: ModelCard) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+
+
+# peft looks at a property that transformers is about to rename.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("pair", [False, True])
+def test_the_snippets_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, pair: bool
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "A", "text", "to", "classify", "The", "first", "second", "."]
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=8,
+    )
+    config = BertConfig(
+        vocab_size=12, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, pad_token_id=0
+    )
+    config.id2label = {0: "negative", 1: "positive"}
+    model = BertForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "DIR" / "model")
+    tokenizer.save_pretrained(tmp_path / "DIR" / "model")
+    base = tmp_path / "some" / "base"
+    model.save_pretrained(base)
+    get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2)).save_pretrained(tmp_path / "DIR" / "adapter")
+
+    monkeypatch.chdir(tmp_path)
+    result = example_result() | {"base_model": "some/base", "method": "lora"}
+    if pair:
+        result["data"]["columns"] = {"text": "a", "text_pair": "b", "label": "label"}
+    first, second = snippets(card_of(result=result))
+    exec(first, {})
+    assert re.search(r"'label': '(negative|positive)', 'score'", capsys.readouterr().out)
+    names: dict[str, Any] = {}
+    exec(second, names)
+    assert names["model"].peft_config["default"].r == 2
+
+
+def test_the_snippet_for_pictures_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_labels=2, **sizes))
+    model.save_pretrained(tmp_path / "DIR" / "model")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "DIR" / "model")
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    recipe = replace(RECIPE, data=ImageData(path="pictures"))
+    [only] = snippets(card_of(recipe, task="image-classification"))
+    exec(only, {})
+    assert "LABEL_" in capsys.readouterr().out

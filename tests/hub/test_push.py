@@ -1,0 +1,485 @@
+"""A push makes one commit, whatever the Hub does meanwhile, and sends no secret: against the loopback Hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_run import RECIPE, example_result, write_run
+from hub_server import Fault, HubServer, hub_server, new_token
+from hub_store import Answer, Blob
+from huggingface_hub import ModelCard, close_session, constants
+from huggingface_hub.utils import _http
+from safetensors.numpy import save_file
+
+from hf_finetune.errors import GateError, InputError, PushError
+from hf_finetune.hub import contents
+from hf_finetune.hub.patience import Patience
+from hf_finetune.hub.push import Pushed, push
+from hf_finetune.recipe import Hub
+
+REPO = "tester/movie"
+SENT = {
+    "README.md",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "config.json",
+    "model.safetensors",
+    "recipe.json",
+    "result.json",
+    "tokenizer.json",
+}
+COMMIT = r"/commit/main(\?|$)"
+
+
+@dataclass
+class Bench:
+    """A server, a run to push, and the waits that were asked for."""
+
+    server: HubServer
+    run: Path
+    sleeps: list[float] = field(default_factory=list)
+
+    def push(self, repo_id: str = REPO, **options) -> Pushed:
+        patience = Patience(sleep=self.sleeps.append)
+        return push(self.run, repo_id, endpoint=self.server.endpoint, patience=patience, **options)
+
+    def titles(self, revision: str = "main", repo_id: str = REPO) -> list[str]:
+        return [commit.title.split(" (")[0] for commit in self.server.repo(repo_id).history(revision)]
+
+    def files(self, revision: str = "main") -> dict[str, bytes]:
+        found = self.server.repo(REPO).at(revision).files
+        return {path: blob.content for path, blob in found.items() if path != ".gitattributes"}
+
+
+OURS, FIRST = "Run of hf_finetune", "initial commit"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
+    with hub_server() as server:
+        server.connect(monkeypatch, tmp_path / "home")
+        # huggingface_hub's own waits, between the retries of a preupload or an upload.
+        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
+        yield Bench(server, write_run(tmp_path / "run"))
+
+
+def test_one_commit_with_what_others_can_use(bench: Bench) -> None:
+    pulled: list[set[str]] = []
+
+    def check(folder: Path) -> None:
+        pulled.append({p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()})
+
+    pushed = bench.push(check=check)
+    assert bench.titles() == [OURS, FIRST]
+    assert set(bench.files()) == SENT == set(pushed.files)
+    assert pulled[0] >= SENT
+    assert pushed.created and pushed.commit == bench.server.repo(REPO).at("main").oid
+    assert pushed.url == f"{bench.server.endpoint}/{REPO}"
+    assert bench.files()["model.safetensors"] == (bench.run / "model" / "model.safetensors").read_bytes()
+    everything = b"".join(bench.files().values())
+    assert b"/home/me" not in everything
+    recipe = json.loads(bench.files()["recipe.json"])["recipe"]
+    assert (recipe["data"]["path"], recipe["model"]["checkpoint"]) == ("movie", "minilm")
+    assert json.loads(bench.files()["result.json"])["labels"] == ["negative", "positive"]
+    base = json.loads(bench.files()["adapter/adapter_config.json"])["base_model_name_or_path"]
+    assert base == "sentence-transformers/all-MiniLM-L6-v2"
+    card = ModelCard(bench.files()["README.md"].decode())
+    assert card.data.base_model == base and f'model="{REPO}"' in card.text and "DIR" not in card.text
+    assert bench.sleeps == []
+
+
+def test_the_token_is_in_nothing_that_is_sent_or_said(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    bench.push()
+    token = bench.server.token
+    assert bench.server.holding(token) == []
+    assert all(token.encode() not in request.body and token not in request.path for request in bench.server.requests)
+    assert any(request.headers.get("authorization") == f"Bearer {token}" for request in bench.server.requests)
+    assert token not in caplog.text
+
+
+def test_pushing_again_changes_nothing(bench: Bench) -> None:
+    first, again = bench.push(), bench.push()
+    assert bench.titles() == [OURS, FIRST]
+    assert again == replace(first, created=False)
+    (bench.run / "README.md").write_text((bench.run / "README.md").read_text() + "\nOne more line.\n")
+    assert bench.push().created
+    assert bench.titles() == [OURS, OURS, FIRST]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("after_commit", [False, True])
+def test_a_failing_commit_is_not_made_twice(bench: Bench, status: int, after_commit: bool) -> None:
+    bench.server.fail("POST", COMMIT, status=status, times=1 if after_commit else 3, after_commit=after_commit)
+    pushed = bench.push()
+    assert bench.titles() == [OURS, FIRST]
+    assert pushed.created and set(bench.files()) == SENT
+    assert len(bench.sleeps) == (1 if after_commit else 3)
+
+
+@pytest.mark.parametrize("create_pr", [False, True])
+def test_a_lost_answer_makes_no_second_commit(bench: Bench, create_pr: bool) -> None:
+    bench.server.drop_answer("POST", COMMIT)
+    pushed = bench.push(create_pr=create_pr)
+    assert pushed.created
+    if create_pr:
+        assert list(bench.server.repo(REPO).pulls) == [1]
+        assert bench.titles("refs/pr/1") == [OURS, FIRST]
+        assert (pushed.revision, pushed.url) == ("refs/pr/1", f"{bench.server.endpoint}/{REPO}/discussions/1")
+        assert bench.titles() == [FIRST]
+    else:
+        assert bench.titles() == [OURS, FIRST]
+
+
+def test_a_commit_that_lands_late_is_not_made_twice(bench: Bench) -> None:
+    """The first request is answered with an error, and takes effect just before the second one."""
+
+    def land() -> None:
+        bench.server.route(next(r for r in bench.server.requests if r.method == "POST" and "/commit/" in r.path))
+
+    bench.server.fail("POST", COMMIT, status=503)
+    bench.server.intervene("POST", COMMIT, land)
+    assert bench.push().created
+    assert bench.titles() == [OURS, FIRST]
+
+
+def test_someone_elses_commit_in_between_is_kept(bench: Bench) -> None:
+    bench.server.create(REPO)
+    bench.server.intervene("POST", COMMIT, lambda: bench.server.commit(REPO, {"README.md": b"theirs", "x": b"1"}))
+    bench.push()
+    assert bench.titles() == [OURS, "by someone else", FIRST]
+    assert bench.files()["x"] == b"1" and bench.files()["README.md"] != b"theirs"
+    statuses = [r for r in bench.server.requests if r.method == "POST" and "/commit/" in r.path]
+    assert len(statuses) == 2 and b"parentCommit" in statuses[0].body
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/repos/create"),
+        ("GET", "/revision/"),
+        ("GET", "/tree/"),
+        ("POST", "/api/validate-yaml"),
+        ("POST", "/preupload/"),
+        ("POST", "objects/batch"),
+        ("PUT", "/lfs/"),
+        ("POST", "/api/lfs/verify"),
+        ("HEAD", "/resolve/"),
+        ("GET", "/resolve/"),
+        ("POST", "/branch/"),
+        ("GET", "/refs"),
+    ],
+)
+def test_every_step_survives_a_failure(bench: Bench, method: str, path: str) -> None:
+    bench.server.fail(method, path, status=503)
+    bench.server.fail(method, path, status=500, after_commit=True)
+    bench.server.drop_answer(method, path)
+    bench.push(revision="side")
+    assert bench.titles("side") == [OURS, FIRST]
+    # What a failed request has made is not asked for again.
+    assert [fault.times for fault in bench.server.faults] == [0, 0, int(path in ("/branch/", "/api/repos/create"))]
+
+
+def test_an_error_page_of_a_proxy_is_a_failure_that_passes(bench: Bench) -> None:
+    page = Answer(502, b"<html>Bad gateway</html>", {"Content-Type": "text/html"})
+    for path in ("/api/validate-yaml", COMMIT, "/preupload/"):
+        bench.server.faults.append(Fault("POST", re.compile(path), 1, answer=page))
+    assert bench.push().created
+    assert bench.titles() == [OURS, FIRST]
+
+
+def test_the_hub_says_how_long_to_wait(bench: Bench) -> None:
+    bench.server.fail("POST", COMMIT, status=429, headers={"Retry-After": "17"})
+    bench.server.fail("POST", COMMIT, status=429, headers={"RateLimit": '"api";r=0;t=21'})
+    bench.server.fail("POST", COMMIT, status=503)
+    bench.push()
+    assert bench.sleeps[:2] == [17.0, 22.0]
+    assert 2.0 <= bench.sleeps[2] <= 4.0
+
+
+def test_waits_within_huggingface_hub_count(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 60))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    bench.server.fail("POST", COMMIT, status=503, times=1000)
+    with pytest.raises(PushError):
+        bench.push()
+    # Each failed attempt took a minute on this clock, of which 23 s may have been waiting.
+    assert 120 - 23 - 32 < sum(bench.sleeps) + 23 * len(bench.sleeps) <= 120
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "300"}])
+def test_patience_ends(bench: Bench, headers: dict[str, str]) -> None:
+    bench.server.fail("POST", COMMIT, status=503, times=1000, headers=headers, message=f"no {bench.server.token}")
+    with pytest.raises(PushError, match=r"tester/movie: gave up .*503 no \[token\].*push again") as caught:
+        bench.push()
+    assert sum(bench.sleeps) <= 120 and len(bench.sleeps) == (0 if headers else len(bench.sleeps)) < 12
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+    assert bench.titles() == [FIRST]
+
+
+def test_an_unreachable_hub(bench: Bench) -> None:
+    close_session()
+    bench.server.http.shutdown()
+    bench.server.http.server_close()
+    with pytest.raises(PushError):
+        bench.push()
+
+
+def test_a_branch_is_made_when_it_is_not_there(bench: Bench) -> None:
+    assert bench.push(revision="v/2").url.endswith(f"{REPO}/tree/v/2")
+    assert (bench.titles("v/2"), bench.titles()) == ([OURS, FIRST], [FIRST])
+    assert not bench.push(revision="v/2").created
+
+
+def test_one_pull_request_for_one_content(bench: Bench) -> None:
+    bench.server.create("other/open")
+    first, again = (bench.push("other/open", create_pr=True) for _ in range(2))
+    assert (first.created, again.created) == (True, False)
+    assert list(bench.server.repo("other/open").pulls) == [1] and first.commit == again.commit
+    bench.server.repo("other/open").pulls[1]["status"] = "closed"
+    assert bench.push("other/open", create_pr=True).revision == "refs/pr/2"
+    with pytest.raises(InputError, match="against main"):
+        bench.push(revision="side", create_pr=True)
+
+
+def test_private_means_private(bench: Bench) -> None:
+    bench.push(private=True)
+    assert bench.server.repo(REPO).private
+    bench.push(private=True)
+    bench.server.create("tester/open")
+    with pytest.raises(InputError, match="exists and is public"):
+        bench.push("tester/open", private=True)
+    assert bench.titles(repo_id="tester/open") == [FIRST]
+
+
+def test_files_of_an_earlier_run_go_and_other_peoples_stay(bench: Bench, tmp_path: Path) -> None:
+    bench.server.create(REPO)
+    bench.server.commit(REPO, {"adapter/theirs.txt": b"x", "model-00001-of-00002.safetensors": b"y"})
+    bench.push()
+    assert {"adapter/theirs.txt", "model-00001-of-00002.safetensors"} <= set(bench.files())
+    bench.server.commit(REPO, {"LICENSE": b"mine"})
+    bench.run = write_run(tmp_path / "second", adapter=False)
+    bench.push(include_predictions=True)
+    kept = {path for path in SENT if not path.startswith("adapter/")}
+    assert set(bench.files()) == kept | {"LICENSE", "predictions.parquet"}
+    bench.push()
+    assert set(bench.files()) == kept | {"LICENSE"}
+
+
+def test_the_snippet_names_the_repository_it_lies_in(bench: Bench, tmp_path: Path) -> None:
+    planned = replace(RECIPE, hub=Hub(repo_id="tester/planned"))
+    bench.run = write_run(tmp_path / "planned", recipe=planned)
+    bench.push("tester/elsewhere")
+    card = bench.server.repo("tester/elsewhere").at("main").files["README.md"].content.decode()
+    assert 'model="tester/elsewhere"' in card and "tester/planned" not in card
+
+
+@pytest.mark.parametrize("repo_id", ["movie", "a/b/c", "tester/ä", "tester/..", ""])
+def test_a_bad_name_is_one_line(bench: Bench, repo_id: str) -> None:
+    with pytest.raises(InputError) as caught:
+        bench.push(repo_id)
+    assert "\n" not in str(caught.value)
+    assert bench.server.requests == []
+
+
+def test_without_a_token_nothing_is_sent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(InputError, match=r"hf auth login.*HF_TOKEN"):
+        bench.push()
+    assert bench.server.requests == []
+
+
+def test_the_token_of_hf_auth_login_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    Path(constants.HF_TOKEN_PATH).parent.mkdir(parents=True)
+    Path(constants.HF_TOKEN_PATH).write_text(bench.server.token)
+    assert bench.push().created
+
+
+def test_offline_is_said_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
+        bench.push()
+
+
+def test_refusals_are_one_line_with_the_remedy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.server.create("other/open")
+    bench.server.create("other/secret", private=True)
+    token = new_token()
+    for repo_id, remedy in (("other/open", "role write"), ("other/secret", "role write"), ("other/new", "role write")):
+        with pytest.raises(InputError, match=remedy) as caught:
+            bench.push(repo_id)
+        assert "\n" not in str(caught.value)
+    bench.server.fail("POST", "/api/repos/create", status=402, message=f"pay, {bench.server.token}")
+    with pytest.raises(InputError, match=r"402 pay, \[token\]"):
+        bench.push()
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(InputError, match="hf auth login") as caught:
+        bench.push()
+    assert token not in repr(caught.value)
+    assert bench.sleeps == []
+
+
+def test_invalid_metadata_is_refused_before_anything_lands(bench: Bench) -> None:
+    (bench.run / "README.md").write_text("---\nbase_model: /home/me/model\n---\n")
+    with pytest.raises(InputError, match="base_model"):
+        bench.push()
+    assert bench.titles() == [FIRST] and bench.sleeps == []
+
+
+def test_a_pulled_copy_that_differs_is_noticed(bench: Bench) -> None:
+    def damage() -> None:
+        files = bench.server.repo(REPO).at("main").files
+        files["config.json"] = Blob(files["config.json"].content.replace(b"bert", b"treb"), False)
+
+    bench.server.intervene("HEAD", "/resolve/.*/config.json", damage)
+    with pytest.raises(GateError, match=r"config\.json .*not what was sent"):
+        bench.push()
+
+
+def test_the_callers_check_decides(bench: Bench) -> None:
+    def check(pulled: Path) -> None:
+        raise GateError("other logits")
+
+    with pytest.raises(GateError, match="other logits"):
+        bench.push(check=check)
+
+
+def test_a_pulled_model_gives_the_same_logits(bench: Bench, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=13, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, pad_token_id=0
+    )
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(bench.run / "model")
+    ids = torch.arange(12).reshape(2, 6) + 1
+    differences = []
+
+    def check(pulled: Path) -> None:
+        again = AutoModelForSequenceClassification.from_pretrained(pulled).eval()
+        with torch.inference_mode():
+            differences.append(float((again(ids).logits - model(ids).logits).abs().max()))
+
+    bench.push(check=check)
+    assert differences == [0.0]
+
+
+# What is never sent
+
+
+def refused(bench: Bench, match: str) -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        bench.push()
+    assert bench.server.token not in str(caught.value) and "\n" not in str(caught.value)
+    assert bench.server.requests == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "training_args.bin",
+        "x.PT",
+        "optimizer.bin",
+        "sub/rng_state_0.pth",
+        "head.pkl",
+        "modeling.py",
+        "checkpoint-5/config.json",
+        "log.jsonl",
+        "train.log",
+        "runs/events.out.tfevents.1",
+    ],
+)
+@pytest.mark.parametrize("folder", ["model", "adapter"])
+def test_names_that_are_refused(bench: Bench, name: str, folder: str) -> None:
+    path = bench.run / folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    refused(bench, "never pushed")
+
+
+def test_a_pickle_is_known_by_its_content(bench: Bench) -> None:
+    import pickle
+
+    import torch
+
+    (bench.run / "model" / "extra.dat").write_bytes(pickle.dumps({"a": 1}))
+    refused(bench, "extra.dat: a pickle")
+    torch.save({"a": torch.ones(2)}, bench.run / "model" / "extra.dat")
+    refused(bench, "extra.dat: a pickle")
+    (bench.run / "model" / "extra.dat").unlink()
+    (bench.run / "model" / "more.safetensors").write_bytes(pickle.dumps({"a": 1}))
+    refused(bench, "more.safetensors: a pickle")
+
+
+def test_a_token_is_found_wherever_it_hides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = bench.server.token
+    for name in ("README.md", "result.json", "model/tokenizer.json", "adapter/adapter_config.json"):
+        path = bench.run / name
+        before = path.read_text()
+        path.write_text(before.replace("{", '{"x": "' + token + '", ', 1) if name.endswith("json") else before + token)
+        refused(bench, "an access token in it")
+        path.write_text(before)
+    other = bench.run / "model" / "notes.txt"
+    other.write_text(f"someone else's: {new_token()}")
+    refused(bench, r"notes\.txt: there is an access token")
+    other.unlink()
+    weights = bench.run / "model" / "model.safetensors"
+    save_file({"w": np.zeros(3)}, weights, metadata={"format": "pt", "note": token})
+    refused(bench, r"model\.safetensors: there is an access token")
+    # Across the edge of two chunks.
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 1000)
+    for start in (970, 990, 999):
+        weights.write_bytes((8).to_bytes(8, "little") + b"{}".ljust(start - 8) + token.encode() + b" " * 2000)
+        refused(bench, "an access token in it")
+    monkeypatch.setenv("HF_TOKEN", "an_unusual_token_of_another_shape")
+    weights.write_bytes((8).to_bytes(8, "little") + b"{} an_unusual_token_of_another_shape")
+    refused(bench, "an access token in it")
+
+
+def test_a_link_out_of_the_run_is_refused(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("mine")
+    (bench.run / "model" / "vocab.txt").symlink_to(tmp_path / "secret.txt")
+    refused(bench, "a link out of the run's folder")
+
+
+@pytest.mark.parametrize("name", ["result.json", "recipe.json", "README.md"])
+def test_an_unfinished_run_is_refused(bench: Bench, name: str) -> None:
+    (bench.run / name).unlink()
+    refused(bench, f"no {name}")
+
+
+def test_a_run_without_a_model_is_refused(bench: Bench, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(bench.run / "model")
+    shutil.rmtree(bench.run / "adapter")
+    refused(bench, "no model/")
+    (bench.run / "result.json").write_text("{")
+    refused(bench, "not valid JSON")
+
+
+@pytest.mark.parametrize("parity", [{"reload": {"ok": True}, "adapter": {"ok": False}}, {"reload": {}}, {}, None])
+def test_a_failed_gate_stops_the_push(bench: Bench, parity: dict | None) -> None:
+    (bench.run / "result.json").write_text(json.dumps({**example_result(), "parity": parity}))
+    with pytest.raises(GateError, match="parity check"):
+        bench.push()
+    assert bench.server.requests == []
+
+
+def test_a_run_that_no_stock_class_can_hold_goes_as_it_is(bench: Bench) -> None:
+    (bench.run / "model").rename(bench.run / "encoder")
+    save_file({"w": np.zeros(3)}, bench.run / "head.safetensors")
+    bench.push()
+    assert {"encoder/config.json", "encoder/model.safetensors", "head.safetensors"} <= set(bench.files())
+    assert "config.json" not in bench.files()

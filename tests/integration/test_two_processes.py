@@ -1,0 +1,79 @@
+"""Two real processes over gloo give what one process gives."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import furthest, small_trainer, weights
+
+TESTS = Path(__file__).parent.parent
+FAMILIES = ("bert", "roberta", "distilbert", "modernbert", "deberta-v2", "vit", "swin", "resnet")
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from small_runs import small_trainer, weights
+folder, families = Path(sys.argv[1]), sys.argv[2].split(",")
+for family in families:
+    for accumulation in (1, 2):
+        trainer = small_trainer(folder / family, family, micro_batch=4 // accumulation, accumulation=accumulation)
+        trainer.train()
+        assert trainer.args.world_size == 2
+        if trainer.args.process_index == 0:
+            norms = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
+            losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+            torch.save(weights(trainer), folder / f"{family}-{accumulation}.pt")
+            (folder / f"{family}-{accumulation}.json").write_text(json.dumps({"norms": norms, "losses": losses}))
+"""
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five steps of every family in two processes, without and with accumulation, in one launch."""
+    folder = tmp_path_factory.mktemp("two")
+    for family in FAMILIES:
+        (folder / family).mkdir()
+        # The checkpoint is made beforehand: two processes would make it twice.
+        small_trainer(folder / family, family)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = []
+    for rank in range(2):
+        environment = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(TESTS),
+        }
+        command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), ",".join(FAMILIES)]
+        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    for worker in workers:
+        _, complaint = worker.communicate(timeout=300)
+        assert worker.returncode == 0, complaint[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_change_nothing(tmp_path: Path, two_processes: Path, family: str, accumulation: int) -> None:
+    """Steps of 8 rows, five of them: one process, or two with 1 or 2 micro-batches each."""
+    alone = small_trainer(two_processes / family, family)
+    alone.train()
+    found = json.loads((two_processes / f"{family}-{accumulation}.json").read_text())
+    lines = alone.state.log_history
+    assert found["norms"] == pytest.approx([line["grad_norm"] for line in lines if "grad_norm" in line], rel=1e-3)
+    # The first step's gradient is exact; later ones follow from weights that Adam has moved.
+    assert found["norms"][0] == pytest.approx(
+        next(line["grad_norm"] for line in lines if "grad_norm" in line), rel=1e-4
+    )
+    together = torch.load(two_processes / f"{family}-{accumulation}.pt", weights_only=True)
+    assert furthest(weights(alone), together) < 1e-3

@@ -1,0 +1,206 @@
+"""Adapters of every family give the same logits after reloading onto another head, and after merging and reloading."""
+
+import json
+import shutil
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
+from torch import nn
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.adapters import add_adapter, load_adapter, lora_config, merge, save_adapter
+from hf_finetune.models.freeze import trainable_parameters
+from hf_finetune.models.load import load_classifier
+
+FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
+
+
+def perturb(model: nn.Module) -> None:
+    """As if it had been trained: every weight that trains, LoRA's zero matrices among them, moves."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+@torch.no_grad()
+def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model.eval()(**batch).logits
+
+
+def check_round_trips(adapted, batch: dict, other_base: nn.Module, folder: Path) -> None:
+    """Train, save, reload on `other_base`; merge, save, reload by stock classes: the same logits each time."""
+    at_first = logits(adapted, batch)
+    perturb(adapted)
+    trained = logits(adapted, batch)
+    with adapted.disable_adapter():
+        # Both the head and the encoder's adapter must matter, or the comparisons below say nothing.
+        assert (logits(adapted, batch) - trained).abs().max() > 1e-2
+    assert (at_first - trained).abs().max() > 1e-2
+    assert (logits(other_base, batch) - trained).abs().max() > 1e-2
+
+    save_adapter(adapted, folder / "adapter")
+    assert {p.name for p in (folder / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    reloaded = load_adapter(other_base, folder / "adapter")
+    torch.testing.assert_close(logits(reloaded, batch), trained, atol=1e-5, rtol=0)
+
+    merged = merge(adapted)
+    torch.testing.assert_close(logits(adapted, batch), trained, atol=0, rtol=0)
+    merged.save_pretrained(folder / "merged")
+    auto = AutoModelForImageClassification if "pixel_values" in batch else AutoModelForSequenceClassification
+    stock, info = auto.from_pretrained(folder / "merged", output_loading_info=True)
+    assert type(stock) is type(merged) and not info["missing_keys"] and not info["unexpected_keys"]
+    torch.testing.assert_close(logits(stock, batch), trained, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_round_trips(family: str, classifier, inputs, tmp_path: Path):
+    loaded = classifier(family, seed=1)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, r=4, fresh=loaded.fresh), loaded.fresh)
+    check_round_trips(adapted, inputs(family), classifier(family, seed=2).model, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "deberta-v2", "modernbert", "vit", "swin", "resnet"])
+def test_user_config_is_completed(family: str, classifier, inputs, tmp_path: Path):
+    """The config of a recipe, as its author would write it for BERT."""
+    loaded = classifier(family, seed=1)
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear")
+    adapted = add_adapter(loaded.model, config, loaded.fresh)
+    assert (config.target_modules, config.modules_to_save) == ("all-linear", None)
+    training = {n for n, p in adapted.named_parameters() if p.requires_grad}
+    assert all("lora_" in n or "modules_to_save" in n for n in training)
+    assert not any("lora_" in n and ("classifier" in n or "pooler" in n) for n in training)
+    check_round_trips(adapted, inputs(family), classifier(family, seed=2).model, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "modernbert", "vit"])
+def test_stock_peft_loses_the_head(family: str, classifier, inputs, tmp_path: Path):
+    """What this module repairs: without it, the reloaded model is another one. When this fails, simplify."""
+    kind = {} if family == "vit" else {"task_type": "SEQ_CLS"}
+    model, other, batch = classifier(family, seed=1).model, classifier(family, seed=2).model, inputs(family)
+    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
+        adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear", **kind))
+        perturb(adapted)
+        adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+        reloaded = peft.PeftModel.from_pretrained(other, tmp_path)
+    assert (logits(reloaded, batch) - logits(adapted, batch)).abs().max() > 1e-2
+
+
+METHODS = {
+    "dora": peft.LoraConfig(use_dora=True),
+    "rslora": peft.LoraConfig(use_rslora=True),
+    "pissa": peft.LoraConfig(init_lora_weights="pissa"),
+    "some targets": peft.LoraConfig(target_modules=["query", "q_proj"]),
+    "embeddings saved": peft.LoraConfig(modules_to_save=["embeddings"]),
+    "biases": peft.LoraConfig(bias="all"),
+    "adalora": peft.AdaLoraConfig(total_step=10),
+    "ia3": peft.IA3Config(),
+    "vera": peft.VeraConfig(r=4),
+    "oft": peft.OFTConfig(oft_block_size=4),
+    "loha": peft.LoHaConfig(),
+    "lokr": peft.LoKrConfig(),
+    "hra": peft.HRAConfig(r=4),
+    "fourierft": peft.FourierFTConfig(n_frequency=16),
+    "randlora": peft.RandLoraConfig(r=4),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Careful, disabling adapter layers with bias")
+@pytest.mark.parametrize(
+    ("method", "family"), [*((m, "bert") for m in METHODS), *((m, "vit") for m in ("dora", "ia3", "embeddings saved"))]
+)
+def test_other_methods(method: str, family: str, classifier, inputs, tmp_path: Path):
+    loaded = classifier(family, seed=1)
+    adapted = add_adapter(loaded.model, METHODS[method], loaded.fresh)
+    check_round_trips(adapted, inputs(family), classifier(family, seed=2).model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "gone", ["pooler", "encoder.layer.1.output.dense", "encoder.layer.2.attention.self", "embeddings.LayerNorm"]
+)
+def test_everything_that_was_fresh_is_saved(gone: str, checkpoint, inputs, tmp_path: Path):
+    """Whatever the checkpoint lacks, inside the encoder too, was random and is part of the adapter."""
+    folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "base"))
+    weights = load_file(folder / "model.safetensors")
+    kept = {k: v for k, v in weights.items() if gone not in k}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    options = {"task": "text-classification", "labels": ["a", "b", "c"]}
+    loaded = load_classifier(folder, **options, seed=1)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh)
+    other = load_classifier(folder, **options, seed=2).model
+    check_round_trips(adapted, inputs("bert"), other, tmp_path)
+
+
+def test_parameters_count(classifier):
+    """BERT, 3 layers of width 32 and 64, rank 4: 4 square matrices and 2 of 32 x 64 in each, and the head."""
+    loaded = classifier("bert")
+    config = lora_config(loaded.model, r=4, alpha=8, dropout=0.1, fresh=loaded.fresh)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 8, 0.1)
+    assert (config.task_type, config.modules_to_save) == ("SEQ_CLS", ["classifier"])
+    total = trainable_parameters(loaded.model)[1]
+    adapted = add_adapter(loaded.model, config, loaded.fresh)
+    adapters = 3 * 4 * (4 * (32 + 32) + 2 * (32 + 64))
+    assert trainable_parameters(adapted) == (adapters + 99, total + adapters + 99)
+
+
+def test_only_the_adapter_and_the_head_train(classifier, inputs):
+    loaded = classifier("electra")
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh)
+    adapted.train()(**inputs("electra"), labels=torch.tensor([0, 2])).loss.backward()
+    moving = {n for n, p in adapted.named_parameters() if p.grad is not None}
+    assert moving == {n for n, p in adapted.named_parameters() if p.requires_grad}
+
+
+def test_the_seed_decides_the_first_weights(classifier):
+    def first(seed: int) -> torch.Tensor:
+        loaded = classifier("bert")
+        config = lora_config(loaded.model, fresh=loaded.fresh)
+        adapted = add_adapter(loaded.model, config, loaded.fresh, seed=seed)
+        return torch.cat([p.flatten() for n, p in adapted.named_parameters() if "lora_A" in n])
+
+    state = torch.get_rng_state()
+    assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_batch_norm_is_fixed_under_an_adapter(classifier, inputs):
+    loaded = classifier("resnet")
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh)
+    before = {n: b.clone() for n, b in adapted.named_buffers()}
+    adapted.train()(**inputs("resnet"))
+    assert all(torch.equal(before[n], b) for n, b in adapted.named_buffers())
+
+
+def test_saved_config_names_the_checkpoint(classifier, checkpoint, tmp_path: Path):
+    loaded = classifier("bert")
+    save_adapter(add_adapter(loaded.model, peft.LoraConfig(), loaded.fresh), tmp_path / "new" / "adapter")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["adapter"]
+    config = json.loads((tmp_path / "new" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(checkpoint("bert"))
+    assert config["task_type"] == "SEQ_CLS"
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "words"),
+    [
+        ("bert", peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2), "PROMPT_TUNING is not supported"),
+        ("vit", peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2), "PREFIX_TUNING is not supported"),
+        ("bert", peft.LNTuningConfig(), "LN_TUNING is not supported yet; expected LORA"),
+        ("resnet", peft.IA3Config(), "IA3 does not fit resnet"),
+        ("convnext", peft.OFTConfig(oft_block_size=4), "OFT does not fit convnext"),
+        ("resnet", peft.LoraConfig(init_lora_weights="pissa"), "LORA does not fit resnet"),
+        ("bert", peft.LoraConfig(target_modules=["nope"]), "LORA does not fit bert"),
+        ("bert", peft.LoraConfig(modules_to_save=["poler"]), "no module 'poler'"),
+    ],
+)
+def test_what_cannot_work_is_refused(family: str, config: peft.PeftConfig, words: str, classifier):
+    loaded = classifier(family)
+    with pytest.raises(InputError) as caught:
+        add_adapter(loaded.model, config, loaded.fresh)
+    assert words in str(caught.value) and "\n" not in str(caught.value)

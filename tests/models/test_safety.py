@@ -1,0 +1,366 @@
+"""Checkpoints that try to run code, to read elsewhere, or are broken: refused in one line before they are loaded."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub import constants, errors
+from tiny import tiny_text_checkpoint
+from transformers import AutoModel
+
+from hf_finetune.errors import InputError
+from hf_finetune.models import safety
+from hf_finetune.models.load import load_classifier, load_tokenizer
+from hf_finetune.models.safety import inspect_checkpoint
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path: Path) -> Path:
+    """A copy of the tiny BERT that a test may damage."""
+    return Path(shutil.copytree(checkpoint("bert"), tmp_path / "bert"))
+
+
+def edit(path: Path, **entries) -> None:
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | entries))
+
+
+def refused(checkpoint: Path | str, *words: str, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        inspect_checkpoint(str(checkpoint), **options)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(str(checkpoint))
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_good_folder(folder: Path):
+    local = inspect_checkpoint(folder)
+    assert (local.folder, local.commit, local.notes) == (folder, None, ())
+    assert local.weights == (folder / "model.safetensors",)
+    assert local.config["model_type"] == "bert"
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "word"),
+    [
+        ("config.json", {"auto_map": {"AutoConfig": "evil.Config"}}, "auto_map"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.T", None]}}, "auto_map"),
+        ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "evil.P"}}, "auto_map"),
+        ("config.json", {"custom_pipelines": {"x": {"impl": "evil.P"}}}, "custom_pipelines"),
+        ("config.json", {"attn_implementation": "evil/kernel"}, "evil/kernel"),
+        ("config.json", {"_attn_implementation": {"": "evil/kernel@v1:f"}}, "evil/kernel@v1:f"),
+        ("config.json", {"_attn_implementation_internal": "flash|evil/kernel"}, "evil/kernel"),
+        ("config.json", {"text_config": {"attn_implementation": "evil/kernel"}}, "evil/kernel"),
+        ("config.json", {"experts_implementation": "evil/kernel"}, "evil/kernel"),
+        ("config.json", {"use_kernels": True}, "use_kernels"),
+        ("config.json", {"kernel_config": {"RMSNorm": "evil/kernel:N"}}, "kernel_config"),
+    ],
+)
+def test_code_is_refused_unless_trusted(folder: Path, name: str, entries: dict, word: str):
+    edit(folder / name, **entries)
+    refused(folder, name, word)
+    assert inspect_checkpoint(folder, trust_remote_code=True).folder == folder
+
+
+@pytest.mark.parametrize("key", ["configuration_files", "transformers_weights"])
+@pytest.mark.parametrize("trust", [False, True])
+def test_redirections_are_refused(folder: Path, key: str, trust: bool):
+    edit(folder / "config.json", **{key: "config.4.0.0.json"})
+    refused(folder, key, trust_remote_code=trust)
+
+
+def test_plain_attention_in_config_passes(folder: Path):
+    edit(folder / "config.json", attn_implementation="sdpa", _attn_implementation_autoset=True)
+    inspect_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"model_type": "brt"}, ("'brt'", "did you mean")),
+        ({"model_type": None}, ("no model_type",)),
+        ({"model_type": "timm_wrapper"}, ("timm",)),
+        ({"quantization_config": {"quant_method": "gptq"}}, ("quantised",)),
+    ],
+)
+def test_config_refusals(folder: Path, entries: dict, words: tuple[str, ...]):
+    edit(folder / "config.json", **entries)
+    refused(folder, *words)
+
+
+@pytest.mark.parametrize("content", ["{not json", "[1, 2]", "\udcff"])
+def test_broken_config(folder: Path, content: str):
+    (folder / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    refused(folder, "config.json")
+
+
+def test_missing_pieces(folder: Path, tmp_path: Path):
+    refused(tmp_path / "nothing", "no such folder")
+    refused(folder / "config.json", "a file")
+    (folder / "model.safetensors").unlink()
+    refused(folder, "no weights")
+    (folder / "config.json").unlink()
+    refused(folder, "no config.json")
+    (folder / "adapter_config.json").write_text("{}")
+    refused(folder, "PEFT adapter")
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (lambda data: data[:-100], "damaged"),
+        (lambda data: data[:4], "damaged"),
+        (lambda data: b"", "damaged"),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
+    ],
+)
+def test_damaged_safetensors(folder: Path, damage, word: str):
+    path = folder / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    refused(folder, "model.safetensors", word)
+
+
+# --- weights in pickle format
+
+
+class Payload:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self):
+        return Path.touch, (self.proof,)
+
+
+@pytest.fixture
+def pickled(folder: Path) -> Path:
+    """The weights as pytorch_model.bin, without safetensors."""
+    torch.save(AutoModel.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_bin_is_announced_and_equal(pickled: Path, checkpoint, caplog: pytest.LogCaptureFixture):
+    (note,) = inspect_checkpoint(pickled).notes
+    assert "pytorch_model.bin" in note and "weights_only=True" in note
+    options = {"task": "text-classification", "labels": ["a", "b"], "seed": 5}
+    with caplog.at_level("INFO", logger="hf_finetune"):
+        loaded = load_classifier(pickled, **options)
+    assert note in caplog.messages and note in loaded.notes
+    expected = load_classifier(checkpoint("bert"), **options).model.state_dict()
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "plain pickle"])
+def test_malicious_bin_runs_nothing(pickled: Path, tmp_path: Path, kind: str):
+    proof, path = tmp_path / "proof", pickled / "pytorch_model.bin"
+    content = {"embeddings.word_embeddings.weight": Payload(proof)}
+    if kind == "plain pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    refused(pickled, "pytorch_model.bin", "run code")
+    for load in (
+        lambda: load_classifier(pickled, task="text-classification", labels=["a", "b"]),
+        lambda: load_tokenizer(pickled, max_length=8, sample=["a"]),
+    ):
+        with pytest.raises(InputError, match=r"pytorch_model\.bin"):
+            load()
+    assert not proof.exists()
+    # The trap works: read without care, it does leave its proof.
+    torch.load(path, weights_only=False) if kind != "plain pickle" else pickle.loads(path.read_bytes())
+    assert proof.exists()
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"xx"])
+def test_damaged_bin(pickled: Path, damage):
+    path = pickled / "pytorch_model.bin"
+    path.write_bytes(damage(path.read_bytes()))
+    refused(pickled, "pytorch_model.bin")
+
+
+def test_safetensors_win_over_bin(folder: Path, tmp_path: Path):
+    torch.save({"x": Payload(tmp_path / "proof")}, folder / "pytorch_model.bin")
+    assert inspect_checkpoint(folder).weights == (folder / "model.safetensors",)
+    load_classifier(folder, task="text-classification", labels=["a", "b"])
+    assert not (tmp_path / "proof").exists()
+
+
+# --- weight indices
+
+
+@pytest.fixture
+def sharded(checkpoint, tmp_path: Path) -> Path:
+    folder = tmp_path / "sharded"
+    shutil.copytree(checkpoint("bert"), folder)
+    (folder / "model.safetensors").unlink()
+    AutoModel.from_pretrained(checkpoint("bert")).save_pretrained(folder, max_shard_size="60KB")
+    return folder
+
+
+def point(folder: Path, target: str) -> None:
+    """Let one weight of the index come from `target`."""
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"][next(iter(index["weight_map"]))] = target
+    path.write_text(json.dumps(index))
+
+
+def test_sharded_weights(sharded: Path):
+    assert len(inspect_checkpoint(sharded).weights) > 1
+    load_classifier(sharded, task="text-classification", labels=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "target", ["../outside.safetensors", "sub/../../outside.safetensors", "..\\outside.safetensors"]
+)
+def test_index_that_leaves_its_folder(sharded: Path, target: str):
+    shutil.copy(next(sharded.glob("model-*.safetensors")), sharded.parent / "outside.safetensors")
+    point(sharded, target)
+    refused(sharded, "points outside", target)
+
+
+def test_index_with_an_absolute_path_or_a_link(sharded: Path):
+    outside = sharded.parent / "outside.safetensors"
+    shutil.copy(next(sharded.glob("model-*.safetensors")), outside)
+    (sharded / "link.safetensors").symlink_to(outside)
+    for target in (str(outside), "link.safetensors"):
+        point(sharded, target)
+        refused(sharded, "points outside", target)
+
+
+def test_index_of_bin_files_is_checked_too(sharded: Path):
+    (sharded / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"x": "../../outside.bin"}})
+    )
+    refused(sharded, "pytorch_model.bin.index.json", "points outside")
+
+
+def test_incomplete_index(sharded: Path):
+    point(sharded, "model-00009-of-00009.safetensors")
+    refused(sharded, "model-00009-of-00009.safetensors", "missing")
+    (sharded / "model.safetensors.index.json").write_text("{}")
+    refused(sharded, "weight_map")
+
+
+def test_distributed_shards_are_refused(folder: Path):
+    shutil.copy(folder / "model.safetensors", folder / "shard-00001-model-00001-of-00001.safetensors")
+    refused(folder, "distributed")
+
+
+# --- the Hub
+
+
+@pytest.fixture
+def cached(sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A repository in the Hub's cache, without a network: files of a snapshot are links into blobs."""
+    repo, commit = tmp_path / "hub" / "models--org--tiny", "c" * 40
+    snapshot = repo / "snapshots" / commit
+    for path in (repo / "blobs", repo / "refs", snapshot):
+        path.mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    for path in sharded.iterdir():
+        shutil.copy(path, repo / "blobs" / f"blob-{path.name}")
+        (snapshot / path.name).symlink_to(os.path.join("..", "..", "blobs", f"blob-{path.name}"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return "org/tiny"
+
+
+def test_cached_repository(cached: str):
+    local = inspect_checkpoint(cached)
+    assert (local.name, local.commit) == ("org/tiny", "c" * 40)
+    loaded = load_classifier(cached, task="text-classification", labels=["a", "b"])
+    assert loaded.model.config.name_or_path == loaded.model.name_or_path == "org/tiny"
+    # The same folder given as a path: its links stay within the repository's cache.
+    assert inspect_checkpoint(local.folder).commit is None
+
+
+def test_offline_and_not_cached(cached: str):
+    refused("org/other", "HF_HUB_OFFLINE")
+
+
+@pytest.mark.parametrize("name", ["./none", "/none", "~/none", "a/b/c", ""])
+def test_what_looks_like_a_path_never_asks_the_hub(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(safety, "snapshot_download", None)
+    with pytest.raises(InputError, match="no such folder"):
+        inspect_checkpoint(name)
+
+
+def hub_error(kind: type[errors.HfHubHTTPError], status: int) -> errors.HfHubHTTPError:
+    return kind(f"{status} Client Error\n\nmore", response=SimpleNamespace(headers={}, request=None))
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (hub_error(errors.GatedRepoError, 403), "hf auth login"),
+        (hub_error(errors.RepositoryNotFoundError, 404), "neither a folder here nor a model on the Hub"),
+        (hub_error(errors.RevisionNotFoundError, 404), "'v9'"),
+        (hub_error(errors.HfHubHTTPError, 401), "401 Client Error"),
+        (errors.LocalEntryNotFoundError("no connection"), "go online"),
+        (errors.HFValidationError("bad name"), "owner/name"),
+    ],
+)
+def test_hub_errors_are_one_line(error: Exception, word: str, monkeypatch: pytest.MonkeyPatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(safety, "snapshot_download", fail)
+    refused("org/x", word, revision="v9")
+
+
+def test_only_what_is_needed_is_fetched(checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Of a repository with everything: no pickles, no code, no chat templates; .bin only without safetensors."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    def fetched(listing: list[str], trust: bool = False) -> set[str]:
+        got: set[str] = set()
+
+        def download(repo, *, revision, allow_patterns, ignore_patterns):
+            got.update(filter_repo_objects(listing, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+            for name in got:
+                (tmp_path / name).write_bytes(b"{}")
+            return str(tmp_path)
+
+        for path in tmp_path.iterdir():
+            path.unlink()
+        monkeypatch.setattr(safety, "snapshot_download", download)
+        with pytest.raises(InputError, match="model_type"):
+            inspect_checkpoint("org/x", trust_remote_code=trust)
+        return got
+
+    plain = {"config.json", "tokenizer.json", "vocab.txt", "spiece.model"}
+    other = {
+        "training_args.bin",
+        "optimizer.pt",
+        "rng_state.pth",
+        "chat_template.jinja",
+        "onnx/model.onnx",
+        "tf_model.h5",
+    }
+    other |= {"1_Pooling/config.json", "openvino/model.safetensors", "model.fp16.safetensors"}
+    weights, pickles, code = (
+        {"model.safetensors"},
+        {"pytorch_model.bin", "pytorch_model-00001-of-00002.bin"},
+        {"modeling.py"},
+    )
+    everything = [*plain, *other, *pickles, *code]
+    assert fetched([*everything, *weights]) == plain | weights
+    assert fetched(everything) == plain | pickles
+    assert fetched([*everything, *weights], trust=True) == plain | weights | code
+
+
+def test_tiny_checkpoints_are_reproducible(tmp_path: Path):
+    first, second = (tiny_text_checkpoint(tmp_path / name) for name in ("a", "b"))
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()

@@ -1,0 +1,107 @@
+"""Small training runs on tiny models, shared by the tests of the trainer."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+from tiny import IMAGE_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text_checkpoint
+
+from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.evaluation.metrics import classification_metrics
+from hf_finetune.models.freeze import freeze_batch_norm
+from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
+from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.trainer import ClassifierTrainer
+
+CPU = torch.device("cpu")
+
+
+def text_rows(count: int, seed: int = 0) -> Dataset:
+    """Texts of one to twenty words; the class says whether "good" or "bad" is among them."""
+    rng = np.random.default_rng(seed)
+    texts, labels = [], []
+    for i in range(count):
+        words = list(rng.choice(WORDS.split(), int(rng.integers(1, 20))))
+        words[int(rng.integers(len(words)))] = ("bad", "good")[i % 2]
+        texts.append(" ".join(words))
+        labels.append(i % 2)
+    return Dataset.from_dict({"text": texts, "label": labels, "row": list(range(count))})
+
+
+def image_rows(count: int, seed: int = 0) -> Dataset:
+    """Noise of 32x32, dark for one class and bright for the other."""
+    rng = np.random.default_rng(seed)
+    pictures = []
+    for i in range(count):
+        pixels = rng.integers(0, 128, (32, 32, 3)) + 100 * (i % 2)
+        file = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    return Dataset.from_dict({"image": pictures, "label": [i % 2 for i in range(count)], "row": list(range(count))})
+
+
+def small_trainer(
+    folder: Path,
+    family: str,
+    *,
+    rows: int = 40,
+    rows_per_step: int = 8,
+    micro_batch: int = 8,
+    accumulation: int = 1,
+    dropout: float | None = 0.0,
+    trainer: type = ClassifierTrainer,
+    **fields,
+) -> ClassifierTrainer:
+    """A trainer on a tiny checkpoint of `family`, two classes, float32, without a schedule or clipping."""
+    inputs: Inputs
+    checkpoint = folder / f"checkpoint-of-{family}"
+    if family in IMAGE_FAMILIES:
+        if not checkpoint.exists():
+            tiny_image_checkpoint(checkpoint, family)
+        task, made = "image-classification", image_rows(rows + 8)
+        inputs = ImageInputs(load_image_processor(str(checkpoint)))
+    else:
+        if not checkpoint.exists():
+            tiny_text_checkpoint(checkpoint, family)
+        task, made = "text-classification", text_rows(rows + 8)
+        inputs = TextInputs(load_tokenizer(str(checkpoint), max_length=32, sample=[]), 32)
+    model = load_classifier(str(checkpoint), task=task, labels=("no", "yes"), dropout=dropout, seed=0).model
+    freeze_batch_norm(model)
+    given = {"learning_rate": 1e-3, "num_train_epochs": 1.0, "seed": 0, "max_grad_norm": 0.0, "weight_decay": 0.0}
+    given |= {"lr_scheduler_type": "constant", "logging_steps": 1, "per_device_eval_batch_size": 16} | fields
+    arguments = training_arguments(
+        folder / "checkpoints",
+        method="full",
+        metric="accuracy",
+        mixed_precision="no",
+        device=CPU,
+        extra={},
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
+        **given,
+    )
+    return trainer(
+        model,
+        arguments,
+        train_rows=inputs.encode(made.select(range(rows))),
+        validation_rows=inputs.encode(made.select(range(rows, rows + 8))),
+        inputs=inputs,
+        metrics=classification_metrics,
+        rows_per_step=rows_per_step,
+    )
+
+
+def weights(trainer: ClassifierTrainer) -> dict[str, torch.Tensor]:
+    """A copy of the trained weights."""
+    return {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest absolute difference between two sets of weights."""
+    assert one.keys() == other.keys()
+    return max(float((one[n].double() - other[n].double()).abs().max()) for n in one)

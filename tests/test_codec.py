@@ -1,0 +1,66 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig
+
+from hf_finetune import ImageData, InputError, Model, Recipe, Supervised, TextData, Train, codec
+
+TEXT = Recipe(name="a", data=TextData(path="x", text="sentence"), model=Model("m"))
+BLANK = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        TEXT,
+        replace(TEXT, adapter=LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"])),
+        replace(TEXT, adapter=LoraConfig(target_modules="all-linear")),
+        replace(TEXT, train=Train(learning_rate=1e-4, extra={"adam_beta2": 0.98}), objective=Supervised(0.1)),
+        Recipe(name="b", data=ImageData(path="y", image="picture"), model=Model("m", frozen_layers=2), method="head"),
+    ],
+)
+def test_there_and_back_through_json(recipe: Recipe) -> None:
+    plain = json.loads(json.dumps(codec.to_plain(recipe)))
+    assert codec.merge(BLANK, plain) == recipe
+
+
+def test_union_members_carry_their_type() -> None:
+    assert codec.to_plain(TEXT)["data"]["type"] == "TextData"
+    assert "type" not in codec.to_plain(TEXT)["model"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"learning_rat": 1}}, "train.learning_rat: no such field; did you mean 'learning_rate'"),
+        ({"nonsense": 1}, "nonsense: no such field; known fields: name, data"),
+        ({"train": {"seed": "x"}}, "train.seed: expected a whole number, got 'x'"),
+        ({"train": {"seed": True}}, "train.seed: expected a whole number, got True"),
+        ({"train": 3}, "train: expected a mapping of fields, got 3"),
+        ({"method": "lorra"}, "method: expected one of full, lora, head, got 'lorra'"),
+        ({"data": {"type": "os.system", "path": "x"}}, "data.type: expected one of TextData, ImageData"),
+        ({"data": {"type": "ImageData"}}, "data.path: this field is needed"),
+        ({"adapter": {"peft_type": "NOPE"}}, "adapter.peft_type: expected one of"),
+        ({"adapter": {"peft_type": "LORA", "rr": 3}}, "adapter: .*rr"),
+    ],
+)
+def test_bad_fields_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        codec.merge(TEXT, changes)
+
+
+def test_yaml_spellings() -> None:
+    merged = codec.merge(TEXT, {"train": {"learning-rate": "1e-4", "num_train_epochs": 2}, "data": {"max_length": 64}})
+    assert merged.train.learning_rate == 1e-4 and merged.train.num_train_epochs == 2.0
+    assert merged.data == replace(TEXT.data, max_length=64)
+
+
+def test_write_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    codec.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        codec.write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]

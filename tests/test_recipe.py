@@ -1,0 +1,79 @@
+import dataclasses
+import inspect
+
+import pytest
+from transformers import TrainingArguments
+
+from hf_finetune import ImageData, InputError, Launch, Model, Recipe, TextData, Train
+from hf_finetune import recipe as module
+from hf_finetune.recipe import check
+
+RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
+OURS = {"head_warm_start", "early_stopping_patience", "keep_checkpoints", "extra"}
+
+
+def test_train_fields_are_those_of_training_arguments() -> None:
+    stock = {f.name for f in dataclasses.fields(TrainingArguments)}
+    assert {f.name for f in dataclasses.fields(Train)} - stock == OURS
+
+
+def test_every_field_has_its_docstring() -> None:
+    """The text under a field is its --help."""
+    source = inspect.getsource(module)
+    for kind in (
+        TextData,
+        ImageData,
+        Model,
+        Train,
+        module.Batching,
+        module.Precision,
+        module.Evaluate,
+        module.Hub,
+        Launch,
+    ):
+        lines = inspect.getsource(kind).splitlines()
+        for field in dataclasses.fields(kind):
+            at = next(i for i, line in enumerate(lines) if line.startswith(f"    {field.name}:"))
+            following = next(line for line in lines[at + 1 :] if line.startswith('    """') or line.startswith("    @"))
+            assert following.startswith('    """'), f"{kind.__name__}.{field.name}"
+    assert source
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": Train(learning_rate=-1.0)}, "train.learning_rate: expected a number between 0 and 10, got -1.0"),
+        ({"train": Train(num_train_epochs=0)}, "train.num_train_epochs"),
+        (
+            {"train": Train(per_device_train_batch_size=0)},
+            "train.per_device_train_batch_size: expected at least 1, got 0",
+        ),
+        ({"train": Train(warmup_steps=-1)}, "train.warmup_steps"),
+        ({"data": TextData(path="x", max_length=3)}, "data.max_length: expected at least 4"),
+        ({"data": TextData(path="x", validation_fraction=1.0)}, "data.validation_fraction"),
+        ({"data": TextData(path="x", max_train_rows=1)}, "data.max_train_rows"),
+        ({"model": Model("m", dropout=1.0)}, "model.dropout"),
+        ({"model": Model("m", frozen_layers=-1)}, "model.frozen_layers"),
+        ({"objective": module.Supervised(label_smoothing=1.0)}, "objective.label_smoothing"),
+        ({"evaluate": module.Evaluate(resamples=10)}, "evaluate.resamples"),
+        ({"evaluate": module.Evaluate(parity_rows=0)}, "evaluate.parity_rows"),
+        (
+            {"batching": module.Batching(rows_per_step=32), "train": Train(gradient_accumulation_steps=2)},
+            "train.gradient_accumulation_steps: expected 1 beside batching.rows_per_step",
+        ),
+    ],
+)
+def test_values_out_of_range_are_named(change: dict, message: str) -> None:
+    check(RECIPE)
+    with pytest.raises(InputError, match=message):
+        check(dataclasses.replace(RECIPE, **change))
+
+
+def test_task_and_method() -> None:
+    from peft import IA3Config, LoraConfig
+
+    assert RECIPE.task == "text-classification"
+    assert dataclasses.replace(RECIPE, data=ImageData(path="x")).task == "image-classification"
+    assert RECIPE.trained == "full"
+    assert dataclasses.replace(RECIPE, adapter=LoraConfig()).trained == "lora"
+    assert dataclasses.replace(RECIPE, adapter=IA3Config()).trained == "ia3"

@@ -1,0 +1,135 @@
+"""Tiny random checkpoints of every family, made in a folder without a network: a few thousand weights each."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, ViTImageProcessor
+
+TEXT_FAMILIES = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet", "modernbert")
+IMAGE_FAMILIES = ("vit", "deit", "dinov2", "swin", "beit", "convnext", "resnet")
+
+WORDS = (
+    "a about all also and are as at bad ball be best better boring but by can case club cup did do even ever every "
+    "film first for from fun game get goal good great had has have he her his i in is it its just last like little "
+    "long lot made make many match may me more most movie much my new no not now of off on one only or other our "
+    "out over own play player plot point poor price race really record same score season see she so some story such "
+    "team than that the their them then there they this time to too two up us very war was way we well were what "
+    "when which who will win with work world worst would year you"
+)
+
+_BLOCKS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.1,
+}
+_SHAPES: dict[str, dict] = {
+    "bert": _BLOCKS,
+    "roberta": _BLOCKS,
+    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "initializer_range": 0.1},
+    "deberta-v2": _BLOCKS
+    | {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"], "share_att_key": True}
+    | {"position_biased_input": False, "norm_rel_ebd": "layer_norm"},
+    "electra": _BLOCKS | {"embedding_size": 16},
+    "albert": _BLOCKS | {"embedding_size": 16},
+    "mpnet": _BLOCKS,
+    "modernbert": _BLOCKS | {"local_attention": 16},
+    "vit": _BLOCKS | {"image_size": 32, "patch_size": 8},
+    "deit": _BLOCKS | {"image_size": 32, "patch_size": 8},
+    "dinov2": {k: v for k, v in _BLOCKS.items() if k != "intermediate_size"} | {"image_size": 32, "patch_size": 8},
+    "swin": {
+        "image_size": 32,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+        "window_size": 4,
+    },
+    "beit": _BLOCKS | {"image_size": 32, "patch_size": 8, "use_relative_position_bias": True},
+    "convnext": {
+        "image_size": 32,
+        "hidden_sizes": [8, 16, 24, 32],
+        "depths": [1, 1, 2, 1],
+        "initializer_range": 0.1,
+        "layer_scale_init_value": 0.5,
+    },
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "layer_type": "basic"},
+}
+
+
+def tiny_tokenizer(family: str = "bert") -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer of a few words and every ASCII character, with the family's specials."""
+    if family in ("roberta", "mpnet"):
+        cls, pad, sep, unk, mask = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
+        special = [cls, pad, sep, unk, mask]
+    else:
+        cls, pad, sep, unk, mask = "[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"
+        special = [pad, unk, cls, sep, mask]
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    pieces = [*special, *characters, *(f"##{c}" for c in string.ascii_lowercase + string.digits), *WORDS.split()]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=unk))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.BertProcessing((sep, vocabulary[sep]), (cls, vocabulary[cls]))
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    if family in ("roberta", "distilbert", "mpnet", "modernbert"):
+        names.remove("token_type_ids")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        cls_token=cls,
+        pad_token=pad,
+        sep_token=sep,
+        unk_token=unk,
+        mask_token=mask,
+        model_max_length=64,
+        model_input_names=names,
+    )
+
+
+def tiny_text_checkpoint(folder: str | Path, family: str = "bert", *, seed: int = 0, **config) -> Path:
+    """A pretrained-like encoder without a head, with its tokenizer: 3 layers of width 32, 64 tokens at most.
+
+    Args:
+        config: fields of the family's config to set otherwise.
+    """
+    tokenizer = tiny_tokenizer(family)
+    # RoBERTa and MPNet count positions from behind the padding index.
+    positions = 64 + (tokenizer.pad_token_id + 1 if family in ("roberta", "mpnet") else 0)
+    fields = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": positions,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+    if family == "modernbert":
+        fields |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+    _save_encoder(Path(folder), family, seed, fields | config)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
+def tiny_image_checkpoint(folder: str | Path, family: str = "vit", *, seed: int = 0, **config) -> Path:
+    """A pretrained-like encoder without a head for 32x32 pictures, with its image processor.
+
+    Args:
+        config: fields of the family's config to set otherwise.
+    """
+    _save_encoder(Path(folder), family, seed, config)
+    size = config.get("image_size", 32)
+    ViTImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
+    return Path(folder)
+
+
+def _save_encoder(folder: Path, family: str, seed: int, fields: dict) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModel.from_config(AutoConfig.for_model(family, **(_SHAPES[family] | fields)))
+    model.save_pretrained(folder)

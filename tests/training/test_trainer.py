@@ -1,0 +1,214 @@
+"""The Trainer's own defects are repaired: each test says what the stock one does."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import furthest, small_trainer, text_rows, weights
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from hf_finetune.data.inputs import Rows, columns_of, with_labels
+from hf_finetune.errors import InputError, TrainingError
+from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.trainer import ClassifierTrainer
+
+FAMILIES = ("bert", "roberta", "distilbert", "modernbert", "deberta-v2", "vit", "swin", "resnet")
+
+
+def grad_norms(trainer: Trainer) -> list[float]:
+    return [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
+
+
+def losses(trainer: Trainer) -> list[float]:
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_accumulation_changes_nothing(tmp_path: Path, family: str) -> None:
+    """Five steps of 8 rows, as one batch or as four: same losses, gradients and weights."""
+    whole = small_trainer(tmp_path, family)
+    whole.train()
+    parts = small_trainer(tmp_path, family, micro_batch=2, accumulation=4)
+    parts.train()
+    assert whole.state.global_step == parts.state.global_step == 5
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
+    assert grad_norms(parts)[0] == pytest.approx(grad_norms(whole)[0], rel=1e-4)
+    assert furthest(weights(whole), weights(parts)) < 1e-3
+
+
+def test_stock_trainer_inflates_gradients(tmp_path: Path) -> None:
+    """What the test above guards against: the stock Trainer's gradient is four times as large."""
+    norms = {}
+    for accumulation in (1, 4):
+        ours = small_trainer(tmp_path, "bert")
+        collate = ours.inputs.collate
+        arguments = TrainingArguments(
+            str(tmp_path / "stock"),
+            per_device_train_batch_size=8 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            max_grad_norm=0.0,
+        )
+        stock = Trainer(
+            ours.model,
+            arguments,
+            train_dataset=ours.train_dataset.select_columns([*ours.inputs.tokenizer.model_input_names[:2], "label"]),
+            data_collator=lambda rows, collate=collate: with_labels(
+                collate, {name: [row[name] for row in rows] for name in rows[0]}
+            ),
+        )
+        stock.train()
+        norms[accumulation] = grad_norms(stock)[0]
+    assert norms[4] / norms[1] > 2
+
+
+def test_loss_is_the_mean_over_the_rows_of_the_step(tmp_path: Path) -> None:
+    """13 rows in steps of 8 are 7 and 6: each step's loss is the mean over its rows, computed apart."""
+    trainer = small_trainer(tmp_path, "bert", rows=13, micro_batch=3, accumulation=3, learning_rate=1e-12)
+    trainer.train()
+    steps = trainer.get_train_dataloader().batch_sampler.step_rows()
+    assert sorted(len(s) for s in steps) == [6, 7]
+    rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
+    for step, logged in zip(steps, losses(trainer), strict=True):
+        batch = with_labels(trainer.inputs.collate, rows.__getitems__(step))
+        with torch.no_grad():
+            expected = trainer.model.eval()(**batch).loss
+        assert logged == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_batch_norm_statistics_stay(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, "resnet")
+    before = {n: b.clone() for n, b in trainer.model.named_buffers() if "running" in n}
+    trainer.train()
+    after = dict(trainer.model.named_buffers())
+    assert before and all(torch.equal(b, after[n]) for n, b in before.items())
+
+
+def test_nan_loss_stops_and_saves_nothing(tmp_path: Path) -> None:
+    """The stock Trainer logs 0.0 and saves weights that are all NaN."""
+    trainer = small_trainer(tmp_path, "bert", logging_steps=3)
+    with torch.no_grad():
+        trainer.model.classifier.bias[0] = math.nan
+    with pytest.raises(TrainingError, match="not a number.*learning_rate"):
+        trainer.train()
+    assert trainer.state.global_step <= 3
+    assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))
+
+
+def test_nan_between_log_lines_is_not_saved(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, "bert", logging_steps=1000)
+    with torch.no_grad():
+        trainer.model.classifier.bias[0] = math.nan
+    with pytest.raises(TrainingError, match="not a number"):
+        trainer.train()
+    assert not list((tmp_path / "checkpoints").glob("checkpoint-*/model.safetensors"))
+
+
+def test_weights_that_overflow_in_the_last_step_are_refused(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, "bert", max_steps=1, learning_rate=1e-3)
+
+    class Overflow(torch.optim.SGD):
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.data.fill_(math.inf)
+
+    trainer.optimizer = Overflow([p for p in trainer.model.parameters() if p.requires_grad], lr=0.1)
+    with pytest.raises(TrainingError):
+        trainer.train()
+
+
+def test_arguments_are_never_pickled(tmp_path: Path) -> None:
+    """The stock Trainer writes its arguments, hub_token among them, into training_args.bin."""
+    trainer = small_trainer(tmp_path, "bert")
+    trainer.train()
+    saved = list((tmp_path / "checkpoints").rglob("*"))
+    assert any(p.name == "model.safetensors" for p in saved)
+    assert not any(p.name == "training_args.bin" for p in saved)
+
+
+def test_token_is_refused(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, "bert")
+    arguments = TrainingArguments(str(tmp_path / "other"), use_cpu=True, report_to="none", hub_token="hf_secret")
+    with pytest.raises(InputError, match="hub_token"):
+        ClassifierTrainer(
+            trainer.model,
+            arguments,
+            train_rows=trainer.train_dataset,
+            validation_rows=trainer.eval_dataset,
+            inputs=trainer.inputs,
+            metrics=trainer.metrics,
+            rows_per_step=8,
+        )
+
+
+def test_best_epoch_is_restored(tmp_path: Path) -> None:
+    """With a rate that wrecks the model after the first epoch, the first epoch's weights come back."""
+    trainer = small_trainer(tmp_path, "bert", num_train_epochs=3.0)
+    answers = iter([{"accuracy": 0.9}, {"accuracy": 0.5}, {"accuracy": 0.7}])
+    trainer.metrics = lambda labels, logits: next(answers)
+    kept = {}
+    evaluate = trainer.evaluate
+
+    def remember(*args, **kwargs):
+        kept.setdefault("first", weights(trainer))
+        return evaluate(*args, **kwargs)
+
+    trainer.evaluate = remember
+    trainer.train()
+    assert trainer.state.best_global_step == 5
+    assert furthest(weights(trainer), kept["first"]) == 0.0
+
+
+def test_validation_logits_keep_row_order(tmp_path: Path) -> None:
+    """Batches are sorted by length inside; the stock Trainer with group_by_length returns them in another order."""
+    trainer = small_trainer(tmp_path, "bert")
+    encoded = trainer.inputs.encode(text_rows(30, seed=3))
+    together = trainer.logits(encoded)
+    rows = Rows(encoded, columns_of(trainer.inputs, labels=False))
+    alone = DataLoader(rows, batch_size=1, collate_fn=trainer.inputs.collate)
+    with torch.no_grad():
+        one_by_one = torch.cat([trainer.model.eval()(**batch).logits for batch in alone])
+    assert torch.allclose(torch.tensor(together), one_by_one, atol=1e-5)
+
+
+def test_throughput_counts_every_row_once(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, "bert", rows=13, num_train_epochs=2.0, micro_batch=3, accumulation=3)
+    trainer.train()
+    assert trainer.rows_trained == 26
+    assert trainer.tokens_trained == 2 * sum(trainer.train_dataset["length"])
+    assert trainer.loop_seconds > 0
+
+
+def test_log_lines(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, "bert")
+    trainer.add_callback(LogLines(tmp_path / "log.jsonl"))
+    trainer.train()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
+    assert any("eval_accuracy" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["hub_token", "push_to_hub", "learning_rate", "logging_nan_inf_filter", "nonsense"])
+def test_extra_arguments_that_are_refused(tmp_path: Path, name: str) -> None:
+    from hf_finetune.training.arguments import training_arguments
+
+    with pytest.raises(InputError, match=name):
+        training_arguments(
+            tmp_path,
+            method="full",
+            learning_rate=None,
+            metric="accuracy",
+            mixed_precision="no",
+            device=torch.device("cpu"),
+            extra={name: "x"},
+        )
