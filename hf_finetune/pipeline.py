@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import logging
@@ -44,7 +45,7 @@ from hf_finetune.training import precision, warm_start
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, newest_whole
-from hf_finetune.training.trainer import ClassifierTrainer
+from hf_finetune.training.trainer import ClassifierTrainer, planned_steps
 
 # A run's own notes; those of the loaders below are said again here once all input has been found good.
 logger = logging.getLogger("hf_finetune.run")
@@ -167,8 +168,10 @@ def prepare(recipe: Recipe) -> Prepared:
     freeze.freeze_batch_norm(loaded.model)
     if recipe.trained == "head":
         freeze.freeze_body(loaded.model, loaded.fresh)
-    elif model.frozen_layers:
-        freeze.freeze_lower(loaded.model, model.frozen_layers)
+    freeze.freeze_lower(loaded.model, model.frozen_layers)
+    if recipe.trained not in ("full", "head"):
+        # On a copy: the head is fitted before the adapter goes on, but one that does not fit is refused now.
+        with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh)
     return Prepared(
         recipe=recipe,
         splits=splits,
@@ -181,6 +184,14 @@ def prepare(recipe: Recipe) -> Prepared:
         notes=(*splits.notes, *checkpoint.notes, *loaded.notes),
         processes=state.num_processes,
     )
+
+
+def with_adapter(model: nn.Module, recipe: Recipe, fresh: tuple[str, ...]) -> PeftModel:
+    """Put the recipe's adapter on the model, none of it on the layers that stay frozen."""
+    config = recipe.adapter or adapters.lora_config(model, fresh=fresh)
+    adapted = adapters.add_adapter(model, config, fresh, seed=recipe.train.seed)
+    freeze.freeze_lower(adapted.get_base_model(), recipe.model.frozen_layers)
+    return adapted
 
 
 def _known_weights(files: tuple[Path, ...]) -> str | None:
@@ -251,9 +262,8 @@ def _train(
         started = time.perf_counter()
         _warm_start(prepared, model, train_rows)
         seconds["head_warm_start_s"] = time.perf_counter() - started
-    if recipe.adapter is not None or recipe.method == "lora":
-        config = recipe.adapter or adapters.lora_config(model, fresh=prepared.fresh)
-        model = adapters.add_adapter(model, config, prepared.fresh, seed=train.seed)
+    if recipe.trained not in ("full", "head"):
+        model = with_adapter(model, recipe, prepared.fresh)
 
     micro_batch, accumulation, rows_per_step = prepared.micro_batch
     arguments = training_arguments(
@@ -305,6 +315,16 @@ def _train(
     trainer.remove_callback(PrinterCallback)
     if resume_from is not None:
         logger.info("resuming from %s", resume_from.name)
+    logger.info(
+        "training on %d rows: %d steps of %d, learning rate %g, %s",
+        len(train_rows),
+        planned_steps(len(train_rows), rows_per_step, train.num_train_epochs)
+        if train.max_steps < 0
+        else train.max_steps,
+        rows_per_step,
+        arguments.learning_rate,
+        "float32" if prepared.mixed_precision == "no" else prepared.mixed_precision,
+    )
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     seconds["train_s"] = time.perf_counter() - started
@@ -334,7 +354,7 @@ def _warm_start(prepared: Prepared, model: nn.Module, train_rows: Dataset) -> No
         autocast=prepared.autocast,
         progress="fit the head",
     )
-    set_head(model, *warm_start.fit_head(features, np.asarray(sample["label"]), len(prepared.splits.labels)))
+    set_head(model, *warm_start.fit_head(features, np.asarray(sample["label"][:]), len(prepared.splits.labels)))
 
 
 def _finish(
@@ -361,7 +381,7 @@ def _finish(
         )
         rates[name] = len(rows) / (time.perf_counter() - begun)
     probabilities = {name: softmax(found) for name, found in logits.items()}
-    labels = {name: np.asarray(rows["label"]) for name, rows in evaluated.items()}
+    labels = {name: np.asarray(rows["label"][:]) for name, rows in evaluated.items()}
     metrics = {
         name: {
             metric: interval.to_dict()
@@ -499,7 +519,7 @@ def _baselines(prepared: Prepared, judged: str, rows: Dataset) -> dict[str, Any]
     found = {}
     for key, fit in (("majority", majority), ("linear", linear_baseline)):
         baseline = fit(splits.train, {judged: rows}, num_labels=len(splits.labels))
-        intervals = bootstrap(np.asarray(rows["label"]), baseline.probabilities[judged], resamples=resamples)
+        intervals = bootstrap(np.asarray(rows["label"][:]), baseline.probabilities[judged], resamples=resamples)
         chosen = ("accuracy", "macro_f1", "log_loss")
         found[key] = {"name": baseline.name, **{m: i.to_dict() for m, i in intervals.items() if m in chosen}}
     return found
@@ -550,6 +570,8 @@ def _probe_rows(classifier: Classifier) -> Dataset:
     """Rows to compare two copies of a model on when its data are not at hand: its own label names, or noise."""
     if classifier.kind == "text":
         return Dataset.from_dict({"text": [f"{a} {b}" for a in classifier.labels[:8] for b in classifier.labels[:8]]})
+    from PIL import Image
+
     rng = np.random.default_rng(0)
     pictures = []
     for size in (32, 64, 96, 128):

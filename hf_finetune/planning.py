@@ -13,11 +13,13 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.environment import hardware, memory
 from hf_finetune.evaluation.inference import cast
-from hf_finetune.models import adapters, freeze
-from hf_finetune.pipeline import prepare
+from hf_finetune.models import freeze
+from hf_finetune.pipeline import prepare, with_adapter
 from hf_finetune.recipe import Recipe
 from hf_finetune.training.arguments import LEARNING_RATE
 from hf_finetune.training.losses import cross_entropy
+from hf_finetune.training.trainer import planned_steps
+from hf_finetune.training.warm_start import MOST_ROWS
 
 logger = logging.getLogger("hf_finetune")
 # Start-up, baselines and the parity gate: about this many seconds, whatever the data.
@@ -48,13 +50,12 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         seed=train.seed,
         processes=prepared.processes,
     )
-    steps = int(np.ceil(batches.steps * train.num_train_epochs)) if train.max_steps < 0 else train.max_steps
+    whole = planned_steps(len(encoded), rows_per_step, train.num_train_epochs)
+    steps = whole if train.max_steps < 0 else train.max_steps
 
     model = prepared.model.to(prepared.device).train()
-    if recipe.adapter is not None or recipe.method == "lora":
-        model = adapters.add_adapter(
-            model, recipe.adapter or adapters.lora_config(model, fresh=prepared.fresh), prepared.fresh
-        )
+    if recipe.trained not in ("full", "head"):
+        model = with_adapter(model, recipe, prepared.fresh)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=0.0, fused=True)
     rows = Rows(encoded, columns_of(inputs, labels=True))
@@ -87,7 +88,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     epochs = steps / batches.steps
     test = 0 if splits.test is None else len(splits.test)
     forward = per_row * (
-        min(len(encoded), 10_000) * train.head_warm_start + len(splits.validation) * (epochs + 2) + 2 * test
+        min(len(encoded), MOST_ROWS) * train.head_warm_start + len(splits.validation) * (epochs + 2) + 2 * test
     )
     trained, total = freeze.trainable_parameters(model)
     return {

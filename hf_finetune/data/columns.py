@@ -158,7 +158,9 @@ def _not_obvious(name: str, candidates: list[str], columns: dict[str, Column], p
         found = f"which column holds the {what} is not obvious, it could be {_quoted(candidates)}"
     else:
         found = f"no column holds the {what}; there {'is' if len(columns) == 1 else 'are'} {_quoted(columns)}"
-    header = "; the first line must name the columns" if place.endswith((".csv", ".tsv")) else ""
+    known = {n for names in (*PAIRS, *TEXTS, *LABELS, *IMAGES, IGNORED) for n in names}
+    no_header = place.lower().endswith((".csv", ".tsv")) and not known.intersection(c.lower() for c in columns)
+    header = "; the first line must name the columns" if no_header else ""
     return InputError(f"{place}: {found}; name it by {_FLAGS[name]} COL{header}")
 
 

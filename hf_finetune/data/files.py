@@ -23,6 +23,7 @@ SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 ROWS_LOOKED_AT = 1000
 
 _NAMED = {",": "comma", "\t": "tab"}
+_ENCODING_FLAGS = "--data.encoding {0} (predict, evaluate: --encoding {0})"
 _OBJECT = 'an object like {"text": ..., "label": ...}'
 
 
@@ -168,7 +169,10 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
         with path.open(encoding=codec_of(encoding), newline="") as file:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
-                    raise InputError(f"{path}, line {number}: a NUL byte; {_not_text(path, encoding)}")
+                    raise InputError(
+                        f"{path}, line {number}: a NUL byte; remove it, or if the file is UTF-16 say so: "
+                        f"{_ENCODING_FLAGS.format('utf-16')}"
+                    )
                 yield line
     except (OSError, UnicodeError) as error:
         raise unreadable(path, encoding, error) from None
@@ -199,20 +203,17 @@ def unreadable(path: Path, encoding: str, error: OSError | UnicodeError) -> Inpu
         line, found = data.count(b"\n", 0, failed.start) + 1, f"byte 0x{data[failed.start]:02x}"
     except UnicodeError:
         pass
-    return InputError(f"{path}, line {line}: {found} is not {encoding}; {_not_text(path, encoding)}")
+    return InputError(
+        f"{path}, line {line}: {found} is not {encoding}; name the file's encoding: "
+        f"{_ENCODING_FLAGS.format(_likely_encoding(data, encoding))}"
+    )
 
 
-def _not_text(path: Path, encoding: str) -> str:
-    """The remedy for bytes that do not decode, judged by the file's first ones."""
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        other = "utf-16"
-    elif b"\0" in start:
-        return "it does not look like a text file"
-    else:
-        other = "cp1252" if codec_of(encoding) == "utf-8-sig" else "latin-1" if encoding == "cp1252" else "utf-8"
-    return f"name the file's encoding: --data.encoding {other} (predict, evaluate: --encoding {other})"
+def _likely_encoding(data: bytes, encoding: str) -> str:
+    """What to try for bytes that are not of the given encoding."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    return {"utf-8-sig": "cp1252", "cp1252": "latin-1"}.get(codec_of(encoding), "utf-8")
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ class JsonFile:
         yield from rows
 
     def _whole(self) -> list[dict[str, Any]] | None:
-        """The objects of one JSON document; None when there are several documents, one a line, as in many .json files."""
+        """The objects of one JSON document; None when it is one document a line, as in many files called .json."""
         text = "".join(_lines(self.path, self.encoding))
         if not text.strip():
             return []
@@ -283,7 +284,7 @@ class JsonFile:
             if line.isspace():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip())
             except json.JSONDecodeError as error:
                 raise InputError(
                     f"{self.path}, line {number}, column {error.colno}: not JSON ({error.msg}); "

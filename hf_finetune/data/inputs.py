@@ -42,7 +42,7 @@ class TextInputs:
 
     def truncated_share(self, encoded: Dataset, sample: int = 2000) -> float:
         """Share of rows that do not fit in `max_length`, counted on the rows that fill it (at most `sample` of them)."""
-        full = np.flatnonzero(np.asarray(encoded["length"]) >= self.max_length)
+        full = np.flatnonzero(np.asarray(encoded["length"][:]) >= self.max_length)
         if len(full) == 0:
             return 0.0
         looked_at = full[:sample]
@@ -53,7 +53,7 @@ class TextInputs:
 
     def lengths(self, encoded: Dataset) -> np.ndarray | None:
         """Tokens of each row, shape (rows,)."""
-        return np.asarray(encoded["length"], dtype=np.int64)
+        return np.asarray(encoded["length"][:], dtype=np.int64)
 
     def collate(self, batch: dict[str, list]) -> dict[str, torch.Tensor]:
         """Pad encoded rows to the longest of them: input_ids and attention_mask (B, T), token_type_ids if there are any."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ from hf_finetune.data.files import Column
 from hf_finetune.data.from_hub import hub_columns
 from hf_finetune.data.roles import named_split, split_to_read, splits_for, train_split
 from hf_finetune.data.rows import ClassIds, has_labels, read_rows, to_dataset, to_table
-from hf_finetune.data.sources import Layout, Split, locate, refuse_missing
+from hf_finetune.data.sources import Layout, Split, local_path, locate
 from hf_finetune.data.splits import carve, fingerprint, first_occurrences, order_classes, row_digests, subsample
 from hf_finetune.errors import InputError
 
@@ -127,10 +126,18 @@ def load(
         sources |= _own_validation(layout, list(sources.values()), path)
     if test is None:
         sources |= _own_test(layout, list(sources.values()), notes)
-    used = [split.name for split in sources.values()]
-    if unused := [name for name, split in layout.splits.items() if name not in used and split not in sources.values()]:
+    read = list(sources.values())
+    if unused := [name for name, split in layout.splits.items() if not any(split.same_rows(r) for r in read)]:
         notes.take(f"splits not used: {listed(unused)}")
-    sources = {role: split for role, split in sources.items() if _is_labelled(role, split, chosen["label"], notes)}
+    for role, split in list(sources.items()):
+        if not has_labels(split, chosen["label"]):
+            if role == "train" or (role == "validation" and validation is not None):
+                raise InputError(
+                    f"{split.place}: every label in column {chosen['label']!r} is empty or -1; "
+                    f"expected labelled rows for {role}"
+                )
+            del sources[role]
+            notes.take(f"{role}: no row of {split.name} has a label (all are -1 or empty), so it is not scored")
 
     parts, labels = _read_all(sources, chosen, notes)
     for role, fraction, stream in (("test", test_fraction, TEST), ("validation", validation_fraction, VALIDATION)):
@@ -178,7 +185,7 @@ def _refuse_shared(sources: dict[str, Split]) -> None:
     roles = list(sources)
     for i, role in enumerate(roles):
         for other in roles[:i]:
-            if sources[role].sources == sources[other].sources:
+            if sources[role].same_rows(sources[other]):
                 raise InputError(
                     f"--{role}: {sources[role].place} is {other} already; name other rows, or leave --{role} out"
                 )
@@ -198,17 +205,6 @@ def _own_test(layout: Layout, taken: list[Split], notes: _Notes) -> dict[str, Sp
     if len(found) > 1:
         notes.take(f"several splits could be test, none is used; name one by --test: {listed([s.name for s in found])}")
     return {"test": found[0]} if len(found) == 1 else {}
-
-
-def _is_labelled(role: str, split: Split, label: str, notes: _Notes) -> bool:
-    if has_labels(split, label):
-        return True
-    if role == "train":
-        raise InputError(
-            f"{split.place}: every label in column {label!r} is empty or -1; name the labelled column by --label COL"
-        )
-    notes.take(f"the split {split.name} has no labels (all are -1 or empty): it is not scored")
-    return False
 
 
 def _read_all(
@@ -361,12 +357,11 @@ def sniff(path: str, *, config_name: str | None = None, revision: str | None = N
     Raises:
         InputError: when there is no such data, or it cannot be read.
     """
-    if Path(path).expanduser().exists():
+    if local_path(path) is None:
+        columns = hub_columns(path, config_name, revision)
+    else:
         layout = locate(path, kind=None, labelled=False, config_name=config_name, revision=revision)
         columns = next(iter(layout.splits.values())).columns
-    else:
-        refuse_missing(path)
-        columns = hub_columns(path, config_name, revision)
     if any(column.type == "pictures" for column in columns.values()):
         return "image"
     # Bare bytes are pictures if they are called so, or if nothing else can be what is classified.

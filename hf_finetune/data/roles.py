@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hf_finetune.data.columns import did_you_mean, listed
@@ -46,12 +47,12 @@ def named_split(layout: Layout, name: str, flag: str, path: str, open_path: Call
         raise InputError(
             f"{flag} {name}: it holds several splits ({listed(list(found))}); name one file or folder of them"
         )
-    return next(iter(found.values()))
+    return replace(next(iter(found.values())), name=Path(name).name)
 
 
 def splits_for(layout: Layout, role: Role, taken: list[Split]) -> list[Split]:
     """Splits that are for this by their name: those of a plain name alone if there are, else all that begin so."""
-    free = [split for split in layout.splits.values() if split not in taken]
+    free = [split for split in layout.splits.values() if not any(split.same_rows(t) for t in taken)]
     exact = [split for split in free if role_of(split.name, exact=True) == role]
     return exact or [split for split in free if role_of(split.name) == role]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,10 @@ class Split:
     def place(self) -> str:
         """Where its rows lie, for messages."""
         return self.sources[0].name
+
+    def same_rows(self, other: Split) -> bool:
+        """Whether it reads the same files, however they are spelt, or the same split on the Hub."""
+        return [os.path.realpath(s.name) for s in self.sources] == [os.path.realpath(s.name) for s in other.sources]
 
     @functools.cached_property
     def columns(self) -> dict[str, Column]:
@@ -96,9 +101,8 @@ def locate(
     Raises:
         InputError: when there is no such file, folder or Hub data set, or nothing in it that can be read.
     """
-    local = Path(path).expanduser()
-    if not local.exists():
-        refuse_missing(path)
+    local = local_path(path)
+    if local is None:
         found = hub_splits(path, config_name, revision)
         return Layout({name: Split(name, (source,)) for name, source in found.items()})
     for flag, value in (("--config-name", config_name), ("--revision", revision)):
@@ -111,16 +115,20 @@ def locate(
     return Layout({"train": Split("train", (_file(local, encoding),))})
 
 
-def refuse_missing(path: str) -> None:
-    """Refuse what is neither there nor shaped like a Hub id.
+def local_path(path: str) -> Path | None:
+    """The file or folder; None when there is none but the name has the shape of a Hub id.
 
     Raises:
-        InputError: with what was expected.
+        InputError: when it can be neither.
     """
-    suffix = Path(path).suffix.lower()
+    local = Path(path).expanduser()
+    if path and local.exists():
+        return local
+    suffix = local.suffix.lower()
     file_like = suffix in _FILE_LIKE or ("/" not in path and suffix)
-    if not Path(path).expanduser().exists() and (file_like or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path)):
+    if file_like or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
         raise InputError(f"{path or 'DATA'}: no such file or folder; expected one, or a Hub id like stanfordnlp/sst2")
+    return None
 
 
 def _file(path: Path, encoding: str) -> Source:

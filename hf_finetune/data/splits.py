@@ -105,8 +105,9 @@ def subsample(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.
         raise InputError(
             f"data.max_train_rows {count}: expected one row at least for each of the {there_C.sum()} classes"
         )
-    rest_C = counts_C - there_C
-    take_C = there_C + _shares(rest_C, min(count, len(labels_N)) - int(there_C.sum()), rest_C)
+    take_C = np.maximum(_shares(counts_C, min(count, len(labels_N)), counts_C), there_C)
+    while take_C.sum() > min(count, len(labels_N)):
+        take_C[take_C.argmax()] -= 1
     chosen = np.zeros(len(labels_N), dtype=bool)
     chosen[_draw(np.arange(len(labels_N)), labels_N, take_C, seed)] = True
     return chosen

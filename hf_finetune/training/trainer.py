@@ -155,7 +155,7 @@ class ClassifierTrainer(Trainer):
         logits = self.logits(rows)
         if not np.isfinite(logits).all():
             raise TrainingError(f"step {self.state.global_step}: the model's outputs are not numbers; {NOT_FINITE}")
-        values = self.metrics(np.asarray(rows["label"]), logits)
+        values = self.metrics(np.asarray(rows["label"][:]), logits)
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from hf_finetune.evaluation.inference import Collate, predict_logits
 
 # Features of more rows than this change the fitted head little and cost a forward pass each.
-MOST_ROWS = 10_000
+MOST_ROWS = 5_000
 
 
 def head_features(

@@ -4,8 +4,8 @@ hf-finetune quickstart
 hf-finetune run quickstart --method lora
 """
 
-from hf_finetune import Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.embedded import bbc_news, minilm
+from hf_finetune import Batching, Hub, Model, Recipe, TextData, Train, main
+from hf_finetune.embedded import BBC_LICENSE, bbc_news, minilm
 
 
 def recipe() -> Recipe:
@@ -17,10 +17,12 @@ def recipe() -> Recipe:
             test_fraction=0.2,
             # One of its articles is not UTF-8.
             encoding="cp1252",
-            license="BBC's copyright, for research (Greene and Cunningham 2006, http://mlg.ucd.ie/datasets/bbc.html)",
+            license=BBC_LICENSE,
         ),
         model=Model(checkpoint=minilm()),
         train=Train(num_train_epochs=1),
+        # The same 32 rows a step, however many processes share them.
+        batching=Batching(rows_per_step=32),
         hub=Hub(language="en", license="apache-2.0"),
     )
 

@@ -98,7 +98,7 @@ def test_nan_loss_stops_and_saves_nothing(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert", logging_steps=3)
     with torch.no_grad():
         trainer.model.classifier.bias[0] = math.nan
-    with pytest.raises(TrainingError, match="not a number.*learning_rate"):
+    with pytest.raises(TrainingError, match=r"not a number.*learning_rate"):
         trainer.train()
     assert trainer.state.global_step <= 3
     assert not list((tmp_path / "checkpoints").glob("checkpoint-*"))

@@ -1,0 +1,104 @@
+"""Carving, subsampling, duplicates, the order of classes, the fingerprint."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from hf_finetune.data.splits import carve, fingerprint, first_occurrences, order_classes, row_digests, subsample
+from hf_finetune.errors import InputError
+
+
+def test_order_of_classes() -> None:
+    assert order_classes({"b", "a", "B"}) == ("B", "a", "b")
+    assert order_classes({"10", "9", "-1"}) == ("-1", "9", "10")
+    assert order_classes({"10", "9", "x"}) == ("10", "9", "x")
+    assert order_classes({"b", "a"}, declared=("z", "b", "a")) == ("b", "a")
+
+
+def test_carving_keeps_the_shares() -> None:
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    mask = carve(labels, np.arange(100), fraction=0.2, seed=(0, 0))
+    assert np.bincount(labels[mask]).tolist() == [12, 6, 2]
+
+
+def test_carving_is_seeded() -> None:
+    labels = np.arange(100) % 2
+    masks = [carve(labels, np.arange(100), fraction=0.2, seed=s) for s in [(0, 0), (0, 0), (1, 0), (0, 1)]]
+    assert (masks[0] == masks[1]).all()
+    assert (masks[0] != masks[2]).any() and (masks[0] != masks[3]).any()
+    # The rows themselves are pinned: another numpy or another machine must carve the same.
+    assert np.flatnonzero(masks[0])[:5].tolist() == [5, 8, 9, 10, 11]
+
+
+def test_largest_remainders_get_the_odd_rows() -> None:
+    # 10% of 27 rows are 3 (2.7): shares 1.4, 0.9, 0.4 -> 1, 1, 0 and the odd row to ... the largest remainder left.
+    labels = np.repeat([0, 1, 2], [14, 9, 4])
+    mask = carve(labels, np.arange(27), fraction=0.1, seed=(0, 0))
+    assert np.bincount(labels[mask], minlength=3).tolist() == [2, 1, 0]
+
+
+def test_a_class_keeps_a_row() -> None:
+    labels = np.array([0, 1, 1, 2, 2, 2])
+    mask = carve(labels, np.arange(6), fraction=0.99, seed=(0, 0))
+    assert np.bincount(labels[~mask]).tolist() == [1, 1, 1]
+    with pytest.raises(InputError, match="3 rows are too few to set some aside; every class needs two at least"):
+        carve(np.array([0, 1, 2]), np.arange(3), fraction=0.5, seed=(0, 0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_repeated_inputs_stay_together(seed: int) -> None:
+    digests = [bytes([i % 20]) for i in range(60)]
+    first = first_occurrences(digests)
+    assert first.tolist() == [i % 20 for i in range(60)]
+    mask = carve(np.array([i % 2 for i in range(60)]), first, fraction=0.3, seed=(seed, 0))
+    carved = {digests[i] for i in np.flatnonzero(mask)}
+    assert len(carved) == 6 and mask.sum() == 18
+    assert carved.isdisjoint({digests[i] for i in np.flatnonzero(~mask)})
+
+
+def test_an_input_with_two_labels_is_not_carved() -> None:
+    first = np.array([0, 0, 2, 3, 4, 5])
+    for seed in range(10):
+        mask = carve(np.array([0, 1, 0, 0, 1, 1]), first, fraction=0.5, seed=(seed, 0))
+        assert not mask[:2].any() and mask.sum() == 2
+
+
+def test_subsample() -> None:
+    labels = np.repeat([0, 1, 2], [600, 390, 10])
+    mask = subsample(labels, count=100, seed=(0, 0))
+    assert np.bincount(labels[mask]).tolist() == [60, 39, 1]
+    assert np.bincount(labels[subsample(labels, count=3, seed=(0, 0))]).tolist() == [1, 1, 1]
+    assert subsample(labels, count=5000, seed=(0, 0)).all()
+    with pytest.raises(
+        InputError, match=r"data\.max_train_rows 2: expected one row at least for each of the 3 classes"
+    ):
+        subsample(labels, count=2, seed=(0, 0))
+
+
+def test_digests_of_texts_and_pairs() -> None:
+    assert row_digests(pa.table({"text": ["é"], "label": [1]})) == [hashlib.sha256("é".encode()).digest()]
+    pairs = row_digests(pa.table({"text": ["ab", "a", "ab"], "text_pair": ["c", "bc", "c"]}))
+    assert pairs[0] == pairs[2] != pairs[1]
+
+
+def test_digests_of_pictures_are_of_their_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    rows = [{"bytes": b"x", "path": "one"}, {"bytes": None, "path": str(tmp_path / "a")}]
+    assert len(set(row_digests(pa.table({"image": rows})))) == 1
+
+
+def test_fingerprint() -> None:
+    a, b = hashlib.sha256(b"a").digest(), hashlib.sha256(b"b").digest()
+    one = fingerprint(("x", "y"), {"train": ([a, b], np.array([0, 1]))})
+    by_hand = b'["x", "y"]' + b"train 2" + a + b + (0).to_bytes(8, "little") + (1).to_bytes(8, "little")
+    assert one == hashlib.sha256(by_hand).hexdigest()
+    others = [
+        fingerprint(("x", "z"), {"train": ([a, b], np.array([0, 1]))}),
+        fingerprint(("x", "y"), {"train": ([a, b], np.array([1, 1]))}),
+        fingerprint(("x", "y"), {"train": ([b, a], np.array([0, 1]))}),
+        fingerprint(("x", "y"), {"train": ([a], np.array([0])), "test": ([b], np.array([1]))}),
+    ]
+    assert len({one, *others}) == 5

@@ -1,0 +1,129 @@
+"""The whole way with a Hub at both ends: a GLUE-shaped data set in, a pushed model out, in real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hub_server import HubServer, hub_server
+from small_runs import text_rows
+from tiny import tiny_text_checkpoint
+
+COMMAND = [sys.executable, "-m", "hf_finetune.cli"]
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with hub_server() as server:
+        yield server
+
+
+def run(hub: HubServer, home: Path, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | hub.environment(home / "cache")
+    answer = subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=home, timeout=300
+    )
+    assert answer.returncode == status, answer.stderr[-3000:]
+    return answer
+
+
+def glue_split(count: int, seed: int, *, labelled: bool = True) -> pa.Table:
+    rows = text_rows(count, seed)
+    return pa.table(
+        {
+            "premise": rows["text"][:],
+            "hypothesis": [" ".join(text.split()[:3]) for text in rows["text"]],
+            "label": pa.array(rows["label"][:] if labelled else [-1] * count, pa.int64()),
+            "idx": pa.array(range(count), pa.int32()),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def home(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a user works; on the Hub: a BERT, and pairs with two validation splits and a test split without labels."""
+    folder = tmp_path_factory.mktemp("home")
+    hub.add_model("lab/tiny-bert", tiny_text_checkpoint(folder / "bert", "bert"))
+    splits = {
+        "train": glue_split(48, 0),
+        "validation_matched": glue_split(16, 1),
+        "validation_mismatched": glue_split(20, 2),
+        "test_matched": glue_split(10, 3, labelled=False),
+    }
+    hub.add_dataset("lab/pairs", splits, config="mnli")
+    return folder
+
+
+FLAGS = [
+    "--config-name",
+    "mnli",
+    "--model",
+    "lab/tiny-bert",
+    "--epochs",
+    "1",
+    "--train.per-device-train-batch-size",
+    "8",
+]
+
+
+def test_two_validation_splits_have_to_be_chosen_between(hub: HubServer, home: Path) -> None:
+    answer = run(hub, home, "train", "lab/pairs", *FLAGS, "--output", "none", status=2)
+    first = answer.stderr.splitlines()[0]
+    assert "--validation" in first and "validation_matched" in first and "validation_mismatched" in first
+    assert not (home / "none").exists()
+
+
+def test_glue_shaped_data_train_push_and_pull(hub: HubServer, home: Path) -> None:
+    """Scored on the named validation split alone, pushed in one commit, pulled back equal; no token anywhere."""
+    chosen = ["--validation", "validation_mismatched", "--push", "tester/pairs-bert"]
+    answer = run(hub, home, "train", "lab/pairs", *FLAGS, *chosen, "--output", "run")
+    result = json.loads((home / "run" / "result.json").read_text())
+    assert result["rows"] == {"train": 48, "validation": 20}
+    assert "test" not in result["metrics"] and result["metrics"]["validation"]["accuracy"]["n"] == 20
+    assert result["base_model"] == "lab/tiny-bert"
+    assert "unlabelled" in answer.stderr or "no labels" in answer.stderr
+    commits = [r for r in hub.requests if r.method == "POST" and "/models/tester/pairs-bert/commit/" in r.path]
+    assert len(commits) == 1
+    assert not hub.holding(hub.token)
+    assert hub.token not in answer.stdout + answer.stderr
+    assert not [p for p in (home / "run").rglob("*") if p.is_file() and hub.token.encode() in p.read_bytes()]
+    card = (home / "run" / "README.md").read_text()
+    assert "base_model: lab/tiny-bert" in card and "lab/pairs" in card
+
+    # What lies on the Hub answers like what was trained.
+    run(
+        hub,
+        home,
+        "predict",
+        "tester/pairs-bert",
+        "lab/pairs",
+        "--config-name",
+        "mnli",
+        "--split",
+        "test_matched",
+        "--output",
+        "hub.csv",
+    )
+    run(
+        hub,
+        home,
+        "predict",
+        "run",
+        "lab/pairs",
+        "--config-name",
+        "mnli",
+        "--split",
+        "test_matched",
+        "--output",
+        "here.csv",
+    )
+    assert (home / "hub.csv").read_text() == (home / "here.csv").read_text()
+    assert len((home / "hub.csv").read_text().splitlines()) == 11
+
+    again = run(hub, home, "push", "run", "tester/pairs-bert")
+    assert again.stdout.strip().endswith("tester/pairs-bert")
+    commits = [r for r in hub.requests if r.method == "POST" and "/models/tester/pairs-bert/commit/" in r.path]
+    assert len(commits) == 1
