@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 from torch import nn
 from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.load import stream
@@ -62,16 +64,21 @@ class Source:
     encoding: str = "utf-8"
 
 
+def quiet_libraries() -> None:
+    """No bars and chatter of the libraries: what is to be said, this package says."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
 def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Classifier:
     """Load a run's folder, its model/ folder, or a Hub repository.
 
     Raises:
         InputError: when there is no such checkpoint, or it has no trained classification head.
     """
-    nested = Path(checkpoint) / "model"
-    local = inspect_checkpoint(
-        str(nested) if nested.is_dir() else checkpoint, revision=revision, trust_remote_code=trust_remote_code
-    )
+    quiet_libraries()
+    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     config = json.loads((local.folder / "config.json").read_text(encoding="utf-8"))
     architecture = next(iter(config.get("architectures") or []), "")
     if not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
@@ -115,6 +122,20 @@ def probabilities(classifier: Classifier, rows: Dataset, *, batch_size: int = 64
     return softmax(logits)
 
 
+def check_output(output: Path, data: str) -> None:
+    """Refuse a file that predictions cannot be written to, before anything is loaded.
+
+    Raises:
+        InputError: when it is a folder, of another format, or the very data that are to be labelled.
+    """
+    if output.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--output {output}: expected a name ending in {', '.join(SUFFIXES)}")
+    if output.is_dir():
+        raise InputError(f"--output {output}: this is a folder, expected a file")
+    if output.exists() and Path(data).exists() and output.samefile(data):
+        raise InputError(f"--output {output}: these are the rows to label; name another file")
+
+
 def predict(classifier: Classifier, source: Source, output: Path, *, batch_size: int = 64) -> int:
     """Label every row of `source` and write row, predicted and p:<name> per class, in the source's order.
 
@@ -126,11 +147,10 @@ def predict(classifier: Classifier, source: Source, output: Path, *, batch_size:
     Raises:
         InputError: for an output that is not .csv, .parquet or .jsonl, or unreadable rows; `output` is not touched.
     """
-    if output.suffix not in SUFFIXES:
-        raise InputError(f"--output {output}: expected a name ending in {', '.join(SUFFIXES)}")
+    check_output(output, source.path)
     written = 0
     with _table_writer(output, classifier.labels) as write, _bar("predict") as bar:
-        for rows in _batches(classifier, source, require_label=False):
+        for rows in _batches(classifier, source, batch_size=batch_size, require_label=False):
             found = probabilities(classifier, rows, batch_size=batch_size)
             write(rows["row"][:], found)
             written += len(rows)
@@ -146,7 +166,7 @@ def evaluate(classifier: Classifier, source: Source, *, batch_size: int = 64, re
     """
     labels, found, seconds = [], [], 0.0
     with _bar("evaluate") as bar:
-        for rows in _batches(classifier, source, require_label=True):
+        for rows in _batches(classifier, source, batch_size=batch_size, require_label=True):
             started = time.perf_counter()
             found.append(probabilities(classifier, rows, batch_size=batch_size))
             seconds += time.perf_counter() - started
@@ -161,7 +181,9 @@ def evaluate(classifier: Classifier, source: Source, *, batch_size: int = 64, re
     }
 
 
-def _batches(classifier: Classifier, source: Source, *, require_label: bool) -> Iterator[Dataset]:
+def _batches(classifier: Classifier, source: Source, *, batch_size: int, require_label: bool) -> Iterator[Dataset]:
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: expected at least 1")
     own = (
         {"text": source.text, "text_pair": source.text_pair, "encoding": source.encoding}
         if classifier.kind == "text"
@@ -182,17 +204,24 @@ def _batches(classifier: Classifier, source: Source, *, require_label: bool) -> 
 
 @contextmanager
 def _bar(name: str) -> Iterator[tqdm]:
-    with tqdm(desc=name, unit="row", dynamic_ncols=True) as bar:
+    # On a terminal only, and wiped off at the end: a bad row is told on the first line.
+    with tqdm(desc=name, unit="row", dynamic_ncols=True, leave=False, disable=None) as bar:
         yield bar
 
 
 @contextmanager
 def _table_writer(output: Path, labels: tuple[str, ...]) -> Iterator[Any]:
-    """A function `(rows (N,), probabilities (N, C))` that appends to a temporary file, renamed to `output` at the end."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    """A function `(rows (N,), probabilities (N, C))` that appends to a temporary file, renamed to `output` at the end.
+
+    It lies in the nearest folder that there is: folders that are missing are made at the end, with the file.
+    """
+    home = next(p for p in output.absolute().parents if p.exists())
+    try:
+        handle, name = tempfile.mkstemp(dir=home, prefix=f".{output.name}.")
+    except OSError as error:
+        raise InputError(f"--output {output}: nothing can be written to {home} ({error.strerror})") from None
     os.close(handle)
-    temporary = Path(name)
+    temporary, suffix = Path(name), output.suffix.lower()
     columns = ["row", "predicted", *(f"p:{label}" for label in labels)]
     schema = pa.schema([("row", pa.int64()), ("predicted", pa.string()), *((c, pa.float32()) for c in columns[2:])])
 
@@ -202,18 +231,18 @@ def _table_writer(output: Path, labels: tuple[str, ...]) -> Iterator[Any]:
         return pa.Table.from_arrays(arrays, schema=schema)
 
     try:
-        if output.suffix == ".parquet":
+        if suffix == ".parquet":
             with pq.ParquetWriter(temporary, schema) as writer:
                 yield lambda rows, found: writer.write_table(table(rows, found))
         else:
             with temporary.open("w", encoding="utf-8", newline="") as file:
                 lines = csv.writer(file)
-                if output.suffix == ".csv":
+                if suffix == ".csv":
                     lines.writerow(columns)
 
                 def write(rows: list[int], found: np.ndarray) -> None:
                     for record in table(rows, found).to_pylist():
-                        if output.suffix == ".csv":
+                        if suffix == ".csv":
                             lines.writerow(record.values())
                         else:
                             file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -222,6 +251,7 @@ def _table_writer(output: Path, labels: tuple[str, ...]) -> Iterator[Any]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
+        output.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,9 +13,10 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -101,9 +102,9 @@ class EvaluateJob(ApplyJob):
 class CopyJob:
     """Copy a shipped recipe to own it."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """Name of the recipe, see `hf-finetune list`."""
-    dest: Annotated[str, tyro.conf.Positional]
+    dest: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
     """File or folder to copy it to."""
 
 
@@ -136,6 +137,18 @@ class PushJob:
 # Metrics of the table at the end of a run; result.json has them all.
 SHOWN = ("accuracy", "macro_f1", "log_loss")
 
+RUN_HELP = """hf-finetune run RECIPE [flags]
+
+Run a recipe: a .py file of your own, or the name of a shipped one (`hf-finetune list`).
+Every field of it is a flag: `hf-finetune run RECIPE --help` tells them."""
+PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags]
+
+What `train DATA` or `run RECIPE` with the same flags would do: rows, lengths, steps, time and memory. Trains nothing.
+`hf-finetune train --help` and `hf-finetune run RECIPE --help` tell the flags; `--json` prints the plan as JSON."""
+LIST_HELP = """hf-finetune list
+
+The shipped recipes, each with its first line."""
+
 
 # Commands
 
@@ -153,16 +166,16 @@ def train(arguments: Sequence[str]) -> None:
 
 def run(arguments: Sequence[str]) -> None:
     """run a recipe, by path or by name"""
-    name, rest = _first_positional(arguments, "hf-finetune run RECIPE [overrides]")
+    name, rest = _first_positional(arguments, RUN_HELP)
     _run_job(shipped.load_recipe(name), rest, ["hf-finetune", "run", name])
 
 
 def plan(arguments: Sequence[str]) -> None:
     """what train DATA or run RECIPE would do and cost; trains nothing"""
-    name, rest = _first_positional(arguments, "hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE.py) [flags]")
+    name, rest = _first_positional(arguments, PLAN_HELP)
     if name == "run" or name.endswith(".py") or name in shipped.names():
         if name == "run":
-            name, rest = _first_positional(rest, "hf-finetune plan run RECIPE [overrides]")
+            name, rest = _first_positional(rest, PLAN_HELP)
         job = _parse(RunJob, RunJob(shipped.load_recipe(name)), rest, "hf-finetune plan")
     else:
         job, _ = _train_job(rest if name == "train" else arguments, "hf-finetune plan")
@@ -178,9 +191,9 @@ def predict(arguments: Sequence[str]) -> None:
     job = _parse(PredictJob, None, arguments, "hf-finetune predict")
     from hf_finetune import apply
 
-    if not job.output.endswith(apply.SUFFIXES):
-        raise InputError(f"--output {job.output}: expected a name ending in {', '.join(apply.SUFFIXES)}")
+    apply.check_output(Path(job.output), job.data)
     classifier = apply.load_trained(job.model, trust_remote_code=job.trust_remote_code)
+    logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
     rows = apply.predict(classifier, _source(job), Path(job.output), batch_size=job.batch_size)
     print(f"{rows} rows -> {job.output}")
 
@@ -192,6 +205,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     from hf_finetune.evaluation.report import comparison_table
 
     classifier = apply.load_trained(job.model, trust_remote_code=job.trust_remote_code)
+    logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
     result = apply.evaluate(classifier, _source(job), batch_size=job.batch_size)
     if job.json:
         print(json.dumps(result, indent=2))
@@ -202,7 +216,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 def list_recipes(arguments: Sequence[str]) -> None:
     """the shipped recipes"""
     if arguments:
-        raise InputError(f"hf-finetune list: takes no arguments, got {arguments[0]!r}")
+        raise _usage_or_help(arguments, LIST_HELP, f"hf-finetune list: takes no arguments, got {arguments[0]!r}")
     described = shipped.described()
     width = max(map(len, described))
     for name, line in described.items():
@@ -261,6 +275,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 def _train_job(arguments: Sequence[str], prog: str) -> tuple[TrainJob, list[str]]:
     """Parse `train`'s arguments; whether the data are texts or pictures is asked of the data unless a flag says it."""
+    if (path := _flag_value(arguments, "--data.path")) is not None:
+        raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
     image = any(a.split("=")[0] in ("--image", "--data.image") for a in arguments)
     blank = TextData(path=""), Model(checkpoint=minilm())
     pictures = ImageData(path=""), Model(checkpoint=IMAGE_CHECKPOINT)
@@ -301,7 +317,7 @@ def _parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str
     complaint = io.StringIO()
     given = {} if default is None else {"default": default}
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), _unfolded(arguments):
             return tyro.cli(kind, args=list(arguments), prog=prog, **given)
     except SystemExit as stop:
         if not stop.code:
@@ -312,7 +328,26 @@ def _parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str
         title, body = lines[0].strip("─- "), lines[1:]
         if len(body) > 1 and body[0].startswith("Missing from"):
             body = [f"missing {body[1]}", *body[2:]]
+        if len(body) > 2 and body[1].startswith("Perhaps you meant"):
+            body = [f"{body[0]}; perhaps you meant {body[2]}", *body[3:]]
         raise InputError("\n".join([f"{prog}: {body[0] if body else title}", *body[1:10]])) from None
+
+
+@contextlib.contextmanager
+def _unfolded(arguments: Sequence[str]) -> Iterator[None]:
+    """Room for a complaint of tyro's on one line; its help keeps the width of the terminal."""
+    if {"-h", "--help"} & set(arguments):
+        yield
+        return
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "1000"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -320,8 +355,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"--config {path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: {' '.join(str(error).split())}") from None
     return fields or {}
@@ -336,13 +371,18 @@ def _flag_value(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def _first_positional(arguments: Sequence[str], usage: str) -> tuple[str, list[str]]:
+def _first_positional(arguments: Sequence[str], text: str) -> tuple[str, list[str]]:
     if not arguments or arguments[0].startswith("-"):
-        if arguments and arguments[0] in ("-h", "--help"):
-            print(f"usage: {usage}")
-            raise SystemExit(0)
-        raise InputError(f"usage: {usage}")
+        raise _usage_or_help(arguments, text, f"usage: {text}")
     return arguments[0], list(arguments[1:])
+
+
+def _usage_or_help(arguments: Sequence[str], text: str, complaint: str) -> InputError:
+    """The error for arguments that a command does not take; when they ask for help, it is given instead."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: {text}")
+        raise SystemExit(0)
+    return InputError(complaint)
 
 
 def _source(job: ApplyJob) -> Any:
@@ -357,6 +397,8 @@ def _source(job: ApplyJob) -> Any:
 
 def _start(job: RunJob, command: list[str]) -> None:
     processes = job.launch.num_processes
+    if processes is not None and processes < 1:
+        raise InputError(f"--num-processes {processes}: expected at least 1")
     if processes is not None and processes > 1 and "WORLD_SIZE" not in os.environ:
         from hf_finetune.launcher import launch
 
@@ -419,10 +461,12 @@ def read_run(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     try:
         record = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except OSError as error:
         raise InputError(f"{folder}: no {Path(error.filename).name}; expected the folder of a finished run") from None
     except ValueError as error:
         raise InputError(f"{folder}: recipe.json or result.json is not valid JSON ({error})") from None
+    if not isinstance(record, dict) or "recipe" not in record:
+        raise InputError(f"{folder}: recipe.json holds no recipe; expected the folder of a finished run")
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     return codec.merge(blank, record["recipe"]), result
 
@@ -451,7 +495,7 @@ def main_command(arguments: Sequence[str] | None = None) -> None:
 def main(recipe: Callable[[], Recipe]) -> None:
     """Run a recipe script: `python recipe.py --train.seed 1`, or under `accelerate launch`."""
     with exit_status():
-        _run_job(recipe(), sys.argv[1:], [sys.argv[0]])
+        _run_job(shipped.make(recipe, Path(sys.argv[0])), sys.argv[1:], [sys.argv[0]])
 
 
 def _usage() -> str:
@@ -470,12 +514,12 @@ def _usage() -> str:
 
 
 @contextlib.contextmanager
-def exit_status() -> Any:
+def exit_status() -> Iterator[None]:
     """Turn the package's errors into one line on stderr and an exit status; show its notes on stderr."""
-    _show_notes()
     main_process = os.environ.get("RANK", "0") == "0"
     try:
-        yield
+        with _notes_shown(), _terminated_like_interrupted():
+            yield
     except InputError as error:
         _leave(error, 2, main_process)
     except StoppedBySignal as error:
@@ -498,18 +542,56 @@ def _leave(message: object, status: int, main_process: bool) -> None:
     raise SystemExit(status) from None
 
 
-def _show_notes() -> None:
+class _HeldBack(logging.StreamHandler):
+    """Holds back what the loaders say until the run itself speaks, or all is done: an error is then the first line."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.held: list[logging.LogRecord] | None = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show the record, now or later."""
+        if record.name == "hf_finetune.run":
+            self.show()
+        if self.held is None:
+            super().emit(record)
+        else:
+            self.held.append(record)
+
+    def show(self) -> None:
+        """Show what was held back, and from now on everything at once."""
+        held, self.held = self.held or [], None
+        for record in held:
+            super().emit(record)
+
+
+@contextlib.contextmanager
+def _notes_shown() -> Iterator[None]:
     """Notes of a run and warnings go to stderr, one plain line each; chatter of the libraries does not."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _HeldBack()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("hf_finetune")
+    logger, run_logger = logging.getLogger("hf_finetune"), logging.getLogger("hf_finetune.run")
+    before = logger.handlers, logger.propagate, logger.level, run_logger.level
     logger.handlers, logger.propagate = [handler], False
     quiet = os.environ.get("RANK", "0") != "0"
     logger.setLevel(logging.ERROR if quiet else logging.WARNING)
-    # A loader's notes are said by the run once all of its input has been found good: an error is then the first line.
-    logging.getLogger("hf_finetune.run").setLevel(logging.ERROR if quiet else logging.INFO)
+    # A loader's notes are said again by the run.
+    run_logger.setLevel(logging.ERROR if quiet else logging.INFO)
     warnings.simplefilter("ignore")
+    try:
+        yield
+        handler.show()
+    finally:
+        logger.handlers, logger.propagate = before[:2]
+        logger.setLevel(before[2])
+        run_logger.setLevel(before[3])
 
 
-if __name__ == "__main__":
-    main_command()
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM is Ctrl-C; training itself, which has something to save first, handles both otherwise."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -93,7 +93,7 @@ def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
             return merge(current, value, where)
         return _build(kind, value, where)
     if hint is Any:
-        return _peft_config(value, where) if isinstance(value, dict) and "peft_type" in value else value
+        return None if value is None else _peft_config(value, where)
     if _fits(value, hint):
         return float(value) if _wants_float(hint) and isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(value, str) and _wants_float(hint):
@@ -117,9 +117,11 @@ def _build(kind: type, value: dict[str, Any], where: str) -> Any:
     return merge(kind(**required), value, where)
 
 
-def _peft_config(value: dict[str, Any], where: str) -> Any:
+def _peft_config(value: Any, where: str) -> Any:
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 
+    if not isinstance(value, dict) or "peft_type" not in value:
+        raise InputError(f"{where}: expected a PEFT config like {{peft_type: LORA, ...}}, got {value!r}")
     fields = dict(value)
     name = str(fields.pop("peft_type"))
     if name not in PeftType.__members__:
@@ -161,6 +163,8 @@ def _spell(hint: Any) -> str:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_spell(a) for a in typing.get_args(hint))
+    if dataclasses.is_dataclass(hint):
+        return "a mapping of fields"
     return {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(
         hint, str(hint)
     )

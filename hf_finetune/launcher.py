@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
-from hf_finetune.errors import StoppedBySignal
+from hf_finetune.errors import StoppedBySignal, TrainingError
 
 
 def launch(command: Sequence[str], processes: int, *, mixed_precision: str) -> None:
@@ -18,6 +19,7 @@ def launch(command: Sequence[str], processes: int, *, mixed_precision: str) -> N
 
     Raises:
         SystemExit: with the status of the first process that failed.
+        TrainingError: when a process was killed.
         StoppedBySignal: when a signal reached the launcher.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
@@ -26,7 +28,7 @@ def launch(command: Sequence[str], processes: int, *, mixed_precision: str) -> N
 
     from hf_finetune.training.precision import default_device, resolve_mixed_precision
 
-    script = [command[0]] if command[0].endswith(".py") else ["--module", "hf_finetune.cli"]
+    script = [command[0]] if command[0].endswith(".py") else ["--module", "hf_finetune"]
     threads = max(1, (os.cpu_count() or 1) // processes)
     arguments = [
         "--multi_gpu",
@@ -43,7 +45,13 @@ def launch(command: Sequence[str], processes: int, *, mixed_precision: str) -> N
     try:
         launch_command(launch_command_parser().parse_args(arguments))
     except ChildFailedError as error:
-        raise SystemExit(error.get_first_failure()[1].exitcode or 1) from None
+        status = error.get_first_failure()[1].exitcode
+        if status < 0:
+            killer = signal.Signals(-status).name
+            raise TrainingError(
+                f"a process was killed by {killer}; --resume goes on from the last checkpoint"
+            ) from None
+        raise SystemExit(status or 1) from None
     except SignalException as error:
         raise StoppedBySignal(f"stopped by {error.sigval.name}; --resume goes on from the last checkpoint") from None
     sys.stdout.flush()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
@@ -20,11 +19,11 @@ from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback
-from transformers.utils import logging as transformers_logging
 
 from hf_finetune import environment, parity
-from hf_finetune.apply import Classifier, load_trained, write_predictions
+from hf_finetune.apply import Classifier, load_trained, quiet_libraries, write_predictions
 from hf_finetune.codec import to_plain, write_json, write_text
+from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.load import Splits, load
 from hf_finetune.errors import InputError, StoppedBySignal
@@ -34,13 +33,13 @@ from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.features.baselines import linear_baseline, majority
 from hf_finetune.hub.card import render_card
-from hf_finetune.hub.push import Pushed, push
+from hf_finetune.hub.push import Pushed, check_target, push
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.heads import classification_layer, set_head
 from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.recipe import Launch, Recipe, TextData, check
-from hf_finetune.run_folder import output_folder, refuse_changes, replacing
+from hf_finetune.run_folder import output_folder, plain_disk_errors, refuse_changes, replacing
 from hf_finetune.training import precision, warm_start
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines, ProgressBar
@@ -101,27 +100,31 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
         The content of result.json, and its `folder`; None in all processes but the main one.
 
     Raises:
-        InputError: bad data, checkpoint, fields or output folder; nothing was written.
-        TrainingError: the loss or the weights are not finite; no model was written.
+        InputError: bad data, checkpoint, fields or output folder, or no way to push; nothing was written.
+        TrainingError: the loss or the weights are not finite, or the disk is full.
         StoppedBySignal: after a checkpoint; `launch.resume` goes on.
         GateError: a saved artefact does not reproduce the model.
     """
     folder = output_folder(recipe.name, launch.output, resume=launch.resume)
-    with catching_signals() as signals:
-        prepared = prepare(recipe)
-        if launch.num_processes not in (None, prepared.processes):
-            raise InputError(f"--num-processes {launch.num_processes}: {prepared.processes} process(es) were started")
-        for note in prepared.notes:
-            logger.info(note)
-        record = _record(prepared, command)
-        if launch.resume and folder.exists():
-            refuse_changes(folder, record)
-        trainer, seconds = _train(prepared, folder, record, signals)
-        if PartialState().is_main_process:
-            if signals:
-                raise StoppedBySignal("stopped by a signal after the last step; --resume goes on from there")
+    if recipe.hub.repo_id is not None:
+        check_target(recipe.hub.repo_id, recipe.hub.revision, recipe.hub.create_pr)
+    prepared = prepare(recipe)
+    if launch.num_processes not in (None, prepared.processes):
+        raise InputError(f"--num-processes {launch.num_processes}: {prepared.processes} process(es) were started")
+    record = _record(prepared, command)
+    if launch.resume and (folder / "recipe.json").exists():
+        refuse_changes(folder, record)
+    elif launch.resume:
+        logger.info("nothing to resume in %s: the run starts anew", folder)
+    with plain_disk_errors(folder):
+        trainer, seconds = _train(prepared, folder, record)
+    if not PartialState().is_main_process:
+        return None
+    try:
+        with plain_disk_errors(folder):
             return _finish(prepared, trainer, folder, record, seconds)
-    return None
+    except KeyboardInterrupt:
+        raise StoppedBySignal("stopped by a signal after training; --resume goes on from there") from None
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -131,9 +134,7 @@ def prepare(recipe: Recipe) -> Prepared:
         InputError: see `recipe.check`, `data.load.load` and `models.load`.
     """
     check(recipe)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    quiet_libraries()
     device = precision.default_device()
     state = PartialState(cpu=device.type == "cpu")
     mixed_precision = precision.resolve_mixed_precision(recipe.precision.mixed_precision, device)
@@ -165,6 +166,8 @@ def prepare(recipe: Recipe) -> Prepared:
         attn_implementation=model.attn_implementation,
         seed=recipe.train.seed,
     )
+    # So that an adapter names its base as the user does, not the place in the cache it was read from.
+    loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
     freeze.freeze_batch_norm(loaded.model)
     if recipe.trained == "head":
         freeze.freeze_body(loaded.model, loaded.fresh)
@@ -172,7 +175,7 @@ def prepare(recipe: Recipe) -> Prepared:
     if recipe.trained not in ("full", "head"):
         # On a copy: the head is fitted before the adapter goes on, but one that does not fit is refused now.
         with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh)
-    return Prepared(
+    prepared = Prepared(
         recipe=recipe,
         splits=splits,
         inputs=inputs,
@@ -181,9 +184,15 @@ def prepare(recipe: Recipe) -> Prepared:
         device=device,
         mixed_precision=mixed_precision,
         base_model=model.base_model or (checkpoint.name if checkpoint.commit else _known_weights(checkpoint.weights)),
-        notes=(*splits.notes, *checkpoint.notes, *loaded.notes),
+        notes=(*splits.notes, *loaded.notes),
         processes=state.num_processes,
     )
+    _, accumulation, rows_per_step = prepared.micro_batch
+    # Refuses a step with too few rows now, rather than when training starts.
+    StepBatches(
+        len(splits.train), rows_per_step=rows_per_step, accumulation=accumulation, processes=state.num_processes
+    )
+    return prepared
 
 
 def with_adapter(model: nn.Module, recipe: Recipe, fresh: tuple[str, ...]) -> PeftModel:
@@ -237,35 +246,13 @@ def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
     }
 
 
-def _train(
-    prepared: Prepared, folder: Path, record: dict[str, Any], signals: list[int]
-) -> tuple[ClassifierTrainer, dict[str, float]]:
+def _train(prepared: Prepared, folder: Path, record: dict[str, Any]) -> tuple[ClassifierTrainer, dict[str, float]]:
     """Encode the rows, fit the head, then train. The first thing written is recipe.json."""
     recipe, inputs, splits, device = prepared.recipe, prepared.inputs, prepared.splits, prepared.device
     train = recipe.train
     state = PartialState()
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
-    train_rows, validation_rows = inputs.encode(splits.train), inputs.encode(splits.validation)
-    seconds["encode_s"] = time.perf_counter() - started
-    truncated = _truncated_share(inputs, train_rows)
-    if truncated:
-        logger.warning(
-            "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length
-        )
-
-    model = prepared.model.to(device)
-    checkpoints = folder / "checkpoints"
-    resume_from = newest_whole(checkpoints)
-    if train.head_warm_start and resume_from is None and state.is_main_process:
-        # One process is enough: the others take its weights when training starts.
-        started = time.perf_counter()
-        _warm_start(prepared, model, train_rows)
-        seconds["head_warm_start_s"] = time.perf_counter() - started
-    if recipe.trained not in ("full", "head"):
-        model = with_adapter(model, recipe, prepared.fresh)
-
     micro_batch, accumulation, rows_per_step = prepared.micro_batch
+    checkpoints = folder / "checkpoints"
     arguments = training_arguments(
         checkpoints,
         method=recipe.trained,
@@ -291,10 +278,34 @@ def _train(
             )
         },
     )
+    for note in prepared.notes:
+        logger.info(note)
+
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    train_rows, validation_rows = inputs.encode(splits.train), inputs.encode(splits.validation)
+    seconds["encode_s"] = time.perf_counter() - started
+    truncated = _truncated_share(inputs, train_rows)
+    if truncated:
+        logger.warning(
+            "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length
+        )
+
+    model = prepared.model.to(device)
+    resume_from = newest_whole(checkpoints)
+    if train.head_warm_start and resume_from is None and state.is_main_process:
+        # One process is enough: the others take its weights when training starts.
+        started = time.perf_counter()
+        _warm_start(prepared, model, train_rows)
+        seconds["head_warm_start_s"] = time.perf_counter() - started
+    if recipe.trained not in ("full", "head"):
+        model = with_adapter(model, recipe, prepared.fresh)
+
     if state.is_main_process:
         write_json(folder / "recipe.json", record)
         checkpoints.mkdir(exist_ok=True)
     state.wait_for_everyone()
+    bar = ProgressBar(recipe.evaluate.metric)
     trainer = ClassifierTrainer(
         model,
         arguments,
@@ -306,8 +317,7 @@ def _train(
         by_length=recipe.batching.by_length,
         label_smoothing=recipe.objective.label_smoothing,
         callbacks=[
-            CheckpointKeeper(signals),
-            ProgressBar(recipe.evaluate.metric),
+            bar,
             LogLines(folder / "log.jsonl"),
             *([EarlyStoppingCallback(train.early_stopping_patience)] if train.early_stopping_patience else []),
         ],
@@ -326,7 +336,14 @@ def _train(
         "float32" if prepared.mixed_precision == "no" else prepared.mixed_precision,
     )
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+    with catching_signals() as signals:
+        trainer.add_callback(CheckpointKeeper(signals))
+        try:
+            trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+        finally:
+            bar.close()
+    if signals:
+        raise StoppedBySignal("stopped by a signal after the last step; --resume goes on from there")
     seconds["train_s"] = time.perf_counter() - started
     seconds["train_loop_s"] = trainer.loop_seconds
     return trainer, seconds
@@ -471,8 +488,9 @@ def _finish(
         },
         "command": record["command"],
     }
-    write_json(folder / "result.json", result)
     write_text(folder / "README.md", render_card(recipe, result))
+    # Last: a run that has it is finished.
+    write_json(folder / "result.json", result)
     parity.refuse_failed(checked)
     if not recipe.train.keep_checkpoints:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -487,12 +505,12 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
     artefacts = [parity.Artefact("reload", folder / "model")]
     whole = model
     if isinstance(model, PeftModel):
-        recipe = prepared.recipe
         with replacing(folder / "adapter") as path:
             adapters.save_adapter(model, path)
             _save_processor(prepared.inputs, path)
-        base = recipe.model.checkpoint
-        artefacts.append(parity.Artefact("adapter", folder / "adapter", base=base, revision=recipe.model.revision))
+        base = model.get_base_model().name_or_path
+        revision = prepared.recipe.model.revision
+        artefacts.append(parity.Artefact("adapter", folder / "adapter", base=base, revision=revision))
         whole = adapters.merge(model)
     with replacing(folder / "model") as path:
         whole.save_pretrained(path)

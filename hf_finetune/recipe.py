@@ -6,11 +6,14 @@ its name and its meaning. A variant of a recipe is `dataclasses.replace(recipe, 
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from hf_finetune.codec import flatten, to_plain
 from hf_finetune.errors import InputError
 
 Method = Literal["full", "lora", "head"]
@@ -261,8 +264,11 @@ def check(recipe: Recipe) -> None:
     def refuse(name: str, value: Any, expected: str) -> None:
         raise InputError(f"{name}: expected {expected}, got {value!r}")
 
-    if train.learning_rate is not None and not 0 < train.learning_rate < 10:
-        refuse("train.learning_rate", train.learning_rate, "a number between 0 and 10")
+    for name, value in flatten(to_plain(recipe)).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            refuse(name, value, "a finite number")
+    if train.learning_rate is not None and not 0 < train.learning_rate < math.inf:
+        refuse("train.learning_rate", train.learning_rate, "a number above 0")
     if not train.num_train_epochs > 0:
         refuse("train.num_train_epochs", train.num_train_epochs, "a number above 0")
     for name in (
@@ -273,8 +279,16 @@ def check(recipe: Recipe) -> None:
     ):
         if getattr(train, name) < 1:
             refuse(f"train.{name}", getattr(train, name), "at least 1")
-    if not train.warmup_steps >= 0:
-        refuse("train.warmup_steps", train.warmup_steps, "0 or more")
+    for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
+        if getattr(train, name) < 0:
+            refuse(f"train.{name}", getattr(train, name), "0 or more")
+    if train.max_steps == 0 or train.max_steps < -1:
+        refuse("train.max_steps", train.max_steps, "at least 1, or -1 for as many as the epochs have")
+    if train.early_stopping_patience is not None and train.early_stopping_patience < 1:
+        refuse("train.early_stopping_patience", train.early_stopping_patience, "at least 1")
+    for name, seed in (("train.seed", train.seed), ("data.split_seed", data.split_seed)):
+        if not 0 <= seed < 2**32:
+            refuse(name, seed, "a whole number from 0 to 4294967295")
     if not 0 <= recipe.objective.label_smoothing < 1:
         refuse("objective.label_smoothing", recipe.objective.label_smoothing, "at least 0 and below 1")
     for name in ("validation_fraction", "test_fraction"):
@@ -288,6 +302,10 @@ def check(recipe: Recipe) -> None:
         refuse("model.dropout", model.dropout, "at least 0 and below 1")
     if model.frozen_layers < 0:
         refuse("model.frozen_layers", model.frozen_layers, "0 or more")
+    if model.base_model is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.base_model):
+        refuse("model.base_model", model.base_model, "a Hub id like google-bert/bert-base-uncased")
+    if recipe.adapter is not None and not type(recipe.adapter).__module__.startswith("peft."):
+        refuse("adapter", recipe.adapter, "a PEFT config like LoraConfig(...), in YAML {peft_type: LORA, ...}")
     if recipe.adapter is not None and recipe.method == "head":
         refuse("method", recipe.method, "full or lora beside an adapter")
     if recipe.evaluate.resamples < 100:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from hf_finetune.codec import flatten
-from hf_finetune.errors import InputError
+from hf_finetune.errors import InputError, TrainingError
 
 # Fields that may differ between a run and its resumption: they change nothing that is trained.
 MAY_CHANGE = ("hub.", "evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "train.keep_checkpoints")
+
+# What a disk answers that is full, read-only, someone else's or broken.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
@@ -26,8 +33,8 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
             the one with the highest n.
 
     Raises:
-        InputError: when the folder holds something and `resume` was not asked for, when there is nothing to resume, or
-            when the run in it is finished.
+        InputError: when no folder can be made there, when it holds something and `resume` was not asked for, or when
+            the run in it is finished.
     """
     if output is None:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
@@ -51,6 +58,13 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
         raise InputError(f"--output {folder}: the run in it is finished, there is nothing to resume")
     if resume and occupied and not (folder / "recipe.json").exists():
         raise InputError(f"--output {folder}: no recipe.json, this is not the folder of a run")
+    home = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=home))
+    except OSError as error:
+        raise InputError(
+            f"--output {folder}: no folder can be made in {home} ({error.strerror}); name another one"
+        ) from None
     return folder
 
 
@@ -98,3 +112,28 @@ def replacing(folder: Path) -> Iterator[Path]:
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def plain_disk_errors(folder: Path) -> Iterator[None]:
+    """One line when the disk does not take what a run writes, whichever library was writing.
+
+    Raises:
+        TrainingError: in place of an OSError, and of what safetensors and torch.save make of one.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _is_of_the_disk(error):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error).strip().splitlines()[0]
+        raise TrainingError(
+            f"{folder}: cannot be written ({reason}); make room there, then --resume goes on from the last checkpoint"
+        ) from error
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in DISK_ERRORS
+    # torch.save names the place in its own source and no cause.
+    return ("I/O error" if isinstance(error, SafetensorError) else "inline_container") in str(error)

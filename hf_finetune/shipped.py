@@ -7,8 +7,13 @@ import difflib
 import importlib.util
 import shutil
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from hf_finetune import codec
 from hf_finetune.errors import InputError
 from hf_finetune.recipe import Recipe
 
@@ -64,14 +69,41 @@ def load_recipe(name: str) -> Recipe:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with _named(path):
+        spec.loader.exec_module(module)
     function = vars(module).get("recipe")
     if not callable(function):
         raise InputError(f"{path}: expected a function `recipe()` that returns a Recipe")
-    made = function()
+    return make(function, path)
+
+
+def make(function: Callable[[], Any], path: Path) -> Recipe:
+    """What `recipe()` of the file `path` returns, its fields held to their types.
+
+    Raises:
+        InputError: when it fails, or returns something else.
+    """
+    with _named(path):
+        made = function()
     if not isinstance(made, Recipe):
         raise InputError(f"{path}: recipe() returned {type(made).__name__}, expected a Recipe")
-    return made
+    plain = codec.to_plain(made)
+    return codec.merge(made, {name: value for name, value in plain.items() if name != "adapter"})
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever the user's code raises becomes one line that names the file and the line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except SyntaxError as error:
+        raise InputError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        here = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.absolute()]
+        line = f", line {here[-1]}" if here else ""
+        raise InputError(f"{path}{line}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def copy(name: str, destination: Path) -> Path:

@@ -22,7 +22,7 @@ FLOORS = [
     {"planning"},
     {"launcher", "shipped"},
     {"cli"},
-    {""},
+    {"", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # recipe.py itself and what prepares a command line must stay cheap to import.

@@ -1,11 +1,15 @@
 """What the command line says and how it leaves, without training anything."""
 
+import logging
 import re
+import signal
+from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from hf_finetune import InputError, cli, shipped
+from hf_finetune import InputError, TrainingError, cli, shipped
 from hf_finetune.cli import main_command, public_command
 
 
@@ -25,6 +29,41 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     for name in ("quickstart", "train", "run", "list", "cp", "plan", "evaluate", "predict", "card", "push"):
         assert f"  {name} " in out
+
+
+@pytest.mark.parametrize("command", [*cli.COMMANDS, "run sst2_full"])
+def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = leave(capsys, *command.split(), "--help")
+    assert status == 0 and err == []
+    assert out.startswith(f"usage: hf-finetune {command}") and len(out.splitlines()) > 2
+
+
+def test_an_error_is_said_before_what_the_loaders_had_to_say(capsys: pytest.CaptureFixture[str]) -> None:
+    loader, run = logging.getLogger("hf_finetune"), logging.getLogger("hf_finetune.run")
+
+    def fail(_: Sequence[str]) -> None:
+        loader.warning("is it the label?")
+        raise InputError("rows.csv: bad")
+
+    def work(_: Sequence[str]) -> None:
+        loader.warning("is it the label?")
+        run.info("training")
+        loader.warning("damaged")
+        raise TrainingError("the loss is not a number")
+
+    with patch.dict(cli.COMMANDS, fail=fail, work=work):
+        assert leave(capsys, "fail") == (2, "", ["rows.csv: bad"])
+        status, _, err = leave(capsys, "work")
+    assert (status, err) == (1, ["is it the label?", "training", "damaged", "the loss is not a number"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_before_there_is_anything_to_save(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with patch.dict(cli.COMMANDS, wait=lambda _: signal.raise_signal(number)):
+        status, out, err = leave(capsys, "wait")
+    assert (status, out, err) == (3, "", ["stopped before there was anything to save"])
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_list_shows_each_recipe_with_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,6 +98,18 @@ def test_cp_copies_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["predict", "m"], "hf-finetune predict: missing DATA"),
         (["predict", "m", "d", "--output", "x.txt"], "--output x.txt: expected a name ending in .csv"),
         (["card", "nowhere"], "nowhere: no recipe.json"),
+        (["card", __file__], ".*test_cli.py: no recipe.json; expected the folder of a finished run"),
+        (["cp", "sst2_lora"], "hf-finetune cp: missing DEST"),
+        (["cp", "sst2_lora", "nowhere/x.py"], "nowhere: no such folder"),
+        (["list", "x"], "hf-finetune list: takes no arguments, got 'x'"),
+        (["plan"], "usage: hf-finetune plan"),
+        (["train", "d.csv", "--data.path", "x"], "--data.path x: hf-finetune train takes the data as DATA"),
+        (["train", "d.csv", "--config", "."], "--config .: cannot be read"),
+        # Neither is folded at the terminal's width, and the remedy is on the first line.
+        (["train", "d.csv", "--epochs", "x"], "hf-finetune train: .*could not convert string to float: 'x'$"),
+        (["train", "d.csv", "--epoch", "3"], "hf-finetune train: .*--epoch, 3; perhaps you meant --epochs"),
+        (["train", "d.csv", "--method", "top"], "hf-finetune train: .*'full', 'lora', 'head'"),
+        (["run", "sst2_full", "--num-processes", "0"], "--num-processes 0: expected at least 1"),
     ],
 )
 def test_bad_usage_is_one_line_first(
@@ -98,7 +149,7 @@ def test_bad_yaml(tmp_path: Path, content: str, message: str) -> None:
     file.write_text(content)
     with pytest.raises(InputError, match=message):
         cli._parse(cli.RunJob, cli.RunJob(shipped.load_recipe("sst2_full")), ["--config", str(file)], "x")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match=r"cannot be read .No such file"):
         cli._parse(cli.RunJob, cli.RunJob(shipped.load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
 
 

@@ -42,13 +42,22 @@ def test_every_field_has_its_docstring() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": Train(learning_rate=-1.0)}, "train.learning_rate: expected a number between 0 and 10, got -1.0"),
+        ({"train": Train(learning_rate=-1.0)}, "train.learning_rate: expected a number above 0, got -1.0"),
         ({"train": Train(num_train_epochs=0)}, "train.num_train_epochs"),
         (
             {"train": Train(per_device_train_batch_size=0)},
             "train.per_device_train_batch_size: expected at least 1, got 0",
         ),
+        ({"train": Train(num_train_epochs=float("inf"))}, "train.num_train_epochs: expected a finite number, got inf"),
         ({"train": Train(warmup_steps=-1)}, "train.warmup_steps"),
+        ({"train": Train(weight_decay=-1)}, "train.weight_decay: expected 0 or more"),
+        ({"train": Train(max_grad_norm=-1)}, "train.max_grad_norm: expected 0 or more"),
+        ({"train": Train(max_steps=0)}, "train.max_steps: expected at least 1, or -1"),
+        ({"train": Train(early_stopping_patience=0)}, "train.early_stopping_patience: expected at least 1"),
+        ({"train": Train(seed=-1)}, "train.seed: expected a whole number from 0 to 4294967295, got -1"),
+        ({"data": TextData(path="x", split_seed=2**32)}, "data.split_seed: expected a whole number from 0"),
+        ({"model": Model("m", base_model="/home/me/model")}, "model.base_model: expected a Hub id"),
+        ({"adapter": {"r": 4}}, "adapter: expected a PEFT config"),
         ({"data": TextData(path="x", max_length=3)}, "data.max_length: expected at least 4"),
         ({"data": TextData(path="x", validation_fraction=1.0)}, "data.validation_fraction"),
         ({"data": TextData(path="x", max_train_rows=1)}, "data.max_train_rows"),

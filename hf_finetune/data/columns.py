@@ -192,8 +192,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Names in a row, the many cut short."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """Names in a row, the many cut short, on one line whatever is in them."""
+    return ", ".join(" ".join(name.splitlines()) for name in names[:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -54,7 +54,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class CsvFile:
-    """Comma- or tab-separated rows under a header; quoting as in RFC 4180."""
+    """Comma- or tab-separated rows under a header; quoting as in RFC 4180, or none where a .tsv cannot be read so."""
 
     path: Path
     encoding: str = "utf-8"
@@ -63,6 +63,21 @@ class CsvFile:
     def name(self) -> str:
         """The file as the user named it."""
         return str(self.path)
+
+    @functools.cached_property
+    def literal(self) -> bool:
+        """Whether quotation marks are characters like any other: in a .tsv that makes sense in no other way, like GLUE's."""
+        if self.path.suffix.lower() != ".tsv" or self._header_if_read(csv.QUOTE_MINIMAL) is not None:
+            return False
+        header = self._header_if_read(csv.QUOTE_NONE)
+        return header is not None and not any('"' in name for name in header)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how it is read."""
+        if not self.literal:
+            return ()
+        return (f"{self.path.name}: its quotation marks are read as they stand, for they do not enclose whole fields",)
 
     def columns(self) -> dict[str, Column]:
         """Columns in order.
@@ -96,12 +111,26 @@ class CsvFile:
         _, header = next(self._records())
         return header
 
+    def _header_if_read(self, quoting: int) -> list[str] | None:
+        """The header if the whole file can be read with this `csv.QUOTE_*`."""
+        records = self._parsed(quoting)
+        try:
+            _, header = next(records)
+            for _ in records:
+                pass
+        except InputError:
+            return None
+        return header
+
     def _records(self) -> Iterator[tuple[int, list[str]]]:
+        return self._parsed(csv.QUOTE_NONE if self.literal else csv.QUOTE_MINIMAL)
+
+    def _parsed(self, quoting: int) -> Iterator[tuple[int, list[str]]]:
         """The header, then the rows, each with the number of the line it starts in."""
         csv.field_size_limit(2**31 - 1)
         delimiter = "\t" if self.path.suffix.lower() == ".tsv" else ","
         # strict, so that an unbalanced quotation mark is refused instead of swallowing the rows up to the next one.
-        reader = csv.reader(_lines(self.path, self.encoding), delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(self.path, self.encoding), delimiter=delimiter, quoting=quoting, strict=True)
         header: list[str] = []
         row, line = 0, 1
         try:

@@ -139,6 +139,8 @@ def load(
             del sources[role]
             notes.take(f"{role}: no row of {split.name} has a label (all are -1 or empty), so it is not scored")
 
+    for note in dict.fromkeys(note for split in sources.values() for note in split.notes):
+        notes.take(note)
     parts, labels = _read_all(sources, chosen, notes)
     for role, fraction, stream in (("test", test_fraction, TEST), ("validation", validation_fraction, VALIDATION)):
         if role not in parts and (fraction > 0 or role == "validation"):
@@ -338,6 +340,8 @@ def stream(
     source = split_to_read(layout, path, split, usable)
     if len(layout.splits) > 1:
         logger.info("%s: reading the split %s", path, source.name)
+    for note in source.notes:
+        logger.info(note)
     chosen = choose(source)
     _say_inferred(chosen if require_label else {k: v for k, v in chosen.items() if k != "label"}, asked, {}, _Notes())
     if not require_label:

@@ -47,6 +47,11 @@ class Split:
         """Where its rows lie, for messages."""
         return self.sources[0].name
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how its files are read."""
+        return tuple(note for source in self.sources if isinstance(source, CsvFile) for note in source.notes)
+
     def same_rows(self, other: Split) -> bool:
         """Whether it reads the same files, however they are spelt, or the same split on the Hub."""
         return [os.path.realpath(s.name) for s in self.sources] == [os.path.realpath(s.name) for s in other.sources]

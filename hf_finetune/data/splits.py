@@ -74,7 +74,7 @@ def carve(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: t
         Mask (N,), true for the carved rows.
 
     Raises:
-        InputError: when no class has two rows.
+        InputError: when no class has two different rows.
     """
     rows = np.arange(len(labels_N))
     movable = first_N == rows
@@ -83,7 +83,7 @@ def carve(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: t
     counts_C = np.bincount(labels_N[candidates], minlength=int(labels_N.max()) + 1)
     most_C = np.maximum(counts_C - 1, 0)
     if most_C.sum() == 0:
-        raise InputError(f"{len(rows)} rows are too few to set some aside; every class needs two at least")
+        raise InputError(f"{len(rows)} rows are too few to set some aside; a class needs two different ones")
     wanted = min(max(1, round(fraction * int(counts_C.sum()))), int(most_C.sum()))
     carved = np.zeros(len(rows), dtype=bool)
     carved[_draw(candidates, labels_N, _shares(counts_C, wanted, most_C), seed)] = True

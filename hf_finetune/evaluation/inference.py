@@ -43,8 +43,10 @@ def predict_logits(
     batches = [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
     loader = DataLoader(rows, batch_sampler=batches, collate_fn=collate)
     parts = []
-    with evaluating(model), torch.inference_mode(), cast(device, autocast):
-        for batch in tqdm(loader, desc=progress, disable=progress is None, leave=False, dynamic_ncols=True):
+    # Not inference_mode: BEiT keeps an index tensor from one forward pass to the next, and could not be trained after.
+    bar = tqdm(loader, desc=progress, disable=progress is None, leave=False, dynamic_ncols=True)
+    with bar, evaluating(model), torch.no_grad(), cast(device, autocast):
+        for batch in bar:
             logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
             parts.append(logits.float().cpu().numpy())
     in_batches = np.concatenate(parts)

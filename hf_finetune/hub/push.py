@@ -93,10 +93,7 @@ def push(
         GateError: a parity check of the run failed, or the pulled copy differs.
         PushError: the Hub kept failing.
     """
-    _check_target(repo_id, revision, create_pr)
-    token = get_token()
-    if token is None:
-        raise InputError("no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
+    token = check_target(repo_id, revision, create_pr)
     files = collect(run_dir, repo_id, include_predictions=include_predictions, token=token)
     api = HfApi(endpoint=endpoint, token=token, library_name="hf_finetune")
     persist = Persistence(patience, repo_id, token)
@@ -148,7 +145,15 @@ def verify_pushed(
 # Where it goes
 
 
-def _check_target(repo_id: str, revision: str | None, create_pr: bool) -> None:
+def check_target(repo_id: str, revision: str | None, create_pr: bool) -> str:
+    """Refuse what no push could do, without a word to the Hub.
+
+    Returns:
+        The user's token.
+
+    Raises:
+        InputError: a bad repository name, flags that exclude each other, the Hub switched off, or no token.
+    """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -161,6 +166,10 @@ def _check_target(repo_id: str, revision: str | None, create_pr: bool) -> None:
         )
     if is_offline_mode():
         raise InputError("HF_HUB_OFFLINE is set: unset it to push")
+    token = get_token()
+    if token is None:
+        raise InputError("no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
+    return token
 
 
 def _prepare_repository(api: HfApi, repo_id: str, private: bool, revision: str | None) -> None:

@@ -36,7 +36,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import logging as transformers_logging
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import encoder
+from hf_finetune.models.heads import classification_layer, encoder
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
 
 log = logging.getLogger("hf_finetune")
@@ -245,8 +245,8 @@ def load_classifier(
     """Load a checkpoint as a single-label classifier with float32 weights, whatever format they are stored in.
 
     What the checkpoint lacks (the head, and BERT's pooler in some) starts at random from `seed`: two processes get the
-    same weights, and torch's global generator is left as it was. A head of another size is replaced; a head of the same
-    size is kept.
+    same weights, and torch's global generator is left as it was. A head for the same class names in the same order is
+    kept; one for others is replaced, whatever its size.
 
     Args:
         labels: class names, the index is the label id.
@@ -334,6 +334,12 @@ def _from_pretrained(
         raise InputError(f"{local.name}: cannot be loaded as a classifier: {first_line(error)}") from error
 
 
+def _class_names(config: dict[str, Any]) -> list[str]:
+    """Names of the classes in a config.json; as transformers has them where there are none."""
+    names = config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
+    return [str(names[i]) for i in sorted(names, key=int)]
+
+
 def _set_dropout(config: PreTrainedConfig, rate: float) -> int:
     """Set every dropout rate of the config, unset ones included (None means: as another); returns how many there are.
 
@@ -391,8 +397,16 @@ def _fresh_modules(
     fresh = tuple(name for name, _ in model.named_modules() if name in owners)
     if mismatched:
         notes.append(f"{local.name}: its head was for other classes and is replaced")
-    elif not any(not name.startswith(prefix) for name in fresh):
-        notes.append(f"{local.name}: its head for {model.config.num_labels} classes is kept")
+    elif all(name.startswith(prefix) for name in fresh):
+        if _class_names(local.config) == list(model.config.id2label.values()):
+            notes.append(f"{local.name}: its head for {model.config.num_labels} classes is kept")
+        else:
+            # As many classes, but others: their weights must not decide about ours.
+            layer = classification_layer(model)
+            with seeded(seed):
+                layer.reset_parameters()
+            fresh = tuple(name for name, module in model.named_modules() if name in fresh or module is layer)
+            notes.append(f"{local.name}: its head was for other classes and is replaced")
     if fresh:
         notes.append(f"{local.name}: {', '.join(fresh)} not in the checkpoint, started from seed {seed}")
     unused = sorted({key.split(".")[0] for key in info["unexpected_keys"]})

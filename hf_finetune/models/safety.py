@@ -53,7 +53,7 @@ class LocalCheckpoint:
     """A checkpoint on this machine whose files passed `inspect_checkpoint`."""
 
     name: str
-    """Hub id or folder, as the user wrote it."""
+    """Hub id or folder, as the user wrote it; of a run's folder its model/."""
     folder: Path
     """Where its files lie."""
     commit: str | None
@@ -75,8 +75,9 @@ def inspect_checkpoint(
     that the answer does not depend on how the installed transformers reads them.
 
     Args:
-        checkpoint: a folder, else a Hub id. Of a Hub repository only root files are fetched: json, txt, sentencepiece
-            models and safetensors; `.bin` only when there are no safetensors; `.py` only with `trust_remote_code`.
+        checkpoint: a folder (of a model, or of a run, whose model/ is meant), else a Hub id. Of a Hub repository only
+            root files are fetched: json, txt, sentencepiece models and safetensors; `.bin` only when there are no
+            safetensors; `.py` only with `trust_remote_code`.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: let the checkpoint bring Python code and name kernels.
 
@@ -87,6 +88,9 @@ def inspect_checkpoint(
     """
     checkpoint = str(checkpoint)
     folder, commit = _resolve(checkpoint, revision, trust_remote_code)
+    if commit is None and not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
+        folder /= "model"
+        checkpoint = str(folder)
     if (folder / "adapter_config.json").is_file():
         raise InputError(f"{checkpoint}: a PEFT adapter, expected a whole model; merge it into its base model first")
     if not (folder / "config.json").is_file():

@@ -15,6 +15,11 @@ DECIDED = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "load_best_model_at_end": True,
+    # A resumed run goes on where it was: patience, order of the rows, optimiser and all.
+    "restore_callback_states_from_checkpoint": True,
+    "ignore_data_skip": False,
+    "save_only_model": False,
+    "save_total_limit": None,
     # The Trainer would log 0 in place of a loss that is not a number.
     "logging_nan_inf_filter": False,
     "logging_first_step": True,
@@ -22,6 +27,11 @@ DECIDED = {
     # Our collator names its columns itself; the Trainer drops those that forward() does not name.
     "remove_unused_columns": False,
     "label_names": ["labels"],
+    # Said by objective.label_smoothing, batching.by_length and train.seed; nothing reads these.
+    "label_smoothing_factor": 0.0,
+    "train_sampling_strategy": "random",
+    "dataloader_drop_last": False,
+    "data_seed": None,
     "report_to": "none",
     "disable_tqdm": True,
     "optim": "adamw_torch_fused",

@@ -10,6 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune.codec import write_text
+
 
 class ProgressBar(TrainerCallback):
     """One bar on stderr over all steps, with the loss and the last validation metrics beside it."""
@@ -48,7 +50,11 @@ class ProgressBar(TrainerCallback):
         self.bar.set_postfix(self.shown, refresh=False)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Leave the finished bar standing."""
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar standing as it is; what is said next begins a line of its own."""
         if self.bar is not None:
             self.bar.close()
 
@@ -67,7 +73,7 @@ class LogLines(TrainerCallback):
             return
         lines = self.path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(kept))
+        write_text(self.path, "".join(kept))
 
     def on_log(
         self,

@@ -39,12 +39,34 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The checkpoint with the most steps that is whole; damaged or unfinished ones are passed over and named."""
+    """The checkpoint with the most steps that is whole, and whose best one so far is whole too.
+
+    Damaged or unfinished ones are passed over and named.
+    """
     for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
-        if is_whole(checkpoint):
+        if not is_whole(checkpoint):
+            logger.warning("%s is unfinished or damaged: going back to the one before", checkpoint.name)
+            continue
+        best = saved_state(checkpoint).best_global_step
+        if not best or is_whole(folder / f"checkpoint-{best}"):
             return checkpoint
-        logger.warning("%s is unfinished or damaged: going back to the one before", checkpoint.name)
+        logger.warning(
+            "%s cannot be used, checkpoint-%d with the best weights is damaged: going back to the one before",
+            checkpoint.name,
+            best,
+        )
     return None
+
+
+def saved_state(checkpoint: Path) -> TrainerState:
+    """How far the run had come."""
+    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+
+def is_over(state: TrainerState) -> bool:
+    """Whether no step was to follow: all were taken, or patience had run out."""
+    control = state.stateful_callbacks.get("TrainerControl")
+    return bool(control and control["args"]["should_training_stop"])
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -73,28 +95,32 @@ class CheckpointKeeper(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
-        """Ask for a checkpoint when a signal has come to any process: all must save the same step."""
-        stop = torch.tensor(float(bool(self.signals)), device=args.device)
+        """Ask for a checkpoint when a signal has come, unless this step ends an epoch: that is evaluated, then saved."""
+        if self._stopped(args) and not control.should_training_stop and not float(state.epoch or 0.0).is_integer():
+            control.should_save = True
+        return control
+
+    def _stopped(self, args: TrainingArguments) -> bool:
+        """Whether a signal has come to any process: all must save the same step, and stop there."""
         if args.world_size > 1:
+            stop = torch.tensor(float(bool(self.signals)), device=args.device)
             torch.distributed.all_reduce(stop)
             if stop and not self.signals:
                 self.signals.append(signal.SIGTERM)
-        if stop:
-            control.should_save = True
-        return control
+        return bool(self.signals)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Seal the checkpoint just written, once every process has added its part."""
         folder = Path(args.output_dir)
-        if args.world_size > 1:
-            torch.distributed.barrier()
+        # Waits for all processes, as a barrier does.
+        stopped = self._stopped(args)
         if args.should_save:
             seal(folder / f"checkpoint-{state.global_step}")
             best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
             for old in sorted(_checkpoints(folder), key=_step)[:-2]:
                 if old.name != best:
                     shutil.rmtree(old)
-        if self.signals:
+        if stopped:
             name = signal.Signals(self.signals[0]).name
             raise StoppedBySignal(
                 f"stopped by {name} after saving step {state.global_step}; --resume goes on from there"

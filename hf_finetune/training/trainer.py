@@ -22,6 +22,7 @@ from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import Inputs, Rows, columns_of, with_labels
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.training.checkpoints import is_over, saved_state
 from hf_finetune.training.losses import cross_entropy
 
 NOT_FINITE = (
@@ -119,6 +120,11 @@ class ClassifierTrainer(Trainer):
         return loss
 
     def _refuse_not_finite(self) -> None:
+        """Called by all processes at the same points: each of them stops, whichever met the loss."""
+        if self.args.world_size > 1:
+            finite = self._all_finite.float()
+            torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+            self._all_finite = finite.bool()
         if not self._all_finite:
             raise TrainingError(f"step {self.state.global_step}: {NOT_FINITE}")
 
@@ -192,14 +198,27 @@ class ClassifierTrainer(Trainer):
 
     # Time
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's; then refuses weights that are not finite, and measures the loop without evaluation and saving."""
+    def train(self, resume_from_checkpoint: str | None = None) -> None:
+        """As the Trainer's; then refuses weights that are not finite, and measures the loop without evaluation and saving.
+
+        A run that was killed after its last checkpoint takes no further step; the Trainer's would, when it had stopped
+        early or in the middle of an epoch.
+        """
         started = time.perf_counter()
-        output = super().train(*args, **kwargs)
+        if resume_from_checkpoint is not None and is_over(saved_state(Path(resume_from_checkpoint))):
+            self._restore_best(Path(resume_from_checkpoint))
+        else:
+            super().train(resume_from_checkpoint=resume_from_checkpoint)
         self.loop_seconds = time.perf_counter() - started - self._outside_seconds
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters() if p.requires_grad):
             raise TrainingError(f"after the last step some weights are not finite; {NOT_FINITE}")
-        return output
+
+    def _restore_best(self, last: Path) -> None:
+        self.state = saved_state(last)
+        best = self.state.best_global_step or self.state.global_step
+        # Named anew: the run's folder may have been moved.
+        self.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{best}"))
+        self._load_best_model()
 
 
 def _mean_over_step(

@@ -470,10 +470,18 @@ def test_carving_test_and_validation(tmp_path: Path) -> None:
     assert list(other.test["row"]) != list(splits.test["row"])
 
 
+def test_reading_quotation_marks_as_text_is_said(tmp_path: Path) -> None:
+    rows = "".join(f'"word {i}\t{"ab"[i % 2]}\n' for i in range(20))
+    (tmp_path / "a.tsv").write_text(f"text\tlabel\n{rows}")
+    splits = load(str(tmp_path / "a.tsv"), kind="text")
+    assert any("a.tsv: its quotation marks are read as they stand" in note for note in splits.notes)
+    assert all(text.startswith('"word') for text in splits.train["text"])
+
+
 def test_too_little_to_carve(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [("x", "a"), ("y", "b")])
     assert complaint(path) == (
-        f"{path}: no validation split, and its 2 rows are too few to set some aside; every class needs two at least; "
+        f"{path}: no validation split, and its 2 rows are too few to set some aside; a class needs two different ones; "
         "name a split by --validation"
     )
     path = csv_file(tmp_path / "b.csv", texts(10))

@@ -55,6 +55,27 @@ def test_tsv_is_separated_by_tabs(tmp_path: Path) -> None:
     assert values(CsvFile(write(tmp_path / "a.tsv", "text\tlabel\na, b\tc\n")), "text") == ["a, b"]
 
 
+def test_bare_quotation_marks_of_a_tsv_are_text(tmp_path: Path) -> None:
+    """GLUE's files hold quotation marks that open fields and are never closed."""
+    bare = CsvFile(write(tmp_path / "a.tsv", 'text\tlabel\n"Open\tx\nsays "hi"\ty\n"a" b\tx\n'))
+    assert values(bare, "text") == ['"Open', 'says "hi"', '"a" b']
+    assert bare.notes == ("a.tsv: its quotation marks are read as they stand, for they do not enclose whole fields",)
+    quoted = CsvFile(write(tmp_path / "b.tsv", 'text\tlabel\n"two\nlines, ""b"""\tx\n'))
+    assert values(quoted, "text") == ['two\nlines, "b"'] and quoted.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'text,label\n"Open,x\n'),
+        # Quoted as it should be, but for one row: taking the marks as text would change all the others.
+        ("a.tsv", '"text"\t"label"\n"a"\t"x"\n"b" c\t"y"\n'),
+    ],
+)
+def test_quotation_marks_are_not_guessed_at(tmp_path: Path, name: str, content: str) -> None:
+    assert "quotation mark" in complaint(CsvFile(write(tmp_path / name, content)))
+
+
 def test_huge_field(tmp_path: Path) -> None:
     assert (
         len(values(CsvFile(write(tmp_path / "a.csv", "text,label\n" + "x" * 300_000 + ",a\n")), "text")[0]) == 300_000

@@ -12,7 +12,7 @@ from hub_server import HubServer, hub_server
 from small_runs import text_rows
 from tiny import tiny_text_checkpoint
 
-COMMAND = [sys.executable, "-m", "hf_finetune.cli"]
+COMMAND = [sys.executable, "-m", "hf_finetune"]
 
 
 @pytest.fixture(scope="module")

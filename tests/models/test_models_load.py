@@ -65,6 +65,8 @@ def refusal(call) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(family: str, classifier, inputs, checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture):
+    checkpoint(family)
+    capfd.readouterr()
     loaded = classifier(family)
     assert capfd.readouterr().err == ""
     model = loaded.model
@@ -112,10 +114,23 @@ def test_the_seed_decides_the_head_and_nothing_else(family: str, classifier):
     assert different and all(k.startswith("classifier") for k in different)
 
 
+@pytest.mark.parametrize("labels", [["y", "x"], ["spam", "ham"]])
+@pytest.mark.parametrize(("family", "layer"), [("bert", "classifier"), ("roberta", "classifier.out_proj")])
+def test_head_for_other_classes_does_not_decide(family: str, layer: str, labels: list, classifier, tmp_path: Path):
+    """As many classes under other names, or in another order: whatever the old head answered would be wrong."""
+    old = classifier(family, labels=["x", "y"]).model
+    old.save_pretrained(tmp_path)
+    first, second = (load_classifier(tmp_path, task="text-classification", labels=labels, seed=9) for _ in range(2))
+    assert first.fresh == (layer,) and any("replaced" in n for n in first.notes)
+    weight = first.model.get_parameter(f"{layer}.weight")
+    assert not torch.allclose(weight, old.get_parameter(f"{layer}.weight"), atol=1e-3)
+    assert torch.equal(weight, second.model.get_parameter(f"{layer}.weight"))
+
+
 def test_head_of_another_size_is_replaced(classifier, tmp_path: Path):
     loaded = classifier("bert", labels=["x", "y"])
     loaded.model.save_pretrained(tmp_path)
-    kept = load_classifier(tmp_path, task="text-classification", labels=["no", "yes"], seed=9)
+    kept = load_classifier(tmp_path, task="text-classification", labels=["x", "y"], seed=9)
     assert kept.fresh == () and any("2 classes is kept" in n for n in kept.notes)
     assert torch.equal(kept.model.classifier.weight, loaded.model.classifier.weight)
     replaced = load_classifier(tmp_path, **TEXT, seed=9)

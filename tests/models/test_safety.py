@@ -47,6 +47,15 @@ def test_good_folder(folder: Path):
     assert local.config["model_type"] == "bert"
 
 
+def test_folder_of_a_run_means_its_model(folder: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "result.json").write_text("{}")
+    folder.rename(run / "model")
+    local = inspect_checkpoint(run)
+    assert (local.name, local.folder) == (str(run / "model"), run / "model")
+
+
 @pytest.mark.parametrize(
     ("name", "entries", "word"),
     [

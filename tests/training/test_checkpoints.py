@@ -1,12 +1,13 @@
 """Checkpoints are whole or not there; a killed run goes on to the same bits."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from small_runs import furthest, small_trainer, weights
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, is_whole, newest_whole, seal
@@ -29,10 +30,26 @@ class SignalAt(KillAt):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class KillAfterSaveAt(KillAt):
+    """Fails when the checkpoint of a step is whole."""
+
+    def on_step_end(self, args, state, control, **_):
+        pass
+
+    def on_save(self, args, state, control, **_):
+        if state.global_step == self.step:
+            seal(Path(args.output_dir) / f"checkpoint-{self.step}")
+            raise KeyboardInterrupt
+
+
 def trainer_at(
-    folder: Path, *callbacks: TrainerCallback, dropout: float | None = None, signals: list[int] | None = None
+    folder: Path,
+    *callbacks: TrainerCallback,
+    dropout: float | None = None,
+    signals: list[int] | None = None,
+    epochs: float = 3.0,
 ):
-    trainer = small_trainer(folder, "bert", num_train_epochs=3.0, dropout=dropout, lr_scheduler_type="linear")
+    trainer = small_trainer(folder, "bert", num_train_epochs=epochs, dropout=dropout, lr_scheduler_type="linear")
     for callback in (*callbacks, CheckpointKeeper([] if signals is None else signals)):
         trainer.add_callback(callback)
     return trainer
@@ -63,6 +80,69 @@ def test_signal_saves_in_the_middle_of_an_epoch_and_resumes_to_the_same_bits(tmp
     again = trainer_at(tmp_path / "stopped")
     again.train(resume_from_checkpoint=str(found))
     assert furthest(weights(again), weights(straight)) == 0.0
+
+
+@pytest.mark.parametrize("step", [10, 15])
+def test_signal_in_the_last_step_of_an_epoch_does_not_skip_its_evaluation(tmp_path: Path, step: int) -> None:
+    straight = trainer_at(tmp_path / "straight")
+    straight.train()
+    with catching_signals() as signals, pytest.raises(StoppedBySignal, match=f"after saving step {step}"):
+        trainer_at(tmp_path / "stopped", SignalAt(step), signals=signals).train()
+    again = trainer_at(tmp_path / "stopped")
+    again.train(resume_from_checkpoint=str(newest_whole(tmp_path / "stopped" / "checkpoints")))
+    evaluated = [[x["step"] for x in t.state.log_history if "eval_accuracy" in x] for t in (straight, again)]
+    assert evaluated[0] == evaluated[1] == [5, 10, 15]
+    assert furthest(weights(again), weights(straight)) == 0.0
+
+
+@pytest.mark.parametrize("epochs", [3.0, 2.4])
+def test_run_killed_after_its_last_checkpoint_takes_no_further_step(tmp_path: Path, epochs: float) -> None:
+    """The stock Trainer goes on for a step when the last one was in the middle of an epoch."""
+    straight = trainer_at(tmp_path / "straight", epochs=epochs)
+    straight.train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer_at(tmp_path / "killed", KillAfterSaveAt(straight.state.max_steps), epochs=epochs).train()
+    # The folder may have been moved meanwhile.
+    shutil.move(tmp_path / "killed", tmp_path / "moved")
+    again = trainer_at(tmp_path / "moved", epochs=epochs)
+    again.train(resume_from_checkpoint=str(newest_whole(tmp_path / "moved" / "checkpoints")))
+    assert again.state.global_step == straight.state.global_step
+    assert again.state.best_global_step == straight.state.best_global_step
+    assert furthest(weights(again), weights(straight)) == 0.0
+
+
+@pytest.mark.parametrize("killed_at", [10, 15, 20])
+def test_early_stopping_goes_on_counting(tmp_path: Path, killed_at: int) -> None:
+    """Patience of three epochs, the first one is the best: the run ends after the fourth, however often it was killed."""
+    falling = {5: 0.9, 10: 0.5, 15: 0.7, 20: 0.6, 25: 0.8, 30: 0.8}
+
+    def trainer(folder: Path, *callbacks: TrainerCallback):
+        made = trainer_at(folder, EarlyStoppingCallback(3), *callbacks, epochs=6.0)
+        made.metrics = lambda labels, logits: {"accuracy": falling[made.state.global_step]}
+        return made
+
+    straight = trainer(tmp_path / "straight")
+    straight.train()
+    assert straight.state.global_step == 20 and straight.state.best_global_step == 5
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "killed", KillAfterSaveAt(killed_at)).train()
+    again = trainer(tmp_path / "killed")
+    again.train(resume_from_checkpoint=str(newest_whole(tmp_path / "killed" / "checkpoints")))
+    assert again.state.global_step == 20 and again.state.best_global_step == 5
+    assert furthest(weights(again), weights(straight)) == 0.0
+
+
+def test_checkpoint_whose_best_one_is_damaged_is_passed_over(tmp_path: Path) -> None:
+    """At its end the run would have nothing to restore, and end with the last weights in place of the best."""
+    trainer = trainer_at(tmp_path)
+    answers = iter([{"accuracy": 0.7}, {"accuracy": 0.9}, {"accuracy": 0.1}, {"accuracy": 0.2}])
+    trainer.metrics = lambda labels, logits: next(answers)
+    trainer.args.num_train_epochs = 4
+    trainer.train()
+    folder = tmp_path / "checkpoints"
+    assert newest_whole(folder).name == "checkpoint-20"
+    (folder / "checkpoint-10" / "model.safetensors").write_bytes(b"")
+    assert newest_whole(folder) is None
 
 
 def test_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -181,6 +181,14 @@ def test_validation_logits_keep_row_order(tmp_path: Path) -> None:
     assert torch.allclose(torch.tensor(together), one_by_one, atol=1e-5)
 
 
+def test_beit_trains_after_it_has_predicted(tmp_path: Path) -> None:
+    """It keeps a tensor of its first forward pass, which inference mode would make useless for training."""
+    trainer = small_trainer(tmp_path, "beit", max_steps=1)
+    trainer.logits(trainer.eval_dataset)
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
 def test_throughput_counts_every_row_once(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert", rows=13, num_train_epochs=2.0, micro_batch=3, accumulation=3)
     trainer.train()
@@ -198,7 +206,19 @@ def test_log_lines(tmp_path: Path) -> None:
     assert any("eval_accuracy" in line for line in lines)
 
 
-@pytest.mark.parametrize("name", ["hub_token", "push_to_hub", "learning_rate", "logging_nan_inf_filter", "nonsense"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hub_token",
+        "push_to_hub",
+        "learning_rate",
+        "logging_nan_inf_filter",
+        "label_smoothing_factor",
+        "train_sampling_strategy",
+        "save_only_model",
+        "nonsense",
+    ],
+)
 def test_extra_arguments_that_are_refused(tmp_path: Path, name: str) -> None:
     from hf_finetune.training.arguments import training_arguments
 

@@ -1,0 +1,31 @@
+"""Keep the card of a finished run of a shipped recipe: model_cards/NAME.md and the NAME.json it renders from.
+
+python tests/benchmarks/keep_card.py RUN_FOLDER
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from hf_finetune import codec
+from hf_finetune.cli import read_run
+from hf_finetune.hub.card import render_card
+from hf_finetune.hub.local_paths import without_local_paths
+
+CARDS = Path(__file__).parent.parent.parent / "model_cards"
+
+
+def main(folder: Path) -> None:
+    """Write both files, local paths reduced to names."""
+    read_run(folder)
+    record = json.loads((folder / "recipe.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
+    kept = without_local_paths({"recipe": record["recipe"], "result": result})
+    kept["commit"] = result["environment"]["commit"]
+    blank = codec.merge(read_run(folder)[0], kept["recipe"])
+    codec.write_json(CARDS / f"{result['name']}.json", kept)
+    codec.write_text(CARDS / f"{result['name']}.md", render_card(blank, kept["result"]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,182 @@
+"""A whole run in this process, on tiny checkpoints: its gates hold, and what cannot end well is refused at once."""
+
+import csv
+import dataclasses
+import errno
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from small_runs import text_rows
+from tiny import tiny_text_checkpoint
+from transformers import TrainerState
+
+from hf_finetune import pipeline
+from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
+from hf_finetune.recipe import Evaluate, Hub, Launch, Model, Precision, Recipe, TextData, Train
+from hf_finetune.training.callbacks import LogLines
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """54 training rows in steps of 8, one epoch."""
+    folder = tmp_path_factory.mktemp("input")
+    with (folder / "train.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["text", "label"])
+        lines.writerows((row["text"], ("bad", "good")[row["label"]]) for row in text_rows(60))
+    return Recipe(
+        name="small",
+        data=TextData(path=str(folder / "train.csv"), max_length=32),
+        model=Model(checkpoint=str(tiny_text_checkpoint(folder / "bert"))),
+        train=Train(num_train_epochs=1.0, per_device_train_batch_size=8),
+        precision=Precision(mixed_precision="no"),
+        evaluate=Evaluate(resamples=100, baselines=False),
+    )
+
+
+def change(path: Path, name: str) -> None:
+    """Make one tensor of a saved file a little larger."""
+    tensors = load_file(path)
+    tensors[name] += 0.01
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_damaged_artefacts_are_neither_passed_nor_pushed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between saving and the gate, one tensor of the merged model changes, and one of the adapter's own head."""
+    save = pipeline.save_artefacts
+
+    def save_badly(model, prepared, folder):
+        artefacts = save(model, prepared, folder)
+        change(folder / "model" / "model.safetensors", "bert.pooler.dense.weight")
+        change(folder / "adapter" / "adapter_model.safetensors", "base_model.model.classifier.weight")
+        return artefacts
+
+    monkeypatch.setattr(pipeline, "save_artefacts", save_badly)
+    monkeypatch.setattr(pipeline, "check_target", lambda *_: "token")
+    monkeypatch.setattr(pipeline, "publish", lambda *_, **__: pytest.fail("pushed a damaged model"))
+    published = dataclasses.replace(recipe, method="lora", hub=Hub(repo_id="me/small"))
+    with pytest.raises(GateError, match="reload does not reproduce"):
+        pipeline.run(published, Launch(output=str(tmp_path / "run")))
+    checks = json.loads((tmp_path / "run" / "result.json").read_text())["parity"]
+    assert checks["reload"]["ok"] is False and checks["reload"]["max_abs_difference"] > 1e-4
+    assert checks["adapter"]["ok"] is False
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_run_that_dies_before_its_result_can_be_resumed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is the last thing written: whoever finds one finds the rest. An own run can be trained further."""
+    write = pipeline.write_json
+
+    def die(path: Path, value) -> None:
+        if path.name == "result.json":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    launch = Launch(output=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_json", die)
+        patch.setattr(pipeline.parity, "check_artefacts", lambda *_, **__: {"reload": {"ok": True}})
+        with pytest.raises(BaseException, match=r"resume|^$"):
+            pipeline.run(recipe, launch)
+    before = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert (tmp_path / "run" / "README.md").exists() and not (tmp_path / "run" / "result.json").exists()
+    result = pipeline.run(recipe, dataclasses.replace(launch, resume=True))
+    assert result["parity"]["reload"]["ok"] and result["steps"] == 7
+    after = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+    further = dataclasses.replace(recipe, model=Model(checkpoint=str(tmp_path / "run"), frozen_layers=2), method="lora")
+    prepared = pipeline.prepare(further)
+    adapted = pipeline.with_adapter(prepared.model, further, prepared.fresh)
+    assert prepared.fresh == ()
+    assert torch.equal(prepared.model.classifier.original_module.weight, after["classifier.weight"])
+    assert adapted.peft_config["default"].base_model_name_or_path == str(tmp_path / "run" / "model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hub": Hub(repo_id="me/small")}, "HF_HUB_OFFLINE|no Hugging Face token"),
+        ({"hub": Hub(repo_id="small")}, "expected your-name/its-name"),
+        ({"train": Train(gradient_accumulation_steps=70)}, "a step of 54 rows cannot be shared"),
+        ({"train": Train(extra={"label_smoothing_factor": 0.1})}, "train.extra.label_smoothing_factor"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_at_once(recipe: Recipe, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pipeline.run(dataclasses.replace(recipe, **changes), Launch(output=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 135104 vs 134992"),
+    ],
+)
+def test_full_disk_is_said_in_one_line(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline, "_train", fail)
+    with pytest.raises(TrainingError, match=r"run: cannot be written \(.+\); make room") as caught:
+        pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
+    assert "\n" not in str(caught.value)
+
+
+def test_interruption_before_training_leaves_nothing(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_warm_start", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_interruption_after_training_can_be_resumed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an empty folder `resume` starts anew; a signal during the evaluation leaves the checkpoint of the last step."""
+
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(pipeline, "_finish", interrupted)
+    with pytest.raises(StoppedBySignal, match="after training; --resume goes on"):
+        pipeline.run(recipe, Launch(output=str(tmp_path), resume=True))
+    assert (tmp_path / "recipe.json").exists() and len(list((tmp_path / "checkpoints").iterdir())) == 1
+    assert capsys.readouterr().err.endswith("\n"), "the bar must not share a line with what is said next"
+
+
+def test_bar_ends_its_line_when_training_is_stopped(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
+        if state.global_step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(LogLines, "on_step_end", stopped)
+    with pytest.raises(StoppedBySignal, match="SIGTERM after saving step"):
+        pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
+    assert capsys.readouterr().err.endswith("\n")
+
+
+def test_refusals_come_before_the_notes(recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wrong = dataclasses.replace(recipe, train=Train(extra={"adam_bet1": 0.9}))
+    with caplog.at_level("INFO", "hf_finetune.run"), pytest.raises(InputError, match="adam_bet1"):
+        pipeline.run(wrong, Launch(output=str(tmp_path / "run")))
+    assert not [r for r in caplog.records if r.name == "hf_finetune.run"]
+    assert not (tmp_path / "run").exists()
