@@ -517,6 +517,10 @@ def _usage() -> str:
 def exit_status() -> Iterator[None]:
     """Turn the package's errors into one line on stderr and an exit status; show its notes on stderr."""
     main_process = os.environ.get("RANK", "0") == "0"
+    if not sys.stderr.isatty():
+        # Bars of downloads would stand before the one line that says what is wrong; read when the libraries are imported.
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         with _notes_shown(), _terminated_like_interrupted():
             yield

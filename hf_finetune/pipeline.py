@@ -69,6 +69,8 @@ class Prepared:
     mixed_precision: str
     base_model: str | None
     """The checkpoint's Hub id, if it is known."""
+    weights: str
+    """The checkpoint's commit on the Hub, or the SHA-256 of its weights."""
     notes: tuple[str, ...]
     processes: int
 
@@ -143,28 +145,24 @@ def prepare(recipe: Recipe) -> Prepared:
         model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
     )
     splits = load_splits(recipe)
-    folder = str(checkpoint.folder)
+    # By name, not by its place in the cache: what is refused is then named as the user did.
+    which = {"revision": checkpoint.commit, "trust_remote_code": model.trust_remote_code}
     inputs: Inputs
     if isinstance(data, TextData):
         inputs = TextInputs(
-            load_tokenizer(
-                folder,
-                max_length=data.max_length,
-                trust_remote_code=model.trust_remote_code,
-                sample=splits.train["text"][:200],
-            ),
+            load_tokenizer(checkpoint.name, max_length=data.max_length, sample=splits.train["text"][:200], **which),
             data.max_length,
         )
     else:
-        inputs = ImageInputs(load_image_processor(folder, trust_remote_code=model.trust_remote_code))
+        inputs = ImageInputs(load_image_processor(checkpoint.name, **which))
     loaded = load_classifier(
-        folder,
+        checkpoint.name,
         task=recipe.task,
         labels=splits.labels,
-        trust_remote_code=model.trust_remote_code,
         dropout=model.dropout,
         attn_implementation=model.attn_implementation,
         seed=recipe.train.seed,
+        **which,
     )
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
     loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
@@ -175,6 +173,7 @@ def prepare(recipe: Recipe) -> Prepared:
     if recipe.trained not in ("full", "head"):
         # On a copy: the head is fitted before the adapter goes on, but one that does not fit is refused now.
         with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh)
+    weights = checkpoint.commit or _sha256(checkpoint.weights)
     prepared = Prepared(
         recipe=recipe,
         splits=splits,
@@ -183,7 +182,8 @@ def prepare(recipe: Recipe) -> Prepared:
         fresh=loaded.fresh,
         device=device,
         mixed_precision=mixed_precision,
-        base_model=model.base_model or (checkpoint.name if checkpoint.commit else _known_weights(checkpoint.weights)),
+        base_model=model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights)),
+        weights=weights,
         notes=(*splits.notes, *loaded.notes),
         processes=state.num_processes,
     )
@@ -203,12 +203,14 @@ def with_adapter(model: nn.Module, recipe: Recipe, fresh: tuple[str, ...]) -> Pe
     return adapted
 
 
-def _known_weights(files: tuple[Path, ...]) -> str | None:
-    """Hub id of a local copy of weights that this package knows."""
-    if len(files) != 1:
-        return None
-    with files[0].open("rb") as file:
-        return KNOWN_WEIGHTS.get(hashlib.file_digest(file, "sha256").hexdigest())
+def _sha256(files: tuple[Path, ...]) -> str:
+    """SHA-256 of the files' contents, one after another."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def load_splits(recipe: Recipe) -> Splits:
@@ -239,6 +241,7 @@ def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
         "recipe": to_plain(prepared.recipe),
         "fingerprint": prepared.splits.fingerprint,
         "labels": list(prepared.splits.labels),
+        "weights": prepared.weights,
         "mixed_precision": prepared.mixed_precision,
         "processes": prepared.processes,
         "versions": environment.versions(),
@@ -527,7 +530,7 @@ def _calibration(labels: dict[str, np.ndarray], logits: dict[str, np.ndarray], j
     return {
         "split": judged,
         "temperature": calibration.temperature(labels["validation"], logits["validation"]),
-        "bins": [b.to_dict() for b in calibration.reliability(labels[judged], logits[judged])],
+        "bins": [b.to_dict() for b in calibration.reliability(labels[judged], softmax(logits[judged]))],
     }
 
 

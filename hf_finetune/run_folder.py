@@ -94,6 +94,7 @@ def _comparable(record: dict[str, Any]) -> dict[str, Any]:
     return {
         **flatten(record["recipe"]),
         "data fingerprint": record["fingerprint"],
+        "weights of the checkpoint": record["weights"],
         "processes": record["processes"],
         "mixed precision": record["mixed_precision"],
     }

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import IMAGE_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text_checkpoint
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.evaluation.metrics import classification_metrics
+from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.models.freeze import freeze_batch_norm
 from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
 from hf_finetune.training.arguments import training_arguments
@@ -91,7 +91,7 @@ def small_trainer(
         train_rows=inputs.encode(made.select(range(rows))),
         validation_rows=inputs.encode(made.select(range(rows, rows + 8))),
         inputs=inputs,
-        metrics=classification_metrics,
+        metrics=lambda labels, logits: classification_metrics(labels, softmax(logits)),
         rows_per_step=rows_per_step,
     )
 

@@ -54,7 +54,7 @@ def test_damaged_artefacts_are_neither_passed_nor_pushed(
 
     def save_badly(model, prepared, folder):
         artefacts = save(model, prepared, folder)
-        change(folder / "model" / "model.safetensors", "bert.pooler.dense.weight")
+        change(folder / "model" / "model.safetensors", "classifier.bias")
         change(folder / "adapter" / "adapter_model.safetensors", "base_model.model.classifier.weight")
         return artefacts
 
@@ -89,6 +89,12 @@ def test_run_that_dies_before_its_result_can_be_resumed(
             pipeline.run(recipe, launch)
     before = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert (tmp_path / "run" / "README.md").exists() and not (tmp_path / "run" / "result.json").exists()
+    checkpoint = Path(recipe.model.checkpoint) / "model.safetensors"
+    whole = checkpoint.read_bytes()
+    change(checkpoint, "pooler.dense.bias")
+    with pytest.raises(InputError, match="weights of the checkpoint: the run in"):
+        pipeline.run(recipe, dataclasses.replace(launch, resume=True))
+    checkpoint.write_bytes(whole)
     result = pipeline.run(recipe, dataclasses.replace(launch, resume=True))
     assert result["parity"]["reload"]["ok"] and result["steps"] == 7
     after = load_file(tmp_path / "run" / "model" / "model.safetensors")

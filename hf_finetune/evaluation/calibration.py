@@ -36,7 +36,7 @@ def reliability(labels: Any, scores: Any, *, bins: int = BINS) -> tuple[Reliabil
 
     Args:
         labels: true class ids, shape (N,).
-        scores: logits or probabilities, shape (N, C).
+        scores: probabilities, shape (N, C).
         bins: number of bins between confidence 0 and 1.
 
     Raises:

@@ -1,7 +1,7 @@
 """The metrics as `evaluate.Metric`: `compute`, `add`, `add_batch`, `evaluate.combine` and `evaluate.save` work offline.
 
-Metrics of predicted classes take `predictions` (class ids), those of probabilities `prediction_scores` (rows of logits
-or probabilities), as evaluate's own modules name them; both take `references`. Importing `evaluate` costs seconds: import
+Metrics of predicted classes take `predictions` (class ids), those of probabilities `prediction_scores` (rows of
+probabilities), as evaluate's own modules name them; both take `references`. Importing `evaluate` costs seconds: import
 this module where it is used.
 """
 
@@ -42,15 +42,15 @@ class ClassMetric(evaluate.Metric):
 
 
 class ScoreMetric(evaluate.Metric):
-    """A metric of logits or probabilities, one row of them for each reference."""
+    """A metric of probabilities, one row of them for each reference."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self, {"prediction_scores": _SCORES, "references": _IDS})
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add `prediction_scores`, rows of logits or probabilities, and true class ids."""
+        """Add `prediction_scores`, rows of probabilities, and true class ids."""
         if predictions is not None:
-            raise InputError(f"{self.name}: expected prediction_scores (logits or probabilities), got predictions")
+            raise InputError(f"{self.name}: expected prediction_scores (probabilities), got predictions")
         references, scores = metrics.labels_and_scores(references, kwargs.pop("prediction_scores", None))
         super().add_batch(references=references, prediction_scores=scores, **kwargs)
 

@@ -53,7 +53,7 @@ def bootstrap(
 
     Args:
         labels: true class ids, shape (N,).
-        scores: logits or probabilities, shape (N, C).
+        scores: probabilities, shape (N, C).
         resamples: bootstrap resamples R; time is proportional to N x R.
         seed: of the resampling.
         confidence: share of such intervals that hold the true value.

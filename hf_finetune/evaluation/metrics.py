@@ -86,13 +86,19 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def as_probabilities(scores: np.ndarray) -> np.ndarray:
-    """Probabilities (N, C): `scores` as they are if every row lies in [0, 1] and sums to 1 within 1%, else their softmax.
+    """`scores` (N, C), made sure to be probabilities. The tolerance covers those computed in bfloat16.
 
-    The tolerance covers probabilities computed in bfloat16; that logits pass for probabilities in every row does not
-    happen by chance.
+    Raises:
+        InputError: a score outside [0, 1], or a row that does not sum to 1 within 1%. Logits are not guessed at: some
+            look like probabilities.
     """
-    in_range = scores.min() >= 0 and scores.max() <= 1
-    return scores if in_range and np.abs(scores.sum(axis=1) - 1).max() <= 0.01 else softmax(scores)
+    wrong = (scores.min(axis=1) < 0) | (scores.max(axis=1) > 1) | (np.abs(scores.sum(axis=1) - 1) > 0.01)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise InputError(
+            f"scores: expected probabilities that sum to 1, got {scores[row].tolist()} in row {row}; take the softmax of logits"
+        )
+    return scores
 
 
 def class_counts(labels: Any, predicted: Any, *, num_labels: int | None = None) -> Counts:
@@ -219,14 +225,14 @@ def classification_metrics(labels: Any, scores: Any) -> dict[str, float]:
 
     Args:
         labels: true class ids, shape (N,).
-        scores: logits or probabilities, shape (N, C), told apart by `as_probabilities`.
+        scores: probabilities, shape (N, C).
 
     Returns:
         accuracy, balanced_accuracy, macro_f1, micro_f1, weighted_f1, matthews_correlation, log_loss (nats), ece and
         roc_auc; the last is left out when a class has no rows.
 
     Raises:
-        InputError: as `labels_and_scores`.
+        InputError: as `labels_and_scores` and `as_probabilities`.
     """
     labels, scores = labels_and_scores(labels, scores)
     probabilities = as_probabilities(scores)

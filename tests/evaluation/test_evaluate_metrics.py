@@ -11,9 +11,9 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation import evaluate_metrics, metrics
 
 LABELS = np.random.default_rng(0).integers(3, size=60)
-LOGITS = np.random.default_rng(1).normal(size=(60, 3)) + 2 * np.eye(3)[LABELS]
-PREDICTED = LOGITS.argmax(axis=1)
-EXPECTED = metrics.classification_metrics(LABELS, LOGITS)
+PROBABILITIES = metrics.softmax(np.random.default_rng(1).normal(size=(60, 3)) + 2 * np.eye(3)[LABELS])
+PREDICTED = PROBABILITIES.argmax(axis=1)
+EXPECTED = metrics.classification_metrics(LABELS, PROBABILITIES)
 
 
 def class_metrics(folder: Path) -> list[evaluate.Metric]:
@@ -32,7 +32,7 @@ def test_compute(tmp_path: Path) -> None:
     for metric in class_metrics(tmp_path):
         values |= metric.compute(predictions=PREDICTED, references=LABELS)
     for metric in score_metrics(tmp_path):
-        values |= metric.compute(prediction_scores=LOGITS, references=LABELS)
+        values |= metric.compute(prediction_scores=PROBABILITIES, references=LABELS)
     assert values == pytest.approx(EXPECTED, abs=1e-12)
     assert set(values) == set(EXPECTED)
 
@@ -40,7 +40,7 @@ def test_compute(tmp_path: Path) -> None:
 def test_combined_in_batches_then_saved(tmp_path: Path) -> None:
     combined = evaluate.combine([*class_metrics(tmp_path), *score_metrics(tmp_path)])
     for rows in (slice(0, 25), slice(25, 60)):
-        combined.add_batch(predictions=PREDICTED[rows], prediction_scores=LOGITS[rows], references=LABELS[rows])
+        combined.add_batch(predictions=PREDICTED[rows], prediction_scores=PROBABILITIES[rows], references=LABELS[rows])
     values = combined.compute()
     assert values == pytest.approx(EXPECTED, abs=1e-12)
     path = evaluate.save(tmp_path / "result.json", **values)
@@ -50,17 +50,17 @@ def test_combined_in_batches_then_saved(tmp_path: Path) -> None:
 def test_row_by_row(tmp_path: Path) -> None:
     accuracy, _, f1, *_ = class_metrics(tmp_path)
     log_loss, *_ = score_metrics(tmp_path)
-    for label, predicted, logits in zip(LABELS, PREDICTED, LOGITS, strict=True):
+    for label, predicted, scores in zip(LABELS, PREDICTED, PROBABILITIES, strict=True):
         accuracy.add(prediction=predicted, reference=label)
         f1.add(prediction=predicted, reference=label)
-        log_loss.add(prediction_scores=logits, reference=label)
+        log_loss.add(prediction_scores=scores, reference=label)
     values = accuracy.compute() | f1.compute() | log_loss.compute()
     assert values == pytest.approx({name: EXPECTED[name] for name in ("accuracy", "macro_f1", "log_loss")})
 
 
 def test_area_is_left_out_when_a_class_has_no_references(tmp_path: Path) -> None:
     area = evaluate_metrics.RocAuc(cache_dir=str(tmp_path))
-    assert area.compute(prediction_scores=LOGITS[:1], references=LABELS[:1]) == {}
+    assert area.compute(prediction_scores=PROBABILITIES[:1], references=LABELS[:1]) == {}
 
 
 @pytest.mark.parametrize(

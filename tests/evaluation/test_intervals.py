@@ -16,7 +16,7 @@ from hf_finetune.evaluation.intervals import Interval, bootstrap, exact, paired_
 
 def draw(rng: np.random.Generator, rows: int, num_labels: int, signal: float) -> tuple[np.ndarray, np.ndarray]:
     labels = rng.integers(num_labels, size=rows)
-    return labels, rng.normal(size=(rows, num_labels)) + signal * np.eye(num_labels)[labels]
+    return labels, metrics.softmax(rng.normal(size=(rows, num_labels)) + signal * np.eye(num_labels)[labels])
 
 
 def missed(truth: float, intervals: list[Interval]) -> float:
@@ -24,8 +24,8 @@ def missed(truth: float, intervals: list[Interval]) -> float:
 
 
 def test_values_and_bounds_are_in_order() -> None:
-    labels, logits = draw(np.random.default_rng(0), 300, 4, 2.0)
-    values, intervals = metrics.classification_metrics(labels, logits), bootstrap(labels, logits)
+    labels, probabilities = draw(np.random.default_rng(0), 300, 4, 2.0)
+    values, intervals = metrics.classification_metrics(labels, probabilities), bootstrap(labels, probabilities)
     assert list(intervals) == list(values)
     for name, interval in intervals.items():
         assert interval.value == pytest.approx(values[name], abs=1e-12)
@@ -35,18 +35,18 @@ def test_values_and_bounds_are_in_order() -> None:
 
 
 def test_seeded() -> None:
-    labels, logits = draw(np.random.default_rng(0), 100, 3, 1.0)
-    assert bootstrap(labels, logits, seed=1) == bootstrap(labels, logits, seed=1)
-    assert bootstrap(labels, logits, seed=1) != bootstrap(labels, logits, seed=2)
+    labels, probabilities = draw(np.random.default_rng(0), 100, 3, 1.0)
+    assert bootstrap(labels, probabilities, seed=1) == bootstrap(labels, probabilities, seed=1)
+    assert bootstrap(labels, probabilities, seed=1) != bootstrap(labels, probabilities, seed=2)
 
 
 def test_spread_is_that_of_scikit_learn_on_resampled_rows() -> None:
     rng = np.random.default_rng(0)
-    labels, logits = draw(rng, 2000, 3, 1.5)
-    predicted = logits.argmax(axis=1)
+    labels, probabilities = draw(rng, 2000, 3, 1.5)
+    predicted = probabilities.argmax(axis=1)
     drawn = (rng.integers(2000, size=2000) for _ in range(300))
     deviation = np.std([f1_score(labels[rows], predicted[rows], average="macro") for rows in drawn])
-    interval = bootstrap(labels, logits)["macro_f1"]
+    interval = bootstrap(labels, probabilities)["macro_f1"]
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
 
 
@@ -106,13 +106,13 @@ def test_too_few_resamples_are_refused() -> None:
 
 
 def test_fast_and_small() -> None:
-    labels, logits = draw(np.random.default_rng(0), 10_000, 20, 3.0)
+    labels, probabilities = draw(np.random.default_rng(0), 10_000, 20, 3.0)
     started = time.perf_counter()
-    bootstrap(labels, logits)
+    bootstrap(labels, probabilities)
     # About 0.3 s alone on one core; a busy machine may take longer.
     assert time.perf_counter() - started < 5
     tracemalloc.start()
-    bootstrap(labels, logits)
+    bootstrap(labels, probabilities)
     assert tracemalloc.get_traced_memory()[1] < 200e6
     tracemalloc.stop()
 

@@ -57,16 +57,8 @@ def home(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-FLAGS = [
-    "--config-name",
-    "mnli",
-    "--model",
-    "lab/tiny-bert",
-    "--epochs",
-    "1",
-    "--train.per-device-train-batch-size",
-    "8",
-]
+FLAGS = ["--config-name", "mnli", "--model", "lab/tiny-bert", "--max-length", "32", "--epochs", "1"]
+FLAGS += ["--train.per-device-train-batch-size", "8"]
 
 
 def test_two_validation_splits_have_to_be_chosen_between(hub: HubServer, home: Path) -> None:
