@@ -243,7 +243,7 @@ def card(arguments: Sequence[str]) -> None:
 def push(arguments: Sequence[str]) -> None:
     """publish a finished run on the Hub, pull it back and compare"""
     job = _parse(PushJob, None, arguments, "hf-finetune push")
-    from hf_finetune.pipeline import publish
+    from hf_finetune.publishing import publish
 
     pushed = publish(
         Path(job.run),

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import io
 import logging
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
@@ -21,11 +16,9 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback
 
 from hf_finetune import environment, parity
-from hf_finetune.apply import Classifier, load_trained, quiet_libraries, write_predictions
+from hf_finetune.apply import write_predictions
 from hf_finetune.codec import to_plain, write_json, write_text
-from hf_finetune.data.batching import StepBatches
-from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
-from hf_finetune.data.load import Splits, load
+from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import predict_logits
@@ -33,14 +26,14 @@ from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.features.baselines import linear_baseline, majority
 from hf_finetune.hub.card import render_card
-from hf_finetune.hub.push import Pushed, check_target, push
+from hf_finetune.hub.push import check_target
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.heads import classification_layer, set_head
-from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
-from hf_finetune.models.safety import inspect_checkpoint
-from hf_finetune.recipe import Launch, Recipe, TextData, check
+from hf_finetune.preparation import Prepared, prepare, with_adapter
+from hf_finetune.publishing import publish
+from hf_finetune.recipe import Launch, Recipe
 from hf_finetune.run_folder import output_folder, plain_disk_errors, refuse_changes, replacing
-from hf_finetune.training import precision, warm_start
+from hf_finetune.training import warm_start
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, newest_whole
@@ -48,46 +41,6 @@ from hf_finetune.training.trainer import ClassifierTrainer, planned_steps
 
 # A run's own notes; those of the loaders below are said again here once all input has been found good.
 logger = logging.getLogger("hf_finetune.run")
-
-# Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
-KNOWN_WEIGHTS = {
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": "sentence-transformers/all-MiniLM-L6-v2"
-}
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything a run needs before its first step."""
-
-    recipe: Recipe
-    splits: Splits
-    inputs: Inputs
-    model: nn.Module
-    fresh: tuple[str, ...]
-    """Modules that the checkpoint did not have."""
-    device: torch.device
-    mixed_precision: str
-    base_model: str | None
-    """The checkpoint's Hub id, if it is known."""
-    weights: str
-    """The checkpoint's commit on the Hub, or the SHA-256 of its weights."""
-    notes: tuple[str, ...]
-    processes: int
-
-    @property
-    def autocast(self) -> torch.dtype | None:
-        """Dtype of the matrix products while training and choosing."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mixed_precision)
-
-    @property
-    def micro_batch(self) -> tuple[int, int, int]:
-        """Rows of a forward pass, forward passes per step and process, rows of a step."""
-        train, wanted = self.recipe.train, self.recipe.batching.rows_per_step
-        rows, accumulation = train.per_device_train_batch_size, train.gradient_accumulation_steps
-        if wanted is None:
-            return rows, accumulation, rows * accumulation * self.processes
-        rows = min(rows, -(-wanted // self.processes))
-        return rows, -(-wanted // (rows * self.processes)), wanted
 
 
 def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None) -> dict[str, Any] | None:
@@ -127,112 +80,6 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
             return _finish(prepared, trainer, folder, record, seconds)
     except KeyboardInterrupt:
         raise StoppedBySignal("stopped by a signal after training; --resume goes on from there") from None
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """Load and check everything that can be wrong, before anything is written.
-
-    Raises:
-        InputError: see `recipe.check`, `data.load.load` and `models.load`.
-    """
-    check(recipe)
-    quiet_libraries()
-    device = precision.default_device()
-    state = PartialState(cpu=device.type == "cpu")
-    mixed_precision = precision.resolve_mixed_precision(recipe.precision.mixed_precision, device)
-    data, model = recipe.data, recipe.model
-    checkpoint = inspect_checkpoint(
-        model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
-    )
-    splits = load_splits(recipe)
-    # By name, not by its place in the cache: what is refused is then named as the user did.
-    which = {"revision": checkpoint.commit, "trust_remote_code": model.trust_remote_code}
-    inputs: Inputs
-    if isinstance(data, TextData):
-        inputs = TextInputs(
-            load_tokenizer(checkpoint.name, max_length=data.max_length, sample=splits.train["text"][:200], **which),
-            data.max_length,
-        )
-    else:
-        inputs = ImageInputs(load_image_processor(checkpoint.name, **which))
-    loaded = load_classifier(
-        checkpoint.name,
-        task=recipe.task,
-        labels=splits.labels,
-        dropout=model.dropout,
-        attn_implementation=model.attn_implementation,
-        seed=recipe.train.seed,
-        **which,
-    )
-    # So that an adapter names its base as the user does, not the place in the cache it was read from.
-    loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
-    freeze.freeze_batch_norm(loaded.model)
-    if recipe.trained == "head":
-        freeze.freeze_body(loaded.model, loaded.fresh)
-    freeze.freeze_lower(loaded.model, model.frozen_layers)
-    if recipe.trained not in ("full", "head"):
-        # On a copy: the head is fitted before the adapter goes on, but one that does not fit is refused now.
-        with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh)
-    weights = checkpoint.commit or _sha256(checkpoint.weights)
-    prepared = Prepared(
-        recipe=recipe,
-        splits=splits,
-        inputs=inputs,
-        model=loaded.model,
-        fresh=loaded.fresh,
-        device=device,
-        mixed_precision=mixed_precision,
-        base_model=model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights)),
-        weights=weights,
-        notes=(*splits.notes, *loaded.notes),
-        processes=state.num_processes,
-    )
-    _, accumulation, rows_per_step = prepared.micro_batch
-    # Refuses a step with too few rows now, rather than when training starts.
-    StepBatches(
-        len(splits.train), rows_per_step=rows_per_step, accumulation=accumulation, processes=state.num_processes
-    )
-    return prepared
-
-
-def with_adapter(model: nn.Module, recipe: Recipe, fresh: tuple[str, ...]) -> PeftModel:
-    """Put the recipe's adapter on the model, none of it on the layers that stay frozen."""
-    config = recipe.adapter or adapters.lora_config(model, fresh=fresh)
-    adapted = adapters.add_adapter(model, config, fresh, seed=recipe.train.seed)
-    freeze.freeze_lower(adapted.get_base_model(), recipe.model.frozen_layers)
-    return adapted
-
-
-def _sha256(files: tuple[Path, ...]) -> str:
-    """SHA-256 of the files' contents, one after another."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def load_splits(recipe: Recipe) -> Splits:
-    """The recipe's data, see `data.load.load`."""
-    data = recipe.data
-    if isinstance(data, TextData):
-        own = {"kind": "text", "text": data.text, "text_pair": data.text_pair, "encoding": data.encoding}
-    else:
-        own = {"kind": "image", "image": data.image}
-    return load(
-        data.path,
-        config_name=data.config_name,
-        revision=data.revision,
-        label=data.label,
-        validation=data.validation,
-        test=data.test,
-        validation_fraction=data.validation_fraction,
-        test_fraction=data.test_fraction,
-        split_seed=data.split_seed,
-        max_train_rows=data.max_train_rows,
-        **own,
-    )
 
 
 def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
@@ -544,59 +391,3 @@ def _baselines(prepared: Prepared, judged: str, rows: Dataset) -> dict[str, Any]
         chosen = ("accuracy", "macro_f1", "log_loss")
         found[key] = {"name": baseline.name, **{m: i.to_dict() for m, i in intervals.items() if m in chosen}}
     return found
-
-
-def publish(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    include_predictions: bool = False,
-) -> Pushed:
-    """Push a finished run in one commit, pull it back, and hold the pulled model's logits against the local one's.
-
-    Raises:
-        InputError: no token, no such run, no right to write.
-        GateError: the pulled copy differs in a byte or in its logits.
-    """
-
-    def same_logits(pulled: Path) -> None:
-        if not (folder / "model").is_dir():
-            return
-        local = load_trained(str(folder))
-        rows = _probe_rows(local)
-        checked = parity.check_artefacts(
-            [parity.Artefact("pull", pulled)],
-            rows=rows,
-            expected_NC=parity.reference_logits(local.model, local.inputs, local.inputs.encode(rows)),
-            labels=local.labels,
-            task="text-classification" if local.kind == "text" else "image-classification",
-        )
-        parity.refuse_failed(checked)
-
-    return push(
-        folder,
-        repo_id,
-        private=private,
-        revision=revision,
-        create_pr=create_pr,
-        include_predictions=include_predictions,
-        check=same_logits,
-    )
-
-
-def _probe_rows(classifier: Classifier) -> Dataset:
-    """Rows to compare two copies of a model on when its data are not at hand: its own label names, or noise."""
-    if classifier.kind == "text":
-        return Dataset.from_dict({"text": [f"{a} {b}" for a in classifier.labels[:8] for b in classifier.labels[:8]]})
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    pictures = []
-    for size in (32, 64, 96, 128):
-        file = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(file, "PNG")
-        pictures.append({"bytes": file.getvalue(), "path": None})
-    return Dataset.from_dict({"image": pictures})

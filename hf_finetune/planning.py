@@ -14,7 +14,7 @@ from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.environment import hardware, memory
 from hf_finetune.evaluation.inference import cast
 from hf_finetune.models import freeze
-from hf_finetune.pipeline import prepare, with_adapter
+from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.recipe import Recipe
 from hf_finetune.training.arguments import LEARNING_RATE
 from hf_finetune.training.losses import cross_entropy

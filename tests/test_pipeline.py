@@ -15,7 +15,7 @@ from small_runs import text_rows
 from tiny import tiny_text_checkpoint
 from transformers import TrainerState
 
-from hf_finetune import pipeline
+from hf_finetune import pipeline, preparation
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
 from hf_finetune.recipe import Evaluate, Hub, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.training.callbacks import LogLines
@@ -101,8 +101,8 @@ def test_run_that_dies_before_its_result_can_be_resumed(
     assert all(torch.equal(before[n], after[n]) for n in before)
 
     further = dataclasses.replace(recipe, model=Model(checkpoint=str(tmp_path / "run"), frozen_layers=2), method="lora")
-    prepared = pipeline.prepare(further)
-    adapted = pipeline.with_adapter(prepared.model, further, prepared.fresh)
+    prepared = preparation.prepare(further)
+    adapted = preparation.with_adapter(prepared.model, further, prepared.fresh)
     assert prepared.fresh == ()
     assert torch.equal(prepared.model.classifier.original_module.weight, after["classifier.weight"])
     assert adapted.peft_config["default"].base_model_name_or_path == str(tmp_path / "run" / "model")
