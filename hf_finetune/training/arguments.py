@@ -39,7 +39,7 @@ DECIDED = {
 MAY_CHANGE = {"optim", "report_to", "logging_first_step"}
 LOWER_IS_BETTER = {"log_loss", "ece"}
 
-# Peak learning rates by method. Chosen on validation rows, see "Defaults" in the README.
+# Peak learning rates by method. Chosen on validation rows, see "Measured" in the README.
 LEARNING_RATE = {"full": 1e-4, "lora": 1e-3, "head": 1e-3}
 
 

@@ -25,7 +25,7 @@ from hf_finetune.hub.local_paths import is_local, shorten, without_local_paths
         ("hf://datasets/a/b", "hf://datasets/a/b"),
         ("1/2 of the rows and/or more / less", "1/2 of the rows and/or more / less"),
         ("train /a/b/c.csv --model=/x/y '/p q/r s' --n 3", "train c.csv --model=y 'r s' --n 3"),
-        ("'/home/me/a b/x.csv' ignored, (/tmp/y.csv)", "'x.csv' ignored, (y.csv)"),
+        ("'/home/me/a b/x.csv' ignored, (/data/y.csv)", "'x.csv' ignored, (y.csv)"),
         ("", ""),
     ],
 )
