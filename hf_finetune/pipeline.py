@@ -34,7 +34,7 @@ from hf_finetune.publishing import publish
 from hf_finetune.recipe import Launch, Recipe
 from hf_finetune.run_folder import output_folder, plain_disk_errors, refuse_changes, replacing
 from hf_finetune.training import warm_start
-from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.arguments import default_learning_rate, training_arguments
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, newest_whole
 from hf_finetune.training.trainer import ClassifierTrainer, planned_steps
@@ -105,7 +105,7 @@ def _train(prepared: Prepared, folder: Path, record: dict[str, Any]) -> tuple[Cl
     checkpoints = folder / "checkpoints"
     arguments = training_arguments(
         checkpoints,
-        method=recipe.trained,
+        learning_rate=train.learning_rate or default_learning_rate(recipe.trained, recipe.task),
         metric=recipe.evaluate.metric,
         mixed_precision=prepared.mixed_precision,
         device=device,
@@ -114,7 +114,6 @@ def _train(prepared: Prepared, folder: Path, record: dict[str, Any]) -> tuple[Cl
         **{
             name: getattr(train, name)
             for name in (
-                "learning_rate",
                 "num_train_epochs",
                 "max_steps",
                 "per_device_eval_batch_size",

@@ -16,7 +16,7 @@ from hf_finetune.evaluation.inference import cast
 from hf_finetune.models import freeze
 from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.recipe import Recipe
-from hf_finetune.training.arguments import LEARNING_RATE
+from hf_finetune.training.arguments import default_learning_rate
 from hf_finetune.training.losses import cross_entropy
 from hf_finetune.training.trainer import planned_steps
 from hf_finetune.training.warm_start import MOST_ROWS
@@ -106,7 +106,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         },
         "steps": steps,
         "rows_per_step": rows_per_step,
-        "learning_rate": train.learning_rate or LEARNING_RATE.get(recipe.trained, LEARNING_RATE["lora"]),
+        "learning_rate": train.learning_rate or default_learning_rate(recipe.trained, recipe.task),
         "mixed_precision": prepared.mixed_precision,
         "parameters": {"trained": trained, "total": total},
         "estimate": {

@@ -76,7 +76,6 @@ def small_trainer(
     given |= {"lr_scheduler_type": "constant", "logging_steps": 1, "per_device_eval_batch_size": 16} | fields
     arguments = training_arguments(
         folder / "checkpoints",
-        method="full",
         metric="accuracy",
         mixed_precision="no",
         device=CPU,

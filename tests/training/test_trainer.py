@@ -225,10 +225,17 @@ def test_extra_arguments_that_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=name):
         training_arguments(
             tmp_path,
-            method="full",
-            learning_rate=None,
+            learning_rate=1e-4,
             metric="accuracy",
             mixed_precision="no",
             device=torch.device("cpu"),
             extra={name: "x"},
         )
+
+
+def test_default_learning_rates() -> None:
+    from hf_finetune.training.arguments import default_learning_rate
+
+    assert default_learning_rate("full", "text-classification") == 1e-4
+    assert default_learning_rate("full", "image-classification") == 2e-5
+    assert default_learning_rate("ia3", "text-classification") == default_learning_rate("lora", "text-classification")
