@@ -29,7 +29,16 @@ LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # recipe.py itself and what prepares a command line must stay cheap to import.
 CHEAP = ("recipe.py", "errors.py", "codec.py", "cli.py", "shipped.py", "embedded.py", "__init__.py")
 HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn"}
-KNOWS_RECIPE = {"recipe.py", "preparation.py", "pipeline.py", "planning.py", "cli.py", "shipped.py", "__init__.py", "hub/card.py"}
+KNOWS_RECIPE = {
+    "recipe.py",
+    "preparation.py",
+    "pipeline.py",
+    "planning.py",
+    "cli.py",
+    "shipped.py",
+    "__init__.py",
+    "hub/card.py",
+}
 
 
 def modules() -> list[Path]:
