@@ -327,7 +327,11 @@ def _limitations(recipe: Recipe, result: Mapping[str, Any], base: str | None, ju
     accuracy = result["metrics"][judged].get("accuracy")
     for key, baseline in result.get("baselines", {}).items():
         other = baseline.get("accuracy")
-        if accuracy and other and accuracy["low"] <= other["high"]:
+        if accuracy and other and accuracy["high"] < other["low"]:
+            found.append(
+                f"Worse than the {key} baseline: its accuracy is {interval(other)}, this model's {interval(accuracy)}."
+            )
+        elif accuracy and other and accuracy["low"] <= other["high"]:
             found.append(
                 f"No signal over the {key} baseline: its accuracy {interval(other)} and this model's "
                 f"{interval(accuracy)} overlap."

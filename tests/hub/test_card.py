@@ -312,3 +312,12 @@ def test_the_snippet_for_pictures_runs(
     [only] = snippets(card_of(recipe, task="image-classification"))
     exec(only, {})
     assert "LABEL_" in capsys.readouterr().out
+
+
+def test_a_model_below_its_baseline_is_called_worse() -> None:
+    result = example_result()
+    result["metrics"]["test"]["accuracy"] = {"value": 0.2, "low": 0.15, "high": 0.25, "n": 200}
+    result["baselines"]["linear"]["accuracy"] = {"value": 0.6, "low": 0.55, "high": 0.65, "n": 200}
+    card = render_card(RECIPE, result)
+    assert "Worse than the linear baseline: its accuracy is 0.600 [0.550, 0.650]" in card
+    assert "No signal over the linear baseline" not in card
