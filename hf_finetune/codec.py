@@ -74,6 +74,15 @@ def merge(base: Any, changes: dict[str, Any], where: str = "") -> Any:
     return dataclasses.replace(base, **updates)
 
 
+def checked(value: Any, hint: Any, where: str) -> Any:
+    """`value` as a field of type `hint` takes it: a whole number or a number in text is a float where one is wanted.
+
+    Raises:
+        InputError: a value of another type, by the name `where`.
+    """
+    return _parse(value, hint, None, where)
+
+
 def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
     members = _dataclass_members(hint)
     if members and value is not None:
@@ -147,8 +156,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, a) for a in typing.get_args(hint))
     if origin is typing.Literal:
         return value in typing.get_args(hint)
-    if origin is dict:
-        return isinstance(value, dict)
+    if isinstance(origin, type):
+        return isinstance(value, origin)
     if hint is type(None):
         return value is None
     if hint is float:
@@ -162,12 +171,14 @@ def _spell(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_spell(a) for a in typing.get_args(hint))
+        return " or ".join(dict.fromkeys(_spell(a) for a in typing.get_args(hint)))
     if dataclasses.is_dataclass(hint):
         return "a mapping of fields"
-    return {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(
-        hint, str(hint)
-    )
+    names = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    names |= {dict: "a mapping", list: "a list"}
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return "text"
+    return names.get(typing.get_origin(hint) or hint, str(hint))
 
 
 def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -182,12 +193,17 @@ def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds either its old or its whole new content, whenever the process dies."""
+    """Write `text` in UTF-8, atomically: see `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either its old or its whole new content, whenever the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

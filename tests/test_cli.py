@@ -1,6 +1,7 @@
 """What the command line says and how it leaves, without training anything."""
 
 import logging
+import os
 import re
 import signal
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from hf_finetune import InputError, TrainingError, cli, shipped
+from hf_finetune import InputError, TrainingError, cli, jobs, shipped
 from hf_finetune.cli import main_command, public_command
 
 
@@ -108,7 +109,7 @@ def test_cp_copies_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         # Neither is folded at the terminal's width, and the remedy is on the first line.
         (["train", "d.csv", "--epochs", "x"], "hf-finetune train: .*could not convert string to float: 'x'$"),
         (["train", "d.csv", "--epoch", "3"], "hf-finetune train: .*--epoch, 3; perhaps you meant --epochs"),
-        (["train", "d.csv", "--method", "top"], "hf-finetune train: .*'full', 'lora', 'head'"),
+        (["train", "d.csv", "--method", "lorra"], "hf-finetune train: .*'full', 'lora', 'top', 'head'"),
         (["run", "sst2_full", "--num-processes", "0"], "--num-processes 0: expected at least 1"),
     ],
 )
@@ -131,7 +132,7 @@ def test_yaml_sets_fields_and_flags_win(tmp_path: Path) -> None:
     recipe = shipped.load_recipe("sst2_full")
     file = tmp_path / "mine.yaml"
     file.write_text("train:\n  learning_rate: 1e-3\n  seed: 7\ndata:\n  max_length: 64\n")
-    job = cli._parse(cli.RunJob, cli.RunJob(recipe), ["--config", str(file), "--seed", "9"], "x")
+    job = jobs.parse(jobs.RunJob, jobs.RunJob(recipe), ["--config", str(file), "--seed", "9"], "x")
     assert (job.recipe.train.learning_rate, job.recipe.train.seed, job.recipe.data.max_length) == (1e-3, 9, 64)
 
 
@@ -141,16 +142,16 @@ def test_yaml_sets_fields_and_flags_win(tmp_path: Path) -> None:
         ("train:\n  learning_rat: 1\n", "train.learning_rat: no such field; did you mean 'learning_rate'"),
         ("train: [1\n", "--config .*mine.yaml: .*line"),
         ("!!python/object/apply:os.system ['true']\n", "--config .*could not determine a constructor"),
-        ("- 1\n", "recipe: expected a mapping"),
+        ("- 1\n", "--config .*: expected a mapping"),
     ],
 )
 def test_bad_yaml(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(content)
     with pytest.raises(InputError, match=message):
-        cli._parse(cli.RunJob, cli.RunJob(shipped.load_recipe("sst2_full")), ["--config", str(file)], "x")
+        jobs.parse(jobs.RunJob, jobs.RunJob(shipped.load_recipe("sst2_full")), ["--config", str(file)], "x")
     with pytest.raises(InputError, match=r"cannot be read .No such file"):
-        cli._parse(cli.RunJob, cli.RunJob(shipped.load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
+        jobs.parse(jobs.RunJob, jobs.RunJob(shipped.load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
 
 
 def test_public_command_keeps_no_path_of_this_machine(tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_every_recipe_builds_and_its_values_hold(name: str) -> None:
 
     recipe = shipped.load_recipe(name)
     check(recipe)
-    blank = cli.Recipe(name="", data=cli.TextData(path=""), model=cli.Model(checkpoint=""))
+    blank = jobs.Recipe(name="", data=jobs.TextData(path=""), model=jobs.Model(checkpoint=""))
     assert codec.merge(blank, codec.to_plain(recipe)) == recipe
     assert len(shipped.names()[name].read_text().splitlines()) <= 50
 
@@ -189,3 +190,36 @@ def test_accelerate_configs_parse(path: Path) -> None:
     assert config.num_processes == (2 if path.stem in ("cpu-2", "multi-gpu") else 1)
     assert config.use_cpu == path.stem.startswith("cpu")
     assert config.mixed_precision == {"bf16": "bf16", "fp16": "fp16", "multi-gpu": "bf16"}.get(path.stem, "no")
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "kind"),
+    [
+        ("data: {image: picture}", [], "ImageData"),
+        ("data: {type: ImageData}", [], "ImageData"),
+        ("data: {text: sentence, max_length: 32}", [], "TextData"),
+        ("data: {type: TextData}", [], "TextData"),
+        ("", ["--image", "picture"], "ImageData"),
+        ("", ["--text=sentence"], "TextData"),
+    ],
+)
+def test_what_the_data_are_is_read_off_the_fields(
+    tmp_path: Path, content: str, flags: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nobody looks into the data for it, which need not even be there yet."""
+    monkeypatch.setattr("hf_finetune.data.load.sniff", lambda *_, **__: pytest.fail("asked the data"))
+    (tmp_path / "mine.yaml").write_text(content)
+    job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
+    assert type(job.recipe.data).__name__ == kind and job.recipe.data.path == "nowhere"
+
+
+def test_a_config_may_come_through_a_pipe() -> None:
+    """It can be read once only."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        file.write("data: {text: sentence}\ntrain: {seed: 7}\n")
+    try:
+        job, _ = jobs.train_job(["nowhere", "--config", f"/dev/fd/{reading}"], "hf-finetune train")
+    finally:
+        os.close(reading)
+    assert job.recipe.train.seed == 7

@@ -246,7 +246,7 @@ def test_datasets_and_transformers_read_from_it_in_a_fresh_process(server: HubSe
     server.add_model("tester/bert", tmp_path / "bert", private=True)
 
     environment = {**os.environ, **server.environment(tmp_path / "home")}
-    child = subprocess.run([sys.executable, "-c", READ], env=environment, capture_output=True, text=True, timeout=120)
+    child = subprocess.run([sys.executable, "-c", READ], env=environment, capture_output=True, text=True, timeout=1800)
     assert child.returncode == 0, child.stderr[-2000:]
     found = json.loads(child.stdout.splitlines()[-1])
     assert found["mnli"] == {

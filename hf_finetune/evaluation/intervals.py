@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import sparse, stats
-from scipy.special import betaincinv, expit, logit, ndtr, ndtri
+from scipy import sparse
+from scipy.special import betaincinv, expit, logit, ndtr, ndtri, stdtrit
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import metrics
@@ -153,7 +153,7 @@ def paired_difference(correct_a: Any, correct_b: Any, *, confidence: float = 0.9
             variance = by_rows + by_seeds - both
             parts = by_rows**2 / (rows + 1) + by_seeds**2 / (seeds - 1) + both**2 / ((rows + 1) * (seeds - 1))
             freedom = variance**2 / parts
-    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(variance)
+    half = stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance)
     value = float(difference.mean())
     return Interval(value, float(max(min(mean - half, value), -1)), float(min(max(mean + half, value), 1)), rows)
 

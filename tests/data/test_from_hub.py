@@ -89,7 +89,7 @@ def test_a_glue_like_data_set(tmp_path: Path) -> None:
         )
         environment = os.environ | hub.environment(tmp_path) | {"PYTHONWARNINGS": "ignore"}
         done = subprocess.run(
-            [sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, timeout=1800
         )
     assert done.returncode == 0, done.stderr[-3000:]
     kind, config, wrong_config, revision, missing, several, mnli, mrpc, scored, unclear, unlabelled = json.loads(

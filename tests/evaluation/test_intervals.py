@@ -1,6 +1,5 @@
 """Intervals: values, coverage in simulations, behaviour at the edges, speed; paired differences and verdicts."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -105,12 +104,8 @@ def test_too_few_resamples_are_refused() -> None:
         bootstrap([0, 1], np.eye(2), resamples=10)
 
 
-def test_fast_and_small() -> None:
+def test_small() -> None:
     labels, probabilities = draw(np.random.default_rng(0), 10_000, 20, 3.0)
-    started = time.perf_counter()
-    bootstrap(labels, probabilities)
-    # About 0.3 s alone on one core; a busy machine may take longer.
-    assert time.perf_counter() - started < 5
     tracemalloc.start()
     bootstrap(labels, probabilities)
     assert tracemalloc.get_traced_memory()[1] < 200e6

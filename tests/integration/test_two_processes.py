@@ -1,17 +1,13 @@
 """Two real processes over gloo give what one process gives."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_in_two_processes
 from small_runs import furthest, small_trainer, weights
 
-TESTS = Path(__file__).parent.parent
 FAMILIES = ("bert", "roberta", "distilbert", "modernbert", "deberta-v2", "vit", "swin", "resnet")
 SCRIPT = """
 import json, sys
@@ -40,25 +36,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / family).mkdir()
         # The checkpoint is made beforehand: two processes would make it twice.
         small_trainer(folder / family, family)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = []
-    for rank in range(2):
-        environment = os.environ | {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(TESTS),
-        }
-        command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), ",".join(FAMILIES)]
-        workers.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for worker in workers:
-        _, complaint = worker.communicate(timeout=300)
-        assert worker.returncode == 0, complaint[-3000:]
+    run_in_two_processes(SCRIPT, folder, ",".join(FAMILIES), folder=folder)
     return folder
 
 

@@ -1,0 +1,273 @@
+"""From a command's arguments to a job: its flags, which are the fields of a recipe, with a YAML file under them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from hf_finetune import codec
+from hf_finetune.embedded import IMAGE_CHECKPOINT, minilm
+from hf_finetune.errors import InputError
+from hf_finetune.recipe import ImageData, Launch, Model, Recipe, TextData
+
+T = TypeVar("T")
+Config = Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")]
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A recipe with its fields as flags."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
+    config: Config = None
+    """YAML file of recipe fields; flags win over it."""
+    json: bool = False
+    """Print the result alone, as JSON."""
+
+
+@dataclass(frozen=True)
+class TrainJob(RunJob):
+    """Fine-tune a classifier on your own data."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] = ""
+    """Hub id, csv/tsv/json/jsonl/parquet file, or folder."""
+
+
+@dataclass(frozen=True)
+class ApplyJob:
+    """A finished classifier and the rows it is used on."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """Folder of a run or of a model, or a Hub id."""
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """Hub id, csv/tsv/json/jsonl/parquet file, or folder."""
+    config_name: str | None = None
+    """Configuration of a Hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set."""
+    split: str | None = None
+    """Split of the data. Default: test, else validation, else train; said aloud."""
+    text: str | None = None
+    """Column of the text."""
+    text_pair: str | None = None
+    """Column of the second text."""
+    image: str | None = None
+    """Column of the picture."""
+    label: str | None = None
+    """Column of the class."""
+    encoding: str = "utf-8"
+    """Encoding of text files."""
+    batch_size: int | None = None
+    """Rows of one forward pass. None: as many as have 2048 tokens together, or 64 pictures."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Number format. auto: `evaluate` computes in float32; `predict` in bf16 where the hardware multiplies it natively, and
+    in float32 again what could have another label there."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+
+@dataclass(frozen=True)
+class PredictJob(ApplyJob):
+    """Label rows."""
+
+    output: Annotated[str, tyro.conf.arg(metavar="FILE.(csv|parquet|jsonl)")] = "predictions.csv"
+    """File to write."""
+
+
+@dataclass(frozen=True)
+class EvaluateJob(ApplyJob):
+    """Score labelled rows."""
+
+    json: bool = False
+    """Print the result alone, as JSON."""
+
+
+@dataclass(frozen=True)
+class CopyJob:
+    """Copy a shipped recipe to own it."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Name of the recipe, see `hf-finetune list`."""
+    dest: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
+    """File or folder to copy it to."""
+
+
+@dataclass(frozen=True)
+class CardJob:
+    """Render the model card of a finished run."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+
+
+@dataclass(frozen=True)
+class PushJob:
+    """Publish a finished run on the Hub."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REPO")]
+    """Repository, `your-name/its-name`; created when it is not there."""
+    private: bool = False
+    """Make a new repository private."""
+    revision: str | None = None
+    """Branch to push to."""
+    create_pr: bool = False
+    """Open a pull request instead of committing."""
+    include_predictions: bool = False
+    """Send predictions.parquet too: it quotes the labels of your data."""
+
+
+# Parsing
+
+
+def train_job(arguments: Sequence[str], prog: str) -> tuple[TrainJob, list[str]]:
+    """Parse the arguments of `train`; whether the data are texts or pictures is asked of them unless a flag or `--config` says it."""
+    if (path := _flag_value(arguments, "--data.path")) is not None:
+        raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
+    fields = _yaml_fields(arguments)
+    kind = _kind(arguments, fields)
+    blank = TextData(path=""), Model(checkpoint=minilm())
+    pictures = ImageData(path=""), Model(checkpoint=IMAGE_CHECKPOINT)
+
+    def parsed(data: TextData | ImageData, model: Model) -> TrainJob:
+        recipe = codec.merge(Recipe(name="", data=data, model=model), fields)
+        return _parse(TrainJob, TrainJob(recipe, source=tyro.MISSING), arguments, prog)
+
+    job = parsed(*(pictures if kind is ImageData else blank))
+    if kind is None:
+        from hf_finetune.data.load import sniff
+
+        data = job.recipe.data
+        if sniff(job.source, config_name=data.config_name, revision=data.revision) == "image":
+            job = parsed(*pictures)
+    recipe = job.recipe
+    stem = re.sub(
+        r"\.(csv|tsv|jsonl?|parquet)$",
+        "",
+        Path(job.source).absolute().name if Path(job.source).exists() else job.source.rpartition("/")[2],
+    )
+    recipe = dataclasses.replace(
+        recipe,
+        name=recipe.name or f"{stem}-{recipe.trained}",
+        data=dataclasses.replace(recipe.data, path=job.source),
+    )
+    return dataclasses.replace(job, recipe=recipe), ["hf-finetune", "train"]
+
+
+def _kind(arguments: Sequence[str], fields: dict[str, Any]) -> type[TextData] | type[ImageData] | None:
+    """What a flag, or the YAML file, says of the data by naming a column or a field that only pictures have."""
+    names = {a.split("=")[0].removeprefix("--").removeprefix("data.") for a in arguments if a.startswith("--")}
+    data = fields.get("data")
+    if isinstance(data, dict):
+        names |= {str(name) for name in data} | {f"type: {data.get('type')}"}
+    names = {name.replace("-", "_") for name in names}
+    of_pictures = {f.name for f in dataclasses.fields(ImageData)} - {f.name for f in dataclasses.fields(TextData)}
+    if names & (of_pictures | {"type: ImageData"}):
+        return ImageData
+    return TextData if names & {"text", "text_pair", "type: TextData"} else None
+
+
+def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:
+    """A job of type `kind` from its flags, over the fields of the file that `--config` names, over `default`.
+
+    Raises:
+        InputError: for a flag or a field that there is not, or a value of another type.
+    """
+    if default is not None:
+        default = dataclasses.replace(default, recipe=codec.merge(default.recipe, _yaml_fields(arguments)))
+    return _parse(kind, default, arguments, prog)
+
+
+def _parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:
+    """tyro's parser, with its complaint as one plain line first."""
+    complaint = io.StringIO()
+    given = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint), _unfolded(arguments):
+            return tyro.cli(kind, args=list(arguments), prog=prog, **given)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro draws a box, in ASCII where the terminal has no other; its first line is the title.
+        lines = [re.sub(r"^[│|╭╰+]|[│|╮╯+]$", "", line.strip()).strip() for line in complaint.getvalue().splitlines()]
+        lines = [line for line in lines if line.strip("─-")]
+        title, body = lines[0].strip("─- "), lines[1:]
+        if len(body) > 1 and body[0].startswith("Missing from"):
+            body = [f"missing {body[1]}", *body[2:]]
+        if len(body) > 2 and body[1].startswith("Perhaps you meant"):
+            body = [f"{body[0]}; perhaps you meant {body[2]}", *body[3:]]
+        raise InputError("\n".join([f"{prog}: {body[0] if body else title}", *body[1:10]])) from None
+
+
+@contextlib.contextmanager
+def _unfolded(arguments: Sequence[str]) -> Iterator[None]:
+    """Room for a complaint of tyro's on one line; its help keeps the width of the terminal."""
+    if {"-h", "--help"} & set(arguments):
+        yield
+        return
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "1000"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:
+    """What the file of `--config` sets. To be read once: it may be a pipe."""
+    if (file := _flag_value(arguments, "--config")) is None:
+        return {}
+    import yaml
+
+    path = Path(file)
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict | None):
+        raise InputError(f"--config {path}: expected a mapping of fields, got {fields!r}")
+    return fields or {}
+
+
+def _flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    for position, argument in enumerate(arguments):
+        if argument == flag and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def first_positional(arguments: Sequence[str], text: str) -> tuple[str, list[str]]:
+    """The argument that comes before all flags, and the others.
+
+    Raises:
+        InputError: there is none; `text` is the usage.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise usage_or_help(arguments, text, f"usage: {text}")
+    return arguments[0], list(arguments[1:])
+
+
+def usage_or_help(arguments: Sequence[str], text: str, complaint: str) -> InputError:
+    """The error for arguments that a command does not take; when they ask for help, it is given instead."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: {text}")
+        raise SystemExit(0)
+    return InputError(complaint)
