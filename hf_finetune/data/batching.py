@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,9 +10,12 @@ from torch.utils.data import DataLoader, Sampler
 
 from hf_finetune.errors import InputError
 
-# Rows are sorted by length inside windows of this many steps: wide enough that a step is nearly of one length, narrow
-# enough that every epoch mixes anew which rows meet.
-STEPS_PER_WINDOW = 64
+# Rows are sorted by length inside windows of this many steps: wide enough that most steps are of one length, narrow
+# enough that every epoch mixes anew which rows of rare lengths meet. On two sets of short texts 98.3% and 99.1% of the
+# tokens are real; 64 steps gave 96.2% and 98.3%.
+STEPS_PER_WINDOW = 256
+# With a token budget, lengths within this share of one another count as one: rows of a bucket are shuffled freely.
+BUCKET_WIDTH = 0.04
 
 
 class StepBatches(Sampler[list[int]]):
@@ -22,11 +26,17 @@ class StepBatches(Sampler[list[int]]):
     within windows of steps before they are cut, and the order of the steps is shuffled again. Each step is then dealt to
     `processes x accumulation` micro-batches. The steps depend on (seed, epoch) alone.
 
+    With `token_budget` a step holds as many rows as stay within that many padded tokens, so short texts come in large
+    steps and long ones in small steps. The sizes follow from the lengths alone, so every epoch has the same number of
+    steps and the same number of padded tokens; each epoch shuffles which rows of like length meet, and the order of the
+    steps. A row that is longer than the budget is a step by itself.
+
     Args:
         rows: number of rows.
-        rows_per_step: rows of an optimiser step, over all processes.
+        rows_per_step: rows of an optimiser step, over all processes; without effect beside `token_budget`.
         accumulation: micro-batches a process runs per step.
         lengths: shape (rows,), tokens of each row; None: not sorted.
+        token_budget: padded tokens of an optimiser step, over all processes; needs `lengths`.
         process: index of this process.
         processes: number of processes.
 
@@ -41,18 +51,35 @@ class StepBatches(Sampler[list[int]]):
         rows_per_step: int,
         accumulation: int = 1,
         lengths: np.ndarray | None = None,
+        token_budget: int | None = None,
         seed: int = 0,
         process: int = 0,
         processes: int = 1,
     ) -> None:
         self.rows, self.lengths, self.seed = rows, lengths, seed
         self.accumulation, self.process, self.processes = accumulation, process, processes
-        self.steps = max(1, -(-rows // rows_per_step))
         self.epoch = 0
-        if rows // self.steps < accumulation * processes:
+        self._bucket = None
+        parts = accumulation * processes
+        if token_budget is None:
+            self.steps = max(1, -(-rows // rows_per_step))
+            if rows // self.steps < parts:
+                raise InputError(
+                    f"a step of {rows // self.steps} rows cannot be shared by {processes} process(es) x {accumulation} "
+                    "accumulation step(s): lower one of them"
+                )
+            return
+        assert lengths is not None, "a token budget needs the rows' lengths"
+        self._bucket = bucket_lengths(lengths)
+        longest_first = np.sort(self._bucket)[::-1]
+        self._starts = budget_cuts(longest_first, token_budget)
+        self.steps = len(self._starts)
+        fewest = int(np.diff(self._starts, append=rows).min())
+        if fewest < parts:
             raise InputError(
-                f"a step of {rows // self.steps} rows cannot be shared by {processes} process(es) x {accumulation} "
-                "accumulation step(s): lower one of them"
+                f"batching.token_budget: {token_budget} tokens make a step of {fewest} row(s) (the longest has "
+                f"{longest_first[0]} tokens), which {processes} process(es) x {accumulation} accumulation step(s) cannot "
+                f"share: expected {_enough(longest_first, token_budget, parts)} or more, or fewer of either"
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -63,14 +90,22 @@ class StepBatches(Sampler[list[int]]):
         """Row indices of every optimiser step of this epoch, over all processes."""
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(self.rows)
-        if self.lengths is None:
+        if self._bucket is not None:
+            in_order = order[np.argsort(-self._bucket[order], kind="stable")]
+            steps = np.split(in_order, self._starts[1:])
+        elif self.lengths is None:
             return np.array_split(order, self.steps)
-        windows = np.array_split(order, max(1, min(4, self.steps // 4), round(self.steps / STEPS_PER_WINDOW)))
-        by_length = [w[np.argsort(self.lengths[w], kind="stable")] for w in windows]
-        # Up one window and down the next: a step that straddles two windows is of one length all the same.
-        in_order = np.concatenate([w if i % 2 == 0 else w[::-1] for i, w in enumerate(by_length)])
-        steps = np.array_split(in_order, self.steps)
+        else:
+            windows = np.array_split(order, max(1, min(2, self.steps // 4), round(self.steps / STEPS_PER_WINDOW)))
+            by_length = [w[np.argsort(self.lengths[w], kind="stable")] for w in windows]
+            # Up one window and down the next: a step that straddles two windows is of one length all the same.
+            in_order = np.concatenate([w if i % 2 == 0 else w[::-1] for i, w in enumerate(by_length)])
+            steps = np.array_split(in_order, self.steps)
         return [steps[i] for i in rng.permutation(self.steps)]
+
+    def planned(self, epochs: float) -> int:
+        """Optimiser steps of a run of so many epochs, as the Trainer counts them."""
+        return max(1, math.ceil(self.steps * epochs))
 
     def __len__(self) -> int:
         return self.steps * self.accumulation
@@ -80,6 +115,69 @@ class StepBatches(Sampler[list[int]]):
             parts = np.array_split(step, self.processes * self.accumulation)
             for part in parts[self.process :: self.processes]:
                 yield part.tolist()
+
+
+def bucket_lengths(lengths: np.ndarray) -> np.ndarray:
+    """Every length replaced by the longest of its bucket. Buckets reach `BUCKET_WIDTH` down from their longest row.
+
+    Args:
+        lengths: shape (rows,).
+
+    Returns:
+        Shape (rows,), int64, nowhere below `lengths`.
+    """
+    values = np.unique(lengths)[::-1]
+    edges, edge = np.empty_like(values), np.inf
+    for i, value in enumerate(values):
+        if value <= edge * (1 - BUCKET_WIDTH) or i == 0:
+            edge = value
+        edges[i] = edge
+    return edges[::-1][np.searchsorted(values[::-1], lengths)].astype(np.int64)
+
+
+def budget_cuts(longest_first: np.ndarray, budget: int) -> np.ndarray:
+    """Where each step starts, so that rows x longest row stays within the budget in every step.
+
+    As few steps as a greedy cut from the longest row on gives, and of about equal size in tokens, so that none is a
+    small remainder.
+
+    Args:
+        longest_first: shape (rows,), lengths in falling order.
+        budget: padded tokens of a step; a longer row stands alone.
+
+    Returns:
+        Shape (steps,), the first one 0.
+    """
+    starts = _greedy(longest_first, budget)
+    # The smallest budget that still needs no more steps.
+    low, high = budget // 2, budget
+    while high - low > 1:
+        middle = (low + high) // 2
+        fewer = _greedy(longest_first, middle)
+        if len(fewer) <= len(starts):
+            starts, high = fewer, middle
+        else:
+            low = middle
+    return starts
+
+
+def _greedy(longest_first: np.ndarray, budget: int) -> np.ndarray:
+    starts, row = [], 0
+    while row < len(longest_first):
+        starts.append(row)
+        row += max(1, budget // int(longest_first[row]))
+    return np.array(starts)
+
+
+def _enough(longest_first: np.ndarray, budget: int, parts: int) -> int:
+    """A budget whose every step has `parts` rows; that of a single step if no smaller one is found."""
+    whole = len(longest_first) * int(longest_first[0])
+    while budget < whole:
+        budget = max(math.ceil(budget * 1.1), parts * int(longest_first[0]))
+        cuts = budget_cuts(longest_first, budget)
+        if np.diff(cuts, append=len(longest_first)).min() >= parts:
+            return budget
+    return whole
 
 
 class EpochLoader(DataLoader):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.data.batching import StepBatches
+from hf_finetune.data.batching import StepBatches, bucket_lengths, budget_cuts
 from hf_finetune.errors import InputError
 
 
@@ -60,6 +60,105 @@ def test_sorting_saves_padding() -> None:
 
     assert padded(StepBatches(10_000, rows_per_step=32, lengths=lengths)) < 1.1
     assert padded(StepBatches(10_000, rows_per_step=32)) > 1.5
+
+
+def test_most_steps_are_of_one_length() -> None:
+    """On lengths like those of short texts: such a step needs no padding and no mask."""
+    lengths = np.random.default_rng(0).geometric(0.05, 10_000) + 2
+    batches = list(StepBatches(10_000, rows_per_step=32, lengths=lengths))
+    assert np.mean([np.ptp(lengths[b]) == 0 for b in batches]) > 0.6
+    assert lengths.sum() / sum(len(b) * lengths[b].max() for b in batches) > 0.97
+
+
+def test_rows_of_rare_lengths_meet_others_in_every_epoch() -> None:
+    """Even where no two rows are of one length."""
+    sampler = StepBatches(1000, rows_per_step=10, lengths=np.arange(1000))
+    companions = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        companions.append({i: frozenset(b) - {i} for b in sampler for i in b})
+    assert np.mean([len(companions[0][i] & companions[1][i]) / len(companions[0][i]) for i in range(1000)]) < 0.7
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 700),
+    st.integers(100, 900),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from(["geometric", "uniform", "one"]),
+    st.integers(0, 3),
+)
+def test_token_budget(rows: int, budget: int, accumulation: int, processes: int, kind: str, epoch: int) -> None:
+    """Every row once and within the budget; every epoch and every process has the same number of steps."""
+    rng = np.random.default_rng(rows)
+    lengths = {
+        "geometric": np.minimum(rng.geometric(0.05, rows) + 2, 128),
+        "uniform": rng.integers(3, 128, rows),
+        "one": np.full(rows, 17),
+    }[kind]
+    given_ = {"rows_per_step": 1, "lengths": lengths, "token_budget": budget}
+    alone = StepBatches(rows, **given_)
+    first = sorted((len(b), int(lengths[b].max())) for b in alone)
+    alone.set_epoch(epoch)
+    steps = list(alone)
+    assert sorted(i for step in steps for i in step) == list(range(rows))
+    assert len(steps) == len(alone) == len(first)
+    assert [n for n, _ in sorted((len(b), 0) for b in steps)] == [n for n, _ in first]
+    assert all(len(step) * lengths[step].max() <= budget or len(step) == 1 for step in steps)
+    try:
+        samplers = [
+            StepBatches(rows, **given_, accumulation=accumulation, processes=processes, process=p)
+            for p in range(processes)
+        ]
+    except InputError:
+        assert min(map(len, steps)) < accumulation * processes
+        return
+    parts = []
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+        parts.append(list(sampler))
+        assert len(parts[-1]) == len(sampler) == len(steps) * accumulation and all(parts[-1])
+    for number, step in enumerate(steps):
+        shares = [i for part in parts for b in part[number * accumulation : (number + 1) * accumulation] for i in b]
+        assert sorted(shares) == sorted(step)
+
+
+def test_token_budget_mixes_rows_of_like_length() -> None:
+    lengths = np.random.default_rng(0).geometric(0.05, 5000) + 2
+    sampler = StepBatches(5000, rows_per_step=1, lengths=lengths, token_budget=640)
+    first = {frozenset(b) for b in sampler}
+    sampler.set_epoch(1)
+    second = {frozenset(b) for b in sampler}
+    assert len(first & second) < 0.02 * len(first)
+    sizes = [len(b) for b in sampler]
+    assert max(sizes) > 4 * min(sizes), "short texts come in larger steps"
+    real = lengths.sum() / sum(len(b) * lengths[b].max() for b in sampler)
+    assert real > 0.95
+
+
+def test_a_row_longer_than_the_budget_is_a_step_by_itself() -> None:
+    lengths = np.array([5, 100, 5, 5, 90])
+    steps = list(StepBatches(5, rows_per_step=1, lengths=lengths, token_budget=20))
+    assert sorted(map(sorted, steps)) == [[0, 2, 3], [1], [4]]
+
+
+def test_buckets_and_cuts_by_hand() -> None:
+    assert bucket_lengths(np.array([50, 97, 100, 96, 3, 97])).tolist() == [50, 100, 100, 96, 3, 100]
+    assert budget_cuts(np.array([10, 5, 5, 2, 2, 2]), 10).tolist() == [0, 1, 3]
+    # Not 8 rows and a remainder of 2.
+    assert budget_cuts(np.ones(10, dtype=int), 8).tolist() == [0, 5]
+
+
+def test_too_small_a_budget_names_one_that_is_enough() -> None:
+    lengths = np.random.default_rng(0).integers(3, 128, 300)
+    given_ = {"rows_per_step": 1, "lengths": lengths, "processes": 2, "accumulation": 2}
+    with pytest.raises(InputError, match=r"batching.token_budget: 200 tokens make a step of 1 row") as refused:
+        StepBatches(300, token_budget=200, **given_)
+    enough = int(str(refused.value).split("expected ")[1].split()[0])
+    assert min(len(b) for b in StepBatches(300, token_budget=enough, **given_)) >= 1
+    with pytest.raises(InputError):
+        StepBatches(300, token_budget=int(enough / 1.5), **given_)
 
 
 def test_order_of_steps_is_shuffled() -> None:

@@ -1,0 +1,100 @@
+"""Token ids of many rows, read straight from Arrow's buffers, and batches of them as tensors.
+
+Legend: B rows of a batch, T tokens of its longest row, S tokens of all its rows together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+
+
+class TokenLists:
+    """A column of integer lists, row by row as numpy views of the buffers it lies in: nothing is copied or boxed.
+
+    Taking 32 rows this way costs 0.02 ms where `datasets` needs about 1 ms.
+    """
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._values = [chunk.values.to_numpy() for chunk in column.chunks]
+        self._offsets = [chunk.offsets.to_numpy() for chunk in column.chunks]
+        self._ends = np.cumsum([len(chunk) for chunk in column.chunks])
+
+    def take(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """One array of ids per index, shape (tokens of the row,)."""
+        chunks = np.searchsorted(self._ends, indices, side="right")
+        found = []
+        for index, chunk in zip(indices, chunks.tolist(), strict=True):
+            offsets = self._offsets[chunk]
+            # From behind: the chunk ends at _ends[chunk], whatever lies before it.
+            at = index - int(self._ends[chunk]) + len(offsets) - 1
+            found.append(self._values[chunk][offsets[at] : offsets[at + 1]])
+        return found
+
+
+def is_token_column(kind: pa.DataType) -> bool:
+    """Whether an Arrow type is a list of integers."""
+    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(kind.value_type)
+
+
+def ids_that_occur(encoded: Dataset) -> np.ndarray:
+    """Every token id that some row has, ascending, int64."""
+    column = encoded.with_format("arrow")[:].column("input_ids")
+    return np.unique(np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])).astype(np.int64)
+
+
+def pad(
+    columns: Mapping[str, Sequence[Any]], fill: Mapping[str, int], *, left: bool = False
+) -> dict[str, torch.Tensor]:
+    """Lists of ids as tensors (B, T), and an `attention_mask` (B, T) unless all rows are of one length.
+
+    Without a mask the library skips its masking, and on a GPU the look into the mask that would wait for the device.
+
+    Args:
+        columns: token columns of B rows each, like `input_ids`.
+        fill: id that fills up a short row, by column.
+        left: fill up on the left.
+    """
+    lengths = np.array([len(ids) for ids in next(iter(columns.values()))])
+    longest = int(lengths.max())
+    if (lengths == longest).all():
+        return {name: _joined(rows).view(len(lengths), longest) for name, rows in columns.items()}
+    places = np.arange(longest)
+    real = places >= longest - lengths[:, None] if left else places < lengths[:, None]
+    padded = {}
+    for name, rows in columns.items():
+        ids = np.full(real.shape, fill[name], dtype=np.int64)
+        ids[real] = np.concatenate(rows)
+        padded[name] = torch.from_numpy(ids)
+    return {**padded, "attention_mask": torch.from_numpy(real.astype(np.int64))}
+
+
+def pack(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Lists of ids one behind the other, without padding, for a model that `models.unpadded` has prepared.
+
+    Returns:
+        The columns and `position_ids` (1, S), positions counted from 0 in every row; `cu_seq_lens_q` and
+        `cu_seq_lens_k` (B + 1,), int32, where each row starts and the last one ends; `max_length_q` and
+        `max_length_k`, tokens of the longest row. The last four are named as `transformers.FlashAttentionKwargs`.
+    """
+    lengths = np.array([len(ids) for ids in next(iter(columns.values()))])
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
+    bounds, longest = torch.from_numpy(ends.astype(np.int32)), int(lengths.max())
+    return {
+        **{name: _joined(rows)[None] for name, rows in columns.items()},
+        "position_ids": torch.from_numpy(positions)[None],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def _joined(rows: Sequence[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(rows).astype(np.int64, copy=False))

@@ -1,0 +1,134 @@
+"""Fewer patches while training: pictures at a lower resolution, and patches dropped at random.
+
+Legend: B pictures, N patches, T tokens (the patches and those that stand before them), D width, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.heads import encoder
+
+# Their embeddings must be told that the positions may not fit the picture; those of the others always look.
+TOLD_TO_INTERPOLATE = ("vit", "deit")
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Pictures at a lower resolution."""
+
+    size: int
+    """Pixels of the shorter side, before it is rounded to whole patches."""
+    multiple: int
+    """Pixels that a side must be a multiple of."""
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of a picture of this height and width once shrunk.
+
+        Raises:
+            InputError: it would not become smaller.
+        """
+        scale = self.size / min(height, width)
+        low = [max(1, round(side * scale / self.multiple)) * self.multiple for side in (height, width)]
+        if low[0] >= height or low[1] >= width:
+            raise InputError(
+                f"data.low_resolution: {self.size} is {low[0]}x{low[1]} in whole patches, expected less than the "
+                f"{height}x{width} of the checkpoint's pictures; lower it or leave it out"
+            )
+        return low[0], low[1]
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """The pictures in less pixels, each averaged over the area that it covers."""
+        size = self.shape(*pixels_BCHW.shape[-2:])
+        return nn.functional.interpolate(pixels_BCHW, size, mode="bilinear", antialias=True)
+
+
+def shrink_for(model: PreTrainedModel, size: int) -> Shrink:
+    """How pictures are shrunk for this model, which from now on interpolates its positions where they do not fit.
+
+    Args:
+        size: pixels of the shorter side.
+
+    Raises:
+        InputError: the family is not known to take pictures of another size than its own.
+    """
+    config = model.config
+    match config.model_type:
+        case "vit" | "deit" | "beit" | "dinov2" | "dinov2_with_registers":
+            multiple = config.patch_size
+        case "convnext" | "convnextv2" | "resnet":
+            multiple = 32
+        # Swin fits its windows to the first small picture that it meets, and is of no use for a large one after.
+        case other:
+            raise InputError(
+                f"data.low_resolution: {other} takes pictures of one size only; leave it out, or use a vit, deit, beit, "
+                "dinov2, convnext or resnet checkpoint"
+            )
+    if config.model_type in TOLD_TO_INTERPOLATE:
+        # Here, so that whoever calls the model need not know; positions that fit stay as they are.
+        encoder(model).embeddings.register_forward_pre_hook(_interpolate_positions, with_kwargs=True)
+    return Shrink(size, multiple)
+
+
+def _interpolate_positions(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], options: dict[str, Any]
+) -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
+    return inputs, {**options, "interpolate_pos_encoding": True}
+
+
+@dataclass(frozen=True)
+class DropPatches:
+    """A forward hook on the embeddings: in training mode, only a random part of each picture's patches goes on.
+
+    It has no parameters, so nothing of it is saved.
+    """
+
+    share: float
+    """Part of the patches that is dropped."""
+    prefix: int
+    """Tokens before the patches (CLS, distillation, registers), which always go on."""
+
+    def __call__(
+        self, module: nn.Module, inputs: tuple[torch.Tensor, ...], embeddings_BTD: torch.Tensor
+    ) -> torch.Tensor:
+        """The tokens that go on, each picture's patches drawn by torch's generator; all of them in evaluation mode."""
+        if not module.training:
+            return embeddings_BTD
+        batch, tokens, width = embeddings_BTD.shape
+        patches = tokens - self.prefix
+        kept = max(1, round(patches * (1 - self.share)))
+        device = embeddings_BTD.device
+        drawn = torch.rand(batch, patches, device=device).argsort(1)[:, :kept].sort(1).values + self.prefix
+        first = torch.arange(self.prefix, device=device).expand(batch, -1)
+        chosen = torch.cat([first, drawn], 1) + tokens * torch.arange(batch, device=device)[:, None]
+        return embeddings_BTD.flatten(0, 1).index_select(0, chosen.flatten()).view(batch, self.prefix + kept, width)
+
+
+def drop_patches(model: PreTrainedModel, share: float) -> None:
+    """Let a random `share` of every picture's patches be dropped while training (PatchDropout, arXiv:2208.07220).
+
+    They are dropped after the positions were added, so those that go on know where they are. 0 does nothing.
+
+    Raises:
+        InputError: the family's layers need the whole grid of patches.
+    """
+    if share == 0:
+        return
+    match model.config.model_type:
+        case "vit" | "dinov2":
+            prefix = 1
+        case "deit":
+            prefix = 2
+        case "dinov2_with_registers":
+            prefix = 1 + model.config.num_register_tokens
+        case other:
+            raise InputError(
+                f"model.patch_drop: {other} needs every patch; expected 0, or a vit, deit or dinov2 checkpoint"
+            )
+    encoder(model).embeddings.register_forward_hook(DropPatches(share, prefix))
