@@ -1,9 +1,10 @@
-"""Which parameters train: layers from the bottom up, the head alone, and BatchNorm's statistics."""
+"""Which parameters train: layers from the top down, the head alone, and BatchNorm's statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -34,36 +35,98 @@ def _layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 def freeze_lower(model: PreTrainedModel, n: int) -> None:
     """Freeze the embeddings and the lowest `n` encoder layers. 0 freezes nothing.
 
-    All that the frozen layers read is frozen with them (position biases that all layers share), so their output for a
-    given input stays what it was. What follows the layers (a final norm, the pooler) and the head go on training. In a
-    PEFT model the adapters of those layers are frozen too.
+    All that the frozen layers read is frozen with them (position biases that all layers share), and they run in
+    evaluation mode whatever the model's mode is, without dropout: their output for a given input stays what it was. What
+    follows the layers (a final norm, the pooler) and the head go on training. In a PEFT model the adapters of those
+    layers are frozen too.
 
     Raises:
         InputError: the encoder has fewer than `n` layers.
     """
-    path, layers = _layer_list(model)
+    layers = encoder_layers(model)
     if n > len(layers):
         raise InputError(
             f"model.frozen_layers: {n}, but {model.config.model_type} has {len(layers)} layers here; "
             f"give 0 to {len(layers)}"
         )
-    if n == 0:
-        return
-    after: set[nn.Parameter] = set()
-    children = dict(encoder(model).named_children())
-    below = list(children).index(path.split(".")[0])
-    for module in [*layers[n:], *list(children.values())[below + 1 :]]:
-        after.update(module.parameters())
+    if n > 0:
+        _freeze_below(model, n)
+
+
+def train_top(model: PreTrainedModel, k: int) -> None:
+    """Freeze the embeddings and all encoder layers but the top `k`, as `freeze_lower` does.
+
+    Raises:
+        InputError: the encoder has fewer than `k` layers.
+    """
+    layers = encoder_layers(model)
+    if k > len(layers):
+        raise InputError(
+            f"model.top_layers: {k}, but {model.config.model_type} has {len(layers)} layers here; "
+            f"give 0 to {len(layers)}"
+        )
+    _freeze_below(model, len(layers) - k)
+
+
+def _freeze_below(model: PreTrainedModel, n: int) -> None:
+    above = _above(model, n)
+    after = {parameter for module in above for parameter in module.parameters()}
     for parameter in encoder(model).parameters():
         if parameter not in after:
             parameter.requires_grad_(False)
+    _evaluate_all_but(encoder(model), above)
+
+
+def _above(model: PreTrainedModel, n: int) -> list[nn.Module]:
+    """The encoder's layers from the `n`-th on, and what follows the layers."""
+    path, layers = _layer_list(model)
+    children = dict(encoder(model).named_children())
+    list_at = list(children).index(path.split(".")[0])
+    return [*layers[n:], *list(children.values())[list_at + 1 :]]
 
 
 def freeze_body(model: PreTrainedModel, fresh: Sequence[str] = ()) -> None:
-    """Freeze everything but the head, see `heads.head_modules`."""
+    """Freeze everything but the head, see `heads.head_modules`; the encoder runs in evaluation mode from then on."""
     model.requires_grad_(False)
-    for name in head_modules(model, fresh):
-        model.get_submodule(name).requires_grad_(True)
+    head = [model.get_submodule(name) for name in head_modules(model, fresh)]
+    for module in head:
+        module.requires_grad_(True)
+    _evaluate_all_but(encoder(model), head)
+
+
+def _evaluate_all_but(whole: nn.Module, trained: Sequence[nn.Module]) -> None:
+    """Keep every part of `whole` that holds none of the `trained` modules in evaluation mode."""
+    kept = {m for module in trained for m in module.modules()}
+    for child in whole.children():
+        if child in kept:
+            continue
+        # A list of modules is never called itself.
+        if kept.isdisjoint(child.modules()) and not isinstance(child, nn.ModuleList):
+            child.register_forward_pre_hook(_evaluate)
+        else:
+            _evaluate_all_but(child, trained)
+
+
+def _evaluate(module: nn.Module, _inputs: object) -> None:
+    # In a hook rather than once: the Trainer puts the whole model into training mode before every step.
+    if module.training:
+        module.eval()
+
+
+def lower_part(model: PreTrainedModel, n: int) -> dict[str, torch.Tensor]:
+    """Weights of the embeddings, of the lowest `n` encoder layers and of all else that these read, by name."""
+    above = {id(tensor) for module in _above(model, n) for tensor in module.state_dict(keep_vars=True).values()}
+    return {k: v.detach() for k, v in encoder(model).state_dict(keep_vars=True).items() if id(v) not in above}
+
+
+def frozen_layers(model: PreTrainedModel) -> int:
+    """How many of the lowest encoder layers are frozen, together with all that they read. 0 when the embeddings train."""
+    layers = encoder_layers(model)
+    after = {parameter for module in _above(model, 0) for parameter in module.parameters()}
+    if any(p.requires_grad and p not in after for p in encoder(model).parameters()):
+        return 0
+    trains = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
+    return trains.index(True) if any(trains) else len(layers)
 
 
 class _FixedStatistics:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,9 +21,11 @@ def encoder(model: PreTrainedModel) -> nn.Module:
     Raises:
         InputError: a class of foreign code that does not tell its encoder from its head.
     """
-    if not model.base_model_prefix:
-        raise InputError(f"{type(model).__name__} names no encoder (base_model_prefix); use a stock family")
-    return getattr(model, model.base_model_prefix)
+    # ModernBERT's prefix, `model`, is also what a PEFT model calls the whole classifier.
+    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not whole.base_model_prefix:
+        raise InputError(f"{type(whole).__name__} names no encoder (base_model_prefix); use a stock family")
+    return getattr(whole, whole.base_model_prefix)
 
 
 def classification_layer(model: PreTrainedModel) -> nn.Linear:

@@ -16,6 +16,9 @@ from hf_finetune.models.freeze import (
     freeze_batch_norm,
     freeze_body,
     freeze_lower,
+    frozen_layers,
+    lower_part,
+    train_top,
     trainable_parameters,
 )
 from hf_finetune.models.heads import encoder
@@ -107,6 +110,60 @@ def test_freeze_lower_counts(classifier):
     assert trainable_parameters(model) == (layer + 1056 + 99, everything[1])
     with pytest.raises(InputError, match=r"frozen_layers: 4, but bert has 3 layers"):
         freeze_lower(model, 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_train_top(family: str, classifier):
+    """The highest layers, what follows them, and the head; with all of them the embeddings alone stay as they are."""
+    for k in range(len(encoder_layers(classifier(family).model)) + 1):
+        model = classifier(family).model
+        layers = encoder_layers(model)
+        train_top(model, k)
+        assert frozen_layers(model) == len(layers) - k
+        training = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
+        assert training == [False] * (len(layers) - k) + [True] * k
+        assert all(p.requires_grad for p in model.classifier.parameters())
+        embeddings = next(encoder(model).children())
+        assert not any(p.requires_grad for p in embeddings.parameters())
+    with pytest.raises(InputError, match=rf"top_layers: {len(layers) + 1}, but {family} has {len(layers)} layers"):
+        train_top(model, len(layers) + 1)
+
+
+@pytest.mark.parametrize("freeze", [lambda m: train_top(m, 1), lambda m: freeze_lower(m, 2), freeze_body])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "swin", "beit"])
+def test_frozen_layers_have_no_dropout(family: str, freeze, classifier, inputs):
+    """While the model trains, they give what they give in evaluation mode; what trains has its dropout."""
+    model, batch = classifier(family, dropout=0.5).model, inputs(family)
+    freeze(model)
+    layers = encoder_layers(model)
+    expected = outputs_of(layers, model, batch)
+    model.train()
+    seen: list[torch.Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        for layer in layers
+    ]
+    model(**batch)
+    for hook in hooks:
+        hook.remove()
+    frozen = frozen_layers(model)
+    assert frozen > 0
+    for index, (old, new) in enumerate(zip(expected, seen, strict=True)):
+        assert torch.equal(old, new) == (index < frozen)
+    assert model.training and layers[-1].training == (frozen < len(layers))
+
+
+def test_frozen_layers_count_only_what_reads_frozen_weights(classifier):
+    model = classifier("bert").model
+    assert frozen_layers(model) == 0
+    for parameter in encoder_layers(model)[0].parameters():
+        parameter.requires_grad_(False)
+    assert frozen_layers(model) == 0, "the embeddings train"
+    freeze_lower(model, 2)
+    assert frozen_layers(model) == 2
+    names = set(lower_part(model, 2))
+    assert "encoder.layer.1.output.dense.weight" in names and "embeddings.word_embeddings.weight" in names
+    assert not any(n.startswith(("encoder.layer.2.", "pooler.")) for n in names)
 
 
 def test_freeze_lower_freezes_adapters_too(classifier):

@@ -5,6 +5,7 @@ import torch
 from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from torch import nn
 
+from hf_finetune.models.adapters import add_adapter, lora_config
 from hf_finetune.models.heads import classification_layer, encoder, head_modules, set_head
 
 LAYER = {"roberta": "classifier.out_proj", "electra": "classifier.out_proj", "mpnet": "classifier.out_proj"} | {
@@ -40,6 +41,14 @@ def test_head_modules(family: str, classifier):
     inside = {p for p in encoder(loaded.model).parameters()}
     head = {p for name in names for p in loaded.model.get_submodule(name).parameters()}
     assert inside | head == set(loaded.model.parameters()) and not inside & head
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "vit"])
+def test_encoder_inside_a_peft_model(family: str, classifier):
+    loaded = classifier(family)
+    body = encoder(loaded.model)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh, seed=0)
+    assert encoder(adapted) is body is encoder(adapted.get_base_model())
 
 
 def test_fresh_modules_of_the_encoder_belong_to_the_head(classifier):

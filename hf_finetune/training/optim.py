@@ -1,0 +1,99 @@
+"""AdamW for networks with a large vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.adamw import adamw
+
+Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+
+
+class VocabularyAdamW(torch.optim.AdamW):
+    """AdamW that passes over the word embeddings that no training text contains.
+
+    A vocabulary is half of a small model's weights, and a data set holds a tenth or a third of its words. The others'
+    gradients are 0 at every step, and so are their moments; filling, clipping and applying zeros takes a fifth of a
+    step. Here the table's gradient comes as a sparse tensor (`nn.Embedding.sparse`), and moments are kept and applied
+    for the `rows` alone: the same numbers as `torch.optim.AdamW` gives these rows. (Not the lazy Adam that updates only
+    what a step read, without the tail of its momentum: that is another algorithm.) The other rows stay as they are,
+    where AdamW's weight decay would shrink them for no reason. All other weights are `torch.optim.AdamW`'s.
+
+    Args:
+        params: as for `torch.optim.AdamW`.
+        table: the embedding's weight, shape (V, D); one of `params`.
+        rows: shape (U,), int64, its rows that occur, each once.
+        settings: further arguments of `torch.optim.AdamW`.
+    """
+
+    def __init__(self, params: Parameters, *, table: nn.Parameter, rows: torch.Tensor, **settings: Any) -> None:
+        super().__init__(params, **settings)
+        self.table, self.rows = table, rows.to(table.device)
+        self._place = torch.full((len(table),), -1, device=table.device)
+        self._place[self.rows] = torch.arange(len(rows), device=table.device)
+        self._weight_UD: torch.Tensor | None = None
+        self._gradient_UD = torch.empty(0)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step, as `torch.optim.AdamW.step`."""
+        gradient, self.table.grad = self.table.grad, None
+        loss = super().step(closure)
+        if gradient is not None:
+            group = next(g for g in self.param_groups if any(p is self.table for p in g["params"]))
+            self._step_rows(group, gradient.coalesce())
+        return loss
+
+    def _step_rows(self, group: dict[str, Any], gradient: torch.Tensor) -> None:
+        state = self.state[self.table]
+        if self._weight_UD is None:
+            self._weight_UD = self.table[self.rows]
+            self._gradient_UD = torch.empty_like(self._weight_UD)
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=self.table.device)
+            state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(self._weight_UD) for _ in range(2))
+        self._gradient_UD.zero_()
+        self._gradient_UD[self._place[gradient.indices()[0]]] = gradient.values()
+        beta1, beta2 = group["betas"]
+        adamw(
+            [self._weight_UD],
+            [self._gradient_UD],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        self.table[self.rows] = self._weight_UD
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state; the table's rows are read anew, for the weights were loaded, too."""
+        super().load_state_dict(state_dict)
+        self._weight_UD = None
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:
+    """As `torch.nn.utils.clip_grad_norm_`, for row-sparse gradients as well. Returns the norm before."""
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            # A word that occurs twice in a batch is summed first: the norm is the dense gradient's.
+            parameter.grad = parameter.grad.coalesce()
+            gradients.append(parameter.grad.values())
+        elif parameter.grad is not None:
+            gradients.append(parameter.grad)
+    norm = nn.utils.get_total_norm(gradients)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.to(gradient.device))
+    return norm
