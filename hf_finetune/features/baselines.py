@@ -14,10 +14,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from hf_finetune.data.image import decode
 
@@ -72,6 +68,10 @@ def linear_baseline(train: Dataset, evals: Mapping[str, Dataset], *, num_labels:
         num_labels: number of classes C.
         seed: which rows are kept, and the order in which the solver visits them.
     """
+    # Half a second that no run should wait for before its first step; so below.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     if "image" in train.column_names:
         kept = _cut(np.ones(len(train)), MAX_PICTURES, "pictures", seed)
         name, features, test = "pixels+logistic", *_pixels(train.select(kept), evals)
@@ -116,6 +116,8 @@ def _cut(sizes: np.ndarray, limit: int, unit: str, seed: int) -> np.ndarray:
 
 def _tfidf(train: Dataset, evals: Mapping[str, Dataset], columns: list[str]) -> tuple[Any, dict[str, Any]]:
     """Sparse features (N, F) of the training rows and of each split; those of a pair's two texts stand side by side."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     parts: dict[str | None, list[Any]] = {split: [] for split in (None, *evals)}
     for column in columns:
         vectorizer = TfidfVectorizer(
@@ -134,6 +136,7 @@ def _tfidf(train: Dataset, evals: Mapping[str, Dataset], columns: list[str]) -> 
 def _pixels(train: Dataset, evals: Mapping[str, Dataset]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Pixels (N, 3 SIDE^2) of the training rows and of each split, standardised by the training rows."""
     from PIL import Image  # an optional dependency
+    from sklearn.preprocessing import StandardScaler
 
     def shrunken(rows: Dataset) -> np.ndarray:
         pixels = np.empty((len(rows), SIDE * SIDE * 3), dtype=np.float32)
