@@ -1,12 +1,16 @@
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
+from small_runs import text_rows
 from tiny import tiny_text_checkpoint
 
-from hf_finetune import InputError
+from hf_finetune import InputError, apply
 from hf_finetune.apply import Classifier, Source, check_output, evaluate, predict, quiet_libraries
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.models.load import load_classifier, load_tokenizer
@@ -76,8 +80,65 @@ def test_an_older_file_of_predictions_is_replaced(classifier: Classifier, rows: 
     assert output.read_text().startswith("row,predicted,")
 
 
+def test_labels_of_many_rows_are_those_of_float32(
+    classifier: Classifier, rows: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows enough for bfloat16, in several parts: labels and order are float32's, and the difference is told."""
+    monkeypatch.setattr(apply, "PART_ROWS", {"text": 300, "image": 300})
+    monkeypatch.setattr(apply, "has_native_bf16", lambda _: True)
+    texts = [row["text"] for row in text_rows(700, seed=5)]
+    rows.write_text("text\n" + "".join(f"{text}\n" for text in texts))
+    tables = {}
+    for precision in ("float32", "auto", "bf16"):
+        with caplog.at_level("INFO", "hf_finetune"):
+            caplog.clear()
+            assert predict(classifier, Source(str(rows)), rows.parent / "p.parquet", precision=precision) == 700
+        said = [r.getMessage() for r in caplog.records if "computed in bfloat16" in r.getMessage()]
+        assert len(said) == (precision != "float32")
+        tables[precision] = pq.read_table(rows.parent / "p.parquet").to_pandas()
+        assert tables[precision]["row"].tolist() == list(range(700))
+    assert tables["auto"]["predicted"].tolist() == tables["float32"]["predicted"].tolist()
+    for precision in ("auto", "bf16"):
+        difference = np.abs(tables[precision].iloc[:, 2:].values - tables["float32"].iloc[:, 2:].values).max()
+        assert 0 < difference < 0.1
+    reference = apply.probabilities(classifier, Dataset.from_dict({"text": texts}))
+    assert np.abs(reference - tables["float32"].iloc[:, 2:].values).max() < 1e-5
+
+
+def test_scores_are_of_float32_unless_asked(
+    classifier: Classifier, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [row["text"] for row in text_rows(300, seed=5)]
+    rows.write_text("text,label\n" + "".join(f"{text},a/b\n" for text in texts))
+    exact = evaluate(classifier, Source(str(rows)), resamples=100)
+    assert exact["precision"] == {"format": "float32"}
+    monkeypatch.setattr(apply, "has_native_bf16", lambda _: True)
+    assert evaluate(classifier, Source(str(rows)), resamples=100)["metrics"] == exact["metrics"]
+    half = evaluate(classifier, Source(str(rows)), resamples=100, precision="bf16")
+    assert half["precision"]["rows"] == 300 and half["precision"]["rows_of_label_agreement"] == 256
+    assert half["precision"]["label_agreement"] > 0.9
+    assert half["metrics"]["log_loss"]["value"] == pytest.approx(exact["metrics"]["log_loss"]["value"], rel=0.05)
+    monkeypatch.setattr(apply, "has_native_bf16", lambda _: False)
+    with pytest.raises(InputError, match="--precision bf16: this cpu does not multiply bf16 natively"):
+        evaluate(classifier, Source(str(rows)), precision="bf16")
+    predict(classifier, Source(str(rows)), rows.parent / "p.parquet")
+    answer = pq.read_table(rows.parent / "p.parquet").to_pandas().iloc[:, 2:].values
+    assert np.abs(answer - apply.probabilities(classifier, Dataset.from_dict({"text": texts}))).max() < 1e-6
+
+
 def test_batches_of_no_rows_are_refused(classifier: Classifier, rows: Path) -> None:
     with pytest.raises(InputError, match="--batch-size 0: expected at least 1"):
         predict(classifier, Source(str(rows)), rows.parent / "p.csv", batch_size=0)
     with pytest.raises(InputError, match="--batch-size 0: expected at least 1"):
         evaluate(classifier, Source(str(rows)), batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "header", "warned"), [(True, "text", True), (True, "text,text_pair", False), (False, "text", False)]
+)
+def test_single_texts_for_a_model_of_pairs_are_said(
+    classifier: Classifier, tmp_path: Path, caplog: pytest.LogCaptureFixture, pairs: bool, header: str, warned: bool
+) -> None:
+    (tmp_path / "rows.csv").write_text(f"{header}\n" + "good,bad\n"[: 9 if "pair" in header else 4] + "\n")
+    predict(dataclasses.replace(classifier, pairs=pairs), Source(str(tmp_path / "rows.csv")), tmp_path / "p.csv")
+    assert [("trained on pairs" in r.message) for r in caplog.records if r.levelname == "WARNING"] == [True] * warned

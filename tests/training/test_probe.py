@@ -1,0 +1,176 @@
+"""The start-up probe: what it chooses on a clock that is turned by hand, what it leaves untouched, what it remembers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+
+from hf_finetune.models.dropout import fast_dropout
+from hf_finetune.models.load import load_classifier
+from hf_finetune.training import precision, probe
+from hf_finetune.training.precision import Kernels
+
+EAGER = Kernels(mixed_precision="no", float32_matmul="highest", attention="eager", threads=1)
+SDPA = replace(EAGER, attention="sdpa")
+MEDIUM = replace(EAGER, float32_matmul="medium")
+FREE = frozenset({"mixed_precision", "float32_matmul", "attention", "threads"})
+
+
+def loaded(folder: Path, family: str = "bert", **options):
+    make = tiny_image_checkpoint if family in IMAGE_FAMILIES else tiny_text_checkpoint
+    task = "image-classification" if family in IMAGE_FAMILIES else "text-classification"
+    return load_classifier(make(folder / family, family), task=task, labels=("no", "yes"), **options).model
+
+
+def text_batch(rows: int = 4, tokens: int = 7) -> dict[str, torch.Tensor]:
+    ids = torch.arange(rows * tokens).view(rows, tokens) % 90 + 5
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(rows) % 2}
+
+
+@pytest.fixture
+def bert(tmp_path: Path):
+    return loaded(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def measured(bert, monkeypatch: pytest.MonkeyPatch, costs: dict[Kernels, float], planned_steps: int = 10_000):
+    """`measure` with a step that takes what `costs` says, in seconds a row; also the steps of more than four rows."""
+    now, taken = 0.0, []
+
+    def step(batch: dict[str, torch.Tensor], kernels: Kernels) -> None:
+        nonlocal now
+        rows = len(batch["labels"])
+        now += costs[kernels] * rows
+        if rows != 4:
+            taken.append(kernels)
+
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: now)
+    default, *others = costs
+    return probe.measure(step, text_batch(rows=64), bert, others, default, planned_steps), taken
+
+
+@pytest.mark.parametrize(
+    ("sdpa", "medium", "chosen"), [(0.07, 0.08, SDPA), (0.085, 0.089, SDPA), (0.095, 0.091, EAGER), (0.2, 0.08, MEDIUM)]
+)
+def test_an_alternative_must_win_by_a_tenth(bert, monkeypatch, sdpa: float, medium: float, chosen: Kernels) -> None:
+    choice, _ = measured(bert, monkeypatch, {EAGER: 0.01, SDPA: sdpa / 10, MEDIUM: medium / 10})
+    assert choice.kernels == chosen and choice.source == "probe"
+    assert [(m["attention"], m["float32_matmul"]) for m in choice.measured] == [
+        ("eager", "highest"),
+        ("sdpa", "highest"),
+        ("eager", "medium"),
+    ]
+    assert [m["rows"] for m in choice.measured] == [25, 25, 25], "a step of about a quarter of a second"
+    assert [m["ms_per_step"] for m in choice.measured] == pytest.approx([250, 2500 * sdpa, 2500 * medium])
+
+
+def test_time_is_bounded(bert, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is hopeless is tried once; a share of the run, or three seconds, is all there is."""
+    _, taken = measured(bert, monkeypatch, {EAGER: 0.01, SDPA: 0.03, MEDIUM: 0.01})
+    assert taken.count(SDPA) == 1 and taken.count(MEDIUM) == 1 + probe.ROUNDS
+    choice, taken = measured(bert, monkeypatch, {EAGER: 2.0, SDPA: 1.0, MEDIUM: 2.0})
+    assert taken == [EAGER] and choice.kernels == EAGER, "over the three seconds at once"
+    # 64 rows of a hundredth, 50 times, 2% of it: 0.64 s, of which the default takes 0.08 and 0.25.
+    choice, taken = measured(bert, monkeypatch, {EAGER: 0.01, SDPA: 0.008, MEDIUM: 0.01}, planned_steps=50)
+    assert taken == [EAGER, SDPA, MEDIUM] and choice.kernels == SDPA
+
+
+@pytest.mark.parametrize("family", ["bert", "resnet"])
+def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    model = loaded(tmp_path, family).eval()
+    pictures = {"pixel_values": torch.rand(4, 3, 32, 32), "labels": torch.tensor([0, 1, 0, 1])}
+    monkeypatch.setattr(probe, "MOST_SECONDS", 1e9)
+    monkeypatch.setattr(probe, "matmul_error", lambda _: 0.0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = torch.get_num_threads(), torch.get_float32_matmul_precision(), model.config._attn_implementation
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    default = replace(EAGER, threads=torch.get_num_threads(), attention=model.config._attn_implementation)
+    batch = text_batch() if family == "bert" else pictures
+    options = {"default": default, "free": FREE, "planned_steps": 10**9, "method": "full", "around": fast_dropout}
+    choice = probe.choose(model, batch, **options)
+    assert choice.source == "probe" and len(choice.measured) >= 2
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters()) and not model.training
+    now = torch.get_num_threads(), torch.get_float32_matmul_precision(), model.config._attn_implementation
+    assert now == settings
+
+
+def test_a_choice_is_kept_and_used_again(bert, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(batch=None, **changes) -> probe.Choice:
+        given = {"default": EAGER, "free": FREE, "planned_steps": 600, "method": "full"} | changes
+        return probe.choose(bert, batch or text_batch(tokens=7), **given)
+
+    assert choose(planned_steps=599) == probe.Choice(EAGER) and not own_cache.exists(), "too short to measure"
+    found = probe.Choice(SDPA, ({"attention": "eager", "ms_per_step": 1.0},), "probe")
+    monkeypatch.setattr(probe, "measure", lambda *_: found)
+    assert choose() == found
+    monkeypatch.setattr(probe, "measure", lambda *_: pytest.fail("measured again"))
+    assert choose() == replace(found, source="cache")
+    assert choose(planned_steps=1) == choose(text_batch(tokens=8)) == replace(found, source="cache")
+    assert choose(probe=False) == probe.Choice(EAGER)
+    assert choose(free=frozenset()) == probe.Choice(EAGER, source="forced")
+    monkeypatch.setattr(probe, "measure", lambda *_: replace(found, kernels=MEDIUM))
+    others = ({"method": "lora"}, {"free": frozenset({"threads"})}, {"default": SDPA})
+    assert [choose(**other).kernels for other in others] == [MEDIUM] * 3
+    assert choose(text_batch(tokens=9)).kernels == choose(text_batch(rows=5)).kernels == MEDIUM
+    for damage in ("", "[]", "{}", '{"chosen": {"threads": 1}, "measured": []}'):
+        for file in own_cache.rglob("*.json"):
+            file.write_text(damage)
+        assert choose().source == "probe"
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(bert, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_cache.write_text("a file, not a folder")
+    monkeypatch.setattr(probe, "measure", lambda *_: probe.Choice(SDPA, (), "probe"))
+    found = probe.choose(bert, text_batch(), default=EAGER, free=FREE, planned_steps=600, method="full")
+    assert found.kernels == SDPA
+
+
+def test_alternatives_are_honest(bert, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never bf16 where it is not native; an inexact product never passes as float32; what is forced stays."""
+    error = {"medium": 1e-7}
+    monkeypatch.setattr(probe, "matmul_error", error.__getitem__)
+    monkeypatch.setattr(probe, "has_native_bf16", lambda _: False)
+    two = replace(EAGER, threads=2)
+    assert probe._alternatives(bert, two, FREE) == [
+        replace(two, attention="sdpa"),
+        replace(two, float32_matmul="medium"),
+        replace(two, threads=1),
+    ]
+    error["medium"] = 1e-3
+    assert probe._alternatives(bert, two, FREE - {"threads"}) == [replace(two, attention="sdpa")]
+    half = replace(EAGER, mixed_precision="bf16")
+    assert probe._alternatives(bert, half, FREE - {"attention"}) == [EAGER]
+    error["medium"] = 1e-7
+    assert probe._alternatives(bert, half, FREE - {"attention"}) == [MEDIUM]
+    assert probe._alternatives(bert, half, frozenset({"float32_matmul"})) == []
+
+
+@pytest.mark.parametrize("family", [*TEXT_FAMILIES, *IMAGE_FAMILIES])
+def test_attention_kernels_of_every_family(tmp_path: Path, family: str) -> None:
+    model = loaded(tmp_path, family)
+    present = model.config._attn_implementation
+    found = precision.attention_kernels(model)
+    assert found[0] == present == model.config._attn_implementation
+    wanted = {present, "eager", "sdpa"} if model._can_set_attn_implementation() and model._supports_sdpa else {present}
+    assert set(found) == wanted
+    assert set(found) >= {"eager", "sdpa"} or family in ("deberta-v2", "mpnet", "swin", "convnext", "resnet")
+
+
+def test_products_are_exact_in_highest_and_settings_come_back() -> None:
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    assert 0 < precision.matmul_error("highest") < precision.EXACT
+    with precision.settings_restored():
+        torch.set_num_threads(1)
+        torch.set_float32_matmul_precision("medium")
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
