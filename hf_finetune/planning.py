@@ -1,35 +1,50 @@
-"""What a run would do and cost, from its data and a few timed steps on a copy that is thrown away."""
+"""What a run would do and cost: a rehearsal on a few of its steps, thrown away, and the parts added up."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import logging
+import os
+import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from datasets import Dataset, concatenate_datasets
 
-from hf_finetune.data.batching import StepBatches
-from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
-from hf_finetune.environment import hardware, memory
-from hf_finetune.evaluation.inference import cast
+from hf_finetune import pipeline
+from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.environment import hardware, memory, seconds_since_start
+from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.evaluation.intervals import bootstrap
+from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.features.baselines import linear_baseline
 from hf_finetune.models import freeze
-from hf_finetune.preparation import prepare, with_adapter
+from hf_finetune.preparation import Prepared, prepare
 from hf_finetune.recipe import Recipe
 from hf_finetune.training.arguments import default_learning_rate
-from hf_finetune.training.losses import cross_entropy
-from hf_finetune.training.trainer import planned_steps
+from hf_finetune.training.probe import Choice
 from hf_finetune.training.warm_start import MOST_ROWS
 
 logger = logging.getLogger("hf_finetune")
-# Start-up, baselines and the parity gate: about this many seconds, whatever the data.
-FIXED_SECONDS = 30
-# Quantiles of a step's size at which steps are timed; the time of the others is read off a straight line.
-TIMED_AT = (0.1, 0.5, 0.9)
+# Steps that are rehearsed, at evenly spread quantiles of their size, the largest among them.
+STEPS = 12
+# Rows that stand for all in evaluation, and for the training rows of the linear baseline.
+ROWS, BASELINE_ROWS = 256, 2_000
+RESAMPLES = 100
+# The parity gate's process reads a little less than this one did until now, then loads the model and scores a few rows.
+PARITY_SECONDS = 1.0
+# Weights and optimiser states written, read again for their digest, and synchronised.
+DISK_BYTES_PER_S = 5e8
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
-    """Load the data and the checkpoint, time three optimiser steps, and add up. Nothing is trained or written.
+    """Load the data and the checkpoint, train a few steps in a temporary folder, and add up. Nothing is kept.
 
     Returns:
         Rows, lengths, steps, learning rate, parameters, and estimates of seconds and of peak memory in megabytes.
@@ -37,63 +52,43 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     Raises:
         InputError: whatever would stop the run.
     """
+    begun = seconds_since_start()
     prepared = prepare(recipe)
     inputs, splits, train = prepared.inputs, prepared.splits, recipe.train
-    encoded = inputs.encode(splits.train)
+    started = time.perf_counter()
+    # Pictures are decoded as they are needed: the rehearsal tells how long that takes.
+    encoded = inputs.encode(splits.train) if isinstance(inputs, TextInputs) else splits.train
+    encode_s = time.perf_counter() - started
     lengths = inputs.lengths(encoded)
-    _, accumulation, rows_per_step = prepared.micro_batch
-    batches = StepBatches(
-        len(encoded),
-        rows_per_step=rows_per_step,
-        accumulation=accumulation,
-        lengths=lengths if recipe.batching.by_length else None,
-        seed=train.seed,
-        processes=prepared.processes,
-    )
-    whole = planned_steps(len(encoded), rows_per_step, train.num_train_epochs)
-    steps = whole if train.max_steps < 0 else train.max_steps
+    batches = prepared.batches(lengths)
+    steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
+    sizes = np.array([_padded_tokens(s, lengths, prepared.micro_batch[1]) for s in batches.step_rows()], dtype=float)
+    ready = seconds_since_start() - encode_s
 
-    model = prepared.model.to(prepared.device).train()
-    if recipe.trained not in ("full", "head"):
-        model = with_adapter(model, recipe, prepared.fresh)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=0.0, fused=True)
-    rows = Rows(encoded, columns_of(inputs, labels=True))
-
-    def step(indices: np.ndarray) -> float:
-        started = time.perf_counter()
-        for part in np.array_split(indices, accumulation):
-            batch = {k: v.to(prepared.device) for k, v in with_labels(inputs.collate, rows.__getitems__(part)).items()}
-            labels = batch.pop("labels")
-            with cast(prepared.device, prepared.autocast):
-                loss = cross_entropy(model(**batch).logits, labels) / len(indices)
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        float(loss)
-        return time.perf_counter() - started
-
-    all_steps = [s[: max(1, len(s) // prepared.processes)] for s in batches.step_rows()]
-    sizes = np.array([_padded_tokens(s, lengths, accumulation) for s in all_steps], dtype=float)
-    order = np.argsort(sizes, kind="stable")
-    chosen = [int(order[int(q * (len(order) - 1))]) for q in TIMED_AT]
-    step(all_steps[chosen[-1]])  # allocations and kernel choices of the first step are not the rule
-    timed = np.array([min(step(all_steps[i]) for _ in range(2)) for i in chosen])
-    spread = np.ptp(sizes[chosen]) > 0
-    slope, base = np.polyfit(sizes[chosen], timed, 1) if spread else (0.0, float(timed.mean()))
-    per_epoch = float(np.maximum(base + slope * sizes, timed.min() * 0.5).sum())
-    loop = per_epoch * steps / batches.steps
-    # A forward pass in evaluation is about a third of a training step; validation runs every epoch, the rest once.
-    per_row = per_epoch / len(encoded) / 3
+    rehearsal = _rehearse(prepared, encoded, batches.step_rows(), sizes, steps)
     epochs = steps / batches.steps
-    test = 0 if splits.test is None else len(splits.test)
-    forward = per_row * (
-        min(len(encoded), MOST_ROWS) * train.head_warm_start + len(splits.validation) * (epochs + 2) + 2 * test
-    )
-    trained, total = freeze.trainable_parameters(model)
+    loop = rehearsal.loop(sizes) * epochs / prepared.processes
+    judged = [splits.validation, *([] if splits.test is None else [splits.test])]
+    scored, share = sum(map(len, judged)), len(encoded) / rehearsal.rows
+    trained, total = freeze.trainable_parameters(rehearsal.model)
+    saved = 4 * (total + 2 * trained) / DISK_BYTES_PER_S
+    parts = {
+        "start_s": ready,
+        "encode_s": (encode_s or rehearsal.encode_s * share) * (1 + scored / len(encoded)),
+        "head_s": rehearsal.head(min(len(encoded), MOST_ROWS)) * train.head_warm_start,
+        "cache_s": rehearsal.cache_s * share,
+        "validation_s": rehearsal.score_s * len(splits.validation) * epochs / prepared.processes + saved * epochs,
+        "evaluate_s": rehearsal.evaluate_s * scored + rehearsal.interval_s * scored * recipe.evaluate.resamples,
+        "baselines_s": rehearsal.baseline_s * (len(encoded) + scored) * recipe.evaluate.baselines,
+        "parity_s": begun + PARITY_SECONDS,
+    }
     return {
         "name": recipe.name,
-        "rows": {"train": len(encoded), "validation": len(splits.validation), "test": test},
+        "rows": {
+            "train": len(encoded),
+            "validation": len(splits.validation),
+            "test": 0 if splits.test is None else len(splits.test),
+        },
         "labels": len(splits.labels),
         "columns": splits.columns,
         "notes": list(prepared.notes),
@@ -105,17 +100,168 @@ def plan(recipe: Recipe) -> dict[str, Any]:
             "truncated_share": inputs.truncated_share(encoded) if isinstance(inputs, TextInputs) else None,
         },
         "steps": steps,
-        "rows_per_step": rows_per_step,
+        "rows_per_step": prepared.micro_batch[2]
+        if recipe.batching.token_budget is None
+        else round(len(encoded) / batches.steps),
         "learning_rate": train.learning_rate or default_learning_rate(recipe.trained, recipe.task),
-        "mixed_precision": prepared.mixed_precision,
+        "mixed_precision": rehearsal.mixed_precision,
         "parameters": {"trained": trained, "total": total},
         "estimate": {
-            "train_loop_s": round(loop, 1),
-            "total_s": round(loop + forward + FIXED_SECONDS, 1),
+            "train_loop_s": _three_digits(loop),
+            "total_s": _three_digits(loop + sum(parts.values())),
             **memory(prepared.device),
         },
+        "parts": {name: _three_digits(seconds) for name, seconds in parts.items()},
         "environment": hardware(prepared.device, prepared.processes),
     }
+
+
+@dataclass(frozen=True)
+class _Rehearsal:
+    """What a few steps and a few rows took. Seconds, those of evaluation per row."""
+
+    model: Any
+    mixed_precision: str
+    rows: int
+    """Training rows that took part."""
+    base_s: float
+    """Of a step, whatever its size."""
+    slope_s: float
+    """Of a padded token, or a picture, more in a step."""
+    least_s: float
+    """Of the fastest step."""
+    encode_s: float
+    head_s: float
+    cache_s: float
+    score_s: float
+    evaluate_s: float
+    interval_s: float
+    """Per row and resample."""
+    baseline_s: float
+
+    def head(self, rows: int) -> float:
+        """Seconds of fitting the head on so many rows: the features by the row, the rest as it was on a few."""
+        return rows * self.score_s + max(0.0, self.head_s - self.rows * self.score_s)
+
+    def loop(self, sizes: np.ndarray) -> float:
+        """Seconds of steps of these sizes, shape (steps,)."""
+        return float(np.maximum(self.base_s + self.slope_s * sizes, self.least_s / 2).sum())
+
+
+def _rehearse(
+    prepared: Prepared, encoded: Dataset, all_steps: list[np.ndarray], sizes: np.ndarray, steps: int
+) -> _Rehearsal:
+    """Train on the rows of some steps through the run's own code, then score, with the longest rows of all among them.
+
+    So this process takes the memory that the run takes, and its peak is the estimate.
+    """
+    recipe, splits, inputs = prepared.recipe, prepared.splits, prepared.inputs
+    order = np.argsort(sizes, kind="stable")
+    chosen = order[np.unique(np.linspace(0, len(order) - 1, STEPS).round().astype(int))]
+    rows = np.sort(np.concatenate([all_steps[i] for i in chosen]))
+    judged = concatenate_datasets([splits.validation, *([] if splits.test is None else [splits.test])])
+    some = np.sort(np.random.default_rng(0).permutation(len(judged))[:ROWS])
+    small = replace(
+        prepared,
+        splits=replace(splits, train=splits.train.select(rows), validation=judged.select(some)),
+        recipe=replace(
+            recipe,
+            train=replace(
+                recipe.train,
+                num_train_epochs=1,
+                max_steps=-1,
+                logging_steps=1,
+                early_stopping_patience=None,
+                head_warm_start=recipe.train.head_warm_start and len(set(splits.train.select(rows)["label"][:])) > 1,
+            ),
+        ),
+    )
+    choice = Choice(prepared.kernels)
+    if not recipe.adapts:
+        choice = pipeline.choose_kernels(prepared, prepared.model.to(prepared.device), encoded, steps)
+    with tempfile.TemporaryDirectory(prefix="hf-finetune-plan-") as folder, _alone(Path(folder)):
+        trainer, seconds, _ = pipeline.rehearse(small, Path(folder), choice)
+        log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+        times = np.diff([line["time"] for line in log if "loss" in line])
+        score_s = trainer.outside_seconds / len(some)
+        model = trainer.trained_model()
+        evaluate_s, interval_s = _evaluate(small, model, judged)
+    lengths = inputs.lengths(encoded.select(rows))
+    done = small.batches(lengths).step_rows()
+    taken = np.array([_padded_tokens(s, lengths, prepared.micro_batch[1]) for s in done], dtype=float)
+    if len(taken) == 1:
+        times = np.array([trainer.loop_seconds])
+    else:
+        # The first step, with its allocations and choices of kernels, is not the rule; its end starts the clock.
+        taken = taken[1:]
+    if lengths is None or np.ptp(taken) == 0:
+        base, slope = 0.0, float(times.sum() / taken.sum())
+    else:
+        slope, base = np.polyfit(taken, times, 1)
+    started = time.perf_counter()
+    few = splits.train.select(np.random.default_rng(0).permutation(len(encoded))[:BASELINE_ROWS])
+    if recipe.evaluate.baselines:
+        linear_baseline(few, {"some": judged.select(some)}, num_labels=len(splits.labels))
+    return _Rehearsal(
+        model=model,
+        mixed_precision=choice.kernels.mixed_precision,
+        rows=len(rows),
+        base_s=float(base),
+        slope_s=float(slope),
+        least_s=float(times.min()),
+        encode_s=seconds["encode_s"],
+        head_s=seconds.get("head_warm_start_s", 0.0),
+        cache_s=seconds["cache_s"],
+        score_s=score_s,
+        evaluate_s=evaluate_s,
+        interval_s=interval_s,
+        baseline_s=(time.perf_counter() - started) / (len(few) + len(some)),
+    )
+
+
+def _evaluate(small: Prepared, model: Any, judged: Dataset) -> tuple[float, float]:
+    """Seconds a row from text or picture to logits, and seconds of intervals a row and resample."""
+    inputs, rows = small.inputs, small.splits.validation
+
+    def logits(of: Dataset) -> np.ndarray:
+        encoded = inputs.encode(of)
+        return predict_logits(
+            model,
+            Rows(encoded, columns_of(inputs, labels=False)),
+            inputs.collate,
+            batch_size=small.recipe.train.per_device_eval_batch_size,
+            lengths=inputs.lengths(encoded),
+        )
+
+    if isinstance(inputs, TextInputs):
+        characters = np.array([len(text) for text in judged["text"][:]])
+        logits(judged.select(np.argsort(-characters, kind="stable")[: small.recipe.train.per_device_eval_batch_size]))
+    started = time.perf_counter()
+    found = logits(rows)
+    evaluated = time.perf_counter()
+    bootstrap(np.asarray(rows["label"][:]), softmax(found), resamples=RESAMPLES)
+    return (evaluated - started) / len(rows), (time.perf_counter() - evaluated) / len(rows) / RESAMPLES
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """What is built inside neither is found from before nor stays, and nothing is said of it."""
+    before, level = os.environ.get("HF_FINETUNE_CACHE"), logging.root.manager.disable
+    os.environ["HF_FINETUNE_CACHE"] = str(folder / "cache")
+    logging.disable(logging.INFO)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+        if before is None:
+            del os.environ["HF_FINETUNE_CACHE"]
+        else:
+            os.environ["HF_FINETUNE_CACHE"] = before
+
+
+def _three_digits(seconds: float) -> float:
+    return float(f"{seconds:.3g}")
 
 
 def _padded_tokens(indices: np.ndarray, lengths: np.ndarray | None, accumulation: int) -> int:

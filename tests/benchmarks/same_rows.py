@@ -1,0 +1,42 @@
+"""The rows of a data set as hf_finetune divides them, in files that both sides of a comparison read.
+
+    python tests/benchmarks/same_rows.py DATA FOLDER [--rows N] [--test-rows N]
+
+Writes train, validation and test .parquet with the columns text (or image) and label, the label as its name.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_finetune.data.load import load
+
+
+def main() -> None:
+    """Read, cut, write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kind", choices=("text", "image"), default="text")
+    parser.add_argument("--rows", type=int, help="training rows at most")
+    parser.add_argument("--test-rows", type=int, help="rows of validation and of test at most")
+    options = parser.parse_args()
+    splits = load(options.data, kind=options.kind, max_train_rows=options.rows)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        table = rows.with_format("arrow")[:]
+        if name != "train" and options.test_rows is not None:
+            kept = np.random.default_rng(0).permutation(len(table))[: options.test_rows]
+            table = table.take(np.sort(kept))
+        labels = pa.array([splits.labels[i] for i in table["label"].to_pylist()])
+        given = pa.chunked_array(
+            [c.storage if isinstance(c, pa.ExtensionArray) else c for c in table[options.kind].chunks]
+        )
+        pq.write_table(pa.table({options.kind: given, "label": labels}), options.folder / f"{name}.parquet")
+
+
+if __name__ == "__main__":
+    main()

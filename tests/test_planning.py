@@ -1,0 +1,95 @@
+"""What a plan adds up, and that it leaves nothing behind."""
+
+import csv
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import text_rows
+from tiny import tiny_text_checkpoint
+
+from hf_finetune import planning
+from hf_finetune.recipe import Evaluate, Model, Precision, Recipe, TextData, Train
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """54 training rows in steps of 8, three epochs."""
+    folder = tmp_path_factory.mktemp("input")
+    with (folder / "train.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["text", "label"])
+        lines.writerows((row["text"], ("bad", "good")[row["label"]]) for row in text_rows(60))
+    return Recipe(
+        name="small",
+        data=TextData(path=str(folder / "train.csv"), max_length=32),
+        model=Model(checkpoint=str(tiny_text_checkpoint(folder / "bert"))),
+        train=Train(num_train_epochs=3.0, per_device_train_batch_size=8),
+        precision=Precision(mixed_precision="no"),
+        evaluate=Evaluate(resamples=100),
+    )
+
+
+@pytest.mark.parametrize("method", ["full", "top", "lora"])
+def test_a_rehearsal_leaves_nothing_behind(
+    recipe: Recipe, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    made = planning.plan(replace(recipe, method=method))
+    assert made["steps"] == 21 and made["rows"] == {"train": 54, "validation": 6, "test": 0}
+    estimate, parts = made["estimate"], made["parts"]
+    assert estimate["train_loop_s"] > 0 and all(seconds >= 0 for seconds in parts.values())
+    assert estimate["total_s"] == pytest.approx(estimate["train_loop_s"] + sum(parts.values()), rel=0.05)
+    assert parts["cache_s"] == 0 or method == "top"
+    assert parts["head_s"] > 0
+    assert not list(tmp_path.rglob("*")) and logging.getLogger("hf_finetune.run").isEnabledFor(logging.CRITICAL)
+    assert os.environ["HF_FINETUNE_CACHE"] == str(tmp_path / "cache")
+
+
+def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing:
+        def parameters(self):
+            return iter(())
+
+    found = planning._Rehearsal(
+        model=Nothing(),
+        mixed_precision="no",
+        rows=9,
+        base_s=2.0,
+        slope_s=0.5,
+        least_s=1.0,
+        encode_s=0.0,
+        head_s=4.25,
+        cache_s=1.0,
+        score_s=0.25,
+        evaluate_s=0.5,
+        interval_s=0.01,
+        baseline_s=0.1,
+    )
+    seen = {}
+
+    def rehearse(prepared, encoded, all_steps, sizes, steps):
+        seen["sizes"] = sizes
+        return found
+
+    monkeypatch.setattr(planning, "_rehearse", rehearse)
+    made = planning.plan(recipe)
+    # Seven steps an epoch, three epochs.
+    assert len(seen["sizes"]) == 7
+    assert made["estimate"]["train_loop_s"] == pytest.approx(3 * (7 * 2.0 + 0.5 * seen["sizes"].sum()), rel=0.01)
+    assert {name: made["parts"][name] for name in ("head_s", "cache_s", "validation_s")} == {
+        "head_s": 54 * 0.25 + 2.0,
+        "cache_s": 6.0,
+        "validation_s": pytest.approx(3 * 6 * 0.25),
+    }
+    assert made["parts"]["evaluate_s"] == pytest.approx(6 * 0.5 + 6 * 100 * 0.01)
+    assert made["parts"]["baselines_s"] == pytest.approx((54 + 6) * 0.1)
+
+
+def test_no_step_is_thought_faster_than_half_the_fastest() -> None:
+    found = planning._Rehearsal(None, "no", 1, -5.0, 1.0, 2.0, 0, 0, 0, 0, 0, 0, 0)
+    assert found.loop(np.array([1.0, 10.0])) == 1.0 + 5.0
