@@ -65,10 +65,8 @@ def check_artefacts(
         labels: class names; `pipeline(task, folder)` must answer with the same ones.
 
     Returns:
-        By artefact: `max_abs_difference`, `tolerance`, `rows`, `ok`; and `pipeline`: how many labels agree.
-
-    Raises:
-        GateError: when the fresh process cannot load or run an artefact at all.
+        By artefact: `max_abs_difference`, `tolerance`, `rows`, `ok`; and `pipeline`: how many labels agree. When the
+        fresh process cannot load or run one of them, by artefact: `ok`, which is false, and `error`.
     """
     with tempfile.TemporaryDirectory(prefix="hf_finetune_parity_") as name:
         folder = Path(name)
@@ -100,7 +98,7 @@ def check_artefacts(
         )
         if child.returncode != 0:
             last = child.stderr.strip().splitlines()[-1:] or ["no output"]
-            raise GateError(f"parity: a fresh process could not load the saved folder: {last[0]}")
+            return {a.name: {"ok": False, "error": last[0]} for a in artefacts}
         with np.load(job.with_suffix(".npz")) as archive:
             found = {a.name: archive[a.name] for a in artefacts}
         answered = json.loads((folder / "labels.json").read_text())
@@ -128,6 +126,8 @@ def refuse_failed(report: dict[str, dict[str, Any]]) -> None:
         GateError: naming the artefact and its difference.
     """
     for name, check in report.items():
+        if "error" in check:
+            raise GateError(f"parity: a fresh process could not load the saved folder: {check['error']}")
         if not check["ok"]:
             found = check.get("max_abs_difference", check.get("labels_agree"))
             raise GateError(f"parity: {name} does not reproduce the trained model: {found} over {check['rows']} rows")

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from peft import PeftModel
@@ -16,16 +17,25 @@ from hf_finetune.apply import quiet_libraries
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.load import Splits, load
+from hf_finetune.environment import bound_kernel_cache
 from hf_finetune.models import adapters, freeze
+from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
+from hf_finetune.models.patches import Shrink, drop_patches, shrink_for
 from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.unpadded import use_unpadded
 from hf_finetune.recipe import Recipe, TextData, check
 from hf_finetune.training import precision
+from hf_finetune.training.arguments import DECIDED
+from hf_finetune.training.flops import patches
 
 # Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
 KNOWN_WEIGHTS = {
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": "sentence-transformers/all-MiniLM-L6-v2"
 }
+# On a CPU a step of pictures is cut into forward passes of about so many tokens: 8 pictures at a time instead of 32 trained
+# a ViT-small at 224 pixels 1.37 times as fast on two cores (its activations fit the caches, and are not mapped anew).
+CPU_FORWARD_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,69 @@ class Prepared:
     """The checkpoint's commit on the Hub, or the SHA-256 of its weights."""
     notes: tuple[str, ...]
     processes: int
+    shrink: Shrink | None = None
+    """How pictures are made smaller in the first part of the training."""
+    picture_tokens: int | None = None
+    """Patches of a picture."""
+
+    def goes_unpadded(self) -> bool:
+        """Whether training goes without padding, see `models.unpadded.use_unpadded`.
+
+        Raises:
+            InputError: it was asked for and cannot be.
+        """
+        adapter = self.recipe.adapter
+        return isinstance(self.inputs, TextInputs) and use_unpadded(
+            self.recipe.batching.unpadded,
+            self.model,
+            device=self.device,
+            autocast=self.autocast,
+            reason="prompts cannot be put before every text of a packed row"
+            if adapter is not None and adapter.is_prompt_learning
+            else "",
+        )
+
+    def batches(self, lengths: np.ndarray | None) -> StepBatches:
+        """The optimiser steps of the run, given the tokens of each training row.
+
+        Raises:
+            InputError: see `StepBatches`.
+        """
+        batching = self.recipe.batching
+        _, accumulation, rows_per_step = self.micro_batch
+        return StepBatches(
+            len(self.splits.train),
+            rows_per_step=rows_per_step,
+            accumulation=accumulation,
+            lengths=lengths if batching.by_length else None,
+            token_budget=batching.token_budget,
+            seed=self.recipe.train.seed,
+            processes=self.processes,
+        )
+
+    @property
+    def kernels(self) -> precision.Kernels:
+        """What runs unless the start-up probe finds something faster."""
+        wanted = self.recipe.precision
+        return precision.Kernels(
+            mixed_precision=self.mixed_precision,
+            float32_matmul="highest" if wanted.float32_matmul == "auto" else wanted.float32_matmul,
+            attention=self.model.config._attn_implementation,
+            threads=wanted.threads or torch.get_num_threads(),
+        )
+
+    @property
+    def free_kernels(self) -> frozenset[str]:
+        """Fields of `kernels` that the probe may choose: those that neither the recipe nor the launcher names."""
+        wanted = self.recipe.precision
+        left = {
+            "mixed_precision": wanted.mixed_precision == "auto" and not precision.launched(),
+            "float32_matmul": wanted.float32_matmul == "auto",
+            "attention": self.recipe.model.attn_implementation is None,
+            # One process alone would be timed on the cores of all.
+            "threads": wanted.threads is None and self.processes == 1,
+        }
+        return frozenset(name for name, is_left in left.items() if is_left)
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -53,14 +126,29 @@ class Prepared:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mixed_precision)
 
     @property
+    def sparse_embeddings(self) -> bool:
+        """Whether the words that occur train alone; only our own AdamW can do so."""
+        optimizer = self.recipe.train.extra.get("optim", DECIDED["optim"])
+        wanted = self.recipe.optim.word_embeddings == "sparse" and optimizer == DECIDED["optim"]
+        table = self.model.get_input_embeddings()
+        return wanted and isinstance(table, nn.Embedding) and not self.recipe.adapts and table.weight.requires_grad
+
+    @property
     def micro_batch(self) -> tuple[int, int, int]:
         """Rows of a forward pass, forward passes per step and process, rows of a step."""
         train, wanted = self.recipe.train, self.recipe.batching.rows_per_step
         rows, accumulation = train.per_device_train_batch_size, train.gradient_accumulation_steps
         if wanted is None:
-            return rows, accumulation, rows * accumulation * self.processes
-        rows = min(rows, -(-wanted // self.processes))
-        return rows, -(-wanted // (rows * self.processes)), wanted
+            wanted = rows * accumulation * self.processes
+        else:
+            rows = min(rows, -(-wanted // self.processes))
+            accumulation = -(-wanted // (rows * self.processes))
+        if self.device.type == "cpu" and self.picture_tokens is not None:
+            steps = -(-len(self.splits.train) // wanted)
+            smallest_share = len(self.splits.train) // steps // self.processes // accumulation
+            parts = max(1, min(-(-rows * self.picture_tokens // CPU_FORWARD_TOKENS), smallest_share))
+            rows, accumulation = -(-rows // parts), accumulation * parts
+        return rows, accumulation, wanted
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -71,6 +159,7 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     check(recipe)
     quiet_libraries()
+    bound_kernel_cache()
     device = precision.default_device()
     state = PartialState(cpu=device.type == "cpu")
     mixed_precision = precision.resolve_mixed_precision(recipe.precision.mixed_precision, device)
@@ -88,7 +177,11 @@ def prepare(recipe: Recipe) -> Prepared:
             data.max_length,
         )
     else:
-        inputs = ImageInputs(load_image_processor(checkpoint.name, **which))
+        inputs = ImageInputs(
+            load_image_processor(checkpoint.name, **which),
+            decode_once=data.decode_once,
+            cache_gb=recipe.batching.cache_gb,
+        )
     loaded = load_classifier(
         checkpoint.name,
         task=recipe.task,
@@ -100,11 +193,21 @@ def prepare(recipe: Recipe) -> Prepared:
     )
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
     loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
+    shrink = None
+    if isinstance(inputs, ImageInputs):
+        drop_patches(loaded.model, model.patch_drop)
+        if data.low_resolution is not None:
+            shrink = shrink_for(loaded.model, data.low_resolution)
+            shrink.shape(*inputs.collate(splits.train[:1])["pixel_values"].shape[-2:])
     freeze.freeze_batch_norm(loaded.model)
     if recipe.trained == "head":
         freeze.freeze_body(loaded.model, loaded.fresh)
+    if recipe.trained == "top":
+        freeze.train_top(loaded.model, model.top_layers)
     freeze.freeze_lower(loaded.model, model.frozen_layers)
-    if recipe.trained not in ("full", "head"):
+    if recipe.optim.word_embeddings == "frozen" and isinstance(data, TextData):
+        loaded.model.get_input_embeddings().requires_grad_(False)
+    if recipe.adapts:
         # On a copy: the head is fitted before the adapter goes on, but one that does not fit is refused now.
         with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh)
     weights = checkpoint.commit or _sha256(checkpoint.weights)
@@ -120,13 +223,19 @@ def prepare(recipe: Recipe) -> Prepared:
         weights=weights,
         notes=(*splits.notes, *loaded.notes),
         processes=state.num_processes,
+        shrink=shrink,
+        picture_tokens=None if isinstance(data, TextData) else _patches(loaded.model, inputs, splits),
     )
-    _, accumulation, rows_per_step = prepared.micro_batch
-    # Refuses a step with too few rows now, rather than when training starts.
-    StepBatches(
-        len(splits.train), rows_per_step=rows_per_step, accumulation=accumulation, processes=state.num_processes
-    )
+    # What these refuse is refused now, rather than when training starts.
+    if recipe.batching.token_budget is None:
+        prepared.batches(None)
+    if not prepared.goes_unpadded() and model.narrow_last_layer:
+        first_token_alone(loaded.model)
     return prepared
+
+
+def _patches(model: nn.Module, inputs: ImageInputs, splits: Splits) -> int:
+    return patches(model.config, tuple(inputs.collate(splits.train[:1])["pixel_values"].shape[1:]))
 
 
 def with_adapter(model: nn.Module, recipe: Recipe, fresh: tuple[str, ...]) -> PeftModel:

@@ -16,7 +16,7 @@ import tyro
 from hf_finetune.codec import flatten, to_plain
 from hf_finetune.errors import InputError
 
-Method = Literal["full", "lora", "head"]
+Method = Literal["full", "lora", "top", "head"]
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
 
@@ -87,6 +87,14 @@ class ImageData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
+    decode_once: bool = True
+    """Keep the resized pixels of all pictures on the disk, within `batching.cache_gb`, and read them from there in every
+    epoch and every later run: the same pixels to the bit. False: decode every picture whenever it comes up."""
+    low_resolution: int | None = None
+    """Pixels of the pictures' shorter side in the first part of the training, rounded to whole patches: 160 of 224 costs
+    about half. The rest of the training and every evaluation see full size. None: full size throughout."""
+    low_resolution_share: float = 0.67
+    """Share of the optimiser steps that `low_resolution` holds for."""
     license: str | None = None
     """Licence of the data, for the model card."""
 
@@ -103,12 +111,23 @@ class Model:
     """Branch, tag or commit of the checkpoint on the Hub."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Off: such a checkpoint is refused."""
+    top_layers: int = 2
+    """With method top: this many of the highest encoder layers train, and what follows them; all below stays as it is."""
     frozen_layers: int = 0
-    """Keep the embeddings and this many of the lowest encoder layers as they are. 0: everything trains."""
+    """Keep the embeddings and this many of the lowest encoder layers as they are; they run without dropout. 0: everything
+    trains."""
     dropout: float | None = None
     """Rate of every dropout of the network, stochastic depth included. None: as the checkpoint's config says."""
+    patch_drop: float = 0.0
+    """Share of every picture's patches that is left out of a training step, drawn anew each time (arXiv:2208.07220): half
+    of them, half the cost. For vit, deit and dinov2; evaluation sees all patches."""
+    fast_dropout: bool = True
+    """On a CPU, draw one dropout mask a forward pass and give every dropout a piece of it, in place of a mask each."""
+    narrow_last_layer: bool = True
+    """Compute the last layer for the first token alone where the head reads no other: the same logits for less work."""
     attn_implementation: Literal["eager", "sdpa"] | None = None
-    """Attention kernel. None: eager on CPU (its backward is the faster one for short texts), the library's choice on GPU."""
+    """Attention kernel. None: on CPU eager (its backward is the faster one for short texts), or sdpa where `precision.probe`
+    finds it faster; on GPU the library's choice."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +143,14 @@ class Train:
     """Optimisation. Names that TrainingArguments has mean what they mean there."""
 
     learning_rate: float | None = None
-    """Peak learning rate. None: 1e-3 for lora and head; for full 1e-4 on texts, 2e-5 on pictures; see the README."""
+    """Peak learning rate. None: 1e-3 for lora and head; on texts 1e-4 for full, 3e-4 for top; on pictures 2e-5 for both;
+    see the README."""
     num_train_epochs: Annotated[float, _flag("--epochs")] = 3.0
     """Passes over the training rows."""
     max_steps: int = -1
     """Stop after this many optimiser steps, whatever the epochs. -1: by epochs."""
     per_device_train_batch_size: int = 32
-    """Rows of one forward pass on one device."""
+    """Rows of one forward pass on one device; on a CPU pictures go through in smaller parts, to the same gradient."""
     per_device_eval_batch_size: int = 64
     """Rows of one forward pass when nothing is trained."""
     gradient_accumulation_steps: int = 1
@@ -168,6 +188,17 @@ class Batching:
     processes share the work. None: per_device_train_batch_size x gradient_accumulation_steps x processes."""
     by_length: bool = True
     """Put texts of like length into one step: less padding, the same rows an epoch."""
+    cache_prefix: bool = True
+    """Compute what frozen layers give for every row once, keep it on disk, and run only the layers above in every epoch."""
+    cache_gb: float = 8.0
+    """Gigabytes (10^9 bytes) that such activations may take on disk, over all runs; the least recently used go first."""
+    token_budget: int | None = None
+    """Padded tokens of one optimiser step over all processes and accumulation: short texts then come in large steps, long
+    ones in small steps, and per_device_train_batch_size has no effect. None: every step has about the same number of rows."""
+    unpadded: bool | None = None
+    """Lay the texts of a batch end to end, without padding, each attending to itself alone. None: where a flash-attention
+    kernel computes it (GPU, half precision, `flash-attn` installed, a family that is known to come out equal); on CPU it is
+    exact but 3 to 7 times slower than batches of like length."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +207,24 @@ class Precision:
 
     mixed_precision: Annotated[MixedPrecision, _flag("--mixed-precision")] = "auto"
     """Format of the training's matrix products; weights stay float32. auto: what `accelerate launch` asked for, else bf16
-    where the hardware multiplies it natively, else no."""
+    where the hardware multiplies it natively, else no; in a run long enough to measure, whichever of these is faster."""
+    float32_matmul: Literal["auto", "highest", "high", "medium"] = "auto"
+    """How float32 matrix products are computed (`torch.set_float32_matmul_precision`). auto: highest; or medium, where it
+    is faster and found to be just as exact on this processor."""
+    threads: int | None = None
+    """Threads of a process. None: all that there are; or half of them, where that is measured to be faster."""
+    probe: bool = True
+    """Time a few real steps before a long run (600 steps or more) and keep what is fastest among number formats, attention
+    kernels and thread counts; a choice made once on this machine is used again. False: the defaults, unmeasured."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How weights are updated."""
+
+    word_embeddings: Literal["sparse", "dense", "frozen"] = "sparse"
+    """Word embeddings. sparse: the words of the training texts train, by the same update as under dense, at a tenth to a
+    third of its cost; the others stay as pretrained. dense: weight decay shrinks the others, too. frozen: none trains."""
 
 
 @dataclass(frozen=True)
@@ -220,13 +268,15 @@ class Recipe:
     data: Annotated[TextData | ImageData, tyro.conf.AvoidSubcommands]
     model: Model
     method: Method = "full"
-    """What trains: all weights, LoRA adapters and the head, or the head alone. A PEFT config in `adapter` decides itself."""
+    """What trains: all weights, LoRA adapters and the head, the top layers and the head, or the head alone. A PEFT config
+    in `adapter` decides itself."""
     adapter: Annotated[Any, tyro.conf.Suppress] = None
     """A PEFT config; None with method lora: LoRA on every linear layer, see `models.adapters`."""
     objective: Supervised = Supervised()
     train: Train = Train()
     batching: Batching = Batching()
     precision: Precision = Precision()
+    optim: Optim = Optim()
     evaluate: Evaluate = Evaluate()
     hub: Hub = Hub()
 
@@ -237,8 +287,13 @@ class Recipe:
 
     @property
     def trained(self) -> str:
-        """What result.json calls the method: full, head, or the PEFT type in lower case."""
+        """What result.json calls the method: full, top, head, or the PEFT type in lower case."""
         return self.method if self.adapter is None else str(self.adapter.peft_type.value).lower()
+
+    @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained in place of the model's own weights."""
+        return self.trained not in ("full", "top", "head")
 
 
 @dataclass(frozen=True)
@@ -302,16 +357,34 @@ def check(recipe: Recipe) -> None:
         refuse("model.dropout", model.dropout, "at least 0 and below 1")
     if model.frozen_layers < 0:
         refuse("model.frozen_layers", model.frozen_layers, "0 or more")
+    if model.top_layers < 0:
+        refuse("model.top_layers", model.top_layers, "0 or more")
+    if model.frozen_layers and recipe.method == "top":
+        refuse("model.frozen_layers", model.frozen_layers, "0 with method top, which freezes all but model.top_layers")
+    if not recipe.batching.cache_gb > 0:
+        refuse(
+            "batching.cache_gb", recipe.batching.cache_gb, "a number above 0; batching.cache_prefix false turns it off"
+        )
     if model.base_model is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.base_model):
         refuse("model.base_model", model.base_model, "a Hub id like google-bert/bert-base-uncased")
+    if not 0 <= model.patch_drop < 1:
+        refuse("model.patch_drop", model.patch_drop, "at least 0 and below 1")
+    if model.patch_drop and isinstance(data, TextData):
+        refuse("model.patch_drop", model.patch_drop, "0 for texts")
+    if isinstance(data, ImageData) and data.low_resolution is not None and data.low_resolution < 8:
+        refuse("data.low_resolution", data.low_resolution, "at least 8 pixels")
+    if isinstance(data, ImageData) and not 0 < data.low_resolution_share <= 1:
+        refuse("data.low_resolution_share", data.low_resolution_share, "above 0 and at most 1")
     if recipe.adapter is not None and not type(recipe.adapter).__module__.startswith("peft."):
         refuse("adapter", recipe.adapter, "a PEFT config like LoraConfig(...), in YAML {peft_type: LORA, ...}")
-    if recipe.adapter is not None and recipe.method == "head":
+    if recipe.adapter is not None and recipe.method in ("top", "head"):
         refuse("method", recipe.method, "full or lora beside an adapter")
     if recipe.evaluate.resamples < 100:
         refuse("evaluate.resamples", recipe.evaluate.resamples, "at least 100")
     if recipe.evaluate.parity_rows < 1:
         refuse("evaluate.parity_rows", recipe.evaluate.parity_rows, "at least 1")
+    if recipe.precision.threads is not None and recipe.precision.threads < 1:
+        refuse("precision.threads", recipe.precision.threads, "at least 1")
     if recipe.batching.rows_per_step is not None:
         if recipe.batching.rows_per_step < 1:
             refuse("batching.rows_per_step", recipe.batching.rows_per_step, "at least 1")
@@ -321,3 +394,13 @@ def check(recipe: Recipe) -> None:
                 train.gradient_accumulation_steps,
                 "1 beside batching.rows_per_step, which derives it",
             )
+    batching, text = recipe.batching, isinstance(data, TextData)
+    if batching.token_budget is not None:
+        if batching.token_budget < 1:
+            refuse("batching.token_budget", batching.token_budget, "at least 1")
+        if not text or not batching.by_length:
+            refuse("batching.token_budget", batching.token_budget, "None for pictures and without batching.by_length")
+        if batching.rows_per_step is not None:
+            refuse("batching.rows_per_step", batching.rows_per_step, "None beside batching.token_budget")
+    if batching.unpadded and not text:
+        refuse("batching.unpadded", batching.unpadded, "false or None for pictures")

@@ -68,6 +68,15 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
     return folder
 
 
+def kept_kernels(folder: Path) -> dict[str, Any] | None:
+    """What the run in `folder` computes with, see `training.probe.Choice`; None: its recipe.json does not say."""
+    try:
+        record = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # refuse_changes says so
+    return record.get("kernels")
+
+
 def refuse_changes(folder: Path, record: dict[str, Any]) -> None:
     """Compare what a resumed run would do with what the folder's recipe.json says.
 

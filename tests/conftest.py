@@ -1,14 +1,21 @@
 """Every test runs without a network: only the loopback interface may be reached."""
 
+import atexit
 import os
+import shutil
 import socket
+import tempfile
 
 # Before anything of Hugging Face is imported: its settings are read once, at import.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What earlier runs on this machine have left must not decide a test.
+os.environ["HF_FINETUNE_CACHE"] = tempfile.mkdtemp(prefix="hf_finetune_tests_")
 
 import pytest
+
+atexit.register(shutil.rmtree, os.environ["HF_FINETUNE_CACHE"], ignore_errors=True)
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

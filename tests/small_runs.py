@@ -54,6 +54,8 @@ def small_trainer(
     micro_batch: int = 8,
     accumulation: int = 1,
     dropout: float | None = 0.0,
+    token_budget: int | None = None,
+    unpadded: bool = False,
     trainer: type = ClassifierTrainer,
     **fields,
 ) -> ClassifierTrainer:
@@ -92,6 +94,8 @@ def small_trainer(
         inputs=inputs,
         metrics=lambda labels, logits: classification_metrics(labels, softmax(logits)),
         rows_per_step=rows_per_step,
+        token_budget=token_budget,
+        unpadded=unpadded,
     )
 
 

@@ -12,7 +12,7 @@ import hf_finetune
 ROOT = Path(hf_finetune.__file__).parent
 FLOORS = [
     {"errors", "environment", "parity_child"},
-    {"codec", "embedded"},
+    {"codec", "embedded", "exit_status"},
     {"data", "models", "evaluation"},
     {"training", "features"},
     {"recipe"},
@@ -21,19 +21,30 @@ FLOORS = [
     {"preparation", "publishing"},
     {"pipeline"},
     {"planning"},
-    {"launcher", "shipped"},
+    {"launcher", "shipped", "jobs"},
     {"cli"},
     {"", "__main__"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # recipe.py itself and what prepares a command line must stay cheap to import.
-CHEAP = ("recipe.py", "errors.py", "codec.py", "cli.py", "shipped.py", "embedded.py", "__init__.py")
+CHEAP = (
+    "recipe.py",
+    "errors.py",
+    "codec.py",
+    "cli.py",
+    "jobs.py",
+    "exit_status.py",
+    "shipped.py",
+    "embedded.py",
+    "__init__.py",
+)
 HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn"}
 KNOWS_RECIPE = {
     "recipe.py",
     "preparation.py",
     "pipeline.py",
     "planning.py",
+    "jobs.py",
     "cli.py",
     "shipped.py",
     "__init__.py",
@@ -124,6 +135,7 @@ def test_public_names() -> None:
         "InputError",
         "Launch",
         "Model",
+        "Optim",
         "Precision",
         "Recipe",
         "StoppedBySignal",

@@ -17,8 +17,9 @@ from transformers import TrainerState
 
 from hf_finetune import pipeline, preparation
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
-from hf_finetune.recipe import Evaluate, Hub, Launch, Model, Precision, Recipe, TextData, Train
+from hf_finetune.recipe import Batching, Evaluate, Hub, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.precision import Kernels
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,24 @@ def test_damaged_artefacts_are_neither_passed_nor_pushed(
     assert checks["reload"]["ok"] is False and checks["reload"]["max_abs_difference"] > 1e-4
     assert checks["adapter"]["ok"] is False
     assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_artefact_that_cannot_be_loaded_is_in_the_result(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = pipeline.save_artefacts
+
+    def save_badly(model, prepared, folder):
+        artefacts = save(model, prepared, folder)
+        (folder / "model" / "model.safetensors").write_bytes(b"no tensors")
+        return artefacts
+
+    monkeypatch.setattr(pipeline, "save_artefacts", save_badly)
+    with pytest.raises(GateError, match="a fresh process could not load the saved folder: "):
+        pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
+    check = json.loads((tmp_path / "run" / "result.json").read_text())["parity"]["reload"]
+    assert check["ok"] is False and check["error"]
+    assert "it could not be loaded |  |  | NO |" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_run_that_dies_before_its_result_can_be_resumed(
@@ -180,9 +199,83 @@ def test_bar_ends_its_line_when_training_is_stopped(
     assert capsys.readouterr().err.endswith("\n")
 
 
+def test_a_resumed_run_computes_as_it_began(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels are those of recipe.json, whatever the machine would choose by then, and so are its weights."""
+    recipe = dataclasses.replace(
+        recipe, precision=Precision(), train=dataclasses.replace(recipe.train, logging_steps=1)
+    )
+    settings = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    chosen = Kernels(mixed_precision="no", float32_matmul="medium", attention="sdpa", threads=1)
+    seen = []
+
+    def stopped(_: object, args: object, state: TrainerState, control: object, **given: object) -> None:
+        seen.append((torch.get_num_threads(), torch.get_float32_matmul_precision(), args.bf16))
+        seen.append(given["model"].config._attn_implementation)
+        if state.global_step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.probe, "choose", lambda *_, **__: pipeline.probe.Choice(chosen, ({},), "probe"))
+        straight = pipeline.run(recipe, Launch(output=str(tmp_path / "straight")))
+        patch.setattr(LogLines, "on_step_end", stopped)
+        with pytest.raises(StoppedBySignal):
+            pipeline.run(recipe, Launch(output=str(tmp_path / "stopped")))
+    assert set(seen) == {(1, "medium", False), "sdpa"}
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == settings
+    monkeypatch.setattr(pipeline.probe, "choose", lambda *_, **__: pytest.fail("measured again"))
+    resumed = pipeline.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
+    assert straight["kernels"] == {"chosen": dataclasses.asdict(chosen), "measured": [{}], "source": "probe"}
+    assert resumed["kernels"] == {**straight["kernels"], "source": "checkpoint"}
+    assert resumed["environment"]["mixed_precision"] == "no"
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_refusals_come_before_the_notes(recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     wrong = dataclasses.replace(recipe, train=Train(extra={"adam_bet1": 0.9}))
     with caplog.at_level("INFO", "hf_finetune.run"), pytest.raises(InputError, match="adam_bet1"):
         pipeline.run(wrong, Launch(output=str(tmp_path / "run")))
     assert not [r for r in caplog.records if r.name == "hf_finetune.run"]
     assert not (tmp_path / "run").exists()
+
+
+def test_unpadded_steps_of_a_token_budget(recipe: Recipe, tmp_path: Path) -> None:
+    """The run ends after the steps that were planned, and its model/ is an ordinary one: the gate loads it elsewhere."""
+    budgeted = dataclasses.replace(recipe, batching=Batching(token_budget=160, unpadded=True))
+    result = pipeline.run(budgeted, Launch(str(tmp_path / "run")))
+    prepared = preparation.prepare(budgeted)
+    encoded = prepared.inputs.encode(prepared.splits.train)
+    batches = prepared.batches(prepared.inputs.lengths(encoded))
+    assert result["steps"] == batches.steps != preparation.prepare(recipe).batches(None).steps
+    assert result["parity"]["reload"]["ok"]
+    assert result["throughput"]["train_tokens_per_s"] > 0
+
+
+def test_token_budget_that_the_processes_cannot_share_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    train = dataclasses.replace(recipe.train, gradient_accumulation_steps=4)
+    small = dataclasses.replace(recipe, batching=Batching(token_budget=20), train=train)
+    with pytest.raises(InputError, match=r"^batching.token_budget: 20 tokens make a step of 1 row"):
+        pipeline.run(small, Launch(str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_head_of_an_earlier_run_changes_no_bit(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first run fits it, the second finds it, the third finds it damaged: the weights are the same."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pipeline, "_finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+    fitted, found = [], "as an earlier run on this machine fitted it"
+    fit = pipeline.warm_start.fit_head
+    monkeypatch.setattr(pipeline.warm_start, "fit_head", lambda *given: fitted.append(1) or fit(*given))
+    trained = []
+    for number in range(3):
+        if number == 2:
+            [head] = (tmp_path / "cache" / "heads").iterdir()
+            head.write_bytes(head.read_bytes()[:-1] + b"?")
+        caplog.clear()
+        with caplog.at_level("INFO", "hf_finetune"):
+            trained.append(pipeline.run(recipe, Launch(output=str(tmp_path / f"run-{number}"))))
+        assert (found in caplog.text) == (number == 1) and ("fitted anew" in caplog.text) == (number == 2)
+    assert len(fitted) == 2
+    assert all(torch.equal(trained[0][name], other[name]) for other in trained[1:] for name in other)

@@ -22,7 +22,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from hf_finetune.codec import flatten, to_plain
 from hf_finetune.hub.local_paths import is_local, last_name, shorten
 from hf_finetune.hub.markdown import code, interval, number, plain, quoted, table, value_cell
-from hf_finetune.recipe import Recipe, TextData
+from hf_finetune.recipe import Model, Recipe, TextData
 
 PLACEHOLDER = "DIR"
 """Stands in a snippet for the run's folder until the run has a repository."""
@@ -43,7 +43,22 @@ METRICS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
     "roc_auc": ("ROC AUC", "roc_auc", None),
 }
 # What decides a result, with its default or not; the rest is in recipe.json.
-SHOWN_FIELDS = ("objective.", "train.", "batching.", "precision.", "evaluate.metric", "model.", "data.max_")
+SHOWN_FIELDS = (
+    "objective.",
+    "train.",
+    "batching.by_length",
+    "batching.rows_per_step",
+    "precision.mixed_precision",
+    "evaluate.metric",
+    "model.revision",
+    "model.trust_remote_code",
+    "model.frozen_layers",
+    "model.dropout",
+    "model.attn_implementation",
+    "data.max_",
+)
+# Named where a recipe sets them otherwise. What these groups will have one day leaves the cards of today as they are.
+SHOWN_UNLESS_DEFAULT = ("optim.", "batching.", "precision.", "model.", "data.low_")
 HIDDEN_FIELDS = ("model.checkpoint", "model.base_model", "train.extra", "train.logging_steps", "train.keep_checkpoints")
 
 UNITS = (("_per_s", "/s"), ("_s", " s"), ("_mb", " MB"), ("_gb", " GB"))
@@ -74,7 +89,7 @@ def _facts(recipe: Recipe, result: Mapping[str, Any]) -> dict[str, Any]:
     versions, commit = environment.pop("versions", {}), environment.pop("commit", None)
     judged = _judged(result)
     base = _base_model(recipe, result)
-    adapter = result["method"] not in ("full", "head")
+    adapter = result["method"] not in ("full", "top", "head")
     command = shorten(result.get("command") or "")
     return {
         "metadata": _metadata(recipe, result, base, judged).to_yaml(),
@@ -86,6 +101,7 @@ def _facts(recipe: Recipe, result: Mapping[str, Any]) -> dict[str, Any]:
         "judged": judged,
         "rows": result["rows"],
         "results": _results(result, judged),
+        "differences": _differences(result),
         "calibration": _calibration(result, judged),
         "standalone": result.get("standalone", True),
         "pair": "text_pair" in data.get("columns", {}),
@@ -121,7 +137,7 @@ def _metadata(recipe: Recipe, result: Mapping[str, Any], base: str | None, judge
     data, hub = recipe.data, recipe.hub
     data_id = _data_id(recipe, result)
     standalone = result.get("standalone", True)
-    adapter = result["method"] not in ("full", "head")
+    adapter = result["method"] not in ("full", "top", "head")
     own_split = data.test if judged == "test" else data.validation
     found = result["metrics"][judged]
     licence = hub.license
@@ -210,6 +226,9 @@ def _subject(result: Mapping[str, Any], recipe: Recipe, base: str | None) -> str
     match result["method"]:
         case "full":
             how = "all its weights fine-tuned"
+        case "top":
+            layers = recipe.model.top_layers
+            how = f"only its top {number(layers)} layer{'s' * (layers != 1)} and the classification layer fine-tuned"
         case "head":
             how = "only its classification layer trained, on frozen features"
         case method:
@@ -245,6 +264,21 @@ def _results(result: Mapping[str, Any], judged: str) -> str:
     return table(("metric", *columns), body)
 
 
+def _differences(result: Mapping[str, Any]) -> list[str]:
+    """The model's accuracy against each baseline's, on the same rows; none in results that have no `difference`."""
+    return [
+        f"Against the {key} baseline, row by row: {_points(found['difference'])} points of accuracy, "
+        f"{found['difference']['verdict']}."
+        for key, found in result.get("baselines", {}).items()
+        if "difference" in found
+    ]
+
+
+def _points(difference: Mapping[str, Any]) -> str:
+    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def _calibration(result: Mapping[str, Any], judged: str) -> dict[str, Any] | None:
     found, ece = result.get("calibration", {}), result["metrics"][judged].get("ece")
     if not found and ece is None:
@@ -271,12 +305,16 @@ def _splits(result: Mapping[str, Any]) -> str:
 
 def _procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]]:
     fields = flatten(to_plain(recipe))
+    blank = Recipe(name="", data=type(recipe.data)(path=""), model=Model(checkpoint=""))
+    default = flatten(to_plain(blank))
     # None in the recipe: by method; the result has what that came to.
     fields["train.learning_rate"] = result.get("learning_rate", recipe.train.learning_rate)
     shown = {
         name: value
         for name, value in fields.items()
-        if name.startswith(SHOWN_FIELDS) and not name.startswith(HIDDEN_FIELDS) and value is not None
+        if not name.startswith(HIDDEN_FIELDS)
+        and value is not None
+        and (name.startswith(SHOWN_FIELDS) or (name.startswith(SHOWN_UNLESS_DEFAULT) and value != default[name]))
     }
     shown |= {f"train.{name}": value for name, value in sorted(recipe.train.extra.items()) if "token" not in name}
     if "steps" in result:
@@ -312,6 +350,8 @@ def _parity(result: Mapping[str, Any]) -> str:
         measured = (
             f"{difference:.1e}" if difference is not None else f"{agree} labels agree" if agree is not None else ""
         )
+        if "error" in check:
+            measured = "it could not be loaded"
         allowed = f"{check['tolerance']:.0e}" if "tolerance" in check else ""
         body.append(
             (name, measured, allowed, number(check["rows"]) if "rows" in check else "", "yes" if check["ok"] else "NO")
@@ -326,8 +366,15 @@ def _limitations(recipe: Recipe, result: Mapping[str, Any], base: str | None, ju
         found.append("No test split: no claim about rows that had no part in choosing the weights.")
     accuracy = result["metrics"][judged].get("accuracy")
     for key, baseline in result.get("baselines", {}).items():
-        other = baseline.get("accuracy")
-        if accuracy and other and accuracy["high"] < other["low"]:
+        other, difference = baseline.get("accuracy"), baseline.get("difference")
+        if difference is not None:
+            if difference["verdict"] == "worse":
+                found.append(f"Worse than the {key} baseline: {_points(difference)} points of accuracy, row by row.")
+            elif difference["verdict"] != "better":
+                found.append(
+                    f"No signal over the {key} baseline: {_points(difference)} points of accuracy, row by row."
+                )
+        elif accuracy and other and accuracy["high"] < other["low"]:
             found.append(
                 f"Worse than the {key} baseline: its accuracy is {interval(other)}, this model's {interval(accuracy)}."
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
 
+from hf_finetune.codec import checked
 from hf_finetune.errors import InputError
 
 # Decided here, so that no run can be configured into a known defect of the stock Trainer.
@@ -40,9 +42,9 @@ MAY_CHANGE = {"optim", "report_to", "logging_first_step"}
 LOWER_IS_BETTER = {"log_loss", "ece"}
 
 # Peak learning rates by method. Chosen on validation rows, see "Measured" in the README.
-LEARNING_RATE = {"full": 1e-4, "lora": 1e-3, "head": 1e-3}
+LEARNING_RATE = {"full": 1e-4, "top": 3e-4, "lora": 1e-3, "head": 1e-3}
 # A pre-norm ViT loses what it knows at 1e-4 within a few steps; see there too.
-IMAGE_LEARNING_RATE = {**LEARNING_RATE, "full": 2e-5}
+IMAGE_LEARNING_RATE = {**LEARNING_RATE, "full": 2e-5, "top": 2e-5}
 
 
 def default_learning_rate(method: str, task: str) -> float:
@@ -71,7 +73,7 @@ def training_arguments(
         **fields: fields of TrainingArguments by their own names.
 
     Raises:
-        InputError: for a field that TrainingArguments does not have, or one that is decided here.
+        InputError: for a field that TrainingArguments does not have, one that is decided here, or a value of another type.
     """
     taken = (set(DECIDED) - MAY_CHANGE) | set(fields) | {"learning_rate", "bf16", "fp16", "use_cpu", "output_dir"}
     for name in extra:
@@ -81,6 +83,9 @@ def training_arguments(
             )
         if name in taken:
             raise InputError(f"train.extra.{name}: this is decided elsewhere in the recipe or fixed; remove it")
+    # TrainingArguments itself takes a value of any type, and fails on it when it is used.
+    hints = typing.get_type_hints(TrainingArguments)
+    extra = {n: checked(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}
     chosen = {
         **DECIDED,
         **fields,

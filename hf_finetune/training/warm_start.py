@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -53,6 +52,9 @@ def fit_head(
     Returns:
         Weight (C, D) and bias (C,), float32, such that `features @ weight.T + bias` are the logits.
     """
+    # Half a second that a run which finds its head stored need not wait for.
+    from sklearn.linear_model import LogisticRegression
+
     mean, scale = features_ND.mean(0), features_ND.std(0)
     scale = np.where(scale > 1e-6, scale, 1.0)
     probe = LogisticRegression(C=inverse_strength, max_iter=200, tol=1e-3)

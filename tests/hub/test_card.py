@@ -321,3 +321,26 @@ def test_a_model_below_its_baseline_is_called_worse() -> None:
     card = render_card(RECIPE, result)
     assert "Worse than the linear baseline: its accuracy is 0.600 [0.550, 0.650]" in card
     assert "No signal over the linear baseline" not in card
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "limitation"),
+    [
+        (0.05, 0.15, "better", None),
+        (-0.005, 0.205, "no worse", "No signal over the linear baseline: +10.0 [-0.5, +20.5] points"),
+        (-0.15, 0.35, "undecided", "No signal over the linear baseline: +10.0 [-15.0, +35.0] points"),
+        (-0.3, -0.1, "worse", "Worse than the linear baseline: -20.0 [-30.0, -10.0] points"),
+    ],
+)
+def test_the_difference_on_the_same_rows_decides(low: float, high: float, verdict: str, limitation: str | None) -> None:
+    """Not whether two intervals overlap, where the result has the difference; here they do."""
+    result = example_result()
+    result["baselines"]["linear"]["accuracy"] = result["metrics"]["test"]["accuracy"]
+    found = {"value": (low + high) / 2, "low": low, "high": high, "n": 200, "verdict": verdict}
+    result["baselines"]["linear"]["difference"] = found
+    card = card_of(result=result)
+    assert "Against the linear baseline, row by row: " in section(card, "Results")
+    assert f"points of accuracy, {verdict}." in section(card, "Results")
+    limits = section(card, "Limitations")
+    assert "overlap" not in limits
+    assert limitation in limits if limitation else "linear baseline" not in limits

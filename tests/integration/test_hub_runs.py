@@ -23,8 +23,9 @@ def hub():
 
 def run(hub: HubServer, home: Path, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | hub.environment(home / "cache")
+    environment["HF_FINETUNE_CACHE"] = str(home / "cache" / "hf_finetune")
     answer = subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=home, timeout=300
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=environment, cwd=home, timeout=1800
     )
     assert answer.returncode == status, answer.stderr[-3000:]
     return answer

@@ -70,6 +70,28 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path, step: int) -> None:
     assert again.state.best_metric == straight.state.best_metric
 
 
+@pytest.mark.parametrize("unpadded", [False, True])
+def test_killed_within_an_epoch_of_steps_of_unequal_size(tmp_path: Path, unpadded: bool) -> None:
+    """With a token budget the checkpoint lies between steps of other sizes; it goes on with the rows that are left."""
+
+    def trainer(folder: str, *callbacks: TrainerCallback):
+        made = small_trainer(tmp_path / folder, "bert", token_budget=90, unpadded=unpadded, dropout=None)
+        for callback in callbacks:
+            made.add_callback(callback)
+        return made
+
+    straight = trainer("straight")
+    straight.train()
+    with catching_signals() as signals, pytest.raises(StoppedBySignal, match="after saving step 3"):
+        trainer("stopped", SignalAt(3), CheckpointKeeper(signals)).train()
+    found = newest_whole(tmp_path / "stopped" / "checkpoints")
+    assert found is not None and straight.state.max_steps > 5
+    again = trainer("stopped")
+    again.train(resume_from_checkpoint=str(found))
+    assert again.state.global_step == straight.state.global_step
+    assert furthest(weights(again), weights(straight)) == 0.0
+
+
 def test_signal_saves_in_the_middle_of_an_epoch_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
     straight = trainer_at(tmp_path / "straight")
     straight.train()

@@ -1,14 +1,10 @@
 """Two processes end together: whichever meets the trouble, both stop, and say why."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
+from ranks import run_in_two_processes
 from small_runs import small_trainer
 
-TESTS = Path(__file__).parent.parent
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -48,21 +44,38 @@ with catching_signals() as signals:
 def test_both_processes_stop_when_one_has_to(tmp_path: Path) -> None:
     # The checkpoint is made beforehand: two processes would make it twice.
     small_trainer(tmp_path, "bert")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    workers = []
-    for rank in ("0", "1"):
-        environment = os.environ | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(TESTS)}
-        command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path)]
-        workers.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-    for worker in workers:
-        said, complaint = worker.communicate(timeout=120)
-        assert worker.returncode == 0, complaint[-3000:]
+    for said in run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path):
         errors = [line for line in said.splitlines() if not line.startswith("{")]
         assert len(errors) == 2, said
         assert errors[0].startswith("step 1: the loss is not a number")
         assert errors[1].startswith("stopped by SIGTERM after saving step 5")
+
+
+LOST = """
+import os, signal, sys
+from pathlib import Path
+from small_runs import small_trainer
+from transformers import TrainerCallback
+from hf_finetune.errors import TrainingError
+from hf_finetune.training.peers import plain_peer_errors
+
+class Killed(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if os.environ["RANK"] == "1":
+            signal.raise_signal(signal.SIGKILL)
+
+trainer = small_trainer(Path(sys.argv[1]), "bert", micro_batch=4)
+trainer.add_callback(Killed())
+try:
+    with plain_peer_errors():
+        trainer.train()
+except TrainingError as error:
+    print(error, flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_process_that_is_left_alone_says_so(tmp_path: Path) -> None:
+    small_trainer(tmp_path, "bert")
+    said, _ = run_in_two_processes(LOST, tmp_path, folder=tmp_path, statuses=(0, -9))
+    assert said.splitlines()[-1].startswith("another process of this run has ended")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_runs import furthest, small_trainer, text_rows, weights
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.errors import InputError, TrainingError
@@ -83,6 +83,50 @@ def test_loss_is_the_mean_over_the_rows_of_the_step(tmp_path: Path) -> None:
         with torch.no_grad():
             expected = trainer.model.eval()(**batch).loss
         assert logged == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_step_of_a_token_budget_is_the_mean_over_its_rows(tmp_path: Path, accumulation: int) -> None:
+    """Steps of many short rows and of few long ones: each has the loss and the gradient of its rows one by one."""
+    trainer = small_trainer(tmp_path, "bert", token_budget=90, accumulation=accumulation, learning_rate=1e-12)
+    seen = []
+
+    class Gradients(TrainerCallback):
+        def on_pre_optimizer_step(self, *args, **_):
+            seen.append({n: p.grad.clone() for n, p in trainer.model.named_parameters()})
+
+    trainer.add_callback(Gradients())
+    trainer.train()
+    steps = trainer.get_train_dataloader().batch_sampler.step_rows()
+    assert len({len(s) for s in steps}) > 1 and sorted(i for s in steps for i in s) == list(range(40))
+    assert trainer.state.global_step == trainer.state.max_steps == len(steps) == len(seen)
+    assert trainer.rows_trained == 40 and trainer.tokens_trained == sum(trainer.train_dataset["length"])
+    rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
+    model = trainer.model.eval()
+    for step, logged, gradients in zip(steps, losses(trainer), seen, strict=True):
+        model.zero_grad()
+        one_by_one = [model(**with_labels(trainer.inputs.collate, rows.__getitems__([i]))).loss for i in step]
+        mean = sum(one_by_one) / len(step)
+        mean.backward()
+        assert logged == pytest.approx(mean.item(), abs=1e-4)
+        for name, parameter in model.named_parameters():
+            assert torch.allclose(gradients[name], parameter.grad, atol=1e-5), name
+
+
+def test_unpadded_training_equals_padded(tmp_path: Path) -> None:
+    padded = small_trainer(tmp_path, "bert")
+    padded.train()
+    unpadded = small_trainer(tmp_path, "bert", unpadded=True)
+    shapes = []
+    unpadded.model.register_forward_pre_hook(
+        lambda _, args, batch: shapes.append(batch["input_ids"].shape), with_kwargs=True
+    )
+    unpadded.train()
+    assert {len(shape) and shape[0] for shape in shapes} == {1}
+    assert losses(unpadded) == pytest.approx(losses(padded), rel=1e-4)
+    assert furthest(weights(padded), weights(unpadded)) < 1e-3
+    assert unpadded.rows_trained == padded.rows_trained and unpadded.tokens_trained == padded.tokens_trained
+    assert unpadded.logits(padded.eval_dataset) == pytest.approx(padded.logits(padded.eval_dataset), abs=1e-2)
 
 
 def test_batch_norm_statistics_stay(tmp_path: Path) -> None:

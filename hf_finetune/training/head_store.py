@@ -1,0 +1,118 @@
+"""Fitted heads of earlier runs on this machine: the same network, rows and settings give the same head, to the bit.
+
+A fit costs a forward pass over thousands of rows; looking it up costs one pass of SHA-256 over the weights. A key holds
+everything that the fit's bits depend on, so what is found is what a fit would give.
+
+Legend: C classes, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from transformers import PreTrainedModel
+
+from hf_finetune import environment
+from hf_finetune.codec import write_bytes
+
+logger = logging.getLogger("hf_finetune")
+
+FORMAT = 1
+"""To be raised when `warm_start` fits otherwise."""
+KEPT = 100
+"""Heads in the store; those used least recently go first."""
+
+
+def key_of(model: PreTrainedModel, rows: Dataset, settings: Mapping[str, Any]) -> str:
+    """Name of a head in the store.
+
+    Args:
+        model: the network whose features are fitted, its own weights and configuration.
+        rows: what the network is shown, with their labels: columns of numbers and of lists of numbers.
+        settings: whatever else decides the bits, as JSON has it. Versions, processor and threads are added here.
+    """
+    config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+    parts = {
+        "format": FORMAT,
+        "weights": _weights_digest(model),
+        "network": f"{model}",
+        "config": config,
+        "attention": model.config._attn_implementation,
+        "rows": _rows_digest(rows),
+        "settings": dict(settings),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(model.device, 1),
+        "float32_matmul": torch.get_float32_matmul_precision(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read(key: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Weight (C, D) and bias (C,) of a stored head; None when there is none, or a damaged one, which is said."""
+    path = _path(key)
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise ValueError("its bytes are not those that were written")
+        tensors = load(content[32:])
+        weight, bias = tensors["weight"], tensors["bias"]
+        os.utime(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        logger.warning("%s: cannot be used (%s): the head is fitted anew", path, error)
+        return None
+    return weight, bias
+
+
+def write(key: str, weight_CD: torch.Tensor, bias_C: torch.Tensor) -> None:
+    """Store a head. A store that cannot be written is said, and nothing more: the run has its head."""
+    content = save({"weight": weight_CD.contiguous(), "bias": bias_C.contiguous()})
+    path = _path(key)
+    try:
+        write_bytes(path, hashlib.sha256(content).digest() + content)
+        for old in sorted(path.parent.glob("*.head"), key=_last_used, reverse=True)[KEPT:]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s: the fitted head cannot be kept for later runs (%s)", path.parent, error.strerror)
+
+
+def _path(key: str) -> Path:
+    return environment.cache_folder() / "heads" / f"{key}.head"
+
+
+def _last_used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another run has made room
+        return 0.0
+
+
+def _weights_digest(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _rows_digest(rows: Dataset) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(rows.column_names):
+        digest.update(f"{name} {len(rows)}".encode())
+        for column in rows.with_format("arrow")[:].column(name).chunks:
+            if column.type.num_fields:
+                digest.update(column.value_lengths().to_numpy(zero_copy_only=False).tobytes())
+                column = column.flatten()
+            digest.update(column.to_numpy(zero_copy_only=False).tobytes())
+    return digest.hexdigest()

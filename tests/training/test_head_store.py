@@ -1,0 +1,87 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from small_runs import small_trainer
+
+from hf_finetune.training import head_store
+
+HEAD = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, -0.2, 1e-30])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_what_was_written_is_read_to_the_bit() -> None:
+    assert head_store.read("a") is None
+    head_store.write("a", *HEAD)
+    found = head_store.read("a")
+    assert found is not None and all(torch.equal(one, other) for one, other in zip(found, HEAD, strict=True))
+    assert head_store.read("b") is None
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b"", lambda b: b[:40]]
+)
+def test_a_damaged_head_is_said_and_replaced(cache: Path, caplog: pytest.LogCaptureFixture, damage) -> None:
+    head_store.write("a", *HEAD)
+    [file] = (cache / "heads").iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    assert head_store.read("a") is None
+    assert "a.head: cannot be used" in caplog.text and "fitted anew" in caplog.text
+    head_store.write("a", *HEAD)
+    assert torch.equal(head_store.read("a")[0], HEAD[0])
+
+
+def test_a_store_that_cannot_be_written_is_said(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache.write_text("a file where the folder should be")
+    head_store.write("a", *HEAD)
+    assert "cannot be kept for later runs" in caplog.text
+    assert head_store.read("a") is None
+
+
+def test_heads_used_least_recently_make_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_store, "KEPT", 2)
+    for age, key in ((300, "old"), (200, "older"), (100, "used")):
+        head_store.write(key, *HEAD)
+        when = (cache / "heads" / f"{key}.head").stat().st_mtime - age
+        os.utime(cache / "heads" / f"{key}.head", (when, when))
+        if key == "older":
+            head_store.read("old")
+    head_store.write("new", *HEAD)
+    assert {p.stem for p in (cache / "heads").iterdir()} <= {"old", "used", "new"}
+    assert head_store.read("new") is not None and head_store.read("older") is None
+
+
+def test_the_key_holds_what_the_bits_depend_on(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path, "bert")
+    rows = trainer.train_dataset.select_columns(["input_ids", "token_type_ids", "label"])
+    key = head_store.key_of(trainer.model, rows, {"batch_size": 64})
+    again = small_trainer(tmp_path, "bert")
+    assert (
+        head_store.key_of(again.model, Dataset.from_dict(rows.to_dict(), features=rows.features), {"batch_size": 64})
+        == key
+    )
+
+    changed = {"settings": head_store.key_of(again.model, rows, {"batch_size": 32})}
+    flipped = [1 - rows["label"][0], *rows["label"][1:]]
+    changed["label"] = head_store.key_of(
+        again.model, rows.remove_columns("label").add_column("label", flipped), {"batch_size": 64}
+    )
+    changed["order"] = head_store.key_of(again.model, rows.select([1, 0, *range(2, len(rows))]), {"batch_size": 64})
+    changed["rows"] = head_store.key_of(again.model, rows.select(range(len(rows) - 1)), {"batch_size": 64})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        changed["threads"] = head_store.key_of(again.model, rows, {"batch_size": 64})
+    finally:
+        torch.set_num_threads(threads)
+    with torch.no_grad():
+        again.model.bert.embeddings.word_embeddings.weight[0, 0] += 1e-6
+    changed["weight"] = head_store.key_of(again.model, rows, {"batch_size": 64})
+    assert len({key, *changed.values()}) == 7, changed
