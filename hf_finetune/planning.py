@@ -27,6 +27,7 @@ from hf_finetune.features.baselines import linear_baseline
 from hf_finetune.models import freeze
 from hf_finetune.preparation import Prepared, prepare
 from hf_finetune.recipe import Recipe
+from hf_finetune.starting import choose_kernels
 from hf_finetune.training.arguments import default_learning_rate
 from hf_finetune.training.probe import Choice
 from hf_finetune.training.warm_start import MOST_ROWS
@@ -178,7 +179,7 @@ def _rehearse(
     )
     choice = Choice(prepared.kernels)
     if not recipe.adapts:
-        choice = pipeline.choose_kernels(prepared, prepared.model.to(prepared.device), encoded, steps)
+        choice = choose_kernels(prepared, prepared.model.to(prepared.device), encoded, steps)
     with tempfile.TemporaryDirectory(prefix="hf-finetune-plan-") as folder, _alone(Path(folder)):
         trainer, seconds, _ = pipeline.rehearse(small, Path(folder), choice)
         log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]

@@ -19,6 +19,7 @@ FLOORS = [
     {"hub"},
     {"run_folder", "parity", "apply"},
     {"preparation", "publishing"},
+    {"starting", "finishing"},
     {"pipeline"},
     {"planning"},
     {"launcher", "shipped", "jobs"},

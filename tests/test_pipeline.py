@@ -15,7 +15,7 @@ from small_runs import text_rows
 from tiny import tiny_text_checkpoint
 from transformers import TrainerState
 
-from hf_finetune import pipeline, preparation
+from hf_finetune import finishing, pipeline, preparation, starting
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
 from hf_finetune.recipe import Batching, Evaluate, Hub, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.training.callbacks import LogLines
@@ -51,7 +51,7 @@ def test_damaged_artefacts_are_neither_passed_nor_pushed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between saving and the gate, one tensor of the merged model changes, and one of the adapter's own head."""
-    save = pipeline.save_artefacts
+    save = finishing.save_artefacts
 
     def save_badly(model, prepared, folder):
         artefacts = save(model, prepared, folder)
@@ -59,9 +59,9 @@ def test_damaged_artefacts_are_neither_passed_nor_pushed(
         change(folder / "adapter" / "adapter_model.safetensors", "base_model.model.classifier.weight")
         return artefacts
 
-    monkeypatch.setattr(pipeline, "save_artefacts", save_badly)
+    monkeypatch.setattr(finishing, "save_artefacts", save_badly)
     monkeypatch.setattr(pipeline, "check_target", lambda *_: "token")
-    monkeypatch.setattr(pipeline, "publish", lambda *_, **__: pytest.fail("pushed a damaged model"))
+    monkeypatch.setattr(finishing, "publish", lambda *_, **__: pytest.fail("pushed a damaged model"))
     published = dataclasses.replace(recipe, method="lora", hub=Hub(repo_id="me/small"))
     with pytest.raises(GateError, match="reload does not reproduce"):
         pipeline.run(published, Launch(output=str(tmp_path / "run")))
@@ -74,14 +74,14 @@ def test_damaged_artefacts_are_neither_passed_nor_pushed(
 def test_artefact_that_cannot_be_loaded_is_in_the_result(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = pipeline.save_artefacts
+    save = finishing.save_artefacts
 
     def save_badly(model, prepared, folder):
         artefacts = save(model, prepared, folder)
         (folder / "model" / "model.safetensors").write_bytes(b"no tensors")
         return artefacts
 
-    monkeypatch.setattr(pipeline, "save_artefacts", save_badly)
+    monkeypatch.setattr(finishing, "save_artefacts", save_badly)
     with pytest.raises(GateError, match="a fresh process could not load the saved folder: "):
         pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
     check = json.loads((tmp_path / "run" / "result.json").read_text())["parity"]["reload"]
@@ -93,7 +93,7 @@ def test_run_that_dies_before_its_result_can_be_resumed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The result is the last thing written: whoever finds one finds the rest. An own run can be trained further."""
-    write = pipeline.write_json
+    write = finishing.write_json
 
     def die(path: Path, value) -> None:
         if path.name == "result.json":
@@ -102,7 +102,7 @@ def test_run_that_dies_before_its_result_can_be_resumed(
 
     launch = Launch(output=str(tmp_path / "run"))
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_json", die)
+        patch.setattr(finishing, "write_json", die)
         patch.setattr(pipeline.parity, "check_artefacts", lambda *_, **__: {"reload": {"ok": True}})
         with pytest.raises(BaseException, match=r"resume|^$"):
             pipeline.run(recipe, launch)
@@ -179,7 +179,7 @@ def test_interruption_after_training_can_be_resumed(
     def interrupted(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(pipeline, "_finish", interrupted)
+    monkeypatch.setattr(pipeline, "finish", interrupted)
     with pytest.raises(StoppedBySignal, match="after training; --resume goes on"):
         pipeline.run(recipe, Launch(output=str(tmp_path), resume=True))
     assert (tmp_path / "recipe.json").exists() and len(list((tmp_path / "checkpoints").iterdir())) == 1
@@ -264,10 +264,10 @@ def test_head_of_an_earlier_run_changes_no_bit(
 ) -> None:
     """The first run fits it, the second finds it, the third finds it damaged: the weights are the same."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(pipeline, "_finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+    monkeypatch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
     fitted, found = [], "as an earlier run on this machine fitted it"
-    fit = pipeline.warm_start.fit_head
-    monkeypatch.setattr(pipeline.warm_start, "fit_head", lambda *given: fitted.append(1) or fit(*given))
+    fit = starting.warm_start.fit_head
+    monkeypatch.setattr(starting.warm_start, "fit_head", lambda *given: fitted.append(1) or fit(*given))
     trained = []
     for number in range(3):
         if number == 2:
