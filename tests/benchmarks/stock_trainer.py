@@ -165,7 +165,10 @@ def main() -> None:
         used = measure(
             trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False),
             rows=Rows(encoded["train"], columns),
-            collate=lambda one: {name: torch.tensor(np.array(values)) for name, values in one.items()},
+            # Token columns are bytes in the table.
+            collate=lambda one: {
+                n: torch.tensor(np.array(v)).to(torch.long if kind == "text" else None) for n, v in one.items()
+            },
             lengths=np.array(encoded["train"]["length"][:]) if kind == "text" else None,
             rows_trained=consumed,
             pictures={} if kind == "text" else {tuple(encoded["train"][0]["pixel_values"].shape): consumed},
