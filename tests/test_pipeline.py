@@ -103,7 +103,7 @@ def test_run_that_dies_before_its_result_can_be_resumed(
     launch = Launch(output=str(tmp_path / "run"))
     with monkeypatch.context() as patch:
         patch.setattr(finishing, "write_json", die)
-        patch.setattr(pipeline.parity, "check_artefacts", lambda *_, **__: {"reload": {"ok": True}})
+        patch.setattr(finishing.parity, "check_artefacts", lambda *_, **__: {"reload": {"ok": True}})
         with pytest.raises(BaseException, match=r"resume|^$"):
             pipeline.run(recipe, launch)
     before = load_file(tmp_path / "run" / "model" / "model.safetensors")
@@ -165,7 +165,7 @@ def test_full_disk_is_said_in_one_line(
 def test_interruption_before_training_leaves_nothing(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_warm_start", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(pipeline, "warm_start_head", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
