@@ -67,17 +67,6 @@ def memory(device: Any) -> dict[str, float]:
     return found
 
 
-def bound_kernel_cache() -> None:
-    """Let oneDNN keep kernels of the last few batch shapes, not of 1,024 products. No effect once it has computed.
-
-    It compiles some 15 for every new number of rows and tokens, and nearly every batch of like lengths has another, so
-    that a run grows with the number of its steps: MiniLM took 1,750 MB after 60 steps with all of them kept and 1,590
-    with 64 of them, at the same speed. 128 hold those of a step of any family. The variable is the only way that torch
-    leaves; what the user has set stays.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-
-
 def seconds_since_start() -> float:
     """Wall-clock since this process began, interpreter and imports included."""
     return time.time() - psutil.Process().create_time()

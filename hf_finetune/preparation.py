@@ -17,7 +17,6 @@ from hf_finetune.apply import quiet_libraries
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.load import Splits, load
-from hf_finetune.environment import bound_kernel_cache
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
@@ -159,7 +158,6 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     check(recipe)
     quiet_libraries()
-    bound_kernel_cache()
     device = precision.default_device()
     state = PartialState(cpu=device.type == "cpu")
     mixed_precision = precision.resolve_mixed_precision(recipe.precision.mixed_precision, device)

@@ -7,6 +7,7 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -16,8 +17,9 @@ from tiny import tiny_text_checkpoint
 from transformers import TrainerState
 
 from hf_finetune import finishing, pipeline, preparation, starting
+from hf_finetune.data.tokens import ids_that_occur
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
-from hf_finetune.recipe import Batching, Evaluate, Hub, Launch, Model, Precision, Recipe, TextData, Train
+from hf_finetune.recipe import Batching, Evaluate, Hub, Launch, Model, Optim, Precision, Recipe, TextData, Train
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.precision import Kernels
 
@@ -279,3 +281,31 @@ def test_head_of_an_earlier_run_changes_no_bit(
         assert (found in caplog.text) == (number == 1) and ("fitted anew" in caplog.text) == (number == 2)
     assert len(fitted) == 2
     assert all(torch.equal(trained[0][name], other[name]) for other in trained[1:] for name in other)
+
+
+def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole and narrow last layer, all words and those that occur: one end, and words that never occur stay."""
+    monkeypatch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+    model = dataclasses.replace(recipe.model, dropout=0.0)
+
+    def trained(name: str, *, narrow: bool, words: str) -> dict[str, torch.Tensor]:
+        chosen = dataclasses.replace(
+            recipe,
+            model=dataclasses.replace(model, narrow_last_layer=narrow),
+            optim=Optim(word_embeddings=words),
+        )
+        return pipeline.run(chosen, Launch(str(tmp_path / name)))
+
+    plain = trained("plain", narrow=False, words="dense")
+    spared = trained("spared", narrow=True, words="sparse")
+    frozen = trained("frozen", narrow=True, words="frozen")
+    table = next(name for name in plain if name.endswith("word_embeddings.weight"))
+    prepared = preparation.prepare(recipe)
+    occur = ids_that_occur(prepared.inputs.encode(prepared.splits.train))
+    start = prepared.model.state_dict()[table]
+    others = np.setdiff1d(np.arange(len(start)), occur)
+    assert len(others) > 50 and torch.equal(spared[table][others], start[others])
+    assert torch.allclose(spared[table][occur], plain[table][occur], atol=1e-4)
+    assert not torch.allclose(spared[table][occur], start[occur], atol=1e-4)
+    assert all(torch.allclose(spared[name], plain[name], atol=1e-4) for name in plain if name != table)
+    assert torch.equal(frozen[table], start)
