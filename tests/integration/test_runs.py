@@ -318,7 +318,11 @@ def test_bad_input_in_two_processes_is_said_once(bert: Path, tmp_path: Path) -> 
     ]
     (tmp_path / "rows.csv").write_text("text,label\na,x\nb,y\n")
     answer = run("train", tmp_path / "rows.csv", *flags, status=2)
-    assert answer.stderr.splitlines()[0].startswith("data.test_fraction: expected")
+    # With triton installed, Python 3.13 ends each process with a report of triton's leaks, in no particular order.
+    lines = [
+        line for line in answer.stderr.splitlines() if not line.startswith(("nanobind:", " - ", "See https://nano"))
+    ]
+    assert lines[0].startswith("data.test_fraction: expected")
     assert answer.stderr.count("data.test_fraction") == 1
 
 
