@@ -191,12 +191,14 @@ def prepare(recipe: Recipe) -> Prepared:
     )
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
     loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
-    shrink = None
+    shrink, picture_tokens = None, None
     if isinstance(inputs, ImageInputs):
+        picture = tuple(inputs.collate(splits.train[:1])["pixel_values"].shape[1:])
+        picture_tokens = patches(loaded.model.config, picture)
         drop_patches(loaded.model, model.patch_drop)
         if data.low_resolution is not None:
             shrink = shrink_for(loaded.model, data.low_resolution)
-            shrink.shape(*inputs.collate(splits.train[:1])["pixel_values"].shape[-2:])
+            shrink.shape(*picture[-2:])
     freeze.freeze_batch_norm(loaded.model)
     if recipe.trained == "head":
         freeze.freeze_body(loaded.model, loaded.fresh)
@@ -222,7 +224,7 @@ def prepare(recipe: Recipe) -> Prepared:
         notes=(*splits.notes, *loaded.notes),
         processes=state.num_processes,
         shrink=shrink,
-        picture_tokens=None if isinstance(data, TextData) else _patches(loaded.model, inputs, splits),
+        picture_tokens=picture_tokens,
     )
     # What these refuse is refused now, rather than when training starts.
     if recipe.batching.token_budget is None:
@@ -230,10 +232,6 @@ def prepare(recipe: Recipe) -> Prepared:
     if not prepared.goes_unpadded() and model.narrow_last_layer:
         first_token_alone(loaded.model)
     return prepared
-
-
-def _patches(model: nn.Module, inputs: ImageInputs, splits: Splits) -> int:
-    return patches(model.config, tuple(inputs.collate(splits.train[:1])["pixel_values"].shape[1:]))
 
 
 def with_adapter(model: nn.Module, recipe: Recipe, fresh: tuple[str, ...]) -> PeftModel:

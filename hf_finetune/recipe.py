@@ -223,8 +223,8 @@ class Optim:
     """How weights are updated."""
 
     word_embeddings: Literal["sparse", "dense", "frozen"] = "sparse"
-    """Word embeddings. sparse: the words of the training texts train, by the same update as under dense, at a tenth to a
-    third of its cost; the others stay as pretrained. dense: weight decay shrinks the others, too. frozen: none trains."""
+    """Word embeddings. sparse: the words of the training texts train, by the same update as under dense; the others
+    stay as pretrained. dense: weight decay shrinks the others, too. frozen: none trains."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
@@ -77,11 +76,6 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
             "autocast": str(prepared.autocast),
             "batch_size": batch_size,
             "cached_layers": rows.layer if rows.why is None else 0,
-            "kernels": [
-                model.config._attn_implementation,
-                torch.get_float32_matmul_precision(),
-                torch.get_num_threads(),
-            ],
         },
     )
     head = head_store.read(key)

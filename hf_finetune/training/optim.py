@@ -15,8 +15,8 @@ Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 class VocabularyAdamW(torch.optim.AdamW):
     """AdamW that passes over the word embeddings that no training text contains.
 
-    A vocabulary is half of a small model's weights, and a data set holds a tenth or a third of its words. The others'
-    gradients are 0 at every step, and so are their moments; filling, clipping and applying zeros takes a fifth of a
+    A vocabulary is half of a small model's weights, and a data set holds 8 to 51% of its words (BERT's 30,522 on four
+    sets of 4,690 to 22,259 texts). The others' gradients are 0 at every step, and so are their moments; filling, clipping and applying zeros takes a fifth of a
     step. Here the table's gradient comes as a sparse tensor (`nn.Embedding.sparse`), and moments are kept and applied
     for the `rows` alone: the same numbers as `torch.optim.AdamW` gives these rows. (Not the lazy Adam that updates only
     what a step read, without the tail of its momentum: that is another algorithm.) The other rows stay as they are,
@@ -32,7 +32,8 @@ class VocabularyAdamW(torch.optim.AdamW):
     def __init__(self, params: Parameters, *, table: nn.Parameter, rows: torch.Tensor, **settings: Any) -> None:
         super().__init__(params, **settings)
         self.table, self.rows = table, rows.to(table.device)
-        self._place = torch.full((len(table),), -1, device=table.device)
+        # A row that was not named lies behind the last place: an IndexError, and no other row's gradient.
+        self._place = torch.full((len(table),), len(rows), device=table.device)
         self._place[self.rows] = torch.arange(len(rows), device=table.device)
         self._weight_UD: torch.Tensor | None = None
         self._gradient_UD = torch.empty(0)
@@ -73,6 +74,9 @@ class VocabularyAdamW(torch.optim.AdamW):
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
+            # How a GradScaler tells a fused optimiser of an overflow: that step is not taken.
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=getattr(self, "found_inf", None),
         )
         self.table[self.rows] = self._weight_UD
 

@@ -83,7 +83,7 @@ def test_in_a_model(tmp_path: Path, family: str) -> None:
     assert torch.equal(model.eval()(**batch).logits, before)
 
 
-def test_mean_of_many_masks_is_the_undropped_layer(tmp_path: Path) -> None:
+def test_mean_of_many_masks_is_the_undropped_layer() -> None:
     """Of a linear network behind one dropout site, whose expectation is the network without it."""
     model = nn.Sequential(FastDropout(0.2), nn.Linear(6, 3)).train()
     x = torch.randn(4, 6)

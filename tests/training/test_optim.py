@@ -69,3 +69,18 @@ def test_clipping_equals_torchs(max_norm: float) -> None:
     assert clip_gradients(sparse.parameters(), max_norm).item() == pytest.approx(expected.item(), rel=1e-6)
     for one, other in zip(dense.parameters(), sparse.parameters(), strict=True):
         assert torch.allclose(other.grad.to_dense(), one.grad, atol=1e-6)
+
+
+def test_step_that_overflowed_is_not_taken() -> None:
+    model = network(True)
+    optimizer = ours(model)
+    start = [p.detach().clone() for p in model.parameters()]
+    optimizer.found_inf = torch.tensor(1.0)
+    steps(model, optimizer, [[0, 1]])
+    assert all(torch.equal(p, before) for p, before in zip(model.parameters(), start, strict=True))
+
+
+def test_row_that_was_not_named_is_refused() -> None:
+    model = network(True)
+    with pytest.raises(IndexError):
+        steps(model, ours(model), [[4]])
