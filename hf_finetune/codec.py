@@ -22,7 +22,8 @@ from hf_finetune.errors import InputError
 def to_plain(value: Any) -> Any:
     """Return `value` as dicts, lists, numbers, strings and None.
 
-    A member of a union of dataclasses carries its class name under `type`; a PEFT config is written as PEFT writes it.
+    A member of a union of dataclasses, and of a tuple of operations, carries its class name under `type`; a PEFT config is
+    written as PEFT writes it.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if type(value).__module__.startswith("peft."):
@@ -30,10 +31,13 @@ def to_plain(value: Any) -> Any:
         hints = typing.get_type_hints(type(value))
         plain = {}
         for f in dataclasses.fields(value):
-            item = to_plain(getattr(value, f.name))
-            if isinstance(item, dict) and len(_dataclass_members(hints[f.name])) > 1:
-                item = {"type": type(getattr(value, f.name)).__name__, **item}
-            plain[f.name] = item
+            item, members = getattr(value, f.name), operations(hints[f.name])
+            if isinstance(item, tuple) and members:
+                plain[f.name] = [{"type": type(member).__name__, **to_plain(member)} for member in item]
+            elif type(item) in members and len(members) > 1:
+                plain[f.name] = {"type": type(item).__name__, **to_plain(item)}
+            else:
+                plain[f.name] = to_plain(item)
         return plain
     return _sorted_plain(value)
 
@@ -58,10 +62,15 @@ def merge(base: Any, changes: dict[str, Any], where: str = "") -> Any:
     Raises:
         InputError: for an unknown field (with the nearest known one) or a value of the wrong type, by its dotted name.
     """
-    hints = typing.get_type_hints(type(base))
-    known = {f.name: f for f in dataclasses.fields(base)}
+    return dataclasses.replace(base, **_updates(type(base), vars(base), changes, where))
+
+
+def _updates(kind: type, current: dict[str, Any], changes: Any, where: str) -> dict[str, Any]:
+    """Values for the fields of `kind` that `changes` names."""
     if not isinstance(changes, dict):
         raise InputError(f"{where or 'recipe'}: expected a mapping of fields, got {changes!r}")
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind)}
     updates = {}
     for key, value in changes.items():
         dotted = f"{where}.{key}" if where else str(key)
@@ -70,8 +79,8 @@ def merge(base: Any, changes: dict[str, Any], where: str = "") -> Any:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
             raise InputError(f"{dotted}: no such field; {hint}")
-        updates[name] = _parse(value, hints[name], getattr(base, name), dotted)
-    return dataclasses.replace(base, **updates)
+        updates[name] = _parse(value, hints[name], current.get(name), dotted)
+    return updates
 
 
 def checked(value: Any, hint: Any, where: str) -> Any:
@@ -84,13 +93,21 @@ def checked(value: Any, hint: Any, where: str) -> Any:
 
 
 def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
-    members = _dataclass_members(hint)
+    element = _element(hint)
+    if element is not None and isinstance(value, list | tuple):
+        return tuple(_parse(item, element, None, f"{where}[{i}]") for i, item in enumerate(value))
+    members = () if element is not None else operations(hint)
     if members and value is not None:
+        if isinstance(value, str) and len(members) > 1:
+            # A bare name: that operation with its defaults.
+            value = {"type": value}
         if not isinstance(value, dict):
             raise InputError(f"{where}: expected a mapping of fields, got {value!r}")
         value = dict(value)
         named = value.pop("type", None)
         if named is None:
+            if len(members) > 1 and current is None:
+                raise InputError(f"{where}.type: this field is needed, one of {', '.join(m.__name__ for m in members)}")
             kind = type(current) if type(current) in members else members[0]
         else:
             kind = next((m for m in members if m.__name__ == named), None)
@@ -98,9 +115,7 @@ def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
                 raise InputError(
                     f"{where}.type: expected one of {', '.join(m.__name__ for m in members)}, got {named!r}"
                 )
-        if type(current) is kind:
-            return merge(current, value, where)
-        return _build(kind, value, where)
+        return merge(current, value, where) if type(current) is kind else _build(kind, value, where)
     if hint is Any:
         return None if value is None else _peft_config(value, where)
     if _fits(value, hint):
@@ -115,15 +130,12 @@ def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
 
 
 def _build(kind: type, value: dict[str, Any], where: str) -> Any:
-    required = {
-        f.name: None
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    missing = [name for name in required if name not in value]
-    if missing:
-        raise InputError(f"{where}.{missing[0]}: this field is needed")
-    return merge(kind(**required), value, where)
+    fields = dataclasses.fields(kind)
+    updates = _updates(kind, {f.name: f.default for f in fields}, value, where)
+    for f in fields:
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in updates:
+            raise InputError(f"{where}.{f.name}: this field is needed")
+    return kind(**updates)
 
 
 def _peft_config(value: Any, where: str) -> Any:
@@ -141,9 +153,23 @@ def _peft_config(value: Any, where: str) -> Any:
         raise InputError(f"{where}: {error}") from error
 
 
-def _dataclass_members(hint: Any) -> list[type]:
-    arguments = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+def operations(hint: Any) -> list[type]:
+    """The dataclasses that a field of type `hint` can hold: members of its union, or of the union that its tuple is of."""
+    element = _element(hint)
+    hint = hint if element is None else element
+    arguments = typing.get_args(hint) if _is_union(hint) else (hint,)
     return [a for a in arguments if isinstance(a, type) and dataclasses.is_dataclass(a)]
+
+
+def _element(hint: Any) -> Any:
+    """What a tuple of any length is of (`tuple[float, ...]`); None for other types."""
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    tuples = [typing.get_args(o) for o in options if typing.get_origin(o) is tuple]
+    return tuples[0][0] if tuples and len(tuples[0]) == 2 and tuples[0][1] is ... else None
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 def _wants_float(hint: Any) -> bool:
@@ -152,7 +178,7 @@ def _wants_float(hint: Any) -> bool:
 
 def _fits(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
+    if _is_union(hint):
         return any(_fits(value, a) for a in typing.get_args(hint))
     if origin is typing.Literal:
         return value in typing.get_args(hint)
@@ -170,10 +196,12 @@ def _fits(value: Any, hint: Any) -> bool:
 def _spell(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    if _is_union(hint):
         return " or ".join(dict.fromkeys(_spell(a) for a in typing.get_args(hint)))
     if dataclasses.is_dataclass(hint):
         return "a mapping of fields"
+    if _element(hint) is not None:
+        return f"a list, each {_spell(_element(hint))}"
     names = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     names |= {dict: "a mapping", list: "a list"}
     if isinstance(hint, type) and issubclass(hint, enum.Enum):

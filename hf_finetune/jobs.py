@@ -7,6 +7,7 @@ import dataclasses
 import io
 import os
 import re
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,8 @@ def train_job(arguments: Sequence[str], prog: str) -> tuple[TrainJob, list[str]]
 
     def parsed(data: TextData | ImageData, model: Model) -> TrainJob:
         recipe = codec.merge(Recipe(name="", data=data, model=model), fields)
-        return _parse(TrainJob, TrainJob(recipe, source=tyro.MISSING), arguments, prog)
+        recipe, rest = _operations(recipe, arguments)
+        return _parse(TrainJob, TrainJob(recipe, source=tyro.MISSING), rest, prog)
 
     job = parsed(*(pictures if kind is ImageData else blank))
     if kind is None:
@@ -185,7 +187,8 @@ def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str)
         InputError: for a flag or a field that there is not, or a value of another type.
     """
     if default is not None:
-        default = dataclasses.replace(default, recipe=codec.merge(default.recipe, _yaml_fields(arguments)))
+        recipe, arguments = _operations(codec.merge(default.recipe, _yaml_fields(arguments)), arguments)
+        default = dataclasses.replace(default, recipe=recipe)
     return _parse(kind, default, arguments, prog)
 
 
@@ -198,6 +201,8 @@ def _parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str
             return tyro.cli(kind, args=list(arguments), prog=prog, **given)
     except SystemExit as stop:
         if not stop.code:
+            if issubclass(kind, RunJob):
+                print(_help_on_operations())
             raise
         # tyro draws a box, in ASCII where the terminal has no other; its first line is the title.
         lines = [re.sub(r"^[│|╭╰+]|[│|╮╯+]$", "", line.strip()).strip() for line in complaint.getvalue().splitlines()]
@@ -231,18 +236,75 @@ def _yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:
     """What the file of `--config` sets. To be read once: it may be a pipe."""
     if (file := _flag_value(arguments, "--config")) is None:
         return {}
-    import yaml
-
     path = Path(file)
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = yaml_value(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise InputError(f"--config {path}: {error}") from None
     if not isinstance(fields, dict | None):
         raise InputError(f"--config {path}: expected a mapping of fields, got {fields!r}")
     return fields or {}
+
+
+def yaml_value(text: str) -> Any:
+    """What a piece of YAML says, in plain values.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """Set the operations that a flag gives whole, as YAML; the other arguments are left: `--model.surgery.0.first 3`."""
+    fields, rest = operation_fields(Recipe), []
+    left = iter(arguments)
+    for argument in left:
+        flag, given, value = argument.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name not in fields:
+            rest.append(argument)
+            continue
+        try:
+            changes = yaml_value(value if given else next(left))
+        except StopIteration:
+            raise InputError(f"{flag}: expected a value, such as {fields[name][0].__name__}") from None
+        except ValueError as error:
+            raise InputError(f"{flag}: {error}") from None
+        for part in reversed(name.split(".")):
+            changes = {part: changes}
+        recipe = codec.merge(recipe, changes)
+    return recipe, rest
+
+
+def operation_fields(kind: type, prefix: str = "") -> dict[str, list[type]]:
+    """Fields below the dataclass `kind` that hold one of several operations, or a list of them, with those they may hold."""
+    found: dict[str, list[type]] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        members = codec.operations(hint)
+        if len(members) > 1 and f"{prefix}{name}" != "data":
+            found[f"{prefix}{name}"] = members
+        elif members:
+            found |= operation_fields(members[0], f"{prefix}{name}.")
+    return found
+
+
+def _help_on_operations() -> str:
+    """The part of the help that flags of configured operations cannot give: which others there are."""
+    lines = ["", "operations, as YAML: a name, {type: NAME, field: value}, or a list of such:"]
+    for name, members in operation_fields(Recipe).items():
+        lines.append(f"  --{name.replace('_', '-')}")
+        for member in members:
+            fields = ", ".join(f.name for f in dataclasses.fields(member))
+            lines.append(f"      {member.__name__}({fields}): {(member.__doc__ or '').partition(chr(10))[0]}")
+    return "\n".join(lines)
 
 
 def _flag_value(arguments: Sequence[str], flag: str) -> str | None:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch import nn
 
 from hf_finetune.apply import quiet_libraries
+from hf_finetune.checks import check
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.load import Splits, load
@@ -23,7 +24,7 @@ from hf_finetune.models.load import load_classifier, load_image_processor, load_
 from hf_finetune.models.patches import Shrink, drop_patches, shrink_for
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.unpadded import use_unpadded
-from hf_finetune.recipe import Recipe, TextData, check
+from hf_finetune.recipe import Recipe, TextData
 from hf_finetune.training import precision
 from hf_finetune.training.arguments import DECIDED
 from hf_finetune.training.flops import patches
@@ -154,7 +155,7 @@ def prepare(recipe: Recipe) -> Prepared:
     """Load and check everything that can be wrong, before anything is written.
 
     Raises:
-        InputError: see `recipe.check`, `data.load.load` and `models.load`.
+        InputError: see `checks.check`, `data.load.load` and `models.load`.
     """
     check(recipe)
     quiet_libraries()

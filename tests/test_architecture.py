@@ -16,6 +16,7 @@ FLOORS = [
     {"data", "models", "evaluation"},
     {"training", "features"},
     {"recipe"},
+    {"checks"},
     {"hub"},
     {"run_folder", "parity", "apply"},
     {"preparation", "publishing"},
@@ -30,6 +31,7 @@ LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 # recipe.py itself and what prepares a command line must stay cheap to import.
 CHEAP = (
     "recipe.py",
+    "checks.py",
     "errors.py",
     "codec.py",
     "cli.py",
@@ -42,6 +44,7 @@ CHEAP = (
 HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn"}
 KNOWS_RECIPE = {
     "recipe.py",
+    "checks.py",
     "preparation.py",
     "pipeline.py",
     "planning.py",

@@ -173,7 +173,7 @@ def test_public_command_keeps_no_path_of_this_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(shipped.names()))
 def test_every_recipe_builds_and_its_values_hold(name: str) -> None:
     from hf_finetune import codec
-    from hf_finetune.recipe import check
+    from hf_finetune.checks import check
 
     recipe = shipped.load_recipe(name)
     check(recipe)
