@@ -35,15 +35,20 @@ def launch(command: Sequence[str], processes: int, *, mixed_precision: str) -> N
         f"--num_processes={processes}",
         "--num_machines=1",
         "--main_process_port=0",
+        "--rdzv_backend=c10d",
         "--dynamo_backend=no",
         f"--mixed_precision={resolve_mixed_precision(mixed_precision, default_device())}",
         f"--num_cpu_threads_per_process={threads}",
         *script,
         *command[1:],
     ]
+    parsed = launch_command_parser().parse_args(arguments)
+    # torch's own arguments: the processes meet at a port that the system chooses as it opens it. Accelerate looks for a
+    # free one, closes it and opens it again; of two runs that start at the same time, both may find the same one.
+    parsed.rdzv_endpoint, parsed.local_addr = "127.0.0.1:0", "127.0.0.1"
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
-        launch_command(launch_command_parser().parse_args(arguments))
+        launch_command(parsed)
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
         if status < 0:

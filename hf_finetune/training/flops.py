@@ -8,8 +8,6 @@ Legend: B rows, T tokens, D width.
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
 from hf_finetune.evaluation.inference import to_device
@@ -68,26 +67,6 @@ _CPU_KERNELS = {
 }
 
 
-def _flop_counter() -> type:
-    """`torch.utils.flop_counter.FlopCounterMode`, imported as if there were no triton, whose kernels are not counted here.
-
-    Once imported, triton under Python 3.13 reports a screenful of leaks when the process ends.
-    """
-    present, log = sys.modules.get("triton"), logging.getLogger("torch.utils.flop_counter")
-    level = log.level
-    sys.modules["triton"] = None  # type: ignore[assignment]
-    log.setLevel(logging.ERROR)
-    try:
-        from torch.utils.flop_counter import FlopCounterMode
-    finally:
-        log.setLevel(level)
-        if present is None:
-            del sys.modules["triton"]
-        else:
-            sys.modules["triton"] = present
-    return FlopCounterMode
-
-
 def training_flops(model: nn.Module, batch: Batch) -> int:
     """Operations of one forward and backward pass as autograd runs them, counted by `torch.utils.flop_counter`.
 
@@ -102,7 +81,7 @@ def training_flops(model: nn.Module, batch: Batch) -> int:
     """
     gradients = [(p, p.grad) for p in model.parameters() if p.requires_grad]
     devices = [model.device] if model.device.type == "cuda" else []
-    counter = _flop_counter()(display=False, custom_mapping=_CPU_KERNELS)
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_KERNELS)
     was_training = model.training
     # As while training: layers that drop tokens do so then only.
     model.train()

@@ -9,7 +9,6 @@ Legend: C classes, D features.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -22,12 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from transformers import PreTrainedModel
 
-from hf_finetune import environment
+from hf_finetune import digests, environment
 from hf_finetune.codec import write_bytes
 
 logger = logging.getLogger("hf_finetune")
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when `warm_start` fits otherwise."""
 KEPT = 100
 """Heads in the store; those used least recently go first."""
@@ -44,17 +43,17 @@ def key_of(model: PreTrainedModel, rows: Dataset, settings: Mapping[str, Any]) -
     config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
     parts = {
         "format": FORMAT,
-        "weights": _weights_digest(model),
+        "weights": digests.of_tensors(model.state_dict()),
         "network": f"{model}",
         "config": config,
         "attention": model.config._attn_implementation,
-        "rows": _rows_digest(rows),
+        "rows": digests.of_columns(rows),
         "settings": dict(settings),
         "versions": environment.versions(),
         "hardware": environment.hardware(model.device, 1),
         "float32_matmul": torch.get_float32_matmul_precision(),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return digests.of_json(parts)
 
 
 def read(key: str) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -96,23 +95,3 @@ def _last_used(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:  # another run has made room
         return 0.0
-
-
-def _weights_digest(model: PreTrainedModel) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _rows_digest(rows: Dataset) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(rows.column_names):
-        digest.update(f"{name} {len(rows)}".encode())
-        for column in rows.with_format("arrow")[:].column(name).chunks:
-            if column.type.num_fields:
-                digest.update(column.value_lengths().to_numpy(zero_copy_only=False).tobytes())
-                column = column.flatten()
-            digest.update(column.to_numpy(zero_copy_only=False).tobytes())
-    return digest.hexdigest()

@@ -5,7 +5,6 @@ The choice is kept on this machine and used again: two runs of one recipe comput
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
@@ -21,7 +20,7 @@ import torch
 import transformers
 from torch import nn
 
-from hf_finetune import environment
+from hf_finetune import digests, environment
 from hf_finetune.codec import write_json
 from hf_finetune.evaluation.inference import cast
 from hf_finetune.models.freeze import trainable_parameters
@@ -108,7 +107,7 @@ def choose(
     if not probe or model.device.type != "cpu":
         return Choice(default)
     key = {**_key(model, batch, default, free, method), "around": around.__name__}
-    path = environment.cache_folder() / "kernels" / f"{_digest(key)}.json"
+    path = environment.cache_folder() / "kernels" / f"{digests.of_json(key)[:32]}.json"
     stored = _read(path)
     if stored is not None:
         return stored
@@ -243,10 +242,6 @@ def _key(
         "rows": len(batch["labels"]),
         "shapes": dict(sorted(shapes.items())),
     }
-
-
-def _digest(key: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _read(path: Path) -> Choice | None:

@@ -164,7 +164,8 @@ def test_attention_kernels_of_every_family(tmp_path: Path, family: str) -> None:
     assert found[0] == present == model.config._attn_implementation
     wanted = {present, "eager", "sdpa"} if model._can_set_attn_implementation() and model._supports_sdpa else {present}
     assert set(found) == wanted
-    assert set(found) >= {"eager", "sdpa"} or family in ("deberta-v2", "mpnet", "swin", "convnext", "resnet")
+    convolutional = ("convnext", "resnet", "efficientnet", "poolformer")
+    assert set(found) >= {"eager", "sdpa"} or family in ("deberta-v2", "mpnet", "swin", *convolutional)
 
 
 def test_products_are_exact_in_highest_and_settings_come_back() -> None:
