@@ -1,0 +1,179 @@
+"""Surgery inside the layers: activation, dropout, attention kernel, width of the feed-forward networks."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hf_finetune.models.families import family_of, refusal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class SetActivation:
+    """Exchange the activation of the feed-forward networks. The weights stay, so the network has to get used to it."""
+
+    activation: str
+    """Its name in transformers: gelu, gelu_new, relu, silu, mish, quick_gelu and others."""
+
+    def refuse(self, config: PreTrainedConfig) -> None:
+        """Write the activation to `config`.
+
+        Raises:
+            InputError: there is no activation of this name, or the family's is fixed.
+        """
+        from transformers.activations import ACT2FN
+
+        family = family_of(config, "SetActivation")
+        if self.activation not in ACT2FN:
+            close = difflib.get_close_matches(self.activation, ACT2FN, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(ACT2FN)}"
+            raise refusal("SetActivation", f"activation: {self.activation!r} is none of transformers'; {hint}")
+        _check_plain_units(config, "SetActivation")
+        setattr(config, family.activation, self.activation)
+
+    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with this activation."""
+        return _same_weights(model, self)
+
+
+@dataclass(frozen=True)
+class SetDropout:
+    """Set dropout rates by site, or add dropout where the checkpoint has a rate of 0. None leaves a site as it is."""
+
+    hidden: float | None = None
+    """What attention and feed-forward networks add to the stream, and in most families the embeddings."""
+    attention: float | None = None
+    """Attention weights."""
+    embeddings: float | None = None
+    """The embeddings by themselves; for modernbert and dinov2."""
+    classifier: float | None = None
+    """What the classification layer reads; for bert, roberta, electra, distilbert, deberta, albert and modernbert."""
+
+    def refuse(self, config: PreTrainedConfig) -> None:
+        """Write the rates to `config`.
+
+        Raises:
+            InputError: no rate is given, one is no rate, or the family has no field for a site.
+        """
+        fields = family_of(config, "SetDropout").dropout
+        rates = {"hidden": self.hidden, "attention": self.attention}
+        rates |= {"embeddings": self.embeddings, "classifier": self.classifier}
+        given = {site: rate for site, rate in rates.items() if rate is not None}
+        if not given:
+            raise refusal("SetDropout", f"expected a rate for one of {', '.join(rates)}, got none")
+        for site, rate in given.items():
+            if not 0 <= rate < 1:
+                raise refusal("SetDropout", f"{site}: expected at least 0 and below 1, got {rate}")
+            if site not in fields:
+                known = f"it has {', '.join(fields)}" if fields else "it has no dropout"
+                raise refusal("SetDropout", f"{site}: {config.model_type}'s config cannot say this rate; {known}")
+            setattr(config, fields[site], rate)
+
+    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with these rates."""
+        return _same_weights(model, self)
+
+
+@dataclass(frozen=True)
+class SetAttention:
+    """Choose the attention kernel, as `model.attn_implementation` does. It is no part of a saved model."""
+
+    implementation: Literal["eager", "sdpa"]
+    """eager: plain matrix products; sdpa: torch's fused kernel."""
+
+    def refuse(self, config: PreTrainedConfig) -> None:
+        """Write the choice to `config`.
+
+        Raises:
+            InputError: the family has no sdpa attention.
+        """
+        from transformers import MODEL_MAPPING
+
+        if self.implementation == "sdpa" and not MODEL_MAPPING[type(config)]._supports_sdpa:
+            raise refusal("SetAttention", f"{config.model_type} has no sdpa attention; expected eager")
+        config._attn_implementation = self.implementation
+
+    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The same model, computing with this kernel."""
+        model.set_attn_implementation(self.implementation)
+        return model
+
+
+@dataclass(frozen=True)
+class ResizeFeedForward:
+    """Widen or narrow the feed-forward networks of all layers.
+
+    Narrower: the most important neurons stay, by the norm of a neuron's outgoing weights times that of its incoming ones
+    (for gated units, of both), the biases included. No data are looked at. Wider: the network computes what it did.
+    """
+
+    width: int | None = None
+    """Hidden neurons of a layer, for all layers."""
+    ratio: float | None = None
+    """In place of `width`: so many times as wide as now. The only way for swin, whose stages differ in width."""
+    new: Literal["zero", "split"] = "zero"
+    """Neurons of a wider network. zero: new ones, whose output weights are zero. split: copies of the most important
+    neurons, which share the output with them (Net2WiderNet, arXiv:1511.05641)."""
+
+    def refuse(self, config: PreTrainedConfig) -> None:
+        """Write the width to `config`.
+
+        Raises:
+            InputError: not one of `width` and `ratio` is given, or the family's config cannot say the result.
+        """
+        name, kind = "ResizeFeedForward", config.model_type
+        family = family_of(config, name)
+        if (self.width is None) == (self.ratio is None):
+            raise refusal(name, "expected width or ratio, one of them")
+        if family.up is None:
+            raise refusal(name, f"{kind}'s config does not say how wide its feed-forward networks are; leave it out")
+        _check_plain_units(config, name)
+        if kind == "swin":
+            if self.ratio is None:
+                raise refusal(name, "width: swin's stages differ in width; give ratio")
+            config.mlp_ratio = _positive(config.mlp_ratio * self.ratio * config.embed_dim, self) / config.embed_dim
+            return
+        per = config.hidden_size if family.width == "mlp_ratio" else 1
+        before = getattr(config, family.width) * per
+        width = _positive(before * self.ratio if self.width is None else self.width, self)
+        if width % per:
+            low = max(1, width // per) * per
+            raise refusal(name, f"expected a multiple of {per} for {kind}, got {width}; give {low} or {low + per}")
+        setattr(config, family.width, width // per)
+
+    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with feed-forward networks of this width; new neurons are drawn by torch's generator."""
+        from hf_finetune.models.layer_weights import resized_feed_forward
+
+        config = copy.deepcopy(model.config)
+        self.refuse(config)
+        family = family_of(config, "ResizeFeedForward")
+        return resized_feed_forward(model, config, family, split=self.new == "split")
+
+
+def _positive(width: float, step: ResizeFeedForward) -> int:
+    if width < 1 or not float(width).is_integer():
+        given = f"width {step.width}" if step.ratio is None else f"ratio {step.ratio}"
+        raise refusal(
+            "ResizeFeedForward", f"expected a whole number of neurons, at least 1, got {width:g} from {given}"
+        )
+    return int(width)
+
+
+def _check_plain_units(config: PreTrainedConfig, name: str) -> None:
+    """DINOv2's giant has gated units, whose activation and width no field says."""
+    if config.to_dict().get("use_swiglu_ffn"):
+        raise refusal(name, f"this {config.model_type} has SwiGLU units, which its config fixes; leave it out")
+
+
+def _same_weights(model: PreTrainedModel, step: SetActivation | SetDropout) -> PreTrainedModel:
+    from hf_finetune.models.layer_weights import built
+
+    config = copy.deepcopy(model.config)
+    step.refuse(config)
+    return built(model, config, lambda old, _: old)

@@ -1,0 +1,83 @@
+"""Surgery on a pretrained checkpoint: what `model.surgery` can hold, and how it is done.
+
+An operation is a frozen dataclass. `refuse(config)` writes to a config what the operation changes in it, or raises what
+speaks against it; `model = step(model)` does it. The result is what plain transformers builds from the changed config, so
+a saved model loads with nothing of this package.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hf_finetune.models.conv_surgery import SetKernelSize, SetPooling
+from hf_finetune.models.families import refusal
+from hf_finetune.models.inner_surgery import ResizeFeedForward, SetActivation, SetAttention, SetDropout
+from hf_finetune.models.layer_surgery import AddLayers, DropLayers, DuplicateLayers, KeepLayers, ReinitTopLayers
+from hf_finetune.models.patch_surgery import ResizeImage, ResizePatches
+from hf_finetune.models.position_surgery import ExtendPositions
+from hf_finetune.models.skip_layers import LayerDrop, StochasticDepth
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+SurgeryStep = (
+    KeepLayers
+    | DropLayers
+    | DuplicateLayers
+    | AddLayers
+    | ReinitTopLayers
+    | ResizeFeedForward
+    | SetActivation
+    | SetDropout
+    | SetAttention
+    | StochasticDepth
+    | LayerDrop
+    | ResizePatches
+    | ResizeImage
+    | ExtendPositions
+    | SetKernelSize
+    | SetPooling
+)
+
+
+def planned(config: PreTrainedConfig, steps: Sequence[SurgeryStep]) -> PreTrainedConfig:
+    """The config after all operations, without any weight: what a checkpoint cannot take is refused here.
+
+    Raises:
+        InputError: naming the operation, what it expected, and the checkpoint's family; or two operations of a kind that
+            can be given once only.
+    """
+    for kind in (StochasticDepth, LayerDrop):
+        if sum(isinstance(step, kind) for step in steps) > 1:
+            raise refusal(kind.__name__, "expected once at most")
+    config = copy.deepcopy(config)
+    for step in _in_order(steps):
+        step.refuse(config)
+    return config
+
+
+def operate(model: PreTrainedModel, steps: Sequence[SurgeryStep]) -> PreTrainedModel:
+    """The model after all operations, in their order. New weights are drawn by torch's generator.
+
+    What is only done while training, to the layers that there are in the end, comes last.
+
+    Raises:
+        InputError: see `planned`.
+    """
+    for step in _in_order(steps):
+        model = step(model)
+    return model
+
+
+def spelled(step: SurgeryStep) -> str:
+    """The operation as Python has it, without the fields that were left at their defaults."""
+    given = {f.name: getattr(step, f.name) for f in dataclasses.fields(step) if getattr(step, f.name) != f.default}
+    return f"{type(step).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
+def _in_order(steps: Sequence[SurgeryStep]) -> list[SurgeryStep]:
+    """As given, then stochastic depth, then LayerDrop: hooks on layers would not outlive what builds them anew."""
+    return sorted(steps, key=lambda step: (isinstance(step, LayerDrop), isinstance(step, StochasticDepth)))
