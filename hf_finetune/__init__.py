@@ -8,21 +8,25 @@ from typing import Any
 from hf_finetune.cli import main
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
 from hf_finetune.recipe import (
+    Averaging,
     Batching,
     Evaluate,
     Hub,
     ImageData,
     Launch,
+    Lora,
     Model,
     Optim,
     Precision,
     Recipe,
+    Regularize,
     Supervised,
     TextData,
     Train,
 )
 
 __all__ = [
+    "Averaging",
     "Batching",
     "Evaluate",
     "GateError",
@@ -30,10 +34,12 @@ __all__ = [
     "ImageData",
     "InputError",
     "Launch",
+    "Lora",
     "Model",
     "Optim",
     "Precision",
     "Recipe",
+    "Regularize",
     "StoppedBySignal",
     "Supervised",
     "TextData",

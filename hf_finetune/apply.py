@@ -21,18 +21,23 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from torch import nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from hf_finetune.artefacts import artefacts_in
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.load import stream
+from hf_finetune.data.named import Source
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half import HalfPrecision
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.models.adapters import load_adapter
 from hf_finetune.models.first_token import first_token_alone
-from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
-from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.head_file import load_pooled
+from hf_finetune.models.load import Task, load_classifier, load_image_processor, load_tokenizer
+from hf_finetune.models.safety import LocalCheckpoint, adapter_alone, inspect_checkpoint
 from hf_finetune.training.precision import default_device, has_native_bf16
 
 logger = logging.getLogger("hf_finetune")
@@ -64,21 +69,6 @@ class Classifier:
         return "text" if isinstance(self.inputs, TextInputs) else "image"
 
 
-@dataclass(frozen=True)
-class Source:
-    """Rows to be labelled or scored; fields as in `recipe.TextData` and `recipe.ImageData`."""
-
-    path: str
-    config_name: str | None = None
-    revision: str | None = None
-    split: str | None = None
-    text: str | None = None
-    text_pair: str | None = None
-    image: str | None = None
-    label: str | None = None
-    encoding: str = "utf-8"
-
-
 def quiet_libraries() -> None:
     """No bars and chatter of the libraries: what is to be said, this package says."""
     transformers_logging.set_verbosity_error()
@@ -93,7 +83,12 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         InputError: when there is no such checkpoint, or it has no trained classification head.
     """
     quiet_libraries()
+    if (alone := adapter_alone(checkpoint, revision=revision)) is not None:
+        return _with_adapter(checkpoint, alone, trust_remote_code)
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    if artefacts_in(local.folder.parent).get("encoder") == local.folder:
+        model, task, labels = load_pooled(local.folder.parent)
+        return _classifier(model, local, task, labels)
     config = json.loads((local.folder / "config.json").read_text(encoding="utf-8"))
     architecture = next(iter(config.get("architectures") or []), "")
     if not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
@@ -102,11 +97,39 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         )
     names = {int(i): str(name) for i, name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
     labels = tuple(names[i] for i in sorted(names))
-    task: Literal["text-classification", "image-classification"]
-    task = "image-classification" if architecture.endswith("ForImageClassification") else "text-classification"
+    task: Task = "image-classification" if architecture.endswith("ForImageClassification") else "text-classification"
     loaded = load_classifier(str(local.folder), task=task, labels=labels, trust_remote_code=trust_remote_code, seed=0)
     if loaded.fresh:
         raise InputError(f"{checkpoint}: its weights lack {', '.join(loaded.fresh)}; this classifier was never trained")
+    return _classifier(loaded.model, local, task, labels, trust_remote_code)
+
+
+def _with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Classifier:
+    """A run that is an adapter alone, on the checkpoint that it names."""
+    config, adapter = (json.loads((folder / n).read_text("utf-8")) for n in ("config.json", "adapter_config.json"))
+    base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
+    if not base:
+        raise InputError(f"{checkpoint}: its adapter_config.json does not name the checkpoint that it was trained on")
+    which = {"revision": revision, "trust_remote_code": trust_remote_code}
+    text = (folder / "tokenizer_config.json").is_file()
+    task: Task = "text-classification" if text else "image-classification"
+    labels = tuple(str(config["id2label"][i]) for i in sorted(config["id2label"], key=int))
+    loaded = load_classifier(base, task=task, labels=labels, seed=0, **which)
+    first_token_alone(loaded.model)
+    model = load_adapter(loaded.model, folder).to(default_device()).eval()
+    inputs: Inputs
+    if text:
+        length = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["model_max_length"]
+        inputs = TextInputs(load_tokenizer(base, max_length=length, sample=[], **which), length)
+    else:
+        inputs = ImageInputs(load_image_processor(base, **which))
+    return Classifier(model, inputs, labels, bool(config.get("trained_on_pairs")))
+
+
+def _classifier(
+    model: PreTrainedModel, local: LocalCheckpoint, task: Task, labels: tuple[str, ...], trust_remote_code: bool = False
+) -> Classifier:
+    """The model with its tokenizer or image processor."""
     inputs: Inputs
     if task == "text-classification":
         stored = json.loads((local.folder / "tokenizer_config.json").read_text(encoding="utf-8")).get(
@@ -120,10 +143,9 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         inputs = TextInputs(tokenizer, max_length)
     else:
         inputs = ImageInputs(load_image_processor(str(local.folder), trust_remote_code=trust_remote_code))
-    pairs = bool(config.get("trained_on_pairs"))
     # What its head does not read need not be computed.
-    first_token_alone(loaded.model)
-    return Classifier(loaded.model.to(default_device()).eval(), inputs, labels, pairs)
+    first_token_alone(model)
+    return Classifier(model.to(default_device()).eval(), inputs, labels, bool(local.config.get("trained_on_pairs")))
 
 
 class Scorer:

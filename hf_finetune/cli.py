@@ -6,7 +6,6 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import json
 import logging
@@ -21,7 +20,6 @@ from hf_finetune import codec, shipped
 from hf_finetune.errors import InputError
 from hf_finetune.exit_status import exit_status
 from hf_finetune.jobs import (
-    ApplyJob,
     CardJob,
     CopyJob,
     EvaluateJob,
@@ -45,7 +43,8 @@ Every field of it is a flag: `hf-finetune run RECIPE --help` tells them."""
 PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags]
 
 What `train DATA` or `run RECIPE` with the same flags would do: rows, lengths, steps, time and memory. Trains nothing.
-`hf-finetune train --help` and `hf-finetune run RECIPE --help` tell the flags; `--json` prints the plan as JSON."""
+`hf-finetune train --help` and `hf-finetune run RECIPE --help` tell the flags; `--json` prints the plan as JSON,
+`--plot-schedule FILE.svg` draws the learning rates."""
 LIST_HELP = """hf-finetune list
 
 The shipped recipes, each with its first line."""
@@ -81,11 +80,15 @@ def plan(arguments: Sequence[str]) -> None:
         job = parse(RunJob, RunJob(shipped.load_recipe(name)), rest, "hf-finetune plan")
     else:
         job, _ = train_job(rest if name == "train" else arguments, "hf-finetune plan")
+    if job.find_lr:
+        raise InputError("--find-lr: this is for train and run; plan trains nothing")
+    if job.plot_schedule is not None and not job.plot_schedule.endswith(".svg"):
+        raise InputError(f"--plot-schedule {job.plot_schedule}: expected a name that ends in .svg")
     with _importing():
         from hf_finetune.planning import describe
         from hf_finetune.planning import plan as make_plan
 
-    made = make_plan(job.recipe)
+    made = make_plan(job.recipe, plot=None if job.plot_schedule is None else Path(job.plot_schedule))
     print(json.dumps(made, indent=2) if job.json else describe(made))
 
 
@@ -95,10 +98,10 @@ def predict(arguments: Sequence[str]) -> None:
     with _importing():
         from hf_finetune import apply
 
-    apply.check_output(Path(job.output), job.data)
+    apply.check_output(Path(job.output), job.data.path)
     classifier = apply.load_trained(job.model, trust_remote_code=job.trust_remote_code)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
-    rows = apply.predict(classifier, _source(job), Path(job.output), batch_size=job.batch_size, precision=job.precision)
+    rows = apply.predict(classifier, job.data, Path(job.output), batch_size=job.batch_size, precision=job.precision)
     print(f"{rows} rows -> {job.output}")
 
 
@@ -111,7 +114,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     classifier = apply.load_trained(job.model, trust_remote_code=job.trust_remote_code)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
-    result = apply.evaluate(classifier, _source(job), batch_size=job.batch_size, precision=job.precision)
+    result = apply.evaluate(classifier, job.data, batch_size=job.batch_size, precision=job.precision)
     if job.json:
         print(json.dumps(result, indent=2))
     else:
@@ -183,13 +186,20 @@ def _run_job(recipe: Recipe, arguments: Sequence[str], started: list[str]) -> No
 
 
 def _start(job: RunJob, command: list[str]) -> None:
+    if job.plot_schedule is not None:
+        raise InputError("--plot-schedule: this is for plan; `hf-finetune plan` with the same flags draws it")
     processes = job.launch.num_processes
     if processes is not None and processes < 1:
         raise InputError(f"--num-processes {processes}: expected at least 1")
     if processes is not None and processes > 1 and "WORLD_SIZE" not in os.environ:
         from hf_finetune.launcher import launch
 
+        if job.find_lr:
+            raise InputError(f"--num-processes {processes}: --find-lr runs in one; the rate does not depend on them")
         launch(command, processes, mixed_precision=job.recipe.precision.mixed_precision)
+        return
+    if job.find_lr:
+        _find_rate(job)
         return
     with _importing():
         from hf_finetune.pipeline import run as run_recipe
@@ -211,11 +221,14 @@ def _importing() -> Iterator[None]:
         gc.enable()
 
 
-def _source(job: ApplyJob) -> Any:
-    from hf_finetune.apply import Source
+def _find_rate(job: RunJob) -> None:
+    if job.launch.resume:
+        raise InputError("--resume: --find-lr keeps nothing to go on with")
+    with _importing():
+        from hf_finetune.rate_finding import describe, find_rate
 
-    fields = {f.name: getattr(job, f.name) for f in dataclasses.fields(Source) if f.name != "path"}
-    return Source(path=job.data, **fields)
+    found = find_rate(job.recipe, job.launch.output)
+    print(json.dumps(found.to_dict(), indent=2) if job.json else describe(found))
 
 
 def _report(job: RunJob, result: dict[str, Any]) -> None:
@@ -232,6 +245,8 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
     folder = result["folder"]
     for what, name in (
         ("model", "model"),
+        ("encoder", "encoder"),
+        ("head", "head.safetensors"),
         ("adapter", "adapter"),
         ("card", "README.md"),
         ("predictions", "predictions.parquet"),

@@ -141,15 +141,23 @@ def _build(kind: type, value: dict[str, Any], where: str) -> Any:
 def _peft_config(value: Any, where: str) -> Any:
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 
+    if isinstance(value, str):
+        # A bare name: that method with PEFT's defaults.
+        value = {"peft_type": value}
     if not isinstance(value, dict) or "peft_type" not in value:
-        raise InputError(f"{where}: expected a PEFT config like {{peft_type: LORA, ...}}, got {value!r}")
+        raise InputError(f"{where}: expected a PEFT config like {{peft_type: LORA, ...}}, or its type, got {value!r}")
     fields = dict(value)
     name = str(fields.pop("peft_type"))
     if name not in PeftType.__members__:
         raise InputError(f"{where}.peft_type: expected one of {', '.join(PeftType.__members__)}, got {name!r}")
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[name]]
     try:
-        return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[name]](**fields)
-    except TypeError as error:
+        if name == "ADALORA":
+            # It asks for the steps of the run, which are known later, see `models.adapters`.
+            phases = [fields.get(n, 0) for n in ("tinit", "tfinal")]
+            fields = {"total_step": 1 + sum(p for p in phases if isinstance(p, int)), **fields}
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error
 
 

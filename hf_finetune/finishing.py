@@ -15,6 +15,7 @@ from torch import nn
 
 from hf_finetune import environment, parity
 from hf_finetune.apply import write_predictions
+from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.codec import write_json, write_text
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.evaluation import calibration
@@ -24,9 +25,14 @@ from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.features.baselines import linear_baseline, majority
 from hf_finetune.hub.card import render_card
 from hf_finetune.models import adapters, freeze
+from hf_finetune.models.head_file import save_head
+from hf_finetune.models.heads import encoder
+from hf_finetune.models.pooled import PooledClassifier
+from hf_finetune.models.stock_heads import fold
 from hf_finetune.preparation import Prepared
 from hf_finetune.publishing import publish
 from hf_finetune.run_folder import replacing
+from hf_finetune.training.elastic_net import sparsity
 from hf_finetune.training.trainer import ClassifierTrainer
 
 
@@ -39,10 +45,8 @@ def finish(
     found: dict[str, Any],
 ) -> dict[str, Any]:
     """Save, evaluate, verify, document, publish: the main process alone."""
+    prepared = as_used(prepared)
     recipe, splits, inputs, device = prepared.recipe, prepared.splits, prepared.inputs, prepared.device
-    if isinstance(inputs, ImageInputs):
-        # From the pictures to the labels, as whoever uses the model will: timed as such, and checked against them.
-        inputs = dataclasses.replace(inputs, decode_once=False)
     model = trainer.trained_model()
     artefacts = save_artefacts(model, prepared, folder)
 
@@ -51,15 +55,7 @@ def finish(
     logits, rates = {}, {}
     for name, rows in evaluated.items():
         begun = time.perf_counter()
-        encoded = inputs.encode(rows)
-        logits[name] = predict_logits(
-            model,
-            Rows(encoded, columns_of(inputs, labels=False)),
-            inputs.collate,
-            batch_size=recipe.train.per_device_eval_batch_size,
-            lengths=inputs.lengths(encoded),
-            progress=f"evaluate {name}",
-        )
+        logits[name] = logits_of(model, prepared, rows, progress=f"evaluate {name}")
         rates[name] = len(rows) / (time.perf_counter() - begun)
     probabilities = {name: softmax(found) for name, found in logits.items()}
     labels = {name: np.asarray(rows["label"][:]) for name, rows in evaluated.items()}
@@ -95,6 +91,9 @@ def finish(
     )
     seconds["parity_s"] = time.perf_counter() - started
 
+    def by_class(values_C: np.ndarray) -> dict[str, Any]:
+        return dict(zip(splits.labels, values_C.tolist(), strict=True))
+
     trained, total = freeze.trainable_parameters(model)
     loop, used = trainer.loop_seconds + seconds["probe_s"], trainer.utilisation
     result = {
@@ -112,28 +111,27 @@ def finish(
         "baselines": baselines,
         "calibration": _calibration(labels, logits, judged),
         "parity": checked,
-        "standalone": True,
+        **_standalone(model, folder),
         "data": {
             "fingerprint": splits.fingerprint,
             "columns": splits.columns,
             "duplicates": splits.duplicates,
             "truncated_share": found["truncated_share"],
-            "path_name": recipe.data.path
-            if not Path(recipe.data.path).exists()
-            else Path(recipe.data.path).absolute().name,
-            "rows_per_class": dict(
-                zip(
-                    splits.labels,
-                    np.bincount(splits.train["label"], minlength=len(splits.labels)).tolist(),
-                    strict=True,
-                )
-            ),
+            "path_name": path_name(recipe.data.path, recipe.data.name),
+            "rows_per_class": by_class(prepared.rows_per_class),
+            # Null: every row once an epoch, and all rows alike.
+            "drawn_share": by_class((prepared.drawn_per_class / len(splits.train)).round(6))
+            if recipe.batching.sampling != "none"
+            else None,
+            "class_weights": None if prepared.class_weights is None else by_class(np.round(prepared.class_weights, 6)),
             "license": recipe.data.license,
             "notes": list(splits.notes),
         },
+        # Null: not asked for.
+        "elastic_net": sparsity(penalised) if (penalised := prepared.penalised(model)) else None,
         "notes": list(prepared.notes[len(splits.notes) :]),
         "learning_rate": trainer.args.learning_rate,
-        "best": {"step": trainer.state.best_global_step, recipe.evaluate.metric: trainer.state.best_metric},
+        "best": _best(trainer, recipe.evaluate.metric),
         "steps": trainer.state.global_step,
         "parameters": {"trained": trained, "total": total},
         "time": {
@@ -171,25 +169,101 @@ def finish(
     return {**result, "folder": str(folder)}
 
 
+def _best(trainer: ClassifierTrainer, metric: str) -> dict[str, Any]:
+    """Which weights the run ended with, and what validation said of all that it could have kept."""
+    kept, state = trainer.kept, trainer.state
+    if kept is None:
+        return {"step": state.best_global_step, metric: state.best_metric}
+    averaged = {"candidates": [c.to_dict(metric) for c in trainer.candidates]} if len(trainer.candidates) > 1 else {}
+    return {"step": kept.steps[-1], **kept.to_dict(metric), **averaged}
+
+
+def as_used(prepared: Prepared) -> Prepared:
+    """As whoever uses the model will: from the pictures to the labels, none of them decoded before."""
+    inputs = prepared.inputs
+    if not isinstance(inputs, ImageInputs):
+        return prepared
+    return dataclasses.replace(prepared, inputs=dataclasses.replace(inputs, decode_once=False))
+
+
+def logits_of(model: nn.Module, prepared: Prepared, rows: Dataset, *, progress: str | None = None) -> np.ndarray:
+    """Logits (N, C) of canonical rows. `progress` is the label of a bar, see `predict_logits`."""
+    inputs = prepared.inputs
+    encoded = inputs.encode(rows)
+    return predict_logits(
+        model,
+        Rows(encoded, columns_of(inputs, labels=False)),
+        inputs.collate,
+        batch_size=prepared.recipe.train.per_device_eval_batch_size,
+        lengths=inputs.lengths(encoded),
+        progress=progress,
+    )
+
+
+def path_name(data: str, name: str | None) -> str:
+    """What the data are called where their path on this machine says nothing: their own name, or that of the file."""
+    path = Path(data)
+    return (name or path.absolute().name) if path.exists() else data
+
+
 def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[parity.Artefact]:
-    """Write model/ (merged when adapters were trained) and adapter/, each whole or not at all."""
-    artefacts = [parity.Artefact("reload", folder / "model")]
-    whole = model
-    if isinstance(model, PeftModel):
+    """Write model/ (merged when adapters were trained) and adapter/, each whole or not at all.
+
+    A head that no stock class has is folded into one; where it cannot be, encoder/ and head.safetensors stand in the place
+    of model/. With such a head there is no adapter/, whose head would fit no stock class. After surgery there is none
+    either: it would need the checkpoint as surgery left it, and that is saved nowhere.
+    """
+    artefacts, whole = [], model
+    pooled = isinstance(_without_adapter(model), PooledClassifier)
+    if isinstance(model, PeftModel) and not prepared.recipe.model.surgery and not pooled:
         with replacing(folder / "adapter") as path:
-            adapters.save_adapter(model, path)
+            adapters.save_adapter(model, path, start=folder / "checkpoints" / adapters.START)
             _save_processor(prepared.inputs, path)
+            if not adapters.mergeable(model):
+                # It tells the classes' names, which no other file would.
+                _note_pairs(model.get_base_model(), prepared)
+                model.get_base_model().config.save_pretrained(path)
         base = model.get_base_model().name_or_path
         revision = prepared.recipe.model.revision
         artefacts.append(parity.Artefact("adapter", folder / "adapter", base=base, revision=revision))
+    if isinstance(model, PeftModel):
+        if not adapters.mergeable(model):
+            return artefacts
         whole = adapters.merge(model)
-    if "text_pair" in prepared.splits.columns:
-        # `predict` and `evaluate` warn when they are given single texts.
-        whole.config.trained_on_pairs = True
+    _note_pairs(whole, prepared)
+    if isinstance(whole, PooledClassifier) and not whole.folds:
+        with replacing(folder / "encoder") as path:
+            encoder(whole).save_pretrained(path)
+            _save_processor(prepared.inputs, path)
+        save_head(whole, folder / HEAD_FILE, prepared.recipe.task)
+        return [parity.Artefact("reload", folder / "encoder", head=folder / HEAD_FILE)]
+    if isinstance(whole, PooledClassifier):
+        whole = fold(encoder(whole), whole.reading, whole.head)
     with replacing(folder / "model") as path:
         whole.save_pretrained(path)
         _save_processor(prepared.inputs, path)
-    return artefacts
+    return [parity.Artefact("reload", folder / "model"), *artefacts]
+
+
+def _note_pairs(model: nn.Module, prepared: Prepared) -> None:
+    if "text_pair" in prepared.splits.columns:
+        # `predict` and `evaluate` warn when they are given single texts.
+        model.config.trained_on_pairs = True
+
+
+def _without_adapter(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _standalone(model: nn.Module, folder: Path) -> dict[str, Any]:
+    """What result.json says of it: whether plain transformers loads the whole model, else why not."""
+    held, whole = artefacts_in(folder), _without_adapter(model)
+    found: dict[str, Any] = {"standalone": "model" in held, "artefacts": list(held)}
+    if "model" not in held and isinstance(whole, PooledClassifier):
+        found["why_not_standalone"] = whole.why_not_standalone
+    if isinstance(model, PeftModel) and not adapters.mergeable(model):
+        found["why_not_standalone"] = adapters.WHY_ALONE
+    return found
 
 
 def _save_processor(inputs: Inputs, path: Path) -> None:

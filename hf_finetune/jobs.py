@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from hf_finetune import codec
+from hf_finetune.data.named import Source
 from hf_finetune.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.errors import InputError
-from hf_finetune.recipe import ImageData, Launch, Model, Recipe, TextData
+from hf_finetune.recipe import ADAPTERS, ImageData, Launch, Model, Recipe, TextData
 
 T = TypeVar("T")
 Config = Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")]
@@ -32,6 +33,11 @@ class RunJob:
     launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
     config: Config = None
     """YAML file of recipe fields; flags win over it."""
+    find_lr: bool = False
+    """In place of the run: 100 steps at a learning rate that grows (arXiv:1506.01186), their losses as a table and a picture,
+    and a proposal. Reads training rows alone, keeps nothing it trained."""
+    plot_schedule: Annotated[str | None, tyro.conf.arg(metavar="FILE.svg")] = None
+    """With plan: draw the learning rate of every step, a line for each group of parameters that has its own."""
     json: bool = False
     """Print the result alone, as JSON."""
 
@@ -50,24 +56,7 @@ class ApplyJob:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder of a run or of a model, or a Hub id."""
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """Hub id, csv/tsv/json/jsonl/parquet file, or folder."""
-    config_name: str | None = None
-    """Configuration of a Hub data set."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hub data set."""
-    split: str | None = None
-    """Split of the data. Default: test, else validation, else train; said aloud."""
-    text: str | None = None
-    """Column of the text."""
-    text_pair: str | None = None
-    """Column of the second text."""
-    image: str | None = None
-    """Column of the picture."""
-    label: str | None = None
-    """Column of the class."""
-    encoding: str = "utf-8"
-    """Encoding of text files."""
+    data: Annotated[Source, tyro.conf.arg(name="")]
     batch_size: int | None = None
     """Rows of one forward pass. None: as many as have 2048 tokens together, or 64 pictures."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -173,7 +162,7 @@ def _kind(arguments: Sequence[str], fields: dict[str, Any]) -> type[TextData] | 
     data = fields.get("data")
     if isinstance(data, dict):
         names |= {str(name) for name in data} | {f"type: {data.get('type')}"}
-    names = {name.replace("-", "_") for name in names}
+    names = {name.replace("-", "_").removeprefix("no_") for name in names}
     of_pictures = {f.name for f in dataclasses.fields(ImageData)} - {f.name for f in dataclasses.fields(TextData)}
     if names & (of_pictures | {"type: ImageData"}):
         return ImageData
@@ -195,10 +184,15 @@ def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str)
 def _parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:
     """tyro's parser, with its complaint as one plain line first."""
     complaint = io.StringIO()
+    # PEFT's configs are no flags; tyro would look into this one all the same, and complain of its types.
+    adapter = default.recipe.adapter if isinstance(default, RunJob) else None
+    if isinstance(default, RunJob) and adapter is not None:
+        default = _with_adapter(default, None)
     given = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint), _unfolded(arguments):
-            return tyro.cli(kind, args=list(arguments), prog=prog, **given)
+            job = tyro.cli(kind, args=list(arguments), prog=prog, **given)
+            return job if adapter is None else _with_adapter(job, adapter)
     except SystemExit as stop:
         if not stop.code:
             if issubclass(kind, RunJob):
@@ -213,6 +207,10 @@ def _parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str
         if len(body) > 2 and body[1].startswith("Perhaps you meant"):
             body = [f"{body[0]}; perhaps you meant {body[2]}", *body[3:]]
         raise InputError("\n".join([f"{prog}: {body[0] if body else title}", *body[1:10]])) from None
+
+
+def _with_adapter(job: T, adapter: Any) -> T:
+    return dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, adapter=adapter))
 
 
 @contextlib.contextmanager
@@ -264,7 +262,9 @@ def yaml_value(text: str) -> Any:
 
 def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
     """Set the operations that a flag gives whole, as YAML; the other arguments are left: `--model.surgery.0.first 3`."""
-    fields, rest = operation_fields(Recipe), []
+    # A PEFT config is none of ours, but is given in the same way.
+    fields, rest = {name: [m.__name__ for m in members] for name, members in operation_fields(Recipe).items()}, []
+    fields["adapter"] = list(ADAPTERS)
     left = iter(arguments)
     for argument in left:
         flag, given, value = argument.partition("=")
@@ -275,7 +275,7 @@ def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[
         try:
             changes = yaml_value(value if given else next(left))
         except StopIteration:
-            raise InputError(f"{flag}: expected a value, such as {fields[name][0].__name__}") from None
+            raise InputError(f"{flag}: expected a value, such as {fields[name][0]}") from None
         except ValueError as error:
             raise InputError(f"{flag}: {error}") from None
         for part in reversed(name.split(".")):
@@ -304,6 +304,11 @@ def _help_on_operations() -> str:
         for member in members:
             fields = ", ".join(f.name for f in dataclasses.fields(member))
             lines.append(f"      {member.__name__}({fields}): {(member.__doc__ or '').partition(chr(10))[0]}")
+    lines += [
+        "  --adapter",
+        "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults, one of:",
+    ]
+    lines += [f"      {', '.join(ADAPTERS)}"]
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from datasets import Dataset
 from torch import nn
 
 from hf_finetune import parity_child
+from hf_finetune.artefacts import Kind
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import Inputs, Rows, columns_of
 from hf_finetune.errors import GateError
@@ -31,13 +32,20 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Artefact:
-    """One folder to be loaded: a whole model, or an adapter on a base checkpoint."""
+    """One folder to be loaded: a whole model, an encoder for a head, or an adapter on a base checkpoint."""
 
     name: str
     path: Path
     base: str | None = None
     """Checkpoint under an adapter; None: the folder is a whole model."""
     revision: str | None = None
+    head: Path | None = None
+    """head.safetensors of an encoder; None: the folder holds all of it."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the folder is."""
+        return "adapter" if self.base is not None else "model" if self.head is None else "encoder"
 
 
 def reference_logits(model: nn.Module, inputs: Inputs, encoded: Dataset) -> np.ndarray:
@@ -82,8 +90,9 @@ def check_artefacts(
                     "artefacts": [
                         {
                             "name": a.name,
-                            "kind": "model" if a.base is None else "adapter",
+                            "kind": a.kind,
                             "path": str(a.path),
+                            "head": None if a.head is None else str(a.head),
                             "base": a.base,
                             "revision": a.revision,
                         }
@@ -92,13 +101,9 @@ def check_artefacts(
                 }
             )
         )
-        # -P: the script's folder, this package, does not become importable by accident.
-        child = subprocess.run(
-            [sys.executable, "-P", str(Path(parity_child.__file__)), str(job)], capture_output=True, text=True
-        )
-        if child.returncode != 0:
-            last = child.stderr.strip().splitlines()[-1:] or ["no output"]
-            return {a.name: {"ok": False, "error": last[0]} for a in artefacts}
+        complaint = in_fresh_process(job)
+        if complaint is not None:
+            return {a.name: {"ok": False, "error": complaint} for a in artefacts}
         with np.load(job.with_suffix(".npz")) as archive:
             found = {a.name: archive[a.name] for a in artefacts}
         answered = json.loads((folder / "labels.json").read_text())
@@ -117,6 +122,15 @@ def check_artefacts(
         agree = sum(a == w or bool(n) for a, w, n in zip(answered, wanted, near, strict=True))
         report["pipeline"] = {"labels_agree": agree, "rows": len(answered), "ok": agree == len(answered)}
     return report
+
+
+def in_fresh_process(job: Path) -> str | None:
+    """Do the job of `parity_child` in a process of its own. What it failed with, in one line; None when it is done."""
+    # -P: the script's folder, this package, does not become importable by accident.
+    child = subprocess.run(
+        [sys.executable, "-P", str(Path(parity_child.__file__)), str(job)], capture_output=True, text=True
+    )
+    return None if child.returncode == 0 else (child.stderr.strip().splitlines()[-1:] or ["no output"])[0]
 
 
 def refuse_failed(report: dict[str, dict[str, Any]]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 BATCH_ROWS = 16
 
@@ -33,6 +35,32 @@ def batches(job: dict, processor) -> list[dict]:
     return made
 
 
+def head_logits(encoder, inputs, path):
+    """Logits (N, C): head.safetensors, applied to what its header says of the encoder's states."""
+    with safe_open(path, "pt") as file:
+        how, head = file.metadata(), load_file(path)
+    layers, first = int(how["last_layers"]), int(how["first"])
+    output = encoder(**inputs, output_hidden_states=True)
+    states = [output.last_hidden_state, *(output.hidden_states[-n] for n in range(2, layers + 1))]
+    # A convolutional network gives maps: as many tokens as they have places.
+    states = torch.cat([s.flatten(2).transpose(1, 2) if s.dim() == 4 else s for s in states], -1)
+    tokens = states[:, first:]
+    mask = inputs.get("attention_mask", torch.ones(tokens.shape[:2]))[:, :, None].bool()
+    if how["pooling"] == "cls":
+        features = states[:, 0]
+    elif how["pooling"] == "mean":
+        features = (tokens * mask).sum(1) / mask.sum(1)
+    elif how["pooling"] == "max":
+        features = tokens.masked_fill(~mask, -torch.inf).amax(1)
+    else:
+        weights = (tokens @ head["query"])[:, :, None].masked_fill(~mask, -torch.inf).softmax(1)
+        features = (tokens * weights).sum(1)
+    if how["activation"]:
+        act = {"tanh": torch.tanh, "gelu": torch.nn.functional.gelu, "relu": torch.relu}[how["activation"]]
+        features = act(features @ head["dense.weight"].T + head["dense.bias"])
+    return features @ head["out.weight"].T + head["out.bias"]
+
+
 def load(job: dict, artefact: dict):
     """The artefact as a model in float32, and its tokenizer or image processor."""
     text = job["task"] == "text-classification"
@@ -41,6 +69,8 @@ def load(job: dict, artefact: dict):
         artefact["path"]
     )
     trust = {"trust_remote_code": True} if job["trust_remote_code"] else {}
+    if artefact["kind"] == "encoder":
+        return transformers.AutoModel.from_pretrained(artefact["path"], dtype=torch.float32, **trust), processor
     if artefact["kind"] == "model":
         return auto.from_pretrained(artefact["path"], dtype=torch.float32, **trust), processor
     from peft import PeftModel
@@ -70,7 +100,11 @@ def main(path: Path) -> None:
         model, processor = load(job, artefact)
         model.eval()
         with torch.inference_mode():
-            logits[artefact["name"]] = np.concatenate([model(**b).logits.numpy() for b in batches(job, processor)])
+            head = artefact["head"]
+            found = [
+                model(**b).logits if head is None else head_logits(model, b, head) for b in batches(job, processor)
+            ]
+        logits[artefact["name"]] = torch.cat(found).numpy()
     np.savez(path.with_suffix(".npz"), **logits)
 
     first = next((a for a in job["artefacts"] if a["kind"] == "model"), None)

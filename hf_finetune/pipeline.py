@@ -24,14 +24,25 @@ from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
 from hf_finetune.finishing import finish
 from hf_finetune.hub.push import check_target
 from hf_finetune.preparation import Prepared, prepare, with_adapter
-from hf_finetune.recipe import ImageData, Launch, Recipe
+from hf_finetune.recipe import Averaging, ImageData, Launch, Recipe
 from hf_finetune.run_folder import kept_kernels, output_folder, plain_disk_errors, refuse_changes
-from hf_finetune.starting import choose_kernels, warm_start_head
+from hf_finetune.starting import (
+    adapter_penalty,
+    choose_kernels,
+    keep_start,
+    mixout,
+    regularizers,
+    warm_start_head,
+    what_trains,
+)
 from hf_finetune.training import precision, probe
-from hf_finetune.training.arguments import default_learning_rate, training_arguments
+from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, newest_whole
 from hf_finetune.training.peers import plain_peer_errors
+from hf_finetune.training.sharpness import Sharpness
+from hf_finetune.training.soup import Soup
 from hf_finetune.training.trainer import ClassifierTrainer
 
 # A run's own notes; those of the loaders below are said again here once all input has been found good.
@@ -127,7 +138,7 @@ def _train(
     arguments_in = partial(
         training_arguments,
         checkpoints,
-        learning_rate=train.learning_rate or default_learning_rate(recipe.trained, recipe.task),
+        learning_rate=prepared.learning_rate,
         metric=recipe.evaluate.metric,
         device=device,
         per_device_train_batch_size=micro_batch,
@@ -139,8 +150,6 @@ def _train(
                 "max_steps",
                 "per_device_eval_batch_size",
                 "weight_decay",
-                "warmup_steps",
-                "lr_scheduler_type",
                 "max_grad_norm",
                 "seed",
                 "logging_steps",
@@ -176,11 +185,16 @@ def _train(
             warm_start_head(prepared, model, train_rows, rows)
             seconds["head_warm_start_s"] = time.perf_counter() - started
 
-    if recipe.adapts:
-        fit_head(TrainingRows(inputs, train_rows, validation_rows))
-        model = with_adapter(model, recipe, prepared.fresh)
-
     steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
+    if recipe.adapts:
+        prompt = recipe.adapter is not None and recipe.adapter.is_prompt_learning
+        if not prompt:
+            fit_head(TrainingRows(inputs, train_rows, validation_rows))
+        model = with_adapter(model, recipe, prepared.fresh, steps=steps if saving else None)
+        if prompt:
+            # Every other adapter changes nothing at first; a prompt changes what the head reads.
+            fit_head(TrainingRows(inputs, train_rows, validation_rows))
+
     started = time.perf_counter()
     if "kernels" in record:
         choice = probe.Choice.from_dict(record["kernels"], "checkpoint")
@@ -209,6 +223,7 @@ def _train(
     if state.is_main_process:
         write_json(folder / "recipe.json", record)
         checkpoints.mkdir(exist_ok=True)
+        keep_start(model, checkpoints)
     state.wait_for_everyone()
     bar = ProgressBar(recipe.evaluate.metric)
     trainer = ClassifierTrainer(
@@ -224,13 +239,25 @@ def _train(
         unpadded=isinstance(rows.inputs, TextInputs) and prepared.goes_unpadded(),
         shrink=prepared.shrink,
         shrink_share=recipe.data.low_resolution_share if isinstance(recipe.data, ImageData) else 0.0,
-        label_smoothing=recipe.objective.label_smoothing,
-        quick_dropout=recipe.model.fast_dropout,
+        loss=prepared.loss,
+        r_drop=recipe.objective.r_drop,
+        mixout=mixout(prepared, model),
+        sampling=recipe.batching.sampling,
+        fast_dropout=recipe.model.fast_dropout,
+        optimizer=recipe.optim.optimizer,
+        course=prepared.course,
+        rates=prepared.rates,
         sparse_embeddings=prepared.sparse_embeddings,
+        sharpness=Sharpness(recipe.optim.sam_rho, recipe.optim.sam_adaptive) if recipe.optim.sam_rho else None,
+        averages=_averages(recipe.averaging),
+        soup=Soup(checkpoints) if recipe.averaging.soup else None,
+        penalty=adapter_penalty(model),
         callbacks=[
             bar,
             LogLines(folder / "log.jsonl"),
             *([EarlyStoppingCallback(train.early_stopping_patience)] if train.early_stopping_patience else []),
+            *regularizers(prepared, model),
+            *(what_trains(prepared, model, epoch_steps=batches.steps, steps=steps) if saving else []),
         ],
     )
     trainer.remove_callback(PrinterCallback)
@@ -262,6 +289,12 @@ def _train(
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
     seconds["train_loop_s"] = trainer.loop_seconds
     return trainer, seconds, {"cache": rows.report, "truncated_share": truncated}
+
+
+def _averages(wanted: Averaging) -> Averages | None:
+    kinds = [Ema(wanted.ema_decay)] if wanted.ema_decay is not None else []
+    kinds += [Tail(wanted.tail_share, wanted.tail_every)] if wanted.tail_share else []
+    return Averages(*kinds) if kinds else None
 
 
 def _truncated_share(inputs: Inputs, rows: Dataset) -> float | None:

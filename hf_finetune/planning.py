@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hf_finetune import pipeline
-from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.codec import write_text
+from hf_finetune.data.inputs import TextInputs
 from hf_finetune.environment import hardware, memory, seconds_since_start
-from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.features.baselines import linear_baseline
+from hf_finetune.finishing import as_used, logits_of
 from hf_finetune.models import freeze
 from hf_finetune.preparation import Prepared, prepare
 from hf_finetune.recipe import Recipe
 from hf_finetune.starting import choose_kernels
-from hf_finetune.training.arguments import default_learning_rate
+from hf_finetune.training.charts import line_chart, sparkline
 from hf_finetune.training.probe import Choice
+from hf_finetune.training.schedules import factors
 from hf_finetune.training.warm_start import MOST_ROWS
 
 logger = logging.getLogger("hf_finetune")
@@ -44,8 +46,12 @@ PARITY_SECONDS = 1.0
 DISK_BYTES_PER_S = 5e8
 
 
-def plan(recipe: Recipe) -> dict[str, Any]:
+def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
     """Load the data and the checkpoint, train a few steps in a temporary folder, and add up. Nothing is kept.
+
+    Args:
+        recipe: what would be run.
+        plot: file for a picture (SVG) of the learning rates, a line for each group that has its own.
 
     Returns:
         Rows, lengths, steps, learning rate, parameters, and estimates of seconds and of peak memory in megabytes.
@@ -67,6 +73,11 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     ready = seconds_since_start() - encode_s
 
     rehearsal = _rehearse(prepared, encoded, batches.step_rows(), sizes, steps)
+    curve = np.array(factors(prepared.course, steps)[:steps])
+    if plot is not None:
+        lines = {part: (range(steps), rate * curve) for part, rate in rehearsal.peaks.items()}
+        title = f"{recipe.name}: {prepared.course.name}"
+        write_text(plot, line_chart(lines, title=title, x_label="optimiser step"))
     epochs = steps / batches.steps
     loop = rehearsal.loop(sizes) * epochs / prepared.processes
     judged = [splits.validation, *([] if splits.test is None else [splits.test])]
@@ -104,7 +115,12 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         "rows_per_step": prepared.micro_batch[2]
         if recipe.batching.token_budget is None
         else round(len(encoded) / batches.steps),
-        "learning_rate": train.learning_rate or default_learning_rate(recipe.trained, recipe.task),
+        "learning_rate": prepared.learning_rate,
+        "schedule": {
+            "name": prepared.course.name,
+            "learning_rates": rehearsal.peaks,
+            "curve": sparkline(curve),
+        },
         "mixed_precision": rehearsal.mixed_precision,
         "parameters": {"trained": trained, "total": total},
         "estimate": {
@@ -139,6 +155,8 @@ class _Rehearsal:
     interval_s: float
     """Per row and resample."""
     baseline_s: float
+    peaks: dict[str, float] = field(default_factory=dict)
+    """Peak learning rates by group of parameters."""
 
     def head(self, rows: int) -> float:
         """Seconds of fitting the head on so many rows: the features by the row, the rest as it was on a few."""
@@ -175,12 +193,14 @@ def _rehearse(
                 early_stopping_patience=None,
                 head_warm_start=recipe.train.head_warm_start and len(set(splits.train.select(rows)["label"][:])) > 1,
             ),
+            # The rows of these steps were drawn already.
+            batching=replace(recipe.batching, sampling="none"),
         ),
     )
     choice = Choice(prepared.kernels)
     if not recipe.adapts:
         choice = choose_kernels(prepared, prepared.model.to(prepared.device), encoded, steps)
-    with tempfile.TemporaryDirectory(prefix="hf-finetune-plan-") as folder, _alone(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="hf-finetune-plan-") as folder, alone(Path(folder)):
         trainer, seconds, _ = pipeline.rehearse(small, Path(folder), choice)
         log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
         times = np.diff([line["time"] for line in log if "loss" in line])
@@ -206,6 +226,7 @@ def _rehearse(
     return _Rehearsal(
         model=model,
         mixed_precision=choice.kernels.mixed_precision,
+        peaks={group["part"]: group["initial_lr"] for group in trainer.optimizer.param_groups},
         rows=len(rows),
         base_s=float(base),
         slope_s=float(slope),
@@ -222,30 +243,20 @@ def _rehearse(
 
 def _evaluate(small: Prepared, model: Any, judged: Dataset) -> tuple[float, float]:
     """Seconds a row from text or picture to logits, and seconds of intervals a row and resample."""
-    inputs, rows = small.inputs, small.splits.validation
-
-    def logits(of: Dataset) -> np.ndarray:
-        encoded = inputs.encode(of)
-        return predict_logits(
-            model,
-            Rows(encoded, columns_of(inputs, labels=False)),
-            inputs.collate,
-            batch_size=small.recipe.train.per_device_eval_batch_size,
-            lengths=inputs.lengths(encoded),
-        )
-
-    if isinstance(inputs, TextInputs):
+    small, rows = as_used(small), small.splits.validation
+    if isinstance(small.inputs, TextInputs):
         characters = np.array([len(text) for text in judged["text"][:]])
-        logits(judged.select(np.argsort(-characters, kind="stable")[: small.recipe.train.per_device_eval_batch_size]))
+        longest = np.argsort(-characters, kind="stable")[: small.recipe.train.per_device_eval_batch_size]
+        logits_of(model, small, judged.select(longest))
     started = time.perf_counter()
-    found = logits(rows)
+    found = logits_of(model, small, rows)
     evaluated = time.perf_counter()
     bootstrap(np.asarray(rows["label"][:]), softmax(found), resamples=RESAMPLES)
     return (evaluated - started) / len(rows), (time.perf_counter() - evaluated) / len(rows) / RESAMPLES
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """What is built inside neither is found from before nor stays, and nothing is said of it."""
     before, level = os.environ.get("HF_FINETUNE_CACHE"), logging.root.manager.disable
     os.environ["HF_FINETUNE_CACHE"] = str(folder / "cache")
@@ -285,6 +296,12 @@ def describe(made: dict[str, Any]) -> str:
             ]
         ),
         f"steps         {made['steps']} of {made['rows_per_step']} rows, learning rate {made['learning_rate']:g}, {made['mixed_precision']}",
+        f"schedule      {made['schedule']['name']} {made['schedule']['curve']}",
+        *(
+            f"              {part} {rate:.3g}"
+            for part, rate in made["schedule"]["learning_rates"].items()
+            if len(made["schedule"]["learning_rates"]) > 1
+        ),
         f"parameters    {made['parameters']['trained']:,} of {made['parameters']['total']:,} train",
         f"training      about {_duration(estimate['train_loop_s'])}",
         f"everything    about {_duration(estimate['total_s'])}",

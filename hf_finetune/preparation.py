@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,21 +12,46 @@ from accelerate import PartialState
 from peft import PeftModel
 from torch import nn
 
+from hf_finetune import digests
 from hf_finetune.apply import quiet_libraries
 from hf_finetune.checks import check
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.load import Splits, load
+from hf_finetune.data.sampling import class_quotas, draw_of
+from hf_finetune.errors import InputError
 from hf_finetune.models import adapters, freeze
+from hf_finetune.models.adapter_fit import virtual_tokens
+from hf_finetune.models.dropout import drops_out
 from hf_finetune.models.first_token import first_token_alone
-from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
+from hf_finetune.models.inner_surgery import SetAttention
+from hf_finetune.models.load import (
+    Loaded,
+    check_surgery,
+    load_classifier,
+    load_image_processor,
+    load_tokenizer,
+    position_limit,
+)
+from hf_finetune.models.patch_surgery import image_size_after
 from hf_finetune.models.patches import Shrink, drop_patches, shrink_for
-from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.pooled import with_head
+from hf_finetune.models.position_surgery import length_after
+from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
+from hf_finetune.models.skeleton import skeleton
+from hf_finetune.models.trainable import train_only
 from hf_finetune.models.unpadded import use_unpadded
 from hf_finetune.recipe import Recipe, TextData
 from hf_finetune.training import precision
-from hf_finetune.training.arguments import DECIDED
+from hf_finetune.training.arguments import default_learning_rate
+from hf_finetune.training.elastic_net import penalised
 from hf_finetune.training.flops import patches
+from hf_finetune.training.loss_choices import log_shares
+from hf_finetune.training.losses import WeightedLoss
+from hf_finetune.training.mixout import pretrained_layers
+from hf_finetune.training.optimizer_choices import AdamW
+from hf_finetune.training.rate_groups import Rates
+from hf_finetune.training.schedule_choices import Course, course
 
 # Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
 KNOWN_WEIGHTS = {
@@ -36,6 +60,10 @@ KNOWN_WEIGHTS = {
 # On a CPU a step of pictures is cut into forward passes of about so many tokens: 8 pictures at a time instead of 32 trained
 # a ViT-small at 224 pixels 1.37 times as fast on two cores (its activations fit the caches, and are not mapped anew).
 CPU_FORWARD_TOKENS = 2048
+
+WITHOUT_ADAPTER = (
+    "adapter: only model/ is saved, with the adapter merged; by itself it would need the checkpoint as surgery left it"
+)
 
 
 @dataclass(frozen=True)
@@ -67,15 +95,17 @@ class Prepared:
         Raises:
             InputError: it was asked for and cannot be.
         """
-        adapter = self.recipe.adapter
+        adapter, reason = self.recipe.adapter, ""
+        if self.recipe.objective.r_drop:
+            reason = "objective.r_drop sends every row through twice, and a packed batch cannot be doubled"
+        if adapter is not None and adapter.is_prompt_learning:
+            reason = "prompts cannot be put before every text of a packed row"
         return isinstance(self.inputs, TextInputs) and use_unpadded(
             self.recipe.batching.unpadded,
             self.model,
             device=self.device,
             autocast=self.autocast,
-            reason="prompts cannot be put before every text of a packed row"
-            if adapter is not None and adapter.is_prompt_learning
-            else "",
+            reason=reason,
         )
 
     def batches(self, lengths: np.ndarray | None) -> StepBatches:
@@ -92,9 +122,55 @@ class Prepared:
             accumulation=accumulation,
             lengths=lengths if batching.by_length else None,
             token_budget=batching.token_budget,
+            draw=draw_of(self.splits.train, batching.sampling),
             seed=self.recipe.train.seed,
             processes=self.processes,
         )
+
+    @property
+    def rows_per_class(self) -> np.ndarray:
+        """Training rows of each class, shape (C,)."""
+        return np.bincount(self.splits.train["label"], minlength=len(self.splits.labels))
+
+    @property
+    def drawn_per_class(self) -> np.ndarray:
+        """Rows of each class in an epoch, shape (C,): others than there are where `batching.sampling` draws them."""
+        return class_quotas(self.rows_per_class, self.recipe.batching.sampling)
+
+    @property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """What a row's loss is multiplied with, by its class; None: nothing.
+
+        Raises:
+            InputError: a weight for what is no class.
+        """
+        weights = self.recipe.objective.class_weights
+        return None if weights is None else weights(self.drawn_per_class.tolist(), self.splits.labels)
+
+    @property
+    def class_shifts(self) -> tuple[float, ...] | None:
+        """What is added to the logits in training, by class; None: nothing."""
+        tau = self.recipe.objective.logit_adjustment
+        return tuple(tau * share for share in log_shares(self.drawn_per_class.tolist())) if tau else None
+
+    @property
+    def loss(self) -> WeightedLoss:
+        """The recipe's loss, see `training.losses`."""
+        objective, weights, shifts = self.recipe.objective, self.class_weights, self.class_shifts
+        return WeightedLoss(
+            partial(objective.loss, label_smoothing=objective.label_smoothing),
+            weights_C=None if weights is None else torch.tensor(weights, device=self.device),
+            shift_C=None if shifts is None else torch.tensor(shifts, device=self.device),
+        )
+
+    def penalised(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters that `regularize.elastic_net` is on, of the model as it trains.
+
+        Raises:
+            InputError: see `elastic_net.penalised`.
+        """
+        wanted = self.recipe.regularize.elastic_net
+        return penalised(model, wanted.parameters) if wanted.on else {}
 
     @property
     def kernels(self) -> precision.Kernels:
@@ -114,7 +190,8 @@ class Prepared:
         left = {
             "mixed_precision": wanted.mixed_precision == "auto" and not precision.launched(),
             "float32_matmul": wanted.float32_matmul == "auto",
-            "attention": self.recipe.model.attn_implementation is None,
+            "attention": self.recipe.model.attn_implementation is None
+            and not any(isinstance(step, SetAttention) for step in self.recipe.model.surgery),
             # One process alone would be timed on the cores of all.
             "threads": wanted.threads is None and self.processes == 1,
         }
@@ -126,12 +203,41 @@ class Prepared:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mixed_precision)
 
     @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of the run."""
+        recipe = self.recipe
+        return recipe.train.learning_rate or default_learning_rate(recipe.trained, recipe.task, recipe.optim.optimizer)
+
+    @property
+    def course(self) -> Course:
+        """The learning rate's schedule."""
+        train = self.recipe.train
+        return course(
+            train.lr_scheduler_type,
+            self.recipe.schedule,
+            warmup_steps=train.warmup_steps,
+            optimizer=self.recipe.optim.optimizer,
+        )
+
+    @property
+    def rates(self) -> Rates:
+        """How learning rates differ between parameters."""
+        optim = self.recipe.optim
+        return Rates(optim.head_learning_rate, optim.layer_decay, optim.lora_plus_ratio, self.fresh)
+
+    @property
     def sparse_embeddings(self) -> bool:
         """Whether the words that occur train alone; only our own AdamW can do so."""
-        optimizer = self.recipe.train.extra.get("optim", DECIDED["optim"])
-        wanted = self.recipe.optim.word_embeddings == "sparse" and optimizer == DECIDED["optim"]
+        optim = self.recipe.optim
+        wanted = optim.word_embeddings == "sparse" and isinstance(optim.optimizer, AdamW)
+        if not isinstance(self.inputs, TextInputs):
+            # Not every network of pictures names what stands there in place of word embeddings (EfficientNet).
+            return False
         table = self.model.get_input_embeddings()
-        return wanted and isinstance(table, nn.Embedding) and not self.recipe.adapts and table.weight.requires_grad
+        if not wanted or self.recipe.adapts or not isinstance(table, nn.Embedding) or not table.weight.requires_grad:
+            return False
+        # Of the words that occur the optimiser keeps the weights itself: what else changes the table would be undone.
+        return not any(p is table.weight for p in self.penalised(self.model).values())
 
     @property
     def micro_batch(self) -> tuple[int, int, int]:
@@ -166,18 +272,26 @@ def prepare(recipe: Recipe) -> Prepared:
     checkpoint = inspect_checkpoint(
         model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
     )
-    splits = load_splits(recipe)
     # By name, not by its place in the cache: what is refused is then named as the user did.
     which = {"revision": checkpoint.commit, "trust_remote_code": model.trust_remote_code}
+    check_surgery(checkpoint.name, model.surgery, task=recipe.task, **which)
+    _check_family(recipe, checkpoint)
+    splits = load_splits(recipe)
     inputs: Inputs
     if isinstance(data, TextData):
         inputs = TextInputs(
-            load_tokenizer(checkpoint.name, max_length=data.max_length, sample=splits.train["text"][:200], **which),
+            load_tokenizer(
+                checkpoint.name,
+                max_length=data.max_length,
+                sample=splits.train["text"][:200],
+                positions=length_after(model.surgery),
+                **which,
+            ),
             data.max_length,
         )
     else:
         inputs = ImageInputs(
-            load_image_processor(checkpoint.name, **which),
+            load_image_processor(checkpoint.name, image_size=image_size_after(model.surgery), **which),
             decode_once=data.decode_once,
             cache_gb=recipe.batching.cache_gb,
         )
@@ -188,10 +302,12 @@ def prepare(recipe: Recipe) -> Prepared:
         dropout=model.dropout,
         attn_implementation=model.attn_implementation,
         seed=recipe.train.seed,
+        surgery=model.surgery,
         **which,
     )
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
     loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
+    loaded = _with_head(loaded, recipe)
     shrink, picture_tokens = None, None
     if isinstance(inputs, ImageInputs):
         picture = tuple(inputs.collate(splits.train[:1])["pixel_values"].shape[1:])
@@ -206,12 +322,12 @@ def prepare(recipe: Recipe) -> Prepared:
     if recipe.trained == "top":
         freeze.train_top(loaded.model, model.top_layers)
     freeze.freeze_lower(loaded.model, model.frozen_layers)
+    train_only(loaded.model, model.trainable, model.trainable_pattern, loaded.fresh)
     if recipe.optim.word_embeddings == "frozen" and isinstance(data, TextData):
         loaded.model.get_input_embeddings().requires_grad_(False)
-    if recipe.adapts:
-        # On a copy: the head is fitted before the adapter goes on, but one that does not fit is refused now.
-        with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh)
-    weights = checkpoint.commit or _sha256(checkpoint.weights)
+    # An adapter on a copy: the head is fitted before it goes on, but one that does not fit is refused now.
+    as_trained = with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh) if recipe.adapts else loaded.model
+    weights = checkpoint.commit or digests.of_files(*checkpoint.weights)
     prepared = Prepared(
         recipe=recipe,
         splits=splits,
@@ -222,7 +338,7 @@ def prepare(recipe: Recipe) -> Prepared:
         mixed_precision=mixed_precision,
         base_model=model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights)),
         weights=weights,
-        notes=(*splits.notes, *loaded.notes),
+        notes=(*splits.notes, *loaded.notes, *((WITHOUT_ADAPTER,) if recipe.adapts and model.surgery else ())),
         processes=state.num_processes,
         shrink=shrink,
         picture_tokens=picture_tokens,
@@ -230,27 +346,87 @@ def prepare(recipe: Recipe) -> Prepared:
     # What these refuse is refused now, rather than when training starts.
     if recipe.batching.token_budget is None:
         prepared.batches(None)
+    _check_objective(prepared, as_trained)
     if not prepared.goes_unpadded() and model.narrow_last_layer:
         first_token_alone(loaded.model)
     return prepared
 
 
-def with_adapter(model: nn.Module, recipe: Recipe, fresh: tuple[str, ...]) -> PeftModel:
-    """Put the recipe's adapter on the model, none of it on the layers that stay frozen."""
-    config = recipe.adapter or adapters.lora_config(model, fresh=fresh)
-    adapted = adapters.add_adapter(model, config, fresh, seed=recipe.train.seed)
+def _check_objective(prepared: Prepared, model: nn.Module) -> None:
+    """Refuse what the data or the model, as it trains, do not go with.
+
+    Raises:
+        InputError: naming the field.
+    """
+    recipe = prepared.recipe
+    prepared.loss, prepared.penalised(model)
+    if recipe.regularize.mixout and not pretrained_layers(model, prepared.fresh):
+        raise InputError(
+            f"regularize.mixout: expected 0 here, got {recipe.regularize.mixout}: no linear layer of the encoder trains"
+        )
+    if recipe.objective.r_drop:
+        inputs, rows = prepared.inputs, prepared.splits.train.select(range(1))
+        encoded = inputs.encode(rows) if isinstance(inputs, TextInputs) else rows
+        if not drops_out(model, inputs.collate(encoded[:])):
+            raise InputError(
+                f"objective.r_drop: expected 0 here, got {recipe.objective.r_drop}: the model drops nothing out, so that two "
+                "passes give the same; set model.dropout to 0.1"
+            )
+
+
+def _check_family(recipe: Recipe, checkpoint: LocalCheckpoint) -> None:
+    """Refuse what the checkpoint's family cannot do, by its config alone: nothing has been loaded yet.
+
+    Raises:
+        InputError: naming the field and the family.
+    """
+    model, data = recipe.model, recipe.data
+    chosen = model.trainable != "all" or model.trainable_pattern is not None
+    headed = (model.pooling, model.last_layers, model.head) != ("default", 1, "default")
+    if not (recipe.adapts or chosen or headed):
+        return
+    if (bones := skeleton(checkpoint, recipe.task, model.surgery)) is None:
+        return
+    bones = _with_head(Loaded(bones, (), ()), recipe).model
+    train_only(bones, model.trainable, model.trainable_pattern)
+    if not recipe.adapts:
+        return
+    with_adapter(bones, recipe, (), empty=True)
+    prompt = 0 if recipe.adapter is None else virtual_tokens(recipe.adapter)
+    limit = position_limit(bones.config)
+    if prompt and limit is not None and isinstance(data, TextData) and data.max_length + prompt > limit:
+        raise InputError(
+            f"data.max_length: {data.max_length} and the prompt's {prompt} tokens, but {checkpoint.name} has positions for "
+            f"{limit} tokens; give {limit - prompt} or less"
+        )
+
+
+def _with_head(loaded: Loaded, recipe: Recipe) -> Loaded:
+    """The recipe's pooling and head on the classifier, see `pooled.with_head`."""
+    model = recipe.model
+    return with_head(
+        loaded,
+        pooling=model.pooling,
+        last_layers=model.last_layers,
+        head=model.head,
+        head_width=model.head_width,
+        head_activation=model.head_activation,
+        seed=recipe.train.seed,
+    )
+
+
+def with_adapter(
+    model: nn.Module, recipe: Recipe, fresh: tuple[str, ...], *, steps: int | None = None, empty: bool = False
+) -> PeftModel:
+    """Put the recipe's adapter on the model, none of it on the layers that stay frozen; see `adapters.add_adapter`."""
+    lora = recipe.lora
+    config = recipe.adapter or adapters.lora_config(
+        model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, variant=lora.variant, fresh=fresh
+    )
+    adapted = adapters.add_adapter(model, config, fresh, seed=recipe.train.seed, steps=steps, empty=empty)
+    adapted.active_peft_config.revision = recipe.model.revision
     freeze.freeze_lower(adapted.get_base_model(), recipe.model.frozen_layers)
     return adapted
-
-
-def _sha256(files: tuple[Path, ...]) -> str:
-    """SHA-256 of the files' contents, one after another."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 24):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def load_splits(recipe: Recipe) -> Splits:

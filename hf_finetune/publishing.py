@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from peft import PeftModel
 
 from hf_finetune import parity
 from hf_finetune.apply import Classifier, load_trained
+from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.hub.push import Pushed, push
 
 
@@ -30,12 +32,15 @@ def publish(
     """
 
     def same_logits(pulled: Path) -> None:
-        if not (folder / "model").is_dir():
-            return
+        held, sent = artefacts_in(folder), artefacts_in(pulled)
         local = load_trained(str(folder))
         rows = _probe_rows(local)
+        kind = next(iter(held))
+        head = pulled / HEAD_FILE if kind == "encoder" else None
+        # What was pulled may name its checkpoint otherwise, by its Hub id: the adapter is what is compared.
+        base = local.model.get_base_model().name_or_path if isinstance(local.model, PeftModel) else None
         checked = parity.check_artefacts(
-            [parity.Artefact("pull", pulled)],
+            [parity.Artefact("pull", sent[kind], base=base, head=head)],
             rows=rows,
             expected_NC=parity.reference_logits(local.model, local.inputs, local.inputs.encode(rows)),
             labels=local.labels,

@@ -11,6 +11,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from hf_finetune.models.surgery import SurgeryStep
+from hf_finetune.training.loss_choices import ClassWeights, CrossEntropy, Loss
+from hf_finetune.training.optimizer_choices import AdamW, Optimizer
+from hf_finetune.training.regularizers import ElasticNet, GradientNoise
+from hf_finetune.training.schedule_choices import Schedule, ScheduleName
+
+ADAPTERS = (
+    *("LORA", "ADALORA", "IA3", "VERA", "OFT", "BOFT", "LOHA", "LOKR", "HRA", "FOURIERFT", "RANDLORA"),
+    *("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
+)
+"""PEFT types that `Recipe.adapter` may be of; which of them fits a family is told by `models.adapter_fit`."""
 Method = Literal["full", "lora", "top", "head"]
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
@@ -54,6 +65,8 @@ class TextData:
     """Encoding of text files."""
     license: str | None = None
     """Licence of the data, for the model card."""
+    name: str | None = None
+    """What the card calls data that are not on the Hub. None: the last part of their path."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,8 @@ class ImageData:
     """Share of the optimiser steps that `low_resolution` holds for."""
     license: str | None = None
     """Licence of the data, for the model card."""
+    name: str | None = None
+    """What the card calls data that are not on the Hub. None: the last part of their path."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,28 @@ class Model:
     frozen_layers: int = 0
     """Keep the embeddings and this many of the lowest encoder layers as they are; they run without dropout. 0: everything
     trains."""
+    trainable: Literal["all", "biases", "norms", "attention"] = "all"
+    """With method full, which of the encoder's weights train: all; biases alone (BitFit, arXiv:2106.10199); norms alone, their
+    scale and shift; or attention alone. The head trains in any case."""
+    trainable_pattern: str | None = None
+    """With method full: a regular expression; the weights in whose name it is found train (`layer\\.(10|11)\\.`), and the
+    head. None: see `trainable`."""
+    unfreeze_every: float | None = None
+    """With method full or top: train the head alone at first, and one more layer from the top down every so many epochs (0.5:
+    two an epoch), the embeddings last (arXiv:1801.06146). None: all from the start."""
+    pooling: Literal["default", "cls", "mean", "max", "attention"] = "default"
+    """What the head reads of a row's states: the first token (cls), their mean or maximum without padding, or a learned
+    weighted mean (attention); of pictures all but cls read the patches. default: as the family's own class. What no stock
+    class can say is saved as encoder/ and head.safetensors in place of model/; what one can say is folded into it."""
+    last_layers: int = 1
+    """Put the states of this many of the highest layers side by side before the pooling."""
+    head: Literal["default", "linear", "mlp"] = "default"
+    """linear: one layer on what was pooled; mlp: a hidden layer before it. default: as the family's own class where that
+    can pool so (BERT on cls: a hidden layer with tanh), else linear."""
+    head_width: int | None = None
+    """Width of the hidden layer of an mlp. None: as wide as what was pooled."""
+    head_activation: Literal["tanh", "gelu", "relu"] | None = None
+    """Activation of the hidden layer of an mlp. None: that of the family's own head (BERT: tanh), else gelu."""
     dropout: float | None = None
     """Rate of every dropout of the network, stochastic depth included. None: as the checkpoint's config says."""
     patch_drop: float = 0.0
@@ -123,14 +160,42 @@ class Model:
     attn_implementation: Literal["eager", "sdpa"] | None = None
     """Attention kernel. None: on CPU eager (its backward is the faster one for short texts), or sdpa where `precision.probe`
     finds it faster; on GPU the library's choice."""
+    surgery: Annotated[tuple[SurgeryStep, ...], tyro.conf.AvoidSubcommands] = ()
+    """Operations on the loaded checkpoint, in order: layers kept, dropped, copied, added or begun anew, other activations,
+    dropout rates, widths, patch and kernel sizes, pooling, more positions; see `models.surgery`. The result loads with plain
+    transformers; what a family's config cannot say is refused before anything is loaded."""
 
 
 @dataclass(frozen=True)
 class Supervised:
-    """Cross-entropy against the labels."""
+    """The loss against the labels: a mean over the rows of a step, whatever the micro-batches and processes."""
 
     label_smoothing: float = 0.0
     """Share of the target's mass that is spread evenly over all classes."""
+    loss: Annotated[Loss, tyro.conf.AvoidSubcommands] = CrossEntropy()
+    """What a row costs: CrossEntropy, or Focal, by which rows that are right already count less."""
+    class_weights: Annotated[ClassWeights | None, tyro.conf.AvoidSubcommands] = None
+    """What a row's loss is multiplied with, by its class: Balanced, EffectiveNumber or PerClass; from the rows as they are
+    drawn, scaled to a mean of 1 over the training set, not over a batch. The head is fitted with them, too. None: all alike."""
+    logit_adjustment: float = 0.0
+    """In training, add this times the logarithm of its share to each class's logit (arXiv:2007.07314): 1 makes the model
+    answer as if all classes were as frequent. 0: off."""
+    r_drop: float = 0.0
+    """Send every row through twice, under other dropout, and add this times the symmetric KL divergence of the two answers
+    to the mean of their losses (arXiv:2106.14448). Twice the work. 0: off."""
+
+
+@dataclass(frozen=True)
+class Regularize:
+    """What keeps the weights in bounds."""
+
+    elastic_net: ElasticNet = ElasticNet()
+    """Pull chosen weights to exactly 0."""
+    mixout: float = 0.0
+    """Share of the encoder's weights that are the pretrained ones again in a training step, drawn anew each time
+    (arXiv:1909.11299, which puts it in the place of dropout: `model.dropout` 0). For full and top. 0: off."""
+    gradient_noise: GradientNoise = GradientNoise()
+    """Normal noise on the gradients, the less the later (arXiv:1511.06807)."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +204,7 @@ class Train:
 
     learning_rate: float | None = None
     """Peak learning rate. None: 1e-3 for lora and head; on texts 1e-4 for full, 3e-4 for top; on pictures 2e-5 for both;
-    see the README."""
+    see the README. For SGD 100 times, Adafactor 25 times, Lion a tenth of that. `--find-lr` proposes one."""
     num_train_epochs: Annotated[float, _flag("--epochs")] = 3.0
     """Passes over the training rows."""
     max_steps: int = -1
@@ -151,13 +216,13 @@ class Train:
     gradient_accumulation_steps: int = 1
     """Forward passes per optimiser step."""
     weight_decay: float = 0.01
-    """Decoupled weight decay, on matrices only."""
-    warmup_steps: float = 0.06
-    """Steps of linear warm-up; below 1, the share of all steps."""
-    lr_scheduler_type: Literal["linear", "cosine", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"] = (
-        "linear"
-    )
-    """Course of the learning rate after the warm-up."""
+    """Decoupled weight decay (SGD's is part of the gradient) of the weights of matrix products, convolutions and embeddings;
+    none for biases, norms, layer scales, tokens and position tables that are added."""
+    warmup_steps: float | None = None
+    """Steps of linear warm-up; below 1, the share of all steps. None: 0.06; 0 for constant, cyclic and one_cycle."""
+    lr_scheduler_type: ScheduleName | None = None
+    """Course of the learning rate after the warm-up; its numbers stand in `schedule`. None: linear, with optimizer
+    ScheduleFree constant_with_warmup."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm when theirs is larger."""
     seed: Annotated[int, _flag("--seed")] = 0
@@ -186,7 +251,8 @@ class Batching:
     cache_prefix: bool = True
     """Compute what frozen layers give for every row once, keep it on disk, and run only the layers above in every epoch."""
     cache_gb: float = 8.0
-    """Gigabytes (10^9 bytes) that such activations may take on disk, over all runs; the least recently used go first."""
+    """Gigabytes (10^9 bytes) that such activations and decoded pictures may take on disk together, over all runs; the least
+    recently used go first."""
     token_budget: int | None = None
     """Padded tokens of one optimiser step over all processes and accumulation: short texts then come in large steps, long
     ones in small steps, and per_device_train_batch_size has no effect. None: every step has about the same number of rows."""
@@ -194,6 +260,10 @@ class Batching:
     """Lay the texts of a batch end to end, without padding, each attending to itself alone. None: where a flash-attention
     kernel computes it (GPU, half precision, `flash-attn` installed, a family that is known to come out equal); on CPU it is
     exact but 3 to 7 times slower than batches of like length."""
+    sampling: Literal["none", "balanced", "square_root"] = "none"
+    """Rows of an epoch. balanced: as many of every class; square_root: in the proportion of the roots of their numbers;
+    drawn anew each epoch, as many as there are, so rows of rare classes come several times and some of common ones not.
+    none: every row once."""
 
 
 @dataclass(frozen=True)
@@ -217,9 +287,42 @@ class Precision:
 class Optim:
     """How weights are updated."""
 
+    optimizer: Annotated[Optimizer, tyro.conf.AvoidSubcommands] = AdamW()
+    """AdamW, SGD, Adafactor, Lion, Muon (matrices; AdamW for the rest), ScheduleFree or AdamW8bit."""
+    head_learning_rate: float | None = None
+    """Peak learning rate of the head: all that sits on the encoder, and what the checkpoint did not have. None: as the rest."""
+    layer_decay: float | None = None
+    """Factor of the learning rate from each encoder layer to the one below (0.65 to 0.95 are usual): layer k of L, counted
+    from 0 at the bottom, learns at the rate times this to the power L - k, the embeddings to the power L + 1. None: one rate."""
+    lora_plus_ratio: float | None = None
+    """LoRA's B matrices learn at so many times the rate (LoRA+, arXiv:2402.12354; the paper takes 16). None: at the rate."""
     word_embeddings: Literal["sparse", "dense", "frozen"] = "sparse"
     """Word embeddings. sparse: the words of the training texts train, by the same update as under dense; the others
-    stay as pretrained. dense: weight decay shrinks the others, too. frozen: none trains."""
+    stay as pretrained (with AdamW; other optimisers go through all). dense: weight decay shrinks the others, too. frozen:
+    none trains."""
+    sam_rho: float = 0.0
+    """Sharpness-aware minimisation: take each step's gradient at this distance up the slope, at twice the cost a step (SAM,
+    arXiv:2010.01412): 0.05 is usual, 0.5 to 2 with `sam_adaptive`. 0: off."""
+    sam_adaptive: bool = False
+    """Measure `sam_rho` relative to the size of each weight (ASAM, arXiv:2102.11600)."""
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Averages of the weights over the run. Validation decides between each of them and the best epoch's weights; of equals
+    the average is kept, and result.json tells them all."""
+
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights, which keeps this share of itself at each step t: 0.999, or
+    (1 + t) / (10 + t) where that is less. It is scored at each validation. None: no such average."""
+    tail_share: float = 0.0
+    """Keep the plain mean of the weights over this share of the optimiser steps, the last ones (SWA, arXiv:1803.05407); made
+    for a learning rate that does not fall to 0. 0: no such mean."""
+    tail_every: Literal["step", "epoch"] = "step"
+    """What `tail_share` averages: the weights after every step of the tail, or after those that end an epoch."""
+    soup: bool = False
+    """Average the weights of the epochs, best first, each one added unless the validation metric falls by it (greedy soup,
+    arXiv:2203.05482). Takes the trained weights once more on disk an epoch."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +358,22 @@ class Hub:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """The adapter of method lora, on every linear layer of the encoder (arXiv:2106.09685)."""
+
+    r: int = 8
+    """Rank of the update of each weight matrix."""
+    alpha: float = 16.0
+    """The update is scaled by alpha / r."""
+    dropout: float = 0.0
+    """Dropout rate on what the adapter reads."""
+    variant: Literal["plain", "rslora", "dora", "pissa", "olora"] = "plain"
+    """rslora: scaled by alpha / sqrt(r) (arXiv:2312.03732); dora: the length of each row learned apart from its direction
+    (arXiv:2402.09353); pissa, olora: begin with the main directions of the pretrained weights in place of none
+    (arXiv:2404.02948, arXiv:2406.01775)."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One run, from labelled data to a verified classifier."""
 
@@ -266,12 +385,17 @@ class Recipe:
     """What trains: all weights, LoRA adapters and the head, the top layers and the head, or the head alone. A PEFT config
     in `adapter` decides itself."""
     adapter: Annotated[Any, tyro.conf.Suppress] = None
-    """A PEFT config; None with method lora: LoRA on every linear layer, see `models.adapters`."""
+    """A PEFT config, or its type alone for PEFT's defaults; None with method lora: as `lora` says."""
+    lora: Lora = Lora()
+    """LoRA by its numbers, where `adapter` gives no PEFT config."""
     objective: Supervised = Supervised()
+    regularize: Regularize = Regularize()
     train: Train = Train()
     batching: Batching = Batching()
     precision: Precision = Precision()
     optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    averaging: Averaging = Averaging()
     evaluate: Evaluate = Evaluate()
     hub: Hub = Hub()
 

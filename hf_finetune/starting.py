@@ -1,23 +1,37 @@
-"""Between the encoded rows and the first step: the kernels that compute, and the head's first weights."""
+"""Between the encoded rows and the first step: the kernels that compute, the head's first weights, and what regularises."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from peft import PeftModel, PeftType
 from torch import nn
+from transformers import TrainerCallback
 
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.features.frozen import TrainingRows
+from hf_finetune.models import adapters
+from hf_finetune.models.adapter_fit import cuts_out
 from hf_finetune.models.dropout import fast_dropout
 from hf_finetune.models.heads import classification_layer, set_head
 from hf_finetune.preparation import Prepared
+from hf_finetune.run_folder import replacing
 from hf_finetune.training import head_store, probe, warm_start
+from hf_finetune.training.elastic_net import ElasticNetSteps
+from hf_finetune.training.gradient_noise import NoisyGradients
+from hf_finetune.training.mixout import Mixout, pretrained_layers
+from hf_finetune.training.rank_schedule import RankSchedule, orthogonality
+from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, waiting
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -64,6 +78,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
     if lengths is not None:
         chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
     sample = train_rows.select(chosen)
+    weights_C = head_weights(prepared)
     labels, batch_size = np.asarray(sample["label"][:]), recipe.train.per_device_eval_batch_size
     # Pictures are named by the data's fingerprint and their row.
     shown = [c for c in ("row", *columns_of(inputs, labels=True)) if c in sample.column_names and c != "image"]
@@ -76,6 +91,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
             "autocast": str(prepared.autocast),
             "batch_size": batch_size,
             "cached_layers": rows.layer if rows.why is None else 0,
+            **({} if weights_C is None else {"class_weights": weights_C.tolist()}),
         },
     )
     head = head_store.read(key)
@@ -89,8 +105,80 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
             autocast=prepared.autocast,
             progress="fit the head",
         )
-        head = warm_start.fit_head(features, labels, len(prepared.splits.labels))
+        head = warm_start.fit_head(
+            features,
+            labels,
+            len(prepared.splits.labels),
+            weights_N=None if weights_C is None else weights_C[labels],
+        )
         head_store.write(key, *head)
     else:
         logger.info("the head starts as an earlier run on this machine fitted it to the same rows")
-    set_head(model, *head)
+    weight_CD, bias_C = head
+    if prepared.class_shifts is not None:
+        # What was fitted is what training compares with the labels: the logits after they were shifted.
+        bias_C = bias_C - torch.tensor(prepared.class_shifts)
+    set_head(model, weight_CD, bias_C)
+
+
+def head_weights(prepared: Prepared) -> np.ndarray | None:
+    """What a row of each class weighs when the head is fitted, shape (C,), so that it is fitted to what is trained on.
+
+    That is how often `batching.sampling` draws it times its class weight. None: all the same.
+    """
+    weights, drawn = prepared.class_weights, prepared.drawn_per_class
+    if weights is None and prepared.recipe.batching.sampling == "none":
+        return None
+    times = drawn / np.maximum(prepared.rows_per_class, 1)
+    return times * (1.0 if weights is None else np.asarray(weights))
+
+
+def mixout(prepared: Prepared, model: nn.Module) -> Mixout | None:
+    """What mixes the pretrained weights in, which the model's encoder still has; None: nothing."""
+    p = prepared.recipe.regularize.mixout
+    return Mixout(pretrained_layers(model, prepared.fresh), p=p, seed=prepared.recipe.train.seed) if p else None
+
+
+def what_trains(prepared: Prepared, model: nn.Module, *, epoch_steps: int, steps: int) -> list[TrainerCallback]:
+    """What decides from step to step which weights train: gradual unfreezing, AdaLoRA's ranks.
+
+    Args:
+        epoch_steps, steps: optimiser steps of an epoch, and of the run.
+    """
+    every = prepared.recipe.model.unfreeze_every
+    if every is not None:
+        unfreezing = GradualUnfreezing(model, steps=steps_between(every, epoch_steps), fresh=prepared.fresh)
+        if late := waiting(unfreezing, steps):
+            logger.info(
+                "model.unfreeze_every: %d weights of the lower layers do not get their turn in %d steps", late, steps
+            )
+        return [unfreezing]
+    return [RankSchedule(model)] if _has_ranks(model) else []
+
+
+def adapter_penalty(model: nn.Module) -> Callable[[], torch.Tensor] | None:
+    """What an adapter adds to the loss; None: nothing."""
+    return partial(orthogonality, model) if _has_ranks(model) else None
+
+
+def _has_ranks(model: nn.Module) -> TypeGuard[PeftModel]:
+    return isinstance(model, PeftModel) and model.active_peft_config.peft_type == PeftType.ADALORA
+
+
+def keep_start(model: nn.Module, checkpoints: Path) -> None:
+    """Save an adapter that begins with a part of the pretrained weights as it begins: its last form needs the first."""
+    folder = checkpoints / adapters.START
+    if isinstance(model, PeftModel) and cuts_out(model.active_peft_config) and not folder.exists():
+        with replacing(folder) as path:
+            adapters.save_adapter(model, path)
+
+
+def regularizers(prepared: Prepared, model: nn.Module) -> list[TrainerCallback]:
+    """What `regularize` does around each optimiser step."""
+    wanted, found = prepared.recipe.regularize, []
+    if wanted.gradient_noise.eta:
+        noise = wanted.gradient_noise
+        found.append(NoisyGradients(model, eta=noise.eta, gamma=noise.gamma, seed=prepared.recipe.train.seed))
+    if parameters := prepared.penalised(model):
+        found.append(ElasticNetSteps(parameters, l1=wanted.elastic_net.l1, l2=wanted.elastic_net.l2))
+    return found

@@ -1,7 +1,8 @@
-"""Small training runs on tiny models, shared by the tests of the trainer."""
+"""Small training runs on tiny models, shared by the tests of the trainer and of whole runs."""
 
 from __future__ import annotations
 
+import csv
 import io
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.models.freeze import freeze_batch_norm
 from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
+from hf_finetune.recipe import Evaluate, Model, Precision, Recipe, TextData, Train
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.trainer import ClassifierTrainer
 
@@ -43,6 +45,22 @@ def image_rows(count: int, seed: int = 0) -> Dataset:
         Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
         pictures.append({"bytes": file.getvalue(), "path": None})
     return Dataset.from_dict({"image": pictures, "label": [i % 2 for i in range(count)], "row": list(range(count))})
+
+
+def small_recipe(folder: Path) -> Recipe:
+    """54 training rows of a csv file in steps of 8 on a tiny BERT, one epoch, float32."""
+    with (folder / "train.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["text", "label"])
+        lines.writerows((row["text"], ("bad", "good")[row["label"]]) for row in text_rows(60))
+    return Recipe(
+        name="small",
+        data=TextData(path=str(folder / "train.csv"), max_length=32),
+        model=Model(checkpoint=str(tiny_text_checkpoint(folder / "bert"))),
+        train=Train(num_train_epochs=1.0, per_device_train_batch_size=8),
+        precision=Precision(mixed_precision="no"),
+        evaluate=Evaluate(resamples=100, baselines=False),
+    )
 
 
 def small_trainer(

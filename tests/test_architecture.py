@@ -12,7 +12,8 @@ import hf_finetune
 ROOT = Path(hf_finetune.__file__).parent
 FLOORS = [
     {"errors", "environment", "parity_child"},
-    {"codec", "embedded", "exit_status"},
+    {"artefacts", "codec", "digests", "embedded", "exit_status"},
+    {"store"},
     {"data", "models", "evaluation"},
     {"training", "features"},
     {"recipe"},
@@ -23,6 +24,7 @@ FLOORS = [
     {"starting", "finishing"},
     {"pipeline"},
     {"planning"},
+    {"rate_finding"},
     {"launcher", "shipped", "jobs"},
     {"cli"},
     {"", "__main__"},
@@ -34,11 +36,14 @@ CHEAP = (
     "checks.py",
     "errors.py",
     "codec.py",
+    "digests.py",
+    "store.py",
     "cli.py",
     "jobs.py",
     "exit_status.py",
     "shipped.py",
     "embedded.py",
+    "data/named.py",
     "__init__.py",
 )
 HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn"}
@@ -48,6 +53,7 @@ KNOWS_RECIPE = {
     "preparation.py",
     "pipeline.py",
     "planning.py",
+    "rate_finding.py",
     "jobs.py",
     "cli.py",
     "shipped.py",
@@ -131,6 +137,7 @@ def test_light_commands_load_nothing_heavy(tmp_path: Path, arguments: list[str])
 
 def test_public_names() -> None:
     assert sorted(hf_finetune.__all__) == [
+        "Averaging",
         "Batching",
         "Evaluate",
         "GateError",
@@ -138,10 +145,12 @@ def test_public_names() -> None:
         "ImageData",
         "InputError",
         "Launch",
+        "Lora",
         "Model",
         "Optim",
         "Precision",
         "Recipe",
+        "Regularize",
         "StoppedBySignal",
         "Supervised",
         "TextData",

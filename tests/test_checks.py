@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+from peft import PromptTuningConfig
 
 from hf_finetune import ImageData, InputError, Model, Precision, Recipe, TextData, Train
 from hf_finetune import recipe as module
@@ -47,6 +48,17 @@ RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
         ({"model": Model("m", frozen_layers=1), "method": "top"}, "model.frozen_layers: expected 0 with method top"),
         ({"batching": module.Batching(cache_gb=0.0)}, "batching.cache_gb: expected a number above 0"),
         ({"model": Model("m", frozen_layers=-1)}, "model.frozen_layers"),
+        ({"model": Model("m", last_layers=0)}, "model.last_layers: expected at least 1, got 0"),
+        ({"model": Model("m", head_width=8)}, "model.head_width: expected at least 1, beside model.head mlp, got 8"),
+        ({"model": Model("m", head="mlp", head_width=0)}, "model.head_width: expected at least 1"),
+        (
+            {"model": Model("m", head_activation="relu")},
+            "model.head_activation: expected None without model.head mlp, which has a hidden layer, got 'relu'",
+        ),
+        (
+            {"model": Model("m", pooling="mean"), "adapter": PromptTuningConfig(num_virtual_tokens=4)},
+            "adapter: expected another adapter beside model.pooling, model.last_layers or model.head, got 'prompt_tuning'",
+        ),
         ({"objective": module.Supervised(label_smoothing=1.0)}, "objective.label_smoothing"),
         ({"evaluate": module.Evaluate(resamples=10)}, "evaluate.resamples"),
         ({"evaluate": module.Evaluate(parity_rows=0)}, "evaluate.parity_rows"),

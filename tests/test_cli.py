@@ -201,6 +201,8 @@ def test_accelerate_configs_parse(path: Path) -> None:
         ("data: {type: TextData}", [], "TextData"),
         ("", ["--image", "picture"], "ImageData"),
         ("", ["--text=sentence"], "TextData"),
+        ("", ["--data.no-decode-once"], "ImageData"),
+        ("data: {decode_once: false}", [], "ImageData"),
     ],
 )
 def test_what_the_data_are_is_read_off_the_fields(
@@ -211,6 +213,7 @@ def test_what_the_data_are_is_read_off_the_fields(
     (tmp_path / "mine.yaml").write_text(content)
     job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
     assert type(job.recipe.data).__name__ == kind and job.recipe.data.path == "nowhere"
+    assert kind == "TextData" or job.recipe.data.decode_once == ("once" not in f"{content} {flags}")
 
 
 def test_a_config_may_come_through_a_pipe() -> None:

@@ -43,7 +43,10 @@ def test_union_members_carry_their_type() -> None:
         ({"data": {"type": "os.system", "path": "x"}}, "data.type: expected one of TextData, ImageData"),
         ({"data": {"type": "ImageData"}}, "data.path: this field is needed"),
         ({"train": None}, "train: expected a mapping of fields, got None"),
-        ({"adapter": "LORA"}, "adapter: expected a PEFT config like {peft_type: LORA, ...}, got 'LORA'"),
+        (
+            {"adapter": ["LORA"]},
+            "adapter: expected a PEFT config like {peft_type: LORA, ...}, or its type, got .'LORA'",
+        ),
         ({"adapter": {"r": 4}}, "adapter: expected a PEFT config"),
         ({"adapter": {"peft_type": "NOPE"}}, "adapter.peft_type: expected one of"),
         ({"adapter": {"peft_type": "LORA", "rr": 3}}, "adapter: .*rr"),

@@ -1,10 +1,10 @@
 """A whole run in this process, on tiny checkpoints: its gates hold, and what cannot end well is refused at once."""
 
-import csv
 import dataclasses
 import errno
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,34 +12,20 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from small_runs import text_rows
-from tiny import tiny_text_checkpoint
+from small_runs import small_recipe
 from transformers import TrainerState
 
 from hf_finetune import finishing, pipeline, preparation, starting
 from hf_finetune.data.tokens import ids_that_occur
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
-from hf_finetune.recipe import Batching, Evaluate, Hub, Launch, Model, Optim, Precision, Recipe, TextData, Train
+from hf_finetune.recipe import Batching, Hub, Launch, Model, Optim, Precision, Recipe, Train
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.precision import Kernels
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """54 training rows in steps of 8, one epoch."""
-    folder = tmp_path_factory.mktemp("input")
-    with (folder / "train.csv").open("w", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(["text", "label"])
-        lines.writerows((row["text"], ("bad", "good")[row["label"]]) for row in text_rows(60))
-    return Recipe(
-        name="small",
-        data=TextData(path=str(folder / "train.csv"), max_length=32),
-        model=Model(checkpoint=str(tiny_text_checkpoint(folder / "bert"))),
-        train=Train(num_train_epochs=1.0, per_device_train_batch_size=8),
-        precision=Precision(mixed_precision="no"),
-        evaluate=Evaluate(resamples=100, baselines=False),
-    )
+    return small_recipe(tmp_path_factory.mktemp("input"))
 
 
 def change(path: Path, name: str) -> None:
@@ -49,19 +35,28 @@ def change(path: Path, name: str) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def test_damaged_artefacts_are_neither_passed_nor_pushed(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between saving and the gate, one tensor of the merged model changes, and one of the adapter's own head."""
+def damaging(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]) -> None:
+    """Between saving and the gate, `damage` is done to the run's folder."""
     save = finishing.save_artefacts
 
     def save_badly(model, prepared, folder):
         artefacts = save(model, prepared, folder)
-        change(folder / "model" / "model.safetensors", "classifier.bias")
-        change(folder / "adapter" / "adapter_model.safetensors", "base_model.model.classifier.weight")
+        damage(folder)
         return artefacts
 
     monkeypatch.setattr(finishing, "save_artefacts", save_badly)
+
+
+def test_damaged_artefacts_are_neither_passed_nor_pushed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tensor of the merged model changes, and one of the adapter's own head."""
+
+    def damage(folder: Path) -> None:
+        change(folder / "model" / "model.safetensors", "classifier.bias")
+        change(folder / "adapter" / "adapter_model.safetensors", "base_model.model.classifier.weight")
+
+    damaging(monkeypatch, damage)
     monkeypatch.setattr(pipeline, "check_target", lambda *_: "token")
     monkeypatch.setattr(finishing, "publish", lambda *_, **__: pytest.fail("pushed a damaged model"))
     published = dataclasses.replace(recipe, method="lora", hub=Hub(repo_id="me/small"))
@@ -76,19 +71,19 @@ def test_damaged_artefacts_are_neither_passed_nor_pushed(
 def test_artefact_that_cannot_be_loaded_is_in_the_result(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = finishing.save_artefacts
-
-    def save_badly(model, prepared, folder):
-        artefacts = save(model, prepared, folder)
-        (folder / "model" / "model.safetensors").write_bytes(b"no tensors")
-        return artefacts
-
-    monkeypatch.setattr(finishing, "save_artefacts", save_badly)
+    damaging(monkeypatch, lambda folder: (folder / "model" / "model.safetensors").write_bytes(b"no tensors"))
     with pytest.raises(GateError, match="a fresh process could not load the saved folder: "):
         pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
     check = json.loads((tmp_path / "run" / "result.json").read_text())["parity"]["reload"]
     assert check["ok"] is False and check["error"]
     assert "it could not be loaded |  |  | NO |" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_data_on_this_machine_are_called_by_their_own_name(tmp_path: Path) -> None:
+    (tmp_path / "movie.csv").touch()
+    assert finishing.path_name(str(tmp_path / "movie.csv"), None) == "movie.csv"
+    assert finishing.path_name(str(tmp_path / "movie.csv"), "Movie reviews") == "Movie reviews"
+    assert finishing.path_name("nyu-mll/glue", "GLUE") == "nyu-mll/glue", "the card links to it"
 
 
 def test_run_that_dies_before_its_result_can_be_resumed(
@@ -269,7 +264,9 @@ def test_head_of_an_earlier_run_changes_no_bit(
     monkeypatch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
     fitted, found = [], "as an earlier run on this machine fitted it"
     fit = starting.warm_start.fit_head
-    monkeypatch.setattr(starting.warm_start, "fit_head", lambda *given: fitted.append(1) or fit(*given))
+    monkeypatch.setattr(
+        starting.warm_start, "fit_head", lambda *given, **by_name: fitted.append(1) or fit(*given, **by_name)
+    )
     trained = []
     for number in range(3):
         if number == 2:

@@ -1,6 +1,5 @@
 """What a plan adds up, and that it leaves nothing behind."""
 
-import csv
 import logging
 import os
 from dataclasses import replace
@@ -8,28 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import text_rows
-from tiny import tiny_text_checkpoint
+from small_runs import small_recipe
 
 from hf_finetune import planning
-from hf_finetune.recipe import Evaluate, Model, Precision, Recipe, TextData, Train
+from hf_finetune.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """54 training rows in steps of 8, three epochs."""
-    folder = tmp_path_factory.mktemp("input")
-    with (folder / "train.csv").open("w", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(["text", "label"])
-        lines.writerows((row["text"], ("bad", "good")[row["label"]]) for row in text_rows(60))
-    return Recipe(
-        name="small",
-        data=TextData(path=str(folder / "train.csv"), max_length=32),
-        model=Model(checkpoint=str(tiny_text_checkpoint(folder / "bert"))),
-        train=Train(num_train_epochs=3.0, per_device_train_batch_size=8),
-        precision=Precision(mixed_precision="no"),
-        evaluate=Evaluate(resamples=100),
+    """Three epochs, with baselines."""
+    small = small_recipe(tmp_path_factory.mktemp("input"))
+    return replace(
+        small, train=replace(small.train, num_train_epochs=3.0), evaluate=replace(small.evaluate, baselines=True)
     )
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, ViTImageProcessor
 
 TEXT_FAMILIES = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet", "modernbert")
-IMAGE_FAMILIES = ("vit", "deit", "dinov2", "swin", "beit", "convnext", "resnet")
+IMAGE_FAMILIES = ("vit", "deit", "dinov2", "swin", "beit", "convnext", "resnet", "efficientnet", "poolformer")
 
 WORDS = (
     "a about all also and are as at bad ball be best better boring but by can case club cup did do even ever every "
@@ -50,6 +50,8 @@ _SHAPES: dict[str, dict] = {
         "num_heads": [2, 4],
         "window_size": 4,
     },
+    "dinov2_with_registers": {k: v for k, v in _BLOCKS.items() if k != "intermediate_size"}
+    | {"image_size": 32, "patch_size": 8, "num_register_tokens": 2},
     "beit": _BLOCKS | {"image_size": 32, "patch_size": 8, "use_relative_position_bias": True},
     "convnext": {
         "image_size": 32,
@@ -58,7 +60,35 @@ _SHAPES: dict[str, dict] = {
         "initializer_range": 0.1,
         "layer_scale_init_value": 0.5,
     },
+    "convnextv2": {
+        "image_size": 32,
+        "hidden_sizes": [8, 16, 24, 32],
+        "depths": [1, 1, 2, 1],
+        "initializer_range": 0.1,
+    },
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "layer_type": "basic"},
+    # hidden_dim is 1,280 times the width's coefficient: no config of the family can say otherwise.
+    "efficientnet": {
+        "image_size": 32,
+        "width_coefficient": 0.25,
+        "depth_coefficient": 1.0,
+        "depth_divisor": 8,
+        "kernel_sizes": [3, 3, 5],
+        "in_channels": [32, 32, 48],
+        "out_channels": [32, 48, 64],
+        "strides": [1, 2, 2],
+        "num_block_repeats": [1, 2, 1],
+        "expand_ratios": [1, 2, 2],
+        "hidden_dim": 320,
+        "initializer_range": 0.2,
+    },
+    "poolformer": {
+        "hidden_sizes": [8, 16, 24, 32],
+        "depths": [1, 1, 2, 1],
+        "mlp_ratio": 2.0,
+        "layer_scale_init_value": 0.5,
+        "initializer_range": 0.1,
+    },
 }
 
 
@@ -132,4 +162,8 @@ def _save_encoder(folder: Path, family: str, seed: int, fields: dict) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModel.from_config(AutoConfig.for_model(family, **(_SHAPES[family] | fields)))
+        for norm in model.modules():
+            if family == "efficientnet" and isinstance(norm, torch.nn.BatchNorm2d):
+                # transformers starts them near 0, and with them all that follows.
+                torch.nn.init.uniform_(norm.weight, 1.2, 2.4)
     model.save_pretrained(folder)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from hf_finetune.data.sampling import ClassDraw
 from hf_finetune.errors import InputError
 
 # Rows are sorted by length inside windows of this many steps: wide enough that most steps are of one length, narrow
@@ -16,6 +17,8 @@ from hf_finetune.errors import InputError
 STEPS_PER_WINDOW = 256
 # With a token budget, lengths within this share of one another count as one: rows of a bucket are shuffled freely.
 BUCKET_WIDTH = 0.04
+# Where each epoch draws its rows, the steps of a token budget are counted on so many epochs.
+EPOCHS_COUNTED = 16
 
 
 class StepBatches(Sampler[list[int]]):
@@ -31,12 +34,17 @@ class StepBatches(Sampler[list[int]]):
     steps and the same number of padded tokens; each epoch shuffles which rows of like length meet, and the order of the
     steps. A row that is longer than the budget is a step by itself.
 
+    With `draw` an epoch is as many rows as that draws from (seed, epoch): by design some come several times in it, and
+    some not at all. Under a token budget every epoch then has the steps that the longest of the first `EPOCHS_COUNTED`
+    epochs needs; one of the later ones may exceed the budget a little to come out with them.
+
     Args:
         rows: number of rows.
         rows_per_step: rows of an optimiser step, over all processes; without effect beside `token_budget`.
         accumulation: micro-batches a process runs per step.
         lengths: shape (rows,), tokens of each row; None: not sorted.
         token_budget: padded tokens of an optimiser step, over all processes; needs `lengths`.
+        draw: chooses the rows of an epoch, as many as `rows`. None: all of them, each once.
         process: index of this process.
         processes: number of processes.
 
@@ -52,6 +60,7 @@ class StepBatches(Sampler[list[int]]):
         accumulation: int = 1,
         lengths: np.ndarray | None = None,
         token_budget: int | None = None,
+        draw: ClassDraw | None = None,
         seed: int = 0,
         process: int = 0,
         processes: int = 1,
@@ -59,7 +68,7 @@ class StepBatches(Sampler[list[int]]):
         self.rows, self.lengths, self.seed = rows, lengths, seed
         self.accumulation, self.process, self.processes = accumulation, process, processes
         self.epoch = 0
-        self._bucket = None
+        self._draw, self._bucket, self._budget = draw, None, token_budget
         parts = accumulation * processes
         if token_budget is None:
             self.steps = max(1, -(-rows // rows_per_step))
@@ -71,10 +80,15 @@ class StepBatches(Sampler[list[int]]):
             return
         assert lengths is not None, "a token budget needs the rows' lengths"
         self._bucket = bucket_lengths(lengths)
-        longest_first = np.sort(self._bucket)[::-1]
-        self._starts = budget_cuts(longest_first, token_budget)
+        # Without a draw every epoch has the same lengths, and so the same cuts.
+        epochs = [np.arange(rows)] if draw is None else [self._epoch_rows(e)[0] for e in range(EPOCHS_COUNTED)]
+        ordered = [np.sort(self._bucket[rows_])[::-1] for rows_ in epochs]
+        self._starts = max((budget_cuts(lengths_, token_budget) for lengths_ in ordered), key=len)
         self.steps = len(self._starts)
-        fewest = int(np.diff(self._starts, append=rows).min())
+        longest_first, fewest = min(
+            ((lengths_, int(np.diff(self._cuts(lengths_), append=rows).min())) for lengths_ in ordered),
+            key=lambda found: found[1],
+        )
         if fewest < parts:
             raise InputError(
                 f"batching.token_budget: {token_budget} tokens make a step of {fewest} row(s) (the longest has "
@@ -88,11 +102,10 @@ class StepBatches(Sampler[list[int]]):
 
     def step_rows(self) -> list[np.ndarray]:
         """Row indices of every optimiser step of this epoch, over all processes."""
-        rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(self.rows)
+        order, rng = self._epoch_rows(self.epoch)
         if self._bucket is not None:
             in_order = order[np.argsort(-self._bucket[order], kind="stable")]
-            steps = np.split(in_order, self._starts[1:])
+            steps = np.split(in_order, self._cuts(self._bucket[in_order])[1:])
         elif self.lengths is None:
             return np.array_split(order, self.steps)
         else:
@@ -102,6 +115,25 @@ class StepBatches(Sampler[list[int]]):
             in_order = np.concatenate([w if i % 2 == 0 else w[::-1] for i, w in enumerate(by_length)])
             steps = np.array_split(in_order, self.steps)
         return [steps[i] for i in rng.permutation(self.steps)]
+
+    def _epoch_rows(self, epoch: int) -> tuple[np.ndarray, np.random.Generator]:
+        """The rows of an epoch in random order, and the generator that they leave."""
+        rng = np.random.default_rng((self.seed, epoch))
+        return (rng.permutation(self.rows) if self._draw is None else self._draw(rng)), rng
+
+    def _cuts(self, longest_first: np.ndarray) -> np.ndarray:
+        """Where each of this sampler's steps starts in rows of these lengths."""
+        if self._draw is None:
+            return self._starts
+        starts, budget = budget_cuts(longest_first, self._budget), self._budget
+        while len(starts) > self.steps:
+            budget = math.ceil(budget * 1.01)
+            starts = budget_cuts(longest_first, budget)
+        while len(starts) < self.steps:
+            sizes = np.diff(starts, append=len(longest_first))
+            largest = int(sizes.argmax())
+            starts = np.insert(starts, largest + 1, starts[largest] + sizes[largest] // 2)
+        return starts
 
     def planned(self, epochs: float) -> int:
         """Optimiser steps of a run of so many epochs, as the Trainer counts them."""

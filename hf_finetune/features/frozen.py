@@ -5,12 +5,10 @@ Legend: N rows, T tokens, D width.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +20,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from hf_finetune import environment
+from hf_finetune import digests, environment
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows
 from hf_finetune.evaluation.inference import cast
-from hf_finetune.features.cache import Store, key_of, make_room, open_store, write_store
+from hf_finetune.features.cache import FORMAT, Activations, find_activations, store_activations
 from hf_finetune.features.prefix import Batch, NoBoundary, Prefix, rows_of
 from hf_finetune.models.freeze import frozen_layers
+from hf_finetune.store import NoStore, folder_of
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -46,7 +45,7 @@ class CachedInputs:
     """
 
     prefix: Prefix
-    store: Store
+    store: Activations
 
     @property
     def columns(self) -> list[str]:
@@ -133,33 +132,42 @@ def cache_frozen_layers(
     except NoBoundary as reason:
         return _without(plain, layer, f"{model.config.model_type} cannot be entered above its frozen layers: {reason}")
     dtype = torch.bfloat16 if autocast == torch.bfloat16 else torch.float32
-    key = key_of(
+    folder = folder_of(
+        "activations",
         {
-            "weights": prefix.weights_digest(),
+            "format": FORMAT,
+            "weights": digests.of_tensors(prefix.weights),
             "config": {k: v for k, v in model.config.to_dict().items() if not any(w in k for w in WITHOUT_EFFECT)},
             "attention": model.config._attn_implementation,
             "rows": fingerprint,
             "inputs": _identity(inputs, rows),
             "layer": layer,
+            # One where the last layer is computed for the first token alone: of no use to a head that reads others.
+            "tokens": prefix.tokens,
             "dtype": str(dtype),
             "autocast": str(autocast),
             "float32": torch.get_float32_matmul_precision(),
             "device": model.device.type,
             "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
-        }
+        },
     )
-    folder = environment.cache_folder() / "activations" / key
-    found: list[Any] = [None, False]
-    if PartialState().is_main_process:
-        found = [None, True]
-        if open_store(folder) is None:
-            order_N = np.full(len(rows), prefix.tokens) if lengths_N is None else lengths_N
-            made = _chunks(prefix, model, inputs, rows, order_N, dtype, autocast)
-            tokens = int(order_N.sum()) if prefix.tokens is None else prefix.tokens * len(rows)
-            found = [_build(folder, made, len(rows), tokens, prefix.width, dtype, int(budget_gb * 1e9)), False]
-    broadcast_object_list(found)
-    why, reused = found
-    store = None if why else open_store(folder)
+    why, reused = None, True
+    if PartialState().is_main_process and find_activations(folder) is None:
+        order_N, reused = np.full(len(rows), prefix.tokens) if lengths_N is None else lengths_N, False
+        try:
+            store_activations(
+                folder,
+                _chunks(prefix, model, inputs, rows, order_N, dtype, autocast),
+                rows=len(rows),
+                tokens=int(order_N.sum()) if prefix.tokens is None else prefix.tokens * len(rows),
+                width=prefix.width,
+                dtype=dtype,
+                budget_gb=budget_gb,
+            )
+        except NoStore as reason:
+            why = str(reason)
+    why, reused = broadcast_object_list([why, reused])
+    store = None if why else find_activations(folder)
     if store is None:
         prefix.close()
         return _without(plain, layer, why or f"{folder} went away")
@@ -178,27 +186,6 @@ def cache_frozen_layers(
 def _without(plain: TrainingRows, layer: int, why: str) -> TrainingRows:
     logger.info("training without a cache of the frozen layers' activations: %s", why)
     return replace(plain, why=why, layer=layer)
-
-
-def _build(
-    folder: Path,
-    chunks: Iterator[tuple[np.ndarray, list[torch.Tensor]]],
-    rows: int,
-    tokens: int,
-    width: int,
-    dtype: torch.dtype,
-    budget: int,
-) -> str | None:
-    """Fill the store; None, or why it cannot be filled."""
-    needed = tokens * width * dtype.itemsize + 16 * rows
-    try:
-        if why := make_room(folder.parent, needed, budget):
-            return why
-        logger.info("activations of %d rows: %.0f MB in %s", rows, needed / 1e6, folder)
-        write_store(folder, chunks, rows=rows, width=width, dtype=dtype)
-    except OSError as error:
-        return f"{folder.parent} cannot be written ({error.strerror or error})"
-    return None
 
 
 def _chunks(
@@ -246,16 +233,10 @@ def _identity(inputs: Inputs, rows: Dataset) -> str:
     """What the model is given for the rows: the texts' tokens, or how pictures become tensors."""
     if isinstance(inputs, ImageInputs):
         return f"{inputs.processor.to_json_string()} {inputs.decode_once}"
-    digest = hashlib.sha256()
-    table = rows.with_format("arrow")[:]
-    for name in table.column_names:
-        for chunk in table[name].chunks:
-            digest.update(chunk.value_lengths().to_numpy(zero_copy_only=False).tobytes())
-            digest.update(chunk.flatten().to_numpy(zero_copy_only=False).tobytes())
-    return digest.hexdigest()
+    return digests.of_columns(rows)
 
 
-def _cached_rows(encoded: Dataset, store: Store, first: int) -> Dataset:
+def _cached_rows(encoded: Dataset, store: Activations, first: int) -> Dataset:
     """As many rows of the store as there are encoded ones, from the `first` on, with what is known of these."""
     rows = slice(first, first + len(encoded))
     places = np.stack([store.starts_N[rows], store.lengths_N[rows]], axis=1)

@@ -9,7 +9,6 @@ Legend: B rows, T tokens, D width, H height, W width of a picture.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import PreTrainedModel
 from hf_finetune.evaluation.inference import evaluating
 from hf_finetune.models.freeze import encoder_layers, lower_part
 from hf_finetune.models.heads import encoder
+from hf_finetune.models.pooled import last_layers_read
 
 Batch = dict[str, torch.Tensor]
 
@@ -52,8 +52,12 @@ class Prefix:
 
     def __init__(self, model: PreTrainedModel, n: int, batch: Batch) -> None:
         self.n = n
-        self._lower = lower_part(model, n)
+        self.weights = lower_part(model, n)
+        """All that the activations depend on: those of the checkpoint, and any that it lacked, by name."""
         self._layers = encoder_layers(model)
+        lowest_read = len(self._layers) + 1 - last_layers_read(model)
+        if lowest_read < n:
+            raise NoBoundary(f"the head reads the states of layer {lowest_read} as well, of {n} that are frozen")
         self._given: torch.Tensor | None = None
         self._reading = False
         self._read: torch.Tensor | None = None
@@ -102,14 +106,6 @@ class Prefix:
         # Without padding there is nothing to mask, see `data.tokens.pad`.
         masked = {} if bool(mask_BT.all()) else {"attention_mask": mask_BT.long()}
         return {"inputs_embeds": hidden_BTD, **masked}
-
-    def weights_digest(self) -> str:
-        """SHA-256 of all weights that the activations depend on: those of the checkpoint, and any that it lacked."""
-        digest = hashlib.sha256()
-        for name, tensor in self._lower.items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
 
     def close(self) -> None:
         """Leave the model as it was."""

@@ -5,11 +5,12 @@ the result does not have leaves its line out, or is named under Limitations. Bes
 run writes, these are used where they are there: `base_model` (Hub id or null), `command`, `parameters`, `calibration`,
 `learning_rate`, `steps`, `notes`, `environment.versions`, `environment.commit`, and in `data`: `path_name` (the data's
 Hub id, or a local path's last name), `notes`, `duplicates`, `truncated_share`, `license`, `fingerprint` and
-`rows_per_class` (training rows).
+`rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net`.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from importlib import resources
@@ -22,7 +23,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from hf_finetune.codec import flatten, to_plain
 from hf_finetune.hub.local_paths import is_local, last_name, shorten
 from hf_finetune.hub.markdown import code, interval, number, plain, quoted, table, value_cell
+from hf_finetune.models.surgery import spelled
 from hf_finetune.recipe import Model, Recipe, TextData
+from hf_finetune.training.schedule_choices import course
 
 PLACEHOLDER = "DIR"
 """Stands in a snippet for the run's folder until the run has a repository."""
@@ -44,7 +47,7 @@ METRICS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
 }
 # What decides a result, with its default or not; the rest is in recipe.json.
 SHOWN_FIELDS = (
-    "objective.",
+    "objective.label_smoothing",
     "train.",
     "batching.by_length",
     "batching.rows_per_step",
@@ -58,7 +61,18 @@ SHOWN_FIELDS = (
     "data.max_",
 )
 # Named where a recipe sets them otherwise. What these groups will have one day leaves the cards of today as they are.
-SHOWN_UNLESS_DEFAULT = ("optim.", "batching.", "precision.", "model.", "data.low_")
+SHOWN_UNLESS_DEFAULT = (
+    "lora.",
+    "objective.",
+    "regularize.",
+    "optim.",
+    "averaging.",
+    "schedule.",
+    "batching.",
+    "precision.",
+    "model.",
+    "data.low_",
+)
 HIDDEN_FIELDS = ("model.checkpoint", "model.base_model", "train.extra", "train.logging_steps", "train.keep_checkpoints")
 
 UNITS = (("_per_s", "/s"), ("_s", " s"), ("_mb", " MB"), ("_gb", " GB"))
@@ -89,7 +103,7 @@ def _facts(recipe: Recipe, result: Mapping[str, Any]) -> dict[str, Any]:
     versions, commit = environment.pop("versions", {}), environment.pop("commit", None)
     judged = _judged(result)
     base = _base_model(recipe, result)
-    adapter = result["method"] not in ("full", "top", "head")
+    adapter = _has_adapter(recipe, result)
     command = shorten(result.get("command") or "")
     return {
         "metadata": _metadata(recipe, result, base, judged).to_yaml(),
@@ -104,6 +118,8 @@ def _facts(recipe: Recipe, result: Mapping[str, Any]) -> dict[str, Any]:
         "differences": _differences(result),
         "calibration": _calibration(result, judged),
         "standalone": result.get("standalone", True),
+        "head": _head_function() if "encoder" in result.get("artefacts", ()) else None,
+        "why_not_standalone": result.get("why_not_standalone"),
         "pair": "text_pair" in data.get("columns", {}),
         "whole": hub.repo_id or f"{PLACEHOLDER}/model",
         "root": hub.repo_id or PLACEHOLDER,
@@ -137,7 +153,7 @@ def _metadata(recipe: Recipe, result: Mapping[str, Any], base: str | None, judge
     data, hub = recipe.data, recipe.hub
     data_id = _data_id(recipe, result)
     standalone = result.get("standalone", True)
-    adapter = result["method"] not in ("full", "top", "head")
+    adapter = _has_adapter(recipe, result)
     own_split = data.test if judged == "test" else data.validation
     found = result["metrics"][judged]
     licence = hub.license
@@ -184,6 +200,19 @@ def _metric(name: str) -> tuple[str, str, dict[str, Any] | None]:
     return METRICS.get(name, (name.replace("_", " ").capitalize(), name, None))
 
 
+def _has_adapter(recipe: Recipe, result: Mapping[str, Any]) -> bool:
+    """Whether adapter/ is among what the run saved."""
+    adapts = result["method"] not in ("full", "top", "head") and not recipe.model.surgery
+    return adapts and "adapter" in result.get("artefacts", ("adapter",))
+
+
+def _head_function() -> str:
+    """The lines that apply head.safetensors, as the parity gate runs them in a process that has nothing of this package."""
+    source = resources.files("hf_finetune").joinpath("parity_child.py").read_text(encoding="utf-8")
+    function = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "head_logits")
+    return ast.get_source_segment(source, function) or ""
+
+
 def _base_model(recipe: Recipe, result: Mapping[str, Any]) -> str | None:
     """The checkpoint's Hub id; what only looks like one is a path when the result says so."""
     checkpoint = recipe.model.checkpoint
@@ -223,6 +252,8 @@ def _subject(result: Mapping[str, Any], recipe: Recipe, base: str | None) -> str
         if base
         else f"the local checkpoint {code(_name_of(recipe.model.checkpoint))}"
     )
+    if recipe.model.surgery:
+        model += f", after {code(', '.join(map(spelled, recipe.model.surgery)))},"
     match result["method"]:
         case "full":
             how = "all its weights fine-tuned"
@@ -232,7 +263,8 @@ def _subject(result: Mapping[str, Any], recipe: Recipe, base: str | None) -> str
         case "head":
             how = "only its classification layer trained, on frozen features"
         case method:
-            merged = ", merged into the weights" if result.get("standalone", True) else ""
+            whole = result.get("standalone", True) or "encoder" in result.get("artefacts", ())
+            merged = ", merged into the weights" if whole else ""
             how = f"{method} adapters{merged}"
     article = "An" if kind == "image" else "A"
     return f"{article} {kind} classifier: {model} with {how}."
@@ -309,16 +341,43 @@ def _procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str
     default = flatten(to_plain(blank))
     # None in the recipe: by method; the result has what that came to.
     fields["train.learning_rate"] = result.get("learning_rate", recipe.train.learning_rate)
+    train = recipe.train
+    settled = course(
+        train.lr_scheduler_type,
+        recipe.schedule,
+        warmup_steps=train.warmup_steps,
+        optimizer=recipe.optim.optimizer,
+    )
+    fields |= {"train.lr_scheduler_type": settled.name, "train.warmup_steps": settled.warmup_steps}
     shown = {
         name: value
         for name, value in fields.items()
         if not name.startswith(HIDDEN_FIELDS)
         and value is not None
-        and (name.startswith(SHOWN_FIELDS) or (name.startswith(SHOWN_UNLESS_DEFAULT) and value != default[name]))
+        and (name.startswith(SHOWN_FIELDS) or (name.startswith(SHOWN_UNLESS_DEFAULT) and value != default.get(name)))
     }
     shown |= {f"train.{name}": value for name, value in sorted(recipe.train.extra.items()) if "token" not in name}
+    if recipe.model.surgery:
+        shown["model.surgery"] = ", ".join(map(spelled, recipe.model.surgery))
     if "steps" in result:
         shown["optimiser steps"] = result["steps"]
+    if "candidates" in (best := result.get("best", {})):
+        after = ", ".join(map(number, best["steps"]))
+        shown["weights kept"] = (
+            f"{best['weights']}, after step {after}: the best on validation of {len(best['candidates'])}"
+        )
+    if zeros := result.get("elastic_net"):
+        shown["weights at exactly 0"] = (
+            f"{number(zeros['zeros'])} of the {number(zeros['weights'])} that the elastic net is on "
+            f"({100 * zeros['share']:.1f}%)"
+        )
+    for name, key in (("share of an epoch", "drawn_share"), ("class weight", "class_weights")):
+        found = result.get("data", {}).get(key) or {}
+        few = list(found.items())[:20]
+        if few:
+            shown[name] = ", ".join(f"{label} {value:.3g}" for label, value in few) + (
+                ", ..." if found != dict(few) else ""
+            )
     return [("method", code(result["method"])), *((name, value_cell(value)) for name, value in shown.items())]
 
 

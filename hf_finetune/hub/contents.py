@@ -14,6 +14,7 @@ from typing import Any
 
 from huggingface_hub.hf_api import RepoFile
 
+from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
@@ -49,13 +50,12 @@ def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, t
     """
     recipe, result = _finished_run(run_dir)
     found: dict[str, Path | bytes] = {}
-    if (run_dir / "model").is_dir():
-        found |= _below(run_dir / "model", "")
-    else:
-        found |= _below(run_dir / "encoder", "encoder/")
-        if (run_dir / "head.safetensors").is_file():
-            found["head.safetensors"] = run_dir / "head.safetensors"
-    found |= _below(run_dir / "adapter", "adapter/")
+    for kind, folder in artefacts_in(run_dir).items():
+        if folder == run_dir:
+            raise InputError(f"{run_dir}: a model outside model/; expected the folder of a finished run")
+        found |= _below(folder, "" if kind == "model" else f"{kind}/")
+        if kind == "encoder":
+            found[HEAD_FILE] = run_dir / HEAD_FILE
     if not found:
         raise InputError(f"{run_dir}: no model/, encoder/ or adapter/ in it; expected the folder of a finished run")
     if "adapter/adapter_config.json" in found:

@@ -24,6 +24,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
+from hf_finetune import digests
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.contents import DOCUMENTS, Outgoing, collect
 from hf_finetune.hub.patience import DEFAULT_PATIENCE, Patience, Persistence, first_line
@@ -135,9 +136,8 @@ def verify_pushed(
         for path, sha256 in pushed.files.items():
             if not (pulled / path).is_file():
                 raise GateError(f"{pushed.repo_id}: {path} was sent but is not in commit {pushed.commit}")
-            with (pulled / path).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise GateError(f"{pushed.repo_id}: {path} of commit {pushed.commit} is not what was sent")
+            if digests.of_files(pulled / path) != sha256:
+                raise GateError(f"{pushed.repo_id}: {path} of commit {pushed.commit} is not what was sent")
         if check is not None:
             check(pulled)
 
@@ -229,8 +229,8 @@ class _Sender:
 
     def pushed(self, page: str, revision: str, commit: str) -> Pushed:
         """What lies on the Hub now."""
-        digests = {path: file.sha256 for path, file in self.files.items()}
-        return Pushed(f"{self.api.endpoint}/{self.repo_id}{page}", self.repo_id, revision, commit, self.tried, digests)
+        sums = {path: file.sha256 for path, file in self.files.items()}
+        return Pushed(f"{self.api.endpoint}/{self.repo_id}{page}", self.repo_id, revision, commit, self.tried, sums)
 
 
 def _missing(

@@ -36,15 +36,26 @@ class Masks:
         size, key = x.numel(), (rate, x.dtype)
         drawn = self._drawn.get(key)
         if drawn is None or len(drawn) < size:
-            drawn = self._drawn[key] = _mask(LENGTHS_OF_SITE * size, rate, x.dtype)
+            drawn = self._drawn[key] = random_mask(LENGTHS_OF_SITE * size, rate, x.dtype)
         start = int(torch.randint(len(drawn) - size + 1, ()))
         return x * drawn[start : start + size].view(x.shape)
 
 
-def _mask(size: int, rate: float, dtype: torch.dtype) -> torch.Tensor:
-    """Shape (size,). The rate is kept to 1 / 65536."""
-    words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
-    dropped = round(rate * 2**16)
+def random_mask(
+    size: int, rate: float, dtype: torch.dtype, *, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """A dropout mask: 0 with probability `rate`, kept to 1 / 65536, and else 1 / (1 - rate).
+
+    Args:
+        size: number of elements.
+        generator: whose numbers are used, on its device. None: torch's global one of the CPU.
+
+    Returns:
+        Shape (size,).
+    """
+    device = None if generator is None else generator.device
+    words = torch.empty(-(-size // 4), dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
+    dropped = min(round(rate * 2**16), 2**16 - 1)
     kept = words.view(torch.int16)[:size] >= dropped - 2**15
     return kept.to(dtype).mul_(2**16 / (2**16 - dropped))
 
@@ -113,3 +124,21 @@ def fast_dropout(model: PreTrainedModel) -> Iterator[None]:
             layer.__class__ = nn.Dropout
         if exchange:
             model.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def drops_out(model: nn.Module, batch: dict[str, torch.Tensor]) -> bool:
+    """Whether two passes of the same rows give different logits in training mode. No random number is used up.
+
+    Args:
+        batch: a few rows as the model takes them, on its device.
+    """
+    was_training = model.training
+    model.train()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            one, other = model(**batch).logits, model(**batch).logits
+    finally:
+        model.train(was_training)
+    return not torch.equal(one, other)

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from hf_finetune.models.freeze import encoder_layers
+from hf_finetune.models.pooled import PooledClassifier
 
 # The module of a layer from which on each token is computed by itself, in families whose head reads the first token.
 FROM = {
@@ -29,7 +30,11 @@ def first_token_alone(model: PreTrainedModel) -> RemovableHandle | None:
         A handle that undoes it; None for families whose head reads other tokens, or whose layers mix them to the end.
     """
     name = FROM.get(model.config.model_type)
-    if name is None or not type(model).__name__.endswith("ForSequenceClassification"):
+    if isinstance(model, PooledClassifier):
+        reads_no_other = model.reads_first_token_alone
+    else:
+        reads_no_other = type(model).__name__.endswith("ForSequenceClassification")
+    if name is None or not reads_no_other:
         return None
     return encoder_layers(model)[-1].get_submodule(name).register_forward_pre_hook(_first_token)
 

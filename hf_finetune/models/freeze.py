@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -16,11 +18,15 @@ def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The encoder's layers, bottom to top: the children of its outermost list of modules.
 
     Transformer blocks for the flat families. For Swin, ConvNeXt and ResNet these are the stages, because the blocks of
-    a stage share its downsampling. ALBERT has one layer, which it applies many times.
+    a stage share its downsampling. ALBERT has one layer, which it applies many times. PoolFormer's are the blocks of all
+    its stages.
 
     Raises:
         InputError: the encoder has no list of layers.
     """
+    if model.config.model_type == "poolformer":
+        # Its outermost list is that of the embeddings which stand between the stages.
+        return [layer for stage in encoder(model).encoder.block for layer in stage]
     return list(_layer_list(model)[1])
 
 
@@ -43,12 +49,7 @@ def freeze_lower(model: PreTrainedModel, n: int) -> None:
     Raises:
         InputError: the encoder has fewer than `n` layers.
     """
-    layers = encoder_layers(model)
-    if n > len(layers):
-        raise InputError(
-            f"model.frozen_layers: {n}, but {model.config.model_type} has {len(layers)} layers here; "
-            f"give 0 to {len(layers)}"
-        )
+    _at_least("model.frozen_layers", n, model)
     if n > 0:
         _freeze_below(model, n)
 
@@ -59,13 +60,15 @@ def train_top(model: PreTrainedModel, k: int) -> None:
     Raises:
         InputError: the encoder has fewer than `k` layers.
     """
-    layers = encoder_layers(model)
-    if k > len(layers):
-        raise InputError(
-            f"model.top_layers: {k}, but {model.config.model_type} has {len(layers)} layers here; "
-            f"give 0 to {len(layers)}"
-        )
-    _freeze_below(model, len(layers) - k)
+    _freeze_below(model, _at_least("model.top_layers", k, model) - k)
+
+
+def _at_least(field: str, wanted: int, model: PreTrainedModel) -> int:
+    """How many layers the encoder has, `wanted` or more."""
+    count = len(encoder_layers(model))
+    if wanted > count:
+        raise InputError(f"{field}: {wanted}, but {model.config.model_type} has {count} layers here; give 0 to {count}")
+    return count
 
 
 def _freeze_below(model: PreTrainedModel, n: int) -> None:
@@ -79,6 +82,16 @@ def _freeze_below(model: PreTrainedModel, n: int) -> None:
 
 def _above(model: PreTrainedModel, n: int) -> list[nn.Module]:
     """The encoder's layers from the `n`-th on, and what follows the layers."""
+    if model.config.model_type == "poolformer":
+        stages = encoder(model).encoder
+        first = [0, *accumulate(len(stage) for stage in stages.block)]
+        # An embedding that leads from one stage to the next goes with the block behind it; the first one is below all.
+        between = [e for e, at in zip(stages.patch_embeddings, first, strict=False) if at >= max(n, 1)]
+        return [*between, *encoder_layers(model)[n:]]
+    if model.config.model_type == "efficientnet":
+        # They stand inside its encoder.
+        top = encoder(model).encoder
+        return [*top.blocks[n:], top.top_conv, top.top_bn, encoder(model).pooler]
     path, layers = _layer_list(model)
     children = dict(encoder(model).named_children())
     list_at = list(children).index(path.split(".")[0])
@@ -121,12 +134,36 @@ def lower_part(model: PreTrainedModel, n: int) -> dict[str, torch.Tensor]:
 
 def frozen_layers(model: PreTrainedModel) -> int:
     """How many of the lowest encoder layers are frozen, together with all that they read. 0 when the embeddings train."""
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return 0  # What trains stands below all layers.
     layers = encoder_layers(model)
     after = {parameter for module in _above(model, 0) for parameter in module.parameters()}
     if any(p.requires_grad and p not in after for p in encoder(model).parameters()):
         return 0
     trains = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
     return trains.index(True) if any(trains) else len(layers)
+
+
+def groups_from_the_top(model: PreTrainedModel, fresh: Sequence[str] = ()) -> list[list[nn.Parameter]]:
+    """The parameters that train, from the top down: the head with what follows the layers, each layer, the embeddings.
+
+    What several layers share (position biases) goes with the embeddings. Groups of which nothing trains are left out.
+
+    Args:
+        fresh: modules that the checkpoint did not have; they go with the head.
+    """
+    count = len(encoder_layers(model))
+    inside = set(encoder(model).parameters())
+    on_top = [p for p in model.parameters() if p not in inside]
+    on_top += [p for name in fresh for p in model.get_submodule(name).parameters()]
+    above = [[p for module in _above(model, n) for p in module.parameters()] for n in range(count, -1, -1)]
+    candidates = [on_top + above[0], *above[1:], list(model.parameters())]
+    groups, seen = [], set()
+    for group in candidates:
+        new = [p for p in dict.fromkeys(group) if p not in seen]
+        seen |= set(new)
+        groups.append([p for p in new if p.requires_grad])
+    return [group for group in groups if group]
 
 
 class _FixedStatistics:

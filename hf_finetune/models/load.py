@@ -38,6 +38,7 @@ from transformers.utils import logging as transformers_logging
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads import classification_layer, encoder
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
+from hf_finetune.models.surgery import SurgeryStep, operate, planned, spelled
 
 log = logging.getLogger("hf_finetune")
 
@@ -100,6 +101,7 @@ def load_tokenizer(
     max_length: int,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    positions: int | None = None,
     sample: Sequence[str],
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a checkpoint and make sure that it fits the model and the texts.
@@ -110,6 +112,7 @@ def load_tokenizer(
 
     Args:
         max_length: longest text in tokens, special tokens included; stored with the tokenizer as `model_max_length`.
+        positions: tokens that the model will have positions for. None: as many as the checkpoint has.
         sample: texts of the data, a few hundred at most, to see whether the vocabulary knows them.
 
     Raises:
@@ -119,7 +122,7 @@ def load_tokenizer(
     """
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     config = _config(local, trust_remote_code)
-    _check_length(local, config, max_length)
+    _check_length(local, config, max_length, positions)
     serialized = (local.folder / "tokenizer.json").is_file()
     if not serialized and not any(chain(local.folder.glob("vocab.*"), local.folder.glob("*.model"))):
         raise InputError(f"{checkpoint}: no tokenizer in it; expected tokenizer.json, beside {local.weights[0].name}")
@@ -142,11 +145,11 @@ def load_tokenizer(
     return tokenizer
 
 
-def _check_length(local: LocalCheckpoint, config: PreTrainedConfig, max_length: int) -> None:
+def _check_length(local: LocalCheckpoint, config: PreTrainedConfig, max_length: int, positions: int | None) -> None:
     if local.config.get("auto_map"):
         # A model in foreign code need not be buildable without memory; it says itself what is too long.
         return
-    limit = position_limit(config)
+    limit = position_limit(config) if positions is None else positions
     if limit is not None and max_length > limit:
         raise InputError(
             f"data.max_length: {max_length}, but {local.name} has positions for {limit} tokens; give {limit} or less"
@@ -199,12 +202,19 @@ def _check_vocabulary(
 
 
 def load_image_processor(
-    checkpoint: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+    checkpoint: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    image_size: int | None = None,
 ) -> BaseImageProcessor:
     """Load the image processor of a checkpoint.
 
     Without a preprocessor_config.json the pictures are resized to the config's image size and normalised with
     ImageNet's mean and deviation, with a warning.
+
+    Args:
+        image_size: side in pixels of the pictures that it is to make. None: as its file says.
 
     Raises:
         InputError: as `inspect_checkpoint`; torchvision or pillow is not installed; the processor's file is broken.
@@ -215,10 +225,11 @@ def load_image_processor(
     if any((local.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         try:
             with _quiet():
-                return AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
+                processor = AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
+            return processor if image_size is None else _resized_processor(processor, image_size)
         except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError) as error:
             raise InputError(f"{checkpoint}: its image processor cannot be loaded: {_one_line(error)}") from error
-    size = local.config.get("image_size", 224)
+    size = image_size or local.config.get("image_size", 224)
     height, width = size if isinstance(size, list) else (size, size)
     log.warning(
         "%s: no preprocessor_config.json; pictures are resized to %dx%d and normalised as ImageNet's",
@@ -231,6 +242,26 @@ def load_image_processor(
     )
 
 
+def _resized_processor(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
+    """A processor that makes square pictures of this size where `processor` made them of its own size.
+
+    One that cuts the middle out of a larger picture goes on to leave out the same share of it.
+    """
+    settings = processor.to_dict()
+    sides = ("height", "width", "shortest_edge")
+    whole = {n: v for n, v in settings["size"].items() if n in sides}
+    if not whole:
+        raise ValueError(f"{type(processor).__name__} has no size of the kinds {', '.join(sides)}")
+    if settings.get("do_center_crop"):
+        crop = settings["crop_size"]
+        scale = image_size / min(v for n, v in crop.items() if n in sides)
+        settings["crop_size"] = {n: image_size for n in crop}
+        settings["size"] = {n: round(v * scale) for n, v in whole.items()}
+    else:
+        settings["size"] = dict.fromkeys(whole, image_size)
+    return type(processor).from_dict(settings)
+
+
 def load_classifier(
     checkpoint: str | Path,
     *,
@@ -241,6 +272,7 @@ def load_classifier(
     dropout: float | None = None,
     attn_implementation: Literal["eager", "sdpa"] | None = None,
     seed: int = 0,
+    surgery: Sequence[SurgeryStep] = (),
 ) -> Loaded:
     """Load a checkpoint as a single-label classifier with float32 weights, whatever format they are stored in.
 
@@ -253,10 +285,12 @@ def load_classifier(
         dropout: rate of every dropout of the network, stochastic depth included; also written to its config. None: as
             the checkpoint's config says.
         attn_implementation: None: eager where there is no accelerator, the library's choice where there is.
+        surgery: operations on the loaded model, see `models.surgery`; what they draw comes from `seed`, too.
 
     Raises:
         InputError: as `inspect_checkpoint`; the family has no such classifier, no sdpa attention or a dropout that its
-            config does not govern; the weights do not fit the config, or are not for this kind of model at all.
+            config does not govern; the weights do not fit the config, or are not for this kind of model at all; the
+            family cannot say what the surgery makes of it.
     """
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     config = _config(local, trust_remote_code)
@@ -273,15 +307,42 @@ def load_classifier(
         notes.append(f"model.dropout: {config.model_type} has no dropout")
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
+    planned(config, surgery)
     model, info = _from_pretrained(local, config, task, trust_remote_code, attn_implementation, seed)
     if dropout is not None:
         _check_dropout(model, dropout)
     fresh = _fresh_modules(local, model, info, seed, notes)
+    if surgery:
+        with seeded(seed), _quiet():
+            model = operate(model, surgery)
+        fresh = tuple(name for name, _ in model.named_modules() if name in fresh)
+        notes.append(f"{local.name}: after surgery: {', '.join(map(spelled, surgery))}")
     # So that adapters and cards name the checkpoint, not the place in the cache it was read from.
     model.name_or_path = model.config.name_or_path = local.name
     for note in notes:
         log.info(note)
     return Loaded(model, fresh, tuple(notes))
+
+
+def check_surgery(
+    checkpoint: str | Path,
+    surgery: Sequence[SurgeryStep],
+    *,
+    task: Task,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Refuse operations that the checkpoint's config cannot say, before any weight or row is read.
+
+    Raises:
+        InputError: see `surgery.planned`; or as `load_classifier`, of the family.
+    """
+    if surgery:
+        config = _config(
+            inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code), trust_remote_code
+        )
+        _check_family(str(checkpoint), config, task)
+        planned(config, surgery)
 
 
 def _check_family(checkpoint: str, config: PreTrainedConfig, task: Task) -> None:
@@ -353,6 +414,9 @@ def _set_dropout(config: PreTrainedConfig, rate: float) -> int:
 
 def _check_dropout(model: PreTrainedModel, rate: float) -> None:
     for name, module in model.named_modules():
+        if model.config.model_type == "efficientnet" and name.endswith(".projection.dropout"):
+            # Their rates grow with depth from 0 to the config's, as stochastic depth's do elsewhere.
+            continue
         if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d) and not math.isclose(module.p, rate):
             raise InputError(
                 f"model.dropout: {name} keeps its own rate of {module.p}; "

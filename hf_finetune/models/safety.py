@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING
 
+from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.errors import InputError
 
 SAFETENSORS = "model.safetensors"
@@ -53,7 +54,7 @@ class LocalCheckpoint:
     """A checkpoint on this machine whose files passed `inspect_checkpoint`."""
 
     name: str
-    """Hub id or folder, as the user wrote it; of a run's folder its model/."""
+    """Hub id or folder, as the user wrote it; of a run's folder its model/ or encoder/."""
     folder: Path
     """Where its files lie."""
     commit: str | None
@@ -75,7 +76,7 @@ def inspect_checkpoint(
     that the answer does not depend on how the installed transformers reads them.
 
     Args:
-        checkpoint: a folder (of a model, or of a run, whose model/ is meant), else a Hub id. Of a Hub repository only
+        checkpoint: a folder (of a model, or of a run, whose model/ or encoder/ is meant), else a Hub id. Of a Hub repository only
             root files are fetched: json, txt, sentencepiece models and safetensors; `.bin` only when there are no
             safetensors; `.py` only with `trust_remote_code`.
         revision: branch, tag or commit on the Hub.
@@ -88,9 +89,10 @@ def inspect_checkpoint(
     """
     checkpoint = str(checkpoint)
     folder, commit = _resolve(checkpoint, revision, trust_remote_code)
-    if commit is None and not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
-        folder /= "model"
-        checkpoint = str(folder)
+    found = artefacts_in(folder)
+    if not (folder / "config.json").is_file() and ("model" in found or "encoder" in found):
+        folder = found.get("model") or found["encoder"]
+        checkpoint = str(folder) if commit is None else checkpoint
     if (folder / "adapter_config.json").is_file():
         raise InputError(f"{checkpoint}: a PEFT adapter, expected a whole model; merge it into its base model first")
     if not (folder / "config.json").is_file():
@@ -126,12 +128,34 @@ def _resolve(checkpoint: str, revision: str | None, trust_remote_code: bool) -> 
     folder = _download(checkpoint, revision, wanted)
     if not any((folder / name).exists() for name in (SAFETENSORS, f"{SAFETENSORS}.index.json")):
         folder = _download(checkpoint, revision, wanted + WANTED_BIN)
+    if not (folder / "config.json").is_file():
+        # A run that no stock class could hold.
+        parts = [f"{part}/{name}" for part in ("encoder", "adapter") for name in wanted]
+        folder = _download(checkpoint, revision, [HEAD_FILE, *parts], below="*/*/*")
     return folder, folder.name
 
 
-def _download(repo: str, revision: str | None, wanted: list[str]) -> Path:
+def adapter_alone(checkpoint: str | Path, *, revision: str | None = None) -> Path | None:
+    """Where the adapter lies of a run that no stock class could hold with it; None for everything else.
+
+    Raises:
+        InputError: the checkpoint is not there; the adapter's weights are missing or damaged.
+    """
+    folder, _ = _resolve(str(checkpoint), revision, False)
+    held = artefacts_in(folder)
+    if list(held) != ["adapter"]:
+        return None
+    weights = held["adapter"] / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{checkpoint}: no {weights.name} in its adapter/; fetch it again")
+    _check_weights(str(checkpoint), weights)
+    return held["adapter"]
+
+
+def _download(repo: str, revision: str | None, wanted: list[str], *, below: str = "*/*") -> Path:
+    """`below`: what lies too deep."""
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=[below]))
     except GatedRepoError as error:
         remedy = f"accept its terms at {constants.ENDPOINT}/{repo} and log in with `hf auth login`"
         raise InputError(f"{repo}: access to this checkpoint is gated; {remedy}") from error

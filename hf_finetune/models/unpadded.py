@@ -26,6 +26,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads import encoder
+from hf_finetune.models.pooled import PooledClassifier
 
 # Families whose packed logits and gradients were found equal to the padded ones; a test holds them to it.
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
@@ -47,6 +48,8 @@ def use_unpadded(
     family = model.config.model_type
     if family not in FAMILIES or not type(model).__module__.startswith("transformers."):
         reason = f"{family} is none of {', '.join(FAMILIES)}"
+    if isinstance(model, PooledClassifier):
+        reason = "the head of model.pooling, model.last_layers or model.head reads padded rows"
     if wanted and reason:
         raise InputError(f"batching.unpadded: expected false or unset here, got true: {reason}")
     return bool(wanted) or (wanted is None and not reason and flash_fits(device, autocast))

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from hf_finetune.codec import checked
 from hf_finetune.errors import InputError
+from hf_finetune.training.optimizer_choices import AdamW, Optimizer, rate_factor
 
 # Decided here, so that no run can be configured into a known defect of the stock Trainer.
 DECIDED = {
@@ -36,9 +37,20 @@ DECIDED = {
     "data_seed": None,
     "report_to": "none",
     "disable_tqdm": True,
-    "optim": "adamw_torch_fused",
 }
-MAY_CHANGE = {"optim", "report_to", "logging_first_step"}
+MAY_CHANGE = {"report_to", "logging_first_step"}
+# What the recipe says in a field of its own.
+SAID_BY = {
+    "optim": "optim.optimizer",
+    "optim_args": "optim.optimizer",
+    "optim_target_modules": "optim.optimizer",
+    "adam_beta1": "optim.optimizer.beta1",
+    "adam_beta2": "optim.optimizer.beta2",
+    "adam_epsilon": "optim.optimizer.eps",
+    "lr_scheduler_type": "train.lr_scheduler_type",
+    "lr_scheduler_kwargs": "schedule",
+    "warmup_steps": "train.warmup_steps",
+}
 LOWER_IS_BETTER = {"log_loss", "ece"}
 
 # Peak learning rates by method. Chosen on validation rows, see "Measured" in the README.
@@ -47,10 +59,10 @@ LEARNING_RATE = {"full": 1e-4, "top": 3e-4, "lora": 1e-3, "head": 1e-3}
 IMAGE_LEARNING_RATE = {**LEARNING_RATE, "full": 2e-5, "top": 2e-5}
 
 
-def default_learning_rate(method: str, task: str) -> float:
+def default_learning_rate(method: str, task: str, optimizer: Optimizer = AdamW()) -> float:
     """Peak learning rate for `method` (a PEFT method counts as lora) on texts or pictures."""
     rates = IMAGE_LEARNING_RATE if task == "image-classification" else LEARNING_RATE
-    return rates.get(method, rates["lora"])
+    return rates.get(method, rates["lora"]) * rate_factor(optimizer)
 
 
 def training_arguments(
@@ -81,6 +93,8 @@ def training_arguments(
             raise InputError(
                 f"train.extra.{name}: a token does not belong in a recipe; `hf auth login`, then --push REPO"
             )
+        if name in SAID_BY:
+            raise InputError(f"train.extra.{name}: this is said by {SAID_BY[name]}; remove it")
         if name in taken:
             raise InputError(f"train.extra.{name}: this is decided elsewhere in the recipe or fixed; remove it")
     # TrainingArguments itself takes a value of any type, and fails on it when it is used.

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_finetune import digests
 from hf_finetune.codec import write_json
 from hf_finetune.errors import StoppedBySignal
+from hf_finetune.training.soup import ingredients
 
 logger = logging.getLogger("hf_finetune")
 MANIFEST = "manifest.json"
 
 
-def seal(checkpoint: Path) -> None:
-    """Write the manifest of a finished checkpoint: the SHA-256 of each of its files."""
+def seal(checkpoint: Path, beside: Sequence[Path] = ()) -> None:
+    """Write the manifest of a finished checkpoint: the SHA-256 of each of its files.
+
+    Args:
+        beside: files outside of it that a resumed run needs as well.
+    """
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
-    write_json(checkpoint / MANIFEST, {str(p.relative_to(checkpoint)): _sha256(p) for p in files})
+    hashes = {os.path.relpath(path, checkpoint): digests.of_files(path) for path in (*files, *beside)}
+    write_json(checkpoint / MANIFEST, hashes)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -34,7 +41,8 @@ def is_whole(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     return all(
-        (checkpoint / name).is_file() and _sha256(checkpoint / name) == digest for name, digest in manifest.items()
+        (checkpoint / name).is_file() and digests.of_files(checkpoint / name) == digest
+        for name, digest in manifest.items()
     )
 
 
@@ -77,11 +85,6 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class CheckpointKeeper(TrainerCallback):
     """Seals each checkpoint, keeps the last two and the best, and turns a signal into a checkpoint and a stop.
 
@@ -115,7 +118,7 @@ class CheckpointKeeper(TrainerCallback):
         # Waits for all processes, as a barrier does.
         stopped = self._stopped(args)
         if args.should_save:
-            seal(folder / f"checkpoint-{state.global_step}")
+            seal(folder / f"checkpoint-{state.global_step}", beside=ingredients(folder, state.global_step))
             best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else None
             for old in sorted(_checkpoints(folder), key=_step)[:-2]:
                 if old.name != best:

@@ -1,16 +1,25 @@
-"""Losses as pure functions. Each returns the sum over rows; the trainer divides by the rows of the whole step.
+"""Losses as pure functions. The trainer sums them over rows and divides by the rows of the whole step.
+
+A row's loss depends on that row alone, and weights and priors come from the data set, never from the batch. So the mean
+over the rows of a step is the same number however the step is cut into micro-batches or shared by processes.
 
 Legend: B rows, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
 
+RowLosses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""`(logits (B, C), labels (B,)) -> loss of each row (B,)`, in nats."""
+
 
 def cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, *, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy summed over rows, computed in float32.
+    """Cross-entropy of each row, computed in float32.
 
     With smoothing s the target is (1 - s) on the label plus s / C on every class (arXiv:1512.00567).
 
@@ -19,6 +28,84 @@ def cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, *, label_smoo
         labels_B: shape (B,), class indices.
 
     Returns:
+        Shape (B,), in nats.
+    """
+    return F.cross_entropy(logits_BC.float(), labels_B, reduction="none", label_smoothing=label_smoothing)
+
+
+def focal(
+    logits_BC: torch.Tensor, labels_B: torch.Tensor, *, gamma: float, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Focal loss of each row: -(1 - p)^gamma log p, p the label's probability (arXiv:1708.02002), in float32.
+
+    With smoothing every class c adds -q_c (1 - p_c)^gamma log p_c, q the target of `cross_entropy`. Gamma 0 is
+    cross-entropy.
+
+    Args:
+        logits_BC: shape (B, C).
+        labels_B: shape (B,), class indices.
+        gamma: 0 or more; the higher, the less a row counts that is right already.
+
+    Returns:
+        Shape (B,), in nats.
+    """
+    log_p_BC = F.log_softmax(logits_BC.float(), dim=-1)
+    if label_smoothing == 0:
+        log_p_B = log_p_BC.gather(1, labels_B[:, None])[:, 0]
+        return -(_one_minus_exp(log_p_B) ** gamma) * log_p_B
+    target_BC = torch.full_like(log_p_BC, label_smoothing / log_p_BC.shape[1])
+    target_BC.scatter_add_(1, labels_B[:, None], torch.full_like(log_p_BC[:, :1], 1 - label_smoothing))
+    return -(target_BC * _one_minus_exp(log_p_BC) ** gamma * log_p_BC).sum(-1)
+
+
+def _one_minus_exp(log_p: torch.Tensor) -> torch.Tensor:
+    """1 - p, exact for p close to 1, and nowhere 0: there the gradient of a power below 1 is not a number."""
+    return (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
+
+
+def symmetric_kl(one_BC: torch.Tensor, other_BC: torch.Tensor) -> torch.Tensor:
+    """Half of KL(p || q) + KL(q || p) summed over rows, p and q the two logits' probabilities, in float32.
+
+    What R-Drop adds for two passes of the same rows under other dropout (arXiv:2106.14448).
+
+    Args:
+        one_BC: logits, shape (B, C); likewise the other.
+
+    Returns:
         Scalar, in nats.
     """
-    return F.cross_entropy(logits_BC.float(), labels_B, reduction="sum", label_smoothing=label_smoothing)
+    log_p_BC, log_q_BC = F.log_softmax(one_BC.float(), -1), F.log_softmax(other_BC.float(), -1)
+    return 0.5 * ((log_p_BC.exp() - log_q_BC.exp()) * (log_p_BC - log_q_BC)).sum()
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    """Sum over rows of a row's loss times the weight of its class, the logits adjusted to the classes' shares first.
+
+    Weights and shares are constants of the data set. A step's loss is the sum divided by its number of rows, not by the
+    weights that happen to be in it: else a micro-batch of rare rows would count as much as one of common rows.
+    """
+
+    rows: RowLosses = cross_entropy
+    """Loss of each row."""
+    weights_C: torch.Tensor | None = None
+    """Weight of each class, shape (C,); their mean over the training rows is 1. None: all 1."""
+    shift_C: torch.Tensor | None = None
+    """Added to the logits, shape (C,): tau times the logarithm of each class's share (arXiv:2007.07314). None: nothing."""
+
+    def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """Scalar, in nats.
+
+        Args:
+            logits_BC: shape (B, C).
+            labels_B: shape (B,), class indices.
+        """
+        if self.shift_C is not None:
+            logits_BC = logits_BC.float() + self.shift_C.to(logits_BC.device)
+        losses_B = self.rows(logits_BC, labels_B)
+        if self.weights_C is not None:
+            losses_B = losses_B * self.weights_C.to(losses_B.device)[labels_B]
+        return losses_B.sum()
+
+
+CROSS_ENTROPY = WeightedLoss()

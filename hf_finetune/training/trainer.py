@@ -5,6 +5,7 @@ What differs from `transformers.Trainer`, and why, stands at each method.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,23 +16,36 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of, with_labels
+from hf_finetune.data.sampling import Sampling, draw_of
 from hf_finetune.data.tokens import ids_that_occur
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.evaluation.inference import predict_logits
-from hf_finetune.models.dropout import fast_dropout
+from hf_finetune.models import adapter_state, dropout
 from hf_finetune.models.patches import Shrink
 from hf_finetune.models.unpadded import accept_packed, flash_attention, flash_fits
+from hf_finetune.training import optimizers, schedules
+from hf_finetune.training.averaging import Averages, Weights, put_in, swapped
 from hf_finetune.training.checkpoints import is_over, saved_state
 from hf_finetune.training.flops import Utilisation, measure, patches
-from hf_finetune.training.losses import cross_entropy
-from hf_finetune.training.optim import VocabularyAdamW, clip_gradients
+from hf_finetune.training.losses import CROSS_ENTROPY, WeightedLoss, symmetric_kl
+from hf_finetune.training.mixout import Mixout
+from hf_finetune.training.optim import clip_gradients
+from hf_finetune.training.optimizer_choices import AdamW, Muon, Optimizer
+from hf_finetune.training.rate_groups import Rates, rate_groups, rates_in_words
+from hf_finetune.training.schedule_choices import Course
+from hf_finetune.training.schedule_free import ScheduleFreeAdamW
+from hf_finetune.training.sharpness import RandomState, Sharpness, climbed
+from hf_finetune.training.soup import Candidate, Soup, best_of
 
+logger = logging.getLogger("hf_finetune.run")
 NOT_FINITE = (
     "the loss is not a number (or infinite): lower train.learning_rate, use --mixed-precision no, or look at the data"
 )
@@ -52,9 +66,20 @@ class ClassifierTrainer(Trainer):
         token_budget: padded tokens of an optimiser step in place of `rows_per_step`, see `StepBatches`.
         unpadded: batches of texts end to end, for a model that `models.unpadded.use_unpadded` allows.
         shrink: makes pictures smaller in the first `shrink_share` of all optimiser steps.
-        label_smoothing: see `losses.cross_entropy`.
-        quick_dropout: on a CPU, dropout as in `models.dropout`.
+        loss: sum over the rows of a micro-batch, see `losses`.
+        r_drop: send every row through twice, and add this times `losses.symmetric_kl` of the two answers to the mean of
+            their losses (arXiv:2106.14448). Not with `unpadded`.
+        mixout: mixes pretrained weights in, see `mixout.Mixout`.
+        sampling: which rows make an epoch, see `data.sampling.class_quotas`.
+        fast_dropout: on a CPU, dropout as in `models.dropout`.
+        optimizer: which optimiser; the learning rate and the weight decay are those of `args`.
+        course: the learning rate's schedule. None: that of `args`.
+        rates: how learning rates differ between parameters.
         sparse_embeddings: update the word embeddings of the words that occur, see `optim.VocabularyAdamW`.
+        sharpness: take gradients where the loss nearby is worst, see `training.sharpness`.
+        averages: running averages of the weights; those that validation prefers are kept, see `kept`.
+        soup: averages the scored epochs after the last step, likewise.
+        penalty: added to the mean loss of every step, whatever its micro-batches: AdaLoRA's, see `rank_schedule`.
 
     Raises:
         InputError: when `args` holds a Hub token (it would be pickled with the arguments).
@@ -75,9 +100,19 @@ class ClassifierTrainer(Trainer):
         unpadded: bool = False,
         shrink: Shrink | None = None,
         shrink_share: float = 0.0,
-        label_smoothing: float = 0.0,
-        quick_dropout: bool = True,
+        loss: WeightedLoss = CROSS_ENTROPY,
+        r_drop: float = 0.0,
+        mixout: Mixout | None = None,
+        sampling: Sampling = "none",
+        fast_dropout: bool = True,
+        optimizer: Optimizer = AdamW(),
+        course: Course | None = None,
+        rates: Rates = Rates(),
         sparse_embeddings: bool = False,
+        sharpness: Sharpness | None = None,
+        averages: Averages | None = None,
+        soup: Soup | None = None,
+        penalty: Callable[[], torch.Tensor] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         if args.hub_token is not None or args.push_to_hub:
@@ -89,8 +124,8 @@ class ClassifierTrainer(Trainer):
             args,
             train_dataset=train_rows,
             eval_dataset=validation_rows,
-            compute_loss_func=partial(_mean_over_step, label_smoothing=label_smoothing),
-            callbacks=list(callbacks),
+            compute_loss_func=partial(_mean_over_step, loss=loss, r_drop=r_drop, penalty=penalty),
+            callbacks=[*callbacks, *([averages] if averages is not None else [])],
         )
         # BERT-like heads take **kwargs, from which the Trainer concludes that the model itself divides its loss by the
         # rows of the whole step. None of them does: gradients would grow with accumulation and processes.
@@ -103,15 +138,21 @@ class ClassifierTrainer(Trainer):
             self.collate = inputs.pack
             accept_packed(self.model)
         self.shrink, self.shrink_share = shrink, shrink_share
-        self.quick_dropout = quick_dropout and args.device.type == "cpu"
+        assert not (unpadded and r_drop), "a packed batch cannot be doubled"
+        self.r_drop, self.mixout, self.sampling = r_drop, mixout, sampling
+        self.fast_dropout = fast_dropout and args.device.type == "cpu"
+        self.optimizer_choice, self.course, self.rates = optimizer, course, rates
         self.word_embeddings = self.model.get_input_embeddings() if sparse_embeddings else None
         if self.word_embeddings is not None:
             assert isinstance(inputs, TextInputs), "only texts have words"
+            assert isinstance(optimizer, AdamW), "the others take dense gradients"
             self.word_embeddings.sparse = True
-            _, settings = self.get_optimizer_cls_and_kwargs(args, self.model)
-            rows = torch.from_numpy(np.union1d(ids_that_occur(train_rows), inputs.tokenizer.pad_token_id))
-            settings |= {"table": self.word_embeddings.weight, "rows": rows}
-            self.optimizer_cls_and_kwargs = VocabularyAdamW, settings
+        self.sharpness = sharpness
+        self._micro_batches: list[dict[str, Any]] = []
+        self._before_step = RandomState(args.device)
+        self.averages, self.soup = averages, soup
+        self.candidates: list[Candidate] = []
+        self.kept: Candidate | None = None
         self._all_finite = torch.tensor(True, device=args.device)
         self.rows_trained, self.tokens_trained, self.loop_seconds = 0, 0, 0.0
         self.outside_seconds = 0.0
@@ -128,6 +169,7 @@ class ClassifierTrainer(Trainer):
             accumulation=self.args.gradient_accumulation_steps,
             lengths=self.inputs.lengths(self.train_dataset) if self.by_length else None,
             token_budget=self.token_budget,
+            draw=draw_of(self.train_dataset, self.sampling),
             seed=self.args.seed,
             process=self.args.process_index,
             processes=self.args.world_size,
@@ -141,6 +183,52 @@ class ClassifierTrainer(Trainer):
             # Its own generator: making an iterator must not draw from the one that dropout uses.
             generator=torch.Generator().manual_seed(self.args.seed),
         )
+
+    # Optimiser and schedule
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The chosen one; the Trainer knows only groups that decay and groups that do not, at one rate."""
+        if self.optimizer is None:
+            args, choice = self.args, self.optimizer_choice
+            groups = rate_groups(
+                self.model,
+                lr=args.learning_rate,
+                weight_decay=args.weight_decay,
+                rates=self.rates,
+                split_matrices=isinstance(choice, Muon),
+            )
+            table = rows = None
+            if self.word_embeddings is not None:
+                assert isinstance(self.inputs, TextInputs)
+                occurring = np.union1d(ids_that_occur(self.train_dataset), self.inputs.tokenizer.pad_token_id)
+                table, rows = self.word_embeddings.weight, torch.from_numpy(occurring)
+            if len({group["lr"] for group in groups}) > 1:
+                logger.info("peak learning rates: %s", rates_in_words(groups))
+            self.optimizer = optimizers.build(choice, groups, lr=args.learning_rate, table=table, rows=rows)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The course of each group's rate, with schedules that the Trainer does not know."""
+        if self.course is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedules.scheduler(
+                self.course,
+                optimizer or self.optimizer,
+                num_training_steps,
+                greater_is_better=bool(self.args.greater_is_better),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _show_average(self) -> None:
+        """A schedule-free optimiser puts its average into the model, until the next step: that is judged and saved."""
+        optimizer = self.optimizer
+        inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        if isinstance(inner, ScheduleFreeAdamW):
+            inner.eval()
 
     # Loss
 
@@ -163,15 +251,59 @@ class ClassifierTrainer(Trainer):
             shape = tuple(inputs["pixel_values"].shape[1:])
             self._pictures[shape] += len(inputs["labels"])
             self.tokens_trained += len(inputs["labels"]) * patches(self.model.config, shape)
+        if self.mixout is not None:
+            self.mixout.step = self.state.global_step
+        if self.sharpness is not None:
+            if not self._micro_batches:
+                self._before_step = RandomState(self.args.device)
+            self._micro_batches.append(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._all_finite &= torch.isfinite(loss)
+        if self.sharpness is not None and self.accelerator.sync_gradients:
+            self._second_pass(model, num_items_in_batch, self.sharpness)
         return loss
+
+    def _second_pass(
+        self, model: nn.Module, num_items_in_batch: torch.Tensor | int | None, sharpness: Sharpness
+    ) -> None:
+        """Replace the step's gradient, now complete and averaged over all processes, by the one after the climb.
+
+        Over the same micro-batches with the same random numbers: climb and gradient are of one function, that of the
+        network with this step's dropout, and what is drawn later is as without. Clipping comes after it.
+        """
+        self._before_step.restore()
+        micro_batches, self._micro_batches = self._micro_batches, []
+        with climbed(model.parameters(), sharpness):
+            model.zero_grad()
+            for inputs in micro_batches:
+                is_last = inputs is micro_batches[-1]
+                with nullcontext() if is_last else self.accelerator.no_sync(model=model):
+                    self._all_finite &= torch.isfinite(super().training_step(model, inputs, num_items_in_batch))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """As the Trainer's; for R-Drop with every row twice, in one pass: each has its own part of the dropout masks."""
+        if self.r_drop:
+            inputs = {name: x if name == "labels" else torch.cat([x, x]) for name, x in inputs.items()}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         if self.word_embeddings is None:
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()
         return clip_gradients(model.parameters(), self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> torch.Tensor | float:
+        """Without clipping the Trainer's takes the norm itself, and knows no row-sparse gradients."""
+        if grad_norm is None and self.word_embeddings is not None:
+            self.accelerator.unscale_gradients()
+            grad_norm = clip_gradients(model.parameters(), float("inf"))
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
 
     def _refuse_not_finite(self) -> None:
         """Called by all processes at the same points: each of them stops, whichever met the loss."""
@@ -196,7 +328,13 @@ class ClassifierTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         started = time.perf_counter()
+        self._show_average()
         super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            if self.averages is not None:
+                self.averages.save(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            if self.soup is not None and self.state.global_step in self._scores():
+                self.soup.add(self.model, self.state.global_step)
         self.outside_seconds += time.perf_counter() - started
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -211,9 +349,23 @@ class ClassifierTrainer(Trainer):
                 folder, state_dict=state_dict, is_main_process=self.args.should_save, save_original_format=False
             )
         else:
-            super()._save(output_dir, state_dict)
-            # A pickle of every argument, tokens included; nothing of ours reads it.
-            (folder / "training_args.bin").unlink(missing_ok=True)
+            assert isinstance(self.model, PeftModel), "a model of transformers, or an adapter on one"
+            adapter_state.save_state(self.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As the Trainer's; adapters by `adapter_state`, for peft's format does not go on with every method."""
+        if isinstance(self.model, PeftModel):
+            adapter_state.load_state(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        # First: the average would be computed of the loaded weights.
+        self._show_average()
+        if isinstance(self.model, PeftModel) and self.state.best_model_checkpoint is not None:
+            adapter_state.load_state(self.model, Path(self.state.best_model_checkpoint))
+        else:
+            super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """A checkpoint that lacks some of the weights is refused; the Trainer goes on with what the model had before."""
@@ -225,23 +377,81 @@ class ClassifierTrainer(Trainer):
             )
         super()._issue_warnings_after_load(load_result)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.averages is not None and checkpoint is not None:
+            self.averages.load(Path(checkpoint), self.args.device)
+
     # Validation
 
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Metrics of the validation rows, each row scored once whatever the number of processes."""
+        """Metrics of the validation rows, each row scored once whatever the number of processes.
+
+        Those of the running averages come with them, as `eval_ema_accuracy`.
+        """
         started = time.perf_counter()
+        self._show_average()
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        logits = self.logits(rows)
-        if not np.isfinite(logits).all():
-            raise TrainingError(f"step {self.state.global_step}: the model's outputs are not numbers; {NOT_FINITE}")
-        values = self.metrics(np.asarray(rows["label"][:]), logits)
-        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in values.items()}
+        metrics = self._metrics(rows, metric_key_prefix)
+        # To score them, too, draws nothing from the numbers that training goes on with.
+        drawn = RandomState(self.args.device)
+        for name in [] if self.averages is None else self.averages.begun():
+            with swapped(self.model, self.averages.means[name]):
+                metrics |= self._metrics(rows, f"{metric_key_prefix}_{name}")
+        drawn.restore()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.outside_seconds += time.perf_counter() - started
         return metrics
+
+    def _evaluate(
+        self, trial: object, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
+    ) -> dict[str, float]:
+        """As the Trainer's, for a plateau schedule that has a warm-up."""
+        metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if isinstance(self.lr_scheduler, schedules.WarmPlateau) and not skip_scheduler:
+            self.lr_scheduler.judge(metrics[f"eval_{self.args.metric_for_best_model}"])
+        return metrics
+
+    def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
+        logits = self.logits(rows)
+        if not np.isfinite(logits).all():
+            raise TrainingError(f"step {self.state.global_step}: the model's outputs are not numbers; {NOT_FINITE}")
+        values = self.metrics(np.asarray(rows["label"][:]), logits)
+        return {f"{prefix}_{name}": float(value) for name, value in values.items()}
+
+    def _scores(self, average: str | None = None) -> dict[int, float]:
+        """The metric that chooses, by step: of the weights themselves, or of one of their averages."""
+        key = "_".join(filter(None, ("eval", average, self.args.metric_for_best_model)))
+        return {line["step"]: line[key] for line in self.state.log_history if key in line}
+
+    def _keep_best(self) -> None:
+        """Of the best epoch's weights, which the model has now, and the averages keep what validation prefers."""
+        started, state, greater = time.perf_counter(), self.state, bool(self.args.greater_is_better)
+        if state.best_global_step is None or state.best_metric is None:
+            return  # No epoch has a score: the last weights stay.
+        self.candidates = [Candidate("checkpoint", (state.best_global_step,), state.best_metric)]
+        found: dict[str, Weights] = {}
+        if self.averages is not None:
+            for name in sorted(self.averages.kinds.keys() - self.averages.begun()):
+                logger.warning("averaging: the run ended at step %d, before its %s began", state.global_step, name)
+            for name in self.averages.begun():
+                score = self._scores(name)[state.global_step]
+                self.candidates.append(Candidate(name, (state.global_step,), score))
+                found[name] = self.averages.means[name]
+        if self.soup is not None:
+            soup, found["soup"] = self.soup.cook(self._scores(), self._score_of, greater_is_better=greater)
+            self.candidates.append(soup)
+        self.kept = best_of(self.candidates, greater_is_better=greater)
+        if self.kept.is_average:
+            put_in(self.model, found[self.kept.weights])
+        self.outside_seconds += time.perf_counter() - started
+
+    def _score_of(self, weights: Weights) -> float:
+        with swapped(self.model, weights):
+            return self._metrics(self.eval_dataset, "eval")[f"eval_{self.args.metric_for_best_model}"]
 
     def logits(self, rows: Dataset) -> np.ndarray:
         """Logits (N, C) of encoded rows, computed in shares by all processes; every process gets all of them."""
@@ -284,28 +494,36 @@ class ClassifierTrainer(Trainer):
         early or in the middle of an epoch.
         """
         started = time.perf_counter()
-        if resume_from_checkpoint is not None and is_over(saved_state(Path(resume_from_checkpoint))):
-            self._restore_best(Path(resume_from_checkpoint))
-        else:
+        try:
             flash = self.unpadded and flash_fits(self.args.device, self._autocast)
             with (
                 flash_attention(self.model) if flash else nullcontext(),
-                fast_dropout(self.model) if self.quick_dropout else nullcontext(),
+                dropout.fast_dropout(self.model) if self.fast_dropout else nullcontext(),
+                self.mixout.active() if self.mixout is not None else nullcontext(),
             ):
-                super().train(resume_from_checkpoint=resume_from_checkpoint)
+                if resume_from_checkpoint is not None and is_over(saved_state(Path(resume_from_checkpoint))):
+                    self._restore_best(Path(resume_from_checkpoint))
+                else:
+                    super().train(resume_from_checkpoint=resume_from_checkpoint)
+                    self._show_average()
+                # Not in a rehearsal, which saves nothing.
+                if self.args.load_best_model_at_end:
+                    self._keep_best()
+        finally:
+            if self.word_embeddings is not None:
+                self.word_embeddings.sparse = False
         self.loop_seconds = time.perf_counter() - started - self.outside_seconds
-        if self.word_embeddings is not None:
-            self.word_embeddings.sparse = False
         if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters() if p.requires_grad):
             raise TrainingError(f"after the last step some weights are not finite; {NOT_FINITE}")
         if self.rows_trained:
+            passes = (1 if self.sharpness is None else 2) * (2 if self.r_drop else 1)
             self.utilisation = measure(
                 self.model,
                 rows=Rows(self.train_dataset, columns_of(self.inputs, labels=False)),
                 collate=self.collate,
                 lengths=self.inputs.lengths(self.train_dataset),
-                rows_trained=self.rows_trained,
-                pictures=self._pictures,
+                rows_trained=passes * self.rows_trained,
+                pictures={shape: passes * rows for shape, rows in self._pictures.items()},
                 seconds=self.loop_seconds,
                 dtype=self._autocast or torch.float32,
             )
@@ -316,11 +534,26 @@ class ClassifierTrainer(Trainer):
         # Named anew: the run's folder may have been moved.
         self.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{best}"))
         self._load_best_model()
+        if self.averages is not None:
+            self.averages.load(last, self.args.device)
 
 
 def _mean_over_step(
-    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, *, label_smoothing: float
+    outputs: Any,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    *,
+    loss: WeightedLoss,
+    r_drop: float,
+    penalty: Callable[[], torch.Tensor] | None,
 ) -> torch.Tensor:
     """This micro-batch's share of the mean loss over the rows of the whole step (all processes, all accumulation)."""
-    total = cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing)
+    if r_drop:
+        one, other = outputs.logits.chunk(2)
+        total = 0.5 * (loss(one, labels) + loss(other, labels)) + r_drop * symmetric_kl(one, other)
+    else:
+        total = loss(outputs.logits, labels)
+    if penalty is not None:
+        # By the share of the rows, so that a step has it once.
+        total = total + len(labels) * penalty()
     return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)

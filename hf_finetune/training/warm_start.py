@@ -17,6 +17,10 @@ from hf_finetune.evaluation.inference import Collate, predict_logits
 
 # Features of more rows than this change the fitted head little and cost a forward pass each.
 MOST_ROWS = 5_000
+# A feature counts as varying by no less than this share of the features' size (root mean square). Where they hardly vary
+# (.008 of their size after a network lost its top layers; .5 in a whole one), weights that made up for it would throw the
+# logits far off as soon as training moves the features at all.
+LEAST_DEVIATION = 0.05
 
 
 def head_features(
@@ -40,7 +44,12 @@ def head_features(
 
 
 def fit_head(
-    features_ND: np.ndarray, labels_N: np.ndarray, num_labels: int, *, inverse_strength: float = 0.1
+    features_ND: np.ndarray,
+    labels_N: np.ndarray,
+    num_labels: int,
+    *,
+    inverse_strength: float = 0.1,
+    weights_N: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Multinomial logistic regression on standardised features, the standardisation folded into its weights.
 
@@ -48,6 +57,7 @@ def fit_head(
         features_ND: shape (N, D).
         labels_N: shape (N,), class indices; every class of `num_labels` should be there, an absent one gets zeros.
         inverse_strength: scikit-learn's C, the inverse of the L2 penalty.
+        weights_N: shape (N,), what each row counts. None: all the same.
 
     Returns:
         Weight (C, D) and bias (C,), float32, such that `features @ weight.T + bias` are the logits.
@@ -55,10 +65,10 @@ def fit_head(
     # Half a second that a run which finds its head stored need not wait for.
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = features_ND.mean(0), features_ND.std(0)
-    scale = np.where(scale > 1e-6, scale, 1.0)
+    mean, size = features_ND.mean(0), float(np.sqrt(np.square(features_ND, dtype=np.float64).mean()))
+    scale = np.maximum(features_ND.std(0), LEAST_DEVIATION * size or 1.0)
     probe = LogisticRegression(C=inverse_strength, max_iter=200, tol=1e-3)
-    probe.fit((features_ND - mean) / scale, labels_N)
+    probe.fit((features_ND - mean) / scale, labels_N, sample_weight=weights_N)
     coefficients, intercept = probe.coef_, probe.intercept_
     if len(probe.classes_) == 2:
         # scikit-learn keeps one row for two classes: the logit of the second, shared out evenly.

@@ -13,7 +13,7 @@ from hf_finetune.embedded import BBC_LICENSE, bbc_news, minilm
 def recipe() -> Recipe:
     return Recipe(
         name="bbc-lora",
-        data=TextData(path=bbc_news(), test_fraction=0.2, encoding="cp1252", license=BBC_LICENSE),
+        data=TextData(path=bbc_news(), test_fraction=0.2, encoding="cp1252", license=BBC_LICENSE, name="BBC news"),
         model=Model(checkpoint=minilm()),
         adapter=LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear"),
         train=Train(learning_rate=1e-3, num_train_epochs=1),

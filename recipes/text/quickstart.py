@@ -18,6 +18,7 @@ def recipe() -> Recipe:
             # One of its articles is not UTF-8.
             encoding="cp1252",
             license=BBC_LICENSE,
+            name="BBC news",
         ),
         model=Model(checkpoint=minilm()),
         train=Train(num_train_epochs=1),

@@ -10,7 +10,14 @@ from sklearn.metrics import f1_score
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import metrics
-from hf_finetune.evaluation.intervals import Interval, bootstrap, exact, paired_difference, verdict
+from hf_finetune.evaluation.intervals import (
+    Interval,
+    bootstrap,
+    exact,
+    paired_difference,
+    paired_macro_f1,
+    verdict,
+)
 
 
 def draw(rng: np.random.Generator, rows: int, num_labels: int, signal: float) -> tuple[np.ndarray, np.ndarray]:
@@ -179,6 +186,53 @@ TRUTH = {deviation: _expected_difference(deviation) for deviation in (0.0, 0.2)}
 def test_refused_pairs(a: list, b: list, message: str) -> None:
     with pytest.raises(InputError, match=message):
         paired_difference(a, b)
+
+
+def answers(rng: np.random.Generator, labels: np.ndarray, right: float | np.ndarray, seeds: int) -> np.ndarray:
+    """Class ids (S, N), right with this probability and else any."""
+    shape = (seeds, len(labels))
+    return np.where(rng.random(shape) < right, labels, rng.integers(4, size=shape))
+
+
+def test_paired_macro_f1_by_hand() -> None:
+    """a: F1 of 2/3 and 4/5; b: of 0 and 2/3. Seeds of one kind each: their mean."""
+    labels, a, b = [0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]
+    expected = (2 / 3 + 4 / 5) / 2 - (0 + 2 / 3) / 2
+    assert paired_macro_f1(labels, a, b).value == pytest.approx(expected)
+    assert paired_macro_f1(labels, [a, b], [b, b]).value == pytest.approx(expected / 2)
+    same = paired_macro_f1(labels, a, a)
+    assert (same.value, same.low, same.high, same.n) == (0.0, 0.0, 0.0, 4)
+    with pytest.raises(InputError, match="labels of shape"):
+        paired_macro_f1(labels, a[:3], b[:3])
+
+
+def test_paired_macro_f1_is_as_wide_as_resampling_says() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, size=800, p=(0.6, 0.2, 0.15, 0.05))
+    a, b = answers(rng, labels, 0.8, 1)[0], answers(rng, labels, 0.7, 1)[0]
+    found = paired_macro_f1(labels, a, b)
+    score = lambda of, rows: f1_score(labels[rows], of[rows], average="macro")  # noqa: E731
+    assert found.value == pytest.approx(score(a, slice(None)) - score(b, slice(None)))
+    resampled = [score(a, rows) - score(b, rows) for rows in rng.integers(800, size=(400, 800))]
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * np.std(resampled), rel=0.15)
+
+
+def test_paired_macro_f1_covers() -> None:
+    """Five seeds each, whose skill differs: the true difference is that of the mean skills on very many rows."""
+    rng = np.random.default_rng(1)
+    shares = (0.6, 0.2, 0.15, 0.05)
+
+    def skills(mean: float) -> np.ndarray:
+        return mean + 0.02 * rng.uniform(-1, 1, size=(5, 1))
+
+    many = rng.choice(4, size=400_000, p=shares)
+    truth = paired_macro_f1(many, answers(rng, many, 0.8, 1), answers(rng, many, 0.75, 1)).value
+    covered = 0
+    for _ in range(200):
+        labels = rng.choice(4, size=400, p=shares)
+        interval = paired_macro_f1(labels, answers(rng, labels, skills(0.8), 5), answers(rng, labels, skills(0.75), 5))
+        covered += interval.low <= truth <= interval.high
+    assert 0.9 <= covered / 200 <= 0.995
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from small_runs import furthest, small_trainer, weights
 from tiny import IMAGE_FAMILIES
 from transformers import AutoModelForSequenceClassification
 
-from hf_finetune import environment
+from hf_finetune import environment, store
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.evaluation.inference import predict_logits
-from hf_finetune.features import cache, frozen
+from hf_finetune.features import cache
 from hf_finetune.features.frozen import CachedInputs, TrainingRows, cache_frozen_layers
 from hf_finetune.models import freeze
 from hf_finetune.models.adapters import add_adapter, lora_config
@@ -39,6 +39,8 @@ OTHERS = {
     "swin": "change the shape",
     "convnext": "do not take rows of tokens",
     "resnet": "not run once each",
+    "efficientnet": "do not take rows of tokens",
+    "poolformer": "not run once each",
 }
 
 
@@ -191,10 +193,10 @@ def test_no_room_means_no_cache(tmp_path: Path, own_folder: Path, monkeypatch: p
     assert cached(trainer, wanted=False).why == "batching.cache_prefix is off"
     assert "batching.cache_gb allows 0.00" in cached(trainer, budget_gb=1e-6).why
 
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(frozen, "write_store", full)
+    monkeypatch.setattr(store.Build, "append", full)
     rows = cached(trainer)
     assert rows.why.endswith("cannot be written (No space left on device)") and rows.inputs is trainer.inputs
     trainer.train()

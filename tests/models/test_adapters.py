@@ -13,10 +13,16 @@ from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.adapters import add_adapter, load_adapter, lora_config, merge, save_adapter
-from hf_finetune.models.freeze import trainable_parameters
+from hf_finetune.models.adapter_fit import SUPPORTED
+from hf_finetune.models.adapter_state import load_state, save_state
+from hf_finetune.models.adapters import add_adapter, load_adapter, lora_config, merge, mergeable, save_adapter
+from hf_finetune.models.freeze import frozen_layers, trainable_parameters
 from hf_finetune.models.load import load_classifier
+from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.skeleton import skeleton
+from hf_finetune.recipe import ADAPTERS
 
+CONVOLUTIONS_ALONE = ("resnet", "efficientnet", "poolformer")
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 
 
@@ -82,6 +88,7 @@ METHODS = {
     "dora": peft.LoraConfig(use_dora=True),
     "rslora": peft.LoraConfig(use_rslora=True),
     "pissa": peft.LoraConfig(init_lora_weights="pissa"),
+    "olora": peft.LoraConfig(init_lora_weights="olora"),
     "some targets": peft.LoraConfig(target_modules=["query", "q_proj"]),
     "embeddings saved": peft.LoraConfig(modules_to_save=["embeddings"]),
     "biases": peft.LoraConfig(bias="all"),
@@ -89,6 +96,7 @@ METHODS = {
     "ia3": peft.IA3Config(),
     "vera": peft.VeraConfig(r=4),
     "oft": peft.OFTConfig(oft_block_size=4),
+    "boft": peft.BOFTConfig(),
     "loha": peft.LoHaConfig(),
     "lokr": peft.LoKrConfig(),
     "hra": peft.HRAConfig(r=4),
@@ -97,14 +105,95 @@ METHODS = {
 }
 
 
+# A head of several layers (RoBERTa), other names (DistilBERT), pictures, linear layers among convolutions, none but these.
+EVERYWHERE = ("bert", "roberta", "vit", "convnext", "resnet")
+TABLE = [
+    *((m, f) for m in METHODS for f in EVERYWHERE[: 2 if m in ("some targets", "embeddings saved", "biases") else 5]),
+    *((m, f) for m in ("dora", "adalora", "ia3") for f in ("distilbert", "modernbert", "deberta-v2", "swin")),
+]
+NOT = {("oft", "convnext"), *((m, "resnet") for m in ("pissa", "olora", "vera", "oft", "fourierft", "randlora"))}
+
+
 @pytest.mark.filterwarnings("ignore:Careful, disabling adapter layers with bias")
-@pytest.mark.parametrize(
-    ("method", "family"), [*((m, "bert") for m in METHODS), *((m, "vit") for m in ("dora", "ia3", "embeddings saved"))]
-)
+@pytest.mark.parametrize(("method", "family"), [pair for pair in TABLE if pair not in NOT])
 def test_other_methods(method: str, family: str, classifier, inputs, tmp_path: Path):
     loaded = classifier(family, seed=1)
     adapted = add_adapter(loaded.model, METHODS[method], loaded.fresh)
     check_round_trips(adapted, inputs(family), classifier(family, seed=2).model, tmp_path)
+
+
+@pytest.mark.parametrize(("method", "family"), sorted(NOT))
+def test_what_does_not_fit_is_told_without_weights(method: str, family: str, checkpoint):
+    task = "image-classification"
+    bones = skeleton(inspect_checkpoint(checkpoint(family)), task)
+    with pytest.raises(InputError, match=f"does not fit {family}"):
+        add_adapter(bones, METHODS[method], (), empty=True)
+
+
+def test_every_method_is_tried_without_weights(checkpoint):
+    """A fitting one goes onto a model without memory, whatever its first weights are computed from."""
+    folder = inspect_checkpoint(checkpoint("bert"))
+    for config in METHODS.values():
+        adapted = add_adapter(skeleton(folder, "text-classification"), config, (), empty=True)
+        assert all(p.is_meta for p in adapted.parameters())
+
+
+PROMPTS = {"prompt": peft.PromptTuningConfig(), "p-tuning": peft.PromptEncoderConfig(num_virtual_tokens=3)}
+
+
+@pytest.mark.parametrize("method", PROMPTS)
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_prompts(family: str, method: str, classifier, inputs, tmp_path: Path):
+    """They load onto another head with the same logits, padded or not; they are no stock model."""
+    loaded, batch = classifier(family, seed=1), inputs(family)
+    adapted = add_adapter(loaded.model, PROMPTS[method], loaded.fresh)
+    assert not mergeable(adapted) and frozen_layers(adapted) == 0
+    adapted.train()(**batch, labels=torch.tensor([0, 2])).loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in adapted.parameters() if p.requires_grad)
+    perturb(adapted)
+    trained = logits(adapted, batch)
+    save_state(adapted, tmp_path)
+    save_adapter(adapted, tmp_path / "adapter")
+    other = classifier(family, seed=2).model
+    assert (logits(other, batch) - trained).abs().max() > 1e-3
+    torch.testing.assert_close(
+        logits(load_adapter(other, tmp_path / "adapter"), batch), trained, atol=1e-5, rtol=0, check_stride=False
+    )
+    alone = {name: tensor[:1] for name, tensor in batch.items() if name == "input_ids"}
+    torch.testing.assert_close(logits(adapted, alone), trained[:1], atol=1e-5, rtol=0)
+    perturb(adapted)
+    load_state(adapted, tmp_path)
+    assert torch.equal(logits(adapted, batch), trained)
+
+
+@pytest.mark.parametrize("variant", ["pissa", "olora", "dora", "rslora"])
+def test_lora_variants(variant: str, classifier, inputs, tmp_path: Path):
+    """What begins as a part of the weights is saved as LoRA of twice the rank, and at first changes nothing."""
+    loaded, batch = classifier("bert", seed=1), inputs("bert")
+    before = logits(loaded.model, batch)
+    base = loaded.model.bert.encoder.layer[0].output.dense.weight.clone()
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, r=4, variant=variant, fresh=loaded.fresh), ())
+    torch.testing.assert_close(logits(adapted, batch), before, atol=1e-5, rtol=0)
+    cut = variant in ("pissa", "olora")
+    layer = adapted.get_base_model().bert.encoder.layer[0].output.dense
+    assert torch.equal(layer.base_layer.weight, base) != cut
+    if variant == "pissa":
+        # What is left lacks the four largest singular values.
+        kept = torch.linalg.svdvals(base)[4:]
+        found = torch.linalg.svdvals(layer.base_layer.weight.detach())[:-4]
+        torch.testing.assert_close(found, kept.detach(), atol=1e-5, rtol=0)
+    save_adapter(adapted, tmp_path / "start")
+    perturb(adapted)
+    save_adapter(adapted, tmp_path / "adapter", start=tmp_path / "start")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["init_lora_weights"]) == (8 if cut else 4, True)
+    assert (config["use_dora"], config["use_rslora"]) == (variant == "dora", variant == "rslora")
+    reloaded = load_adapter(classifier("bert", seed=2).model, tmp_path / "adapter")
+    torch.testing.assert_close(logits(reloaded, batch), logits(adapted, batch), atol=1e-5, rtol=0)
+
+
+def test_names_on_the_command_line_are_those_supported():
+    assert tuple(kind.value for kind in SUPPORTED) == ADAPTERS
 
 
 @pytest.mark.parametrize(
@@ -176,14 +265,23 @@ def test_saved_config_names_the_checkpoint(classifier, checkpoint, tmp_path: Pat
 @pytest.mark.parametrize(
     ("family", "config", "words"),
     [
-        ("bert", peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2), "PROMPT_TUNING is not supported"),
-        ("vit", peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2), "PREFIX_TUNING is not supported"),
+        ("vit", peft.PromptTuningConfig(), "PROMPT_TUNING does not fit vit: pictures have no prompt"),
+        *(
+            (f, peft.PrefixTuningConfig(), f"PREFIX_TUNING does not fit {f}: its encoder takes no")
+            for f in TEXT_FAMILIES
+        ),
+        ("bert", peft.LoraConfig(init_lora_weights="mica"), "init_lora_weights: 'mica' is not supported"),
+        ("efficientnet", peft.HRAConfig(r=4), "HRA does not fit efficientnet"),
         ("bert", peft.LNTuningConfig(), "LN_TUNING is not supported yet; expected LORA"),
-        ("resnet", peft.IA3Config(), "IA3 does not fit resnet"),
+        *((f, peft.VeraConfig(), f"VERA does not fit {f}, which has convolutions alone") for f in CONVOLUTIONS_ALONE),
         ("convnext", peft.OFTConfig(oft_block_size=4), "OFT does not fit convnext"),
-        ("resnet", peft.LoraConfig(init_lora_weights="pissa"), "LORA does not fit resnet"),
+        ("resnet", peft.LoraConfig(init_lora_weights="pissa"), "pissa does not fit resnet, which has no linear layers"),
         ("bert", peft.LoraConfig(target_modules=["nope"]), "LORA does not fit bert"),
         ("bert", peft.LoraConfig(modules_to_save=["poler"]), "no module 'poler'"),
+        ("bert", peft.LoraConfig(r=8.5), "LORA does not fit bert"),
+        ("bert", peft.LoraConfig(target_modules="(["), "LORA does not fit bert: unterminated character set"),
+        ("bert", peft.LoraConfig(trainable_token_indices=[10**6]), "index 1000000 is out of bounds"),
+        ("vit", peft.VeraConfig(r=0), "VERA does not fit vit"),
     ],
 )
 def test_what_cannot_work_is_refused(family: str, config: peft.PeftConfig, words: str, classifier):

@@ -24,7 +24,7 @@ from hf_finetune.models.freeze import (
 from hf_finetune.models.heads import encoder
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
-LAYERS = {"albert": 1, "swin": 2, "convnext": 4, "resnet": 4}
+LAYERS = {"albert": 1, "swin": 2, "convnext": 4, "resnet": 4, "efficientnet": 4, "poolformer": 5}
 
 
 def step(model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
@@ -124,9 +124,28 @@ def test_train_top(family: str, classifier):
         assert training == [False] * (len(layers) - k) + [True] * k
         assert all(p.requires_grad for p in model.classifier.parameters())
         embeddings = next(encoder(model).children())
+        if family == "poolformer":
+            embeddings = embeddings.patch_embeddings[0]
         assert not any(p.requires_grad for p in embeddings.parameters())
     with pytest.raises(InputError, match=rf"top_layers: {len(layers) + 1}, but {family} has {len(layers)} layers"):
         train_top(model, len(layers) + 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "k", "trained"),
+    [
+        ("efficientnet", 0, {"encoder.top_conv", "encoder.top_bn"}),
+        ("poolformer", 2, {"encoder.patch_embeddings.3", "encoder.block.2.1", "encoder.block.3.0"}),
+        # The first layer of stage 2 goes with the embedding that leads to it.
+        ("poolformer", 3, {f"encoder.{n}" for n in ("patch_embeddings.2", "patch_embeddings.3", "block.2", "block.3")}),
+    ],
+)
+def test_what_stands_between_and_behind_the_layers(family: str, k: int, trained: set[str], classifier):
+    model = classifier(family).model
+    train_top(model, k)
+    names = {name for name, parameter in encoder(model).named_parameters() if parameter.requires_grad}
+    assert names == {n for n, _ in encoder(model).named_parameters() if any(n.startswith(f"{t}.") for t in trained)}
+    assert names
 
 
 @pytest.mark.parametrize("freeze", [lambda m: train_top(m, 1), lambda m: freeze_lower(m, 2), freeze_body])

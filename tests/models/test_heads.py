@@ -15,6 +15,7 @@ HEAD = {
     "distilbert": ["pre_classifier", "classifier"],
     "deberta-v2": ["pooler", "classifier"],
     "modernbert": ["head", "classifier"],
+    "poolformer": ["norm", "classifier"],
 }
 
 

@@ -13,14 +13,20 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
+    BitImageProcessor,
+    ConvNextImageProcessor,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    EfficientNetImageProcessor,
     GPT2Config,
     GPT2Model,
+    PoolFormerImageProcessor,
+    ViTImageProcessor,
 )
 
 from hf_finetune.errors import InputError
 from hf_finetune.models import load
+from hf_finetune.models.freeze import freeze_batch_norm
 from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer, position_limit
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
@@ -32,6 +38,7 @@ FRESH = {
     "deberta-v2": ("pooler.dense", "classifier"),
     "modernbert": ("head.dense", "head.norm", "classifier"),
     "resnet": ("classifier.1",),
+    "poolformer": ("norm", "classifier"),
 }
 TEXT = {"task": "text-classification", "labels": ["a", "b", "c"]}
 IMAGE = {"task": "image-classification", "labels": ["a", "b", "c"]}
@@ -207,8 +214,9 @@ def test_dropout_is_set_everywhere_and_survives(family: str, classifier, inputs,
     if family == "resnet":
         assert any("has no dropout" in n for n in loaded.notes)
         return
-    assert rates(model) <= {0.25}
-    assert rates(model) or family == "convnext"
+    # EfficientNet's grow with depth.
+    assert rates(model) <= {0.25} or (family == "efficientnet" and max(rates(model)) == 0.25)
+    assert rates(model) or family in ("convnext", "poolformer")
     model.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path).to_dict()
     assert {config[k] for k in config if "drop" in k} == {0.25}
@@ -217,6 +225,7 @@ def test_dropout_is_set_everywhere_and_survives(family: str, classifier, inputs,
         torch.manual_seed(0)
         assert not torch.equal(model.train()(**batch).logits, model.eval()(**batch).logits)
         without = classifier(family, dropout=0.0).model
+        freeze_batch_norm(without)
         assert torch.equal(without.train()(**batch).logits, without.eval()(**batch).logits)
 
 
@@ -360,6 +369,33 @@ def test_image_processor(checkpoint):
     assert pixels.shape == (1, 3, 32, 32)
     # ViT's own mean and deviation are .5: white is (1 - .5) / .5.
     assert torch.allclose(pixels, torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("processor", "size"),
+    [
+        (ViTImageProcessor(size={"height": 32, "width": 32}), {"height": 64, "width": 64}),
+        (ConvNextImageProcessor(size={"shortest_edge": 32}), {"shortest_edge": 64}),
+        (EfficientNetImageProcessor(size={"height": 32, "width": 32}), {"height": 64, "width": 64}),
+        # DINOv2's: the middle 224 of 256 pixels, and 64 of 73 then.
+        (
+            BitImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}),
+            {"shortest_edge": 73},
+        ),
+        (PoolFormerImageProcessor(), {"shortest_edge": 64}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_image_processor_of_another_size(processor, size: dict[str, int], tmp_path: Path, checkpoint):
+    """As large as asked for, whatever the family's way of making pictures, and saved so."""
+    folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "copy"))
+    processor.save_pretrained(folder)
+    before, after = load_image_processor(folder), load_image_processor(folder, image_size=64)
+    assert before.to_dict()["size"] != size == after.to_dict()["size"]
+    picture = np.full((90, 90, 3), 255, dtype=np.uint8)
+    assert after(picture, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+    after.save_pretrained(folder)
+    assert load_image_processor(folder).to_dict() == after.to_dict()
 
 
 def test_without_a_processor_imagenet_is_assumed_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture):

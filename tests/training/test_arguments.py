@@ -25,23 +25,39 @@ def arguments(folder: Path, extra: dict[str, Any]):
 
 def test_extra_is_passed_through_and_numbers_in_text_are_numbers(tmp_path: Path) -> None:
     """YAML reads 1e-7 as text."""
-    made = arguments(tmp_path, {"adam_epsilon": "1e-7", "adam_beta2": 1, "lr_scheduler_kwargs": {"num_cycles": 1}})
-    assert (made.adam_epsilon, made.adam_beta2, made.lr_scheduler_kwargs) == (1e-7, 1.0, {"num_cycles": 1})
-    assert type(made.adam_beta2) is float
-    assert arguments(tmp_path, {"report_to": [], "optim": "adamw_torch"}).optim == "adamw_torch"
+    made = arguments(tmp_path, {"neftune_noise_alpha": "1e-7", "logging_first_step": False, "report_to": []})
+    assert (made.neftune_noise_alpha, made.logging_first_step, made.report_to) == (1e-7, False, [])
+    assert type(arguments(tmp_path, {"neftune_noise_alpha": 1}).neftune_noise_alpha) is float
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("optim", "optim.optimizer"),
+        ("adam_beta2", "optim.optimizer.beta2"),
+        ("adam_epsilon", "optim.optimizer.eps"),
+        ("lr_scheduler_type", "train.lr_scheduler_type"),
+        ("lr_scheduler_kwargs", "schedule"),
+        ("warmup_steps", "train.warmup_steps"),
+    ],
+)
+def test_what_the_recipe_says_is_said_once(tmp_path: Path, name: str, field: str) -> None:
+    with pytest.raises(InputError, match=f"train.extra.{name}: this is said by {field}; remove it"):
+        arguments(tmp_path, {name: 1})
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"adam_beta1": "abc"}, "train.extra.adam_beta1: expected a number, got 'abc'"),
-        ({"adam_beta1": None}, "train.extra.adam_beta1: expected a number, got None"),
+        (
+            {"torch_empty_cache_steps": "abc"},
+            "train.extra.torch_empty_cache_steps: expected a whole number or null, got 'abc'",
+        ),
+        ({"dataloader_num_workers": None}, "train.extra.dataloader_num_workers: expected a whole number, got None"),
         ({"dataloader_num_workers": 1.5}, "train.extra.dataloader_num_workers: expected a whole number, got 1.5"),
         ({"full_determinism": "yes"}, "train.extra.full_determinism: expected true or false, got 'yes'"),
-        ({"optim": ["x"]}, r"train.extra.optim: expected text, got \['x'\]"),
-        ({"optim": "sgdd"}, "train: .*sgdd"),
-        ({"lr_scheduler_kwargs": 3}, "train.extra.lr_scheduler_kwargs: expected a mapping or text or null, got 3"),
-        ({"optim_target_modules": 3}, "train.extra.optim_target_modules: expected null or text or a list, got 3"),
+        ({"ddp_backend": ["x"]}, r"train.extra.ddp_backend: expected text or null, got \['x'\]"),
+        ({"accelerator_config": 3}, "train.extra.accelerator_config: expected a mapping or text or null, got 3"),
         ({"adam_bet1": 0.9}, "train: .*adam_bet1"),
         ({"save_strategy": "no"}, "train.extra.save_strategy: this is decided elsewhere"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -283,3 +284,14 @@ def test_default_learning_rates() -> None:
     assert default_learning_rate("full", "text-classification") == 1e-4
     assert default_learning_rate("full", "image-classification") == 2e-5
     assert default_learning_rate("ia3", "text-classification") == default_learning_rate("lora", "text-classification")
+
+
+def test_stopped_training_leaves_an_ordinary_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its embeddings give sparse gradients to our optimiser alone."""
+    trainer = small_trainer(tmp_path, "bert", rows=16, trainer=partial(ClassifierTrainer, sparse_embeddings=True))
+    table = trainer.model.get_input_embeddings()
+    monkeypatch.setattr(trainer, "training_step", lambda *_: pytest.fail("stopped"))
+    assert table.sparse
+    with pytest.raises(pytest.fail.Exception, match="stopped"):
+        trainer.train()
+    assert not table.sparse

@@ -31,6 +31,17 @@ def test_absent_class_stays_at_zero() -> None:
     assert not weight[[1, 3]].any() and weight[[0, 2]].any()
 
 
+def test_features_that_hardly_vary_get_no_huge_weights() -> None:
+    """A thousandth of their size in variation: weights as for a twentieth, not fifty times as large."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    varying = rng.normal(size=(300, 4)) + labels[:, None]
+    size = np.ones((300, 4))
+    slight, _ = fit_head((size + 0.001 * varying).astype(np.float32), labels, 2)
+    clear, _ = fit_head((size + 0.05 * varying).astype(np.float32), labels, 2)
+    assert slight.abs().max() < 2 * clear.abs().max()
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "vit", "resnet"])
 def test_features_are_what_the_last_layer_sees(tmp_path, family: str) -> None:
     """Putting the layer on the features by hand gives the model's own logits."""

@@ -1,0 +1,95 @@
+"""Elastic net by proximal steps: weights that end at exactly 0, and how many do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.heads import classification_layer
+
+
+def penalised(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
+    """The parameters that the penalty is on: those that train and whose names match.
+
+    Args:
+        model: as it trains, an adapter on it already.
+        patterns: as `fnmatch` reads them; none: the classification layer's weights without its bias.
+
+    Raises:
+        InputError: a pattern that no parameter matches which trains.
+    """
+    if not patterns:
+        weight = classification_layer(model).weight
+        return {name: p for name, p in model.named_parameters() if p is weight}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in trained):
+            raise InputError(
+                f"regularize.elastic_net.parameters: expected patterns of names of weights that train (the last one is "
+                f"{next(reversed(trained), 'none')}), got {pattern!r}, which matches none"
+            )
+    return {name: p for name, p in trained.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+@torch.no_grad()
+def proximal_step(weight: torch.Tensor, *, rate: float, l1: float, l2: float) -> None:
+    """In place: sign(w) max(|w| - rate l1, 0) / (1 + rate l2), the proximal operator of rate (l1 |w| + l2 w^2 / 2).
+
+    Zou and Hastie 2005; Parikh and Boyd 2014, "Proximal algorithms", section 6.5.3.
+
+    Args:
+        weight: any shape.
+        rate: learning rate of the step.
+    """
+    weight.copy_(F.softshrink(weight, rate * l1)).div_(1 + rate * l2)
+
+
+class ElasticNetSteps(TrainerCallback):
+    """A proximal step on the chosen parameters after each optimiser step, at the rate which that step had.
+
+    Args:
+        parameters: see `penalised`. Not a table of which `optim.VocabularyAdamW` keeps rows of its own.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], *, l1: float, l2: float) -> None:
+        self.parameters, self.l1, self.l2 = dict(parameters), l1, l2
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        **_: object,
+    ) -> None:
+        """See the class. A step that the optimiser passed over, because float16 overflowed, is none."""
+        if optimizer.step_was_skipped:
+            return
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        for parameter in self.parameters.values():
+            # One that is not among them does not train yet.
+            if id(parameter) in rates:
+                proximal_step(parameter, rate=float(rates[id(parameter)]), l1=self.l1, l2=self.l2)
+
+
+def sparsity(parameters: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """How many of the weights are exactly 0.
+
+    Returns:
+        `weights`, how many there are, `zeros`, the `share`, and that of each by name in `parameters`.
+    """
+    zeros = {name: int((p == 0).sum()) for name, p in parameters.items()}
+    weights = sum(p.numel() for p in parameters.values())
+    return {
+        "weights": weights,
+        "zeros": sum(zeros.values()),
+        "share": round(sum(zeros.values()) / weights, 4),
+        "parameters": {name: round(zeros[name] / p.numel(), 4) for name, p in parameters.items()},
+    }

@@ -1,0 +1,68 @@
+"""From the recipe's choice to an optimiser over groups of parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_finetune.training import optimizer_choices as choices
+from hf_finetune.training.lion import Lion
+from hf_finetune.training.muon import MuonWithAdamW
+from hf_finetune.training.optim import VocabularyAdamW
+from hf_finetune.training.schedule_free import ScheduleFreeAdamW
+
+
+def build(
+    choice: choices.Optimizer,
+    groups: list[dict[str, Any]],
+    *,
+    lr: float,
+    table: nn.Parameter | None = None,
+    rows: torch.Tensor | None = None,
+) -> torch.optim.Optimizer:
+    """The optimiser that `choice` names.
+
+    With a GradScaler (fp16) AdamW, which is fused, leaves out a step that overflowed itself; for the others the scaler does.
+
+    Args:
+        groups: `params`, `lr`, `weight_decay` and `matrix` each, see `rate_groups.rate_groups`.
+        lr: the peak rate of groups that name none.
+        table, rows: with AdamW, the word embeddings and their rows that occur, see `optim.VocabularyAdamW`.
+    """
+    match choice:
+        case choices.AdamW():
+            settings = {"lr": lr, "betas": (choice.beta1, choice.beta2), "eps": choice.eps, "fused": True}
+            if table is not None and rows is not None:
+                return VocabularyAdamW(groups, table=table, rows=rows, **settings)
+            return torch.optim.AdamW(groups, **settings)
+        case choices.SGD():
+            # Not the fused one: when its first step overflowed, its momentum begins with whatever lay in memory (2.13).
+            return torch.optim.SGD(groups, lr=lr, momentum=choice.momentum, nesterov=choice.nesterov, foreach=True)
+        case choices.Adafactor():
+            return torch.optim.Adafactor(
+                groups, lr=lr, beta2_decay=choice.beta2_decay, eps=(None, choice.eps), d=choice.clip_threshold
+            )
+        case choices.Lion():
+            return Lion(groups, lr=lr, betas=(choice.beta1, choice.beta2))
+        case choices.Muon():
+            return MuonWithAdamW(
+                sorted(groups, key=lambda group: not group["matrix"]),
+                lr=lr,
+                muon={"momentum": choice.momentum, "nesterov": choice.nesterov, "ns_steps": choice.ns_steps},
+                adamw={"betas": (choice.beta1, choice.beta2), "eps": choice.eps, "fused": True},
+            )
+        case choices.ScheduleFree():
+            return ScheduleFreeAdamW(
+                groups,
+                lr=lr,
+                betas=(choice.beta1, choice.beta2),
+                eps=choice.eps,
+                r=choice.r,
+                weight_lr_power=choice.weight_lr_power,
+            )
+        case choices.AdamW8bit():
+            import bitsandbytes
+
+            return bitsandbytes.optim.AdamW8bit(groups, lr=lr, betas=(choice.beta1, choice.beta2), eps=choice.eps)

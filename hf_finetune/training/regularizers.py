@@ -1,0 +1,36 @@
+"""What a recipe can say of regularisation: operations, cheap to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ElasticNet:
+    """L1 and L2 penalties on chosen weights, by a proximal step after each optimiser step: small weights become exactly 0.
+
+    With r the learning rate of the step, a weight w becomes sign(w) max(|w| - r l1, 0) / (1 + r l2) (Zou and Hastie 2005,
+    "Regularization and variable selection via the elastic net"; Parikh and Boyd 2014, "Proximal algorithms", 6.5.3).
+    """
+
+    l1: float = 0.0
+    """How far a weight is pulled towards 0 in a step, times the learning rate; what would cross 0 stays there. 0: off."""
+    l2: float = 0.0
+    """By which share a weight shrinks in a step, times the learning rate; beside `train.weight_decay`. 0: off."""
+    parameters: tuple[str, ...] = ()
+    """Patterns of parameter names (`*.attention.*.weight`). None: the weights of the classification layer."""
+
+    @property
+    def on(self) -> bool:
+        """Whether it does anything."""
+        return self.l1 > 0 or self.l2 > 0
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """Normal noise of variance eta / (1 + t)^gamma on every gradient of step t, after clipping (arXiv:1511.06807)."""
+
+    eta: float = 0.0
+    """Variance at the first step; 0.01, 0.3 and 1 in the paper. 0: off."""
+    gamma: float = 0.55
+    """How fast the variance falls."""

@@ -1,0 +1,109 @@
+"""Sharpness-aware minimisation: the gradient is taken where the loss nearby is worst, the step from where the weights are.
+
+SAM (arXiv:2010.01412) climbs from w to w + e(w), e = rho g / |g|, with g the gradient of the whole step at w. ASAM
+(arXiv:2102.11600) climbs by e = rho T^2 g / |T g|, with T = |w| + 0.01 for every element of a matrix, so that the
+result does not change when one layer is scaled up and the next one down; T = 1 for vectors.
+
+A step costs two forward and two backward passes, and the memory of a second copy of the trained weights meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+# Keeps a weight of 0 within reach of the climb.
+ETA = 0.01
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """How far to climb."""
+
+    rho: float
+    """Length of the climb; 0.05 in the paper for SAM, 0.5 to 2 for ASAM."""
+    adaptive: bool = False
+    """ASAM: measured relative to the size of each weight."""
+
+
+@contextmanager
+def climbed(parameters: Iterable[nn.Parameter], sharpness: Sharpness) -> Iterator[None]:
+    """Inside, the parameters stand at w + e(w), by their gradients as they are on entry; after it at w, to the bit.
+
+    Scaling all gradients changes nothing, so those that a GradScaler scaled need not be unscaled. Where the gradient is 0
+    or not finite there is no direction, and no climb. Parameters without a gradient stay. Of a row-sparse gradient (that
+    of word embeddings) only the rows that it has move and are kept; the gradients themselves stay as they are.
+    """
+    moves = [_Move(p, sharpness.adaptive) for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([move.scaled for move in moves])
+    can_climb = bool(torch.isfinite(norm) and norm > 0)
+    try:
+        if can_climb:
+            for move in moves:
+                move.climb(sharpness.rho / norm)
+        yield
+    finally:
+        if can_climb:
+            for move in moves:
+                move.go_back()
+
+
+class _Move:
+    """One parameter's way up and back.
+
+    Args:
+        parameter: with a gradient.
+        adaptive: see `Sharpness.adaptive`.
+    """
+
+    @torch.no_grad()
+    def __init__(self, parameter: nn.Parameter, adaptive: bool) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        self.parameter, self.rows = parameter, None
+        if gradient.is_sparse:
+            # A word that occurs twice in a batch is summed first.
+            gradient = gradient.coalesce()
+            self.rows, gradient = gradient.indices()[0], gradient.values()
+            self.before = parameter[self.rows]
+        else:
+            self.before = parameter.detach().clone()
+        self.scale = self.before.abs().add_(ETA) if adaptive and parameter.ndim > 1 else None
+        self.scaled = gradient if self.scale is None else gradient * self.scale
+        """T g"""
+
+    @torch.no_grad()
+    def climb(self, factor: torch.Tensor) -> None:
+        """Add `factor` T^2 g."""
+        direction = self.scaled if self.scale is None else self.scaled * self.scale
+        self._set(self.before + factor.to(direction.device) * direction)
+
+    @torch.no_grad()
+    def go_back(self) -> None:
+        """As it was."""
+        self._set(self.before)
+
+    def _set(self, value: torch.Tensor) -> None:
+        if self.rows is None:
+            self.parameter.copy_(value)
+        else:
+            self.parameter[self.rows] = value
+
+
+class RandomState:
+    """Where torch's generators of a device stand, to be gone back to."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        """Draw the same numbers again from here on."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)

@@ -1,0 +1,227 @@
+"""The classifier with a head of its own: what it computes, that everything of the package works on it, what it saves."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from small_runs import small_trainer
+from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
+from torch import nn
+
+from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.features.frozen import cache_frozen_layers
+from hf_finetune.features.prefix import NoBoundary, Prefix
+from hf_finetune.models import freeze
+from hf_finetune.models.adapters import add_adapter, lora_config, merge
+from hf_finetune.models.dropout import FastDropout, fast_dropout
+from hf_finetune.models.first_token import FROM, first_token_alone
+from hf_finetune.models.heads import classification_layer, encoder, head_modules, set_head
+from hf_finetune.models.load import Loaded
+from hf_finetune.models.pooled import PooledClassifier, with_head
+from hf_finetune.models.pooling import PATCHES_AFTER, STAGED, TEXTS
+from hf_finetune.models.unpadded import use_unpadded
+
+KNOWN = [f for f in TEXT_FAMILIES + IMAGE_FAMILIES if f in (*TEXTS, *PATCHES_AFTER, *STAGED)]
+
+
+def pooled(classifier, family: str, **options) -> PooledClassifier:
+    """Max pooling, which no stock class has, unless the options say otherwise; weights large enough to see a change."""
+    model = with_head(classifier(family), **{"pooling": "max"} | options).model
+    assert isinstance(model, PooledClassifier)
+    with torch.no_grad():
+        for name, parameter in [*model.head.named_parameters(), *model.pooling.named_parameters()]:
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_logits_are_those_of_the_definition(family: str, classifier, inputs) -> None:
+    """Computed apart, from what the encoder gives: the maximum of three features, and the mean over two layers."""
+    batch = inputs(family)
+    flat = family not in STAGED
+    model = pooled(classifier, family, last_layers=2 if flat else 1, head="mlp", head_width=5, head_activation="relu")
+    with torch.no_grad():
+        output = encoder(model)(**batch, output_hidden_states=True)
+        states = [output.last_hidden_state, output.hidden_states[-2]] if flat else [output.last_hidden_state]
+        rows = []
+        for row in range(2):
+            parts = [s[row].flatten(1).T if s.dim() == 4 else s[row] for s in states]
+            tokens = torch.cat(parts, -1)[PATCHES_AFTER.get(family, 0) :]
+            if "attention_mask" in batch:
+                tokens = tokens[batch["attention_mask"][row].bool()]
+            rows.append(tokens.max(0).values)
+        features = torch.stack(rows)
+        hidden = (features @ model.head.dense.weight.T + model.head.dense.bias).clamp(min=0)
+        expected = hidden @ model.head.out.weight.T + model.head.out.bias
+        found = model(**batch).logits
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "attention"])
+@pytest.mark.parametrize("family", [f for f in KNOWN if f in TEXTS])
+def test_padding_changes_nothing(family: str, pooling: str, classifier, inputs) -> None:
+    """A row alone, without a mask, has the logits that it has padded beside a longer one."""
+    batch = inputs(family)
+    model = pooled(classifier, family, pooling=pooling, last_layers=2)
+    with torch.no_grad():
+        together = model(**batch).logits
+        alone = model(input_ids=batch["input_ids"][1:, :7]).logits
+    assert torch.allclose(together[1:], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_all_that_it_has_trains(family: str, classifier, inputs) -> None:
+    """No weight without a gradient but those that the family's own class leaves without one, or reads elsewhere."""
+    layers = 1 if family in STAGED else 2
+    model = pooled(classifier, family, pooling="attention", last_layers=layers, head="mlp")
+    stock = classifier(family).model
+    stock(**inputs(family)).logits.square().sum().backward()
+    idle = {name for name, p in stock.named_parameters() if p.grad is None}
+    model(**inputs(family)).logits.square().sum().backward()
+    lacking = {name for name, p in model.named_parameters() if p.grad is None and p.requires_grad}
+    assert lacking <= idle
+    # Of so small a picture these two make a map of one place, which has all the weight.
+    assert (model.pooling.query.grad.abs().max() > 0) == (family not in ("convnext", "resnet"))
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "vit"])
+def test_the_head_is_found_by_its_layers(family: str, classifier, inputs) -> None:
+    loaded = with_head(classifier(family), pooling="attention", last_layers=2, head="mlp", head_width=3)
+    model = loaded.model
+    assert classification_layer(model) is model.head.out
+    assert head_modules(model, loaded.fresh) == ["pooling", "head"]
+    assert set(loaded.fresh) == {"pooling", "head.dense", "head.out"}
+    set_head(model, torch.zeros(3, 3), torch.tensor([1.0, 2.0, 3.0]))
+    with torch.no_grad():
+        assert model(**inputs(family)).logits.tolist() == [[1.0, 2.0, 3.0]] * 2
+
+
+def test_seeds_and_the_generator(classifier) -> None:
+    before = torch.get_rng_state()
+    one, other, third = (with_head(classifier("bert"), pooling="mean", seed=seed).model for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one.head.out.weight, other.head.out.weight)
+    assert not torch.equal(one.head.out.weight, third.head.out.weight)
+    assert 0.015 < one.head.out.weight.std().item() < 0.025
+
+
+def test_dropout_is_that_of_the_family_s_own_head(classifier, inputs) -> None:
+    model = with_head(classifier("bert", dropout=0.25), pooling="mean").model
+    assert model.head.dropout.p == 0.25
+    assert with_head(classifier("vit"), pooling="mean").model.head.dropout.p == 0.0
+    with fast_dropout(model):
+        assert type(model.head.dropout) is FastDropout and type(encoder(model).embeddings.dropout) is FastDropout
+        assert model.config._attn_implementation == "eager_fast_dropout"
+        model.train()(**inputs("bert")).logits.sum().backward()
+    assert type(model.head.dropout) is nn.Dropout and model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_attention_kernels_are_the_encoder_s(family: str, classifier, inputs) -> None:
+    model = pooled(classifier, family)
+    with torch.no_grad():
+        eager = model(**inputs(family)).logits
+        model.set_attn_implementation("sdpa")
+        assert encoder(model).config._attn_implementation == "sdpa"
+        assert torch.allclose(model(**inputs(family)).logits, eager, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "vit", "resnet"])
+def test_lora_trains_and_merges(family: str, classifier, inputs) -> None:
+    """The head and the pooling train whole beside it, and the merged model gives its logits."""
+    loaded = with_head(classifier(family), pooling="attention", head="mlp")
+    body = copy.deepcopy(encoder(loaded.model).state_dict())
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh)
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert any("pooling" in name for name in trained) and any("head" in name and "out" in name for name in trained)
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(2):
+        adapted(**inputs(family)).logits.square().sum().backward()
+        optimizer.step()
+    adapted.eval()
+    merged = merge(adapted).eval()
+    assert isinstance(merged, PooledClassifier)
+    with torch.no_grad():
+        assert torch.allclose(merged(**inputs(family)).logits, adapted(**inputs(family)).logits, atol=1e-4)
+    assert any(not torch.equal(body[n], t) for n, t in encoder(merged).state_dict().items())
+
+
+@pytest.mark.parametrize("family", [f for f in TEXT_FAMILIES if f in FROM])
+def test_last_layer_is_narrowed_for_the_first_token_alone(family: str, classifier, inputs) -> None:
+    model = pooled(classifier, family, pooling="cls", head="mlp", head_width=4)
+    with torch.no_grad():
+        whole = model(**inputs(family)).logits
+        handle = first_token_alone(model)
+        assert handle is not None
+        assert torch.allclose(model(**inputs(family)).logits, whole, atol=1e-5)
+        handle.remove()
+    for options in ({"pooling": "mean"}, {"pooling": "cls", "last_layers": 2}):
+        assert first_token_alone(pooled(classifier, family, **options)) is None
+
+
+def test_frozen_layers_are_entered_only_below_what_is_read(classifier, inputs) -> None:
+    batch = inputs("bert")
+    for frozen, layers, enters in ((2, 1, True), (2, 2, True), (3, 1, True), (2, 3, False), (3, 2, False)):
+        model = pooled(classifier, "bert", pooling="mean", last_layers=layers)
+        freeze.freeze_lower(model, frozen)
+        if enters:
+            Prefix(model, frozen, batch).close()
+        else:
+            with pytest.raises(NoBoundary, match=f"reads the states of layer {4 - layers} as well"):
+                Prefix(model, frozen, batch)
+
+
+def test_rows_end_to_end_are_refused(classifier) -> None:
+    model = pooled(classifier, "bert", pooling="mean")
+    options = {"device": torch.device("cpu"), "autocast": None}
+    assert not use_unpadded(None, model, **options)
+    with pytest.raises(InputError, match=r"batching\.unpadded.*model\.pooling"):
+        use_unpadded(True, model, **options)
+
+
+def test_dinov2_s_own_reading_has_no_other_head(classifier) -> None:
+    with pytest.raises(InputError, match=r"model.pooling: Dinov2ForImageClassification reads CLS and the mean side by"):
+        with_head(classifier("dinov2"), head="mlp")
+
+
+def test_nothing_asked_nothing_changed(classifier) -> None:
+    loaded = classifier("bert")
+    assert with_head(loaded) is loaded
+
+
+def test_why_not_standalone_is_one_sentence(classifier) -> None:
+    model = pooled(classifier, "bert", pooling="mean", last_layers=2, head="mlp")
+    assert model.why_not_standalone == (
+        "BertForSequenceClassification has no head that gives the mean of the last 2 layers side by side "
+        "to a hidden layer (tanh)"
+    )
+
+
+def test_kept_first_tokens_are_not_taken_for_all_tokens(tmp_path, monkeypatch) -> None:
+    """With all layers frozen, one run's activations are a token a row; a head that reads the mean must not find them."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    found = {}
+    for name, options in (("cls", {"pooling": "cls", "head": "linear"}), ("mean", {"pooling": "mean"})):
+        trainer = small_trainer(tmp_path, "bert", rows=8)
+        loaded = with_head(Loaded(trainer.model, (), ()), **options)
+        freeze.freeze_body(loaded.model)
+        first_token_alone(loaded.model)
+        rows = cache_frozen_layers(
+            loaded.model,
+            trainer.inputs,
+            trainer.train_dataset,
+            trainer.eval_dataset,
+            fingerprint="the same rows",
+            autocast=None,
+            budget_gb=1.0,
+        )
+        plain = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=False))
+        kept = Rows(rows.train, columns_of(rows.inputs, labels=False))
+        through = predict_logits(loaded.model, kept, rows.inputs.collate)
+        rows.close()
+        assert np.allclose(through, predict_logits(loaded.model, plain, trainer.inputs.collate), atol=1e-5)
+        found[name] = rows.report
+    assert found["cls"]["used"] and found["mean"]["used"] and not found["mean"]["reused"]

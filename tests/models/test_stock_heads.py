@@ -1,0 +1,118 @@
+"""Heads that a stock class expresses: kept as that class, switched by its config, or folded into it."""
+
+import pytest
+import torch
+from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
+from transformers import AutoModelForImageClassification
+
+from hf_finetune.models.heads import classification_layer, encoder
+from hf_finetune.models.pooled import PooledClassifier, with_head
+from hf_finetune.models.pooling import PATCHES_AFTER, STAGED, TEXTS
+from hf_finetune.models.stock_heads import StockHead, fold, stock_head, switch
+
+MLP = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet")
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
+def test_the_table_is_what_the_classes_do(family: str, classifier, inputs) -> None:
+    """The named layers are those of the class; and what they read is what the table says."""
+    model = classifier(family).model.eval()
+    stock = stock_head(model.config)
+    if stock is None:
+        assert family not in (*TEXTS, *PATCHES_AFTER, *STAGED)
+        return
+    if family != "resnet":
+        assert model.get_submodule(stock.out) is classification_layer(model)
+    if stock.kind != "mlp":
+        return
+    seen = []
+    states = []
+    model.get_submodule(stock.dense).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    classification_layer(model).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    encoder(model).register_forward_hook(lambda *call: states.append(call[2].last_hidden_state))
+    with torch.no_grad():
+        model(**inputs(family))
+        assert torch.equal(seen[0].reshape(2, -1), states[0][:, 0])
+        dense = model.get_submodule(stock.dense)(seen[0]).reshape(2, -1)
+    act = {"tanh": torch.tanh, "gelu": torch.nn.functional.gelu, "relu": torch.relu}[stock.activation]
+    assert torch.allclose(act(dense), seen[1].reshape(2, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("family", MLP)
+def test_the_family_s_own_head_stays_its_class(family: str, classifier) -> None:
+    for options in ({"head": "mlp"}, {"pooling": "cls"}, {"pooling": "cls", "head": "mlp", "head_width": 32}):
+        loaded = classifier(family)
+        assert with_head(loaded, **options).model is loaded.model
+    other = with_head(classifier(family), head="mlp", head_width=16).model
+    assert isinstance(other, PooledClassifier) and not other.folds
+
+
+@pytest.mark.parametrize("family", [f for f in MLP if f != "distilbert"])
+def test_linear_on_the_first_token_is_folded(family: str, classifier, inputs) -> None:
+    """With states as large as pretrained networks have them: up to 30."""
+    model = with_head(classifier(family), pooling="cls", head="linear").model.eval()
+    assert isinstance(model, PooledClassifier) and model.folds
+    large = [p for n, p in model.named_parameters() if n.endswith(("LayerNorm.weight", "layer_norm.weight"))]
+    with torch.no_grad():
+        classification_layer(model).weight.normal_(std=0.3)
+        classification_layer(model).bias.normal_()
+        large[-1].mul_(10)
+        expected = model(**inputs(family))
+        folded = fold(encoder(model), model.reading, model.head)
+        assert type(folded).__module__.startswith("transformers.") and not folded.training
+        found = folded(**inputs(family))
+    assert expected.logits.abs().max() > 1
+    assert torch.allclose(found.logits, expected.logits, atol=1e-5)
+
+
+def test_distilbert_s_relu_is_not_folded(classifier) -> None:
+    model = with_head(classifier("distilbert"), pooling="cls", head="linear").model
+    assert isinstance(model, PooledClassifier) and not model.folds
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_dinov2_reads_both_so_either_is_folded(pooling: str, classifier, inputs) -> None:
+    model = with_head(classifier("dinov2"), pooling=pooling).model.eval()
+    assert isinstance(model, PooledClassifier) and model.folds
+    with torch.no_grad():
+        expected = model(**inputs("dinov2")).logits
+        found = fold(encoder(model), model.reading, model.head)(**inputs("dinov2")).logits
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_modernbert_pools_as_its_config_says(classifier, inputs) -> None:
+    batch = inputs("modernbert")
+    by_pooling = {}
+    for pooling in ("cls", "mean"):
+        model = with_head(classifier("modernbert"), pooling=pooling).model.eval()
+        assert type(model).__name__ == "ModernBertForSequenceClassification"
+        assert model.config.classifier_pooling == pooling
+        with torch.no_grad():
+            states = model.model(**batch).last_hidden_state
+            mask = batch["attention_mask"][:, :, None]
+            read = states[:, 0] if pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
+            by_pooling[pooling] = model(**batch).logits
+            assert torch.allclose(by_pooling[pooling], model.classifier(model.head(read)), atol=1e-6)
+    assert not torch.allclose(by_pooling["cls"], by_pooling["mean"], atol=1e-3)
+
+
+def test_beit_is_switched_both_ways_and_reloads(classifier, inputs, tmp_path) -> None:
+    model, batch = classifier("beit").model.eval(), inputs("beit")
+    before = stock_head(model.config)
+    with torch.no_grad():
+        original = model(**batch).logits
+        for pooling in ("cls", "mean"):
+            switch(model, pooling)
+            assert stock_head(model.config) == StockHead(pooling, "linear")
+            logits = model(**batch).logits
+            model.save_pretrained(tmp_path / pooling)
+            again = AutoModelForImageClassification.from_pretrained(tmp_path / pooling, attn_implementation="eager")
+            assert torch.allclose(again.eval()(**batch).logits, logits, atol=1e-6)
+            assert torch.equal(logits, original) == (before.pooling == pooling)
+
+
+@pytest.mark.parametrize("family", ["vit", "deit", "swin", "convnext", "resnet"])
+def test_linear_heads_of_pictures_stay_their_class(family: str, classifier) -> None:
+    loaded = classifier(family)
+    pooling = "mean" if family in STAGED else "cls"
+    assert with_head(loaded, pooling=pooling, head="linear").model is loaded.model

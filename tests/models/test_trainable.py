@@ -1,0 +1,93 @@
+"""Which weights train, by kind and by name."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.freeze import encoder_layers, frozen_layers, groups_from_the_top, train_top
+from hf_finetune.models.load import Loaded
+from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.skeleton import skeleton
+from hf_finetune.models.trainable import train_only
+
+CONVOLUTIONAL = ("convnext", "resnet", "efficientnet", "poolformer")
+
+
+def trained(loaded: Loaded, *how: str | None) -> set[str]:
+    train_only(loaded.model, *how, fresh=loaded.fresh)
+    return {name for name, p in loaded.model.named_parameters() if p.requires_grad}
+
+
+def test_what_bert_trains(classifier: Callable[..., Loaded]) -> None:
+    """Of each layer: 4 + 2 linear layers and 2 norms; one norm in the embeddings; the pooler; the head trains always."""
+    head = {"classifier.weight", "classifier.bias"}
+    everything = {name for name, _ in classifier("bert").model.named_parameters()}
+    assert trained(classifier("bert"), "all") == everything
+    biases = trained(classifier("bert"), "biases")
+    assert biases - head == {n for n in everything - head if n.endswith(".bias")}
+    assert len(biases - head) == 3 * (6 + 2) + 1 + 1
+    norms = trained(classifier("bert"), "norms")
+    assert norms - head == {n for n in everything if "LayerNorm" in n} and len(norms - head) == 2 * (3 * 2 + 1)
+    attention = trained(classifier("bert"), "attention")
+    assert attention - head == {n for n in everything if ".attention." in n} and len(attention - head) == 3 * 10
+    top = trained(classifier("bert"), "all", r"layer\.2\.output\.dense")
+    assert top - head == {"bert.encoder.layer.2.output.dense.weight", "bert.encoder.layer.2.output.dense.bias"}
+
+
+@pytest.mark.parametrize("which", ["biases", "norms", "attention"])
+@pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
+def test_every_family(family: str, which: str, classifier: Callable[..., Loaded], checkpoint) -> None:
+    """Some weights of every layer, or a refusal by name, which a model without weights gives as well."""
+    loaded = classifier(family)
+    task = "image-classification" if family in IMAGE_FAMILIES else "text-classification"
+    bones = skeleton(inspect_checkpoint(checkpoint(family)), task)
+    assert bones is not None and all(p.is_meta for p in bones.parameters())
+    if which == ("attention" if family in CONVOLUTIONAL else "biases") and family in (*CONVOLUTIONAL, "modernbert"):
+        for model in (loaded.model, bones):
+            with pytest.raises(InputError, match=rf"model.trainable: {family} has no {which} in its encoder"):
+                train_only(model, which)
+        return
+    found = trained(loaded, which)
+    assert found < {name for name, _ in loaded.model.named_parameters()}
+    assert all(any(p.requires_grad for p in layer.parameters()) for layer in encoder_layers(loaded.model))
+    train_only(bones, which, fresh=())
+    assert {name for name, p in bones.named_parameters() if p.requires_grad} <= found
+
+
+def test_a_pattern_without_a_match_names_what_comes_near(classifier: Callable[..., Loaded]) -> None:
+    with pytest.raises(InputError, match=r"no weight of bert is named .*layer\.9.*come near: .*layer") as caught:
+        train_only(classifier("bert").model, "all", "encoder.layer.9.output.dense.weight")
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_below_a_pattern_are_frozen_whole(classifier: Callable[..., Loaded], inputs) -> None:
+    """They run without dropout, as with `frozen_layers`, so that their activations can be kept."""
+    loaded = classifier("bert", dropout=0.5)
+    trained(loaded, "all", r"layer\.2\.")
+    assert frozen_layers(loaded.model) == 2
+    seen: list[torch.Tensor] = []
+    layer = encoder_layers(loaded.model)[1]
+    layer.register_forward_hook(lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out))
+    loaded.model.train()
+    for _ in range(2):
+        loaded.model(**inputs("bert"))
+    assert torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
+def test_groups_from_the_top(family: str, classifier: Callable[..., Loaded]) -> None:
+    """Head, each layer, embeddings: every weight in one of them; of frozen layers there is no group."""
+    loaded = classifier(family)
+    groups = groups_from_the_top(loaded.model, loaded.fresh)
+    layers = encoder_layers(loaded.model)
+    assert len(groups) == len(layers) + 2
+    flat = [id(p) for group in groups for p in group]
+    assert sorted(flat) == sorted(id(p) for p in loaded.model.parameters())
+    # PoolFormer's top layer takes the embedding that leads to it along.
+    assert {id(p) for p in layers[-1].parameters()} <= {id(p) for p in groups[1]}
+    assert {id(p) for p in loaded.model.classifier.parameters()} <= {id(p) for p in groups[0]}
+    train_top(loaded.model, 1)
+    assert len(groups_from_the_top(loaded.model, loaded.fresh)) == 2

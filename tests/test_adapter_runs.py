@@ -1,0 +1,144 @@
+"""Whole runs of what trains: an adapter alone, one that cuts into the weights, ranks, kinds of weights, one layer more."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import small_recipe
+
+from hf_finetune import apply, pipeline
+from hf_finetune.data.named import Source
+from hf_finetune.errors import InputError
+from hf_finetune.hub.contents import collect
+from hf_finetune.jobs import RunJob, parse
+from hf_finetune.recipe import Launch, Lora, Recipe
+
+pytestmark = pytest.mark.usefixtures("gate_here")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return small_recipe(tmp_path_factory.mktemp("input"))
+
+
+def from_flags(recipe: Recipe, *flags: str) -> Recipe:
+    return parse(RunJob, RunJob(recipe), flags, "hf-finetune run").recipe
+
+
+def test_a_prompt_is_an_adapter_alone(recipe: Recipe, tmp_path: Path) -> None:
+    """No model/, and why; it is scored, predicts what it predicted when trained, and can be sent."""
+    result = pipeline.run(from_flags(recipe, "--adapter", "PROMPT_TUNING"), Launch(output=str(tmp_path / "run")))
+    assert result is not None and result["method"] == "prompt_tuning" and result["parity"].keys() == {"adapter"}
+    assert result["parity"]["adapter"]["ok"] and result["standalone"] is False
+    assert "no stock class" in result["why_not_standalone"] and result["artefacts"] == ["adapter"]
+    # 20 vectors of width 32, and the head for two classes.
+    assert result["parameters"]["trained"] == 20 * 32 + 2 * 32 + 2
+    assert not (tmp_path / "run" / "model").exists()
+    assert "nothing for `pipeline` to load" in (tmp_path / "run" / "README.md").read_text()
+
+    classifier = apply.load_trained(str(tmp_path / "run"))
+    assert classifier.labels == ("bad", "good") and classifier.inputs.max_length == 32
+    source = Source(path=recipe.data.path)
+    output = tmp_path / "out.csv"
+    assert apply.predict(classifier, source, output, precision="float32") == 60
+    assert apply.evaluate(classifier, source)["rows"] == 60
+    files = collect(tmp_path / "run", "me/prompt")
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/config.json"} < files.keys()
+
+
+def test_pissa_loads_onto_the_checkpoint_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
+    flags = ("--method", "lora", "--lora.variant", "pissa", "--lora.r", "4")
+    result = pipeline.run(from_flags(recipe, *flags), Launch(output=str(tmp_path / "run")))
+    assert result is not None and all(check["ok"] for check in result["parity"].values())
+    assert result["parity"].keys() == {"reload", "adapter", "pipeline"} and result["standalone"]
+    config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["init_lora_weights"]) == (8, True)
+
+
+def test_adalora_ends_at_its_budget(recipe: Recipe, tmp_path: Path) -> None:
+    flags = ("--adapter", "{peft_type: ADALORA, init_r: 4, target_r: 2}")
+    result = pipeline.run(from_flags(recipe, *flags), Launch(output=str(tmp_path / "run")))
+    assert result is not None and all(check["ok"] for check in result["parity"].values())
+    stored = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert sum(len(t) for n, t in stored.items() if n.endswith("lora_E")) == 18 * 2
+
+
+@pytest.mark.parametrize("how", ["biases", "norms", "attention", r"layer\.2\."])
+def test_exactly_what_was_chosen_changes(how: str, recipe: Recipe, tmp_path: Path) -> None:
+    flag = "--model.trainable-pattern" if "layer" in how else "--model.trainable"
+    result = pipeline.run(from_flags(recipe, flag, how), Launch(output=str(tmp_path / "run")))
+    assert result is not None and result["parity"]["reload"]["ok"]
+    assert result["cache"]["layer"] == (2 if "layer" in how else 0)
+    before = load_file(Path(recipe.model.checkpoint) / "model.safetensors")
+    after = {
+        name.removeprefix("bert."): tensor
+        for name, tensor in load_file(tmp_path / "run" / "model" / "model.safetensors").items()
+        if name.startswith("bert.")
+    }
+    wanted = {"biases": ".bias", "norms": "LayerNorm", "attention": ".attention.", r"layer\.2\.": "layer.2."}[how]
+    chosen = {name for name in before if wanted in name}
+    changed = {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+    # The bias of the keys has no effect on attention, so its gradient is rounding, and may be exactly 0.
+    assert changed <= chosen and all("key.bias" in name for name in chosen - changed)
+    assert result["parameters"]["trained"] == sum(before[name].numel() for name in chosen) + 2 * 32 + 2
+
+
+def test_gradual_unfreezing_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
+    """Seven steps, one layer more every 3.5: the head, then the top layer; the others keep their bits."""
+    result = pipeline.run(from_flags(recipe, "--model.unfreeze-every", "0.5"), Launch(output=str(tmp_path / "run")))
+    assert result is not None and result["parity"]["reload"]["ok"] and result["steps"] == 7
+    before = load_file(Path(recipe.model.checkpoint) / "model.safetensors")
+    after = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    changed = {name for name, tensor in before.items() if not torch.equal(after[f"bert.{name}"], tensor)}
+    assert changed and all(name.startswith(("encoder.layer.2.", "pooler.")) for name in changed)
+    trained = sum(t.numel() for n, t in before.items() if n.startswith(("encoder.layer.2.", "pooler."))) + 2 * 32 + 2
+    assert result["parameters"]["trained"] == trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adapter": peft.PrefixTuningConfig()}, "PREFIX_TUNING does not fit bert"),
+        ({"adapter": peft.PromptTuningConfig(num_virtual_tokens=40)}, "32 and the prompt's 40 tokens"),
+        ({"adapter": peft.LoraConfig(), "lora": Lora(r=4)}, "lora: expected the default"),
+        ({"lora": Lora(r=4)}, "lora: expected the default"),
+        ({"method": "lora", "lora": Lora(r=0)}, "lora.r: expected at least 1"),
+        ({"model.trainable": "biases", "method": "lora"}, "model.trainable: expected all with lora"),
+        ({"model.trainable": "biases", "model.trainable_pattern": "x"}, "model.trainable: expected all beside"),
+        ({"model.trainable_pattern": "(["}, "model.trainable_pattern: expected a regular expression"),
+        ({"model.trainable_pattern": "layer.7"}, "no weight of bert is named 'layer.7'"),
+        ({"model.unfreeze_every": 0.0}, "model.unfreeze_every: expected a number of epochs above 0"),
+        ({"model.unfreeze_every": 1.0, "method": "head"}, "model.unfreeze_every: expected None with head"),
+        ({"model.frozen_layers": 1, "adapter": peft.AdaLoraConfig(total_step=1)}, "0 beside ADALORA"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_data_are_read(
+    changes: dict, words: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_finetune.preparation.load_splits", lambda _: pytest.fail("read the data"))
+    inside = {name.removeprefix("model."): v for name, v in changes.items() if name.startswith("model.")}
+    outside = {name: v for name, v in changes.items() if not name.startswith("model.")}
+    wrong = replace(recipe, model=replace(recipe.model, **inside), **outside)
+    with pytest.raises(InputError) as caught:
+        pipeline.run(wrong, Launch(output=str(tmp_path / "run")))
+    assert words in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_adapters_on_the_command_line(recipe: Recipe) -> None:
+    assert from_flags(recipe, "--adapter", "IA3").trained == "ia3"
+    dora = from_flags(recipe, "--adapter={peft_type: LORA, use_dora: true, r: 4}").adapter
+    assert (dora.use_dora, dora.r) == (True, 4)
+    lora = from_flags(recipe, "--method", "lora", "--lora.alpha", "32", "--lora.dropout", "0.1").lora
+    assert lora == Lora(alpha=32.0, dropout=0.1)
+    for flags, words in (
+        (["--adapter", "DORA"], "adapter.peft_type: expected one of PROMPT_TUNING"),
+        (["--adapter"], "--adapter: expected a value, such as LORA"),
+        (["--adapter", "{peft_type: LORA, rank: 3}"], "rank"),
+    ):
+        with pytest.raises(InputError) as caught:
+            from_flags(recipe, *flags)
+        assert words in str(caught.value)

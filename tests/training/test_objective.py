@@ -1,0 +1,157 @@
+"""Losses, R-Drop, mixout, noise and drawn rows in the trainer: exact whatever the micro-batches and the processes."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_in_two_processes
+from small_runs import furthest, small_trainer, weights
+from torch import nn
+
+from hf_finetune.data.inputs import Rows, columns_of, with_labels
+from hf_finetune.training.elastic_net import ElasticNetSteps, penalised
+from hf_finetune.training.gradient_noise import NoisyGradients
+from hf_finetune.training.loss_choices import Focal
+from hf_finetune.training.losses import CROSS_ENTROPY, WeightedLoss, focal, symmetric_kl
+from hf_finetune.training.mixout import Mixout, pretrained_layers
+from hf_finetune.training.trainer import ClassifierTrainer, _mean_over_step
+
+WEIGHTS, SHIFT = torch.tensor([1.6, 0.4]), torch.tensor([-0.2, -1.5])
+LOSS = WeightedLoss(Focal(1.5), weights_C=WEIGHTS, shift_C=SHIFT)
+
+
+def with_everything(model: nn.Module, *args, **fields) -> ClassifierTrainer:
+    """All that could depend on how a step is cut, at once."""
+    return ClassifierTrainer(
+        model,
+        *args,
+        **fields,
+        loss=LOSS,
+        r_drop=1.0,
+        sampling="balanced",
+        mixout=Mixout(pretrained_layers(model), p=0.3, seed=0),
+        callbacks=[
+            NoisyGradients(model, eta=1e-6, gamma=0.55, seed=0),
+            ElasticNetSteps(penalised(model, ()), l1=10.0, l2=1.0),
+        ],
+    )
+
+
+def losses(trainer: ClassifierTrainer) -> list[float]:
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_accumulation_changes_nothing(tmp_path: Path, family: str) -> None:
+    """Five steps of 8 rows, as one batch or as four: same losses and weights, and not those of a plain run."""
+    plain = small_trainer(tmp_path, family)
+    plain.train()
+    whole = small_trainer(tmp_path, family, trainer=with_everything)
+    whole.train()
+    parts = small_trainer(tmp_path, family, trainer=with_everything, micro_batch=2, accumulation=4)
+    parts.train()
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
+    assert furthest(weights(whole), weights(parts)) < 1e-3 < furthest(weights(whole), weights(plain))
+    assert whole.rows_trained == parts.rows_trained == 40
+
+
+def test_loss_of_a_step_is_the_weighted_mean_over_its_rows(tmp_path: Path) -> None:
+    """13 rows in steps of 7 and 6, cut into unequal thirds: each loss by hand from the logits of its rows."""
+
+    def weighted(model: nn.Module, *args, **fields) -> ClassifierTrainer:
+        return ClassifierTrainer(model, *args, **fields, loss=LOSS)
+
+    trainer = small_trainer(
+        tmp_path, "bert", trainer=weighted, rows=13, micro_batch=3, accumulation=3, learning_rate=1e-12
+    )
+    trainer.train()
+    rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
+    steps = trainer.get_train_dataloader().batch_sampler.step_rows()
+    for step, logged in zip(steps, losses(trainer), strict=True):
+        batch = with_labels(trainer.inputs.collate, rows.__getitems__(step))
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            found = focal(trainer.model.eval()(**batch).logits + SHIFT, labels, gamma=1.5)
+        assert logged == pytest.approx(float((found * WEIGHTS[labels]).sum() / len(step)), abs=1e-4)
+
+
+def test_r_drop_by_hand() -> None:
+    """Two rows, each twice, in a step of four: half of both losses, and alpha times the divergence, over four."""
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
+    labels = torch.tensor([1, 0])
+    found = _mean_over_step(SimpleNamespace(logits=logits), labels, 4, loss=CROSS_ENTROPY, r_drop=3.0, penalty=None)
+    both = CROSS_ENTROPY(logits, torch.tensor([1, 0, 1, 0])) / 2
+    assert float(found) == pytest.approx(float(both + 3 * symmetric_kl(logits[:2], logits[2:])) / 4)
+
+
+def doubled(alpha: float, *, fast_dropout: bool = True):
+    def made(model: nn.Module, *args, **fields) -> ClassifierTrainer:
+        return ClassifierTrainer(model, *args, **fields, r_drop=alpha, fast_dropout=fast_dropout)
+
+    return made
+
+
+def test_r_drop_without_dropout_changes_nothing(tmp_path: Path) -> None:
+    """Both answers are one."""
+    plain, alone = (small_trainer(tmp_path, "bert", trainer=made) for made in (ClassifierTrainer, doubled(100.0)))
+    plain.train()
+    alone.train()
+    assert losses(alone) == pytest.approx(losses(plain), rel=1e-4)
+    assert alone.rows_trained == 40
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_r_drop_passes_have_their_own_masks(tmp_path: Path, fast: bool) -> None:
+    """The same random numbers, so that the loss is larger by the divergence alone."""
+    made = [doubled(alpha, fast_dropout=fast) for alpha in (1e-9, 100.0)]
+    little, much = (small_trainer(tmp_path, "bert", trainer=m, max_steps=1, dropout=0.3) for m in made)
+    little.train()
+    much.train()
+    assert losses(much)[0] > losses(little)[0] + 0.1
+
+
+def test_drawn_rows_are_what_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 rows of one class and 10 of the other: in two epochs 30 of each are seen."""
+
+    def balanced(model: nn.Module, *args, train_rows, **fields) -> ClassifierTrainer:
+        keep = [i for i in range(len(train_rows)) if i % 4]
+        return ClassifierTrainer(model, *args, train_rows=train_rows.select(keep), **fields, sampling="balanced")
+
+    seen = []
+    trainer = small_trainer(tmp_path, "bert", trainer=balanced, num_train_epochs=2.0)
+    step = ClassifierTrainer.training_step
+
+    def remember(self, model, inputs, items=None):
+        seen.extend(inputs["labels"].tolist())
+        return step(self, model, inputs, items)
+
+    monkeypatch.setattr(ClassifierTrainer, "training_step", remember)
+    trainer.train()
+    assert np.bincount(trainer.train_dataset["label"]).tolist() == [10, 20]
+    assert np.bincount(seen).tolist() == [30, 30]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, str(Path(sys.argv[2]).parent))
+from small_runs import small_trainer, weights
+from test_objective import with_everything
+
+trainer = small_trainer(Path(sys.argv[1]), "bert", micro_batch=4, trainer=with_everything)
+trainer.train()
+torch.save(weights(trainer), Path(sys.argv[1]) / f"weights-{trainer.args.process_index}.pt")
+"""
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    alone = small_trainer(tmp_path, "bert", trainer=with_everything)
+    alone.train()
+    run_in_two_processes(SCRIPT, tmp_path, __file__, folder=tmp_path)
+    one, other = (torch.load(tmp_path / f"weights-{rank}.pt") for rank in range(2))
+    assert furthest(one, other) == 0.0
+    assert furthest(one, weights(alone)) < 1e-3
+    assert float((one["classifier.weight"] == 0).float().mean()) > 0.1
