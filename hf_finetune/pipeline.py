@@ -244,6 +244,7 @@ def _train(
         mixout=mixout(prepared, model),
         sampling=recipe.batching.sampling,
         fast_dropout=recipe.model.fast_dropout,
+        fused_projections=recipe.model.fused_projections,
         optimizer=recipe.optim.optimizer,
         course=prepared.course,
         rates=prepared.rates,

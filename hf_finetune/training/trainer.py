@@ -28,7 +28,7 @@ from hf_finetune.data.sampling import Sampling, draw_of
 from hf_finetune.data.tokens import ids_that_occur
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.evaluation.inference import predict_logits
-from hf_finetune.models import adapter_state, dropout
+from hf_finetune.models import adapter_state, dropout, projections
 from hf_finetune.models.patches import Shrink
 from hf_finetune.models.unpadded import accept_packed, flash_attention, flash_fits
 from hf_finetune.training import optimizers, schedules
@@ -72,6 +72,7 @@ class ClassifierTrainer(Trainer):
         mixout: mixes pretrained weights in, see `mixout.Mixout`.
         sampling: which rows make an epoch, see `data.sampling.class_quotas`.
         fast_dropout: on a CPU, dropout as in `models.dropout`.
+        fused_projections: on a CPU, attention as in `models.projections`.
         optimizer: which optimiser; the learning rate and the weight decay are those of `args`.
         course: the learning rate's schedule. None: that of `args`.
         rates: how learning rates differ between parameters.
@@ -105,6 +106,7 @@ class ClassifierTrainer(Trainer):
         mixout: Mixout | None = None,
         sampling: Sampling = "none",
         fast_dropout: bool = True,
+        fused_projections: bool = True,
         optimizer: Optimizer = AdamW(),
         course: Course | None = None,
         rates: Rates = Rates(),
@@ -141,6 +143,7 @@ class ClassifierTrainer(Trainer):
         assert not (unpadded and r_drop), "a packed batch cannot be doubled"
         self.r_drop, self.mixout, self.sampling = r_drop, mixout, sampling
         self.fast_dropout = fast_dropout and args.device.type == "cpu"
+        self.fused_projections = fused_projections and args.device.type == "cpu"
         self.optimizer_choice, self.course, self.rates = optimizer, course, rates
         self.word_embeddings = self.model.get_input_embeddings() if sparse_embeddings else None
         if self.word_embeddings is not None:
@@ -499,6 +502,7 @@ class ClassifierTrainer(Trainer):
             with (
                 flash_attention(self.model) if flash else nullcontext(),
                 dropout.fast_dropout(self.model) if self.fast_dropout else nullcontext(),
+                projections.fused_projections(self.model) if self.fused_projections else nullcontext(),
                 self.mixout.active() if self.mixout is not None else nullcontext(),
             ):
                 if resume_from_checkpoint is not None and is_over(saved_state(Path(resume_from_checkpoint))):

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+from torch import nn
+
+from hf_finetune.models.adapters import add_adapter, lora_config
+from hf_finetune.models.load import Loaded, load_classifier
+from hf_finetune.models.projections import fused_projections
+
+# ModernBERT has one projection of its own, convolutional networks none.
+FUSED = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "vit", "dinov2", "swin", "beit")
+
+
+def loaded(folder: Path, family: str) -> tuple[Loaded, dict[str, torch.Tensor]]:
+    text = family in TEXT_FAMILIES
+    checkpoint = (tiny_text_checkpoint if text else tiny_image_checkpoint)(folder, family)
+    task = "text-classification" if text else "image-classification"
+    generator = torch.Generator().manual_seed(0)
+    if text:
+        inputs = {"input_ids": torch.randint(5, 60, (3, 9), generator=generator)}
+    else:
+        inputs = {"pixel_values": torch.randn(3, 3, 32, 32, generator=generator)}
+    return load_classifier(str(checkpoint), task=task, labels=("no", "yes"), dropout=0.0), inputs
+
+
+def products(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
+    """Calls of the linear function in a forward pass."""
+    called = []
+    before = nn.functional.linear
+
+    def counted(*args: torch.Tensor) -> torch.Tensor:
+        called.append(args)
+        return before(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "linear", counted)
+        model(**inputs)
+    return len(called)
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_same_logits_and_gradients_with_fewer_products(tmp_path: Path, family: str) -> None:
+    found, inputs = loaded(tmp_path, family)
+    model = found.model.train()
+    names, apart = list(model.state_dict()), products(model, inputs)
+
+    def step() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        logits = model(**inputs).logits
+        logits[:, 0].square().sum().backward()
+        return logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    logits, gradients = step()
+    with fused_projections(model):
+        assert list(model.state_dict()) == names
+        together = products(model, inputs)
+        fused_logits, fused_gradients = step()
+    # Two products fewer in each of the three layers; Swin has four, in stages.
+    assert apart - together == 2 * (4 if family == "swin" else 3)
+    assert torch.allclose(logits, fused_logits, atol=1e-5)
+    assert gradients.keys() == fused_gradients.keys()
+    scale = max(float(g.abs().max()) for g in gradients.values())
+    assert all(torch.allclose(g, fused_gradients[n], atol=1e-5 * max(1.0, scale)) for n, g in gradients.items())
+    assert products(model, inputs) == apart and not any(hasattr(m, "together") for m in model.modules())
+
+
+def test_layers_with_an_adapter_are_left_alone(tmp_path: Path) -> None:
+    found, inputs = loaded(tmp_path, "bert")
+    adapted = add_adapter(found.model, lora_config(found.model, fresh=found.fresh), found.fresh)
+    before, apart = adapted(**inputs).logits, products(adapted, inputs)
+    with fused_projections(adapted):
+        assert products(adapted, inputs) == apart
+        assert torch.equal(adapted(**inputs).logits, before)
+
+
+def test_frozen_parts_stay_frozen(tmp_path: Path) -> None:
+    """One of the three may be fixed: it gets no gradient, the others theirs."""
+    found, inputs = loaded(tmp_path, "bert")
+    layer = found.model.bert.encoder.layer[0].attention.self
+    layer.key.requires_grad_(False)
+    with fused_projections(found.model):
+        found.model(**inputs).logits.sum().backward()
+    assert layer.key.weight.grad is None
+    assert layer.query.weight.grad is not None and layer.value.weight.grad.abs().max() > 0
