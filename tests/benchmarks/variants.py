@@ -1,12 +1,13 @@
 """What a setting does to quality: variants of a run on several data sets, paired by seed and by row.
 
-    python tests/benchmarks/variants.py head --checkpoint DIR --data movie=FOLDER banking77=FOLDER spam=FOLDER \\
-        [--seeds 5] [--rows N] [--flags "--epochs 2"] --output head.jsonl
+    python tests/benchmarks/variants.py head --checkpoint DIR --data movie=FOLDER banking77=FOLDER spam=FOLDER \
+        [--seeds 5] [--rows N] [--flags "--epochs 2"] [--variants NAME ...] --output head.jsonl
     python tests/benchmarks/variants.py head --table head.jsonl [--test]
 
-The first variant of a comparison is the one that the others are held against. Validation rows judge: the verdicts are
-those of `evaluation.intervals`, with the margin of defaults, half a point. `--test` prints the test rows' table, once,
-after the choice. Every run goes through `pipeline.run`; each is a line of the output file.
+The first variant of a comparison is the one that the others are held against. Validation rows judge, by accuracy, or by
+macro F1 where rare classes are the subject; the verdicts are those of `evaluation.intervals`, with the margin of defaults,
+half a point. `--test` prints the table of the test rows, once, after the choice. Every run goes through `pipeline.run`;
+each is a line of the output file, and a command that is given again goes on where it stopped.
 """
 
 import argparse
@@ -20,12 +21,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from book import Book, read
 
-from hf_finetune.evaluation.intervals import paired_difference, verdict
+from hf_finetune.evaluation.intervals import Interval, paired_difference, paired_macro_f1, verdict
 from hf_finetune.jobs import train_job
 from hf_finetune.pipeline import run
 from hf_finetune.recipe import Launch
 
 MARGIN = 0.005
+EFFECTIVE = "--objective.class-weights '{type: EffectiveNumber, beta: 0.999}'"
 COMPARISONS = {
     "head": {"head fitted first": "", "head from random weights": "--train.no-head-warm-start"},
     "embeddings": {
@@ -35,52 +37,84 @@ COMPARISONS = {
     },
     "dropout": {"dropout": "", "none": "--model.dropout 0"},
     "rate": {"1e-4": "", "2e-4": "--train.learning-rate 2e-4", "5e-5": "--train.learning-rate 5e-5"},
+    "layers": {"one rate": "", "decay 0.9": "--optim.layer-decay 0.9"},
+    "averages": {"best epoch": "", "EMA": "--averaging.ema-decay 0.99", "soup": "--averaging.soup"},
+    "pooling": {"default": "", "mean": "--model.pooling mean"},
+    "imbalance": {
+        "plain": "",
+        "Balanced": "--objective.class-weights Balanced",
+        "EffectiveNumber": EFFECTIVE,
+        "Focal": "--objective.loss Focal",
+        "EffectiveNumber, Focal": f"--objective.loss Focal {EFFECTIVE}",
+        "logit adjustment": "--objective.logit-adjustment 1",
+        "half of it": "--objective.logit-adjustment 0.5",
+        "rows balanced": "--batching.sampling balanced",
+        "rows by square root": "--batching.sampling square_root",
+    },
 }
+METRIC = {"imbalance": "macro_f1"}
 
 
-def measure(data: str, checkpoint: str, seed: int, flags: list[str]) -> dict[str, Any]:
-    """One run: which rows of validation and test it has right, and the seconds of its training loop."""
+def measure(data: str, checkpoint: str, seed: int, flags: list[str], metric: str) -> dict[str, Any]:
+    """One run: labels and answers of the validation and the test rows, its metrics, and the seconds of its training."""
     job, _ = train_job([data, "--model", checkpoint, "--seed", str(seed), *flags], "variants")
-    recipe = dataclasses.replace(job.recipe, evaluate=dataclasses.replace(job.recipe.evaluate, baselines=False))
+    evaluate = dataclasses.replace(job.recipe.evaluate, baselines=False, metric=metric)
+    recipe = dataclasses.replace(job.recipe, evaluate=evaluate)
     with tempfile.TemporaryDirectory() as folder:
         result = run(recipe, Launch(output=f"{folder}/run"))
         assert result is not None, "one process"
         rows = pq.read_table(Path(folder) / "run" / "predictions.parquet").to_pylist()
-    right: dict[str, list[bool]] = {}
+    ids = {name: i for i, name in enumerate(result["labels"])}
+    labels: dict[str, list[int]] = {}
+    answers: dict[str, list[int]] = {}
     for row in sorted(rows, key=lambda row: row["row"]):
-        right.setdefault(row["split"], []).append(row["label"] == row["predicted"])
-    losses = {split: metrics["log_loss"]["value"] for split, metrics in result["metrics"].items()}
-    return {"right": right, "log_loss": losses, "train_s": result["time"]["train_s"]}
+        labels.setdefault(row["split"], []).append(ids[row["label"]])
+        answers.setdefault(row["split"], []).append(ids[row["predicted"]])
+    values = {
+        split: {name: found[name]["value"] for name in ("accuracy", "macro_f1", "log_loss")}
+        for split, found in result["metrics"].items()
+    }
+    return {"labels": labels, "answers": answers, "metrics": values, "train_s": result["time"]["train_s"]}
+
+
+def difference(metric: str, labels: np.ndarray, mine: np.ndarray, theirs: np.ndarray) -> Interval:
+    """Of two variants' answers, shape (seeds, rows), to the same rows."""
+    if metric == "macro_f1":
+        return paired_macro_f1(labels, mine, theirs)
+    return paired_difference(mine == labels, theirs == labels)
 
 
 def table(comparison: str, lines: list[dict[str, Any]], split: str) -> str:
-    """Accuracy of every variant on each data set, and its paired difference to the first one, as Markdown."""
+    """The metric of every variant on each data set, and its paired difference to the first one, as Markdown."""
+    metric = METRIC.get(comparison, "accuracy")
     shown = [
-        f"| data, {split} rows | variant | accuracy | log loss | difference, points [95%] | verdict | training time |",
+        f"| data, {split} rows | variant | {metric} | log loss | difference, points [95%] | verdict | training time |",
         "|---|---|---|---|---|---|---|",
     ]
     for data in dict.fromkeys(line["key"]["data"] for line in lines):
         found: dict[str, dict[int, dict[str, Any]]] = {}
         for line in lines:
-            if line["key"]["data"] == data and split in line.get("right", {}):
+            if line["key"]["data"] == data and split in line["answers"]:
                 found.setdefault(line["key"]["variant"], {})[line["key"]["seed"]] = line
         first = found.get(next(iter(COMPARISONS[comparison])), {})
         for variant, runs in found.items():
             seeds = sorted(runs.keys() & first.keys())
             if not seeds:
                 continue
-            mine, theirs = ([runs_of[s] for s in seeds] for runs_of in (runs, first))
-            right, base = (np.array([line["right"][split] for line in side]) for side in (mine, theirs))
-            time = sum(line["train_s"] for line in mine) / sum(line["train_s"] for line in theirs)
-            cells = [f"{data}, {right.shape[1]}, {len(seeds)} seeds", variant, f"{right.mean():.4f}"]
-            cells.append(f"{np.mean([line['log_loss'][split] for line in mine]):.3f}")
+            mine, theirs = ([of[seed] for seed in seeds] for of in (runs, first))
+            labels = np.array(theirs[0]["labels"][split])
+            cells = [f"{data}, {len(labels)}, {len(seeds)} seeds", variant]
+            cells += [
+                f"{np.mean([line['metrics'][split][name] for line in mine]):.4f}" for name in (metric, "log_loss")
+            ]
             if runs is first:
                 cells += ["", "", "1.00x"]
             else:
-                between = paired_difference(right, base)
+                answers = (np.array([line["answers"][split] for line in side]) for side in (mine, theirs))
+                between = difference(metric, labels, *answers)
                 points = [100 * v for v in (between.value, between.low, between.high)]
-                cells.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*points))
-                cells += [verdict(between, margin=MARGIN), f"{time:.2f}x"]
+                time = sum(line["train_s"] for line in mine) / sum(line["train_s"] for line in theirs)
+                cells += ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*points), verdict(between, margin=MARGIN), f"{time:.2f}x"]
             shown.append(f"| {' | '.join(cells)} |")
     return "\n".join(shown)
 
@@ -91,6 +125,7 @@ def main() -> None:
     parser.add_argument("comparison", choices=COMPARISONS)
     parser.add_argument("--checkpoint", help="folder of a checkpoint")
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="of the comparison. Default: all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, help="training rows of each data set at most")
     parser.add_argument("--flags", default="", help="flags of `hf-finetune train` that all variants take")
@@ -98,18 +133,24 @@ def main() -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a file and measure nothing")
     parser.add_argument("--test", action="store_true", help="judge the test rows: once, when the choice has been made")
     options = parser.parse_args()
+    variants = COMPARISONS[options.comparison]
+    unknown = set(options.variants or ()) - variants.keys()
+    if unknown:
+        parser.error(f"--variants takes {', '.join(variants)}")
     if options.table is None:
         if options.checkpoint is None or not all("=" in pair for pair in options.data):
             parser.error("--checkpoint DIR and --data NAME=FOLDER are needed")
         book, common = Book(options.output), shlex.split(options.flags)
         common += [f"--max-train-rows={options.rows}"] if options.rows else []
+        wanted = dict.fromkeys([next(iter(variants)), *(options.variants or variants)])
+        metric = METRIC.get(options.comparison, "accuracy")
         for seed in range(options.seeds):
             for name, source in (pair.split("=", 1) for pair in options.data):
-                for variant, flags in COMPARISONS[options.comparison].items():
+                for variant in wanted:
                     key = {"comparison": options.comparison, "data": name, "variant": variant, "seed": seed}
                     key["flags"] = shlex.join(common)
-                    given = [*common, *shlex.split(flags)]
-                    book.measure(key, lambda: measure(source, options.checkpoint, seed, given))  # noqa: B023
+                    given = [*common, *shlex.split(variants[variant])]
+                    book.measure(key, lambda: measure(source, options.checkpoint, seed, given, metric))  # noqa: B023
     lines = [line for line in read(options.table or options.output).values() if "error" not in line]
     lines = [line for line in lines if line["key"]["comparison"] == options.comparison]
     print(table(options.comparison, lines, "test" if options.test else "validation"))
