@@ -36,7 +36,8 @@ from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.adapters import load_adapter
 from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.head_file import load_pooled
-from hf_finetune.models.load import Task, load_classifier, load_image_processor, load_tokenizer
+from hf_finetune.models.load import Task, load_classifier
+from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.models.safety import LocalCheckpoint, adapter_alone, inspect_checkpoint
 from hf_finetune.training.precision import default_device, has_native_bf16
 

@@ -210,6 +210,8 @@ def _check_optim(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> Non
             refuse("optim.lora_plus_ratio", optim.lora_plus_ratio, "a number above 0")
         if recipe.trained not in ("lora", "adalora"):
             refuse("optim.lora_plus_ratio", optim.lora_plus_ratio, f"None with {recipe.trained}, which trains no LoRA")
+    if optim.layer_decay is not None and recipe.adapter is not None and recipe.adapter.is_prompt_learning:
+        refuse("optim.layer_decay", optim.layer_decay, f"None with {recipe.trained}, whose layers stay as they are")
     if recipe.trained == "head":
         for name in ("head_learning_rate", "layer_decay"):
             if getattr(optim, name) is not None:
@@ -255,6 +257,13 @@ def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) ->
         refuse("regularize.mixout", regularize.mixout, "at least 0 and below 1")
     if regularize.mixout and recipe.trained not in ("full", "top"):
         refuse("regularize.mixout", regularize.mixout, f"0 with {recipe.trained}, which leaves the encoder's weights")
+    for step in recipe.model.surgery:
+        if regularize.mixout and isinstance(step, ReinitTopLayers):
+            refuse(
+                "regularize.mixout",
+                regularize.mixout,
+                f"0 beside {spelled(step)}, whose weights have none before them to go back to",
+            )
     for name in ("l1", "l2"):
         if getattr(regularize.elastic_net, name) < 0:
             refuse(f"regularize.elastic_net.{name}", getattr(regularize.elastic_net, name), "0 or more")

@@ -209,7 +209,9 @@ def _spell(hint: Any) -> str:
     if dataclasses.is_dataclass(hint):
         return "a mapping of fields"
     if _element(hint) is not None:
-        return f"a list, each {_spell(_element(hint))}"
+        members = operations(hint)
+        example = f", such as [{{type: {members[0].__name__}, ...}}]" if members else ""
+        return f"a list, each {_spell(_element(hint))}{example}"
     names = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     names |= {dict: "a mapping", list: "a list"}
     if isinstance(hint, type) and issubclass(hint, enum.Enum):

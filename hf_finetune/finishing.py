@@ -29,10 +29,10 @@ from hf_finetune.models.head_file import save_head
 from hf_finetune.models.heads import encoder
 from hf_finetune.models.pooled import PooledClassifier
 from hf_finetune.models.stock_heads import fold
-from hf_finetune.preparation import Prepared
+from hf_finetune.prepared import Prepared
 from hf_finetune.publishing import publish
 from hf_finetune.run_folder import replacing
-from hf_finetune.training.elastic_net import sparsity
+from hf_finetune.training.elastic_net import ElasticNetSteps, sparsity
 from hf_finetune.training.trainer import ClassifierTrainer
 
 
@@ -128,7 +128,7 @@ def finish(
             "notes": list(splits.notes),
         },
         # Null: not asked for.
-        "elastic_net": sparsity(penalised) if (penalised := prepared.penalised(model)) else None,
+        "elastic_net": _sparsity(trainer),
         "notes": list(prepared.notes[len(splits.notes) :]),
         "learning_rate": trainer.args.learning_rate,
         "best": _best(trainer, recipe.evaluate.metric),
@@ -167,6 +167,12 @@ def finish(
     if hub.repo_id is not None:
         publish(folder, hub.repo_id, private=hub.private, revision=hub.revision, create_pr=hub.create_pr)
     return {**result, "folder": str(folder)}
+
+
+def _sparsity(trainer: ClassifierTrainer) -> dict[str, Any] | None:
+    """How many of the weights with a penalty are 0: of those that the run began with, whether or not their turn came."""
+    found = [c for c in trainer.callback_handler.callbacks if isinstance(c, ElasticNetSteps)]
+    return sparsity(found[0].parameters) if found else None
 
 
 def _best(trainer: ClassifierTrainer, metric: str) -> dict[str, Any]:

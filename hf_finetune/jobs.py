@@ -303,7 +303,8 @@ def _help_on_operations() -> str:
         lines.append(f"  --{name.replace('_', '-')}")
         for member in members:
             fields = ", ".join(f.name for f in dataclasses.fields(member))
-            lines.append(f"      {member.__name__}({fields}): {(member.__doc__ or '').partition(chr(10))[0]}")
+            first = " ".join((member.__doc__ or "").partition("\n\n")[0].split())
+            lines.append(f"      {member.__name__}({fields}): {first}")
     lines += [
         "  --adapter",
         "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults, one of:",

@@ -23,7 +23,8 @@ from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
 from hf_finetune.finishing import finish
 from hf_finetune.hub.push import check_target
-from hf_finetune.preparation import Prepared, prepare, with_adapter
+from hf_finetune.preparation import prepare, with_adapter
+from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, ImageData, Launch, Recipe
 from hf_finetune.run_folder import kept_kernels, output_folder, plain_disk_errors, refuse_changes
 from hf_finetune.starting import (

@@ -26,7 +26,8 @@ from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.features.baselines import linear_baseline
 from hf_finetune.finishing import as_used, logits_of
 from hf_finetune.models import freeze
-from hf_finetune.preparation import Prepared, prepare
+from hf_finetune.preparation import prepare
+from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Recipe
 from hf_finetune.starting import choose_kernels
 from hf_finetune.training.charts import line_chart, sparkline

@@ -16,7 +16,8 @@ from hf_finetune import pipeline
 from hf_finetune.codec import write_json, write_text
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.planning import alone
-from hf_finetune.preparation import Prepared, prepare
+from hf_finetune.preparation import prepare
+from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, Recipe
 from hf_finetune.run_folder import output_folder
 from hf_finetune.training import range_test

@@ -24,7 +24,7 @@ from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
 from hf_finetune.models.dropout import fast_dropout
 from hf_finetune.models.heads import classification_layer, set_head
-from hf_finetune.preparation import Prepared
+from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
 from hf_finetune.training import head_store, probe, warm_start
 from hf_finetune.training.elastic_net import ElasticNetSteps

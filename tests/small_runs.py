@@ -15,7 +15,8 @@ from tiny import IMAGE_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text_checkpo
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.models.freeze import freeze_batch_norm
-from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
+from hf_finetune.models.load import load_classifier
+from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.recipe import Evaluate, Model, Precision, Recipe, TextData, Train
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.trainer import ClassifierTrainer

@@ -14,7 +14,8 @@ from hf_finetune import InputError, apply
 from hf_finetune.apply import Classifier, check_output, evaluate, predict, quiet_libraries
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.named import Source
-from hf_finetune.models.load import load_classifier, load_tokenizer
+from hf_finetune.models.load import load_classifier
+from hf_finetune.models.processors import load_tokenizer
 
 LABELS = ("a/b", "two\nlines", 'naïve, "x"')
 

@@ -19,7 +19,7 @@ FLOORS = [
     {"recipe"},
     {"checks"},
     {"hub"},
-    {"run_folder", "parity", "apply"},
+    {"run_folder", "parity", "apply", "prepared"},
     {"preparation", "publishing"},
     {"starting", "finishing"},
     {"pipeline"},
@@ -50,6 +50,7 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", 
 KNOWS_RECIPE = {
     "recipe.py",
     "checks.py",
+    "prepared.py",
     "preparation.py",
     "pipeline.py",
     "planning.py",
@@ -59,6 +60,7 @@ KNOWS_RECIPE = {
     "shipped.py",
     "__init__.py",
     "hub/card.py",
+    "hub/procedure.py",
 }
 
 

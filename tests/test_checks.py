@@ -6,6 +6,7 @@ from peft import PromptTuningConfig
 from hf_finetune import ImageData, InputError, Model, Precision, Recipe, TextData, Train
 from hf_finetune import recipe as module
 from hf_finetune.checks import check
+from hf_finetune.models.surgery import ReinitTopLayers
 
 RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
 
@@ -40,6 +41,17 @@ RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
         ),
         ({"precision": Precision(threads=0)}, "precision.threads: expected at least 1, got 0"),
         ({"adapter": {"r": 4}}, "adapter: expected a PEFT config"),
+        (
+            {"adapter": PromptTuningConfig(num_virtual_tokens=4), "optim": module.Optim(layer_decay=0.9)},
+            "optim.layer_decay: expected None with prompt_tuning, whose layers stay as they are, got 0.9",
+        ),
+        (
+            {
+                "model": Model("m", surgery=(ReinitTopLayers(1),)),
+                "regularize": module.Regularize(mixout=0.5),
+            },
+            "regularize.mixout: expected 0 beside ReinitTopLayers",
+        ),
         ({"data": TextData(path="x", max_length=3)}, "data.max_length: expected at least 4"),
         ({"data": TextData(path="x", validation_fraction=1.0)}, "data.validation_fraction"),
         ({"data": TextData(path="x", max_train_rows=1)}, "data.max_train_rows"),

@@ -272,3 +272,13 @@ def test_flags_over_yaml(tmp_path: Path) -> None:
     assert said.objective == Supervised(loss=Focal(1.0), class_weights=PerClass({"rare": 2}))
     assert said.regularize == Regularize(ElasticNet(l1=1e-3, l2=1.0, parameters=("classifier.*",)))
     assert said.batching.sampling == "square_root"
+
+
+def test_penalty_on_layers_whose_turn_never_came(recipe: Recipe, tmp_path: Path) -> None:
+    """The run is saved all the same, and they are as pretrained."""
+    changes: dict[str, Any] = {
+        "model": dataclasses.replace(recipe.model, unfreeze_every=1.0),
+        "regularize": Regularize(elastic_net=ElasticNet(l1=100.0, parameters=("*.layer.0.output.dense.weight",))),
+    }
+    result = pipeline.run(dataclasses.replace(recipe, **changes), Launch(output=str(tmp_path / "run")))
+    assert result is not None and result["elastic_net"]["zeros"] == 0

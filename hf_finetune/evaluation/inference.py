@@ -63,6 +63,24 @@ def predict_logits(
     return logits_NC
 
 
+def gathered(part: np.ndarray, rows: int, processes: int) -> np.ndarray:
+    """Logits (N, C) of all rows, for every process, from the share of each: process i has the rows i, i + processes, ...
+
+    Args:
+        part: this process's.
+        rows: N.
+        processes: of the run; all of them call this.
+    """
+    if processes == 1:
+        return part
+    parts: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(parts, part)
+    whole_NC = np.empty((rows, part.shape[1]), dtype=part.dtype)
+    for process, logits in enumerate(parts):
+        whole_NC[process::processes] = logits
+    return whole_NC
+
+
 def _batches(
     order: np.ndarray, lengths: np.ndarray | None, batch_size: int | None, tokens: int | None
 ) -> list[list[int]]:

@@ -17,15 +17,13 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_finetune.codec import flatten, to_plain
 from hf_finetune.hub.local_paths import is_local, last_name, shorten
 from hf_finetune.hub.markdown import code, interval, number, plain, quoted, table, value_cell
+from hf_finetune.hub.procedure import adapter_config, procedure
 from hf_finetune.models.surgery import spelled
-from hf_finetune.recipe import Model, Recipe, TextData
-from hf_finetune.training.schedule_choices import course
+from hf_finetune.recipe import Recipe, TextData
 
 PLACEHOLDER = "DIR"
 """Stands in a snippet for the run's folder until the run has a repository."""
@@ -45,36 +43,6 @@ METRICS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
     "ece": ("Expected calibration error", "ece", None),
     "roc_auc": ("ROC AUC", "roc_auc", None),
 }
-# What decides a result, with its default or not; the rest is in recipe.json.
-SHOWN_FIELDS = (
-    "objective.label_smoothing",
-    "train.",
-    "batching.by_length",
-    "batching.rows_per_step",
-    "precision.mixed_precision",
-    "evaluate.metric",
-    "model.revision",
-    "model.trust_remote_code",
-    "model.frozen_layers",
-    "model.dropout",
-    "model.attn_implementation",
-    "data.max_",
-)
-# Named where a recipe sets them otherwise. What these groups will have one day leaves the cards of today as they are.
-SHOWN_UNLESS_DEFAULT = (
-    "lora.",
-    "objective.",
-    "regularize.",
-    "optim.",
-    "averaging.",
-    "schedule.",
-    "batching.",
-    "precision.",
-    "model.",
-    "data.low_",
-)
-HIDDEN_FIELDS = ("model.checkpoint", "model.base_model", "train.extra", "train.logging_steps", "train.keep_checkpoints")
-
 UNITS = (("_per_s", "/s"), ("_s", " s"), ("_mb", " MB"), ("_gb", " GB"))
 
 
@@ -134,8 +102,8 @@ def _facts(recipe: Recipe, result: Mapping[str, Any]) -> dict[str, Any]:
         "splits": _splits(result),
         "notes": [shorten(note) for note in (*data.get("notes", ()), *result.get("notes", ()))],
         "fingerprint": data.get("fingerprint"),
-        "procedure": table(("field", "value"), _procedure(recipe, result)),
-        "adapter_config": _adapter_config(recipe),
+        "procedure": table(("field", "value"), procedure(recipe, result)),
+        "adapter_config": adapter_config(recipe),
         "cost": table(("what", "measured"), _quantities(result, "time", "throughput", "memory")),
         "environment": table(("hardware", ""), _quantities({"environment": environment}, "environment")),
         "parity": _parity(result),
@@ -333,61 +301,6 @@ def _splits(result: Mapping[str, Any]) -> str:
         for split, n in result["rows"].items()
     ]
     return table(("split", "rows", "also in train"), body)
-
-
-def _procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    fields = flatten(to_plain(recipe))
-    blank = Recipe(name="", data=type(recipe.data)(path=""), model=Model(checkpoint=""))
-    default = flatten(to_plain(blank))
-    # None in the recipe: by method; the result has what that came to.
-    fields["train.learning_rate"] = result.get("learning_rate", recipe.train.learning_rate)
-    train = recipe.train
-    settled = course(
-        train.lr_scheduler_type,
-        recipe.schedule,
-        warmup_steps=train.warmup_steps,
-        optimizer=recipe.optim.optimizer,
-    )
-    fields |= {"train.lr_scheduler_type": settled.name, "train.warmup_steps": settled.warmup_steps}
-    shown = {
-        name: value
-        for name, value in fields.items()
-        if not name.startswith(HIDDEN_FIELDS)
-        and value is not None
-        and (name.startswith(SHOWN_FIELDS) or (name.startswith(SHOWN_UNLESS_DEFAULT) and value != default.get(name)))
-    }
-    shown |= {f"train.{name}": value for name, value in sorted(recipe.train.extra.items()) if "token" not in name}
-    if recipe.model.surgery:
-        shown["model.surgery"] = ", ".join(map(spelled, recipe.model.surgery))
-    if "steps" in result:
-        shown["optimiser steps"] = result["steps"]
-    if "candidates" in (best := result.get("best", {})):
-        after = ", ".join(map(number, best["steps"]))
-        shown["weights kept"] = (
-            f"{best['weights']}, after step {after}: the best on validation of {len(best['candidates'])}"
-        )
-    if zeros := result.get("elastic_net"):
-        shown["weights at exactly 0"] = (
-            f"{number(zeros['zeros'])} of the {number(zeros['weights'])} that the elastic net is on "
-            f"({100 * zeros['share']:.1f}%)"
-        )
-    for name, key in (("share of an epoch", "drawn_share"), ("class weight", "class_weights")):
-        found = result.get("data", {}).get(key) or {}
-        few = list(found.items())[:20]
-        if few:
-            shown[name] = ", ".join(f"{label} {value:.3g}" for label, value in few) + (
-                ", ..." if found != dict(few) else ""
-            )
-    return [("method", code(result["method"])), *((name, value_cell(value)) for name, value in shown.items())]
-
-
-def _adapter_config(recipe: Recipe) -> str | None:
-    if recipe.adapter is None:
-        return None
-    config = {
-        k: v for k, v in to_plain(recipe.adapter).items() if v not in (None, {}, []) and k != "base_model_name_or_path"
-    }
-    return yaml.safe_dump(config, sort_keys=True, allow_unicode=True).strip()
 
 
 def _quantities(result: Mapping[str, Any], *groups: str) -> list[tuple[str, str]]:

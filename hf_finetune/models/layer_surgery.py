@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hf_finetune.errors import InputError
 from hf_finetune.models.families import Family, Source, depth_of, family_of, refusal
 
 if TYPE_CHECKING:
@@ -167,6 +168,31 @@ class ReinitTopLayers:
         family = family_of(model.config, "ReinitTopLayers")
         depth = depth_of(model.config, family)
         return started_anew(model, family, range(depth - self.count, depth), self.pooler)
+
+
+def refuse_frozen(model: PreTrainedModel, steps: Sequence[object], frozen_layers: int) -> None:
+    """See that layers which were begun anew train.
+
+    Args:
+        model: after the operations, and after all that freezes.
+        frozen_layers: how many of the lowest layers the recipe freezes.
+
+    Raises:
+        InputError: one of them does not.
+    """
+    from hf_finetune.models.layer_weights import frozen_among_highest
+
+    for step in steps:
+        if not isinstance(step, ReinitTopLayers):
+            continue
+        family = family_of(model.config, "ReinitTopLayers")
+        if frozen_among_highest(model, family, step.count):
+            depth = depth_of(model.config, family)
+            what = f"at most {depth - step.count}" if not family.staged else "fewer"
+            raise InputError(
+                f"model.frozen_layers: expected {what} beside ReinitTopLayers(count={step.count}), whose layers must train, "
+                f"got {frozen_layers}"
+            )
 
 
 LayerStep = KeepLayers | DropLayers | DuplicateLayers | AddLayers

@@ -91,6 +91,12 @@ def started_anew(model: PreTrainedModel, family: Family, layers: Sequence[int], 
     return built(model, model.config, weights)
 
 
+def frozen_among_highest(model: PreTrainedModel, family: Family, count: int) -> bool:
+    """Whether one of the `count` highest layers has a weight that does not train."""
+    names = tuple(f"{name}." for name in layer_names(model, family, model.state_dict())[-count:])
+    return any(name.startswith(names) and not p.requires_grad for name, p in model.named_parameters())
+
+
 def layer_names(model: PreTrainedModel, family: Family, weights: Weights) -> list[str]:
     """Full names of the layers, bottom to top."""
     pattern = re.escape(f"{model.base_model_prefix}.{family.layers}").replace(r"\{\}", r"(\d+)")

@@ -1,4 +1,4 @@
-"""From a checkpoint to what a run needs of it: a tokenizer or an image processor, and a classifier in float32."""
+"""From a checkpoint to a classifier in float32."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,18 +19,11 @@ from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ViTImageProcessor,
 )
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import logging as transformers_logging
 
 from hf_finetune.errors import InputError
@@ -43,10 +34,6 @@ from hf_finetune.models.surgery import SurgeryStep, operate, planned, spelled
 log = logging.getLogger("hf_finetune")
 
 Task = Literal["text-classification", "image-classification"]
-
-# Emoji and foreign scripts are often unknown to a vocabulary that serves the rest of the text well, so a share of
-# unknown tokens is refused only where hardly anything else is left.
-UNKNOWN_WARNS, UNKNOWN_REFUSED = 0.2, 0.9
 
 
 @dataclass(frozen=True)
@@ -61,7 +48,7 @@ class Loaded:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars and load reports; what they say is returned as notes."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -83,183 +70,22 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _config(local: LocalCheckpoint, trust_remote_code: bool) -> PreTrainedConfig:
+def config_of(local: LocalCheckpoint, trust_remote_code: bool) -> PreTrainedConfig:
+    """The config of a checkpoint that has been looked at.
+
+    Raises:
+        InputError: it cannot be used.
+    """
     try:
-        with _quiet():
+        with quiet():
             return AutoConfig.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
-        raise InputError(f"{local.name}: config.json cannot be used: {_one_line(error)}") from error
+        raise InputError(f"{local.name}: config.json cannot be used: {one_line(error)}") from error
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def load_tokenizer(
-    checkpoint: str | Path,
-    *,
-    max_length: int,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    positions: int | None = None,
-    sample: Sequence[str],
-) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint and make sure that it fits the model and the texts.
-
-    transformers builds a tokenizer of five special tokens, without a word, where the tokenizer's files are missing:
-    every word is then unknown. Such a tokenizer is refused. Chat templates are dropped: a classifier has no use for
-    them, and saving one writes to a path that the checkpoint chose (CVE-2026-9856).
-
-    Args:
-        max_length: longest text in tokens, special tokens included; stored with the tokenizer as `model_max_length`.
-        positions: tokens that the model will have positions for. None: as many as the checkpoint has.
-        sample: texts of the data, a few hundred at most, to see whether the vocabulary knows them.
-
-    Raises:
-        InputError: as `inspect_checkpoint`; the tokenizer's files are missing or broken, or need sentencepiece; its
-            vocabulary is not the model's; 90% of the sample's tokens are unknown to it; `max_length` is more than the
-            model has positions for.
-    """
-    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
-    config = _config(local, trust_remote_code)
-    _check_length(local, config, max_length, positions)
-    serialized = (local.folder / "tokenizer.json").is_file()
-    if not serialized and not any(chain(local.folder.glob("vocab.*"), local.folder.glob("*.model"))):
-        raise InputError(f"{checkpoint}: no tokenizer in it; expected tokenizer.json, beside {local.weights[0].name}")
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
-    # tokenizers raises plain Exception for a file that it cannot parse.
-    except Exception as error:
-        if not serialized and any(local.folder.glob("*.model")):
-            # transformers asks for tiktoken here, whichever of the two packages is missing.
-            remedy = "it needs sentencepiece and protobuf; pip install sentencepiece protobuf"
-        else:
-            remedy = _one_line(error)
-        raise InputError(f"{checkpoint}: its tokenizer cannot be loaded: {remedy}") from error
-    if tokenizer.pad_token is None:
-        raise InputError(f"{checkpoint}: its tokenizer has no padding token; name one in tokenizer_config.json")
-    _check_vocabulary(checkpoint, tokenizer, config, sample)
-    tokenizer.model_max_length = max_length
-    tokenizer.chat_template = None
-    return tokenizer
-
-
-def _check_length(local: LocalCheckpoint, config: PreTrainedConfig, max_length: int, positions: int | None) -> None:
-    if local.config.get("auto_map"):
-        # A model in foreign code need not be buildable without memory; it says itself what is too long.
-        return
-    limit = position_limit(config) if positions is None else positions
-    if limit is not None and max_length > limit:
-        raise InputError(
-            f"data.max_length: {max_length}, but {local.name} has positions for {limit} tokens; give {limit} or less"
-        )
-    made_for = local.config.get("max_position_embeddings")
-    if limit is None and made_for is not None and max_length > made_for:
-        log.warning(
-            "data.max_length: %d tokens, more than the %d that %s is made for", max_length, made_for, local.name
-        )
-
-
-def position_limit(config: PreTrainedConfig) -> int | None:
-    """Longest input in tokens that the model has learned positions for; None where positions are relative or rotary.
-
-    RoBERTa, MPNet and their kin count positions from behind the padding index, so 514 positions are 512 tokens. The
-    table itself tells, in a model without memory behind it.
-    """
-    with torch.device("meta"), _quiet():
-        body = AutoModel.from_config(config)
-    for name, module in body.named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return None
-
-
-def _check_vocabulary(
-    checkpoint: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sample: Sequence[str]
-) -> None:
-    size = config.to_dict().get("vocab_size", len(tokenizer))
-    if len(tokenizer) < size / 2:
-        raise InputError(
-            f"{checkpoint}: its tokenizer has {len(tokenizer)} tokens, the model {size}; restore the tokenizer's files"
-        )
-    texts = [text for text in sample if text.strip()]
-    if not texts:
-        return
-    ids = list(chain.from_iterable(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
-    if max(ids, default=0) >= size:
-        raise InputError(
-            f"{checkpoint}: its tokenizer gives token {max(ids)}, the model has {size}; the two do not belong together"
-        )
-    unknown = sum(i == tokenizer.unk_token_id for i in ids) / len(ids) if ids else 1.0
-    if unknown >= UNKNOWN_REFUSED:
-        raise InputError(
-            f"{checkpoint}: its tokenizer does not know {unknown:.0%} of the texts' tokens; "
-            "restore its files, or use a checkpoint for this language"
-        )
-    if unknown >= UNKNOWN_WARNS:
-        log.warning("%s: its tokenizer does not know %.0f%% of the texts' tokens", checkpoint, 100 * unknown)
-
-
-def load_image_processor(
-    checkpoint: str | Path,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    image_size: int | None = None,
-) -> BaseImageProcessor:
-    """Load the image processor of a checkpoint.
-
-    Without a preprocessor_config.json the pictures are resized to the config's image size and normalised with
-    ImageNet's mean and deviation, with a warning.
-
-    Args:
-        image_size: side in pixels of the pictures that it is to make. None: as its file says.
-
-    Raises:
-        InputError: as `inspect_checkpoint`; torchvision or pillow is not installed; the processor's file is broken.
-    """
-    if find_spec("torchvision") is None or find_spec("PIL") is None:
-        raise InputError("pictures need torchvision and pillow; pip install 'hf_finetune[vision]'")
-    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
-    if any((local.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        try:
-            with _quiet():
-                processor = AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
-            return processor if image_size is None else _resized_processor(processor, image_size)
-        except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError) as error:
-            raise InputError(f"{checkpoint}: its image processor cannot be loaded: {_one_line(error)}") from error
-    size = image_size or local.config.get("image_size", 224)
-    height, width = size if isinstance(size, list) else (size, size)
-    log.warning(
-        "%s: no preprocessor_config.json; pictures are resized to %dx%d and normalised as ImageNet's",
-        checkpoint,
-        height,
-        width,
-    )
-    return ViTImageProcessor(
-        size={"height": height, "width": width}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
-    )
-
-
-def _resized_processor(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
-    """A processor that makes square pictures of this size where `processor` made them of its own size.
-
-    One that cuts the middle out of a larger picture goes on to leave out the same share of it.
-    """
-    settings = processor.to_dict()
-    sides = ("height", "width", "shortest_edge")
-    whole = {n: v for n, v in settings["size"].items() if n in sides}
-    if not whole:
-        raise ValueError(f"{type(processor).__name__} has no size of the kinds {', '.join(sides)}")
-    if settings.get("do_center_crop"):
-        crop = settings["crop_size"]
-        scale = image_size / min(v for n, v in crop.items() if n in sides)
-        settings["crop_size"] = {n: image_size for n in crop}
-        settings["size"] = {n: round(v * scale) for n, v in whole.items()}
-    else:
-        settings["size"] = dict.fromkeys(whole, image_size)
-    return type(processor).from_dict(settings)
 
 
 def load_classifier(
@@ -293,7 +119,7 @@ def load_classifier(
             family cannot say what the surgery makes of it.
     """
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
-    config = _config(local, trust_remote_code)
+    config = config_of(local, trust_remote_code)
     _check_family(checkpoint, config, task)
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: i for i, name in enumerate(labels)}
@@ -313,7 +139,7 @@ def load_classifier(
         _check_dropout(model, dropout)
     fresh = _fresh_modules(local, model, info, seed, notes)
     if surgery:
-        with seeded(seed), _quiet():
+        with seeded(seed), quiet():
             model = operate(model, surgery)
         fresh = tuple(name for name, _ in model.named_modules() if name in fresh)
         notes.append(f"{local.name}: after surgery: {', '.join(map(spelled, surgery))}")
@@ -338,7 +164,7 @@ def check_surgery(
         InputError: see `surgery.planned`; or as `load_classifier`, of the family.
     """
     if surgery:
-        config = _config(
+        config = config_of(
             inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code), trust_remote_code
         )
         _check_family(str(checkpoint), config, task)
@@ -376,7 +202,7 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     auto = AutoModelForImageClassification if task == "image-classification" else AutoModelForSequenceClassification
     try:
-        with _quiet(), seeded(seed):
+        with quiet(), seeded(seed):
             return auto.from_pretrained(
                 local.folder,
                 config=config,

@@ -148,6 +148,10 @@ def adapter_alone(checkpoint: str | Path, *, revision: str | None = None) -> Pat
     weights = held["adapter"] / "adapter_model.safetensors"
     if not weights.is_file():
         raise InputError(f"{checkpoint}: no {weights.name} in its adapter/; fetch it again")
+    if not (held["adapter"] / "config.json").is_file():
+        raise InputError(
+            f"{checkpoint}: its adapter/ does not tell the classes' names (config.json); keep model/ beside it"
+        )
     _check_weights(str(checkpoint), weights)
     return held["adapter"]
 

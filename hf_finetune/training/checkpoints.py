@@ -7,16 +7,19 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune import digests
 from hf_finetune.codec import write_json
-from hf_finetune.errors import StoppedBySignal
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.models import adapter_state
 from hf_finetune.training.soup import ingredients
 
 logger = logging.getLogger("hf_finetune")
@@ -64,6 +67,42 @@ def newest_whole(folder: Path) -> Path | None:
             best,
         )
     return None
+
+
+def save_weights(model: nn.Module, checkpoint: Path, state_dict: dict | None, *, is_main: bool) -> None:
+    """Write weights by the names under which `load_state_dict` looks for them.
+
+    The Trainer's checkpoints of ViT, DINOv2, Swin and their kin hold the names of former versions, which it does not
+    find again: the best epoch is not restored, and a run that is resumed goes on with pretrained layers.
+
+    Args:
+        state_dict: the model's. None: it is asked for it.
+        is_main: whether this process is the one that writes.
+    """
+    if isinstance(model, PreTrainedModel):
+        model.save_pretrained(checkpoint, state_dict=state_dict, is_main_process=is_main, save_original_format=False)
+    else:
+        assert isinstance(model, PeftModel), "a model of transformers, or an adapter on one"
+        adapter_state.save_state(model, checkpoint)
+
+
+def refuse_lacking(model: nn.Module, missing: Iterable[str], output: str) -> None:
+    """Refuse a checkpoint without some of the weights; the Trainer goes on with what the model had before.
+
+    Args:
+        missing: weights of the model that were not in it.
+        output: the run's folder.
+
+    Raises:
+        InputError: naming one of them.
+    """
+    if not isinstance(model, PreTrainedModel):
+        return
+    if lacking := set(missing) - set(model._keys_to_ignore_on_save or ()):
+        raise InputError(
+            f"{output}: the newest checkpoint lacks {len(lacking)} of the model's weights "
+            f"({min(lacking)}, ...); start the run anew in another --output"
+        )
 
 
 def saved_state(checkpoint: Path) -> TrainerState:

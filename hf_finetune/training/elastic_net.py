@@ -74,8 +74,8 @@ class ElasticNetSteps(TrainerCallback):
             return
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
         for parameter in self.parameters.values():
-            # One that is not among them does not train yet.
-            if id(parameter) in rates:
+            # With gradual unfreezing the optimiser has them all from the start.
+            if parameter.requires_grad and id(parameter) in rates:
                 proximal_step(parameter, rate=float(rates[id(parameter)]), l1=self.l1, l2=self.l2)
 
 

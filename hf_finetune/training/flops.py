@@ -50,6 +50,19 @@ class Utilisation:
         return {"trained": self.trained, "gemm_peak_per_s": self.peak, "gemm_dtype": self.dtype}
 
 
+def real_tokens(batch: Batch, config: PreTrainedConfig) -> int:
+    """Tokens of a batch without padding, before it goes to the device: nobody waits. No mask: every token is real."""
+    if "attention_mask" in batch:
+        return int(batch["attention_mask"].sum())
+    if "input_ids" in batch:
+        return batch["input_ids"].numel()
+    if "inputs_embeds" in batch:
+        return batch["inputs_embeds"].shape[:2].numel()
+    if "pixel_values" in batch:
+        return len(batch["pixel_values"]) * patches(config, tuple(batch["pixel_values"].shape[1:]))
+    return 0
+
+
 def _attention(query: tuple, key: tuple, value: tuple, *_: object, **__: object) -> int:
     *rows, tokens, width = query
     return 2 * int(np.prod(rows)) * tokens * key[-2] * (width + value[-1])

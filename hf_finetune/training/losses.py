@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -109,3 +110,35 @@ class WeightedLoss:
 
 
 CROSS_ENTROPY = WeightedLoss()
+
+
+def mean_over_step(
+    outputs: Any,
+    labels_B: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    *,
+    loss: WeightedLoss,
+    r_drop: float,
+    penalty: Callable[[], torch.Tensor] | None,
+) -> torch.Tensor:
+    """This micro-batch's share of the mean loss over the rows of the whole step (all processes, all accumulation).
+
+    Args:
+        outputs: of the model, with logits of shape (B, C); for R-Drop (2 B, C), every row twice.
+        labels_B: shape (B,), class indices.
+        num_items_in_batch: rows of the whole step. None: those of this micro-batch.
+        r_drop: how much `symmetric_kl` of a row's two answers counts.
+        penalty: added to the mean loss of the step.
+
+    Returns:
+        Scalar, in nats.
+    """
+    if r_drop:
+        one_BC, other_BC = outputs.logits.chunk(2)
+        total = 0.5 * (loss(one_BC, labels_B) + loss(other_BC, labels_B)) + r_drop * symmetric_kl(one_BC, other_BC)
+    else:
+        total = loss(outputs.logits, labels_B)
+    if penalty is not None:
+        # By the share of the rows, so that a step has it once.
+        total = total + len(labels_B) * penalty()
+    return total / (len(labels_B) if num_items_in_batch is None else num_items_in_batch)

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_finetune.training import optimizer_choices as choices
 from hf_finetune.training.lion import Lion
 from hf_finetune.training.muon import MuonWithAdamW
 from hf_finetune.training.optim import VocabularyAdamW
+from hf_finetune.training.rate_groups import Rates, rate_groups, rates_in_words
 from hf_finetune.training.schedule_free import ScheduleFreeAdamW
+
+logger = logging.getLogger("hf_finetune.run")
+
+
+def for_model(
+    model: PreTrainedModel | PeftModel,
+    choice: choices.Optimizer,
+    *,
+    lr: float,
+    weight_decay: float,
+    rates: Rates,
+    table: nn.Parameter | None = None,
+    rows: torch.Tensor | None = None,
+) -> torch.optim.Optimizer:
+    """The optimiser that `choice` names, over the model's parameters in the groups that `rates` says.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: of what decays, see `rate_groups`.
+        table, rows: see `build`.
+
+    Raises:
+        InputError: see `rate_groups.rate_groups`.
+    """
+    groups = rate_groups(
+        model, lr=lr, weight_decay=weight_decay, rates=rates, split_matrices=isinstance(choice, choices.Muon)
+    )
+    if len({group["lr"] for group in groups}) > 1:
+        logger.info("peak learning rates: %s", rates_in_words(groups))
+    return build(choice, groups, lr=lr, table=table, rows=rows)
 
 
 def build(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 
 Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
@@ -84,13 +85,15 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
                 continue
             for weight in weights:
                 if not self.state[weight]:
-                    self.state[weight] |= {"z": weight.clone(), "exp_avg_sq": torch.zeros_like(weight)}
+                    self.state[weight] |= {"z": weight.clone(), "exp_avg_sq": torch.zeros_like(weight), "steps": 0}
+                # Its own, not the group's: with gradual unfreezing weights begin later, their squares at 0.
+                self.state[weight]["steps"] += 1
             z = [self.state[p]["z"] for p in weights]
             squares = [self.state[p]["exp_avg_sq"] for p in weights]
             gradients = [p.grad for p in weights]
             torch._foreach_mul_(squares, beta2)
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-            scale = torch._foreach_div(squares, 1 - beta2 ** group["steps"])
+            scale = torch._foreach_div(squares, [1 - beta2 ** self.state[p]["steps"] for p in weights])
             torch._foreach_sqrt_(scale)
             torch._foreach_add_(scale, group["eps"])
             updates = torch._foreach_div(gradients, scale)
@@ -100,3 +103,10 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
             torch._foreach_add_(weights, updates, alpha=lr * (beta1 * (1 - c) - 1))
             torch._foreach_sub_(z, updates, alpha=lr)
         return loss
+
+
+def show_average(optimizer: torch.optim.Optimizer | None) -> None:
+    """A schedule-free optimiser puts its average into the model, until the next step: that is judged and saved."""
+    inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    if isinstance(inner, ScheduleFreeAdamW):
+        inner.eval()

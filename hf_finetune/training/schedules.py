@@ -120,11 +120,15 @@ def _after_warmup(course: Course, count: int) -> list[float]:
                 cycle_momentum=False,
             )
         case "one_cycle":
+            climb = numbers.pct_start
+            while climb * steps == 1:
+                # A climb that ends at the first step: torch would divide by its length.
+                climb = math.nextafter(climb, 1.0)
             made = lr_scheduler.OneCycleLR(
                 optimizer,
                 max_lr=1.0,
                 total_steps=steps,
-                pct_start=numbers.pct_start,
+                pct_start=climb,
                 div_factor=numbers.div_factor,
                 final_div_factor=numbers.final_div_factor,
                 anneal_strategy=numbers.anneal_strategy,

@@ -9,9 +9,10 @@ A step costs two forward and two backward passes, and the memory of a second cop
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -107,3 +108,41 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, self.device)
+
+
+class SecondPass:
+    """A step's gradient from where its own climb leads: over the same micro-batches with the same random numbers.
+
+    So climb and gradient are of one function, that of the network with this step's dropout, and what is drawn later is
+    as without.
+
+    Args:
+        sharpness: how far to climb.
+        device: where the run computes.
+    """
+
+    def __init__(self, sharpness: Sharpness, device: torch.device) -> None:
+        self.sharpness, self.device = sharpness, device
+        self._micro_batches: list[dict[str, Any]] = []
+        self._before_step = RandomState(device)
+
+    def remember(self, inputs: dict[str, Any]) -> None:
+        """Before the first pass of each micro-batch."""
+        if not self._micro_batches:
+            self._before_step = RandomState(self.device)
+        self._micro_batches.append(inputs)
+
+    def run(self, model: nn.Module, backward: Callable[[dict[str, Any], bool], None]) -> None:
+        """Replace the step's gradient, now complete and averaged over all processes, by the one after the climb.
+
+        Clipping comes after it.
+
+        Args:
+            backward: adds a micro-batch's gradient to the parameters'; also told whether it is the step's last.
+        """
+        self._before_step.restore()
+        micro_batches, self._micro_batches = self._micro_batches, []
+        with climbed(model.parameters(), self.sharpness):
+            model.zero_grad()
+            for inputs in micro_batches:
+                backward(inputs, inputs is micro_batches[-1])

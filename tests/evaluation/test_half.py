@@ -14,7 +14,8 @@ from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
 from hf_finetune.evaluation.half import HalfPrecision, half_copy
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer
+from hf_finetune.models.load import load_classifier
+from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
 
 class Near(nn.Module):

@@ -14,7 +14,7 @@ from small_runs import image_rows, small_recipe
 from tiny import tiny_image_checkpoint
 from transformers import TrainerState
 
-from hf_finetune import codec, jobs, pipeline
+from hf_finetune import codec, jobs, pipeline, preparation
 from hf_finetune.checks import check
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery import (
@@ -31,7 +31,7 @@ from hf_finetune.models.surgery import (
     StochasticDepth,
     SurgeryStep,
 )
-from hf_finetune.recipe import ImageData, Launch, Model, Recipe
+from hf_finetune.recipe import Batching, ImageData, Launch, Model, Recipe
 from hf_finetune.training.callbacks import LogLines
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -204,3 +204,22 @@ def test_said_in_yaml_and_by_flags(tmp_path: Path) -> None:
     assert job.recipe.model.surgery == (KeepLayers(first=4), SetDropout(hidden=0.2))
     with pytest.raises(InputError, match="SetDropout"):
         codec.merge(job.recipe, {"model": {"surgery": ["SetDropuot"]}})
+
+
+def test_layers_begun_anew_must_train(recipe: Recipe, tmp_path: Path) -> None:
+    """Frozen, their random weights would stay what they are."""
+    depth = json.loads((Path(recipe.model.checkpoint) / "config.json").read_text())["num_hidden_layers"]
+    wanted = operated(recipe, ReinitTopLayers(2), frozen_layers=depth - 1)
+    expected = (
+        rf"model.frozen_layers: expected at most {depth - 2} beside ReinitTopLayers\(count=2\), .* got {depth - 1}"
+    )
+    with pytest.raises(InputError, match=expected):
+        pipeline.run(wanted, Launch(output=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+    preparation.prepare(operated(recipe, ReinitTopLayers(2), frozen_layers=depth - 2))
+
+
+def test_layers_are_not_passed_by_for_a_whole_packed_batch(recipe: Recipe) -> None:
+    wanted = dataclasses.replace(operated(recipe, LayerDrop(0.2)), batching=Batching(unpadded=True))
+    with pytest.raises(InputError, match=r"batching.unpadded: .*model.surgery passes layers by for each row"):
+        preparation.prepare(wanted)

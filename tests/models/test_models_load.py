@@ -25,9 +25,10 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
-from hf_finetune.models import load
+from hf_finetune.models import load, processors
 from hf_finetune.models.freeze import freeze_batch_norm
-from hf_finetune.models.load import load_classifier, load_image_processor, load_tokenizer, position_limit
+from hf_finetune.models.load import load_classifier
+from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 FRESH = {
@@ -417,5 +418,5 @@ def test_broken_processor(tmp_path: Path, content: str):
 
 
 def test_pictures_without_torchvision(checkpoint, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(load, "find_spec", lambda name: None)
+    monkeypatch.setattr(processors, "find_spec", lambda name: None)
     assert "pip install 'hf_finetune[vision]'" in refusal(lambda: load_image_processor(checkpoint("vit")))

@@ -9,8 +9,9 @@ from tiny import tiny_text_checkpoint
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.load import load_classifier, load_tokenizer
+from hf_finetune.models.load import load_classifier
 from hf_finetune.models.position_surgery import ExtendPositions, length_after, repeated
+from hf_finetune.models.processors import load_tokenizer
 
 FAMILIES = ("bert", "electra", "distilbert", "albert", "roberta", "mpnet", "deberta-v2")
 # Families that the other tests know no tiny checkpoint of.

@@ -15,8 +15,9 @@ from transformers import AutoModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models import safety
-from hf_finetune.models.load import load_classifier, load_tokenizer
-from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.load import load_classifier
+from hf_finetune.models.processors import load_tokenizer
+from hf_finetune.models.safety import adapter_alone, inspect_checkpoint
 
 
 @pytest.fixture
@@ -373,3 +374,12 @@ def test_tiny_checkpoints_are_reproducible(tmp_path: Path):
     first, second = (tiny_text_checkpoint(tmp_path / name) for name in ("a", "b"))
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_adapter_alone_that_does_not_name_its_classes(tmp_path: Path) -> None:
+    """Of a run that could be merged, whose model/ was taken away."""
+    (tmp_path / "adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "adapter" / name).write_text("{}")
+    with pytest.raises(InputError, match=r"does not tell the classes' names"):
+        adapter_alone(tmp_path)

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_finetune import Averaging, InputError, Launch, Recipe, pipeline
 from hf_finetune.checks import check
-from hf_finetune.training import trainer
+from hf_finetune.training import keeping
 from hf_finetune.training.averaging import Averages, Ema, Tail, put_in, swapped
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.trainer import ClassifierTrainer
@@ -259,7 +259,7 @@ def test_run_keeps_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         train=replace(small.train, num_train_epochs=2.0, learning_rate=3e-3, head_warm_start=False),
     )
     # Whatever validation says: the other tests are of the choice.
-    monkeypatch.setattr(trainer, "best_of", lambda candidates, **_: next(c for c in candidates if c.weights == "ema"))
+    monkeypatch.setattr(keeping, "best_of", lambda candidates, **_: next(c for c in candidates if c.weights == "ema"))
     result = pipeline.run(recipe, Launch(output=str(tmp_path / "straight")))
     assert all(check["ok"] for check in result["parity"].values())
     assert result["best"]["weights"] == "ema" and result["best"]["step"] == result["steps"] == 14

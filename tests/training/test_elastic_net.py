@@ -42,3 +42,11 @@ def test_choice_of_parameters(tmp_path: Path) -> None:
         InputError, match=r"elastic_net.parameters: .*\(the last one is classifier.bias\), got '\*layer"
     ):
         penalised(model, ("classifier.*", "*layer.0*"))
+
+
+def test_what_does_not_train_yet_stays() -> None:
+    """Gradual unfreezing: the optimiser has the weights from the start."""
+    waits = torch.nn.Parameter(torch.tensor([1.0, -0.05]), requires_grad=False)
+    optimizer = SimpleNamespace(step_was_skipped=False, param_groups=[{"params": [waits], "lr": 0.1}])
+    ElasticNetSteps({"waits": waits}, l1=1.0, l2=0.0).on_optimizer_step(None, None, None, optimizer=optimizer)
+    assert waits.tolist() == pytest.approx([1.0, -0.05])

@@ -14,9 +14,9 @@ from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.training.elastic_net import ElasticNetSteps, penalised
 from hf_finetune.training.gradient_noise import NoisyGradients
 from hf_finetune.training.loss_choices import Focal
-from hf_finetune.training.losses import CROSS_ENTROPY, WeightedLoss, focal, symmetric_kl
+from hf_finetune.training.losses import CROSS_ENTROPY, WeightedLoss, focal, mean_over_step, symmetric_kl
 from hf_finetune.training.mixout import Mixout, pretrained_layers
-from hf_finetune.training.trainer import ClassifierTrainer, _mean_over_step
+from hf_finetune.training.trainer import ClassifierTrainer
 
 WEIGHTS, SHIFT = torch.tensor([1.6, 0.4]), torch.tensor([-0.2, -1.5])
 LOSS = WeightedLoss(Focal(1.5), weights_C=WEIGHTS, shift_C=SHIFT)
@@ -81,7 +81,7 @@ def test_r_drop_by_hand() -> None:
     """Two rows, each twice, in a step of four: half of both losses, and alpha times the divergence, over four."""
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
     labels = torch.tensor([1, 0])
-    found = _mean_over_step(SimpleNamespace(logits=logits), labels, 4, loss=CROSS_ENTROPY, r_drop=3.0, penalty=None)
+    found = mean_over_step(SimpleNamespace(logits=logits), labels, 4, loss=CROSS_ENTROPY, r_drop=3.0, penalty=None)
     both = CROSS_ENTROPY(logits, torch.tensor([1, 0, 1, 0])) / 2
     assert float(found) == pytest.approx(float(both + 3 * symmetric_kl(logits[:2], logits[2:])) / 4)
 

@@ -170,6 +170,18 @@ def test_schedule_free_is_the_average_of_the_paper() -> None:
     assert x != pytest.approx(z, rel=1e-3)
 
 
+def test_schedule_free_weights_that_begin_later_are_corrected_by_their_own_steps() -> None:
+    """As gradual unfreezing lets them: their first step is as large as a first step is, not 25 times that."""
+    early, late = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = build(ScheduleFree(), groups_of(early, late), lr=0.1)
+    for _ in range(1000):
+        early.grad = torch.ones(1)
+        optimizer.step()
+    late.grad = torch.ones(1)
+    optimizer.step()
+    assert optimizer.state[late]["z"].item() == pytest.approx(-0.1, rel=1e-4)
+
+
 def descend(choice: Optimizer, steps: int, state: dict[str, Any] | None = None, start: Any = None) -> tuple[Any, Any]:
     """Some steps on |A w|^2 + |v|^2, from a saved state or anew."""
     torch.manual_seed(0)

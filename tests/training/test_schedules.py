@@ -309,3 +309,11 @@ def test_warm_up() -> None:
     assert made("step", None).warmup_steps == 0.06
     assert course(None, warmup_steps=None, optimizer=AdamW()).name == "linear"
     assert course(None, warmup_steps=None, optimizer=ScheduleFree()).name == "constant_with_warmup"
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.5, 2), (0.1, 10), (0.25, 4)])
+def test_one_cycle_whose_climb_ends_at_its_first_step(share: float, steps: int) -> None:
+    """torch divides by the steps of the climb."""
+    found = factors(made("one_cycle", None, pct_start=share), steps)
+    assert len(found) == steps + 1
+    assert found[0] == pytest.approx(1 / 25) and found[steps - 1] == pytest.approx(1 / 25 / 1e4)

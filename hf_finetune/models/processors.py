@@ -1,0 +1,199 @@
+"""From a checkpoint to what turns rows into tensors: a tokenizer or an image processor, each seen to fit the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    ViTImageProcessor,
+)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.load import config_of, one_line, quiet
+from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
+
+log = logging.getLogger("hf_finetune")
+
+# Emoji and foreign scripts are often unknown to a vocabulary that serves the rest of the text well, so a share of
+# unknown tokens is refused only where hardly anything else is left.
+UNKNOWN_WARNS, UNKNOWN_REFUSED = 0.2, 0.9
+
+
+def load_tokenizer(
+    checkpoint: str | Path,
+    *,
+    max_length: int,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    positions: int | None = None,
+    sample: Sequence[str],
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint and make sure that it fits the model and the texts.
+
+    transformers builds a tokenizer of five special tokens, without a word, where the tokenizer's files are missing:
+    every word is then unknown. Such a tokenizer is refused. Chat templates are dropped: a classifier has no use for
+    them, and saving one writes to a path that the checkpoint chose (CVE-2026-9856).
+
+    Args:
+        max_length: longest text in tokens, special tokens included; stored with the tokenizer as `model_max_length`.
+        positions: tokens that the model will have positions for. None: as many as the checkpoint has.
+        sample: texts of the data, a few hundred at most, to see whether the vocabulary knows them.
+
+    Raises:
+        InputError: as `inspect_checkpoint`; the tokenizer's files are missing or broken, or need sentencepiece; its
+            vocabulary is not the model's; 90% of the sample's tokens are unknown to it; `max_length` is more than the
+            model has positions for.
+    """
+    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    config = config_of(local, trust_remote_code)
+    _check_length(local, config, max_length, positions)
+    serialized = (local.folder / "tokenizer.json").is_file()
+    if not serialized and not any(chain(local.folder.glob("vocab.*"), local.folder.glob("*.model"))):
+        raise InputError(f"{checkpoint}: no tokenizer in it; expected tokenizer.json, beside {local.weights[0].name}")
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
+    # tokenizers raises plain Exception for a file that it cannot parse.
+    except Exception as error:
+        if not serialized and any(local.folder.glob("*.model")):
+            # transformers asks for tiktoken here, whichever of the two packages is missing.
+            remedy = "it needs sentencepiece and protobuf; pip install sentencepiece protobuf"
+        else:
+            remedy = one_line(error)
+        raise InputError(f"{checkpoint}: its tokenizer cannot be loaded: {remedy}") from error
+    if tokenizer.pad_token is None:
+        raise InputError(f"{checkpoint}: its tokenizer has no padding token; name one in tokenizer_config.json")
+    _check_vocabulary(checkpoint, tokenizer, config, sample)
+    tokenizer.model_max_length = max_length
+    tokenizer.chat_template = None
+    return tokenizer
+
+
+def _check_length(local: LocalCheckpoint, config: PreTrainedConfig, max_length: int, positions: int | None) -> None:
+    if local.config.get("auto_map"):
+        # A model in foreign code need not be buildable without memory; it says itself what is too long.
+        return
+    limit = position_limit(config) if positions is None else positions
+    if limit is not None and max_length > limit:
+        raise InputError(
+            f"data.max_length: {max_length}, but {local.name} has positions for {limit} tokens; give {limit} or less"
+        )
+    made_for = local.config.get("max_position_embeddings")
+    if limit is None and made_for is not None and max_length > made_for:
+        log.warning(
+            "data.max_length: %d tokens, more than the %d that %s is made for", max_length, made_for, local.name
+        )
+
+
+def position_limit(config: PreTrainedConfig) -> int | None:
+    """Longest input in tokens that the model has learned positions for; None where positions are relative or rotary.
+
+    RoBERTa, MPNet and their kin count positions from behind the padding index, so 514 positions are 512 tokens. The
+    table itself tells, in a model without memory behind it.
+    """
+    with torch.device("meta"), quiet():
+        body = AutoModel.from_config(config)
+    for name, module in body.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
+
+
+def _check_vocabulary(
+    checkpoint: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sample: Sequence[str]
+) -> None:
+    size = config.to_dict().get("vocab_size", len(tokenizer))
+    if len(tokenizer) < size / 2:
+        raise InputError(
+            f"{checkpoint}: its tokenizer has {len(tokenizer)} tokens, the model {size}; restore the tokenizer's files"
+        )
+    texts = [text for text in sample if text.strip()]
+    if not texts:
+        return
+    ids = list(chain.from_iterable(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
+    if max(ids, default=0) >= size:
+        raise InputError(
+            f"{checkpoint}: its tokenizer gives token {max(ids)}, the model has {size}; the two do not belong together"
+        )
+    unknown = sum(i == tokenizer.unk_token_id for i in ids) / len(ids) if ids else 1.0
+    if unknown >= UNKNOWN_REFUSED:
+        raise InputError(
+            f"{checkpoint}: its tokenizer does not know {unknown:.0%} of the texts' tokens; "
+            "restore its files, or use a checkpoint for this language"
+        )
+    if unknown >= UNKNOWN_WARNS:
+        log.warning("%s: its tokenizer does not know %.0f%% of the texts' tokens", checkpoint, 100 * unknown)
+
+
+def load_image_processor(
+    checkpoint: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    image_size: int | None = None,
+) -> BaseImageProcessor:
+    """Load the image processor of a checkpoint.
+
+    Without a preprocessor_config.json the pictures are resized to the config's image size and normalised with
+    ImageNet's mean and deviation, with a warning.
+
+    Args:
+        image_size: side in pixels of the pictures that it is to make. None: as its file says.
+
+    Raises:
+        InputError: as `inspect_checkpoint`; torchvision or pillow is not installed; the processor's file is broken.
+    """
+    if find_spec("torchvision") is None or find_spec("PIL") is None:
+        raise InputError("pictures need torchvision and pillow; pip install 'hf_finetune[vision]'")
+    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    if any((local.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        try:
+            with quiet():
+                processor = AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
+            return processor if image_size is None else _resized_processor(processor, image_size)
+        except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError) as error:
+            raise InputError(f"{checkpoint}: its image processor cannot be loaded: {one_line(error)}") from error
+    size = image_size or local.config.get("image_size", 224)
+    height, width = size if isinstance(size, list) else (size, size)
+    log.warning(
+        "%s: no preprocessor_config.json; pictures are resized to %dx%d and normalised as ImageNet's",
+        checkpoint,
+        height,
+        width,
+    )
+    return ViTImageProcessor(
+        size={"height": height, "width": width}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
+    )
+
+
+def _resized_processor(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
+    """A processor that makes square pictures of this size where `processor` made them of its own size.
+
+    One that cuts the middle out of a larger picture goes on to leave out the same share of it.
+    """
+    settings = processor.to_dict()
+    sides = ("height", "width", "shortest_edge")
+    whole = {n: v for n, v in settings["size"].items() if n in sides}
+    if not whole:
+        raise ValueError(f"{type(processor).__name__} has no size of the kinds {', '.join(sides)}")
+    if settings.get("do_center_crop"):
+        crop = settings["crop_size"]
+        scale = image_size / min(v for n, v in crop.items() if n in sides)
+        settings["crop_size"] = {n: image_size for n in crop}
+        settings["size"] = {n: round(v * scale) for n, v in whole.items()}
+    else:
+        settings["size"] = dict.fromkeys(whole, image_size)
+    return type(processor).from_dict(settings)

@@ -1,0 +1,225 @@
+"""A run before its first step: what was loaded, and what follows from it and the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_finetune.data.batching import StepBatches
+from hf_finetune.data.inputs import Inputs, TextInputs
+from hf_finetune.data.load import Splits
+from hf_finetune.data.sampling import class_quotas, draw_of
+from hf_finetune.models.inner_surgery import SetAttention
+from hf_finetune.models.patches import Shrink
+from hf_finetune.models.skip_layers import LayerDrop, StochasticDepth
+from hf_finetune.models.unpadded import use_unpadded
+from hf_finetune.recipe import Recipe
+from hf_finetune.training import precision
+from hf_finetune.training.arguments import default_learning_rate
+from hf_finetune.training.elastic_net import penalised
+from hf_finetune.training.loss_choices import log_shares
+from hf_finetune.training.losses import WeightedLoss
+from hf_finetune.training.optimizer_choices import AdamW
+from hf_finetune.training.rate_groups import Rates
+from hf_finetune.training.schedule_choices import Course, course
+
+# On a CPU a step of pictures is cut into forward passes of about so many tokens: 8 pictures at a time instead of 32 trained
+# a ViT-small at 224 pixels 1.37 times as fast on two cores (its activations fit the caches, and are not mapped anew).
+CPU_FORWARD_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs before its first step; `preparation.prepare` makes it."""
+
+    recipe: Recipe
+    splits: Splits
+    inputs: Inputs
+    model: nn.Module
+    fresh: tuple[str, ...]
+    """Modules that the checkpoint did not have."""
+    device: torch.device
+    mixed_precision: str
+    base_model: str | None
+    """The checkpoint's Hub id, if it is known."""
+    weights: str
+    """The checkpoint's commit on the Hub, or the SHA-256 of its weights."""
+    notes: tuple[str, ...]
+    processes: int
+    shrink: Shrink | None = None
+    """How pictures are made smaller in the first part of the training."""
+    picture_tokens: int | None = None
+    """Patches of a picture."""
+
+    def goes_unpadded(self) -> bool:
+        """Whether training goes without padding, see `models.unpadded.use_unpadded`.
+
+        Raises:
+            InputError: it was asked for and cannot be.
+        """
+        adapter, reason = self.recipe.adapter, ""
+        if self.recipe.objective.r_drop:
+            reason = "objective.r_drop sends every row through twice, and a packed batch cannot be doubled"
+        if adapter is not None and adapter.is_prompt_learning:
+            reason = "prompts cannot be put before every text of a packed row"
+        if any(isinstance(step, LayerDrop | StochasticDepth) for step in self.recipe.model.surgery):
+            reason = "model.surgery passes layers by for each row, and all rows of a packed batch are one"
+        return isinstance(self.inputs, TextInputs) and use_unpadded(
+            self.recipe.batching.unpadded,
+            self.model,
+            device=self.device,
+            autocast=self.autocast,
+            reason=reason,
+        )
+
+    def batches(self, lengths: np.ndarray | None) -> StepBatches:
+        """The optimiser steps of the run, given the tokens of each training row.
+
+        Raises:
+            InputError: see `StepBatches`.
+        """
+        batching = self.recipe.batching
+        _, accumulation, rows_per_step = self.micro_batch
+        return StepBatches(
+            len(self.splits.train),
+            rows_per_step=rows_per_step,
+            accumulation=accumulation,
+            lengths=lengths if batching.by_length else None,
+            token_budget=batching.token_budget,
+            draw=draw_of(self.splits.train, batching.sampling),
+            seed=self.recipe.train.seed,
+            processes=self.processes,
+        )
+
+    @property
+    def rows_per_class(self) -> np.ndarray:
+        """Training rows of each class, shape (C,)."""
+        return np.bincount(self.splits.train["label"], minlength=len(self.splits.labels))
+
+    @property
+    def drawn_per_class(self) -> np.ndarray:
+        """Rows of each class in an epoch, shape (C,): others than there are where `batching.sampling` draws them."""
+        return class_quotas(self.rows_per_class, self.recipe.batching.sampling)
+
+    @property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """What a row's loss is multiplied with, by its class; None: nothing.
+
+        Raises:
+            InputError: a weight for what is no class.
+        """
+        weights = self.recipe.objective.class_weights
+        return None if weights is None else weights(self.drawn_per_class.tolist(), self.splits.labels)
+
+    @property
+    def class_shifts(self) -> tuple[float, ...] | None:
+        """What is added to the logits in training, by class; None: nothing."""
+        tau = self.recipe.objective.logit_adjustment
+        return tuple(tau * share for share in log_shares(self.drawn_per_class.tolist())) if tau else None
+
+    @property
+    def loss(self) -> WeightedLoss:
+        """The recipe's loss, see `training.losses`."""
+        objective, weights, shifts = self.recipe.objective, self.class_weights, self.class_shifts
+        return WeightedLoss(
+            partial(objective.loss, label_smoothing=objective.label_smoothing),
+            weights_C=None if weights is None else torch.tensor(weights, device=self.device),
+            shift_C=None if shifts is None else torch.tensor(shifts, device=self.device),
+        )
+
+    def penalised(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters that `regularize.elastic_net` is on, of the model as it trains.
+
+        Raises:
+            InputError: see `elastic_net.penalised`.
+        """
+        wanted = self.recipe.regularize.elastic_net
+        return penalised(model, wanted.parameters) if wanted.on else {}
+
+    @property
+    def kernels(self) -> precision.Kernels:
+        """What runs unless the start-up probe finds something faster."""
+        wanted = self.recipe.precision
+        return precision.Kernels(
+            mixed_precision=self.mixed_precision,
+            float32_matmul="highest" if wanted.float32_matmul == "auto" else wanted.float32_matmul,
+            attention=self.model.config._attn_implementation,
+            threads=wanted.threads or torch.get_num_threads(),
+        )
+
+    @property
+    def free_kernels(self) -> frozenset[str]:
+        """Fields of `kernels` that the probe may choose: those that neither the recipe nor the launcher names."""
+        wanted = self.recipe.precision
+        left = {
+            "mixed_precision": wanted.mixed_precision == "auto" and not precision.launched(),
+            "float32_matmul": wanted.float32_matmul == "auto",
+            "attention": self.recipe.model.attn_implementation is None
+            and not any(isinstance(step, SetAttention) for step in self.recipe.model.surgery),
+            # One process alone would be timed on the cores of all.
+            "threads": wanted.threads is None and self.processes == 1,
+        }
+        return frozenset(name for name, is_left in left.items() if is_left)
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Dtype of the matrix products while training and choosing."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mixed_precision)
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of the run."""
+        recipe = self.recipe
+        return recipe.train.learning_rate or default_learning_rate(recipe.trained, recipe.task, recipe.optim.optimizer)
+
+    @property
+    def course(self) -> Course:
+        """The learning rate's schedule."""
+        train = self.recipe.train
+        return course(
+            train.lr_scheduler_type,
+            self.recipe.schedule,
+            warmup_steps=train.warmup_steps,
+            optimizer=self.recipe.optim.optimizer,
+        )
+
+    @property
+    def rates(self) -> Rates:
+        """How learning rates differ between parameters."""
+        optim = self.recipe.optim
+        return Rates(optim.head_learning_rate, optim.layer_decay, optim.lora_plus_ratio, self.fresh)
+
+    @property
+    def sparse_embeddings(self) -> bool:
+        """Whether the words that occur train alone; only our own AdamW can do so."""
+        optim = self.recipe.optim
+        wanted = optim.word_embeddings == "sparse" and isinstance(optim.optimizer, AdamW)
+        if not isinstance(self.inputs, TextInputs):
+            # Not every network of pictures names what stands there in place of word embeddings (EfficientNet).
+            return False
+        table = self.model.get_input_embeddings()
+        if not wanted or self.recipe.adapts or not isinstance(table, nn.Embedding) or not table.weight.requires_grad:
+            return False
+        # Of the words that occur the optimiser keeps the weights itself: what else changes the table would be undone.
+        return not any(p is table.weight for p in self.penalised(self.model).values())
+
+    @property
+    def micro_batch(self) -> tuple[int, int, int]:
+        """Rows of a forward pass, forward passes per step and process, rows of a step."""
+        train, wanted = self.recipe.train, self.recipe.batching.rows_per_step
+        rows, accumulation = train.per_device_train_batch_size, train.gradient_accumulation_steps
+        if wanted is None:
+            wanted = rows * accumulation * self.processes
+        else:
+            rows = min(rows, -(-wanted // self.processes))
+            accumulation = -(-wanted // (rows * self.processes))
+        if self.device.type == "cpu" and self.picture_tokens is not None:
+            steps = -(-len(self.splits.train) // wanted)
+            smallest_share = len(self.splits.train) // steps // self.processes // accumulation
+            parts = max(1, min(-(-rows * self.picture_tokens // CPU_FORWARD_TOKENS), smallest_share))
+            rows, accumulation = -(-rows // parts), accumulation * parts
+        return rows, accumulation, wanted
