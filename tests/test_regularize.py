@@ -126,16 +126,16 @@ def _tables(weights: dict[str, torch.Tensor]) -> list[str]:
 @pytest.fixture(scope="module")
 def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory):
     """Trains variants of the recipe without dropout; gives the weights, and keeps the plain ones."""
-    folder, patch = tmp_path_factory.mktemp("runs"), pytest.MonkeyPatch()
-    patch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+    folder = tmp_path_factory.mktemp("runs")
     still = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dropout=0.0))
 
     def run(**fields: Any) -> dict[str, torch.Tensor]:
         number = len(list(folder.iterdir()))
-        return pipeline.run(dataclasses.replace(still, **fields), Launch(str(folder / str(number))))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+            return pipeline.run(dataclasses.replace(still, **fields), Launch(str(folder / str(number))))
 
-    yield run, run()
-    patch.undo()
+    return run, run()
 
 
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
