@@ -7,10 +7,14 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 
 from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
+
+# How long another process waits for the main one to meet the same bad input.
+MAIN_PROCESS_SECONDS = 30.0
 
 
 @contextlib.contextmanager
@@ -41,7 +45,12 @@ def exit_status() -> Iterator[None]:
 
 
 def _leave(message: object, status: int, main_process: bool) -> None:
-    if main_process:
+    waits = status == 2 and not main_process
+    if waits:
+        # The main process meets the same bad input and says so; then the launcher ends this one. Were this one gone first,
+        # the launcher would end the main process before it has spoken.
+        time.sleep(MAIN_PROCESS_SECONDS)
+    if main_process or waits:
         print(message, file=sys.stderr, flush=True)
     raise SystemExit(status) from None
 
