@@ -227,8 +227,6 @@ def _check_optim(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> Non
         averaging = recipe.averaging
         if averaging.ema_decay is not None or averaging.tail_share or averaging.soup:
             refuse("optim.optimizer", "ScheduleFree", "another beside averaging; it averages the weights itself")
-        if recipe.regularize.elastic_net.on:
-            refuse("optim.optimizer", "ScheduleFree", "another beside regularize.elastic_net, which sets weights to 0")
 
 
 def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
