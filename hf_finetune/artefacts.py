@@ -7,6 +7,7 @@ from typing import Literal
 
 Kind = Literal["model", "encoder", "adapter"]
 HEAD_FILE = "head.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def artefacts_in(folder: Path) -> dict[Kind, Path]:

@@ -18,6 +18,12 @@ from typing import Any
 
 from hf_finetune.errors import InputError
 
+ADAPTERS = (
+    *("LORA", "ADALORA", "IA3", "VERA", "OFT", "BOFT", "LOHA", "LOKR", "HRA", "FOURIERFT", "RANDLORA"),
+    *("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
+)
+"""PEFT types that a field can hold a config of; which of them fits a family is told by `models.adapter_fit`."""
+
 
 def to_plain(value: Any) -> Any:
     """Return `value` as dicts, lists, numbers, strings and None.
@@ -139,7 +145,7 @@ def _build(kind: type, value: dict[str, Any], where: str) -> Any:
 
 
 def _peft_config(value: Any, where: str) -> Any:
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     if isinstance(value, str):
         # A bare name: that method with PEFT's defaults.
@@ -148,9 +154,9 @@ def _peft_config(value: Any, where: str) -> Any:
         raise InputError(f"{where}: expected a PEFT config like {{peft_type: LORA, ...}}, or its type, got {value!r}")
     fields = dict(value)
     name = str(fields.pop("peft_type"))
-    if name not in PeftType.__members__:
-        raise InputError(f"{where}.peft_type: expected one of {', '.join(PeftType.__members__)}, got {name!r}")
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[name]]
+    if name not in ADAPTERS:
+        raise InputError(f"{where}.peft_type: expected one of {', '.join(ADAPTERS)}, got {name!r}")
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[name]
     try:
         if name == "ADALORA":
             # It asks for the steps of the run, which are known later, see `models.adapters`.
@@ -159,6 +165,18 @@ def _peft_config(value: Any, where: str) -> Any:
         return kind(**fields)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def spelled(operation: Any) -> str:
+    """An operation as Python has it, without the fields that were left at their defaults; so are those that it is made of."""
+    if isinstance(operation, tuple):
+        inner = ", ".join(map(spelled, operation))
+        return f"({inner},)" if len(operation) == 1 else f"({inner})"
+    if not dataclasses.is_dataclass(operation):
+        return repr(operation)
+    fields = ((f, getattr(operation, f.name)) for f in dataclasses.fields(operation))
+    given = ", ".join(f"{f.name}={spelled(value)}" for f, value in fields if value != f.default)
+    return f"{type(operation).__name__}({given})"
 
 
 def operations(hint: Any) -> list[type]:

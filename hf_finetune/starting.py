@@ -145,15 +145,21 @@ def what_trains(prepared: Prepared, model: nn.Module, *, epoch_steps: int, steps
     Args:
         epoch_steps, steps: optimiser steps of an epoch, and of the run.
     """
-    every = prepared.recipe.model.unfreeze_every
-    if every is not None:
-        unfreezing = GradualUnfreezing(model, steps=steps_between(every, epoch_steps), fresh=prepared.fresh)
+    if (unfreezing := gradual_unfreezing(prepared, model, epoch_steps=epoch_steps)) is not None:
         if late := waiting(unfreezing, steps):
             logger.info(
                 "model.unfreeze_every: %d weights of the lower layers do not get their turn in %d steps", late, steps
             )
         return [unfreezing]
     return [RankSchedule(model)] if _has_ranks(model) else []
+
+
+def gradual_unfreezing(prepared: Prepared, model: nn.Module, *, epoch_steps: int) -> GradualUnfreezing | None:
+    """What `model.unfreeze_every` does; None: nothing. `model` as it is before training."""
+    every = prepared.recipe.model.unfreeze_every
+    if every is None:
+        return None
+    return GradualUnfreezing(model, steps=steps_between(every, epoch_steps), fresh=prepared.fresh)
 
 
 def adapter_penalty(model: nn.Module) -> Callable[[], torch.Tensor] | None:

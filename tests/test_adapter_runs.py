@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from small_runs import small_recipe
 
 from hf_finetune import apply, pipeline
+from hf_finetune.codec import ADAPTERS
 from hf_finetune.data.named import Source
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect
@@ -89,7 +90,8 @@ def test_exactly_what_was_chosen_changes(how: str, recipe: Recipe, tmp_path: Pat
 
 def test_gradual_unfreezing_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
     """Seven steps, one layer more every 3.5: the head, then the top layer; the others keep their bits."""
-    result = pipeline.run(from_flags(recipe, "--model.unfreeze-every", "0.5"), Launch(output=str(tmp_path / "run")))
+    gradual = from_flags(recipe, "--model.unfreeze-every", "0.5", "--train.keep-checkpoints")
+    result = pipeline.run(gradual, Launch(output=str(tmp_path / "run")))
     assert result is not None and result["parity"]["reload"]["ok"] and result["steps"] == 7
     before = load_file(Path(recipe.model.checkpoint) / "model.safetensors")
     after = load_file(tmp_path / "run" / "model" / "model.safetensors")
@@ -97,6 +99,10 @@ def test_gradual_unfreezing_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
     assert changed and all(name.startswith(("encoder.layer.2.", "pooler.")) for name in changed)
     trained = sum(t.numel() for n, t in before.items() if n.startswith(("encoder.layer.2.", "pooler."))) + 2 * 32 + 2
     assert result["parameters"]["trained"] == trained
+    # Killed between its last checkpoint and its result: nothing is trained any more, and the same is counted.
+    (tmp_path / "run" / "result.json").unlink()
+    again = pipeline.run(gradual, Launch(output=str(tmp_path / "run"), resume=True))
+    assert again is not None and again["parameters"]["trained"] == trained and again["flops"] is None
 
 
 @pytest.mark.parametrize(
@@ -104,6 +110,10 @@ def test_gradual_unfreezing_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
     [
         ({"adapter": peft.PrefixTuningConfig()}, "PREFIX_TUNING does not fit bert"),
         ({"adapter": peft.PromptTuningConfig(num_virtual_tokens=40)}, "32 and the prompt's 40 tokens"),
+        (
+            {"adapter": peft.LNTuningConfig()},
+            f"adapter.peft_type: expected one of {', '.join(ADAPTERS)}, got 'LN_TUNING'",
+        ),
         ({"adapter": peft.LoraConfig(), "lora": Lora(r=4)}, "lora: expected the default"),
         ({"lora": Lora(r=4)}, "lora: expected the default"),
         ({"method": "lora", "lora": Lora(r=0)}, "lora.r: expected at least 1"),
@@ -135,7 +145,8 @@ def test_adapters_on_the_command_line(recipe: Recipe) -> None:
     lora = from_flags(recipe, "--method", "lora", "--lora.alpha", "32", "--lora.dropout", "0.1").lora
     assert lora == Lora(alpha=32.0, dropout=0.1)
     for flags, words in (
-        (["--adapter", "DORA"], "adapter.peft_type: expected one of PROMPT_TUNING"),
+        (["--adapter", "DORA"], f"adapter.peft_type: expected one of {', '.join(ADAPTERS)}, got 'DORA'"),
+        (["--adapter", "{peft_type: LN_TUNING}"], f"expected one of {', '.join(ADAPTERS)}, got 'LN_TUNING'"),
         (["--adapter"], "--adapter: expected a value, such as LORA"),
         (["--adapter", "{peft_type: LORA, rank: 3}"], "rank"),
     ):

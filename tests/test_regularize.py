@@ -19,6 +19,7 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.jobs import train_job
 from hf_finetune.planning import plan
 from hf_finetune.recipe import (
+    Averaging,
     Batching,
     Evaluate,
     Launch,
@@ -228,6 +229,13 @@ def test_strong_l1_leaves_zeros_alone(trained: Any) -> None:
         (
             {"regularize": Regularize(elastic_net=ElasticNet(l1=1.0)), "optim": Optim(optimizer=ScheduleFree())},
             "optim.optimizer: expected another one beside regularize.elastic_net",
+        ),
+        *(
+            (
+                {"regularize": Regularize(elastic_net=ElasticNet(l1=1.0)), "averaging": averaging},
+                "averaging: expected none beside regularize.elastic_net.l1",
+            )
+            for averaging in (Averaging(ema_decay=0.9), Averaging(tail_share=0.5), Averaging(soup=True))
         ),
         (
             {"regularize": Regularize(gradient_noise=GradientNoise(eta=-1.0))},

@@ -25,6 +25,7 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from hf_finetune.artefacts import ADAPTER_FILE
 from hf_finetune.errors import InputError
 from hf_finetune.models.adapter_fit import MERGEABLE, complete, cuts_out
 from hf_finetune.models.freeze import freeze_batch_norm
@@ -39,7 +40,7 @@ START = "adapter_at_start"
 """Folder beside a run's checkpoints, see `save_adapter`."""
 WHY_ALONE = "trained vectors come before the words of every text, which no stock class of transformers does"
 """Why a prompt is no model by itself."""
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
 
 
 def lora_config(
@@ -206,13 +207,13 @@ def _note_ranks(adapted: PeftModel) -> None:
 
 def _as_plain_lora(folder: Path, start: Path) -> None:
     """B A - B0 A0 = [B, -B0] [A; A0]. (peft's own conversion leaves out the head.)"""
-    before, tensors = load_file(start / WEIGHTS_FILE), load_file(folder / WEIGHTS_FILE)
+    before, tensors = load_file(start / ADAPTER_FILE), load_file(folder / ADAPTER_FILE)
     for name, tensor in tensors.items():
         if ".lora_A." in name:
             tensors[name] = torch.cat([tensor, before[name]], dim=0)
         elif ".lora_B." in name:
             tensors[name] = torch.cat([tensor, -before[name]], dim=1)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
     path = folder / CONFIG_FILE
     config = json.loads(path.read_text())
     # The scale, alpha / r or alpha / sqrt(r), stays what it was.

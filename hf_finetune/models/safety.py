@@ -29,13 +29,13 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING
 
-from hf_finetune.artefacts import HEAD_FILE, artefacts_in
+from hf_finetune.artefacts import ADAPTER_FILE, HEAD_FILE, artefacts_in
 from hf_finetune.errors import InputError
 
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
 # Root files only, by name: never optimizer states, training arguments or other pickles, never chat templates.
-WANTED = ["*.json", "*.txt", "*.model", SAFETENSORS, "model-*.safetensors"]
+WANTED = ["*.json", "*.txt", "*.model", "*.spm", SAFETENSORS, "model-*.safetensors"]
 WANTED_BIN = [BIN, "pytorch_model-*.bin"]
 
 CONFIG_FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
@@ -131,7 +131,8 @@ def _resolve(checkpoint: str, revision: str | None, trust_remote_code: bool) -> 
     if not (folder / "config.json").is_file():
         # A run that no stock class could hold.
         parts = [f"{part}/{name}" for part in ("encoder", "adapter") for name in wanted]
-        folder = _download(checkpoint, revision, [HEAD_FILE, *parts], below="*/*/*")
+        parts += [HEAD_FILE, f"adapter/{ADAPTER_FILE}"]
+        folder = _download(checkpoint, revision, parts, below="*/*/*")
     return folder, folder.name
 
 
@@ -145,7 +146,7 @@ def adapter_alone(checkpoint: str | Path, *, revision: str | None = None) -> Pat
     held = artefacts_in(folder)
     if list(held) != ["adapter"]:
         return None
-    weights = held["adapter"] / "adapter_model.safetensors"
+    weights = held["adapter"] / ADAPTER_FILE
     if not weights.is_file():
         raise InputError(f"{checkpoint}: no {weights.name} in its adapter/; fetch it again")
     if not (held["adapter"] / "config.json").is_file():
@@ -245,9 +246,10 @@ def _check_model_type(checkpoint: str, config: dict[str, Any], trust_remote_code
             f"{checkpoint}: config.json has no model_type (`bert`, `vit`); is it a transformers checkpoint?"
         )
     if model_type == "timm_wrapper":
-        # Its config passes arbitrary arguments to timm.create_model, paths of further files among them.
+        # Paths of further files among them, which nothing here would have inspected; no surgery knows its layers either.
         raise InputError(
-            f"{checkpoint}: timm models are not supported; use a ViT, DeiT, DINOv2, Swin, BEiT or ConvNeXt checkpoint"
+            f"{checkpoint}: expected a family of transformers itself, got timm_wrapper, whose config hands arguments of any "
+            "kind to timm.create_model; use a ViT, DeiT, DINOv2, Swin, BEiT, ConvNeXt, ResNet, EfficientNet or PoolFormer"
         )
     if model_type not in CONFIG_MAPPING:
         close = difflib.get_close_matches(model_type, list(CONFIG_MAPPING), n=1)

@@ -10,7 +10,9 @@ class ElasticNet:
     """L1 and L2 penalties on chosen weights, by a proximal step after each optimiser step: small weights become exactly 0.
 
     With r the learning rate of the step, a weight w becomes sign(w) max(|w| - r l1, 0) / (1 + r l2) (Zou and Hastie 2005,
-    "Regularization and variable selection via the elastic net"; Parikh and Boyd 2014, "Proximal algorithms", 6.5.3).
+    "Regularization and variable selection via the elastic net"; Parikh and Boyd 2014, "Proximal algorithms", 6.5.3). L1
+    does not go with averages of the weights: what is 0 after some steps is not 0 in their mean, and a mean has no learning
+    rate for a proximal step of its own.
     """
 
     l1: float = 0.0

@@ -21,9 +21,14 @@ class Candidate:
     weights: str
     """checkpoint (the best epoch's), ema, tail or soup."""
     steps: tuple[int, ...]
-    """Optimiser steps after which they stood; of a running average the last."""
+    """Optimiser steps after which they stood, of a soup in the order in which it took them; of a running average the last."""
     metric: float
     """On the validation rows."""
+
+    @property
+    def step(self) -> int:
+        """How far the run had come: a soup takes its epochs best first, not in the order of time."""
+        return max(self.steps)
 
     @property
     def is_average(self) -> bool:

@@ -35,6 +35,17 @@ class GradualUnfreezing(TrainerCallback):
         """How many groups train in the step that comes after `step` others."""
         return min(len(self.groups), 1 + int(step / self.steps))
 
+    def work(self, steps: int) -> float:
+        """Work of so many steps over that of as many in which all groups train.
+
+        A third of a step is the forward pass; the rest goes back through the groups that train, which are taken to be alike
+        except for the head, which costs nothing.
+        """
+        below = len(self.groups) - 1
+        if below == 0:
+            return 1.0
+        return (1 + 2 * sum((self.trains(step) - 1) / below for step in range(steps)) / steps) / 3
+
     def switch(self, step: int) -> None:
         """Let train what does in that step, and nothing else."""
         count = self.trains(step)

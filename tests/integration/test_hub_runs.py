@@ -120,3 +120,22 @@ def test_glue_shaped_data_train_push_and_pull(hub: HubServer, home: Path) -> Non
     assert again.stdout.strip().endswith("tester/pairs-bert")
     commits = [r for r in hub.requests if r.method == "POST" and "/models/tester/pairs-bert/commit/" in r.path]
     assert len(commits) == 1
+
+
+def test_a_prompt_is_pushed_and_pulled_without_a_model(hub: HubServer, home: Path) -> None:
+    """All that is sent is adapter/, which names its checkpoint by Hub id; pulled, it answers as what was trained."""
+    chosen = ["--validation", "validation_matched", "--adapter", "PROMPT_TUNING", "--push", "tester/pairs-prompt"]
+    run(hub, home, "train", "lab/pairs", *FLAGS, *chosen, "--output", "prompt")
+    result = json.loads((home / "prompt" / "result.json").read_text())
+    assert result["artefacts"] == ["adapter"] and not (home / "prompt" / "model").exists()
+    sent = {path: blob.content for path, blob in hub.repo("tester/pairs-prompt").at("main").files.items()}
+    weights = {name for name in sent if name.endswith(".safetensors")}
+    assert weights == {"adapter/adapter_model.safetensors"} and "adapter/tokenizer.json" in sent
+    config = json.loads(sent["adapter/adapter_config.json"])
+    assert config["base_model_name_or_path"] == "lab/tiny-bert" and config["peft_type"] == "PROMPT_TUNING"
+
+    for model, output in (("tester/pairs-prompt", "pulled.csv"), ("prompt", "kept.csv")):
+        table = ["--config-name", "mnli", "--split", "test_matched", "--output", output]
+        run(hub, home, "predict", model, "lab/pairs", *table)
+    assert (home / "pulled.csv").read_text() == (home / "kept.csv").read_text()
+    assert len((home / "pulled.csv").read_text().splitlines()) == 11

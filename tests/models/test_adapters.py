@@ -12,6 +12,7 @@ from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
+from hf_finetune.codec import ADAPTERS
 from hf_finetune.errors import InputError
 from hf_finetune.models.adapter_fit import SUPPORTED
 from hf_finetune.models.adapter_state import load_state, save_state
@@ -20,7 +21,6 @@ from hf_finetune.models.freeze import frozen_layers, trainable_parameters
 from hf_finetune.models.load import load_classifier
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.skeleton import skeleton
-from hf_finetune.recipe import ADAPTERS
 
 CONVOLUTIONS_ALONE = ("resnet", "efficientnet", "poolformer")
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES

@@ -1,7 +1,9 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from small_runs import furthest, small_trainer, weights
 from torch import nn
 
 from hf_finetune.training.gradient_noise import NoisyGradients, noise_scale
@@ -49,3 +51,22 @@ def test_global_generator_is_left_alone() -> None:
     torch.set_rng_state(before)
     NoisyGradients(model, eta=1.0, gamma=0.5, seed=0).on_pre_optimizer_step(None, SimpleNamespace(global_step=0), None)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_noise_comes_after_the_loss_scale_is_taken_off(max_grad_norm: float, tmp_path: Path) -> None:
+    """float16 multiplies the loss before the backward pass; with a factor of 1,024 a run ends as it does without."""
+
+    def trained(folder: Path, scaler: torch.amp.GradScaler | None = None, eta: float = 0.01) -> dict[str, torch.Tensor]:
+        trainer = small_trainer(folder, "bert", max_steps=3, max_grad_norm=max_grad_norm)
+        trainer.add_callback(NoisyGradients(trainer.model, eta=eta, gamma=0.55, seed=0))
+        if scaler is not None:
+            trainer.accelerator.scaler = scaler
+            # Accelerate's does so for float16 alone, in which no CPU trains.
+            trainer.accelerator.unscale_gradients = lambda: scaler.unscale_(trainer.optimizer.optimizer)
+        trainer.train()
+        return weights(trainer)
+
+    plain = trained(tmp_path / "plain")
+    scaled = trained(tmp_path / "scaled", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    assert furthest(plain, scaled) < 1e-6 < furthest(plain, trained(tmp_path / "without", eta=0.0))

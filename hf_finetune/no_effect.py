@@ -1,0 +1,89 @@
+"""Fields of a recipe that were set to something and do nothing beside the others: no mistake, but worth a line at the start.
+
+What cannot be meant is refused in `checks`; here stands what may be left over from another run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from operator import attrgetter
+
+from hf_finetune.recipe import ImageData, Recipe
+from hf_finetune.training.loss_choices import PerClass
+
+
+def _over_before_patience(recipe: Recipe) -> bool:
+    """The first epoch sets the mark, and patience begins after it."""
+    train = recipe.train
+    return train.max_steps < 0 and 1 + (train.early_stopping_patience or 0) >= math.ceil(train.num_train_epochs)
+
+
+def _words_are_frozen(recipe: Recipe) -> bool:
+    model = recipe.model
+    return recipe.trained != "full" or model.frozen_layers > 0 or model.trainable != "all"
+
+
+def _nothing_is_cached(recipe: Recipe) -> bool:
+    pictures = isinstance(recipe.data, ImageData) and recipe.data.decode_once
+    return not pictures and not recipe.batching.cache_prefix
+
+
+NOT_PUSHED = "nothing is pushed without hub.repo_id (--push)"
+TABLE: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
+    ("data.validation_fraction", lambda r: r.data.validation is not None, "data.validation names the rows"),
+    ("data.test_fraction", lambda r: r.data.test is not None, "data.test names the rows"),
+    (
+        "data.low_resolution_share",
+        lambda r: isinstance(r.data, ImageData) and r.data.low_resolution is None,
+        "data.low_resolution is not set",
+    ),
+    ("model.top_layers", lambda r: r.trained != "top", "method top alone reads it"),
+    ("model.frozen_layers", lambda r: r.trained == "head", "method head trains no layer"),
+    (
+        "objective.class_weights",
+        lambda r: r.batching.sampling == "balanced" and not isinstance(r.objective.class_weights, PerClass),
+        "batching.sampling balanced draws as many rows of every class",
+    ),
+    (
+        "objective.logit_adjustment",
+        lambda r: r.batching.sampling == "balanced",
+        "batching.sampling balanced draws as many rows of every class",
+    ),
+    (
+        "regularize.gradient_noise.gamma",
+        lambda r: r.regularize.gradient_noise.eta == 0,
+        "regularize.gradient_noise.eta is 0",
+    ),
+    ("train.num_train_epochs", lambda r: r.train.max_steps > 0, "train.max_steps says when the run ends"),
+    ("train.early_stopping_patience", _over_before_patience, "the run is over before it could run out"),
+    (
+        "train.per_device_train_batch_size",
+        lambda r: r.batching.token_budget is not None,
+        "batching.token_budget says how many rows go together",
+    ),
+    ("batching.cache_gb", _nothing_is_cached, "nothing is cached"),
+    ("optim.word_embeddings", lambda r: isinstance(r.data, ImageData), "pictures have no words"),
+    ("optim.word_embeddings", _words_are_frozen, "they stay as they are in any case"),
+    ("hub.private", lambda r: r.hub.repo_id is None, NOT_PUSHED),
+    ("hub.revision", lambda r: r.hub.repo_id is None, NOT_PUSHED),
+    ("hub.create_pr", lambda r: r.hub.repo_id is None, NOT_PUSHED),
+)
+"""A field, when it does nothing, and why."""
+
+
+def without_effect(recipe: Recipe) -> tuple[str, ...]:
+    """A note for each field that is not at its default and does nothing in this run."""
+    found: dict[str, str] = {}
+    for name, idle, why in TABLE:
+        if idle(recipe) and _is_set(recipe, name):
+            found.setdefault(name, f"{name} has no effect here: {why}")
+    return tuple(found.values())
+
+
+def _is_set(recipe: Recipe, name: str) -> bool:
+    section, _, own = name.rpartition(".")
+    holder = attrgetter(section)(recipe)
+    default = {f.name: f.default for f in dataclasses.fields(holder)}[own]
+    return getattr(holder, own) != default

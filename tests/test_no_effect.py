@@ -1,0 +1,80 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from peft import LoraConfig
+
+from hf_finetune import ImageData, Model, Recipe, TextData, Train, shipped
+from hf_finetune.jobs import RunJob, parse
+from hf_finetune.no_effect import TABLE, without_effect
+
+TEXT = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
+IMAGE = replace(TEXT, data=ImageData(path="x"))
+# What each field is set to, what makes it do nothing, and what lets it do something.
+CASES: dict[str, tuple[Recipe, str, str, str]] = {
+    "data.validation_fraction": (TEXT, "0.2", "--validation v.csv", ""),
+    "data.test_fraction": (TEXT, "0.2", "--test t.csv", ""),
+    "data.low_resolution_share": (IMAGE, "0.5", "", "--data.low-resolution 160"),
+    "model.top_layers": (TEXT, "3", "--method lora", "--method top"),
+    "model.frozen_layers": (TEXT, "1", "--method head", "--method full"),
+    "objective.class_weights": (TEXT, "Balanced", "--batching.sampling balanced", "--batching.sampling square_root"),
+    "objective.logit_adjustment": (TEXT, "1", "--batching.sampling balanced", ""),
+    "regularize.gradient_noise.gamma": (TEXT, "0.1", "", "--regularize.gradient-noise.eta 0.01"),
+    "train.num_train_epochs": (TEXT, "5", "--train.max-steps 10", ""),
+    # After epochs 1, 2 and 3 of 3 nothing is left to stop.
+    "train.early_stopping_patience": (TEXT, "2", "--epochs 2.5", "--epochs 3.5"),
+    "train.per_device_train_batch_size": (TEXT, "8", "--batching.token-budget 4096", ""),
+    "batching.cache_gb": (TEXT, "2", "--batching.no-cache-prefix", ""),
+    "optim.word_embeddings": (TEXT, "dense", "--model.frozen-layers 1", ""),
+    "hub.private": (TEXT, "", "", "--push me/it"),
+    "hub.revision": (TEXT, "next", "", "--push me/it"),
+    "hub.create_pr": (TEXT, "", "", "--push me/it"),
+}
+
+
+def said(recipe: Recipe, flags: str) -> list[str]:
+    """Fields of which a note says that they do nothing."""
+    parsed = parse(RunJob, RunJob(recipe), flags.split(), "hf-finetune run").recipe
+    return [note.split(" has no effect here: ")[0] for note in without_effect(parsed)]
+
+
+def test_every_row_has_a_case() -> None:
+    assert CASES.keys() == {name for name, _, _ in TABLE}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_said_where_it_does_nothing_and_there_alone(name: str) -> None:
+    recipe, value, idle, busy = CASES[name]
+    flag = f"--{name.replace('_', '-')} {value}"
+    assert said(recipe, f"{flag} {idle}") == [name]
+    assert said(recipe, f"{flag} {busy}") == []
+    assert said(recipe, idle) == [], "left at its default"
+
+
+def test_pictures_have_no_words_and_another_cache() -> None:
+    assert said(IMAGE, "--optim.word-embeddings frozen --method lora") == ["optim.word_embeddings"]
+    assert said(IMAGE, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
+    assert said(IMAGE, "--batching.cache-gb 2 --batching.no-cache-prefix --data.no-decode-once") == [
+        "batching.cache_gb"
+    ]
+
+
+def test_an_adapter_says_what_trains() -> None:
+    recipe = replace(TEXT, adapter=LoraConfig(), model=Model("m", top_layers=3))
+    assert without_effect(recipe) == ("model.top_layers has no effect here: method top alone reads it",)
+
+
+def test_shipped_recipes_set_nothing_in_vain() -> None:
+    for name in shipped.names():
+        assert without_effect(shipped.load_recipe(name)) == (), name
+
+
+def test_a_run_tells_it(tmp_path: Path) -> None:
+    from small_runs import small_recipe
+
+    from hf_finetune.preparation import prepare
+
+    recipe = small_recipe(tmp_path)
+    prepared = prepare(replace(recipe, train=Train(num_train_epochs=5.0, max_steps=2)))
+    assert "train.num_train_epochs has no effect here: train.max_steps says when the run ends" in prepared.notes
+    assert not any("no effect" in note for note in prepare(recipe).notes)
