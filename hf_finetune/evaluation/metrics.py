@@ -44,6 +44,8 @@ def class_ids(values: Any, *, name: str, num_labels: int | None = None) -> np.nd
         InputError: no rows, more than one axis, a type other than integer, or an id outside 0 .. num_labels - 1.
     """
     ids = np.asarray(values)
+    if ids.ndim == 2 and ids.dtype.kind == "f":
+        raise InputError(f"{name}: expected class numbers (N,), got probabilities {ids.shape}; take the argmax first")
     if ids.ndim != 1:
         raise InputError(f"{name}: expected one class id a row, got shape {ids.shape}")
     if len(ids) == 0:
@@ -166,7 +168,15 @@ def matthews_correlation(counts: Counts) -> np.ndarray:
 
 
 def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood (N,) of the true classes, in nats."""
+    """Negative log-likelihood (N,) of the true classes, in nats.
+
+    Args:
+        labels: class ids, shape (N,); or soft, shape (N, C), how much of each class is in a row: then the same mixture of
+            the classes' losses.
+        probabilities: shape (N, C).
+    """
+    if labels.ndim == 2:
+        return -(labels * np.log(np.maximum(probabilities, EPSILON))).sum(axis=1)
     return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], EPSILON))
 
 

@@ -104,7 +104,7 @@ def cache_frozen_layers(
     fingerprint: str,
     autocast: torch.dtype | None,
     budget_gb: float,
-    wanted: bool = True,
+    why_not: str | None = None,
 ) -> TrainingRows:
     """Compute what the frozen layers give for all rows, or find it where an earlier run left it.
 
@@ -117,12 +117,12 @@ def cache_frozen_layers(
         fingerprint: identifies the rows.
         autocast: as in training. The store is in bfloat16 when that is, else in float32.
         budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
-        wanted: whether to cache at all.
+        why_not: to cache nothing, the reason; None: wherever it can be used.
     """
     plain = TrainingRows(inputs, train, validation)
     layer = frozen_layers(model)
-    if layer == 0 or not wanted:
-        return replace(plain, why="no layer is frozen" if layer == 0 else "batching.cache_prefix is off")
+    if layer == 0 or why_not is not None:
+        return replace(plain, why="no layer is frozen" if layer == 0 else why_not)
     started = time.perf_counter()
     columns = [c for c in inputs.columns if c in train.column_names]
     rows = concatenate_datasets([train.select_columns(columns), validation.select_columns(columns)])

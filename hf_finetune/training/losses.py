@@ -16,7 +16,11 @@ import torch
 from torch.nn import functional as F
 
 RowLosses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""`(logits (B, C), labels (B,)) -> loss of each row (B,)`, in nats."""
+"""`(logits (B, C), labels (B,)) -> loss of each row (B,)`, in nats.
+
+Labels are class indices, or soft: (B, C), float, how much of each class is in a row. Then the loss is the same mixture of
+what the row costs under each class, and so linear in the labels, whatever they sum to.
+"""
 
 
 def cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, *, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -26,11 +30,13 @@ def cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, *, label_smoo
 
     Args:
         logits_BC: shape (B, C).
-        labels_B: shape (B,), class indices.
+        labels_B: shape (B,), class indices; or soft, see `RowLosses`.
 
     Returns:
         Shape (B,), in nats.
     """
+    if labels_B.dim() == 2:
+        return -(_smoothed(labels_B, label_smoothing) * F.log_softmax(logits_BC.float(), dim=-1)).sum(-1)
     return F.cross_entropy(logits_BC.float(), labels_B, reduction="none", label_smoothing=label_smoothing)
 
 
@@ -44,19 +50,24 @@ def focal(
 
     Args:
         logits_BC: shape (B, C).
-        labels_B: shape (B,), class indices.
+        labels_B: shape (B,), class indices; or soft, see `RowLosses`.
         gamma: 0 or more; the higher, the less a row counts that is right already.
 
     Returns:
         Shape (B,), in nats.
     """
     log_p_BC = F.log_softmax(logits_BC.float(), dim=-1)
-    if label_smoothing == 0:
+    if labels_B.dim() == 1 and label_smoothing == 0:
         log_p_B = log_p_BC.gather(1, labels_B[:, None])[:, 0]
         return -(_one_minus_exp(log_p_B) ** gamma) * log_p_B
-    target_BC = torch.full_like(log_p_BC, label_smoothing / log_p_BC.shape[1])
-    target_BC.scatter_add_(1, labels_B[:, None], torch.full_like(log_p_BC[:, :1], 1 - label_smoothing))
-    return -(target_BC * _one_minus_exp(log_p_BC) ** gamma * log_p_BC).sum(-1)
+    target_BC = labels_B if labels_B.dim() == 2 else F.one_hot(labels_B, log_p_BC.shape[1]).float()
+    return -(_smoothed(target_BC, label_smoothing) * _one_minus_exp(log_p_BC) ** gamma * log_p_BC).sum(-1)
+
+
+def _smoothed(target_BC: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """A share of each row's sum spread evenly over the classes; linear in the target."""
+    even_B1 = target_BC.sum(-1, keepdim=True) / target_BC.shape[1]
+    return (1 - label_smoothing) * target_BC + label_smoothing * even_B1
 
 
 def _one_minus_exp(log_p: torch.Tensor) -> torch.Tensor:
@@ -99,14 +110,16 @@ class WeightedLoss:
 
         Args:
             logits_BC: shape (B, C).
-            labels_B: shape (B,), class indices.
+            labels_B: shape (B,), class indices; or soft, see `RowLosses`.
         """
         if self.shift_C is not None:
             logits_BC = logits_BC.float() + self.shift_C.to(logits_BC.device)
+        weights_C = None if self.weights_C is None else self.weights_C.to(logits_BC.device)
+        if labels_B.dim() == 2:
+            # Linear: each class of the mixture counts with its own weight.
+            return self.rows(logits_BC, labels_B if weights_C is None else labels_B * weights_C).sum()
         losses_B = self.rows(logits_BC, labels_B)
-        if self.weights_C is not None:
-            losses_B = losses_B * self.weights_C.to(losses_B.device)[labels_B]
-        return losses_B.sum()
+        return (losses_B if weights_C is None else losses_B * weights_C[labels_B]).sum()
 
 
 CROSS_ENTROPY = WeightedLoss()
@@ -125,7 +138,7 @@ def mean_over_step(
 
     Args:
         outputs: of the model, with logits of shape (B, C); for R-Drop (2 B, C), every row twice.
-        labels_B: shape (B,), class indices.
+        labels_B: shape (B,), class indices; or soft, see `RowLosses`.
         num_items_in_batch: rows of the whole step. None: those of this micro-batch.
         r_drop: how much `symmetric_kl` of a row's two answers counts.
         penalty: added to the mean loss of the step.

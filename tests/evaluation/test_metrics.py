@@ -117,6 +117,13 @@ def test_any_class_ids_count_without_a_number_of_classes() -> None:
     assert metrics.accuracy(counts) == pytest.approx(2 / 3)
 
 
+def test_log_loss_of_soft_labels_is_the_mixture_of_hard_ones() -> None:
+    """By hand: a quarter of -log 0.2 and three quarters of -log 0.5."""
+    probabilities = np.array([[0.2, 0.3, 0.5]])
+    expected = -0.25 * math.log(0.2) - 0.75 * math.log(0.5)
+    assert metrics.row_log_losses(np.array([[0.25, 0.0, 0.75]]), probabilities).tolist() == pytest.approx([expected])
+
+
 @pytest.mark.parametrize(
     ("labels", "predicted", "message"),
     [
@@ -129,6 +136,11 @@ def test_any_class_ids_count_without_a_number_of_classes() -> None:
         ([-1, 1], [0, 1], "labels: expected class ids of 0 to 2, got -1 in row 0"),
         ([0, 1], [0], "one for each of 2 labels, got 1"),
         ([[0, 1]], [0], "one class id a row"),
+        (
+            [[0.75, 0.25, 0.0]],
+            [0],
+            r"labels: expected class numbers \(N,\), got probabilities \(1, 3\); take the argmax",
+        ),
     ],
 )
 def test_refused_class_ids(labels: list, predicted: list, message: str) -> None:

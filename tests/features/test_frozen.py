@@ -190,7 +190,7 @@ def test_no_room_means_no_cache(tmp_path: Path, own_folder: Path, monkeypatch: p
     trainer = small_trainer(tmp_path, "bert", rows=12)
     assert cached(trainer).why == "no layer is frozen"
     freeze.train_top(trainer.model, 1)
-    assert cached(trainer, wanted=False).why == "batching.cache_prefix is off"
+    assert cached(trainer, why_not="nobody wants it").why == "nobody wants it"
     assert "batching.cache_gb allows 0.00" in cached(trainer, budget_gb=1e-6).why
 
     def full(*_: object) -> None:

@@ -1,0 +1,61 @@
+"""Batches of training rows that are mixed with one another, the same ones whenever they are made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_finetune.data.inputs import Rows
+from hf_finetune.data.mix import Batch, Mixing
+from hf_finetune.data.views import Views
+
+# Apart from the generators of `augmentation.generators`, which have a view in this place.
+STREAM = 0x6D6978
+
+
+class MixedRows(torch.utils.data.Dataset):
+    """Training rows for a torch DataLoader, each batch with the generator that decides how it is mixed.
+
+    The generator is made of the seed, the epoch and the number of the batch's first row: it depends neither on the batches
+    before nor on which process or worker makes this one.
+
+    Args:
+        rows: the rows, or their views.
+        seed: of the run.
+    """
+
+    def __init__(self, rows: Rows | Views, seed: int) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches come next."""
+        self.epoch = epoch
+        if isinstance(self.rows, Views):
+            self.rows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        rng = np.random.default_rng((self.seed, self.epoch, int(indices[0]), STREAM))
+        return {**self.rows.__getitems__(indices), "generator": rng}
+
+
+def collate_mixed(
+    operations: tuple[Mixing, ...], collate: Callable[[dict[str, Any]], Batch], batch: dict[str, Any]
+) -> Batch:
+    """A batch for training, mixed by one of the operations.
+
+    Args:
+        collate: makes the tensors, see `data.inputs.with_labels`.
+        batch: of `MixedRows`.
+    """
+    rng = batch["generator"]
+    operation = operations[int(rng.integers(len(operations)))]
+    return operation(collate(batch), rng)
