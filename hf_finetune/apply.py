@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import torch
 from datasets import Dataset
 from torch import nn
 from tqdm import tqdm
@@ -25,24 +22,27 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from hf_finetune.artefacts import artefacts_in
+from hf_finetune.data.decoded import Pictures, decoded
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.load import stream
 from hf_finetune.data.named import Source
+from hf_finetune.data.test_time import SeveralViews
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half import HalfPrecision
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.evaluation.views import gain, mean_of
 from hf_finetune.models.adapters import load_adapter
 from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.head_file import load_pooled
 from hf_finetune.models.load import Task, load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.models.safety import LocalCheckpoint, adapter_alone, inspect_checkpoint
+from hf_finetune.tables import check_output, table_writer
 from hf_finetune.training.precision import default_device, has_native_bf16
 
 logger = logging.getLogger("hf_finetune")
-SUFFIXES = (".csv", ".parquet", ".jsonl")
 Precision = Literal["auto", "float32", "bf16"]
 
 # Rows are sorted by length within parts of so many: texts are small, and a longer part has less padding.
@@ -156,12 +156,22 @@ class Scorer:
         precision: float32; bf16; or auto: bf16 where the hardware multiplies it natively and there are rows enough to
             gain by it, with every row again in float32 whose label could be another there, see `evaluation.half`.
         batch_size: rows of a forward pass; None: as many as have `TOKENS` tokens together, or 64 pictures.
+        views: see every row several times. auto is float32 then: bfloat16 is made sure of by the two best classes of
+            what is computed, and those of a mean can be close where those of no view are.
 
     Raises:
-        InputError: bf16 on a device without it, or a batch of no rows.
+        InputError: bf16 on a device without it, a batch of no rows, or operations that are not for what the classifier
+            reads.
     """
 
-    def __init__(self, classifier: Classifier, precision: Precision, *, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        precision: Precision,
+        *,
+        batch_size: int | None = None,
+        views: SeveralViews | None = None,
+    ) -> None:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"--batch-size {batch_size}: expected at least 1")
         native = has_native_bf16(default_device())
@@ -169,46 +179,69 @@ class Scorer:
             raise InputError(
                 f"--precision bf16: this {default_device().type} does not multiply bf16 natively; use float32"
             )
-        self.classifier, self.batch_size = classifier, batch_size
-        self.precision = "float32" if precision == "auto" and not native else precision
+        if views is not None:
+            views.check(classifier.kind)
+        self.classifier, self.batch_size, self.views = classifier, batch_size, views
+        self.precision = "float32" if precision == "auto" and (views is not None or not native) else precision
         self.half: HalfPrecision | None = None
+        self.seconds = self.seconds_unchanged = 0.0
+
+    def score(self, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """The mean over each row's views, and what the rows as they are have; shapes (N, C)."""
+        started = time.perf_counter()
+        parts = self._of_views(rows)
+        unchanged_NC = next(parts)
+        self.seconds_unchanged += time.perf_counter() - started
+        mean_NC = mean_of(chain([unchanged_NC], parts))
+        self.seconds += time.perf_counter() - started
+        return mean_NC, unchanged_NC
+
+    @property
+    def cost(self) -> float:
+        """Seconds of all views over those of the rows as they are."""
+        return self.seconds / self.seconds_unchanged
 
     def probabilities(self, rows: Dataset) -> np.ndarray:
-        """Shape (N, C), N rows, C classes."""
-        inputs, options = self.classifier.inputs, {"batch_size": self.batch_size, "tokens": TOKENS}
-        if self.precision == "auto" and self.half is None and len(rows) < FEWEST_ROWS:
-            self.precision = "float32"
+        """Shape (N, C), of the rows as they are."""
+        inputs = self.classifier.inputs
         encoded = inputs.encode_in_memory(rows) if isinstance(inputs, TextInputs) else inputs.encode(rows)
-        batches, lengths = Rows(encoded, columns_of(inputs, labels=False)), inputs.lengths(encoded)
+        return self._softmax(Rows(encoded, columns_of(inputs, labels=False)), inputs.lengths(encoded))
+
+    def _of_views(self, rows: Dataset) -> Iterator[np.ndarray]:
+        """Shape (N, C) for each view, the rows as they are first."""
+        inputs, views = self.classifier.inputs, self.views
+        if views is None:
+            yield self.probabilities(rows)
+        elif isinstance(inputs, TextInputs):
+            yield self.probabilities(rows)
+            raw = rows.to_dict()
+            for view in range(1, views.number):
+                yield self.probabilities(Dataset.from_dict(views.texts(raw, raw["row"], view)))
+        else:
+            # Decoded once for all views.
+            places, pixels_NCHW = rows["row"][:], decoded(inputs, rows["image"][:])
+            for view in range(views.number):
+                yield self._softmax(Pictures(pixels_NCHW, places, views, view), None)
+
+    def _softmax(self, batches: torch.utils.data.Dataset, lengths: np.ndarray | None) -> np.ndarray:
+        model, collate = self.classifier.model, self.classifier.inputs.collate
+        options = {"batch_size": self.batch_size, "tokens": TOKENS}
+        if self.precision == "auto" and self.half is None and len(batches) < FEWEST_ROWS:
+            self.precision = "float32"
         if self.precision == "float32":
-            return softmax(predict_logits(self.classifier.model, batches, inputs.collate, lengths=lengths, **options))
+            return softmax(predict_logits(model, batches, collate, lengths=lengths, **options))
         if self.half is None:
-            rescore = self.precision == "auto"
-            self.half = HalfPrecision(self.classifier.model, inputs.collate, rescore=rescore, **options)
+            self.half = HalfPrecision(model, collate, rescore=self.precision == "auto", **options)
         return softmax(self.half.logits(batches, lengths))
 
     def report(self) -> dict[str, Any]:
-        """What was computed how, see `HalfPrecision.report`."""
+        """What was computed how, see `HalfPrecision.report`; each view of a row counts as one."""
         return {"format": "float32"} if self.half is None else self.half.report()
 
 
 def probabilities(classifier: Classifier, rows: Dataset, *, batch_size: int | None = None) -> np.ndarray:
     """Class probabilities (N, C) of canonical rows, in float32."""
     return Scorer(classifier, "float32", batch_size=batch_size).probabilities(rows)
-
-
-def check_output(output: Path, data: str) -> None:
-    """Refuse a file that predictions cannot be written to, before anything is loaded.
-
-    Raises:
-        InputError: when it is a folder, of another format, or the very data that are to be labelled.
-    """
-    if output.suffix.lower() not in SUFFIXES:
-        raise InputError(f"--output {output}: expected a name ending in {', '.join(SUFFIXES)}")
-    if output.is_dir():
-        raise InputError(f"--output {output}: this is a folder, expected a file")
-    if output.exists() and Path(data).exists() and output.samefile(data):
-        raise InputError(f"--output {output}: these are the rows to label; name another file")
 
 
 def predict(
@@ -218,14 +251,15 @@ def predict(
     *,
     batch_size: int | None = None,
     precision: Precision = "auto",
+    views: SeveralViews | None = None,
 ) -> int:
     """Label every row of `source` and write row, predicted and p:<name> per class, in the source's order.
 
     The source is read and the answer written a part at a time; `output` appears when it is whole. How far bfloat16 is
-    from float32, where it was used, is logged.
+    from float32, where it was used, is logged, and so is what views change.
 
     Args:
-        batch_size, precision: see `Scorer`.
+        batch_size, precision, views: see `Scorer`.
 
     Returns:
         Rows written.
@@ -234,23 +268,33 @@ def predict(
         InputError: for an output that is not .csv, .parquet or .jsonl, or unreadable rows; `output` is not touched.
     """
     check_output(output, source.path)
-    scorer = Scorer(classifier, precision, batch_size=batch_size)
-    written = 0
-    with _table_writer(output, classifier.labels) as write, _bar("predict") as bar:
+    scorer = Scorer(classifier, precision, batch_size=batch_size, views=views)
+    written, changed = 0, 0
+    with table_writer(output, classifier.labels) as write, _bar("predict") as bar:
         for rows in _batches(classifier, source, require_label=False):
-            write(rows["row"][:], scorer.probabilities(rows))
+            found_NC, unchanged_NC = scorer.score(rows)
+            write(rows["row"][:], found_NC)
             written += len(rows)
+            changed += int((found_NC.argmax(-1) != unchanged_NC.argmax(-1)).sum())
             bar.update(len(rows))
+    if views is not None:
+        logger.info(
+            "%d views: %d of %d labels are not those of the unchanged rows; %.1f times the seconds",
+            views.number,
+            changed,
+            written,
+            scorer.cost,
+        )
     if scorer.half is not None:
-        found = scorer.report()
+        report = scorer.report()
         logger.info(
             "computed in bfloat16: probabilities within %.2g of float32's on the %d rows computed in both, "
             "labels the same on %.1f%% of %d; %d rows with two close classes are given in float32",
-            found["largest_probability_difference"],
-            found["rows_compared"],
-            100 * found["label_agreement"],
-            found["rows_of_label_agreement"],
-            found["rows_in_float32"],
+            report["largest_probability_difference"],
+            report["rows_compared"],
+            100 * report["label_agreement"],
+            report["rows_of_label_agreement"],
+            report["rows_in_float32"],
         )
     return written
 
@@ -262,33 +306,43 @@ def evaluate(
     batch_size: int | None = None,
     resamples: int = 1000,
     precision: Precision = "auto",
+    views: SeveralViews | None = None,
 ) -> dict[str, Any]:
     """Score labelled rows: {"rows", "metrics" with intervals, "throughput", "precision"}.
 
+    With views these are theirs, and "views" tells what they are, what they gain and what they cost: {"number", "augment",
+    "seed", "without" (the metrics of the unchanged rows), "difference" (see `evaluation.views.gain`), "cost" (seconds
+    over those of the unchanged rows alone)}.
+
     Args:
-        batch_size: see `Scorer`.
+        batch_size, views: see `Scorer`.
         precision: auto is float32 here; with bf16 the labels' agreement with float32 stands under "precision".
 
     Raises:
         InputError: for a row without a label, or with one that the classifier does not know.
     """
-    scorer = Scorer(classifier, "float32" if precision == "auto" else precision, batch_size=batch_size)
-    labels, found, seconds = [], [], 0.0
+    used: Precision = "float32" if precision == "auto" else precision
+    scorer = Scorer(classifier, used, batch_size=batch_size, views=views)
+    labels, found, unchanged = [], [], []
     with _bar("evaluate") as bar:
         for rows in _batches(classifier, source, require_label=True):
-            started = time.perf_counter()
-            found.append(scorer.probabilities(rows))
-            seconds += time.perf_counter() - started
+            found_NC, unchanged_NC = scorer.score(rows)
+            found.append(found_NC)
+            unchanged.append(unchanged_NC)
             labels.append(np.asarray(rows["label"][:]))
             bar.update(len(rows))
-    all_labels = np.concatenate(labels)
-    intervals = bootstrap(all_labels, np.concatenate(found), resamples=resamples)
-    return {
+    all_labels, all_found_NC = np.concatenate(labels), np.concatenate(found)
+    intervals = bootstrap(all_labels, all_found_NC, resamples=resamples)
+    result = {
         "rows": len(all_labels),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
-        "throughput": {"predict_rows_per_s": round(len(all_labels) / seconds, 2)},
+        "throughput": {"predict_rows_per_s": round(len(all_labels) / scorer.seconds, 2)},
         "precision": scorer.report(),
     }
+    if views is not None:
+        compared = gain(all_labels, all_found_NC, np.concatenate(unchanged), resamples=resamples)
+        result["views"] = {**views.to_dict(), **compared, "cost": round(scorer.cost, 2)}
+    return result
 
 
 def _batches(classifier: Classifier, source: Source, *, require_label: bool) -> Iterator[Dataset]:
@@ -324,72 +378,3 @@ def _bar(name: str) -> Iterator[tqdm]:
     # On a terminal only, and wiped off at the end: a bad row is told on the first line.
     with tqdm(desc=name, unit="row", dynamic_ncols=True, leave=False, disable=None) as bar:
         yield bar
-
-
-@contextmanager
-def _table_writer(output: Path, labels: tuple[str, ...]) -> Iterator[Any]:
-    """A function `(rows (N,), probabilities (N, C))` that appends to a temporary file, renamed to `output` at the end.
-
-    It lies in the nearest folder that there is: folders that are missing are made at the end, with the file.
-    """
-    home = next(p for p in output.absolute().parents if p.exists())
-    try:
-        handle, name = tempfile.mkstemp(dir=home, prefix=f".{output.name}.")
-    except OSError as error:
-        raise InputError(f"--output {output}: nothing can be written to {home} ({error.strerror})") from None
-    os.close(handle)
-    temporary, suffix = Path(name), output.suffix.lower()
-    columns = ["row", "predicted", *(f"p:{label}" for label in labels)]
-    schema = pa.schema([("row", pa.int64()), ("predicted", pa.string()), *((c, pa.float32()) for c in columns[2:])])
-
-    def table(rows: list[int], found: np.ndarray) -> pa.Table:
-        predicted = [labels[i] for i in found.argmax(-1)]
-        arrays = [pa.array(rows, pa.int64()), pa.array(predicted), *(pa.array(p.astype(np.float32)) for p in found.T)]
-        return pa.Table.from_arrays(arrays, schema=schema)
-
-    try:
-        if suffix == ".parquet":
-            with pq.ParquetWriter(temporary, schema) as writer:
-                yield lambda rows, found: writer.write_table(table(rows, found))
-        else:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                lines = csv.writer(file)
-                if suffix == ".csv":
-                    lines.writerow(columns)
-
-                def write(rows: list[int], found: np.ndarray) -> None:
-                    for record in table(rows, found).to_pylist():
-                        if suffix == ".csv":
-                            lines.writerow(record.values())
-                        else:
-                            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-                yield write
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_predictions(
-    path: Path, splits: dict[str, Dataset], probabilities: dict[str, np.ndarray], labels: tuple[str, ...]
-) -> None:
-    """predictions.parquet of a run: row, split, label, predicted, and p:<name> per class."""
-    tables = []
-    for split, rows in splits.items():
-        found = probabilities[split]
-        names = np.asarray(labels, dtype=object)
-        columns = {
-            "row": pa.array(rows["row"][:], pa.int64()),
-            "split": pa.array([split] * len(rows)),
-            "label": pa.array(names[np.asarray(rows["label"][:])]),
-            "predicted": pa.array(names[found.argmax(-1)]),
-            **{f"p:{label}": pa.array(found[:, i].astype(np.float32)) for i, label in enumerate(labels)},
-        }
-        tables.append(pa.table(columns))
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.concat_tables(tables), temporary)
-    os.replace(temporary, path)
