@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.data.class_folder import Kind
-from hf_finetune.data.columns import IMAGES, choose_columns, listed, require_columns
-from hf_finetune.data.files import Column
+from hf_finetune.data.columns import IMAGES, choose_columns, listed
 from hf_finetune.data.from_hub import hub_columns
-from hf_finetune.data.roles import named_split, split_to_read, splits_for, train_split
+from hf_finetune.data.labelled import Notes, Part, read_labelled, say_inferred
+from hf_finetune.data.roles import split_to_read
 from hf_finetune.data.rows import ClassIds, has_labels, read_rows, to_dataset, to_table
-from hf_finetune.data.sources import Layout, Split, local_path, locate
-from hf_finetune.data.splits import carve, fingerprint, first_occurrences, order_classes, row_digests, subsample
+from hf_finetune.data.sources import Split, local_path, locate
+from hf_finetune.data.splits import carve, fingerprint, first_occurrences, subsample
 from hf_finetune.errors import InputError
 
 logger = logging.getLogger("hf_finetune")
@@ -47,28 +46,6 @@ class Splits:
     """By split, its rows whose exact input is in train as well."""
     notes: tuple[str, ...]
     """What was inferred, carved and ignored."""
-
-
-class _Notes(list[str]):
-    """Notes, each said aloud as it is taken."""
-
-    def take(self, note: str) -> None:
-        logger.info(note)
-        self.append(note)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows of one split with what is known of them."""
-
-    table: pa.Table
-    digests: list[bytes]
-    labels_N: np.ndarray
-
-    def where(self, mask_N: np.ndarray) -> _Part:
-        """The rows of a mask, in order."""
-        digests = [d for d, wanted in zip(self.digests, mask_N, strict=True) if wanted]
-        return _Part(self.table.filter(pa.array(mask_N)), digests, self.labels_N[mask_N])
 
 
 def load(
@@ -104,44 +81,17 @@ def load(
     Raises:
         InputError: for whatever keeps the rows from being used, naming file, row or field, and the remedy.
     """
-    notes = _Notes()
-
-    def open_path(other: str, config_name: str | None = None, revision: str | None = None) -> Layout:
-        return locate(other, kind=kind, labelled=True, config_name=config_name, revision=revision, encoding=encoding)
-
-    layout = open_path(path, config_name, revision)
-    for note in layout.notes:
-        notes.take(note)
-    train_source = train_split(layout, path)
-    asked = {"text": text, "text_pair": text_pair, "image": image, "label": label}
-    chosen = choose_columns(train_source.columns, asked, kind=kind, need_label=True, place=train_source.place)
-    _say_inferred(chosen, asked, train_source.columns, notes)
-    sources = {"train": train_source}
-    for role, name in (("validation", validation), ("test", test)):
-        if name is not None:
-            sources[role] = named_split(layout, name, f"--{role}", path, open_path)
-            require_columns(chosen, sources[role].columns, place=sources[role].place, like=train_source.place)
-    _refuse_shared(sources)
-    if validation is None:
-        sources |= _own_validation(layout, list(sources.values()), path)
-    if test is None:
-        sources |= _own_test(layout, list(sources.values()), notes)
-    read = list(sources.values())
-    if unused := [name for name, split in layout.splits.items() if not any(split.same_rows(r) for r in read)]:
-        notes.take(f"splits not used: {listed(unused)}")
-    for role, split in list(sources.items()):
-        if not has_labels(split, chosen["label"]):
-            if role == "train" or (role == "validation" and validation is not None):
-                raise InputError(
-                    f"{split.place}: every label in column {chosen['label']!r} is empty or -1; "
-                    f"expected labelled rows for {role}"
-                )
-            del sources[role]
-            notes.take(f"{role}: no row of {split.name} has a label (all are -1 or empty), so it is not scored")
-
-    for note in dict.fromkeys(note for split in sources.values() for note in split.notes):
-        notes.take(note)
-    parts, labels = _read_all(sources, chosen, notes)
+    read = read_labelled(
+        path,
+        kind=kind,
+        config_name=config_name,
+        revision=revision,
+        asked={"text": text, "text_pair": text_pair, "image": image, "label": label},
+        validation=validation,
+        test=test,
+        encoding=encoding,
+    )
+    parts, labels, notes, train_source = read.parts, read.labels, read.notes, read.sources["train"]
     for role, fraction, stream in (("test", test_fraction, TEST), ("validation", validation_fraction, VALIDATION)):
         if role not in parts and (fraction > 0 or role == "validation"):
             parts["train"], parts[role] = _carved(
@@ -166,107 +116,22 @@ def load(
         validation=made["validation"],
         test=made.get("test"),
         labels=labels,
-        columns=chosen,
+        columns=read.columns,
         fingerprint=mark,
         duplicates=duplicates,
         notes=tuple(notes),
     )
 
 
-def _say_inferred(
-    chosen: dict[str, str], asked: dict[str, str | None], columns: dict[str, Column], notes: _Notes
-) -> None:
-    inferred = [f"{name} from column {column!r}" for name, column in chosen.items() if asked.get(name) is None]
-    others = [repr(c) for c in columns if c not in chosen.values()]
-    if inferred:
-        notes.take("inferred: " + ", ".join(inferred) + (f" (not used: {listed(others)})" if others else ""))
-
-
-def _refuse_shared(sources: dict[str, Split]) -> None:
-    """No row may serve for two of training, choosing and judging."""
-    roles = list(sources)
-    for i, role in enumerate(roles):
-        for other in roles[:i]:
-            if sources[role].same_rows(sources[other]):
-                raise InputError(
-                    f"--{role}: {sources[role].place} is {other} already; name other rows, or leave --{role} out"
-                )
-
-
-def _own_validation(layout: Layout, taken: list[Split], path: str) -> dict[str, Split]:
-    found = splits_for(layout, "validation", taken)
-    if len(found) > 1:
-        raise InputError(
-            f"{path}: several splits could be validation; name one by --validation: {listed([s.name for s in found])}"
-        )
-    return {"validation": found[0]} if found else {}
-
-
-def _own_test(layout: Layout, taken: list[Split], notes: _Notes) -> dict[str, Split]:
-    found = splits_for(layout, "test", taken)
-    if len(found) > 1:
-        notes.take(f"several splits could be test, none is used; name one by --test: {listed([s.name for s in found])}")
-    return {"test": found[0]} if len(found) == 1 else {}
-
-
-def _read_all(
-    sources: dict[str, Split], chosen: dict[str, str], notes: _Notes
-) -> tuple[dict[str, _Part], tuple[str, ...]]:
-    """Every split, its labels numbered alike; the classes are those of train."""
-    train, label = sources["train"], chosen["label"]
-    for split in sources.values():
-        require_columns(chosen, split.columns, place=split.place, like=train.place)
-    classes = ClassIds()
-    tables = {"train": to_table(list(read_rows(train, chosen, classes)))}
-    if len(classes.ids) == 1:
-        raise InputError(
-            f"{train.place}: every row has the label {next(iter(classes.ids))!r}; expected two classes at least"
-        )
-    declared = train.columns[label].names
-    labels = order_classes(classes.ids, declared)
-    if absent := [name for name in declared if name not in classes.ids]:
-        notes.take(f"classes without a training row are left out: {listed(absent)}")
-    if len(classes.types) > 1:
-        kinds = listed(sorted(t.__name__ for t in classes.types))
-        notes.take(f"the labels are of several types ({kinds}) and count as their text: 1 and '1' are one class")
-    _warn_of_odd_classes(labels, tables["train"].num_rows, train.place, label)
-    order = {name: i for i, name in enumerate(labels)}
-    numbers = np.array([order[name] for name in classes.ids])
-    tables["train"] = _renumbered(tables["train"], numbers)
-    for role, split in sources.items():
-        if role != "train":
-            known = ClassIds(labels, "the training rows")
-            tables[role] = to_table(list(read_rows(split, chosen, known)))
-    return {role: _Part(table, row_digests(table), table["label"].to_numpy()) for role, table in tables.items()}, labels
-
-
-def _renumbered(table: pa.Table, numbers: np.ndarray) -> pa.Table:
-    position = table.column_names.index("label")
-    return table.set_column(position, "label", pa.array(numbers[table["label"].to_numpy()], pa.int64()))
-
-
-def _warn_of_odd_classes(labels: tuple[str, ...], rows: int, place: str, column: str) -> None:
-    try:
-        fractions = sum(not float(name).is_integer() for name in labels)
-    except (ValueError, OverflowError):
-        fractions = 0
-    if fractions:
-        logger.warning(
-            "%s: the labels in column %r are numbers with fractions; each is a class of its own", place, column
-        )
-    elif len(labels) > max(2, rows // 2):
-        logger.warning("%s: column %r holds %d classes in %d rows; is it the label?", place, column, len(labels), rows)
-
-
 def _carved(
-    train: _Part,
+    train: Part,
     role: str,
     fraction: float,
     seed: tuple[int, int],
     source: Split,
     labels: tuple[str, ...],
-    notes: _Notes,
-) -> tuple[_Part, _Part]:
+    notes: Notes,
+) -> tuple[Part, Part]:
     if fraction <= 0:
         raise InputError(
             f"data.{role}_fraction {fraction}: the data has no {role} split; name one by --{role}, "
@@ -290,7 +155,7 @@ def _carved(
     return train.where(~mask_N), train.where(mask_N)
 
 
-def _count_duplicates(parts: dict[str, _Part], notes: _Notes) -> dict[str, int]:
+def _count_duplicates(parts: dict[str, Part], notes: Notes) -> dict[str, int]:
     trained = set(parts["train"].digests)
     counts = {role: sum(d in trained for d in part.digests) for role, part in parts.items() if role != "train"}
     for role, count in counts.items():
@@ -343,7 +208,7 @@ def stream(
     for note in source.notes:
         logger.info(note)
     chosen = choose(source)
-    _say_inferred(chosen if require_label else {k: v for k, v in chosen.items() if k != "label"}, asked, {}, _Notes())
+    say_inferred(chosen if require_label else {k: v for k, v in chosen.items() if k != "label"}, asked, {}, Notes())
     if not require_label:
         chosen.pop("label", None)
     elif not has_labels(source, chosen["label"]):

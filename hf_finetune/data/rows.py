@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -115,40 +116,70 @@ def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
     raise ValueError(f"the label is {_shown(value)}, expected a class (text or a whole number)")
 
 
-def read_rows(split: Split, chosen: dict[str, str], classes: ClassIds | None, *, size: int = 1024) -> Iterator[Columns]:
+@dataclass(frozen=True)
+class Unusable:
+    """A row that cannot be used."""
+
+    row: int
+    """Its number, from 0."""
+    place: str
+    """File and row, as a person finds it."""
+    column: str
+    """Canonical name of the column that is wrong."""
+    reason: str
+
+
+def read_rows(
+    split: Split,
+    chosen: dict[str, str],
+    classes: ClassIds | None,
+    *,
+    size: int = 1024,
+    unusable: list[Unusable] | None = None,
+) -> Iterator[Columns]:
     """Canonical rows, at most `size` at a time, as Arrow arrays.
 
     Args:
         chosen: the source's columns by canonical name.
         classes: numbers the labels; None only if no `label` is chosen.
+        unusable: takes the rows whose text, picture or label is missing or cannot be used, which are then left out.
 
     Raises:
-        InputError: naming file and row of the first text, picture or label that is missing or cannot be used.
+        InputError: naming file and row of the first such row, without `unusable`.
     """
     first, counts, row = None, Counter[str](), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chunk in split.chunks(list(chosen.values()), size):
+
+        def convert(values: dict[str, list]) -> tuple[Columns, dict[int, tuple[str, str]]]:
             columns: Columns = {}
             faults: dict[int, tuple[str, str]] = {}
             for name, column in chosen.items():
-                values = chunk.columns[column]
                 found: Faults = {}
                 match name:
                     case "text" | "text_pair":
-                        columns[name] = _texts(values, found, may_be_empty=name == "text_pair")
+                        columns[name] = _texts(values[column], found, may_be_empty=name == "text_pair")
                     case "image":
-                        columns[name] = _pictures(values, found, pool)
+                        columns[name] = _pictures(values[column], found, pool)
                     case "label":
                         assert classes is not None
-                        columns[name] = _labels(values, found, classes, split.columns[column].names)
+                        columns[name] = _labels(values[column], found, classes, split.columns[column].names)
                 counts[name] += len(found)
                 faults |= {i: (name, fault) for i, fault in found.items() if i not in faults}
+            return columns, faults
+
+        for chunk in split.chunks(list(chosen.values()), size):
+            columns, faults = convert(chunk.columns)
+            good = list(range(chunk.size))
+            if faults and unusable is not None:
+                unusable += [Unusable(row + i, chunk.where(i), *faults[i]) for i in sorted(faults)]
+                good = [i for i in good if i not in faults]
+                columns, faults = convert({name: [values[i] for i in good] for name, values in chunk.columns.items()})
             if faults and first is None:
                 i = min(faults)
                 name, fault = faults[i]
                 first = name, _complaint(chunk, i, chosen[name], fault)
             if first is None:
-                columns["row"] = pa.array(range(row, row + chunk.size), pa.int64())
+                columns["row"] = pa.array([row + i for i in good], pa.int64())
                 yield columns
             row += chunk.size
     if first is not None:

@@ -1,0 +1,107 @@
+"""Which rows are nearly the same: by the words of texts, by the shrunken pixels of pictures.
+
+Legend: N rows, S shingles (three words in a row) of a text, H hashes, F features.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+import numpy as np
+
+from hf_finetune.doctor.findings import Material
+from hf_finetune.doctor.texts import WORD
+
+# White space, and punctuation of ASCII, Latin-1, typography and CJK. Emoji and combining marks are no such thing.
+_BETWEEN_WORDS = re.compile(r"[\s!-/:-@\[-`{-~\xa1-\xbf\u2000-\u206f\u3000-\u303f]+")
+# Texts are alike that share so many of all shingles of the two; shorter ones than SHORTEST only with the same words.
+SHARED, SHORTEST, LONGEST = 0.8, 8, 2_000
+# MinHash (Broder 1997): of texts that share 0.8 of their shingles, 98% agree in one of 8 bands of 4 hashes.
+BANDS, OF_A_BAND = 8, 4
+# Pictures are alike whose shrunken pixels differ by so many levels of 255 at most (root mean square). A picture saved again as
+# JPEG of quality 85 differs from itself by 2.6 (median, emoji of 64 pixels); of 1.1 million pairs of different emoji the
+# nearest differ by 4.7. BLOCK: rows compared at a time.
+LEVELS, BLOCK = 4.0, 2_048
+
+
+def plain_words(text: str) -> str:
+    """A text without case, punctuation and the kind of its white space: "Well,  DONE!" is "well done"."""
+    return _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def alike_texts(material: Material) -> list[int | None]:
+    """By row the first row that has the same words, or nearly the same, itself if there is none; None without any word."""
+    sides = [material.texts] if material.pairs is None else [material.texts, material.pairs]
+    numbers: dict[str, int] = {}
+
+    @lru_cache(maxsize=1)
+    def plain(i: int) -> str:
+        return "\n".join(plain_words(side[i]) for side in sides)
+
+    @lru_cache(maxsize=4096)
+    def shingles(i: int) -> np.ndarray:
+        words = WORD.findall(plain(i))[:LONGEST]
+        ids = np.array([numbers.setdefault(w, len(numbers)) for w in words], dtype=np.uint64)
+        return np.unique((ids[:-2] * _FACTORS[0]) ^ (ids[1:-1] * _FACTORS[1]) ^ (ids[2:] * _FACTORS[2]))
+
+    found: list[int | None] = []
+    same: dict[str, int] = {}
+    bands: dict[tuple[int, bytes], int] = {}
+    for i in range(len(material)):
+        first = same.setdefault(plain(i), i) if plain(i).strip() else None
+        if first != i:
+            found.append(first)
+            continue
+        shingles_S = shingles(i)
+        if len(shingles_S) < SHORTEST:
+            found.append(i)
+            continue
+        hashes_H = ((shingles_S[:, None] * _HASHES[0] + _HASHES[1]) >> np.uint64(32)).min(axis=0)
+        keys = [(b, hashes_H[b * OF_A_BAND : (b + 1) * OF_A_BAND].tobytes()) for b in range(BANDS)]
+        others = sorted({bands.setdefault(key, i) for key in keys} - {i})
+        near = next((j for j in others if _jaccard(shingles(j), shingles_S) >= SHARED), None)
+        found.append(i if near is None else found[near])
+    return found
+
+
+# Odd numbers without a pattern; the same in every run.
+_random = np.random.default_rng(0)
+_FACTORS = _random.integers(2**63, size=3, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+_HASHES = _random.integers(2**63, size=(2, BANDS * OF_A_BAND), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (len(one) + len(other) - shared)
+
+
+def alike_pictures(shrunken_NF: np.ndarray, compared: np.ndarray) -> list[int | None]:
+    """By row the first row whose shrunken pixels are nearly the same, itself if there is none.
+
+    Args:
+        shrunken_NF: uint8.
+        compared: places of the rows that are compared, in order; the others are None.
+    """
+    pixels_NF = shrunken_NF[compared].astype(np.float32)
+    pixels_NF -= pixels_NF.mean(axis=0)
+    squares_N = np.einsum("nf,nf->n", pixels_NF, pixels_NF)
+    limit = LEVELS**2 * pixels_NF.shape[1]
+    first_N = np.arange(len(compared))
+    for start in range(0, len(compared), BLOCK):
+        block = slice(start, start + BLOCK)
+        for before in range(0, start + 1, BLOCK):
+            other = slice(before, before + BLOCK)
+            distances = squares_N[block, None] + squares_N[None, other] - 2 * pixels_NF[block] @ pixels_NF[other].T
+            near = distances <= limit
+            if before == start:
+                near = np.tril(near, k=-1)
+            # Blocks come in order, so that the first hit of a row is its earliest.
+            own = first_N[block] == np.arange(start, start + len(near))
+            hit = own & near.any(axis=1)
+            first_N[block] = np.where(hit, before + near.argmax(axis=1), first_N[block])
+    found: list[int | None] = [None] * len(shrunken_NF)
+    for place, first in zip(compared.tolist(), first_N.tolist(), strict=True):
+        found[place] = int(compared[first])
+    return found

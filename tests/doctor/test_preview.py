@@ -1,0 +1,116 @@
+"""Previews of augmentation: the views that training sees, and how they are shown."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_finetune.data.augmentation import TextBatch
+from hf_finetune.doctor.contact_sheet import GAP, LINE, contact_sheet
+from hf_finetune.doctor.preview import Look, Preview, looks, some_rows
+from hf_finetune.doctor.side_by_side import LEGEND, marked, side_by_side
+
+
+def shown(original, *views, labels=("no", "yes")) -> Preview:
+    names = tuple(Look(f"epoch {i}", i) for i in range(len(views)))
+    return Preview((4, 9)[: len(labels)], labels, names, original, views)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("a good film", "a good film", "(unchanged)"),
+        ("a good film", "a fine film", "a «fine» film"),
+        ("a good film", "a film", "a «» film"),
+        ("a good film", "a good old film", "a good «old» film"),
+        ("a good film", "good film", "«» good film"),
+        ("a good film", "very, very bad", "«very, very bad»"),
+        ("a  good\nfilm", "a  good\nnew film", "a good «new» film"),
+        ("\u597d\u96fb\u5f71", "\u58de\u96fb\u5f71", "«\u58de»\u96fb\u5f71"),
+    ],
+)
+def test_marks(before: str, after: str, expected: str) -> None:
+    assert marked(before, after) == expected
+
+
+def test_texts_stand_side_by_side() -> None:
+    preview = shown(
+        TextBatch(["a good film", "so long a text that it is folded"]),
+        TextBatch(["a film", "so long a text that it is folded"]),
+        TextBatch(["a good film", "so long a text that it is bent"]),
+    )
+    assert side_by_side(preview, width=60) == "\n".join(
+        [
+            LEGEND,
+            "",
+            "row 4, no",
+            "as it is            epoch 0             epoch 1",
+            "------------------  ------------------  ------------------",
+            "a good film         a «» film           (unchanged)",
+            "",
+            "row 9, yes",
+            "as it is            epoch 0             epoch 1",
+            "------------------  ------------------  ------------------",
+            "so long a text      (unchanged)         so long a text",
+            "that it is folded                       that it is «bent»",
+        ]
+    )
+
+
+def test_wide_characters_and_long_words_keep_the_columns() -> None:
+    preview = shown(TextBatch(["\u597d" * 12, "x" * 20]), TextBatch(["\u597d" * 12, "x" * 19]), labels=("no", "yes"))
+    lines = side_by_side(preview, width=38).splitlines()
+    assert lines[5] == "\u597d" * 9 + "  (unchanged)" and lines[6] == "\u597d" * 3
+    assert lines[-2] == "x" * 18 + "  «" + "x" * 17 and lines[-1] == "xx" + " " * 18 + "xx»"
+
+
+def test_long_texts_are_cut_short() -> None:
+    text = " ".join(["word"] * 100)
+    lines = side_by_side(shown(TextBatch([text]), TextBatch([text]), labels=("no",)), width=38).splitlines()
+    # Three words a line: eleven lines of 34.
+    assert len(lines) == 3 + 2 + 12 and lines[-1] == "... 23 more lines"
+
+
+def test_both_texts_of_a_pair_are_shown() -> None:
+    preview = shown(TextBatch(["one"], ["two"]), TextBatch(["one"], ["three"]), labels=("no",))
+    assert side_by_side(preview, width=60).splitlines()[-1].split("  ")[0] == "one | two"
+    assert preview.to_dict() == {
+        "views": ["epoch 0"],
+        "rows": [{"row": 4, "label": "no", "text": "one | two", "views": {"epoch 0": "one | three"}}],
+    }
+
+
+def test_a_contact_sheet_has_a_row_for_each_picture_and_a_column_for_each_view() -> None:
+    colours = torch.tensor([[200, 30, 30], [30, 200, 30]], dtype=torch.uint8)
+    original = colours[:, :, None, None].expand(2, 3, 150, 120)
+    sheet = Image.open(io.BytesIO(contact_sheet(shown(original, original.flip(1), labels=("no", "yes")))))
+    assert sheet.size == (GAP + 2 * (120 + GAP), LINE + GAP + 2 * (LINE + 150 + GAP))
+    pixels = np.asarray(sheet.convert("RGB"))
+    for row in range(2):
+        top = LINE + GAP + row * (LINE + 150 + GAP) + LINE
+        for column, colour in enumerate((colours[row], colours[row].flip(0))):
+            left = GAP + column * (120 + GAP)
+            assert (pixels[top : top + 150, left : left + 120] == colour.numpy()).all()
+    # Something is written at the top and above each row.
+    for top in (0, LINE + GAP, LINE + GAP + LINE + 150 + GAP):
+        assert (pixels[top : top + LINE, :120].min(axis=(1, 2)) < 100).any()
+
+
+def test_small_pictures_are_enlarged_and_large_ones_shrunk() -> None:
+    small = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    large = torch.zeros(1, 3, 448, 448, dtype=torch.uint8)
+    for pixels, side in ((small, 128), (large, 224)):
+        sheet = Image.open(io.BytesIO(contact_sheet(shown(pixels, labels=("no",)))))
+        assert sheet.width == GAP + side + GAP
+
+
+def test_rows_of_every_class_in_turn() -> None:
+    assert some_rows(np.array([0, 0, 1, 0, 2, 1]), 4) == [0, 2, 4, 1]
+    assert some_rows(np.array([0, 0, 1]), 9) == [0, 2, 1]
+
+
+def test_stored_copies_are_views_of_the_first_epoch() -> None:
+    assert looks(3, 0) == (Look("epoch 0", 0), Look("epoch 1", 1), Look("epoch 2", 2))
+    assert looks(3, 2) == (Look("copy 1", 0, 1), Look("copy 2", 0, 2))
