@@ -1,0 +1,328 @@
+"""`hf-finetune search augmentation`: a policy of augmentation for the user's own data, or the answer that none helps.
+
+Runs without augmentation come first, as they tell what a run costs; then trials, as many as the time leaves; then runs with
+the best policy. Every one of them is in search.json as soon as it is done, and a search that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from hf_finetune import environment
+from hf_finetune.codec import to_plain, write_json, write_text
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
+from hf_finetune.recipe import Recipe
+from hf_finetune.run_folder import output_folder
+from hf_finetune.search import report, tpe
+from hf_finetune.search.bench import Bench
+from hf_finetune.search.budget import SearcherName, spoken
+from hf_finetune.search.plan import DEARER, USED_SHARE, Pace, judged, run_steps, trial_plan
+from hf_finetune.search.population import Population
+from hf_finetune.search.reinforce import Reinforce
+from hf_finetune.search.retraining import MOST_JUDGED, Cost, Retrained, judged_rows, measure, retrain
+from hf_finetune.search.searchers import RUNGS, Searcher, Sweep, Trial
+from hf_finetune.search.space import NONE, Space, described, plain, space_of
+from hf_finetune.search.state import state_in
+
+logger = logging.getLogger("hf_finetune.run")
+
+SEARCHERS = {"sweep": Sweep, "tpe": tpe.Tpe, "population": Population, "reinforce": Reinforce}
+FEWEST_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks of a search."""
+
+    searcher: SearcherName = "sweep"
+    budget_s: float = 600.0
+    trials: int | None = None
+    """None: as many as there is time for."""
+    seeds: int = FEWEST_SEEDS
+
+
+def search(
+    recipe: Recipe, wanted: Wanted, *, output: str | None = None, resume: bool = False, used_s: float = 0.0
+) -> dict[str, Any]:
+    """Find a policy and judge it; write recipe.json, search.json, policy.yaml and search.svg.
+
+    Args:
+        recipe: the run that the policy is for.
+        output: folder; default runs/<name>-search-<n>.
+        resume: go on with the search in the folder.
+        used_s: seconds of the budget that are gone already.
+
+    Returns:
+        What search.json holds.
+
+    Raises:
+        InputError: whatever would stop the run; a budget that is too small; nothing was written.
+        StoppedBySignal: `resume` goes on.
+    """
+    _check(recipe, wanted)
+    started = time.perf_counter() - used_s
+    folder = output_folder(f"{recipe.name}-search", output, resume=resume)
+    bench = Bench(recipe)
+    space, left_out = space_of(bench.sample())
+    prepared = bench.prepared
+    if prepared.processes > 1:
+        raise InputError(f"search: expected one process, got {prepared.processes}")
+    record = {
+        "recipe": to_plain(recipe),
+        "fingerprint": prepared.splits.fingerprint,
+        "weights": prepared.weights,
+        "mixed_precision": prepared.mixed_precision,
+        "processes": 1,
+        "versions": environment.versions(),
+    }
+    state = state_in(folder, record, asdict(wanted), list(space.names)) if resume else None
+    new = state is None
+    state = state or {
+        "schema": 1,
+        "name": recipe.name,
+        "search": asdict(wanted),
+        "seed": recipe.train.seed,
+        "space": list(space.names),
+        "left_out": list(left_out),
+        "rows": {
+            "train": len(prepared.splits.train),
+            "fit": len(bench.train_rows),
+            "scored": len(bench.scored_labels),
+            "validation": len(prepared.splits.validation),
+        },
+        "plan": {},
+        "without": [],
+        "trials": [],
+        "with": [],
+    }
+    state["folder"] = str(folder)
+    run = _Search(recipe, wanted, bench, space, state, folder, started)
+    if new:
+        run.plan_runs()
+        write_json(folder / "recipe.json", record)
+        run.write()
+    try:
+        return run.finish()
+    except (KeyboardInterrupt, StoppedBySignal):
+        raise StoppedBySignal(f"stopped after {len(state['trials'])} trials; --resume goes on from there") from None
+
+
+def _check(recipe: Recipe, wanted: Wanted) -> None:
+    """Raises: InputError: what no search can be made with."""
+    data = recipe.data
+    if data.augment or data.augment_copies:
+        raise InputError("data.augment: expected () here, as it is what the search looks for; leave it out")
+    if wanted.seeds < FEWEST_SEEDS:
+        raise InputError(f"--seeds {wanted.seeds}: expected at least {FEWEST_SEEDS}, or the verdict would be chance")
+    if wanted.trials is not None and wanted.trials < RUNGS:
+        raise InputError(f"--trials {wanted.trials}: expected at least {RUNGS}")
+    if recipe.trained == "adalora" or recipe.model.unfreeze_every is not None:
+        raise InputError(
+            "search: expected weights that train from the first step on, not AdaLoRA or model.unfreeze_every"
+        )
+    if wanted.searcher == "tpe":
+        tpe.library()
+
+
+class _Search:
+    """A search under way; `state` is what search.json holds."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        wanted: Wanted,
+        bench: Bench,
+        space: Space,
+        state: dict[str, Any],
+        folder: Path,
+        started: float,
+    ) -> None:
+        self.recipe, self.wanted, self.bench, self.space = recipe, wanted, bench, space
+        self.state, self.folder, self.started = state, folder, started
+        # What a search that goes on has used before.
+        self.before = state.get("seconds", 0.0)
+        self.plan = state["plan"]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the budget that are gone."""
+        return self.before + time.perf_counter() - self.started
+
+    def write(self) -> None:
+        """Keep what is known."""
+        self.state["seconds"] = round(self.elapsed, 2)
+        write_json(self.folder / "search.json", self.state)
+
+    # What there is time for
+
+    @property
+    def pace(self) -> Pace:
+        """As it was measured."""
+        known = self.plan["pace"]
+        return Pace(known["step_s"], known["rest_s"], Cost(**known["run"]))
+
+    def plan_runs(self) -> None:
+        """Measure, and fix how long the runs are.
+
+        Raises:
+            InputError: the budget is too small for the shortest ones.
+        """
+        prepared, train, budget_s = self.bench.prepared, self.recipe.train, self.wanted.budget_s
+        usual = self.space.augment(self.space.every(0.6))
+        batches = prepared.batches(prepared.inputs.lengths(self.bench.encoded))
+        wanted = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
+        rows = round(len(prepared.splits.train) / batches.steps)
+        scored, runs = min(self.state["rows"]["validation"], MOST_JUDGED), 2 * self.wanted.seeds
+        cost = measure(self.recipe, usual, rows_per_step=rows, scored=scored)
+        cost = replace(cost, scored=judged(cost, runs=runs, budget_s=budget_s, used_s=self.elapsed))
+        pace = Pace(*self.bench.seconds(usual), cost)
+        steps = run_steps(pace, wanted=wanted, runs=runs, budget_s=budget_s, used_s=self.elapsed)
+        self.plan |= {"pace": asdict(pace), "steps": steps, "wanted_steps": wanted, "judged": cost.scored}
+        logger.info(
+            "within %s: %d runs of %d steps, about %s each, and trials of policies in the time left",
+            spoken(budget_s),
+            runs,
+            steps,
+            spoken(pace.run.of(steps)),
+        )
+        if steps < wanted:
+            logger.warning(
+                "the runs that decide have %d of the recipe's %d steps; --budget %s would do for all of them",
+                steps,
+                wanted,
+                spoken(pace.needed(wanted, runs) + self.elapsed),
+            )
+
+    def plan_trials(self) -> None:
+        """Fix how many trials there are and how long, in the time that the runs with a policy leave."""
+        wanted, estimate = self.wanted, self.pace.run.of(self.plan["steps"])
+        slower = max(
+            1.0, max(run["seconds"] - run["head_s"] - run["kept_s"] for run in self.state["without"]) / estimate
+        )
+        left = wanted.budget_s * USED_SHARE - self.elapsed - wanted.seeds * estimate * slower * DEARER
+        trials, least = trial_plan(
+            self.pace,
+            SEARCHERS[wanted.searcher].counts,
+            wanted=wanted.trials,
+            most_steps=self.plan["wanted_steps"],
+            available=left / slower,
+        )
+        self.plan["trials"], self.plan["rung_steps"] = trials, [least * 2**rung for rung in range(RUNGS)]
+        # Without a number of trials the time rules, should they take longer than measured.
+        self.plan["trials_s"] = None if wanted.trials is not None else max(left, 0.0)
+        self.write()
+        self.bar.clear()
+        logger.info("%d trials by %s, about %s", trials, wanted.searcher, spoken(max(left, 0.0)))
+
+    # What is done
+
+    def finish(self) -> dict[str, Any]:
+        """Do all that is not done yet."""
+        state, wanted = self.state, self.wanted
+        with tqdm(desc="search", file=sys.stderr, dynamic_ncols=True, leave=False) as self.bar:
+            self._retrain("without", ())
+            if "trials" not in self.plan:
+                self.plan_trials()
+            self.bar.total = self.plan["trials"] + RUNGS + 2 * wanted.seeds
+            best = self._best()
+            state["best"] = {"policy": described(best.policy), "moves": plain((best.policy,))[0]}
+            self.write()
+            augment = self.space.augment(best.policy)
+            self._retrain("with", augment)
+        state["evidence"] = self._evidence()
+        state["verdict"] = "helps" if state["evidence"]["judgement"] == "better" else report.NONE_HELPS
+        data = replace(self.recipe.data, augment=augment)
+        write_text(self.folder / "policy.yaml", report.fragment(data, state))
+        write_text(self.folder / "search.svg", report.picture(state, self.recipe.name))
+        # Last: a search that has a verdict is finished.
+        self.write()
+        return state
+
+    def _retrain(self, side: str, augment: tuple[Any, ...]) -> None:
+        done = self.state[side]
+        self.bar.update(len(done))
+        for seed in range(self.recipe.train.seed + len(done), self.recipe.train.seed + self.wanted.seeds):
+            self.bar.set_postfix_str(f"run {side} augmentation" if side == "without" else "run with the policy")
+            found: Retrained = retrain(
+                self.recipe, augment=augment, seed=seed, steps=self.plan["steps"], judged=self.plan["judged"]
+            )
+            done.append({"seed": seed, **asdict(found)})
+            self.write()
+            self.bar.update()
+
+    def _best(self) -> Trial:
+        """Run the trials; the best of those that came furthest."""
+        searcher: Searcher = SEARCHERS[self.wanted.searcher](
+            self.space, trials=self.plan["trials"], seed=self.recipe.train.seed
+        )
+        for rung in range(RUNGS):
+            self._score(Trial((NONE,), rung), rung)
+        scored: list[tuple[int, float, Trial]] = []
+        for number, trial in enumerate(_asked(searcher), start=RUNGS):
+            if scored and number >= len(self.state["trials"]) and self._out_of_time(trial):
+                self.bar.clear()
+                logger.info("no time for more than %d of %d trials", len(scored), self.plan["trials"])
+                break
+            score = self._score(trial, number)
+            searcher.tell(trial, score)
+            scored.append((trial.rung, score, trial))
+        return max(scored, key=lambda s: s[:2])[2]
+
+    def _out_of_time(self, trial: Trial) -> bool:
+        limit, spent = self.plan["trials_s"], sum(t["seconds"] for t in self.state["trials"])
+        expected = self.pace.rungs(self.plan["rung_steps"][0])[trial.rung]
+        return limit is not None and spent + expected > limit
+
+    def _score(self, trial: Trial, number: int) -> float:
+        """The trial's score: that of the first time, where it was done before."""
+        trials, ends = self.state["trials"], self.plan["rung_steps"]
+        if number < len(trials):
+            known = trials[number]
+            if (known["schedule"], known["rung"]) != (plain(trial.schedule), trial.rung):
+                raise InputError(f"{self.folder / 'search.json'}: trial {number} is of another search; start a new one")
+        else:
+            lasts = [end - before for end, before in zip(ends, [0, *ends], strict=False)][: trial.rung + 1]
+            held = [trial.schedule[min(i, len(trial.schedule) - 1)] for i in range(trial.rung + 1)]
+            found = self.bench.run([(self.space.augment(p), n) for p, n in zip(held, lasts, strict=True)])
+            trials.append(
+                {
+                    "policy": " then ".join(map(described, dict.fromkeys(trial.schedule))),
+                    "steps": ends[trial.rung],
+                    "score": round(found.value, 6),
+                    "accuracy": round(found.accuracy, 6),
+                    "seconds": round(found.seconds, 3),
+                    "rung": trial.rung,
+                    "schedule": plain(trial.schedule),
+                }
+            )
+            self.write()
+        self.bar.update()
+        self.bar.set_postfix_str(f"best {max(t['score'] for t in trials):.4f}")
+        return trials[number]["score"]
+
+    def _evidence(self) -> dict[str, Any]:
+        """The paired difference between the runs with the policy and those without, and what it allows to say."""
+        labels_N = np.asarray(judged_rows(self.bench.prepared.splits, self.plan["judged"])["label"][:])
+        mine, theirs = (np.array([run["predicted"] for run in self.state[side]]) for side in ("with", "without"))
+        metric = "macro_f1" if self.recipe.evaluate.metric == "macro_f1" else "accuracy"
+        if metric == "macro_f1":
+            found = paired_macro_f1(labels_N, mine, theirs)
+        else:
+            found = paired_difference(mine == labels_N, theirs == labels_N)
+        return {"metric": metric, **found.to_dict(), "judgement": verdict(found)}
+
+
+def _asked(searcher: Searcher) -> Iterator[Trial]:
+    """One trial after another, each told its score before the next is asked for."""
+    while (trial := searcher.ask()) is not None:
+        yield trial

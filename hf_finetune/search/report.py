@@ -1,0 +1,90 @@
+"""What a search leaves behind: the policy as a recipe fragment, a picture, and a few lines for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from hf_finetune import codec
+from hf_finetune.recipe import ImageData, TextData
+from hf_finetune.search.budget import spoken
+from hf_finetune.training.charts import line_chart
+
+SHOWN = 8
+"""Trials of the table, the best ones."""
+NONE_HELPS = "none helps"
+
+
+def fragment(data: TextData | ImageData, state: dict[str, Any]) -> str:
+    """The fields of a recipe that use the policy, as YAML for `--config`; where none helps, no field at all.
+
+    Args:
+        data: with the policy in `augment`.
+        state: what search.json holds.
+    """
+    head = f"# {state['verdict']}: {_evidence(state)}\n# Found by `hf-finetune search augmentation`: {state['best']['policy']}\n"
+    if state["verdict"] == NONE_HELPS:
+        return head
+    plain = codec.to_plain(data)["augment"]
+    fields = {"data": {"type": type(data).__name__, "augment": plain}}
+    return head + yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=120)
+
+
+def picture(state: dict[str, Any], name: str) -> str:
+    """The scores of all trials in their order, a line for each number of steps, as SVG."""
+    trials = state["trials"]
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    for steps in sorted({t["steps"] for t in trials}):
+        places = [i for i, t in enumerate(trials) if t["steps"] == steps and t["policy"] != "none"]
+        if places:
+            lines[f"{steps} steps"] = [float(i) for i in places], [trials[i]["score"] for i in places]
+        for t in trials:
+            if t["steps"] == steps and t["policy"] == "none":
+                lines[f"none, {steps} steps"] = [0.0, float(len(trials) - 1)], [t["score"]] * 2
+    return line_chart(lines, title=f"{name}: scores of trials", x_label="trial")
+
+
+def describe(state: dict[str, Any]) -> str:
+    """A finished search as a few lines of text."""
+    plan, rows, trials = state["plan"], state["rows"], state["trials"]
+    tried = [t for t in trials if t["policy"] != "none"]
+    best_first = sorted(tried, key=lambda t: (-t["steps"], -t["score"]))
+    shown = [
+        *best_first[:SHOWN],
+        *(t for t in trials if t["policy"] == "none" and t["steps"] == best_first[0]["steps"]),
+    ]
+    left = f", {len(tried) - SHOWN} more in search.json" if len(tried) > SHOWN else ""
+    seconds = sum(t["seconds"] for t in trials)
+    return "\n".join(
+        [
+            f"{state['name']}: {rows['fit']} training rows for trials, {rows['scored']} to score them, {plan['judged']} of "
+            f"{rows['validation']} validation rows to judge",
+            f"space         {len(state['space'])} operations: {', '.join(state['space'])}",
+            *(f"note          {note}" for note in state["left_out"]),
+            f"tried         {len(tried)} trials by {state['search']['searcher']} in {spoken(seconds)}{left}",
+            "                 score  accuracy  steps  policy",
+            *(f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}" for t in shown),
+            f"policy        {state['best']['policy']}",
+            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps; accuracy "
+            f"{_mean(state['with'])} with it, {_mean(state['without'])} without",
+            f"evidence      {_evidence(state)}",
+            f"verdict       {state['verdict']}",
+            f"time          {spoken(state['seconds'])} of {spoken(state['search']['budget_s'])}",
+            f"fragment      {state['folder']}/policy.yaml" + (" (empty)" if state["verdict"] == NONE_HELPS else ""),
+            f"picture       {state['folder']}/search.svg",
+        ]
+    )
+
+
+def _mean(runs: list[dict[str, Any]]) -> str:
+    return f"{sum(r['accuracy'] for r in runs) / len(runs):.4f}"
+
+
+def _evidence(state: dict[str, Any]) -> str:
+    found = state["evidence"]
+    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+    return (
+        f"{value:+.2f} points of {found['metric']} [{low:+.2f}, {high:+.2f}] against no augmentation, {found['n']} validation "
+        f"rows, {len(state['with'])} paired seeds: {found['judgement']}"
+    )

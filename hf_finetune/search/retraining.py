@@ -1,0 +1,179 @@
+"""The runs that decide: the user's own recipe, with a policy and without, judged on validation rows that no trial has seen."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+
+from hf_finetune import pipeline
+from hf_finetune.data.compose import Augmentation
+from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.data.load import Splits
+from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.evaluation.metrics import row_log_losses, softmax
+from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
+from hf_finetune.preparation import prepare
+from hf_finetune.prepared import Prepared
+from hf_finetune.recipe import Averaging, Recipe
+from hf_finetune.training.probe import Choice
+
+MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 2, 16, 32
+"""Steps of so many rows that tell what a run costs, and rows that it scores."""
+MOST_JUDGED = 1000
+"""Validation rows that a run answers for, at most."""
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A run, and what it says of the validation rows."""
+
+    predicted: list[int]
+    accuracy: float
+    log_loss: float
+    seconds: float
+    head_s: float
+    """Of the fit of its head, which later runs of the seed find done."""
+    kept_s: float
+    """Of what the frozen layers make of the validation rows, which all later runs find."""
+    loop_s: float
+    """Of its steps."""
+    score_s: float
+    """Of its answers."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes, in seconds."""
+
+    kept_s: float
+    """The first run, beside the rest."""
+    head_s: float
+    """The first run of each seed, beside the rest."""
+    fixed_s: float
+    row_s: float
+    score_s: float
+    rows_per_step: int
+    scored: int
+
+    def of(self, steps: int) -> float:
+        """A run of so many steps, without what is done once."""
+        return self.fixed_s + steps * self.rows_per_step * self.row_s + self.scored * self.score_s
+
+
+def retrain(recipe: Recipe, *, augment: tuple[Augmentation, ...], seed: int, steps: int, judged: int) -> Retrained:
+    """Train as `train` does, for so many steps, and answer for the validation rows with the weights of the last one.
+
+    Nothing is chosen on these rows: neither an epoch nor an average of weights. Test rows are not looked at.
+    """
+    train = replace(recipe.train, seed=seed, max_steps=steps, early_stopping_patience=None)
+    data = replace(recipe.data, augment=augment)
+    return _run(replace(recipe, data=data, train=train, averaging=Averaging()), most_scored=judged)
+
+
+def measure(recipe: Recipe, augment: tuple[Augmentation, ...], *, rows_per_step: int, scored: int) -> Cost:
+    """What `retrain` takes, by a few rows of it.
+
+    Args:
+        augment: operations like those to come.
+        rows_per_step, scored: of the runs to come.
+    """
+    few = min(MEASURED_ROWS, rows_per_step)
+    run = _run(
+        replace(
+            recipe,
+            data=replace(recipe.data, augment=augment),
+            batching=replace(recipe.batching, rows_per_step=few, token_budget=None),
+            train=replace(recipe.train, max_steps=MEASURED_STEPS, early_stopping_patience=None),
+            averaging=Averaging(),
+        ),
+        most_scored=MEASURED_SCORED,
+    )
+    return Cost(
+        kept_s=run.kept_s * scored / len(run.predicted),
+        head_s=run.head_s,
+        fixed_s=run.seconds - run.head_s - run.loop_s - run.kept_s - run.score_s,
+        row_s=run.loop_s / (MEASURED_STEPS * few),
+        score_s=run.score_s / len(run.predicted),
+        rows_per_step=rows_per_step,
+        scored=scored,
+    )
+
+
+def judged_rows(splits: Splits, most: int) -> Dataset:
+    """The validation rows that runs answer for, so many at most, drawn where there are more."""
+    rows = np.random.default_rng(0).permutation(len(splits.validation))[:most]
+    return splits.validation.select(np.sort(rows))
+
+
+def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
+    started = time.perf_counter()
+    with _quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
+        prepared = prepare(recipe)
+        judged = judged_rows(prepared.splits, most_scored)
+        # The Trainer scores every epoch; here nobody asks for it.
+        few = replace(prepared.splits, validation=judged.select(range(min(len(judged), MEASURED_SCORED))))
+        choice = Choice(prepared.kernels)
+        trainer, parts, _ = pipeline.rehearse(replace(prepared, splits=few), Path(folder), choice)
+        trained = time.perf_counter()
+        logits_NC, kept_s = _answers(trainer.trained_model(), prepared, judged)
+    labels_N = np.asarray(judged["label"][:])
+    return Retrained(
+        predicted=logits_NC.argmax(-1).tolist(),
+        accuracy=float((logits_NC.argmax(-1) == labels_N).mean()),
+        log_loss=float(row_log_losses(labels_N, softmax(logits_NC)).mean()),
+        seconds=time.perf_counter() - started,
+        head_s=parts.get("head_warm_start_s", 0.0),
+        kept_s=kept_s,
+        loop_s=trainer.loop_seconds,
+        score_s=time.perf_counter() - trained - kept_s,
+    )
+
+
+def _answers(model: nn.Module, prepared: Prepared, judged: Dataset) -> tuple[np.ndarray, float]:
+    """Logits (N, C) of the rows, and the seconds that it took to compute what frozen layers make of them, where any are."""
+    recipe, encoded = prepared.recipe, prepared.inputs.encode(judged)
+    rows = TrainingRows(prepared.inputs, encoded, encoded)
+    if recipe.batching.cache_prefix and not recipe.adapts:
+        rows = cache_frozen_layers(
+            model,
+            prepared.inputs,
+            encoded,
+            encoded.select([0]),
+            fingerprint=f"{prepared.splits.fingerprint} {len(judged)} judged",
+            autocast=None,
+            budget_gb=recipe.batching.cache_gb,
+        )
+    try:
+        logits_NC = predict_logits(
+            model,
+            Rows(rows.train, columns_of(rows.inputs, labels=False)),
+            rows.inputs.collate,
+            batch_size=recipe.train.per_device_eval_batch_size,
+            lengths=rows.inputs.lengths(rows.train),
+        )
+    finally:
+        rows.close()
+    return logits_NC, rows.build_s
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[Any]:
+    """Nothing of a run's notes and bars: the search has one bar for all."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            yield said
+    finally:
+        logging.disable(level)

@@ -1,0 +1,196 @@
+"""What a search for a policy of augmentation chooses from: operations of one strength each, and policies made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from hf_finetune import codec
+from hf_finetune.data.augment_image import Blur, Erase, Flip, Grayscale, Jpeg, Noise, Perspective, ResizedCrop, Scale
+from hf_finetune.data.augment_text import TextOperation
+from hf_finetune.data.augmentation import ImageBatch, TextBatch, generators
+from hf_finetune.data.compose import Augmentation, OneOf, Sequence, Sometimes
+from hf_finetune.data.image_policies import RANDOM_KINDS, STRONGEST_MAGNITUDE, at_magnitude
+from hf_finetune.errors import InputError
+
+LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
+"""Probabilities and magnitudes that searchers choose from; beside them there is nothing at all."""
+BRANCHES, MOVES = 2, 2
+"""Alternatives of a policy, of which a row meets one, and the moves of each, one after the other (AutoAugment's sub-policies,
+arXiv:1805.09501, which has five of two; fewer can be told apart in so few trials)."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """An operation on some rows."""
+
+    operation: str
+    """Its name in the space."""
+    probability: float
+    """Share of the rows."""
+    magnitude: float
+    """Above 0, to 1: the strongest that the space has."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is done to every training row; by default nothing."""
+
+    branches: tuple[tuple[Move, ...], ...] = ()
+    """For each row one of them is drawn, and its moves are made in order."""
+    draws: int = 1
+    """How often one is drawn for a row, each changing what the one before has left."""
+
+
+NONE = Policy()
+"""No augmentation."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """An operation whose strength is one number."""
+
+    name: str
+    at: Callable[[float], Augmentation]
+    """The operation at a magnitude above 0, to 1."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """All that there is to choose from."""
+
+    kind: Literal["text", "image"]
+    operations: tuple[Strength, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the operations, in order."""
+        return tuple(o.name for o in self.operations)
+
+    def augment(self, policy: Policy) -> tuple[Augmentation, ...]:
+        """The policy as `data.augment` takes it."""
+        if not policy.branches:
+            return ()
+        branches = [self._steps(moves) for moves in policy.branches]
+        if len(branches) == 1:
+            return branches[0] * policy.draws
+        return (OneOf(tuple(b[0] if len(b) == 1 else Sequence(b) for b in branches)),) * policy.draws
+
+    def _steps(self, moves: tuple[Move, ...]) -> tuple[Augmentation, ...]:
+        at = {o.name: o.at for o in self.operations}
+        made = [(m.probability, at[m.operation](m.magnitude)) for m in moves]
+        return tuple(operation if p == 1 else Sometimes(operation, p) for p, operation in made)
+
+    def every(self, magnitude: float, draws: int = 1) -> Policy:
+        """For every row `draws` of all operations at one magnitude (RandAugment, arXiv:1909.13719)."""
+        return Policy(tuple((Move(name, 1.0, magnitude),) for name in self.names), draws)
+
+    def every_at_any(self) -> Policy:
+        """For every row one of all operations at any magnitude (TrivialAugment, arXiv:2103.10158)."""
+        return Policy(tuple((Move(name, 1.0, level),) for name in self.names for level in LEVELS))
+
+    def move(self, rng: np.random.Generator) -> Move:
+        """Any move."""
+        return Move(str(rng.choice(self.names)), float(rng.choice(LEVELS)), float(rng.choice(LEVELS)))
+
+    def policy(self, rng: np.random.Generator) -> Policy:
+        """Any policy."""
+        return Policy(tuple(tuple(self.move(rng) for _ in range(MOVES)) for _ in range(BRANCHES)))
+
+    def near(self, policy: Policy, rng: np.random.Generator) -> Policy:
+        """A policy with every move a step away, or with a chance of a fifth any other one (PBA's explore)."""
+        return replace(policy, branches=tuple(tuple(self._near(m, rng) for m in moves) for moves in policy.branches))
+
+    def _near(self, move: Move, rng: np.random.Generator) -> Move:
+        if rng.random() < 0.2:
+            return self.move(rng)
+        steps = [LEVELS.index(level) + int(rng.integers(-1, 2)) for level in (move.probability, move.magnitude)]
+        probability, magnitude = (LEVELS[min(max(step, 0), len(LEVELS) - 1)] for step in steps)
+        return Move(move.operation, probability, magnitude)
+
+
+STRONGEST_SHARE = 3
+"""The strongest operation on texts changes so many times the share that it changes by default, at most all."""
+
+
+def _texts() -> tuple[Strength, ...]:
+    """Every operation on texts whose strength is the share `p` and which needs nothing to be given."""
+    found = []
+    for kind in typing.get_args(TextOperation):
+        defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+        if "p" in defaults and dataclasses.MISSING not in defaults.values():
+            found.append(Strength(kind.__name__, partial(_share, kind, min(1.0, STRONGEST_SHARE * defaults["p"]))))
+    return tuple(found)
+
+
+def _share(kind: Callable[..., Augmentation], strongest: float, magnitude: float) -> Augmentation:
+    return kind(p=round(strongest * magnitude, 4))
+
+
+def _of_the_papers(kind: Any, magnitude: float) -> Augmentation:
+    return at_magnitude(kind, STRONGEST_MAGNITUDE * magnitude)
+
+
+PICTURES = (
+    *(Strength(kind, partial(_of_the_papers, kind)) for kind in RANDOM_KINDS if kind != "Identity"),
+    Strength("Flip", lambda m: Flip(0.5 * m)),
+    Strength("ResizedCrop", lambda m: ResizedCrop(min_scale=round(1 - 0.9 * m, 3))),
+    Strength("Scale", lambda m: Scale(smallest=1 - 0.5 * m, largest=1 + m)),
+    Strength("Perspective", lambda m: Perspective(round(0.6 * m, 3), p=1.0)),
+    Strength("Grayscale", lambda m: Grayscale(p=m)),
+    Strength("Blur", lambda m: Blur(max_sigma=round(0.1 + 2.9 * m, 3), p=1.0)),
+    Strength("Noise", lambda m: Noise(max_sigma=round(0.3 * m, 3), p=1.0)),
+    Strength("Erase", lambda m: Erase(max_area=round(0.02 + 0.38 * m, 3), p=1.0)),
+    Strength("Jpeg", lambda m: Jpeg(min_quality=round(95 - 85 * m), p=1.0)),
+)
+"""RandAugment's operations and those beside them."""
+
+
+def space_of(batch: TextBatch | ImageBatch) -> tuple[Space, tuple[str, ...]]:
+    """Every operation that goes with the data, and a line for each that does not.
+
+    What runs a network of its own (SubstituteByModel, BackTranslate) is not among them, nor is what mixes rows: they are no
+    part of `data.augment` as an operation in every epoch.
+
+    Args:
+        batch: a few training rows.
+    """
+    is_text = isinstance(batch, TextBatch)
+    fit, left_out = [], []
+    for operation in _texts() if is_text else PICTURES:
+        try:
+            operation.at(1.0)(batch, generators(0, range(len(batch)), 0))
+        except InputError as error:
+            left_out.append(f"{operation.name} is not in the space: {error}")
+        else:
+            fit.append(operation)
+    return Space("text" if is_text else "image", tuple(fit)), tuple(left_out)
+
+
+def described(policy: Policy) -> str:
+    """The policy on one line: `2 of SwapWords 0.4 | Typos 0.4`, or `SwapWords 0.4 x 0.6, Typos 0.2 | ...`: name, magnitude,
+    and the probability where it is not 1."""
+    if not policy.branches:
+        return "none"
+    moves = [
+        ", ".join(
+            f"{m.operation} {m.magnitude:g}" + ("" if m.probability == 1 else f" x {m.probability:g}") for m in branch
+        )
+        for branch in policy.branches
+    ]
+    if len(moves) > 2 * BRANCHES:
+        levels = sorted({m.magnitude for branch in policy.branches for m in branch})
+        magnitude = f"{levels[0]:g}" if len(levels) == 1 else f"{levels[0]:g} to {levels[-1]:g}"
+        return f"{policy.draws} of all operations at {magnitude}"
+    return ("" if policy.draws == 1 else f"{policy.draws} of ") + " | ".join(moves)
+
+
+def plain(policies: tuple[Policy, ...]) -> list[Any]:
+    """Policies as JSON has them."""
+    return [codec.to_plain(policy) for policy in policies]

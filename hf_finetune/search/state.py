@@ -1,0 +1,41 @@
+"""A search that was begun: what its folder tells of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.errors import InputError
+from hf_finetune.run_folder import refuse_changes
+
+
+def state_in(folder: Path, record: dict[str, Any], wanted: dict[str, Any], space: list[str]) -> dict[str, Any] | None:
+    """What search.json holds of the search in the folder; None: there is none yet.
+
+    Args:
+        record: what its recipe.json is compared with, see `run_folder.refuse_changes`.
+        wanted: what is asked of the search now.
+        space: names of the operations that there are now.
+
+    Raises:
+        InputError: it is finished, or another one.
+    """
+    path = folder / "search.json"
+    if not path.exists():
+        return None
+    refuse_changes(folder, record)
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); start the search anew in another folder") from None
+    if "verdict" in state:
+        raise InputError(f"--output {folder}: the search in it is finished, there is nothing to resume")
+    before = {**state["search"], "space": state["space"]}
+    for name, value in {**wanted, "space": space}.items():
+        if before.get(name) != value:
+            raise InputError(
+                f"{name}: the search in {folder} has {before.get(name)!r}, now it is {value!r}; resume with the same value, "
+                "or start a new search"
+            )
+    return state

@@ -1,0 +1,31 @@
+"""Times as the user writes them, and the trials that fit into one."""
+
+import pytest
+
+from hf_finetune.errors import InputError
+from hf_finetune.search.budget import affordable, seconds_in, spoken
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("45", 45), ("1.5m", 90)])
+def test_a_time(text: str, seconds: float) -> None:
+    assert seconds_in(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "ten", "5 minutes", "-3m", "3d"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"--budget .*: expected a time such as 90s"):
+        seconds_in(text)
+
+
+@pytest.mark.parametrize("seconds", [1, 59, 60, 3599, 5400, 90061])
+def test_what_is_spoken_is_read_again(seconds: int) -> None:
+    assert seconds_in(spoken(seconds)) == seconds
+
+
+def test_as_many_trials_as_end_in_time() -> None:
+    def halves(trials: int) -> tuple[int, int]:
+        return trials - trials // 3, trials // 3
+
+    # 6 trials are 4 of 1 s and 2 of 5 s, 14 s in all; 7 would be 15 s.
+    assert affordable(halves, [1.0, 5.0], 14.5) == 6
+    assert affordable(halves, [1.0, 5.0], 1.5) == 0

@@ -1,0 +1,267 @@
+"""A search from its data to its verdict: what it leaves, how it goes on, what it refuses."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from small_runs import small_recipe
+
+from hf_finetune.cli import main_command
+from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.jobs import search_job, train_job
+from hf_finetune.pipeline import run
+from hf_finetune.recipe import Launch, Model, Recipe
+from hf_finetune.search import augmentation, retraining
+from hf_finetune.search.augmentation import SEARCHERS, Wanted, search
+from hf_finetune.search.bench import Bench
+from hf_finetune.search.report import NONE_HELPS, describe
+from hf_finetune.search.retraining import Retrained
+
+PLENTY = 100_000.0
+JUDGED = Dataset.from_dict({"label": [i % 2 for i in range(200)]})
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return small_recipe(tmp_path_factory.mktemp("input"))
+
+
+def fake_runs(monkeypatch: pytest.MonkeyPatch, *, right_with: int, right_without: int) -> list[dict[str, Any]]:
+    """In place of runs: so many of the validation rows right, whatever the seed."""
+    asked: list[dict[str, Any]] = []
+
+    def retrain(recipe: Recipe, *, augment: tuple, seed: int, steps: int, judged: int) -> Retrained:
+        asked.append({"augment": augment, "seed": seed, "steps": steps})
+        labels = np.asarray(JUDGED["label"][:])
+        right = right_with if augment else right_without
+        predicted = np.where(np.arange(len(labels)) < right, labels, 1 - labels)
+        return Retrained(predicted.tolist(), right / len(labels), 0.5, 1.0, 0.1, 0.1, 0.5, 0.1)
+
+    monkeypatch.setattr(augmentation, "retrain", retrain)
+    monkeypatch.setattr(augmentation, "judged_rows", lambda splits, most: JUDGED)
+    return asked
+
+
+def without_times(state: dict[str, Any]) -> dict[str, Any]:
+    """What a search found, without seconds and places."""
+    state = json.loads(json.dumps(state))
+    for name in ("seconds", "folder"):
+        state.pop(name)
+    state["plan"] = {
+        n: v for n, v in state["plan"].items() if n in ("steps", "wanted_steps", "trials", "rung_steps", "judged")
+    }
+    for entry in [*state["trials"], *state["with"], *state["without"]]:
+        for name in ("seconds", "loop_s", "score_s", "head_s", "kept_s"):
+            entry.pop(name, None)
+    return state
+
+
+def test_a_real_search_from_the_command_line(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "search"
+    flags = ["--model", recipe.model.checkpoint, "--train.max-steps", "2", "--max-length", "32"]
+    main_command(
+        [
+            "search",
+            "augmentation",
+            recipe.data.path,
+            *flags,
+            "--trials",
+            "3",
+            "--budget",
+            "27h",
+            "--output",
+            str(output),
+        ]
+    )
+    said = capsys.readouterr().out
+    state = json.loads((output / "search.json").read_text())
+    assert state["rows"] == {"train": 54, "fit": 35, "scored": 19, "validation": 6}
+    assert [t["policy"] for t in state["trials"][:3]] == ["none"] * 3 and len(state["trials"]) == 6
+    assert [t["steps"] for t in state["trials"]] == [4, 8, 16] * 2
+    assert [r["seed"] for r in state["with"]] == [r["seed"] for r in state["without"]] == [0, 1, 2]
+    assert all(len(r["predicted"]) == 6 for r in [*state["with"], *state["without"]])
+    assert state["plan"]["steps"] == 2 and state["evidence"]["n"] == 6
+    for word in ("space ", "tried ", "evidence ", "verdict ", state["best"]["policy"], f"{output}/policy.yaml"):
+        assert word in said
+    assert ElementTree.parse(output / "search.svg").getroot().tag.endswith("svg")
+    # Six rows allow no verdict: the fragment sets nothing, and can be used all the same.
+    assert state["verdict"] == NONE_HELPS
+    job, _ = train_job([recipe.data.path, *flags, "--config", str(output / "policy.yaml")], "train")
+    assert job.recipe.data.augment == ()
+
+
+def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
+    """Without a choice of the epoch: one epoch has the same weights at its end."""
+    found = retraining.retrain(recipe, augment=(SwapWords(0.3),), seed=1, steps=7, judged=6)
+    wanted = replace(
+        recipe,
+        data=replace(recipe.data, augment=(SwapWords(0.3),)),
+        train=replace(recipe.train, seed=1, max_steps=7),
+        evaluate=replace(recipe.evaluate, parity_rows=1),
+    )
+    result = run(wanted, Launch(output=str(tmp_path / "run")))
+    assert result is not None
+    assert found.accuracy == pytest.approx(result["metrics"]["validation"]["accuracy"]["value"])
+    assert found.log_loss == pytest.approx(result["metrics"]["validation"]["log_loss"]["value"], abs=1e-5)
+    assert retraining.retrain(recipe, augment=(), seed=1, steps=7, judged=6).log_loss != found.log_loss
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_a_policy_that_helps_is_a_fragment_that_train_uses(
+    recipe: Recipe, searcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    state = search(recipe, Wanted(searcher, PLENTY, trials=8), output=str(tmp_path / "out"))
+    assert state["verdict"] == "helps" and state["evidence"]["value"] == pytest.approx(0.2)
+    assert state["evidence"]["low"] > 0 and "better" in describe(state)
+    augment = asked[-1]["augment"]
+    assert [a["augment"] for a in asked] == [()] * 3 + [augment] * 3 and augment
+    assert [a["seed"] for a in asked] == [0, 1, 2] * 2 and len({a["steps"] for a in asked}) == 1
+    job, _ = train_job([recipe.data.path, "--config", str(tmp_path / "out" / "policy.yaml")], "train")
+    assert job.recipe.data.augment == augment
+
+
+def test_what_makes_no_difference_is_not_in_the_fragment(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_runs(monkeypatch, right_with=151, right_without=150)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
+    assert state["verdict"] == NONE_HELPS and state["evidence"]["value"] == pytest.approx(0.005)
+    lines = (tmp_path / "out" / "policy.yaml").read_text().splitlines()
+    assert lines and all(line.startswith("#") for line in lines)
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_a_search_that_was_killed_goes_on_to_the_same_answer(
+    recipe: Recipe, searcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_runs(monkeypatch, right_with=160, right_without=150)
+    wanted = Wanted(searcher, PLENTY, trials=9)
+    whole = search(recipe, wanted, output=str(tmp_path / "whole"))
+    real, calls = Bench.run, []
+
+    def dies(self: Bench, policies: Any) -> Any:
+        calls.append(policies)
+        # Three are for measuring, three without augmentation, then four trials.
+        if len(calls) > 10:
+            raise KeyboardInterrupt
+        return real(self, policies)
+
+    monkeypatch.setattr(Bench, "run", dies)
+    with pytest.raises(StoppedBySignal, match="stopped after 7 trials; --resume"):
+        search(recipe, wanted, output=str(tmp_path / "killed"))
+    monkeypatch.setattr(Bench, "run", real)
+    assert len(json.loads((tmp_path / "killed" / "search.json").read_text())["trials"]) == 7
+    again = search(recipe, wanted, output=str(tmp_path / "killed"), resume=True)
+    assert without_times(again) == without_times(whole)
+    assert (tmp_path / "killed" / "policy.yaml").read_text() == (tmp_path / "whole" / "policy.yaml").read_text()
+    with pytest.raises(InputError, match="finished, there is nothing to resume"):
+        search(recipe, wanted, output=str(tmp_path / "killed"), resume=True)
+
+
+def test_another_search_is_not_gone_on_with(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runs(monkeypatch, right_with=160, right_without=150)
+    wanted, output = Wanted("sweep", PLENTY, trials=3), str(tmp_path / "out")
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(augmentation, "retrain", dies)
+        with pytest.raises(StoppedBySignal):
+            search(recipe, wanted, output=output)
+    with pytest.raises(InputError, match=r"searcher: the search in .* has 'sweep', now it is 'reinforce'"):
+        search(recipe, replace(wanted, searcher="reinforce"), output=output, resume=True)
+    other = replace(recipe, train=replace(recipe.train, weight_decay=0.5))
+    with pytest.raises(InputError, match=r"train\.weight_decay"):
+        search(other, wanted, output=output, resume=True)
+    with pytest.raises(InputError, match="the folder is not empty"):
+        search(recipe, wanted, output=output)
+
+
+def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runs(monkeypatch, right_with=160, right_without=150)
+    real = Bench.run
+    slow = {"by": 1.0}
+
+    def slower(self: Bench, policies: Any) -> Any:
+        found = real(self, policies)
+        return replace(found, seconds=found.seconds * slow["by"])
+
+    monkeypatch.setattr(Bench, "run", slower)
+    planned = augmentation._Search.plan_trials
+
+    def then_slow(self: augmentation._Search) -> None:
+        planned(self)
+        slow["by"] = 1e6
+
+    monkeypatch.setattr(augmentation._Search, "plan_trials", then_slow)
+    state = search(recipe, Wanted("sweep", 900.0), output=str(tmp_path / "out"))
+    # Those without augmentation have used it up; one policy is tried in any case.
+    assert state["plan"]["trials"] > 3 and len(state["trials"]) == 4
+    assert "verdict" in state
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "message"),
+    [
+        ({"augment": (SwapWords(),)}, Wanted(), r"data\.augment: expected \(\) here"),
+        ({}, Wanted(seeds=2), "--seeds 2: expected at least 3"),
+        ({}, Wanted(trials=2), "--trials 2: expected at least 3"),
+        ({}, Wanted(budget_s=1.0), "--budget 1s: 6 runs of one step"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(
+    recipe: Recipe, changes: dict, wanted: Wanted, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        search(replace(recipe, data=replace(recipe.data, **changes)), wanted, output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_layers_that_wait_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    waiting = replace(recipe, model=Model(recipe.model.checkpoint, unfreeze_every=0.5))
+    with pytest.raises(InputError, match="not AdaLoRA or"):
+        search(waiting, Wanted(), output=str(tmp_path / "out"))
+
+
+def test_tpe_without_optuna(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"pip install hf_finetune\[search\]"):
+        search(recipe, Wanted("tpe"), output=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--find-lr"], "--find-lr: this is not for search"),
+        (["--push", "you/name"], "--push: this is not for search"),
+        (["--num-processes", "2"], "--num-processes: this is not for search"),
+        (["--budget", "soon"], "--budget soon: expected a time such as"),
+        (["--searcher", "luck"], "luck"),
+    ],
+)
+def test_flags_that_are_refused(recipe: Recipe, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        search_job([recipe.data.path, "--text", "text", *flags], "search")
+
+
+def test_rows_are_training_rows(recipe: Recipe) -> None:
+    job, seconds = search_job([recipe.data.path, "--text", "text", "--rows", "30", "--budget", "2m"], "search")
+    assert job.recipe.data.max_train_rows == 30 and seconds == 120 and job.searcher == "sweep"
+
+
+def test_another_thing_to_search_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main_command(["search", "luck", "rows.csv"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "hf-finetune search luck: expected `hf-finetune search augmentation DATA`\n"

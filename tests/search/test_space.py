@@ -1,0 +1,72 @@
+"""What a search can choose, and the policies made of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_finetune.data.augment_text import DeleteWords, SwapWords
+from hf_finetune.data.augmentation import ImageBatch, TextBatch, generators
+from hf_finetune.data.compose import OneOf, Sequence, Sometimes
+from hf_finetune.data.image_geometry import Rotate
+from hf_finetune.search.space import BRANCHES, LEVELS, MOVES, NONE, Move, Policy, Space, Strength, described, space_of
+
+SPACE = Space("text", (Strength("Swap", SwapWords), Strength("Delete", DeleteWords)))
+TEXTS = TextBatch(["one two three four. five six", "seven eight nine"], None, np.array([0, 1]))
+
+
+def test_a_policy_as_operations() -> None:
+    one = Policy(((Move("Swap", 0.4, 0.2), Move("Delete", 1.0, 0.6)),))
+    assert SPACE.augment(one) == (Sometimes(SwapWords(0.2), 0.4), DeleteWords(0.6))
+    two = Policy((*one.branches, (Move("Swap", 1.0, 1.0),)), draws=2)
+    drawn = OneOf((Sequence((Sometimes(SwapWords(0.2), 0.4), DeleteWords(0.6))), SwapWords(1.0)))
+    assert SPACE.augment(two) == (drawn, drawn)
+    assert SPACE.augment(NONE) == ()
+
+
+def test_the_policies_of_one_or_two_numbers() -> None:
+    assert SPACE.augment(SPACE.every(0.4, 2)) == (OneOf((SwapWords(0.4), DeleteWords(0.4))),) * 2
+    (any_magnitude,) = SPACE.augment(SPACE.every_at_any())
+    assert {o.p for o in any_magnitude.choices} == set(LEVELS) and len(any_magnitude.choices) == 2 * len(LEVELS)
+
+
+def test_near_is_a_step_away_or_another_operation() -> None:
+    rng, policy = np.random.default_rng(0), Policy(((Move("Swap", 0.6, 0.6),) * MOVES,) * BRANCHES)
+    seen = [move for _ in range(200) for branch in SPACE.near(policy, rng).branches for move in branch]
+    same = [m for m in seen if m.operation == "Swap" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.magnitude <= 0.8]
+    assert 0.75 < len(same) / len(seen) < 0.95
+    assert {m.magnitude for m in seen} == set(LEVELS)
+
+
+def test_every_operation_of_texts_with_a_share_is_there() -> None:
+    space, left_out = space_of(TEXTS)
+    assert space.kind == "text" and {"SwapWords", "DeleteWords", "KeyboardTypos", "Aeda"} <= set(space.names)
+    assert not {"Eda", "SubstituteByModel", "BackTranslate"} & set(space.names)
+    # MixHalves needs the training rows.
+    assert [line.split(" is ")[0] for line in left_out] == ["MixHalves"]
+
+
+def test_an_operation_that_does_not_go_with_the_data_is_left_out_and_said() -> None:
+    pairs = TextBatch(TEXTS.texts, list(TEXTS.texts), TEXTS.labels)
+    space, left_out = space_of(pairs)
+    assert "MixHalves" not in space.names and "pairs" in left_out[0]
+
+
+@pytest.mark.parametrize("magnitude", LEVELS)
+def test_every_operation_of_pictures_at_every_magnitude(magnitude: float) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 24, 24), generator=torch.Generator().manual_seed(0)).byte()
+    space, left_out = space_of(ImageBatch(pixels, np.array([0, 1])))
+    assert space.kind == "image" and not left_out and {"Rotate", "ShearX", "Flip", "Jpeg"} <= set(space.names)
+    for operation in space.operations:
+        changed = operation.at(magnitude)(ImageBatch(pixels), generators(0, range(2), 0)).pixels
+        assert changed.shape == pixels.shape and changed.dtype == torch.uint8
+    at = {o.name: o.at for o in space.operations}
+    assert at["Rotate"](0.4) == Rotate(12.0, draw="ends", interpolation="nearest")
+
+
+def test_a_policy_on_one_line() -> None:
+    policy = Policy(((Move("Swap", 1.0, 0.2), Move("Delete", 0.6, 0.4)), (Move("Swap", 1.0, 1.0),)))
+    assert described(policy) == "Swap 0.2, Delete 0.4 x 0.6 | Swap 1"
+    assert described(NONE) == "none"
+    many = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEF"))
+    assert described(many.every(0.4, 2)) == "2 of all operations at 0.4"
+    assert described(many.every_at_any()) == "1 of all operations at 0.2 to 1"
