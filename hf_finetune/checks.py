@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from hf_finetune.codec import flatten, to_plain
+from hf_finetune.codec import ADAPTERS, flatten, spelled, to_plain
+from hf_finetune.data.compose import by_model, check_kind
+from hf_finetune.data.mix import Mixup
 from hf_finetune.errors import InputError
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.layer_surgery import ReinitTopLayers
-from hf_finetune.models.surgery import spelled
 from hf_finetune.recipe import Averaging, ImageData, Lora, Recipe, TextData
 from hf_finetune.training.loss_choices import EffectiveNumber, Focal, PerClass
 from hf_finetune.training.optimizer_choices import Muon, ScheduleFree, check_optimizer
@@ -58,6 +59,13 @@ def check(recipe: Recipe) -> None:
     for name in ("validation_fraction", "test_fraction"):
         if not 0 <= getattr(data, name) < 1:
             refuse(f"data.{name}", getattr(data, name), "at least 0 and below 1")
+    check_kind(data.augment, "text" if isinstance(data, TextData) else "image")
+    if data.augment_copies < 0 or (data.augment_copies and not data.augment):
+        refuse("data.augment_copies", data.augment_copies, "0, or 1 or more beside data.augment")
+    for operation in by_model(data.augment):
+        if data.augment_copies == 0:
+            name = type(operation).__name__
+            refuse("data.augment_copies", 0, f"1 or more beside {name}, whose model is too slow to run in every epoch")
     if data.max_train_rows is not None and data.max_train_rows < 2:
         refuse("data.max_train_rows", data.max_train_rows, "at least 2")
     if isinstance(data, TextData) and data.max_length < 4:
@@ -106,6 +114,8 @@ def check(recipe: Recipe) -> None:
         refuse("data.low_resolution_share", data.low_resolution_share, "above 0 and at most 1")
     if recipe.adapter is not None and not type(recipe.adapter).__module__.startswith("peft."):
         refuse("adapter", recipe.adapter, "a PEFT config like LoraConfig(...), in YAML {peft_type: LORA, ...}")
+    if recipe.adapter is not None and recipe.adapter.peft_type.value not in ADAPTERS:
+        refuse("adapter.peft_type", recipe.adapter.peft_type.value, f"one of {', '.join(ADAPTERS)}")
     if recipe.adapter is not None and recipe.method in ("top", "head"):
         refuse("method", recipe.method, "full or lora beside an adapter")
     reads_otherwise = (model.pooling, model.last_layers, model.head) != ("default", 1, "default")
@@ -229,6 +239,16 @@ def _check_optim(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> Non
             refuse("optim.optimizer", "ScheduleFree", "another beside averaging; it averages the weights itself")
 
 
+def _check_mix(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
+    """`objective.mix`, and what it does not go with."""
+    mix = recipe.objective.mix
+    for operation in mix:
+        if isinstance(recipe.data, TextData) and not isinstance(operation, Mixup):
+            refuse("objective.mix", spelled(operation), "Mixup for texts, which have no areas to put together")
+    if mix and recipe.batching.unpadded:
+        refuse("batching.unpadded", True, "false or None beside objective.mix, which lays one text over another")
+
+
 def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
     """The fields of `objective` and `regularize`."""
     objective, regularize = recipe.objective, recipe.regularize
@@ -249,6 +269,7 @@ def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) ->
     for name in ("logit_adjustment", "r_drop"):
         if getattr(objective, name) < 0:
             refuse(f"objective.{name}", getattr(objective, name), "0 or more")
+    _check_mix(recipe, refuse)
     if objective.r_drop and recipe.batching.unpadded:
         refuse("batching.unpadded", True, "false or None beside objective.r_drop, which doubles the batch")
     if not 0 <= regularize.mixout < 1:
@@ -272,6 +293,12 @@ def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) ->
             "optim.optimizer",
             "ScheduleFree",
             "another one beside regularize.elastic_net: its weights are averages, none of which stays at 0",
+        )
+    if regularize.elastic_net.l1 and recipe.averaging != Averaging():
+        refuse(
+            "averaging",
+            "an average",
+            "none beside regularize.elastic_net.l1: a weight that is 0 in some steps is not 0 in the mean over all",
         )
     for name in ("eta", "gamma"):
         if getattr(regularize.gradient_noise, name) < 0:

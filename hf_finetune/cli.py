@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune import codec, shipped
+from hf_finetune.doctor_command import doctor
 from hf_finetune.errors import InputError
 from hf_finetune.exit_status import exit_status
 from hf_finetune.jobs import (
@@ -28,8 +29,10 @@ from hf_finetune.jobs import (
     RunJob,
     first_positional,
     parse,
+    search_job,
     train_job,
     usage_or_help,
+    views_of,
 )
 from hf_finetune.recipe import Model, Recipe, TextData
 
@@ -45,6 +48,10 @@ PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags
 What `train DATA` or `run RECIPE` with the same flags would do: rows, lengths, steps, time and memory. Trains nothing.
 `hf-finetune train --help` and `hf-finetune run RECIPE --help` tell the flags; `--json` prints the plan as JSON,
 `--plot-schedule FILE.svg` draws the learning rates."""
+SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
+
+Search what the user's own data gain from: so far a policy of augmentation.
+`hf-finetune search augmentation --help` tells the flags, which are those of train and a few more."""
 LIST_HELP = """hf-finetune list
 
 The shipped recipes, each with its first line."""
@@ -92,33 +99,71 @@ def plan(arguments: Sequence[str]) -> None:
     print(json.dumps(made, indent=2) if job.json else describe(made))
 
 
+def search(arguments: Sequence[str]) -> None:
+    """search a policy of augmentation for your own data"""
+    what, rest = first_positional(arguments, SEARCH_HELP)
+    if what != "augmentation":
+        raise InputError(f"hf-finetune search {what}: expected `hf-finetune search augmentation DATA`")
+    job, seconds = search_job(rest, "hf-finetune search augmentation")
+    with _importing():
+        from hf_finetune.environment import seconds_since_start
+        from hf_finetune.search import augmentation, report
+
+    wanted = augmentation.Wanted(job.searcher, seconds, job.trials, job.seeds)
+    found = augmentation.search(
+        job.recipe, wanted, output=job.launch.output, resume=job.launch.resume, used_s=seconds_since_start()
+    )
+    print(json.dumps(found, indent=2) if job.json else report.describe(found))
+
+
 def predict(arguments: Sequence[str]) -> None:
     """label rows with a finished model"""
     job = parse(PredictJob, None, arguments, "hf-finetune predict")
+    views = views_of(job)
     with _importing():
-        from hf_finetune import apply
+        from hf_finetune import apply, tables
 
-    apply.check_output(Path(job.output), job.data.path)
+    tables.check_output(Path(job.output), job.data.path)
     classifier = apply.load_trained(job.model, trust_remote_code=job.trust_remote_code)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
-    rows = apply.predict(classifier, job.data, Path(job.output), batch_size=job.batch_size, precision=job.precision)
+    rows = apply.predict(
+        classifier,
+        job.data,
+        Path(job.output),
+        batch_size=job.batch_size,
+        precision=job.precision,
+        views=views,
+    )
     print(f"{rows} rows -> {job.output}")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """score a finished model on labelled rows"""
     job = parse(EvaluateJob, None, arguments, "hf-finetune evaluate")
+    views = views_of(job)
     with _importing():
         from hf_finetune import apply
         from hf_finetune.evaluation.report import comparison_table
+        from hf_finetune.evaluation.views import describe
 
     classifier = apply.load_trained(job.model, trust_remote_code=job.trust_remote_code)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
-    result = apply.evaluate(classifier, job.data, batch_size=job.batch_size, precision=job.precision)
+    result = apply.evaluate(
+        classifier,
+        job.data,
+        batch_size=job.batch_size,
+        precision=job.precision,
+        views=views,
+    )
+    name = Path(job.model).name
     if job.json:
         print(json.dumps(result, indent=2))
+    elif views is None:
+        print(comparison_table([{"name": name, **result["metrics"]}]))
     else:
-        print(comparison_table([{"name": Path(job.model).name, **result["metrics"]}]))
+        seen = {"name": f"{name}, {views.number} views", **result["metrics"]}
+        print(comparison_table([seen, {"name": name, **result["views"]["without"]}]))
+        print(describe(result["views"]))
 
 
 def list_recipes(arguments: Sequence[str]) -> None:
@@ -171,8 +216,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "list": list_recipes,
     "cp": copy_recipe,
     "plan": plan,
+    "search": search,
     "evaluate": evaluate,
     "predict": predict,
+    "doctor": doctor,
     "card": card,
     "push": push,
 }

@@ -14,9 +14,8 @@ from peft import PeftModel
 from torch import nn
 
 from hf_finetune import environment, parity
-from hf_finetune.apply import write_predictions
 from hf_finetune.artefacts import HEAD_FILE, artefacts_in
-from hf_finetune.codec import write_json, write_text
+from hf_finetune.codec import spelled, write_json, write_text
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import predict_logits
@@ -32,6 +31,7 @@ from hf_finetune.models.stock_heads import fold
 from hf_finetune.prepared import Prepared
 from hf_finetune.publishing import publish
 from hf_finetune.run_folder import replacing
+from hf_finetune.tables import write_predictions
 from hf_finetune.training.elastic_net import ElasticNetSteps, sparsity
 from hf_finetune.training.trainer import ClassifierTrainer
 
@@ -128,6 +128,7 @@ def finish(
             "notes": list(splits.notes),
         },
         # Null: not asked for.
+        "augmentation": _augmentation(prepared),
         "elastic_net": _sparsity(trainer),
         "notes": list(prepared.notes[len(splits.notes) :]),
         "learning_rate": trainer.args.learning_rate,
@@ -169,6 +170,19 @@ def finish(
     return {**result, "folder": str(folder)}
 
 
+def _augmentation(prepared: Prepared) -> dict[str, Any] | None:
+    """What changed or mixed the training rows, and how many there were with the copies."""
+    data, mix = prepared.recipe.data, prepared.recipe.objective.mix
+    if not data.augment and not mix:
+        return None
+    return {
+        "operations": list(map(spelled, data.augment)),
+        "mix": list(map(spelled, mix)),
+        "copies": data.augment_copies,
+        "training_rows": len(prepared.splits.train) * (1 + data.augment_copies),
+    }
+
+
 def _sparsity(trainer: ClassifierTrainer) -> dict[str, Any] | None:
     """How many of the weights with a penalty are 0: of those that the run began with, whether or not their turn came."""
     found = [c for c in trainer.callback_handler.callbacks if isinstance(c, ElasticNetSteps)]
@@ -181,7 +195,7 @@ def _best(trainer: ClassifierTrainer, metric: str) -> dict[str, Any]:
     if kept is None:
         return {"step": state.best_global_step, metric: state.best_metric}
     averaged = {"candidates": [c.to_dict(metric) for c in trainer.candidates]} if len(trainer.candidates) > 1 else {}
-    return {"step": kept.steps[-1], **kept.to_dict(metric), **averaged}
+    return {"step": kept.step, **kept.to_dict(metric), **averaged}
 
 
 def as_used(prepared: Prepared) -> Prepared:

@@ -16,10 +16,15 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from hf_finetune import codec
+from hf_finetune.data.augment_image import ImageOperation
+from hf_finetune.data.augment_text import TextOperation
+from hf_finetune.data.compose import Augmentation
 from hf_finetune.data.named import Source
+from hf_finetune.data.test_time import SeveralViews
 from hf_finetune.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.errors import InputError
-from hf_finetune.recipe import ADAPTERS, ImageData, Launch, Model, Recipe, TextData
+from hf_finetune.recipe import ImageData, Launch, Model, Recipe, TextData
+from hf_finetune.search.budget import SearcherName, seconds_in
 
 T = TypeVar("T")
 Config = Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")]
@@ -50,6 +55,27 @@ class TrainJob(RunJob):
     """Hub id, csv/tsv/json/jsonl/parquet file, or folder."""
 
 
+Train = TypeVar("Train", bound=TrainJob)
+
+
+@dataclass(frozen=True)
+class SearchJob(TrainJob):
+    """Search a policy of augmentation for your own data, and judge it against none."""
+
+    searcher: SearcherName = "sweep"
+    """sweep: one or two numbers, as in RandAugment and TrivialAugment, the least that can be chosen wrongly in few trials.
+    tpe: Optuna's Parzen estimator (the extra `search`). population: several trainings that learn from each other, as in PBA.
+    reinforce: a recurrent controller that learns by its rewards, as in AutoAugment."""
+    budget: str = "10m"
+    """Time of the whole command: 90s, 10m, 1h30m. What decides, runs with the policy and without, has 0.6 of it at most."""
+    trials: int | None = None
+    """Trials of policies. None: as many as there is time for."""
+    seeds: int = 3
+    """Runs with the best policy, and as many without, each pair with a seed of its own: train.seed and those after it."""
+    rows: int | None = None
+    """Training rows at most: as --max-train-rows."""
+
+
 @dataclass(frozen=True)
 class ApplyJob:
     """A finished classifier and the rows it is used on."""
@@ -62,6 +88,13 @@ class ApplyJob:
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Number format. auto: `evaluate` computes in float32; `predict` in bf16 where the hardware multiplies it natively, and
     in float32 again what could have another label there."""
+    augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
+    """Test-time augmentation, beside --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`, see
+    `hf-finetune train --help`. A row's probabilities are then the mean over its views, and --precision auto is float32."""
+    views: int | None = None
+    """How often every row is seen: once as it is, and all other times as --augment changes it."""
+    seed: int = 0
+    """Of the views: with the same one a row has the same views in every run."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
 
@@ -121,22 +154,44 @@ class PushJob:
 # Parsing
 
 
-def train_job(arguments: Sequence[str], prog: str) -> tuple[TrainJob, list[str]]:
-    """Parse the arguments of `train`; whether the data are texts or pictures is asked of them unless a flag or `--config` says it."""
+def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
+    """Parse the arguments of `search augmentation`: the job, and its budget in seconds.
+
+    Raises:
+        InputError: see `parse`; or a flag that is for other commands.
+    """
+    job, _ = train_job(arguments, prog, SearchJob)
+    for flag, given in (
+        ("--find-lr", job.find_lr),
+        ("--plot-schedule", job.plot_schedule is not None),
+        ("--num-processes", job.launch.num_processes not in (None, 1)),
+        ("--push", job.recipe.hub.repo_id is not None),
+    ):
+        if given:
+            raise InputError(f"{flag}: this is not for search; leave it out")
+    if job.rows is not None:
+        data = dataclasses.replace(job.recipe.data, max_train_rows=job.rows)
+        job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, data=data))
+    return job, seconds_in(job.budget)
+
+
+def train_job(arguments: Sequence[str], prog: str, kind: type[Train] = TrainJob) -> tuple[Train, list[str]]:
+    """Parse the arguments of `train`, or of a job that takes them too; whether the data are texts or pictures is asked of
+    them unless a flag or `--config` says it."""
     if (path := _flag_value(arguments, "--data.path")) is not None:
         raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
     fields = _yaml_fields(arguments)
-    kind = _kind(arguments, fields)
+    data_kind = _kind(arguments, fields)
     blank = TextData(path=""), Model(checkpoint=minilm())
     pictures = ImageData(path=""), Model(checkpoint=IMAGE_CHECKPOINT)
 
-    def parsed(data: TextData | ImageData, model: Model) -> TrainJob:
+    def parsed(data: TextData | ImageData, model: Model) -> Train:
         recipe = codec.merge(Recipe(name="", data=data, model=model), fields)
         recipe, rest = _operations(recipe, arguments)
-        return _parse(TrainJob, TrainJob(recipe, source=tyro.MISSING), rest, prog)
+        return _parse(kind, kind(recipe, source=tyro.MISSING), rest, prog)
 
-    job = parsed(*(pictures if kind is ImageData else blank))
-    if kind is None:
+    job = parsed(*(pictures if data_kind is ImageData else blank))
+    if data_kind is None:
         from hf_finetune.data.load import sniff
 
         data = job.recipe.data
@@ -157,16 +212,21 @@ def train_job(arguments: Sequence[str], prog: str) -> tuple[TrainJob, list[str]]
 
 
 def _kind(arguments: Sequence[str], fields: dict[str, Any]) -> type[TextData] | type[ImageData] | None:
-    """What a flag, or the YAML file, says of the data by naming a column or a field that only pictures have."""
+    """What a flag, or the YAML file, says of the data by naming a column, a field or an operation that only one kind has."""
     names = {a.split("=")[0].removeprefix("--").removeprefix("data.") for a in arguments if a.startswith("--")}
-    data = fields.get("data")
+    data, augment = fields.get("data"), _flag_value(arguments, "--data.augment") or ""
     if isinstance(data, dict):
         names |= {str(name) for name in data} | {f"type: {data.get('type')}"}
+        augment += str(data.get("augment", ""))
     names = {name.replace("-", "_").removeprefix("no_") for name in names}
     of_pictures = {f.name for f in dataclasses.fields(ImageData)} - {f.name for f in dataclasses.fields(TextData)}
-    if names & (of_pictures | {"type: ImageData"}):
+    words = set(re.findall(r"\w+", augment))
+    if names & (of_pictures | {"type: ImageData"}) or words & {o.__name__ for o in typing.get_args(ImageOperation)}:
         return ImageData
-    return TextData if names & {"text", "text_pair", "type: TextData"} else None
+    named = names & {"text", "text_pair", "type: TextData"} or words & {
+        o.__name__ for o in typing.get_args(TextOperation)
+    }
+    return TextData if named else None
 
 
 def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:
@@ -264,7 +324,7 @@ def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[
     """Set the operations that a flag gives whole, as YAML; the other arguments are left: `--model.surgery.0.first 3`."""
     # A PEFT config is none of ours, but is given in the same way.
     fields, rest = {name: [m.__name__ for m in members] for name, members in operation_fields(Recipe).items()}, []
-    fields["adapter"] = list(ADAPTERS)
+    fields["adapter"] = list(codec.ADAPTERS)
     left = iter(arguments)
     for argument in left:
         flag, given, value = argument.partition("=")
@@ -289,10 +349,14 @@ def operation_fields(kind: type, prefix: str = "") -> dict[str, list[type]]:
     found: dict[str, list[type]] = {}
     for name, hint in typing.get_type_hints(kind).items():
         members = codec.operations(hint)
-        if len(members) > 1 and f"{prefix}{name}" != "data":
-            found[f"{prefix}{name}"] = members
-        elif members:
-            found |= operation_fields(members[0], f"{prefix}{name}.")
+        dotted = f"{prefix}{name}"
+        if len(members) > 1 and dotted != "data":
+            found[dotted] = members
+            continue
+        for member in members:
+            for inner, of in operation_fields(member, f"{dotted}.").items():
+                # Texts and pictures have fields of one name that hold other operations.
+                found[inner] = list(dict.fromkeys([*found.get(inner, []), *of]))
     return found
 
 
@@ -309,8 +373,27 @@ def _help_on_operations() -> str:
         "  --adapter",
         "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults, one of:",
     ]
-    lines += [f"      {', '.join(ADAPTERS)}"]
+    lines += [f"      {', '.join(codec.ADAPTERS)}"]
     return "\n".join(lines)
+
+
+def views_of(job: ApplyJob) -> SeveralViews | None:
+    """The views of each row that a job asks for; None: the row as it is alone.
+
+    Raises:
+        InputError: no such operation, a field out of range, or --augment without --views or the other way round.
+    """
+    if job.augment is None:
+        if job.views is not None:
+            raise InputError(f"--views {job.views}: expected --augment beside it, the operations that make the views")
+        return None
+    if job.views is None:
+        raise InputError(f"--augment {job.augment}: expected --views N beside it, how often each row is seen")
+    try:
+        value = yaml_value(job.augment)
+    except ValueError as error:
+        raise InputError(f"--augment: {error}") from None
+    return SeveralViews(codec.checked(value, tuple[Augmentation, ...], "--augment"), job.views, job.seed)
 
 
 def _flag_value(arguments: Sequence[str], flag: str) -> str | None:

@@ -15,9 +15,10 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
-from hf_finetune import environment
+from hf_finetune import digests, environment
 from hf_finetune.codec import to_plain, write_json
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.views import with_copies
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
@@ -26,6 +27,8 @@ from hf_finetune.hub.push import check_target
 from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, ImageData, Launch, Recipe
+from hf_finetune.rewording.cached import digest_of
+from hf_finetune.rewording.checkpoints import forget
 from hf_finetune.run_folder import kept_kernels, output_folder, plain_disk_errors, refuse_changes
 from hf_finetune.starting import (
     adapter_penalty,
@@ -131,8 +134,8 @@ def _train(
     prepared: Prepared, folder: Path, record: dict[str, Any], *, saving: bool = True
 ) -> tuple[ClassifierTrainer, dict[str, float], dict[str, Any]]:
     """Encode the rows, fit the head, then train. The first thing written is recipe.json."""
-    recipe, inputs, splits, device = prepared.recipe, prepared.inputs, prepared.splits, prepared.device
-    train = recipe.train
+    recipe, inputs, device = prepared.recipe, prepared.inputs, prepared.device
+    train, augmentation = recipe.train, prepared.augmentation
     state = PartialState()
     micro_batch, accumulation, rows_per_step = prepared.micro_batch
     checkpoints = folder / "checkpoints"
@@ -164,6 +167,19 @@ def _train(
 
     seconds: dict[str, float] = {}
     started = time.perf_counter()
+    if augmentation is not None and recipe.data.augment_copies:
+        with state.main_process_first():
+            copied = with_copies(prepared.splits.train, inputs, augmentation, recipe.data.augment_copies)
+        asked = digest_of(recipe.data.augment)
+        forget()
+        how = digests.of_json(
+            [prepared.splits.fingerprint, repr(augmentation.operations), asked, len(copied), train.seed]
+        )
+        splits = dataclasses.replace(prepared.splits, train=copied, fingerprint=how)
+        prepared = dataclasses.replace(prepared, splits=splits)
+        seconds["augment_s"] = time.perf_counter() - started
+        started = time.perf_counter()
+    splits = prepared.splits
     # One process decodes pictures, the others find them decoded.
     with state.main_process_first() if isinstance(inputs, ImageInputs) else nullcontext():
         train_rows, validation_rows = inputs.encode(splits.train), inputs.encode(splits.validation)
@@ -215,8 +231,7 @@ def _train(
         fingerprint=splits.fingerprint,
         autocast=prepared.autocast,
         budget_gb=recipe.batching.cache_gb,
-        # Pictures that change from step to step have no activations to keep.
-        wanted=recipe.batching.cache_prefix and prepared.shrink is None and recipe.model.patch_drop == 0,
+        why_not=prepared.why_no_cache,
     )
     if not recipe.adapts:
         fit_head(rows)
@@ -244,6 +259,8 @@ def _train(
         r_drop=recipe.objective.r_drop,
         mixout=mixout(prepared, model),
         sampling=recipe.batching.sampling,
+        augmentation=augmentation if prepared.changes_every_epoch else None,
+        mix=recipe.objective.mix,
         fast_dropout=recipe.model.fast_dropout,
         fused_projections=recipe.model.fused_projections,
         optimizer=recipe.optim.optimizer,

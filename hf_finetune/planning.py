@@ -20,6 +20,7 @@ from datasets import Dataset, concatenate_datasets
 from hf_finetune import pipeline
 from hf_finetune.codec import write_text
 from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.views import Views
 from hf_finetune.environment import hardware, memory, seconds_since_start
 from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import softmax
@@ -29,7 +30,7 @@ from hf_finetune.models import freeze
 from hf_finetune.preparation import prepare
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Recipe
-from hf_finetune.starting import choose_kernels
+from hf_finetune.starting import choose_kernels, gradual_unfreezing
 from hf_finetune.training.charts import line_chart, sparkline
 from hf_finetune.training.probe import Choice
 from hf_finetune.training.schedules import factors
@@ -38,8 +39,8 @@ from hf_finetune.training.warm_start import MOST_ROWS
 logger = logging.getLogger("hf_finetune")
 # Steps that are rehearsed, at evenly spread quantiles of their size, the largest among them.
 STEPS = 12
-# Rows that stand for all in evaluation, and for the training rows of the linear baseline.
-ROWS, BASELINE_ROWS = 256, 2_000
+# Rows that stand for all in evaluation, for the training rows of the linear baseline, and for those that are copied.
+ROWS, BASELINE_ROWS, ROWS_COPIED = 256, 2_000, 64
 RESAMPLES = 100
 # The parity gate's process reads a little less than this one did until now, then loads the model and scores a few rows.
 PARITY_SECONDS = 1.0
@@ -62,6 +63,8 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
     """
     begun = seconds_since_start()
     prepared = prepare(recipe)
+    augment_s = _copying_seconds(prepared)
+    prepared = _with_copies(prepared)
     inputs, splits, train = prepared.inputs, prepared.splits, recipe.train
     started = time.perf_counter()
     # Pictures are decoded as they are needed: the rehearsal tells how long that takes.
@@ -81,12 +84,17 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         write_text(plot, line_chart(lines, title=title, x_label="optimiser step"))
     epochs = steps / batches.steps
     loop = rehearsal.loop(sizes) * epochs / prepared.processes
+    if (unfreezing := gradual_unfreezing(prepared, rehearsal.model, epoch_steps=batches.steps)) is not None:
+        # In the rehearsal all layers trained in every step.
+        loop *= unfreezing.work(steps)
+        unfreezing.switch(steps - 1)
     judged = [splits.validation, *([] if splits.test is None else [splits.test])]
     scored, share = sum(map(len, judged)), len(encoded) / rehearsal.rows
     trained, total = freeze.trainable_parameters(rehearsal.model)
     saved = 4 * (total + 2 * trained) / DISK_BYTES_PER_S
     parts = {
         "start_s": ready,
+        "augment_s": augment_s,
         "encode_s": (encode_s or rehearsal.encode_s * share) * (1 + scored / len(encoded)),
         "head_s": rehearsal.head(min(len(encoded), MOST_ROWS)) * train.head_warm_start,
         "cache_s": rehearsal.cache_s * share,
@@ -166,6 +174,31 @@ class _Rehearsal:
     def loop(self, sizes: np.ndarray) -> float:
         """Seconds of steps of these sizes, shape (steps,)."""
         return float(np.maximum(self.base_s + self.slope_s * sizes, self.least_s / 2).sum())
+
+
+def _copying_seconds(prepared: Prepared) -> float:
+    """What the stored copies take to make, by a few of them."""
+    rows, augmentation, copies = prepared.splits.train, prepared.augmentation, prepared.recipe.data.augment_copies
+    if augmentation is None or copies == 0:
+        return 0.0
+    views, some = Views(rows, prepared.inputs, augmentation), range(min(ROWS_COPIED, len(rows)))
+    with tempfile.TemporaryDirectory(prefix="hf-finetune-plan-") as folder, alone(Path(folder)):
+        # The first row waits for a language model, or a list of synonyms.
+        views.__getitems__(range(1))
+        views.set_epoch(1)
+        started = time.perf_counter()
+        views.__getitems__(some)
+        return (time.perf_counter() - started) * copies * len(rows) / len(some)
+
+
+def _with_copies(prepared: Prepared) -> Prepared:
+    """The run with its stored copies in place; they are as long as what they are copies of, or nearly."""
+    data, splits = prepared.recipe.data, prepared.splits
+    if not data.augment_copies:
+        return prepared
+    recipe = replace(prepared.recipe, data=replace(data, augment=(), augment_copies=0))
+    train = concatenate_datasets([splits.train] * (1 + data.augment_copies))
+    return replace(prepared, recipe=recipe, splits=replace(splits, train=train))
 
 
 def _rehearse(

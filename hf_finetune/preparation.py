@@ -11,8 +11,13 @@ from torch import nn
 from hf_finetune import digests
 from hf_finetune.apply import quiet_libraries
 from hf_finetune.checks import check
+from hf_finetune.codec import spelled
+from hf_finetune.data.compose import leaves
+from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.load import Splits, load
+from hf_finetune.data.pixels import check_changeable
+from hf_finetune.data.text_sentences import MixHalves
 from hf_finetune.errors import InputError
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.adapter_fit import virtual_tokens
@@ -21,18 +26,21 @@ from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.layer_surgery import refuse_frozen
 from hf_finetune.models.load import Loaded, check_surgery, load_classifier
 from hf_finetune.models.patch_surgery import image_size_after
-from hf_finetune.models.patches import drop_patches, shrink_for
+from hf_finetune.models.patches import drop_patches, shrink_for, takes_sizes
 from hf_finetune.models.pooled import with_head
 from hf_finetune.models.position_surgery import length_after
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.models.skeleton import skeleton
 from hf_finetune.models.trainable import train_only
+from hf_finetune.no_effect import without_effect
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Recipe, TextData
+from hf_finetune.rewording.cached import check_checkpoints
 from hf_finetune.training import precision
 from hf_finetune.training.flops import patches
 from hf_finetune.training.mixout import pretrained_layers
+from hf_finetune.training.soft_labels import why_not_by_embeddings
 
 # Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
 KNOWN_WEIGHTS = {
@@ -63,6 +71,7 @@ def prepare(recipe: Recipe) -> Prepared:
     which = {"revision": checkpoint.commit, "trust_remote_code": model.trust_remote_code}
     check_surgery(checkpoint.name, model.surgery, task=recipe.task, **which)
     _check_family(recipe, checkpoint)
+    check_checkpoints(data.augment)
     splits = load_splits(recipe)
     inputs: Inputs
     if isinstance(data, TextData):
@@ -77,11 +86,7 @@ def prepare(recipe: Recipe) -> Prepared:
             data.max_length,
         )
     else:
-        inputs = ImageInputs(
-            load_image_processor(checkpoint.name, image_size=image_size_after(model.surgery), **which),
-            decode_once=data.decode_once,
-            cache_gb=recipe.batching.cache_gb,
-        )
+        inputs = image_inputs(recipe, checkpoint)
     loaded = load_classifier(
         checkpoint.name,
         task=recipe.task,
@@ -95,10 +100,13 @@ def prepare(recipe: Recipe) -> Prepared:
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
     loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
     loaded = _with_head(loaded, recipe)
-    shrink, picture_tokens = None, None
+    shrink, picture_tokens, smaller = None, None, ()
     if isinstance(inputs, ImageInputs):
         picture = tuple(inputs.collate(splits.train[:1])["pixel_values"].shape[1:])
         picture_tokens = patches(loaded.model.config, picture)
+        if data.augment:
+            check_changeable(inputs.processor, decode(splits.train[0]["image"]), "data.augment")
+        smaller = _small_pictures(recipe, splits, loaded.model, min(picture[-2:]))
         drop_patches(loaded.model, model.patch_drop)
         if data.low_resolution is not None:
             shrink = shrink_for(loaded.model, data.low_resolution)
@@ -126,7 +134,13 @@ def prepare(recipe: Recipe) -> Prepared:
         mixed_precision=mixed_precision,
         base_model=model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights)),
         weights=weights,
-        notes=(*splits.notes, *loaded.notes, *((WITHOUT_ADAPTER,) if recipe.adapts and model.surgery else ())),
+        notes=(
+            *splits.notes,
+            *loaded.notes,
+            *smaller,
+            *without_effect(recipe),
+            *((WITHOUT_ADAPTER,) if recipe.adapts and model.surgery else ()),
+        ),
         processes=state.num_processes,
         shrink=shrink,
         picture_tokens=picture_tokens,
@@ -140,6 +154,29 @@ def prepare(recipe: Recipe) -> Prepared:
     return prepared
 
 
+def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:
+    """What makes the network's input of the recipe's pictures."""
+    model = recipe.model
+    processor = load_image_processor(
+        checkpoint.name,
+        image_size=image_size_after(model.surgery),
+        revision=checkpoint.commit,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return ImageInputs(processor, decode_once=recipe.data.decode_once, cache_gb=recipe.batching.cache_gb)
+
+
+def _small_pictures(recipe: Recipe, splits: Splits, model: nn.Module, side: int) -> tuple[str, ...]:
+    """A note where the network reads the pictures at twice their own size or more, and would do with less."""
+    largest = max(max(decode(image).size) for image in splits.train[:8]["image"])
+    if recipe.data.low_resolution is not None or 2 * largest > side or not takes_sizes(model.config):
+        return ()
+    return (
+        f"the pictures have {largest} pixels a side and are read at {side}: --data.low-resolution {side // 2} would train "
+        "most of the steps at about a quarter of the work",
+    )
+
+
 def _check_objective(prepared: Prepared, model: nn.Module) -> None:
     """Refuse what the data or the model, as it trains, do not go with.
 
@@ -148,6 +185,7 @@ def _check_objective(prepared: Prepared, model: nn.Module) -> None:
     """
     recipe = prepared.recipe
     prepared.loss, prepared.penalised(model)
+    _check_mix(prepared, model)
     if recipe.regularize.mixout and not pretrained_layers(model, prepared.fresh):
         raise InputError(
             f"regularize.mixout: expected 0 here, got {recipe.regularize.mixout}: no linear layer of the encoder trains"
@@ -159,6 +197,32 @@ def _check_objective(prepared: Prepared, model: nn.Module) -> None:
             raise InputError(
                 f"objective.r_drop: expected 0 here, got {recipe.objective.r_drop}: the model drops nothing out, so that two "
                 "passes give the same; set model.dropout to 0.1"
+            )
+
+
+def _check_mix(prepared: Prepared, model: nn.Module) -> None:
+    """Refuse mixing where a forward pass has one row alone, or the family cannot read mixed word embeddings.
+
+    Raises:
+        InputError: naming the remedy.
+    """
+    recipe, inputs = prepared.recipe, prepared.inputs
+    if not recipe.objective.mix:
+        return
+    shown = ", ".join(map(spelled, recipe.objective.mix))
+    if recipe.batching.token_budget is None and prepared.micro_batch[0] < 2:
+        raise InputError(
+            f"objective.mix: expected none here, got {shown}: a forward pass has one row, and no other to mix it with; raise "
+            "train.per_device_train_batch_size"
+        )
+    if isinstance(inputs, TextInputs):
+        some = inputs.encode(prepared.splits.train.select(range(min(64, len(prepared.splits.train)))))
+        lengths = inputs.lengths(some)
+        # Padding is what a family may count otherwise without ids.
+        if reason := why_not_by_embeddings(model, inputs.collate(some[[lengths.argmin(), lengths.argmax()]])):
+            raise InputError(
+                f"objective.mix: expected none here, got {shown}: {prepared.model.config.model_type} cannot be given word "
+                f"embeddings in place of texts ({reason}); leave it out"
             )
 
 
@@ -224,7 +288,7 @@ def load_splits(recipe: Recipe) -> Splits:
         own = {"kind": "text", "text": data.text, "text_pair": data.text_pair, "encoding": data.encoding}
     else:
         own = {"kind": "image", "image": data.image}
-    return load(
+    splits = load(
         data.path,
         config_name=data.config_name,
         revision=data.revision,
@@ -237,3 +301,8 @@ def load_splits(recipe: Recipe) -> Splits:
         max_train_rows=data.max_train_rows,
         **own,
     )
+    if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):
+        raise InputError(
+            "data.augment: MixHalves is for rows of one text; halves of two pairs would tear both apart; leave it out"
+        )
+    return splits

@@ -13,11 +13,13 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.load import Splits
 from hf_finetune.data.sampling import class_quotas, draw_of
+from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.patches import Shrink
 from hf_finetune.models.skip_layers import LayerDrop, StochasticDepth
 from hf_finetune.models.unpadded import use_unpadded
 from hf_finetune.recipe import Recipe
+from hf_finetune.rewording.cached import Rewording
 from hf_finetune.training import precision
 from hf_finetune.training.arguments import default_learning_rate
 from hf_finetune.training.elastic_net import penalised
@@ -30,6 +32,13 @@ from hf_finetune.training.schedule_choices import Course, course
 # On a CPU a step of pictures is cut into forward passes of about so many tokens: 8 pictures at a time instead of 32 trained
 # a ViT-small at 224 pixels 1.37 times as fast on two cores (its activations fit the caches, and are not mapped anew).
 CPU_FORWARD_TOKENS = 2048
+
+
+def augmentation_of(recipe: Recipe, splits: Splits, device: torch.device) -> Augmentation:
+    """What changes the recipe's training rows, on these data."""
+    population = population_of(splits.train, splits.labels)
+    reword = Rewording(device, recipe.batching.cache_gb)
+    return Augmentation(recipe.data.augment, recipe.train.seed, population, reword)
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,27 @@ class Prepared:
     picture_tokens: int | None = None
     """Patches of a picture."""
 
+    @property
+    def changes_every_epoch(self) -> bool:
+        """Whether the training rows look different in every epoch."""
+        data = self.recipe.data
+        return bool(data.augment) and data.augment_copies == 0
+
+    @property
+    def why_no_cache(self) -> str | None:
+        """Why no activations of frozen layers are to be kept; None: they may be."""
+        recipe = self.recipe
+        if not recipe.batching.cache_prefix:
+            return "batching.cache_prefix is off"
+        if self.changes_every_epoch or recipe.objective.mix or self.shrink is not None or recipe.model.patch_drop:
+            return "the training rows change from step to step"
+        return None
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """What changes the training rows; None: nothing."""
+        return augmentation_of(self.recipe, self.splits, self.device) if self.recipe.data.augment else None
+
     def goes_unpadded(self) -> bool:
         """Whether training goes without padding, see `models.unpadded.use_unpadded`.
 
@@ -64,6 +94,8 @@ class Prepared:
         adapter, reason = self.recipe.adapter, ""
         if self.recipe.objective.r_drop:
             reason = "objective.r_drop sends every row through twice, and a packed batch cannot be doubled"
+        if self.recipe.objective.mix:
+            reason = "objective.mix lays one text over another, and in a packed row they stand one behind the other"
         if adapter is not None and adapter.is_prompt_learning:
             reason = "prompts cannot be put before every text of a packed row"
         if any(isinstance(step, LayerDrop | StochasticDepth) for step in self.recipe.model.surgery):
@@ -200,6 +232,9 @@ class Prepared:
         wanted = optim.word_embeddings == "sparse" and isinstance(optim.optimizer, AdamW)
         if not isinstance(self.inputs, TextInputs):
             # Not every network of pictures names what stands there in place of word embeddings (EfficientNet).
+            return False
+        if self.changes_every_epoch:
+            # Typing errors and synonyms bring words that are in no row.
             return False
         table = self.model.get_input_embeddings()
         if not wanted or self.recipe.adapts or not isinstance(table, nn.Embedding) or not table.weight.requires_grad:

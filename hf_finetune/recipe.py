@@ -11,17 +11,14 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from hf_finetune.data.compose import ImageAugmentation, TextAugmentation
+from hf_finetune.data.mix import Mixing
 from hf_finetune.models.surgery import SurgeryStep
 from hf_finetune.training.loss_choices import ClassWeights, CrossEntropy, Loss
 from hf_finetune.training.optimizer_choices import AdamW, Optimizer
 from hf_finetune.training.regularizers import ElasticNet, GradientNoise
 from hf_finetune.training.schedule_choices import Schedule, ScheduleName
 
-ADAPTERS = (
-    *("LORA", "ADALORA", "IA3", "VERA", "OFT", "BOFT", "LOHA", "LOKR", "HRA", "FOURIERFT", "RANDLORA"),
-    *("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
-)
-"""PEFT types that `Recipe.adapter` may be of; which of them fits a family is told by `models.adapter_fit`."""
 Method = Literal["full", "lora", "top", "head"]
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
@@ -61,6 +58,11 @@ class TextData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
+    augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
+    """Operations that change the training texts at random, in order: another view of every row in every epoch; see
+    `data.augment_text` and `data.compose`. Rows that are scored stay as they are."""
+    augment_copies: int = 0
+    """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training. 0: none."""
     encoding: str = "utf-8"
     """Encoding of text files."""
     license: str | None = None
@@ -95,6 +97,11 @@ class ImageData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
+    augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
+    """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
+    row in every epoch; see `data.augment_image` and `data.compose`. Rows that are scored stay as they are."""
+    augment_copies: int = 0
+    """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training. 0: none."""
     decode_once: bool = True
     """Keep the resized pixels of all pictures on the disk, within `batching.cache_gb`, and read them from there in every
     epoch and every later run: the same pixels to the bit. False: decode every picture whenever it comes up."""
@@ -185,6 +192,10 @@ class Supervised:
     r_drop: float = 0.0
     """Send every row through twice, under other dropout, and add this times the symmetric KL divergence of the two answers
     to the mean of their losses (arXiv:2106.14448). Twice the work. 0: off."""
+    mix: Annotated[tuple[Mixing, ...], tyro.conf.AvoidSubcommands] = ()
+    """Mix the rows of a step with one another, and their labels in the same proportion: one of these is drawn for every
+    forward pass. Mixup (of texts, their word embeddings), CutMix, ResizeMix; see `data.mix`. The training loss in the log is
+    that of the mixtures. (): every row by itself."""
 
 
 @dataclass(frozen=True)
@@ -300,8 +311,8 @@ class Optim:
     """LoRA's B matrices learn at so many times the rate (LoRA+, arXiv:2402.12354; the paper takes 16). None: at the rate."""
     word_embeddings: Literal["sparse", "dense", "frozen"] = "sparse"
     """Word embeddings. sparse: the words of the training texts train, by the same update as under dense; the others
-    stay as pretrained (with AdamW; other optimisers go through all). dense: weight decay shrinks the others, too. frozen:
-    none trains."""
+    stay as pretrained (with AdamW, and without data.augment in every epoch; else all train). dense: weight decay shrinks
+    the others, too. frozen: none trains."""
     sam_rho: float = 0.0
     """Sharpness-aware minimisation: take each step's gradient at this distance up the slope, at twice the cost a step (SAM,
     arXiv:2010.01412): 0.05 is usual, 0.5 to 2 with `sam_adaptive`. 0: off."""
@@ -312,7 +323,7 @@ class Optim:
 @dataclass(frozen=True)
 class Averaging:
     """Averages of the weights over the run. Validation decides between each of them and the best epoch's weights; of equals
-    the average is kept, and result.json tells them all."""
+    the average is kept, and result.json tells them all. Not beside an L1 penalty, whose zeros an average loses."""
 
     ema_decay: float | None = None
     """Keep an exponential moving average of the weights, which keeps this share of itself at each step t: 0.999, or
@@ -387,7 +398,7 @@ class Recipe:
     """What trains: all weights, LoRA adapters and the head, the top layers and the head, or the head alone. A PEFT config
     in `adapter` decides itself."""
     adapter: Annotated[Any, tyro.conf.Suppress] = None
-    """A PEFT config, or its type alone for PEFT's defaults; None with method lora: as `lora` says."""
+    """A PEFT config of a type in `codec.ADAPTERS`, or its type alone for PEFT's defaults; None with method lora: as `lora` says."""
     lora: Lora = Lora()
     """LoRA by its numbers, where `adapter` gives no PEFT config."""
     objective: Supervised = Supervised()

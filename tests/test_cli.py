@@ -203,6 +203,8 @@ def test_accelerate_configs_parse(path: Path) -> None:
         ("", ["--text=sentence"], "TextData"),
         ("", ["--data.no-decode-once"], "ImageData"),
         ("data: {decode_once: false}", [], "ImageData"),
+        ("", ["--data.augment", "[{type: Sometimes, operation: Flip}]"], "ImageData"),
+        ("data: {augment: [SwapWords]}", [], "TextData"),
     ],
 )
 def test_what_the_data_are_is_read_off_the_fields(

@@ -6,6 +6,11 @@ import pytest
 from peft import LoraConfig
 
 from hf_finetune import ImageData, InputError, Model, Recipe, Supervised, TextData, Train, codec
+from hf_finetune.codec import spelled
+from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.compose import OneOf, Sequence, Sometimes
+from hf_finetune.models.layer_surgery import KeepLayers
+from hf_finetune.models.skip_layers import StochasticDepth
 
 TEXT = Recipe(name="a", data=TextData(path="x", text="sentence"), model=Model("m"))
 BLANK = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
@@ -70,3 +75,13 @@ def test_write_is_whole_or_not_at_all(tmp_path: Path) -> None:
         codec.write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_spelled_without_defaults() -> None:
+    assert spelled(KeepLayers(first=3)) == "KeepLayers(first=3)"
+    assert spelled(StochasticDepth(0.1, "constant")) == "StochasticDepth(rate=0.1, schedule='constant')"
+    assert spelled(OneOf((SwapWords(0.2), SwapWords()), (1.0, 2.0))) == (
+        "OneOf(choices=(SwapWords(p=0.2), SwapWords()), weights=(1.0, 2.0))"
+    )
+    assert spelled(Sequence((SwapWords(),))) == "Sequence(steps=(SwapWords(),))"
+    assert spelled(Sometimes(SwapWords(), p=0.25)) == "Sometimes(operation=SwapWords(), p=0.25)"

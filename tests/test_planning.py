@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 from small_runs import small_recipe
 
 from hf_finetune import planning
+from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.recipe import Recipe
 
 
@@ -37,6 +39,12 @@ def test_a_rehearsal_leaves_nothing_behind(
     assert parts["head_s"] > 0
     assert not list(tmp_path.rglob("*")) and logging.getLogger("hf_finetune.run").isEnabledFor(logging.CRITICAL)
     assert os.environ["HF_FINETUNE_CACHE"] == str(tmp_path / "cache")
+
+
+def test_stored_copies_are_rows_and_take_time(recipe: Recipe) -> None:
+    data = replace(recipe.data, augment=(SwapWords(0.5),), augment_copies=2)
+    made = planning.plan(replace(recipe, data=data))
+    assert made["rows"]["train"] == 3 * 54 and made["steps"] == 3 * 21 and made["parts"]["augment_s"] > 0
 
 
 def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +85,23 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
     }
     assert made["parts"]["evaluate_s"] == pytest.approx(6 * 0.5 + 6 * 100 * 0.01)
     assert made["parts"]["baselines_s"] == pytest.approx((54 + 6) * 0.1)
+
+
+def test_gradual_unfreezing_costs_less(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """21 steps, a layer more every 7: none, one, then two of four groups below the head go back, a quarter on average."""
+
+    def rehearse(prepared, encoded, all_steps, sizes, steps):
+        return planning._Rehearsal(prepared.model, "no", 9, 2.0, 0.0, 1.0, 0, 0, 0, 0, 0, 0, 0)
+
+    monkeypatch.setattr(planning, "_rehearse", rehearse)
+    whole = planning.plan(recipe)
+    gradual = planning.plan(replace(recipe, model=replace(recipe.model, unfreeze_every=1.0)))
+    assert whole["estimate"]["train_loop_s"] == 21 * 2.0
+    assert gradual["estimate"]["train_loop_s"] == 21 * 2.0 * (1 + 2 * 0.25) / 3
+    # The embeddings and the lowest layer do not get their turn, as result.json will have it.
+    encoder = load_file(Path(recipe.model.checkpoint) / "model.safetensors")
+    late = sum(tensor.numel() for n, tensor in encoder.items() if n.startswith(("embeddings.", "encoder.layer.0.")))
+    assert whole["parameters"]["trained"] - gradual["parameters"]["trained"] == late
 
 
 def test_no_step_is_thought_faster_than_half_the_fastest() -> None:

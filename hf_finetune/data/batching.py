@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Sampler
 
+from hf_finetune.data.inputs import Rows
+from hf_finetune.data.mixed_rows import MixedRows
 from hf_finetune.data.sampling import ClassDraw
+from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError
 
 # Rows are sorted by length inside windows of this many steps: wide enough that most steps are of one length, narrow
@@ -68,6 +73,7 @@ class StepBatches(Sampler[list[int]]):
         self.rows, self.lengths, self.seed = rows, lengths, seed
         self.accumulation, self.process, self.processes = accumulation, process, processes
         self.epoch = 0
+        self.follow: Callable[[int], None] | None = None
         self._draw, self._bucket, self._budget = draw, None, token_budget
         parts = accumulation * processes
         if token_budget is None:
@@ -97,8 +103,10 @@ class StepBatches(Sampler[list[int]]):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows."""
+        """Choose the epoch whose order the next iteration follows; the rows follow, too, see `EpochLoader`."""
         self.epoch = epoch
+        if self.follow is not None:
+            self.follow(epoch)
 
     def step_rows(self) -> list[np.ndarray]:
         """Row indices of every optimiser step of this epoch, over all processes."""
@@ -213,7 +221,32 @@ def _enough(longest_first: np.ndarray, budget: int, parts: int) -> int:
 
 
 class EpochLoader(DataLoader):
-    """A DataLoader that hands the epoch on to its batch sampler, as the Trainer asks of the loaders it knows."""
+    """A DataLoader that hands the epoch on to its batch sampler, as the Trainer asks of the loaders it knows.
+
+    Rows that look different in every epoch, or are mixed otherwise, hear of it from the batch sampler: in the middle of an
+    epoch, a resumed Trainer puts another loader around that, and reaches no other part of this one.
+    """
+
+    def __init__(
+        self,
+        dataset: Rows | Views | MixedRows,
+        batch_sampler: StepBatches,
+        collate_fn: Callable[[dict[str, Any]], Any],
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=batch_sampler,
+            collate_fn=collate_fn,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            generator=generator,
+        )
+        if isinstance(dataset, Views | MixedRows):
+            batch_sampler.follow = dataset.set_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """See `StepBatches.set_epoch`."""

@@ -36,7 +36,7 @@ class TextInputs:
         names = [n for n in self.tokenizer.model_input_names if n != "attention_mask"]
 
         def tokenise(batch: dict[str, list]) -> dict[str, list]:
-            encoded = self._tokenise(batch)
+            encoded = self.encode_batch(batch)
             return {**{n: encoded[n] for n in names}, "length": [len(ids) for ids in encoded["input_ids"]]}
 
         return rows.map(tokenise, batched=True, load_from_cache_file=False)
@@ -44,11 +44,12 @@ class TextInputs:
     def encode_in_memory(self, rows: Dataset) -> Dataset:
         """As `encode`, with the token columns alone: for rows that are looked at once, in a third of the time."""
         names = [n for n in self.tokenizer.model_input_names if n != "attention_mask"]
-        encoded = self._tokenise({n: rows[n][:] for n in ("text", "text_pair") if n in rows.column_names})
+        encoded = self.encode_batch({n: rows[n][:] for n in ("text", "text_pair") if n in rows.column_names})
         columns = {n: encoded[n] for n in names}
         return Dataset.from_dict({**columns, "length": [len(ids) for ids in encoded["input_ids"]]})
 
-    def _tokenise(self, batch: dict[str, list], **options: Any) -> dict[str, list]:
+    def encode_batch(self, batch: dict[str, list], **options: Any) -> dict[str, list]:
+        """Token columns of texts and, where `text_pair` is there and not None, pairs of texts."""
         pairs = batch.get("text_pair")
         return self.tokenizer(
             batch["text"], pairs, truncation=True, max_length=self.max_length, return_attention_mask=False, **options
@@ -116,12 +117,23 @@ class ImageInputs:
         return None
 
     def collate(self, batch: dict[str, list]) -> dict[str, torch.Tensor]:
-        """Gather what was decoded before, or decode and transform: pixel_values (B, 3, H, W), float32."""
-        gathered = pixels.gather(batch["image"])
+        """Gather what was decoded before, or decode and transform: pixel_values (B, 3, H, W), float32.
+
+        Pictures that come as `pixels` (B, 3, H, W), uint8, are what `pixels` gave, changed.
+        """
+        gathered = batch["pixels"] if "pixels" in batch else pixels.gather(batch["image"])
         if gathered is not None:
             return {"pixel_values": pixels.normalised(self.processor, gathered)}
         pictures = [decode(image) for image in batch["image"]]
         return {"pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"]}
+
+    def pixels(self, images: Sequence[dict[str, Any]]) -> torch.Tensor:
+        """Pictures as they are before they are rescaled and normalised: (B, 3, H, W), uint8.
+
+        Only for a processor that `pixels.splits_in_two` says so of.
+        """
+        gathered = pixels.gather(images)
+        return gathered if gathered is not None else pixels.resized(self.processor, [decode(image) for image in images])
 
 
 Inputs = TextInputs | ImageInputs

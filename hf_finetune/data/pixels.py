@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from transformers import BaseImageProcessor
 from hf_finetune import store
 from hf_finetune.data.image import decode
 from hf_finetune.data.rows import to_dataset
+from hf_finetune.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,8 +80,24 @@ def splits_in_two(processor: BaseImageProcessor, pictures: Sequence[Image]) -> b
     return bool(torch.allclose(found, whole, rtol=0, atol=1e-6))
 
 
+def check_changeable(processor: BaseImageProcessor, picture: Image, field: str) -> None:
+    """Refuse to change pictures where what operations change is not what is normalised afterwards.
+
+    Args:
+        field: what asked for it.
+
+    Raises:
+        InputError: naming the field and the processor.
+    """
+    if not splits_in_two(processor, [picture]):
+        raise InputError(
+            f"{field}: expected none for this checkpoint: the pictures of its {type(processor).__name__} are no whole numbers "
+            "before they are normalised, and operations change those"
+        )
+
+
 def decode_once(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: float) -> Dataset:
-    """The rows with their pictures in a store: `image` then names a place in it, which `gather` reads.
+    """The rows with their pictures in a store, see `keep`; rows that are in one already stay there.
 
     Where that cannot be, the rows come back as they are, and the reason is said.
 
@@ -88,22 +105,51 @@ def decode_once(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: floa
         rows: canonical rows with encoded pictures.
         budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk, see `store`.
     """
-    if len(rows) == 0:
+    if len(rows) == 0 or gather(rows[:1]["image"]) is not None:
         return rows
+    try:
+        return keep_decoded(rows, processor, budget_gb=budget_gb)
+    except store.NoStore as why:
+        logger.info("pictures are decoded anew every epoch: %s", why)
+        return rows
+
+
+def keep_decoded(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: float) -> Dataset:
+    """As `decode_once`.
+
+    Raises:
+        NoStore: that cannot be.
+    """
     probed = np.linspace(0, len(rows) - 1, min(PROBED_PICTURES, len(rows))).astype(int)
     pictures = [decode(image) for image in rows.select(probed)["image"]]
     if not splits_in_two(processor, pictures):
-        return _as_they_are(rows, f"{type(processor).__name__} gives no whole-number pixels")
-    folder = store.folder_of("pixels", _identity(rows, processor))
+        raise store.NoStore(f"{type(processor).__name__} gives no whole-number pixels")
+    size = tuple(resized(processor, pictures[:1]).shape[1:])
+    return keep(rows, _chunks(rows, processor), size, identity(rows, processor), budget_gb=budget_gb)
+
+
+def keep(
+    rows: Dataset, chunks: Iterable[torch.Tensor], size: tuple[int, ...], about: Mapping[str, Any], *, budget_gb: float
+) -> Dataset:
+    """The rows with pictures of a store: `image` then names a place in it, which `gather` reads.
+
+    Args:
+        rows: whose pictures are exchanged.
+        chunks: the new ones, part by part, (B, 3, H, W), uint8; not read where an earlier run left them.
+        size: of each, (3, H, W).
+        about: all that they depend on, as JSON has it.
+        budget_gb: see `decode_once`.
+
+    Raises:
+        NoStore: see `store.building`; or the pictures are of several sizes.
+    """
+    folder = store.folder_of("pixels", about)
     found = store.find(folder, _map)
     if found is None:
-        try:
-            _build(folder, rows, processor, tuple(resized(processor, pictures[:1]).shape[1:]), budget_gb)
-        except store.NoStore as why:
-            return _as_they_are(rows, str(why))
+        _build(folder, chunks, (len(rows), *size), budget_gb)
         found = store.find(folder, _map)
     if found is None:
-        return _as_they_are(rows, f"{folder} went away")
+        raise store.NoStore(f"{folder} went away")
     _OPEN[str(folder)] = found
     store.hold(folder)
     places = pa.array(
@@ -112,11 +158,6 @@ def decode_once(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: floa
     )
     table = rows.remove_columns("image").with_format("arrow")[:]
     return to_dataset(table.append_column("image", places))
-
-
-def _as_they_are(rows: Dataset, why: str) -> Dataset:
-    logger.info("pictures are decoded anew every epoch: %s", why)
-    return rows
 
 
 def gather(images: Sequence[dict[str, Any]]) -> torch.Tensor | None:
@@ -136,8 +177,8 @@ def _map(folder: Path, manifest: dict[str, Any]) -> np.memmap:
     return np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=shape)
 
 
-def _identity(rows: Dataset, processor: BaseImageProcessor) -> dict[str, Any]:
-    """All that a store's content depends on: the pictures, the processor, the versions."""
+def identity(rows: Dataset, processor: BaseImageProcessor) -> dict[str, Any]:
+    """All that decoded pictures depend on: the files, the processor, the versions."""
     config = {k: v for k, v in processor.to_dict().items() if k not in ("do_rescale", "rescale_factor", "do_normalize")}
     digest = hashlib.sha256()
     for images in _images(rows):
@@ -169,20 +210,17 @@ def _chunks(rows: Dataset, processor: BaseImageProcessor) -> Iterator[torch.Tens
             yield resized(processor, list(pool.map(decode, images)))
 
 
-def _build(
-    folder: Path, rows: Dataset, processor: BaseImageProcessor, picture: tuple[int, ...], budget_gb: float
-) -> None:
-    """Fill a store with pictures of the shape `picture`.
+def _build(folder: Path, chunks: Iterable[torch.Tensor], shape: tuple[int, ...], budget_gb: float) -> None:
+    """Fill a store of pictures of the shape (N, 3, H, W).
 
     Raises:
-        NoStore: see `store.building`; or a picture has another shape.
+        NoStore: see `store.building`; or a picture has another size.
     """
-    started, shape = time.perf_counter(), (len(rows), *picture)
-    size = int(np.prod(shape))
+    started, size = time.perf_counter(), int(np.prod(shape))
     with store.building(folder, needed=size, budget_gb=budget_gb, about={"shape": list(shape)}) as build:
-        for pixels in _chunks(rows, processor):
-            if tuple(pixels.shape[1:]) != picture or pixels.dtype != torch.uint8:
+        for pixels in chunks:
+            if tuple(pixels.shape[1:]) != shape[1:] or pixels.dtype != torch.uint8:
                 raise store.NoStore("the processor gives pictures of several sizes")
             build.append(PIXELS, pixels.contiguous().numpy())
     seconds = time.perf_counter() - started
-    logger.info("%d pictures decoded once into %s: %.0f MB, %.1f s", len(rows), folder, size / 1e6, seconds)
+    logger.info("%d pictures kept in %s: %.0f MB, %.1f s", shape[0], folder, size / 1e6, seconds)

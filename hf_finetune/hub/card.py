@@ -19,10 +19,10 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
+from hf_finetune.codec import spelled
 from hf_finetune.hub.local_paths import is_local, last_name, shorten
 from hf_finetune.hub.markdown import code, interval, number, plain, quoted, table, value_cell
 from hf_finetune.hub.procedure import adapter_config, procedure
-from hf_finetune.models.surgery import spelled
 from hf_finetune.recipe import Recipe, TextData
 
 PLACEHOLDER = "DIR"

@@ -7,9 +7,8 @@ from typing import Any
 
 import yaml
 
-from hf_finetune.codec import flatten, to_plain
+from hf_finetune.codec import flatten, spelled, to_plain
 from hf_finetune.hub.markdown import code, number, value_cell
-from hf_finetune.models.surgery import spelled
 from hf_finetune.recipe import Model, Recipe
 from hf_finetune.training.schedule_choices import course
 
@@ -40,6 +39,7 @@ SHOWN_UNLESS_DEFAULT = (
     "precision.",
     "model.",
     "data.low_",
+    "data.augment",
 )
 HIDDEN_FIELDS = ("model.checkpoint", "model.base_model", "train.extra", "train.logging_steps", "train.keep_checkpoints")
 
@@ -67,8 +67,13 @@ def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]
         and (name.startswith(SHOWN_FIELDS) or (name.startswith(SHOWN_UNLESS_DEFAULT) and value != default.get(name)))
     }
     shown |= {f"train.{name}": value for name, value in sorted(recipe.train.extra.items()) if "token" not in name}
-    if recipe.model.surgery:
-        shown["model.surgery"] = ", ".join(map(spelled, recipe.model.surgery))
+    for name, operations in (
+        ("model.surgery", recipe.model.surgery),
+        ("data.augment", recipe.data.augment),
+        ("objective.mix", recipe.objective.mix),
+    ):
+        if operations:
+            shown[name] = ", ".join(map(spelled, operations))
     if "steps" in result:
         shown["optimiser steps"] = result["steps"]
     if "candidates" in (best := result.get("best", {})):

@@ -26,10 +26,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from hf_finetune.codec import spelled
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads import classification_layer, encoder
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
-from hf_finetune.models.surgery import SurgeryStep, operate, planned, spelled
+from hf_finetune.models.surgery import SurgeryStep, operate, planned
 
 log = logging.getLogger("hf_finetune")
 

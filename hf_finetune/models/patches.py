@@ -10,13 +10,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads import encoder
 
 # Their embeddings must be told that the positions may not fit the picture; those of the others always look.
 TOLD_TO_INTERPOLATE = ("vit", "deit")
+# Families that take pictures of any size in whole patches, or in whole strides of 32 pixels. Not Swin: it fits its windows
+# to the first small picture that it meets, and is of no use for a large one after.
+PATCHED = ("vit", "deit", "beit", "dinov2", "dinov2_with_registers")
+CONVOLUTIONAL = ("convnext", "convnextv2", "resnet")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Shrink:
         return nn.functional.interpolate(pixels_BCHW, size, mode="bilinear", antialias=True)
 
 
+def takes_sizes(config: PreTrainedConfig) -> bool:
+    """Whether the family is known to take pictures of another size than its own."""
+    return config.model_type in PATCHED + CONVOLUTIONAL
+
+
 def shrink_for(model: PreTrainedModel, size: int) -> Shrink:
     """How pictures are shrunk for this model, which from now on interpolates its positions where they do not fit.
 
@@ -59,17 +68,12 @@ def shrink_for(model: PreTrainedModel, size: int) -> Shrink:
         InputError: the family is not known to take pictures of another size than its own.
     """
     config = model.config
-    match config.model_type:
-        case "vit" | "deit" | "beit" | "dinov2" | "dinov2_with_registers":
-            multiple = config.patch_size
-        case "convnext" | "convnextv2" | "resnet":
-            multiple = 32
-        # Swin fits its windows to the first small picture that it meets, and is of no use for a large one after.
-        case other:
-            raise InputError(
-                f"data.low_resolution: {other} takes pictures of one size only; leave it out, or use a vit, deit, beit, "
-                "dinov2, convnext or resnet checkpoint"
-            )
+    if not takes_sizes(config):
+        raise InputError(
+            f"data.low_resolution: {config.model_type} takes pictures of one size only; leave it out, or use a vit, deit, "
+            "beit, dinov2, convnext or resnet checkpoint"
+        )
+    multiple = config.patch_size if config.model_type in PATCHED else 32
     if config.model_type in TOLD_TO_INTERPOLATE:
         # Here, so that whoever calls the model need not know; positions that fit stay as they are.
         encoder(model).embeddings.register_forward_pre_hook(_interpolate_positions, with_kwargs=True)

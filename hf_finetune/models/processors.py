@@ -68,7 +68,7 @@ def load_tokenizer(
             tokenizer = AutoTokenizer.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
     # tokenizers raises plain Exception for a file that it cannot parse.
     except Exception as error:
-        if not serialized and any(local.folder.glob("*.model")):
+        if not serialized and any(chain(local.folder.glob("*.model"), local.folder.glob("*.spm"))):
             # transformers asks for tiktoken here, whichever of the two packages is missing.
             remedy = "it needs sentencepiece and protobuf; pip install sentencepiece protobuf"
         else:

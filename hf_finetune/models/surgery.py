@@ -8,7 +8,6 @@ a saved model loads with nothing of this package.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -70,12 +69,6 @@ def operate(model: PreTrainedModel, steps: Sequence[SurgeryStep]) -> PreTrainedM
     for step in _in_order(steps):
         model = step(model)
     return model
-
-
-def spelled(step: SurgeryStep) -> str:
-    """The operation as Python has it, without the fields that were left at their defaults."""
-    given = {f.name: getattr(step, f.name) for f in dataclasses.fields(step) if getattr(step, f.name) != f.default}
-    return f"{type(step).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 def _in_order(steps: Sequence[SurgeryStep]) -> list[SurgeryStep]:

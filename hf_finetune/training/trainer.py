@@ -22,7 +22,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of, with_labels
+from hf_finetune.data.mix import Mixing
+from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.sampling import Sampling, draw_of
+from hf_finetune.data.views import Augmentation, Views
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import gathered, predict_logits
 from hf_finetune.models import adapter_state, dropout, projections
@@ -41,6 +44,7 @@ from hf_finetune.training.rate_groups import Rates
 from hf_finetune.training.schedule_choices import Course
 from hf_finetune.training.schedule_free import show_average
 from hf_finetune.training.sharpness import SecondPass, Sharpness
+from hf_finetune.training.soft_labels import mixed
 from hf_finetune.training.soup import Candidate, Soup
 from hf_finetune.training.sparse_words import SparseWords
 
@@ -65,6 +69,8 @@ class ClassifierTrainer(Trainer):
             their losses (arXiv:2106.14448). Not with `unpadded`.
         mixout: mixes pretrained weights in, see `mixout.Mixout`.
         sampling: which rows make an epoch, see `data.sampling.class_quotas`.
+        augmentation: changes the training rows, anew in every epoch; see `data.views`.
+        mix: mixes the rows of a micro-batch with one another, see `data.mix`. Not with `unpadded`.
         fast_dropout: on a CPU, dropout as in `models.dropout`.
         fused_projections: on a CPU, attention as in `models.projections`.
         optimizer: which optimiser; the learning rate and the weight decay are those of `args`.
@@ -99,6 +105,8 @@ class ClassifierTrainer(Trainer):
         r_drop: float = 0.0,
         mixout: Mixout | None = None,
         sampling: Sampling = "none",
+        augmentation: Augmentation | None = None,
+        mix: tuple[Mixing, ...] = (),
         fast_dropout: bool = True,
         fused_projections: bool = True,
         optimizer: Optimizer = AdamW(),
@@ -134,8 +142,9 @@ class ClassifierTrainer(Trainer):
             self.collate = inputs.pack
             accept_packed(self.model)
         self.shrink, self.shrink_share = shrink, shrink_share
-        assert not (unpadded and r_drop), "a packed batch cannot be doubled"
-        self.r_drop, self.mixout, self.sampling = r_drop, mixout, sampling
+        assert not (unpadded and (r_drop or mix)), "a packed batch can be neither doubled nor mixed"
+        self.mix = mix
+        self.r_drop, self.mixout, self.sampling, self.augmentation = r_drop, mixout, sampling, augmentation
         self.fast_dropout = fast_dropout and args.device.type == "cpu"
         self.fused_projections = fused_projections and args.device.type == "cpu"
         self.optimizer_choice, self.course, self.rates = optimizer, course, rates
@@ -167,10 +176,15 @@ class ClassifierTrainer(Trainer):
             process=self.args.process_index,
             processes=self.args.world_size,
         )
+        if self.augmentation is None:
+            rows = Rows(self.train_dataset, columns_of(self.inputs, labels=True))
+        else:
+            rows = Views(self.train_dataset, self.inputs, self.augmentation)
+        collate = partial(with_labels, self.collate)
         return EpochLoader(
-            Rows(self.train_dataset, columns_of(self.inputs, labels=True)),
+            MixedRows(rows, self.args.seed) if self.mix else rows,
             batch_sampler=sampler,
-            collate_fn=partial(with_labels, self.collate),
+            collate_fn=partial(collate_mixed, self.mix, collate) if self.mix else collate,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.device.type == "cuda",
             # Its own generator: making an iterator must not draw from the one that dropout uses.
@@ -246,7 +260,10 @@ class ClassifierTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """As the Trainer's; for R-Drop with every row twice, in one pass: each has its own part of the dropout masks."""
+        """As the Trainer's, of mixed rows as well; for R-Drop with every row twice, in one pass: each has its own part of
+        the dropout masks."""
+        if "partners" in inputs:
+            inputs = mixed(self.model, inputs)
         if self.r_drop:
             inputs = {name: x if name == "labels" else torch.cat([x, x]) for name, x in inputs.items()}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -429,3 +446,5 @@ class ClassifierTrainer(Trainer):
         self.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{best}"))
         self._load_best_model()
         self.keeping.load(last)
+        # No step follows, but which weights trained is told by those that were taken, see `unfreezing`.
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)

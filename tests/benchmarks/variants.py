@@ -1,13 +1,15 @@
 """What a setting does to quality: variants of a run on several data sets, paired by seed and by row.
 
     python tests/benchmarks/variants.py head --checkpoint DIR --data movie=FOLDER banking77=FOLDER spam=FOLDER \
-        [--seeds 5] [--rows N] [--flags "--epochs 2"] [--variants NAME ...] --output head.jsonl
+        [--seeds 5] [--rows N] [--flags "--epochs 2"] [--variants NAME ...] [--searched FOLDER] --output head.jsonl
     python tests/benchmarks/variants.py head --table head.jsonl [--test]
 
 The first variant of a comparison is the one that the others are held against. Validation rows judge, by accuracy, or by
 macro F1 where rare classes are the subject; the verdicts are those of `evaluation.intervals`, with the margin of defaults,
 half a point. `--test` prints the table of the test rows, once, after the choice. Every run goes through `pipeline.run`;
-each is a line of the output file, and a command that is given again goes on where it stopped.
+each is a line of the output file, and a command that is given again goes on where it stopped. `{seed}` in a data folder's
+name stands for the seed (each with rows of its own, see `same_rows.py`); `--searched` adds the variant "searched", with
+the policy that `hf-finetune search augmentation` left in FOLDER/NAME/policy.yaml.
 """
 
 import argparse
@@ -40,6 +42,20 @@ COMPARISONS = {
     "layers": {"one rate": "", "decay 0.9": "--optim.layer-decay 0.9"},
     "averages": {"best epoch": "", "EMA": "--averaging.ema-decay 0.99", "soup": "--averaging.soup"},
     "pooling": {"default": "", "mean": "--model.pooling mean"},
+    "texts": {
+        "none": "",
+        "Eda": "--data.augment [Eda]",
+        "Aeda": "--data.augment [Aeda]",
+        "typos": "--data.augment [KeyboardTypos]",
+        "Mixup": "--objective.mix [Mixup]",
+    },
+    "pictures": {
+        "none": "",
+        "Mild": "--data.augment [Mild]",
+        "TrivialAugment": "--data.augment [TrivialAugment]",
+        "ThreeAugment": "--data.augment [ThreeAugment]",
+        "CutMix": "--objective.mix [CutMix]",
+    },
     "imbalance": {
         "plain": "",
         "Balanced": "--objective.class-weights Balanced",
@@ -126,6 +142,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="folder of a checkpoint")
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="of the comparison. Default: all")
+    parser.add_argument("--searched", metavar="FOLDER", help="folder of the searches, one for each NAME of --data")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, help="training rows of each data set at most")
     parser.add_argument("--flags", default="", help="flags of `hf-finetune train` that all variants take")
@@ -134,6 +151,8 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="judge the test rows: once, when the choice has been made")
     options = parser.parse_args()
     variants = COMPARISONS[options.comparison]
+    if options.searched:
+        variants |= {"searched": f"--config {shlex.quote(options.searched)}/{{name}}/policy.yaml"}
     unknown = set(options.variants or ()) - variants.keys()
     if unknown:
         parser.error(f"--variants takes {', '.join(variants)}")
@@ -149,8 +168,9 @@ def main() -> None:
                 for variant in wanted:
                     key = {"comparison": options.comparison, "data": name, "variant": variant, "seed": seed}
                     key["flags"] = shlex.join(common)
-                    given = [*common, *shlex.split(variants[variant])]
-                    book.measure(key, lambda: measure(source, options.checkpoint, seed, given, metric))  # noqa: B023
+                    given = [*common, *shlex.split(variants[variant].replace("{name}", name))]
+                    rows = source.replace("{seed}", str(seed))
+                    book.measure(key, lambda: measure(rows, options.checkpoint, seed, given, metric))  # noqa: B023
     lines = [line for line in read(options.table or options.output).values() if "error" not in line]
     lines = [line for line in lines if line["key"]["comparison"] == options.comparison]
     print(table(options.comparison, lines, "test" if options.test else "validation"))

@@ -35,7 +35,6 @@ from hf_finetune.models.surgery import (
     SurgeryStep,
     operate,
     planned,
-    spelled,
 )
 
 STAGED = ("swin", "convnext")
@@ -216,8 +215,3 @@ def test_families_that_are_not_in_the_table(checkpoint) -> None:
         InputError, match=r"model.surgery: KeepLayers: expected one of bert, .*, got resnet; leave it out"
     ):
         check_surgery(checkpoint("resnet"), [KeepLayers(first=1)], task="image-classification")
-
-
-def test_spelled_without_defaults() -> None:
-    assert spelled(KeepLayers(first=3)) == "KeepLayers(first=3)"
-    assert spelled(StochasticDepth(0.1, "constant")) == "StochasticDepth(rate=0.1, schedule='constant')"

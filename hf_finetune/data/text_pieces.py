@@ -1,0 +1,88 @@
+"""A text as words or sentences with the white space between them, and which of its words are to stay as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from itertools import chain
+from typing import Literal
+
+Keep = Literal["nothing", "numbers", "entities"]
+"""Words that stay as and where they are. numbers: those with a digit. entities: these, addresses of the web and of mail,
+@mentions, #tags, and words with a capital that do not start a sentence: names, as English and many other languages write
+them."""
+
+_WORD = re.compile(r"\S+")
+_DIGIT = re.compile(r"\d")
+_ADDRESS = re.compile(r"://|\bwww\.|[@#]\w|\w\.[a-z]{2,}/")
+# The letters and digits of a word, without the punctuation around it; an apostrophe or hyphen inside belongs to it.
+_CORE = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+# Chinese and Japanese put no white space behind a full stop.
+_END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？]+[」』”’）]*""")
+_ENDS_SENTENCE = re.compile(r"""[.!?…。！？]["'”’)\]」』）]*$""")
+_SHORT = {"mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "no", "e.g", "i.e"}
+
+
+def words_of(text: str) -> tuple[list[str], list[str]]:
+    """Words, and the white space before each of them and behind the last: one more than words."""
+    return text.split(), _WORD.split(text)
+
+
+def joined(pieces: list[str], gaps: list[str]) -> str:
+    """The text again."""
+    return "".join(chain.from_iterable(zip(gaps, pieces, strict=False))) + gaps[-1]
+
+
+def without(words: list[str], gaps: list[str], gone: Collection[int]) -> str:
+    """The text of the other words, each with the white space that stood before it; the text's own stays around it."""
+    left = [i for i in range(len(words)) if i not in gone]
+    return joined([words[i] for i in left], [gaps[0], *(gaps[i] for i in left[1:]), gaps[-1]])
+
+
+def share(p: float, count: int) -> int:
+    """So much of a number of words, at least one."""
+    return max(1, round(p * count))
+
+
+def stays(words: list[str], i: int, keep: Keep) -> bool:
+    """Whether a word is of those to keep."""
+    if keep == "nothing":
+        return False
+    if _DIGIT.search(words[i]):
+        return True
+    if keep == "numbers":
+        return False
+    if _ADDRESS.search(words[i]):
+        return True
+    if i == 0:
+        return False
+    core = core_of(words[i])[1]
+    is_name = core[:1].isupper() and core != "I" and core[:2] not in ("I'", "I’")
+    return is_name and not _ENDS_SENTENCE.search(words[i - 1])
+
+
+def core_of(word: str) -> tuple[str, str, str]:
+    """A word between the punctuation before and behind it; "" where it is nothing but punctuation."""
+    found = _CORE.search(word)
+    return ("", "", word) if found is None else (word[: found.start()], found[0], word[found.end() :])
+
+
+def sentences_of(text: str) -> tuple[list[str], list[str]]:
+    """Sentences, and the white space before each of them and behind the last: one more than sentences."""
+    bare = text.strip()
+    if not bare:
+        return [], [text]
+    start = len(text) - len(text.lstrip())
+    stop = start + len(bare)
+    sentences, gaps = [], [text[:start]]
+    for end in _END.finditer(text, start, stop):
+        rest = text[end.end() : stop]
+        following = rest.lstrip()
+        before = text[start : end.start()].rpartition(" ")[2].strip("(\"'“‘").lower()
+        is_short = end[0] == "." and (before in _SHORT or (len(before) == 1 and before.isalpha()))
+        if not following or following[0].islower() or is_short:
+            continue
+        sentences.append(text[start : end.end()])
+        gaps.append(rest[: len(rest) - len(following)])
+        start = stop - len(following)
+    return [*sentences, text[start:stop]], [*gaps, text[stop:]]

@@ -1,0 +1,169 @@
+"""Training rows as augmentation shows them: another view in every epoch, or a number of stored ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from datasets.fingerprint import generate_random_fingerprint
+from tqdm import tqdm
+
+from hf_finetune import store
+from hf_finetune.data import pixels
+from hf_finetune.data.augmentation import ImageBatch, Operation, Population, Reword, TextBatch, apply, generators
+from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.errors import InputError
+
+# Rows of a batch while copies are made. Pictures are large; of texts, a language model puts those of like length together,
+# and so many of its answers at most are lost when a run is killed.
+PICTURES_AT_A_TIME, TEXTS_AT_A_TIME = 64, 512
+
+
+def population_of(rows: Dataset, names: Sequence[str]) -> Population:
+    """The training rows, as operations see them."""
+    texts = rows["text"][:] if "text" in rows.column_names else ()
+    return Population(tuple(names), np.asarray(rows["label"][:]), texts)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Operations, with what they need to know of the training rows."""
+
+    operations: tuple[Operation, ...]
+    seed: int
+    population: Population
+    reword: Reword | None = None
+    """For operations that ask a language model."""
+
+    def texts(self, raw: dict[str, list], rows: Sequence[int], epoch: int, view: int = 0) -> TextBatch:
+        """Rows of texts, changed.
+
+        Args:
+            raw: columns of canonical rows: text, label, perhaps text_pair.
+            rows: their numbers among the training rows.
+        """
+        batch = TextBatch(raw["text"], raw.get("text_pair"), np.asarray(raw["label"]), self.population, self.reword)
+        return apply(self.operations, batch, generators(self.seed, rows, epoch, view))
+
+    def pixels(
+        self, pixels_BCHW: torch.Tensor, labels: Sequence[int], rows: Sequence[int], epoch: int, view: int = 0
+    ) -> torch.Tensor:
+        """Pictures, changed, shape (B, 3, H, W), uint8; see `texts`."""
+        batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population)
+        return apply(self.operations, batch, generators(self.seed, rows, epoch, view)).pixels
+
+
+class Views(torch.utils.data.Dataset):
+    """Encoded training rows for a torch DataLoader, each as the epoch's view of it; see `data.inputs.Rows`.
+
+    Args:
+        rows: encoded rows that still have what they were encoded from.
+        inputs: encodes the views.
+        augmentation: makes them.
+    """
+
+    def __init__(self, rows: Dataset, inputs: Inputs, augmentation: Augmentation) -> None:
+        wanted = ("text", "text_pair", "image", "label")
+        self.rows = rows.select_columns([c for c in wanted if c in rows.column_names])
+        self.inputs, self.augmentation = inputs, augmentation
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose views come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: column[0] for name, column in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        raw, inputs = self.rows[[int(i) for i in indices]], self.inputs
+        if isinstance(inputs, TextInputs):
+            batch = self.augmentation.texts(raw, indices, self.epoch)
+            encoded = inputs.encode_batch({"text": batch.texts, "text_pair": batch.pairs})
+        else:
+            encoded = {
+                "pixels": self.augmentation.pixels(inputs.pixels(raw["image"]), raw["label"], indices, self.epoch)
+            }
+        return {**encoded, "label": raw["label"]}
+
+
+def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmentation, copies: int) -> Dataset:
+    """The rows, and behind them so many changed copies of all of them; copy v of a row is its view v in epoch 0.
+
+    Args:
+        rows: canonical training rows.
+        copies: how many of each.
+
+    Raises:
+        InputError: see `augmentation.apply`; or there is no room for pictures.
+    """
+    make = _copied_texts if isinstance(inputs, TextInputs) else _copied_pictures
+    with tqdm(total=len(rows) * copies, desc="augment", unit="row", dynamic_ncols=True, disable=None) as bar:
+        return concatenate_datasets(make(rows, inputs, augmentation, copies, bar))
+
+
+def _copied_texts(
+    rows: Dataset, inputs: TextInputs, augmentation: Augmentation, copies: int, bar: tqdm
+) -> list[Dataset]:
+    """The rows, and each copy of them, in memory."""
+
+    def change(raw: dict[str, list], indices: list[int], view: int) -> dict[str, list]:
+        batch = augmentation.texts(raw, indices, 0, view)
+        bar.update(len(indices))
+        return {"text": batch.texts} | ({} if batch.pairs is None else {"text_pair": batch.pairs})
+
+    return [rows] + [
+        rows.map(
+            change,
+            with_indices=True,
+            fn_kwargs={"view": view},
+            batched=True,
+            batch_size=TEXTS_AT_A_TIME,
+            features=rows.features,
+            keep_in_memory=True,
+            # By default it is a hash of all that `change` holds, texts included.
+            new_fingerprint=generate_random_fingerprint(),
+        )
+        for view in range(1, copies + 1)
+    ]
+
+
+def _copied_pictures(
+    rows: Dataset, inputs: ImageInputs, augmentation: Augmentation, copies: int, bar: tqdm
+) -> list[Dataset]:
+    """The rows, and each copy of them, in stores of pixels as the network reads them: no processor sees a copy again, which
+    might cut off its border once more."""
+
+    def changed(view: int) -> Iterator[torch.Tensor]:
+        for start in range(0, len(decoded), PICTURES_AT_A_TIME):
+            part = decoded[start : start + PICTURES_AT_A_TIME]
+            numbers = range(start, start + len(part["label"]))
+            yield augmentation.pixels(inputs.pixels(part["image"]), part["label"], numbers, 0, view)
+            bar.update(len(numbers))
+
+    about = {
+        "original": pixels.identity(rows, inputs.processor),
+        "version": version("hf_finetune"),
+        "operations": repr(augmentation.operations),
+        "seed": augmentation.seed,
+        "labels": augmentation.population.labels.tolist(),
+    }
+    try:
+        decoded = pixels.keep_decoded(rows, inputs.processor, budget_gb=inputs.cache_gb)
+        size = tuple(inputs.pixels(decoded[:1]["image"]).shape[1:])
+        return [decoded] + [
+            pixels.keep(rows, changed(view), size, {**about, "view": view}, budget_gb=inputs.cache_gb)
+            for view in range(1, copies + 1)
+        ]
+    except store.NoStore as why:
+        raise InputError(
+            f"data.augment_copies: expected 0, which changes pictures as they are read, or room for {copies} copies: {why}"
+        ) from None

@@ -1,0 +1,113 @@
+"""Training rows as augmentation shows them: by row and epoch, the same whoever asks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import image_rows, text_rows
+from tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import AutoImageProcessor
+
+from hf_finetune.data.augment_image import Flip
+from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.augmentation import TextBatch, generators
+from hf_finetune.data.batching import EpochLoader, StepBatches
+from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
+from hf_finetune.data.views import Augmentation, Views, population_of, with_copies
+from hf_finetune.errors import InputError
+from hf_finetune.models.processors import load_image_processor, load_tokenizer
+
+ROWS = 12
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> TextInputs:
+    checkpoint = str(tiny_text_checkpoint(tmp_path_factory.mktemp("text") / "bert"))
+    return TextInputs(load_tokenizer(checkpoint, max_length=32, sample=["good"]), 32)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageInputs:
+    return ImageInputs(
+        load_image_processor(str(tiny_image_checkpoint(tmp_path_factory.mktemp("image") / "vit", "vit")))
+    )
+
+
+def augmentation(rows, *operations) -> Augmentation:
+    return Augmentation(operations, 0, population_of(rows, ("bad", "good")))
+
+
+def test_views_change_with_the_epoch_and_are_what_the_operation_gives(texts: TextInputs) -> None:
+    rows = text_rows(ROWS)
+    views = Views(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
+    for epoch in range(2):
+        views.set_epoch(epoch)
+        expected = SwapWords(0.5)(TextBatch(rows["text"][:]), generators(0, range(ROWS), epoch)).texts
+        assert views.__getitems__(range(ROWS))["input_ids"] == texts.encode_batch({"text": expected})["input_ids"]
+        assert views[3]["input_ids"] == texts.encode_batch({"text": expected[3:4]})["input_ids"][0], "batch mates"
+        assert views.__getitems__(range(ROWS))["label"] == rows["label"][:]
+    assert expected != rows["text"][:]
+
+
+def test_two_processes_see_what_one_sees(texts: TextInputs) -> None:
+    """Each its own rows; a row's view is the same wherever it is."""
+    rows = text_rows(ROWS)
+    encoded = texts.encode(rows)
+
+    def seen(process: int, processes: int) -> list[tuple[int, ...]]:
+        views = Views(encoded, texts, augmentation(rows, SwapWords(0.5)))
+        sampler = StepBatches(ROWS, rows_per_step=4, process=process, processes=processes)
+        loader = EpochLoader(views, batch_sampler=sampler, collate_fn=lambda batch: batch["input_ids"])
+        loader.set_epoch(3)
+        return [tuple(ids) for batch in loader for ids in batch]
+
+    first, second = seen(0, 2), seen(1, 2)
+    assert len(first) == len(second) == ROWS // 2
+    assert sorted(first + second) == sorted(seen(0, 1))
+
+
+def test_pictures_are_changed_before_they_are_normalised(pictures: ImageInputs) -> None:
+    rows = image_rows(6)
+    views = Views(pictures.encode(rows), pictures, augmentation(rows, Flip(p=1.0)))
+    changed = pictures.collate(views.__getitems__(range(6)))["pixel_values"]
+    plain = pictures.collate(Rows(rows, columns_of(pictures, labels=False)).__getitems__(range(6)))["pixel_values"]
+    assert not torch.equal(changed, plain)
+    torch.testing.assert_close(changed, plain.flip(-1), rtol=0, atol=1e-6)
+
+
+def test_copies_of_texts_stand_behind_the_rows(texts: TextInputs) -> None:
+    rows = text_rows(ROWS)
+    copied = with_copies(rows, texts, augmentation(rows, SwapWords(0.5)), 2)
+    assert len(copied) == 3 * ROWS and copied.features == rows.features
+    assert copied["text"][:ROWS] == rows["text"][:] and copied["label"][:] == rows["label"][:] * 3
+    for view in (1, 2):
+        expected = SwapWords(0.5)(TextBatch(rows["text"][:]), generators(0, range(ROWS), 0, view)).texts
+        assert copied["text"][view * ROWS : (view + 1) * ROWS] == expected
+    assert copied["text"][ROWS : 2 * ROWS] != copied["text"][2 * ROWS :]
+
+
+def test_copies_of_pictures_are_the_changed_pixels(pictures: ImageInputs) -> None:
+    rows = image_rows(4)
+    copied = with_copies(rows, pictures, augmentation(rows, Flip(p=1.0)), 1)
+    pixels = pictures.pixels(copied["image"][:])
+    assert torch.equal(pixels[4:], pixels[:4].flip(-1)) and not torch.equal(pixels[4:], pixels[:4])
+    assert np.array_equal(copied["row"][:], [0, 1, 2, 3] * 2), "a copy has the number of its row"
+    assert pictures.encode(copied)["image"][:] == copied["image"][:], "nothing is decoded again"
+
+
+def test_a_processor_that_crops_does_not_crop_a_copy_again(tmp_path: Path) -> None:
+    processor = AutoImageProcessor.from_pretrained(
+        tiny_image_checkpoint(tmp_path / "vit", "vit"), size={"shortest_edge": 40}, do_center_crop=True, crop_size=32
+    )
+    rows, inputs = image_rows(4), ImageInputs(processor)
+    copied = with_copies(rows, inputs, augmentation(rows, Flip(p=0.0)), 2)
+    pixels = inputs.pixels(copied["image"][:])
+    assert torch.equal(pixels[4:8], pixels[:4]) and torch.equal(pixels[8:], pixels[:4])
+
+
+def test_copies_without_room_are_refused(pictures: ImageInputs) -> None:
+    rows = image_rows(4)
+    with pytest.raises(InputError, match=r"data.augment_copies: expected 0, .* room for 1 copies: .*"):
+        with_copies(rows, replace(pictures, cache_gb=1e-6), augmentation(rows, Flip()), 1)

@@ -1,0 +1,84 @@
+"""Whole runs on changed texts: which rows change, that the saved recipe makes the same run again, and what the card says."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import small_recipe
+
+from hf_finetune import codec, pipeline
+from hf_finetune.data.augment_text import Eda, KeyboardTypos, MixHalves, TextOperation
+from hf_finetune.data.compose import Sometimes
+from hf_finetune.data.load import load
+from hf_finetune.data.views import Augmentation
+from hf_finetune.recipe import Launch, Model, Recipe, TextData
+
+pytestmark = pytest.mark.usefixtures("gate_here")
+
+OPERATIONS = (Eda(0.3), KeyboardTypos(0.2), Sometimes(MixHalves(1.0), 0.5))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return small_recipe(tmp_path_factory.mktemp("input"))
+
+
+def augmented(recipe: Recipe, *operations: TextOperation, copies: int = 0) -> Recipe:
+    return replace(recipe, data=replace(recipe.data, augment=operations, augment_copies=copies))
+
+
+def trained(recipe: Recipe, folder: Path) -> dict[str, torch.Tensor]:
+    pipeline.run(recipe, Launch(str(folder)))
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_the_saved_recipe_makes_the_same_run_again(recipe: Recipe, tmp_path: Path, copies: int) -> None:
+    first = trained(augmented(recipe, *OPERATIONS, copies=copies), tmp_path / "first")
+    saved = json.loads((tmp_path / "first" / "recipe.json").read_text())["recipe"]
+    again = codec.merge(Recipe(name="", data=TextData(path=""), model=Model("")), saved)
+    assert again.data.augment == OPERATIONS and again.data.augment_copies == copies
+    assert same(first, trained(again, tmp_path / "again"))
+    assert not same(first, trained(recipe, tmp_path / "plain"))
+    card = (tmp_path / "first" / "README.md").read_text()
+    assert "| data.augment | `Eda(alpha=0.3), KeyboardTypos(p=0.2), Sometimes(operation=MixHalves(p=1.0))` |" in card
+    assert ("| data.augment_copies | 2 |" in card) == (copies == 2)
+    result = json.loads((tmp_path / "first" / "result.json").read_text())
+    assert result["augmentation"] == {
+        "operations": ["Eda(alpha=0.3)", "KeyboardTypos(p=0.2)", "Sometimes(operation=MixHalves(p=1.0))"],
+        "mix": [],
+        "copies": copies,
+        "training_rows": result["rows"]["train"] * (1 + copies),
+    }
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_rows_that_are_scored_stay_as_they_are(
+    recipe: Recipe, tmp_path: Path, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever reaches the operations is a training row, each once an epoch or a copy."""
+    shown: list[str] = []
+    change = Augmentation.texts
+
+    def watched(self: Augmentation, raw: dict[str, list], *where, **more):
+        shown.extend(raw["text"])
+        return change(self, raw, *where, **more)
+
+    monkeypatch.setattr(Augmentation, "texts", watched)
+    splits = load(recipe.data.path, kind="text")
+    trained(augmented(recipe, *OPERATIONS, copies=copies), tmp_path / "run")
+    assert sorted(shown) == sorted(splits.train["text"][:] * max(1, copies))
+    assert set(splits.validation["text"]) - set(splits.train["text"])
+
+
+def test_nothing_at_strength_0(recipe: Recipe, tmp_path: Path) -> None:
+    dense = replace(recipe, optim=replace(recipe.optim, word_embeddings="dense"))
+    off = augmented(dense, Eda(0.0), KeyboardTypos(0.0))
+    assert same(trained(off, tmp_path / "off"), trained(dense, tmp_path / "plain"))
