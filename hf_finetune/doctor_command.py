@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +113,8 @@ def _preview(job: DoctorJob, asked: str) -> None:
     sheet = Path(job.output) / SHEET
     if Path(job.output).exists() and not Path(job.output).is_dir():
         raise InputError(f"--output {job.output}: this is a file, expected a folder for {SHEET}")
+    if isinstance(recipe.data, ImageData):
+        _check_writable(job.output)
     from hf_finetune.apply import quiet_libraries
     from hf_finetune.data.image import decode
     from hf_finetune.data.pixels import check_changeable
@@ -158,6 +162,16 @@ def _preview(job: DoctorJob, asked: str) -> None:
         print(side_by_side(shown, width=shutil.get_terminal_size((120, 24)).columns))
     else:
         print(f"{len(shown.rows)} pictures, {len(shown.looks)} views of each -> {sheet}")
+
+
+def _check_writable(output: str) -> None:
+    """Raises: InputError: no file can be made in the folder, or in the nearest one above it that there is."""
+    folder = Path(output).absolute()
+    home = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=home))
+    except OSError as error:
+        raise InputError(f"--output {output}: nothing can be written to {home} ({error.strerror})") from None
 
 
 def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:

@@ -69,7 +69,7 @@ class SearchJob(TrainJob):
     budget: str = "10m"
     """Time of the whole command: 90s, 10m, 1h30m. What decides, runs with the policy and without, has 0.6 of it at most."""
     trials: int | None = None
-    """Trials of policies. None: as many as there is time for."""
+    """Trials of policies; a number of them is done whatever the budget says. None: as many as there is time for."""
     seeds: int = 3
     """Runs with the best policy, and as many without, each pair with a seed of its own: train.seed and those after it."""
     rows: int | None = None

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from operator import attrgetter
 
+from hf_finetune.data.compose import by_model
 from hf_finetune.recipe import ImageData, Recipe
 from hf_finetune.training.loss_choices import PerClass
 
@@ -26,8 +27,9 @@ def _words_are_frozen(recipe: Recipe) -> bool:
 
 
 def _nothing_is_cached(recipe: Recipe) -> bool:
-    pictures = isinstance(recipe.data, ImageData) and recipe.data.decode_once
-    return not pictures and not recipe.batching.cache_prefix
+    data = recipe.data
+    pictures = isinstance(data, ImageData) and (data.decode_once or data.augment_copies > 0)
+    return not pictures and not recipe.batching.cache_prefix and not by_model(data.augment)
 
 
 NOT_PUSHED = "nothing is pushed without hub.repo_id (--push)"

@@ -255,6 +255,8 @@ class Prepared:
         if self.device.type == "cpu" and self.picture_tokens is not None:
             steps = -(-len(self.splits.train) // wanted)
             smallest_share = len(self.splits.train) // steps // self.processes // accumulation
-            parts = max(1, min(-(-rows * self.picture_tokens // CPU_FORWARD_TOKENS), smallest_share))
+            # Rows that are mixed need another beside them.
+            most = smallest_share // (2 if self.recipe.objective.mix else 1)
+            parts = max(1, min(-(-rows * self.picture_tokens // CPU_FORWARD_TOKENS), most))
             rows, accumulation = -(-rows // parts), accumulation * parts
         return rows, accumulation, wanted

@@ -101,7 +101,8 @@ class ImageData:
     """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
     row in every epoch; see `data.augment_image` and `data.compose`. Rows that are scored stay as they are."""
     augment_copies: int = 0
-    """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training. 0: none."""
+    """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training, all of them
+    on the disk whatever `decode_once` says. 0: none."""
     decode_once: bool = True
     """Keep the resized pixels of all pictures on the disk, within `batching.cache_gb`, and read them from there in every
     epoch and every later run: the same pixels to the bit. False: decode every picture whenever it comes up."""
@@ -264,8 +265,8 @@ class Batching:
     cache_prefix: bool = True
     """Compute what frozen layers give for every row once, keep it on disk, and run only the layers above in every epoch."""
     cache_gb: float = 8.0
-    """Gigabytes (10^9 bytes) that such activations and decoded pictures may take on disk together, over all runs; the least
-    recently used go first."""
+    """Gigabytes (10^9 bytes) that such activations, decoded pictures, their stored copies and texts of language models may take
+    on disk together, over all runs; the least recently used go first."""
     token_budget: int | None = None
     """Padded tokens of one optimiser step over all processes and accumulation: short texts then come in large steps, long
     ones in small steps, and per_device_train_batch_size has no effect. None: every step has about the same number of rows."""

@@ -82,12 +82,16 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
             "--show-augmentation beans_full: this recipe is for pictures",
         ),
         (["{texts}", "--show-augmentation", "[SwapWords]", "--output", "{texts}"], "--output {texts}: this is a file"),
+        (
+            ["{pictures}", "--show-augmentation", "[Flip]", "--output", "{texts}/sub"],
+            "--output {texts}/sub: nothing can be written to",
+        ),
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], first: str, texts: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], first: str, texts: str, pictures: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, err = leave(capsys, *(a.replace("{texts}", texts) for a in arguments))
+    status, out, err = leave(capsys, *(a.replace("{texts}", texts).replace("{pictures}", pictures) for a in arguments))
     assert (status, out, len(err)) == (2, "", 1)
     assert err[0].startswith(first.replace("{texts}", texts))
 

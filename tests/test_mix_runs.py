@@ -20,6 +20,7 @@ from hf_finetune.data.mix import CutMix, Mixup, ResizeMix
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.jobs import RunJob, parse
 from hf_finetune.planning import plan
+from hf_finetune.preparation import prepare
 from hf_finetune.recipe import ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.loss_choices import EffectiveNumber, Focal
@@ -165,3 +166,14 @@ def test_family_that_needs_ids_is_refused(texts: Recipe, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"objective.mix: .*roberta cannot be given word embeddings in place of texts"):
         pipeline.run(left, Launch(str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+
+
+def test_on_a_cpu_pictures_of_many_tokens_still_have_a_partner(
+    pictures: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a step is cut into small forward passes: else of single rows, at Swin's 3,136 tokens a picture, unmixed."""
+    monkeypatch.setattr("hf_finetune.prepared.CPU_FORWARD_TOKENS", 16)
+    prepared = prepare(dataclasses.replace(pictures, objective=MIXUP))
+    # 54 rows in 7 steps, of 7 rows or 8 each: 3 forward passes of 2 rows at least.
+    assert prepared.micro_batch == (3, 3, 8)
+    assert min(map(len, prepared.batches(None))) == 2

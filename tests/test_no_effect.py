@@ -5,6 +5,8 @@ import pytest
 from peft import LoraConfig
 
 from hf_finetune import ImageData, Model, Recipe, TextData, Train, shipped
+from hf_finetune.data.augment_image import Flip
+from hf_finetune.data.text_models import SubstituteByModel
 from hf_finetune.jobs import RunJob, parse
 from hf_finetune.no_effect import TABLE, without_effect
 
@@ -57,6 +59,13 @@ def test_pictures_have_no_words_and_another_cache() -> None:
     assert said(IMAGE, "--batching.cache-gb 2 --batching.no-cache-prefix --data.no-decode-once") == [
         "batching.cache_gb"
     ]
+
+
+def test_copies_and_answers_of_language_models_are_cached() -> None:
+    pictures = replace(IMAGE, data=ImageData(path="x", augment=(Flip(),), augment_copies=1, decode_once=False))
+    texts = replace(TEXT, data=TextData(path="x", augment=(SubstituteByModel("m"),), augment_copies=1))
+    for recipe in (pictures, texts):
+        assert said(recipe, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
 
 
 def test_an_adapter_says_what_trains() -> None:

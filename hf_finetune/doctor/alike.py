@@ -78,7 +78,7 @@ def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def alike_pictures(shrunken_NF: np.ndarray, compared: np.ndarray) -> list[int | None]:
-    """By row the first row whose shrunken pixels are nearly the same, itself if there is none.
+    """By row the first row whose shrunken pixels are nearly the same, or nearly those of one like it; itself if there is none.
 
     Args:
         shrunken_NF: uint8.
@@ -101,6 +101,9 @@ def alike_pictures(shrunken_NF: np.ndarray, compared: np.ndarray) -> list[int | 
             own = first_N[block] == np.arange(start, start + len(near))
             hit = own & near.any(axis=1)
             first_N[block] = np.where(hit, before + near.argmax(axis=1), first_N[block])
+    for i in range(len(first_N)):
+        # What it is like may itself be like an earlier one: all of a chain share the first.
+        first_N[i] = first_N[first_N[i]]
     found: list[int | None] = [None] * len(shrunken_NF)
     for place, first in zip(compared.tolist(), first_N.tolist(), strict=True):
         found[place] = int(compared[first])

@@ -7,7 +7,6 @@ the best policy. Every one of them is in search.json as soon as it is done, and 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,17 +21,17 @@ from hf_finetune.codec import to_plain, write_json, write_text
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
 from hf_finetune.recipe import Recipe
-from hf_finetune.run_folder import output_folder
+from hf_finetune.run_folder import output_folder, plain_disk_errors
 from hf_finetune.search import report, tpe
 from hf_finetune.search.bench import Bench
 from hf_finetune.search.budget import SearcherName, spoken
-from hf_finetune.search.plan import DEARER, USED_SHARE, Pace, judged, run_steps, trial_plan
+from hf_finetune.search.plan import DEARER, LEAST_JUDGED, USED_SHARE, Pace, judged, run_steps, trial_plan
 from hf_finetune.search.population import Population
 from hf_finetune.search.reinforce import Reinforce
 from hf_finetune.search.retraining import MOST_JUDGED, Cost, Retrained, judged_rows, measure, retrain
 from hf_finetune.search.searchers import RUNGS, Searcher, Sweep, Trial
 from hf_finetune.search.space import NONE, Space, described, plain, space_of
-from hf_finetune.search.state import state_in
+from hf_finetune.search.state import check_same, state_in
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -72,6 +71,7 @@ def search(
     _check(recipe, wanted)
     started = time.perf_counter() - used_s
     folder = output_folder(f"{recipe.name}-search", output, resume=resume)
+    state = state_in(folder) if resume else None
     bench = Bench(recipe)
     space, left_out = space_of(bench.sample())
     prepared = bench.prepared
@@ -85,7 +85,8 @@ def search(
         "processes": 1,
         "versions": environment.versions(),
     }
-    state = state_in(folder, record, asdict(wanted), list(space.names)) if resume else None
+    if state is not None:
+        check_same(folder, state, record, asdict(wanted), list(space.names))
     new = state is None
     state = state or {
         "schema": 1,
@@ -107,12 +108,13 @@ def search(
     }
     state["folder"] = str(folder)
     run = _Search(recipe, wanted, bench, space, state, folder, started)
-    if new:
-        run.plan_runs()
-        write_json(folder / "recipe.json", record)
-        run.write()
     try:
-        return run.finish()
+        with plain_disk_errors(folder):
+            if new:
+                run.plan_runs()
+                write_json(folder / "recipe.json", record)
+                run.write()
+            return run.finish()
     except (KeyboardInterrupt, StoppedBySignal):
         raise StoppedBySignal(f"stopped after {len(state['trials'])} trials; --resume goes on from there") from None
 
@@ -195,6 +197,13 @@ class _Search:
             steps,
             spoken(pace.run.of(steps)),
         )
+        if cost.scored < LEAST_JUDGED:
+            logger.warning(
+                "%d validation rows are to judge: fewer than %d seldom decide anything; --data.validation-fraction sets more "
+                "aside",
+                cost.scored,
+                LEAST_JUDGED,
+            )
         if steps < wanted:
             logger.warning(
                 "the runs that decide have %d of the recipe's %d steps; --budget %s would do for all of them",
@@ -210,9 +219,10 @@ class _Search:
             1.0, max(run["seconds"] - run["head_s"] - run["kept_s"] for run in self.state["without"]) / estimate
         )
         left = wanted.budget_s * USED_SHARE - self.elapsed - wanted.seeds * estimate * slower * DEARER
+        counts = SEARCHERS[wanted.searcher].counts
         trials, least = trial_plan(
             self.pace,
-            SEARCHERS[wanted.searcher].counts,
+            counts,
             wanted=wanted.trials,
             most_steps=self.plan["wanted_steps"],
             available=left / slower,
@@ -222,14 +232,16 @@ class _Search:
         self.plan["trials_s"] = None if wanted.trials is not None else max(left, 0.0)
         self.write()
         self.bar.clear()
-        logger.info("%d trials by %s, about %s", trials, wanted.searcher, spoken(max(left, 0.0)))
+        rungs_s = self.pace.rungs(least)
+        expected = slower * sum((n + 1) * s for n, s in zip(counts(trials), rungs_s, strict=True))
+        logger.info("%d trials by %s, about %s", trials, wanted.searcher, spoken(expected))
 
     # What is done
 
     def finish(self) -> dict[str, Any]:
         """Do all that is not done yet."""
         state, wanted = self.state, self.wanted
-        with tqdm(desc="search", file=sys.stderr, dynamic_ncols=True, leave=False) as self.bar:
+        with tqdm(desc="search", dynamic_ncols=True, leave=False, disable=None) as self.bar:
             self._retrain("without", ())
             if "trials" not in self.plan:
                 self.plan_trials()
@@ -240,7 +252,7 @@ class _Search:
             augment = self.space.augment(best.policy)
             self._retrain("with", augment)
         state["evidence"] = self._evidence()
-        state["verdict"] = "helps" if state["evidence"]["judgement"] == "better" else report.NONE_HELPS
+        state["verdict"] = report.VERDICTS.get(state["evidence"]["judgement"], report.NONE_HELPS)
         data = replace(self.recipe.data, augment=augment)
         write_text(self.folder / "policy.yaml", report.fragment(data, state))
         write_text(self.folder / "search.svg", report.picture(state, self.recipe.name))

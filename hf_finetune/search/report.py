@@ -13,18 +13,21 @@ from hf_finetune.training.charts import line_chart
 
 SHOWN = 8
 """Trials of the table, the best ones."""
-NONE_HELPS = "none helps"
+HELPS, UNDECIDED, NONE_HELPS = "helps", "undecided", "none helps"
+VERDICTS = {"better": HELPS, "undecided": UNDECIDED}
+"""By what the paired difference allows to say; whatever else that is, none helps."""
+MORE = {UNDECIDED: ": no augmentation stays the choice; more validation rows, seeds or time may tell"}
 
 
 def fragment(data: TextData | ImageData, state: dict[str, Any]) -> str:
-    """The fields of a recipe that use the policy, as YAML for `--config`; where none helps, no field at all.
+    """The fields of a recipe that use the policy, as YAML for `--config`; where it was not shown to help, no field at all.
 
     Args:
         data: with the policy in `augment`.
         state: what search.json holds.
     """
     head = f"# {state['verdict']}: {_evidence(state)}\n# Found by `hf-finetune search augmentation`: {state['best']['policy']}\n"
-    if state["verdict"] == NONE_HELPS:
+    if state["verdict"] != HELPS:
         return head
     plain = codec.to_plain(data)["augment"]
     fields = {"data": {"type": type(data).__name__, "augment": plain}}
@@ -69,9 +72,9 @@ def describe(state: dict[str, Any]) -> str:
             f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps; accuracy "
             f"{_mean(state['with'])} with it, {_mean(state['without'])} without",
             f"evidence      {_evidence(state)}",
-            f"verdict       {state['verdict']}",
+            f"verdict       {state['verdict']}" + MORE.get(state["verdict"], ""),
             f"time          {spoken(state['seconds'])} of {spoken(state['search']['budget_s'])}",
-            f"fragment      {state['folder']}/policy.yaml" + (" (empty)" if state["verdict"] == NONE_HELPS else ""),
+            f"fragment      {state['folder']}/policy.yaml" + ("" if state["verdict"] == HELPS else " (empty)"),
             f"picture       {state['folder']}/search.svg",
         ]
     )

@@ -122,7 +122,10 @@ def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
         prepared = prepare(recipe)
         judged = judged_rows(prepared.splits, most_scored)
         # The Trainer scores every epoch; here nobody asks for it.
-        few = replace(prepared.splits, validation=judged.select(range(min(len(judged), MEASURED_SCORED))))
+        watched = judged.select(range(min(len(judged), MEASURED_SCORED)))
+        # Under a name of their own: `train` would take what is kept for these rows for that of all of its own.
+        name = f"{prepared.splits.fingerprint} {len(judged)} judged, {len(watched)} watched"
+        few = replace(prepared.splits, validation=watched, fingerprint=name)
         choice = Choice(prepared.kernels)
         trainer, parts, _ = pipeline.rehearse(replace(prepared, splits=few), Path(folder), choice)
         trained = time.perf_counter()

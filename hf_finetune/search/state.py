@@ -10,27 +10,42 @@ from hf_finetune.errors import InputError
 from hf_finetune.run_folder import refuse_changes
 
 
-def state_in(folder: Path, record: dict[str, Any], wanted: dict[str, Any], space: list[str]) -> dict[str, Any] | None:
+def state_in(folder: Path) -> dict[str, Any] | None:
     """What search.json holds of the search in the folder; None: there is none yet.
 
-    Args:
-        record: what its recipe.json is compared with, see `run_folder.refuse_changes`.
-        wanted: what is asked of the search now.
-        space: names of the operations that there are now.
-
     Raises:
-        InputError: it is finished, or another one.
+        InputError: it is finished or damaged, or the folder is that of a run.
     """
     path = folder / "search.json"
     if not path.exists():
+        # A search that was killed at its start leaves recipe.json alone; any other file is of something else.
+        if any(p.name != "recipe.json" and not p.name.startswith(".") for p in folder.glob("*")):
+            raise InputError(f"--output {folder}: no search.json, this is not the folder of a search; name another one")
         return None
-    refuse_changes(folder, record)
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); start the search anew in another folder") from None
     if "verdict" in state:
         raise InputError(f"--output {folder}: the search in it is finished, there is nothing to resume")
+    return state
+
+
+def check_same(
+    folder: Path, state: dict[str, Any], record: dict[str, Any], wanted: dict[str, Any], space: list[str]
+) -> None:
+    """Refuse to go on with another search.
+
+    Args:
+        state: see `state_in`.
+        record: what its recipe.json is compared with, see `run_folder.refuse_changes`.
+        wanted: what is asked of the search now.
+        space: names of the operations that there are now.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    refuse_changes(folder, record)
     before = {**state["search"], "space": state["space"]}
     for name, value in {**wanted, "space": space}.items():
         if before.get(name) != value:
@@ -38,4 +53,3 @@ def state_in(folder: Path, record: dict[str, Any], wanted: dict[str, Any], space
                 f"{name}: the search in {folder} has {before.get(name)!r}, now it is {value!r}; resume with the same value, "
                 "or start a new search"
             )
-    return state

@@ -103,6 +103,14 @@ def test_rows_beyond_the_first_block_are_compared_too(monkeypatch: pytest.Monkey
     assert [alike_pictures(pixels, some)[i] for i in (9, 16, 17, 24, 1)] == [9, 16, 16, 9, None]
 
 
+def test_a_chain_of_pictures_shares_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third is like the second alone, which is like the first: a test picture like it has leaked all the same."""
+    pixels = np.array([[100] * 12, [103] * 12, [106] * 12, [200] * 12], dtype=np.uint8)
+    for block in (4, 1):
+        monkeypatch.setattr("hf_finetune.doctor.alike.BLOCK", block)
+        assert alike_pictures(pixels, np.arange(4)) == [0, 0, 0, 3]
+
+
 def test_a_checkpoint_is_for_texts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--model vit: it tells how long texts are"):
         examine(str(tmp_path), kind="image", checkpoint="vit")

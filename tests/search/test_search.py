@@ -9,19 +9,20 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from datasets import Dataset
-from small_runs import small_recipe
+from datasets import Dataset, Features, Image, Value
+from small_runs import image_rows, small_recipe
+from tiny import tiny_image_checkpoint
 
 from hf_finetune.cli import main_command
 from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.jobs import search_job, train_job
 from hf_finetune.pipeline import run
-from hf_finetune.recipe import Launch, Model, Recipe
+from hf_finetune.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, Train
 from hf_finetune.search import augmentation, retraining
 from hf_finetune.search.augmentation import SEARCHERS, Wanted, search
 from hf_finetune.search.bench import Bench
-from hf_finetune.search.report import NONE_HELPS, describe
+from hf_finetune.search.report import NONE_HELPS, UNDECIDED, describe
 from hf_finetune.search.retraining import Retrained
 
 PLENTY = 100_000.0
@@ -94,7 +95,7 @@ def test_a_real_search_from_the_command_line(
         assert word in said
     assert ElementTree.parse(output / "search.svg").getroot().tag.endswith("svg")
     # Six rows allow no verdict: the fragment sets nothing, and can be used all the same.
-    assert state["verdict"] == NONE_HELPS
+    assert state["verdict"] == UNDECIDED
     job, _ = train_job([recipe.data.path, *flags, "--config", str(output / "policy.yaml")], "train")
     assert job.recipe.data.augment == ()
 
@@ -115,6 +116,26 @@ def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     assert retraining.retrain(recipe, augment=(), seed=1, steps=7, judged=6).log_loss != found.log_loss
 
 
+def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_path: Path) -> None:
+    """Pictures are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all 40."""
+    features = Features({"image": Image(), "label": Value("int64")})
+    for name, count in (("train", 16), ("validation", 40)):
+        rows = image_rows(count, seed=count).remove_columns("row").to_list()
+        Dataset.from_list(rows, features=features).to_parquet(tmp_path / f"{name}.parquet")
+    pictures = Recipe(
+        name="pictures",
+        data=ImageData(path=str(tmp_path)),
+        model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
+        method="head",
+        train=Train(per_device_train_batch_size=8, max_steps=2),
+        precision=Precision(mixed_precision="no"),
+        evaluate=Evaluate(resamples=100, baselines=False, parity_rows=1),
+    )
+    assert len(retraining.retrain(pictures, augment=(), seed=0, steps=2, judged=40).predicted) == 40
+    result = run(pictures, Launch(output=str(tmp_path / "run")))
+    assert result is not None and result["rows"]["validation"] == 40
+
+
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_policy_that_helps_is_a_fragment_that_train_uses(
     recipe: Recipe, searcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -130,12 +151,14 @@ def test_a_policy_that_helps_is_a_fragment_that_train_uses(
     assert job.recipe.data.augment == augment
 
 
-def test_what_makes_no_difference_is_not_in_the_fragment(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("right", "word"), [(151, UNDECIDED), (150, NONE_HELPS)])
+def test_what_is_not_shown_to_help_is_not_in_the_fragment(
+    recipe: Recipe, right: int, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_runs(monkeypatch, right_with=151, right_without=150)
+    fake_runs(monkeypatch, right_with=right, right_without=150)
     state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
-    assert state["verdict"] == NONE_HELPS and state["evidence"]["value"] == pytest.approx(0.005)
+    assert state["verdict"] == word and state["evidence"]["value"] == pytest.approx((right - 150) / 200)
+    assert f"verdict       {word}" in describe(state)
     lines = (tmp_path / "out" / "policy.yaml").read_text().splitlines()
     assert lines and all(line.startswith("#") for line in lines)
 
@@ -186,6 +209,14 @@ def test_another_search_is_not_gone_on_with(recipe: Recipe, tmp_path: Path, monk
         search(other, wanted, output=output, resume=True)
     with pytest.raises(InputError, match="the folder is not empty"):
         search(recipe, wanted, output=output)
+
+
+def test_the_folder_of_a_run_is_not_that_of_a_search(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"no search\.json, this is not the folder of a search"):
+        search(recipe, Wanted(), output=str(tmp_path), resume=True)
+    assert (tmp_path / "recipe.json").read_text() == "{}"
 
 
 def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
