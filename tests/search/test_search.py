@@ -151,7 +151,7 @@ def test_a_policy_that_helps_is_a_fragment_that_train_uses(
     assert job.recipe.data.augment == augment
 
 
-@pytest.mark.parametrize(("right", "word"), [(151, UNDECIDED), (150, NONE_HELPS)])
+@pytest.mark.parametrize(("right", "word"), [(151, UNDECIDED), (110, NONE_HELPS)])
 def test_what_is_not_shown_to_help_is_not_in_the_fragment(
     recipe: Recipe, right: int, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
