@@ -8,7 +8,6 @@ from hf_finetune.data.text_presets import Aeda, Eda
 from hf_finetune.data.text_sentences import MixHalves, ShuffleSentences
 from hf_finetune.data.text_words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
 
-NeedsSynonyms = InsertWords | ReplaceSynonyms | Eda
 TextOperation = (
     SwapWords
     | DeleteWords

@@ -149,6 +149,30 @@ def change_texts(batch: TextBatch, rng: Rng, change: Callable[[str, np.random.Ge
     return replace(batch, texts=texts, pairs=pairs)
 
 
+class EachText:
+    """An operation that changes every text by itself, and both texts of a pair."""
+
+    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
+        """The batch with each text sent through `change`.
+
+        Raises:
+            InputError: see `check_installed`.
+        """
+        self.check_installed()
+        return change_texts(batch, rng, self.change)
+
+    def check_installed(self) -> None:
+        """Refuse to go without a package that is needed.
+
+        Raises:
+            InputError: naming it, and how it is installed.
+        """
+
+    def change(self, text: str, rng: np.random.Generator) -> str:
+        """A text as another."""
+        raise NotImplementedError
+
+
 def apply(operations: Iterable[Operation], batch: Any, rng: Rng) -> Any:
     """All operations, one after another, on a batch.
 

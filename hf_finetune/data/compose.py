@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from hf_finetune.data.augment_image import ImageOperation
-from hf_finetune.data.augment_text import NeedsSynonyms, TextOperation
-from hf_finetune.data.augmentation import Rng, apply, each, expect
+from hf_finetune.data.augment_text import TextOperation
+from hf_finetune.data.augmentation import EachText, Rng, apply, each, expect
 from hf_finetune.data.text_models import ModelOperation
 from hf_finetune.errors import InputError
 
@@ -132,5 +132,5 @@ def check_kind(operations: Several[Augmentation], kind: Literal["text", "image"]
                 f"data.augment: {type(operation).__name__} is not for {'texts' if kind == 'text' else 'pictures'}; "
                 f"expected one of {', '.join(k.__name__ for k in known)}"
             )
-        if isinstance(operation, NeedsSynonyms):
+        if isinstance(operation, EachText):
             operation.check_installed()

@@ -7,15 +7,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_finetune.data.augmentation import ImageBatch, Rng, expect
-from hf_finetune.data.image_drawing import DRAWS, Draw, change_pictures, either_way, expect_one_of, expect_whole
+from hf_finetune.data.augmentation import expect
+from hf_finetune.data.image_drawing import (
+    DRAWS,
+    Draw,
+    PictureOperation,
+    either_way,
+    expect_one_of,
+    expect_whole,
+)
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class Colour:
+class Colour(PictureOperation):
     """Change brightness, contrast, saturation and hue, in an order drawn anew for every picture."""
 
     brightness: float = 0.3
@@ -36,14 +43,10 @@ class Colour:
             expect(self, name, 0, 1)
         expect(self, "hue", 0, 0.5)
         expect_one_of(self, "draw", DRAWS)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from torchvision.transforms.v2 import functional as F
 
         from hf_finetune.data.image_kernels import hue_turned
@@ -66,28 +69,21 @@ class Colour:
 
 
 @dataclass(frozen=True)
-class Grayscale:
+class Grayscale(PictureOperation):
     """Take the colour out of a picture."""
 
     p: float = 0.1
     """Probability of each picture."""
 
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape, all three channels alike."""
-        return change_pictures(batch, rng, self.p, self.change)
-
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape, all three channels alike."""
         from torchvision.transforms.v2 import functional as F
 
         return F.rgb_to_grayscale(picture_CHW, num_output_channels=3)
 
 
 @dataclass(frozen=True)
-class Posterize:
+class Posterize(PictureOperation):
     """Keep only the highest bits of every value."""
 
     bits: int = 4
@@ -97,21 +93,17 @@ class Posterize:
 
     def __post_init__(self) -> None:
         expect_whole(self, "bits", 0, 8)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape, of fewer colours."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape, of fewer colours."""
         from torchvision.transforms.v2 import functional as F
 
         return F.posterize(picture_CHW, self.bits)
 
 
 @dataclass(frozen=True)
-class Solarize:
+class Solarize(PictureOperation):
     """Invert the brighter values."""
 
     threshold: float = 128.0
@@ -121,95 +113,63 @@ class Solarize:
 
     def __post_init__(self) -> None:
         expect(self, "threshold", 0, 256)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from hf_finetune.data.image_kernels import solarized
 
         return solarized(picture_CHW, self.threshold)
 
 
 @dataclass(frozen=True)
-class AutoContrast:
+class AutoContrast(PictureOperation):
     """Stretch every channel so that its darkest value is 0 and its brightest 255, or 254 by rounding."""
 
     p: float = 0.5
     """Probability of each picture."""
 
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape; a channel of one value stays itself."""
-        return change_pictures(batch, rng, self.p, self.change)
-
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape; a channel of one value stays itself."""
         from torchvision.transforms.v2 import functional as F
 
         return F.autocontrast(picture_CHW)
 
 
 @dataclass(frozen=True)
-class Equalize:
+class Equalize(PictureOperation):
     """Spread the values of every channel so that all are about as frequent."""
 
     p: float = 0.5
     """Probability of each picture."""
 
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape; a channel of fewer than 255 pixels below its brightest value stays itself."""
-        return change_pictures(batch, rng, self.p, self.change)
-
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape; a channel of fewer than 255 pixels below its brightest value stays itself."""
         from torchvision.transforms.v2 import functional as F
 
         return F.equalize(picture_CHW)
 
 
 @dataclass(frozen=True)
-class Invert:
+class Invert(PictureOperation):
     """Make a negative."""
 
     p: float = 0.5
     """Probability of each picture."""
 
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape, 255 less what every value was."""
-        return change_pictures(batch, rng, self.p, self.change)
-
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape, 255 less what every value was."""
         from torchvision.transforms.v2 import functional as F
 
         return F.invert(picture_CHW)
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(PictureOperation):
     """Leave a picture as it is: one of the choices of the published policies."""
 
     p: float = 1.0
     """Probability of each picture, for nothing."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """The same pictures."""
-        return change_pictures(batch, rng, self.p, self.change)
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """The picture itself."""

@@ -7,12 +7,12 @@ cache from kernel to kernel, which batches do not (colour kernels took the same 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from hf_finetune.data.augmentation import ImageBatch, Rng, each
+from hf_finetune.data.augmentation import ImageBatch, Rng, each, expect
 from hf_finetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,24 +23,25 @@ Draw = Literal["uniform", "ends"]
 DRAWS = get_args(Draw)
 
 
-class PictureOperation(Protocol):
-    """What every operation on pictures has."""
+class PictureOperation:
+    """An operation that changes each picture by itself, with a probability that is its field `p`."""
 
     p: float
 
+    def __post_init__(self) -> None:
+        expect(self, "p", 0, 1)
+
+    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
+        """The batch with each picture sent through `change` with probability p."""
+        pixels = batch.pixels.clone()
+        for i, r in enumerate(each(rng, len(batch))):
+            if r.random() < self.p:
+                pixels[i] = self.change(batch.pixels[i], r)
+        return dataclasses.replace(batch, pixels=pixels)
+
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture, uint8, as another of its size, whatever `p` is; the one that came in stays as it was."""
-
-
-def change_pictures(
-    batch: ImageBatch, rng: Rng, p: float, change: Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
-) -> ImageBatch:
-    """The batch with each picture sent through `change` with probability p."""
-    pixels = batch.pixels.clone()
-    for i, r in enumerate(each(rng, len(batch))):
-        if r.random() < p:
-            pixels[i] = change(batch.pixels[i], r)
-    return dataclasses.replace(batch, pixels=pixels)
+        raise NotImplementedError
 
 
 def through(operations: Iterable[PictureOperation], picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:

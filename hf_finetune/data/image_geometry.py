@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from hf_finetune.data.augmentation import ImageBatch, Rng, expect
+from hf_finetune.data.augmentation import expect
 from hf_finetune.data.image_drawing import (
     DRAWS,
     Draw,
-    change_pictures,
+    PictureOperation,
     either_way,
     expect_in_order,
     expect_one_of,
@@ -29,7 +29,7 @@ CROP_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(PictureOperation):
     """Cut a picture of the same size out of it and a frame around it, at random."""
 
     padding: int = 4
@@ -45,14 +45,10 @@ class Crop:
         expect_whole(self, "padding", 0, 512)
         expect_one_of(self, "frame", ("constant", "reflect"))
         expect_whole(self, "fill", 0, 255)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures moved by at most `padding` pixels each way."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture moved by at most `padding` pixels each way."""
         from torchvision.transforms.v2 import functional as F
 
         from hf_finetune.data.image_kernels import shifted
@@ -69,7 +65,7 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class ResizedCrop:
+class ResizedCrop(PictureOperation):
     """Cut out a part of a picture and resize it to the picture's size (Inception's crop, arXiv:1409.4842)."""
 
     min_scale: float = 0.08
@@ -86,14 +82,10 @@ class ResizedCrop:
         expect(self, "max_scale", 1e-4, 1)
         expect_in_order(self, "min_scale", "max_scale")
         expect(self, "ratio", 1, 10)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Parts of the pictures, of the same size."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A part of the picture, of the same size."""
         from torchvision.transforms.v2 import functional as F
 
         height, width = picture_CHW.shape[1:]
@@ -114,7 +106,7 @@ class ResizedCrop:
 
 
 @dataclass(frozen=True)
-class Flip:
+class Flip(PictureOperation):
     """Mirror a picture."""
 
     p: float = 0.5
@@ -123,20 +115,16 @@ class Flip:
     """horizontal: left becomes right; vertical: top becomes bottom."""
 
     def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
+        super().__post_init__()
         expect_one_of(self, "direction", ("horizontal", "vertical"))
 
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
-
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         return picture_CHW.flip(-1 if self.direction == "horizontal" else -2)
 
 
 @dataclass(frozen=True)
-class Rotate:
+class Rotate(PictureOperation):
     """Turn a picture about its centre."""
 
     degrees: float = 15.0
@@ -153,13 +141,10 @@ class Rotate:
     def __post_init__(self) -> None:
         expect(self, "degrees", 0, 180)
         _expect_common(self)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from hf_finetune.data.image_kernels import affine
 
         angle = either_way(r, self.degrees, self.draw)
@@ -167,7 +152,7 @@ class Rotate:
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(PictureOperation):
     """Show a picture larger or smaller, about its centre."""
 
     smallest: float = 0.8
@@ -187,14 +172,10 @@ class Scale:
         expect_in_order(self, "smallest", "largest")
         expect_one_of(self, "interpolation", INTERPOLATIONS)
         expect_whole(self, "fill", 0, 255)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from hf_finetune.data.image_kernels import affine
 
         factor = math.exp(r.uniform(math.log(self.smallest), math.log(self.largest)))
@@ -202,7 +183,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Shear:
+class Shear(PictureOperation):
     """Slant a picture."""
 
     x: float = 0.2
@@ -225,13 +206,10 @@ class Shear:
         expect(self, "y", 0, 2)
         expect_one_of(self, "about", ("centre", "corner"))
         _expect_common(self)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from hf_finetune.data.image_kernels import affine
 
         centre = [0.0, 0.0] if self.about == "corner" else None
@@ -245,7 +223,7 @@ class Shear:
 
 
 @dataclass(frozen=True)
-class Translate:
+class Translate(PictureOperation):
     """Move a picture by whole pixels."""
 
     x: float = 0.1
@@ -267,14 +245,10 @@ class Translate:
             expect(self, name, 0, 1 if self.unit == "share" else 4096)
         expect_one_of(self, "draw", DRAWS)
         expect_whole(self, "fill", 0, 255)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from hf_finetune.data.image_kernels import shifted
 
         height, width = picture_CHW.shape[1:]
@@ -284,7 +258,7 @@ class Translate:
 
 
 @dataclass(frozen=True)
-class Perspective:
+class Perspective(PictureOperation):
     """Show a picture as if it were seen at an angle."""
 
     distortion: float = 0.3
@@ -297,14 +271,10 @@ class Perspective:
     def __post_init__(self) -> None:
         expect(self, "distortion", 0, 0.9)
         expect_whole(self, "fill", 0, 255)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape; those of a single line of pixels stay themselves."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape; one of a single line of pixels stays itself."""
         from torchvision.transforms.v2 import functional as F
 
         from hf_finetune.data.image_kernels import outside
@@ -325,4 +295,3 @@ def _expect_common(operation: Rotate | Shear) -> None:
     expect_one_of(operation, "draw", DRAWS)
     expect_one_of(operation, "interpolation", INTERPOLATIONS)
     expect_whole(operation, "fill", 0, 255)
-    expect(operation, "p", 0, 1)

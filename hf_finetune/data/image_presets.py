@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hf_finetune.data.augmentation import ImageBatch, Rng, expect
+from hf_finetune.data.augmentation import expect
 from hf_finetune.data.image_colour import Colour, Grayscale, Solarize
-from hf_finetune.data.image_drawing import change_pictures, expect_one_of, expect_whole, through
+from hf_finetune.data.image_drawing import PictureOperation, expect_one_of, expect_whole, through
 from hf_finetune.data.image_geometry import Crop, Flip, ResizedCrop
 from hf_finetune.data.image_policies import (
     CIFAR10,
@@ -34,7 +34,7 @@ PLAIN_KINDS = tuple(k for k in RANDOM_KINDS if k not in ("Identity", "Brightness
 
 
 @dataclass(frozen=True)
-class AutoAugment:
+class AutoAugment(PictureOperation):
     """For each picture one of the 25 pairs of operations that AutoAugment found (arXiv:1805.09501)."""
 
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
@@ -47,14 +47,10 @@ class AutoAugment:
     def __post_init__(self) -> None:
         expect_one_of(self, "policy", ("imagenet", "cifar10", "svhn"))
         expect_whole(self, "fill", 0, 255)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         match self.policy:
             case "imagenet":
                 pairs = IMAGENET
@@ -70,7 +66,7 @@ class AutoAugment:
 
 
 @dataclass(frozen=True)
-class RandAugment:
+class RandAugment(PictureOperation):
     """A number of operations of one magnitude, drawn for each picture (arXiv:1909.13719)."""
 
     n: int = 2
@@ -86,21 +82,17 @@ class RandAugment:
         expect_whole(self, "n", 0, 16)
         expect(self, "m", 0, STRONGEST_MAGNITUDE)
         expect_whole(self, "fill", 0, 255)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         for number in r.integers(len(RANDOM_KINDS), size=self.n):
             picture_CHW = at_magnitude(RANDOM_KINDS[number], self.m, fill=self.fill).change(picture_CHW, r)
         return picture_CHW
 
 
 @dataclass(frozen=True)
-class TrivialAugment:
+class TrivialAugment(PictureOperation):
     """One operation of a drawn magnitude, up to very strong ones, for each picture (wide space of arXiv:2103.10158)."""
 
     fill: int = 0
@@ -110,21 +102,17 @@ class TrivialAugment:
 
     def __post_init__(self) -> None:
         expect_whole(self, "fill", 0, 255)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         kind, magnitude = RANDOM_KINDS[r.integers(len(RANDOM_KINDS))], int(r.integers(STRONGEST_MAGNITUDE + 1))
         magnitude = STRONGEST_MAGNITUDE if kind in WHOLE_KINDS else magnitude
         return at_magnitude(kind, magnitude, WIDE, fill=self.fill).change(picture_CHW, r)
 
 
 @dataclass(frozen=True)
-class AugMix:
+class AugMix(PictureOperation):
     """A mixture of a picture and of chains of operations on it (arXiv:1912.02781, without its loss)."""
 
     severity: int = 3
@@ -148,14 +136,10 @@ class AugMix:
         expect_whole(self, "depth", 0, 10)
         expect(self, "alpha", 0.01, 100)
         expect_whole(self, "fill", 0, 255)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from hf_finetune.data.image_kernels import mixed
 
         changed = r.beta(self.alpha, self.alpha)
@@ -176,7 +160,7 @@ class AugMix:
 
 
 @dataclass(frozen=True)
-class ThreeAugment:
+class ThreeAugment(PictureOperation):
     """One of grayscale, solarization and blur, then a change of colours, after a crop with 4 mirrored pixels around and a
     mirror image in every second picture (DeiT III's 3-Augment with its simple crop, arXiv:2204.07118)."""
 
@@ -189,21 +173,17 @@ class ThreeAugment:
 
     def __post_init__(self) -> None:
         expect(self, "colour", 0, 1)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         one_of_three = (Grayscale(p=1.0), Solarize(128.0, p=1.0), Blur(0.1, 2.0, p=1.0))[r.integers(3)]
         colours = Colour(self.colour, self.colour, self.colour)
         return through([Crop(4, "reflect"), Flip(p=0.5 * self.flip), one_of_three, colours], picture_CHW, r)
 
 
 @dataclass(frozen=True)
-class Mild:
+class Mild(PictureOperation):
     """A large part of a picture, resized, and a mirror image in every second picture: a start where few rows are at hand."""
 
     min_scale: float = 0.7
@@ -215,12 +195,8 @@ class Mild:
 
     def __post_init__(self) -> None:
         expect(self, "min_scale", 1e-4, 1)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         return through([Flip(p=0.5 * self.flip), ResizedCrop(self.min_scale, ratio=1.1)], picture_CHW, r)

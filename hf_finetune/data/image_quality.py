@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hf_finetune.data.augmentation import ImageBatch, Rng, expect
+from hf_finetune.data.augmentation import expect
 from hf_finetune.data.image_drawing import (
     DRAWS,
     Draw,
-    change_pictures,
+    PictureOperation,
     either_way,
     expect_in_order,
     expect_one_of,
@@ -29,7 +29,7 @@ ERASE_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Blur:
+class Blur(PictureOperation):
     """Gaussian blur."""
 
     min_sigma: float = 0.1
@@ -43,14 +43,10 @@ class Blur:
         expect(self, "min_sigma", 0, 20)
         expect(self, "max_sigma", 0, 20)
         expect_in_order(self, "min_sigma", "max_sigma")
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from hf_finetune.data.image_kernels import blurred
 
         sigma = float(r.uniform(self.min_sigma, self.max_sigma))
@@ -58,7 +54,7 @@ class Blur:
 
 
 @dataclass(frozen=True)
-class Sharpness:
+class Sharpness(PictureOperation):
     """Sharpen a picture or smooth it."""
 
     strength: float = 0.5
@@ -71,14 +67,10 @@ class Sharpness:
     def __post_init__(self) -> None:
         expect(self, "strength", 0, 1)
         expect_one_of(self, "draw", DRAWS)
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape; the outermost pixels stay."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape; the outermost pixels stay."""
         from torchvision.transforms.v2 import functional as F
 
         if self.strength == 0:
@@ -87,7 +79,7 @@ class Sharpness:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(PictureOperation):
     """Gaussian noise on every value."""
 
     min_sigma: float = 0.0
@@ -101,14 +93,10 @@ class Noise:
         expect(self, "min_sigma", 0, 1)
         expect(self, "max_sigma", 0, 1)
         expect_in_order(self, "min_sigma", "max_sigma")
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from hf_finetune.data.image_kernels import with_noise
 
         sigma = 255 * float(r.uniform(self.min_sigma, self.max_sigma))
@@ -116,7 +104,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Erase:
+class Erase(PictureOperation):
     """Cover a rectangle (random erasing, arXiv:1708.04896)."""
 
     min_area: float = 0.02
@@ -136,14 +124,10 @@ class Erase:
         expect_in_order(self, "min_area", "max_area")
         expect(self, "ratio", 1, 10)
         expect_one_of(self, "cover", ("mean", "noise", "black"))
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         import torch
 
         top, left, tall, wide = self.rectangle(*picture_CHW.shape[1:], r)
@@ -172,7 +156,7 @@ class Erase:
 
 
 @dataclass(frozen=True)
-class Jpeg:
+class Jpeg(PictureOperation):
     """What is left of a picture that was kept as JPEG."""
 
     min_quality: int = 30
@@ -186,14 +170,10 @@ class Jpeg:
         expect_whole(self, "min_quality", 1, 100)
         expect_whole(self, "max_quality", 1, 100)
         expect_in_order(self, "min_quality", "max_quality")
-        expect(self, "p", 0, 1)
-
-    def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """Pictures of the same shape."""
-        return change_pictures(batch, rng, self.p, self.change)
+        super().__post_init__()
 
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """One picture."""
+        """A picture of the same shape."""
         from torchvision.transforms.v2 import functional as F
 
         return F.jpeg(picture_CHW, int(r.integers(self.min_quality, self.max_quality + 1)))

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from hf_finetune.data.augmentation import Rng, TextBatch, change_texts, expect
+from hf_finetune.data.augmentation import EachText, expect
 from hf_finetune.data.text_pieces import Keep, joined, stays, words_of
 
 # Rows of a QWERTY keyboard, and how far each is shifted to the right, in keys.
@@ -36,7 +36,7 @@ _CONFUSABLE = re.compile("|".join([*sorted(PAIRS, key=len, reverse=True), f"[{''
 
 
 @dataclass(frozen=True)
-class KeyboardTypos:
+class KeyboardTypos(EachText):
     """Hit a neighbouring key of a QWERTY keyboard once in some of the words."""
 
     p: float = 0.1
@@ -47,17 +47,13 @@ class KeyboardTypos:
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of the same length; words without a Latin letter or a digit stay themselves."""
-        return change_texts(batch, rng, self.change)
-
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A text of the same length; words without a Latin letter or a digit stay themselves."""
         return _some_words(text, rng, self.p, self.keep, _typo)
 
 
 @dataclass(frozen=True)
-class OcrConfusions:
+class OcrConfusions(EachText):
     """Read one place wrong in some of the words, as a scanner does: 0 for O, 1 for l, m for rn."""
 
     p: float = 0.1
@@ -68,17 +64,13 @@ class OcrConfusions:
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of as many words; those without a character that is taken for another stay themselves."""
-        return change_texts(batch, rng, self.change)
-
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A text of as many words; those without a character that is taken for another stay themselves."""
         return _some_words(text, rng, self.p, self.keep, _misread)
 
 
 @dataclass(frozen=True)
-class ChangeCase:
+class ChangeCase(EachText):
     """Write some of the words in other capitals. A tokenizer that lower-cases everything sees nothing of it."""
 
     p: float = 0.1
@@ -91,12 +83,8 @@ class ChangeCase:
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of the same letters."""
-        return change_texts(batch, rng, self.change)
-
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A text of the same letters."""
         return _some_words(text, rng, self.p, self.keep, self._written)
 
     def _written(self, word: str, first: float, _: float) -> str:

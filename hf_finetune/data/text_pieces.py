@@ -13,6 +13,7 @@ Keep = Literal["nothing", "numbers", "entities"]
 them."""
 
 _WORD = re.compile(r"\S+")
+_GAP = re.compile(r"\s*")
 _DIGIT = re.compile(r"\d")
 _ADDRESS = re.compile(r"://|\bwww\.|[@#]\w|\w\.[a-z]{2,}/")
 # The letters and digits of a word, without the punctuation around it; an apostrophe or hyphen inside belongs to it.
@@ -76,13 +77,12 @@ def sentences_of(text: str) -> tuple[list[str], list[str]]:
     stop = start + len(bare)
     sentences, gaps = [], [text[:start]]
     for end in _END.finditer(text, start, stop):
-        rest = text[end.end() : stop]
-        following = rest.lstrip()
+        gap = _GAP.match(text, end.end(), stop)
         before = text[start : end.start()].rpartition(" ")[2].strip("(\"'“‘").lower()
         is_short = end[0] == "." and (before in _SHORT or (len(before) == 1 and before.isalpha()))
-        if not following or following[0].islower() or is_short:
+        if gap.end() == stop or text[gap.end()].islower() or is_short:
             continue
         sentences.append(text[start : end.end()])
-        gaps.append(rest[: len(rest) - len(following)])
-        start = stop - len(following)
+        gaps.append(gap[0])
+        start = gap.end()
     return [*sentences, text[start:stop]], [*gaps, text[stop:]]

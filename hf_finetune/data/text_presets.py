@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from hf_finetune.data import synonyms
-from hf_finetune.data.augmentation import Rng, TextBatch, change_texts, expect
+from hf_finetune.data.augmentation import EachText, expect
 from hf_finetune.data.text_pieces import Keep, joined, share, words_of
 from hf_finetune.data.text_words import DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
 
@@ -16,7 +17,7 @@ MARKS = (".", ";", "?", ":", "!", ",")
 
 
 @dataclass(frozen=True)
-class Eda:
+class Eda(EachText):
     """Easy data augmentation (arXiv:1901.11196): in every text synonyms, an insertion, swaps or deletions, one of the four.
 
     For English; the extra `augment`. The paper makes 16 copies of each of 500 rows, 8 of each of 2,000, 4 of more.
@@ -30,25 +31,6 @@ class Eda:
     def __post_init__(self) -> None:
         expect(self, "alpha", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of one word at least; one of fewer than two stays itself.
-
-        Raises:
-            InputError: see `check_installed`.
-        """
-        self.check_installed()
-        four = (
-            ReplaceSynonyms(self.alpha, self.keep),
-            InsertWords(self.alpha),
-            SwapWords(self.alpha, self.keep),
-            DeleteWords(self.alpha, self.keep),
-        )
-
-        def change(text: str, rng: np.random.Generator) -> str:
-            return four[int(rng.random() * 4)].change(text, rng)
-
-        return change_texts(batch, rng, change)
-
     def check_installed(self) -> None:
         """Refuse to go without synonyms.
 
@@ -58,9 +40,22 @@ class Eda:
         if self.alpha > 0:
             synonyms.check_installed("Eda")
 
+    def change(self, text: str, rng: np.random.Generator) -> str:
+        """A text of one word at least; one of fewer than two stays itself."""
+        return self._four[int(rng.random() * 4)].change(text, rng)
+
+    @cached_property
+    def _four(self) -> tuple[EachText, ...]:
+        return (
+            ReplaceSynonyms(self.alpha, self.keep),
+            InsertWords(self.alpha),
+            SwapWords(self.alpha, self.keep),
+            DeleteWords(self.alpha, self.keep),
+        )
+
 
 @dataclass(frozen=True)
-class Aeda:
+class Aeda(EachText):
     """An easier data augmentation (arXiv:2108.13230): punctuation marks between the words, which all stay as they are."""
 
     p: float = 0.3
@@ -69,12 +64,8 @@ class Aeda:
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts with marks before some of the words; one of fewer than two words stays itself."""
-        return change_texts(batch, rng, self.change)
-
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A text with marks before some of the words; one of fewer than two words stays itself."""
         words, gaps = words_of(text)
         if len(words) < 2 or self.p == 0:
             return text

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_finetune.data.augmentation import Rng, TextBatch, change_texts, each, expect
+from hf_finetune.data.augmentation import EachText, Rng, TextBatch, each, expect
 from hf_finetune.data.text_pieces import joined, sentences_of, words_of
 from hf_finetune.errors import InputError
 
 
 @dataclass(frozen=True)
-class ShuffleSentences:
+class ShuffleSentences(EachText):
     """Put the sentences of a text in random order. White space between them stays where it was.
 
     A last sentence without a full stop runs into the one that comes to stand behind it.
@@ -25,12 +25,8 @@ class ShuffleSentences:
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of the same sentences; one of fewer than two stays itself."""
-        return change_texts(batch, rng, self.change)
-
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A text of the same sentences; one of fewer than two stays itself."""
         if self.p == 0 or rng.random() >= self.p:
             return text
         sentences, gaps = sentences_of(text)

@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 
 from hf_finetune.data import synonyms
-from hf_finetune.data.augmentation import Rng, TextBatch, change_texts, expect
+from hf_finetune.data.augmentation import EachText, expect
 from hf_finetune.data.text_pieces import Keep, core_of, joined, share, stays, without, words_of
 
 
 @dataclass(frozen=True)
-class SwapWords:
+class SwapWords(EachText):
     """Exchange two words, as often as there are words times p (EDA's random swap, arXiv:1901.11196)."""
 
     p: float = 0.1
@@ -27,12 +27,8 @@ class SwapWords:
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of the same words."""
-        return change_texts(batch, rng, self.change)
-
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A text of the same words."""
         words, gaps = words_of(text)
         places = [i for i in range(len(words)) if not stays(words, i, self.keep)]
         if len(places) < 2 or self.p == 0:
@@ -46,7 +42,7 @@ class SwapWords:
 
 
 @dataclass(frozen=True)
-class DeleteWords:
+class DeleteWords(EachText):
     """Leave out words, each with probability p (EDA's random deletion, arXiv:1901.11196)."""
 
     p: float = 0.1
@@ -57,12 +53,8 @@ class DeleteWords:
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of the words that are left, one at least."""
-        return change_texts(batch, rng, self.change)
-
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A text of the words that are left, one at least."""
         words, gaps = words_of(text)
         if len(words) < 2 or self.p == 0:
             return text
@@ -74,7 +66,7 @@ class DeleteWords:
 
 
 @dataclass(frozen=True)
-class InsertWords:
+class InsertWords(EachText):
     """Put further words at random places, as many as there are words times p (EDA's random insertion, arXiv:1901.11196)."""
 
     p: float = 0.1
@@ -84,15 +76,6 @@ class InsertWords:
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
-
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Longer texts; one of no word that has a synonym stays itself.
-
-        Raises:
-            InputError: see `check_installed`.
-        """
-        self.check_installed()
-        return change_texts(batch, rng, self.change)
 
     def check_installed(self) -> None:
         """Refuse to go without synonyms where they are needed.
@@ -104,7 +87,7 @@ class InsertWords:
             synonyms.check_installed("InsertWords")
 
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A longer text; one of no word that has a synonym stays itself."""
         words, gaps = words_of(text)
         if len(words) < 2 or self.p == 0:
             return text
@@ -127,7 +110,7 @@ class InsertWords:
 
 
 @dataclass(frozen=True)
-class ReplaceSynonyms:
+class ReplaceSynonyms(EachText):
     """Exchange words for synonyms in WordNet, as many as there are words times p (arXiv:1509.01626, EDA's arXiv:1901.11196).
 
     For English. Words like "the" or "not" and words without a synonym stay; of a word's meanings any may be drawn.
@@ -141,15 +124,6 @@ class ReplaceSynonyms:
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of as many words; capitals and punctuation stay.
-
-        Raises:
-            InputError: see `check_installed`.
-        """
-        self.check_installed()
-        return change_texts(batch, rng, self.change)
-
     def check_installed(self) -> None:
         """Refuse to go without synonyms where they are needed.
 
@@ -160,7 +134,7 @@ class ReplaceSynonyms:
             synonyms.check_installed("ReplaceSynonyms")
 
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A text of as many words; capitals and punctuation stay."""
         words, gaps = words_of(text)
         if len(words) < 2 or self.p == 0:
             return text
@@ -177,7 +151,7 @@ class ReplaceSynonyms:
 
 
 @dataclass(frozen=True)
-class CutSpan:
+class CutSpan(EachText):
     """Leave out words that stand together (span cut-off, arXiv:2009.13818)."""
 
     p: float = 0.1
@@ -188,12 +162,8 @@ class CutSpan:
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
 
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of the words that are left."""
-        return change_texts(batch, rng, self.change)
-
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """One text."""
+        """A text of the words that are left."""
         words, gaps = words_of(text)
         if len(words) < 2 or self.p == 0:
             return text

@@ -23,7 +23,6 @@ from hf_finetune.data.augment_text import (
     InsertWords,
     KeyboardTypos,
     MixHalves,
-    NeedsSynonyms,
     OcrConfusions,
     ReplaceSynonyms,
     ShuffleSentences,
@@ -206,9 +205,11 @@ def test_what_is_to_be_kept_is_kept(operation: TextOperation, keep: str, kept: s
 
 
 @pytest.mark.parametrize(
-    "operation", [o for o in BATTERY if isinstance(o, NeedsSynonyms)], ids=lambda o: type(o).__name__
+    "operation",
+    [o for o in BATTERY if isinstance(o, InsertWords | ReplaceSynonyms | Eda)],
+    ids=lambda o: type(o).__name__,
 )
-def test_without_the_package_of_synonyms(operation: NeedsSynonyms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_of_synonyms(operation: TextOperation, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
