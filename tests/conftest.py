@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import warnings
@@ -20,6 +21,8 @@ os.environ["HF_FINETUNE_CACHE"] = tempfile.mkdtemp(prefix="hf_finetune_tests_")
 
 import pytest
 
+# A shell that starts the tests in the background has SIGINT ignored, in these processes and in those that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(shutil.rmtree, os.environ["HF_FINETUNE_CACHE"], ignore_errors=True)
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
