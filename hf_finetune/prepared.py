@@ -16,6 +16,7 @@ from hf_finetune.data.sampling import class_quotas, draw_of
 from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.patches import Shrink
+from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.models.skip_layers import LayerDrop, StochasticDepth
 from hf_finetune.models.unpadded import use_unpadded
 from hf_finetune.recipe import Recipe
@@ -224,6 +225,12 @@ class Prepared:
         """How learning rates differ between parameters."""
         optim = self.recipe.optim
         return Rates(optim.head_learning_rate, optim.layer_decay, optim.lora_plus_ratio, self.fresh)
+
+    @property
+    def shortcuts(self) -> Shortcuts:
+        """What training computes in another way than the library does."""
+        model = self.recipe.model
+        return Shortcuts(model.fast_dropout, model.fused_layers, model.fused_projections)
 
     @property
     def sparse_embeddings(self) -> bool:

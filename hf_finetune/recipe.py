@@ -163,6 +163,8 @@ class Model:
     of them, half the cost. For vit, deit and dinov2; evaluation sees all patches."""
     fast_dropout: bool = True
     """On a CPU, draw one dropout mask a forward pass and give every dropout a piece of it, in place of a mask each."""
+    fused_layers: bool = True
+    """On a CPU, compute each layer of BERT, RoBERTa, ELECTRA and DistilBERT as one function: the same numbers to rounding."""
     fused_projections: bool = True
     """On a CPU, train attention's query, key and value as one matrix product: the same numbers to rounding, a little faster."""
     narrow_last_layer: bool = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -22,7 +21,6 @@ from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
-from hf_finetune.models.dropout import fast_dropout
 from hf_finetune.models.heads import classification_layer, set_head
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
@@ -58,7 +56,7 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
             free=prepared.free_kernels,
             planned_steps=steps,
             method=recipe.trained,
-            around=fast_dropout if recipe.model.fast_dropout else nullcontext,
+            shortcuts=prepared.shortcuts,
             # Rows end to end go through other kernels than these.
             probe=recipe.precision.probe and not (isinstance(inputs, TextInputs) and prepared.goes_unpadded()),
         )

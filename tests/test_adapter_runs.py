@@ -45,7 +45,7 @@ def test_a_prompt_is_an_adapter_alone(recipe: Recipe, tmp_path: Path) -> None:
     assert classifier.labels == ("bad", "good") and classifier.inputs.max_length == 32
     source = Source(path=recipe.data.path)
     output = tmp_path / "out.csv"
-    assert apply.predict(classifier, source, output, precision="float32") == 60
+    assert apply.predict(classifier, source, output, precision="float32")["rows"] == 60
     assert apply.evaluate(classifier, source)["rows"] == 60
     files = collect(tmp_path / "run", "me/prompt")
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/config.json"} < files.keys()

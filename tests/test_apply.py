@@ -38,7 +38,7 @@ def rows(tmp_path: Path) -> Path:
 def test_every_format_says_the_same(classifier: Classifier, rows: Path) -> None:
     files = [rows.parent / "new" / name for name in ("p.csv", "p.jsonl", "p.parquet", "q.CSV")]
     for file in files:
-        assert predict(classifier, Source(str(rows)), file) == 5
+        assert predict(classifier, Source(str(rows)), file)["rows"] == 5
     table = pq.read_table(files[2])
     assert table.column_names == ["row", "predicted", *(f"p:{name}" for name in LABELS)]
     assert table["row"].to_pylist() == list(range(5)) and set(table["predicted"].to_pylist()) <= set(LABELS)
@@ -94,7 +94,8 @@ def test_labels_of_many_rows_are_those_of_float32(
     for precision in ("float32", "auto", "bf16"):
         with caplog.at_level("INFO", "hf_finetune"):
             caplog.clear()
-            assert predict(classifier, Source(str(rows)), rows.parent / "p.parquet", precision=precision) == 700
+            result = predict(classifier, Source(str(rows)), rows.parent / "p.parquet", precision=precision)
+            assert result["rows"] == 700 and result["throughput"]["predict_rows_per_s"] > 0
         said = [r.getMessage() for r in caplog.records if "computed in bfloat16" in r.getMessage()]
         assert len(said) == (precision != "float32")
         tables[precision] = pq.read_table(rows.parent / "p.parquet").to_pandas()

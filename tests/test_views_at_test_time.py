@@ -132,7 +132,7 @@ def test_operations_that_change_nothing_change_nothing(texts: Classifier, source
 def test_every_format_has_the_same_rows(texts: Classifier, source: Source) -> None:
     files = [Path(source.path).with_name(name) for name in ("p.csv", "p.jsonl", "p.parquet")]
     for file in files:
-        assert predict(texts, source, file, views=SWAPS) == 60
+        assert predict(texts, source, file, views=SWAPS)["rows"] == 60
     rows = pq.read_table(files[2]).to_pylist()
     assert list(rows[0]) == ["row", "predicted", "p:bad", "p:good"]
     assert [json.loads(line) for line in files[1].read_text().splitlines()] == rows

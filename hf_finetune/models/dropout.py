@@ -8,6 +8,7 @@ independent for every element; the masks of two sites of one forward pass may ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,12 +34,16 @@ class Masks:
 
     def __call__(self, x: torch.Tensor, rate: float) -> torch.Tensor:
         """`x` with a share `rate` of its elements set to 0 and the others scaled up; any shape."""
-        size, key = x.numel(), (rate, x.dtype)
+        return x * self.piece(x.shape, rate, x.dtype)
+
+    def piece(self, shape: torch.Size, rate: float, dtype: torch.dtype) -> torch.Tensor:
+        """A mask of this shape for one site."""
+        size, key = math.prod(shape), (rate, dtype)
         drawn = self._drawn.get(key)
         if drawn is None or len(drawn) < size:
-            drawn = self._drawn[key] = random_mask(LENGTHS_OF_SITE * size, rate, x.dtype)
+            drawn = self._drawn[key] = random_mask(LENGTHS_OF_SITE * size, rate, dtype)
         start = int(torch.randint(len(drawn) - size + 1, ()))
-        return x * drawn[start : start + size].view(x.shape)
+        return drawn[start : start + size].view(shape)
 
 
 def random_mask(

@@ -41,3 +41,11 @@ def first_token_alone(model: PreTrainedModel) -> RemovableHandle | None:
 
 def _first_token(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(x_BTD[:, :1] for x_BTD in inputs)
+
+
+def is_first_token_alone(layer: nn.Module) -> bool:
+    """Whether this layer is computed so, and has no other hook inside."""
+    inside = (module for module in layer.modules() if module is not layer)
+    return [hook for m in inside for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())] == [
+        _first_token
+    ]

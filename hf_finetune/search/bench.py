@@ -29,10 +29,10 @@ from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import cast, evaluating, to_device
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
-from hf_finetune.models.dropout import fast_dropout
 from hf_finetune.models.freeze import encoder_layers, frozen_layers, train_top
 from hf_finetune.models.heads import classification_layer, set_head
 from hf_finetune.models.patches import shrink_for, takes_sizes
+from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Averaging, ImageData, Optim, Recipe, Regularize
 from hf_finetune.starting import head_weights
@@ -131,7 +131,7 @@ class Bench:
             policies: operations, and for how many steps they hold.
         """
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=[]), fast_dropout(self.model):
+        with torch.random.fork_rng(devices=[]), Shortcuts().taken(self.model):
             torch.manual_seed(self.seed)
             self._train(policies)
             logits_NC = self.logits()

@@ -10,7 +10,6 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from hf_finetune import digests, environment
 from hf_finetune.codec import write_json
 from hf_finetune.evaluation.inference import cast
 from hf_finetune.models.freeze import trainable_parameters
+from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.training.precision import (
     EXACT,
     Kernels,
@@ -83,7 +83,7 @@ def choose(
     free: frozenset[str],
     planned_steps: int,
     method: str,
-    around: Callable[[nn.Module], AbstractContextManager] = nullcontext,
+    shortcuts: Shortcuts = Shortcuts(),
     probe: bool = True,
 ) -> Choice:
     """The fastest kernels for training `model` on batches like `batch`.
@@ -99,14 +99,14 @@ def choose(
         free: fields of `Kernels` that may differ from `default`.
         planned_steps: optimiser steps of the run.
         method: what trains, see `Recipe.trained`.
-        around: what the trainer puts around its steps, like `models.dropout.fast_dropout`.
+        shortcuts: those that the trainer takes.
         probe: False: the default, whatever is stored.
     """
     if not free & FIELDS:
         return Choice(default, source="forced")
     if not probe or model.device.type != "cpu":
         return Choice(default)
-    key = {**_key(model, batch, default, free, method), "around": around.__name__}
+    key = {**_key(model, batch, default, free, method), "shortcuts": asdict(shortcuts)}
     path = environment.cache_folder() / "kernels" / f"{digests.of_json(key)[:32]}.json"
     stored = _read(path)
     if stored is not None:
@@ -114,7 +114,7 @@ def choose(
     if planned_steps < FEWEST_STEPS:
         return Choice(default)
     alternatives = _alternatives(model, default, free)
-    choice = measure(partial(_step, model), batch, model, alternatives, default, planned_steps, around)
+    choice = measure(partial(_step, model), batch, model, alternatives, default, planned_steps, shortcuts)
     try:
         write_json(path, {"key": key, **choice.to_dict()})
     except OSError as error:
@@ -150,7 +150,7 @@ def measure(
     alternatives: list[Kernels],
     default: Kernels,
     planned_steps: int,
-    around: Callable[[nn.Module], AbstractContextManager] = nullcontext,
+    shortcuts: Shortcuts = Shortcuts(),
 ) -> Choice:
     """Time `step` under the default and every alternative, in turns; the default stays unless one is 10% faster."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -160,7 +160,7 @@ def measure(
 
     def timed(kernels: Kernels, rows: Mapping[str, torch.Tensor]) -> float:
         kernels.switch_on(model)
-        with around(model):
+        with shortcuts.taken(model):
             started = time.perf_counter()
             step(rows, kernels)
             return time.perf_counter() - started

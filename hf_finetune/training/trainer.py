@@ -28,8 +28,9 @@ from hf_finetune.data.sampling import Sampling, draw_of
 from hf_finetune.data.views import Augmentation, Views
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import gathered, predict_logits
-from hf_finetune.models import adapter_state, dropout, projections
+from hf_finetune.models import adapter_state
 from hf_finetune.models.patches import Shrink
+from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.models.unpadded import accept_packed, flash_attention, flash_fits
 from hf_finetune.training import optimizers, schedules
 from hf_finetune.training.averaging import Averages
@@ -71,8 +72,7 @@ class ClassifierTrainer(Trainer):
         sampling: which rows make an epoch, see `data.sampling.class_quotas`.
         augmentation: changes the training rows, anew in every epoch; see `data.views`.
         mix: mixes the rows of a micro-batch with one another, see `data.mix`. Not with `unpadded`.
-        fast_dropout: on a CPU, dropout as in `models.dropout`.
-        fused_projections: on a CPU, attention as in `models.projections`.
+        shortcuts: what is computed in another way than the library does.
         optimizer: which optimiser; the learning rate and the weight decay are those of `args`.
         course: the learning rate's schedule. None: that of `args`.
         rates: how learning rates differ between parameters.
@@ -107,8 +107,7 @@ class ClassifierTrainer(Trainer):
         sampling: Sampling = "none",
         augmentation: Augmentation | None = None,
         mix: tuple[Mixing, ...] = (),
-        fast_dropout: bool = True,
-        fused_projections: bool = True,
+        shortcuts: Shortcuts = Shortcuts(),
         optimizer: Optimizer = AdamW(),
         course: Course | None = None,
         rates: Rates = Rates(),
@@ -145,8 +144,7 @@ class ClassifierTrainer(Trainer):
         assert not (unpadded and (r_drop or mix)), "a packed batch can be neither doubled nor mixed"
         self.mix = mix
         self.r_drop, self.mixout, self.sampling, self.augmentation = r_drop, mixout, sampling, augmentation
-        self.fast_dropout = fast_dropout and args.device.type == "cpu"
-        self.fused_projections = fused_projections and args.device.type == "cpu"
+        self.shortcuts = shortcuts
         self.optimizer_choice, self.course, self.rates = optimizer, course, rates
         assert not sparse_embeddings or isinstance(optimizer, AdamW), "the others take dense gradients"
         self.sparse_words = SparseWords(self.model, inputs) if sparse_embeddings else None
@@ -409,8 +407,7 @@ class ClassifierTrainer(Trainer):
             flash = self.unpadded and flash_fits(self.args.device, self._autocast)
             with (
                 flash_attention(self.model) if flash else nullcontext(),
-                dropout.fast_dropout(self.model) if self.fast_dropout else nullcontext(),
-                projections.fused_projections(self.model) if self.fused_projections else nullcontext(),
+                self.shortcuts.taken(self.model),
                 self.mixout.active() if self.mixout is not None else nullcontext(),
             ):
                 if resume_from_checkpoint is not None and is_over(saved_state(Path(resume_from_checkpoint))):

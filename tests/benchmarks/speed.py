@@ -206,15 +206,28 @@ class Benchmark:
     def predict(self, data: Path, model: Path, turn: int) -> None:
         """Both sides label the test rows with the same weights."""
 
+        labels = pq.read_table(data / "test.parquet")["label"].to_pylist()
+
         def of_ours() -> dict[str, Any]:
-            command = ["-m", "hf_finetune", "evaluate", str(model), str(data / "test.parquet"), "--json"]
-            result = json.loads(child(*command, cache=self.cache)[0])
-            return {**result["throughput"], "accuracy": result["metrics"]["accuracy"]["value"]}
+            with tempfile.TemporaryDirectory() as folder:
+                output = Path(folder) / "labels.parquet"
+                command = [
+                    "-m",
+                    "hf_finetune",
+                    "predict",
+                    str(model),
+                    str(data / "test.parquet"),
+                    "--output",
+                    str(output),
+                ]
+                result = json.loads(child(*command, "--json", cache=self.cache)[0])
+                predicted = pq.read_table(output)["predicted"].to_pylist()
+            right = sum(a == b for a, b in zip(predicted, labels, strict=True))
+            return {**result["throughput"], "precision": result["precision"], "accuracy": right / len(labels)}
 
         def of_stock() -> dict[str, Any]:
             command = [str(HERE / "stock_pipeline.py"), str(model), str(data / "test.parquet")]
             found = last_line(child(*command, cache=self.cache)[0])
-            labels = pq.read_table(data / "test.parquet")["label"].to_pylist()
             right = sum(a == b for a, b in zip(found.pop("labels"), labels, strict=True))
             return {**found, "accuracy": right / len(labels)}
 

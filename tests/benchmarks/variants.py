@@ -1,8 +1,8 @@
 """What a setting does to quality: variants of a run on several data sets, paired by seed and by row.
 
-    python tests/benchmarks/variants.py head --checkpoint DIR --data movie=FOLDER banking77=FOLDER spam=FOLDER \
-        [--seeds 5] [--rows N] [--flags "--epochs 2"] [--variants NAME ...] [--searched FOLDER] --output head.jsonl
-    python tests/benchmarks/variants.py head --table head.jsonl [--test]
+    python tests/benchmarks/variants.py defaults --checkpoint DIR --data movie=FOLDER banking77=FOLDER spam=FOLDER \
+        [--seeds 5] [--rows N] [--flags "--epochs 2"] [--variants NAME ...] [--searched FOLDER] --output defaults.jsonl
+    python tests/benchmarks/variants.py defaults --table defaults.jsonl [--test]
 
 The first variant of a comparison is the one that the others are held against. Validation rows judge, by accuracy, or by
 macro F1 where rare classes are the subject; the verdicts are those of `evaluation.intervals`, with the margin of defaults,
@@ -31,17 +31,20 @@ from hf_finetune.recipe import Launch
 MARGIN = 0.005
 EFFECTIVE = "--objective.class-weights '{type: EffectiveNumber, beta: 0.999}'"
 COMPARISONS = {
-    "head": {"head fitted first": "", "head from random weights": "--train.no-head-warm-start"},
-    "embeddings": {
-        "words that occur": "",
-        "all words": "--optim.word-embeddings dense",
-        "frozen": "--optim.word-embeddings frozen",
+    # What a run does unless told otherwise, against its neighbours: one thing at a time.
+    "defaults": {
+        "as it comes": "",
+        "head from random weights": "--train.no-head-warm-start",
+        "rate 2e-4": "--train.learning-rate 2e-4",
+        "rate 5e-5": "--train.learning-rate 5e-5",
+        "all word embeddings": "--optim.word-embeddings dense",
+        "word embeddings frozen": "--optim.word-embeddings frozen",
+        "no dropout": "--model.dropout 0",
+        "layer decay 0.9": "--optim.layer-decay 0.9",
+        "EMA of the weights": "--averaging.ema-decay 0.99",
+        "soup of the epochs": "--averaging.soup",
+        "mean pooling": "--model.pooling mean",
     },
-    "dropout": {"dropout": "", "none": "--model.dropout 0"},
-    "rate": {"1e-4": "", "2e-4": "--train.learning-rate 2e-4", "5e-5": "--train.learning-rate 5e-5"},
-    "layers": {"one rate": "", "decay 0.9": "--optim.layer-decay 0.9"},
-    "averages": {"best epoch": "", "EMA": "--averaging.ema-decay 0.99", "soup": "--averaging.soup"},
-    "pooling": {"default": "", "mean": "--model.pooling mean"},
     "texts": {
         "none": "",
         "Eda": "--data.augment [Eda]",

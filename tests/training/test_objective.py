@@ -11,6 +11,7 @@ from small_runs import furthest, small_trainer, weights
 from torch import nn
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
+from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.training.elastic_net import ElasticNetSteps, penalised
 from hf_finetune.training.gradient_noise import NoisyGradients
 from hf_finetune.training.loss_choices import Focal
@@ -88,7 +89,7 @@ def test_r_drop_by_hand() -> None:
 
 def doubled(alpha: float, *, fast_dropout: bool = True):
     def made(model: nn.Module, *args, **fields) -> ClassifierTrainer:
-        return ClassifierTrainer(model, *args, **fields, r_drop=alpha, fast_dropout=fast_dropout)
+        return ClassifierTrainer(model, *args, **fields, r_drop=alpha, shortcuts=Shortcuts(fast_dropout=fast_dropout))
 
     return made
 

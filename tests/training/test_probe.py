@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 
-from hf_finetune.models.dropout import fast_dropout
 from hf_finetune.models.load import load_classifier
+from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.training import precision, probe
 from hf_finetune.training.precision import Kernels
 
@@ -95,7 +95,7 @@ def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fam
     torch.manual_seed(3)
     default = replace(EAGER, threads=torch.get_num_threads(), attention=model.config._attn_implementation)
     batch = text_batch() if family == "bert" else pictures
-    options = {"default": default, "free": FREE, "planned_steps": 10**9, "method": "full", "around": fast_dropout}
+    options = {"default": default, "free": FREE, "planned_steps": 10**9, "method": "full", "shortcuts": Shortcuts()}
     choice = probe.choose(model, batch, **options)
     assert choice.source == "probe" and len(choice.measured) >= 2
     assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,303 @@
+"""A BERT layer as one differentiable function, for short sequences on a CPU.
+
+A layer of a small BERT is a dozen matrix products and, under autocast, a hundred small operations between them: casts of
+weights and activations, their copies back, nodes of the graph. On a processor that is fast at bf16 products these take
+most of a step. Here the forward and the backward pass are written out, so that each weight is cast once, each
+activation lies in memory once, and few shapes of products are asked for. The numbers are those of the layers in
+`transformers`, to the rounding of the format; the stream from layer to layer and the normalisations stay in float32 under
+autocast. For long sequences nothing is gained: a ViT with 257 tokens took a fifth longer than in its own layers.
+
+Legend: B rows, T tokens, Q tokens that are asked for (T, or 1), D width, F width of the feed-forward network, H heads,
+E = D / H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+# Rows of the matrix products are a multiple of this: a product's kernel is compiled for its shape, up to three
+# milliseconds each, and batches by length have dozens of shapes a layer.
+ROWS = 64
+Draw = Callable[[torch.Size, float, torch.dtype], torch.Tensor]
+
+
+class Weights(NamedTuple):
+    """Parameters of a layer, as `nn.Linear` and `nn.LayerNorm` keep them."""
+
+    query: torch.Tensor
+    query_bias: torch.Tensor
+    key: torch.Tensor
+    key_bias: torch.Tensor
+    value: torch.Tensor
+    value_bias: torch.Tensor
+    out: torch.Tensor
+    out_bias: torch.Tensor
+    norm_1: torch.Tensor
+    norm_1_bias: torch.Tensor
+    up: torch.Tensor
+    up_bias: torch.Tensor
+    down: torch.Tensor
+    down_bias: torch.Tensor
+    norm_2: torch.Tensor
+    norm_2_bias: torch.Tensor
+
+
+# Which of them need a gradient, by the same names.
+Needed = NamedTuple("Needed", [(name, bool) for name in Weights._fields])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a layer does besides its weights."""
+
+    heads: int
+    eps_1: float
+    eps_2: float
+    first_alone: bool = False
+    """Give the first token alone."""
+    attention_dropout: float = 0.0
+    out_dropout: float = 0.0
+    down_dropout: float = 0.0
+    draw: Draw | None = None
+    """Makes dropout masks of a shape, a rate and a dtype: 0, and else 1 / (1 - rate)."""
+
+
+class _Attended(NamedTuple):
+    """What the backward pass of attention needs."""
+
+    x: torch.Tensor  # (B * T, D)
+    asked: torch.Tensor  # (B * Q, D)
+    query: torch.Tensor  # (B * H, Q, E)
+    key_value: torch.Tensor  # (2, B * H, T, E)
+    shares: torch.Tensor  # (B * H, Q, T), before dropout
+    kept: torch.Tensor | None  # the mask, likewise
+    context: torch.Tensor  # (B * Q, D)
+    w_query: torch.Tensor
+    w_key_value: torch.Tensor
+    w_out: torch.Tensor
+
+
+class _Fed(NamedTuple):
+    """What the backward pass of the feed-forward network needs."""
+
+    x: torch.Tensor  # (M, D)
+    up: torch.Tensor  # (M, F), before GELU
+    active: torch.Tensor  # (M, F), after it
+    w_up: torch.Tensor
+    w_down: torch.Tensor
+
+
+class _Normed(NamedTuple):
+    """What the backward pass of a normalisation needs."""
+
+    x: torch.Tensor
+    mean: torch.Tensor
+    rstd: torch.Tensor
+
+
+class EncoderLayer(torch.autograd.Function):
+    """`EncoderLayer.apply(x_BTD, mask, shape, *Weights)` gives (B, Q, D).
+
+    The mask is added to the scores, and broadcast to (B, H, T, T); None where every token is read. Products are computed
+    in autocast's dtype where that is on, else in that of `x`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BTD: torch.Tensor, mask: torch.Tensor | None, shape: Shape, *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        """See the class."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BTD.dtype
+        with torch.autocast("cpu", enabled=False):
+            w = Weights(*parameters)
+            B, T, D = x_BTD.shape
+            x = x_BTD.reshape(B * T, D)
+            low = _low(x, dtype)
+            asked, low_asked = (x_BTD[:, 0], _low(x_BTD[:, 0], dtype)) if shape.first_alone else (x, low)
+            out, attended = _attend(low, low_asked, mask, (B, 1 if shape.first_alone else T, T), w, shape)
+            sum_1, kept_1 = _drop_and_add(out, asked, shape.out_dropout, shape.draw)
+            y, normed_1 = _norm(sum_1, w.norm_1, w.norm_1_bias, shape.eps_1)
+            down, fed = _feed(_low(y, dtype), len(y), w)
+            sum_2, kept_2 = _drop_and_add(down, y, shape.down_dropout, shape.draw)
+            result, normed_2 = _norm(sum_2, w.norm_2, w.norm_2_bias, shape.eps_2)
+        groups = (attended, fed, normed_1, normed_2, (kept_1, kept_2), parameters)
+        ctx.save_for_backward(*(tensor for group in groups for tensor in group))
+        ctx.shape, ctx.size = shape, (B, T, D)
+        return result.view(B, -1, D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BQD: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of `x` and of the weights."""
+        saved = iter(ctx.saved_tensors)
+        attended = _Attended(*(next(saved) for _ in _Attended._fields))
+        fed = _Fed(*(next(saved) for _ in _Fed._fields))
+        normed_1, normed_2 = (_Normed(*(next(saved) for _ in _Normed._fields)) for _ in range(2))
+        kept_1, kept_2 = next(saved), next(saved)
+        w = Weights(*saved)
+        shape, (B, T, D) = ctx.shape, ctx.size
+        needed = Needed(*ctx.needs_input_grad[3:])
+        dtype = fed.x.dtype
+        g = g_BQD.reshape(-1, D)
+        g_sum, of_norm_2 = _norm_backward(g, normed_2, w.norm_2, w.norm_2_bias)
+        g_y, of_feed = _feed_backward(_drop_backward(g_sum, kept_2, dtype), len(g_sum), fed, needed)
+        g_sum, of_norm_1 = _norm_backward(g_sum.add_(g_y), normed_1, w.norm_1, w.norm_1_bias)
+        out = _drop_backward(g_sum, kept_1, dtype)
+        g_x, g_asked, of_attention = _attend_backward(out, attended, B, shape, needed)
+        g_asked = g_sum.add_(g_asked)
+        if shape.first_alone:
+            g_x = g_x.to(g_asked.dtype)
+            g_x.view(B, T, D)[:, 0] += g_asked
+        else:
+            g_x = g_asked.add_(g_x)
+        found = (*of_attention, *of_norm_1, *of_feed, *of_norm_2)
+        gradients = (
+            g.to(parameter.dtype) if need and g is not None else None
+            for g, need, parameter in zip(found, ctx.needs_input_grad[3:], w, strict=True)
+        )
+        return g_x.view(B, T, D) if ctx.needs_input_grad[0] else None, None, None, *gradients
+
+
+def _attend(
+    x: torch.Tensor,
+    asked: torch.Tensor,
+    mask: torch.Tensor | None,
+    sizes: tuple[int, int, int],
+    w: Weights,
+    shape: Shape,
+) -> tuple[torch.Tensor, _Attended]:
+    """Attention and its output projection, (B * Q, D), of the tokens `asked`, (B * Q, D), over all, `x`, (B * T, D).
+
+    Args:
+        sizes: B, Q and T.
+    """
+    dtype, D, H = x.dtype, x.shape[1], shape.heads
+    B, Q, T = sizes
+    E = D // H
+    w_query, w_out = w.query.to(dtype), w.out.to(dtype)
+    w_key_value, bias = (torch.cat(pair).to(dtype) for pair in ((w.key, w.value), (w.key_bias, w.value_bias)))
+    query = torch.addmm(w.query_bias.to(dtype), asked, w_query.t())
+    query = query[: B * Q].view(B, Q, H, E).transpose(1, 2).reshape(B * H, Q, E)
+    key_value = torch.addmm(bias, x, w_key_value.t())
+    key_value = key_value[: B * T].view(B, T, 2, H, E).permute(2, 0, 3, 1, 4).reshape(2, B * H, T, E)
+    scores = torch.bmm(query, key_value[0].transpose(1, 2)).mul_(E**-0.5)
+    if mask is not None:
+        scores.view(B, H, Q, T).add_(mask[..., :Q, :] if mask.shape[-2] > 1 else mask)
+    # torch's kernels of the 16-bit formats take twice as long.
+    shares = torch.softmax(scores, -1, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
+    kept = _mask(shares, shape.attention_dropout, shape.draw)
+    context = torch.bmm(shares if kept is None else shares * kept, key_value[1])
+    context = _rows_of_heads(context, 1, B)
+    out = torch.addmm(w.out_bias.to(dtype), context, w_out.t())[: B * Q]
+    return out, _Attended(x, asked, query, key_value, shares, kept, context, w_query, w_key_value, w_out)
+
+
+def _attend_backward(
+    g: torch.Tensor, at: _Attended, B: int, shape: Shape, needed: Needed
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
+    """Gradients of `x`, of `asked`, and of the first eight weights, of that of the output projection."""
+    H, Q, T, E = shape.heads, at.query.shape[1], *at.key_value.shape[2:]
+    g_out, g_out_bias = _linear_backward(g, at.context, needed.out, needed.out_bias)
+    g_context = (g @ at.w_out)[: B * Q].view(B, Q, H, E).transpose(1, 2).reshape(B * H, Q, E)
+    g_key_value = torch.empty_like(at.key_value)
+    torch.bmm((at.shares if at.kept is None else at.shares * at.kept).transpose(1, 2), g_context, out=g_key_value[1])
+    g_shares = torch.bmm(g_context, at.key_value[1].transpose(1, 2))
+    if at.kept is not None:
+        g_shares.mul_(at.kept)
+    wide = torch.promote_types(g.dtype, torch.float32)
+    g_scores = torch._softmax_backward_data(g_shares.to(wide), at.shares.to(wide), -1, wide)
+    g_scores = g_scores.mul_(E**-0.5).to(g.dtype)
+    torch.bmm(g_scores.transpose(1, 2), at.query, out=g_key_value[0])
+    g_query = _rows_of_heads(torch.bmm(g_scores, at.key_value[0]), 1, B)
+    g_key_value = _rows_of_heads(g_key_value, 2, B)
+    g_w_query, g_query_bias = _linear_backward(g_query, at.asked, needed.query, needed.query_bias)
+    g_w_both, g_both_bias = _linear_backward(
+        g_key_value, at.x, needed.key or needed.value, needed.key_bias or needed.value_bias
+    )
+    keys, values = (None, None) if g_w_both is None else g_w_both.chunk(2)
+    key_bias, value_bias = (None, None) if g_both_bias is None else g_both_bias.chunk(2)
+    of_weights = (g_w_query, g_query_bias, keys, key_bias, values, value_bias, g_out, g_out_bias)
+    return (g_key_value @ at.w_key_value)[: B * T], (g_query @ at.w_query)[: B * Q], of_weights
+
+
+def _feed(x: torch.Tensor, rows: int, w: Weights) -> tuple[torch.Tensor, _Fed]:
+    """The feed-forward network of the first `rows` of `x`, (M, D)."""
+    dtype = x.dtype
+    w_up, w_down = w.up.to(dtype), w.down.to(dtype)
+    up = torch.addmm(w.up_bias.to(dtype), x, w_up.t())
+    active = nn.functional.gelu(up)
+    return torch.addmm(w.down_bias.to(dtype), active, w_down.t())[:rows], _Fed(x, up, active, w_up, w_down)
+
+
+def _feed_backward(
+    g: torch.Tensor, rows: int, at: _Fed, needed: Needed
+) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+    """Gradients of the input and of the four weights."""
+    of_down = _linear_backward(g, at.active, needed.down, needed.down_bias)
+    g_up = torch.ops.aten.gelu_backward(g @ at.w_down, at.up)
+    return (g_up @ at.w_up)[:rows], (*_linear_backward(g_up, at.x, needed.up, needed.up_bias), *of_down)
+
+
+def _linear_backward(
+    g: torch.Tensor, x: torch.Tensor, weight: bool, bias: bool
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of a linear layer's weight and bias where these are needed, from its output's (M, O) and its input (M, I)."""
+    return g.t() @ x if weight else None, g.sum(0) if bias else None
+
+
+def _norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> tuple[torch.Tensor, _Normed]:
+    y, mean, rstd = torch.native_layer_norm(x, (x.shape[-1],), weight, bias, eps)
+    return y, _Normed(x, mean, rstd)
+
+
+def _norm_backward(
+    g: torch.Tensor, at: _Normed, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    g_x, g_weight, g_bias = torch.ops.aten.native_layer_norm_backward(
+        g.to(at.x.dtype), at.x, (at.x.shape[-1],), at.mean, at.rstd, weight, bias, (True, True, True)
+    )
+    return g_x, (g_weight, g_bias)
+
+
+def _mask(like: torch.Tensor, rate: float, draw: Draw | None) -> torch.Tensor | None:
+    return None if rate == 0 or draw is None else draw(like.shape, rate, like.dtype)
+
+
+def _drop_and_add(
+    part: torch.Tensor, stream: torch.Tensor, rate: float, draw: Draw | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`stream` and what dropout leaves of `part`, (M, D), and the mask."""
+    kept = _mask(part, rate, draw)
+    return stream + (part if kept is None else part.mul_(kept)), kept
+
+
+def _drop_backward(g: torch.Tensor, kept: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    low = _low(g, dtype)
+    if kept is not None:
+        low[: len(g)].mul_(kept)
+    return low
+
+
+def _low(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`x`, (M, D), in `dtype`, and below it zeros up to a multiple of `ROWS`."""
+    rows, width = x.shape
+    low = torch.empty(-(-rows // ROWS) * ROWS, width, dtype=dtype)
+    low[:rows].copy_(x)
+    low[rows:].zero_()
+    return low
+
+
+def _rows_of_heads(x: torch.Tensor, kinds: int, B: int) -> torch.Tensor:
+    """What heads hold, `kinds` times (B, H, T, E), by tokens: (B * T, kinds * D), likewise with zeros below."""
+    T, E = x.shape[-2:]
+    H = x.numel() // (kinds * B * T * E)
+    low = x.new_empty(-(-B * T // ROWS) * ROWS, kinds * H * E)
+    low[: B * T].view(B, T, kinds, H, E).copy_(x.view(kinds, B, H, T, E).permute(1, 3, 0, 2, 4))
+    low[B * T :].zero_()
+    return low
