@@ -223,16 +223,17 @@ def _train(
     record |= {"mixed_precision": kernels.mixed_precision, "kernels": choice.to_dict()}
     kernels.switch_on(model)
 
-    rows = cache_frozen_layers(
-        model,
-        inputs,
-        train_rows,
-        validation_rows,
-        fingerprint=splits.fingerprint,
-        autocast=prepared.autocast,
-        budget_gb=recipe.batching.cache_gb,
-        why_not=prepared.why_no_cache,
-    )
+    with prepared.shortcuts.taken(model):
+        rows = cache_frozen_layers(
+            model,
+            inputs,
+            train_rows,
+            validation_rows,
+            fingerprint=splits.fingerprint,
+            autocast=prepared.autocast,
+            budget_gb=recipe.batching.cache_gb,
+            why_not=prepared.why_no_cache,
+        )
     if not recipe.adapts:
         fit_head(rows)
 

@@ -94,15 +94,16 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
     )
     head = head_store.read(key)
     if head is None:
-        features = warm_start.head_features(
-            model,
-            classification_layer(model),
-            Rows(rows.train.select(chosen), columns_of(rows.inputs, labels=False)),
-            rows.inputs.collate,
-            batch_size=batch_size,
-            autocast=prepared.autocast,
-            progress="fit the head",
-        )
+        with prepared.shortcuts.taken(model):
+            features = warm_start.head_features(
+                model,
+                classification_layer(model),
+                Rows(rows.train.select(chosen), columns_of(rows.inputs, labels=False)),
+                rows.inputs.collate,
+                batch_size=batch_size,
+                autocast=prepared.autocast,
+                progress="fit the head",
+            )
         head = warm_start.fit_head(
             features,
             labels,

@@ -70,7 +70,7 @@ class Prefix:
         for module in before:
             module.forward = self._entrance(module.forward)
         for index, layer in enumerate(self._layers):
-            layer.forward = self._passage(layer.forward, index)
+            layer.forward = self._passage(layer, index)
         self._hooks = [
             encoder(model).register_forward_pre_hook(self._take, with_kwargs=True),
             encoder(model).register_forward_hook(self._forget, always_call=True),
@@ -147,11 +147,12 @@ class Prefix:
 
         return enter
 
-    def _passage(self, forward: Callable[..., Any], index: int) -> Callable[..., Any]:
+    def _passage(self, layer: nn.Module, index: int) -> Callable[..., Any]:
         def run_or_pass(hidden_BTD: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             passed = self._given is not None if index < self.n else self._reading
             if not passed:
-                return forward(hidden_BTD, *args, **kwargs)
+                # That of its class: `models.fused_layers` gives it another one while the model trains.
+                return type(layer).forward(layer, hidden_BTD, *args, **kwargs)
             return (hidden_BTD, None) if self._in_tuples else hidden_BTD
 
         return run_or_pass

@@ -86,8 +86,28 @@ FAMILIES = {
 }
 
 
-class FusedForward:
-    """A layer's `forward`, by one function.
+class Fused:
+    """Mixed into the class of a layer that is computed by one function."""
+
+    parts: Parts
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *others: Any, **named: Any
+    ) -> Any:
+        """As the layer's own, (B, T, D) in, (B, T, D) or (B, 1, D) out."""
+        parts = self.parts
+        rates = [site.p if site is not None and site.training else 0.0 for site in parts.dropouts]
+        more_asked = any(value is not None and value is not False for value in (*others, *named.values()))
+        config = parts.attention.config
+        if more_asked or max(rates) == 1 or config._attn_implementation not in EAGER:
+            return super().forward(hidden_states, attention_mask, *others, **named)
+        shape = Shape(config.num_attention_heads, *parts.eps, parts.first_alone, *rates, draw=parts.draw)
+        parameters = [parameter for module in parts.with_weights for parameter in (module.weight, module.bias)]
+        return EncoderLayer.apply(hidden_states, attention_mask, shape, *parameters)
+
+
+class Parts:
+    """Modules of a layer.
 
     Args:
         layer: one that `fits`.
@@ -96,28 +116,15 @@ class FusedForward:
     """
 
     def __init__(self, layer: nn.Module, names: Names, draw: Draw) -> None:
-        self.plain, self.draw = layer.forward, draw
+        self.draw = draw
         self.attention = layer.get_submodule(names.attention)
         self.with_weights = [layer.get_submodule(name) for name in names.with_weights]
         self.eps = [layer.get_submodule(name).eps for name in (names.norm_1, names.norm_2)]
-        self.sites = [
+        self.dropouts = [
             None if name is None else layer.get_submodule(name)
             for name in (f"{names.attention}.dropout", names.out_dropout, names.down_dropout)
         ]
         self.first_alone = is_first_token_alone(layer)
-
-    def __call__(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *others: Any, **named: Any
-    ) -> Any:
-        """As the layer's forward, (B, T, D) in, (B, T, D) or (B, 1, D) out."""
-        rates = [site.p if site is not None and site.training else 0.0 for site in self.sites]
-        more_asked = any(value is not None and value is not False for value in (*others, *named.values()))
-        config = self.attention.config
-        if more_asked or max(rates) == 1 or config._attn_implementation not in EAGER:
-            return self.plain(hidden_states, attention_mask, *others, **named)
-        shape = Shape(config.num_attention_heads, *self.eps, self.first_alone, *rates, draw=self.draw)
-        parameters = [parameter for module in self.with_weights for parameter in (module.weight, module.bias)]
-        return EncoderLayer.apply(hidden_states, attention_mask, shape, *parameters)
 
 
 def fits(layer: nn.Module, names: Names) -> bool:
@@ -135,8 +142,7 @@ def fits(layer: nn.Module, names: Names) -> bool:
         and linear[0].out_features == linear[0].in_features
         and isinstance(activation, GELUActivation)
         and (not hooked or is_first_token_alone(layer))
-        # The prefix cache puts kept activations there in place of layers.
-        and "forward" not in vars(layer)
+        and not isinstance(layer, Fused)
     )
 
 
@@ -149,13 +155,16 @@ def fused_layers(model: PreTrainedModel, *, shared_masks: bool = True) -> Iterat
     """
     names = FAMILIES.get(model.config.model_type) if model.device.type == "cpu" else None
     layers = [] if names is None else [module for module in model.modules() if fits(module, names)]
-    for layer in layers:
-        layer.forward = FusedForward(layer, names, dropout.masks.piece if shared_masks else _drawn)
+    own = [type(layer) for layer in layers]
+    for layer, cls in zip(layers, own, strict=True):
+        layer.parts = Parts(layer, names, dropout.masks.piece if shared_masks else _drawn)
+        layer.__class__ = type(f"Fused{cls.__name__}", (Fused, cls), {})
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward
+        for layer, cls in zip(layers, own, strict=True):
+            layer.__class__ = cls
+            del layer.parts
 
 
 def _drawn(shape: torch.Size, rate: float, dtype: torch.dtype) -> torch.Tensor:

@@ -9,7 +9,7 @@ from hf_finetune.models import fused_layers as module
 from hf_finetune.models.adapters import add_adapter, lora_config
 from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.freeze import encoder_layers
-from hf_finetune.models.fused_layers import FusedForward, fused_layers
+from hf_finetune.models.fused_layers import Fused, fused_layers
 from hf_finetune.models.layer_function import EncoderLayer
 from hf_finetune.models.load import Loaded, load_classifier
 from hf_finetune.models.shortcuts import Shortcuts
@@ -123,7 +123,7 @@ def test_frozen_weights_get_no_gradient(tmp_path: Path) -> None:
     assert all(torch.allclose(g, fused[n], atol=1e-5) for n, g in gradients.items())
 
 
-@pytest.mark.parametrize("what", ["lora", "relu", "hook", "forward", "sdpa", "attentions", "albert"])
+@pytest.mark.parametrize("what", ["lora", "relu", "hook", "sdpa", "attentions", "albert"])
 def test_other_layers_are_left_alone(tmp_path: Path, calls: list[object], what: str) -> None:
     found = loaded(tmp_path, "albert" if what == "albert" else "bert")
     model, asked = found.model.eval(), {}
@@ -137,9 +137,6 @@ def test_other_layers_are_left_alone(tmp_path: Path, calls: list[object], what: 
     elif what == "hook":
         for layer in encoder_layers(model):
             layer.intermediate.register_forward_hook(lambda *_: None)
-    elif what == "forward":
-        for layer in encoder_layers(model):
-            layer.forward = layer.forward
     elif what == "sdpa":
         model.set_attn_implementation("sdpa")
     elif what == "attentions":
@@ -160,7 +157,7 @@ def test_shortcuts_are_fields_and_end(tmp_path: Path) -> None:
     def taken() -> tuple[bool, bool, bool]:
         layer = encoder_layers(model)[0]
         dropout = type(layer.output.dropout) is not nn.Dropout
-        return dropout, isinstance(layer.forward, FusedForward), type(layer.attention.self.key) is not nn.Linear
+        return dropout, isinstance(layer, Fused), type(layer.attention.self.key) is not nn.Linear
 
     for wanted in ((True, True, True), (False, True, False), (True, False, True), (False, False, False)):
         with Shortcuts(*wanted).taken(model):
