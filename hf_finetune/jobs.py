@@ -67,11 +67,13 @@ class SearchJob(TrainJob):
     tpe: Optuna's Parzen estimator (the extra `search`). population: several trainings that learn from each other, as in PBA.
     reinforce: a recurrent controller that learns by its rewards, as in AutoAugment."""
     budget: str = "10m"
-    """Time of the whole command: 90s, 10m, 1h30m. What decides, runs with the policy and without, has 0.6 of it at most."""
+    """Time of the whole command: 90s, 10m, 1h30m. Trials have 0.4 of it, or more where what decides needs less: runs with the
+    policy and without, of as many of the recipe's steps as fit into all that is left."""
     trials: int | None = None
     """Trials of policies; a number of them is done whatever the budget says. None: as many as there is time for."""
-    seeds: int = 3
-    """Runs with the best policy, and as many without, each pair with a seed of its own: train.seed and those after it."""
+    seeds: int | None = None
+    """Runs with the best policy, and as many without, each pair with a seed of its own: train.seed and those after it. None:
+    at least three, and up to ten while time is left."""
     rows: int | None = None
     """Training rows at most: as --max-train-rows."""
 

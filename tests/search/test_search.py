@@ -59,7 +59,7 @@ def without_times(state: dict[str, Any]) -> dict[str, Any]:
         n: v for n, v in state["plan"].items() if n in ("steps", "wanted_steps", "trials", "rung_steps", "judged")
     }
     for entry in [*state["trials"], *state["with"], *state["without"]]:
-        for name in ("seconds", "loop_s", "score_s", "head_s", "kept_s"):
+        for name in ("seconds", "step_s", "score_s", "head_s", "kept_s"):
             entry.pop(name, None)
     return state
 
@@ -79,6 +79,8 @@ def test_a_real_search_from_the_command_line(
             "3",
             "--budget",
             "27h",
+            "--seeds",
+            "3",
             "--output",
             str(output),
         ]
@@ -145,8 +147,10 @@ def test_a_policy_that_helps_is_a_fragment_that_train_uses(
     assert state["verdict"] == "helps" and state["evidence"]["value"] == pytest.approx(0.2)
     assert state["evidence"]["low"] > 0 and "better" in describe(state)
     augment = asked[-1]["augment"]
-    assert [a["augment"] for a in asked] == [()] * 3 + [augment] * 3 and augment
-    assert [a["seed"] for a in asked] == [0, 1, 2] * 2 and len({a["steps"] for a in asked}) == 1
+    # As many pairs as there are at most: there is time for all.
+    assert [a["augment"] for a in asked] == [(), augment] * 10 and augment
+    assert [a["seed"] for a in asked] == [seed for seed in range(10) for _ in range(2)]
+    assert {a["steps"] for a in asked} == {state["plan"]["wanted_steps"]} == {7}
     job, _ = train_job([recipe.data.path, "--config", str(tmp_path / "out" / "policy.yaml")], "train")
     assert job.recipe.data.augment == augment
 
@@ -219,6 +223,29 @@ def test_the_folder_of_a_run_is_not_that_of_a_search(recipe: Recipe, tmp_path: P
     assert (tmp_path / "recipe.json").read_text() == "{}"
 
 
+def test_runs_too_slow_for_three_seeds_decide_nothing(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that would be called better, did it not rest on two seeds."""
+    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    real = augmentation.retrain
+
+    def slower(*arguments: Any, **fields: Any) -> Retrained:
+        # The fourth run takes nearly all of the time.
+        return replace(real(*arguments, **fields), seconds=PLENTY - 3600 if len(asked) == 4 else 1.0)
+
+    monkeypatch.setattr(augmentation, "retrain", slower)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
+    assert len(state["with"]) == len(state["without"]) == 10 and state["verdict"] == "helps"
+    monkeypatch.setattr(
+        augmentation._Search, "elapsed", property(lambda self: sum(r["seconds"] for r in self.state["with"]))
+    )
+    asked.clear()
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "slow"))
+    assert len(state["with"]) == len(state["without"]) == 2
+    assert state["evidence"]["low"] > 0 and state["verdict"] == UNDECIDED
+
+
 def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_runs(monkeypatch, right_with=160, right_without=150)
     real = Bench.run
@@ -248,7 +275,7 @@ def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monk
         ({"augment": (SwapWords(),)}, Wanted(), r"data\.augment: expected \(\) here"),
         ({}, Wanted(seeds=2), "--seeds 2: expected at least 3"),
         ({}, Wanted(trials=2), "--trials 2: expected at least 3"),
-        ({}, Wanted(budget_s=1.0), "--budget 1s: 6 runs of one step"),
+        ({}, Wanted(budget_s=1.0), "--budget 1s: 6 runs of 4 steps and a few trials"),
     ],
 )
 def test_what_is_refused_leaves_nothing(
