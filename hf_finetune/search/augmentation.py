@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,30 @@ from tqdm import tqdm
 
 from hf_finetune import environment
 from hf_finetune.codec import to_plain, write_json, write_text
+from hf_finetune.data.mix import Mixing
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
 from hf_finetune.recipe import Recipe
 from hf_finetune.run_folder import output_folder, plain_disk_errors
 from hf_finetune.search import report, tpe
-from hf_finetune.search.bench import Bench
+from hf_finetune.search.bench import Bench, Stage
 from hf_finetune.search.budget import SearcherName, spoken
 from hf_finetune.search.deciding import Deciding
 from hf_finetune.search.plan import FEWEST_SEEDS, LEAST_JUDGED, Pace, enough_budget, trial_plan, trial_seconds
 from hf_finetune.search.population import Population
 from hf_finetune.search.reinforce import Reinforce
-from hf_finetune.search.retraining import MOST_JUDGED, Cost, Retrained, judged_rows, measure, retrain
+from hf_finetune.search.retraining import (
+    MOST_JUDGED,
+    Cost,
+    Retrained,
+    judged_rows,
+    measure,
+    retrain,
+    why_no_mixing,
+    with_policy,
+)
 from hf_finetune.search.searchers import RUNGS, Searcher, Sweep, Trial
-from hf_finetune.search.space import NONE, Space, described, plain, space_of
+from hf_finetune.search.space import NONE, Policy, Space, described, plain, space_of
 from hf_finetune.search.state import check_same, state_in
 
 logger = logging.getLogger("hf_finetune.run")
@@ -75,8 +86,10 @@ def search(
     folder = output_folder(f"{recipe.name}-search", output, resume=resume)
     state = state_in(folder) if resume else None
     bench = Bench(recipe)
-    space, left_out = space_of(bench.sample())
     prepared = bench.prepared
+    with bench.all_layers():
+        space, left_out = space_of(bench.sample(), why_no_mixing(recipe, prepared))
+    names = [*space.names, *space.mixing_names]
     if prepared.processes > 1:
         raise InputError(f"search: expected one process, got {prepared.processes}")
     record = {
@@ -88,14 +101,14 @@ def search(
         "versions": environment.versions(),
     }
     if state is not None:
-        check_same(folder, state, record, asdict(wanted), list(space.names))
+        check_same(folder, state, record, asdict(wanted), names)
     new = state is None
     state = state or {
         "schema": 1,
         "name": recipe.name,
         "search": asdict(wanted),
         "seed": recipe.train.seed,
-        "space": list(space.names),
+        "space": names,
         "left_out": list(left_out),
         "rows": {
             "train": len(prepared.splits.train),
@@ -214,7 +227,7 @@ class _Search:
 
     def plan_trials(self) -> None:
         """Fix how many trials there are and how long."""
-        wanted, counts = self.wanted, SEARCHERS[self.wanted.searcher].counts
+        wanted, counts = self.wanted, partial(SEARCHERS[self.wanted.searcher].counts, space=self.space)
         trials, least = trial_plan(
             self.pace,
             counts,
@@ -246,18 +259,23 @@ class _Search:
             best = self._best()
             state["best"] = {"policy": described(best.policy), "moves": plain((best.policy,))[0]}
             self.write()
-            augment = self.space.augment(best.policy)
-            self._decide(augment)
+            self._decide(best.policy)
         state["evidence"] = self._evidence()
         state["verdict"] = report.VERDICTS.get(state["evidence"]["judgement"], report.NONE_HELPS)
-        data = replace(self.recipe.data, augment=augment)
-        write_text(self.folder / "policy.yaml", report.fragment(data, state))
+        write_text(self.folder / "policy.yaml", report.fragment(self._with(best.policy), state))
         write_text(self.folder / "search.svg", report.picture(state, self.recipe.name))
         # Last: a search that has a verdict is finished.
         self.write()
         return state
 
-    def _decide(self, augment: tuple[Any, ...]) -> None:
+    def _mix(self, policy: Policy) -> tuple[Mixing, ...]:
+        """How rows are mixed: as the recipe says, else as the policy does."""
+        return self.recipe.objective.mix or self.space.mix(policy)
+
+    def _with(self, policy: Policy) -> Recipe:
+        return with_policy(self.recipe, self.space.augment(policy), self._mix(policy))
+
+    def _decide(self, best: Policy) -> None:
         """Runs with the policy and without, in all the time that is left."""
         plan, wanted = self.plan, self.wanted
         deciding = Deciding(
@@ -277,8 +295,8 @@ class _Search:
 
         def train(side: str, seed: int, steps: int, judged: int) -> Retrained:
             self.bar.set_postfix_str("run without augmentation" if side == "without" else "run with the policy")
-            policy = () if side == "without" else augment
-            return retrain(self.recipe, augment=policy, seed=seed, steps=steps, judged=judged)
+            policy = NONE if side == "without" else best
+            return retrain(self._with(policy), seed=seed, steps=steps, judged=judged)
 
         def keep() -> None:
             self.write()
@@ -322,7 +340,9 @@ class _Search:
         else:
             lasts = [end - before for end, before in zip(ends, [0, *ends], strict=False)][: trial.rung + 1]
             held = [trial.schedule[min(i, len(trial.schedule) - 1)] for i in range(trial.rung + 1)]
-            found = self.bench.run([(self.space.augment(p), n) for p, n in zip(held, lasts, strict=True)])
+            found = self.bench.run(
+                [Stage(n, self.space.augment(p), self._mix(p)) for p, n in zip(held, lasts, strict=True)]
+            )
             trials.append(
                 {
                     "policy": " then ".join(map(described, dict.fromkeys(trial.schedule))),

@@ -18,13 +18,16 @@ from datasets import Dataset
 from torch import nn
 
 from hf_finetune import pipeline
+from hf_finetune.checks import check
 from hf_finetune.data.compose import Augmentation
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.load import Splits
+from hf_finetune.data.mix import Mixing, Mixup
+from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
-from hf_finetune.preparation import prepare
+from hf_finetune.preparation import check_mix, prepare
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, Recipe
 from hf_finetune.training.probe import Choice
@@ -81,14 +84,41 @@ class Cost:
         return replace(self, **{name: factor * getattr(self, name) for name in parts})
 
 
-def retrain(recipe: Recipe, *, augment: tuple[Augmentation, ...], seed: int, steps: int, judged: int) -> Retrained:
+def retrain(recipe: Recipe, *, seed: int, steps: int, judged: int) -> Retrained:
     """Train as `train` does, for so many steps, and answer for the validation rows with the weights of the last one.
 
     Nothing is chosen on these rows: neither an epoch nor an average of weights. Test rows are not looked at.
     """
     train = replace(recipe.train, seed=seed, max_steps=steps, early_stopping_patience=None)
-    data = replace(recipe.data, augment=augment)
-    return _run(replace(recipe, data=data, train=train, averaging=Averaging()), most_scored=judged)
+    return _run(replace(recipe, train=train, averaging=Averaging()), most_scored=judged)
+
+
+def with_policy(recipe: Recipe, augment: tuple[Augmentation, ...], mix: tuple[Mixing, ...]) -> Recipe:
+    """The recipe with what a policy sets."""
+    data, objective = replace(recipe.data, augment=augment), replace(recipe.objective, mix=mix)
+    return replace(recipe, data=data, objective=objective)
+
+
+def why_no_mixing(recipe: Recipe, prepared: Prepared) -> str | None:
+    """Why a policy cannot mix the recipe's rows with one another; None: it can.
+
+    Args:
+        prepared: of the recipe, or of one with the same rows, batches and encoder.
+    """
+    if recipe.objective.mix:
+        return "objective.mix has the recipe's own, which all trials and runs have"
+    mixing = with_policy(recipe, (), (Mixup(),))
+    try:
+        check(mixing)
+        if recipe.adapts:
+            # Its own model alone tells whether it takes word embeddings.
+            with _quiet():
+                prepare(mixing)
+        else:
+            check_mix(replace(prepared, recipe=with_policy(prepared.recipe, (), (Mixup(),))), prepared.model)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def measure(recipe: Recipe, augment: tuple[Augmentation, ...], *, rows: int, rows_per_step: int, scored: int) -> Cost:

@@ -1,7 +1,10 @@
 """The plan of a search by hand: what was measured, what is to be done, what there is time for."""
 
+from functools import partial
+
 import pytest
 
+from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.errors import InputError
 from hf_finetune.search.plan import (
     LEAST_STEPS,
@@ -16,7 +19,9 @@ from hf_finetune.search.plan import (
 )
 from hf_finetune.search.retraining import Cost
 from hf_finetune.search.searchers import Sweep, halved
+from hf_finetune.search.space import Space, Strength
 
+SPACE = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEFGH"))
 # A run of n steps takes 2 + n + 1 seconds; three pairs of them 6 + 3 (4 + 2 (3 + n)) = 36 + 6 n.
 PACE = Pace(
     step_s=0.1,
@@ -105,8 +110,9 @@ def test_the_budget_for_all_steps(wanted: int) -> None:
 
 
 def test_with_much_time_trials_are_longer_and_no_longer_than_a_run() -> None:
-    few, shortest = trial_plan(PACE, Sweep.counts, wanted=None, most_steps=1000, available=30.0)
-    assert shortest == LEAST_STEPS and sum(s * n for s, n in zip(PACE.rungs(4), Sweep.counts(few), strict=True)) <= 30.0
+    counts = partial(Sweep.counts, space=SPACE)
+    few, shortest = trial_plan(PACE, counts, wanted=None, most_steps=1000, available=30.0)
+    assert shortest == LEAST_STEPS and sum(s * n for s, n in zip(PACE.rungs(4), counts(few), strict=True)) <= 30.0
     many, longer = trial_plan(PACE, halved, wanted=None, most_steps=1000, available=3000.0)
     assert longer > LEAST_STEPS and many > few
     assert trial_plan(PACE, halved, wanted=None, most_steps=20, available=3000.0)[1] == LEAST_STEPS
