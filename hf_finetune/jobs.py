@@ -260,6 +260,10 @@ def _parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str
             if issubclass(kind, RunJob):
                 print(_help_on_operations())
             raise
+        spaced = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--") else [a])]
+        if "Unrecognized options" in complaint.getvalue() and len(spaced) > len(arguments):
+            # tyro compares a flag that it does not know with others only without a value behind it.
+            return _parse(kind, default if adapter is None else _with_adapter(default, adapter), spaced, prog)
         # tyro draws a box, in ASCII where the terminal has no other; its first line is the title.
         lines = [re.sub(r"^[│|╭╰+]|[│|╮╯+]$", "", line.strip()).strip() for line in complaint.getvalue().splitlines()]
         lines = [line for line in lines if line.strip("─-")]
