@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import tyro
 
 from hf_finetune import codec, shipped
 from hf_finetune.checks import check
+from hf_finetune.data.mix import Mixing
 from hf_finetune.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.errors import InputError
 from hf_finetune.jobs import parse, yaml_value
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from hf_finetune.data.class_folder import Kind
 
 SHEET = "augmentation.png"
+MIXING = {operation.__name__ for operation in typing.get_args(Mixing)}
+NOTHING_TO_SEE = "objective.mix: there is nothing to look at, of texts it mixes the word embeddings"
 # Fields of a recipe's data that say where they are; the others say what is done with them.
 WHERE = ("config_name", "revision", "validation", "test", "text", "text_pair", "image", "label", "encoding")
 
@@ -61,7 +65,8 @@ class DoctorJob:
     show_augmentation: Annotated[str | None, tyro.conf.arg(metavar="RECIPE|YAML")] = None
     """In place of the findings: some rows and their views in the first epochs, the very ones that training with this seed
     sees. A recipe by name or path, a YAML file of recipe fields or of operations, or these inline:
-    `[Flip, {type: Rotate, degrees: 20}]`. Texts stand side by side; pictures on a contact sheet, see --output."""
+    `[Flip, {type: Rotate, degrees: 20}]`, `[CutMix]`. Texts stand side by side; pictures on a contact sheet, see --output,
+    and those that are mixed are mixed with one another."""
     views: int = 3
     """With --show-augmentation: views of each row."""
     rows: int = 6
@@ -110,6 +115,9 @@ def _preview(job: DoctorJob, asked: str) -> None:
     """Print texts, or write pictures, as the augmentation that was asked for shows them."""
     recipe = augmented_recipe(job, asked, _kind(job))
     check(recipe)
+    mix = recipe.objective.mix
+    if mix and isinstance(recipe.data, ImageData) and job.rows < 2:
+        raise InputError(f"--rows {job.rows}: expected at least 2, as rows are mixed with one another")
     sheet = Path(job.output) / SHEET
     if Path(job.output).exists() and not Path(job.output).is_dir():
         raise InputError(f"--output {job.output}: this is a file, expected a folder for {SHEET}")
@@ -137,7 +145,14 @@ def _preview(job: DoctorJob, asked: str) -> None:
         inputs = image_inputs(recipe, checkpoint)
     splits = load_splits(recipe)
     if inputs is not None:
-        check_changeable(inputs.processor, decode(splits.train[0]["image"]), "data.augment")
+        check_changeable(
+            inputs.processor,
+            decode(splits.train[0]["image"]),
+            "data.augment" if recipe.data.augment else "--show-augmentation",
+        )
+    elif not recipe.data.augment:
+        _say(job, {**_asked(recipe), "rows": []}, NOTHING_TO_SEE)
+        return
     shown = preview(
         splits.train,
         splits.labels,
@@ -145,23 +160,33 @@ def _preview(job: DoctorJob, asked: str) -> None:
         augmentation_of(recipe, splits, default_device()),
         looks(job.views, recipe.data.augment_copies),
         inputs,
+        mix if inputs is not None else (),
     )
-    if recipe.objective.mix:
-        logging.getLogger("hf_finetune.run").info(
-            "objective.mix is not shown: a row is mixed with whichever others its step has"
-        )
+    written, lines = {}, []
     if inputs is not None:
         codec.write_bytes(sheet, contact_sheet(shown))
-    result = {"operations": [codec.spelled(o) for o in recipe.data.augment], "seed": recipe.train.seed}
-    if job.json:
-        written = {} if inputs is None else {"sheet": str(sheet)}
-        print(json.dumps({**result, **shown.to_dict(), **written}, indent=2, ensure_ascii=False))
-        return
-    print(f"{', '.join(result['operations'])}; seed {recipe.train.seed}")
-    if inputs is None:
-        print(side_by_side(shown, width=shutil.get_terminal_size((120, 24)).columns))
+        written["sheet"] = str(sheet)
+        mixed = ", mixed with one another" if mix else ""
+        lines.append(f"{len(shown.rows)} pictures, {len(shown.looks)} views of each{mixed} -> {sheet}")
     else:
-        print(f"{len(shown.rows)} pictures, {len(shown.looks)} views of each -> {sheet}")
+        lines.append(side_by_side(shown, width=shutil.get_terminal_size((120, 24)).columns))
+        lines += [NOTHING_TO_SEE] if mix else []
+    _say(job, {**_asked(recipe), **shown.to_dict(), **written}, *lines)
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    """What is shown."""
+    mix = [codec.spelled(o) for o in recipe.objective.mix]
+    found = {"operations": [codec.spelled(o) for o in recipe.data.augment], "seed": recipe.train.seed}
+    return {**found, "mix": mix} if mix else found
+
+
+def _say(job: DoctorJob, result: dict[str, Any], *lines: str) -> None:
+    """Print a result: as JSON, or what was shown and further lines."""
+    if job.json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    print(f"{', '.join([*result['operations'], *result.get('mix', [])])}; seed {result['seed']}", *lines, sep="\n")
 
 
 def _check_writable(output: str) -> None:
@@ -203,9 +228,9 @@ def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
         recipe = codec.merge(recipe, {"model": {"checkpoint": job.model}})
     if job.seed is not None:
         recipe = codec.merge(recipe, {"train": {"seed": job.seed}})
-    if not recipe.data.augment:
+    if not recipe.data.augment and not recipe.objective.mix:
         raise InputError(
-            f"{flag}: it augments nothing, data.augment is empty; expected operations there, or inline: "
+            f"{flag}: it augments nothing, data.augment and objective.mix are empty; expected operations there, or inline: "
             f"{'[Flip]' if kind == 'image' else '[SwapWords]'}"
         )
     return recipe
@@ -229,4 +254,13 @@ def _fields(asked: str, flag: str) -> dict[str, Any]:
         value = [value]
     if not isinstance(value, list):
         raise InputError(f"{flag}: expected a recipe, or operations such as [Flip], got {value!r}")
-    return {"data": {"augment": value}}
+    mix = [operation for operation in value if _name(operation) in MIXING]
+    return {
+        "data": {"augment": [operation for operation in value if operation not in mix]},
+        "objective": {"mix": mix},
+    }
+
+
+def _name(operation: Any) -> Any:
+    """Of an operation as YAML has it."""
+    return operation.get("type") if isinstance(operation, dict) else operation

@@ -67,11 +67,13 @@ class SearchJob(TrainJob):
     tpe: Optuna's Parzen estimator (the extra `search`). population: several trainings that learn from each other, as in PBA.
     reinforce: a recurrent controller that learns by its rewards, as in AutoAugment."""
     budget: str = "10m"
-    """Time of the whole command: 90s, 10m, 1h30m. What decides, runs with the policy and without, has 0.6 of it at most."""
+    """Time of the whole command: 90s, 10m, 1h30m. Trials have 0.4 of it, or more where what decides needs less: runs with the
+    policy and without, of as many of the recipe's steps as fit into all that is left."""
     trials: int | None = None
     """Trials of policies; a number of them is done whatever the budget says. None: as many as there is time for."""
-    seeds: int = 3
-    """Runs with the best policy, and as many without, each pair with a seed of its own: train.seed and those after it."""
+    seeds: int | None = None
+    """Runs with the best policy, and as many without, each pair with a seed of its own: train.seed and those after it. None:
+    at least three, and up to ten while time is left."""
     rows: int | None = None
     """Training rows at most: as --max-train-rows."""
 
@@ -257,6 +259,10 @@ def _parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str
             if issubclass(kind, RunJob):
                 print(_help_on_operations())
             raise
+        spaced = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--") else [a])]
+        if "Unrecognized options" in complaint.getvalue() and len(spaced) > len(arguments):
+            # tyro compares a flag that it does not know with others only without a value behind it.
+            return _parse(kind, default if adapter is None else _with_adapter(default, adapter), spaced, prog)
         # tyro draws a box, in ASCII where the terminal has no other; its first line is the title.
         lines = [re.sub(r"^[│|╭╰+]|[│|╮╯+]$", "", line.strip()).strip() for line in complaint.getvalue().splitlines()]
         lines = [line for line in lines if line.strip("─-")]

@@ -185,7 +185,7 @@ def _check_objective(prepared: Prepared, model: nn.Module) -> None:
     """
     recipe = prepared.recipe
     prepared.loss, prepared.penalised(model)
-    _check_mix(prepared, model)
+    check_mix(prepared, model)
     if recipe.regularize.mixout and not pretrained_layers(model, prepared.fresh):
         raise InputError(
             f"regularize.mixout: expected 0 here, got {recipe.regularize.mixout}: no linear layer of the encoder trains"
@@ -200,7 +200,7 @@ def _check_objective(prepared: Prepared, model: nn.Module) -> None:
             )
 
 
-def _check_mix(prepared: Prepared, model: nn.Module) -> None:
+def check_mix(prepared: Prepared, model: nn.Module) -> None:
     """Refuse mixing where a forward pass has one row alone, or the family cannot read mixed word embeddings.
 
     Raises:

@@ -109,6 +109,11 @@ def test_cp_copies_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         # Neither is folded at the terminal's width, and the remedy is on the first line.
         (["train", "d.csv", "--epochs", "x"], "hf-finetune train: .*could not convert string to float: 'x'$"),
         (["train", "d.csv", "--epoch", "3"], "hf-finetune train: .*--epoch, 3; perhaps you meant --epochs"),
+        (["train", "d.csv", "--epoch=3"], "hf-finetune train: .*--epoch, 3; perhaps you meant --epochs"),
+        (
+            ["search", "augmentation", "d.csv", "--text", "t", "--buget=5m"],
+            "hf-finetune search augmentation: .*--buget, 5m; perhaps you meant --budget",
+        ),
         (["train", "d.csv", "--method", "lorra"], "hf-finetune train: .*'full', 'lora', 'top', 'head'"),
         (["run", "sst2_full", "--num-processes", "0"], "--num-processes 0: expected at least 1"),
     ],

@@ -1,6 +1,7 @@
 """`hf-finetune doctor` on the command line, and that its preview is what training sees."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -15,6 +16,8 @@ from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from hf_finetune import doctor_command
 from hf_finetune.cli import main_command
 from hf_finetune.codec import merge
+from hf_finetune.data.inputs import with_labels
+from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.views import Views
 from hf_finetune.doctor.preview import looks, preview
 from hf_finetune.models.processors import load_tokenizer
@@ -80,6 +83,12 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
         (
             ["{texts}", "--show-augmentation", "beans_full"],
             "--show-augmentation beans_full: this recipe is for pictures",
+        ),
+        (["{texts}", "--show-augmentation", "[CutMix]"], "objective.mix: expected Mixup for texts"),
+        (["{texts}", "--show-augmentation", "{type: Mixup, alpha: -1}"], "Mixup.alpha: expected 0 to 100, got -1"),
+        (
+            ["{pictures}", "--show-augmentation", "[Mixup]", "--rows", "1"],
+            "--rows 1: expected at least 2, as rows are mixed with one another",
         ),
         (["{texts}", "--show-augmentation", "[SwapWords]", "--output", "{texts}"], "--output {texts}: this is a file"),
         (
@@ -185,11 +194,59 @@ def test_stored_copies_are_shown(texts: str, capsys: pytest.CaptureFixture[str])
     assert status == 0 and json.loads(out)["views"] == ["copy 1", "copy 2"]
 
 
-def test_mixing_is_said_to_be_left_out(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = "{data: {augment: [SwapWords]}, objective: {mix: [Mixup]}}"
-    status, _, err = leave(capsys, texts, "--show-augmentation", asked)
+@pytest.mark.parametrize("mix", ["Mixup", "CutMix", "ResizeMix"])
+def test_pictures_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures: str, tmp_path: Path) -> None:
+    """Those of some rows, in the epochs that are shown, after the operations that change each by itself."""
+    job = doctor_command.DoctorJob(pictures, model=str(tiny_image_checkpoint(tmp_path / "vit", "vit")), seed=3)
+    asked = f"[{{type: Flip, p: 1.0}}, {{type: {mix}, alpha: 1.0}}]"
+    recipe = doctor_command.augmented_recipe(job, asked, "image")
+    prepared = prepare(merge(recipe, {"data": {"decode_once": False}}))
+    train, inputs, chosen = prepared.splits.train, prepared.inputs, recipe.objective.mix
+    rows = [2, 7, 11]
+    shown = preview(train, prepared.splits.labels, rows, prepared.augmentation, looks(2, 0), inputs, chosen)
+    trained = MixedRows(Views(inputs.encode(train), inputs, prepared.augmentation), recipe.train.seed)
+    collate = partial(with_labels, inputs.collate)
+    for epoch, mixture in enumerate(shown.mixtures):
+        trained.set_epoch(epoch)
+        batch = collate_mixed(chosen, collate, trained.__getitems__(rows))
+        # A level of 255 is .0078 after the normalisation; half of one is lost by rounding.
+        assert torch.allclose(
+            inputs.collate({"pixels": shown.views[epoch]})["pixel_values"], batch["pixel_values"], atol=4e-3
+        )
+        assert mixture.partners == tuple(batch["partners"].tolist())
+        assert mixture.share == float(batch["shares"][0])
+    assert shown.mixtures[0] != shown.mixtures[1]
+
+
+def test_a_sheet_of_mixed_pictures(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", str(tiny_image_checkpoint(tmp_path / "vit", "vit")), "--output", str(tmp_path), "--rows", "4"]
+    asked = ["--show-augmentation", "[{type: Mixup, alpha: 1.0}]", *flags]
+    status, out, _ = leave(capsys, pictures, *asked)
     assert status == 0
-    assert "objective.mix is not shown: a row is mixed with whichever others its step has" in err
+    sheet = tmp_path / "augmentation.png"
+    assert out == f"Mixup(alpha=1.0); seed 0\n4 pictures, 3 views of each, mixed with one another -> {sheet}\n"
+    result = json.loads(leave(capsys, pictures, *asked, "--json")[1])
+    assert (result["operations"], result["mix"], result["sheet"]) == ([], ["Mixup(alpha=1.0)"], str(sheet))
+    labels = {row["row"]: row["label"] for row in result["rows"]}
+    for row in result["rows"]:
+        for parts in row["mixed"].values():
+            assert sum(part["share"] for part in parts) == pytest.approx(1.0)
+            assert all(labels[part["row"]] == part["label"] for part in parts) and parts[0]["row"] == row["row"]
+
+
+def test_of_texts_that_are_mixed_there_is_nothing_to_see(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "objective.mix: there is nothing to look at, of texts it mixes the word embeddings"
+    status, out, _ = leave(capsys, texts, "--show-augmentation", "[Mixup]")
+    assert (status, out) == (0, f"Mixup(); seed 0\n{line}\n")
+    status, out, _ = leave(capsys, texts, "--show-augmentation", "[Mixup]", "--json")
+    assert json.loads(out) == {"operations": [], "mix": ["Mixup()"], "seed": 0, "rows": []}
+    # Beside operations on words these are shown.
+    status, out, _ = leave(
+        capsys, texts, "--show-augmentation", "{data: {augment: [SwapWords]}, objective: {mix: [Mixup]}}"
+    )
+    lines = out.splitlines()
+    assert (status, lines[0], lines[-1]) == (0, "SwapWords(), Mixup(); seed 0", line)
+    assert sum(row.startswith("row ") for row in lines) == 6
 
 
 def test_nothing_is_trained_or_kept(texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

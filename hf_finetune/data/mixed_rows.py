@@ -43,8 +43,12 @@ class MixedRows(torch.utils.data.Dataset):
         return self.rows[index]
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        rng = np.random.default_rng((self.seed, self.epoch, int(indices[0]), STREAM))
-        return {**self.rows.__getitems__(indices), "generator": rng}
+        return {**self.rows.__getitems__(indices), "generator": generator(self.seed, self.epoch, int(indices[0]))}
+
+
+def generator(seed: int, epoch: int, first: int) -> np.random.Generator:
+    """What decides how a batch is mixed, `first` being the number of its first row."""
+    return np.random.default_rng((seed, epoch, first, STREAM))
 
 
 def collate_mixed(

@@ -37,7 +37,7 @@ def predict_logits(
         tokens: padded tokens of a forward pass, where there are `lengths`; else 64 rows.
         lengths: shape (N,), tokens of each row; rows of like length share a batch. None: batches in row order.
         autocast: dtype of the matrix products; None: float32.
-        progress: label of a progress bar on stderr; None: no bar.
+        progress: label of a progress bar on stderr, where that is a terminal; None: no bar.
 
     Returns:
         Shape (N, C), float32, in row order whatever the batches were.
@@ -49,7 +49,7 @@ def predict_logits(
     loader = DataLoader(rows, batch_sampler=batches, collate_fn=collate)
     parts = []
     # Not inference_mode: BEiT keeps an index tensor from one forward pass to the next, and could not be trained after.
-    bar = tqdm(loader, desc=progress, disable=progress is None, leave=False, dynamic_ncols=True)
+    bar = tqdm(loader, desc=progress, disable=True if progress is None else None, leave=False, dynamic_ncols=True)
     with bar, evaluating(model), torch.no_grad(), cast(device, autocast):
         for batch in bar:
             batch = to_device(batch, device)

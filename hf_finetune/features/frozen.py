@@ -208,7 +208,7 @@ def _chunks(
     loader = DataLoader(
         Rows(rows, rows.column_names), batch_sampler=[b.tolist() for b in batches], collate_fn=inputs.collate
     )
-    with tqdm(total=len(order), desc="activations of the frozen layers", unit="row", leave=False) as bar:
+    with tqdm(total=len(order), desc="activations of the frozen layers", unit="row", leave=False, disable=None) as bar:
         for indices, batch in zip(batches, loader, strict=True):
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             with cast(model.device, autocast):

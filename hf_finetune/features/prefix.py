@@ -59,7 +59,7 @@ class Prefix:
         if lowest_read < n:
             raise NoBoundary(f"the head reads the states of layer {lowest_read} as well, of {n} that are frozen")
         self._given: torch.Tensor | None = None
-        self._reading = False
+        self._reading = self._idle = False
         self._read: torch.Tensor | None = None
         before, self._in_tuples = _trace(model, self._layers, batch)
         self.picture = batch["pixel_values"].shape[1:] if "pixel_values" in batch else None
@@ -107,6 +107,15 @@ class Prefix:
         masked = {} if bool(mask_BT.all()) else {"attention_mask": mask_BT.long()}
         return {"inputs_embeds": hidden_BTD, **masked}
 
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Inside, what a batch brings in place of ids are word embeddings, and go through all layers."""
+        self._idle = True
+        try:
+            yield
+        finally:
+            self._idle = False
+
     def close(self) -> None:
         """Leave the model as it was."""
         for hook in self._hooks:
@@ -125,7 +134,7 @@ class Prefix:
         else:
             pixels = args[0] if args else kwargs["pixel_values"]
             given = pixels if pixels.dim() == 3 else None
-        if given is None:
+        if given is None or self._idle:
             return None
         # The layers above see the number format that they see when all layers are run.
         self._given = given.float()

@@ -1,7 +1,8 @@
 """`hf-finetune search augmentation`: a policy of augmentation for the user's own data, or the answer that none helps.
 
-Runs without augmentation come first, as they tell what a run costs; then trials, as many as the time leaves; then runs with
-the best policy. Every one of them is in search.json as soon as it is done, and a search that was stopped goes on from there.
+A few steps tell what a run and a trial cost; then come trials, as many as their share of the time is enough for; then, in all
+the time that is left, runs with the best policy and without. Every one of them is in search.json as soon as it is done, and a
+search that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +20,35 @@ from tqdm import tqdm
 
 from hf_finetune import environment
 from hf_finetune.codec import to_plain, write_json, write_text
+from hf_finetune.data.mix import Mixing
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
 from hf_finetune.recipe import Recipe
 from hf_finetune.run_folder import output_folder, plain_disk_errors
 from hf_finetune.search import report, tpe
-from hf_finetune.search.bench import Bench
+from hf_finetune.search.bench import Bench, Stage
 from hf_finetune.search.budget import SearcherName, spoken
-from hf_finetune.search.plan import DEARER, LEAST_JUDGED, USED_SHARE, Pace, judged, run_steps, trial_plan
+from hf_finetune.search.deciding import Deciding
+from hf_finetune.search.plan import FEWEST_SEEDS, LEAST_JUDGED, Pace, enough_budget, trial_plan, trial_seconds
 from hf_finetune.search.population import Population
 from hf_finetune.search.reinforce import Reinforce
-from hf_finetune.search.retraining import MOST_JUDGED, Cost, Retrained, judged_rows, measure, retrain
+from hf_finetune.search.retraining import (
+    MOST_JUDGED,
+    Cost,
+    Retrained,
+    judged_rows,
+    measure,
+    retrain,
+    why_no_mixing,
+    with_policy,
+)
 from hf_finetune.search.searchers import RUNGS, Searcher, Sweep, Trial
-from hf_finetune.search.space import NONE, Space, described, plain, space_of
+from hf_finetune.search.space import NONE, Policy, Space, described, plain, space_of
 from hf_finetune.search.state import check_same, state_in
 
 logger = logging.getLogger("hf_finetune.run")
 
 SEARCHERS = {"sweep": Sweep, "tpe": tpe.Tpe, "population": Population, "reinforce": Reinforce}
-FEWEST_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,8 @@ class Wanted:
     budget_s: float = 600.0
     trials: int | None = None
     """None: as many as there is time for."""
-    seeds: int = FEWEST_SEEDS
+    seeds: int | None = None
+    """None: at least three, and more where time is left."""
 
 
 def search(
@@ -73,8 +86,10 @@ def search(
     folder = output_folder(f"{recipe.name}-search", output, resume=resume)
     state = state_in(folder) if resume else None
     bench = Bench(recipe)
-    space, left_out = space_of(bench.sample())
     prepared = bench.prepared
+    with bench.all_layers():
+        space, left_out = space_of(bench.sample(), why_no_mixing(recipe, prepared))
+    names = [*space.names, *space.mixing_names]
     if prepared.processes > 1:
         raise InputError(f"search: expected one process, got {prepared.processes}")
     record = {
@@ -86,14 +101,14 @@ def search(
         "versions": environment.versions(),
     }
     if state is not None:
-        check_same(folder, state, record, asdict(wanted), list(space.names))
+        check_same(folder, state, record, asdict(wanted), names)
     new = state is None
     state = state or {
         "schema": 1,
         "name": recipe.name,
         "search": asdict(wanted),
         "seed": recipe.train.seed,
-        "space": list(space.names),
+        "space": names,
         "left_out": list(left_out),
         "rows": {
             "train": len(prepared.splits.train),
@@ -111,7 +126,7 @@ def search(
     try:
         with plain_disk_errors(folder):
             if new:
-                run.plan_runs()
+                run.plan_time()
                 write_json(folder / "recipe.json", record)
                 run.write()
             return run.finish()
@@ -124,7 +139,7 @@ def _check(recipe: Recipe, wanted: Wanted) -> None:
     data = recipe.data
     if data.augment or data.augment_copies:
         raise InputError("data.augment: expected () here, as it is what the search looks for; leave it out")
-    if wanted.seeds < FEWEST_SEEDS:
+    if wanted.seeds is not None and wanted.seeds < FEWEST_SEEDS:
         raise InputError(f"--seeds {wanted.seeds}: expected at least {FEWEST_SEEDS}, or the verdict would be chance")
     if wanted.trials is not None and wanted.trials < RUNGS:
         raise InputError(f"--trials {wanted.trials}: expected at least {RUNGS}")
@@ -173,104 +188,123 @@ class _Search:
         known = self.plan["pace"]
         return Pace(known["step_s"], known["rest_s"], Cost(**known["run"]))
 
-    def plan_runs(self) -> None:
-        """Measure, and fix how long the runs are.
+    def plan_time(self) -> None:
+        """Tell by a few steps what runs and trials cost, and what the budget is enough for.
 
         Raises:
-            InputError: the budget is too small for the shortest ones.
+            InputError: the budget is too small for the fewest trials and the shortest runs.
         """
         prepared, train, budget_s = self.bench.prepared, self.recipe.train, self.wanted.budget_s
         usual = self.space.augment(self.space.every(0.6))
         batches = prepared.batches(prepared.inputs.lengths(self.bench.encoded))
-        wanted = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
-        rows = round(len(prepared.splits.train) / batches.steps)
-        scored, runs = min(self.state["rows"]["validation"], MOST_JUDGED), 2 * self.wanted.seeds
-        cost = measure(self.recipe, usual, rows_per_step=rows, scored=scored)
-        cost = replace(cost, scored=judged(cost, runs=runs, budget_s=budget_s, used_s=self.elapsed))
+        steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
+        rows, scored = len(prepared.splits.train), min(self.state["rows"]["validation"], MOST_JUDGED)
+        cost = measure(self.recipe, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
         pace = Pace(*self.bench.seconds(usual), cost)
-        steps = run_steps(pace, wanted=wanted, runs=runs, budget_s=budget_s, used_s=self.elapsed)
-        self.plan |= {"pace": asdict(pace), "steps": steps, "wanted_steps": wanted, "judged": cost.scored}
+        seeds = self.wanted.seeds or FEWEST_SEEDS
+        trials_s = trial_seconds(pace, wanted=steps, seeds=seeds, budget_s=budget_s, used_s=self.elapsed)
+        self.plan |= {"pace": asdict(pace), "wanted_steps": steps, "trials_s": trials_s}
         logger.info(
-            "within %s: %d runs of %d steps, about %s each, and trials of policies in the time left",
+            "within %s: trials of policies for %s at most, then runs that decide, a whole one about %s",
             spoken(budget_s),
-            runs,
-            steps,
-            spoken(pace.run.of(steps)),
+            spoken(trials_s),
+            spoken(cost.of(steps)),
         )
-        if cost.scored < LEAST_JUDGED:
+        if scored < LEAST_JUDGED:
             logger.warning(
                 "%d validation rows are to judge: fewer than %d seldom decide anything; --data.validation-fraction sets more "
                 "aside",
-                cost.scored,
+                scored,
                 LEAST_JUDGED,
             )
-        if steps < wanted:
+        enough_s = enough_budget(pace, wanted=steps, seeds=seeds, used_s=self.elapsed)
+        if enough_s > budget_s:
             logger.warning(
-                "the runs that decide have %d of the recipe's %d steps; --budget %s would do for all of them",
+                "the runs that decide will have fewer than the recipe's %d steps; --budget %s would do for all of them",
                 steps,
-                wanted,
-                spoken(pace.needed(wanted, runs) + self.elapsed),
+                spoken(enough_s),
             )
 
     def plan_trials(self) -> None:
-        """Fix how many trials there are and how long, in the time that the runs with a policy leave."""
-        wanted, estimate = self.wanted, self.pace.run.of(self.plan["steps"])
-        slower = max(
-            1.0, max(run["seconds"] - run["head_s"] - run["kept_s"] for run in self.state["without"]) / estimate
-        )
-        left = wanted.budget_s * USED_SHARE - self.elapsed - wanted.seeds * estimate * slower * DEARER
-        counts = SEARCHERS[wanted.searcher].counts
+        """Fix how many trials there are and how long."""
+        wanted, counts = self.wanted, partial(SEARCHERS[self.wanted.searcher].counts, space=self.space)
         trials, least = trial_plan(
             self.pace,
             counts,
             wanted=wanted.trials,
             most_steps=self.plan["wanted_steps"],
-            available=left / slower,
+            available=self.plan["trials_s"],
         )
         self.plan["trials"], self.plan["rung_steps"] = trials, [least * 2**rung for rung in range(RUNGS)]
-        # Without a number of trials the time rules, should they take longer than measured.
-        self.plan["trials_s"] = None if wanted.trials is not None else max(left, 0.0)
         self.write()
-        self.bar.clear()
-        rungs_s = self.pace.rungs(least)
-        expected = slower * sum((n + 1) * s for n, s in zip(counts(trials), rungs_s, strict=True))
+        expected = sum((n + 1) * s for n, s in zip(counts(trials), self.pace.rungs(least), strict=True))
         logger.info("%d trials by %s, about %s", trials, wanted.searcher, spoken(expected))
+
+    @property
+    def cost(self) -> Cost:
+        """Of a run: as it was measured, or more, where the trials took longer than measured."""
+        rungs_s, trials = self.pace.rungs(self.plan["rung_steps"][0]), self.state["trials"]
+        slower = sum(t["seconds"] for t in trials) / sum(rungs_s[t["rung"]] for t in trials)
+        return self.pace.run.times(max(1.0, slower))
 
     # What is done
 
     def finish(self) -> dict[str, Any]:
         """Do all that is not done yet."""
         state, wanted = self.state, self.wanted
+        if "trials" not in self.plan:
+            self.plan_trials()
         with tqdm(desc="search", dynamic_ncols=True, leave=False, disable=None) as self.bar:
-            self._retrain("without", ())
-            if "trials" not in self.plan:
-                self.plan_trials()
-            self.bar.total = self.plan["trials"] + RUNGS + 2 * wanted.seeds
+            self.bar.total = self.plan["trials"] + RUNGS + 2 * (wanted.seeds or FEWEST_SEEDS)
             best = self._best()
             state["best"] = {"policy": described(best.policy), "moves": plain((best.policy,))[0]}
             self.write()
-            augment = self.space.augment(best.policy)
-            self._retrain("with", augment)
+            self._decide(best.policy)
         state["evidence"] = self._evidence()
         state["verdict"] = report.VERDICTS.get(state["evidence"]["judgement"], report.NONE_HELPS)
-        data = replace(self.recipe.data, augment=augment)
-        write_text(self.folder / "policy.yaml", report.fragment(data, state))
+        write_text(self.folder / "policy.yaml", report.fragment(self._with(best.policy), state))
         write_text(self.folder / "search.svg", report.picture(state, self.recipe.name))
         # Last: a search that has a verdict is finished.
         self.write()
         return state
 
-    def _retrain(self, side: str, augment: tuple[Any, ...]) -> None:
-        done = self.state[side]
-        self.bar.update(len(done))
-        for seed in range(self.recipe.train.seed + len(done), self.recipe.train.seed + self.wanted.seeds):
-            self.bar.set_postfix_str(f"run {side} augmentation" if side == "without" else "run with the policy")
-            found: Retrained = retrain(
-                self.recipe, augment=augment, seed=seed, steps=self.plan["steps"], judged=self.plan["judged"]
-            )
-            done.append({"seed": seed, **asdict(found)})
+    def _mix(self, policy: Policy) -> tuple[Mixing, ...]:
+        """How rows are mixed: as the recipe says, else as the policy does."""
+        return self.recipe.objective.mix or self.space.mix(policy)
+
+    def _with(self, policy: Policy) -> Recipe:
+        return with_policy(self.recipe, self.space.augment(policy), self._mix(policy))
+
+    def _decide(self, best: Policy) -> None:
+        """Runs with the policy and without, in all the time that is left."""
+        plan, wanted = self.plan, self.wanted
+        deciding = Deciding(
+            self.state,
+            self.cost,
+            wanted=plan["wanted_steps"],
+            seeds=wanted.seeds,
+            first_seed=self.recipe.train.seed,
+            left=lambda: wanted.budget_s - self.elapsed,
+        )
+        self.bar.clear()
+        if "steps" not in plan:
+            deciding.begin()
             self.write()
+            logger.info("runs of %d of the recipe's %d steps are to decide", plan["steps"], plan["wanted_steps"])
+        self.bar.update(len(self.state["without"]) + len(self.state["with"]))
+
+        def train(side: str, seed: int, steps: int, judged: int) -> Retrained:
+            self.bar.set_postfix_str("run without augmentation" if side == "without" else "run with the policy")
+            policy = NONE if side == "without" else best
+            return retrain(self._with(policy), seed=seed, steps=steps, judged=judged)
+
+        def keep() -> None:
+            self.write()
+            done = self.plan["trials"] + RUNGS + len(self.state["without"]) + len(self.state["with"])
+            self.bar.total = max(self.bar.total, done)
             self.bar.update()
+
+        deciding.run(train, keep)
 
     def _best(self) -> Trial:
         """Run the trials; the best of those that came furthest."""
@@ -291,9 +325,10 @@ class _Search:
         return max(scored, key=lambda s: s[:2])[2]
 
     def _out_of_time(self, trial: Trial) -> bool:
-        limit, spent = self.plan["trials_s"], sum(t["seconds"] for t in self.state["trials"])
+        # A number of trials that was asked for is done whatever it takes.
+        spent = sum(t["seconds"] for t in self.state["trials"])
         expected = self.pace.rungs(self.plan["rung_steps"][0])[trial.rung]
-        return limit is not None and spent + expected > limit
+        return self.wanted.trials is None and spent + expected > self.plan["trials_s"]
 
     def _score(self, trial: Trial, number: int) -> float:
         """The trial's score: that of the first time, where it was done before."""
@@ -305,7 +340,9 @@ class _Search:
         else:
             lasts = [end - before for end, before in zip(ends, [0, *ends], strict=False)][: trial.rung + 1]
             held = [trial.schedule[min(i, len(trial.schedule) - 1)] for i in range(trial.rung + 1)]
-            found = self.bench.run([(self.space.augment(p), n) for p, n in zip(held, lasts, strict=True)])
+            found = self.bench.run(
+                [Stage(n, self.space.augment(p), self._mix(p)) for p, n in zip(held, lasts, strict=True)]
+            )
             trials.append(
                 {
                     "policy": " then ".join(map(described, dict.fromkeys(trial.schedule))),
@@ -331,7 +368,9 @@ class _Search:
             found = paired_macro_f1(labels_N, mine, theirs)
         else:
             found = paired_difference(mine == labels_N, theirs == labels_N)
-        return {"metric": metric, **found.to_dict(), "judgement": verdict(found)}
+        # One seed or two would be chance; that is where everything became so slow that no third one ended in time.
+        judgement = verdict(found) if len(mine) >= FEWEST_SEEDS else "undecided"
+        return {"metric": metric, **found.to_dict(), "judgement": judgement}
 
 
 def _asked(searcher: Searcher) -> Iterator[Trial]:

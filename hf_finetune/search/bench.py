@@ -11,7 +11,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ from torch import nn
 from hf_finetune.data.augmentation import ImageBatch, Operation, TextBatch
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
+from hf_finetune.data.mix import Mixing
+from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.splits import carve, first_occurrences, row_digests
 from hf_finetune.data.views import Augmentation, Views, population_of
 from hf_finetune.errors import InputError
@@ -39,6 +43,7 @@ from hf_finetune.starting import head_weights
 from hf_finetune.training import optimizers
 from hf_finetune.training.optimizer_choices import AdamW
 from hf_finetune.training.rate_groups import Rates, rate_groups
+from hf_finetune.training.soft_labels import mixed
 from hf_finetune.training.warm_start import MOST_ROWS, fit_head, head_features
 
 TOP_LAYERS = 2
@@ -90,6 +95,17 @@ class Score:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of a trial."""
+
+    steps: int
+    operations: tuple[Operation, ...] = ()
+    """Change the rows."""
+    mix: tuple[Mixing, ...] = ()
+    """Mix them with one another, and their labels."""
+
+
 class Bench:
     """Loads the shared start, and runs trials from it.
 
@@ -114,6 +130,7 @@ class Bench:
         train_top(self.model, 0 if recipe.trained == "head" else min(TOP_LAYERS, count))
         self._fit_head()
         self._start = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+        self._prefix: Prefix | None = None
         self._scored = list(self._batches_scored(encoded.select(np.flatnonzero(is_scored_N))))
 
     def sample(self) -> TextBatch | ImageBatch:
@@ -124,16 +141,13 @@ class Bench:
             return ImageBatch(self.inputs.pixels(raw["image"]), labels, self.population)
         return TextBatch(raw["text"], raw.get("text_pair"), labels, self.population)
 
-    def run(self, policies: Sequence[tuple[tuple[Operation, ...], int]]) -> Score:
-        """Train from the shared start, then score. The same policies give the same score.
-
-        Args:
-            policies: operations, and for how many steps they hold.
-        """
+    def run(self, stages: Sequence[Stage]) -> Score:
+        """Train from the shared start, then score. The same stages give the same score."""
         started = time.perf_counter()
         with torch.random.fork_rng(devices=[]), Shortcuts().taken(self.model):
             torch.manual_seed(self.seed)
-            self._train(policies)
+            with self.all_layers():
+                self._train(stages)
             logits_NC = self.logits()
         divided = logits_NC / calibration.temperature(self.scored_labels, logits_NC)
         return Score(
@@ -144,11 +158,17 @@ class Bench:
 
     def seconds(self, operations: tuple[Operation, ...], steps: int = 2) -> tuple[float, float]:
         """What a step takes, and the rest of a trial."""
-        self.run([(operations, 1)])
+        self.run([Stage(1, operations)])
         rest = self.run([]).seconds
-        return max(self.run([(operations, steps)]).seconds - rest, 1e-3) / steps, rest
+        return max(self.run([Stage(steps, operations)]).seconds - rest, 1e-3) / steps, rest
 
-    def _train(self, policies: Sequence[tuple[tuple[Operation, ...], int]]) -> None:
+    @contextmanager
+    def all_layers(self) -> Iterator[None]:
+        """Inside, mixed word embeddings go through all layers, not past the frozen ones as the scored rows do."""
+        with nullcontext() if self._prefix is None else self._prefix.idle():
+            yield
+
+    def _train(self, stages: Sequence[Stage]) -> None:
         model, prepared = self.model, self.prepared
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -162,13 +182,17 @@ class Bench:
         optimizer = optimizers.build(AdamW(), groups, lr=lr)
         model.train()
         steps = self._steps()
-        for operations, count in policies:
-            views = Views(self.train_rows, self.inputs, Augmentation(operations, self.seed, self.population))
-            for epoch, rows in itertools.islice(steps, count):
-                views.set_epoch(epoch)
-                for part in np.array_split(rows, -(-len(rows) // self.micro_batch)):
-                    batch = with_labels(self._collate, views.__getitems__(part.tolist()))
-                    batch = to_device(batch, prepared.device)
+        collate = partial(with_labels, self._collate)
+        for stage in stages:
+            views = Views(self.train_rows, self.inputs, Augmentation(stage.operations, self.seed, self.population))
+            data = MixedRows(views, self.seed) if stage.mix else views
+            collate_stage = partial(collate_mixed, stage.mix, collate) if stage.mix else collate
+            for epoch, rows in itertools.islice(steps, stage.steps):
+                data.set_epoch(epoch)
+                for part in np.array_split(rows, self._parts(len(rows), mixed=bool(stage.mix))):
+                    batch = to_device(collate_stage(data.__getitems__(part.tolist())), prepared.device)
+                    if "partners" in batch:
+                        batch = mixed(model, batch)
                     labels_B = batch.pop("labels")
                     with cast(prepared.device, prepared.autocast):
                         logits_BC = model(**batch).logits
@@ -176,6 +200,11 @@ class Bench:
                 nn.utils.clip_grad_norm_(model.parameters(), prepared.recipe.train.max_grad_norm or float("inf"))
                 optimizer.step()
                 optimizer.zero_grad()
+
+    def _parts(self, rows: int, *, mixed: bool) -> int:
+        """Forward passes of a step of so many rows: a row that is mixed needs another beside it."""
+        parts = -(-rows // self.micro_batch)
+        return max(1, min(parts, rows // 2)) if mixed else parts
 
     def _steps(self) -> Iterator[tuple[int, np.ndarray]]:
         """Epoch and rows of step after step, without an end."""
@@ -239,16 +268,16 @@ class Bench:
         rows, size = Rows(encoded, columns_of(self.inputs, labels=False)), 32
         lengths_N = self.inputs.lengths(encoded)
         order_N = np.arange(len(rows)) if lengths_N is None else np.argsort(lengths_N, kind="stable")
-        prefix, layer = None, frozen_layers(self.model)
+        layer = frozen_layers(self.model)
         for first in range(0, len(rows), size):
             places = order_N[first : first + size]
             batch = to_device(self._collate(rows.__getitems__(places.tolist())), self.prepared.device)
-            if layer and prefix is None:
+            if layer and self._prefix is None:
                 try:
-                    prefix = Prefix(self.model, layer, batch)
+                    self._prefix = Prefix(self.model, layer, batch)
                 except NoBoundary:
                     layer = 0
-            if prefix is not None:
+            if (prefix := self._prefix) is not None:
                 with cast(self.prepared.device, self.prepared.autocast):
                     batch = prefix.as_batch(list(rows_of(prefix.read(self.model, batch), batch)))
             yield places, batch

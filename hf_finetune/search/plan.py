@@ -1,21 +1,26 @@
-"""How long the runs and the trials of a search are, and how many trials there are: what its budget allows."""
+"""What there is time for: how long the trials take together, how long the runs that decide are, and how many."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hf_finetune.errors import InputError
 from hf_finetune.search.budget import affordable, spoken
 from hf_finetune.search.retraining import Cost
 from hf_finetune.search.searchers import RUNGS
 
-USED_SHARE = 0.93
-"""Of the budget; the rest is for what no estimate knew of."""
-RETRAINING_SHARE = 0.6
-"""Of the time after the start that the runs may take at most, trials the rest."""
-DEARER = 1.15
-"""What a run may take beyond its estimate."""
+RESERVE = 0.1
+"""Of the time left, kept back whenever runs are planned, for what no measurement knew of. What is not needed of it goes to
+further seeds."""
+TRIALS_SHARE = 0.4
+"""Of the time after the start that trials may take, beside what runs of all the recipe's steps would leave."""
+FEWEST_SEEDS = 3
+"""Runs of each side that a verdict needs."""
+MOST_SEEDS = 10
+"""However much time there is."""
+FEWEST_STEPS = 4
+"""Of runs that decide, unless the recipe has fewer, that a search is begun for: below, a policy has hardly been seen."""
 LEAST_JUDGED = 100
 """Validation rows: fewer would leave any difference undecided."""
 LEAST_STEPS = 4
@@ -43,31 +48,70 @@ class Pace:
         """The fewest trials that a search can do with: two on each rung."""
         return 2 * sum(self.rungs(LEAST_STEPS))
 
-    def needed(self, steps: int, runs: int) -> float:
-        """The budget, without the start, that lets runs have so many steps, two of each seed."""
-        runs_s = (runs * self.run.of(steps) + runs / 2 * self.run.head_s + self.run.kept_s) * DEARER
-        return max(runs_s / RETRAINING_SHARE, self.fewest / (1 - RETRAINING_SHARE)) / USED_SHARE
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs that decide, each seed once with the policy and once without."""
+
+    steps: int
+    judged: int
+    """Validation rows that they answer for."""
 
 
-def judged(run: Cost, *, runs: int, budget_s: float, used_s: float) -> int:
-    """Validation rows that every run answers for: all, or as many as a third of the time of the runs is enough for."""
-    share_s = (budget_s * USED_SHARE - used_s) * RETRAINING_SHARE / 3 / DEARER
-    return max(min(run.scored, LEAST_JUDGED), min(run.scored, int(share_s / (runs * run.score_s))))
+def planned_runs(cost: Cost, *, most: int, seeds: int, left_s: float) -> Runs | None:
+    """As many steps as fit into the time left without its reserve.
+
+    Validation rows are all judged, or as many as a third of that time is enough for.
+
+    Args:
+        most: steps of a run.
+        seeds: of each side.
+
+    Returns:
+        None where not even one step fits.
+    """
+    time_s = left_s * (1 - RESERVE)
+    in_a_third = int(time_s / 3 / (2 * seeds * cost.score_s))
+    judged = min(cost.scored, max(LEAST_JUDGED, in_a_third))
+    shorter = replace(cost, scored=judged)
+    fitting = [steps for steps in range(1, most + 1) if shorter.pairs(seeds, steps) <= time_s]
+    return Runs(fitting[-1], judged) if fitting else None
 
 
-def run_steps(pace: Pace, *, wanted: int, runs: int, budget_s: float, used_s: float) -> int:
-    """Steps of the runs that decide: those of the recipe, or as many as there is time for.
+def shortest_runs(cost: Cost, *, wanted: int) -> Runs:
+    """The least that a search is begun for, of a recipe with so many steps."""
+    return Runs(min(FEWEST_STEPS, wanted), min(cost.scored, LEAST_JUDGED))
+
+
+def seconds_of(cost: Cost, runs: Runs, seeds: int) -> float:
+    """What the runs take together, with their reserve."""
+    return replace(cost, scored=runs.judged).pairs(seeds, runs.steps) / (1 - RESERVE)
+
+
+def trial_seconds(pace: Pace, *, wanted: int, seeds: int, budget_s: float, used_s: float) -> float:
+    """What trials may take together: their share of the time left, or all that the recipe's own runs leave of it; and no
+    more than the shortest runs do.
 
     Raises:
-        InputError: there is time for none.
+        InputError: the fewest trials and the shortest runs do not fit.
     """
-    available = budget_s - used_s / USED_SHARE
-    if pace.needed(1, runs) > available:
+    left_s = budget_s - used_s
+    shortest = shortest_runs(pace.run, wanted=wanted)
+    needed_s = seconds_of(pace.run, shortest, seeds)
+    if needed_s + pace.fewest > left_s:
         raise InputError(
-            f"--budget {spoken(budget_s)}: {runs} runs of one step and a few trials take longer here; expected "
-            f"{spoken(1.1 * (pace.needed(1, runs) + used_s / USED_SHARE))} or more, or a cheaper run, such as --method top"
+            f"--budget {spoken(budget_s)}: {2 * seeds} runs of {shortest.steps} step{'s' * (shortest.steps > 1)} and a few "
+            f"trials take longer here; expected {spoken(1.1 * (used_s + needed_s + pace.fewest))} or more, or a cheaper run, "
+            "such as --method top"
         )
-    return max(steps for steps in range(1, wanted + 1) if pace.needed(steps, runs) <= available)
+    whole_s = seconds_of(pace.run, Runs(wanted, pace.run.scored), seeds)
+    return min(max(TRIALS_SHARE * left_s, left_s - whole_s), left_s - needed_s)
+
+
+def enough_budget(pace: Pace, *, wanted: int, seeds: int, used_s: float) -> float:
+    """The least budget that has time for all steps of the recipe beside the share of the trials."""
+    whole_s = seconds_of(pace.run, Runs(wanted, pace.run.scored), seeds)
+    return used_s + max(whole_s / (1 - TRIALS_SHARE), whole_s + pace.fewest)
 
 
 def trial_plan(

@@ -28,7 +28,7 @@ class Population:
         self.scores: list[tuple[float, Trial]] = []
 
     @staticmethod
-    def counts(trials: int) -> tuple[int, ...]:
+    def counts(trials: int, space: Space) -> tuple[int, ...]:
         """Trials by rung, of so many."""
         members, replaced, rounds = _sizes(trials)
         return tuple(members + replaced * n for n in rounds)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hf_finetune.search.searchers import Halving, Trial, halved
-from hf_finetune.search.space import BRANCHES, LEVELS, MOVES, Move, Policy, Space
+from hf_finetune.search.space import BRANCHES, LEVELS, MOVES, Mix, Move, Policy, Space
 
 WIDTH = 6
 LEARNING_RATE = 0.05
@@ -23,13 +23,13 @@ class Controller(nn.Module):
     a few dozen rewards can teach something).
 
     Args:
-        choices: how many there are at each decision of a move, in turn: operation, probability, magnitude.
-        moves: how often all of them are made.
+        choices: how many there are of each kind of decision.
+        order: the kinds of the decisions, one after the other; a kind's decisions are made by the same layer.
     """
 
-    def __init__(self, choices: tuple[int, ...], moves: int) -> None:
+    def __init__(self, choices: tuple[int, ...], order: tuple[int, ...]) -> None:
         super().__init__()
-        self.moves = moves
+        self.order = order
         self.start = nn.Parameter(torch.zeros(WIDTH))
         self.cell = nn.GRUCell(WIDTH, WIDTH)
         self.heads = nn.ModuleList(nn.Linear(WIDTH, count) for count in choices)
@@ -47,15 +47,14 @@ class Controller(nn.Module):
         """
         decisions, log_probability, entropy = [], torch.zeros(()), torch.zeros(())
         state, read = torch.zeros(1, WIDTH), self.start[None]
-        for _ in range(self.moves):
-            for head, drawn in zip(self.heads, self.drawn, strict=True):
-                state = self.cell(read, state)
-                logs = head(state)[0].log_softmax(-1)
-                choice = torch.multinomial(logs.exp(), 1, generator=generator)
-                decisions.append(int(choice))
-                log_probability = log_probability + logs[choice[0]]
-                entropy = entropy - (logs.exp() * logs).sum()
-                read = drawn(choice)
+        for kind in self.order:
+            state = self.cell(read, state)
+            logs = self.heads[kind](state)[0].log_softmax(-1)
+            choice = torch.multinomial(logs.exp(), 1, generator=generator)
+            decisions.append(int(choice))
+            log_probability = log_probability + logs[choice[0]]
+            entropy = entropy - (logs.exp() * logs).sum()
+            read = self.drawn[kind](choice)
         return decisions, log_probability, entropy
 
 
@@ -99,12 +98,17 @@ class Reinforce:
     steps, by halves."""
 
     def __init__(self, space: Space, *, trials: int, seed: int = 0) -> None:
-        self.space, self.left = space, self.counts(trials)[0]
+        self.space, self.left = space, self.counts(trials, space)[0]
         self.finalists = _finalists(trials)
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.controller = Controller((len(space.names), len(LEVELS), len(LEVELS)), BRANCHES * MOVES)
+            levels = (len(LEVELS), len(LEVELS))
+            choices, order = (len(space.names), *levels), (0, 1, 2) * BRANCHES * MOVES
+            if space.mixings:
+                # Last, knowing all moves: how rows are mixed, not at all being the first choice.
+                choices, order = (*choices, 1 + len(space.mixings), *levels), (*order, 3, 4, 5)
+            self.controller = Controller(choices, order)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr=LEARNING_RATE)
         self.scale = MovingScale()
         self.told: dict[Policy, float] = {}
@@ -112,7 +116,7 @@ class Reinforce:
         self.log_probability = self.entropy = torch.zeros(())
 
     @staticmethod
-    def counts(trials: int) -> tuple[int, ...]:
+    def counts(trials: int, space: Space) -> tuple[int, ...]:
         """Trials by rung, of so many."""
         later = halved(_finalists(trials), start=1)
         return (max(1, trials - sum(later)), *later[1:])
@@ -122,11 +126,17 @@ class Reinforce:
         if self.final is not None:
             return self.final.ask()
         decisions, self.log_probability, self.entropy = self.controller(self.generator)
+        threes, mix = list(zip(*(decisions[i::3] for i in range(3)), strict=True)), None
+        if self.space.mixings:
+            way, probability, alpha = threes.pop()
+            if way:
+                mix = Mix(self.space.mixing_names[way - 1], LEVELS[probability], LEVELS[alpha])
         moves = [
             Move(self.space.names[operation], LEVELS[probability], LEVELS[magnitude])
-            for operation, probability, magnitude in zip(*(decisions[i::3] for i in range(3)), strict=True)
+            for operation, probability, magnitude in threes
         ]
-        return Trial((Policy(tuple(tuple(moves[i : i + MOVES]) for i in range(0, len(moves), MOVES))),), 0)
+        branches = tuple(tuple(moves[i : i + MOVES]) for i in range(0, len(moves), MOVES))
+        return Trial((Policy(branches, mix=mix),), 0)
 
     def tell(self, trial: Trial, score: float) -> None:
         """See `Searcher`."""

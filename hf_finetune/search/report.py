@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from hf_finetune import codec
-from hf_finetune.recipe import ImageData, TextData
+from hf_finetune.recipe import Recipe
 from hf_finetune.search.budget import spoken
 from hf_finetune.training.charts import line_chart
 
@@ -19,18 +19,21 @@ VERDICTS = {"better": HELPS, "undecided": UNDECIDED}
 MORE = {UNDECIDED: ": no augmentation stays the choice; more validation rows, seeds or time may tell"}
 
 
-def fragment(data: TextData | ImageData, state: dict[str, Any]) -> str:
+def fragment(recipe: Recipe, state: dict[str, Any]) -> str:
     """The fields of a recipe that use the policy, as YAML for `--config`; where it was not shown to help, no field at all.
 
     Args:
-        data: with the policy in `augment`.
+        recipe: with the policy in `data.augment` and `objective.mix`.
         state: what search.json holds.
     """
     head = f"# {state['verdict']}: {_evidence(state)}\n# Found by `hf-finetune search augmentation`: {state['best']['policy']}\n"
     if state["verdict"] != HELPS:
         return head
-    plain = codec.to_plain(data)["augment"]
-    fields = {"data": {"type": type(data).__name__, "augment": plain}}
+    plain, fields = codec.to_plain(recipe), {}
+    if recipe.data.augment:
+        fields["data"] = {"type": type(recipe.data).__name__, "augment": plain["data"]["augment"]}
+    if recipe.objective.mix:
+        fields["objective"] = {"mix": plain["objective"]["mix"]}
     return head + yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=120)
 
 

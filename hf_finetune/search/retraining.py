@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import tempfile
 import time
@@ -17,18 +18,21 @@ from datasets import Dataset
 from torch import nn
 
 from hf_finetune import pipeline
+from hf_finetune.checks import check
 from hf_finetune.data.compose import Augmentation
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.load import Splits
+from hf_finetune.data.mix import Mixing, Mixup
+from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
-from hf_finetune.preparation import prepare
+from hf_finetune.preparation import check_mix, prepare
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, Recipe
 from hf_finetune.training.probe import Choice
 
-MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 2, 16, 32
+MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 3, 16, 32
 """Steps of so many rows that tell what a run costs, and rows that it scores."""
 MOST_JUDGED = 1000
 """Validation rows that a run answers for, at most."""
@@ -45,9 +49,9 @@ class Retrained:
     head_s: float
     """Of the fit of its head, which later runs of the seed find done."""
     kept_s: float
-    """Of what the frozen layers make of the validation rows, which all later runs find."""
-    loop_s: float
-    """Of its steps."""
+    """Of what the frozen layers make of its rows, which all later runs find."""
+    step_s: float
+    """Of a step; not the first one, with its allocations and choices of kernels, where there are others."""
     score_s: float
     """Of its answers."""
 
@@ -70,23 +74,59 @@ class Cost:
         """A run of so many steps, without what is done once."""
         return self.fixed_s + steps * self.rows_per_step * self.row_s + self.scored * self.score_s
 
+    def pairs(self, seeds: int, steps: int) -> float:
+        """All runs of so many seeds, two of each."""
+        return self.kept_s + seeds * (self.head_s + 2 * self.of(steps))
 
-def retrain(recipe: Recipe, *, augment: tuple[Augmentation, ...], seed: int, steps: int, judged: int) -> Retrained:
+    def times(self, factor: float) -> Cost:
+        """The same on a machine that is so many times slower."""
+        parts = ("kept_s", "head_s", "fixed_s", "row_s", "score_s")
+        return replace(self, **{name: factor * getattr(self, name) for name in parts})
+
+
+def retrain(recipe: Recipe, *, seed: int, steps: int, judged: int) -> Retrained:
     """Train as `train` does, for so many steps, and answer for the validation rows with the weights of the last one.
 
     Nothing is chosen on these rows: neither an epoch nor an average of weights. Test rows are not looked at.
     """
     train = replace(recipe.train, seed=seed, max_steps=steps, early_stopping_patience=None)
-    data = replace(recipe.data, augment=augment)
-    return _run(replace(recipe, data=data, train=train, averaging=Averaging()), most_scored=judged)
+    return _run(replace(recipe, train=train, averaging=Averaging()), most_scored=judged)
 
 
-def measure(recipe: Recipe, augment: tuple[Augmentation, ...], *, rows_per_step: int, scored: int) -> Cost:
+def with_policy(recipe: Recipe, augment: tuple[Augmentation, ...], mix: tuple[Mixing, ...]) -> Recipe:
+    """The recipe with what a policy sets."""
+    data, objective = replace(recipe.data, augment=augment), replace(recipe.objective, mix=mix)
+    return replace(recipe, data=data, objective=objective)
+
+
+def why_no_mixing(recipe: Recipe, prepared: Prepared) -> str | None:
+    """Why a policy cannot mix the recipe's rows with one another; None: it can.
+
+    Args:
+        prepared: of the recipe, or of one with the same rows, batches and encoder.
+    """
+    if recipe.objective.mix:
+        return "objective.mix has the recipe's own, which all trials and runs have"
+    mixing = with_policy(recipe, (), (Mixup(),))
+    try:
+        check(mixing)
+        if recipe.adapts:
+            # Its own model alone tells whether it takes word embeddings.
+            with _quiet():
+                prepare(mixing)
+        else:
+            check_mix(replace(prepared, recipe=with_policy(prepared.recipe, (), (Mixup(),))), prepared.model)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def measure(recipe: Recipe, augment: tuple[Augmentation, ...], *, rows: int, rows_per_step: int, scored: int) -> Cost:
     """What `retrain` takes, by a few rows of it.
 
     Args:
         augment: operations like those to come.
-        rows_per_step, scored: of the runs to come.
+        rows, rows_per_step, scored: of the runs to come: training rows, of a step, and validation rows.
     """
     few = min(MEASURED_ROWS, rows_per_step)
     run = _run(
@@ -100,10 +140,11 @@ def measure(recipe: Recipe, augment: tuple[Augmentation, ...], *, rows_per_step:
         most_scored=MEASURED_SCORED,
     )
     return Cost(
-        kept_s=run.kept_s * scored / len(run.predicted),
+        # Without augmentation the training rows go through the frozen layers, too.
+        kept_s=run.kept_s * (rows + scored) / len(run.predicted),
         head_s=run.head_s,
-        fixed_s=run.seconds - run.head_s - run.loop_s - run.kept_s - run.score_s,
-        row_s=run.loop_s / (MEASURED_STEPS * few),
+        fixed_s=run.seconds - run.head_s - run.kept_s - run.score_s - MEASURED_STEPS * run.step_s,
+        row_s=run.step_s / few,
         score_s=run.score_s / len(run.predicted),
         rows_per_step=rows_per_step,
         scored=scored,
@@ -118,6 +159,7 @@ def judged_rows(splits: Splits, most: int) -> Dataset:
 
 def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
     started = time.perf_counter()
+    recipe = replace(recipe, train=replace(recipe.train, logging_steps=1))
     with _quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
         prepared = prepare(recipe)
         judged = judged_rows(prepared.splits, most_scored)
@@ -129,6 +171,7 @@ def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
         choice = Choice(prepared.kernels)
         trainer, parts, _ = pipeline.rehearse(replace(prepared, splits=few), Path(folder), choice)
         trained = time.perf_counter()
+        step_s = _step_seconds(Path(folder) / "log.jsonl", trainer.loop_seconds)
         logits_NC, kept_s = _answers(trainer.trained_model(), prepared, judged)
     labels_N = np.asarray(judged["label"][:])
     return Retrained(
@@ -137,10 +180,22 @@ def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
         log_loss=float(row_log_losses(labels_N, softmax(logits_NC)).mean()),
         seconds=time.perf_counter() - started,
         head_s=parts.get("head_warm_start_s", 0.0),
-        kept_s=kept_s,
-        loop_s=trainer.loop_seconds,
+        kept_s=kept_s + parts["cache_s"],
+        step_s=step_s,
         score_s=time.perf_counter() - trained - kept_s,
     )
+
+
+def _step_seconds(log: Path, loop_s: float) -> float:
+    """Of a step, by the times at which steps ended.
+
+    Args:
+        log: has a line for every step.
+        loop_s: of all steps.
+    """
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    times = [line["time"] for line in lines if "loss" in line]
+    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else loop_s
 
 
 def _answers(model: nn.Module, prepared: Prepared, judged: Dataset) -> tuple[np.ndarray, float]:

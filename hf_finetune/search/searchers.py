@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from hf_finetune.search.space import LEVELS, Policy, Space
@@ -79,19 +79,16 @@ def most_arms(trials: int, start: int = 0) -> int:
 
 
 class Sweep:
-    """Two numbers: how many operations a row meets, one or two, and at what magnitude they all are (RandAugment); and one
-    operation at any magnitude (TrivialAugment), which has no number at all."""
+    """Two numbers: how many operations a row meets, one or two, and at what magnitude they all are (RandAugment); one
+    operation at any magnitude (TrivialAugment), which has no number at all; and each way to mix rows, alone and after that."""
 
     def __init__(self, space: Space, *, trials: int, seed: int = 0) -> None:
-        # The middle magnitudes first: with few trials these alone are tried.
-        levels = sorted(LEVELS, key=lambda level: abs(level - LEVELS[len(LEVELS) // 2]))
-        found = [space.every_at_any(), *(space.every(level, draws) for level in levels for draws in (1, 2))]
-        self.halving = Halving(found[: most_arms(trials)])
+        self.halving = Halving(_swept(space)[: most_arms(trials)])
 
     @staticmethod
-    def counts(trials: int) -> tuple[int, ...]:
+    def counts(trials: int, space: Space) -> tuple[int, ...]:
         """Trials by rung, of so many."""
-        return halved(min(most_arms(trials), 1 + 2 * len(LEVELS)))
+        return halved(min(most_arms(trials), len(_swept(space))))
 
     def ask(self) -> Trial | None:
         """See `Searcher`."""
@@ -100,3 +97,12 @@ class Sweep:
     def tell(self, trial: Trial, score: float) -> None:
         """See `Searcher`."""
         self.halving.tell(trial, score)
+
+
+def _swept(space: Space) -> list[Policy]:
+    """All policies of a sweep, those first that alone are tried where there are few trials: of the middle magnitude."""
+    levels = sorted(LEVELS, key=lambda level: abs(level - LEVELS[len(LEVELS) // 2]))
+    middle, *others = ([space.every(level, draws) for draws in (1, 2)] for level in levels)
+    any_magnitude = space.every_at_any()
+    mixed = [policy for alone in space.mixed() for policy in (alone, replace(any_magnitude, mix=alone.mix))]
+    return [any_magnitude, *middle, *mixed, *(policy for both in others for policy in both)]

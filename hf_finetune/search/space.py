@@ -1,4 +1,5 @@
-"""What a search for a policy of augmentation chooses from: operations of one strength each, and policies made of them."""
+"""What a search for a policy of augmentation chooses from: operations of one strength each, ways to mix rows with one another,
+and policies made of them."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from hf_finetune.data.augment_text import TextOperation
 from hf_finetune.data.augmentation import ImageBatch, TextBatch, generators
 from hf_finetune.data.compose import Augmentation, OneOf, Sequence, Sometimes
 from hf_finetune.data.image_policies import RANDOM_KINDS, STRONGEST_MAGNITUDE, at_magnitude
+from hf_finetune.data.mix import CutMix, Mixing, Mixup, ResizeMix
 from hf_finetune.errors import InputError
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -39,6 +41,18 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """Rows mixed with one another, which `objective.mix` says."""
+
+    operation: str
+    """Its name in the space."""
+    probability: float
+    """Share of the forward passes."""
+    alpha: float
+    """Of the distribution of a row's own share."""
+
+
+@dataclass(frozen=True)
 class Policy:
     """What is done to every training row; by default nothing."""
 
@@ -46,6 +60,8 @@ class Policy:
     """For each row one of them is drawn, and its moves are made in order."""
     draws: int = 1
     """How often one is drawn for a row, each changing what the one before has left."""
+    mix: Mix | None = None
+    """How the rows, so changed, are mixed with one another."""
 
 
 NONE = Policy()
@@ -67,11 +83,18 @@ class Space:
 
     kind: Literal["text", "image"]
     operations: tuple[Strength, ...]
+    mixings: tuple[type[Mixup] | type[CutMix] | type[ResizeMix], ...] = ()
+    """Where there are some, a policy may have one of them."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the operations, in order."""
         return tuple(o.name for o in self.operations)
+
+    @property
+    def mixing_names(self) -> tuple[str, ...]:
+        """Of the ways to mix rows, in order."""
+        return tuple(kind.__name__ for kind in self.mixings)
 
     def augment(self, policy: Policy) -> tuple[Augmentation, ...]:
         """The policy as `data.augment` takes it."""
@@ -81,6 +104,13 @@ class Space:
         if len(branches) == 1:
             return branches[0] * policy.draws
         return (OneOf(tuple(b[0] if len(b) == 1 else Sequence(b) for b in branches)),) * policy.draws
+
+    def mix(self, policy: Policy) -> tuple[Mixing, ...]:
+        """The policy as `objective.mix` takes it."""
+        if policy.mix is None:
+            return ()
+        kind = self.mixings[self.mixing_names.index(policy.mix.operation)]
+        return (kind(alpha=policy.mix.alpha, p=policy.mix.probability),)
 
     def _steps(self, moves: tuple[Move, ...]) -> tuple[Augmentation, ...]:
         at = {o.name: o.at for o in self.operations}
@@ -95,24 +125,45 @@ class Space:
         """For every row one of all operations at any magnitude (TrivialAugment, arXiv:2103.10158)."""
         return Policy(tuple((Move(name, 1.0, level),) for name in self.names for level in LEVELS))
 
+    def mixed(self) -> tuple[Policy, ...]:
+        """Nothing but mixing, each way as it is by default."""
+        return tuple(Policy(mix=Mix(kind.__name__, kind().p, kind().alpha)) for kind in self.mixings)
+
     def move(self, rng: np.random.Generator) -> Move:
         """Any move."""
         return Move(str(rng.choice(self.names)), float(rng.choice(LEVELS)), float(rng.choice(LEVELS)))
 
     def policy(self, rng: np.random.Generator) -> Policy:
         """Any policy."""
-        return Policy(tuple(tuple(self.move(rng) for _ in range(MOVES)) for _ in range(BRANCHES)))
+        branches = tuple(tuple(self.move(rng) for _ in range(MOVES)) for _ in range(BRANCHES))
+        return Policy(branches, mix=self._any_mix(rng))
 
     def near(self, policy: Policy, rng: np.random.Generator) -> Policy:
         """A policy with every move a step away, or with a chance of a fifth any other one (PBA's explore)."""
-        return replace(policy, branches=tuple(tuple(self._near(m, rng) for m in moves) for moves in policy.branches))
+        branches = tuple(tuple(self._near(m, rng) for m in moves) for moves in policy.branches)
+        return replace(policy, branches=branches, mix=self._near_mix(policy.mix, rng))
 
     def _near(self, move: Move, rng: np.random.Generator) -> Move:
         if rng.random() < 0.2:
             return self.move(rng)
-        steps = [LEVELS.index(level) + int(rng.integers(-1, 2)) for level in (move.probability, move.magnitude)]
-        probability, magnitude = (LEVELS[min(max(step, 0), len(LEVELS) - 1)] for step in steps)
-        return Move(move.operation, probability, magnitude)
+        return Move(move.operation, _step_away(move.probability, rng), _step_away(move.magnitude, rng))
+
+    def _any_mix(self, rng: np.random.Generator) -> Mix | None:
+        """Any way to mix rows; none is as likely as each."""
+        if not self.mixings or (chosen := int(rng.integers(len(self.mixings) + 1))) == 0:
+            return None
+        return Mix(self.mixing_names[chosen - 1], float(rng.choice(LEVELS)), float(rng.choice(LEVELS)))
+
+    def _near_mix(self, mix: Mix | None, rng: np.random.Generator) -> Mix | None:
+        if self.mixings and rng.random() < 0.2:
+            return self._any_mix(rng)
+        return mix and Mix(mix.operation, _step_away(mix.probability, rng), _step_away(mix.alpha, rng))
+
+
+def _step_away(level: float, rng: np.random.Generator) -> float:
+    """One of `LEVELS`: the same, or the next on either side."""
+    step = LEVELS.index(level) + int(rng.integers(-1, 2))
+    return LEVELS[min(max(step, 0), len(LEVELS) - 1)]
 
 
 STRONGEST_SHARE = 3
@@ -152,14 +203,14 @@ PICTURES = (
 """RandAugment's operations and those beside them."""
 
 
-def space_of(batch: TextBatch | ImageBatch) -> tuple[Space, tuple[str, ...]]:
+def space_of(batch: TextBatch | ImageBatch, why_no_mixing: str | None = None) -> tuple[Space, tuple[str, ...]]:
     """Every operation that goes with the data, and a line for each that does not.
 
-    What runs a network of its own (SubstituteByModel, BackTranslate) is not among them, nor is what mixes rows: they are no
-    part of `data.augment` as an operation in every epoch.
+    What runs a network of its own (SubstituteByModel, BackTranslate) is not among them: that is too slow in every epoch.
 
     Args:
         batch: a few training rows.
+        why_no_mixing: why rows cannot be mixed with one another; None: they can.
     """
     is_text = isinstance(batch, TextBatch)
     fit, left_out = [], []
@@ -170,14 +221,23 @@ def space_of(batch: TextBatch | ImageBatch) -> tuple[Space, tuple[str, ...]]:
             left_out.append(f"{operation.name} is not in the space: {error}")
         else:
             fit.append(operation)
-    return Space("text" if is_text else "image", tuple(fit)), tuple(left_out)
+    mixings = (Mixup,) if is_text else (Mixup, CutMix, ResizeMix)
+    if why_no_mixing is not None:
+        left_out.append(f"mixing rows is not in the space: {why_no_mixing}")
+        mixings = ()
+    return Space("text" if is_text else "image", tuple(fit), mixings), tuple(left_out)
 
 
 def described(policy: Policy) -> str:
-    """The policy on one line: `2 of SwapWords 0.4 | Typos 0.4`, or `SwapWords 0.4 x 0.6, Typos 0.2 | ...`: name, magnitude,
-    and the probability where it is not 1."""
-    if not policy.branches:
-        return "none"
+    """The policy on one line: `2 of SwapWords 0.4 | Typos 0.4`, or `SwapWords 0.4 x 0.6, Typos 0.2 | ... + Mixup 0.2`: name,
+    magnitude (of what mixes rows: alpha), and the probability where it is not 1."""
+    parts = [_moves_described(policy)] if policy.branches else []
+    if (mix := policy.mix) is not None:
+        parts.append(f"{mix.operation} {mix.alpha:g}" + ("" if mix.probability == 1 else f" x {mix.probability:g}"))
+    return " + ".join(parts) or "none"
+
+
+def _moves_described(policy: Policy) -> str:
     moves = [
         ", ".join(
             f"{m.operation} {m.magnitude:g}" + ("" if m.probability == 1 else f" x {m.probability:g}") for m in branch

@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_finetune.errors import InputError
 from hf_finetune.search.searchers import RUNGS, Trial, halved, most_arms
-from hf_finetune.search.space import BRANCHES, LEVELS, MOVES, Move, Policy, Space
+from hf_finetune.search.space import BRANCHES, LEVELS, MOVES, Mix, Move, Policy, Space
 
 
 def library() -> Any:
@@ -47,7 +47,7 @@ class Tpe:
         self.asked = Trial((), 0)
 
     @staticmethod
-    def counts(trials: int) -> tuple[int, ...]:
+    def counts(trials: int, space: Space) -> tuple[int, ...]:
         """Trials by rung, of so many, on average."""
         return halved(most_arms(trials))
 
@@ -82,4 +82,8 @@ class Tpe:
             name = self.open.suggest_categorical(f"{where} operation", self.space.names)
             return Move(name, level(f"{where} probability"), level(f"{where} magnitude"))
 
-        return Policy(tuple(tuple(move(f"{b}.{m}") for m in range(MOVES)) for b in range(BRANCHES)))
+        branches = tuple(tuple(move(f"{b}.{m}") for m in range(MOVES)) for b in range(BRANCHES))
+        names = ("none", *self.space.mixing_names)
+        if len(names) == 1 or (name := self.open.suggest_categorical("mix", names)) == "none":
+            return Policy(branches)
+        return Policy(branches, mix=Mix(name, level("mix probability"), level("mix alpha")))

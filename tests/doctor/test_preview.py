@@ -1,5 +1,6 @@
 """Previews of augmentation: the views that training sees, and how they are shown."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from PIL import Image
 
 from hf_finetune.data.augmentation import TextBatch
-from hf_finetune.doctor.contact_sheet import GAP, LINE, contact_sheet
-from hf_finetune.doctor.preview import Look, Preview, looks, some_rows
+from hf_finetune.doctor.contact_sheet import GAP, LINE, _in_words, contact_sheet
+from hf_finetune.doctor.preview import Look, Mixture, Preview, looks, some_rows
 from hf_finetune.doctor.side_by_side import LEGEND, marked, side_by_side
 
 
@@ -96,6 +97,44 @@ def test_a_contact_sheet_has_a_row_for_each_picture_and_a_column_for_each_view()
     # Something is written at the top and above each row.
     for top in (0, LINE + GAP, LINE + GAP + LINE + 150 + GAP):
         assert (pixels[top : top + LINE, :120].min(axis=(1, 2)) < 100).any()
+
+
+def test_what_is_in_a_mixed_picture() -> None:
+    pixels = torch.zeros(2, 3, 150, 120, dtype=torch.uint8)
+    mixed = Preview(
+        (4, 9),
+        ("no", "yes"),
+        (Look("epoch 0", 0), Look("epoch 1", 1), Look("epoch 2", 2)),
+        pixels,
+        (pixels,) * 3,
+        (Mixture(0.75, (1, 0)), None, Mixture(0.0, (1, 1))),
+    )
+    assert mixed.parts(0, 0) == ((0, 0.75), (1, 0.25)) and mixed.parts(0, 1) == ((1, 0.75), (0, 0.25))
+    assert mixed.parts(1, 0) == ((0, 1.0),)
+    # Nothing is left of the first row.
+    assert mixed.parts(2, 0) == ((1, 1.0),)
+    assert mixed.to_dict()["rows"][0]["mixed"] == {
+        "epoch 0": [{"row": 4, "label": "no", "share": 0.75}, {"row": 9, "label": "yes", "share": 0.25}],
+        "epoch 1": [{"row": 4, "label": "no", "share": 1.0}],
+        "epoch 2": [{"row": 9, "label": "yes", "share": 1.0}],
+    }
+    assert [_in_words(mixed, look, 0) for look in range(3)] == ["75% no, 25% yes", "no", "yes"]
+    # Two rows of a class are of that class.
+    assert _in_words(dataclasses.replace(mixed, labels=("no", "no")), 0, 0) == "no"
+
+
+def test_a_sheet_of_mixed_pictures_says_above_each_what_is_in_it() -> None:
+    pixels = torch.full((2, 3, 150, 120), 250, dtype=torch.uint8)
+    preview = dataclasses.replace(shown(pixels, pixels), mixtures=(Mixture(0.75, (1, 0)),))
+    sheet = Image.open(io.BytesIO(contact_sheet(preview)))
+    assert sheet.size == (GAP + 2 * (120 + GAP), LINE + GAP + 2 * (2 * LINE + 150 + GAP))
+    grey = np.asarray(sheet.convert("L"))
+    for row in range(2):
+        line = LINE + GAP + row * (2 * LINE + 150 + GAP) + LINE
+        # Above the picture as it is nothing stands, above the mixed one its parts; below are the pictures.
+        assert (grey[line : line + LINE, : 120 + GAP] > 100).all()
+        assert (grey[line : line + LINE, 120 + 2 * GAP :] < 100).any()
+        assert (grey[line + LINE : line + LINE + 150, GAP : GAP + 120] == 250).all()
 
 
 def test_small_pictures_are_enlarged_and_large_ones_shrunk() -> None:

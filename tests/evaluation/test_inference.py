@@ -1,5 +1,7 @@
 """Batches of a forward pass: by rows or by tokens, every row once, answers in row order."""
 
+import io
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -51,3 +53,21 @@ def test_no_batch_is_larger_than_asked(tokens: int) -> None:
     assert all(len(b) == 1 or len(b) * lengths[b].max() <= tokens for b in batches)
     for one, following in pairwise(batches):
         assert (len(one) + 1) * lengths[following[0]] > tokens, "another row would have had room"
+
+
+class Terminal(io.StringIO):
+    """Stands for stderr at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, progress, is_shown in (
+        (Terminal(), "some rows", True),
+        (Terminal(), None, False),
+        (io.StringIO(), "some rows", False),
+    ):
+        monkeypatch.setattr(sys, "stderr", stream)
+        batches_of(3, progress=progress)
+        assert ("some rows" in stream.getvalue()) == is_shown and bool(stream.getvalue()) == is_shown

@@ -13,11 +13,14 @@ from tiny import tiny_image_checkpoint
 from hf_finetune.data.augment_image import Invert
 from hf_finetune.data.augment_text import DeleteWords
 from hf_finetune.data.augmentation import ImageBatch, TextBatch
+from hf_finetune.data.mix import CutMix, Mixup
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating
 from hf_finetune.models.freeze import encoder_layers
+from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Evaluate, ImageData, Model, Precision, Recipe, Train
-from hf_finetune.search.bench import Bench
+from hf_finetune.search.bench import Bench, Stage
+from hf_finetune.training.soft_labels import why_not_by_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def test_the_rows_that_score_are_training_rows_that_no_trial_trains_on(recipe: R
 
     bench._collate = spy
     try:
-        bench.run([((), 12)])
+        bench.run([Stage(12)])
     finally:
         del bench._collate
     assert trained == bench.model.forward
@@ -54,16 +57,68 @@ def test_the_rows_that_score_are_training_rows_that_no_trial_trains_on(recipe: R
 
 
 def test_the_same_policies_give_the_same_score_and_others_another(bench: Bench) -> None:
-    plain = bench.run([((), 6)])
-    assert bench.run([((DeleteWords(0.9),), 6)]).value != plain.value
-    assert bench.run([((), 6)]).value == plain.value
+    plain = bench.run([Stage(6)])
+    assert bench.run([Stage(6, (DeleteWords(0.9),))]).value != plain.value
+    assert bench.run([Stage(6)]).value == plain.value
     # A schedule of one policy is that policy.
-    assert bench.run([((), 2), ((), 4)]).value == plain.value
-    assert bench.run([((), 2), ((DeleteWords(0.9),), 4)]).value != plain.value
+    assert bench.run([Stage(2), Stage(4)]).value == plain.value
+    assert bench.run([Stage(2), Stage(4, (DeleteWords(0.9),))]).value != plain.value
+
+
+def test_rows_are_mixed_with_their_labels(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(logits_BC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append(labels)
+        return torch.nn.functional.cross_entropy(logits_BC.float(), labels, reduction="sum")
+
+    # A new one each time, from the recipe.
+    monkeypatch.setattr(Prepared, "loss", property(lambda _: spy))
+    mixed = bench.run([Stage(6, mix=(Mixup(1.0),))])
+    assert bench.run([Stage(6, mix=(Mixup(1.0),))]).value == mixed.value
+    soft = torch.cat(seen)
+    # Of a row that has a partner of the other class two classes are left, and they make up one.
+    assert soft.shape[1] == 2 and torch.allclose(soft.sum(1), torch.ones(len(soft)))
+    assert ((soft > 0.01) & (soft < 0.99)).any()
+    seen.clear()
+    assert bench.run([Stage(6)]).value != mixed.value and all(labels.dim() == 1 for labels in seen)
+    seen.clear()
+    bench.run([Stage(2), Stage(2, mix=(Mixup(1.0),)), Stage(1, mix=(Mixup(p=0.0),))])
+    assert [labels.dim() for labels in seen] == [1, 1, 2, 2, 1]
+
+
+def test_mixed_word_embeddings_go_through_all_layers(bench: Bench) -> None:
+    """Scored rows, which come as activations too, do not."""
+    assert bench._prefix is not None
+    batch = bench.inputs.collate(bench.train_rows[:4])
+    rest = {name: x for name, x in batch.items() if name != "input_ids"}
+    words = bench.model.get_input_embeddings()(batch["input_ids"])
+    with evaluating(bench.model), torch.no_grad():
+        expected = bench.model(**batch).logits
+        assert not torch.allclose(bench.model(**rest, inputs_embeds=words).logits, expected, atol=1e-3)
+        with bench.all_layers():
+            assert torch.allclose(bench.model(**rest, inputs_embeds=words).logits, expected, atol=1e-3)
+    with bench.all_layers():
+        assert why_not_by_embeddings(bench.model, batch) is None
+
+
+def test_a_row_that_is_mixed_has_another_beside_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "micro_batch", 1)
+    sizes = []
+    hook = bench.model.register_forward_pre_hook(
+        lambda _, __, given: sizes.append(len(given["inputs_embeds"])) if bench.model.training else None,
+        with_kwargs=True,
+    )
+    try:
+        bench.run([Stage(1, mix=(Mixup(),))])
+    finally:
+        hook.remove()
+    # Every second row of 7 is no pass of its own.
+    assert min(sizes) >= 2 and sum(sizes) in (7, 8)
 
 
 def test_the_score_by_hand(bench: Bench) -> None:
-    found = bench.run([((), 3)])
+    found = bench.run([Stage(3)])
     logits = torch.tensor(bench.logits(), dtype=torch.float64)
     labels = torch.tensor(bench.scored_labels)
     losses = [
@@ -74,7 +129,7 @@ def test_the_score_by_hand(bench: Bench) -> None:
 
 
 def test_what_frozen_layers_give_is_computed_once_and_changes_no_logit(bench: Bench) -> None:
-    bench.run([((), 3)])
+    bench.run([Stage(3)])
     assert any("inputs_embeds" in batch for _, batch in bench._scored)
     splits = bench.prepared.splits
     scored = [i for i, text in enumerate(splits.train["text"][:]) if text not in set(bench.fit_rows["text"][:])]
@@ -88,7 +143,7 @@ def test_what_frozen_layers_give_is_computed_once_and_changes_no_logit(bench: Be
 def test_only_the_top_trains(bench: Bench) -> None:
     bench.run([])
     before = {name: p.detach().clone() for name, p in bench.model.named_parameters()}
-    bench.run([((), 3)])
+    bench.run([Stage(3)])
     moved = {name for name, p in bench.model.named_parameters() if not torch.equal(p, before[name])}
     lowest = set(encoder_layers(bench.model)[0].parameters())
     assert moved and not any(p in lowest for name, p in bench.model.named_parameters() if name in moved)
@@ -121,10 +176,14 @@ def test_pictures(tmp_path: Path) -> None:
     assert isinstance(bench.sample(), ImageBatch) and bench.sample().pixels.shape == (2, 3, 128, 128)
     # Half the side: 4 x 4 patches and the class token go through the layers.
     assert bench._scored[0][1]["pixel_values"].shape[1:] == (17, 32)
-    plain = bench.run([((), 6)])
-    assert plain.value == bench.run([((), 6)]).value
+    plain = bench.run([Stage(6)])
+    assert plain.value == bench.run([Stage(6)]).value
+    assert bench.run([Stage(6, mix=(CutMix(),))]).value not in (
+        plain.value,
+        bench.run([Stage(6, mix=(Mixup(),))]).value,
+    )
     # Dark and bright change places: what is trained on is not what scores.
-    assert bench.run([((Invert(p=1.0),), 24)]).value < bench.run([((), 24)]).value
+    assert bench.run([Stage(24, (Invert(p=1.0),))]).value < bench.run([Stage(24)]).value
 
 
 def test_too_few_rows_to_set_some_aside(recipe: Recipe) -> None:

@@ -1,22 +1,28 @@
 """The plan of a search by hand: what was measured, what is to be done, what there is time for."""
 
+from functools import partial
+
 import pytest
 
+from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.errors import InputError
 from hf_finetune.search.plan import (
-    DEARER,
     LEAST_STEPS,
-    RETRAINING_SHARE,
-    USED_SHARE,
     Pace,
-    judged,
-    run_steps,
+    Runs,
+    enough_budget,
+    planned_runs,
+    seconds_of,
+    shortest_runs,
     trial_plan,
+    trial_seconds,
 )
 from hf_finetune.search.retraining import Cost
 from hf_finetune.search.searchers import Sweep, halved
+from hf_finetune.search.space import Space, Strength
 
-# A run of n steps takes 2 + n + 1 seconds.
+SPACE = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEFGH"))
+# A run of n steps takes 2 + n + 1 seconds; three pairs of them 6 + 3 (4 + 2 (3 + n)) = 36 + 6 n.
 PACE = Pace(
     step_s=0.1,
     rest_s=0.5,
@@ -26,30 +32,87 @@ PACE = Pace(
 
 def test_what_a_run_and_a_trial_take() -> None:
     assert PACE.run.of(7) == pytest.approx(10.0)
+    assert PACE.run.pairs(3, 7) == pytest.approx(36 + 6 * 7)
+    assert PACE.run.times(2).pairs(3, 7) == pytest.approx(2 * (36 + 6 * 7))
     assert PACE.rungs(4) == pytest.approx([0.9, 1.3, 2.1])
+    assert PACE.fewest == pytest.approx(2 * 4.3)
 
 
-def test_runs_have_all_their_steps_where_there_is_time() -> None:
-    assert run_steps(PACE, wanted=20, runs=6, budget_s=600, used_s=10) == 20
+def test_runs_have_as_many_steps_as_fit_beside_the_reserve() -> None:
+    # 140 s less a tenth are 126 s: 36 + 6 n is 126 at 15 steps.
+    assert planned_runs(PACE.run, most=100, seeds=3, left_s=140.1) == Runs(steps=15, judged=10)
+    assert planned_runs(PACE.run, most=100, seeds=3, left_s=139.9) == Runs(steps=14, judged=10)
+    # The recipe's own steps at most.
+    assert planned_runs(PACE.run, most=12, seeds=3, left_s=140.1) == Runs(steps=12, judged=10)
+    # Four pairs take 46 + 8 n.
+    assert planned_runs(PACE.run, most=100, seeds=4, left_s=140.1) == Runs(steps=10, judged=10)
 
 
-def test_else_as_many_as_fit_into_their_share() -> None:
-    steps = run_steps(PACE, wanted=100, runs=6, budget_s=200, used_s=10)
-    share = (200 * USED_SHARE - 10) * RETRAINING_SHARE
-    # Three seeds: three heads are fitted; the validation rows go through the frozen layers once.
-    taken = [(6 * PACE.run.of(n) + 3 * 4.0 + 6.0) * DEARER for n in (steps, steps + 1)]
-    assert taken[0] <= share < taken[1]
+def test_no_time_for_a_step_is_no_plan() -> None:
+    # 36 + 6 = 42 s of 46.7 s.
+    assert planned_runs(PACE.run, most=100, seeds=3, left_s=46.7) == Runs(steps=1, judged=10)
+    assert planned_runs(PACE.run, most=100, seeds=3, left_s=46.6) is None
+    assert planned_runs(PACE.run, most=0, seeds=3, left_s=1000) is None
 
 
-def test_a_budget_for_no_step_says_which_would_do() -> None:
-    with pytest.raises(InputError, match=r"--budget 30s: 6 runs of one step.*expected \S+ or more") as refused:
-        run_steps(PACE, wanted=100, runs=6, budget_s=30, used_s=10)
-    assert "--method top" in str(refused.value)
+def test_rows_to_judge_take_a_third_of_the_runs_time_at_most() -> None:
+    many = Cost(kept_s=0.0, head_s=0.0, fixed_s=1.0, row_s=0.1, score_s=0.1, rows_per_step=8, scored=900)
+
+    def judged(left_s: float) -> int:
+        runs = planned_runs(many, most=10, seeds=3, left_s=left_s)
+        assert runs is not None
+        return runs.judged
+
+    # A third of 900 s is enough for 3000 answers, 500 rows for each of six runs.
+    assert judged(1000.1) == 500
+    assert judged(100_000) == 900
+    # Never fewer than 100: 6 (1 + .8 + 10) = 70.8 s.
+    assert judged(90) == 100
+    assert planned_runs(many, most=10, seeds=3, left_s=78) is None
+
+
+def test_the_shortest_runs() -> None:
+    assert shortest_runs(PACE.run, wanted=100) == Runs(steps=4, judged=10)
+    assert shortest_runs(PACE.run, wanted=2) == Runs(steps=2, judged=10)
+    assert seconds_of(PACE.run, Runs(steps=4, judged=10), seeds=3) == pytest.approx(60 / 0.9)
+    # Half of the rows: a run takes half a second less.
+    assert seconds_of(PACE.run, Runs(steps=4, judged=5), seeds=3) == pytest.approx(57 / 0.9)
+
+
+def test_trials_have_their_share_or_what_whole_runs_leave() -> None:
+    # Runs of 9 steps take 90 s, with their reserve 100 s.
+    assert trial_seconds(PACE, wanted=9, seeds=3, budget_s=510, used_s=10) == pytest.approx(500 - 100)
+    # They would leave 20 of 120 s: less than the share.
+    assert trial_seconds(PACE, wanted=9, seeds=3, budget_s=130, used_s=10) == pytest.approx(0.4 * 120)
+    # The shortest runs need 66.7 of 80 s: all else is for the trials.
+    assert trial_seconds(PACE, wanted=9, seeds=3, budget_s=90, used_s=10) == pytest.approx(80 - 60 / 0.9)
+
+
+def test_a_budget_for_hardly_any_step_says_which_would_do() -> None:
+    # 66.67 s for the shortest runs and 8.6 s for two trials on each rung.
+    assert trial_seconds(PACE, wanted=100, seeds=3, budget_s=85.3, used_s=10) == pytest.approx(8.63, abs=0.01)
+    with pytest.raises(
+        InputError, match=r"--budget 1m25s: 6 runs of 4 steps and a few.*expected 1m34s or more.*method top"
+    ):
+        trial_seconds(PACE, wanted=100, seeds=3, budget_s=85.2, used_s=10)
+    with pytest.raises(InputError, match="6 runs of 1 step and"):
+        trial_seconds(PACE, wanted=1, seeds=3, budget_s=20, used_s=10)
+
+
+@pytest.mark.parametrize("wanted", [9, 100])
+def test_the_budget_for_all_steps(wanted: int) -> None:
+    enough_s = enough_budget(PACE, wanted=wanted, seeds=3, used_s=10)
+    trials_s = trial_seconds(PACE, wanted=wanted, seeds=3, budget_s=enough_s, used_s=10)
+    runs = planned_runs(PACE.run, most=wanted, seeds=3, left_s=enough_s - 10 - trials_s + 1e-6)
+    assert runs is not None and runs.steps == wanted
+    # Nine steps: 100 s in .6 of the time.
+    assert wanted != 9 or enough_s == pytest.approx(10 + 100 / 0.6)
 
 
 def test_with_much_time_trials_are_longer_and_no_longer_than_a_run() -> None:
-    few, shortest = trial_plan(PACE, Sweep.counts, wanted=None, most_steps=1000, available=30.0)
-    assert shortest == LEAST_STEPS and sum(s * n for s, n in zip(PACE.rungs(4), Sweep.counts(few), strict=True)) <= 30.0
+    counts = partial(Sweep.counts, space=SPACE)
+    few, shortest = trial_plan(PACE, counts, wanted=None, most_steps=1000, available=30.0)
+    assert shortest == LEAST_STEPS and sum(s * n for s, n in zip(PACE.rungs(4), counts(few), strict=True)) <= 30.0
     many, longer = trial_plan(PACE, halved, wanted=None, most_steps=1000, available=3000.0)
     assert longer > LEAST_STEPS and many > few
     assert trial_plan(PACE, halved, wanted=None, most_steps=20, available=3000.0)[1] == LEAST_STEPS
@@ -57,13 +120,3 @@ def test_with_much_time_trials_are_longer_and_no_longer_than_a_run() -> None:
 
 def test_a_number_of_trials_that_was_asked_for_stays() -> None:
     assert trial_plan(PACE, lambda n: (n, 0, 0), wanted=12, most_steps=1000, available=0.0) == (12, LEAST_STEPS)
-
-
-def test_rows_to_judge_take_a_third_of_the_runs_time_at_most() -> None:
-    many = Cost(kept_s=0.0, head_s=0.0, fixed_s=1.0, row_s=0.1, score_s=0.1, rows_per_step=8, scored=900)
-    found = judged(many, runs=6, budget_s=1000, used_s=10)
-    third = (1000 * USED_SHARE - 10) * RETRAINING_SHARE / 3
-    assert 6 * found * 0.1 * DEARER <= third < 6 * (found + 1) * 0.1 * DEARER
-    assert judged(many, runs=6, budget_s=100_000, used_s=10) == 900
-    assert judged(many, runs=6, budget_s=10, used_s=10) == 100
-    assert judged(PACE.run, runs=6, budget_s=10, used_s=10) == 10

@@ -15,15 +15,19 @@ from tiny import tiny_image_checkpoint
 
 from hf_finetune.cli import main_command
 from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.mix import Mixup
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.jobs import search_job, train_job
 from hf_finetune.pipeline import run
-from hf_finetune.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, Train
+from hf_finetune.preparation import prepare
+from hf_finetune.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.search import augmentation, retraining
 from hf_finetune.search.augmentation import SEARCHERS, Wanted, search
-from hf_finetune.search.bench import Bench
+from hf_finetune.search.bench import Bench, shortened
 from hf_finetune.search.report import NONE_HELPS, UNDECIDED, describe
 from hf_finetune.search.retraining import Retrained
+from hf_finetune.search.searchers import Trial
+from hf_finetune.search.space import Mix, Move, Policy
 
 PLENTY = 100_000.0
 JUDGED = Dataset.from_dict({"label": [i % 2 for i in range(200)]})
@@ -38,10 +42,11 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch, *, right_with: int, right_without
     """In place of runs: so many of the validation rows right, whatever the seed."""
     asked: list[dict[str, Any]] = []
 
-    def retrain(recipe: Recipe, *, augment: tuple, seed: int, steps: int, judged: int) -> Retrained:
-        asked.append({"augment": augment, "seed": seed, "steps": steps})
+    def retrain(recipe: Recipe, *, seed: int, steps: int, judged: int) -> Retrained:
+        augment, mix = recipe.data.augment, recipe.objective.mix
+        asked.append({"augment": augment, "mix": mix, "seed": seed, "steps": steps})
         labels = np.asarray(JUDGED["label"][:])
-        right = right_with if augment else right_without
+        right = right_with if augment or mix else right_without
         predicted = np.where(np.arange(len(labels)) < right, labels, 1 - labels)
         return Retrained(predicted.tolist(), right / len(labels), 0.5, 1.0, 0.1, 0.1, 0.5, 0.1)
 
@@ -59,7 +64,7 @@ def without_times(state: dict[str, Any]) -> dict[str, Any]:
         n: v for n, v in state["plan"].items() if n in ("steps", "wanted_steps", "trials", "rung_steps", "judged")
     }
     for entry in [*state["trials"], *state["with"], *state["without"]]:
-        for name in ("seconds", "loop_s", "score_s", "head_s", "kept_s"):
+        for name in ("seconds", "step_s", "score_s", "head_s", "kept_s"):
             entry.pop(name, None)
     return state
 
@@ -79,6 +84,8 @@ def test_a_real_search_from_the_command_line(
             "3",
             "--budget",
             "27h",
+            "--seeds",
+            "3",
             "--output",
             str(output),
         ]
@@ -102,10 +109,12 @@ def test_a_real_search_from_the_command_line(
 
 def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     """Without a choice of the epoch: one epoch has the same weights at its end."""
-    found = retraining.retrain(recipe, augment=(SwapWords(0.3),), seed=1, steps=7, judged=6)
+    changed = retraining.with_policy(recipe, (SwapWords(0.3),), (Mixup(),))
+    found = retraining.retrain(changed, seed=1, steps=7, judged=6)
     wanted = replace(
         recipe,
         data=replace(recipe.data, augment=(SwapWords(0.3),)),
+        objective=replace(recipe.objective, mix=(Mixup(),)),
         train=replace(recipe.train, seed=1, max_steps=7),
         evaluate=replace(recipe.evaluate, parity_rows=1),
     )
@@ -113,7 +122,7 @@ def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     assert result is not None
     assert found.accuracy == pytest.approx(result["metrics"]["validation"]["accuracy"]["value"])
     assert found.log_loss == pytest.approx(result["metrics"]["validation"]["log_loss"]["value"], abs=1e-5)
-    assert retraining.retrain(recipe, augment=(), seed=1, steps=7, judged=6).log_loss != found.log_loss
+    assert retraining.retrain(recipe, seed=1, steps=7, judged=6).log_loss != found.log_loss
 
 
 def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_path: Path) -> None:
@@ -131,7 +140,7 @@ def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_pat
         precision=Precision(mixed_precision="no"),
         evaluate=Evaluate(resamples=100, baselines=False, parity_rows=1),
     )
-    assert len(retraining.retrain(pictures, augment=(), seed=0, steps=2, judged=40).predicted) == 40
+    assert len(retraining.retrain(pictures, seed=0, steps=2, judged=40).predicted) == 40
     result = run(pictures, Launch(output=str(tmp_path / "run")))
     assert result is not None and result["rows"]["validation"] == 40
 
@@ -145,10 +154,96 @@ def test_a_policy_that_helps_is_a_fragment_that_train_uses(
     assert state["verdict"] == "helps" and state["evidence"]["value"] == pytest.approx(0.2)
     assert state["evidence"]["low"] > 0 and "better" in describe(state)
     augment = asked[-1]["augment"]
-    assert [a["augment"] for a in asked] == [()] * 3 + [augment] * 3 and augment
-    assert [a["seed"] for a in asked] == [0, 1, 2] * 2 and len({a["steps"] for a in asked}) == 1
+    # As many pairs as there are at most: there is time for all.
+    assert [a["augment"] for a in asked] == [(), augment] * 10
+    assert [a["mix"] for a in asked] == [(), asked[-1]["mix"]] * 10 and (augment or asked[-1]["mix"])
+    assert [a["seed"] for a in asked] == [seed for seed in range(10) for _ in range(2)]
+    assert {a["steps"] for a in asked} == {state["plan"]["wanted_steps"]} == {7}
     job, _ = train_job([recipe.data.path, "--config", str(tmp_path / "out" / "policy.yaml")], "train")
-    assert job.recipe.data.augment == augment
+    assert job.recipe.data.augment == augment and job.recipe.objective.mix == asked[-1]["mix"]
+
+
+def best_is(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> None:
+    """Whatever the trials say."""
+    real = augmentation._Search._best
+
+    def best(self: augmentation._Search) -> Trial:
+        real(self)
+        return Trial((policy,), 0)
+
+    monkeypatch.setattr(augmentation._Search, "_best", best)
+
+
+MIX = Mix("Mixup", 0.6, 0.4)
+SWAP = ((Move("SwapWords", 1.0, 1.0),),)
+
+
+@pytest.mark.parametrize(
+    ("policy", "lines"),
+    [
+        (Policy(mix=MIX), ["objective:", "  mix:", "  - {type: Mixup, alpha: 0.4, p: 0.6}"]),
+        (
+            Policy(SWAP, mix=MIX),
+            [
+                "data:",
+                "  type: TextData",
+                "  augment:",
+                "  - {type: SwapWords, p: 0.3, keep: nothing}",
+                "objective:",
+                "  mix:",
+                "  - {type: Mixup, alpha: 0.4, p: 0.6}",
+            ],
+        ),
+    ],
+)
+def test_a_policy_that_mixes_is_in_the_runs_and_in_the_fragment(
+    recipe: Recipe, policy: Policy, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    best_is(monkeypatch, policy)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    assert state["verdict"] == "helps" and "Mixup" in state["space"]
+    assert [a["mix"] for a in asked] == [(), (Mixup(0.4, p=0.6),)] * 3
+    fragment = tmp_path / "out" / "policy.yaml"
+    assert [line for line in fragment.read_text().splitlines() if not line.startswith("#")] == lines
+    job, _ = train_job([recipe.data.path, "--text", "text", "--config", str(fragment)], "train")
+    assert job.recipe.objective.mix == asked[-1]["mix"] and job.recipe.data.augment == asked[-1]["augment"]
+
+
+def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(recipe, objective=replace(recipe.objective, mix=(Mixup(0.9),)))
+    asked, stages = fake_runs(monkeypatch, right_with=160, right_without=150), []
+    real = Bench.run
+
+    def recorded(self: Bench, given: list) -> Any:
+        stages.extend(given)
+        return real(self, given)
+
+    monkeypatch.setattr(Bench, "run", recorded)
+    state = search(own, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    assert "Mixup" not in state["space"] and "objective.mix has the recipe's own" in state["left_out"][-1]
+    assert [a["mix"] for a in asked] == [(Mixup(0.9),)] * 6
+    # Two of them are for measuring.
+    assert [stage.mix for stage in stages] == [()] * 2 + [(Mixup(0.9),)] * (len(stages) - 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"objective": Supervised(mix=(Mixup(),))}, "objective.mix has the recipe's own"),
+        ({"batching": Batching(unpadded=True)}, "batching.unpadded: expected false or None beside objective.mix"),
+        ({"train": Train(per_device_train_batch_size=1)}, "a forward pass has one row"),
+        ({"method": "lora"}, None),
+        ({"method": "lora", "train": Train(per_device_train_batch_size=1)}, "a forward pass has one row"),
+    ],
+)
+def test_whether_rows_can_be_mixed(recipe: Recipe, changes: dict, reason: str | None) -> None:
+    wanted = replace(recipe, **changes)
+    found = retraining.why_no_mixing(wanted, prepare(shortened(wanted)))
+    assert found is None if reason is None else reason in found
 
 
 @pytest.mark.parametrize(("right", "word"), [(151, UNDECIDED), (110, NONE_HELPS)])
@@ -219,6 +314,29 @@ def test_the_folder_of_a_run_is_not_that_of_a_search(recipe: Recipe, tmp_path: P
     assert (tmp_path / "recipe.json").read_text() == "{}"
 
 
+def test_runs_too_slow_for_three_seeds_decide_nothing(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that would be called better, did it not rest on two seeds."""
+    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    real = augmentation.retrain
+
+    def slower(*arguments: Any, **fields: Any) -> Retrained:
+        # The fourth run takes nearly all of the time.
+        return replace(real(*arguments, **fields), seconds=PLENTY - 3600 if len(asked) == 4 else 1.0)
+
+    monkeypatch.setattr(augmentation, "retrain", slower)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
+    assert len(state["with"]) == len(state["without"]) == 10 and state["verdict"] == "helps"
+    monkeypatch.setattr(
+        augmentation._Search, "elapsed", property(lambda self: sum(r["seconds"] for r in self.state["with"]))
+    )
+    asked.clear()
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "slow"))
+    assert len(state["with"]) == len(state["without"]) == 2
+    assert state["evidence"]["low"] > 0 and state["verdict"] == UNDECIDED
+
+
 def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_runs(monkeypatch, right_with=160, right_without=150)
     real = Bench.run
@@ -248,7 +366,7 @@ def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monk
         ({"augment": (SwapWords(),)}, Wanted(), r"data\.augment: expected \(\) here"),
         ({}, Wanted(seeds=2), "--seeds 2: expected at least 3"),
         ({}, Wanted(trials=2), "--trials 2: expected at least 3"),
-        ({}, Wanted(budget_s=1.0), "--budget 1s: 6 runs of one step"),
+        ({}, Wanted(budget_s=1.0), "--budget 1s: 6 runs of 4 steps and a few trials"),
     ],
 )
 def test_what_is_refused_leaves_nothing(

@@ -1,17 +1,20 @@
 """All searchers behind one interface: they end, repeat themselves, and find what chance does not."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.mix import CutMix, Mixup
 from hf_finetune.search.augmentation import SEARCHERS
 from hf_finetune.search.population import Population
 from hf_finetune.search.searchers import RUNGS, Halving, Sweep, Trial, halved, most_arms
-from hf_finetune.search.space import Policy, Space, Strength
+from hf_finetune.search.space import Mix, Policy, Space, Strength
 
 SPACE = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEFGH"))
+MIXING = replace(SPACE, mixings=(Mixup, CutMix))
 EVERY = pytest.mark.parametrize("name", SEARCHERS)
 
 
@@ -21,8 +24,15 @@ def value(policy: Policy) -> float:
     return float(np.mean([(m.operation == "A") + 1 - abs(m.magnitude - 0.6) for m in moves]))
 
 
-def trials(name: str, count: int, seed: int = 0, score: Callable[[Policy], float] = value) -> list[tuple[Trial, float]]:
-    searcher, told = SEARCHERS[name](SPACE, trials=count, seed=seed), []
+def any_value(policy: Policy) -> float:
+    """As `value`; of a policy of mixing alone 1."""
+    return value(policy) if policy.branches else 1.0
+
+
+def trials(
+    name: str, count: int, seed: int = 0, score: Callable[[Policy], float] = value, space: Space = SPACE
+) -> list[tuple[Trial, float]]:
+    searcher, told = SEARCHERS[name](space, trials=count, seed=seed), []
     while (trial := searcher.ask()) is not None:
         told.append((trial, score(trial.policy)))
         searcher.tell(*told[-1])
@@ -30,15 +40,16 @@ def trials(name: str, count: int, seed: int = 0, score: Callable[[Policy], float
 
 
 @EVERY
+@pytest.mark.parametrize("space", [SPACE, MIXING], ids=["alone", "mixing"])
 @pytest.mark.parametrize("count", [3, 10, 40])
-def test_as_many_trials_as_were_asked_for_reach_the_highest_rung(name: str, count: int) -> None:
-    told = trials(name, count)
+def test_as_many_trials_as_were_asked_for_reach_the_highest_rung(name: str, count: int, space: Space) -> None:
+    told = trials(name, count, score=any_value, space=space)
     assert 1 <= len(told) <= max(count, RUNGS)
     by_rung = [sum(trial.rung == rung for trial, _ in told) for rung in range(RUNGS)]
     assert by_rung[-1] >= 1
     if name != "tpe":
         # Its pruning depends on the scores.
-        assert tuple(by_rung) == SEARCHERS[name].counts(count)
+        assert tuple(by_rung) == SEARCHERS[name].counts(count, space)
 
 
 @EVERY
@@ -71,7 +82,33 @@ def test_a_sweep_has_two_numbers_and_the_middle_ones_first() -> None:
     shown = [trial.policy for trial, _ in trials("sweep", 1000) if trial.rung == 0]
     assert shown[0] == SPACE.every_at_any()
     assert shown[1:4] == [SPACE.every(0.6), SPACE.every(0.6, 2), SPACE.every(0.4)]
-    assert len(shown) == 11 and sum(Sweep.counts(1000)) == len(trials("sweep", 1000)) == 20
+    assert len(shown) == 11 and sum(Sweep.counts(1000, SPACE)) == len(trials("sweep", 1000)) == 20
+
+
+def test_a_sweep_with_mixing_tries_it_alone_and_after_any_operation() -> None:
+    shown = [trial.policy for trial, _ in trials("sweep", 1000, score=any_value, space=MIXING) if trial.rung == 0]
+    mixup, cutmix = Mix("Mixup", 1.0, 0.2), Mix("CutMix", 1.0, 1.0)
+    any_magnitude = SPACE.every_at_any()
+    assert shown[:3] == [any_magnitude, SPACE.every(0.6), SPACE.every(0.6, 2)]
+    assert shown[3:7] == [
+        Policy(mix=mixup),
+        replace(any_magnitude, mix=mixup),
+        Policy(mix=cutmix),
+        replace(any_magnitude, mix=cutmix),
+    ]
+    assert len(shown) == 15 and shown[7:] == [SPACE.every(m, d) for m in (0.4, 0.8, 0.2, 1.0) for d in (1, 2)]
+
+
+@pytest.mark.parametrize("name", [n for n in SEARCHERS if n != "sweep"])
+def test_it_comes_to_mix_as_is_rewarded(name: str) -> None:
+    """CutMix alone earns something: of the policies that end the search most have it, by chance a third would."""
+    found = []
+    for seed in range(6):
+        told = trials(name, 60, seed, lambda p: float(p.mix is not None and p.mix.operation == "CutMix"), MIXING)
+        found += [trial.policy.mix for trial, _ in told if trial.rung == RUNGS - 1]
+        tried = {None if t.policy.mix is None else t.policy.mix.operation for t, _ in told}
+        assert tried == {None, "Mixup", "CutMix"}
+    assert np.mean([mix is not None and mix.operation == "CutMix" for mix in found]) > 0.6
 
 
 def test_the_worst_of_a_population_take_the_place_of_the_best() -> None:

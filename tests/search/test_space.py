@@ -1,5 +1,7 @@
 """What a search can choose, and the policies made of it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,20 @@ from hf_finetune.data.augment_text import DeleteWords, SwapWords
 from hf_finetune.data.augmentation import ImageBatch, TextBatch, generators
 from hf_finetune.data.compose import OneOf, Sequence, Sometimes
 from hf_finetune.data.image_geometry import Rotate
-from hf_finetune.search.space import BRANCHES, LEVELS, MOVES, NONE, Move, Policy, Space, Strength, described, space_of
+from hf_finetune.data.mix import CutMix, Mixup, ResizeMix
+from hf_finetune.search.space import (
+    BRANCHES,
+    LEVELS,
+    MOVES,
+    NONE,
+    Mix,
+    Move,
+    Policy,
+    Space,
+    Strength,
+    described,
+    space_of,
+)
 
 SPACE = Space("text", (Strength("Swap", SwapWords), Strength("Delete", DeleteWords)))
 TEXTS = TextBatch(["one two three four. five six", "seven eight nine"], None, np.array([0, 1]))
@@ -29,6 +44,27 @@ def test_the_policies_of_one_or_two_numbers() -> None:
     assert {o.p for o in any_magnitude.choices} == set(LEVELS) and len(any_magnitude.choices) == 2 * len(LEVELS)
 
 
+def test_a_policy_that_mixes() -> None:
+    space = dataclasses.replace(SPACE, mixings=(Mixup, CutMix))
+    policy = Policy(((Move("Swap", 1.0, 0.2),),), mix=Mix("CutMix", probability=0.4, alpha=0.8))
+    assert space.mix(policy) == (CutMix(alpha=0.8, p=0.4),) and space.augment(policy) == (SwapWords(0.2),)
+    assert space.mix(NONE) == ()
+    assert described(policy) == "Swap 0.2 + CutMix 0.8 x 0.4"
+    assert [described(p) for p in space.mixed()] == ["Mixup 0.2", "CutMix 1"]
+    assert [space.mix(p) for p in space.mixed()] == [(Mixup(),), (CutMix(),)] and space.augment(space.mixed()[0]) == ()
+
+
+def test_any_mixing_and_one_near_it() -> None:
+    space, rng = dataclasses.replace(SPACE, mixings=(Mixup, CutMix)), np.random.default_rng(0)
+    seen = [space.policy(rng).mix for _ in range(300)]
+    for name in (None, "Mixup", "CutMix"):
+        assert 80 < sum((mix and mix.operation) == name for mix in seen) < 120
+    near = [space.near(Policy(mix=Mix("Mixup", 0.6, 0.6)), rng).mix for _ in range(300)]
+    same = [m for m in near if m and m.operation == "Mixup" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.alpha <= 0.8]
+    assert 0.75 < len(same) / len(near) < 0.95 and {mix and mix.operation for mix in near} == {None, "Mixup", "CutMix"}
+    assert all(SPACE.policy(rng).mix is None for _ in range(20))
+
+
 def test_near_is_a_step_away_or_another_operation() -> None:
     rng, policy = np.random.default_rng(0), Policy(((Move("Swap", 0.6, 0.6),) * MOVES,) * BRANCHES)
     seen = [move for _ in range(200) for branch in SPACE.near(policy, rng).branches for move in branch]
@@ -41,6 +77,7 @@ def test_every_operation_of_texts_with_a_share_is_there() -> None:
     space, left_out = space_of(TEXTS)
     assert space.kind == "text" and {"SwapWords", "DeleteWords", "KeyboardTypos", "Aeda"} <= set(space.names)
     assert not {"Eda", "SubstituteByModel", "BackTranslate"} & set(space.names)
+    assert space.mixing_names == ("Mixup",)
     # MixHalves needs the training rows.
     assert [line.split(" is ")[0] for line in left_out] == ["MixHalves"]
 
@@ -49,13 +86,16 @@ def test_an_operation_that_does_not_go_with_the_data_is_left_out_and_said() -> N
     pairs = TextBatch(TEXTS.texts, list(TEXTS.texts), TEXTS.labels)
     space, left_out = space_of(pairs)
     assert "MixHalves" not in space.names and "pairs" in left_out[0]
+    space, left_out = space_of(TEXTS, "it cannot be")
+    assert space.mixings == () and left_out[-1] == "mixing rows is not in the space: it cannot be"
 
 
 @pytest.mark.parametrize("magnitude", LEVELS)
 def test_every_operation_of_pictures_at_every_magnitude(magnitude: float) -> None:
     pixels = torch.randint(0, 256, (2, 3, 24, 24), generator=torch.Generator().manual_seed(0)).byte()
     space, left_out = space_of(ImageBatch(pixels, np.array([0, 1])))
-    assert space.kind == "image" and not left_out and {"Rotate", "ShearX", "Flip", "Jpeg"} <= set(space.names)
+    assert space.kind == "image" and not left_out and space.mixings == (Mixup, CutMix, ResizeMix)
+    assert {"Rotate", "ShearX", "Flip", "Jpeg"} <= set(space.names)
     for operation in space.operations:
         changed = operation.at(magnitude)(ImageBatch(pixels), generators(0, range(2), 0)).pixels
         assert changed.shape == pixels.shape and changed.dtype == torch.uint8
