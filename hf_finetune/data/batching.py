@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from hf_finetune.data.inputs import Rows
 from hf_finetune.data.mixed_rows import MixedRows
 from hf_finetune.data.sampling import ClassDraw
+from hf_finetune.data.taught_rows import TaughtRows
 from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError
 
@@ -229,7 +230,7 @@ class EpochLoader(DataLoader):
 
     def __init__(
         self,
-        dataset: Rows | Views | MixedRows,
+        dataset: Rows | Views | MixedRows | TaughtRows,
         batch_sampler: StepBatches,
         collate_fn: Callable[[dict[str, Any]], Any],
         *,

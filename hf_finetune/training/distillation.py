@@ -5,13 +5,20 @@ Legend: N training rows, B rows of a forward pass, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
+from transformers import TrainingArguments
 
+from hf_finetune.data.taught_rows import COLUMN, TaughtRows, with_teacher
 from hf_finetune.training.distillation_choices import DistillationKind
 from hf_finetune.training.losses import WeightedLoss
+from hf_finetune.training.trainer import ClassifierTrainer
 
 
 @dataclass(frozen=True)
@@ -51,3 +58,45 @@ class DistillationLoss:
         if self.labels_weight:
             total = total + self.labels_weight * self.labels(logits_BC, taught.labels_B)
         return total
+
+
+class DistillationTrainer(ClassifierTrainer):
+    """Trains a student on the labels of its rows and on its teacher's logits of them.
+
+    Args:
+        model, args: see `ClassifierTrainer`.
+        teacher_NC: the teacher's logits of the training rows, in their order, shape (N, C).
+        loss: of labels and teacher.
+        fields: all others of `ClassifierTrainer`. Rows are what the teacher saw: neither `augmentation` nor `mix`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        teacher_NC: np.ndarray,
+        loss: DistillationLoss,
+        **fields: Any,
+    ) -> None:
+        super().__init__(model, args, loss=loss, **fields)
+        assert self.augmentation is None and not self.mix, "the teacher has seen the rows as they are"
+        self.teacher_NC = teacher_NC
+
+    def _training_rows(self) -> TaughtRows:
+        return TaughtRows(super()._training_rows(), self.teacher_NC)
+
+    def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
+        return partial(with_teacher, super()._training_collate())
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """As the classifier's; the loss gets the labels with the teacher's logits of the same rows."""
+        student = {name: x for name, x in inputs.items() if name != COLUMN}
+        student["labels"] = Taught(inputs["labels"], inputs[COLUMN])
+        return super().compute_loss(model, student, return_outputs, num_items_in_batch)
