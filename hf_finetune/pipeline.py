@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
-from hf_finetune import digests, environment
+from hf_finetune import digests, environment, teacher
 from hf_finetune.codec import to_plain, write_json
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.views import with_copies
@@ -24,9 +24,9 @@ from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
 from hf_finetune.finishing import finish
 from hf_finetune.hub.push import check_target
-from hf_finetune.preparation import prepare, with_adapter
+from hf_finetune.preparation import prepare, teacher_of, with_adapter
 from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Averaging, ImageData, Launch, Recipe
+from hf_finetune.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
 from hf_finetune.rewording.cached import digest_of
 from hf_finetune.rewording.checkpoints import forget
 from hf_finetune.run_folder import kept_kernels, output_folder, plain_disk_errors, refuse_changes
@@ -44,6 +44,7 @@ from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, newest_whole
+from hf_finetune.training.distillation import DistillationTrainer
 from hf_finetune.training.peers import plain_peer_errors
 from hf_finetune.training.sharpness import Sharpness
 from hf_finetune.training.soup import Soup
@@ -100,6 +101,7 @@ def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
         "fingerprint": prepared.splits.fingerprint,
         "labels": list(prepared.splits.labels),
         "weights": prepared.weights,
+        "teacher": prepared.teacher,
         "mixed_precision": prepared.mixed_precision,
         "processes": prepared.processes,
         "versions": environment.versions(),
@@ -192,6 +194,21 @@ def _train(
             "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length
         )
 
+    started = time.perf_counter()
+    answers = None
+    if (taught_by := teacher_of(recipe, splits)) is not None:
+        asked = {"train": splits.train, "validation": splits.validation}
+        if saving and splits.test is not None:
+            asked["test"] = splits.test
+        # The others find what the first one leaves.
+        with state.main_process_first():
+            answers = teacher.ask(taught_by, asked, budget_gb=recipe.batching.cache_gb)
+        for doubt in teacher.doubts(answers, asked):
+            logger.warning(doubt)
+        del taught_by
+        teacher.forget()
+        seconds["teacher_s"] = time.perf_counter() - started
+
     model = prepared.model.to(device)
     resume_from = newest_whole(checkpoints)
 
@@ -242,7 +259,13 @@ def _train(
         keep_start(model, checkpoints)
     state.wait_for_everyone()
     bar = ProgressBar(recipe.evaluate.metric)
-    trainer = ClassifierTrainer(
+    match recipe.objective:
+        case Distill():
+            assert answers is not None
+            trainer_of = partial(DistillationTrainer, teacher_NC=answers.logits["train"])
+        case Supervised():
+            trainer_of = ClassifierTrainer
+    trainer = trainer_of(
         model,
         arguments_in(mixed_precision=kernels.mixed_precision),
         train_rows=rows.train,
@@ -307,7 +330,7 @@ def _train(
     seconds["cache_s"] = rows.build_s
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
     seconds["train_loop_s"] = trainer.loop_seconds
-    return trainer, seconds, {"cache": rows.report, "truncated_share": truncated}
+    return trainer, seconds, {"cache": rows.report, "truncated_share": truncated, "answers": answers}
 
 
 def _averages(wanted: Averaging) -> Averages | None:

@@ -1,0 +1,247 @@
+"""The teacher of a run: a finished classifier that reads the rows through its own tokenizer or processor, once.
+
+What it answers is kept on the disk and found again by every later run that asks the same teacher of the same rows.
+
+Legend: N rows, C classes of the data, in their order.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from hf_finetune import digests, environment, store
+from hf_finetune.apply import TOKENS, Classifier, load_trained
+from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.data.splits import row_digests
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
+from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.models.pooled import PooledClassifier
+
+logger = logging.getLogger("hf_finetune.run")
+
+# Raised whenever the same rows come to be answered otherwise.
+FORMAT = 1
+FILE = "logits.npy"
+# Of a config, what changes from one place and library to another and no answer with it.
+WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "architectures")
+SHOWN = ("accuracy", "macro_f1", "log_loss")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A classifier of the data's classes."""
+
+    name: str
+    """Folder or Hub id, as the user wrote it."""
+    classifier: Classifier
+    columns_C: tuple[int, ...]
+    """Which of its logits is that of each of the data's classes."""
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of its weights, and of what else its answers to the same inputs depend on."""
+        model = self.classifier.model
+        config = {name: value for name, value in model.config.to_dict().items() if name not in WITHOUT_EFFECT}
+        reading = repr(model.reading) if isinstance(model, PooledClassifier) else None
+        return digests.of_json([digests.of_tensors(model.state_dict()), config, reading])
+
+
+@lru_cache(maxsize=1)
+def load_teacher(
+    checkpoint: str, labels: tuple[str, ...], kind: Literal["text", "image"], *, trust_remote_code: bool
+) -> Teacher:
+    """A teacher for data of these classes; once per process, until `forget`.
+
+    Args:
+        checkpoint: a run's folder, a classifier's, or a Hub id, see `apply.load_trained`.
+        labels: names of the data's classes. The teacher's may have another order.
+        kind: what the data are.
+
+    Raises:
+        InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart.
+    """
+    try:
+        classifier = load_trained(checkpoint, trust_remote_code=trust_remote_code)
+    except InputError as error:
+        raise InputError(f"objective.teacher: {error}") from error
+    if classifier.kind != kind:
+        raise InputError(
+            f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads {classifier.kind}s"
+        )
+    places = {name: i for i, name in enumerate(classifier.labels)}
+    lacking = [name for name in labels if name not in places]
+    strange = [name for name in classifier.labels if name not in set(labels)]
+    if lacking or strange:
+        found = [f"lacks {_listed(lacking)}"] * bool(lacking) + [f"has {_listed(strange)} besides"] * bool(strange)
+        raise InputError(
+            f"objective.teacher: expected a classifier of the data's {len(labels)} classes, got {checkpoint}, which "
+            f"{' and '.join(found)}; train one on these classes, or name them alike (id2label in its config.json)"
+        )
+    return Teacher(checkpoint, classifier, tuple(places[name] for name in labels))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def forget() -> None:
+    """Give back the teacher's memory."""
+    load_teacher.cache_clear()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a teacher says of a run's rows."""
+
+    name: str
+    """See `Teacher`."""
+    weights: str
+    """See `Teacher`."""
+    logits: dict[str, np.ndarray]
+    """By split, shape (N, C), float32."""
+    reused: bool
+    """Whether all of them were found where an earlier run left them."""
+
+
+def ask(teacher: Teacher, splits: Mapping[str, Dataset], *, budget_gb: float) -> Answers:
+    """The teacher's answers to all rows, in float32: where an earlier run left them, else computed and kept.
+
+    Args:
+        splits: canonical rows by the split's name.
+        budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
+    """
+    if teacher.classifier.pairs and "text_pair" not in splits["train"].column_names:
+        logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
+    weights = teacher.weights
+    found = {name: _logits(teacher, weights, rows, name, budget_gb) for name, rows in splits.items()}
+    return Answers(
+        teacher.name,
+        weights,
+        {name: logits_NC[:, list(teacher.columns_C)] for name, (logits_NC, _) in found.items()},
+        all(reused for _, reused in found.values()),
+    )
+
+
+def _logits(teacher: Teacher, weights: str, rows: Dataset, split: str, budget_gb: float) -> tuple[np.ndarray, bool]:
+    """Logits of the teacher's own classes, in its own order, and whether they were found."""
+    classifier = teacher.classifier
+    inputs, shape = classifier.inputs, (len(rows), len(classifier.labels))
+    encoded = inputs.encode_in_memory(rows) if isinstance(inputs, TextInputs) else inputs.encode(rows)
+    if isinstance(inputs, TextInputs):
+        seen = digests.of_columns(encoded)
+    else:
+        pictures = b"".join(row_digests(rows.with_format("arrow")[:]))
+        seen = digests.of_json([inputs.processor.to_json_string(), pictures.hex()])
+    folder = store.folder_of(
+        "teacher",
+        {
+            "format": FORMAT,
+            "weights": weights,
+            "rows": seen,
+            "attention": classifier.model.config._attn_implementation,
+            "float32": torch.get_float32_matmul_precision(),
+            "device": next(classifier.model.parameters()).device.type,
+            "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
+        },
+    )
+
+    def read(folder: Path, _: dict[str, Any]) -> np.ndarray:
+        logits_NC = np.load(folder / FILE, allow_pickle=False)
+        if logits_NC.shape != shape:
+            raise ValueError(f"{FILE} has the shape {logits_NC.shape}, not {shape}")
+        return logits_NC
+
+    if (kept := store.find(folder, read)) is not None:
+        logger.info("the teacher's answers to %d %s rows: found in %s", len(rows), split, folder)
+        store.hold(folder)
+        return kept, True
+    logits_NC = predict_logits(
+        classifier.model,
+        Rows(encoded, columns_of(inputs, labels=False)),
+        inputs.collate,
+        batch_size=None,
+        tokens=TOKENS,
+        lengths=inputs.lengths(encoded),
+        progress=f"the teacher answers {split}",
+    )
+    content = io.BytesIO()
+    np.save(content, logits_NC)
+    try:
+        about = {"rows": len(rows), "classes": len(classifier.labels)}
+        with store.building(folder, needed=content.tell(), budget_gb=budget_gb, about=about) as build:
+            build.append(FILE, content.getbuffer())
+        store.hold(folder)
+    except store.NoStore as reason:
+        logger.warning("the teacher's answers are not kept for a later run: %s", reason)
+    return logits_NC, False
+
+
+def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
+    """What speaks against a teacher before anybody learns from it.
+
+    Args:
+        splits: the rows that it has answered, with `label`; train and validation among them.
+    """
+    train_labels, labels_N = (np.asarray(splits[name]["label"][:]) for name in ("train", "validation"))
+    accuracy = float((answers.logits["validation"].argmax(-1) == labels_N).mean())
+    majority = float((labels_N == np.bincount(train_labels).argmax()).mean())
+    if accuracy > majority:
+        return []
+    return [
+        f"the teacher's accuracy on the validation rows, {accuracy:.3f}, is not above that of the most frequent class, "
+        f"{majority:.3f}: it was made for other data, or its classes mean something else"
+    ]
+
+
+def report(
+    answers: Answers, splits: Mapping[str, Dataset], probabilities: Mapping[str, np.ndarray], *, resamples: int
+) -> dict[str, Any]:
+    """What result.json says of the teacher: its metrics, the student's accuracy minus its own, and doubts.
+
+    Args:
+        splits: the rows, by split: train, and those that were evaluated. The last one is judged by.
+        probabilities: the student's of the evaluated splits, shape (N, C).
+        resamples: of the intervals.
+    """
+    metrics, right = {}, {}
+    for split in probabilities:
+        labels_N = np.asarray(splits[split]["label"][:])
+        found = bootstrap(labels_N, softmax(answers.logits[split]), resamples=resamples)
+        metrics[split] = {name: found[name].to_dict() for name in SHOWN}
+        right[split] = [logits_NC.argmax(-1) == labels_N for logits_NC in (probabilities[split], answers.logits[split])]
+    judged = list(splits)[-1]
+    difference = paired_difference(*right[judged])
+    own, teachers = (float(rows.mean()) for rows in right["validation"])
+    notes = doubts(answers, splits)
+    if teachers < own:
+        notes.append(
+            f"the teacher is less accurate on the validation rows, {teachers:.3f}, than its student, {own:.3f}: "
+            "compare with the student trained without it"
+        )
+        logger.warning(notes[-1])
+    return {
+        "weights": answers.weights,
+        "logits_reused": answers.reused,
+        "metrics": metrics,
+        "difference": {**difference.to_dict(), "verdict": verdict(difference)},
+        "retention": _ratio(*(float(rows.mean()) for rows in right[judged])),
+        "agreement": float((probabilities[judged].argmax(-1) == answers.logits[judged].argmax(-1)).mean()),
+        "notes": notes,
+    }
+
+
+def _ratio(own: float, teachers: float) -> float | None:
+    """Share of the teacher's accuracy that the student has; None of a teacher that has none."""
+    return own / teachers if teachers else None
