@@ -258,10 +258,9 @@ def _check_distill(objective: Distill, recipe: Recipe, refuse: Callable[[str, An
     if objective.mix:
         refuse("objective.mix", ", ".join(map(spelled, objective.mix)), "none beside a teacher, who sees no mixed rows")
     data = recipe.data
-    if data.augment and data.augment_copies == 0:
-        shown = ", ".join(map(spelled, data.augment))
-        remedy = "set data.augment_copies" if isinstance(data, TextData) else "leave it out"
-        refuse("data.augment", shown, f"none in every epoch beside a teacher, who answers each row once; {remedy}")
+    workers = recipe.train.extra.get("dataloader_num_workers", 0)
+    if workers and data.augment and data.augment_copies == 0:
+        refuse("train.extra.dataloader_num_workers", workers, "0 beside a teacher that is asked about every view")
     if data.augment_copies and isinstance(data, ImageData):
         refuse(
             "data.augment_copies",

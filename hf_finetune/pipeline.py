@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
-from hf_finetune import digests, environment, teacher
+from hf_finetune import digests, environment
 from hf_finetune.codec import to_plain, write_json
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.views import with_copies
@@ -24,7 +24,7 @@ from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
 from hf_finetune.finishing import finish
 from hf_finetune.hub.push import check_target
-from hf_finetune.preparation import prepare, teacher_of, with_adapter
+from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
 from hf_finetune.rewording.cached import digest_of
@@ -32,6 +32,7 @@ from hf_finetune.rewording.checkpoints import forget
 from hf_finetune.run_folder import kept_kernels, output_folder, plain_disk_errors, refuse_changes
 from hf_finetune.starting import (
     adapter_penalty,
+    ask_teacher,
     choose_kernels,
     keep_start,
     mixout,
@@ -195,18 +196,7 @@ def _train(
         )
 
     started = time.perf_counter()
-    answers = None
-    if (taught_by := teacher_of(recipe, splits)) is not None:
-        asked = {"train": splits.train, "validation": splits.validation}
-        if saving and splits.test is not None:
-            asked["test"] = splits.test
-        # The others find what the first one leaves.
-        with state.main_process_first():
-            answers = teacher.ask(taught_by, asked, budget_gb=recipe.batching.cache_gb)
-        for doubt in teacher.doubts(answers, asked):
-            logger.warning(doubt)
-        del taught_by
-        teacher.forget()
+    if (answers := ask_teacher(prepared, test=saving)) is not None:
         seconds["teacher_s"] = time.perf_counter() - started
 
     model = prepared.model.to(device)
@@ -262,7 +252,7 @@ def _train(
     match recipe.objective:
         case Distill():
             assert answers is not None
-            trainer_of = partial(DistillationTrainer, teacher_NC=answers.logits["train"])
+            trainer_of = partial(DistillationTrainer, teacher=answers.of_training)
         case Supervised():
             trainer_of = ClassifierTrainer
     trainer = trainer_of(
@@ -330,6 +320,9 @@ def _train(
     seconds["cache_s"] = rows.build_s
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
     seconds["train_loop_s"] = trainer.loop_seconds
+    if answers is not None and answers.live is not None:
+        # As a part of train_s: it is asked from step to step.
+        seconds["teacher_s"] += answers.live.seconds
     return trainer, seconds, {"cache": rows.report, "truncated_share": truncated, "answers": answers}
 
 

@@ -88,6 +88,8 @@ def prepare(recipe: Recipe) -> Prepared:
     else:
         inputs = image_inputs(recipe, checkpoint)
     taught_by = teacher_of(recipe, splits)
+    if taught_by is not None and data.augment and data.augment_copies == 0:
+        teacher.check_views(taught_by, inputs, splits.train[0])
     loaded = load_classifier(
         checkpoint.name,
         task=recipe.task,

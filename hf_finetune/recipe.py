@@ -207,7 +207,7 @@ class Distill(Supervised):
     teacher: Annotated[str, _flag("--teacher")]
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It reads
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
-    and found again by later runs."""
+    and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
     `training.distillation_choices`."""
@@ -284,8 +284,8 @@ class Batching:
     cache_prefix: bool = True
     """Compute what frozen layers give for every row once, keep it on disk, and run only the layers above in every epoch."""
     cache_gb: float = 8.0
-    """Gigabytes (10^9 bytes) that such activations, decoded pictures, their stored copies, texts of language models and a teacher's
-    answers may take on disk together, over all runs; the least recently used go first."""
+    """Gigabytes (10^9 bytes) that such activations, decoded pictures, their stored copies, texts of language models and a
+    teacher's answers may take on disk together, over all runs; the least recently used go first."""
     token_budget: int | None = None
     """Padded tokens of one optimiser step over all processes and accumulation: short texts then come in large steps, long
     ones in small steps, and per_device_train_batch_size has no effect. None: every step has about the same number of rows."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,10 +22,12 @@ from datasets import Dataset
 
 from hf_finetune import digests, environment, store
 from hf_finetune.apply import TOKENS, Classifier, load_trained
-from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.data.image import decode
+from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
+from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.splits import row_digests
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.pooled import PooledClassifier
@@ -101,6 +104,50 @@ def forget() -> None:
     load_teacher.cache_clear()
 
 
+class Live:
+    """Answers views as they come up, in float32, through the teacher's own tokenizer or processor.
+
+    Views of pictures are those of the student's pixels, which the teacher's processor normalises; see `check_views`.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher, self.seconds = teacher, 0.0
+
+    def __call__(self, views: dict[str, Any]) -> np.ndarray:
+        """Logits (B, C) of views, see `data.views.Views.changed`."""
+        started = time.perf_counter()
+        classifier = self.teacher.classifier
+        model, inputs = classifier.model, classifier.inputs
+        batch = inputs.collate(inputs.encode_batch(views) if isinstance(inputs, TextInputs) else views)
+        with evaluating(model), torch.no_grad():
+            logits_BC = model(**to_device(batch, next(model.parameters()).device)).logits
+        found = logits_BC.float().cpu().numpy()[:, list(self.teacher.columns_C)]
+        self.seconds += time.perf_counter() - started
+        return found
+
+
+def check_views(teacher: Teacher, inputs: Inputs, row: dict[str, Any]) -> None:
+    """Refuse a teacher that reads pictures at another size than the student: a view has one size.
+
+    Args:
+        inputs: the student's.
+        row: one of the data.
+
+    Raises:
+        InputError: naming both sizes; or its processor cannot be handed pixels.
+    """
+    own = teacher.classifier.inputs
+    if not (isinstance(own, ImageInputs) and isinstance(inputs, ImageInputs)):
+        return
+    check_changeable(own.processor, decode(row["image"]), "data.augment beside this teacher")
+    sides = [tuple(i.pixels([row["image"]]).shape[-2:]) for i in (own, inputs)]
+    if sides[0] != sides[1]:
+        raise InputError(
+            f"data.augment: expected none beside {teacher.name}, which reads pictures of {sides[0]}, while the student reads "
+            f"{sides[1]}; leave it out, or take a teacher of the same size"
+        )
+
+
 @dataclass(frozen=True)
 class Answers:
     """What a teacher says of a run's rows."""
@@ -110,27 +157,37 @@ class Answers:
     weights: str
     """See `Teacher`."""
     logits: dict[str, np.ndarray]
-    """By split, shape (N, C), float32."""
+    """By split, shape (N, C), float32; without train where `live` answers its views."""
     reused: bool
     """Whether all of them were found where an earlier run left them."""
+    live: Live | None = None
+    """What answers the views of training rows that change in every epoch."""
+
+    @property
+    def of_training(self) -> np.ndarray | Live:
+        """What a `DistillationTrainer` asks."""
+        return self.logits["train"] if self.live is None else self.live
 
 
-def ask(teacher: Teacher, splits: Mapping[str, Dataset], *, budget_gb: float) -> Answers:
+def ask(teacher: Teacher, splits: Mapping[str, Dataset], *, budget_gb: float, live: bool = False) -> Answers:
     """The teacher's answers to all rows, in float32: where an earlier run left them, else computed and kept.
 
     Args:
         splits: canonical rows by the split's name.
+        live: the training rows are asked about as they come up, in other views each time.
         budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
     """
-    if teacher.classifier.pairs and "text_pair" not in splits["train"].column_names:
+    if teacher.classifier.pairs and "text_pair" not in splits["validation"].column_names:
         logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
     weights = teacher.weights
-    found = {name: _logits(teacher, weights, rows, name, budget_gb) for name, rows in splits.items()}
+    wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
+    found = {name: _logits(teacher, weights, rows, name, budget_gb) for name, rows in wanted.items()}
     return Answers(
         teacher.name,
         weights,
         {name: logits_NC[:, list(teacher.columns_C)] for name, (logits_NC, _) in found.items()},
         all(reused for _, reused in found.values()),
+        Live(teacher) if live else None,
     )
 
 
@@ -234,6 +291,7 @@ def report(
     return {
         "weights": answers.weights,
         "logits_reused": answers.reused,
+        "live": answers.live is not None,
         "metrics": metrics,
         "difference": {**difference.to_dict(), "verdict": verdict(difference)},
         "retention": _ratio(*(float(rows.mean()) for rows in right[judged])),

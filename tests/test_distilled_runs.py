@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe
+from small_runs import image_rows, small_recipe, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
-from transformers import TrainerState
+from transformers import TrainerState, ViTImageProcessor
 
 from hf_finetune import cli, codec, jobs, pipeline, teacher
 from hf_finetune.checks import check
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.compose import Sometimes
 from hf_finetune.data.mix import Mixup
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.planning import plan
-from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Recipe, Supervised, Train
+from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.distillation_choices import DecoupledKD, HardLabel, MatchLogits, SoftTargets
 
@@ -170,6 +171,44 @@ def test_what_a_teacher_goes_with(texts: Recipe, tmp_path: Path, fields: dict[st
     assert result["cache"]["used"] == (fields.get("method") == "head")
 
 
+def test_a_live_teacher_and_its_kept_answers_train_the_same(texts: Recipe, tmp_path: Path) -> None:
+    """Views that are the rows as they are: the same weights to rounding, whichever way the teacher was asked."""
+    recipe = dataclasses.replace(texts, optim=Optim(word_embeddings="dense"))
+    data = dataclasses.replace(recipe.data, augment=(Sometimes(SwapWords(), p=0.0),))
+    kept, live = trained(recipe, tmp_path / "kept"), trained(recipe, tmp_path / "live", data=data)
+    assert furthest(kept, live) < 1e-4
+    assert [result_of(tmp_path / name)["teacher"]["live"] for name in ("kept", "live")] == [False, True]
+    assert result_of(tmp_path / "live")["time"]["teacher_s"] > 0
+
+
+def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as its row: the weights are others; a run that was stopped goes on with the same views and answers, to the bit."""
+    recipe = dataclasses.replace(texts, data=dataclasses.replace(texts.data, augment=(SwapWords(0.5),)))
+    answer, asked = teacher.Live.__call__, []
+
+    def remember(self: teacher.Live, views: dict[str, Any]) -> Any:
+        asked.extend(views["text"])
+        return answer(self, views)
+
+    monkeypatch.setattr(teacher.Live, "__call__", remember)
+    straight = trained(recipe, tmp_path / "straight")
+    rows = {row["text"] for row in text_rows(60)}
+    # 54 rows in each of two epochs, few of them as they were, or as in the other.
+    assert len(asked) == 108 and len(set(asked) - rows) > 60 and len(set(asked)) > 80
+
+    stops = [3]
+
+    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
+        if stops and state.global_step == stops[0]:
+            stops.pop(0)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(LogLines, "on_step_end", stopped)
+    with pytest.raises(StoppedBySignal):
+        pipeline.run(recipe, Launch(str(tmp_path / "stopped"), resume=True))
+    assert furthest(straight, trained(recipe, tmp_path / "stopped")) == 0.0
+
+
 def test_pictures(tmp_path: Path) -> None:
     """A tiny ViT taught by a tiny ResNet."""
     for row in image_rows(24):
@@ -186,6 +225,19 @@ def test_pictures(tmp_path: Path) -> None:
     alone = trained(recipe, tmp_path / "alone")
     taught = trained(recipe, tmp_path / "taught", objective=Distill(teacher=str(big), labels_weight=0.1))
     assert furthest(alone, taught) > 1e-6
+    flipped = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, augment=(Flip(),)))
+    alone = trained(flipped, tmp_path / "flipped")
+    taught = trained(flipped, tmp_path / "flipped-taught", objective=Distill(teacher=str(big), labels_weight=0.1))
+    assert furthest(alone, taught) > 1e-6
+
+    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(big)
+    with pytest.raises(
+        InputError, match=r"data.augment: expected none beside .*resnet, which reads pictures of .48, 48."
+    ):
+        pipeline.run(
+            dataclasses.replace(flipped, objective=Distill(teacher=str(big))), Launch(str(tmp_path / "refused"))
+        )
+    assert not (tmp_path / "refused").exists()
 
 
 def test_plan(texts: Recipe) -> None:
@@ -204,7 +256,6 @@ def test_plan(texts: Recipe) -> None:
         ({"kinds": (HardLabel(-1.0),)}, {}, r"objective.kinds.0..weight: expected 0 or more"),
         ({"labels_weight": -0.5}, {}, "objective.labels_weight: expected 0 or more"),
         ({"mix": (Mixup(),)}, {}, r"objective.mix: expected none beside a teacher, .* got 'Mixup\(\)'"),
-        ({}, {"augment": (SwapWords(),)}, r"data.augment: expected none in every epoch .*set data.augment_copies"),
     ],
 )
 def test_what_a_teacher_does_not_go_with(
@@ -216,6 +267,16 @@ def test_what_a_teacher_does_not_go_with(
         data=dataclasses.replace(texts.data, **data),
     )
     with pytest.raises(InputError, match=said):
+        check(recipe)
+
+
+def test_views_are_asked_about_in_this_process_alone(texts: Recipe) -> None:
+    recipe = dataclasses.replace(
+        texts,
+        data=dataclasses.replace(texts.data, augment=(SwapWords(),)),
+        train=dataclasses.replace(texts.train, extra={"dataloader_num_workers": 1}),
+    )
+    with pytest.raises(InputError, match=r"train.extra.dataloader_num_workers: expected 0 beside a teacher that"):
         check(recipe)
 
 

@@ -44,13 +44,13 @@ def classifier(folder: Path, family: str, labels: tuple[str, ...], *, seed: int 
 
 def ask(checkpoint: Path, rows: Dataset, kind: str = "text", *, budget_gb: float = 1.0) -> teacher.Answers:
     loaded = teacher.load_teacher(str(checkpoint), ("bad", "good"), kind, trust_remote_code=False)
-    return teacher.ask(loaded, {"train": rows}, budget_gb=budget_gb)
+    return teacher.ask(loaded, {"validation": rows}, budget_gb=budget_gb)
 
 
 def test_answers_are_those_of_its_own_tokenizer_in_the_order_of_the_data(tmp_path: Path) -> None:
     """RoBERTa's tokens, 8 at most, row by row in plain transformers; its classes are the other way round."""
     checkpoint, rows = classifier(tmp_path, "roberta", ("good", "bad")), text_rows(12)
-    found = ask(checkpoint, rows).logits["train"]
+    found = ask(checkpoint, rows).logits["validation"]
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_pictures_go_through_its_own_processor(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(**processor([decode(i) for i in rows["image"][:]], return_tensors="pt")).logits
     first, second = ask(checkpoint, rows, "image"), ask(checkpoint, rows, "image")
-    assert np.allclose(first.logits["train"], expected.numpy(), atol=1e-5)
+    assert np.allclose(first.logits["validation"], expected.numpy(), atol=1e-5)
     assert not first.reused and second.reused
     assert not ask(checkpoint, image_rows(6, seed=1), "image").reused
 
@@ -80,11 +80,11 @@ def test_answers_are_kept(tmp_path: Path, own_cache: Path) -> None:
     teacher.forget()
     second = ask(checkpoint, rows)
     assert (first.reused, second.reused) == (False, True)
-    assert np.array_equal(first.logits["train"], second.logits["train"]) and first.weights == second.weights
+    assert np.array_equal(first.logits["validation"], second.logits["validation"]) and first.weights == second.weights
     (kept,) = own_cache.glob("teacher/*/logits.npy")
     kept.write_bytes(kept.read_bytes()[:-4] + b"\0\0\0\0")
     third = ask(checkpoint, rows)
-    assert not third.reused and np.array_equal(first.logits["train"], third.logits["train"])
+    assert not third.reused and np.array_equal(first.logits["validation"], third.logits["validation"])
     assert not ask(checkpoint, text_rows(12, seed=1)).reused
     other = ask(classifier(tmp_path, "bert", ("good", "bad"), seed=1), rows)
     assert not other.reused and other.weights != first.weights
@@ -95,7 +95,7 @@ def test_without_room_the_answers_are_the_same(tmp_path: Path, own_cache: Path) 
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
     unkept = [ask(checkpoint, rows, budget_gb=1e-9) for _ in range(2)]
     assert not any(answers.reused for answers in unkept) and not list(own_cache.glob("teacher/*"))
-    assert np.array_equal(unkept[1].logits["train"], ask(checkpoint, rows).logits["train"])
+    assert np.array_equal(unkept[1].logits["validation"], ask(checkpoint, rows).logits["validation"])
 
 
 @pytest.mark.parametrize(

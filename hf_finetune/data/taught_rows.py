@@ -12,8 +12,11 @@ import numpy as np
 import torch
 
 from hf_finetune.data.inputs import Rows
+from hf_finetune.data.views import Views
 
 COLUMN = "teacher_logits"
+Answer = Callable[[dict[str, Any]], np.ndarray]
+"""`views of rows, see Views.changed -> the teacher's logits of these very views (B, C)`"""
 
 
 class TaughtRows(torch.utils.data.Dataset):
@@ -38,11 +41,37 @@ class TaughtRows(torch.utils.data.Dataset):
         return {**self.rows.__getitems__(indices), COLUMN: self.teacher_NC[np.asarray(indices)]}
 
 
+class TaughtViews(torch.utils.data.Dataset):
+    """The epoch's views of training rows, each with what the teacher says of that view, asked as it comes up.
+
+    Args:
+        views: of the rows.
+        answer: asks the teacher.
+    """
+
+    def __init__(self, views: Views, answer: Answer) -> None:
+        self.views, self.answer = views, answer
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose views come next."""
+        self.views.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: column[0] for name, column in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        views = self.views.changed(indices)
+        return {**self.views.encoded(views), COLUMN: self.answer(views)}
+
+
 def with_teacher(collate: Callable[[dict[str, Any]], dict[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:
     """A batch for training, and `teacher_logits` (B, C) beside it.
 
     Args:
         collate: makes the tensors, see `data.inputs.with_labels`.
-        batch: of `TaughtRows`.
+        batch: of `TaughtRows` or `TaughtViews`.
     """
     return {**collate(batch), COLUMN: torch.from_numpy(batch[COLUMN])}

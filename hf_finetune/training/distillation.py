@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from hf_finetune.data.taught_rows import COLUMN, TaughtRows, with_teacher
+from hf_finetune.data.taught_rows import COLUMN, Answer, TaughtRows, TaughtViews, with_teacher
+from hf_finetune.data.views import Views
 from hf_finetune.training.distillation_choices import DistillationKind
 from hf_finetune.training.losses import WeightedLoss
 from hf_finetune.training.trainer import ClassifierTrainer
@@ -65,9 +66,10 @@ class DistillationTrainer(ClassifierTrainer):
 
     Args:
         model, args: see `ClassifierTrainer`.
-        teacher_NC: the teacher's logits of the training rows, in their order, shape (N, C).
+        teacher: the teacher's logits of the training rows, in their order, shape (N, C); with `augmentation`, what answers
+            the views as they come up.
         loss: of labels and teacher.
-        fields: all others of `ClassifierTrainer`. Rows are what the teacher saw: neither `augmentation` nor `mix`.
+        fields: all others of `ClassifierTrainer`. Not `mix`: the teacher sees no mixed rows.
     """
 
     def __init__(
@@ -75,16 +77,21 @@ class DistillationTrainer(ClassifierTrainer):
         model: nn.Module,
         args: TrainingArguments,
         *,
-        teacher_NC: np.ndarray,
+        teacher: np.ndarray | Answer,
         loss: DistillationLoss,
         **fields: Any,
     ) -> None:
         super().__init__(model, args, loss=loss, **fields)
-        assert self.augmentation is None and not self.mix, "the teacher has seen the rows as they are"
-        self.teacher_NC = teacher_NC
+        assert not self.mix, "the teacher sees no mixed rows"
+        self.teacher = teacher
 
-    def _training_rows(self) -> TaughtRows:
-        return TaughtRows(super()._training_rows(), self.teacher_NC)
+    def _training_rows(self) -> TaughtRows | TaughtViews:
+        rows = super()._training_rows()
+        if isinstance(rows, Views):
+            assert callable(self.teacher), "the teacher has seen the rows as they are"
+            return TaughtViews(rows, self.teacher)
+        assert isinstance(self.teacher, np.ndarray)
+        return TaughtRows(rows, self.teacher)
 
     def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
         return partial(with_teacher, super()._training_collate())

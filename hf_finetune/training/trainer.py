@@ -25,7 +25,7 @@ from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of, with_l
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.sampling import Sampling, draw_of
-from hf_finetune.data.taught_rows import TaughtRows
+from hf_finetune.data.taught_rows import TaughtRows, TaughtViews
 from hf_finetune.data.views import Augmentation, Views
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import gathered, predict_logits
@@ -188,7 +188,7 @@ class ClassifierTrainer(Trainer):
             generator=torch.Generator().manual_seed(self.args.seed),
         )
 
-    def _training_rows(self) -> Rows | Views | TaughtRows:
+    def _training_rows(self) -> Rows | Views | TaughtRows | TaughtViews:
         if self.augmentation is None:
             return Rows(self.train_dataset, columns_of(self.inputs, labels=True))
         return Views(self.train_dataset, self.inputs, self.augmentation)

@@ -47,7 +47,7 @@ LOSS = DistillationLoss(
 def student(model: nn.Module, *args, train_rows, loss: DistillationLoss = LOSS, **fields) -> DistillationTrainer:
     """Taught numbers that differ from row to row."""
     teacher_NC = np.random.default_rng(0).normal(size=(len(train_rows), 2)).astype(np.float32)
-    return DistillationTrainer(model, *args, train_rows=train_rows, loss=loss, teacher_NC=teacher_NC, **fields)
+    return DistillationTrainer(model, *args, train_rows=train_rows, loss=loss, teacher=teacher_NC, **fields)
 
 
 def with_everything(model: nn.Module, *args, **fields) -> DistillationTrainer:
@@ -72,7 +72,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
         labels = batch.pop("labels")
         with torch.no_grad():
             logits = trainer.model.eval()(**batch).logits
-        squares = (logits - torch.from_numpy(trainer.teacher_NC[step])).square().mean(-1)
+        squares = (logits - torch.from_numpy(trainer.teacher[step])).square().mean(-1)
         expected = (3 * cross_entropy(logits, labels) + 2 * squares).sum() / len(step)
         assert logged == pytest.approx(float(expected), abs=1e-4)
 
