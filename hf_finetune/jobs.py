@@ -23,7 +23,7 @@ from hf_finetune.data.named import Source
 from hf_finetune.data.test_time import SeveralViews
 from hf_finetune.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.errors import InputError
-from hf_finetune.recipe import Distill, ImageData, Launch, Model, Recipe, TextData
+from hf_finetune.recipe import Distill, ImageData, Launch, Model, Recipe, Supervised, TextData
 from hf_finetune.search.budget import SearcherName, seconds_in
 
 T = TypeVar("T")
@@ -323,9 +323,20 @@ def yaml_value(text: str) -> Any:
 
 
 def _with_teacher(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
-    """A flag that names a teacher makes the objective one that has one; all that it said before stays."""
+    """A flag that names a teacher makes the objective one that has one; all that it said before stays.
+
+    Raises:
+        InputError: a flag that is of a student's objective alone, without a teacher.
+    """
     teacher = _flag_value(arguments, "--teacher") or _flag_value(arguments, "--objective.teacher")
-    if teacher is None or isinstance(recipe.objective, Distill):
+    if isinstance(recipe.objective, Distill) or _flag_value(arguments, "--objective") is not None:
+        return recipe
+    if teacher is None:
+        own = {f.name for f in dataclasses.fields(Distill)} - {f.name for f in dataclasses.fields(Supervised)}
+        for flag in (argument.partition("=")[0] for argument in arguments):
+            group, _, name = flag.partition(".")
+            if group == "--objective" and name.partition(".")[0].replace("-", "_") in own:
+                raise InputError(f"{flag}: this is asked of a student; name its teacher beside it, --teacher MODEL")
         return recipe
     return dataclasses.replace(recipe, objective=Distill(teacher=teacher, **vars(recipe.objective)))
 

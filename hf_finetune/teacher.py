@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ class Teacher:
     columns_C: tuple[int, ...]
     """Which of its logits is that of each of the data's classes."""
 
-    @property
+    @cached_property
     def weights(self) -> str:
         """SHA-256 of its weights, and of what else its answers to the same inputs depend on."""
         model = self.classifier.model
@@ -179,19 +179,18 @@ def ask(teacher: Teacher, splits: Mapping[str, Dataset], *, budget_gb: float, li
     """
     if teacher.classifier.pairs and "text_pair" not in splits["validation"].column_names:
         logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
-    weights = teacher.weights
     wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
-    found = {name: _logits(teacher, weights, rows, name, budget_gb) for name, rows in wanted.items()}
+    found = {name: _logits(teacher, rows, name, budget_gb) for name, rows in wanted.items()}
     return Answers(
         teacher.name,
-        weights,
+        teacher.weights,
         {name: logits_NC[:, list(teacher.columns_C)] for name, (logits_NC, _) in found.items()},
         all(reused for _, reused in found.values()),
         Live(teacher) if live else None,
     )
 
 
-def _logits(teacher: Teacher, weights: str, rows: Dataset, split: str, budget_gb: float) -> tuple[np.ndarray, bool]:
+def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tuple[np.ndarray, bool]:
     """Logits of the teacher's own classes, in its own order, and whether they were found."""
     classifier = teacher.classifier
     inputs, shape = classifier.inputs, (len(rows), len(classifier.labels))
@@ -205,7 +204,7 @@ def _logits(teacher: Teacher, weights: str, rows: Dataset, split: str, budget_gb
         "teacher",
         {
             "format": FORMAT,
-            "weights": weights,
+            "weights": teacher.weights,
             "rows": seen,
             "attention": classifier.model.config._attn_implementation,
             "float32": torch.get_float32_matmul_precision(),

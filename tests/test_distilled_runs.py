@@ -319,5 +319,7 @@ def test_a_teacher_by_yaml_and_by_train(tmp_path: Path) -> None:
     assert job.recipe.objective == Distill(teacher="big")
     with pytest.raises(InputError, match="--teacher: this is not for search"):
         jobs.search_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
+    with pytest.raises(InputError, match=r"^--objective.labels-weight: .*name its teacher beside it, --teacher MODEL"):
+        jobs.train_job(["nowhere", "--text", "a", "--objective.labels-weight", "0.2"], "x")
     with pytest.raises(InputError, match=r"objective.teacher: this field is needed"):
         jobs.train_job(["nowhere", "--text", "a", "--objective", "Distill"], "x")
