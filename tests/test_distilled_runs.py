@@ -71,9 +71,10 @@ def test_kept_and_fresh_answers_train_the_same_and_so_does_a_resumed_run(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit; and to other weights than without a teacher, or with other kinds."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     asked = trained(texts, tmp_path / "asked")
     found = trained(texts, tmp_path / "found")
-    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "another"))
     no_room = trained(texts, tmp_path / "no-room", batching=dataclasses.replace(texts.batching, cache_gb=1e-9))
     reused = [result_of(tmp_path / name)["teacher"]["logits_reused"] for name in ("asked", "found", "no-room")]
     assert reused == [False, True, False]
