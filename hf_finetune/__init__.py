@@ -10,6 +10,7 @@ from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingE
 from hf_finetune.recipe import (
     Averaging,
     Batching,
+    Distill,
     Evaluate,
     Hub,
     ImageData,
@@ -28,6 +29,7 @@ from hf_finetune.recipe import (
 __all__ = [
     "Averaging",
     "Batching",
+    "Distill",
     "Evaluate",
     "GateError",
     "Hub",

@@ -13,7 +13,8 @@ from hf_finetune.data.mix import Mixup
 from hf_finetune.errors import InputError
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.layer_surgery import ReinitTopLayers
-from hf_finetune.recipe import Averaging, ImageData, Lora, Recipe, TextData
+from hf_finetune.recipe import Averaging, Distill, ImageData, Lora, Recipe, TextData
+from hf_finetune.training.distillation_choices import DecoupledKD, SoftTargets
 from hf_finetune.training.loss_choices import EffectiveNumber, Focal, PerClass
 from hf_finetune.training.optimizer_choices import Muon, ScheduleFree, check_optimizer
 from hf_finetune.training.schedule_choices import course
@@ -239,6 +240,35 @@ def _check_optim(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> Non
             refuse("optim.optimizer", "ScheduleFree", "another beside averaging; it averages the weights itself")
 
 
+def _check_distill(objective: Distill, recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
+    """What is asked of a student, and rows that its teacher would not have seen."""
+    for i, kind in enumerate(objective.kinds):
+        if kind.weight < 0:
+            refuse(f"objective.kinds[{i}].weight", kind.weight, "0 or more")
+        if isinstance(kind, SoftTargets | DecoupledKD) and not kind.temperature > 0:
+            refuse(f"objective.kinds[{i}].temperature", kind.temperature, "a number above 0")
+        if isinstance(kind, DecoupledKD):
+            for name in ("alpha", "beta"):
+                if getattr(kind, name) < 0:
+                    refuse(f"objective.kinds[{i}].{name}", getattr(kind, name), "0 or more")
+    if objective.labels_weight < 0:
+        refuse("objective.labels_weight", objective.labels_weight, "0 or more")
+    if not any(kind.weight for kind in objective.kinds):
+        refuse("objective.kinds", objective.kinds, "one at least with a weight above 0; without a teacher, Supervised")
+    if objective.mix:
+        refuse("objective.mix", ", ".join(map(spelled, objective.mix)), "none beside a teacher, who sees no mixed rows")
+    data = recipe.data
+    workers = recipe.train.extra.get("dataloader_num_workers", 0)
+    if workers and data.augment and data.augment_copies == 0:
+        refuse("train.extra.dataloader_num_workers", workers, "0 beside a teacher that is asked about every view")
+    if data.augment_copies and isinstance(data, ImageData):
+        refuse(
+            "data.augment_copies",
+            data.augment_copies,
+            "0 for pictures beside a teacher, who has a processor of its own",
+        )
+
+
 def _check_mix(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
     """`objective.mix`, and what it does not go with."""
     mix = recipe.objective.mix
@@ -270,6 +300,8 @@ def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) ->
         if getattr(objective, name) < 0:
             refuse(f"objective.{name}", getattr(objective, name), "0 or more")
     _check_mix(recipe, refuse)
+    if isinstance(objective, Distill):
+        _check_distill(objective, recipe, refuse)
     if objective.r_drop and recipe.batching.unpadded:
         refuse("batching.unpadded", True, "false or None beside objective.r_drop, which doubles the batch")
     if not 0 <= regularize.mixout < 1:

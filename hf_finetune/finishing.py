@@ -13,7 +13,7 @@ from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from torch import nn
 
-from hf_finetune import environment, parity
+from hf_finetune import environment, parity, teacher
 from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.codec import spelled, write_json, write_text
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
@@ -130,6 +130,9 @@ def finish(
         # Null: not asked for.
         "augmentation": _augmentation(prepared),
         "elastic_net": _sparsity(trainer),
+        "teacher": _teacher(
+            found["answers"], {"train": splits.train, **evaluated}, probabilities, recipe.evaluate.resamples
+        ),
         "notes": list(prepared.notes[len(splits.notes) :]),
         "learning_rate": trainer.args.learning_rate,
         "best": _best(trainer, recipe.evaluate.metric),
@@ -181,6 +184,16 @@ def _augmentation(prepared: Prepared) -> dict[str, Any] | None:
         "copies": data.augment_copies,
         "training_rows": len(prepared.splits.train) * (1 + data.augment_copies),
     }
+
+
+def _teacher(
+    answers: teacher.Answers | None, splits: dict[str, Dataset], probabilities: dict[str, np.ndarray], resamples: int
+) -> dict[str, Any] | None:
+    """Who taught, and how the student stands beside it."""
+    if answers is None:
+        return None
+    found = teacher.report(answers, splits, probabilities, resamples=resamples)
+    return {"name": path_name(answers.name, None), **found}
 
 
 def _sparsity(trainer: ClassifierTrainer) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from hf_finetune.data.named import Source
 from hf_finetune.data.test_time import SeveralViews
 from hf_finetune.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.errors import InputError
-from hf_finetune.recipe import ImageData, Launch, Model, Recipe, TextData
+from hf_finetune.recipe import Distill, ImageData, Launch, Model, Recipe, Supervised, TextData
 from hf_finetune.search.budget import SearcherName, seconds_in
 
 T = TypeVar("T")
@@ -167,6 +167,7 @@ def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
         ("--plot-schedule", job.plot_schedule is not None),
         ("--num-processes", job.launch.num_processes not in (None, 1)),
         ("--push", job.recipe.hub.repo_id is not None),
+        ("--teacher", isinstance(job.recipe.objective, Distill)),
     ):
         if given:
             raise InputError(f"{flag}: this is not for search; leave it out")
@@ -187,7 +188,7 @@ def train_job(arguments: Sequence[str], prog: str, kind: type[Train] = TrainJob)
     pictures = ImageData(path=""), Model(checkpoint=IMAGE_CHECKPOINT)
 
     def parsed(data: TextData | ImageData, model: Model) -> Train:
-        recipe = codec.merge(Recipe(name="", data=data, model=model), fields)
+        recipe = _with_teacher(codec.merge(Recipe(name="", data=data, model=model), fields), arguments)
         recipe, rest = _operations(recipe, arguments)
         return _parse(kind, kind(recipe, source=tyro.MISSING), rest, prog)
 
@@ -237,7 +238,8 @@ def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str)
         InputError: for a flag or a field that there is not, or a value of another type.
     """
     if default is not None:
-        recipe, arguments = _operations(codec.merge(default.recipe, _yaml_fields(arguments)), arguments)
+        recipe = _with_teacher(codec.merge(default.recipe, _yaml_fields(arguments)), arguments)
+        recipe, arguments = _operations(recipe, arguments)
         default = dataclasses.replace(default, recipe=recipe)
     return _parse(kind, default, arguments, prog)
 
@@ -325,6 +327,25 @@ def yaml_value(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+def _with_teacher(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
+    """A flag that names a teacher makes the objective one that has one; all that it said before stays.
+
+    Raises:
+        InputError: a flag that is of a student's objective alone, without a teacher.
+    """
+    teacher = _flag_value(arguments, "--teacher") or _flag_value(arguments, "--objective.teacher")
+    if isinstance(recipe.objective, Distill) or _flag_value(arguments, "--objective") is not None:
+        return recipe
+    if teacher is None:
+        own = {f.name for f in dataclasses.fields(Distill)} - {f.name for f in dataclasses.fields(Supervised)}
+        for flag in (argument.partition("=")[0] for argument in arguments):
+            group, _, name = flag.partition(".")
+            if group == "--objective" and name.partition(".")[0].replace("-", "_") in own:
+                raise InputError(f"{flag}: this is asked of a student; name its teacher beside it, --teacher MODEL")
+        return recipe
+    return dataclasses.replace(recipe, objective=Distill(teacher=teacher, **vars(recipe.objective)))
+
+
 def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
     """Set the operations that a flag gives whole, as YAML; the other arguments are left: `--model.surgery.0.first 3`."""
     # A PEFT config is none of ours, but is given in the same way.
@@ -357,8 +378,8 @@ def operation_fields(kind: type, prefix: str = "") -> dict[str, list[type]]:
         dotted = f"{prefix}{name}"
         if len(members) > 1 and dotted != "data":
             found[dotted] = members
-            continue
-        for member in members:
+        # What a tuple will hold, or which optimiser it will be, has no flags yet.
+        for member in members if len(members) == 1 or dotted in ("data", "objective") else ():
             for inner, of in operation_fields(member, f"{dotted}.").items():
                 # Texts and pictures have fields of one name that hold other operations.
                 found[inner] = list(dict.fromkeys([*found.get(inner, []), *of]))

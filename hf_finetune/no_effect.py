@@ -11,7 +11,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from hf_finetune.data.compose import by_model
-from hf_finetune.recipe import ImageData, Recipe
+from hf_finetune.recipe import Distill, ImageData, Recipe
 from hf_finetune.training.loss_choices import PerClass
 
 
@@ -29,7 +29,12 @@ def _words_are_frozen(recipe: Recipe) -> bool:
 def _nothing_is_cached(recipe: Recipe) -> bool:
     data = recipe.data
     pictures = isinstance(data, ImageData) and (data.decode_once or data.augment_copies > 0)
-    return not pictures and not recipe.batching.cache_prefix and not by_model(data.augment)
+    answers = isinstance(recipe.objective, Distill)
+    return not pictures and not answers and not recipe.batching.cache_prefix and not by_model(data.augment)
+
+
+def _labels_are_not_asked(recipe: Recipe) -> bool:
+    return isinstance(recipe.objective, Distill) and recipe.objective.labels_weight == 0
 
 
 NOT_PUSHED = "nothing is pushed without hub.repo_id (--push)"
@@ -43,6 +48,8 @@ TABLE: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
     ),
     ("model.top_layers", lambda r: r.trained != "top", "method top alone reads it"),
     ("model.frozen_layers", lambda r: r.trained == "head", "method head trains no layer"),
+    ("objective.label_smoothing", _labels_are_not_asked, "objective.labels_weight is 0"),
+    ("objective.loss", _labels_are_not_asked, "objective.labels_weight is 0"),
     (
         "objective.class_weights",
         lambda r: r.batching.sampling == "balanced" and not isinstance(r.objective.class_weights, PerClass),

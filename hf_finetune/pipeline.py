@@ -26,12 +26,13 @@ from hf_finetune.finishing import finish
 from hf_finetune.hub.push import check_target
 from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Averaging, ImageData, Launch, Recipe
+from hf_finetune.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
 from hf_finetune.rewording.cached import digest_of
 from hf_finetune.rewording.checkpoints import forget
 from hf_finetune.run_folder import kept_kernels, output_folder, plain_disk_errors, refuse_changes
 from hf_finetune.starting import (
     adapter_penalty,
+    ask_teacher,
     choose_kernels,
     keep_start,
     mixout,
@@ -44,6 +45,7 @@ from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, newest_whole
+from hf_finetune.training.distillation import DistillationTrainer
 from hf_finetune.training.peers import plain_peer_errors
 from hf_finetune.training.sharpness import Sharpness
 from hf_finetune.training.soup import Soup
@@ -100,6 +102,7 @@ def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
         "fingerprint": prepared.splits.fingerprint,
         "labels": list(prepared.splits.labels),
         "weights": prepared.weights,
+        "teacher": prepared.teacher,
         "mixed_precision": prepared.mixed_precision,
         "processes": prepared.processes,
         "versions": environment.versions(),
@@ -192,6 +195,10 @@ def _train(
             "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length
         )
 
+    started = time.perf_counter()
+    if (answers := ask_teacher(prepared, test=saving)) is not None:
+        seconds["teacher_s"] = time.perf_counter() - started
+
     model = prepared.model.to(device)
     resume_from = newest_whole(checkpoints)
 
@@ -243,7 +250,13 @@ def _train(
         keep_start(model, checkpoints)
     state.wait_for_everyone()
     bar = ProgressBar(recipe.evaluate.metric)
-    trainer = ClassifierTrainer(
+    match recipe.objective:
+        case Distill():
+            assert answers is not None
+            trainer_of = partial(DistillationTrainer, teacher=answers.of_training)
+        case Supervised():
+            trainer_of = ClassifierTrainer
+    trainer = trainer_of(
         model,
         arguments_in(mixed_precision=kernels.mixed_precision),
         train_rows=rows.train,
@@ -307,7 +320,10 @@ def _train(
     seconds["cache_s"] = rows.build_s
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
     seconds["train_loop_s"] = trainer.loop_seconds
-    return trainer, seconds, {"cache": rows.report, "truncated_share": truncated}
+    if answers is not None and answers.live is not None:
+        # As a part of train_s: it is asked from step to step.
+        seconds["teacher_s"] += answers.live.seconds
+    return trainer, seconds, {"cache": rows.report, "truncated_share": truncated, "answers": answers}
 
 
 def _averages(wanted: Averaging) -> Averages | None:

@@ -96,6 +96,7 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         "start_s": ready,
         "augment_s": augment_s,
         "encode_s": (encode_s or rehearsal.encode_s * share) * (1 + scored / len(encoded)),
+        "teacher_s": rehearsal.teacher_s * (len(encoded) + scored),
         "head_s": rehearsal.head(min(len(encoded), MOST_ROWS)) * train.head_warm_start,
         "cache_s": rehearsal.cache_s * share,
         "validation_s": rehearsal.score_s * len(splits.validation) * epochs / prepared.processes + saved * epochs,
@@ -166,6 +167,8 @@ class _Rehearsal:
     baseline_s: float
     peaks: dict[str, float] = field(default_factory=dict)
     """Peak learning rates by group of parameters."""
+    teacher_s: float = 0.0
+    """Of a row that the teacher was not asked about before."""
 
     def head(self, rows: int) -> float:
         """Seconds of fitting the head on so many rows: the features by the row, the rest as it was on a few."""
@@ -216,7 +219,7 @@ def _rehearse(
     some = np.sort(np.random.default_rng(0).permutation(len(judged))[:ROWS])
     small = replace(
         prepared,
-        splits=replace(splits, train=splits.train.select(rows), validation=judged.select(some)),
+        splits=replace(splits, train=splits.train.select(rows), validation=judged.select(some), test=None),
         recipe=replace(
             recipe,
             train=replace(
@@ -268,6 +271,7 @@ def _rehearse(
         encode_s=seconds["encode_s"],
         head_s=seconds.get("head_warm_start_s", 0.0),
         cache_s=seconds["cache_s"],
+        teacher_s=seconds.get("teacher_s", 0.0) / (len(rows) + len(some)),
         score_s=score_s,
         evaluate_s=evaluate_s,
         interval_s=interval_s,

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from peft import PeftModel
 from torch import nn
 
-from hf_finetune import digests
+from hf_finetune import digests, teacher
 from hf_finetune.apply import quiet_libraries
 from hf_finetune.checks import check
 from hf_finetune.codec import spelled
@@ -35,7 +35,7 @@ from hf_finetune.models.skeleton import skeleton
 from hf_finetune.models.trainable import train_only
 from hf_finetune.no_effect import without_effect
 from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Recipe, TextData
+from hf_finetune.recipe import Distill, Recipe, TextData
 from hf_finetune.rewording.cached import check_checkpoints
 from hf_finetune.training import precision
 from hf_finetune.training.flops import patches
@@ -87,6 +87,9 @@ def prepare(recipe: Recipe) -> Prepared:
         )
     else:
         inputs = image_inputs(recipe, checkpoint)
+    taught_by = teacher_of(recipe, splits)
+    if taught_by is not None and data.augment and data.augment_copies == 0:
+        teacher.check_views(taught_by, inputs, splits.train[0])
     loaded = load_classifier(
         checkpoint.name,
         task=recipe.task,
@@ -144,6 +147,7 @@ def prepare(recipe: Recipe) -> Prepared:
         processes=state.num_processes,
         shrink=shrink,
         picture_tokens=picture_tokens,
+        teacher=None if taught_by is None else taught_by.weights,
     )
     # What these refuse is refused now, rather than when training starts.
     if recipe.batching.token_budget is None:
@@ -152,6 +156,21 @@ def prepare(recipe: Recipe) -> Prepared:
     if not prepared.goes_unpadded() and model.narrow_last_layer:
         first_token_alone(loaded.model)
     return prepared
+
+
+def teacher_of(recipe: Recipe, splits: Splits) -> teacher.Teacher | None:
+    """The recipe's teacher, loaded until `teacher.forget`; None: it has none.
+
+    Raises:
+        InputError: see `teacher.load_teacher`.
+    """
+    match recipe.objective:
+        case Distill(teacher=checkpoint):
+            kind = "text" if isinstance(recipe.data, TextData) else "image"
+            trusted = recipe.model.trust_remote_code
+            return teacher.load_teacher(checkpoint, splits.labels, kind, trust_remote_code=trusted)
+        case _:
+            return None
 
 
 def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:

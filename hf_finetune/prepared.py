@@ -19,10 +19,11 @@ from hf_finetune.models.patches import Shrink
 from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.models.skip_layers import LayerDrop, StochasticDepth
 from hf_finetune.models.unpadded import use_unpadded
-from hf_finetune.recipe import Recipe
+from hf_finetune.recipe import Distill, Recipe
 from hf_finetune.rewording.cached import Rewording
 from hf_finetune.training import precision
 from hf_finetune.training.arguments import default_learning_rate
+from hf_finetune.training.distillation import DistillationLoss
 from hf_finetune.training.elastic_net import penalised
 from hf_finetune.training.loss_choices import log_shares
 from hf_finetune.training.losses import WeightedLoss
@@ -64,6 +65,8 @@ class Prepared:
     """How pictures are made smaller in the first part of the training."""
     picture_tokens: int | None = None
     """Patches of a picture."""
+    teacher: str | None = None
+    """What the teacher's answers depend on, see `teacher.Teacher.weights`; None: there is no teacher."""
 
     @property
     def changes_every_epoch(self) -> bool:
@@ -155,14 +158,19 @@ class Prepared:
         return tuple(tau * share for share in log_shares(self.drawn_per_class.tolist())) if tau else None
 
     @property
-    def loss(self) -> WeightedLoss:
-        """The recipe's loss, see `training.losses`."""
+    def loss(self) -> WeightedLoss | DistillationLoss:
+        """The recipe's loss, see `training.losses`; beside a teacher of both, see `training.distillation`."""
         objective, weights, shifts = self.recipe.objective, self.class_weights, self.class_shifts
-        return WeightedLoss(
+        labels = WeightedLoss(
             partial(objective.loss, label_smoothing=objective.label_smoothing),
             weights_C=None if weights is None else torch.tensor(weights, device=self.device),
             shift_C=None if shifts is None else torch.tensor(shifts, device=self.device),
         )
+        match objective:
+            case Distill(kinds=kinds, labels_weight=weight):
+                return DistillationLoss(labels, weight, kinds)
+            case _:
+                return labels
 
     def penalised(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that `regularize.elastic_net` is on, of the model as it trains.

@@ -14,6 +14,7 @@ import tyro
 from hf_finetune.data.compose import ImageAugmentation, TextAugmentation
 from hf_finetune.data.mix import Mixing
 from hf_finetune.models.surgery import SurgeryStep
+from hf_finetune.training.distillation_choices import DistillationKind, SoftTargets
 from hf_finetune.training.loss_choices import ClassWeights, CrossEntropy, Loss
 from hf_finetune.training.optimizer_choices import AdamW, Optimizer
 from hf_finetune.training.regularizers import ElasticNet, GradientNoise
@@ -201,6 +202,24 @@ class Supervised:
     that of the mixtures. (): every row by itself."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Distill(Supervised):
+    """The loss against the labels, and beside it what the answers of a teacher cost; `--teacher MODEL` alone chooses it."""
+
+    teacher: Annotated[str, _flag("--teacher")]
+    """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It reads
+    the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
+    and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them."""
+    kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
+    """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
+    `training.distillation_choices`."""
+    labels_weight: float = 0.5
+    """How much the loss against the labels counts. 0: the teacher alone is asked."""
+
+
+Objective = Supervised | Distill
+
+
 @dataclass(frozen=True)
 class Regularize:
     """What keeps the weights in bounds."""
@@ -267,8 +286,8 @@ class Batching:
     cache_prefix: bool = True
     """Compute what frozen layers give for every row once, keep it on disk, and run only the layers above in every epoch."""
     cache_gb: float = 8.0
-    """Gigabytes (10^9 bytes) that such activations, decoded pictures, their stored copies and texts of language models may take
-    on disk together, over all runs; the least recently used go first."""
+    """Gigabytes (10^9 bytes) that such activations, decoded pictures, their stored copies, texts of language models and a
+    teacher's answers may take on disk together, over all runs; the least recently used go first."""
     token_budget: int | None = None
     """Padded tokens of one optimiser step over all processes and accumulation: short texts then come in large steps, long
     ones in small steps, and per_device_train_batch_size has no effect. None: every step has about the same number of rows."""
@@ -404,7 +423,7 @@ class Recipe:
     """A PEFT config of a type in `codec.ADAPTERS`, or its type alone for PEFT's defaults; None with method lora: as `lora` says."""
     lora: Lora = Lora()
     """LoRA by its numbers, where `adapter` gives no PEFT config."""
-    objective: Supervised = Supervised()
+    objective: Annotated[Objective, tyro.conf.AvoidSubcommands] = Supervised()
     regularize: Regularize = Regularize()
     train: Train = Train()
     batching: Batching = Batching()

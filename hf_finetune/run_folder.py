@@ -104,6 +104,7 @@ def _comparable(record: dict[str, Any]) -> dict[str, Any]:
         **flatten(record["recipe"]),
         "data fingerprint": record["fingerprint"],
         "weights of the checkpoint": record["weights"],
+        "weights of the teacher": record.get("teacher"),
         "processes": record["processes"],
         "mixed precision": record["mixed_precision"],
     }

@@ -17,11 +17,13 @@ from peft import PeftModel, PeftType
 from torch import nn
 from transformers import TrainerCallback
 
+from hf_finetune import teacher
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
 from hf_finetune.models.heads import classification_layer, set_head
+from hf_finetune.preparation import teacher_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
 from hf_finetune.training import head_store, probe, warm_start
@@ -32,6 +34,28 @@ from hf_finetune.training.rank_schedule import RankSchedule, orthogonality
 from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, waiting
 
 logger = logging.getLogger("hf_finetune.run")
+
+
+def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
+    """What the run's teacher says of its rows, and a warning where that is of no use; None: it has no teacher.
+
+    Args:
+        test: ask about the test rows as well.
+    """
+    recipe, splits = prepared.recipe, prepared.splits
+    if (taught_by := teacher_of(recipe, splits)) is None:
+        return None
+    asked = {"train": splits.train, "validation": splits.validation}
+    if test and splits.test is not None:
+        asked["test"] = splits.test
+    # The others find what the first one leaves.
+    with PartialState().main_process_first():
+        live = prepared.changes_every_epoch
+        answers = teacher.ask(taught_by, asked, budget_gb=recipe.batching.cache_gb, live=live)
+    teacher.forget()
+    for doubt in teacher.doubts(answers, asked):
+        logger.warning(doubt)
+    return answers
 
 
 def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, steps: int) -> probe.Choice:

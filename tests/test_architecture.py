@@ -20,6 +20,7 @@ FLOORS = [
     {"checks", "no_effect"},
     {"hub"},
     {"run_folder", "parity", "apply", "prepared"},
+    {"teacher"},
     {"preparation", "publishing"},
     {"starting", "finishing"},
     {"pipeline"},
@@ -149,6 +150,7 @@ def test_public_names() -> None:
     assert sorted(hf_finetune.__all__) == [
         "Averaging",
         "Batching",
+        "Distill",
         "Evaluate",
         "GateError",
         "Hub",

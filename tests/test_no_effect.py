@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig
 
-from hf_finetune import ImageData, Model, Recipe, TextData, Train, shipped
+from hf_finetune import Distill, ImageData, Model, Recipe, TextData, Train, shipped
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.text_models import SubstituteByModel
 from hf_finetune.jobs import RunJob, parse
 from hf_finetune.no_effect import TABLE, without_effect
 
 TEXT = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
+TAUGHT = replace(TEXT, objective=Distill(teacher="big"))
 IMAGE = replace(TEXT, data=ImageData(path="x"))
 # What each field is set to, what makes it do nothing, and what lets it do something.
 CASES: dict[str, tuple[Recipe, str, str, str]] = {
@@ -19,6 +20,8 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
     "data.low_resolution_share": (IMAGE, "0.5", "", "--data.low-resolution 160"),
     "model.top_layers": (TEXT, "3", "--method lora", "--method top"),
     "model.frozen_layers": (TEXT, "1", "--method head", "--method full"),
+    "objective.label_smoothing": (TAUGHT, "0.1", "--objective.labels-weight 0", ""),
+    "objective.loss": (TAUGHT, "Focal", "--objective.labels-weight 0", ""),
     "objective.class_weights": (TEXT, "Balanced", "--batching.sampling balanced", "--batching.sampling square_root"),
     "objective.logit_adjustment": (TEXT, "1", "--batching.sampling balanced", ""),
     "regularize.gradient_noise.gamma": (TEXT, "0.1", "", "--regularize.gradient-noise.eta 0.01"),
@@ -51,6 +54,10 @@ def test_said_where_it_does_nothing_and_there_alone(name: str) -> None:
     assert said(recipe, f"{flag} {idle}") == [name]
     assert said(recipe, f"{flag} {busy}") == []
     assert said(recipe, idle) == [], "left at its default"
+
+
+def test_the_answers_of_a_teacher_are_kept() -> None:
+    assert said(TAUGHT, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
 
 
 def test_pictures_have_no_words_and_another_cache() -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from hf_finetune.data.inputs import Rows
 from hf_finetune.data.mixed_rows import MixedRows
 from hf_finetune.data.sampling import ClassDraw
+from hf_finetune.data.taught_rows import TaughtRows, TaughtViews
 from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError
 
@@ -229,7 +230,7 @@ class EpochLoader(DataLoader):
 
     def __init__(
         self,
-        dataset: Rows | Views | MixedRows,
+        dataset: Rows | Views | MixedRows | TaughtRows | TaughtViews,
         batch_sampler: StepBatches,
         collate_fn: Callable[[dict[str, Any]], Any],
         *,
@@ -245,7 +246,7 @@ class EpochLoader(DataLoader):
             pin_memory=pin_memory,
             generator=generator,
         )
-        if isinstance(dataset, Views | MixedRows):
+        if isinstance(dataset, Views | MixedRows | TaughtViews):
             batch_sampler.follow = dataset.set_epoch
 
     def set_epoch(self, epoch: int) -> None:

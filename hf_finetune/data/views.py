@@ -84,15 +84,23 @@ class Views(torch.utils.data.Dataset):
         return {name: column[0] for name, column in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        return self.encoded(self.changed(indices))
+
+    def changed(self, indices: Sequence[int]) -> dict[str, Any]:
+        """The epoch's views of rows: `text` and `text_pair` (None: there is none), or `pixels` (B, 3, H, W), uint8; `label`."""
         raw, inputs = self.rows[[int(i) for i in indices]], self.inputs
         if isinstance(inputs, TextInputs):
             batch = self.augmentation.texts(raw, indices, self.epoch)
-            encoded = inputs.encode_batch({"text": batch.texts, "text_pair": batch.pairs})
-        else:
-            encoded = {
-                "pixels": self.augmentation.pixels(inputs.pixels(raw["image"]), raw["label"], indices, self.epoch)
-            }
-        return {**encoded, "label": raw["label"]}
+            return {"text": batch.texts, "text_pair": batch.pairs, "label": raw["label"]}
+        pixels_BCHW = self.augmentation.pixels(inputs.pixels(raw["image"]), raw["label"], indices, self.epoch)
+        return {"pixels": pixels_BCHW, "label": raw["label"]}
+
+    def encoded(self, views: dict[str, Any]) -> dict[str, Any]:
+        """Views as the model's inputs are made of them."""
+        encoded = (
+            self.inputs.encode_batch(views) if isinstance(self.inputs, TextInputs) else {"pixels": views["pixels"]}
+        )
+        return {**encoded, "label": views["label"]}
 
 
 def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmentation, copies: int) -> Dataset:

@@ -5,7 +5,7 @@ the result does not have leaves its line out, or is named under Limitations. Bes
 run writes, these are used where they are there: `base_model` (Hub id or null), `command`, `parameters`, `calibration`,
 `learning_rate`, `steps`, `notes`, `environment.versions`, `environment.commit`, and in `data`: `path_name` (the data's
 Hub id, or a local path's last name), `notes`, `duplicates`, `truncated_share`, `license`, `fingerprint` and
-`rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net`.
+`rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net` and `teacher`.
 """
 
 from __future__ import annotations
@@ -234,6 +234,8 @@ def _subject(result: Mapping[str, Any], recipe: Recipe, base: str | None) -> str
             whole = result.get("standalone", True) or "encoder" in result.get("artefacts", ())
             merged = ", merged into the weights" if whole else ""
             how = f"{method} adapters{merged}"
+    if taught := result.get("teacher"):
+        how += f", taught by {code(taught['name'])}"
     article = "An" if kind == "image" else "A"
     return f"{article} {kind} classifier: {model} with {how}."
 
@@ -265,13 +267,20 @@ def _results(result: Mapping[str, Any], judged: str) -> str:
 
 
 def _differences(result: Mapping[str, Any]) -> list[str]:
-    """The model's accuracy against each baseline's, on the same rows; none in results that have no `difference`."""
-    return [
+    """The model's accuracy against each baseline's and its teacher's, on the same rows; none in results without a `difference`."""
+    lines = [
         f"Against the {key} baseline, row by row: {_points(found['difference'])} points of accuracy, "
         f"{found['difference']['verdict']}."
         for key, found in result.get("baselines", {}).items()
         if "difference" in found
     ]
+    if taught := result.get("teacher"):
+        accuracy = taught["metrics"][_judged(result)]["accuracy"]
+        lines.append(
+            f"Against its teacher {code(taught['name'])}, whose accuracy is {interval(accuracy)}, row by row: "
+            f"{_points(taught['difference'])} points, {taught['difference']['verdict']}."
+        )
+    return lines
 
 
 def _points(difference: Mapping[str, Any]) -> str:
@@ -355,6 +364,7 @@ def _limitations(recipe: Recipe, result: Mapping[str, Any], base: str | None, ju
                 f"No signal over the {key} baseline: its accuracy {interval(other)} and this model's "
                 f"{interval(accuracy)} overlap."
             )
+    found += [f"{note[0].upper()}{note[1:]}." for note in (result.get("teacher") or {}).get("notes", ())]
     if isinstance(recipe.data, TextData) and (truncated := data.get("truncated_share")):
         found.append(
             f"{100 * truncated:.1f}% of the training texts are longer than {recipe.data.max_length} tokens; "

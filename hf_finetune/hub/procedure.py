@@ -9,7 +9,7 @@ import yaml
 
 from hf_finetune.codec import flatten, spelled, to_plain
 from hf_finetune.hub.markdown import code, number, value_cell
-from hf_finetune.recipe import Model, Recipe
+from hf_finetune.recipe import Distill, Model, Recipe
 from hf_finetune.training.schedule_choices import course
 
 # What decides a result, with its default or not; the rest is in recipe.json.
@@ -74,6 +74,10 @@ def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]
     ):
         if operations:
             shown[name] = ", ".join(map(spelled, operations))
+    if isinstance(recipe.objective, Distill):
+        shown["objective.kinds"] = ", ".join(map(spelled, recipe.objective.kinds))
+        # By its name: where it lay on this machine tells nobody anything.
+        shown["objective.teacher"] = (result.get("teacher") or {}).get("name", recipe.objective.teacher)
     if "steps" in result:
         shown["optimiser steps"] = result["steps"]
     if "candidates" in (best := result.get("best", {})):

@@ -123,6 +123,8 @@ class WeightedLoss:
 
 
 CROSS_ENTROPY = WeightedLoss()
+SumOfRows = Callable[[torch.Tensor, Any], torch.Tensor]
+"""`(logits (B, C), targets) -> scalar`, the sum over rows. Targets are labels, see `RowLosses`, or hold more; B is their length."""
 
 
 def mean_over_step(
@@ -130,7 +132,7 @@ def mean_over_step(
     labels_B: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
     *,
-    loss: WeightedLoss,
+    loss: SumOfRows,
     r_drop: float,
     penalty: Callable[[], torch.Tensor] | None,
 ) -> torch.Tensor:
@@ -138,7 +140,7 @@ def mean_over_step(
 
     Args:
         outputs: of the model, with logits of shape (B, C); for R-Drop (2 B, C), every row twice.
-        labels_B: shape (B,), class indices; or soft, see `RowLosses`.
+        labels_B: shape (B,), class indices; or soft, see `RowLosses`; or what else `loss` takes.
         num_items_in_batch: rows of the whole step. None: those of this micro-batch.
         r_drop: how much `symmetric_kl` of a row's two answers counts.
         penalty: added to the mean loss of the step.

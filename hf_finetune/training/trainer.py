@@ -25,6 +25,7 @@ from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of, with_l
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.sampling import Sampling, draw_of
+from hf_finetune.data.taught_rows import TaughtRows, TaughtViews
 from hf_finetune.data.views import Augmentation, Views
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import gathered, predict_logits
@@ -38,7 +39,7 @@ from hf_finetune.training.checkpoints import is_over, refuse_lacking, save_weigh
 from hf_finetune.training.finite import FiniteLosses, check_logits, check_weights
 from hf_finetune.training.flops import Utilisation, measure, real_tokens
 from hf_finetune.training.keeping import Keeping
-from hf_finetune.training.losses import CROSS_ENTROPY, WeightedLoss, mean_over_step
+from hf_finetune.training.losses import CROSS_ENTROPY, SumOfRows, mean_over_step
 from hf_finetune.training.mixout import Mixout
 from hf_finetune.training.optimizer_choices import AdamW, Optimizer
 from hf_finetune.training.rate_groups import Rates
@@ -101,7 +102,7 @@ class ClassifierTrainer(Trainer):
         unpadded: bool = False,
         shrink: Shrink | None = None,
         shrink_share: float = 0.0,
-        loss: WeightedLoss = CROSS_ENTROPY,
+        loss: SumOfRows = CROSS_ENTROPY,
         r_drop: float = 0.0,
         mixout: Mixout | None = None,
         sampling: Sampling = "none",
@@ -174,11 +175,7 @@ class ClassifierTrainer(Trainer):
             process=self.args.process_index,
             processes=self.args.world_size,
         )
-        if self.augmentation is None:
-            rows = Rows(self.train_dataset, columns_of(self.inputs, labels=True))
-        else:
-            rows = Views(self.train_dataset, self.inputs, self.augmentation)
-        collate = partial(with_labels, self.collate)
+        rows, collate = self._training_rows(), self._training_collate()
         return EpochLoader(
             MixedRows(rows, self.args.seed) if self.mix else rows,
             batch_sampler=sampler,
@@ -188,6 +185,14 @@ class ClassifierTrainer(Trainer):
             # Its own generator: making an iterator must not draw from the one that dropout uses.
             generator=torch.Generator().manual_seed(self.args.seed),
         )
+
+    def _training_rows(self) -> Rows | Views | TaughtRows | TaughtViews:
+        if self.augmentation is None:
+            return Rows(self.train_dataset, columns_of(self.inputs, labels=True))
+        return Views(self.train_dataset, self.inputs, self.augmentation)
+
+    def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
+        return partial(with_labels, self.collate)
 
     # Optimiser and schedule
 

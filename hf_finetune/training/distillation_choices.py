@@ -1,0 +1,83 @@
+"""What a recipe can ask of a student beside the labels: operations, cheap to import.
+
+One is called as `(logits (B, C), teacher's logits (B, C), labels (B,)) -> loss of each row (B,)`, and has a `weight` by
+which that is multiplied. Classes are those of the data, in their order, in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """The teacher's probabilities of all classes, softened by a temperature (arXiv:1503.02531)."""
+
+    temperature: float = 2.0
+    """Divides both logits: the higher, the more the classes count that the teacher does not answer."""
+    weight: float = 0.5
+    """How much it counts."""
+
+    def __call__(self, logits_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """See `distillation_losses.soft_targets`."""
+        from hf_finetune.training.distillation_losses import soft_targets
+
+        return soft_targets(logits_BC, teacher_BC, temperature=self.temperature)
+
+
+@dataclass(frozen=True)
+class HardLabel:
+    """The class that the teacher answers, as if it were a label (DeiT, arXiv:2012.12877)."""
+
+    weight: float = 0.5
+    """How much it counts."""
+
+    def __call__(self, logits_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """See `distillation_losses.hard_label`."""
+        from hf_finetune.training.distillation_losses import hard_label
+
+        return hard_label(logits_BC, teacher_BC)
+
+
+@dataclass(frozen=True)
+class MatchLogits:
+    """The teacher's logits themselves, by the squared difference (arXiv:1312.6184)."""
+
+    weight: float = 0.5
+    """How much it counts."""
+
+    def __call__(self, logits_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """See `distillation_losses.match_logits`."""
+        from hf_finetune.training.distillation_losses import match_logits
+
+        return match_logits(logits_BC, teacher_BC)
+
+
+@dataclass(frozen=True)
+class DecoupledKD:
+    """Soft targets in two parts: how likely the label is, and how likely each other class is among the others
+    (arXiv:2203.08679)."""
+
+    temperature: float = 4.0
+    """As of SoftTargets."""
+    alpha: float = 1.0
+    """Weight of the first part."""
+    beta: float = 8.0
+    """Weight of the second part, which a sure teacher would otherwise hardly tell; it is 0 where there are two classes."""
+    weight: float = 0.5
+    """How much both count."""
+
+    def __call__(self, logits_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """See `distillation_losses.decoupled_kd`."""
+        from hf_finetune.training.distillation_losses import decoupled_kd
+
+        return decoupled_kd(
+            logits_BC, teacher_BC, labels_B, alpha=self.alpha, beta=self.beta, temperature=self.temperature
+        )
+
+
+DistillationKind = SoftTargets | HardLabel | MatchLogits | DecoupledKD

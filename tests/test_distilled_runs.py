@@ -1,0 +1,326 @@
+"""Whole runs of a student: what is saved and said, that they can be resumed, what they go with, and what is refused."""
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import image_rows, small_recipe, text_rows
+from tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import TrainerState, ViTImageProcessor
+
+from hf_finetune import cli, codec, jobs, pipeline, teacher
+from hf_finetune.checks import check
+from hf_finetune.data.augment_image import Flip
+from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.compose import Sometimes
+from hf_finetune.data.mix import Mixup
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.models.layer_surgery import KeepLayers
+from hf_finetune.models.load import load_classifier
+from hf_finetune.planning import plan
+from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
+from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.distillation_choices import DecoupledKD, HardLabel, MatchLogits, SoftTargets
+
+pytestmark = pytest.mark.usefixtures("gate_here")
+KINDS = (SoftTargets(3.0), HardLabel(0.1), MatchLogits(0.1), DecoupledKD(weight=0.1))
+
+
+@pytest.fixture(autouse=True)
+def no_teacher_from_before() -> None:
+    teacher.forget()
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A tiny BERT, taught by a tiny RoBERTa whose head is at random and whose classes are the other way round."""
+    folder = tmp_path_factory.mktemp("texts")
+    plain = small_recipe(folder)
+    big = tiny_text_checkpoint(folder / "roberta", "roberta")
+    load_classifier(str(big), task="text-classification", labels=("good", "bad"), seed=7).model.save_pretrained(big)
+    return dataclasses.replace(
+        plain,
+        train=Train(num_train_epochs=2.0, per_device_train_batch_size=4, learning_rate=1e-3, logging_steps=1),
+        batching=Batching(rows_per_step=8),
+        objective=Distill(teacher=str(big), kinds=KINDS),
+    )
+
+
+def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tensor]:
+    """The weights that a run of the recipe with other fields saves, resumed where it was stopped; what it saved is gated."""
+    result = pipeline.run(dataclasses.replace(recipe, **fields), Launch(str(folder), resume=True))
+    assert result is not None and all(check["ok"] for check in result["parity"].values())
+    return load_file(next(folder.glob("*/*model.safetensors")))
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[n] - other[n]).abs().max()) for n in one)
+
+
+def test_kept_and_fresh_answers_train_the_same_and_so_does_a_resumed_run(
+    texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit; and to other weights than without a teacher, or with other kinds."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    asked = trained(texts, tmp_path / "asked")
+    found = trained(texts, tmp_path / "found")
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "another"))
+    no_room = trained(texts, tmp_path / "no-room", batching=dataclasses.replace(texts.batching, cache_gb=1e-9))
+    reused = [result_of(tmp_path / name)["teacher"]["logits_reused"] for name in ("asked", "found", "no-room")]
+    assert reused == [False, True, False]
+    assert furthest(asked, found) == furthest(asked, no_room) == 0.0
+    assert furthest(asked, trained(texts, tmp_path / "alone", objective=Supervised())) > 1e-3
+    softer = dataclasses.replace(texts.objective, kinds=(SoftTargets(),))
+    assert furthest(asked, trained(texts, tmp_path / "softer", objective=softer)) > 1e-3
+
+    stops = [3, 10]
+
+    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
+        if stops and state.global_step == stops[0]:
+            stops.pop(0)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(LogLines, "on_step_end", stopped)
+    with pytest.raises(StoppedBySignal):
+        pipeline.run(texts, Launch(str(tmp_path / "stopped"), resume=True))
+    record = tmp_path / "stopped" / "recipe.json"
+    whole = record.read_text()
+    record.write_text(json.dumps(json.loads(whole) | {"teacher": "another"}))
+    with pytest.raises(InputError, match=r"weights of the teacher: the run in .* has 'another', now it is"):
+        pipeline.run(texts, Launch(str(tmp_path / "stopped"), resume=True))
+    record.write_text(whole)
+    with pytest.raises(StoppedBySignal):
+        pipeline.run(texts, Launch(str(tmp_path / "stopped"), resume=True))
+    assert furthest(asked, trained(texts, tmp_path / "stopped")) == 0.0
+
+
+def test_what_a_run_says_of_its_teacher(
+    texts: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In result.json and on the card, which a second rendering repeats; and the student is a classifier like any other."""
+    run = tmp_path / "run"
+    trained(texts, run, model=dataclasses.replace(texts.model, surgery=(KeepLayers(first=2),)))
+    result, card = result_of(run), (run / "README.md").read_text()
+    found = result["teacher"]
+    accuracy, own = (r["metrics"]["validation"]["accuracy"]["value"] for r in (found, result))
+    assert found["name"] == "roberta" and found["retention"] == pytest.approx(own / accuracy)
+    assert found["difference"]["value"] == pytest.approx(own - accuracy)
+    assert result["time"]["teacher_s"] > 0
+    assert "taught by `roberta`" in card and "- Against its teacher `roberta`, whose accuracy is " in card
+    kinds = "SoftTargets(temperature=3.0), HardLabel(weight=0.1), MatchLogits(weight=0.1), DecoupledKD(weight=0.1)"
+    assert f"| objective.kinds | `{kinds}` |" in card and "| objective.teacher | `roberta` |" in card
+    assert str(tmp_path) not in card and str(Path(texts.objective.teacher).parent) not in card
+    assert all(f"- {note[0].upper()}{note[1:]}." in card for note in found["notes"])
+    stored = json.loads((run / "recipe.json").read_text())["recipe"]["objective"]
+    assert stored["type"] == "Distill" and stored["kinds"][1] == {"type": "HardLabel", "weight": 0.1}
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        ["card", str(run)],
+        ["evaluate", str(run), texts.data.path],
+        ["predict", str(run), texts.data.path, "--output", "labels.csv"],
+    ):
+        cli.COMMANDS[command[0]](command[1:])
+    assert (run / "README.md").read_text() == card
+    said = capsys.readouterr().out
+    assert said.startswith(card) and "accuracy" in said.removeprefix(card) and "60 rows -> labels.csv" in said
+
+
+def test_a_run_of_ours_can_teach(texts: Recipe, tmp_path: Path) -> None:
+    """By its folder; and its student, with a head that no stock class has, can teach in its turn."""
+    trained(texts, tmp_path / "first", objective=Supervised())
+    second = Distill(teacher=str(tmp_path / "first"))
+    pooled = dataclasses.replace(texts.model, pooling="mean", head="mlp")
+    trained(texts, tmp_path / "second", objective=second, model=pooled)
+    found = result_of(tmp_path / "second")["teacher"]
+    assert found["metrics"] != {} and found["name"] == "first"
+    first = result_of(tmp_path / "first")["metrics"]["validation"]["accuracy"]
+    assert found["metrics"]["validation"]["accuracy"] == first
+    trained(texts, tmp_path / "third", objective=Distill(teacher=str(tmp_path / "second")))
+    third = result_of(tmp_path / "third")["teacher"]["metrics"]["validation"]["accuracy"]
+    assert third == result_of(tmp_path / "second")["metrics"]["validation"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"method": "lora"}, {"method": "head"}, {"copies": 1}, {"objective": {"r_drop": 1.0, "labels_weight": 0.0}}],
+)
+def test_what_a_teacher_goes_with(texts: Recipe, tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Each trains to other weights than alone; frozen layers are cached as without."""
+    recipe = dataclasses.replace(texts, train=dataclasses.replace(texts.train, num_train_epochs=1.0))
+    copies, objective = fields.pop("copies", 0), fields.pop("objective", {})
+    if copies:
+        recipe = dataclasses.replace(
+            recipe, data=dataclasses.replace(recipe.data, augment=(SwapWords(),), augment_copies=1)
+        )
+    taught = dataclasses.replace(recipe.objective, **objective)
+    alone, student = (
+        trained(recipe, tmp_path / name, objective=chosen, **fields)
+        for name, chosen in (("alone", Supervised()), ("student", taught))
+    )
+    assert furthest(alone, student) > 1e-4
+    result = result_of(tmp_path / "student")
+    assert result["cache"]["used"] == (fields.get("method") == "head")
+
+
+def test_a_live_teacher_and_its_kept_answers_train_the_same(texts: Recipe, tmp_path: Path) -> None:
+    """Views that are the rows as they are: the same weights to rounding, whichever way the teacher was asked."""
+    recipe = dataclasses.replace(texts, optim=Optim(word_embeddings="dense"))
+    data = dataclasses.replace(recipe.data, augment=(Sometimes(SwapWords(), p=0.0),))
+    kept, live = trained(recipe, tmp_path / "kept"), trained(recipe, tmp_path / "live", data=data)
+    assert furthest(kept, live) < 1e-4
+    assert [result_of(tmp_path / name)["teacher"]["live"] for name in ("kept", "live")] == [False, True]
+    assert result_of(tmp_path / "live")["time"]["teacher_s"] > 0
+
+
+def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as its row: the weights are others; a run that was stopped goes on with the same views and answers, to the bit."""
+    recipe = dataclasses.replace(texts, data=dataclasses.replace(texts.data, augment=(SwapWords(0.5),)))
+    answer, asked = teacher.Live.__call__, []
+
+    def remember(self: teacher.Live, views: dict[str, Any]) -> Any:
+        asked.extend(views["text"])
+        return answer(self, views)
+
+    monkeypatch.setattr(teacher.Live, "__call__", remember)
+    straight = trained(recipe, tmp_path / "straight")
+    rows = {row["text"] for row in text_rows(60)}
+    # 54 rows in each of two epochs, few of them as they were, or as in the other.
+    assert len(asked) == 108 and len(set(asked) - rows) > 60 and len(set(asked)) > 80
+
+    stops = [3]
+
+    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
+        if stops and state.global_step == stops[0]:
+            stops.pop(0)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(LogLines, "on_step_end", stopped)
+    with pytest.raises(StoppedBySignal):
+        pipeline.run(recipe, Launch(str(tmp_path / "stopped"), resume=True))
+    assert furthest(straight, trained(recipe, tmp_path / "stopped")) == 0.0
+
+
+def test_pictures(tmp_path: Path) -> None:
+    """A tiny ViT taught by a tiny ResNet."""
+    for row in image_rows(24):
+        file = tmp_path / "train" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"]["bytes"])
+    big = tiny_image_checkpoint(tmp_path / "resnet", "resnet")
+    load_classifier(str(big), task="image-classification", labels=("dark", "bright"), seed=7).model.save_pretrained(big)
+    recipe = dataclasses.replace(
+        small_recipe(tmp_path),
+        data=ImageData(path=str(tmp_path / "train")),
+        model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
+    )
+    alone = trained(recipe, tmp_path / "alone")
+    taught = trained(recipe, tmp_path / "taught", objective=Distill(teacher=str(big), labels_weight=0.1))
+    assert furthest(alone, taught) > 1e-6
+    flipped = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, augment=(Flip(),)))
+    alone = trained(flipped, tmp_path / "flipped")
+    taught = trained(flipped, tmp_path / "flipped-taught", objective=Distill(teacher=str(big), labels_weight=0.1))
+    assert furthest(alone, taught) > 1e-6
+
+    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(big)
+    with pytest.raises(
+        InputError, match=r"data.augment: expected none beside .*resnet, which reads pictures of .48, 48."
+    ):
+        pipeline.run(
+            dataclasses.replace(flipped, objective=Distill(teacher=str(big))), Launch(str(tmp_path / "refused"))
+        )
+    assert not (tmp_path / "refused").exists()
+
+
+def test_plan(texts: Recipe) -> None:
+    made = plan(texts)
+    assert made["steps"] == 14 and made["parts"]["teacher_s"] > 0
+    assert plan(dataclasses.replace(texts, objective=Supervised()))["parts"]["teacher_s"] == 0
+
+
+@pytest.mark.parametrize(
+    ("objective", "data", "said"),
+    [
+        ({"kinds": ()}, {}, r"objective.kinds: expected one at least with a weight above 0"),
+        ({"kinds": (HardLabel(0.0),)}, {}, r"objective.kinds: expected one at least"),
+        ({"kinds": (HardLabel(), SoftTargets(0.0))}, {}, r"objective.kinds.1..temperature: expected a number above 0"),
+        ({"kinds": (DecoupledKD(beta=-1.0),)}, {}, r"objective.kinds.0..beta: expected 0 or more"),
+        ({"kinds": (HardLabel(-1.0),)}, {}, r"objective.kinds.0..weight: expected 0 or more"),
+        ({"labels_weight": -0.5}, {}, "objective.labels_weight: expected 0 or more"),
+        ({"mix": (Mixup(),)}, {}, r"objective.mix: expected none beside a teacher, .* got 'Mixup\(\)'"),
+    ],
+)
+def test_what_a_teacher_does_not_go_with(
+    texts: Recipe, objective: dict[str, Any], data: dict[str, Any], said: str
+) -> None:
+    recipe = dataclasses.replace(
+        texts,
+        objective=dataclasses.replace(texts.objective, **objective),
+        data=dataclasses.replace(texts.data, **data),
+    )
+    with pytest.raises(InputError, match=said):
+        check(recipe)
+
+
+def test_views_are_asked_about_in_this_process_alone(texts: Recipe) -> None:
+    recipe = dataclasses.replace(
+        texts,
+        data=dataclasses.replace(texts.data, augment=(SwapWords(),)),
+        train=dataclasses.replace(texts.train, extra={"dataloader_num_workers": 1}),
+    )
+    with pytest.raises(InputError, match=r"train.extra.dataloader_num_workers: expected 0 beside a teacher that"):
+        check(recipe)
+
+
+def test_copies_of_pictures_are_refused(texts: Recipe) -> None:
+    data = ImageData(path="x", augment=(Flip(),), augment_copies=1)
+    with pytest.raises(InputError, match=r"data.augment_copies: expected 0 for pictures beside a teacher"):
+        check(dataclasses.replace(texts, data=data))
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--teacher", "big"], Distill(teacher="big", label_smoothing=0.1)),
+        (["--objective.teacher=big", "--objective.labels-weight", "0"], Distill(teacher="big", labels_weight=0.0, label_smoothing=0.1)),
+        (
+            ["--teacher", "big", "--objective.kinds", "[HardLabel, {type: SoftTargets, temperature: 4}]"],
+            Distill(teacher="big", kinds=(HardLabel(), SoftTargets(4.0)), label_smoothing=0.1),
+        ),
+        (["--teacher", "big", "--objective.kinds.0.temperature", "5"], Distill(teacher="big", kinds=(SoftTargets(5.0),), label_smoothing=0.1)),
+        (["--objective", "{type: Distill, teacher: big}"], Distill(teacher="big")),
+        (["--objective.label-smoothing", "0.2"], Supervised(label_smoothing=0.2)),
+    ],
+)  # fmt: skip
+def test_flags(texts: Recipe, flags: list[str], expected: Supervised) -> None:
+    """A teacher leaves what the objective said before; an objective written out begins anew."""
+    recipe = dataclasses.replace(texts, objective=Supervised(label_smoothing=0.1))
+    assert jobs.parse(jobs.RunJob, jobs.RunJob(recipe), flags, "x").recipe.objective == expected
+    taught = dataclasses.replace(recipe, objective=expected)
+    blank = Recipe(name="", data=texts.data, model=texts.model)
+    assert codec.merge(blank, codec.to_plain(taught)) == taught
+
+
+def test_a_teacher_by_yaml_and_by_train(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "data: {text: a}\nobjective: {type: Distill, teacher: runs/big, kinds: [HardLabel]}"
+    )
+    job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
+    assert job.recipe.objective == Distill(teacher="runs/big", kinds=(HardLabel(),))
+    job, _ = jobs.train_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
+    assert job.recipe.objective == Distill(teacher="big")
+    with pytest.raises(InputError, match="--teacher: this is not for search"):
+        jobs.search_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
+    with pytest.raises(InputError, match=r"^--objective.labels-weight: .*name its teacher beside it, --teacher MODEL"):
+        jobs.train_job(["nowhere", "--text", "a", "--objective.labels-weight", "0.2"], "x")
+    with pytest.raises(InputError, match=r"objective.teacher: this field is needed"):
+        jobs.train_job(["nowhere", "--text", "a", "--objective", "Distill"], "x")

@@ -1,0 +1,151 @@
+"""A teacher answers through its own tokenizer or processor, by the names of the classes, once; and is judged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from small_runs import image_rows, text_rows
+from tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from hf_finetune import teacher
+from hf_finetune.data.image import decode
+from hf_finetune.errors import InputError
+from hf_finetune.models.load import load_classifier
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No store of another test; nor a teacher."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    teacher.forget()
+    return tmp_path / "cache"
+
+
+def classifier(folder: Path, family: str, labels: tuple[str, ...], *, seed: int = 0) -> Path:
+    """A classifier with a head at random; one of texts reads 8 tokens of each."""
+    task = "image-classification" if family == "vit" else "text-classification"
+    make = tiny_image_checkpoint if family == "vit" else tiny_text_checkpoint
+    checkpoint = make(folder / f"{family}-{seed}", family)
+    load_classifier(str(checkpoint), task=task, labels=labels, seed=seed).model.save_pretrained(checkpoint)
+    if family != "vit":
+        config = checkpoint / "tokenizer_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 8}))
+    return checkpoint
+
+
+def ask(checkpoint: Path, rows: Dataset, kind: str = "text", *, budget_gb: float = 1.0) -> teacher.Answers:
+    loaded = teacher.load_teacher(str(checkpoint), ("bad", "good"), kind, trust_remote_code=False)
+    return teacher.ask(loaded, {"validation": rows}, budget_gb=budget_gb)
+
+
+def test_answers_are_those_of_its_own_tokenizer_in_the_order_of_the_data(tmp_path: Path) -> None:
+    """RoBERTa's tokens, 8 at most, row by row in plain transformers; its classes are the other way round."""
+    checkpoint, rows = classifier(tmp_path, "roberta", ("good", "bad")), text_rows(12)
+    found = ask(checkpoint, rows).logits["validation"]
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    with torch.no_grad():
+        expected = torch.cat(
+            [model(**tokenizer(text, truncation=True, return_tensors="pt")).logits for text in rows["text"][:]]
+        ).numpy()
+    assert max(map(len, tokenizer(rows["text"][:], truncation=True)["input_ids"])) == 8
+    assert np.allclose(found, expected[:, ::-1], atol=1e-5) and not np.allclose(found, expected, atol=1e-2)
+
+
+def test_pictures_go_through_its_own_processor(tmp_path: Path) -> None:
+    checkpoint, rows = classifier(tmp_path, "vit", ("bad", "good")), image_rows(6)
+    processor = AutoImageProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
+    with torch.no_grad():
+        expected = model(**processor([decode(i) for i in rows["image"][:]], return_tensors="pt")).logits
+    first, second = ask(checkpoint, rows, "image"), ask(checkpoint, rows, "image")
+    assert np.allclose(first.logits["validation"], expected.numpy(), atol=1e-5)
+    assert not first.reused and second.reused
+    assert not ask(checkpoint, image_rows(6, seed=1), "image").reused
+
+
+def test_answers_are_kept(tmp_path: Path, own_cache: Path) -> None:
+    """Found to the bit, also by another process; a damaged store is made anew; what differs has a store of its own."""
+    checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
+    first = ask(checkpoint, rows)
+    teacher.forget()
+    second = ask(checkpoint, rows)
+    assert (first.reused, second.reused) == (False, True)
+    assert np.array_equal(first.logits["validation"], second.logits["validation"]) and first.weights == second.weights
+    (kept,) = own_cache.glob("teacher/*/logits.npy")
+    kept.write_bytes(kept.read_bytes()[:-4] + b"\0\0\0\0")
+    third = ask(checkpoint, rows)
+    assert not third.reused and np.array_equal(first.logits["validation"], third.logits["validation"])
+    assert not ask(checkpoint, text_rows(12, seed=1)).reused
+    other = ask(classifier(tmp_path, "bert", ("good", "bad"), seed=1), rows)
+    assert not other.reused and other.weights != first.weights
+    assert len(list(own_cache.glob("teacher/*"))) == 3
+
+
+def test_without_room_the_answers_are_the_same(tmp_path: Path, own_cache: Path) -> None:
+    checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
+    unkept = [ask(checkpoint, rows, budget_gb=1e-9) for _ in range(2)]
+    assert not any(answers.reused for answers in unkept) and not list(own_cache.glob("teacher/*"))
+    assert np.array_equal(unkept[1].logits["validation"], ask(checkpoint, rows).logits["validation"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            ("bad", "fine"),
+            "expected a classifier of the data's 2 classes, got .*, which lacks 'good' and has 'fine' besides",
+        ),
+        (("bad", "good", "mixed"), "which has 'mixed' besides; train one on these classes, or name them alike"),
+    ],
+)
+def test_other_classes_are_refused(tmp_path: Path, labels: tuple[str, ...], said: str) -> None:
+    checkpoint = classifier(tmp_path, "bert", labels)
+    with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
+        ask(checkpoint, text_rows(4))
+
+
+def test_no_classifier_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^objective.teacher: .*is not a trained classifier"):
+        ask(tiny_text_checkpoint(tmp_path / "bert"), text_rows(4))
+    with pytest.raises(InputError, match=r"^objective.teacher: .*nowhere: no such folder"):
+        ask(tmp_path / "nowhere", text_rows(4))
+    with pytest.raises(InputError, match=r"expected a classifier of images, got .*, which reads texts"):
+        ask(classifier(tmp_path, "bert", ("bad", "good")), image_rows(4), "image")
+
+
+def answered(*classes: int) -> np.ndarray:
+    return np.eye(2, dtype=np.float32)[list(classes)]
+
+
+def test_report_by_hand() -> None:
+    """Four test rows: the student has three right, the teacher four; on validation the teacher is worse than the majority."""
+    splits = {
+        "train": Dataset.from_dict({"label": [0, 0, 1]}),
+        "validation": Dataset.from_dict({"label": [0, 0, 0, 1]}),
+        "test": Dataset.from_dict({"label": [0, 0, 1, 1]}),
+    }
+    answers = teacher.Answers(
+        "big", "hash", {"validation": answered(1, 0, 0, 0), "test": answered(0, 0, 1, 1)}, reused=True
+    )
+    student = {"validation": answered(0, 0, 0, 0), "test": answered(0, 0, 1, 0)}
+    found = teacher.report(answers, splits, student, resamples=100)
+    assert found["metrics"]["validation"]["accuracy"]["value"] == 0.5
+    assert found["metrics"]["test"]["accuracy"]["value"] == 1.0
+    assert (found["difference"]["value"], found["retention"], found["agreement"]) == (-0.25, 0.75, 0.75)
+    below, worse = found["notes"]
+    assert below.startswith(
+        "the teacher's accuracy on the validation rows, 0.500, is not above that of the most frequent"
+    )
+    assert worse.startswith("the teacher is less accurate on the validation rows, 0.500, than its student, 0.750")
+    good = teacher.Answers("big", "hash", answers.logits | {"validation": answered(0, 0, 0, 1)}, reused=True)
+    assert teacher.report(good, splits, student, resamples=100)["notes"] == []

@@ -1,0 +1,123 @@
+"""A student's loss and its training: the teacher's logits are those of its rows, however a step is cut."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_in_two_processes
+from small_runs import furthest, small_trainer, weights
+from torch import nn
+
+from hf_finetune.data.inputs import Rows, columns_of, with_labels
+from hf_finetune.training.distillation import DistillationLoss, DistillationTrainer, Taught
+from hf_finetune.training.distillation_choices import DecoupledKD, HardLabel, MatchLogits, SoftTargets
+from hf_finetune.training.losses import WeightedLoss, cross_entropy
+from hf_finetune.training.sharpness import Sharpness
+
+LN2, LN3 = math.log(2), math.log(3)
+# The student says 1/2, 1/2; the teacher 1/4, 3/4.
+STUDENT, TEACHER = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, LN3]])
+
+
+def test_kinds_and_labels_add_up() -> None:
+    """Two rows: 0.5 of the soft targets, 3 of the hard label, and 2 of the cross-entropy times a weight of 0.25."""
+    loss = DistillationLoss(
+        WeightedLoss(weights_C=torch.tensor([1.0, 0.25])), 2.0, (SoftTargets(1.0, weight=0.5), HardLabel(weight=3.0))
+    )
+    soft = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    taught = Taught(torch.tensor([1, 1]), TEACHER.expand(2, 2))
+    assert len(taught) == 2
+    assert float(loss(STUDENT.expand(2, 2), taught)) == pytest.approx(2 * (0.5 * soft + 3 * LN2 + 2 * 0.25 * LN2))
+
+
+def test_labels_of_no_weight_are_not_looked_at() -> None:
+    loss = DistillationLoss(WeightedLoss(), 0.0, (MatchLogits(weight=2.0),))
+    assert float(loss(STUDENT, Taught(torch.tensor([-1]), TEACHER))) == pytest.approx(LN3**2)
+
+
+LOSS = DistillationLoss(
+    WeightedLoss(weights_C=torch.tensor([1.6, 0.4])),
+    0.5,
+    (SoftTargets(2.0), HardLabel(0.1), MatchLogits(0.2), DecoupledKD(weight=0.1)),
+)
+
+
+def student(model: nn.Module, *args, train_rows, loss: DistillationLoss = LOSS, **fields) -> DistillationTrainer:
+    """Taught numbers that differ from row to row."""
+    teacher_NC = np.random.default_rng(0).normal(size=(len(train_rows), 2)).astype(np.float32)
+    return DistillationTrainer(model, *args, train_rows=train_rows, loss=loss, teacher=teacher_NC, **fields)
+
+
+def with_everything(model: nn.Module, *args, **fields) -> DistillationTrainer:
+    """Rows sent twice, drawn by class, over a climb up the slope."""
+    return student(model, *args, **fields, r_drop=1.0, sampling="balanced", sharpness=Sharpness(0.05, False))
+
+
+def losses(trainer: DistillationTrainer) -> list[float]:
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
+    """13 rows in steps of 7 and 6, cut into unequal thirds: each loss by hand, from the logits of its very rows."""
+    loss = DistillationLoss(WeightedLoss(), 3.0, (MatchLogits(2.0),))
+    fields = {"rows": 13, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
+    trainer = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, loss=loss, **f), **fields)
+    trainer.train()
+    rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
+    steps = trainer.get_train_dataloader().batch_sampler.step_rows()
+    for step, logged in zip(steps, losses(trainer), strict=True):
+        batch = with_labels(trainer.inputs.collate, rows.__getitems__(step))
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            logits = trainer.model.eval()(**batch).logits
+        squares = (logits - torch.from_numpy(trainer.teacher[step])).square().mean(-1)
+        expected = (3 * cross_entropy(logits, labels) + 2 * squares).sum() / len(step)
+        assert logged == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_accumulation_changes_nothing(tmp_path: Path, family: str) -> None:
+    """Five steps of 8 rows, as one batch or as four: same losses and weights, and not those without a teacher."""
+    plain = small_trainer(tmp_path, family)
+    plain.train()
+    whole = small_trainer(tmp_path, family, trainer=with_everything)
+    whole.train()
+    parts = small_trainer(tmp_path, family, trainer=with_everything, micro_batch=2, accumulation=4)
+    parts.train()
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
+    assert furthest(weights(whole), weights(parts)) < 1e-3 < furthest(weights(whole), weights(plain))
+    assert whole.rows_trained == parts.rows_trained == 40
+
+
+def test_a_teacher_of_no_weight_changes_nothing(tmp_path: Path) -> None:
+    alone = DistillationLoss(WeightedLoss(), 1.0, (SoftTargets(weight=0.0),))
+    plain = small_trainer(tmp_path, "bert")
+    taught = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, loss=alone, **f))
+    plain.train()
+    taught.train()
+    assert furthest(weights(plain), weights(taught)) == 0.0
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, str(Path(sys.argv[2]).parent))
+from small_runs import small_trainer, weights
+from test_distillation import with_everything
+
+trainer = small_trainer(Path(sys.argv[1]), "bert", micro_batch=4, trainer=with_everything)
+trainer.train()
+torch.save(weights(trainer), Path(sys.argv[1]) / f"weights-{trainer.args.process_index}.pt")
+"""
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    alone = small_trainer(tmp_path, "bert", trainer=with_everything)
+    alone.train()
+    run_in_two_processes(SCRIPT, tmp_path, __file__, folder=tmp_path)
+    one, other = (torch.load(tmp_path / f"weights-{rank}.pt") for rank in range(2))
+    assert furthest(one, other) == 0.0
+    assert furthest(one, weights(alone)) < 1e-3
