@@ -176,7 +176,9 @@ def test_a_live_teacher_and_its_kept_answers_train_the_same(texts: Recipe, tmp_p
     """Views that are the rows as they are: the same weights to rounding, whichever way the teacher was asked."""
     recipe = dataclasses.replace(texts, optim=Optim(word_embeddings="dense"))
     data = dataclasses.replace(recipe.data, augment=(Sometimes(SwapWords(), p=0.0),))
-    kept, live = trained(recipe, tmp_path / "kept"), trained(recipe, tmp_path / "live", data=data)
+    weights = trained(recipe, tmp_path / "kept"), trained(recipe, tmp_path / "live", data=data)
+    # Softmax cancels a key's bias: its gradient is rounding alone, which Adam makes as large as any other.
+    kept, live = ({n: w for n, w in side.items() if not n.endswith("key.bias")} for side in weights)
     assert furthest(kept, live) < 1e-4
     assert [result_of(tmp_path / name)["teacher"]["live"] for name in ("kept", "live")] == [False, True]
     assert result_of(tmp_path / "live")["time"]["teacher_s"] > 0
