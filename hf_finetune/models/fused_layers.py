@@ -99,7 +99,9 @@ class Fused:
         rates = [site.p if site is not None and site.training else 0.0 for site in parts.dropouts]
         more_asked = any(value is not None and value is not False for value in (*others, *named.values()))
         config = parts.attention.config
-        if more_asked or max(rates) == 1 or config._attn_implementation not in EAGER:
+        # Mixout gives linear layers another forward, after this was set up.
+        replaced = any("forward" in vars(module) for module in parts.with_weights)
+        if replaced or more_asked or max(rates) == 1 or config._attn_implementation not in EAGER:
             return super().forward(hidden_states, attention_mask, *others, **named)
         shape = Shape(config.num_attention_heads, *parts.eps, parts.first_alone, *rates, draw=parts.draw)
         parameters = [parameter for module in parts.with_weights for parameter in (module.weight, module.bias)]

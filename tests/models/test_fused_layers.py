@@ -151,6 +151,16 @@ def test_other_layers_are_left_alone(tmp_path: Path, calls: list[object], what: 
         assert not calls
 
 
+def test_a_linear_layer_that_is_given_another_forward_is_heard(tmp_path: Path, calls: list[object]) -> None:
+    model = loaded(tmp_path, "bert").model
+    first, *_ = encoder_layers(model)
+    with fused_layers(model):
+        first.output.dense.forward = lambda x: torch.zeros(*x.shape[:-1], model.config.hidden_size)
+        changed = model(**batch()).logits
+    assert len(calls) == 2, "the other layers"
+    assert torch.equal(changed, model(**batch()).logits)
+
+
 def test_shortcuts_are_fields_and_end(tmp_path: Path) -> None:
     model = loaded(tmp_path, "bert", dropout=0.1).model
 

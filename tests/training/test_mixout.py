@@ -66,8 +66,9 @@ def test_limits_of_a_run(tmp_path: Path, family: str) -> None:
     plain.train()
     off = small_trainer(tmp_path, family, trainer=mixing(0.0))
     off.train()
-    # To rounding, which Adam enlarges where a gradient is nearly 0.
-    assert furthest(weights(off), weights(plain)) < 3e-4
+    # To rounding, which Adam enlarges where a gradient is nearly 0; that of a key's bias is, for softmax cancels it.
+    unlike = [n for n in start if not n.endswith(("key.bias", "k_proj.bias"))]
+    assert furthest(*({n: weights(side)[n] for n in unlike} for side in (off, plain))) < 3e-4
     kept = small_trainer(tmp_path, family, trainer=mixing(1 - 1e-7), learning_rate=1e-2)
     kept.train()
     moved = {n: float(((kept.model.state_dict()[n] - start[n]).abs() > 1e-6).float().mean()) for n in start}
