@@ -230,7 +230,7 @@ def _train(
     record |= {"mixed_precision": kernels.mixed_precision, "kernels": choice.to_dict()}
     kernels.switch_on(model)
 
-    with prepared.shortcuts.taken(model):
+    with prepared.shortcuts.without_gradients.taken(model):
         rows = cache_frozen_layers(
             model,
             inputs,

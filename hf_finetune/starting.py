@@ -118,7 +118,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
     )
     head = head_store.read(key)
     if head is None:
-        with prepared.shortcuts.taken(model):
+        with prepared.shortcuts.without_gradients.taken(model):
             features = warm_start.head_features(
                 model,
                 classification_layer(model),

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from ranks import run_in_two_processes
 from tiny import IMAGE_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import TrainerState
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
@@ -19,6 +25,7 @@ from hf_finetune.models.load import load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.recipe import Evaluate, Model, Precision, Recipe, TextData, Train
 from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.trainer import ClassifierTrainer
 
 CPU = torch.device("cpu")
@@ -127,3 +134,37 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     """Largest absolute difference between two sets of weights."""
     assert one.keys() == other.keys()
     return max(float((one[n].double() - other[n].double()).abs().max()) for n in one)
+
+
+def stop_after(patch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Send runs SIGTERM at the end of these steps, one each, in order."""
+    left = list(steps)
+
+    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
+        if left and state.global_step == left[0]:
+            left.pop(0)
+            signal.raise_signal(signal.SIGTERM)
+
+    patch.setattr(LogLines, "on_step_end", stopped)
+
+
+OF_A_RANK = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, str(Path(sys.argv[2]).parent))
+from small_runs import small_trainer, weights
+from {module} import {trainer}
+
+trainer = small_trainer(Path(sys.argv[1]), "bert", micro_batch=4, trainer={trainer})
+trainer.train()
+torch.save(weights(trainer), Path(sys.argv[1]) / f"weights-{{trainer.args.process_index}}.pt")
+"""
+
+
+def trained_by_two(folder: Path, trainer: Callable[..., ClassifierTrainer]) -> list[dict[str, torch.Tensor]]:
+    """Weights that each of two processes ends with, of a small BERT with a trainer that a test module makes."""
+    module = inspect.getmodule(trainer)
+    script = OF_A_RANK.format(module=Path(module.__file__).stem, trainer=trainer.__name__)
+    run_in_two_processes(script, folder, module.__file__, folder=folder)
+    return [torch.load(folder / f"weights-{rank}.pt") for rank in range(2)]

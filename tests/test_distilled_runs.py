@@ -2,16 +2,15 @@
 
 import dataclasses
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe, text_rows
+from small_runs import image_rows, small_recipe, stop_after, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
-from transformers import TrainerState, ViTImageProcessor
+from transformers import ViTImageProcessor
 
 from hf_finetune import cli, codec, jobs, pipeline, teacher
 from hf_finetune.checks import check
@@ -24,7 +23,6 @@ from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.planning import plan
 from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
-from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.distillation_choices import DecoupledKD, HardLabel, MatchLogits, SoftTargets
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -83,14 +81,7 @@ def test_kept_and_fresh_answers_train_the_same_and_so_does_a_resumed_run(
     softer = dataclasses.replace(texts.objective, kinds=(SoftTargets(),))
     assert furthest(asked, trained(texts, tmp_path / "softer", objective=softer)) > 1e-3
 
-    stops = [3, 10]
-
-    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
-        if stops and state.global_step == stops[0]:
-            stops.pop(0)
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(LogLines, "on_step_end", stopped)
+    stop_after(monkeypatch, 3, 10)
     with pytest.raises(StoppedBySignal):
         pipeline.run(texts, Launch(str(tmp_path / "stopped"), resume=True))
     record = tmp_path / "stopped" / "recipe.json"
@@ -199,14 +190,7 @@ def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypa
     # 54 rows in each of two epochs, few of them as they were, or as in the other.
     assert len(asked) == 108 and len(set(asked) - rows) > 60 and len(set(asked)) > 80
 
-    stops = [3]
-
-    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
-        if stops and state.global_step == stops[0]:
-            stops.pop(0)
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(LogLines, "on_step_end", stopped)
+    stop_after(monkeypatch, 3)
     with pytest.raises(StoppedBySignal):
         pipeline.run(recipe, Launch(str(tmp_path / "stopped"), resume=True))
     assert furthest(straight, trained(recipe, tmp_path / "stopped")) == 0.0

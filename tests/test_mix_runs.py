@@ -2,16 +2,14 @@
 
 import dataclasses
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe
+from small_runs import image_rows, small_recipe, stop_after
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
-from transformers import TrainerState
 
 from hf_finetune import pipeline
 from hf_finetune.data.augment_image import Flip
@@ -22,7 +20,6 @@ from hf_finetune.jobs import RunJob, parse
 from hf_finetune.planning import plan
 from hf_finetune.preparation import prepare
 from hf_finetune.recipe import ImageData, Launch, Model, Optim, Recipe, Supervised, Train
-from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.loss_choices import EffectiveNumber, Focal
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -97,14 +94,7 @@ def test_everything_survives_saving_and_resuming(
     stored = json.loads((tmp_path / "straight" / "recipe.json").read_text())["recipe"]
     assert stored["objective"]["mix"][0] == {"type": "Mixup", "alpha": 1.0, "p": 1.0}
 
-    stops = [3, 10]
-
-    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
-        if stops and state.global_step == stops[0]:
-            stops.pop(0)
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(LogLines, "on_step_end", stopped)
+    stop_after(monkeypatch, 3, 10)
     for _ in range(2):
         with pytest.raises(StoppedBySignal):
             pipeline.run(chosen, Launch(str(tmp_path / "stopped"), resume=True))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from small_runs import small_recipe
+from small_runs import small_recipe, stop_after
 from transformers import TrainerState
 
 from hf_finetune import finishing, pipeline, preparation, starting
@@ -186,11 +186,7 @@ def test_interruption_after_training_can_be_resumed(
 def test_bar_ends_its_line_when_training_is_stopped(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
-        if state.global_step == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(LogLines, "on_step_end", stopped)
+    stop_after(monkeypatch, 3)
     with pytest.raises(StoppedBySignal, match="SIGTERM after saving step"):
         pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
     assert capsys.readouterr().err.endswith("\n")

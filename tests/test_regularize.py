@@ -3,16 +3,14 @@
 import csv
 import dataclasses
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import text_rows
+from small_runs import stop_after, text_rows
 from tiny import tiny_text_checkpoint
-from transformers import TrainerState
 
 from hf_finetune import pipeline
 from hf_finetune.errors import InputError, StoppedBySignal
@@ -32,7 +30,6 @@ from hf_finetune.recipe import (
     TextData,
     Train,
 )
-from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.loss_choices import Balanced, EffectiveNumber, Focal, PerClass
 from hf_finetune.training.optimizer_choices import ScheduleFree
 from hf_finetune.training.regularizers import ElasticNet, GradientNoise
@@ -103,14 +100,7 @@ def test_everything_survives_saving_and_resuming(
     stored = json.loads((tmp_path / "straight" / "recipe.json").read_text())["recipe"]
     assert stored["objective"]["loss"] == {"type": "Focal", "gamma": 1.5}
 
-    stops = [3, 10]
-
-    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
-        if stops and state.global_step == stops[0]:
-            stops.pop(0)
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(LogLines, "on_step_end", stopped)
+    stop_after(monkeypatch, 3, 10)
     monkeypatch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
     launch = Launch(str(tmp_path / "stopped"), resume=True)
     for _ in range(2):

@@ -9,6 +9,7 @@ Legend: B rows of a batch, H height, W width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -149,7 +150,7 @@ def change_texts(batch: TextBatch, rng: Rng, change: Callable[[str, np.random.Ge
     return replace(batch, texts=texts, pairs=pairs)
 
 
-class EachText:
+class EachText(ABC):
     """An operation that changes every text by itself, and both texts of a pair."""
 
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
@@ -161,16 +162,16 @@ class EachText:
         self.check_installed()
         return change_texts(batch, rng, self.change)
 
-    def check_installed(self) -> None:
+    def check_installed(self) -> None:  # noqa: B027 most operations need none
         """Refuse to go without a package that is needed.
 
         Raises:
             InputError: naming it, and how it is installed.
         """
 
+    @abstractmethod
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text as another."""
-        raise NotImplementedError
 
 
 def apply(operations: Iterable[Operation], batch: Any, rng: Rng) -> Any:

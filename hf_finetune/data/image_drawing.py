@@ -7,6 +7,7 @@ cache from kernel to kernel, which batches do not (colour kernels took the same 
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -23,7 +24,7 @@ Draw = Literal["uniform", "ends"]
 DRAWS = get_args(Draw)
 
 
-class PictureOperation:
+class PictureOperation(ABC):
     """An operation that changes each picture by itself, with a probability that is its field `p`."""
 
     p: float
@@ -39,9 +40,9 @@ class PictureOperation:
                 pixels[i] = self.change(batch.pixels[i], r)
         return dataclasses.replace(batch, pixels=pixels)
 
+    @abstractmethod
     def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture, uint8, as another of its size, whatever `p` is; the one that came in stays as it was."""
-        raise NotImplementedError
 
 
 def through(operations: Iterable[PictureOperation], picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:

@@ -24,6 +24,11 @@ class Shortcuts:
     fused_projections: bool = True
     """See `models.projections`; for layers that are not computed as one function."""
 
+    @property
+    def without_gradients(self) -> Shortcuts:
+        """Those that gain something where nothing trains."""
+        return Shortcuts(fast_dropout=False, fused_layers=self.fused_layers, fused_projections=False)
+
     @contextmanager
     def taken(self, model: PreTrainedModel) -> Iterator[None]:
         """Inside, they are; after, the model is as before."""

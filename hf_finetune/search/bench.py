@@ -36,7 +36,6 @@ from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
 from hf_finetune.models.freeze import encoder_layers, frozen_layers, train_top
 from hf_finetune.models.heads import classification_layer, set_head
 from hf_finetune.models.patches import shrink_for, takes_sizes
-from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Averaging, ImageData, Optim, Recipe, Regularize
 from hf_finetune.starting import head_weights
@@ -144,7 +143,7 @@ class Bench:
     def run(self, stages: Sequence[Stage]) -> Score:
         """Train from the shared start, then score. The same stages give the same score."""
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=[]), Shortcuts().taken(self.model):
+        with torch.random.fork_rng(devices=[]), self.prepared.shortcuts.taken(self.model):
             torch.manual_seed(self.seed)
             with self.all_layers():
                 self._train(stages)

@@ -25,7 +25,6 @@ from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of, with_l
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.sampling import Sampling, draw_of
-from hf_finetune.data.taught_rows import TaughtRows, TaughtViews
 from hf_finetune.data.views import Augmentation, Views
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import gathered, predict_logits
@@ -186,7 +185,7 @@ class ClassifierTrainer(Trainer):
             generator=torch.Generator().manual_seed(self.args.seed),
         )
 
-    def _training_rows(self) -> Rows | Views | TaughtRows | TaughtViews:
+    def _training_rows(self) -> torch.utils.data.Dataset:
         if self.augmentation is None:
             return Rows(self.train_dataset, columns_of(self.inputs, labels=True))
         return Views(self.train_dataset, self.inputs, self.augmentation)
@@ -412,8 +411,9 @@ class ClassifierTrainer(Trainer):
             flash = self.unpadded and flash_fits(self.args.device, self._autocast)
             with (
                 flash_attention(self.model) if flash else nullcontext(),
-                self.shortcuts.taken(self.model),
+                # Before the shortcuts, which leave alone a layer whose parts do otherwise than their class.
                 self.mixout.active() if self.mixout is not None else nullcontext(),
+                self.shortcuts.taken(self.model),
             ):
                 if resume_from_checkpoint is not None and is_over(saved_state(Path(resume_from_checkpoint))):
                     self._restore_best(Path(resume_from_checkpoint))

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,9 @@ import pytest
 import torch
 from hub_server import hub_server
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe, text_rows
+from small_runs import image_rows, small_recipe, stop_after, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
-from transformers import AutoModelForSequenceClassification, TrainerState
+from transformers import AutoModelForSequenceClassification
 
 from hf_finetune import pipeline
 from hf_finetune.apply import load_trained, probabilities
@@ -24,7 +23,6 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.parity import reference_logits
 from hf_finetune.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, Train
-from hf_finetune.training.callbacks import LogLines
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +94,9 @@ def test_a_resumed_run_ends_with_the_same_bits(recipe: Recipe, tmp_path: Path, m
     """The checkpoint holds the head and the pooling, too; and training has changed each of them."""
     recipe = reading(recipe, pooling="attention", last_layers=2, head="mlp", head_width=8)
 
-    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
-        if state.global_step == 3:
-            signal.raise_signal(signal.SIGTERM)
-
     straight = pipeline.run(recipe, Launch(output=str(tmp_path / "straight")))
     with monkeypatch.context() as patch, pytest.raises(StoppedBySignal):
-        patch.setattr(LogLines, "on_step_end", stopped)
+        stop_after(patch, 3)
         pipeline.run(recipe, Launch(output=str(tmp_path / "stopped")))
     resumed = pipeline.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
     assert straight["parity"]["reload"]["ok"] and resumed["parity"]["reload"]["ok"]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe
+from small_runs import image_rows, small_recipe, stop_after
 from tiny import tiny_image_checkpoint
-from transformers import TrainerState
 
 from hf_finetune import codec, jobs, pipeline, preparation
 from hf_finetune.checks import check
@@ -32,7 +30,6 @@ from hf_finetune.models.surgery import (
     SurgeryStep,
 )
 from hf_finetune.recipe import Batching, ImageData, Launch, Model, Recipe
-from hf_finetune.training.callbacks import LogLines
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -87,12 +84,8 @@ def test_texts_and_resume(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.Mo
     assert record["model"]["surgery"][0]["type"] == "KeepLayers"
     assert codec.merge(Recipe("other", recipe.data, Model("other")), {"model": record["model"]}).model == recipe.model
 
-    def stopped(_: object, args: object, state: TrainerState, control: object, **given: object) -> None:
-        if state.global_step == 3:
-            signal.raise_signal(signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(LogLines, "on_step_end", stopped)
+        stop_after(patch, 3)
         with pytest.raises(StoppedBySignal):
             pipeline.run(recipe, Launch(output=str(tmp_path / "stopped")))
     with pytest.raises(InputError, match=r"model\.surgery"):

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranks import run_in_two_processes
-from small_runs import furthest, small_trainer, weights
+from small_runs import furthest, small_trainer, trained_by_two, weights
 from torch import nn
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
@@ -100,24 +99,9 @@ def test_a_teacher_of_no_weight_changes_nothing(tmp_path: Path) -> None:
     assert furthest(weights(plain), weights(taught)) == 0.0
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-import torch
-sys.path.insert(0, str(Path(sys.argv[2]).parent))
-from small_runs import small_trainer, weights
-from test_distillation import with_everything
-
-trainer = small_trainer(Path(sys.argv[1]), "bert", micro_batch=4, trainer=with_everything)
-trainer.train()
-torch.save(weights(trainer), Path(sys.argv[1]) / f"weights-{trainer.args.process_index}.pt")
-"""
-
-
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     alone = small_trainer(tmp_path, "bert", trainer=with_everything)
     alone.train()
-    run_in_two_processes(SCRIPT, tmp_path, __file__, folder=tmp_path)
-    one, other = (torch.load(tmp_path / f"weights-{rank}.pt") for rank in range(2))
+    one, other = trained_by_two(tmp_path, with_everything)
     assert furthest(one, other) == 0.0
     assert furthest(one, weights(alone)) < 1e-3

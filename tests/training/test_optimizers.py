@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,14 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from ranks import run_in_two_processes
 from safetensors.torch import load_file
-from small_runs import small_recipe, small_trainer
+from small_runs import small_recipe, small_trainer, stop_after
 from torch import nn
-from transformers import TrainerState
 
 from hf_finetune import codec, pipeline
 from hf_finetune.checks import check
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.jobs import RunJob, parse
 from hf_finetune.recipe import Averaging, Launch, Model, Optim, Recipe, TextData, Train
-from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.optimizer_choices import (
     SGD,
     Adafactor,
@@ -383,12 +380,8 @@ def test_a_run_trains_saves_and_resumes(
     stored = json.loads((tmp_path / "straight" / "recipe.json").read_text())["recipe"]["optim"]["optimizer"]
     assert stored["type"] == name_of(choice)
 
-    def stopped(_: object, args: object, state: TrainerState, control: object, **__: object) -> None:
-        if state.global_step == 9:
-            signal.raise_signal(signal.SIGTERM)
-
     with monkeypatch.context() as patched:
-        patched.setattr(LogLines, "on_step_end", stopped)
+        stop_after(patched, 9)
         with pytest.raises(StoppedBySignal, match="after saving step 9"):
             pipeline.run(recipe, Launch(output=str(tmp_path / "stopped")))
     pipeline.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
