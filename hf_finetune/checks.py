@@ -36,8 +36,9 @@ def check(recipe: Recipe) -> None:
             refuse(name, value, "a finite number")
     if train.learning_rate is not None and not 0 < train.learning_rate < math.inf:
         refuse("train.learning_rate", train.learning_rate, "a number above 0")
-    if not train.num_train_epochs > 0:
-        refuse("train.num_train_epochs", train.num_train_epochs, "a number above 0")
+    for name in ("num_train_epochs", "head_inverse_strength"):
+        if not getattr(train, name) > 0:
+            refuse(f"train.{name}", getattr(train, name), "a number above 0")
     for name in (
         "per_device_train_batch_size",
         "per_device_eval_batch_size",

@@ -266,6 +266,8 @@ class Train:
     """Optimiser steps between two lines of log.jsonl; a loss that is not a number is noticed there."""
     head_warm_start: bool = True
     """Fit the classification layer by logistic regression on the untrained network's features first (arXiv:2202.10054)."""
+    head_inverse_strength: float = 0.1
+    """Inverse of that regression's L2 penalty, on standardised features (scikit-learn's C): less keeps the head nearer to 0."""
     early_stopping_patience: int | None = None
     """Stop after this many epochs without a better validation metric. None: never."""
     keep_checkpoints: bool = False

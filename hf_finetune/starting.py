@@ -113,6 +113,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
             "autocast": str(prepared.autocast),
             "batch_size": batch_size,
             "cached_layers": rows.layer if rows.why is None else 0,
+            "inverse_strength": recipe.train.head_inverse_strength,
             **({} if weights_C is None else {"class_weights": weights_C.tolist()}),
         },
     )
@@ -132,6 +133,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
             features,
             labels,
             len(prepared.splits.labels),
+            inverse_strength=recipe.train.head_inverse_strength,
             weights_N=None if weights_C is None else weights_C[labels],
         )
         head_store.write(key, *head)

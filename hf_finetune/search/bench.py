@@ -256,6 +256,7 @@ class Bench:
             features_ND,
             labels,
             len(self.prepared.splits.labels),
+            inverse_strength=self.prepared.recipe.train.head_inverse_strength,
             weights_N=None if weights_C is None else weights_C[labels],
         )
         if self.prepared.class_shifts is not None:

@@ -65,7 +65,8 @@ def _of_data(groups: dict[tuple[str, str, str], Runs], data: str) -> list[list[s
     name, rows = data.split("-")[0], []
     full, top, defaults = of("full", "ours"), of("top", "ours top"), of("full", "stock defaults")
     tuned = [runs for (part, d, side), runs in groups.items() if part == "full" and d == data and "tuned" in side]
-    rival: Runs = max(tuned, key=lambda runs: _mean(runs, "accuracy"), default={})
+    # Of several learning rates one went on after the first seeds, the best on validation rows.
+    rival: Runs = max(tuned, key=len, default={})
     rate = "train_rows_per_s"
     rows += _row("full fine-tune, rows/s, tuned (b)", data, full, rival, rate, BARS["full"], quality=True)
     rows += _row("same, from process start to result, s", data, full, rival, "wall_s", None, less=True)

@@ -150,6 +150,8 @@ def main() -> None:
         trainer.train()
         trained = time.time()
         record = {"steps": trainer.state.global_step, **test(trainer, encoded["test"], whole)}
+        if whole:
+            record["validation_accuracy"] = trainer.state.best_metric
         ended = time.time()
     batch = arguments.per_device_train_batch_size
     consumed = min(trainer.state.global_step * batch, round(len(rows["train"]) * options.epochs))
