@@ -5,7 +5,8 @@
 DATA_FOLDER holds train, validation and test .parquet with the columns text (or image) and label, as `speed.py` writes
 them, so that both sides train on the very same rows.
 
-tuned: dynamic padding, batches by length, bf16 where the processor multiplies it, fused AdamW, batch 32, float32 matrix products by the fastest path.
+tuned: dynamic padding, batches by length, bf16 where the processor multiplies it, fused AdamW, batch 32, float32 matrix
+products by the fastest path.
 defaults: what the example scripts do when nothing is asked for: padded to 128 tokens, float32, batch 8, unfused AdamW.
 Both: linear schedule with 6% warm-up, the validation rows scored and the weights saved after every epoch, the best
 epoch's kept. `--max-steps` stops early, for a rate of rows alone.
