@@ -65,6 +65,12 @@ TABLE: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
         lambda r: r.regularize.gradient_noise.eta == 0,
         "regularize.gradient_noise.eta is 0",
     ),
+    ("train.head_inverse_strength", lambda r: not r.train.head_warm_start, "train.head_warm_start is off"),
+    (
+        "train.head_inverse_strength",
+        lambda r: not r.fits_head,
+        "model.from_config starts from random weights, on whose features no head is fitted",
+    ),
     ("train.num_train_epochs", lambda r: r.train.max_steps > 0, "train.max_steps says when the run ends"),
     ("train.early_stopping_patience", _over_before_patience, "the run is over before it could run out"),
     (

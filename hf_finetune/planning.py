@@ -97,7 +97,7 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         "augment_s": augment_s,
         "encode_s": (encode_s or rehearsal.encode_s * share) * (1 + scored / len(encoded)),
         "teacher_s": rehearsal.teacher_s * (len(encoded) + scored),
-        "head_s": rehearsal.head(min(len(encoded), MOST_ROWS)) * train.head_warm_start,
+        "head_s": rehearsal.head(min(len(encoded), MOST_ROWS)) * recipe.fits_head,
         "cache_s": rehearsal.cache_s * share,
         "validation_s": rehearsal.score_s * len(splits.validation) * epochs / prepared.processes + saved * epochs,
         "evaluate_s": rehearsal.evaluate_s * scored + rehearsal.interval_s * scored * recipe.evaluate.resamples,

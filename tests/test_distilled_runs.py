@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe, stop_after, text_rows
+from small_runs import picture_folder, small_recipe, stop_after, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import ViTImageProcessor
 
@@ -198,15 +198,11 @@ def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypa
 
 def test_pictures(tmp_path: Path) -> None:
     """A tiny ViT taught by a tiny ResNet."""
-    for row in image_rows(24):
-        file = tmp_path / "train" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(row["image"]["bytes"])
     big = tiny_image_checkpoint(tmp_path / "resnet", "resnet")
     load_classifier(str(big), task="image-classification", labels=("dark", "bright"), seed=7).model.save_pretrained(big)
     recipe = dataclasses.replace(
         small_recipe(tmp_path),
-        data=ImageData(path=str(tmp_path / "train")),
+        data=ImageData(path=str(picture_folder(tmp_path / "train", 24))),
         model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
     )
     alone = trained(recipe, tmp_path / "alone")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,8 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune.codec import spelled
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import classification_layer, encoder
+from hf_finetune.models.from_config import check_buildable, resized
+from hf_finetune.models.heads import classification_layer, encoder, head_modules
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
 from hf_finetune.models.surgery import SurgeryStep, operate, planned
 
@@ -43,7 +44,8 @@ class Loaded:
 
     model: PreTrainedModel
     fresh: tuple[str, ...]
-    """Modules with weights that the checkpoint does not have, or has in another shape: they start at random."""
+    """Modules with weights that the checkpoint does not have, or has in another shape: they start at random. Of a network
+    whose weights are all random, those that sit on the encoder."""
     notes: tuple[str, ...]
     """What the user should hear, each also logged at INFO."""
 
@@ -71,17 +73,23 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def config_of(local: LocalCheckpoint, trust_remote_code: bool) -> PreTrainedConfig:
+def config_of(
+    local: LocalCheckpoint, trust_remote_code: bool, from_config: Mapping[str, Any] | None = None
+) -> PreTrainedConfig:
     """The config of a checkpoint that has been looked at.
+
+    Args:
+        from_config: fields that are set otherwise, see `from_config.resized`.
 
     Raises:
         InputError: it cannot be used.
     """
     try:
         with quiet():
-            return AutoConfig.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
         raise InputError(f"{local.name}: config.json cannot be used: {one_line(error)}") from error
+    return config if from_config is None else resized(config, from_config)
 
 
 def one_line(error: BaseException) -> str:
@@ -99,6 +107,7 @@ def load_classifier(
     dropout: float | None = None,
     attn_implementation: Literal["eager", "sdpa"] | None = None,
     seed: int = 0,
+    from_config: Mapping[str, Any] | None = None,
     surgery: Sequence[SurgeryStep] = (),
 ) -> Loaded:
     """Load a checkpoint as a single-label classifier with float32 weights, whatever format they are stored in.
@@ -112,15 +121,17 @@ def load_classifier(
         dropout: rate of every dropout of the network, stochastic depth included; also written to its config. None: as
             the checkpoint's config says.
         attn_implementation: None: eager where there is no accelerator, the library's choice where there is.
+        from_config: leave the checkpoint's weights alone and start all of them at random, as pretraining did, in a network
+            of its family with these fields of the config set otherwise, see `from_config.resized`.
         surgery: operations on the loaded model, see `models.surgery`; what they draw comes from `seed`, too.
 
     Raises:
-        InputError: as `inspect_checkpoint`; the family has no such classifier, no sdpa attention or a dropout that its
+        InputError: as `inspect_checkpoint`, and `config_of`; the family has no such classifier, no sdpa attention or a dropout that its
             config does not govern; the weights do not fit the config, or are not for this kind of model at all; the
             family cannot say what the surgery makes of it.
     """
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
-    config = config_of(local, trust_remote_code)
+    config = config_of(local, trust_remote_code, from_config)
     _check_family(checkpoint, config, task)
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: i for i, name in enumerate(labels)}
@@ -135,10 +146,15 @@ def load_classifier(
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
     planned(config, surgery)
-    model, info = _from_pretrained(local, config, task, trust_remote_code, attn_implementation, seed)
+    pretrained = from_config is None
+    model, info = _built(local, config, task, trust_remote_code, attn_implementation, seed, pretrained)
     if dropout is not None:
         _check_dropout(model, dropout)
-    fresh = _fresh_modules(local, model, info, seed, notes)
+    if pretrained:
+        fresh = _fresh_modules(local, model, info, seed, notes)
+    else:
+        fresh = tuple(head_modules(model))
+        notes.append(f"{local.name}: none of its weights is used, all start at random from seed {seed}")
     if surgery:
         with seeded(seed), quiet():
             model = operate(model, surgery)
@@ -151,25 +167,28 @@ def load_classifier(
     return Loaded(model, fresh, tuple(notes))
 
 
-def check_surgery(
+def check_config(
     checkpoint: str | Path,
-    surgery: Sequence[SurgeryStep],
     *,
+    from_config: Mapping[str, Any] | None = None,
+    surgery: Sequence[SurgeryStep] = (),
     task: Task,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
-    """Refuse operations that the checkpoint's config cannot say, before any weight or row is read.
+    """Refuse sizes and operations that the checkpoint's config cannot say, before any weight or row is read.
 
     Raises:
-        InputError: see `surgery.planned`; or as `load_classifier`, of the family.
+        InputError: see `from_config.resized` and `surgery.planned`; or as `load_classifier`, of the family.
     """
-    if surgery:
-        config = config_of(
-            inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code), trust_remote_code
-        )
-        _check_family(str(checkpoint), config, task)
-        planned(config, surgery)
+    if from_config is None and not surgery:
+        return
+    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    config = config_of(local, trust_remote_code, from_config)
+    _check_family(str(checkpoint), config, task)
+    if from_config is not None:
+        check_buildable(config)
+    planned(config, surgery)
 
 
 def _check_family(checkpoint: str, config: PreTrainedConfig, task: Task) -> None:
@@ -193,17 +212,21 @@ def _check_family(checkpoint: str, config: PreTrainedConfig, task: Task) -> None
     )
 
 
-def _from_pretrained(
+def _built(
     local: LocalCheckpoint,
     config: PreTrainedConfig,
     task: Task,
     trust_remote_code: bool,
     attn_implementation: str | None,
     seed: int,
+    pretrained: bool,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model with the checkpoint's weights, or with first ones, and what loading found missing or too much."""
     auto = AutoModelForImageClassification if task == "image-classification" else AutoModelForSequenceClassification
     try:
         with quiet(), seeded(seed):
+            if not pretrained:
+                return auto.from_config(config, dtype=torch.float32, attn_implementation=attn_implementation), {}
             return auto.from_pretrained(
                 local.folder,
                 config=config,
