@@ -53,6 +53,12 @@ WITHOUT_ADAPTER = (
 )
 
 
+TWO_HEADS = (
+    "deit: the head of the class token learns the labels, that of the distillation token the teacher; the answer is the mean "
+    "of their logits"
+)
+
+
 def prepare(recipe: Recipe) -> Prepared:
     """Load and check everything that can be wrong, before anything is written.
 
@@ -72,6 +78,7 @@ def prepare(recipe: Recipe) -> Prepared:
     which = {"revision": checkpoint.commit, "trust_remote_code": model.trust_remote_code}
     check_config(checkpoint.name, from_config=model.from_config, surgery=model.surgery, task=recipe.task, **which)
     _check_family(recipe, checkpoint)
+    by_two_heads = learns_by_two_heads(recipe, checkpoint)
     check_checkpoints(data.augment)
     splits = load_splits(recipe)
     inputs: Inputs
@@ -101,6 +108,7 @@ def prepare(recipe: Recipe) -> Prepared:
         seed=recipe.train.seed,
         from_config=model.from_config,
         surgery=model.surgery,
+        distilled=by_two_heads,
         **which,
     )
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
@@ -144,6 +152,7 @@ def prepare(recipe: Recipe) -> Prepared:
             *splits.notes,
             *loaded.notes,
             *notes,
+            *((TWO_HEADS,) if by_two_heads else ()),
             *smaller,
             *without_effect(recipe),
             *((WITHOUT_ADAPTER,) if recipe.adapts and model.surgery else ()),
@@ -290,8 +299,7 @@ def _check_family(recipe: Recipe, checkpoint: LocalCheckpoint) -> None:
     """
     model, data = recipe.model, recipe.data
     chosen = model.trainable != "all" or model.trainable_pattern is not None
-    headed = (model.pooling, model.last_layers, model.head) != ("default", 1, "default")
-    if not (recipe.adapts or chosen or headed):
+    if not (recipe.adapts or chosen or _has_own_head(recipe)):
         return
     if (bones := skeleton(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
         return
@@ -307,6 +315,31 @@ def _check_family(recipe: Recipe, checkpoint: LocalCheckpoint) -> None:
             f"data.max_length: {data.max_length} and the prompt's {prompt} tokens, but {checkpoint.name} has positions for "
             f"{limit} tokens; give {limit - prompt} or less"
         )
+
+
+def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
+    """Whether a DeiT learns its teacher by the distillation token (arXiv:2012.12877): as a stock class holds it, so neither
+    with an adapter, which would be loaded onto the plain class, nor with a pooling or a head of the recipe's.
+
+    Raises:
+        InputError: the class token's head would learn nothing.
+    """
+    config = checkpoint.config
+    if not isinstance(recipe.objective, Distill) or config.get("model_type") != "deit" or config.get("auto_map"):
+        return False
+    if recipe.adapts or _has_own_head(recipe):
+        return False
+    if recipe.objective.labels_weight == 0:
+        raise InputError(
+            "objective.labels_weight: expected a number above 0 for deit, whose class token learns the labels and its "
+            "distillation token the teacher, got 0; or name a pooling, model.pooling cls, for one head"
+        )
+    return True
+
+
+def _has_own_head(recipe: Recipe) -> bool:
+    model = recipe.model
+    return (model.pooling, model.last_layers, model.head) != ("default", 1, "default")
 
 
 def _with_head(loaded: Loaded, recipe: Recipe) -> Loaded:

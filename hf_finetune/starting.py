@@ -22,7 +22,7 @@ from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
-from hf_finetune.models.heads import classification_layer, set_head
+from hf_finetune.models.heads import classification_layers, set_layer
 from hf_finetune.preparation import teacher_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
@@ -88,7 +88,8 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
 
 
 def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows) -> None:
-    """Fit the classification layer on the untrained network's features, see `training.warm_start`.
+    """Fit the classification layer on the untrained network's features, see `training.warm_start`; of a DeiT with two heads
+    both, each to the labels: they are what the teacher says of most rows.
 
     Args:
         rows: the same training rows, as activations of the frozen layers where these are cached.
@@ -104,46 +105,50 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
     labels, batch_size = np.asarray(sample["label"][:]), recipe.train.per_device_eval_batch_size
     # Pictures are named by the data's fingerprint and their row.
     shown = [c for c in ("row", *columns_of(inputs, labels=True)) if c in sample.column_names and c != "image"]
-    key = head_store.key_of(
-        model,
-        sample.select_columns(shown),
-        {
-            "data": prepared.splits.fingerprint,
-            "inputs": inputs.max_length if isinstance(inputs, TextInputs) else inputs.processor.to_json_string(),
-            "autocast": str(prepared.autocast),
-            "batch_size": batch_size,
-            "cached_layers": rows.layer if rows.why is None else 0,
-            "inverse_strength": recipe.train.head_inverse_strength,
-            **({} if weights_C is None else {"class_weights": weights_C.tolist()}),
-        },
-    )
-    head = head_store.read(key)
-    if head is None:
+    settings = {
+        "data": prepared.splits.fingerprint,
+        "inputs": inputs.max_length if isinstance(inputs, TextInputs) else inputs.processor.to_json_string(),
+        "autocast": str(prepared.autocast),
+        "batch_size": batch_size,
+        "cached_layers": rows.layer if rows.why is None else 0,
+        "inverse_strength": recipe.train.head_inverse_strength,
+        **({} if weights_C is None else {"class_weights": weights_C.tolist()}),
+    }
+    layers, encoded = classification_layers(model), sample.select_columns(shown)
+    keys = [
+        head_store.key_of(model, encoded, settings | ({"head": place} if place else {})) for place in range(len(layers))
+    ]
+    heads = [head for key in keys if (head := head_store.read(key)) is not None]
+    if len(heads) == len(layers):
+        logger.info("the head starts as an earlier run on this machine fitted it to the same rows")
+    else:
         with prepared.shortcuts.without_gradients.taken(model):
             features = warm_start.head_features(
                 model,
-                classification_layer(model),
+                layers,
                 Rows(rows.train.select(chosen), columns_of(rows.inputs, labels=False)),
                 rows.inputs.collate,
                 batch_size=batch_size,
                 autocast=prepared.autocast,
                 progress="fit the head",
             )
-        head = warm_start.fit_head(
-            features,
-            labels,
-            len(prepared.splits.labels),
-            inverse_strength=recipe.train.head_inverse_strength,
-            weights_N=None if weights_C is None else weights_C[labels],
-        )
-        head_store.write(key, *head)
-    else:
-        logger.info("the head starts as an earlier run on this machine fitted it to the same rows")
-    weight_CD, bias_C = head
-    if prepared.class_shifts is not None:
-        # What was fitted is what training compares with the labels: the logits after they were shifted.
-        bias_C = bias_C - torch.tensor(prepared.class_shifts)
-    set_head(model, weight_CD, bias_C)
+        heads = [
+            warm_start.fit_head(
+                features_ND,
+                labels,
+                len(prepared.splits.labels),
+                inverse_strength=recipe.train.head_inverse_strength,
+                weights_N=None if weights_C is None else weights_C[labels],
+            )
+            for features_ND in features
+        ]
+        for key, head in zip(keys, heads, strict=True):
+            head_store.write(key, *head)
+    for layer, (weight_CD, bias_C) in zip(layers, heads, strict=True):
+        if prepared.class_shifts is not None and layer is layers[0]:
+            # What was fitted is what training compares with the labels: the logits after they were shifted.
+            bias_C = bias_C - torch.tensor(prepared.class_shifts)
+        set_layer(layer, weight_CD, bias_C)
 
 
 def head_weights(prepared: Prepared) -> np.ndarray | None:

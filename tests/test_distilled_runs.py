@@ -143,7 +143,13 @@ def test_a_run_of_ours_can_teach(texts: Recipe, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"method": "lora"}, {"method": "head"}, {"copies": 1}, {"objective": {"r_drop": 1.0, "labels_weight": 0.0}}],
+    [
+        {"method": "lora"},
+        {"method": "top"},
+        {"method": "head"},
+        {"copies": 1},
+        {"objective": {"r_drop": 1.0, "labels_weight": 0.0}},
+    ],
 )
 def test_what_a_teacher_goes_with(texts: Recipe, tmp_path: Path, fields: dict[str, Any]) -> None:
     """Each trains to other weights than alone; frozen layers are cached as without."""
@@ -160,7 +166,7 @@ def test_what_a_teacher_goes_with(texts: Recipe, tmp_path: Path, fields: dict[st
     )
     assert furthest(alone, student) > 1e-4
     result = result_of(tmp_path / "student")
-    assert result["cache"]["used"] == (fields.get("method") == "head")
+    assert result["cache"]["used"] == (fields.get("method") in ("head", "top"))
 
 
 def test_a_live_teacher_and_its_kept_answers_train_the_same(texts: Recipe, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    DeiTForImageClassificationWithTeacher,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -29,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from hf_finetune.codec import spelled
 from hf_finetune.errors import InputError
 from hf_finetune.models.from_config import check_buildable, resized
-from hf_finetune.models.heads import classification_layer, encoder, head_modules
+from hf_finetune.models.heads import classification_layers, encoder, head_modules
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
 from hf_finetune.models.surgery import SurgeryStep, operate, planned
 
@@ -109,6 +110,7 @@ def load_classifier(
     seed: int = 0,
     from_config: Mapping[str, Any] | None = None,
     surgery: Sequence[SurgeryStep] = (),
+    distilled: bool = False,
 ) -> Loaded:
     """Load a checkpoint as a single-label classifier with float32 weights, whatever format they are stored in.
 
@@ -124,6 +126,7 @@ def load_classifier(
         from_config: leave the checkpoint's weights alone and start all of them at random, as pretraining did, in a network
             of its family with these fields of the config set otherwise, see `from_config.resized`.
         surgery: operations on the loaded model, see `models.surgery`; what they draw comes from `seed`, too.
+        distilled: of deit, the class that has a head on the distillation token as well, see `heads.classification_layers`.
 
     Raises:
         InputError: as `inspect_checkpoint`, and `config_of`; the family has no such classifier, no sdpa attention or a dropout that its
@@ -137,9 +140,8 @@ def load_classifier(
     config.label2id = {name: i for i, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
     if not config.to_dict().get("auto_map"):
-        # DeiT's distilled checkpoints name a class with two heads, which cannot be trained; the first class of a family
-        # is the plain one.
-        config.architectures = []
+        # Whatever a checkpoint names: the first class of a family is the plain one, and DeiT's other one is for students.
+        config.architectures = [DeiTForImageClassificationWithTeacher.__name__] if distilled else []
     notes = list(local.notes)
     if dropout is not None and not _set_dropout(config, dropout):
         notes.append(f"model.dropout: {config.model_type} has no dropout")
@@ -316,10 +318,11 @@ def _fresh_modules(
             notes.append(f"{local.name}: its head for {model.config.num_labels} classes is kept")
         else:
             # As many classes, but others: their weights must not decide about ours.
-            layer = classification_layer(model)
+            layers = classification_layers(model)
             with seeded(seed):
-                layer.reset_parameters()
-            fresh = tuple(name for name, module in model.named_modules() if name in fresh or module is layer)
+                for layer in layers:
+                    layer.reset_parameters()
+            fresh = tuple(name for name, module in model.named_modules() if name in fresh or module in layers)
             notes.append(f"{local.name}: its head was for other classes and is replaced")
     if fresh:
         notes.append(f"{local.name}: {', '.join(fresh)} not in the checkpoint, started from seed {seed}")

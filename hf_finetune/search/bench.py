@@ -244,9 +244,9 @@ class Bench:
         rng = np.random.default_rng(self.seed)
         sample = self.train_rows.select(np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS]))
         labels, weights_C = np.asarray(sample["label"][:]), head_weights(self.prepared)
-        features_ND = head_features(
+        (features_ND,) = head_features(
             self.model,
-            classification_layer(self.model),
+            [classification_layer(self.model)],
             Rows(sample, columns_of(self.inputs, labels=False)),
             self._collate,
             autocast=self.prepared.autocast,

@@ -108,7 +108,7 @@ def test_no_such_network(checkpoint, family: str, changes: dict[str, Any], said:
 
 def test_what_only_building_it_tells(checkpoint) -> None:
     """ELECTRA's activation between its embeddings and its layers, say: a field without a check of its own."""
-    with pytest.raises(InputError, match="model.from_config: no albert can be built so: ") as refused:
+    with pytest.raises(InputError, match=r"model.from_config: no albert can be built so: ") as refused:
         check_config(checkpoint("albert"), from_config={"inner_group_num": 0}, task="text-classification")
     assert "\n" not in str(refused.value)
 
@@ -119,7 +119,7 @@ def test_positions_are_those_of_the_network(checkpoint) -> None:
     folder = checkpoint("roberta")
     tokenizer = load_tokenizer(folder, max_length=128, from_config=changes, sample=[])
     assert tokenizer.model_max_length == 128
-    with pytest.raises(InputError, match="data.max_length: 129, but .* has positions for 128 tokens"):
+    with pytest.raises(InputError, match=r"data.max_length: 129, but .* has positions for 128 tokens"):
         load_tokenizer(folder, max_length=129, from_config=changes, sample=[])
 
 

@@ -48,7 +48,7 @@ def test_features_are_what_the_last_layer_sees(tmp_path, family: str) -> None:
     trainer = small_trainer(tmp_path, family, rows=24)
     layer = classification_layer(trainer.model)
     rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=False))
-    features = head_features(trainer.model, layer, rows, trainer.inputs.collate, batch_size=5)
+    (features,) = head_features(trainer.model, [layer], rows, trainer.inputs.collate, batch_size=5)
     logits = predict_logits(trainer.model, rows, trainer.inputs.collate)
     with torch.no_grad():
         by_hand = layer(torch.tensor(features))
