@@ -129,9 +129,9 @@ def load_classifier(
         distilled: of deit, the class that has a head on the distillation token as well, see `heads.classification_layers`.
 
     Raises:
-        InputError: as `inspect_checkpoint`, and `config_of`; the family has no such classifier, no sdpa attention or a dropout that its
-            config does not govern; the weights do not fit the config, or are not for this kind of model at all; the
-            family cannot say what the surgery makes of it.
+        InputError: as `inspect_checkpoint`, and `config_of`; the family has no such classifier, no sdpa attention or a
+            dropout that its config does not govern; the weights do not fit the config, or are not for this kind of model at
+            all; the family cannot say what the surgery makes of it.
     """
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     config = config_of(local, trust_remote_code, from_config)

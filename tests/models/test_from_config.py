@@ -107,9 +107,9 @@ def test_no_such_network(checkpoint, family: str, changes: dict[str, Any], said:
 
 
 def test_what_only_building_it_tells(checkpoint) -> None:
-    """ELECTRA's activation between its embeddings and its layers, say: a field without a check of its own."""
-    with pytest.raises(InputError, match=r"model.from_config: no albert can be built so: ") as refused:
-        check_config(checkpoint("albert"), from_config={"inner_group_num": 0}, task="text-classification")
+    """EfficientNet has a stride for each of its stages, say: a field without a check of its own."""
+    with pytest.raises(InputError, match=r"^model.from_config: no efficientnet can be built so: ") as refused:
+        check_config(checkpoint("efficientnet"), from_config={"strides": [1]}, task="image-classification")
     assert "\n" not in str(refused.value)
 
 
