@@ -7,7 +7,6 @@ import copy
 from accelerate import PartialState
 from peft import PeftModel
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_finetune import digests, teacher
 from hf_finetune.apply import quiet_libraries
@@ -191,7 +190,7 @@ def _batch_norm(recipe: Recipe, model: nn.Module) -> tuple[str, ...]:
     if recipe.model.from_config is None:
         freeze.freeze_batch_norm(model)
         return ()
-    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+    if not freeze.batch_norms(model):
         return ()
     if recipe.averaging != Averaging():
         raise InputError(
