@@ -59,11 +59,6 @@ def test_a_text_network(texts: Recipe, tmp_path: Path) -> None:
     )
     assert "| model.from_config.hidden_size | 16 |" in card and "base model" not in card.partition("## Limitations")[2]
     assert "none of its weights is used, all start at random from seed 0" in card
-    first = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    other = dataclasses.replace(texts, train=dataclasses.replace(texts.train, seed=1))
-    run(other, tmp_path / "other")
-    second = load_file(tmp_path / "other" / "model" / "model.safetensors")
-    assert float((first["bert.embeddings.word_embeddings.weight"] - second["bert.embeddings.word_embeddings.weight"]).abs().max()) > 0.05  # fmt: skip
 
 
 def test_a_picture_network_reads_its_own_size(tmp_path: Path) -> None:
