@@ -216,7 +216,7 @@ class Distill(Supervised):
     and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
-    `training.distillation_choices`."""
+    `training.distillation_choices`. A DeiT has a head for them on its distillation token, and answers by both."""
     labels_weight: float = 0.5
     """How much the loss against the labels counts. 0: the teacher alone is asked."""
 
