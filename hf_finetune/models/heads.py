@@ -59,7 +59,9 @@ def classification_layers(model: PreTrainedModel) -> list[nn.Linear]:
     token, which learned the teacher (arXiv:2012.12877, section 4).
     """
     if isinstance(model, DeiTForImageClassificationWithTeacher):
-        return [model.cls_classifier, model.distillation_classifier]
+        own, distilled = model.cls_classifier, model.distillation_classifier
+        assert isinstance(own, nn.Linear) and isinstance(distilled, nn.Linear), "a classifier of no classes"
+        return [own, distilled]
     return [classification_layer(model)]
 
 
