@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import DeiTForImageClassificationWithTeacher, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from hf_finetune.artefacts import artefacts_in
@@ -93,14 +93,17 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         return _classifier(model, local, task, labels)
     config = json.loads((local.folder / "config.json").read_text(encoding="utf-8"))
     architecture = next(iter(config.get("architectures") or []), "")
-    if not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
+    distilled = architecture == DeiTForImageClassificationWithTeacher.__name__
+    if not distilled and not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
         raise InputError(
             f"{checkpoint}: {architecture or 'this'} is not a trained classifier; train one with `hf-finetune train`"
         )
     names = {int(i): str(name) for i, name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
     labels = tuple(names[i] for i in sorted(names))
-    task: Task = "image-classification" if architecture.endswith("ForImageClassification") else "text-classification"
-    loaded = load_classifier(str(local.folder), task=task, labels=labels, trust_remote_code=trust_remote_code, seed=0)
+    task: Task = "image-classification" if "ForImageClassification" in architecture else "text-classification"
+    loaded = load_classifier(
+        str(local.folder), task=task, labels=labels, trust_remote_code=trust_remote_code, seed=0, distilled=distilled
+    )
     if loaded.fresh:
         raise InputError(f"{checkpoint}: its weights lack {', '.join(loaded.fresh)}; this classifier was never trained")
     return _classifier(loaded.model, local, task, labels, trust_remote_code)

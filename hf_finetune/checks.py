@@ -126,6 +126,7 @@ def check(recipe: Recipe) -> None:
     if reads_otherwise and recipe.adapter is not None and recipe.adapter.is_prompt_learning:
         refuse("adapter", recipe.trained, "another adapter beside model.pooling, model.last_layers or model.head")
     _check_optim(recipe, refuse)
+    _check_from_config(recipe, refuse)
     _check_trained(recipe, refuse)
     if not recipe.optim.sam_rho >= 0:
         refuse("optim.sam_rho", recipe.optim.sam_rho, "0 or more")
@@ -164,6 +165,29 @@ def check(recipe: Recipe) -> None:
             refuse("batching.rows_per_step", batching.rows_per_step, "None beside batching.token_budget")
     if batching.unpadded and not text:
         refuse("batching.unpadded", batching.unpadded, "false or None for pictures")
+
+
+def _check_from_config(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
+    """Of random weights, all train: what would stay as it is would stay at random."""
+    model, why = recipe.model, "beside model.from_config, whose weights are all random"
+    if model.from_config is None:
+        return
+    if recipe.trained != "full":
+        refuse("method", recipe.trained, f"full {why}")
+    for holder, name, default in (
+        (model, "frozen_layers", 0),
+        (model, "trainable", "all"),
+        (model, "trainable_pattern", None),
+        (model, "base_model", None),
+        (recipe.regularize, "mixout", 0.0),
+    ):
+        if (value := vars(holder)[name]) != default:
+            refuse(f"{type(holder).__name__.lower()}.{name}", value, f"{default} {why}")
+    if recipe.optim.word_embeddings == "frozen":
+        refuse("optim.word_embeddings", "frozen", f"sparse or dense {why}")
+    for step in model.surgery:
+        if isinstance(step, ReinitTopLayers):
+            refuse("model.surgery", spelled(step), f"others {why}")
 
 
 def _check_trained(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:

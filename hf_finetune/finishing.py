@@ -103,6 +103,8 @@ def finish(
         "problem_type": "single_label_classification",
         "checkpoint": recipe.model.checkpoint,
         "base_model": prepared.base_model,
+        # Null: the checkpoint's weights; else all were random, in a network with these fields of its config set otherwise.
+        "from_config": recipe.model.from_config,
         "method": recipe.trained,
         "seed": recipe.train.seed,
         "labels": list(splits.labels),

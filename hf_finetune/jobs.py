@@ -168,6 +168,7 @@ def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
         ("--num-processes", job.launch.num_processes not in (None, 1)),
         ("--push", job.recipe.hub.repo_id is not None),
         ("--teacher", isinstance(job.recipe.objective, Distill)),
+        ("--model.from-config", job.recipe.model.from_config is not None),
     ):
         if given:
             raise InputError(f"{flag}: this is not for search; leave it out")
@@ -351,6 +352,7 @@ def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[
     # A PEFT config is none of ours, but is given in the same way.
     fields, rest = {name: [m.__name__ for m in members] for name, members in operation_fields(Recipe).items()}, []
     fields["adapter"] = list(codec.ADAPTERS)
+    fields["model.from_config"] = ["'{num_hidden_layers: 4}'"]
     left = iter(arguments)
     for argument in left:
         flag, given, value = argument.partition("=")
@@ -400,6 +402,10 @@ def _help_on_operations() -> str:
         "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults, one of:",
     ]
     lines += [f"      {', '.join(codec.ADAPTERS)}"]
+    lines += [
+        "  --model.from-config",
+        "      random weights, in a network with these fields of the checkpoint's config: {num_hidden_layers: 4, hidden_size: 192}",
+    ]
     return "\n".join(lines)
 
 

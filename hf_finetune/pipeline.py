@@ -203,7 +203,7 @@ def _train(
     resume_from = newest_whole(checkpoints)
 
     def fit_head(rows: TrainingRows) -> None:
-        if train.head_warm_start and resume_from is None and state.is_main_process:
+        if recipe.fits_head and resume_from is None and state.is_main_process:
             # One process is enough: the others take its weights when training starts.
             started = time.perf_counter()
             record["head"] = warm_start_head(prepared, model, train_rows, rows)

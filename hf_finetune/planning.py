@@ -90,14 +90,17 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         unfreezing.switch(steps - 1)
     judged = [splits.validation, *([] if splits.test is None else [splits.test])]
     scored, share = sum(map(len, judged)), len(encoded) / rehearsal.rows
+    # A teacher of views that change in every epoch answers them within the loop, once each, the other rows before it.
+    asked_within = epochs * len(encoded) / prepared.processes if prepared.changes_every_epoch else 0.0
+    asked_before = scored + (0 if prepared.changes_every_epoch else len(encoded))
     trained, total = freeze.trainable_parameters(rehearsal.model)
     saved = 4 * (total + 2 * trained) / DISK_BYTES_PER_S
     parts = {
         "start_s": ready,
         "augment_s": augment_s,
         "encode_s": (encode_s or rehearsal.encode_s * share) * (1 + scored / len(encoded)),
-        "teacher_s": rehearsal.teacher_s * (len(encoded) + scored),
-        "head_s": rehearsal.head(min(len(encoded), MOST_ROWS)) * train.head_warm_start,
+        "teacher_s": rehearsal.teacher_s * asked_before,
+        "head_s": rehearsal.head(min(len(encoded), MOST_ROWS)) * recipe.fits_head,
         "cache_s": rehearsal.cache_s * share,
         "validation_s": rehearsal.score_s * len(splits.validation) * epochs / prepared.processes + saved * epochs,
         "evaluate_s": rehearsal.evaluate_s * scored + rehearsal.interval_s * scored * recipe.evaluate.resamples,
@@ -136,11 +139,23 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         "estimate": {
             "train_loop_s": _three_digits(loop),
             "total_s": _three_digits(loop + sum(parts.values())),
+            **_shares(prepared, loop, before=parts["teacher_s"], within=rehearsal.teacher_s * asked_within),
             **memory(prepared.device),
         },
         "parts": {name: _three_digits(seconds) for name, seconds in parts.items()},
         "environment": hardware(prepared.device, prepared.processes),
     }
+
+
+def _shares(prepared: Prepared, loop_s: float, *, before: float, within: float) -> dict[str, float]:
+    """Seconds of the teacher and of its student's training; {} where there is no teacher.
+
+    Args:
+        before, within: what the teacher answers before the training and in it, in seconds.
+    """
+    if prepared.teacher is None:
+        return {}
+    return {"teacher_s": _three_digits(before + within), "student_s": _three_digits(max(loop_s - within, 0.0))}
 
 
 @dataclass(frozen=True)
@@ -342,6 +357,11 @@ def describe(made: dict[str, Any]) -> str:
         ),
         f"parameters    {made['parameters']['trained']:,} of {made['parameters']['total']:,} train",
         f"training      about {_duration(estimate['train_loop_s'])}",
+        *(
+            f"{name:<13} about {_duration(estimate[f'{name}_s'])}"
+            for name in ("teacher", "student")
+            if f"{name}_s" in estimate
+        ),
         f"everything    about {_duration(estimate['total_s'])}",
         f"memory        about {estimate['peak_rss_mb']:,.0f} MB",
     ]

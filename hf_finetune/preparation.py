@@ -24,7 +24,7 @@ from hf_finetune.models.adapter_fit import virtual_tokens
 from hf_finetune.models.dropout import drops_out
 from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.layer_surgery import refuse_frozen
-from hf_finetune.models.load import Loaded, check_surgery, load_classifier
+from hf_finetune.models.load import Loaded, check_config, load_classifier
 from hf_finetune.models.patch_surgery import image_size_after
 from hf_finetune.models.patches import drop_patches, shrink_for, takes_sizes
 from hf_finetune.models.pooled import with_head
@@ -35,7 +35,7 @@ from hf_finetune.models.skeleton import skeleton
 from hf_finetune.models.trainable import train_only
 from hf_finetune.no_effect import without_effect
 from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Distill, Recipe, TextData
+from hf_finetune.recipe import Averaging, Distill, Recipe, TextData
 from hf_finetune.rewording.cached import check_checkpoints
 from hf_finetune.training import precision
 from hf_finetune.training.flops import patches
@@ -49,6 +49,12 @@ KNOWN_WEIGHTS = {
 
 WITHOUT_ADAPTER = (
     "adapter: only model/ is saved, with the adapter merged; by itself it would need the checkpoint as surgery left it"
+)
+
+
+TWO_HEADS = (
+    "deit: the head of the class token learns the labels, that of the distillation token the teacher; the answer is the mean "
+    "of their logits"
 )
 
 
@@ -69,8 +75,9 @@ def prepare(recipe: Recipe) -> Prepared:
     )
     # By name, not by its place in the cache: what is refused is then named as the user did.
     which = {"revision": checkpoint.commit, "trust_remote_code": model.trust_remote_code}
-    check_surgery(checkpoint.name, model.surgery, task=recipe.task, **which)
+    check_config(checkpoint.name, from_config=model.from_config, surgery=model.surgery, task=recipe.task, **which)
     _check_family(recipe, checkpoint)
+    by_two_heads = learns_by_two_heads(recipe, checkpoint)
     check_checkpoints(data.augment)
     splits = load_splits(recipe)
     inputs: Inputs
@@ -80,6 +87,7 @@ def prepare(recipe: Recipe) -> Prepared:
                 checkpoint.name,
                 max_length=data.max_length,
                 sample=splits.train["text"][:200],
+                from_config=model.from_config,
                 positions=length_after(model.surgery),
                 **which,
             ),
@@ -97,7 +105,9 @@ def prepare(recipe: Recipe) -> Prepared:
         dropout=model.dropout,
         attn_implementation=model.attn_implementation,
         seed=recipe.train.seed,
+        from_config=model.from_config,
         surgery=model.surgery,
+        distilled=by_two_heads,
         **which,
     )
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
@@ -114,7 +124,7 @@ def prepare(recipe: Recipe) -> Prepared:
         if data.low_resolution is not None:
             shrink = shrink_for(loaded.model, data.low_resolution)
             shrink.shape(*picture[-2:])
-    freeze.freeze_batch_norm(loaded.model)
+    notes = _batch_norm(recipe, loaded.model)
     if recipe.trained == "head":
         freeze.freeze_body(loaded.model, loaded.fresh)
     if recipe.trained == "top":
@@ -135,11 +145,13 @@ def prepare(recipe: Recipe) -> Prepared:
         fresh=loaded.fresh,
         device=device,
         mixed_precision=mixed_precision,
-        base_model=model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights)),
+        base_model=_base_model(recipe, checkpoint, weights),
         weights=weights,
         notes=(
             *splits.notes,
             *loaded.notes,
+            *notes,
+            *((TWO_HEADS,) if by_two_heads else ()),
             *smaller,
             *without_effect(recipe),
             *((WITHOUT_ADAPTER,) if recipe.adapts and model.surgery else ()),
@@ -156,6 +168,39 @@ def prepare(recipe: Recipe) -> Prepared:
     if not prepared.goes_unpadded() and model.narrow_last_layer:
         first_token_alone(loaded.model)
     return prepared
+
+
+def _base_model(recipe: Recipe, checkpoint: LocalCheckpoint, weights: str) -> str | None:
+    """Hub id of what the weights come from; None where it is not known, or they come from nothing.
+
+    Args:
+        weights: see `Prepared.weights`.
+    """
+    if recipe.model.from_config is not None:
+        return None
+    return recipe.model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights))
+
+
+def _batch_norm(recipe: Recipe, model: nn.Module) -> tuple[str, ...]:
+    """Fix the statistics that pretraining has measured; of random weights there are none yet, which is to be said.
+
+    Raises:
+        InputError: statistics that go on changing, beside averages of the weights, which would need others.
+    """
+    if recipe.model.from_config is None:
+        freeze.freeze_batch_norm(model)
+        return ()
+    if not freeze.batch_norms(model):
+        return ()
+    if recipe.averaging != Averaging():
+        raise InputError(
+            "averaging: expected none beside model.from_config of a network with BatchNorm, whose statistics are those of "
+            "the last weights, not of averaged ones; leave it out"
+        )
+    return (
+        "model.from_config: BatchNorm normalises by the rows of each forward pass, so the result depends on how a step is cut "
+        "into passes and shared by processes",
+    )
 
 
 def teacher_of(recipe: Recipe, splits: Splits) -> teacher.Teacher | None:
@@ -178,7 +223,7 @@ def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:
     model = recipe.model
     processor = load_image_processor(
         checkpoint.name,
-        image_size=image_size_after(model.surgery),
+        image_size=image_size_after(model.surgery) or (model.from_config or {}).get("image_size"),
         revision=checkpoint.commit,
         trust_remote_code=model.trust_remote_code,
     )
@@ -253,10 +298,9 @@ def _check_family(recipe: Recipe, checkpoint: LocalCheckpoint) -> None:
     """
     model, data = recipe.model, recipe.data
     chosen = model.trainable != "all" or model.trainable_pattern is not None
-    headed = (model.pooling, model.last_layers, model.head) != ("default", 1, "default")
-    if not (recipe.adapts or chosen or headed):
+    if not (recipe.adapts or chosen or _has_own_head(recipe)):
         return
-    if (bones := skeleton(checkpoint, recipe.task, model.surgery)) is None:
+    if (bones := skeleton(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
         return
     bones = _with_head(Loaded(bones, (), ()), recipe).model
     train_only(bones, model.trainable, model.trainable_pattern)
@@ -270,6 +314,31 @@ def _check_family(recipe: Recipe, checkpoint: LocalCheckpoint) -> None:
             f"data.max_length: {data.max_length} and the prompt's {prompt} tokens, but {checkpoint.name} has positions for "
             f"{limit} tokens; give {limit - prompt} or less"
         )
+
+
+def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
+    """Whether a DeiT learns its teacher by the distillation token (arXiv:2012.12877): as a stock class holds it, so neither
+    with an adapter, which would be loaded onto the plain class, nor with a pooling or a head of the recipe's.
+
+    Raises:
+        InputError: the class token's head would learn nothing.
+    """
+    config = checkpoint.config
+    if not isinstance(recipe.objective, Distill) or config.get("model_type") != "deit" or config.get("auto_map"):
+        return False
+    if recipe.adapts or _has_own_head(recipe):
+        return False
+    if recipe.objective.labels_weight == 0:
+        raise InputError(
+            "objective.labels_weight: expected a number above 0 for deit, whose class token learns the labels and its "
+            "distillation token the teacher, got 0; or name a pooling, model.pooling cls, for one head"
+        )
+    return True
+
+
+def _has_own_head(recipe: Recipe) -> bool:
+    model = recipe.model
+    return (model.pooling, model.last_layers, model.head) != ("default", 1, "default")
 
 
 def _with_head(loaded: Loaded, recipe: Recipe) -> Loaded:

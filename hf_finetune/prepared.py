@@ -215,7 +215,9 @@ class Prepared:
     def learning_rate(self) -> float:
         """Peak learning rate of the run."""
         recipe = self.recipe
-        return recipe.train.learning_rate or default_learning_rate(recipe.trained, recipe.task, recipe.optim.optimizer)
+        return recipe.train.learning_rate or default_learning_rate(
+            recipe.trained, recipe.task, recipe.optim.optimizer, from_scratch=recipe.model.from_config is not None
+        )
 
     @property
     def head_fit(self) -> warm_start.Fit:

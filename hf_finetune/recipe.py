@@ -130,6 +130,10 @@ class Model:
     """Branch, tag or commit of the checkpoint on the Hub."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint. Off: such a checkpoint is refused."""
+    from_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
+    """Start from random weights (of `train.seed`), in a network of the checkpoint's family with these fields of its config set
+    otherwise, such as {num_hidden_layers: 4, hidden_size: 192, num_attention_heads: 3, intermediate_size: 768}; {} is its own
+    size. The tokenizer or image processor is the checkpoint's. None: its weights."""
     top_layers: int = 2
     """With method top: this many of the highest encoder layers train, and what follows them; all below stays as it is."""
     frozen_layers: int = 0
@@ -212,7 +216,7 @@ class Distill(Supervised):
     and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
-    `training.distillation_choices`."""
+    `training.distillation_choices`. A DeiT has a head for them on its distillation token, and answers by both."""
     labels_weight: float = 0.5
     """How much the loss against the labels counts. 0: the teacher alone is asked."""
 
@@ -238,8 +242,8 @@ class Train:
     """Optimisation. Names that TrainingArguments has mean what they mean there."""
 
     learning_rate: float | None = None
-    """Peak learning rate. None: 1e-3 for lora and head; on texts 1e-4 for full, 3e-4 for top; on pictures 2e-5 for both;
-    see the README. For SGD 100 times, Adafactor 25 times, Lion a tenth of that. `--find-lr` proposes one."""
+    """Peak learning rate. None: 1e-3 for lora and head; on texts 1e-4 for full, 3e-4 for top; on pictures 2e-5 for both; 5e-4
+    under model.from_config; see the README. For SGD 100 times, Adafactor 25 times, Lion a tenth of that. `--find-lr` proposes one."""
     num_train_epochs: Annotated[float, _flag("--epochs")] = 3.0
     """Passes over the training rows."""
     max_steps: int = -1
@@ -265,7 +269,8 @@ class Train:
     logging_steps: int = 10
     """Optimiser steps between two lines of log.jsonl; a loss that is not a number is noticed there."""
     head_warm_start: bool = True
-    """Fit the classification layer by logistic regression on the untrained network's features first (arXiv:2202.10054)."""
+    """Fit the classification layer by logistic regression on the untrained network's features first (arXiv:2202.10054); not
+    under model.from_config, whose features are random."""
     head_inverse_strength: float | None = None
     """Inverse of that regression's L2 penalty, on standardised features (scikit-learn's C): less keeps the head nearer to 0.
     None: 0.1 for head, which it ends near; 0.01 for all others, which go on from it."""
@@ -450,6 +455,11 @@ class Recipe:
     def trained(self) -> str:
         """What result.json calls the method: full, top, head, or the PEFT type in lower case."""
         return self.method if self.adapter is None else str(self.adapter.peft_type.value).lower()
+
+    @property
+    def fits_head(self) -> bool:
+        """Whether the classification layer is fitted before training."""
+        return self.train.head_warm_start and self.model.from_config is None
 
     @property
     def adapts(self) -> bool:

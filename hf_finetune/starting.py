@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -22,7 +22,7 @@ from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
-from hf_finetune.models.heads import classification_layer, set_head
+from hf_finetune.models.heads import classification_layers, set_layer
 from hf_finetune.preparation import teacher_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
@@ -89,9 +89,8 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
 
 
 def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows) -> dict[str, Any]:
-    """Fit the classification layer on the untrained network's features, see `training.warm_start`.
-
-    It stays as it is where these explain less of the labels than `train.head_least_explained`.
+    """Fit the classification layer on the untrained network's features, see `training.warm_start`; of a DeiT with two heads
+    both, each to the labels: they are what the teacher says of most rows.
 
     Args:
         rows: the same training rows, as activations of the frozen layers where these are cached.
@@ -110,68 +109,76 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
     labels, batch_size = np.asarray(sample["label"][:]), recipe.train.per_device_eval_batch_size
     # Pictures are named by the data's fingerprint and their row.
     shown = [c for c in ("row", *columns_of(inputs, labels=True)) if c in sample.column_names and c != "image"]
-    key = head_store.key_of(
-        model,
-        sample.select_columns(shown),
-        {
-            "data": prepared.splits.fingerprint,
-            "inputs": inputs.max_length if isinstance(inputs, TextInputs) else inputs.processor.to_json_string(),
-            "autocast": str(prepared.autocast),
-            "batch_size": batch_size,
-            "cached_layers": rows.layer if rows.why is None else 0,
-            "inverse_strength": prepared.head_fit.inverse_strength,
-            **({} if weights_C is None else {"class_weights": weights_C.tolist()}),
-        },
-    )
-    head = head_store.read(key)
-    if head is None:
+    settings = {
+        "data": prepared.splits.fingerprint,
+        "inputs": inputs.max_length if isinstance(inputs, TextInputs) else inputs.processor.to_json_string(),
+        "autocast": str(prepared.autocast),
+        "batch_size": batch_size,
+        "cached_layers": rows.layer if rows.why is None else 0,
+        "inverse_strength": prepared.head_fit.inverse_strength,
+        **({} if weights_C is None else {"class_weights": weights_C.tolist()}),
+    }
+    layers, encoded = classification_layers(model), sample.select_columns(shown)
+    keys = [
+        head_store.key_of(model, encoded, settings | ({"head": place} if place else {})) for place in range(len(layers))
+    ]
+    heads = [head for key in keys if (head := head_store.read(key)) is not None]
+    found = "as an earlier run on this machine fitted it to the same rows"
+    if len(heads) < len(layers):
         with prepared.shortcuts.without_gradients.taken(model):
             features = warm_start.head_features(
                 model,
-                classification_layer(model),
+                layers,
                 Rows(rows.train.select(chosen), columns_of(rows.inputs, labels=False)),
                 rows.inputs.collate,
                 batch_size=batch_size,
                 autocast=prepared.autocast,
                 progress="fit the head",
             )
-        head = warm_start.fit_head(
-            features,
-            labels,
-            len(prepared.splits.labels),
-            inverse_strength=prepared.head_fit.inverse_strength,
-            weights_N=None if weights_C is None else weights_C[labels],
-        )
-        head_store.write(key, head)
+        heads = [
+            warm_start.fit_head(
+                features_ND,
+                labels,
+                len(prepared.splits.labels),
+                inverse_strength=prepared.head_fit.inverse_strength,
+                weights_N=None if weights_C is None else weights_C[labels],
+            )
+            for features_ND in features
+        ]
+        for key, head in zip(keys, heads, strict=True):
+            head_store.write(key, head)
         found = "fitted"
-    else:
-        found = "as an earlier run on this machine fitted it to the same rows"
-    return begin_with(prepared, model, head, found)
+    return begin_with(prepared, layers, heads, found)
 
 
-def begin_with(prepared: Prepared, model: nn.Module, head: FittedHead, found: str) -> dict[str, Any]:
-    """Put a fitted head into the model, or leave the model's own where that one explains too little of the labels.
+def begin_with(
+    prepared: Prepared, layers: Sequence[nn.Linear], heads: Sequence[FittedHead], found: str
+) -> dict[str, Any]:
+    """Put fitted heads in the place of `layers`, or leave those as they are where the first explains too little of the
+    labels.
 
     Args:
-        found: how the head was come by, for the log.
+        found: how they were come by, for the log.
 
     Returns:
         `explained`, see `FittedHead`, and whether the head `fitted` is the model's now.
     """
-    about = {"explained": round(head.explained, 4), "fitted": True}
-    if head.explained < (least := prepared.head_fit.least_explained):
+    explained, least = heads[0].explained, prepared.head_fit.least_explained
+    about = {"explained": round(explained, 4), "fitted": explained >= least}
+    if explained < least:
         logger.info(
             "the head starts from random weights: a fitted one explains %.2f of the labels' entropy, less than %g",
-            head.explained,
+            explained,
             least,
         )
-        return {**about, "fitted": False}
-    logger.info("the head starts %s: that explains %.2f of the labels' entropy", found, head.explained)
-    bias_C = head.bias_C
-    if prepared.class_shifts is not None:
-        # What was fitted is what training compares with the labels: the logits after they were shifted.
-        bias_C = bias_C - torch.tensor(prepared.class_shifts)
-    set_head(model, head.weight_CD, bias_C)
+        return about
+    logger.info("the head starts %s: that explains %.2f of the labels' entropy", found, explained)
+    for layer, head in zip(layers, heads, strict=True):
+        bias_C = head.bias_C
+        if prepared.class_shifts is not None and layer is layers[0]:
+            # What was fitted is what training compares with the labels: the logits after they were shifted.
+            bias_C = bias_C - torch.tensor(prepared.class_shifts)
+        set_layer(layer, head.weight_CD, bias_C)
     return about
 
 

@@ -55,6 +55,15 @@ def image_rows(count: int, seed: int = 0) -> Dataset:
     return Dataset.from_dict({"image": pictures, "label": [i % 2 for i in range(count)], "row": list(range(count))})
 
 
+def picture_folder(folder: Path, count: int) -> Path:
+    """The rows of `image_rows` as a folder of one sub-folder a class."""
+    for row in image_rows(count):
+        file = folder / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"]["bytes"])
+    return folder
+
+
 def small_recipe(folder: Path) -> Recipe:
     """54 training rows of a csv file in steps of 8 on a tiny BERT, one epoch, float32."""
     with (folder / "train.csv").open("w", newline="") as file:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe, stop_after, text_rows
+from small_runs import picture_folder, small_recipe, stop_after, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import ViTImageProcessor
 
@@ -143,7 +143,13 @@ def test_a_run_of_ours_can_teach(texts: Recipe, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"method": "lora"}, {"method": "head"}, {"copies": 1}, {"objective": {"r_drop": 1.0, "labels_weight": 0.0}}],
+    [
+        {"method": "lora"},
+        {"method": "top"},
+        {"method": "head"},
+        {"copies": 1},
+        {"objective": {"r_drop": 1.0, "labels_weight": 0.0}},
+    ],
 )
 def test_what_a_teacher_goes_with(texts: Recipe, tmp_path: Path, fields: dict[str, Any]) -> None:
     """Each trains to other weights than alone; frozen layers are cached as without."""
@@ -160,7 +166,7 @@ def test_what_a_teacher_goes_with(texts: Recipe, tmp_path: Path, fields: dict[st
     )
     assert furthest(alone, student) > 1e-4
     result = result_of(tmp_path / "student")
-    assert result["cache"]["used"] == (fields.get("method") == "head")
+    assert result["cache"]["used"] == (fields.get("method") in ("head", "top"))
 
 
 def test_a_live_teacher_and_its_kept_answers_train_the_same(texts: Recipe, tmp_path: Path) -> None:
@@ -198,15 +204,11 @@ def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypa
 
 def test_pictures(tmp_path: Path) -> None:
     """A tiny ViT taught by a tiny ResNet."""
-    for row in image_rows(24):
-        file = tmp_path / "train" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(row["image"]["bytes"])
     big = tiny_image_checkpoint(tmp_path / "resnet", "resnet")
     load_classifier(str(big), task="image-classification", labels=("dark", "bright"), seed=7).model.save_pretrained(big)
     recipe = dataclasses.replace(
         small_recipe(tmp_path),
-        data=ImageData(path=str(tmp_path / "train")),
+        data=ImageData(path=str(picture_folder(tmp_path / "train", 24))),
         model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
     )
     alone = trained(recipe, tmp_path / "alone")

@@ -25,10 +25,10 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
     "objective.class_weights": (TEXT, "Balanced", "--batching.sampling balanced", "--batching.sampling square_root"),
     "objective.logit_adjustment": (TEXT, "1", "--batching.sampling balanced", ""),
     "regularize.gradient_noise.gamma": (TEXT, "0.1", "", "--regularize.gradient-noise.eta 0.01"),
+    "train.head_inverse_strength": (TEXT, "1", "--train.no-head-warm-start", ""),
     "train.num_train_epochs": (TEXT, "5", "--train.max-steps 10", ""),
     # After epochs 1, 2 and 3 of 3 nothing is left to stop.
     "train.early_stopping_patience": (TEXT, "2", "--epochs 2.5", "--epochs 3.5"),
-    "train.head_inverse_strength": (TEXT, "0.1", "--train.no-head-warm-start", ""),
     "train.head_least_explained": (TEXT, "0.1", "--train.no-head-warm-start", ""),
     "train.per_device_train_batch_size": (TEXT, "8", "--batching.token-budget 4096", ""),
     "batching.cache_gb": (TEXT, "2", "--batching.no-cache-prefix", ""),
@@ -96,3 +96,8 @@ def test_a_run_tells_it(tmp_path: Path) -> None:
     prepared = prepare(replace(recipe, train=Train(num_train_epochs=5.0, max_steps=2)))
     assert "train.num_train_epochs has no effect here: train.max_steps says when the run ends" in prepared.notes
     assert not any("no effect" in note for note in prepare(recipe).notes)
+
+
+def test_no_head_is_fitted_to_random_features() -> None:
+    recipe = replace(TEXT, model=Model("m", from_config={}))
+    assert said(recipe, "--train.head-inverse-strength 1") == ["train.head_inverse_strength"]

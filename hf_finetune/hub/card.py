@@ -215,16 +215,14 @@ def _subject(result: Mapping[str, Any], recipe: Recipe, base: str | None) -> str
     kind = "text" if isinstance(recipe.data, TextData) else "image"
     if kind == "text" and "text_pair" in result.get("data", {}).get("columns", {}):
         kind = "text pair"
-    model = (
-        f"[{base}](https://huggingface.co/{base})"
-        if base
-        else f"the local checkpoint {code(_name_of(recipe.model.checkpoint))}"
-    )
+    model = _network(recipe, base)
     if recipe.model.surgery:
         model += f", after {code(', '.join(map(spelled, recipe.model.surgery)))},"
     match result["method"]:
         case "full":
-            how = "all its weights fine-tuned"
+            how = "all its weights " + (
+                "fine-tuned" if recipe.model.from_config is None else "trained from random ones"
+            )
         case "top":
             layers = recipe.model.top_layers
             how = f"only its top {number(layers)} layer{'s' * (layers != 1)} and the classification layer fine-tuned"
@@ -238,6 +236,15 @@ def _subject(result: Mapping[str, Any], recipe: Recipe, base: str | None) -> str
         how += f", taught by {code(taught['name'])}"
     article = "An" if kind == "image" else "A"
     return f"{article} {kind} classifier: {model} with {how}."
+
+
+def _network(recipe: Recipe, base: str | None) -> str:
+    """What was trained: a checkpoint, or a network that has nothing of one but its build."""
+    name, sizes = _name_of(recipe.model.checkpoint), recipe.model.from_config
+    if sizes is not None:
+        changed = ", ".join(f"{field}: {value}" for field, value in sizes.items())
+        return f"a network built as {code(name)}" + (f" but for {code(changed)}," if changed else "")
+    return f"[{base}](https://huggingface.co/{base})" if base else f"the local checkpoint {code(name)}"
 
 
 def _data_name(recipe: Recipe, result: Mapping[str, Any]) -> str:
@@ -382,7 +389,7 @@ def _limitations(recipe: Recipe, result: Mapping[str, Any], base: str | None, ju
         found.append(f"{len(rare)} classes have fewer than {FEW_ROWS} training rows: {named}.")
     found.append(f"One run with seed {result['seed']}: the intervals cover the choice of rows, not that of the seed.")
     unknown = [
-        *(["the base model's id on the Hub"] if base is None else []),
+        *(["the base model's id on the Hub"] if base is None and recipe.model.from_config is None else []),
         *(["the language of the texts"] if isinstance(recipe.data, TextData) and not recipe.hub.language else []),
         *(["the licence of the model"] if not recipe.hub.license else []),
         *(["the licence of the data"] if not (recipe.data.license or data.get("license")) else []),

@@ -17,6 +17,8 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from hf_finetune.models.freeze import as_in_training
+
 ATTENTION = "eager_fast_dropout"
 # The mask is this many times as long as the largest site: the more, the less two sites have in common.
 LENGTHS_OF_SITE = 2
@@ -138,12 +140,7 @@ def drops_out(model: nn.Module, batch: dict[str, torch.Tensor]) -> bool:
     Args:
         batch: a few rows as the model takes them, on its device.
     """
-    was_training = model.training
-    model.train()
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            one, other = model(**batch).logits, model(**batch).logits
-    finally:
-        model.train(was_training)
+    with as_in_training(model), torch.random.fork_rng():
+        torch.manual_seed(0)
+        one, other = model(**batch).logits, model(**batch).logits
     return not torch.equal(one, other)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 
 import torch
@@ -204,6 +205,24 @@ def freeze_batch_norm(model: nn.Module) -> int:
         layer.__class__ = FIXED[type(layer)]
         layer.eval()
     return len(layers)
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Every BatchNorm layer, its statistics fixed or not."""
+    return [module for module in model.modules() if isinstance(module, tuple(FIXED))]
+
+
+@contextmanager
+def as_in_training(model: nn.Module) -> Iterator[None]:
+    """Training mode inside, the former mode after. BatchNorm alone is as in evaluation: its statistics stay what they are."""
+    was_training = model.training
+    model.train()
+    for layer in batch_norms(model):
+        layer.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:

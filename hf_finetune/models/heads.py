@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DeiTForImageClassificationWithTeacher, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from hf_finetune.errors import InputError
 
@@ -51,6 +52,26 @@ def classification_layer(model: PreTrainedModel) -> nn.Linear:
     return layers[-1]
 
 
+def classification_layers(model: PreTrainedModel) -> list[nn.Linear]:
+    """The linear layers that the logits are made of: one, or the two of a DeiT that was taught.
+
+    That one answers with the mean of two heads: of the class token, which learned the labels, then of the distillation
+    token, which learned the teacher (arXiv:2012.12877, section 4).
+    """
+    if isinstance(model, DeiTForImageClassificationWithTeacher):
+        own, distilled = model.cls_classifier, model.distillation_classifier
+        assert isinstance(own, nn.Linear) and isinstance(distilled, nn.Linear), "a classifier of no classes"
+        return [own, distilled]
+    return [classification_layer(model)]
+
+
+def head_logits(outputs: ModelOutput) -> torch.Tensor:
+    """The logits (B, C) of a forward pass; of a DeiT with two heads (B, 2, C), in the order of `classification_layers`."""
+    if "distillation_logits" in outputs:
+        return torch.stack([outputs["cls_logits"], outputs["distillation_logits"]], 1)
+    return outputs["logits"]
+
+
 def head_modules(model: PreTrainedModel, fresh: Sequence[str] = ()) -> list[str]:
     """Names of the modules that `--method head` trains: all that sit on the encoder, and what is new within it.
 
@@ -68,8 +89,8 @@ def head_modules(model: PreTrainedModel, fresh: Sequence[str] = ()) -> list[str]
 
 
 @torch.no_grad()
-def set_head(model: PreTrainedModel, weight_CD: torch.Tensor, bias_C: torch.Tensor) -> None:
-    """Write the weights of the classification layer, keeping its dtype and device.
+def set_layer(layer: nn.Linear, weight_CD: torch.Tensor, bias_C: torch.Tensor) -> None:
+    """Write the weights of a linear layer, keeping its dtype and device.
 
     Args:
         weight_CD: shape (C, D), D features of the layer's input.
@@ -78,7 +99,6 @@ def set_head(model: PreTrainedModel, weight_CD: torch.Tensor, bias_C: torch.Tens
     Raises:
         ValueError: the shapes are not the layer's, or it has no bias.
     """
-    layer = classification_layer(model)
     if layer.bias is None or layer.weight.shape != weight_CD.shape or layer.bias.shape != bias_C.shape:
         found = f"weight {tuple(weight_CD.shape)}, bias {tuple(bias_C.shape)}"
         raise ValueError(f"expected weight {tuple(layer.weight.shape)} and a bias to set, got {found}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    DeiTForImageClassificationWithTeacher,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -28,7 +29,8 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune.codec import spelled
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import classification_layer, encoder
+from hf_finetune.models.from_config import check_buildable, resized
+from hf_finetune.models.heads import classification_layers, encoder, head_modules
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
 from hf_finetune.models.surgery import SurgeryStep, operate, planned
 
@@ -43,7 +45,8 @@ class Loaded:
 
     model: PreTrainedModel
     fresh: tuple[str, ...]
-    """Modules with weights that the checkpoint does not have, or has in another shape: they start at random."""
+    """Modules with weights that the checkpoint does not have, or has in another shape: they start at random. Of a network
+    whose weights are all random, those that sit on the encoder."""
     notes: tuple[str, ...]
     """What the user should hear, each also logged at INFO."""
 
@@ -71,17 +74,23 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def config_of(local: LocalCheckpoint, trust_remote_code: bool) -> PreTrainedConfig:
+def config_of(
+    local: LocalCheckpoint, trust_remote_code: bool, from_config: Mapping[str, Any] | None = None
+) -> PreTrainedConfig:
     """The config of a checkpoint that has been looked at.
+
+    Args:
+        from_config: fields that are set otherwise, see `from_config.resized`.
 
     Raises:
         InputError: it cannot be used.
     """
     try:
         with quiet():
-            return AutoConfig.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
         raise InputError(f"{local.name}: config.json cannot be used: {one_line(error)}") from error
+    return config if from_config is None else resized(config, from_config)
 
 
 def one_line(error: BaseException) -> str:
@@ -99,7 +108,9 @@ def load_classifier(
     dropout: float | None = None,
     attn_implementation: Literal["eager", "sdpa"] | None = None,
     seed: int = 0,
+    from_config: Mapping[str, Any] | None = None,
     surgery: Sequence[SurgeryStep] = (),
+    distilled: bool = False,
 ) -> Loaded:
     """Load a checkpoint as a single-label classifier with float32 weights, whatever format they are stored in.
 
@@ -112,33 +123,40 @@ def load_classifier(
         dropout: rate of every dropout of the network, stochastic depth included; also written to its config. None: as
             the checkpoint's config says.
         attn_implementation: None: eager where there is no accelerator, the library's choice where there is.
+        from_config: leave the checkpoint's weights alone and start all of them at random, as pretraining did, in a network
+            of its family with these fields of the config set otherwise, see `from_config.resized`.
         surgery: operations on the loaded model, see `models.surgery`; what they draw comes from `seed`, too.
+        distilled: of deit, the class that has a head on the distillation token as well, see `heads.classification_layers`.
 
     Raises:
-        InputError: as `inspect_checkpoint`; the family has no such classifier, no sdpa attention or a dropout that its
-            config does not govern; the weights do not fit the config, or are not for this kind of model at all; the
-            family cannot say what the surgery makes of it.
+        InputError: as `inspect_checkpoint`, and `config_of`; the family has no such classifier, no sdpa attention or a
+            dropout that its config does not govern; the weights do not fit the config, or are not for this kind of model at
+            all; the family cannot say what the surgery makes of it.
     """
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
-    config = config_of(local, trust_remote_code)
+    config = config_of(local, trust_remote_code, from_config)
     _check_family(checkpoint, config, task)
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: i for i, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
     if not config.to_dict().get("auto_map"):
-        # DeiT's distilled checkpoints name a class with two heads, which cannot be trained; the first class of a family
-        # is the plain one.
-        config.architectures = []
+        # Whatever a checkpoint names: the first class of a family is the plain one, and DeiT's other one is for students.
+        config.architectures = [DeiTForImageClassificationWithTeacher.__name__] if distilled else []
     notes = list(local.notes)
     if dropout is not None and not _set_dropout(config, dropout):
         notes.append(f"model.dropout: {config.model_type} has no dropout")
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
     planned(config, surgery)
-    model, info = _from_pretrained(local, config, task, trust_remote_code, attn_implementation, seed)
+    pretrained = from_config is None
+    model, info = _built(local, config, task, trust_remote_code, attn_implementation, seed, pretrained)
     if dropout is not None:
         _check_dropout(model, dropout)
-    fresh = _fresh_modules(local, model, info, seed, notes)
+    if pretrained:
+        fresh = _fresh_modules(local, model, info, seed, notes)
+    else:
+        fresh = tuple(head_modules(model))
+        notes.append(f"{local.name}: none of its weights is used, all start at random from seed {seed}")
     if surgery:
         with seeded(seed), quiet():
             model = operate(model, surgery)
@@ -151,25 +169,28 @@ def load_classifier(
     return Loaded(model, fresh, tuple(notes))
 
 
-def check_surgery(
+def check_config(
     checkpoint: str | Path,
-    surgery: Sequence[SurgeryStep],
     *,
+    from_config: Mapping[str, Any] | None = None,
+    surgery: Sequence[SurgeryStep] = (),
     task: Task,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
-    """Refuse operations that the checkpoint's config cannot say, before any weight or row is read.
+    """Refuse sizes and operations that the checkpoint's config cannot say, before any weight or row is read.
 
     Raises:
-        InputError: see `surgery.planned`; or as `load_classifier`, of the family.
+        InputError: see `from_config.resized` and `surgery.planned`; or as `load_classifier`, of the family.
     """
-    if surgery:
-        config = config_of(
-            inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code), trust_remote_code
-        )
-        _check_family(str(checkpoint), config, task)
-        planned(config, surgery)
+    if from_config is None and not surgery:
+        return
+    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    config = config_of(local, trust_remote_code, from_config)
+    _check_family(str(checkpoint), config, task)
+    if from_config is not None:
+        check_buildable(config)
+    planned(config, surgery)
 
 
 def _check_family(checkpoint: str, config: PreTrainedConfig, task: Task) -> None:
@@ -193,17 +214,21 @@ def _check_family(checkpoint: str, config: PreTrainedConfig, task: Task) -> None
     )
 
 
-def _from_pretrained(
+def _built(
     local: LocalCheckpoint,
     config: PreTrainedConfig,
     task: Task,
     trust_remote_code: bool,
     attn_implementation: str | None,
     seed: int,
+    pretrained: bool,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model with the checkpoint's weights, or with first ones, and what loading found missing or too much."""
     auto = AutoModelForImageClassification if task == "image-classification" else AutoModelForSequenceClassification
     try:
         with quiet(), seeded(seed):
+            if not pretrained:
+                return auto.from_config(config, dtype=torch.float32, attn_implementation=attn_implementation), {}
             return auto.from_pretrained(
                 local.folder,
                 config=config,
@@ -293,10 +318,11 @@ def _fresh_modules(
             notes.append(f"{local.name}: its head for {model.config.num_labels} classes is kept")
         else:
             # As many classes, but others: their weights must not decide about ours.
-            layer = classification_layer(model)
+            layers = classification_layers(model)
             with seeded(seed):
-                layer.reset_parameters()
-            fresh = tuple(name for name, module in model.named_modules() if name in fresh or module is layer)
+                for layer in layers:
+                    layer.reset_parameters()
+            fresh = tuple(name for name, module in model.named_modules() if name in fresh or module in layers)
             notes.append(f"{local.name}: its head was for other classes and is replaced")
     if fresh:
         notes.append(f"{local.name}: {', '.join(fresh)} not in the checkpoint, started from seed {seed}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +39,7 @@ def load_tokenizer(
     max_length: int,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    from_config: Mapping[str, Any] | None = None,
     positions: int | None = None,
     sample: Sequence[str],
 ) -> PreTrainedTokenizerBase:
@@ -49,7 +51,8 @@ def load_tokenizer(
 
     Args:
         max_length: longest text in tokens, special tokens included; stored with the tokenizer as `model_max_length`.
-        positions: tokens that the model will have positions for. None: as many as the checkpoint has.
+        from_config: fields of the checkpoint's config that are set otherwise, see `models.from_config`.
+        positions: tokens that the model will have positions for. None: as many as its config says.
         sample: texts of the data, a few hundred at most, to see whether the vocabulary knows them.
 
     Raises:
@@ -58,7 +61,7 @@ def load_tokenizer(
             model has positions for.
     """
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
-    config = config_of(local, trust_remote_code)
+    config = config_of(local, trust_remote_code, from_config)
     _check_length(local, config, max_length, positions)
     serialized = (local.folder / "tokenizer.json").is_file()
     if not serialized and not any(chain(local.folder.glob("vocab.*"), local.folder.glob("*.model"))):

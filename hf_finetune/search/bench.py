@@ -244,9 +244,10 @@ class Bench:
         rng = np.random.default_rng(self.seed)
         sample = self.train_rows.select(np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS]))
         labels, weights_C = np.asarray(sample["label"][:]), head_weights(self.prepared)
-        features_ND = head_features(
+        layer = classification_layer(self.model)
+        (features_ND,) = head_features(
             self.model,
-            classification_layer(self.model),
+            [layer],
             Rows(sample, columns_of(self.inputs, labels=False)),
             self._collate,
             autocast=self.prepared.autocast,
@@ -259,7 +260,7 @@ class Bench:
             inverse_strength=self.prepared.head_fit.inverse_strength,
             weights_N=None if weights_C is None else weights_C[labels],
         )
-        begin_with(self.prepared, self.model, head, "fitted to the rows of trials")
+        begin_with(self.prepared, [layer], [head], "fitted to the rows of trials")
 
     def _batches_scored(self, encoded: Dataset) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         """Scored rows as the model takes them: what the frozen layers make of them, where it can be entered above these."""

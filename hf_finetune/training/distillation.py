@@ -39,7 +39,8 @@ class Taught:
 class DistillationLoss:
     """Sum over rows of what they cost against the labels and against the teacher; stands in the place of a `WeightedLoss`.
 
-    Class weights and the adjustment of logits are of the labels' part alone: the teacher answers rare classes as it does.
+    Class weights and the adjustment of logits are of the labels' part alone: the teacher answers rare classes as it does. A
+    DeiT has a head for each part: its class token is asked for the labels, its distillation token for the teacher.
     """
 
     labels: WeightedLoss
@@ -48,16 +49,17 @@ class DistillationLoss:
     kinds: Sequence[DistillationKind]
     """What is asked of the student beside the labels; each has its own weight."""
 
-    def __call__(self, logits_BC: torch.Tensor, taught: Taught) -> torch.Tensor:
+    def __call__(self, logits: torch.Tensor, taught: Taught) -> torch.Tensor:
         """Scalar.
 
         Args:
-            logits_BC: the student's, shape (B, C).
+            logits: the student's, shape (B, C); of two heads (B, 2, C), see `heads.head_logits`.
             taught: of the same rows.
         """
-        total = sum((kind.weight * kind(logits_BC, taught.teacher_BC, taught.labels_B)).sum() for kind in self.kinds)
+        own_BC, distilled_BC = logits.unbind(1) if logits.dim() == 3 else (logits, logits)
+        total = sum((kind.weight * kind(distilled_BC, taught.teacher_BC, taught.labels_B)).sum() for kind in self.kinds)
         if self.labels_weight:
-            total = total + self.labels_weight * self.labels(logits_BC, taught.labels_B)
+            total = total + self.labels_weight * self.labels(own_BC, taught.labels_B)
         return total
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import classification_layer
+from hf_finetune.models.heads import classification_layers
 
 
 def penalised(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
@@ -26,8 +26,8 @@ def penalised(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Paramet
         InputError: a pattern that no parameter matches which trains.
     """
     if not patterns:
-        weight = classification_layer(model).weight
-        return {name: p for name, p in model.named_parameters() if p is weight}
+        weights = {layer.weight for layer in classification_layers(model)}
+        return {name: p for name, p in model.named_parameters() if p in weights}
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in trained):

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
 from hf_finetune.evaluation.inference import to_device
+from hf_finetune.models.freeze import as_in_training
 
 Batch = Mapping[str, Any]
 
@@ -85,8 +86,8 @@ def training_flops(model: nn.Module, batch: Batch) -> int:
 
     So a trained layer counts three times its forward pass, a frozen prefix once, the lowest trained layer without the
     gradient of its input, and layers that a batch of cached activations passes over not at all; nor what a run leaves
-    out because nothing reads it. Embeddings are looked up, not multiplied. Weights, gradients and generators are left
-    as they are.
+    out because nothing reads it. Embeddings are looked up, not multiplied. Weights, statistics, gradients and generators are
+    left as they are.
 
     Args:
         model: a classifier whose output has `logits`.
@@ -95,11 +96,9 @@ def training_flops(model: nn.Module, batch: Batch) -> int:
     gradients = [(p, p.grad) for p in model.parameters() if p.requires_grad]
     devices = [model.device] if model.device.type == "cuda" else []
     counter = FlopCounterMode(display=False, custom_mapping=_CPU_KERNELS)
-    was_training = model.training
-    # As while training: layers that drop tokens do so then only.
-    model.train()
     try:
-        with torch.random.fork_rng(devices=devices), torch.enable_grad(), counter:
+        # As while training: layers that drop tokens do so then only.
+        with as_in_training(model), torch.random.fork_rng(devices=devices), torch.enable_grad(), counter:
             # Not autograd.grad: the counter's hooks on DeBERTa's shared embeddings do not allow it.
             for parameter, _ in gradients:
                 parameter.grad = None
@@ -107,7 +106,6 @@ def training_flops(model: nn.Module, batch: Batch) -> int:
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
-        model.train(was_training)
     return counter.get_total_flops()
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from hf_finetune.models.heads import head_logits
+
 RowLosses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """`(logits (B, C), labels (B,)) -> loss of each row (B,)`, in nats.
 
@@ -124,7 +126,8 @@ class WeightedLoss:
 
 CROSS_ENTROPY = WeightedLoss()
 SumOfRows = Callable[[torch.Tensor, Any], torch.Tensor]
-"""`(logits (B, C), targets) -> scalar`, the sum over rows. Targets are labels, see `RowLosses`, or hold more; B is their length."""
+"""`(logits, targets) -> scalar`, the sum over rows. Logits are (B, C), or those of two heads, see `heads.head_logits`; targets
+are labels, see `RowLosses`, or hold more; B is their length."""
 
 
 def mean_over_step(
@@ -139,7 +142,7 @@ def mean_over_step(
     """This micro-batch's share of the mean loss over the rows of the whole step (all processes, all accumulation).
 
     Args:
-        outputs: of the model, with logits of shape (B, C); for R-Drop (2 B, C), every row twice.
+        outputs: of the model, see `heads.head_logits`; for R-Drop of 2 B rows, every row twice.
         labels_B: shape (B,), class indices; or soft, see `RowLosses`; or what else `loss` takes.
         num_items_in_batch: rows of the whole step. None: those of this micro-batch.
         r_drop: how much `symmetric_kl` of a row's two answers counts.
@@ -148,11 +151,12 @@ def mean_over_step(
     Returns:
         Scalar, in nats.
     """
+    logits = head_logits(outputs)
     if r_drop:
-        one_BC, other_BC = outputs.logits.chunk(2)
+        one_BC, other_BC = logits.chunk(2)
         total = 0.5 * (loss(one_BC, labels_B) + loss(other_BC, labels_B)) + r_drop * symmetric_kl(one_BC, other_BC)
     else:
-        total = loss(outputs.logits, labels_B)
+        total = loss(logits, labels_B)
     if penalty is not None:
         # By the share of the rows, so that a step has it once.
         total = total + len(labels_B) * penalty()

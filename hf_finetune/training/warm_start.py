@@ -11,6 +11,7 @@ Legend: N rows, D features, C classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,22 +67,27 @@ class FittedHead:
 
 def head_features(
     model: nn.Module,
-    layer: nn.Linear,
+    layers: Sequence[nn.Linear],
     rows: Dataset,
     collate: Collate,
     *,
     batch_size: int = 64,
     autocast: torch.dtype | None = None,
     progress: str | None = None,
-) -> np.ndarray:
-    """Inputs of the model's classification `layer` for every row, in row order. Shape (N, D), float32."""
-    seen: list[torch.Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().float().cpu()))
+) -> list[np.ndarray]:
+    """Inputs of the model's classification `layers` for every row, in row order. Of each layer shape (N, D), float32."""
+    seen: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in layers}
+
+    def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen[layer].append(inputs[0].detach().float().cpu())
+
+    handles = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
         predict_logits(model, rows, collate, batch_size=batch_size, autocast=autocast, progress=progress)
     finally:
-        handle.remove()
-    return torch.cat(seen).numpy()
+        for handle in handles:
+            handle.remove()
+    return [torch.cat(parts).numpy() for parts in seen.values()]
 
 
 def fit_head(

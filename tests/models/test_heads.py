@@ -6,7 +6,7 @@ from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from torch import nn
 
 from hf_finetune.models.adapters import add_adapter, lora_config
-from hf_finetune.models.heads import classification_layer, encoder, head_modules, set_head
+from hf_finetune.models.heads import classification_layer, encoder, head_modules, set_layer
 
 LAYER = {"roberta": "classifier.out_proj", "electra": "classifier.out_proj", "mpnet": "classifier.out_proj"} | {
     "resnet": "classifier.1"
@@ -21,13 +21,13 @@ HEAD = {
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
 def test_classification_layer(family: str, classifier, inputs):
-    """It is the layer whose output the model returns, and `set_head` writes into it."""
+    """It is the layer whose output the model returns, and `set_layer` writes into it."""
     model = classifier(family).model
     layer = classification_layer(model)
     assert layer is model.get_submodule(LAYER.get(family, "classifier"))
     weight = torch.zeros_like(layer.weight)
     bias = torch.tensor([1.0, -2.0, 0.5])
-    set_head(model, weight, bias)
+    set_layer(classification_layer(model), weight, bias)
     with torch.no_grad():
         logits = model(**inputs(family)).logits
     assert torch.equal(logits, bias.expand(2, 3))
@@ -64,12 +64,12 @@ def test_hidden_layer_as_wide_as_the_classes(classifier):
     assert classification_layer(model) is model.classifier.out_proj
 
 
-def test_set_head_refuses_other_shapes(classifier):
+def test_set_layer_refuses_other_shapes(classifier):
     model = classifier("bert").model
     with pytest.raises(ValueError, match=r"expected weight \(3, 32\)"):
-        set_head(model, torch.zeros(2, 32), torch.zeros(2))
+        set_layer(classification_layer(model), torch.zeros(2, 32), torch.zeros(2))
     with pytest.raises(ValueError, match="bias"):
-        set_head(model, torch.zeros(3, 32), torch.zeros(1))
+        set_layer(classification_layer(model), torch.zeros(3, 32), torch.zeros(1))
 
 
 def test_no_linear_head(classifier):

@@ -191,7 +191,7 @@ def test_config_of_a_wrong_type(folder: Path):
 
 
 def test_distilled_deit_becomes_the_plain_class(tmp_path: Path):
-    """The class with a teacher's head cannot be trained, and is what such a checkpoint's config names."""
+    """The class with a head for a teacher, which such a checkpoint's config names, is for a student alone."""
     config = DeiTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8
     )

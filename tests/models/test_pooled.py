@@ -18,7 +18,7 @@ from hf_finetune.models import freeze
 from hf_finetune.models.adapters import add_adapter, lora_config, merge
 from hf_finetune.models.dropout import FastDropout, fast_dropout
 from hf_finetune.models.first_token import FROM, first_token_alone
-from hf_finetune.models.heads import classification_layer, encoder, head_modules, set_head
+from hf_finetune.models.heads import classification_layer, encoder, head_modules, set_layer
 from hf_finetune.models.load import Loaded
 from hf_finetune.models.pooled import PooledClassifier, with_head
 from hf_finetune.models.pooling import PATCHES_AFTER, STAGED, TEXTS
@@ -94,7 +94,7 @@ def test_the_head_is_found_by_its_layers(family: str, classifier, inputs) -> Non
     assert classification_layer(model) is model.head.out
     assert head_modules(model, loaded.fresh) == ["pooling", "head"]
     assert set(loaded.fresh) == {"pooling", "head.dense", "head.out"}
-    set_head(model, torch.zeros(3, 3), torch.tensor([1.0, 2.0, 3.0]))
+    set_layer(classification_layer(model), torch.zeros(3, 3), torch.tensor([1.0, 2.0, 3.0]))
     with torch.no_grad():
         assert model(**inputs(family)).logits.tolist() == [[1.0, 2.0, 3.0]] * 2
 

@@ -19,7 +19,7 @@ from transformers import (
 from hf_finetune.errors import InputError
 from hf_finetune.models import load
 from hf_finetune.models.families import FAMILIES
-from hf_finetune.models.load import check_surgery, load_classifier
+from hf_finetune.models.load import check_config, load_classifier
 from hf_finetune.models.surgery import (
     AddLayers,
     DropLayers,
@@ -214,4 +214,4 @@ def test_families_that_are_not_in_the_table(checkpoint) -> None:
     with pytest.raises(
         InputError, match=r"model.surgery: KeepLayers: expected one of bert, .*, got resnet; leave it out"
     ):
-        check_surgery(checkpoint("resnet"), [KeepLayers(first=1)], task="image-classification")
+        check_config(checkpoint("resnet"), surgery=[KeepLayers(first=1)], task="image-classification")

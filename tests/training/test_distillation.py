@@ -36,6 +36,16 @@ def test_labels_of_no_weight_are_not_looked_at() -> None:
     assert float(loss(STUDENT, Taught(torch.tensor([-1]), TEACHER))) == pytest.approx(LN3**2)
 
 
+def test_each_of_two_heads_has_its_own_part() -> None:
+    """Labels ask the first, who says 1/2, 1/2; the teacher's answer, class 1, asks the second, who says 3/4, 1/4."""
+    loss = DistillationLoss(WeightedLoss(), 2.0, (HardLabel(weight=0.5),))
+    logits_BHC = torch.tensor([[[0.0, 0.0], [LN3, 0.0]]], requires_grad=True)
+    total = loss(logits_BHC, Taught(torch.tensor([0]), TEACHER))
+    assert float(total.detach()) == pytest.approx(2 * LN2 + 0.5 * math.log(4))
+    total.backward()
+    assert torch.allclose(logits_BHC.grad, torch.tensor([[[-1.0, 1.0], [0.375, -0.375]]]))
+
+
 LOSS = DistillationLoss(
     WeightedLoss(weights_C=torch.tensor([1.6, 0.4])),
     0.5,

@@ -57,6 +57,16 @@ def test_counting_leaves_no_trace(checkpoint):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_counting_leaves_batch_norm_as_it_was(tmp_path):
+    """One small picture, of which nothing but one value a channel is left in the end."""
+    checkpoint = tiny_image_checkpoint(tmp_path, "resnet")
+    model = AutoModelForImageClassification.from_pretrained(checkpoint, num_labels=5).train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert before and flops.training_flops(model, {"pixel_values": torch.zeros(1, 3, 32, 32)}) > 0
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert model.training and all(module.training for module in model.modules())
+
+
 def test_rows_are_read_off_the_parabola_through_three_of_them(checkpoint):
     class Numbers:
         def __getitems__(self, indices):

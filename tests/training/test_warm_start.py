@@ -5,7 +5,7 @@ from small_runs import small_trainer
 
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.evaluation.inference import predict_logits
-from hf_finetune.models.heads import classification_layer, set_head
+from hf_finetune.models.heads import classification_layer, set_layer
 from hf_finetune.training.warm_start import fit_head, head_features
 
 
@@ -82,12 +82,12 @@ def test_features_are_what_the_last_layer_sees(tmp_path, family: str) -> None:
     trainer = small_trainer(tmp_path, family, rows=24)
     layer = classification_layer(trainer.model)
     rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=False))
-    features = head_features(trainer.model, layer, rows, trainer.inputs.collate, batch_size=5)
+    (features,) = head_features(trainer.model, [layer], rows, trainer.inputs.collate, batch_size=5)
     logits = predict_logits(trainer.model, rows, trainer.inputs.collate)
     with torch.no_grad():
         by_hand = layer(torch.tensor(features))
     assert np.allclose(by_hand, logits, atol=1e-5)
     head = fit_head(features, np.asarray(trainer.train_dataset["label"]), 2, inverse_strength=0.1)
-    set_head(trainer.model, head.weight_CD, head.bias_C)
+    set_layer(classification_layer(trainer.model), head.weight_CD, head.bias_C)
     warm = predict_logits(trainer.model, rows, trainer.inputs.collate)
     assert np.allclose(warm, features @ head.weight_CD.numpy().T + head.bias_C.numpy(), atol=1e-4)

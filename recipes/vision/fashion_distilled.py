@@ -1,0 +1,37 @@
+"""A small ViT of random weights on Fashion-MNIST, taught by a larger, pretrained one, each at its own size of picture.
+
+hf-finetune train zalando-datasets/fashion_mnist --model google/vit-base-patch16-224-in21k --output runs/fashion-teacher
+hf-finetune run fashion_distilled
+hf-finetune run fashion_distilled --objective Supervised    # the same student without a teacher
+hf-finetune run fashion_distilled --model facebook/deit-tiny-distilled-patch16-224    # with a head for the teacher alone
+
+The student reads the pictures at their own 28 pixels, in 49 patches of 4; its family and the normalisation of the pictures
+are the checkpoint's, its weights are not. All it has of pretraining, it has from its teacher.
+"""
+
+from hf_finetune import Distill, Hub, ImageData, Model, Recipe, Train, main
+from hf_finetune.training.distillation_choices import SoftTargets
+
+SMALL = {
+    "image_size": 28,
+    "patch_size": 4,
+    "num_hidden_layers": 6,
+    "hidden_size": 192,
+    "num_attention_heads": 3,
+    "intermediate_size": 768,
+}
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        name="fashion-distilled",
+        data=ImageData(path="zalando-datasets/fashion_mnist", image="image", label="label", license="mit"),
+        model=Model(checkpoint="google/vit-base-patch16-224-in21k", from_config=SMALL),
+        objective=Distill(teacher="runs/fashion-teacher", kinds=(SoftTargets(temperature=2.0),)),
+        train=Train(num_train_epochs=20, per_device_train_batch_size=64),
+        hub=Hub(license="mit"),
+    )
+
+
+if __name__ == "__main__":
+    main(recipe)
