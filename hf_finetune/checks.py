@@ -243,6 +243,8 @@ def _check_optim(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> Non
 
 def _check_distill(objective: Distill, recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
     """What is asked of a student, and rows that its teacher would not have seen."""
+    if not all(objective.teachers) or not objective.teachers or len(set(objective.teachers)) < len(objective.teachers):
+        refuse("objective.teacher", objective.teacher, "one name or several, each once")
     for i, kind in enumerate(objective.kinds):
         if kind.weight < 0:
             refuse(f"objective.kinds[{i}].weight", kind.weight, "0 or more")

@@ -192,8 +192,7 @@ def _teacher(
     """Who taught, and how the student stands beside it."""
     if answers is None:
         return None
-    found = teacher.report(answers, splits, probabilities, resamples=resamples)
-    return {"name": path_name(answers.name, None), **found}
+    return teacher.report(answers, splits, probabilities, resamples=resamples, shown=lambda name: path_name(name, None))
 
 
 def _sparsity(trainer: ClassifierTrainer) -> dict[str, Any] | None:

@@ -87,9 +87,10 @@ def prepare(recipe: Recipe) -> Prepared:
         )
     else:
         inputs = image_inputs(recipe, checkpoint)
-    taught_by = teacher_of(recipe, splits)
-    if taught_by is not None and data.augment and data.augment_copies == 0:
-        teacher.check_views(taught_by, inputs, splits.train[0])
+    teachers = teachers_of(recipe, splits)
+    if data.augment and data.augment_copies == 0:
+        for one in teachers:
+            teacher.check_views(one, inputs, splits.train[0])
     loaded = load_classifier(
         checkpoint.name,
         task=recipe.task,
@@ -147,7 +148,7 @@ def prepare(recipe: Recipe) -> Prepared:
         processes=state.num_processes,
         shrink=shrink,
         picture_tokens=picture_tokens,
-        teacher=None if taught_by is None else taught_by.weights,
+        teacher=teacher.weights_of([one.weights for one in teachers]) if teachers else None,
     )
     # What these refuse is refused now, rather than when training starts.
     if recipe.batching.token_budget is None:
@@ -158,19 +159,19 @@ def prepare(recipe: Recipe) -> Prepared:
     return prepared
 
 
-def teacher_of(recipe: Recipe, splits: Splits) -> teacher.Teacher | None:
-    """The recipe's teacher, loaded until `teacher.forget`; None: it has none.
+def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.Teacher, ...]:
+    """The recipe's teachers, loaded until `teacher.forget`; (): it has none.
 
     Raises:
         InputError: see `teacher.load_teacher`.
     """
     match recipe.objective:
-        case Distill(teacher=checkpoint):
+        case Distill(teachers=names):
             kind = "text" if isinstance(recipe.data, TextData) else "image"
             trusted = recipe.model.trust_remote_code
-            return teacher.load_teacher(checkpoint, splits.labels, kind, trust_remote_code=trusted)
+            return tuple(teacher.load_teacher(n, splits.labels, kind, trust_remote_code=trusted) for n in names)
         case _:
-            return None
+            return ()
 
 
 def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:

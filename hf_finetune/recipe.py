@@ -206,15 +206,21 @@ class Supervised:
 class Distill(Supervised):
     """The loss against the labels, and beside it what the answers of a teacher cost; `--teacher MODEL` alone chooses it."""
 
-    teacher: Annotated[str, _flag("--teacher")]
+    teacher: Annotated[str | tuple[str, ...], _flag("--teacher")]
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It reads
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
-    and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them."""
+    and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them. Of
+    several, `--teacher A B`, the student learns the mean of their probabilities; its logarithms stand for their logits."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
     `training.distillation_choices`."""
     labels_weight: float = 0.5
     """How much the loss against the labels counts. 0: the teacher alone is asked."""
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """One name or several."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
 
 Objective = Supervised | Distill

@@ -23,7 +23,7 @@ from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
 from hf_finetune.models.heads import classification_layer, set_head
-from hf_finetune.preparation import teacher_of
+from hf_finetune.preparation import teachers_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
 from hf_finetune.training import head_store, probe, warm_start
@@ -37,13 +37,13 @@ logger = logging.getLogger("hf_finetune.run")
 
 
 def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
-    """What the run's teacher says of its rows, and a warning where that is of no use; None: it has no teacher.
+    """What the run's teachers say of its rows, and a warning where that is of no use; None: it has no teacher.
 
     Args:
         test: ask about the test rows as well.
     """
     recipe, splits = prepared.recipe, prepared.splits
-    if (taught_by := teacher_of(recipe, splits)) is None:
+    if not (teachers := teachers_of(recipe, splits)):
         return None
     asked = {"train": splits.train, "validation": splits.validation}
     if test and splits.test is not None:
@@ -51,7 +51,7 @@ def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
     # The others find what the first one leaves.
     with PartialState().main_process_first():
         live = prepared.changes_every_epoch
-        answers = teacher.ask(taught_by, asked, budget_gb=recipe.batching.cache_gb, live=live)
+        answers = teacher.ask(teachers, asked, budget_gb=recipe.batching.cache_gb, live=live)
     teacher.forget()
     for doubt in teacher.doubts(answers, asked):
         logger.warning(doubt)

@@ -1,6 +1,7 @@
-"""The teacher of a run: a finished classifier that reads the rows through its own tokenizer or processor, once.
+"""The teachers of a run: finished classifiers that read the rows through their own tokenizer or processor, once.
 
-What it answers is kept on the disk and found again by every later run that asks the same teacher of the same rows.
+What each answers is kept on the disk and found again by every later run that asks the same teacher of the same rows. Of
+several, the student is given the mean.
 
 Legend: N rows, C classes of the data, in their order.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -30,6 +31,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.evaluation.views import mean_of
 from hf_finetune.models.pooled import PooledClassifier
 
 logger = logging.getLogger("hf_finetune.run")
@@ -61,7 +63,7 @@ class Teacher:
         return digests.of_json([digests.of_tensors(model.state_dict()), config, reading])
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=None)
 def load_teacher(
     checkpoint: str, labels: tuple[str, ...], kind: Literal["text", "image"], *, trust_remote_code: bool
 ) -> Teacher:
@@ -100,7 +102,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def forget() -> None:
-    """Give back the teacher's memory."""
+    """Give back the teachers' memory."""
     load_teacher.cache_clear()
 
 
@@ -124,6 +126,41 @@ class Live:
         found = logits_BC.float().cpu().numpy()[:, list(self.teacher.columns_C)]
         self.seconds += time.perf_counter() - started
         return found
+
+
+class LiveMean:
+    """Answers views as several teachers do together, see `mean_logits`."""
+
+    def __init__(self, members: Sequence[Live]) -> None:
+        self.members = members
+
+    def __call__(self, views: dict[str, Any]) -> np.ndarray:
+        """Logits (B, C) of views."""
+        return mean_logits([member(views) for member in self.members])
+
+    @property
+    def seconds(self) -> float:
+        """What the teachers took."""
+        return sum(member.seconds for member in self.members)
+
+
+def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """Logarithms of the arithmetic mean of several teachers' probabilities (an ensemble as in arXiv:1503.02531).
+
+    Args:
+        logits: of the same rows, each of shape (N, C).
+
+    Returns:
+        Shape (N, C), float32: normalised, so that their softmax is the mean itself.
+    """
+    mean_NC = mean_of(softmax(logits_NC) for logits_NC in logits)
+    # A class that float64 cannot tell from impossible.
+    return np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny)).astype(np.float32)
+
+
+def weights_of(members: Sequence[str]) -> str:
+    """What the answers of teachers together depend on, by the `weights` of each: of one, its own."""
+    return members[0] if len(members) == 1 else digests.of_json(list(members))
 
 
 def check_views(teacher: Teacher, inputs: Inputs, row: dict[str, Any]) -> None:
@@ -150,39 +187,58 @@ def check_views(teacher: Teacher, inputs: Inputs, row: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a teacher says of a run's rows."""
+    """What a teacher, or several together, say of a run's rows."""
 
-    name: str
-    """See `Teacher`."""
+    names: tuple[str, ...]
+    """See `Teacher`; of each."""
     weights: str
-    """See `Teacher`."""
+    """See `Teacher`, and `weights_of`."""
     logits: dict[str, np.ndarray]
     """By split, shape (N, C), float32; without train where `live` answers its views."""
     reused: bool
     """Whether all of them were found where an earlier run left them."""
-    live: Live | None = None
+    live: Live | LiveMean | None = None
     """What answers the views of training rows that change in every epoch."""
+    members: tuple[Answers, ...] = ()
+    """What each of several says by itself."""
 
     @property
-    def of_training(self) -> np.ndarray | Live:
+    def of_training(self) -> np.ndarray | Live | LiveMean:
         """What a `DistillationTrainer` asks."""
         return self.logits["train"] if self.live is None else self.live
 
 
-def ask(teacher: Teacher, splits: Mapping[str, Dataset], *, budget_gb: float, live: bool = False) -> Answers:
-    """The teacher's answers to all rows, in float32: where an earlier run left them, else computed and kept.
+def ask(teachers: Sequence[Teacher], splits: Mapping[str, Dataset], *, budget_gb: float, live: bool = False) -> Answers:
+    """The answers to all rows, in float32: where an earlier run left them, else computed and kept, for each teacher by
+    itself; of several the mean, see `mean_logits`.
 
     Args:
+        teachers: one or more.
         splits: canonical rows by the split's name.
         live: the training rows are asked about as they come up, in other views each time.
         budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
     """
+    each = tuple(_ask_one(teacher, splits, budget_gb=budget_gb, live=live) for teacher in teachers)
+    if len(each) == 1:
+        return each[0]
+    lives = [one.live for one in each if isinstance(one.live, Live)]
+    return Answers(
+        tuple(name for one in each for name in one.names),
+        weights_of([one.weights for one in each]),
+        {split: mean_logits([one.logits[split] for one in each]) for split in each[0].logits},
+        all(one.reused for one in each),
+        LiveMean(lives) if live else None,
+        each,
+    )
+
+
+def _ask_one(teacher: Teacher, splits: Mapping[str, Dataset], *, budget_gb: float, live: bool) -> Answers:
     if teacher.classifier.pairs and "text_pair" not in splits["validation"].column_names:
         logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
     wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
     found = {name: _logits(teacher, rows, name, budget_gb) for name, rows in wanted.items()}
     return Answers(
-        teacher.name,
+        (teacher.name,),
         teacher.weights,
         {name: logits_NC[:, list(teacher.columns_C)] for name, (logits_NC, _) in found.items()},
         all(reused for _, reused in found.values()),
@@ -262,14 +318,22 @@ def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
 
 
 def report(
-    answers: Answers, splits: Mapping[str, Dataset], probabilities: Mapping[str, np.ndarray], *, resamples: int
+    answers: Answers,
+    splits: Mapping[str, Dataset],
+    probabilities: Mapping[str, np.ndarray],
+    *,
+    resamples: int,
+    shown: Callable[[str], str] = str,
 ) -> dict[str, Any]:
     """What result.json says of the teacher: its metrics, the student's accuracy minus its own, and doubts.
+
+    Of several these are of all together, and `members` tells each one's weights and accuracy.
 
     Args:
         splits: the rows, by split: train, and those that were evaluated. The last one is judged by.
         probabilities: the student's of the evaluated splits, shape (N, C).
         resamples: of the intervals.
+        shown: makes of a teacher's name what others are told.
     """
     metrics, right = {}, {}
     for split in probabilities:
@@ -288,7 +352,9 @@ def report(
         )
         logger.warning(notes[-1])
     return {
+        "name": " + ".join(map(shown, answers.names)),
         "weights": answers.weights,
+        "members": [_member(one, splits, list(probabilities), shown) for one in answers.members] or None,
         "logits_reused": answers.reused,
         "live": answers.live is not None,
         "metrics": metrics,
@@ -296,6 +362,19 @@ def report(
         "retention": _ratio(*(float(rows.mean()) for rows in right[judged])),
         "agreement": float((probabilities[judged].argmax(-1) == answers.logits[judged].argmax(-1)).mean()),
         "notes": notes,
+    }
+
+
+def _member(
+    one: Answers, splits: Mapping[str, Dataset], evaluated: Sequence[str], shown: Callable[[str], str]
+) -> dict[str, Any]:
+    """What result.json says of one of several teachers."""
+    right = {split: one.logits[split].argmax(-1) == np.asarray(splits[split]["label"][:]) for split in evaluated}
+    return {
+        "name": shown(one.names[0]),
+        "weights": one.weights,
+        "logits_reused": one.reused,
+        "accuracy": {split: float(rows.mean()) for split, rows in right.items()},
     }
 
 

@@ -141,6 +141,19 @@ def test_a_run_of_ours_can_teach(texts: Recipe, tmp_path: Path) -> None:
     assert third == result_of(tmp_path / "second")["metrics"]["validation"]["accuracy"]
 
 
+def test_two_teachers(texts: Recipe, tmp_path: Path) -> None:
+    """Their mean is what result.json judges, and the card names both."""
+    other = tiny_text_checkpoint(tmp_path / "electra", "electra")
+    load_classifier(str(other), task="text-classification", labels=("bad", "good"), seed=8).model.save_pretrained(other)
+    both = dataclasses.replace(texts.objective, teacher=(texts.objective.teacher, str(other)))
+    trained(texts, tmp_path / "both", objective=both)
+    found, card = result_of(tmp_path / "both")["teacher"], (tmp_path / "both" / "README.md").read_text()
+    assert found["name"] == "roberta + electra" and [m["name"] for m in found["members"]] == ["roberta", "electra"]
+    assert len({found["weights"], *(m["weights"] for m in found["members"])}) == 3
+    assert "taught by `roberta + electra`" in card and "| objective.teacher | `roberta + electra` |" in card
+    assert str(tmp_path) not in card
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"method": "lora"}, {"method": "head"}, {"copies": 1}, {"objective": {"r_drop": 1.0, "labels_weight": 0.0}}],
@@ -241,6 +254,8 @@ def test_plan(texts: Recipe) -> None:
         ({"kinds": (HardLabel(), SoftTargets(0.0))}, {}, r"objective.kinds.1..temperature: expected a number above 0"),
         ({"kinds": (DecoupledKD(beta=-1.0),)}, {}, r"objective.kinds.0..beta: expected 0 or more"),
         ({"kinds": (HardLabel(-1.0),)}, {}, r"objective.kinds.0..weight: expected 0 or more"),
+        ({"teacher": ("big", "big")}, {}, "objective.teacher: expected one name or several, each once"),
+        ({"teacher": ()}, {}, "objective.teacher: expected one name or several"),
         ({"labels_weight": -0.5}, {}, "objective.labels_weight: expected 0 or more"),
         ({"mix": (Mixup(),)}, {}, r"objective.mix: expected none beside a teacher, .* got 'Mixup\(\)'"),
     ],
@@ -284,6 +299,8 @@ def test_copies_of_pictures_are_refused(texts: Recipe) -> None:
         ),
         (["--teacher", "big", "--objective.kinds.0.temperature", "5"], Distill(teacher="big", kinds=(SoftTargets(5.0),), label_smoothing=0.1)),
         (["--objective", "{type: Distill, teacher: big}"], Distill(teacher="big")),
+        (["--teacher", "big", "bigger"], Distill(teacher=("big", "bigger"), label_smoothing=0.1)),
+        (["--objective", "{type: Distill, teacher: [big, bigger]}"], Distill(teacher=("big", "bigger"))),
         (["--objective.label-smoothing", "0.2"], Supervised(label_smoothing=0.2)),
     ],
 )  # fmt: skip

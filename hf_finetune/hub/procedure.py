@@ -77,7 +77,7 @@ def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]
     if isinstance(recipe.objective, Distill):
         shown["objective.kinds"] = ", ".join(map(spelled, recipe.objective.kinds))
         # By its name: where it lay on this machine tells nobody anything.
-        shown["objective.teacher"] = (result.get("teacher") or {}).get("name", recipe.objective.teacher)
+        shown["objective.teacher"] = (result.get("teacher") or {}).get("name", " + ".join(recipe.objective.teachers))
     if "steps" in result:
         shown["optimiser steps"] = result["steps"]
     if "candidates" in (best := result.get("best", {})):
