@@ -305,6 +305,10 @@ def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) ->
     _check_mix(recipe, refuse)
     if isinstance(objective, Distill):
         _check_distill(objective, recipe, refuse)
+    elif recipe.data.unlabelled:
+        refuse(
+            "data.unlabelled", recipe.data.unlabelled, "none without a teacher who answers the rows, --teacher MODEL"
+        )
     if objective.r_drop and recipe.batching.unpadded:
         refuse("batching.unpadded", True, "false or None beside objective.r_drop, which doubles the batch")
     if not 0 <= regularize.mixout < 1:

@@ -17,6 +17,7 @@ from hf_finetune import environment, parity, teacher
 from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.codec import spelled, write_json, write_text
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
+from hf_finetune.data.unlabelled import labelled
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
@@ -106,7 +107,11 @@ def finish(
         "method": recipe.trained,
         "seed": recipe.train.seed,
         "labels": list(splits.labels),
-        "rows": {"train": len(splits.train), **{name: len(rows) for name, rows in evaluated.items()}},
+        "rows": {
+            "train": int(prepared.rows_per_class.sum()),
+            **({} if splits.unlabelled is None else {"unlabelled": splits.unlabelled["rows"]}),
+            **{name: len(rows) for name, rows in evaluated.items()},
+        },
         "metrics": metrics,
         "baselines": baselines,
         "calibration": _calibration(labels, logits, judged),
@@ -116,11 +121,13 @@ def finish(
             "fingerprint": splits.fingerprint,
             "columns": splits.columns,
             "duplicates": splits.duplicates,
+            # Null: no rows without a label.
+            "unlabelled": splits.unlabelled,
             "truncated_share": found["truncated_share"],
             "path_name": path_name(recipe.data.path, recipe.data.name),
             "rows_per_class": by_class(prepared.rows_per_class),
             # Null: every row once an epoch, and all rows alike.
-            "drawn_share": by_class((prepared.drawn_per_class / len(splits.train)).round(6))
+            "drawn_share": by_class((prepared.drawn_per_class / prepared.rows_per_class.sum()).round(6))
             if recipe.batching.sampling != "none"
             else None,
             "class_weights": None if prepared.class_weights is None else by_class(np.round(prepared.class_weights, 6)),
@@ -320,7 +327,7 @@ def _baselines(prepared: Prepared, judged: str, rows: Dataset, probabilities: np
     labels = np.asarray(rows["label"][:])
     found = {}
     for key, fit in (("majority", majority), ("linear", linear_baseline)):
-        baseline = fit(splits.train, {judged: rows}, num_labels=len(splits.labels))
+        baseline = fit(labelled(splits.train), {judged: rows}, num_labels=len(splits.labels))
         intervals = bootstrap(labels, baseline.probabilities[judged], resamples=resamples)
         chosen = ("accuracy", "macro_f1", "log_loss")
         difference = paired_difference(

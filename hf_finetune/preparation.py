@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from hf_finetune import digests, teacher
+from hf_finetune.answers.given import Given
 from hf_finetune.apply import quiet_libraries
 from hf_finetune.checks import check
 from hf_finetune.codec import spelled
@@ -88,9 +89,8 @@ def prepare(recipe: Recipe) -> Prepared:
     else:
         inputs = image_inputs(recipe, checkpoint)
     teachers = teachers_of(recipe, splits)
-    if data.augment and data.augment_copies == 0:
-        for one in teachers:
-            teacher.check_views(one, inputs, splits.train[0])
+    for one in teachers:
+        _check_teacher(one, recipe, splits, inputs)
     loaded = load_classifier(
         checkpoint.name,
         task=recipe.task,
@@ -159,7 +159,28 @@ def prepare(recipe: Recipe) -> Prepared:
     return prepared
 
 
-def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.Teacher, ...]:
+def _check_teacher(one: teacher.AnyTeacher, recipe: Recipe, splits: Splits, inputs: Inputs) -> None:
+    """Refuse a teacher that cannot answer the rows as the run will ask about them.
+
+    Raises:
+        InputError: see `answers.given.Given.of` and `teacher.check_views`; or files that were to answer changed rows.
+    """
+    data = recipe.data
+    if isinstance(one, Given):
+        if data.augment:
+            shown = ", ".join(map(spelled, data.augment))
+            raise InputError(
+                f"data.augment: expected none beside {one.name}, which answers the rows as they are, got {shown}; take a "
+                "classifier that can be asked"
+            )
+        for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+            if rows is not None:
+                one.of(rows, name)
+    elif data.augment and data.augment_copies == 0:
+        teacher.check_views(one, inputs, splits.train[0])
+
+
+def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.AnyTeacher, ...]:
     """The recipe's teachers, loaded until `teacher.forget`; (): it has none.
 
     Raises:
@@ -319,6 +340,7 @@ def load_splits(recipe: Recipe) -> Splits:
         test_fraction=data.test_fraction,
         split_seed=data.split_seed,
         max_train_rows=data.max_train_rows,
+        unlabelled=data.unlabelled,
         **own,
     )
     if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):

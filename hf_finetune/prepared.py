@@ -13,6 +13,7 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.load import Splits
 from hf_finetune.data.sampling import class_quotas, draw_of
+from hf_finetune.data.unlabelled import labelled
 from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.patches import Shrink
@@ -133,8 +134,8 @@ class Prepared:
 
     @property
     def rows_per_class(self) -> np.ndarray:
-        """Training rows of each class, shape (C,)."""
-        return np.bincount(self.splits.train["label"], minlength=len(self.splits.labels))
+        """Training rows of each class, shape (C,); those without a label are of none."""
+        return np.bincount(labelled(self.splits.train)["label"], minlength=len(self.splits.labels))
 
     @property
     def drawn_per_class(self) -> np.ndarray:

@@ -59,6 +59,10 @@ class TextData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
+    unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
+    """More training rows, whose labels are not looked at, for the teacher of `objective` to answer: names of splits of the
+    data, or files of their own with the columns of the training rows; train itself, for the rows that `max_train_rows` leaves. Rows that
+    are scored, or in train already, are left out and counted. (): none."""
     augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training texts at random, in order: another view of every row in every epoch; see
     `data.augment_text` and `data.compose`. Rows that are scored stay as they are."""
@@ -98,6 +102,10 @@ class ImageData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
+    unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
+    """More training rows, whose labels are not looked at, for the teacher of `objective` to answer: names of splits of the
+    data, or files or folders of their own with the columns of the training rows; train itself, for the rows that `max_train_rows` leaves. Rows that
+    are scored, or in train already, are left out and counted. (): none."""
     augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
     row in every epoch; see `data.augment_image` and `data.compose`. Rows that are scored stay as they are."""
@@ -210,12 +218,13 @@ class Distill(Supervised):
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It reads
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
     and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them. Of
-    several, `--teacher A B`, the student learns the mean of their probabilities; its logarithms stand for their logits."""
+    several, `--teacher A B`, the student learns the mean of their probabilities; its logarithms stand for their logits. Or
+    a file or folder of answers that were computed elsewhere (.parquet, .npy), see `answers.given`."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
     `training.distillation_choices`."""
     labels_weight: float = 0.5
-    """How much the loss against the labels counts. 0: the teacher alone is asked."""
+    """How much the loss against the labels counts, of rows that have one. 0: the teacher alone is asked."""
 
     @property
     def teachers(self) -> tuple[str, ...]:

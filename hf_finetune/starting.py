@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from hf_finetune import teacher
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
+from hf_finetune.data.rows import UNLABELLED
 from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
@@ -73,6 +74,8 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
             chosen = order[start : start + size]
         rows = Rows(train_rows, columns_of(inputs, labels=True)).__getitems__(chosen.tolist())
         batch = {name: tensor.to(prepared.device) for name, tensor in with_labels(inputs.collate, rows).items()}
+        # What a row without a label costs matters to no clock.
+        batch["labels"].clamp_(min=0)
         decided[0] = probe.choose(
             model,
             batch,
@@ -88,14 +91,15 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
 
 
 def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows) -> None:
-    """Fit the classification layer on the untrained network's features, see `training.warm_start`.
+    """Fit the classification layer on the untrained network's features of the rows with a label, see `training.warm_start`.
 
     Args:
         rows: the same training rows, as activations of the frozen layers where these are cached.
     """
     recipe, inputs = prepared.recipe, prepared.inputs
     rng = np.random.default_rng(recipe.train.seed)
-    chosen = np.sort(rng.permutation(len(train_rows))[: warm_start.MOST_ROWS])
+    able = np.flatnonzero(np.asarray(train_rows["label"][:]) != UNLABELLED)
+    chosen = able[np.sort(rng.permutation(len(able))[: warm_start.MOST_ROWS])]
     lengths = inputs.lengths(train_rows)
     if lengths is not None:
         chosen = chosen[np.argsort(lengths[chosen], kind="stable")]

@@ -8,37 +8,36 @@ Legend: N rows, C classes of the data, in their order.
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_finetune import digests, environment, store
-from hf_finetune.apply import TOKENS, Classifier, load_trained
+from hf_finetune import digests, environment
+from hf_finetune.answers.classes import places_of
+from hf_finetune.answers.given import Given, is_given, read_given
+from hf_finetune.answers.kept import Kept, Logits, keep
+from hf_finetune.answers.together import Mean, mean_logits
+from hf_finetune.apply import PART_ROWS, TOKENS, Classifier, load_trained
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.splits import row_digests
+from hf_finetune.data.unlabelled import labelled
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.evaluation.views import mean_of
 from hf_finetune.models.pooled import PooledClassifier
 
 logger = logging.getLogger("hf_finetune.run")
 
-# Raised whenever the same rows come to be answered otherwise.
-FORMAT = 1
-FILE = "logits.npy"
 # Of a config, what changes from one place and library to another and no answer with it.
 WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "architectures")
 SHOWN = ("accuracy", "macro_f1", "log_loss")
@@ -63,20 +62,26 @@ class Teacher:
         return digests.of_json([digests.of_tensors(model.state_dict()), config, reading])
 
 
-@lru_cache(maxsize=None)
+AnyTeacher = Teacher | Given
+
+
+@cache
 def load_teacher(
     checkpoint: str, labels: tuple[str, ...], kind: Literal["text", "image"], *, trust_remote_code: bool
-) -> Teacher:
+) -> AnyTeacher:
     """A teacher for data of these classes; once per process, until `forget`.
 
     Args:
-        checkpoint: a run's folder, a classifier's, or a Hub id, see `apply.load_trained`.
+        checkpoint: a run's folder, a classifier's, or a Hub id, see `apply.load_trained`; or answers, see `answers.given`.
         labels: names of the data's classes. The teacher's may have another order.
         kind: what the data are.
 
     Raises:
-        InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart.
+        InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart; or see
+            `answers.given.read_given`.
     """
+    if is_given(checkpoint):
+        return read_given(checkpoint, labels)
     try:
         classifier = load_trained(checkpoint, trust_remote_code=trust_remote_code)
     except InputError as error:
@@ -85,20 +90,7 @@ def load_teacher(
         raise InputError(
             f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads {classifier.kind}s"
         )
-    places = {name: i for i, name in enumerate(classifier.labels)}
-    lacking = [name for name in labels if name not in places]
-    strange = [name for name in classifier.labels if name not in set(labels)]
-    if lacking or strange:
-        found = [f"lacks {_listed(lacking)}"] * bool(lacking) + [f"has {_listed(strange)} besides"] * bool(strange)
-        raise InputError(
-            f"objective.teacher: expected a classifier of the data's {len(labels)} classes, got {checkpoint}, which "
-            f"{' and '.join(found)}; train one on these classes, or name them alike (id2label in its config.json)"
-        )
-    return Teacher(checkpoint, classifier, tuple(places[name] for name in labels))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint))
 
 
 def forget() -> None:
@@ -144,20 +136,6 @@ class LiveMean:
         return sum(member.seconds for member in self.members)
 
 
-def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """Logarithms of the arithmetic mean of several teachers' probabilities (an ensemble as in arXiv:1503.02531).
-
-    Args:
-        logits: of the same rows, each of shape (N, C).
-
-    Returns:
-        Shape (N, C), float32: normalised, so that their softmax is the mean itself.
-    """
-    mean_NC = mean_of(softmax(logits_NC) for logits_NC in logits)
-    # A class that float64 cannot tell from impossible.
-    return np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny)).astype(np.float32)
-
-
 def weights_of(members: Sequence[str]) -> str:
     """What the answers of teachers together depend on, by the `weights` of each: of one, its own."""
     return members[0] if len(members) == 1 else digests.of_json(list(members))
@@ -194,21 +172,27 @@ class Answers:
     weights: str
     """See `Teacher`, and `weights_of`."""
     logits: dict[str, np.ndarray]
-    """By split, shape (N, C), float32; without train where `live` answers its views."""
+    """By split that is evaluated, shape (N, C), float32."""
     reused: bool
-    """Whether all of them were found where an earlier run left them."""
+    """Whether all of them, and those of training, were found where an earlier run left them."""
+    training: Logits | None = None
+    """Of the training rows; None where `live` answers their views."""
     live: Live | LiveMean | None = None
     """What answers the views of training rows that change in every epoch."""
     members: tuple[Answers, ...] = ()
     """What each of several says by itself."""
 
     @property
-    def of_training(self) -> np.ndarray | Live | LiveMean:
+    def of_training(self) -> Logits | Live | LiveMean:
         """What a `DistillationTrainer` asks."""
-        return self.logits["train"] if self.live is None else self.live
+        found = self.training if self.live is None else self.live
+        assert found is not None, "the training rows were not asked about"
+        return found
 
 
-def ask(teachers: Sequence[Teacher], splits: Mapping[str, Dataset], *, budget_gb: float, live: bool = False) -> Answers:
+def ask(
+    teachers: Sequence[AnyTeacher], splits: Mapping[str, Dataset], *, budget_gb: float, live: bool = False
+) -> Answers:
     """The answers to all rows, in float32: where an earlier run left them, else computed and kept, for each teacher by
     itself; of several the mean, see `mean_logits`.
 
@@ -221,83 +205,72 @@ def ask(teachers: Sequence[Teacher], splits: Mapping[str, Dataset], *, budget_gb
     each = tuple(_ask_one(teacher, splits, budget_gb=budget_gb, live=live) for teacher in teachers)
     if len(each) == 1:
         return each[0]
-    lives = [one.live for one in each if isinstance(one.live, Live)]
     return Answers(
         tuple(name for one in each for name in one.names),
         weights_of([one.weights for one in each]),
         {split: mean_logits([one.logits[split] for one in each]) for split in each[0].logits},
         all(one.reused for one in each),
-        LiveMean(lives) if live else None,
+        None if live else Mean([one.training for one in each if one.training is not None]),
+        LiveMean([one.live for one in each if isinstance(one.live, Live)]) if live else None,
         each,
     )
 
 
-def _ask_one(teacher: Teacher, splits: Mapping[str, Dataset], *, budget_gb: float, live: bool) -> Answers:
+def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: float, live: bool) -> Answers:
+    if isinstance(teacher, Given):
+        assert not live, "its answers are of the rows as they are"
+        given = {name: teacher.of(rows, name) for name, rows in splits.items()}
+        return Answers((teacher.name,), teacher.weights, given, reused=True, training=given.pop("train", None))
     if teacher.classifier.pairs and "text_pair" not in splits["validation"].column_names:
         logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
     wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
     found = {name: _logits(teacher, rows, name, budget_gb) for name, rows in wanted.items()}
+    logits = {name: kept for name, (kept, _) in found.items()}
+    training = logits.pop("train", None)
     return Answers(
         (teacher.name,),
         teacher.weights,
-        {name: logits_NC[:, list(teacher.columns_C)] for name, (logits_NC, _) in found.items()},
+        {name: kept[np.arange(len(kept))] for name, kept in logits.items()},
         all(reused for _, reused in found.values()),
+        training,
         Live(teacher) if live else None,
     )
 
 
-def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tuple[np.ndarray, bool]:
-    """Logits of the teacher's own classes, in its own order, and whether they were found."""
+def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tuple[Kept, bool]:
+    """Logits of the data's classes, and whether they were found."""
     classifier = teacher.classifier
-    inputs, shape = classifier.inputs, (len(rows), len(classifier.labels))
+    inputs = classifier.inputs
     encoded = inputs.encode_in_memory(rows) if isinstance(inputs, TextInputs) else inputs.encode(rows)
     if isinstance(inputs, TextInputs):
         seen = digests.of_columns(encoded)
     else:
         pictures = b"".join(row_digests(rows.with_format("arrow")[:]))
         seen = digests.of_json([inputs.processor.to_json_string(), pictures.hex()])
-    folder = store.folder_of(
-        "teacher",
-        {
-            "format": FORMAT,
-            "weights": teacher.weights,
-            "rows": seen,
-            "attention": classifier.model.config._attn_implementation,
-            "float32": torch.get_float32_matmul_precision(),
-            "device": next(classifier.model.parameters()).device.type,
-            "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
-        },
-    )
+    parts = {
+        "weights": teacher.weights,
+        "rows": seen,
+        "attention": classifier.model.config._attn_implementation,
+        "float32": torch.get_float32_matmul_precision(),
+        "device": next(classifier.model.parameters()).device.type,
+        "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
+    }
 
-    def read(folder: Path, _: dict[str, Any]) -> np.ndarray:
-        logits_NC = np.load(folder / FILE, allow_pickle=False)
-        if logits_NC.shape != shape:
-            raise ValueError(f"{FILE} has the shape {logits_NC.shape}, not {shape}")
-        return logits_NC
+    def answer(numbers: np.ndarray) -> np.ndarray:
+        some = encoded.select(numbers)
+        return predict_logits(
+            classifier.model,
+            Rows(some, columns_of(inputs, labels=False)),
+            inputs.collate,
+            batch_size=None,
+            tokens=TOKENS,
+            lengths=inputs.lengths(some),
+            progress=f"the teacher answers {split}",
+        )
 
-    if (kept := store.find(folder, read)) is not None:
-        logger.info("the teacher's answers to %d %s rows: found in %s", len(rows), split, folder)
-        store.hold(folder)
-        return kept, True
-    logits_NC = predict_logits(
-        classifier.model,
-        Rows(encoded, columns_of(inputs, labels=False)),
-        inputs.collate,
-        batch_size=None,
-        tokens=TOKENS,
-        lengths=inputs.lengths(encoded),
-        progress=f"the teacher answers {split}",
-    )
-    content = io.BytesIO()
-    np.save(content, logits_NC)
-    try:
-        about = {"rows": len(rows), "classes": len(classifier.labels)}
-        with store.building(folder, needed=content.tell(), budget_gb=budget_gb, about=about) as build:
-            build.append(FILE, content.getbuffer())
-        store.hold(folder)
-    except store.NoStore as reason:
-        logger.warning("the teacher's answers are not kept for a later run: %s", reason)
-    return logits_NC, False
+    classes, size = len(classifier.labels), PART_ROWS[classifier.kind]
+    chunks, found = keep(parts, len(rows), answer, classes=classes, size=size, budget_gb=budget_gb, name=split)
+    return Kept(chunks, classes, teacher.columns_C), found
 
 
 def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
@@ -306,7 +279,8 @@ def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
     Args:
         splits: the rows that it has answered, with `label`; train and validation among them.
     """
-    train_labels, labels_N = (np.asarray(splits[name]["label"][:]) for name in ("train", "validation"))
+    train_labels = np.asarray(labelled(splits["train"])["label"][:])
+    labels_N = np.asarray(splits["validation"]["label"][:])
     accuracy = float((answers.logits["validation"].argmax(-1) == labels_N).mean())
     majority = float((labels_N == np.bincount(train_labels).argmax()).mean())
     if accuracy > majority:

@@ -20,6 +20,7 @@ FLOORS = [
     {"checks", "no_effect"},
     {"hub"},
     {"run_folder", "parity", "apply", "prepared"},
+    {"answers"},
     {"teacher"},
     {"preparation", "publishing"},
     {"starting", "finishing"},

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,8 +24,10 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.planning import plan
+from hf_finetune.preparation import load_splits, prepare
 from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.training.distillation_choices import DecoupledKD, HardLabel, MatchLogits, SoftTargets
+from hf_finetune.training.probe import Choice
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 KINDS = (SoftTargets(3.0), HardLabel(0.1), MatchLogits(0.1), DecoupledKD(weight=0.1))
@@ -58,6 +62,14 @@ def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tens
 
 def result_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
+
+
+def rehearsed(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """The weights that a run of the recipe ends with, without what is saved and judged: in half the time."""
+    prepared = prepare(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, _, _ = pipeline.rehearse(prepared, Path(folder), Choice(prepared.kernels))
+    return {name: tensor.detach().clone() for name, tensor in trainer.trained_model().state_dict().items()}
 
 
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -152,6 +164,54 @@ def test_two_teachers(texts: Recipe, tmp_path: Path) -> None:
     assert len({found["weights"], *(m["weights"] for m in found["members"])}) == 3
     assert "taught by `roberta + electra`" in card and "| objective.teacher | `roberta + electra` |" in card
     assert str(tmp_path) not in card
+
+
+def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `predict --digests` writes teaches as the classifier itself: the probabilities of all rows, carved or not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    big, given = texts.objective.teacher, tmp_path / "given.parquet"
+    cli.COMMANDS["predict"]([big, texts.data.path, "--output", given.name, "--digests", "--precision", "float32"])
+    # Logits are known but for a constant.
+    soft = {"kinds": (SoftTargets(), HardLabel(0.1))}
+    asked, found = (
+        rehearsed(dataclasses.replace(texts, objective=dataclasses.replace(texts.objective, teacher=name, **soft)))
+        for name in (big, str(given))
+    )
+    assert furthest(asked, found) < 1e-4
+    augmented = dataclasses.replace(texts.data, augment=(SwapWords(),))
+    taught = dataclasses.replace(texts, objective=Distill(teacher=str(given)))
+    with pytest.raises(
+        InputError, match=r"^data.augment: expected none beside .*given.parquet, which answers the rows as"
+    ):
+        prepare(dataclasses.replace(taught, data=augmented))
+    pq.write_table(pq.read_table(given).slice(1), given)
+    teacher.forget()
+    with pytest.raises(
+        InputError, match=r"given.parquet has no answer to 1 of the \d+ rows of (train|validation), the"
+    ):
+        prepare(taught)
+
+
+def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
+    """20 rows of a further file, two of them scored ones: taught with their stored copies, and no part of the baselines."""
+    carved = load_splits(texts).validation["text"][:2]
+    lines = ["text", *carved, *(f"{row['text']} indeed" for row in text_rows(18, seed=5))]
+    (tmp_path / "more.csv").write_text("\n".join(lines))
+    data = dataclasses.replace(
+        texts.data, unlabelled=(str(tmp_path / "more.csv"),), augment=(SwapWords(),), augment_copies=1
+    )
+    fields = {"train": dataclasses.replace(texts.train, num_train_epochs=1.0), "data": data}
+    fields |= {"evaluate": dataclasses.replace(texts.evaluate, baselines=True)}
+    fields |= {"batching": dataclasses.replace(texts.batching, sampling="balanced")}
+    assert plan(dataclasses.replace(texts, **fields))["steps"] == 18
+    trained(texts, tmp_path / "run", **fields)
+    result = result_of(tmp_path / "run")
+    assert result["rows"] == {"train": 54, "unlabelled": 18, "validation": 6} and result["steps"] == 18
+    assert result["data"]["unlabelled"] == {"rows": 18, "evaluated": 2, "repeated": 0}
+    assert result["augmentation"]["training_rows"] == 144 and sum(result["data"]["rows_per_class"].values()) == 54
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "18 rows of more.csv for the teacher to answer; left out: 2 that are scored" in card
 
 
 @pytest.mark.parametrize(
@@ -280,6 +340,16 @@ def test_views_are_asked_about_in_this_process_alone(texts: Recipe) -> None:
     )
     with pytest.raises(InputError, match=r"train.extra.dataloader_num_workers: expected 0 beside a teacher that"):
         check(recipe)
+
+
+def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:
+    data = dataclasses.replace(texts.data, unlabelled=("more.csv",))
+    with pytest.raises(
+        InputError, match=r"data.unlabelled: expected none without a teacher who answers the rows, --tea"
+    ):
+        check(dataclasses.replace(texts, data=data, objective=Supervised()))
+    job, _ = jobs.train_job(["nowhere", "--text", "a", "--teacher", "big", "--unlabelled", "b.csv", "c.csv"], "x")
+    assert job.recipe.data.unlabelled == ("b.csv", "c.csv")
 
 
 def test_copies_of_pictures_are_refused(texts: Recipe) -> None:
