@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_finetune import digests, teacher
 from hf_finetune.answers.given import Given
+from hf_finetune.answers.pipelines import Pipeline
 from hf_finetune.apply import quiet_libraries
 from hf_finetune.checks import check
 from hf_finetune.codec import spelled
@@ -163,7 +164,8 @@ def _check_teacher(one: teacher.AnyTeacher, recipe: Recipe, splits: Splits, inpu
     """Refuse a teacher that cannot answer the rows as the run will ask about them.
 
     Raises:
-        InputError: see `answers.given.Given.of` and `teacher.check_views`; or files that were to answer changed rows.
+        InputError: see `answers.given.Given.of`, `answers.pipelines.Pipeline.logits` and `teacher.check_views`; or files
+            that were to answer changed rows.
     """
     data = recipe.data
     if isinstance(one, Given):
@@ -176,6 +178,12 @@ def _check_teacher(one: teacher.AnyTeacher, recipe: Recipe, splits: Splits, inpu
         for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
             if rows is not None:
                 one.of(rows, name)
+    elif isinstance(one, Pipeline):
+        if "text_pair" in splits.train.column_names:
+            raise InputError(
+                f"objective.teacher: expected a classifier of pairs of texts, got {one.name}, which reads one"
+            )
+        one.logits(splits.train["text"][:1])
     elif data.augment and data.augment_copies == 0:
         teacher.check_views(one, inputs, splits.train[0])
 

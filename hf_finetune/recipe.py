@@ -219,7 +219,8 @@ class Distill(Supervised):
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
     and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them. Of
     several, `--teacher A B`, the student learns the mean of their probabilities; its logarithms stand for their logits. Or
-    a file or folder of answers that were computed elsewhere (.parquet, .npy), see `answers.given`."""
+    a file or folder of answers that were computed elsewhere (.parquet, .npy), see `answers.given`; or a fitted scikit-learn
+    pipeline of texts that skops has stored (.skops)."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
     `training.distillation_choices`."""

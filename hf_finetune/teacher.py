@@ -23,6 +23,7 @@ from hf_finetune import digests, environment
 from hf_finetune.answers.classes import places_of
 from hf_finetune.answers.given import Given, is_given, read_given
 from hf_finetune.answers.kept import Kept, Logits, keep
+from hf_finetune.answers.pipelines import Pipeline, is_pipeline, read_pipeline
 from hf_finetune.answers.together import Mean, mean_logits
 from hf_finetune.apply import PART_ROWS, TOKENS, Classifier, load_trained
 from hf_finetune.data.image import decode
@@ -61,8 +62,16 @@ class Teacher:
         reading = repr(model.reading) if isinstance(model, PooledClassifier) else None
         return digests.of_json([digests.of_tensors(model.state_dict()), config, reading])
 
+    def of_views(self, views: dict[str, Any]) -> np.ndarray:
+        """Logits (B, C), float32, of views, see `data.views.Views.changed`."""
+        model, inputs = self.classifier.model, self.classifier.inputs
+        batch = inputs.collate(inputs.encode_batch(views) if isinstance(inputs, TextInputs) else views)
+        with evaluating(model), torch.no_grad():
+            logits_BC = model(**to_device(batch, next(model.parameters()).device)).logits
+        return logits_BC.float().cpu().numpy()[:, list(self.columns_C)]
 
-AnyTeacher = Teacher | Given
+
+AnyTeacher = Teacher | Given | Pipeline
 
 
 @cache
@@ -72,16 +81,23 @@ def load_teacher(
     """A teacher for data of these classes; once per process, until `forget`.
 
     Args:
-        checkpoint: a run's folder, a classifier's, or a Hub id, see `apply.load_trained`; or answers, see `answers.given`.
+        checkpoint: a run's folder, a classifier's, or a Hub id, see `apply.load_trained`; or answers, see `answers.given`,
+            or a pipeline of scikit-learn, see `answers.pipelines`.
         labels: names of the data's classes. The teacher's may have another order.
         kind: what the data are.
 
     Raises:
         InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart; or see
-            `answers.given.read_given`.
+            `answers.given.read_given` and `answers.pipelines.read_pipeline`.
     """
     if is_given(checkpoint):
         return read_given(checkpoint, labels)
+    if is_pipeline(checkpoint):
+        if kind != "text":
+            raise InputError(
+                f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads texts"
+            )
+        return read_pipeline(checkpoint, labels)
     try:
         classifier = load_trained(checkpoint, trust_remote_code=trust_remote_code)
     except InputError as error:
@@ -104,18 +120,13 @@ class Live:
     Views of pictures are those of the student's pixels, which the teacher's processor normalises; see `check_views`.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher | Pipeline) -> None:
         self.teacher, self.seconds = teacher, 0.0
 
     def __call__(self, views: dict[str, Any]) -> np.ndarray:
         """Logits (B, C) of views, see `data.views.Views.changed`."""
         started = time.perf_counter()
-        classifier = self.teacher.classifier
-        model, inputs = classifier.model, classifier.inputs
-        batch = inputs.collate(inputs.encode_batch(views) if isinstance(inputs, TextInputs) else views)
-        with evaluating(model), torch.no_grad():
-            logits_BC = model(**to_device(batch, next(model.parameters()).device)).logits
-        found = logits_BC.float().cpu().numpy()[:, list(self.teacher.columns_C)]
+        found = self.teacher.of_views(views)
         self.seconds += time.perf_counter() - started
         return found
 
@@ -221,10 +232,15 @@ def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: f
         assert not live, "its answers are of the rows as they are"
         given = {name: teacher.of(rows, name) for name, rows in splits.items()}
         return Answers((teacher.name,), teacher.weights, given, reused=True, training=given.pop("train", None))
-    if teacher.classifier.pairs and "text_pair" not in splits["validation"].column_names:
+    if (
+        isinstance(teacher, Teacher)
+        and teacher.classifier.pairs
+        and "text_pair" not in splits["validation"].column_names
+    ):
         logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
     wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
-    found = {name: _logits(teacher, rows, name, budget_gb) for name, rows in wanted.items()}
+    ask_rows = _of_texts if isinstance(teacher, Pipeline) else _logits
+    found = {name: ask_rows(teacher, rows, name, budget_gb) for name, rows in wanted.items()}
     logits = {name: kept for name, (kept, _) in found.items()}
     training = logits.pop("train", None)
     return Answers(
@@ -271,6 +287,22 @@ def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tu
     classes, size = len(classifier.labels), PART_ROWS[classifier.kind]
     chunks, found = keep(parts, len(rows), answer, classes=classes, size=size, budget_gb=budget_gb, name=split)
     return Kept(chunks, classes, teacher.columns_C), found
+
+
+def _of_texts(teacher: Pipeline, rows: Dataset, split: str, budget_gb: float) -> tuple[Kept, bool]:
+    """As `_logits`, of a pipeline."""
+    texts = rows["text"][:]
+    parts = {"weights": teacher.weights, "rows": b"".join(row_digests(rows.with_format("arrow")[:])).hex()}
+    chunks, found = keep(
+        parts,
+        len(texts),
+        lambda numbers: teacher.logits([texts[i] for i in numbers]),
+        classes=teacher.classes,
+        size=PART_ROWS["text"],
+        budget_gb=budget_gb,
+        name=split,
+    )
+    return Kept(chunks, teacher.classes, teacher.columns_C), found
 
 
 def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
