@@ -195,10 +195,10 @@ def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.AnyTeacher, ...
         InputError: see `teacher.load_teacher`.
     """
     match recipe.objective:
-        case Distill(teachers=names):
+        case Distill(teachers=names, teacher_precision=precision):
             kind = "text" if isinstance(recipe.data, TextData) else "image"
-            trusted = recipe.model.trust_remote_code
-            return tuple(teacher.load_teacher(n, splits.labels, kind, trust_remote_code=trusted) for n in names)
+            how = {"trust_remote_code": recipe.model.trust_remote_code, "precision": precision}
+            return tuple(teacher.load_teacher(name, splits.labels, kind, **how) for name in names)
         case _:
             return ()
 

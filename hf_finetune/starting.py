@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -27,6 +28,7 @@ from hf_finetune.models.heads import classification_layer, set_head
 from hf_finetune.preparation import teachers_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
+from hf_finetune.teacher_past import seen_before
 from hf_finetune.training import head_store, probe, warm_start
 from hf_finetune.training.elastic_net import ElasticNetSteps
 from hf_finetune.training.gradient_noise import NoisyGradients
@@ -41,7 +43,7 @@ def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
     """What the run's teachers say of its rows, and a warning where that is of no use; None: it has no teacher.
 
     Args:
-        test: ask about the test rows as well.
+        test: ask about the test rows as well, and look into the teachers' past.
     """
     recipe, splits = prepared.recipe, prepared.splits
     if not (teachers := teachers_of(recipe, splits)):
@@ -54,6 +56,8 @@ def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
         live = prepared.changes_every_epoch
         answers = teacher.ask(teachers, asked, budget_gb=recipe.batching.cache_gb, live=live)
     teacher.forget()
+    if test and PartialState().is_main_process:
+        answers = replace(answers, seen=tuple(seen_before(answers.names, splits)))
     for doubt in teacher.doubts(answers, asked):
         logger.warning(doubt)
     return answers

@@ -32,15 +32,18 @@ from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.splits import row_digests
 from hf_finetune.data.unlabelled import labelled
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.half import HalfPrecision
 from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.pooled import PooledClassifier
+from hf_finetune.training.precision import default_device, has_native_bf16
 
 logger = logging.getLogger("hf_finetune.run")
 
 # Of a config, what changes from one place and library to another and no answer with it.
 WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "architectures")
+Precision = Literal["float32", "bf16"]
 SHOWN = ("accuracy", "macro_f1", "log_loss")
 
 
@@ -53,6 +56,8 @@ class Teacher:
     classifier: Classifier
     columns_C: tuple[int, ...]
     """Which of its logits is that of each of the data's classes."""
+    precision: Precision = "float32"
+    """In which it is asked about rows as they are; bf16: the class that it answers is float32's, see `evaluation.half`."""
 
     @cached_property
     def weights(self) -> str:
@@ -76,7 +81,12 @@ AnyTeacher = Teacher | Given | Pipeline
 
 @cache
 def load_teacher(
-    checkpoint: str, labels: tuple[str, ...], kind: Literal["text", "image"], *, trust_remote_code: bool
+    checkpoint: str,
+    labels: tuple[str, ...],
+    kind: Literal["text", "image"],
+    *,
+    trust_remote_code: bool,
+    precision: Precision = "float32",
 ) -> AnyTeacher:
     """A teacher for data of these classes; once per process, until `forget`.
 
@@ -85,10 +95,11 @@ def load_teacher(
             or a pipeline of scikit-learn, see `answers.pipelines`.
         labels: names of the data's classes. The teacher's may have another order.
         kind: what the data are.
+        precision: of a classifier, see `Teacher`.
 
     Raises:
-        InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart; or see
-            `answers.given.read_given` and `answers.pipelines.read_pipeline`.
+        InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart; bf16 on a device
+            without it; or see `answers.given.read_given` and `answers.pipelines.read_pipeline`.
     """
     if is_given(checkpoint):
         return read_given(checkpoint, labels)
@@ -98,6 +109,11 @@ def load_teacher(
                 f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads texts"
             )
         return read_pipeline(checkpoint, labels)
+    if precision == "bf16" and not has_native_bf16(default_device()):
+        raise InputError(
+            f"objective.teacher_precision: expected float32 on this {default_device().type}, which does not multiply bf16 "
+            "natively, got 'bf16'"
+        )
     try:
         classifier = load_trained(checkpoint, trust_remote_code=trust_remote_code)
     except InputError as error:
@@ -106,7 +122,7 @@ def load_teacher(
         raise InputError(
             f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads {classifier.kind}s"
         )
-    return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint))
+    return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint), precision)
 
 
 def forget() -> None:
@@ -192,6 +208,8 @@ class Answers:
     """What answers the views of training rows that change in every epoch."""
     members: tuple[Answers, ...] = ()
     """What each of several says by itself."""
+    seen: tuple[str, ...] = ()
+    """What speaks against it by what it was trained on, see `teacher_past.seen_before`."""
 
     @property
     def of_training(self) -> Logits | Live | LiveMean:
@@ -231,12 +249,10 @@ def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: f
     if isinstance(teacher, Given):
         assert not live, "its answers are of the rows as they are"
         given = {name: teacher.of(rows, name) for name, rows in splits.items()}
-        return Answers((teacher.name,), teacher.weights, given, reused=True, training=given.pop("train", None))
-    if (
-        isinstance(teacher, Teacher)
-        and teacher.classifier.pairs
-        and "text_pair" not in splits["validation"].column_names
-    ):
+        of_training = given.pop("train", None)
+        return Answers((teacher.name,), teacher.weights, given, reused=True, training=of_training)
+    pairs = isinstance(teacher, Teacher) and teacher.classifier.pairs
+    if pairs and "text_pair" not in splits["validation"].column_names:
         logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
     wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
     ask_rows = _of_texts if isinstance(teacher, Pipeline) else _logits
@@ -269,20 +285,20 @@ def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tu
         "attention": classifier.model.config._attn_implementation,
         "float32": torch.get_float32_matmul_precision(),
         "device": next(classifier.model.parameters()).device.type,
+        "precision": teacher.precision,
         "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
     }
 
+    options: dict[str, Any] = {"batch_size": None, "tokens": TOKENS}
+
     def answer(numbers: np.ndarray) -> np.ndarray:
         some = encoded.select(numbers)
-        return predict_logits(
-            classifier.model,
-            Rows(some, columns_of(inputs, labels=False)),
-            inputs.collate,
-            batch_size=None,
-            tokens=TOKENS,
-            lengths=inputs.lengths(some),
-            progress=f"the teacher answers {split}",
-        )
+        batches, lengths = Rows(some, columns_of(inputs, labels=False)), inputs.lengths(some)
+        if teacher.precision == "bf16":
+            # Anew for each chunk: what it computes again must not depend on those before, which a killed run had.
+            return HalfPrecision(classifier.model, inputs.collate, rescore=True, **options).logits(batches, lengths)
+        progress = f"the teacher answers {split}"
+        return predict_logits(classifier.model, batches, inputs.collate, lengths=lengths, progress=progress, **options)
 
     classes, size = len(classifier.labels), PART_ROWS[classifier.kind]
     chunks, found = keep(parts, len(rows), answer, classes=classes, size=size, budget_gb=budget_gb, name=split)
@@ -316,10 +332,11 @@ def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
     accuracy = float((answers.logits["validation"].argmax(-1) == labels_N).mean())
     majority = float((labels_N == np.bincount(train_labels).argmax()).mean())
     if accuracy > majority:
-        return []
+        return [*answers.seen]
     return [
+        *answers.seen,
         f"the teacher's accuracy on the validation rows, {accuracy:.3f}, is not above that of the most frequent class, "
-        f"{majority:.3f}: it was made for other data, or its classes mean something else"
+        f"{majority:.3f}: it was made for other data, or its classes mean something else",
     ]
 
 

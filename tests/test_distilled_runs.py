@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ranks import run_in_two_processes
 from safetensors.torch import load_file
 from small_runs import image_rows, small_recipe, stop_after, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
@@ -164,6 +165,69 @@ def test_two_teachers(texts: Recipe, tmp_path: Path) -> None:
     assert len({found["weights"], *(m["weights"] for m in found["members"])}) == 3
     assert "taught by `roberta + electra`" in card and "| objective.teacher | `roberta + electra` |" in card
     assert str(tmp_path) not in card
+
+
+def test_a_run_killed_while_the_teacher_answers_goes_on(
+    texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the parts that were there: it asks about the others alone, and trains to the same weights, to the bit."""
+    monkeypatch.setitem(teacher.PART_ROWS, "text", 16)
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "whole"))
+    straight = rehearsed(texts)
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "killed"))
+    answer, asked = teacher.predict_logits, []
+
+    def killed(model: Any, rows: Any, *args: Any, **options: Any) -> Any:
+        if len(asked) == 2:
+            asked.append(0)
+            raise KeyboardInterrupt
+        asked.append(len(rows))
+        return answer(model, rows, *args, **options)
+
+    monkeypatch.setattr(teacher, "predict_logits", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rehearsed(texts)
+    assert furthest(straight, rehearsed(texts)) == 0.0
+    # 54 training rows and 6 of validation.
+    assert asked == [16, 16, 0, 16, 6, 6]
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from hf_finetune import codec, pipeline
+from hf_finetune.preparation import prepare
+from hf_finetune.recipe import Model, Recipe, TextData
+from hf_finetune.training.probe import Choice
+
+folder = Path(sys.argv[1])
+for name in ("kept", "live"):
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    prepared = prepare(codec.merge(blank, json.loads((folder / f"{name}.json").read_text())))
+    trainer, _, found = pipeline.rehearse(prepared, folder / name, Choice(prepared.kernels))
+    assert trainer.args.world_size == 2 and (found["answers"].live is not None) == (name == "live")
+    torch.save(trainer.trained_model().state_dict(), folder / f"{name}-{trainer.args.process_index}.pt")
+"""
+
+
+def test_two_processes_ask_as_one(texts: Recipe, tmp_path: Path) -> None:
+    """Kept or live, the two end with the weights of one process with kept answers."""
+    recipe = dataclasses.replace(
+        texts,
+        model=dataclasses.replace(texts.model, dropout=0.0),
+        optim=Optim(word_embeddings="dense"),
+        data=dataclasses.replace(texts.data, unlabelled=("train",), max_train_rows=20),
+    )
+    live = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, augment=(Sometimes(SwapWords(), p=0.0),)))
+    for name, one in (("kept", recipe), ("live", live)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(codec.to_plain(one)))
+    alone = rehearsed(recipe)
+    run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path)
+    for name in ("kept", "live"):
+        first, second = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
+        assert furthest(first, second) == 0.0
+        assert max(float((first[n] - alone[n]).abs().max()) for n in alone if not n.endswith("key.bias")) < 1e-3
 
 
 def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

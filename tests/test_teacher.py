@@ -124,6 +124,23 @@ def test_no_classifier_is_refused(tmp_path: Path) -> None:
         ask(classifier(tmp_path, "bert", ("bad", "good")), image_rows(4), "image")
 
 
+def test_half_precision(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes of float32 and not its numbers, in a store of its own; refused where it would be emulated."""
+    checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(200)
+    exact = ask(checkpoint, rows).logits["validation"]
+    which = (str(checkpoint), ("bad", "good"), "text")
+    monkeypatch.setattr(teacher, "has_native_bf16", lambda _: True)
+    half = teacher.load_teacher(*which, trust_remote_code=False, precision="bf16")
+    found = teacher.ask((half,), {"validation": rows}, budget_gb=1.0)
+    assert not found.reused and len(list(own_cache.glob("teacher/*"))) == 2
+    difference = np.abs(found.logits["validation"] - exact).max()
+    assert 0 < difference < 0.05 and np.array_equal(found.logits["validation"].argmax(-1), exact.argmax(-1))
+    teacher.forget()
+    monkeypatch.setattr(teacher, "has_native_bf16", lambda _: False)
+    with pytest.raises(InputError, match=r"^objective.teacher_precision: expected float32 on this cpu, which does not"):
+        teacher.load_teacher(*which, trust_remote_code=False, precision="bf16")
+
+
 def test_several_teachers_answer_the_mean_of_their_probabilities(tmp_path: Path, own_cache: Path) -> None:
     """Each in the order of the data, whatever its own; each kept by itself, so that another company finds it."""
     one, other = (
