@@ -16,8 +16,8 @@ from torch import nn
 from hf_finetune import environment, parity, teacher
 from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.codec import spelled, write_json, write_text
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
-from hf_finetune.data.unlabelled import labelled
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict

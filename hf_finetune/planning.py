@@ -19,8 +19,8 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_finetune import pipeline
 from hf_finetune.codec import write_text
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.data.unlabelled import labelled
 from hf_finetune.data.views import Views
 from hf_finetune.environment import hardware, memory, seconds_since_start
 from hf_finetune.evaluation.intervals import bootstrap

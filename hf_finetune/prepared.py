@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from hf_finetune.data.batching import StepBatches
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.load import Splits
 from hf_finetune.data.sampling import class_quotas, draw_of
-from hf_finetune.data.unlabelled import labelled
 from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.patches import Shrink

@@ -14,7 +14,7 @@ import numpy as np
 
 from hf_finetune import pipeline
 from hf_finetune.codec import write_json, write_text
-from hf_finetune.data.unlabelled import labelled
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.planning import alone
 from hf_finetune.preparation import prepare

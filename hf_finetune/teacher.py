@@ -26,11 +26,11 @@ from hf_finetune.answers.kept import Kept, Logits, keep
 from hf_finetune.answers.pipelines import Pipeline, is_pipeline, read_pipeline
 from hf_finetune.answers.together import Mean, mean_logits
 from hf_finetune.apply import PART_ROWS, TOKENS, Classifier, load_trained
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.splits import row_digests
-from hf_finetune.data.unlabelled import labelled
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half import HalfPrecision
 from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device

@@ -13,12 +13,12 @@ from datasets import Dataset
 from hf_finetune.data.class_folder import Kind
 from hf_finetune.data.columns import IMAGES, choose_columns, listed
 from hf_finetune.data.from_hub import hub_columns
+from hf_finetune.data.further_rows import joined, without_repeats
 from hf_finetune.data.labelled import Notes, Part, read_labelled, say_inferred
 from hf_finetune.data.roles import split_to_read
 from hf_finetune.data.rows import ClassIds, has_labels, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, local_path, locate
 from hf_finetune.data.splits import carve, fingerprint, first_occurrences, subsample
-from hf_finetune.data.unlabelled import joined, without_repeats
 from hf_finetune.errors import InputError
 
 logger = logging.getLogger("hf_finetune")
@@ -50,7 +50,7 @@ class Splits:
     """What was inferred, carved and ignored."""
     unlabelled: dict[str, int] | None = None
     """Of the rows without a label, which stand behind the others in train with the label -1: how many they are, and how
-    many were left out, see `unlabelled.without_repeats`. None: none were named."""
+    many were left out, see `further_rows.without_repeats`. None: none were named."""
 
 
 def load(

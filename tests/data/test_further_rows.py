@@ -8,11 +8,11 @@ import pytest
 
 from hf_finetune.data.augmentation import Population, TextBatch
 from hf_finetune.data.compose import Sometimes
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.load import load
 from hf_finetune.data.sampling import ClassDraw
 from hf_finetune.data.text_sentences import MixHalves
 from hf_finetune.data.text_words import SwapWords
-from hf_finetune.data.unlabelled import labelled
 from hf_finetune.errors import InputError
 
 
