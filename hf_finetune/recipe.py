@@ -60,9 +60,8 @@ class TextData:
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
     unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
-    """More training rows, whose labels are not looked at, for the teacher of `objective` to answer: names of splits of the
-    data, or files of their own with the columns of the training rows; train itself, for the rows that `max_train_rows` leaves. Rows that
-    are scored, or in train already, are left out and counted. (): none."""
+    """More training rows, whose labels are not looked at, for a teacher to answer: splits of the data by name, or files
+    with the same columns; train itself, for what `max_train_rows` leaves. Rows that are scored or in train are left out."""
     augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training texts at random, in order: another view of every row in every epoch; see
     `data.augment_text` and `data.compose`. Rows that are scored stay as they are."""
@@ -103,9 +102,8 @@ class ImageData:
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
     unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
-    """More training rows, whose labels are not looked at, for the teacher of `objective` to answer: names of splits of the
-    data, or files or folders of their own with the columns of the training rows; train itself, for the rows that `max_train_rows` leaves. Rows that
-    are scored, or in train already, are left out and counted. (): none."""
+    """More training rows, whose labels are not looked at, for a teacher to answer: splits of the data by name, or files or folders
+    with the same columns; train itself, for what `max_train_rows` leaves. Rows that are scored or in train are left out."""
     augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
     row in every epoch; see `data.augment_image` and `data.compose`. Rows that are scored stay as they are."""
@@ -217,17 +215,15 @@ class Distill(Supervised):
     teacher: Annotated[str | tuple[str, ...], _flag("--teacher")]
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It reads
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
-    and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them. Of
-    several, `--teacher A B`, the student learns the mean of their probabilities; its logarithms stand for their logits. Or
-    a file or folder of answers that were computed elsewhere (.parquet, .npy), see `answers.given`; or a fitted scikit-learn
-    pipeline of texts that skops has stored (.skops)."""
+    and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them. Also
+    answers from elsewhere (.parquet, .npy, a folder of them; `answers.given`), or a scikit-learn pipeline of texts (.skops).
+    Of several, `--teacher A B`, the mean of their probabilities teaches; its logarithms stand for their logits."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
     `training.distillation_choices`."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
-    """Format in which a teacher reads rows as they are. bf16, where the hardware multiplies it natively: several times as
-    fast on an accelerator, and rows whose class could be another there are read again in float32. Views that are new in every
-    epoch are read in float32."""
+    """Format in which a teacher reads rows, not views. bf16 needs hardware that multiplies it; where the class could be another
+    there, a row is read again in float32."""
     labels_weight: float = 0.5
     """How much the loss against the labels counts, of rows that have one. 0: the teacher alone is asked."""
 
