@@ -39,6 +39,8 @@ def check(recipe: Recipe) -> None:
     for name in ("num_train_epochs", "head_inverse_strength"):
         if not getattr(train, name) > 0:
             refuse(f"train.{name}", getattr(train, name), "a number above 0")
+    if train.head_least_explained > 1:
+        refuse("train.head_least_explained", train.head_least_explained, "at most 1, all of it")
     for name in (
         "per_device_train_batch_size",
         "per_device_eval_batch_size",

@@ -159,6 +159,8 @@ def finish(
         "flops": None if used is None else used.to_dict(),
         "memory": environment.memory(device),
         "kernels": record["kernels"],
+        # Null: not fitted before training.
+        "head": record.get("head"),
         "cache": found["cache"],
         "environment": {
             "versions": record["versions"],

@@ -67,6 +67,10 @@ TABLE: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
     ),
     ("train.num_train_epochs", lambda r: r.train.max_steps > 0, "train.max_steps says when the run ends"),
     ("train.early_stopping_patience", _over_before_patience, "the run is over before it could run out"),
+    *(
+        (f"train.{name}", lambda r: not r.train.head_warm_start, "train.head_warm_start is off")
+        for name in ("head_inverse_strength", "head_least_explained")
+    ),
     (
         "train.per_device_train_batch_size",
         lambda r: r.batching.token_budget is not None,

@@ -29,7 +29,7 @@ from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
 from hf_finetune.rewording.cached import digest_of
 from hf_finetune.rewording.checkpoints import forget
-from hf_finetune.run_folder import kept_kernels, output_folder, plain_disk_errors, refuse_changes
+from hf_finetune.run_folder import kept_choice, output_folder, plain_disk_errors, refuse_changes
 from hf_finetune.starting import (
     adapter_penalty,
     ask_teacher,
@@ -112,13 +112,13 @@ def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
 
 def _as_it_was(prepared: Prepared, record: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The record of a run that goes on: it computes as it did before, whatever would be chosen today."""
-    kept = kept_kernels(folder) or probe.Choice(prepared.kernels).to_dict()
+    kept = kept_choice(folder, "kernels") or probe.Choice(prepared.kernels).to_dict()
     kept_format = kept["chosen"]["mixed_precision"]
     if "mixed_precision" in prepared.free_kernels and (
         kept_format != "bf16" or precision.has_native_bf16(prepared.device)
     ):
         record = {**record, "mixed_precision": kept_format}
-    return {**record, "kernels": {**kept, "source": "checkpoint"}}
+    return {**record, "kernels": {**kept, "source": "checkpoint"}, "head": kept_choice(folder, "head")}
 
 
 def rehearse(
@@ -206,7 +206,7 @@ def _train(
         if train.head_warm_start and resume_from is None and state.is_main_process:
             # One process is enough: the others take its weights when training starts.
             started = time.perf_counter()
-            warm_start_head(prepared, model, train_rows, rows)
+            record["head"] = warm_start_head(prepared, model, train_rows, rows)
             seconds["head_warm_start_s"] = time.perf_counter() - started
 
     steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps

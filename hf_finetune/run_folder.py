@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 
@@ -68,13 +68,17 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
     return folder
 
 
-def kept_kernels(folder: Path) -> dict[str, Any] | None:
-    """What the run in `folder` computes with, see `training.probe.Choice`; None: its recipe.json does not say."""
+def kept_choice(folder: Path, name: Literal["kernels", "head"]) -> dict[str, Any] | None:
+    """What the run in `folder` chose when it began; None: its recipe.json does not say.
+
+    Args:
+        name: kernels, see `training.probe.Choice`; head, see `starting.warm_start_head`.
+    """
     try:
         record = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     except ValueError:
         return None  # refuse_changes says so
-    return record.get("kernels")
+    return record.get(name)
 
 
 def refuse_changes(folder: Path, record: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from hf_finetune.training.gradient_noise import NoisyGradients
 from hf_finetune.training.mixout import Mixout, pretrained_layers
 from hf_finetune.training.rank_schedule import RankSchedule, orthogonality
 from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, waiting
+from hf_finetune.training.warm_start import FittedHead
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -94,11 +95,16 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
     return broadcast_object_list(decided)[0]
 
 
-def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows) -> None:
+def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows) -> dict[str, Any]:
     """Fit the classification layer on the untrained network's features of the rows with a label, see `training.warm_start`.
+
+    It stays as it is where these explain less of the labels than `train.head_least_explained`.
 
     Args:
         rows: the same training rows, as activations of the frozen layers where these are cached.
+
+    Returns:
+        What result.json says of it, see `begin_with`.
     """
     recipe, inputs = prepared.recipe, prepared.inputs
     rng = np.random.default_rng(recipe.train.seed)
@@ -144,14 +150,37 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
             inverse_strength=recipe.train.head_inverse_strength,
             weights_N=None if weights_C is None else weights_C[labels],
         )
-        head_store.write(key, *head)
+        head_store.write(key, head)
+        found = "fitted"
     else:
-        logger.info("the head starts as an earlier run on this machine fitted it to the same rows")
-    weight_CD, bias_C = head
+        found = "as an earlier run on this machine fitted it to the same rows"
+    return begin_with(prepared, model, head, found)
+
+
+def begin_with(prepared: Prepared, model: nn.Module, head: FittedHead, found: str) -> dict[str, Any]:
+    """Put a fitted head into the model, or leave the model's own where that one explains too little of the labels.
+
+    Args:
+        found: how the head was come by, for the log.
+
+    Returns:
+        `explained`, see `FittedHead`, and whether the head `fitted` is the model's now.
+    """
+    about = {"explained": round(head.explained, 4), "fitted": True}
+    if head.explained < (least := prepared.recipe.train.head_least_explained):
+        logger.info(
+            "the head starts from random weights: a fitted one explains %.2f of the labels' entropy, less than %g",
+            head.explained,
+            least,
+        )
+        return {**about, "fitted": False}
+    logger.info("the head starts %s: that explains %.2f of the labels' entropy", found, head.explained)
+    bias_C = head.bias_C
     if prepared.class_shifts is not None:
         # What was fitted is what training compares with the labels: the logits after they were shifted.
         bias_C = bias_C - torch.tensor(prepared.class_shifts)
-    set_head(model, weight_CD, bias_C)
+    set_head(model, head.weight_CD, bias_C)
+    return about
 
 
 def head_weights(prepared: Prepared) -> np.ndarray | None:

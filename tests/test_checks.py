@@ -16,6 +16,8 @@ RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
     [
         ({"train": Train(learning_rate=-1.0)}, "train.learning_rate: expected a number above 0, got -1.0"),
         ({"train": Train(num_train_epochs=0)}, "train.num_train_epochs"),
+        ({"train": Train(head_inverse_strength=0.0)}, "train.head_inverse_strength"),
+        ({"train": Train(head_least_explained=1.5)}, "train.head_least_explained"),
         (
             {"train": Train(per_device_train_batch_size=0)},
             "train.per_device_train_batch_size: expected at least 1, got 0",

@@ -259,6 +259,7 @@ def test_head_of_an_earlier_run_changes_no_bit(
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
     fitted, found = [], "as an earlier run on this machine fitted it"
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, head_least_explained=-100.0))
     fit = starting.warm_start.fit_head
     monkeypatch.setattr(
         starting.warm_start, "fit_head", lambda *given, **by_name: fitted.append(1) or fit(*given, **by_name)

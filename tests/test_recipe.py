@@ -9,7 +9,14 @@ from hf_finetune import recipe as module
 from hf_finetune.checks import check
 
 RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
-OURS = {"head_warm_start", "head_inverse_strength", "early_stopping_patience", "keep_checkpoints", "extra"}
+OURS = {
+    "head_warm_start",
+    "head_inverse_strength",
+    "head_least_explained",
+    "early_stopping_patience",
+    "keep_checkpoints",
+    "extra",
+}
 
 
 def test_train_fields_are_those_of_training_arguments() -> None:

@@ -34,11 +34,11 @@ from hf_finetune.evaluation.inference import cast, evaluating, to_device
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
 from hf_finetune.models.freeze import encoder_layers, frozen_layers, train_top
-from hf_finetune.models.heads import classification_layer, set_head
+from hf_finetune.models.heads import classification_layer
 from hf_finetune.models.patches import shrink_for, takes_sizes
 from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Averaging, ImageData, Optim, Recipe, Regularize
-from hf_finetune.starting import head_weights
+from hf_finetune.starting import begin_with, head_weights
 from hf_finetune.training import optimizers
 from hf_finetune.training.optimizer_choices import AdamW
 from hf_finetune.training.rate_groups import Rates, rate_groups
@@ -252,16 +252,14 @@ class Bench:
             autocast=self.prepared.autocast,
             progress="fit the head",
         )
-        weight_CD, bias_C = fit_head(
+        head = fit_head(
             features_ND,
             labels,
             len(self.prepared.splits.labels),
             inverse_strength=self.prepared.recipe.train.head_inverse_strength,
             weights_N=None if weights_C is None else weights_C[labels],
         )
-        if self.prepared.class_shifts is not None:
-            bias_C = bias_C - torch.tensor(self.prepared.class_shifts)
-        set_head(self.model, weight_CD, bias_C)
+        begin_with(self.prepared, self.model, head, "fitted to the rows of trials")
 
     def _batches_scored(self, encoded: Dataset) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         """Scored rows as the model takes them: what the frozen layers make of them, where it can be entered above these."""

@@ -2,8 +2,6 @@
 
 A fit costs a forward pass over thousands of rows; looking it up costs one pass of SHA-256 over the weights. A key holds
 everything that the fit's bits depend on, so what is found is what a fit would give.
-
-Legend: C classes, D features.
 """
 
 from __future__ import annotations
@@ -23,10 +21,11 @@ from transformers import PreTrainedModel
 
 from hf_finetune import digests, environment
 from hf_finetune.codec import write_bytes
+from hf_finetune.training.warm_start import FittedHead
 
 logger = logging.getLogger("hf_finetune")
 
-FORMAT = 2
+FORMAT = 3
 """To be raised when `warm_start` fits otherwise."""
 KEPT = 100
 """Heads in the store; those used least recently go first."""
@@ -56,27 +55,28 @@ def key_of(model: PreTrainedModel, rows: Dataset, settings: Mapping[str, Any]) -
     return digests.of_json(parts)
 
 
-def read(key: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Weight (C, D) and bias (C,) of a stored head; None when there is none, or a damaged one, which is said."""
+def read(key: str) -> FittedHead | None:
+    """A stored head; None when there is none, or a damaged one, which is said."""
     path = _path(key)
     try:
         content = path.read_bytes()
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise ValueError("its bytes are not those that were written")
         tensors = load(content[32:])
-        weight, bias = tensors["weight"], tensors["bias"]
+        head = FittedHead(tensors["weight"], tensors["bias"], float(tensors["explained"]))
         os.utime(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         logger.warning("%s: cannot be used (%s): the head is fitted anew", path, error)
         return None
-    return weight, bias
+    return head
 
 
-def write(key: str, weight_CD: torch.Tensor, bias_C: torch.Tensor) -> None:
+def write(key: str, head: FittedHead) -> None:
     """Store a head. A store that cannot be written is said, and nothing more: the run has its head."""
-    content = save({"weight": weight_CD.contiguous(), "bias": bias_C.contiguous()})
+    explained = torch.tensor(head.explained, dtype=torch.float64)
+    content = save({"weight": head.weight_CD.contiguous(), "bias": head.bias_C.contiguous(), "explained": explained})
     path = _path(key)
     try:
         write_bytes(path, hashlib.sha256(content).digest() + content)

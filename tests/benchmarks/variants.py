@@ -35,8 +35,8 @@ COMPARISONS = {
     "defaults": {
         "as it comes": "",
         "head from random weights": "--train.no-head-warm-start",
-        "head of C 0.01": "--train.head-inverse-strength 0.01",
-        "head of C 0.001": "--train.head-inverse-strength 0.001",
+        "head fitted in any case": "--train.head-least-explained=-100",
+        "head fitted in any case, C 0.1": "--train.head-least-explained=-100 --train.head-inverse-strength 0.1",
         "rate 2e-4": "--train.learning-rate 2e-4",
         "rate 5e-5": "--train.learning-rate 5e-5",
         "all word embeddings": "--optim.word-embeddings dense",

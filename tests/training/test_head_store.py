@@ -7,8 +7,11 @@ from datasets import Dataset
 from small_runs import small_trainer
 
 from hf_finetune.training import head_store
+from hf_finetune.training.warm_start import FittedHead
 
-HEAD = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, -0.2, 1e-30])
+HEAD = FittedHead(
+    torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, -0.2, 1e-30]), 1 / 3
+)
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +22,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_was_written_is_read_to_the_bit() -> None:
     assert head_store.read("a") is None
-    head_store.write("a", *HEAD)
+    head_store.write("a", HEAD)
     found = head_store.read("a")
-    assert found is not None and all(torch.equal(one, other) for one, other in zip(found, HEAD, strict=True))
+    assert found is not None and found.explained == HEAD.explained
+    assert torch.equal(found.weight_CD, HEAD.weight_CD) and torch.equal(found.bias_C, HEAD.bias_C)
     assert head_store.read("b") is None
 
 
@@ -29,18 +33,18 @@ def test_what_was_written_is_read_to_the_bit() -> None:
     "damage", [lambda b: b[:-1], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b"", lambda b: b[:40]]
 )
 def test_a_damaged_head_is_said_and_replaced(cache: Path, caplog: pytest.LogCaptureFixture, damage) -> None:
-    head_store.write("a", *HEAD)
+    head_store.write("a", HEAD)
     [file] = (cache / "heads").iterdir()
     file.write_bytes(damage(file.read_bytes()))
     assert head_store.read("a") is None
     assert "a.head: cannot be used" in caplog.text and "fitted anew" in caplog.text
-    head_store.write("a", *HEAD)
-    assert torch.equal(head_store.read("a")[0], HEAD[0])
+    head_store.write("a", HEAD)
+    assert torch.equal(head_store.read("a").weight_CD, HEAD.weight_CD)
 
 
 def test_a_store_that_cannot_be_written_is_said(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache.write_text("a file where the folder should be")
-    head_store.write("a", *HEAD)
+    head_store.write("a", HEAD)
     assert "cannot be kept for later runs" in caplog.text
     assert head_store.read("a") is None
 
@@ -48,12 +52,12 @@ def test_a_store_that_cannot_be_written_is_said(cache: Path, caplog: pytest.LogC
 def test_heads_used_least_recently_make_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_store, "KEPT", 2)
     for age, key in ((300, "old"), (200, "older"), (100, "used")):
-        head_store.write(key, *HEAD)
+        head_store.write(key, HEAD)
         when = (cache / "heads" / f"{key}.head").stat().st_mtime - age
         os.utime(cache / "heads" / f"{key}.head", (when, when))
         if key == "older":
             head_store.read("old")
-    head_store.write("new", *HEAD)
+    head_store.write("new", HEAD)
     assert {p.stem for p in (cache / "heads").iterdir()} <= {"old", "used", "new"}
     assert head_store.read("new") is not None and head_store.read("older") is None
 
