@@ -60,8 +60,8 @@ class TextData:
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
     unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
-    """More training rows, whose labels are not looked at, for a teacher to answer: splits of the data by name, or files
-    with the same columns; train itself, for what `max_train_rows` leaves. Rows that are scored or in train are left out."""
+    """More training rows for a teacher, labels not looked at: splits by name, files with the same columns, or train itself, for
+    what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
     augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training texts at random, in order: another view of every row in every epoch; see
     `data.augment_text` and `data.compose`. Rows that are scored stay as they are."""
@@ -102,8 +102,8 @@ class ImageData:
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
     unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
-    """More training rows, whose labels are not looked at, for a teacher to answer: splits of the data by name, or files or folders
-    with the same columns; train itself, for what `max_train_rows` leaves. Rows that are scored or in train are left out."""
+    """More training rows for a teacher, labels not looked at: splits by name, folders with the same columns, or train itself, for
+    what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
     augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
     row in every epoch; see `data.augment_image` and `data.compose`. Rows that are scored stay as they are."""
@@ -222,8 +222,7 @@ class Distill(Supervised):
     """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
     `training.distillation_choices`."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
-    """Format in which a teacher reads rows, not views. bf16 needs hardware that multiplies it; where the class could be another
-    there, a row is read again in float32."""
+    """Format in which rows, not views, are read; in bf16 those whose class could be another there are read again in float32."""
     labels_weight: float = 0.5
     """How much the loss against the labels counts, of rows that have one. 0: the teacher alone is asked."""
 
