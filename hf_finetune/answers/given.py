@@ -91,6 +91,8 @@ def read_given(name: str, labels: Sequence[str]) -> Given:
         InputError: naming file, row and column, for what is no answer.
     """
     path = Path(name).expanduser()
+    if not path.exists():
+        raise InputError(f"objective.teacher: {name}: no such file or folder; expected answers in .parquet or .npy")
     files = [f for suffix in SUFFIXES for f in sorted(path.glob(f"*{suffix}"))] if path.is_dir() else [path]
     kinds = {file.suffix.lower() for file in files}
     if len(kinds) > 1 or (kinds == {".npy"} and len(files) > 1):
@@ -152,7 +154,7 @@ def _of_table(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndarra
         raise InputError(
             f"objective.teacher: {path}: no column p:NAME or logit:NAME of a class; it has {', '.join(table.column_names[:12])}"
         )
-    theirs = [name.removeprefix(prefix) for name in columns]
+    columns_C = places_of(labels, [name.removeprefix(prefix) for name in columns], owner=str(path))
     try:
         values_MC = np.stack([table[name].to_numpy().astype(np.float32) for name in columns], axis=1)
     except (ValueError, TypeError):
@@ -168,7 +170,7 @@ def _of_table(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndarra
                 "logit:NAME may hold any numbers"
             )
         values_MC = np.log(np.maximum(values_MC, LEAST))
-    return _keys(table, path), values_MC[:, list(places_of(labels, theirs, owner=str(path)))]
+    return _keys(table, path), values_MC[:, list(columns_C)]
 
 
 def _refuse_rows(wrong_MC: np.ndarray, path: Path, columns: Sequence[str], values_MC: np.ndarray, wanted: str) -> None:
