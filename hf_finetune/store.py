@@ -157,13 +157,15 @@ def growing(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str, 
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         os.utime(unfinished)
-        _make_room(folder.parent.parent, needed - _size(unfinished), int(budget_gb * 1e9))
+        _make_room(folder.parent.parent, needed, int(budget_gb * 1e9))
         yield unfinished
         # Else another process was faster: its store is as good as this one.
         if not (folder / MANIFEST).is_file():
-            names = sorted(file.name for file in unfinished.iterdir() if not file.name.startswith("."))
+            for half_written in (*unfinished.glob(".*"), unfinished / MANIFEST):
+                half_written.unlink(missing_ok=True)
             files = {
-                n: {"bytes": (unfinished / n).stat().st_size, "sha256": digests.of_files(unfinished / n)} for n in names
+                file.name: {"bytes": file.stat().st_size, "sha256": digests.of_files(file)}
+                for file in sorted(unfinished.iterdir())
             }
             write_json(unfinished / MANIFEST, {**about, "files": files})
             os.replace(unfinished, folder)

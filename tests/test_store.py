@@ -170,12 +170,16 @@ def test_what_a_killed_run_has_written_is_there(folder: Path) -> None:
     fields = {"needed": 6, "budget_gb": 1.0, "about": {"half": 3}}
     with pytest.raises(KeyboardInterrupt), growing(folder, **fields) as unfinished:
         (unfinished / "data").write_bytes(b"abc")
+        # Killed while it wrote, and once more as it ended.
+        (unfinished / ".other.x").write_bytes(b"x")
+        (unfinished / store.MANIFEST).write_text("{}")
         raise KeyboardInterrupt
     assert find(folder, read) is None and names(folder.parents[1]) == [".growing-abc"]
     with growing(folder, **fields) as unfinished:
         assert (unfinished / "data").read_bytes() == b"abc"
         (unfinished / "data").write_bytes(b"abcdef")
     assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
+    assert list(store.manifest(folder)["files"]) == ["data"] and not (folder / ".other.x").exists()
     with growing(folder, **fields) as unfinished:
         (unfinished / "data").write_bytes(b"other")
     assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
