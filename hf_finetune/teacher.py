@@ -255,8 +255,12 @@ def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: f
     if pairs and "text_pair" not in splits["validation"].column_names:
         logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
     wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
-    ask_rows = _of_texts if isinstance(teacher, Pipeline) else _logits
-    found = {name: ask_rows(teacher, rows, name, budget_gb) for name, rows in wanted.items()}
+    found = {
+        name: _of_texts(teacher, rows, name, budget_gb)
+        if isinstance(teacher, Pipeline)
+        else _logits(teacher, rows, name, budget_gb)
+        for name, rows in wanted.items()
+    }
     logits = {name: kept for name, (kept, _) in found.items()}
     training = logits.pop("train", None)
     return Answers(
