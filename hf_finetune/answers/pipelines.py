@@ -22,6 +22,8 @@ from hf_finetune.data.columns import listed
 from hf_finetune.errors import InputError
 
 SUFFIX = ".skops"
+# What skops raises for a file that is another, or an estimator that is not fitted.
+UNREADABLE = (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,23 @@ def read_pipeline(name: str, labels: Sequence[str]) -> Pipeline:
             f"objective.teacher: {name} needs skops, which is not installed; pip install 'hf_finetune[sklearn]'"
         ) from None
     try:
-        if strange := get_untrusted_types(file=path):
-            raise InputError(
-                f"objective.teacher: {name} holds {listed(strange)}, which could run code and is not loaded; expected "
-                "scikit-learn's own estimators alone"
-            )
+        strange = get_untrusted_types(file=path)
+    except UNREADABLE as error:
+        raise _no_pipeline(name, error) from None
+    if strange:
+        raise InputError(
+            f"objective.teacher: {name} holds {listed(strange)}, which could run code and is not loaded; expected "
+            "scikit-learn's own estimators alone"
+        )
+    try:
         model, weights = load(path), digests.of_files(path)
         theirs = [str(label) for label in model.classes_]
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise InputError(
-            f"objective.teacher: {name}: not a fitted classifier as skops.io.dump writes it ({reason})"
-        ) from None
+    except UNREADABLE as error:
+        raise _no_pipeline(name, error) from None
     columns_C = places_of(labels, theirs, owner=name)
     return Pipeline(name, digests.of_json([weights, version("scikit-learn")]), model, len(theirs), columns_C)
+
+
+def _no_pipeline(name: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:150]
+    return InputError(f"objective.teacher: {name}: not a fitted classifier as skops.io.dump writes it ({reason})")
