@@ -37,9 +37,9 @@ def check(recipe: Recipe) -> None:
     if train.learning_rate is not None and not 0 < train.learning_rate < math.inf:
         refuse("train.learning_rate", train.learning_rate, "a number above 0")
     for name in ("num_train_epochs", "head_inverse_strength"):
-        if not getattr(train, name) > 0:
-            refuse(f"train.{name}", getattr(train, name), "a number above 0")
-    if train.head_least_explained > 1:
+        if (value := getattr(train, name)) is not None and not value > 0:
+            refuse(f"train.{name}", value, "a number above 0")
+    if train.head_least_explained is not None and train.head_least_explained > 1:
         refuse("train.head_least_explained", train.head_least_explained, "at most 1, all of it")
     for name in (
         "per_device_train_batch_size",

@@ -22,7 +22,7 @@ from hf_finetune.models.skip_layers import LayerDrop, StochasticDepth
 from hf_finetune.models.unpadded import use_unpadded
 from hf_finetune.recipe import Distill, Recipe
 from hf_finetune.rewording.cached import Rewording
-from hf_finetune.training import precision
+from hf_finetune.training import precision, warm_start
 from hf_finetune.training.arguments import default_learning_rate
 from hf_finetune.training.distillation import DistillationLoss
 from hf_finetune.training.elastic_net import penalised
@@ -217,6 +217,16 @@ class Prepared:
         """Peak learning rate of the run."""
         recipe = self.recipe
         return recipe.train.learning_rate or default_learning_rate(recipe.trained, recipe.task, recipe.optim.optimizer)
+
+    @property
+    def head_fit(self) -> warm_start.Fit:
+        """How the head is fitted before training, and when."""
+        train, default = self.recipe.train, warm_start.default_fit(self.recipe.trained)
+        strength, least = train.head_inverse_strength, train.head_least_explained
+        return warm_start.Fit(
+            default.inverse_strength if strength is None else strength,
+            default.least_explained if least is None else least,
+        )
 
     @property
     def course(self) -> Course:

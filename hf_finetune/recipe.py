@@ -281,11 +281,13 @@ class Train:
     """Optimiser steps between two lines of log.jsonl; a loss that is not a number is noticed there."""
     head_warm_start: bool = True
     """Fit the classification layer by logistic regression on the untrained network's features first (arXiv:2202.10054)."""
-    head_inverse_strength: float = 0.01
-    """Inverse of that regression's L2 penalty, on standardised features (scikit-learn's C): less keeps the head nearer to 0."""
-    head_least_explained: float = 0.2
+    head_inverse_strength: float | None = None
+    """Inverse of that regression's L2 penalty, on standardised features (scikit-learn's C): less keeps the head nearer to 0.
+    None: 0.1 for head, which it ends near; 0.01 for all others, which go on from it."""
+    head_least_explained: float | None = None
     """The head stays random where a fit explains less than this share of the labels' entropy, on rows that it has not seen:
-    it would hold the network to features that say little. 1: random always; -100: fitted always."""
+    it would hold the network to features that say little. 1: random always; -100: fitted always. None: 0.2; for head, whose
+    features stay as they are, fitted always."""
     early_stopping_patience: int | None = None
     """Stop after this many epochs without a better validation metric. None: never."""
     keep_checkpoints: bool = False

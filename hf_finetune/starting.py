@@ -127,7 +127,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
             "autocast": str(prepared.autocast),
             "batch_size": batch_size,
             "cached_layers": rows.layer if rows.why is None else 0,
-            "inverse_strength": recipe.train.head_inverse_strength,
+            "inverse_strength": prepared.head_fit.inverse_strength,
             **({} if weights_C is None else {"class_weights": weights_C.tolist()}),
         },
     )
@@ -147,7 +147,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
             features,
             labels,
             len(prepared.splits.labels),
-            inverse_strength=recipe.train.head_inverse_strength,
+            inverse_strength=prepared.head_fit.inverse_strength,
             weights_N=None if weights_C is None else weights_C[labels],
         )
         head_store.write(key, head)
@@ -167,7 +167,7 @@ def begin_with(prepared: Prepared, model: nn.Module, head: FittedHead, found: st
         `explained`, see `FittedHead`, and whether the head `fitted` is the model's now.
     """
     about = {"explained": round(head.explained, 4), "fitted": True}
-    if head.explained < (least := prepared.recipe.train.head_least_explained):
+    if head.explained < (least := prepared.head_fit.least_explained):
         logger.info(
             "the head starts from random weights: a fitted one explains %.2f of the labels' entropy, less than %g",
             head.explained,

@@ -28,6 +28,8 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
     "train.num_train_epochs": (TEXT, "5", "--train.max-steps 10", ""),
     # After epochs 1, 2 and 3 of 3 nothing is left to stop.
     "train.early_stopping_patience": (TEXT, "2", "--epochs 2.5", "--epochs 3.5"),
+    "train.head_inverse_strength": (TEXT, "0.1", "--train.no-head-warm-start", ""),
+    "train.head_least_explained": (TEXT, "0.1", "--train.no-head-warm-start", ""),
     "train.per_device_train_batch_size": (TEXT, "8", "--batching.token-budget 4096", ""),
     "batching.cache_gb": (TEXT, "2", "--batching.no-cache-prefix", ""),
     "optim.word_embeddings": (TEXT, "dense", "--model.frozen-layers 1", ""),

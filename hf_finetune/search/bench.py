@@ -256,7 +256,7 @@ class Bench:
             features_ND,
             labels,
             len(self.prepared.splits.labels),
-            inverse_strength=self.prepared.recipe.train.head_inverse_strength,
+            inverse_strength=self.prepared.head_fit.inverse_strength,
             weights_N=None if weights_C is None else weights_C[labels],
         )
         begin_with(self.prepared, self.model, head, "fitted to the rows of trials")

@@ -10,6 +10,7 @@ Legend: N rows, D features, C classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,25 @@ LEAST_DEVIATION = 0.05
 # scikit-learn's C of the fit that tells how much the features explain: with a stronger penalty, which the start of a head
 # is better for, the answer would depend on the number of rows and classes more than on the features.
 MEASURED_AT = 0.1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a head is fitted, and when it is taken."""
+
+    inverse_strength: float
+    """scikit-learn's C, the inverse of the L2 penalty."""
+    least_explained: float
+    """Of `FittedHead.explained`, for the head to be taken."""
+
+
+def default_fit(method: str) -> Fit:
+    """What a method's runs start with unless told otherwise; the README has the evidence.
+
+    Args:
+        method: see `Recipe.trained`.
+    """
+    return Fit(0.1, -math.inf) if method == "head" else Fit(0.01, 0.2)
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ def fit_head(
     labels_N: np.ndarray,
     num_labels: int,
     *,
-    inverse_strength: float = 0.01,
+    inverse_strength: float,
     weights_N: np.ndarray | None = None,
 ) -> FittedHead:
     """Multinomial logistic regression on standardised features, the standardisation folded into its weights.

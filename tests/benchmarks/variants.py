@@ -47,6 +47,18 @@ COMPARISONS = {
         "soup of the epochs": "--averaging.soup",
         "mean pooling": "--model.pooling mean",
     },
+    # Of `--method head`: what it starts from, and how fast it goes on.
+    "head alone": {
+        "as it comes": "",
+        "head from random weights": "--train.no-head-warm-start",
+        "C 0.01": "--train.head-inverse-strength 0.01",
+        "C 1": "--train.head-inverse-strength 1",
+        "C 1, rate 1e-4": "--train.head-inverse-strength 1 --train.learning-rate 1e-4",
+        "rate 1e-4": "--train.learning-rate 1e-4",
+        "rate 3e-4": "--train.learning-rate 3e-4",
+        "rate 3e-3": "--train.learning-rate 3e-3",
+        "mean pooling": "--model.pooling mean",
+    },
     "texts": {
         "none": "",
         "Eda": "--data.augment [Eda]",

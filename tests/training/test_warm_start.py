@@ -18,15 +18,15 @@ def test_head_equals_logistic_regression_on_standardised_features(classes: int) 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, 300)
     features = (rng.normal(size=(300, 5)) * 3 + 10 + 2 * labels[:, None]).astype(np.float32)
-    head = fit_head(features, labels, classes)
+    head = fit_head(features, labels, classes, inverse_strength=0.1)
     ours = torch.softmax(torch.tensor(features) @ head.weight_CD.T + head.bias_C, -1)
-    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200, tol=1e-3)).fit(features, labels)
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=200, tol=1e-3)).fit(features, labels)
     assert np.allclose(ours, theirs.predict_proba(features), atol=1e-3)
 
 
 def test_absent_class_stays_at_zero() -> None:
     features = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-    head = fit_head(features, np.arange(40) % 2 * 2, 4)
+    head = fit_head(features, np.arange(40) % 2 * 2, 4, inverse_strength=0.1)
     assert head.weight_CD.shape == (4, 3) and head.bias_C.shape == (4,)
     assert not head.weight_CD[[1, 3]].any() and head.weight_CD[[0, 2]].any()
 
@@ -37,8 +37,8 @@ def test_features_that_hardly_vary_get_no_huge_weights() -> None:
     labels = rng.integers(0, 2, 300)
     varying = rng.normal(size=(300, 4)) + labels[:, None]
     size = np.ones((300, 4))
-    slight = fit_head((size + 0.001 * varying).astype(np.float32), labels, 2).weight_CD
-    clear = fit_head((size + 0.05 * varying).astype(np.float32), labels, 2).weight_CD
+    slight = fit_head((size + 0.001 * varying).astype(np.float32), labels, 2, inverse_strength=0.1).weight_CD
+    clear = fit_head((size + 0.05 * varying).astype(np.float32), labels, 2, inverse_strength=0.1).weight_CD
     assert slight.abs().max() < 2 * clear.abs().max()
 
 
@@ -48,9 +48,9 @@ def test_explained_is_of_rows_that_the_fit_has_not_seen() -> None:
     noise = rng.normal(size=(200, 100)).astype(np.float32)
     clear = noise.copy()
     clear[:, :3] += 20 * np.eye(3)[labels]
-    assert fit_head(clear, labels, 3).explained > 0.7
+    assert fit_head(clear, labels, 3, inverse_strength=0.1).explained > 0.7
     # Of its own rows a fit to 100 features of noise would explain nearly all.
-    assert fit_head(noise, labels, 3).explained < 0
+    assert fit_head(noise, labels, 3, inverse_strength=0.1).explained < 0
 
 
 def test_explained_by_hand() -> None:
@@ -65,13 +65,14 @@ def test_explained_by_hand() -> None:
     )
     p = labels.mean()
     entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p))
-    found = fit_head(np.ones((100, 2), dtype=np.float32), labels, 2).explained
+    found = fit_head(np.ones((100, 2), dtype=np.float32), labels, 2, inverse_strength=0.1).explained
     assert found == pytest.approx(1 - log_loss / entropy, abs=1e-3)
 
 
 def test_a_class_that_one_half_lacks_counts_as_one_row() -> None:
     labels = np.array([0, 1] * 20 + [2])
-    head = fit_head(np.random.default_rng(0).normal(size=(41, 2)).astype(np.float32), labels, 3)
+    features = np.random.default_rng(0).normal(size=(41, 2)).astype(np.float32)
+    head = fit_head(features, labels, 3, inverse_strength=0.1)
     assert np.isfinite(head.explained)
 
 
@@ -86,7 +87,7 @@ def test_features_are_what_the_last_layer_sees(tmp_path, family: str) -> None:
     with torch.no_grad():
         by_hand = layer(torch.tensor(features))
     assert np.allclose(by_hand, logits, atol=1e-5)
-    head = fit_head(features, np.asarray(trainer.train_dataset["label"]), 2)
+    head = fit_head(features, np.asarray(trainer.train_dataset["label"]), 2, inverse_strength=0.1)
     set_head(trainer.model, head.weight_CD, head.bias_C)
     warm = predict_logits(trainer.model, rows, trainer.inputs.collate)
     assert np.allclose(warm, features @ head.weight_CD.numpy().T + head.bias_C.numpy(), atol=1e-4)
