@@ -81,7 +81,8 @@ def test_the_likeliest_of_many_classes() -> None:
     logits = np.full((40, classes), -3.0, dtype=np.float32)
     for row in logits:
         row[RNG.permutation(classes)[: TOP - 1]] = RNG.normal(scale=4.0, size=TOP - 1)
-    logits[0, [700, 40]] = logits[0].max() + np.array([3.0001, 3.0], dtype=np.float32)
+    logits[0, 40] = logits[0].max() + 3
+    logits[0, 700] = np.nextafter(logits[0, 40], np.float32(np.inf))
     logits[1], logits[1, 900] = -900.0, 0.0
     small = packed(logits)
     assert small.nbytes == 40 * (2 * (TOP + 1) + 2 * TOP) and packed(LOGITS) is LOGITS
