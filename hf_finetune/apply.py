@@ -26,6 +26,7 @@ from hf_finetune.data.decoded import Pictures, decoded
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.load import stream
 from hf_finetune.data.named import Source
+from hf_finetune.data.splits import row_digests
 from hf_finetune.data.test_time import SeveralViews
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half import HalfPrecision
@@ -262,6 +263,7 @@ def predict(
     batch_size: int | None = None,
     precision: Precision = "auto",
     views: SeveralViews | None = None,
+    digests: bool = False,
 ) -> dict[str, Any]:
     """Label every row of `source` and write row, predicted and p:<name> per class, in the source's order.
 
@@ -270,6 +272,7 @@ def predict(
 
     Args:
         batch_size, precision, views: see `Scorer`.
+        digests: write the column `digest` as well, see `data.splits.row_digests`, by which `answers.given` finds a row.
 
     Returns:
         {"rows", "throughput", "precision"}, as in `evaluate`.
@@ -280,10 +283,11 @@ def predict(
     check_output(output, source.path)
     scorer = Scorer(classifier, precision, batch_size=batch_size, views=views)
     written, changed = 0, 0
-    with table_writer(output, classifier.labels) as write, _bar("predict") as bar:
+    with table_writer(output, classifier.labels, digests=digests) as write, _bar("predict") as bar:
         for rows in _batches(classifier, source, require_label=False):
             found_NC, unchanged_NC = scorer.score(rows)
-            write(rows["row"][:], found_NC)
+            keys = [[key.hex() for key in row_digests(rows.with_format("arrow")[:])]] if digests else []
+            write(rows["row"][:], found_NC, *keys)
             written += len(rows)
             changed += int((found_NC.argmax(-1) != unchanged_NC.argmax(-1)).sum())
             bar.update(len(rows))

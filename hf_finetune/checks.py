@@ -269,6 +269,8 @@ def _check_optim(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> Non
 
 def _check_distill(objective: Distill, recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
     """What is asked of a student, and rows that its teacher would not have seen."""
+    if not all(objective.teachers) or not objective.teachers or len(set(objective.teachers)) < len(objective.teachers):
+        refuse("objective.teacher", objective.teacher, "one name or several, each once")
     for i, kind in enumerate(objective.kinds):
         if kind.weight < 0:
             refuse(f"objective.kinds[{i}].weight", kind.weight, "0 or more")
@@ -329,6 +331,10 @@ def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) ->
     _check_mix(recipe, refuse)
     if isinstance(objective, Distill):
         _check_distill(objective, recipe, refuse)
+    elif recipe.data.unlabelled:
+        refuse(
+            "data.unlabelled", recipe.data.unlabelled, "none without a teacher who answers the rows, --teacher MODEL"
+        )
     if objective.r_drop and recipe.batching.unpadded:
         refuse("batching.unpadded", True, "false or None beside objective.r_drop, which doubles the batch")
     if not 0 <= regularize.mixout < 1:

@@ -133,6 +133,7 @@ def predict(arguments: Sequence[str]) -> None:
         batch_size=job.batch_size,
         precision=job.precision,
         views=views,
+        digests=job.digests,
     )
     print(json.dumps(result, indent=2) if job.json else f"{result['rows']} rows -> {job.output}")
 

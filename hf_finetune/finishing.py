@@ -16,6 +16,7 @@ from torch import nn
 from hf_finetune import environment, parity, teacher
 from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.codec import spelled, write_json, write_text
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import predict_logits
@@ -108,7 +109,11 @@ def finish(
         "method": recipe.trained,
         "seed": recipe.train.seed,
         "labels": list(splits.labels),
-        "rows": {"train": len(splits.train), **{name: len(rows) for name, rows in evaluated.items()}},
+        "rows": {
+            "train": int(prepared.rows_per_class.sum()),
+            **({} if splits.unlabelled is None else {"unlabelled": splits.unlabelled["rows"]}),
+            **{name: len(rows) for name, rows in evaluated.items()},
+        },
         "metrics": metrics,
         "baselines": baselines,
         "calibration": _calibration(labels, logits, judged),
@@ -118,11 +123,13 @@ def finish(
             "fingerprint": splits.fingerprint,
             "columns": splits.columns,
             "duplicates": splits.duplicates,
+            # Null: no rows without a label.
+            "unlabelled": splits.unlabelled,
             "truncated_share": found["truncated_share"],
             "path_name": path_name(recipe.data.path, recipe.data.name),
             "rows_per_class": by_class(prepared.rows_per_class),
             # Null: every row once an epoch, and all rows alike.
-            "drawn_share": by_class((prepared.drawn_per_class / len(splits.train)).round(6))
+            "drawn_share": by_class((prepared.drawn_per_class / prepared.rows_per_class.sum()).round(6))
             if recipe.batching.sampling != "none"
             else None,
             "class_weights": None if prepared.class_weights is None else by_class(np.round(prepared.class_weights, 6)),
@@ -196,8 +203,7 @@ def _teacher(
     """Who taught, and how the student stands beside it."""
     if answers is None:
         return None
-    found = teacher.report(answers, splits, probabilities, resamples=resamples)
-    return {"name": path_name(answers.name, None), **found}
+    return teacher.report(answers, splits, probabilities, resamples=resamples, shown=lambda name: path_name(name, None))
 
 
 def _sparsity(trainer: ClassifierTrainer) -> dict[str, Any] | None:
@@ -325,7 +331,7 @@ def _baselines(prepared: Prepared, judged: str, rows: Dataset, probabilities: np
     labels = np.asarray(rows["label"][:])
     found = {}
     for key, fit in (("majority", majority), ("linear", linear_baseline)):
-        baseline = fit(splits.train, {judged: rows}, num_labels=len(splits.labels))
+        baseline = fit(labelled(splits.train), {judged: rows}, num_labels=len(splits.labels))
         intervals = bootstrap(labels, baseline.probabilities[judged], resamples=resamples)
         chosen = ("accuracy", "macro_f1", "log_loss")
         difference = paired_difference(

@@ -19,6 +19,7 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_finetune import pipeline
 from hf_finetune.codec import write_text
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.views import Views
 from hf_finetune.environment import hardware, memory, seconds_since_start
@@ -243,7 +244,8 @@ def _rehearse(
                 max_steps=-1,
                 logging_steps=1,
                 early_stopping_patience=None,
-                head_warm_start=recipe.train.head_warm_start and len(set(splits.train.select(rows)["label"][:])) > 1,
+                head_warm_start=recipe.train.head_warm_start
+                and len(set(labelled(splits.train.select(rows))["label"][:])) > 1,
             ),
             # The rows of these steps were drawn already.
             batching=replace(recipe.batching, sampling="none"),
@@ -272,7 +274,8 @@ def _rehearse(
     else:
         slope, base = np.polyfit(taken, times, 1)
     started = time.perf_counter()
-    few = splits.train.select(np.random.default_rng(0).permutation(len(encoded))[:BASELINE_ROWS])
+    able = labelled(splits.train)
+    few = able.select(np.random.default_rng(0).permutation(len(able))[:BASELINE_ROWS])
     if recipe.evaluate.baselines:
         linear_baseline(few, {"some": judged.select(some)}, num_labels=len(splits.labels))
     return _Rehearsal(

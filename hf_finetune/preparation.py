@@ -9,6 +9,8 @@ from peft import PeftModel
 from torch import nn
 
 from hf_finetune import digests, teacher
+from hf_finetune.answers.given import Given
+from hf_finetune.answers.pipelines import Pipeline
 from hf_finetune.apply import quiet_libraries
 from hf_finetune.checks import check
 from hf_finetune.codec import spelled
@@ -95,9 +97,9 @@ def prepare(recipe: Recipe) -> Prepared:
         )
     else:
         inputs = image_inputs(recipe, checkpoint)
-    taught_by = teacher_of(recipe, splits)
-    if taught_by is not None and data.augment and data.augment_copies == 0:
-        teacher.check_views(taught_by, inputs, splits.train[0])
+    teachers = teachers_of(recipe, splits)
+    for one in teachers:
+        _check_teacher(one, recipe, splits, inputs)
     loaded = load_classifier(
         checkpoint.name,
         task=recipe.task,
@@ -159,7 +161,7 @@ def prepare(recipe: Recipe) -> Prepared:
         processes=state.num_processes,
         shrink=shrink,
         picture_tokens=picture_tokens,
-        teacher=None if taught_by is None else taught_by.weights,
+        teacher=teacher.weights_of([one.weights for one in teachers]) if teachers else None,
     )
     # What these refuse is refused now, rather than when training starts.
     if recipe.batching.token_budget is None:
@@ -203,19 +205,47 @@ def _batch_norm(recipe: Recipe, model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def teacher_of(recipe: Recipe, splits: Splits) -> teacher.Teacher | None:
-    """The recipe's teacher, loaded until `teacher.forget`; None: it has none.
+def _check_teacher(one: teacher.AnyTeacher, recipe: Recipe, splits: Splits, inputs: Inputs) -> None:
+    """Refuse a teacher that cannot answer the rows as the run will ask about them.
+
+    Raises:
+        InputError: see `answers.given.Given.of`, `answers.pipelines.Pipeline.logits` and `teacher.check_views`; or files
+            that were to answer changed rows.
+    """
+    data = recipe.data
+    if isinstance(one, Given):
+        if data.augment:
+            shown = ", ".join(map(spelled, data.augment))
+            raise InputError(
+                f"data.augment: expected none beside {one.name}, which answers the rows as they are, got {shown}; take a "
+                "classifier that can be asked"
+            )
+        for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+            if rows is not None:
+                one.of(rows, name)
+    elif isinstance(one, Pipeline):
+        if "text_pair" in splits.train.column_names:
+            raise InputError(
+                f"objective.teacher: expected a classifier of pairs of texts, got {one.name}, which reads one"
+            )
+        one.logits(splits.train["text"][:1])
+    elif data.augment and data.augment_copies == 0:
+        teacher.check_views(one, inputs, splits.train[0])
+
+
+def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.AnyTeacher, ...]:
+    """The recipe's teachers, loaded until `teacher.forget`; (): it has none.
 
     Raises:
         InputError: see `teacher.load_teacher`.
     """
     match recipe.objective:
-        case Distill(teacher=checkpoint):
+        case Distill(teachers=names, teacher_precision=precision):
             kind = "text" if isinstance(recipe.data, TextData) else "image"
-            trusted = recipe.model.trust_remote_code
-            return teacher.load_teacher(checkpoint, splits.labels, kind, trust_remote_code=trusted)
+            how = {"trust_remote_code": recipe.model.trust_remote_code, "precision": precision}
+            return tuple(teacher.load_teacher(name, splits.labels, kind, **how) for name in names)
         case _:
-            return None
+            return ()
 
 
 def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:
@@ -387,6 +417,7 @@ def load_splits(recipe: Recipe) -> Splits:
         test_fraction=data.test_fraction,
         split_seed=data.split_seed,
         max_train_rows=data.max_train_rows,
+        unlabelled=data.unlabelled,
         **own,
     )
     if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hf_finetune.data.batching import StepBatches
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.load import Splits
 from hf_finetune.data.sampling import class_quotas, draw_of
@@ -133,8 +134,8 @@ class Prepared:
 
     @property
     def rows_per_class(self) -> np.ndarray:
-        """Training rows of each class, shape (C,)."""
-        return np.bincount(self.splits.train["label"], minlength=len(self.splits.labels))
+        """Training rows of each class, shape (C,); those without a label are of none."""
+        return np.bincount(labelled(self.splits.train)["label"], minlength=len(self.splits.labels))
 
     @property
     def drawn_per_class(self) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from hf_finetune import pipeline
 from hf_finetune.codec import write_json, write_text
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.planning import alone
 from hf_finetune.preparation import prepare
@@ -117,7 +118,7 @@ def _growing(prepared: Prepared) -> Prepared:
                 max_steps=range_test.STEPS,
                 logging_steps=1,
                 early_stopping_patience=None,
-                head_warm_start=recipe.train.head_warm_start and len(set(train["label"][:])) > 1,
+                head_warm_start=recipe.train.head_warm_start and len(set(labelled(train)["label"][:])) > 1,
             ),
         ),
     )

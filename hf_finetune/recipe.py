@@ -59,6 +59,9 @@ class TextData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
+    unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
+    """More training rows for a teacher, labels not looked at: splits by name, files with the same columns, or train itself, for
+    what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
     augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training texts at random, in order: another view of every row in every epoch; see
     `data.augment_text` and `data.compose`. Rows that are scored stay as they are."""
@@ -98,6 +101,9 @@ class ImageData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
+    unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
+    """More training rows for a teacher, labels not looked at: splits by name, folders with the same columns, or train itself, for
+    what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
     augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
     row in every epoch; see `data.augment_image` and `data.compose`. Rows that are scored stay as they are."""
@@ -210,15 +216,24 @@ class Supervised:
 class Distill(Supervised):
     """The loss against the labels, and beside it what the answers of a teacher cost; `--teacher MODEL` alone chooses it."""
 
-    teacher: Annotated[str, _flag("--teacher")]
+    teacher: Annotated[str | tuple[str, ...], _flag("--teacher")]
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It reads
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
-    and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them."""
+    and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them. Also
+    answers from elsewhere (.parquet, .npy, a folder of them; `answers.given`), or a scikit-learn pipeline of texts (.skops).
+    Of several, `--teacher A B`, the mean of their probabilities teaches; its logarithms stand for their logits."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
     `training.distillation_choices`. A DeiT has a head for them on its distillation token, and answers by both."""
+    teacher_precision: Literal["float32", "bf16"] = "float32"
+    """Format in which rows, not views, are read; in bf16 those whose class could be another there are read again in float32."""
     labels_weight: float = 0.5
-    """How much the loss against the labels counts. 0: the teacher alone is asked."""
+    """How much the loss against the labels counts, of rows that have one. 0: the teacher alone is asked."""
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """One name or several."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
 
 Objective = Supervised | Distill

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,13 +20,15 @@ from transformers import TrainerCallback
 
 from hf_finetune import teacher
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
+from hf_finetune.data.rows import UNLABELLED
 from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
 from hf_finetune.models.heads import classification_layers, set_layer
-from hf_finetune.preparation import teacher_of
+from hf_finetune.preparation import teachers_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
+from hf_finetune.teacher_past import seen_before
 from hf_finetune.training import head_store, probe, warm_start
 from hf_finetune.training.elastic_net import ElasticNetSteps
 from hf_finetune.training.gradient_noise import NoisyGradients
@@ -38,13 +41,13 @@ logger = logging.getLogger("hf_finetune.run")
 
 
 def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
-    """What the run's teacher says of its rows, and a warning where that is of no use; None: it has no teacher.
+    """What the run's teachers say of its rows, and a warning where that is of no use; None: it has no teacher.
 
     Args:
-        test: ask about the test rows as well.
+        test: ask about the test rows as well, and look into the teachers' past.
     """
     recipe, splits = prepared.recipe, prepared.splits
-    if (taught_by := teacher_of(recipe, splits)) is None:
+    if not (teachers := teachers_of(recipe, splits)):
         return None
     asked = {"train": splits.train, "validation": splits.validation}
     if test and splits.test is not None:
@@ -52,8 +55,10 @@ def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
     # The others find what the first one leaves.
     with PartialState().main_process_first():
         live = prepared.changes_every_epoch
-        answers = teacher.ask(taught_by, asked, budget_gb=recipe.batching.cache_gb, live=live)
+        answers = teacher.ask(teachers, asked, budget_gb=recipe.batching.cache_gb, live=live)
     teacher.forget()
+    if test and PartialState().is_main_process:
+        answers = replace(answers, seen=tuple(seen_before(answers.names, splits)))
     for doubt in teacher.doubts(answers, asked):
         logger.warning(doubt)
     return answers
@@ -74,6 +79,8 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
             chosen = order[start : start + size]
         rows = Rows(train_rows, columns_of(inputs, labels=True)).__getitems__(chosen.tolist())
         batch = {name: tensor.to(prepared.device) for name, tensor in with_labels(inputs.collate, rows).items()}
+        # What a row without a label costs matters to no clock.
+        batch["labels"].clamp_(min=0)
         decided[0] = probe.choose(
             model,
             batch,
@@ -89,8 +96,8 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
 
 
 def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows) -> dict[str, Any]:
-    """Fit the classification layer on the untrained network's features, see `training.warm_start`; of a DeiT with two heads
-    both, each to the labels: they are what the teacher says of most rows.
+    """Fit the classification layer on the untrained network's features of the rows with a label, see `training.warm_start`;
+    of a DeiT with two heads both, each to the labels: they are what the teacher says of most rows.
 
     Args:
         rows: the same training rows, as activations of the frozen layers where these are cached.
@@ -100,7 +107,8 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
     """
     recipe, inputs = prepared.recipe, prepared.inputs
     rng = np.random.default_rng(recipe.train.seed)
-    chosen = np.sort(rng.permutation(len(train_rows))[: warm_start.MOST_ROWS])
+    able = np.flatnonzero(np.asarray(train_rows["label"][:]) != UNLABELLED)
+    chosen = able[np.sort(rng.permutation(len(able))[: warm_start.MOST_ROWS])]
     lengths = inputs.lengths(train_rows)
     if lengths is not None:
         chosen = chosen[np.argsort(lengths[chosen], kind="stable")]

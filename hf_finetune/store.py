@@ -24,7 +24,7 @@ from hf_finetune.codec import write_json
 logger = logging.getLogger("hf_finetune.run")
 
 T = TypeVar("T")
-MANIFEST = "manifest.json"
+MANIFEST, GROWING = "manifest.json", ".growing-"
 # A build that has not written for so long was killed.
 ABANDONED_AFTER_SECONDS = 3600
 # Left free on the disk, for the run itself.
@@ -140,6 +140,53 @@ def building(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str,
         raise NoStore(f"{folder.parent} cannot be written ({error.strerror or error})") from error
 
 
+@contextmanager
+def growing(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str, Any]) -> Iterator[Path]:
+    """Fill a store file by file, each written whole (`codec.write_bytes`), so that what was written is never lost.
+
+    The block fills the folder that it is given, in which it finds the files of an earlier one that was killed or failed.
+    When it ends without an error, the manifest is written and the folder moved to its place.
+
+    Args:
+        folder, needed, budget_gb, about: see `building`.
+
+    Raises:
+        NoStore: as `building`; nothing is left behind then.
+    """
+    unfinished = folder.with_name(f"{GROWING}{folder.name}")
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        os.utime(unfinished)
+        _make_room(folder.parent.parent, needed, int(budget_gb * 1e9))
+        yield unfinished
+        # Else another process was faster: its store is as good as this one.
+        if not (folder / MANIFEST).is_file():
+            for half_written in (*unfinished.glob(".*"), unfinished / MANIFEST):
+                half_written.unlink(missing_ok=True)
+            files = {
+                file.name: {"bytes": file.stat().st_size, "sha256": digests.of_files(file)}
+                for file in sorted(unfinished.iterdir())
+            }
+            write_json(unfinished / MANIFEST, {**about, "files": files})
+            os.replace(unfinished, folder)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise NoStore(f"{folder.parent} cannot be written ({error.strerror or error})") from error
+    except NoStore:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.iterdir())
+
+
+def _newest(folder: Path) -> float:
+    """When something was last written."""
+    return max((f.stat().st_mtime for f in [folder, *folder.iterdir()]), default=0.0)
+
+
 def _make_room(root: Path, needed: int, budget: int) -> None:
     """Remove the stores used least recently until `needed` bytes more fit into the budget and on the disk.
 
@@ -150,7 +197,9 @@ def _make_room(root: Path, needed: int, budget: int) -> None:
         raise NoStore(f"{needed / 1e9:.2f} GB are needed, batching.cache_gb allows {budget / 1e9:.2f}")
     _remove_abandoned(root)
     used = {path.parent: path.stat().st_mtime for path in root.glob(f"*/*/{MANIFEST}")}
-    sizes = {store: sum(f.stat().st_size for f in store.iterdir()) for store in used}
+    # What a killed run has left waits for the next one, and takes its place among the others.
+    used |= {path: _newest(path) for path in root.glob(f"*/{GROWING}*") if _is_abandoned(path)}
+    sizes = {store: _size(store) for store in used}
     idle = sorted(used.keys() - _HELD, key=used.__getitem__)
     gain, free = sum(sizes[store] for store in idle), shutil.disk_usage(root).free
     if needed + SPARE_BYTES > free + gain:
@@ -170,6 +219,9 @@ def _make_room(root: Path, needed: int, budget: int) -> None:
 
 def _remove_abandoned(root: Path) -> None:
     for partial in root.glob("*/.partial-*"):
-        newest = max((f.stat().st_mtime for f in [partial, *partial.iterdir()]), default=0.0)
-        if time.time() - newest > ABANDONED_AFTER_SECONDS:
+        if _is_abandoned(partial):
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    return time.time() - _newest(folder) > ABANDONED_AFTER_SECONDS

@@ -36,8 +36,10 @@ def check_output(output: Path, data: str) -> None:
 
 
 @contextmanager
-def table_writer(output: Path, labels: tuple[str, ...]) -> Iterator[Any]:
+def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False) -> Iterator[Any]:
     """A function `(rows (N,), probabilities (N, C))` that appends to a temporary file, renamed to `output` at the end.
+
+    With `digests` it takes these (N,) after the others, hexadecimal, for a column of their own.
 
     It lies in the nearest folder that there is: folders that are missing are made at the end, with the file.
     """
@@ -48,26 +50,30 @@ def table_writer(output: Path, labels: tuple[str, ...]) -> Iterator[Any]:
         raise InputError(f"--output {output}: nothing can be written to {home} ({error.strerror})") from None
     os.close(handle)
     temporary, suffix = Path(name), output.suffix.lower()
-    columns = ["row", "predicted", *(f"p:{label}" for label in labels)]
-    schema = pa.schema([("row", pa.int64()), ("predicted", pa.string()), *((c, pa.float32()) for c in columns[2:])])
+    keys, shares = ["digest"] if digests else [], [f"p:{label}" for label in labels]
+    columns = ["row", "predicted", *keys, *shares]
+    texts = [(name, pa.string()) for name in ("predicted", *keys)]
+    schema = pa.schema([("row", pa.int64()), *texts, *((name, pa.float32()) for name in shares)])
 
-    def table(rows: list[int], found: np.ndarray) -> pa.Table:
+    def table(rows: list[int], found: np.ndarray, *keys: list[str]) -> pa.Table:
         predicted = [labels[i] for i in found.argmax(-1)]
-        arrays = [pa.array(rows, pa.int64()), pa.array(predicted), *(pa.array(p.astype(np.float32)) for p in found.T)]
-        return pa.Table.from_arrays(arrays, schema=schema)
+        numbers = [pa.array(p.astype(np.float32)) for p in found.T]
+        return pa.Table.from_arrays(
+            [pa.array(rows, pa.int64()), *map(pa.array, (predicted, *keys)), *numbers], schema=schema
+        )
 
     try:
         if suffix == ".parquet":
             with pq.ParquetWriter(temporary, schema) as writer:
-                yield lambda rows, found: writer.write_table(table(rows, found))
+                yield lambda *parts: writer.write_table(table(*parts))
         else:
             with temporary.open("w", encoding="utf-8", newline="") as file:
                 lines = csv.writer(file)
                 if suffix == ".csv":
                     lines.writerow(columns)
 
-                def write(rows: list[int], found: np.ndarray) -> None:
-                    for record in table(rows, found).to_pylist():
+                def write(*parts: Any) -> None:
+                    for record in table(*parts).to_pylist():
                         if suffix == ".csv":
                             lines.writerow(record.values())
                         else:

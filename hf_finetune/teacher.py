@@ -1,44 +1,49 @@
-"""The teacher of a run: a finished classifier that reads the rows through its own tokenizer or processor, once.
+"""The teachers of a run: finished classifiers that read the rows through their own tokenizer or processor, once.
 
-What it answers is kept on the disk and found again by every later run that asks the same teacher of the same rows.
+What each answers is kept on the disk and found again by every later run that asks the same teacher of the same rows. Of
+several, the student is given the mean.
 
 Legend: N rows, C classes of the data, in their order.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_finetune import digests, environment, store
-from hf_finetune.apply import TOKENS, Classifier, load_trained
+from hf_finetune import digests, environment
+from hf_finetune.answers.classes import places_of
+from hf_finetune.answers.given import Given, is_given, read_given
+from hf_finetune.answers.kept import Kept, Logits, keep
+from hf_finetune.answers.pipelines import Pipeline, is_pipeline, read_pipeline
+from hf_finetune.answers.together import Mean, mean_logits
+from hf_finetune.apply import PART_ROWS, TOKENS, Classifier, load_trained
+from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.splits import row_digests
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.half import HalfPrecision
 from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.pooled import PooledClassifier
+from hf_finetune.training.precision import default_device, has_native_bf16
 
 logger = logging.getLogger("hf_finetune.run")
 
-# Raised whenever the same rows come to be answered otherwise.
-FORMAT = 1
-FILE = "logits.npy"
 # Of a config, what changes from one place and library to another and no answer with it.
 WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "architectures")
+Precision = Literal["float32", "bf16"]
 SHOWN = ("accuracy", "macro_f1", "log_loss")
 
 
@@ -51,6 +56,8 @@ class Teacher:
     classifier: Classifier
     columns_C: tuple[int, ...]
     """Which of its logits is that of each of the data's classes."""
+    precision: Precision = "float32"
+    """In which it is asked about rows as they are; bf16: the class that it answers is float32's, see `evaluation.half`."""
 
     @cached_property
     def weights(self) -> str:
@@ -60,21 +67,53 @@ class Teacher:
         reading = repr(model.reading) if isinstance(model, PooledClassifier) else None
         return digests.of_json([digests.of_tensors(model.state_dict()), config, reading])
 
+    def of_views(self, views: dict[str, Any]) -> np.ndarray:
+        """Logits (B, C), float32, of views, see `data.views.Views.changed`."""
+        model, inputs = self.classifier.model, self.classifier.inputs
+        batch = inputs.collate(inputs.encode_batch(views) if isinstance(inputs, TextInputs) else views)
+        with evaluating(model), torch.no_grad():
+            logits_BC = model(**to_device(batch, next(model.parameters()).device)).logits
+        return logits_BC.float().cpu().numpy()[:, list(self.columns_C)]
 
-@lru_cache(maxsize=1)
+
+AnyTeacher = Teacher | Given | Pipeline
+
+
+@cache
 def load_teacher(
-    checkpoint: str, labels: tuple[str, ...], kind: Literal["text", "image"], *, trust_remote_code: bool
-) -> Teacher:
+    checkpoint: str,
+    labels: tuple[str, ...],
+    kind: Literal["text", "image"],
+    *,
+    trust_remote_code: bool,
+    precision: Precision = "float32",
+) -> AnyTeacher:
     """A teacher for data of these classes; once per process, until `forget`.
 
     Args:
-        checkpoint: a run's folder, a classifier's, or a Hub id, see `apply.load_trained`.
+        checkpoint: a run's folder, a classifier's, or a Hub id, see `apply.load_trained`; or answers, see `answers.given`,
+            or a pipeline of scikit-learn, see `answers.pipelines`.
         labels: names of the data's classes. The teacher's may have another order.
         kind: what the data are.
+        precision: of a classifier, see `Teacher`.
 
     Raises:
-        InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart.
+        InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart; bf16 on a device
+            without it; or see `answers.given.read_given` and `answers.pipelines.read_pipeline`.
     """
+    if is_given(checkpoint):
+        return read_given(checkpoint, labels)
+    if is_pipeline(checkpoint):
+        if kind != "text":
+            raise InputError(
+                f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads texts"
+            )
+        return read_pipeline(checkpoint, labels)
+    if precision == "bf16" and not has_native_bf16(default_device()):
+        raise InputError(
+            f"objective.teacher_precision: expected float32 on this {default_device().type}, which does not multiply bf16 "
+            "natively, got 'bf16'"
+        )
     try:
         classifier = load_trained(checkpoint, trust_remote_code=trust_remote_code)
     except InputError as error:
@@ -83,24 +122,11 @@ def load_teacher(
         raise InputError(
             f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads {classifier.kind}s"
         )
-    places = {name: i for i, name in enumerate(classifier.labels)}
-    lacking = [name for name in labels if name not in places]
-    strange = [name for name in classifier.labels if name not in set(labels)]
-    if lacking or strange:
-        found = [f"lacks {_listed(lacking)}"] * bool(lacking) + [f"has {_listed(strange)} besides"] * bool(strange)
-        raise InputError(
-            f"objective.teacher: expected a classifier of the data's {len(labels)} classes, got {checkpoint}, which "
-            f"{' and '.join(found)}; train one on these classes, or name them alike (id2label in its config.json)"
-        )
-    return Teacher(checkpoint, classifier, tuple(places[name] for name in labels))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint), precision)
 
 
 def forget() -> None:
-    """Give back the teacher's memory."""
+    """Give back the teachers' memory."""
     load_teacher.cache_clear()
 
 
@@ -110,20 +136,36 @@ class Live:
     Views of pictures are those of the student's pixels, which the teacher's processor normalises; see `check_views`.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Teacher | Pipeline) -> None:
         self.teacher, self.seconds = teacher, 0.0
 
     def __call__(self, views: dict[str, Any]) -> np.ndarray:
         """Logits (B, C) of views, see `data.views.Views.changed`."""
         started = time.perf_counter()
-        classifier = self.teacher.classifier
-        model, inputs = classifier.model, classifier.inputs
-        batch = inputs.collate(inputs.encode_batch(views) if isinstance(inputs, TextInputs) else views)
-        with evaluating(model), torch.no_grad():
-            logits_BC = model(**to_device(batch, next(model.parameters()).device)).logits
-        found = logits_BC.float().cpu().numpy()[:, list(self.teacher.columns_C)]
+        found = self.teacher.of_views(views)
         self.seconds += time.perf_counter() - started
         return found
+
+
+class LiveMean:
+    """Answers views as several teachers do together, see `mean_logits`."""
+
+    def __init__(self, members: Sequence[Live]) -> None:
+        self.members = members
+
+    def __call__(self, views: dict[str, Any]) -> np.ndarray:
+        """Logits (B, C) of views."""
+        return mean_logits([member(views) for member in self.members])
+
+    @property
+    def seconds(self) -> float:
+        """What the teachers took."""
+        return sum(member.seconds for member in self.members)
+
+
+def weights_of(members: Sequence[str]) -> str:
+    """What the answers of teachers together depend on, by the `weights` of each: of one, its own."""
+    return members[0] if len(members) == 1 else digests.of_json(list(members))
 
 
 def check_views(teacher: Teacher, inputs: Inputs, row: dict[str, Any]) -> None:
@@ -150,98 +192,137 @@ def check_views(teacher: Teacher, inputs: Inputs, row: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a teacher says of a run's rows."""
+    """What a teacher, or several together, say of a run's rows."""
 
-    name: str
-    """See `Teacher`."""
+    names: tuple[str, ...]
+    """See `Teacher`; of each."""
     weights: str
-    """See `Teacher`."""
+    """See `Teacher`, and `weights_of`."""
     logits: dict[str, np.ndarray]
-    """By split, shape (N, C), float32; without train where `live` answers its views."""
+    """By split that is evaluated, shape (N, C), float32."""
     reused: bool
-    """Whether all of them were found where an earlier run left them."""
-    live: Live | None = None
+    """Whether all of them, and those of training, were found where an earlier run left them."""
+    training: Logits | None = None
+    """Of the training rows; None where `live` answers their views."""
+    live: Live | LiveMean | None = None
     """What answers the views of training rows that change in every epoch."""
+    members: tuple[Answers, ...] = ()
+    """What each of several says by itself."""
+    seen: tuple[str, ...] = ()
+    """What speaks against it by what it was trained on, see `teacher_past.seen_before`."""
 
     @property
-    def of_training(self) -> np.ndarray | Live:
+    def of_training(self) -> Logits | Live | LiveMean:
         """What a `DistillationTrainer` asks."""
-        return self.logits["train"] if self.live is None else self.live
+        found = self.training if self.live is None else self.live
+        assert found is not None, "the training rows were not asked about"
+        return found
 
 
-def ask(teacher: Teacher, splits: Mapping[str, Dataset], *, budget_gb: float, live: bool = False) -> Answers:
-    """The teacher's answers to all rows, in float32: where an earlier run left them, else computed and kept.
+def ask(
+    teachers: Sequence[AnyTeacher], splits: Mapping[str, Dataset], *, budget_gb: float, live: bool = False
+) -> Answers:
+    """The answers to all rows, in float32: where an earlier run left them, else computed and kept, for each teacher by
+    itself; of several the mean, see `mean_logits`.
 
     Args:
+        teachers: one or more.
         splits: canonical rows by the split's name.
         live: the training rows are asked about as they come up, in other views each time.
         budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
     """
-    if teacher.classifier.pairs and "text_pair" not in splits["validation"].column_names:
+    each = tuple(_ask_one(teacher, splits, budget_gb=budget_gb, live=live) for teacher in teachers)
+    if len(each) == 1:
+        return each[0]
+    return Answers(
+        tuple(name for one in each for name in one.names),
+        weights_of([one.weights for one in each]),
+        {split: mean_logits([one.logits[split] for one in each]) for split in each[0].logits},
+        all(one.reused for one in each),
+        None if live else Mean([one.training for one in each if one.training is not None]),
+        LiveMean([one.live for one in each if isinstance(one.live, Live)]) if live else None,
+        each,
+    )
+
+
+def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: float, live: bool) -> Answers:
+    if isinstance(teacher, Given):
+        assert not live, "its answers are of the rows as they are"
+        given = {name: teacher.of(rows, name) for name, rows in splits.items()}
+        of_training = given.pop("train", None)
+        return Answers((teacher.name,), teacher.weights, given, reused=True, training=of_training)
+    pairs = isinstance(teacher, Teacher) and teacher.classifier.pairs
+    if pairs and "text_pair" not in splits["validation"].column_names:
         logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
     wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
-    found = {name: _logits(teacher, rows, name, budget_gb) for name, rows in wanted.items()}
+    found = {
+        name: _of_texts(teacher, rows, name, budget_gb)
+        if isinstance(teacher, Pipeline)
+        else _logits(teacher, rows, name, budget_gb)
+        for name, rows in wanted.items()
+    }
+    logits = {name: kept for name, (kept, _) in found.items()}
+    training = logits.pop("train", None)
     return Answers(
-        teacher.name,
+        (teacher.name,),
         teacher.weights,
-        {name: logits_NC[:, list(teacher.columns_C)] for name, (logits_NC, _) in found.items()},
+        {name: kept[np.arange(len(kept))] for name, kept in logits.items()},
         all(reused for _, reused in found.values()),
+        training,
         Live(teacher) if live else None,
     )
 
 
-def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tuple[np.ndarray, bool]:
-    """Logits of the teacher's own classes, in its own order, and whether they were found."""
+def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tuple[Kept, bool]:
+    """Logits of the data's classes, and whether they were found."""
     classifier = teacher.classifier
-    inputs, shape = classifier.inputs, (len(rows), len(classifier.labels))
+    inputs = classifier.inputs
     encoded = inputs.encode_in_memory(rows) if isinstance(inputs, TextInputs) else inputs.encode(rows)
     if isinstance(inputs, TextInputs):
         seen = digests.of_columns(encoded)
     else:
         pictures = b"".join(row_digests(rows.with_format("arrow")[:]))
         seen = digests.of_json([inputs.processor.to_json_string(), pictures.hex()])
-    folder = store.folder_of(
-        "teacher",
-        {
-            "format": FORMAT,
-            "weights": teacher.weights,
-            "rows": seen,
-            "attention": classifier.model.config._attn_implementation,
-            "float32": torch.get_float32_matmul_precision(),
-            "device": next(classifier.model.parameters()).device.type,
-            "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
-        },
-    )
+    parts = {
+        "weights": teacher.weights,
+        "rows": seen,
+        "attention": classifier.model.config._attn_implementation,
+        "float32": torch.get_float32_matmul_precision(),
+        "device": next(classifier.model.parameters()).device.type,
+        "precision": teacher.precision,
+        "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
+    }
 
-    def read(folder: Path, _: dict[str, Any]) -> np.ndarray:
-        logits_NC = np.load(folder / FILE, allow_pickle=False)
-        if logits_NC.shape != shape:
-            raise ValueError(f"{FILE} has the shape {logits_NC.shape}, not {shape}")
-        return logits_NC
+    options: dict[str, Any] = {"batch_size": None, "tokens": TOKENS}
 
-    if (kept := store.find(folder, read)) is not None:
-        logger.info("the teacher's answers to %d %s rows: found in %s", len(rows), split, folder)
-        store.hold(folder)
-        return kept, True
-    logits_NC = predict_logits(
-        classifier.model,
-        Rows(encoded, columns_of(inputs, labels=False)),
-        inputs.collate,
-        batch_size=None,
-        tokens=TOKENS,
-        lengths=inputs.lengths(encoded),
-        progress=f"the teacher answers {split}",
+    def answer(numbers: np.ndarray) -> np.ndarray:
+        some = encoded.select(numbers)
+        batches, lengths = Rows(some, columns_of(inputs, labels=False)), inputs.lengths(some)
+        if teacher.precision == "bf16":
+            # Anew for each chunk: what it computes again must not depend on those before, which a killed run had.
+            return HalfPrecision(classifier.model, inputs.collate, rescore=True, **options).logits(batches, lengths)
+        progress = f"the teacher answers {split}"
+        return predict_logits(classifier.model, batches, inputs.collate, lengths=lengths, progress=progress, **options)
+
+    classes, size = len(classifier.labels), PART_ROWS[classifier.kind]
+    chunks, found = keep(parts, len(rows), answer, classes=classes, size=size, budget_gb=budget_gb, name=split)
+    return Kept(chunks, classes, teacher.columns_C), found
+
+
+def _of_texts(teacher: Pipeline, rows: Dataset, split: str, budget_gb: float) -> tuple[Kept, bool]:
+    """As `_logits`, of a pipeline."""
+    texts = rows["text"][:]
+    parts = {"weights": teacher.weights, "rows": b"".join(row_digests(rows.with_format("arrow")[:])).hex()}
+    chunks, found = keep(
+        parts,
+        len(texts),
+        lambda numbers: teacher.logits([texts[i] for i in numbers]),
+        classes=teacher.classes,
+        size=PART_ROWS["text"],
+        budget_gb=budget_gb,
+        name=split,
     )
-    content = io.BytesIO()
-    np.save(content, logits_NC)
-    try:
-        about = {"rows": len(rows), "classes": len(classifier.labels)}
-        with store.building(folder, needed=content.tell(), budget_gb=budget_gb, about=about) as build:
-            build.append(FILE, content.getbuffer())
-        store.hold(folder)
-    except store.NoStore as reason:
-        logger.warning("the teacher's answers are not kept for a later run: %s", reason)
-    return logits_NC, False
+    return Kept(chunks, teacher.classes, teacher.columns_C), found
 
 
 def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
@@ -250,26 +331,36 @@ def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
     Args:
         splits: the rows that it has answered, with `label`; train and validation among them.
     """
-    train_labels, labels_N = (np.asarray(splits[name]["label"][:]) for name in ("train", "validation"))
+    train_labels = np.asarray(labelled(splits["train"])["label"][:])
+    labels_N = np.asarray(splits["validation"]["label"][:])
     accuracy = float((answers.logits["validation"].argmax(-1) == labels_N).mean())
     majority = float((labels_N == np.bincount(train_labels).argmax()).mean())
     if accuracy > majority:
-        return []
+        return [*answers.seen]
     return [
+        *answers.seen,
         f"the teacher's accuracy on the validation rows, {accuracy:.3f}, is not above that of the most frequent class, "
-        f"{majority:.3f}: it was made for other data, or its classes mean something else"
+        f"{majority:.3f}: it was made for other data, or its classes mean something else",
     ]
 
 
 def report(
-    answers: Answers, splits: Mapping[str, Dataset], probabilities: Mapping[str, np.ndarray], *, resamples: int
+    answers: Answers,
+    splits: Mapping[str, Dataset],
+    probabilities: Mapping[str, np.ndarray],
+    *,
+    resamples: int,
+    shown: Callable[[str], str] = str,
 ) -> dict[str, Any]:
     """What result.json says of the teacher: its metrics, the student's accuracy minus its own, and doubts.
+
+    Of several these are of all together, and `members` tells each one's weights and accuracy.
 
     Args:
         splits: the rows, by split: train, and those that were evaluated. The last one is judged by.
         probabilities: the student's of the evaluated splits, shape (N, C).
         resamples: of the intervals.
+        shown: makes of a teacher's name what others are told.
     """
     metrics, right = {}, {}
     for split in probabilities:
@@ -288,7 +379,9 @@ def report(
         )
         logger.warning(notes[-1])
     return {
+        "name": " + ".join(map(shown, answers.names)),
         "weights": answers.weights,
+        "members": [_member(one, splits, list(probabilities), shown) for one in answers.members] or None,
         "logits_reused": answers.reused,
         "live": answers.live is not None,
         "metrics": metrics,
@@ -296,6 +389,19 @@ def report(
         "retention": _ratio(*(float(rows.mean()) for rows in right[judged])),
         "agreement": float((probabilities[judged].argmax(-1) == answers.logits[judged].argmax(-1)).mean()),
         "notes": notes,
+    }
+
+
+def _member(
+    one: Answers, splits: Mapping[str, Dataset], evaluated: Sequence[str], shown: Callable[[str], str]
+) -> dict[str, Any]:
+    """What result.json says of one of several teachers."""
+    right = {split: one.logits[split].argmax(-1) == np.asarray(splits[split]["label"][:]) for split in evaluated}
+    return {
+        "name": shown(one.names[0]),
+        "weights": one.weights,
+        "logits_reused": one.reused,
+        "accuracy": {split: float(rows.mean()) for split, rows in right.items()},
     }
 
 

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,10 @@ def test_every_format_says_the_same(classifier: Classifier, rows: Path) -> None:
     with files[0].open(newline="") as file:
         assert [row["predicted"] for row in csv.DictReader(file)] == table["predicted"].to_pylist()
     assert files[3].read_bytes() == files[0].read_bytes()
+    predict(classifier, Source(str(rows)), files[2], digests=True)
+    keyed = pq.read_table(files[2])
+    assert keyed["digest"].to_pylist() == [sha256(f"a good film {i}".encode()).hexdigest() for i in range(5)]
+    assert keyed.drop_columns("digest").equals(table)
 
 
 def test_bad_rows_leave_nothing_behind(classifier: Classifier, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from ranks import run_in_two_processes
 from safetensors.torch import load_file
 from small_runs import picture_folder, small_recipe, stop_after, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
@@ -22,8 +25,10 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.planning import plan
+from hf_finetune.preparation import load_splits, prepare
 from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.training.distillation_choices import DecoupledKD, HardLabel, MatchLogits, SoftTargets
+from hf_finetune.training.probe import Choice
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 KINDS = (SoftTargets(3.0), HardLabel(0.1), MatchLogits(0.1), DecoupledKD(weight=0.1))
@@ -58,6 +63,14 @@ def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tens
 
 def result_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
+
+
+def rehearsed(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """The weights that a run of the recipe ends with, without what is saved and judged: in half the time."""
+    prepared = prepare(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, _, _ = pipeline.rehearse(prepared, Path(folder), Choice(prepared.kernels))
+    return {name: tensor.detach().clone() for name, tensor in trainer.trained_model().state_dict().items()}
 
 
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -139,6 +152,130 @@ def test_a_run_of_ours_can_teach(texts: Recipe, tmp_path: Path) -> None:
     trained(texts, tmp_path / "third", objective=Distill(teacher=str(tmp_path / "second")))
     third = result_of(tmp_path / "third")["teacher"]["metrics"]["validation"]["accuracy"]
     assert third == result_of(tmp_path / "second")["metrics"]["validation"]["accuracy"]
+
+
+def test_two_teachers(texts: Recipe, tmp_path: Path) -> None:
+    """Their mean is what result.json judges, and the card names both."""
+    other = tiny_text_checkpoint(tmp_path / "electra", "electra")
+    load_classifier(str(other), task="text-classification", labels=("bad", "good"), seed=8).model.save_pretrained(other)
+    both = dataclasses.replace(texts.objective, teacher=(texts.objective.teacher, str(other)))
+    trained(texts, tmp_path / "both", objective=both)
+    found, card = result_of(tmp_path / "both")["teacher"], (tmp_path / "both" / "README.md").read_text()
+    assert found["name"] == "roberta + electra" and [m["name"] for m in found["members"]] == ["roberta", "electra"]
+    assert len({found["weights"], *(m["weights"] for m in found["members"])}) == 3
+    assert "taught by `roberta + electra`" in card and "| objective.teacher | `roberta + electra` |" in card
+    assert str(tmp_path) not in card
+
+
+def test_a_run_killed_while_the_teacher_answers_goes_on(
+    texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the parts that were there: it asks about the others alone, and trains to the same weights, to the bit."""
+    monkeypatch.setitem(teacher.PART_ROWS, "text", 16)
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "whole"))
+    straight = rehearsed(texts)
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "killed"))
+    answer, asked = teacher.predict_logits, []
+
+    def killed(model: Any, rows: Any, *args: Any, **options: Any) -> Any:
+        if len(asked) == 2:
+            asked.append(0)
+            raise KeyboardInterrupt
+        asked.append(len(rows))
+        return answer(model, rows, *args, **options)
+
+    monkeypatch.setattr(teacher, "predict_logits", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rehearsed(texts)
+    assert furthest(straight, rehearsed(texts)) == 0.0
+    # 54 training rows and 6 of validation.
+    assert asked == [16, 16, 0, 16, 6, 6]
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from hf_finetune import codec, pipeline
+from hf_finetune.preparation import prepare
+from hf_finetune.recipe import Model, Recipe, TextData
+from hf_finetune.training.probe import Choice
+
+folder = Path(sys.argv[1])
+for name in ("kept", "live"):
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    prepared = prepare(codec.merge(blank, json.loads((folder / f"{name}.json").read_text())))
+    trainer, _, found = pipeline.rehearse(prepared, folder / name, Choice(prepared.kernels))
+    assert trainer.args.world_size == 2 and (found["answers"].live is not None) == (name == "live")
+    torch.save(trainer.trained_model().state_dict(), folder / f"{name}-{trainer.args.process_index}.pt")
+"""
+
+
+def test_two_processes_ask_as_one(texts: Recipe, tmp_path: Path) -> None:
+    """Kept or live, the two end with the weights of one process with kept answers."""
+    recipe = dataclasses.replace(
+        texts,
+        model=dataclasses.replace(texts.model, dropout=0.0),
+        optim=Optim(word_embeddings="dense"),
+        data=dataclasses.replace(texts.data, unlabelled=("train",), max_train_rows=20),
+    )
+    live = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, augment=(Sometimes(SwapWords(), p=0.0),)))
+    for name, one in (("kept", recipe), ("live", live)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(codec.to_plain(one)))
+    alone = rehearsed(recipe)
+    run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path)
+    for name in ("kept", "live"):
+        first, second = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
+        assert furthest(first, second) == 0.0
+        assert max(float((first[n] - alone[n]).abs().max()) for n in alone if not n.endswith("key.bias")) < 1e-3
+
+
+def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `predict --digests` writes teaches as the classifier itself: the probabilities of all rows, carved or not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    big, given = texts.objective.teacher, tmp_path / "given.parquet"
+    cli.COMMANDS["predict"]([big, texts.data.path, "--output", given.name, "--digests", "--precision", "float32"])
+    # Logits are known but for a constant.
+    soft = {"kinds": (SoftTargets(), HardLabel(0.1))}
+    asked, found = (
+        rehearsed(dataclasses.replace(texts, objective=dataclasses.replace(texts.objective, teacher=name, **soft)))
+        for name in (big, str(given))
+    )
+    assert furthest(asked, found) < 1e-4
+    augmented = dataclasses.replace(texts.data, augment=(SwapWords(),))
+    taught = dataclasses.replace(texts, objective=Distill(teacher=str(given)))
+    with pytest.raises(
+        InputError, match=r"^data.augment: expected none beside .*given.parquet, which answers the rows as"
+    ):
+        prepare(dataclasses.replace(taught, data=augmented))
+    pq.write_table(pq.read_table(given).slice(1), given)
+    teacher.forget()
+    with pytest.raises(
+        InputError, match=r"given.parquet has no answer to 1 of the \d+ rows of (train|validation), the"
+    ):
+        prepare(taught)
+
+
+def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
+    """20 rows of a further file, two of them scored ones: taught with their stored copies, and no part of the baselines."""
+    carved = load_splits(texts).validation["text"][:2]
+    lines = ["text", *carved, *(f"{row['text']} indeed" for row in text_rows(18, seed=5))]
+    (tmp_path / "more.csv").write_text("\n".join(lines))
+    data = dataclasses.replace(
+        texts.data, unlabelled=(str(tmp_path / "more.csv"),), augment=(SwapWords(),), augment_copies=1
+    )
+    fields = {"train": dataclasses.replace(texts.train, num_train_epochs=1.0), "data": data}
+    fields |= {"evaluate": dataclasses.replace(texts.evaluate, baselines=True)}
+    fields |= {"batching": dataclasses.replace(texts.batching, sampling="balanced")}
+    assert plan(dataclasses.replace(texts, **fields))["steps"] == 18
+    trained(texts, tmp_path / "run", **fields)
+    result = result_of(tmp_path / "run")
+    assert result["rows"] == {"train": 54, "unlabelled": 18, "validation": 6} and result["steps"] == 18
+    assert result["data"]["unlabelled"] == {"rows": 18, "evaluated": 2, "repeated": 0}
+    assert result["augmentation"]["training_rows"] == 144 and sum(result["data"]["rows_per_class"].values()) == 54
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "18 rows of more.csv for the teacher to answer; left out: 2 that are scored" in card
 
 
 @pytest.mark.parametrize(
@@ -243,6 +380,8 @@ def test_plan(texts: Recipe) -> None:
         ({"kinds": (HardLabel(), SoftTargets(0.0))}, {}, r"objective.kinds.1..temperature: expected a number above 0"),
         ({"kinds": (DecoupledKD(beta=-1.0),)}, {}, r"objective.kinds.0..beta: expected 0 or more"),
         ({"kinds": (HardLabel(-1.0),)}, {}, r"objective.kinds.0..weight: expected 0 or more"),
+        ({"teacher": ("big", "big")}, {}, "objective.teacher: expected one name or several, each once"),
+        ({"teacher": ()}, {}, "objective.teacher: expected one name or several"),
         ({"labels_weight": -0.5}, {}, "objective.labels_weight: expected 0 or more"),
         ({"mix": (Mixup(),)}, {}, r"objective.mix: expected none beside a teacher, .* got 'Mixup\(\)'"),
     ],
@@ -269,6 +408,16 @@ def test_views_are_asked_about_in_this_process_alone(texts: Recipe) -> None:
         check(recipe)
 
 
+def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:
+    data = dataclasses.replace(texts.data, unlabelled=("more.csv",))
+    with pytest.raises(
+        InputError, match=r"data.unlabelled: expected none without a teacher who answers the rows, --tea"
+    ):
+        check(dataclasses.replace(texts, data=data, objective=Supervised()))
+    job, _ = jobs.train_job(["nowhere", "--text", "a", "--teacher", "big", "--unlabelled", "b.csv", "c.csv"], "x")
+    assert job.recipe.data.unlabelled == ("b.csv", "c.csv")
+
+
 def test_copies_of_pictures_are_refused(texts: Recipe) -> None:
     data = ImageData(path="x", augment=(Flip(),), augment_copies=1)
     with pytest.raises(InputError, match=r"data.augment_copies: expected 0 for pictures beside a teacher"):
@@ -286,6 +435,8 @@ def test_copies_of_pictures_are_refused(texts: Recipe) -> None:
         ),
         (["--teacher", "big", "--objective.kinds.0.temperature", "5"], Distill(teacher="big", kinds=(SoftTargets(5.0),), label_smoothing=0.1)),
         (["--objective", "{type: Distill, teacher: big}"], Distill(teacher="big")),
+        (["--teacher", "big", "bigger"], Distill(teacher=("big", "bigger"), label_smoothing=0.1)),
+        (["--objective", "{type: Distill, teacher: [big, bigger]}"], Distill(teacher=("big", "bigger"))),
         (["--objective.label-smoothing", "0.2"], Supervised(label_smoothing=0.2)),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_finetune import store
-from hf_finetune.store import NoStore, building, find, folder_of, hold
+from hf_finetune.store import NoStore, building, find, folder_of, growing, hold
 
 
 @pytest.fixture
@@ -163,3 +163,42 @@ def test_folder_depends_on_every_part(tmp_path: Path, monkeypatch: pytest.Monkey
     one = folder_of("letters", {"a": 1, "b": 2})
     assert one == folder_of("letters", {"b": 2, "a": 1}) != folder_of("letters", {"a": 1, "b": 3})
     assert one.parent == tmp_path / "letters"
+
+
+def test_what_a_killed_run_has_written_is_there(folder: Path) -> None:
+    """Files one by one; the manifest names them all once the block ends; of two that fill it, the second changes nothing."""
+    fields = {"needed": 6, "budget_gb": 1.0, "about": {"half": 3}}
+    with pytest.raises(KeyboardInterrupt), growing(folder, **fields) as unfinished:
+        (unfinished / "data").write_bytes(b"abc")
+        # Killed while it wrote, and once more as it ended.
+        (unfinished / ".other.x").write_bytes(b"x")
+        (unfinished / store.MANIFEST).write_text("{}")
+        raise KeyboardInterrupt
+    assert find(folder, read) is None and names(folder.parents[1]) == [".growing-abc"]
+    with growing(folder, **fields) as unfinished:
+        assert (unfinished / "data").read_bytes() == b"abc"
+        (unfinished / "data").write_bytes(b"abcdef")
+    assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
+    assert list(store.manifest(folder)["files"]) == ["data"] and not (folder / ".other.x").exists()
+    with growing(folder, **fields) as unfinished:
+        (unfinished / "data").write_bytes(b"other")
+    assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
+
+
+def test_what_was_left_makes_room_in_its_turn(folder: Path) -> None:
+    """Not while it may be growing; nothing stays of one that finds no room."""
+    fields = {"budget_gb": 1e-8, "about": {}}
+    with pytest.raises(KeyboardInterrupt), growing(folder, needed=8, **fields) as unfinished:
+        (unfinished / "data").write_bytes(b"abcdefgh")
+        raise KeyboardInterrupt
+    other = folder.with_name("other")
+    write(other, budget_gb=1e-8, needed=6)
+    assert names(folder.parents[1]) == [".growing-abc", "other"]
+    shutil.rmtree(other)
+    for file in (unfinished / "data", unfinished):
+        os.utime(file, (1, 1))
+    write(other, budget_gb=1e-8, needed=6)
+    assert names(folder.parents[1]) == ["other"]
+    with pytest.raises(NoStore), growing(folder, needed=11, **fields):
+        pass
+    assert names(folder.parents[1]) == ["other"]

@@ -1,5 +1,6 @@
 """A teacher answers through its own tokenizer or processor, by the names of the classes, once; and is judged."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def classifier(folder: Path, family: str, labels: tuple[str, ...], *, seed: int 
 
 def ask(checkpoint: Path, rows: Dataset, kind: str = "text", *, budget_gb: float = 1.0) -> teacher.Answers:
     loaded = teacher.load_teacher(str(checkpoint), ("bad", "good"), kind, trust_remote_code=False)
-    return teacher.ask(loaded, {"validation": rows}, budget_gb=budget_gb)
+    return teacher.ask((loaded,), {"validation": rows}, budget_gb=budget_gb)
 
 
 def test_answers_are_those_of_its_own_tokenizer_in_the_order_of_the_data(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_answers_are_kept(tmp_path: Path, own_cache: Path) -> None:
     second = ask(checkpoint, rows)
     assert (first.reused, second.reused) == (False, True)
     assert np.array_equal(first.logits["validation"], second.logits["validation"]) and first.weights == second.weights
-    (kept,) = own_cache.glob("teacher/*/logits.npy")
+    (kept,) = own_cache.glob("teacher/*/00000.npy")
     kept.write_bytes(kept.read_bytes()[:-4] + b"\0\0\0\0")
     third = ask(checkpoint, rows)
     assert not third.reused and np.array_equal(first.logits["validation"], third.logits["validation"])
@@ -123,6 +124,52 @@ def test_no_classifier_is_refused(tmp_path: Path) -> None:
         ask(classifier(tmp_path, "bert", ("bad", "good")), image_rows(4), "image")
 
 
+def test_half_precision(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes of float32 and not its numbers, in a store of its own; refused where it would be emulated."""
+    checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(200)
+    exact = ask(checkpoint, rows).logits["validation"]
+    which = (str(checkpoint), ("bad", "good"), "text")
+    monkeypatch.setattr(teacher, "has_native_bf16", lambda _: True)
+    half = teacher.load_teacher(*which, trust_remote_code=False, precision="bf16")
+    found = teacher.ask((half,), {"validation": rows}, budget_gb=1.0)
+    assert not found.reused and len(list(own_cache.glob("teacher/*"))) == 2
+    difference = np.abs(found.logits["validation"] - exact).max()
+    assert 0 < difference < 0.05 and np.array_equal(found.logits["validation"].argmax(-1), exact.argmax(-1))
+    teacher.forget()
+    monkeypatch.setattr(teacher, "has_native_bf16", lambda _: False)
+    with pytest.raises(InputError, match=r"^objective.teacher_precision: expected float32 on this cpu, which does not"):
+        teacher.load_teacher(*which, trust_remote_code=False, precision="bf16")
+
+
+def test_several_teachers_answer_the_mean_of_their_probabilities(tmp_path: Path, own_cache: Path) -> None:
+    """Each in the order of the data, whatever its own; each kept by itself, so that another company finds it."""
+    one, other = (
+        classifier(tmp_path, family, labels)
+        for family, labels in (("bert", ("bad", "good")), ("roberta", ("good", "bad")))
+    )
+    rows, splits = text_rows(12), {"validation": text_rows(12)}
+    load = [teacher.load_teacher(str(c), ("bad", "good"), "text", trust_remote_code=False) for c in (one, other)]
+    alone = [ask(checkpoint, rows).logits["validation"] for checkpoint in (one, other)]
+    assert len(list(own_cache.glob("teacher/*"))) == 2
+    both = teacher.ask(load, splits, budget_gb=1.0)
+    assert both.reused and len(list(own_cache.glob("teacher/*"))) == 2
+    expected = sum(torch.from_numpy(logits).softmax(-1) for logits in alone) / 2
+    assert np.allclose(np.exp(both.logits["validation"]), expected.numpy(), atol=1e-6)
+    assert both.names == (str(one), str(other)) and [m.weights for m in both.members] == [t.weights for t in load]
+    assert both.weights not in {t.weights for t in load}
+    swapped = teacher.ask(load[::-1], splits, budget_gb=1.0)
+    assert np.allclose(swapped.logits["validation"], both.logits["validation"], atol=1e-6)
+    views = {"text": rows["text"][:], "text_pair": None}
+    assert np.allclose(teacher.LiveMean([teacher.Live(t) for t in load])(views), both.logits["validation"], atol=1e-5)
+
+
+def test_mean_of_teachers_by_hand() -> None:
+    """1/4 and 3/4, scaled logits and all, have the mean 1/2; a class that is impossible for all stays finite."""
+    one, other = np.log([[0.25, 0.75]]) + 5, np.log([[0.75, 0.25]])
+    assert np.allclose(teacher.mean_logits([one, other]), np.log([[0.5, 0.5]]))
+    assert np.isfinite(teacher.mean_logits([np.array([[0.0, -2000.0]])] * 2)).all()
+
+
 def answered(*classes: int) -> np.ndarray:
     return np.eye(2, dtype=np.float32)[list(classes)]
 
@@ -135,7 +182,7 @@ def test_report_by_hand() -> None:
         "test": Dataset.from_dict({"label": [0, 0, 1, 1]}),
     }
     answers = teacher.Answers(
-        "big", "hash", {"validation": answered(1, 0, 0, 0), "test": answered(0, 0, 1, 1)}, reused=True
+        ("big",), "hash", {"validation": answered(1, 0, 0, 0), "test": answered(0, 0, 1, 1)}, reused=True
     )
     student = {"validation": answered(0, 0, 0, 0), "test": answered(0, 0, 1, 0)}
     found = teacher.report(answers, splits, student, resamples=100)
@@ -147,5 +194,10 @@ def test_report_by_hand() -> None:
         "the teacher's accuracy on the validation rows, 0.500, is not above that of the most frequent"
     )
     assert worse.startswith("the teacher is less accurate on the validation rows, 0.500, than its student, 0.750")
-    good = teacher.Answers("big", "hash", answers.logits | {"validation": answered(0, 0, 0, 1)}, reused=True)
+    good = teacher.Answers(("big",), "hash", answers.logits | {"validation": answered(0, 0, 0, 1)}, reused=True)
     assert teacher.report(good, splits, student, resamples=100)["notes"] == []
+    assert found["members"] is None
+    pair = dataclasses.replace(answers, names=("a/big", "good"), members=(answers, good))
+    named = teacher.report(pair, splits, student, resamples=100, shown=lambda name: name[-3:])
+    assert named["name"] == "big + ood"
+    assert [m["accuracy"] for m in named["members"]] == [{"validation": v, "test": 1.0} for v in (0.5, 1.0)]

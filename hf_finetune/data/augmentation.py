@@ -33,14 +33,14 @@ class Population:
     names: tuple[str, ...]
     """Class names, index = number."""
     labels: np.ndarray
-    """Class of each row, shape (N,)."""
+    """Class of each row, shape (N,); -1 of one without a label."""
     texts: Sequence[str] = ()
     """Text of each row; () for pictures."""
 
     @cached_property
     def rows_per_class(self) -> np.ndarray:
         """Shape (C,)."""
-        return np.bincount(self.labels, minlength=len(self.names))
+        return np.bincount(self.labels[self.labels >= 0], minlength=len(self.names))
 
     @cached_property
     def rows_of(self) -> list[np.ndarray]:

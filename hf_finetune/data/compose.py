@@ -68,7 +68,8 @@ class Sometimes:
     p: float = 0.5
     """Probability of each row."""
     by_class: Literal["all", "rare"] = "all"
-    """all: p for every row. rare: p for rows of the rarest class, less for the others, in proportion to how rare they are."""
+    """all: p for every row. rare: p for rows of the rarest class, less for the others, in proportion to how rare they are;
+    rows without a label count as those of the most frequent class."""
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
@@ -79,7 +80,8 @@ class Sometimes:
         p = np.full(len(batch), self.p)
         if self.by_class == "rare" and batch.population is not None and batch.labels is not None:
             counts = batch.population.rows_per_class
-            p = p * counts[counts > 0].min() / np.maximum(counts[batch.labels], 1)
+            own = np.where(batch.labels < 0, counts.max(), counts[batch.labels])
+            p = p * counts[counts > 0].min() / np.maximum(own, 1)
         chosen = np.array([r.random() for r in rngs]) < p
         return _on(np.flatnonzero(chosen), self.operation, batch, rngs)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ from hf_finetune.data.class_folder import Kind
 from hf_finetune.data.columns import choose_columns, listed, require_columns
 from hf_finetune.data.files import Column
 from hf_finetune.data.roles import named_split, splits_for, train_split
-from hf_finetune.data.rows import ClassIds, Unusable, has_labels, read_rows, to_dataset, to_table
+from hf_finetune.data.rows import UNLABELLED, ClassIds, Unusable, has_labels, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Layout, Split, locate
 from hf_finetune.data.splits import order_classes, row_digests
 from hf_finetune.errors import InputError
@@ -36,6 +38,7 @@ class Part:
     table: pa.Table
     digests: list[bytes]
     labels_N: np.ndarray
+    """Class of each row."""
 
     def where(self, mask_N: np.ndarray) -> Part:
         """The rows of a mask, in order."""
@@ -52,6 +55,8 @@ class Labelled:
     labels: tuple[str, ...]
     columns: dict[str, str]
     notes: Notes
+    unlabelled: Part | None = None
+    """Rows of further files, whose labels were not looked at, in the columns of train; None: none were named."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,17 @@ def read_labelled(
     validation: str | None,
     test: str | None,
     encoding: str,
+    unlabelled: Sequence[str] = (),
     unusable: dict[str, list[Unusable]] | None = None,
 ) -> Labelled:
     """The labelled splits as the data have them; see `load.load`, and `load_undivided` for `unusable`."""
     notes = Notes()
 
-    def open_path(other: str, config_name: str | None = None, revision: str | None = None) -> Layout:
-        return locate(other, kind=kind, labelled=True, config_name=config_name, revision=revision, encoding=encoding)
+    def open_path(
+        other: str, config_name: str | None = None, revision: str | None = None, *, labelled: bool = True
+    ) -> Layout:
+        which = {"config_name": config_name, "revision": revision, "encoding": encoding}
+        return locate(other, kind=kind, labelled=labelled, **which)
 
     layout = open_path(path, config_name, revision)
     for note in layout.notes:
@@ -104,7 +113,9 @@ def read_labelled(
         sources |= _own_validation(layout, list(sources.values()), path)
     if test is None:
         sources |= _own_test(layout, list(sources.values()), notes)
-    read = list(sources.values())
+    open_bare = partial(open_path, labelled=False)
+    further = [named_split(layout, name, "--unlabelled", path, open_bare) for name in unlabelled]
+    read = [*sources.values(), *further]
     if unused := [name for name, split in layout.splits.items() if not any(split.same_rows(r) for r in read)]:
         notes.take(f"splits not used: {listed(unused)}")
     for role, split in list(sources.items()):
@@ -117,10 +128,10 @@ def read_labelled(
             del sources[role]
             notes.take(f"{role}: no row of {split.name} has a label (all are -1 or empty), so it is not scored")
 
-    for note in dict.fromkeys(note for split in sources.values() for note in split.notes):
+    for note in dict.fromkeys(note for split in (*sources.values(), *further) for note in split.notes):
         notes.take(note)
     parts, labels = _read_all(sources, chosen, notes, unusable)
-    return Labelled(sources, parts, labels, chosen, notes)
+    return Labelled(sources, parts, labels, chosen, notes, _read_further(further, chosen, train_source.place))
 
 
 def load_undivided(
@@ -239,6 +250,19 @@ def _read_all(
         if role != "train":
             tables[role] = table_of(role, ClassIds(labels, "the training rows"))
     return {role: Part(table, row_digests(table), table["label"].to_numpy()) for role, table in tables.items()}, labels
+
+
+def _read_further(splits: Sequence[Split], chosen: dict[str, str], like: str) -> Part | None:
+    """Rows whose labels are not looked at, in the columns of the training rows, which were read from `like`."""
+    if not splits:
+        return None
+    columns = {name: column for name, column in chosen.items() if name != "label"}
+    for split in splits:
+        require_columns(columns, split.columns, place=split.place, like=like)
+    table = to_table([part for split in splits for part in read_rows(split, columns, None)])
+    labels_N = np.full(len(table), UNLABELLED, dtype=np.int64)
+    table = table.add_column(table.column_names.index("row"), "label", pa.array(labels_N))
+    return Part(table, row_digests(table), labels_N)
 
 
 def _renumbered(table: pa.Table, numbers: np.ndarray) -> pa.Table:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -12,6 +13,7 @@ from datasets import Dataset
 from hf_finetune.data.class_folder import Kind
 from hf_finetune.data.columns import IMAGES, choose_columns, listed
 from hf_finetune.data.from_hub import hub_columns
+from hf_finetune.data.further_rows import joined, without_repeats
 from hf_finetune.data.labelled import Notes, Part, read_labelled, say_inferred
 from hf_finetune.data.roles import split_to_read
 from hf_finetune.data.rows import ClassIds, has_labels, read_rows, to_dataset, to_table
@@ -46,6 +48,9 @@ class Splits:
     """By split, its rows whose exact input is in train as well."""
     notes: tuple[str, ...]
     """What was inferred, carved and ignored."""
+    unlabelled: dict[str, int] | None = None
+    """Of the rows without a label, which stand behind the others in train with the label -1: how many they are, and how
+    many were left out, see `further_rows.without_repeats`. None: none were named."""
 
 
 def load(
@@ -64,6 +69,7 @@ def load(
     test_fraction: float = 0.0,
     split_seed: int = 0,
     max_train_rows: int | None = None,
+    unlabelled: Sequence[str] = (),
     encoding: str = "utf-8",
 ) -> Splits:
     """Find, read, check and divide labelled rows.
@@ -77,6 +83,8 @@ def load(
         validation, test: name of a split of the data, or a path of its own.
         validation_fraction, test_fraction: share of the distinct inputs that is carved off.
         max_train_rows: at most this many rows stay in train, drawn after the carving.
+        unlabelled: names of splits of the data, or paths, of rows whose labels are not looked at; train itself may be one
+            of them, for the rows that were not drawn.
 
     Raises:
         InputError: for whatever keeps the rows from being used, naming file, row or field, and the remedy.
@@ -90,6 +98,7 @@ def load(
         validation=validation,
         test=test,
         encoding=encoding,
+        unlabelled=unlabelled,
     )
     parts, labels, notes, train_source = read.parts, read.labels, read.notes, read.sources["train"]
     for role, fraction, stream in (("test", test_fraction, TEST), ("validation", validation_fraction, VALIDATION)):
@@ -106,6 +115,9 @@ def load(
         )
         notes.take(f"train: {max_train_rows} of {rows} rows drawn, each class by its share (split_seed {split_seed})")
     duplicates = _count_duplicates(parts, notes)
+    counts = None
+    if read.unlabelled is not None:
+        parts["train"], counts = _with_unlabelled(parts, read.unlabelled, unlabelled, notes)
     contents = {
         role: (parts[role].digests, parts[role].labels_N) for role in ("train", "validation", "test") if role in parts
     }
@@ -120,7 +132,23 @@ def load(
         fingerprint=mark,
         duplicates=duplicates,
         notes=tuple(notes),
+        unlabelled=counts,
     )
+
+
+def _with_unlabelled(
+    parts: dict[str, Part], extra: Part, names: Sequence[str], notes: Notes
+) -> tuple[Part, dict[str, int]]:
+    left, counts = without_repeats(extra, parts)
+    where = listed([Path(name).name for name in names])
+    out = (
+        f"{counts['evaluated']} that are scored, {counts['repeated']} that repeat a training row or one another, "
+        "exactly alike"
+    )
+    if not counts["rows"]:
+        raise InputError(f"--unlabelled {where}: no row is left, without {out}; name other rows, or leave it out")
+    notes.take(f"unlabelled: {counts['rows']} rows of {where} for the teacher to answer; left out: {out}")
+    return joined(parts["train"], left), counts
 
 
 def _carved(

@@ -31,6 +31,10 @@ FEATURES = {
     "row": Value("int64"),
 }
 
+# The class of a row that has none, as GLUE's test sets have it. Not -100: the Trainer would leave such rows out of the number
+# that a step's loss is divided by.
+UNLABELLED = -1
+
 Columns = dict[str, pa.Array]
 # Row of a chunk -> what is wrong with it.
 Faults = dict[int, str]

@@ -38,24 +38,29 @@ def class_quotas(counts_C: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 
 class ClassDraw:
-    """Draws the rows of an epoch by `class_quotas`: rows of rare classes come several times, some of common ones not.
+    """Draws the rows of an epoch by `class_quotas`: rows of rare classes come several times, some of common ones not. Rows
+    without a label (-1) come once each.
 
     A class with n rows and a quota q gives every row q // n times, and q % n of its rows, drawn anew for each epoch, once
     more. So a row comes at most once more than another of its class, and over the epochs all have their turn.
 
     Args:
-        labels_N: class of each row, shape (N,).
+        labels_N: class of each row, shape (N,); -1: none.
         sampling: see `class_quotas`.
     """
 
     def __init__(self, labels_N: np.ndarray, sampling: Sampling) -> None:
-        counts_C = np.bincount(labels_N)
+        counts_C = np.bincount(labels_N[labels_N >= 0])
         self.quota_C = class_quotas(counts_C, sampling)
-        self._rows = np.split(np.argsort(labels_N, kind="stable"), np.cumsum(counts_C)[:-1])
+        # Those without a label come first in this order.
+        unlabelled, *by_class = np.split(
+            np.argsort(labels_N, kind="stable"), np.cumsum([int((labels_N < 0).sum()), *counts_C])[:-1]
+        )
+        self._rows, self._unlabelled = by_class, unlabelled
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
         """Rows of one epoch in random order, shape (N,)."""
-        drawn = []
+        drawn = [self._unlabelled]
         for rows, quota in zip(self._rows, self.quota_C, strict=True):
             if len(rows):
                 times, more = divmod(int(quota), len(rows))

@@ -24,10 +24,11 @@ class TaughtRows(torch.utils.data.Dataset):
 
     Args:
         rows: the rows.
-        teacher_NC: the teacher's logits of the same rows, shape (N, C).
+        teacher_NC: the teacher's logits of the same rows, shape (N, C); or what gives those of rows (B,) when it is indexed by
+            their numbers, see `answers.kept.Logits`.
     """
 
-    def __init__(self, rows: Rows, teacher_NC: np.ndarray) -> None:
+    def __init__(self, rows: Rows, teacher_NC: Any) -> None:
         assert len(rows) == len(teacher_NC), "a row without a teacher's answer"
         self.rows, self.teacher_NC = rows, teacher_NC
 
@@ -35,7 +36,7 @@ class TaughtRows(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.rows[index], COLUMN: self.teacher_NC[index]}
+        return {**self.rows[index], COLUMN: self.teacher_NC[np.array([index])][0]}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         return {**self.rows.__getitems__(indices), COLUMN: self.teacher_NC[np.asarray(indices)]}

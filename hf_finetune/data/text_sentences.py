@@ -50,7 +50,7 @@ class MixHalves:
         expect(self, "p", 0, 1)
 
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of two halves; one that is alone in its class, or of fewer than two words, stays itself.
+        """Texts of two halves; one that is alone in its class, has none, or is of fewer than two words, stays itself.
 
         Raises:
             InputError: for pairs of texts, or without the training rows and their classes.
@@ -66,7 +66,7 @@ class MixHalves:
         rngs = each(rng, len(batch))
         texts = []
         for text, label, r in zip(batch.texts, batch.labels.tolist(), rngs, strict=True):
-            rows = batch.population.rows_of[label]
+            rows = batch.population.rows_of[label] if label >= 0 else np.array([])
             texts.append(self._mixed(text, batch.population.texts, rows, r) if r.random() < self.p else text)
         return replace(batch, texts=texts)
 

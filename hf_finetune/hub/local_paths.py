@@ -15,7 +15,9 @@ _INSIDE = re.compile(
     rf"|(?<![\w.~/\\:-])(?P<bare>{_START}[^\s'\"`,;()\[\]{{}}<>|]+)"
 )
 # Fields of a recipe whose value is a path when it is not an id on the Hub.
-_PATH_FIELDS = frozenset({"path", "validation", "test", "checkpoint", "there", "back", "teacher", "output"})
+_PATH_FIELDS = frozenset(
+    {"path", "validation", "test", "unlabelled", "checkpoint", "there", "back", "teacher", "output"}
+)
 # Class names are the user's own words, whatever they look like.
 _KEPT_FIELDS = frozenset({"labels"})
 

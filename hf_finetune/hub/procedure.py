@@ -77,7 +77,7 @@ def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]
     if isinstance(recipe.objective, Distill):
         shown["objective.kinds"] = ", ".join(map(spelled, recipe.objective.kinds))
         # By its name: where it lay on this machine tells nobody anything.
-        shown["objective.teacher"] = (result.get("teacher") or {}).get("name", recipe.objective.teacher)
+        shown["objective.teacher"] = (result.get("teacher") or {}).get("name", " + ".join(recipe.objective.teachers))
     if head := result.get("head"):
         start = "fitted to the untrained network's features" if head["fitted"] else "random weights"
         shown["the head's start"] = f"{start}; a fit explains {head['explained']:.2f} of the labels' entropy"

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from hf_finetune.data.taught_rows import COLUMN, Answer, TaughtRows, TaughtViews, with_teacher
+from hf_finetune.data.taught_rows import COLUMN, TaughtRows, TaughtViews, with_teacher
 from hf_finetune.data.views import Views
 from hf_finetune.training.distillation_choices import DistillationKind
 from hf_finetune.training.losses import WeightedLoss
@@ -27,7 +26,7 @@ class Taught:
     """The labels of a micro-batch's rows, and what the teacher says of them."""
 
     labels_B: torch.Tensor
-    """Class indices."""
+    """Class indices; -1 of rows without a label."""
     teacher_BC: torch.Tensor
     """The teacher's logits."""
 
@@ -40,7 +39,8 @@ class DistillationLoss:
     """Sum over rows of what they cost against the labels and against the teacher; stands in the place of a `WeightedLoss`.
 
     Class weights and the adjustment of logits are of the labels' part alone: the teacher answers rare classes as it does. A
-    DeiT has a head for each part: its class token is asked for the labels, its distillation token for the teacher.
+    DeiT has a head for each part: its class token is asked for the labels, its distillation token for the teacher. Rows
+    without a label have no part of the labels; where a kind asks for one, the class that the teacher answers stands in.
     """
 
     labels: WeightedLoss
@@ -57,9 +57,11 @@ class DistillationLoss:
             taught: of the same rows.
         """
         own_BC, distilled_BC = logits.unbind(1) if logits.dim() == 3 else (logits, logits)
-        total = sum((kind.weight * kind(distilled_BC, taught.teacher_BC, taught.labels_B)).sum() for kind in self.kinds)
+        has_label_B = taught.labels_B >= 0
+        labels_B = torch.where(has_label_B, taught.labels_B, taught.teacher_BC.argmax(-1))
+        total = sum((kind.weight * kind(distilled_BC, taught.teacher_BC, labels_B)).sum() for kind in self.kinds)
         if self.labels_weight:
-            total = total + self.labels_weight * self.labels(own_BC, taught.labels_B)
+            total = total + self.labels_weight * (self.labels.of_rows(own_BC, labels_B) * has_label_B).sum()
         return total
 
 
@@ -68,7 +70,7 @@ class DistillationTrainer(ClassifierTrainer):
 
     Args:
         model, args: see `ClassifierTrainer`.
-        teacher: the teacher's logits of the training rows, in their order, shape (N, C); with `augmentation`, what answers
+        teacher: the teacher's logits of the training rows, in their order, see `TaughtRows`; with `augmentation`, what answers
             the views as they come up.
         loss: of labels and teacher.
         fields: all others of `ClassifierTrainer`. Not `mix`: the teacher sees no mixed rows.
@@ -79,7 +81,7 @@ class DistillationTrainer(ClassifierTrainer):
         model: nn.Module,
         args: TrainingArguments,
         *,
-        teacher: np.ndarray | Answer,
+        teacher: Any,
         loss: DistillationLoss,
         **fields: Any,
     ) -> None:
@@ -92,7 +94,7 @@ class DistillationTrainer(ClassifierTrainer):
         if isinstance(rows, Views):
             assert callable(self.teacher), "the teacher has seen the rows as they are"
             return TaughtViews(rows, self.teacher)
-        assert isinstance(self.teacher, np.ndarray)
+        assert not callable(self.teacher), "the teacher answers views, and the rows have none"
         return TaughtRows(rows, self.teacher)
 
     def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:

@@ -60,7 +60,7 @@ class MatchLogits:
 @dataclass(frozen=True)
 class DecoupledKD:
     """Soft targets in two parts: how likely the label is, and how likely each other class is among the others
-    (arXiv:2203.08679)."""
+    (arXiv:2203.08679). Of a row without a label, the class that the teacher answers."""
 
     temperature: float = 4.0
     """As of SoftTargets."""

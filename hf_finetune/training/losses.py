@@ -108,7 +108,11 @@ class WeightedLoss:
     """Added to the logits, shape (C,): tau times the logarithm of each class's share (arXiv:2007.07314). None: nothing."""
 
     def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
-        """Scalar, in nats.
+        """Scalar, in nats: the sum of `of_rows`."""
+        return self.of_rows(logits_BC, labels_B).sum()
+
+    def of_rows(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """Shape (B,), in nats.
 
         Args:
             logits_BC: shape (B, C).
@@ -119,9 +123,9 @@ class WeightedLoss:
         weights_C = None if self.weights_C is None else self.weights_C.to(logits_BC.device)
         if labels_B.dim() == 2:
             # Linear: each class of the mixture counts with its own weight.
-            return self.rows(logits_BC, labels_B if weights_C is None else labels_B * weights_C).sum()
+            return self.rows(logits_BC, labels_B if weights_C is None else labels_B * weights_C)
         losses_B = self.rows(logits_BC, labels_B)
-        return (losses_B if weights_C is None else losses_B * weights_C[labels_B]).sum()
+        return losses_B if weights_C is None else losses_B * weights_C[labels_B]
 
 
 CROSS_ENTROPY = WeightedLoss()

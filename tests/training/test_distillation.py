@@ -46,6 +46,17 @@ def test_each_of_two_heads_has_its_own_part() -> None:
     assert torch.allclose(logits_BHC.grad, torch.tensor([[[-1.0, 1.0], [0.375, -0.375]]]))
 
 
+def test_a_row_without_a_label() -> None:
+    """It costs what the kinds say, with the class that the teacher answers where one asks for a label; its neighbour more."""
+    kinds = (MatchLogits(weight=2.0), DecoupledKD(temperature=1.0, alpha=1.0, weight=1.0))
+    loss = DistillationLoss(WeightedLoss(weights_C=torch.tensor([1.0, 0.25])), 2.0, kinds)
+    target = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    alone = float(loss(STUDENT, Taught(torch.tensor([-1]), TEACHER)))
+    assert alone == pytest.approx(LN3**2 + target)
+    both = Taught(torch.tensor([-1, 1]), TEACHER.expand(2, 2))
+    assert float(loss(STUDENT.expand(2, 2), both)) == pytest.approx(2 * alone + 2 * 0.25 * LN2)
+
+
 LOSS = DistillationLoss(
     WeightedLoss(weights_C=torch.tensor([1.6, 0.4])),
     0.5,
@@ -69,10 +80,13 @@ def losses(trainer: DistillationTrainer) -> list[float]:
 
 
 def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
-    """13 rows in steps of 7 and 6, cut into unequal thirds: each loss by hand, from the logits of its very rows."""
+    """13 rows in steps of 7 and 6, cut into unequal thirds, some without a label: each loss by hand, from the logits of its
+    very rows."""
     loss = DistillationLoss(WeightedLoss(), 3.0, (MatchLogits(2.0),))
     fields = {"rows": 13, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
     trainer = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, loss=loss, **f), **fields)
+    some = [label if i % 3 else -1 for i, label in enumerate(trainer.train_dataset["label"][:])]
+    trainer.train_dataset = trainer.train_dataset.remove_columns("label").add_column("label", some)
     trainer.train()
     rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
     steps = trainer.get_train_dataloader().batch_sampler.step_rows()
@@ -82,7 +96,8 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
         with torch.no_grad():
             logits = trainer.model.eval()(**batch).logits
         squares = (logits - torch.from_numpy(trainer.teacher[step])).square().mean(-1)
-        expected = (3 * cross_entropy(logits, labels) + 2 * squares).sum() / len(step)
+        known = labels >= 0
+        expected = (3 * cross_entropy(logits[known], labels[known]).sum() + 2 * squares.sum()) / len(step)
         assert logged == pytest.approx(float(expected), abs=1e-4)
 
 

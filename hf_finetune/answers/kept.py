@@ -1,0 +1,185 @@
+"""Answers in a store on the disk, a chunk of rows at a time: read where they lie, and found again by a run that was killed.
+
+Up to `MANY` classes the logits themselves are kept, in float32. Of more classes the `TOP` likeliest of each row, as logarithms
+of their probabilities in float16, and the probability that is left, which counts as spread evenly over the other classes: no
+probability is then off by more than 5e-4 for the rounding, and the likeliest class stays the likeliest. A run that computes
+the answers uses them as they are kept, so that the next one trains the same.
+
+Legend: N rows, n rows of a chunk, B rows that are asked for, C classes, K = `TOP`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from hf_finetune import store
+from hf_finetune.codec import write_bytes
+from hf_finetune.evaluation.metrics import softmax
+
+logger = logging.getLogger("hf_finetune.run")
+
+# Raised whenever the same rows come to be answered otherwise, or answers to be kept otherwise.
+FORMAT = 2
+# 500 classes of a million rows in float32 are 2 GB; 64 likeliest of them with their numbers are 0.26 GB.
+MANY, TOP = 512, 64
+
+
+class Logits(Protocol):
+    """Logits of N rows, which need not be in memory together."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Shape (B, C), float32, of the rows of these numbers (B,)."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Logits in chunks, memory-mapped where they lie on the disk."""
+
+    chunks: Sequence[np.ndarray]
+    """As `packed` gives them, one after another."""
+    classes: int
+    """Of the chunks."""
+    columns_C: tuple[int, ...]
+    """Which of these classes are asked for, in this order."""
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """First row of each chunk, and N."""
+        return np.cumsum([0, *map(len, self.chunks)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """See `Logits`."""
+        rows = np.asarray(rows)
+        chunk_B = np.searchsorted(self.starts, rows, side="right") - 1
+        found_BC = np.empty((len(rows), len(self.columns_C)), dtype=np.float32)
+        for chunk in np.unique(chunk_B):
+            mine = chunk_B == chunk
+            part = self.chunks[chunk][rows[mine] - self.starts[chunk]]
+            found_BC[mine] = unpacked(part, self.classes)[:, list(self.columns_C)]
+        return found_BC
+
+
+def keep(
+    parts: Mapping[str, Any],
+    rows: int,
+    answer: Callable[[np.ndarray], np.ndarray],
+    *,
+    classes: int,
+    size: int,
+    budget_gb: float,
+    name: str,
+) -> tuple[list[np.ndarray], bool]:
+    """Answers where an earlier run left them, else computed chunk by chunk and kept, each chunk as soon as it is there.
+
+    Args:
+        parts: what the answers depend on, as JSON has it.
+        rows: N.
+        answer: `numbers of rows (n,) -> logits (n, classes)`.
+        classes: of the answers.
+        size: rows of a chunk; what a killed run may lose.
+        budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
+        name: of the rows, for the log.
+
+    Returns:
+        The chunks as `packed` gives them, and whether all were found whole.
+    """
+    folder = store.folder_of("teacher", {"format": FORMAT, "size": size, **parts})
+    numbers = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+    def read(folder: Path, _: dict[str, Any]) -> list[np.ndarray]:
+        return [_read(folder, i, len(chunk), classes) for i, chunk in enumerate(numbers)]
+
+    if (found := store.find(folder, read)) is not None:
+        logger.info("the teacher's answers to %d %s rows: found in %s", rows, name, folder)
+        store.hold(folder)
+        return found, True
+    made: dict[int, np.ndarray] = {}
+    try:
+        needed = rows * packed(np.zeros((1, classes), dtype=np.float32)).nbytes
+        with store.growing(
+            folder, needed=needed, budget_gb=budget_gb, about={"rows": rows, "classes": classes}
+        ) as part:
+            for i, chunk in enumerate(numbers):
+                try:
+                    _read(part, i, len(chunk), classes)
+                except (OSError, ValueError):
+                    made[i] = packed(answer(chunk))
+                    write_bytes(part / _file(i), _content(made[i]))
+        if len(made) < len(numbers):
+            there = len(numbers) - len(made)
+            logger.info("%d of %d parts of the answers were there, of a run that was stopped", there, len(numbers))
+        found = store.find(folder, read)
+        store.hold(folder)
+    except store.NoStore as reason:
+        logger.warning("the teacher's answers are not kept for a later run: %s", reason)
+    if found is None:
+        found = [made[i] if i in made else packed(answer(chunk)) for i, chunk in enumerate(numbers)]
+    return found, False
+
+
+def _file(chunk: int) -> str:
+    return f"{chunk:05d}.npy"
+
+
+def _content(packed_n: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.save(content, packed_n, allow_pickle=False)
+    return content.getvalue()
+
+
+def _read(folder: Path, chunk: int, rows: int, classes: int) -> np.ndarray:
+    """A chunk, mapped.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is another.
+    """
+    found = np.load(folder / _file(chunk), mmap_mode="r", allow_pickle=False)
+    wanted = packed(np.zeros((1, classes), dtype=np.float32))
+    if found.dtype != wanted.dtype or found.shape != (rows, *wanted.shape[1:]):
+        raise ValueError(f"{_file(chunk)} has the shape {found.shape}, not ({rows}, {classes})")
+    return found
+
+
+def packed(logits_nC: np.ndarray) -> np.ndarray:
+    """Logits as they are kept: themselves, float32 (n, C); or of more than `MANY` classes records (n,) of `log_p`, float16
+    (K + 1,), the likeliest first and what is left last, and `classes` (K,)."""
+    logits_nC = np.asarray(logits_nC, dtype=np.float32)
+    classes = logits_nC.shape[1]
+    if classes <= MANY:
+        return logits_nC
+    order_nC = np.argsort(-logits_nC, axis=1, kind="stable")
+    p_nC = np.take_along_axis(softmax(logits_nC), order_nC, axis=1)
+    kept_n = np.empty(
+        len(logits_nC), [("log_p", np.float16, (TOP + 1,)), ("classes", np.min_scalar_type(classes), (TOP,))]
+    )
+    p_nK = np.concatenate([p_nC[:, :TOP], p_nC[:, TOP:].sum(axis=1, keepdims=True)], axis=1)
+    log_p_nK = np.log(np.maximum(p_nK, np.finfo(np.float64).tiny)).astype(np.float16)
+    # Rounded, the second could be as likely as the first, which is the answer.
+    log_p_nK[:, 1:TOP] = np.minimum(log_p_nK[:, 1:TOP], np.nextafter(log_p_nK[:, :1], np.float16(-np.inf)))
+    kept_n["log_p"], kept_n["classes"] = log_p_nK, order_nC[:, :TOP]
+    return kept_n
+
+
+def unpacked(kept_n: np.ndarray, classes: int) -> np.ndarray:
+    """Logits (n, C), float32, of what `packed` gave."""
+    if kept_n.dtype.names is None:
+        return kept_n
+    log_p_nK = kept_n["log_p"].astype(np.float32)
+    logits_nC = np.repeat(log_p_nK[:, TOP:] - np.log(np.float32(classes - TOP)), classes, axis=1)
+    np.put_along_axis(logits_nC, kept_n["classes"].astype(np.int64), log_p_nK[:, :TOP], axis=1)
+    return logits_nC
