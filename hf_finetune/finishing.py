@@ -130,6 +130,7 @@ def finish(
         # Null: not asked for.
         "augmentation": _augmentation(prepared),
         "elastic_net": _sparsity(trainer),
+        "pretrain": found["pretrain"],
         "teacher": _teacher(
             found["answers"], {"train": splits.train, **evaluated}, probabilities, recipe.evaluate.resamples
         ),
@@ -243,12 +244,13 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
     """Write model/ (merged when adapters were trained) and adapter/, each whole or not at all.
 
     A head that no stock class has is folded into one; where it cannot be, encoder/ and head.safetensors stand in the place
-    of model/. With such a head there is no adapter/, whose head would fit no stock class. After surgery there is none
-    either: it would need the checkpoint as surgery left it, and that is saved nowhere.
+    of model/. With such a head there is no adapter/, whose head would fit no stock class. After surgery or pretraining there
+    is none either: it would need the checkpoint as these left it, which the Hub has nowhere.
     """
     artefacts, whole = [], model
     pooled = isinstance(_without_adapter(model), PooledClassifier)
-    if isinstance(model, PeftModel) and not prepared.recipe.model.surgery and not pooled:
+    changed = prepared.recipe.model.surgery or prepared.recipe.pretrain.objective
+    if isinstance(model, PeftModel) and not changed and not pooled:
         with replacing(folder / "adapter") as path:
             adapters.save_adapter(model, path, start=folder / "checkpoints" / adapters.START)
             _save_processor(prepared.inputs, path)

@@ -168,6 +168,7 @@ def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
         ("--num-processes", job.launch.num_processes not in (None, 1)),
         ("--push", job.recipe.hub.repo_id is not None),
         ("--teacher", isinstance(job.recipe.objective, Distill)),
+        ("--pretrain.objective", job.recipe.pretrain.objective is not None),
     ):
         if given:
             raise InputError(f"{flag}: this is not for search; leave it out")

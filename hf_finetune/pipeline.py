@@ -26,6 +26,7 @@ from hf_finetune.finishing import finish
 from hf_finetune.hub.push import check_target
 from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.prepared import Prepared
+from hf_finetune.pretraining import pretrain
 from hf_finetune.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
 from hf_finetune.rewording.cached import digest_of
 from hf_finetune.rewording.checkpoints import forget
@@ -85,7 +86,11 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
     elif launch.resume:
         logger.info("nothing to resume in %s: the run starts anew", folder)
     with plain_disk_errors(folder), plain_peer_errors(), precision.settings_restored():
+        prepared, pretrained = pretrain(prepared, folder, record)
         trainer, seconds, found = _train(prepared, folder, record)
+    if pretrained is not None:
+        seconds["pretrain_s"] = pretrained["seconds"]
+    found["pretrain"] = pretrained
     if not PartialState().is_main_process:
         return None
     try:
@@ -103,6 +108,7 @@ def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
         "labels": list(prepared.splits.labels),
         "weights": prepared.weights,
         "teacher": prepared.teacher,
+        "pretrain_fingerprint": None if prepared.unlabelled is None else prepared.unlabelled.fingerprint,
         "mixed_precision": prepared.mixed_precision,
         "processes": prepared.processes,
         "versions": environment.versions(),
@@ -112,7 +118,11 @@ def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
 
 def _as_it_was(prepared: Prepared, record: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The record of a run that goes on: it computes as it did before, whatever would be chosen today."""
-    kept = kept_kernels(folder) or probe.Choice(prepared.kernels).to_dict()
+    kept = kept_kernels(folder)
+    if kept is None and prepared.unlabelled is not None:
+        # It was stopped while it was pretrained: nothing has been chosen yet.
+        return record
+    kept = kept or probe.Choice(prepared.kernels).to_dict()
     kept_format = kept["chosen"]["mixed_precision"]
     if "mixed_precision" in prepared.free_kernels and (
         kept_format != "bf16" or precision.has_native_bf16(prepared.device)

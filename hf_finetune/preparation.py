@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from accelerate import PartialState
 from peft import PeftModel
@@ -18,6 +20,7 @@ from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.load import Splits, load
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.text_sentences import MixHalves
+from hf_finetune.data.unlabelled import Unlabelled, gather
 from hf_finetune.errors import InputError
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.adapter_fit import virtual_tokens
@@ -26,9 +29,10 @@ from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.layer_surgery import refuse_frozen
 from hf_finetune.models.load import Loaded, check_surgery, load_classifier
 from hf_finetune.models.patch_surgery import image_size_after
-from hf_finetune.models.patches import drop_patches, shrink_for, takes_sizes
+from hf_finetune.models.patches import Shrink, drop_patches, shrink_for, takes_sizes
 from hf_finetune.models.pooled import with_head
 from hf_finetune.models.position_surgery import length_after
+from hf_finetune.models.pretraining import Guess, check_pretrainable
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.models.skeleton import skeleton
@@ -40,6 +44,7 @@ from hf_finetune.rewording.cached import check_checkpoints
 from hf_finetune.training import precision
 from hf_finetune.training.flops import patches
 from hf_finetune.training.mixout import pretrained_layers
+from hf_finetune.training.pretraining_choices import MaskedLanguage, SimCSE, SimMIM
 from hf_finetune.training.soft_labels import why_not_by_embeddings
 
 # Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
@@ -48,8 +53,21 @@ KNOWN_WEIGHTS = {
 }
 
 WITHOUT_ADAPTER = (
-    "adapter: only model/ is saved, with the adapter merged; by itself it would need the checkpoint as surgery left it"
+    "adapter: only model/ is saved, with the adapter merged; by itself it would need the checkpoint as {} left it"
 )
+
+GUESSES: dict[type, Guess] = {MaskedLanguage: "words", SimCSE: "nothing", SimMIM: "patches"}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A classifier before its first step."""
+
+    loaded: Loaded
+    shrink: Shrink | None
+    picture_tokens: int | None
+    small_pictures: tuple[str, ...]
+    """A note on them."""
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -71,6 +89,8 @@ def prepare(recipe: Recipe) -> Prepared:
     which = {"revision": checkpoint.commit, "trust_remote_code": model.trust_remote_code}
     check_surgery(checkpoint.name, model.surgery, task=recipe.task, **which)
     _check_family(recipe, checkpoint)
+    if recipe.pretrain.objective is not None:
+        check_pretrainable(checkpoint, GUESSES[type(recipe.pretrain.objective)])
     check_checkpoints(data.augment)
     splits = load_splits(recipe)
     inputs: Inputs
@@ -87,9 +107,54 @@ def prepare(recipe: Recipe) -> Prepared:
         )
     else:
         inputs = image_inputs(recipe, checkpoint)
+    unlabelled = unlabelled_rows(recipe, splits)
     taught_by = teacher_of(recipe, splits)
     if taught_by is not None and data.augment and data.augment_copies == 0:
         teacher.check_views(taught_by, inputs, splits.train[0])
+    found = _load_model(recipe, checkpoint, splits, inputs)
+    loaded = found.loaded
+    # An adapter on a copy: the head is fitted before it goes on, but one that does not fit is refused now.
+    as_trained = with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh) if recipe.adapts else loaded.model
+    weights = checkpoint.commit or digests.of_files(*checkpoint.weights)
+    prepared = Prepared(
+        recipe=recipe,
+        splits=splits,
+        inputs=inputs,
+        model=loaded.model,
+        fresh=loaded.fresh,
+        device=device,
+        mixed_precision=mixed_precision,
+        base_model=model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights)),
+        weights=weights,
+        notes=(
+            *splits.notes,
+            *loaded.notes,
+            *found.small_pictures,
+            *without_effect(recipe),
+            *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and (changed := _changed_by(recipe)) else ()),
+        ),
+        processes=state.num_processes,
+        shrink=found.shrink,
+        picture_tokens=found.picture_tokens,
+        teacher=None if taught_by is None else taught_by.weights,
+        unlabelled=unlabelled,
+    )
+    # What these refuse is refused now, rather than when training starts.
+    if recipe.batching.token_budget is None:
+        prepared.batches(None)
+    _check_objective(prepared, as_trained)
+    if not prepared.goes_unpadded() and model.narrow_last_layer:
+        first_token_alone(loaded.model)
+    return prepared
+
+
+def _load_model(recipe: Recipe, checkpoint: LocalCheckpoint, splits: Splits, inputs: Inputs) -> Loading:
+    """The checkpoint as a classifier of the data's classes, as it will train.
+
+    Raises:
+        InputError: see `load_classifier`, and what changes the model after it.
+    """
+    data, model = recipe.data, recipe.model
     loaded = load_classifier(
         checkpoint.name,
         task=recipe.task,
@@ -98,7 +163,8 @@ def prepare(recipe: Recipe) -> Prepared:
         attn_implementation=model.attn_implementation,
         seed=recipe.train.seed,
         surgery=model.surgery,
-        **which,
+        revision=checkpoint.commit,
+        trust_remote_code=model.trust_remote_code,
     )
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
     loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
@@ -124,38 +190,20 @@ def prepare(recipe: Recipe) -> Prepared:
     refuse_frozen(loaded.model, model.surgery, model.frozen_layers)
     if recipe.optim.word_embeddings == "frozen" and isinstance(data, TextData):
         loaded.model.get_input_embeddings().requires_grad_(False)
-    # An adapter on a copy: the head is fitted before it goes on, but one that does not fit is refused now.
-    as_trained = with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh) if recipe.adapts else loaded.model
-    weights = checkpoint.commit or digests.of_files(*checkpoint.weights)
-    prepared = Prepared(
-        recipe=recipe,
-        splits=splits,
-        inputs=inputs,
-        model=loaded.model,
-        fresh=loaded.fresh,
-        device=device,
-        mixed_precision=mixed_precision,
-        base_model=model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights)),
-        weights=weights,
-        notes=(
-            *splits.notes,
-            *loaded.notes,
-            *smaller,
-            *without_effect(recipe),
-            *((WITHOUT_ADAPTER,) if recipe.adapts and model.surgery else ()),
-        ),
-        processes=state.num_processes,
-        shrink=shrink,
-        picture_tokens=picture_tokens,
-        teacher=None if taught_by is None else taught_by.weights,
-    )
-    # What these refuse is refused now, rather than when training starts.
-    if recipe.batching.token_budget is None:
-        prepared.batches(None)
-    _check_objective(prepared, as_trained)
-    if not prepared.goes_unpadded() and model.narrow_last_layer:
-        first_token_alone(loaded.model)
-    return prepared
+    return Loading(loaded, shrink, picture_tokens, smaller)
+
+
+def after_pretraining(prepared: Prepared, folder: Path) -> Prepared:
+    """The run with the encoder that its pretraining left in `folder` in the place of its checkpoint."""
+    recipe = prepared.recipe
+    found = _load_model(recipe, inspect_checkpoint(folder), prepared.splits, prepared.inputs)
+    model = found.loaded.model
+    # What it is called by everyone else.
+    model.name_or_path = model.config.name_or_path = prepared.model.name_or_path
+    after = replace(prepared, model=model, fresh=found.loaded.fresh, shrink=found.shrink)
+    if not after.goes_unpadded() and recipe.model.narrow_last_layer:
+        first_token_alone(model)
+    return after
 
 
 def teacher_of(recipe: Recipe, splits: Splits) -> teacher.Teacher | None:
@@ -173,6 +221,25 @@ def teacher_of(recipe: Recipe, splits: Splits) -> teacher.Teacher | None:
             return None
 
 
+def unlabelled_rows(recipe: Recipe, splits: Splits) -> Unlabelled | None:
+    """What the recipe's pretraining reads; None: there is none.
+
+    Raises:
+        InputError: see `data.unlabelled.gather`.
+    """
+    if recipe.pretrain.objective is None:
+        return None
+    data = recipe.data
+    return gather(
+        [splits.train, *([] if splits.left_out is None else [splits.left_out])],
+        recipe.pretrain.rows,
+        evaluated=[splits.validation, *([] if splits.test is None else [splits.test])],
+        kind="text" if isinstance(data, TextData) else "image",
+        columns=splits.columns,
+        encoding=data.encoding if isinstance(data, TextData) else "utf-8",
+    )
+
+
 def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:
     """What makes the network's input of the recipe's pictures."""
     model = recipe.model
@@ -183,6 +250,11 @@ def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:
         trust_remote_code=model.trust_remote_code,
     )
     return ImageInputs(processor, decode_once=recipe.data.decode_once, cache_gb=recipe.batching.cache_gb)
+
+
+def _changed_by(recipe: Recipe) -> str | None:
+    """What makes another network of the checkpoint, than which an adapter cannot do without."""
+    return "surgery" if recipe.model.surgery else "pretraining" if recipe.pretrain.objective else None
 
 
 def _small_pictures(recipe: Recipe, splits: Splits, model: nn.Module, side: int) -> tuple[str, ...]:
@@ -318,6 +390,8 @@ def load_splits(recipe: Recipe) -> Splits:
         test_fraction=data.test_fraction,
         split_seed=data.split_seed,
         max_train_rows=data.max_train_rows,
+        rows_per_class=data.rows_per_class,
+        keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out,
         **own,
     )
     if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):

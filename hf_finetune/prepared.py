@@ -13,6 +13,7 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.load import Splits
 from hf_finetune.data.sampling import class_quotas, draw_of
+from hf_finetune.data.unlabelled import Unlabelled
 from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.patches import Shrink
@@ -67,6 +68,8 @@ class Prepared:
     """Patches of a picture."""
     teacher: str | None = None
     """What the teacher's answers depend on, see `teacher.Teacher.weights`; None: there is no teacher."""
+    unlabelled: Unlabelled | None = None
+    """What is pretrained on first; None: nothing."""
 
     @property
     def changes_every_epoch(self) -> bool:

@@ -17,6 +17,7 @@ from hf_finetune.models.surgery import SurgeryStep
 from hf_finetune.training.distillation_choices import DistillationKind, SoftTargets
 from hf_finetune.training.loss_choices import ClassWeights, CrossEntropy, Loss
 from hf_finetune.training.optimizer_choices import AdamW, Optimizer
+from hf_finetune.training.pretraining_choices import Pretrain
 from hf_finetune.training.regularizers import ElasticNet, GradientNoise
 from hf_finetune.training.schedule_choices import Schedule, ScheduleName
 
@@ -59,6 +60,9 @@ class TextData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
+    rows_per_class: Annotated[int | None, _flag("--rows-per-class")] = None
+    """Train on this many rows of each class at most, drawn with `split_seed`; those of a smaller number are among those of a
+    larger one."""
     augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training texts at random, in order: another view of every row in every epoch; see
     `data.augment_text` and `data.compose`. Rows that are scored stay as they are."""
@@ -98,6 +102,9 @@ class ImageData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
+    rows_per_class: Annotated[int | None, _flag("--rows-per-class")] = None
+    """Train on this many rows of each class at most, drawn with `split_seed`; those of a smaller number are among those of a
+    larger one."""
     augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
     row in every epoch; see `data.augment_image` and `data.compose`. Rows that are scored stay as they are."""
@@ -425,6 +432,7 @@ class Recipe:
     """A PEFT config of a type in `codec.ADAPTERS`, or its type alone for PEFT's defaults; None with method lora: as `lora` says."""
     lora: Lora = Lora()
     """LoRA by its numbers, where `adapter` gives no PEFT config."""
+    pretrain: Pretrain = Pretrain()
     objective: Annotated[Objective, tyro.conf.AvoidSubcommands] = Supervised()
     regularize: Regularize = Regularize()
     train: Train = Train()

@@ -130,7 +130,7 @@ def load_classifier(
         # is the plain one.
         config.architectures = []
     notes = list(local.notes)
-    if dropout is not None and not _set_dropout(config, dropout):
+    if dropout is not None and not set_dropout(config, dropout):
         notes.append(f"model.dropout: {config.model_type} has no dropout")
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
@@ -228,7 +228,7 @@ def _class_names(config: dict[str, Any]) -> list[str]:
     return [str(names[i]) for i in sorted(names, key=int)]
 
 
-def _set_dropout(config: PreTrainedConfig, rate: float) -> int:
+def set_dropout(config: PreTrainedConfig, rate: float) -> int:
     """Set every dropout rate of the config, unset ones included (None means: as another); returns how many there are.
 
     The families name them differently (hidden_dropout_prob, attention_dropout, drop_path_rate), but all with `drop`.

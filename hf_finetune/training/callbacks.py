@@ -16,8 +16,8 @@ from hf_finetune.codec import write_text
 class ProgressBar(TrainerCallback):
     """One bar on stderr over all steps, with the loss and the last validation metrics beside it."""
 
-    def __init__(self, metric: str) -> None:
-        self.metric, self.shown, self.bar = metric, {}, None
+    def __init__(self, metric: str, name: str = "train") -> None:
+        self.metric, self.name, self.shown, self.bar = metric, name, {}, None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -25,7 +25,7 @@ class ProgressBar(TrainerCallback):
         """Open the bar at the step a resumed run starts from."""
         if state.is_world_process_zero:
             self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="train", file=sys.stderr, dynamic_ncols=True
+                total=state.max_steps, initial=state.global_step, desc=self.name, file=sys.stderr, dynamic_ncols=True
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:

@@ -1,0 +1,294 @@
+"""The first stage of a run that asks for it: its checkpoint is pretrained further, on rows without labels.
+
+DIR/pretrained holds the encoder once the stage is over, whole or not at all; the run then begins with that in the place of
+its checkpoint. Until then DIR/pretraining holds checkpoints, and afterwards log.jsonl alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PrinterCallback
+from transformers.trainer_utils import SaveStrategy
+
+from hf_finetune.codec import spelled, write_json
+from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.masking import WORDS, Masking, with_words
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.models.dropout import drops_out
+from hf_finetune.models.pretraining import load_pretrainable, save_encoder
+from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
+from hf_finetune.preparation import GUESSES, after_pretraining
+from hf_finetune.prepared import Prepared
+from hf_finetune.recipe import Supervised
+from hf_finetune.run_folder import replacing
+from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.callbacks import LogLines, ProgressBar
+from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, is_whole, newest_whole, seal
+from hf_finetune.training.optimizer_choices import AdamW
+from hf_finetune.training.pretraining import (
+    HELD_OUT,
+    ContrastiveTrainer,
+    MaskedImageTrainer,
+    MaskedLanguageTrainer,
+    PretrainingTrainer,
+)
+from hf_finetune.training.pretraining_choices import MaskedLanguage, SimCSE, SimMIM
+from hf_finetune.training.schedule_choices import course
+
+logger = logging.getLogger("hf_finetune.run")
+
+ENCODER, WORK, REPORT = "pretrained", "pretraining", "pretraining.json"
+# Of the held-out rows: more tell the loss no better than anyone needs it.
+MOST_HELD_OUT = 1000
+# Stream of the split seed, beside those of `data.load`.
+HELD_OUT_STREAM = 3
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a stage reads, encoded."""
+
+    train: Dataset
+    held_out: Dataset
+    wordless: int
+    """Rows without a word to be guessed, which are left out."""
+
+
+def pretrain(prepared: Prepared, folder: Path, record: dict[str, Any]) -> tuple[Prepared, dict[str, Any] | None]:
+    """Pretrain the run's checkpoint, unless that is done already or was not asked for.
+
+    Args:
+        folder: of the run.
+        record: what recipe.json holds.
+
+    Returns:
+        The run that goes on, and what result.json says of the stage; None: there is none.
+
+    Raises:
+        StoppedBySignal: after a checkpoint.
+    """
+    if prepared.unlabelled is None:
+        return prepared, None
+    if is_whole(folder / ENCODER):
+        logger.info("pretrained already: the run begins with %s", folder / ENCODER)
+    else:
+        _run(prepared, folder, record)
+        PartialState().wait_for_everyone()
+    report = json.loads((folder / ENCODER / REPORT).read_text(encoding="utf-8"))
+    return after_pretraining(prepared, folder / ENCODER), report
+
+
+def _run(prepared: Prepared, folder: Path, record: dict[str, Any]) -> None:
+    started, state = time.perf_counter(), PartialState()
+    local, rows = _checkpoint(prepared), encoded_rows(prepared)
+    work = folder / WORK
+    resume_from = newest_whole(work / "checkpoints")
+    trainer = trainer_of(prepared, local, rows, work, first=resume_from is None)
+    if state.is_main_process:
+        if not (folder / "recipe.json").exists():
+            write_json(folder / "recipe.json", record)
+        (work / "checkpoints").mkdir(parents=True, exist_ok=True)
+    state.wait_for_everyone()
+    objective, pretrain = prepared.recipe.pretrain.objective, prepared.recipe.pretrain
+    if resume_from is not None:
+        logger.info("resuming from %s of the pretraining", resume_from.name)
+    logger.info(
+        "pretraining by %s on %d rows, %d held out, learning rate %g",
+        spelled(objective),
+        len(rows.train),
+        len(rows.held_out),
+        pretrain.rate,
+    )
+    bar = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ProgressBar))
+    with catching_signals() as signals:
+        trainer.add_callback(CheckpointKeeper(signals))
+        try:
+            trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+        finally:
+            bar.close()
+    if signals:
+        raise StoppedBySignal("stopped by a signal after the last step of the pretraining; --resume goes on from there")
+    if not state.is_main_process:
+        return
+    report = _report(prepared, rows, trainer, _log(work), time.perf_counter() - started)
+    with replacing(folder / ENCODER) as path:
+        save_encoder(trainer.trained_model(), local, path)
+        inputs = prepared.inputs
+        (inputs.tokenizer if isinstance(inputs, TextInputs) else inputs.processor).save_pretrained(path)
+        write_json(path / REPORT, report)
+        seal(path)
+    if not prepared.recipe.train.keep_checkpoints:
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+
+
+def _checkpoint(prepared: Prepared) -> LocalCheckpoint:
+    model = prepared.recipe.model
+    return inspect_checkpoint(model.checkpoint, revision=model.revision)
+
+
+def encoded_rows(prepared: Prepared) -> Rows:
+    """The stage's rows as tokens or pixels, a share of them held out.
+
+    Raises:
+        InputError: hardly a row has a word that could be guessed, or the tokenizer does not fit the objective.
+    """
+    inputs, recipe = prepared.inputs, prepared.recipe
+    assert prepared.unlabelled is not None, "somebody asked for the stage"
+    whole = encoded = inputs.encode(prepared.unlabelled.rows)
+    if isinstance(recipe.pretrain.objective, MaskedLanguage):
+        assert isinstance(inputs, TextInputs), "checked: words are those of texts"
+        words = with_words(encoded, inputs, whole_word=recipe.pretrain.objective.whole_word)
+        encoded = words.select([i for i, row in enumerate(words[WORDS][:]) if max(row) >= 0])
+    if len(encoded) < 2:
+        raise InputError(f"pretrain.rows: {len(encoded)} rows with words to guess; expected two at least")
+    share = max(1, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(encoded)), len(encoded) - 1))
+    order = np.random.default_rng((recipe.data.split_seed, HELD_OUT_STREAM)).permutation(len(encoded))
+    held_out, train = np.sort(order[:share]), np.sort(order[share:])
+    return Rows(encoded.select(train), encoded.select(held_out), len(whole) - len(encoded))
+
+
+def trainer_of(
+    prepared: Prepared, local: LocalCheckpoint, rows: Rows, work: Path, *, first: bool, saving: bool = True
+) -> PretrainingTrainer:
+    """The stage's trainer.
+
+    Args:
+        work: takes checkpoints and log.jsonl.
+        first: it begins now: the held-out rows are scored before the first step, too.
+        saving: write checkpoints.
+
+    Raises:
+        InputError: the model drops nothing out, where that makes the views.
+    """
+    recipe, device = prepared.recipe, prepared.device
+    train, objective = recipe.train, recipe.pretrain.objective
+    model = load_pretrainable(
+        local,
+        GUESSES[type(objective)],
+        dropout=recipe.model.dropout,
+        attn_implementation=recipe.model.attn_implementation,
+        seed=train.seed,
+    )
+    model.name_or_path = model.config.name_or_path = local.name
+    stage = _as_a_run(prepared, rows)
+    micro_batch, accumulation, rows_per_step = stage.micro_batch
+    # A budget or a batch that is too small is refused here.
+    stage.batches(stage.inputs.lengths(rows.train))
+    picture: tuple[int, ...] = ()
+    match objective:
+        case MaskedLanguage(share=share, span=span):
+            masking = Masking.of(stage.inputs.tokenizer, share=share, span=span, seed=train.seed)
+            kind = partial(MaskedLanguageTrainer, masking=masking)
+        case SimCSE():
+            if not drops_out(model, stage.inputs.collate(rows.train[:1])):
+                raise InputError(
+                    "pretrain.objective: SimCSE tells views apart by dropout, and the model drops nothing out; set "
+                    "model.dropout to 0.1"
+                )
+            kind = partial(ContrastiveTrainer, objective=objective)
+        case SimMIM():
+            picture = tuple(stage.inputs.collate(rows.train[:1])["pixel_values"].shape[1:])
+            kind = partial(MaskedImageTrainer, objective=objective, picture=picture)
+    kernels = stage.kernels
+    model = model.to(device)
+    kernels.switch_on(model)
+    arguments = training_arguments(
+        work / "checkpoints",
+        learning_rate=recipe.pretrain.rate,
+        metric=HELD_OUT,
+        device=device,
+        mixed_precision=kernels.mixed_precision,
+        extra={},
+        num_train_epochs=recipe.pretrain.num_train_epochs,
+        max_steps=recipe.pretrain.max_steps,
+        per_device_train_batch_size=micro_batch,
+        per_device_eval_batch_size=train.per_device_eval_batch_size,
+        gradient_accumulation_steps=accumulation,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        seed=train.seed,
+        logging_steps=train.logging_steps if saving else 1,
+        eval_on_start=first and saving,
+    )
+    trainer = kind(
+        model,
+        arguments,
+        train_rows=rows.train,
+        validation_rows=rows.held_out,
+        inputs=stage.inputs,
+        rows_per_step=rows_per_step,
+        by_length=recipe.batching.by_length,
+        token_budget=recipe.batching.token_budget,
+        shortcuts=stage.shortcuts,
+        course=course(None, warmup_steps=None, optimizer=AdamW()),
+        callbacks=[ProgressBar(HELD_OUT, "pretrain"), LogLines(work / "log.jsonl")],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if not saving:
+        trainer.args.save_strategy, trainer.args.load_best_model_at_end = SaveStrategy.NO, False
+    return trainer
+
+
+def _as_a_run(prepared: Prepared, rows: Rows) -> Prepared:
+    """The run as its batches would be cut if these were its training rows."""
+    recipe = prepared.recipe
+    return replace(
+        prepared,
+        recipe=replace(recipe, objective=Supervised(), batching=replace(recipe.batching, sampling="none")),
+        splits=replace(prepared.splits, train=rows.train, validation=rows.held_out, test=None),
+    )
+
+
+def _log(work: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (work / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _report(
+    prepared: Prepared, rows: Rows, trainer: PretrainingTrainer, lines: Sequence[dict[str, Any]], seconds: float
+) -> dict[str, Any]:
+    """What result.json says of the stage."""
+    assert prepared.unlabelled is not None
+    counts = prepared.unlabelled.counts
+    losses = [line["loss"] for line in lines if "loss" in line]
+    held_out = [line[f"eval_{HELD_OUT}"] for line in lines if f"eval_{HELD_OUT}" in line]
+    return {
+        "objective": spelled(prepared.recipe.pretrain.objective),
+        "rows": {
+            "pretrained": len(rows.train),
+            "held_out": len(rows.held_out),
+            "of_train": counts["train"],
+            "of_further": counts["further"],
+        },
+        "left_out": {
+            "evaluated": counts["evaluated"],
+            "repeated": counts["repeated"],
+            "unusable": counts["unusable"] + rows.wordless,
+        },
+        "learning_rate": trainer.args.learning_rate,
+        "steps": trainer.state.global_step,
+        "kept_step": trainer.state.best_global_step,
+        "loss": {"first": losses[0], "last": losses[-1]},
+        "held_out_loss": {"first": held_out[0], "last": held_out[-1], "kept": trainer.state.best_metric},
+        "seconds": round(seconds, 2),
+        "loop_s": round(loop_seconds(lines, trainer.state.global_step), 2),
+    }
+
+
+def loop_seconds(lines: Sequence[dict[str, Any]], steps: int) -> float:
+    """Seconds of so many steps by the times in log.jsonl, whatever pauses, evaluations and restarts lie between."""
+    logged = [(line["step"], line["time"]) for line in lines if "loss" in line]
+    each = [(later - t) / (step - s) for (s, t), (step, later) in itertools.pairwise(logged) if step > s]
+    return steps * float(np.median(each)) if each else 0.0
