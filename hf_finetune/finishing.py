@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from torch import nn
@@ -32,8 +34,12 @@ from hf_finetune.prepared import Prepared
 from hf_finetune.publishing import publish
 from hf_finetune.run_folder import replacing
 from hf_finetune.tables import write_predictions
+from hf_finetune.training.callbacks import loop_seconds, read_log
 from hf_finetune.training.elastic_net import ElasticNetSteps, sparsity
 from hf_finetune.training.trainer import ClassifierTrainer
+
+WITHOUT = "without"
+"""Folder of the same run without its pretraining, in a run that compares."""
 
 
 def finish(
@@ -130,7 +136,7 @@ def finish(
         # Null: not asked for.
         "augmentation": _augmentation(prepared),
         "elastic_net": _sparsity(trainer),
-        "pretrain": found["pretrain"],
+        "pretrain": _pretrain(found["pretrain"], folder, evaluated[judged], probabilities[judged]),
         "teacher": _teacher(
             found["answers"], {"train": splits.train, **evaluated}, probabilities, recipe.evaluate.resamples
         ),
@@ -195,6 +201,35 @@ def _teacher(
         return None
     found = teacher.report(answers, splits, probabilities, resamples=resamples)
     return {"name": path_name(answers.name, None), **found}
+
+
+def _pretrain(
+    report: dict[str, Any] | None,
+    folder: Path,
+    rows: Dataset,
+    probabilities_NC: np.ndarray,
+) -> dict[str, Any] | None:
+    """What the stage did; where the recipe ran without it, too, with what that came to on the same judged rows."""
+    if report is None or not (folder / WITHOUT / "result.json").exists():
+        return report
+    without = json.loads((folder / WITHOUT / "result.json").read_text(encoding="utf-8"))
+    answers = pq.read_table(folder / WITHOUT / "predictions.parquet").to_pandas()
+    judged = "test" if "test" in without["metrics"] else "validation"
+    answers = answers[answers["split"] == judged]
+    assert answers["row"].tolist() == rows["row"][:], "both runs have the same data"
+    difference = paired_difference(
+        probabilities_NC.argmax(-1) == np.asarray(rows["label"][:]),
+        (answers["predicted"] == answers["label"]).to_numpy(),
+    )
+    found = {
+        "accuracy": without["metrics"][judged]["accuracy"],
+        "difference": {**difference.to_dict(), "verdict": verdict(difference)},
+        "steps": without["steps"],
+        # Of the optimiser steps alone: without pretraining, and of both stages.
+        "loop_s": round(loop_seconds(read_log(folder / WITHOUT / "log.jsonl")), 2),
+        "loop_s_with": round(report["loop_s"] + loop_seconds(read_log(folder / "log.jsonl")), 2),
+    }
+    return {**report, "without": found}
 
 
 def _sparsity(trainer: ClassifierTrainer) -> dict[str, Any] | None:

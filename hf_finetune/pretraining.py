@@ -6,7 +6,6 @@ its checkpoint. Until then DIR/pretraining holds checkpoints, and afterwards log
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import shutil
@@ -35,7 +34,7 @@ from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Supervised
 from hf_finetune.run_folder import replacing
 from hf_finetune.training.arguments import training_arguments
-from hf_finetune.training.callbacks import LogLines, ProgressBar
+from hf_finetune.training.callbacks import LogLines, ProgressBar, loop_seconds, read_log
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, is_whole, newest_whole, seal
 from hf_finetune.training.optimizer_choices import AdamW
 from hf_finetune.training.pretraining import (
@@ -50,9 +49,11 @@ from hf_finetune.training.schedule_choices import course
 
 logger = logging.getLogger("hf_finetune.run")
 
-ENCODER, WORK, REPORT = "pretrained", "pretraining", "pretraining.json"
+ENCODER, WORK, REPORT, LOG = "pretrained", "pretraining", "pretraining.json", "log.jsonl"
 # Of the held-out rows: more tell the loss no better than anyone needs it.
 MOST_HELD_OUT = 1000
+# Steps that tell what the stage takes.
+STEPS_TIMED = 8
 # Stream of the split seed, beside those of `data.load`.
 HELD_OUT_STREAM = 3
 
@@ -123,7 +124,7 @@ def _run(prepared: Prepared, folder: Path, record: dict[str, Any]) -> None:
         raise StoppedBySignal("stopped by a signal after the last step of the pretraining; --resume goes on from there")
     if not state.is_main_process:
         return
-    report = _report(prepared, rows, trainer, _log(work), time.perf_counter() - started)
+    report = _report(prepared, rows, trainer, read_log(work / LOG), time.perf_counter() - started)
     with replacing(folder / ENCODER) as path:
         save_encoder(trainer.trained_model(), local, path)
         inputs = prepared.inputs
@@ -234,7 +235,7 @@ def trainer_of(
         token_budget=recipe.batching.token_budget,
         shortcuts=stage.shortcuts,
         course=course(None, warmup_steps=None, optimizer=AdamW()),
-        callbacks=[ProgressBar(HELD_OUT, "pretrain"), LogLines(work / "log.jsonl")],
+        callbacks=[ProgressBar(HELD_OUT, "pretrain"), LogLines(work / LOG)],
     )
     trainer.remove_callback(PrinterCallback)
     if not saving:
@@ -252,8 +253,27 @@ def _as_a_run(prepared: Prepared, rows: Rows) -> Prepared:
     )
 
 
-def _log(work: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (work / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+def estimate(prepared: Prepared, work: Path) -> float:
+    """Seconds that the stage takes, by a few of its steps, of evenly spread sizes; nothing is kept but what is in `work`."""
+    started = time.perf_counter()
+    rows, pretrain = encoded_rows(prepared), prepared.recipe.pretrain
+    encode_s = time.perf_counter() - started
+    lengths = prepared.inputs.lengths(rows.train)
+    steps = _as_a_run(prepared, rows).batches(lengths).step_rows()
+    sizes = np.array([len(step) if lengths is None else len(step) * int(lengths[step].max()) for step in steps])
+    chosen = np.argsort(sizes, kind="stable")[np.linspace(0, len(sizes) - 1, STEPS_TIMED).round().astype(int)]
+    few = np.unique(np.concatenate([steps[i] for i in chosen]))
+    recipe = replace(prepared.recipe, pretrain=replace(pretrain, num_train_epochs=1.0, max_steps=-1))
+    timed = replace(rows, train=rows.train.select(few), held_out=rows.held_out.select([0]))
+    trainer = trainer_of(
+        replace(prepared, recipe=recipe), _checkpoint(prepared), timed, work, first=False, saving=False
+    )
+    trainer.train()
+    share = sizes.sum() / sizes[np.unique(chosen)].sum()
+    epochs = pretrain.num_train_epochs if pretrain.max_steps < 0 else pretrain.max_steps / len(steps)
+    # A held-out row goes forward alone, a third of what training on it takes.
+    scored = len(rows.held_out) / len(rows.train) / 3
+    return encode_s + loop_seconds(read_log(work / LOG)) * share * epochs * (1 + scored)
 
 
 def _report(
@@ -283,12 +303,5 @@ def _report(
         "loss": {"first": losses[0], "last": losses[-1]},
         "held_out_loss": {"first": held_out[0], "last": held_out[-1], "kept": trainer.state.best_metric},
         "seconds": round(seconds, 2),
-        "loop_s": round(loop_seconds(lines, trainer.state.global_step), 2),
+        "loop_s": round(loop_seconds(lines) or trainer.loop_seconds, 2),
     }
-
-
-def loop_seconds(lines: Sequence[dict[str, Any]], steps: int) -> float:
-    """Seconds of so many steps by the times in log.jsonl, whatever pauses, evaluations and restarts lie between."""
-    logged = [(line["step"], line["time"]) for line in lines if "loss" in line]
-    each = [(later - t) / (step - s) for (s, t), (step, later) in itertools.pairwise(logged) if step > s]
-    return steps * float(np.median(each)) if each else 0.0

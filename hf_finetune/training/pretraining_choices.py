@@ -67,6 +67,9 @@ class Pretrain:
     """Stop after this many optimiser steps, whatever the epochs. -1: by epochs."""
     held_out_fraction: float = 0.05
     """Share of the rows that only measures the loss after each epoch, 1,000 rows at most; the best epoch is kept."""
+    compare: bool = False
+    """Run the recipe without the stage as well, in DIR/without, with so many more epochs that it trains for as long as both
+    stages together, and report the difference, row by row."""
 
     @property
     def rate(self) -> float:
