@@ -109,6 +109,8 @@ def finish(
         "problem_type": "single_label_classification",
         "checkpoint": recipe.model.checkpoint,
         "base_model": prepared.base_model,
+        # Null: from no run.
+        "started_from": prepared.started_from,
         "method": recipe.trained,
         "seed": recipe.train.seed,
         "labels": list(splits.labels),
@@ -316,8 +318,9 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
 
 
 def _note_pairs(model: nn.Module, prepared: Prepared) -> None:
+    # `predict` and `evaluate` warn when they are given single texts; what a run before this one was trained on is over.
+    vars(model.config).pop("trained_on_pairs", None)
     if "text_pair" in prepared.splits.columns:
-        # `predict` and `evaluate` warn when they are given single texts.
         model.config.trained_on_pairs = True
 
 

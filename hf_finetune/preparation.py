@@ -41,6 +41,7 @@ from hf_finetune.no_effect import without_effect
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Distill, Recipe, TextData
 from hf_finetune.rewording.cached import check_checkpoints
+from hf_finetune.run_folder import finished_run
 from hf_finetune.training import precision
 from hf_finetune.training.flops import patches
 from hf_finetune.training.mixout import pretrained_layers
@@ -116,6 +117,7 @@ def prepare(recipe: Recipe) -> Prepared:
     # An adapter on a copy: the head is fitted before it goes on, but one that does not fit is refused now.
     as_trained = with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh) if recipe.adapts else loaded.model
     weights = checkpoint.commit or digests.of_files(*checkpoint.weights)
+    before = finished_run(checkpoint.folder) or {}
     prepared = Prepared(
         recipe=recipe,
         splits=splits,
@@ -124,7 +126,8 @@ def prepare(recipe: Recipe) -> Prepared:
         fresh=loaded.fresh,
         device=device,
         mixed_precision=mixed_precision,
-        base_model=model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights)),
+        base_model=model.base_model
+        or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights) or before.get("base_model")),
         weights=weights,
         notes=(
             *splits.notes,
@@ -138,6 +141,7 @@ def prepare(recipe: Recipe) -> Prepared:
         picture_tokens=found.picture_tokens,
         teacher=None if taught_by is None else taught_by.weights,
         unlabelled=unlabelled,
+        started_from={name: before[name] for name in ("name", "labels", "method")} if before else None,
     )
     # What these refuse is refused now, rather than when training starts.
     if recipe.batching.token_budget is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,8 @@ class Prepared:
     """What the teacher's answers depend on, see `teacher.Teacher.weights`; None: there is no teacher."""
     unlabelled: Unlabelled | None = None
     """What is pretrained on first; None: nothing."""
+    started_from: dict[str, Any] | None = None
+    """The run whose model is the checkpoint: its `name`, `labels` and `method`; None: no run's is."""
 
     @property
     def changes_every_epoch(self) -> bool:

@@ -68,6 +68,17 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
     return folder
 
 
+def finished_run(artefact: Path) -> dict[str, Any] | None:
+    """The result.json of the run that wrote a model/ or encoder/; None: it was written by none, or has lost it."""
+    path = artefact.parent / "result.json"
+    if artefact.name not in ("model", "encoder") or not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
 def kept_kernels(folder: Path) -> dict[str, Any] | None:
     """What the run in `folder` computes with, see `training.probe.Choice`; None: its recipe.json does not say."""
     try:

@@ -5,7 +5,8 @@ the result does not have leaves its line out, or is named under Limitations. Bes
 run writes, these are used where they are there: `base_model` (Hub id or null), `command`, `parameters`, `calibration`,
 `learning_rate`, `steps`, `notes`, `environment.versions`, `environment.commit`, and in `data`: `path_name` (the data's
 Hub id, or a local path's last name), `notes`, `duplicates`, `truncated_share`, `license`, `fingerprint` and
-`rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net`, `teacher` and `pretrain`.
+`rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net`, `teacher`,
+`pretrain` and `started_from`.
 """
 
 from __future__ import annotations
@@ -235,6 +236,8 @@ def _subject(result: Mapping[str, Any], recipe: Recipe, base: str | None) -> str
             whole = result.get("standalone", True) or "encoder" in result.get("artefacts", ())
             merged = ", merged into the weights" if whole else ""
             how = f"{method} adapters{merged}"
+    if before := result.get("started_from"):
+        how += f", after the run {code(before['name'])} for {number(len(before['labels']))} classes"
     if result.get("pretrain"):
         how += ", after more pretraining on rows without labels"
     if taught := result.get("teacher"):

@@ -286,10 +286,13 @@ def _fresh_modules(
         )
     owners = {key.rpartition(".")[0] for key in missing | mismatched.keys()}
     fresh = tuple(name for name, _ in model.named_modules() if name in owners)
+    theirs = _class_names(local.config)
+    replaced = f"{local.name}: its head was for {len(theirs)} other classes ({', '.join(theirs[:5])}"
+    replaced += ", ...) and is replaced" if len(theirs) > 5 else ") and is replaced"
     if mismatched:
-        notes.append(f"{local.name}: its head was for other classes and is replaced")
+        notes.append(replaced)
     elif all(name.startswith(prefix) for name in fresh):
-        if _class_names(local.config) == list(model.config.id2label.values()):
+        if theirs == list(model.config.id2label.values()):
             notes.append(f"{local.name}: its head for {model.config.num_labels} classes is kept")
         else:
             # As many classes, but others: their weights must not decide about ours.
@@ -297,7 +300,7 @@ def _fresh_modules(
             with seeded(seed):
                 layer.reset_parameters()
             fresh = tuple(name for name, module in model.named_modules() if name in fresh or module is layer)
-            notes.append(f"{local.name}: its head was for other classes and is replaced")
+            notes.append(replaced)
     if fresh:
         notes.append(f"{local.name}: {', '.join(fresh)} not in the checkpoint, started from seed {seed}")
     unused = sorted({key.split(".")[0] for key in info["unexpected_keys"]})
