@@ -103,15 +103,14 @@ def _run(prepared: Prepared, folder: Path, record: dict[str, Any]) -> None:
             write_json(folder / "recipe.json", record)
         (work / "checkpoints").mkdir(parents=True, exist_ok=True)
     state.wait_for_everyone()
-    objective, pretrain = prepared.recipe.pretrain.objective, prepared.recipe.pretrain
     if resume_from is not None:
         logger.info("resuming from %s of the pretraining", resume_from.name)
     logger.info(
         "pretraining by %s on %d rows, %d held out, learning rate %g",
-        spelled(objective),
+        spelled(prepared.recipe.pretrain.objective),
         len(rows.train),
         len(rows.held_out),
-        pretrain.rate,
+        prepared.recipe.pretrain.rate,
     )
     bar = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ProgressBar))
     with catching_signals() as signals:

@@ -21,6 +21,7 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.no_effect import without_effect
 from hf_finetune.planning import plan
+from hf_finetune.rate_finding import find_rate
 from hf_finetune.recipe import ImageData, Launch, Model, Recipe, TextData, Train
 from hf_finetune.training.pretraining_choices import MaskedLanguage, Pretrain, SimCSE, SimMIM
 
@@ -200,6 +201,8 @@ def test_refused_before_anything_is_written(texts: Recipe, tmp_path: Path) -> No
     ):
         with pytest.raises(InputError, match=said):
             pipeline.run(dataclasses.replace(texts, **fields), Launch(str(tmp_path / "run")))
+    with pytest.raises(InputError, match=r"--find-lr: expected no pretrain.objective, .* with --model RUN/pretrained"):
+        find_rate(texts, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

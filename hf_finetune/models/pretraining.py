@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import encoder
 from hf_finetune.models.load import config_of, quiet, seeded, set_dropout
 from hf_finetune.models.safety import LocalCheckpoint, first_line
 
@@ -91,7 +90,7 @@ def load_pretrainable(
             )
     except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:
         raise InputError(f"{local.name}: cannot be loaded to be pretrained: {first_line(error)}") from error
-    body = {f"{model.base_model_prefix}." * (guess != "nothing") + n for n, _ in encoder_of(model).named_parameters()}
+    body = {f"{model.base_model_prefix}." * (guess != "nothing") + n for n, _ in model.base_model.named_parameters()}
     if body <= set(info["missing_keys"]):
         raise InputError(
             f"{local.name}: none of its weights fits {type(model).__name__}; is this another kind of model?"
@@ -108,11 +107,6 @@ def load_pretrainable(
     if guess == "words" and new:
         _tie(model)
     return model
-
-
-def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """What is kept of a model that was pretrained."""
-    return encoder(model) if hasattr(model, model.base_model_prefix) else model
 
 
 def _tie(model: PreTrainedModel) -> None:
@@ -139,6 +133,7 @@ def save_encoder(model: PreTrainedModel, local: LocalCheckpoint, folder: Path) -
         whole, info = AutoModel.from_pretrained(
             local.folder, dtype=torch.float32, weights_only=True, output_loading_info=True, trust_remote_code=False
         )
+    names, trained = whole.state_dict().keys(), model.base_model.state_dict()
     had = {name: x for name, x in whole.state_dict().items() if name not in info["missing_keys"]}
-    trained = {name: x for name, x in encoder_of(model).state_dict().items() if name in whole.state_dict()}
-    whole.save_pretrained(folder, state_dict={**had, **trained})
+    # Not a picture's mask token, of which the encoder by itself knows nothing.
+    whole.save_pretrained(folder, state_dict={**had, **{name: x for name, x in trained.items() if name in names}})

@@ -30,7 +30,6 @@ from hf_finetune.data.masking import (
     masked_texts,
 )
 from hf_finetune.evaluation.inference import cast, evaluating, to_device
-from hf_finetune.models.heads import encoder
 from hf_finetune.models.load import seeded
 from hf_finetune.models.pooling import masked_mean
 from hf_finetune.training.flops import Utilisation
@@ -128,7 +127,7 @@ class MaskedLanguageTrainer(PretrainingTrainer):
         super().__init__(model, args, **fields)
         self.masking = masking
         self._asked_BT: torch.Tensor | None = None
-        encoder(self.model).register_forward_hook(self._narrow)
+        self.model.base_model.register_forward_hook(self._narrow)
 
     def _narrow(self, _: nn.Module, __: tuple[Any, ...], output: ModelOutput) -> ModelOutput:
         """States (1, M, D) in place of (B, T, D)."""

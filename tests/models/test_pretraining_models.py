@@ -8,7 +8,7 @@ from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.pretraining import check_pretrainable, encoder_of, load_pretrainable, save_encoder
+from hf_finetune.models.pretraining import check_pretrainable, load_pretrainable, save_encoder
 from hf_finetune.models.safety import inspect_checkpoint
 
 
@@ -48,7 +48,7 @@ def test_the_encoder_comes_back_as_it_was_trained(tmp_path: Path, family: str) -
             parameter.add_(0.5)
     save_encoder(model, local, tmp_path / "after")
     before, after = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("before", "after"))
-    trained = encoder_of(model).state_dict()
+    trained = model.base_model.state_dict()
     assert before.keys() == after.keys()
     for name, tensor in after.items():
         assert torch.equal(tensor, trained.get(name, before[name])), name
