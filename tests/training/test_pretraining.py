@@ -1,7 +1,6 @@
 """The trainers of pretraining on tiny models: the loss is the library's, and a step's whatever its micro-batches."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hf_finetune.models.pretraining import load_pretrainable
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.optimizer_choices import SGD
 from hf_finetune.training.pretraining import (
     HELD_OUT,
     ContrastiveTrainer,
@@ -108,12 +108,14 @@ def test_views_differ_by_dropout_alone(tmp_path: Path) -> None:
 def test_micro_batches_change_nothing(tmp_path: Path, family: str) -> None:
     """A step's loss is the mean over its words, not the mean over its parts' means."""
     kind = MaskedImageTrainer if family == "vit" else MaskedLanguageTrainer
-    whole, parts = small(tmp_path / "a", family, kind), small(tmp_path / "b", family, kind, accumulation=4)
+    # Adam would make rounding errors as large as any other gradient.
+    whole = small(tmp_path / "a", family, kind, optimizer=SGD(momentum=0.0))
+    parts = small(tmp_path / "b", family, kind, optimizer=SGD(momentum=0.0), accumulation=4)
     before = weights(whole)
     for trainer in (whole, parts):
         trainer.train()
-    assert furthest(weights(whole), before) > 1e-3
-    assert furthest(weights(whole), weights(parts)) < 2e-4
+    assert furthest(weights(whole), before) > 1e-4
+    assert furthest(weights(whole), weights(parts)) < 1e-6
     losses = [[line["loss"] for line in t.state.log_history if "loss" in line] for t in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 3
 
@@ -125,7 +127,7 @@ def test_held_out_rows_have_masks_of_their_own_that_stay(tmp_path: Path) -> None
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
     assert scores[0] == scores[1] and torch.equal(state, torch.get_rng_state())
     read = trainer._rows(trainer.eval_dataset)
-    collate = partial(trainer._training_collate())
+    collate = trainer._training_collate()
     read.set_epoch(2**32 - 1)
     with torch.no_grad():
         loss = trainer.model.eval()(**collate(read.__getitems__(range(8)))).loss
