@@ -22,7 +22,7 @@ logger = logging.getLogger("hf_finetune")
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Rows with `text` (and `text_pair`) or `image` alone."""
+    """Rows with `text` (and `text_pair`) or `image`, and `row`, their number."""
 
     rows: Dataset
     counts: dict[str, int]
@@ -78,7 +78,11 @@ def gather(
             kept.append(rows.select(wanted))
     if len(order) < 2:
         raise InputError(f"pretrain.rows: {len(order)} rows to pretrain on; expected two at least, name a file of them")
-    return Unlabelled(concatenate_datasets(kept), counts, digests.of_json([d.hex() for d in order]))
+    table = (
+        concatenate_datasets(kept).with_format("arrow")[:].append_column("row", pa.array(range(len(order)), pa.int64()))
+    )
+    mark = digests.of_json([digest.hex() for digest in order])
+    return Unlabelled(to_dataset(table, f"{mark[:24]}-unlabelled"), counts, mark)
 
 
 def read(

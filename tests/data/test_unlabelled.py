@@ -29,7 +29,7 @@ def test_each_once_and_none_that_is_judged_by(tmp_path: Path) -> None:
     found = gather(
         [rows("a", "b", "a"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
     )
-    assert found.rows.to_dict() == {"text": ["a", "b", "c", "d"]}
+    assert found.rows.to_dict() == {"text": ["a", "b", "c", "d"], "row": [0, 1, 2, 3]}
     assert found.counts == {"train": 3, "further": 1, "evaluated": 2, "repeated": 4, "unusable": 1}
     again = gather(
         [rows("a", "b"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
