@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.codec import spelled, write_json
@@ -97,7 +97,7 @@ def _run(prepared: Prepared, folder: Path, record: dict[str, Any]) -> None:
     local, rows = _checkpoint(prepared), encoded_rows(prepared)
     work = folder / WORK
     resume_from = newest_whole(work / "checkpoints")
-    trainer = trainer_of(prepared, local, rows, work, first=resume_from is None)
+    stage = prepare_stage(prepared, local, rows)
     if state.is_main_process:
         if not (folder / "recipe.json").exists():
             write_json(folder / "recipe.json", record)
@@ -112,6 +112,7 @@ def _run(prepared: Prepared, folder: Path, record: dict[str, Any]) -> None:
         len(rows.held_out),
         prepared.recipe.pretrain.rate,
     )
+    trainer = trainer_of(stage, work, first=resume_from is None)
     bar = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ProgressBar))
     with catching_signals() as signals:
         trainer.add_callback(CheckpointKeeper(signals))
@@ -160,56 +161,74 @@ def encoded_rows(prepared: Prepared) -> Rows:
     return Rows(encoded.select(train), encoded.select(held_out), len(whole) - len(encoded))
 
 
-def trainer_of(
-    prepared: Prepared, local: LocalCheckpoint, rows: Rows, work: Path, *, first: bool, saving: bool = True
-) -> PretrainingTrainer:
-    """The stage's trainer.
+@dataclass(frozen=True)
+class Stage:
+    """The stage before its first step: what can be refused has been looked at, and nothing is written."""
 
-    Args:
-        work: takes checkpoints and log.jsonl.
-        first: it begins now: the held-out rows are scored before the first step, too.
-        saving: write checkpoints.
+    run: Prepared
+    """The run as if these were its training rows."""
+    rows: Rows
+    model: PreTrainedModel
+    kind: Callable[..., PretrainingTrainer]
+    """The objective's trainer."""
+
+
+def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Stage:
+    """Load what is pretrained.
 
     Raises:
-        InputError: the model drops nothing out, where that makes the views.
+        InputError: the batches do not fit; the tokenizer has no mask token; the model drops nothing out, where that makes
+            the views.
     """
-    recipe, device = prepared.recipe, prepared.device
-    train, objective = recipe.train, recipe.pretrain.objective
+    recipe, objective = prepared.recipe, prepared.recipe.pretrain.objective
     model = load_pretrainable(
         local,
         GUESSES[type(objective)],
         dropout=recipe.model.dropout,
         attn_implementation=recipe.model.attn_implementation,
-        seed=train.seed,
+        seed=recipe.train.seed,
     )
-    model.name_or_path = model.config.name_or_path = local.name
-    stage = _as_a_run(prepared, rows)
-    micro_batch, accumulation, rows_per_step = stage.micro_batch
-    # A budget or a batch that is too small is refused here.
-    stage.batches(stage.inputs.lengths(rows.train))
-    picture: tuple[int, ...] = ()
+    run = _as_a_run(prepared, rows)
+    run.batches(run.inputs.lengths(rows.train))
+    first = run.inputs.collate(rows.train[:1])
+    kind: Callable[..., PretrainingTrainer]
     match objective:
         case MaskedLanguage(share=share, span=span):
-            masking = Masking.of(stage.inputs.tokenizer, share=share, span=span, seed=train.seed)
+            assert isinstance(run.inputs, TextInputs), "checked: words are those of texts"
+            masking = Masking.of(run.inputs.tokenizer, share=share, span=span, seed=recipe.train.seed)
             kind = partial(MaskedLanguageTrainer, masking=masking)
         case SimCSE():
-            if not drops_out(model, stage.inputs.collate(rows.train[:1])):
+            if not drops_out(model, first):
                 raise InputError(
                     "pretrain.objective: SimCSE tells views apart by dropout, and the model drops nothing out; set "
                     "model.dropout to 0.1"
                 )
             kind = partial(ContrastiveTrainer, objective=objective)
         case SimMIM():
-            picture = tuple(stage.inputs.collate(rows.train[:1])["pixel_values"].shape[1:])
-            kind = partial(MaskedImageTrainer, objective=objective, picture=picture)
-    kernels = stage.kernels
-    model = model.to(device)
+            kind = partial(MaskedImageTrainer, objective=objective, picture=tuple(first["pixel_values"].shape[1:]))
+        case _:
+            raise AssertionError("somebody asked for the stage")
+    return Stage(run, rows, model, kind)
+
+
+def trainer_of(stage: Stage, work: Path, *, first: bool, saving: bool = True) -> PretrainingTrainer:
+    """The stage's trainer.
+
+    Args:
+        work: takes checkpoints and log.jsonl.
+        first: it begins now: the held-out rows are scored before the first step, too.
+        saving: write checkpoints.
+    """
+    run, recipe = stage.run, stage.run.recipe
+    train, kernels = recipe.train, run.kernels
+    micro_batch, accumulation, rows_per_step = run.micro_batch
+    model = stage.model.to(run.device)
     kernels.switch_on(model)
     arguments = training_arguments(
         work / "checkpoints",
         learning_rate=recipe.pretrain.rate,
         metric=HELD_OUT,
-        device=device,
+        device=run.device,
         mixed_precision=kernels.mixed_precision,
         extra={},
         num_train_epochs=recipe.pretrain.num_train_epochs,
@@ -223,16 +242,16 @@ def trainer_of(
         logging_steps=train.logging_steps if saving else 1,
         eval_on_start=first and saving,
     )
-    trainer = kind(
+    trainer = stage.kind(
         model,
         arguments,
-        train_rows=rows.train,
-        validation_rows=rows.held_out,
-        inputs=stage.inputs,
+        train_rows=stage.rows.train,
+        validation_rows=stage.rows.held_out,
+        inputs=run.inputs,
         rows_per_step=rows_per_step,
         by_length=recipe.batching.by_length,
         token_budget=recipe.batching.token_budget,
-        shortcuts=stage.shortcuts,
+        shortcuts=run.shortcuts,
         course=course(None, warmup_steps=None, optimizer=AdamW()),
         callbacks=[ProgressBar(HELD_OUT, "pretrain"), LogLines(work / LOG)],
     )
@@ -264,9 +283,8 @@ def estimate(prepared: Prepared, work: Path) -> float:
     few = np.unique(np.concatenate([steps[i] for i in chosen]))
     recipe = replace(prepared.recipe, pretrain=replace(pretrain, num_train_epochs=1.0, max_steps=-1))
     timed = replace(rows, train=rows.train.select(few), held_out=rows.held_out.select([0]))
-    trainer = trainer_of(
-        replace(prepared, recipe=recipe), _checkpoint(prepared), timed, work, first=False, saving=False
-    )
+    stage = prepare_stage(replace(prepared, recipe=recipe), _checkpoint(prepared), timed)
+    trainer = trainer_of(stage, work, first=False, saving=False)
     trainer.train()
     share = sizes.sum() / sizes[np.unique(chosen)].sum()
     epochs = pretrain.num_train_epochs if pretrain.max_steps < 0 else pretrain.max_steps / len(steps)
