@@ -354,6 +354,7 @@ def describe(made: dict[str, Any]) -> str:
             if len(made["schedule"]["learning_rates"]) > 1
         ),
         f"parameters    {made['parameters']['trained']:,} of {made['parameters']['total']:,} train",
+        *([f"pretraining   about {_duration(before)}"] if (before := made["parts"].get("pretrain_s", 0.0)) else []),
         f"training      about {_duration(estimate['train_loop_s'])}",
         f"everything    about {_duration(estimate['total_s'])}",
         f"memory        about {estimate['peak_rss_mb']:,.0f} MB",

@@ -20,7 +20,7 @@ from hf_finetune.data.load import load
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.no_effect import without_effect
-from hf_finetune.planning import plan
+from hf_finetune.planning import describe, plan
 from hf_finetune.rate_finding import find_rate
 from hf_finetune.recipe import ImageData, Launch, Model, Recipe, TextData, Train
 from hf_finetune.training.pretraining_choices import MaskedLanguage, Pretrain, SimCSE, SimMIM
@@ -153,8 +153,9 @@ def test_pictures(tmp_path: Path) -> None:
 
 def test_plan(texts: Recipe) -> None:
     """The stage's time by its own steps, and that of the run without it where both are compared."""
-    made = plan(dataclasses.replace(texts, pretrain=dataclasses.replace(texts.pretrain, compare=True)))["parts"]
-    assert made["pretrain_s"] > 0 and made["without_s"] > made["pretrain_s"]
+    made = plan(dataclasses.replace(texts, pretrain=dataclasses.replace(texts.pretrain, compare=True)))
+    assert made["parts"]["without_s"] > made["parts"]["pretrain_s"] > 0
+    assert "\npretraining   about " in describe(made)
 
 
 @pytest.mark.parametrize(
