@@ -286,13 +286,13 @@ def _fresh_modules(
         )
     owners = {key.rpartition(".")[0] for key in missing | mismatched.keys()}
     fresh = tuple(name for name, _ in model.named_modules() if name in owners)
-    theirs = _class_names(local.config)
-    replaced = f"{local.name}: its head was for {len(theirs)} other classes ({', '.join(theirs[:5])}"
-    replaced += ", ...) and is replaced" if len(theirs) > 5 else ") and is replaced"
+    classes = _class_names(local.config)
+    replaced = f"{local.name}: its head was for {len(classes)} other classes ({', '.join(classes[:5])}"
+    replaced += ", ...) and is replaced" if len(classes) > 5 else ") and is replaced"
     if mismatched:
         notes.append(replaced)
     elif all(name.startswith(prefix) for name in fresh):
-        if theirs == list(model.config.id2label.values()):
+        if classes == list(model.config.id2label.values()):
             notes.append(f"{local.name}: its head for {model.config.num_labels} classes is kept")
         else:
             # As many classes, but others: their weights must not decide about ours.
