@@ -55,7 +55,7 @@ def with_words(encoded: Dataset, inputs: TextInputs, *, whole_word: bool) -> Dat
                     numbered([None if i in special else k for k, i in enumerate(ids)]) for ids in batch["input_ids"]
                 ]
             }
-        again = inputs.encode_batch(batch)
+        again: Any = inputs.encode_batch(batch)
         # A pair counts the words of its second text from 0 again.
         parts = [
             zip(again.sequence_ids(row), again.word_ids(row), strict=True) for row in range(len(again["input_ids"]))

@@ -102,7 +102,7 @@ def read(
     splits = [split for split in layout.splits.values() if role_of(split.name) in (None, "train")]
     if not splits:
         raise InputError(f"pretrain.rows: {path} has validation and test rows alone; name others")
-    names = [name for name in ("text", "text_pair", "image") if name in columns]
+    names: list[str] = [name for name in ("text", "text_pair", "image") if name in columns]
     tables: list[pa.Table] = []
     for split in splits:
         asked = {
