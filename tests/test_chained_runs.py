@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from peft import PromptTuningConfig
 from safetensors.torch import load_file
 from small_runs import small_recipe, text_rows
 
@@ -19,9 +18,19 @@ pytestmark = pytest.mark.usefixtures("gate_here")
 
 
 def test_a_chain(tmp_path: Path) -> None:
-    """LoRA on two classes, then three others: the second run begins with the merged encoder and a head of its own."""
-    first = dataclasses.replace(small_recipe(tmp_path), method="lora")
-    first = dataclasses.replace(first, model=dataclasses.replace(first.model, base_model="me/tiny"))
+    """LoRA on pairs of two classes, then texts of three others: the second run begins with the merged encoder and a head of
+    its own, and is none of pairs."""
+    plain = small_recipe(tmp_path)
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["sentence1", "sentence2", "label"])
+        lines.writerows((row["text"], "a film", ("bad", "good")[row["label"]]) for row in text_rows(60))
+    first = dataclasses.replace(
+        plain,
+        data=dataclasses.replace(plain.data, path=str(tmp_path / "pairs.csv")),
+        model=dataclasses.replace(plain.model, base_model="me/tiny"),
+        method="lora",
+    )
     pipeline.run(first, Launch(str(tmp_path / "first")))
     with (tmp_path / "sizes.csv").open("w", newline="") as file:
         lines = csv.writer(file)
@@ -42,6 +51,8 @@ def test_a_chain(tmp_path: Path) -> None:
     assert any("its head was for 2 other classes (bad, good) and is replaced" in note for note in result["notes"])
     card = (tmp_path / "second" / "README.md").read_text()
     assert "on frozen features, after the run `small` for 2 classes." in card and str(tmp_path) not in card
+    told = [json.loads((tmp_path / n / "model" / "config.json").read_text()) for n in ("first", "second")]
+    assert [config.get("trained_on_pairs") for config in told] == [True, None]
     # Method head leaves the encoder as it was handed over.
     before, after = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("first", "second"))
     body = [n for n in before if n.startswith("bert.")]
@@ -51,7 +62,7 @@ def test_a_chain(tmp_path: Path) -> None:
     # As many classes, but others: nor does their head decide about these.
     other = dataclasses.replace(first, model=Model(checkpoint=str(tmp_path / "first")), method="full")
     assert prepare(other).fresh == ()
-    text = Path(first.data.path).read_text().replace(",good", ",fine").replace(",bad", ",poor")
+    text = Path(first.data.path).read_text().replace("film,good", "film,fine").replace("film,bad", "film,poor")
     (tmp_path / "renamed.csv").write_text(text)
     renamed = dataclasses.replace(other, data=dataclasses.replace(first.data, path=str(tmp_path / "renamed.csv")))
     assert prepare(renamed).fresh == ("classifier",)
@@ -59,28 +70,11 @@ def test_a_chain(tmp_path: Path) -> None:
 
 def test_a_prompt_is_no_start(tmp_path: Path) -> None:
     """It cannot be merged: the message names what can be started from."""
-    recipe = dataclasses.replace(
-        small_recipe(tmp_path), adapter=PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4)
-    )
-    pipeline.run(recipe, Launch(str(tmp_path / "prompt")))
-    after = dataclasses.replace(recipe, adapter=None, model=Model(checkpoint=str(tmp_path / "prompt")))
+    (tmp_path / "prompt" / "adapter").mkdir(parents=True)
+    (tmp_path / "prompt" / "adapter" / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
+    after = dataclasses.replace(small_recipe(tmp_path), model=Model(checkpoint=str(tmp_path / "prompt")))
     with pytest.raises(
         InputError, match=r"prompt: a run whose adapter could not be merged; .* start from the checkpoint"
     ):
         pipeline.run(after, Launch(str(tmp_path / "after")))
     assert not (tmp_path / "after").exists()
-
-
-def test_pairs_are_of_one_run(tmp_path: Path) -> None:
-    """What an earlier run was trained on is not told of the next one."""
-    single = small_recipe(tmp_path)
-    with (tmp_path / "pairs.csv").open("w", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(["sentence1", "sentence2", "label"])
-        lines.writerows((row["text"], "a film", ("bad", "good")[row["label"]]) for row in text_rows(60))
-    pairs = dataclasses.replace(single, data=TextData(path=str(tmp_path / "pairs.csv"), max_length=32))
-    pipeline.run(pairs, Launch(str(tmp_path / "pairs")))
-    after = dataclasses.replace(single, model=Model(checkpoint=str(tmp_path / "pairs")))
-    pipeline.run(after, Launch(str(tmp_path / "single")))
-    told = [json.loads((tmp_path / n / "model" / "config.json").read_text()) for n in ("pairs", "single")]
-    assert [config.get("trained_on_pairs") for config in told] == [True, None]
