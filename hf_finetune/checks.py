@@ -17,6 +17,7 @@ from hf_finetune.recipe import Averaging, Distill, ImageData, Lora, Recipe, Text
 from hf_finetune.training.distillation_choices import DecoupledKD, SoftTargets
 from hf_finetune.training.loss_choices import EffectiveNumber, Focal, PerClass
 from hf_finetune.training.optimizer_choices import Muon, ScheduleFree, check_optimizer
+from hf_finetune.training.pretraining_choices import MaskedLanguage, SimCSE, SimMIM
 from hf_finetune.training.schedule_choices import course
 
 
@@ -60,6 +61,7 @@ def check(recipe: Recipe) -> None:
         if not 0 <= seed < 2**32:
             refuse(name, seed, "a whole number from 0 to 4294967295")
     _check_objective(recipe, refuse)
+    _check_pretrain(recipe, refuse)
     for name in ("validation_fraction", "test_fraction"):
         if not 0 <= getattr(data, name) < 1:
             refuse(f"data.{name}", getattr(data, name), "at least 0 and below 1")
@@ -72,6 +74,8 @@ def check(recipe: Recipe) -> None:
             refuse("data.augment_copies", 0, f"1 or more beside {name}, whose model is too slow to run in every epoch")
     if data.max_train_rows is not None and data.max_train_rows < 2:
         refuse("data.max_train_rows", data.max_train_rows, "at least 2")
+    if data.rows_per_class is not None and data.rows_per_class < 1:
+        refuse("data.rows_per_class", data.rows_per_class, "at least 1")
     if isinstance(data, TextData) and data.max_length < 4:
         refuse("data.max_length", data.max_length, "at least 4 tokens")
     if model.dropout is not None and not 0 <= model.dropout < 1:
@@ -368,3 +372,50 @@ def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) ->
     for name in ("eta", "gamma"):
         if getattr(regularize.gradient_noise, name) < 0:
             refuse(f"regularize.gradient_noise.{name}", getattr(regularize.gradient_noise, name), "0 or more")
+
+
+def _check_pretrain(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
+    """The fields of `pretrain`, and what the stage does not go with."""
+    pretrain, model, objective = recipe.pretrain, recipe.model, recipe.pretrain.objective
+    if pretrain.learning_rate is not None and not pretrain.learning_rate > 0:
+        refuse("pretrain.learning_rate", pretrain.learning_rate, "a number above 0")
+    if not pretrain.num_train_epochs > 0:
+        refuse("pretrain.num_train_epochs", pretrain.num_train_epochs, "a number above 0")
+    if pretrain.max_steps == 0 or pretrain.max_steps < -1:
+        refuse("pretrain.max_steps", pretrain.max_steps, "at least 1, or -1 for as many as the epochs have")
+    if not 0 < pretrain.held_out_fraction < 1:
+        refuse("pretrain.held_out_fraction", pretrain.held_out_fraction, "above 0 and below 1")
+    if objective is None:
+        return
+    if isinstance(objective, SimMIM) == isinstance(recipe.data, TextData):
+        fits = "MaskedLanguage or SimCSE for texts" if isinstance(recipe.data, TextData) else "SimMIM for pictures"
+        refuse("pretrain.objective", spelled(objective), fits)
+    match objective:
+        case MaskedLanguage(share=share) | SimMIM(share=share) if not 0 < share < 1:
+            refuse("pretrain.objective.share", share, "above 0 and below 1")
+        case MaskedLanguage(span=span) if span < 1:
+            refuse("pretrain.objective.span", span, "at least 1")
+        case SimMIM(block=block) if block < 1:
+            refuse("pretrain.objective.block", block, "at least 1 pixel")
+        case SimCSE(temperature=temperature) if not temperature > 0:
+            refuse("pretrain.objective.temperature", temperature, "a number above 0")
+        case SimCSE() if recipe.train.per_device_train_batch_size < 2:
+            refuse("train.per_device_train_batch_size", 1, "2 or more beside SimCSE, which tells a text from others")
+    if model.surgery:
+        refuse(
+            "model.surgery",
+            ", ".join(map(spelled, model.surgery)),
+            "none beside pretrain.objective; do it in a run of its own, whose --model is the pretrained/ of this one",
+        )
+    if model.from_config is not None:
+        refuse(
+            "model.from_config", model.from_config, "null beside pretrain.objective, which goes on from a checkpoint"
+        )
+    if model.trust_remote_code:
+        refuse("model.trust_remote_code", True, "false beside pretrain.objective, which is for stock families")
+    if recipe.adapter is not None and recipe.adapter.is_prompt_learning:
+        refuse(
+            "adapter",
+            recipe.adapter.peft_type.value,
+            "another beside pretrain.objective: it would need the checkpoint as pretraining left it",
+        )

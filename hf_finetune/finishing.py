@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from torch import nn
@@ -33,8 +35,12 @@ from hf_finetune.prepared import Prepared
 from hf_finetune.publishing import publish
 from hf_finetune.run_folder import replacing
 from hf_finetune.tables import write_predictions
+from hf_finetune.training.callbacks import loop_seconds, read_log
 from hf_finetune.training.elastic_net import ElasticNetSteps, sparsity
 from hf_finetune.training.trainer import ClassifierTrainer
+
+WITHOUT = "without"
+"""Folder of the same run without its pretraining, in a run that compares."""
 
 
 def finish(
@@ -106,6 +112,8 @@ def finish(
         "base_model": prepared.base_model,
         # Null: the checkpoint's weights; else all were random, in a network with these fields of its config set otherwise.
         "from_config": recipe.model.from_config,
+        # Null: from no run.
+        "started_from": prepared.started_from,
         "method": recipe.trained,
         "seed": recipe.train.seed,
         "labels": list(splits.labels),
@@ -139,6 +147,7 @@ def finish(
         # Null: not asked for.
         "augmentation": _augmentation(prepared),
         "elastic_net": _sparsity(trainer),
+        "pretrain": _pretrain(found["pretrain"], folder, evaluated[judged], probabilities[judged]),
         "teacher": _teacher(
             found["answers"], {"train": splits.train, **evaluated}, probabilities, recipe.evaluate.resamples
         ),
@@ -206,6 +215,35 @@ def _teacher(
     return teacher.report(answers, splits, probabilities, resamples=resamples, shown=lambda name: path_name(name, None))
 
 
+def _pretrain(
+    report: dict[str, Any] | None,
+    folder: Path,
+    rows: Dataset,
+    probabilities_NC: np.ndarray,
+) -> dict[str, Any] | None:
+    """What the stage did; where the recipe ran without it, too, with what that came to on the same judged rows."""
+    if report is None or not (folder / WITHOUT / "result.json").exists():
+        return report
+    without = json.loads((folder / WITHOUT / "result.json").read_text(encoding="utf-8"))
+    answers = pq.read_table(folder / WITHOUT / "predictions.parquet").to_pandas()
+    judged = "test" if "test" in without["metrics"] else "validation"
+    answers = answers[answers["split"] == judged]
+    assert answers["row"].tolist() == rows["row"][:], "both runs have the same data"
+    difference = paired_difference(
+        probabilities_NC.argmax(-1) == np.asarray(rows["label"][:]),
+        (answers["predicted"] == answers["label"]).to_numpy(),
+    )
+    found = {
+        "accuracy": without["metrics"][judged]["accuracy"],
+        "difference": {**difference.to_dict(), "verdict": verdict(difference)},
+        "steps": without["steps"],
+        # Of the optimiser steps alone: without pretraining, and of both stages.
+        "loop_s": round(loop_seconds(read_log(folder / WITHOUT / "log.jsonl")), 2),
+        "loop_s_with": round(report["loop_s"] + loop_seconds(read_log(folder / "log.jsonl")), 2),
+    }
+    return {**report, "without": found}
+
+
 def _sparsity(trainer: ClassifierTrainer) -> dict[str, Any] | None:
     """How many of the weights with a penalty are 0: of those that the run began with, whether or not their turn came."""
     found = [c for c in trainer.callback_handler.callbacks if isinstance(c, ElasticNetSteps)]
@@ -253,12 +291,13 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
     """Write model/ (merged when adapters were trained) and adapter/, each whole or not at all.
 
     A head that no stock class has is folded into one; where it cannot be, encoder/ and head.safetensors stand in the place
-    of model/. With such a head there is no adapter/, whose head would fit no stock class. After surgery there is none
-    either: it would need the checkpoint as surgery left it, and that is saved nowhere.
+    of model/. With such a head there is no adapter/, whose head would fit no stock class. After surgery or pretraining there
+    is none either: it would need the checkpoint as these left it, which the Hub has nowhere.
     """
     artefacts, whole = [], model
     pooled = isinstance(_without_adapter(model), PooledClassifier)
-    if isinstance(model, PeftModel) and not prepared.recipe.model.surgery and not pooled:
+    changed = prepared.recipe.model.surgery or prepared.recipe.pretrain.objective
+    if isinstance(model, PeftModel) and not changed and not pooled:
         with replacing(folder / "adapter") as path:
             adapters.save_adapter(model, path, start=folder / "checkpoints" / adapters.START)
             _save_processor(prepared.inputs, path)
@@ -289,8 +328,9 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
 
 
 def _note_pairs(model: nn.Module, prepared: Prepared) -> None:
+    # `predict` and `evaluate` warn when they are given single texts; what a run before this one was trained on is over.
+    vars(model.config).pop("trained_on_pairs", None)
     if "text_pair" in prepared.splits.columns:
-        # `predict` and `evaluate` warn when they are given single texts.
         model.config.trained_on_pairs = True
 
 

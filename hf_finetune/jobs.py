@@ -172,6 +172,7 @@ def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
         ("--push", job.recipe.hub.repo_id is not None),
         ("--teacher", isinstance(job.recipe.objective, Distill)),
         ("--model.from-config", job.recipe.model.from_config is not None),
+        ("--pretrain.objective", job.recipe.pretrain.objective is not None),
     ):
         if given:
             raise InputError(f"{flag}: this is not for search; leave it out")

@@ -79,6 +79,11 @@ TABLE: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
     ("batching.cache_gb", _nothing_is_cached, "nothing is cached"),
     ("optim.word_embeddings", lambda r: isinstance(r.data, ImageData), "pictures have no words"),
     ("optim.word_embeddings", _words_are_frozen, "they stay as they are in any case"),
+    *(
+        (f"pretrain.{name}", lambda r: r.pretrain.objective is None, "pretrain.objective is not set")
+        for name in ("rows", "learning_rate", "num_train_epochs", "max_steps", "held_out_fraction", "compare")
+    ),
+    ("pretrain.num_train_epochs", lambda r: r.pretrain.max_steps > 0, "pretrain.max_steps says when the stage ends"),
     ("hub.private", lambda r: r.hub.repo_id is None, NOT_PUSHED),
     ("hub.revision", lambda r: r.hub.repo_id is None, NOT_PUSHED),
     ("hub.create_pr", lambda r: r.hub.repo_id is None, NOT_PUSHED),

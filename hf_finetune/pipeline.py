@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -22,10 +23,11 @@ from hf_finetune.data.views import with_copies
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
-from hf_finetune.finishing import finish
+from hf_finetune.finishing import WITHOUT, finish
 from hf_finetune.hub.push import check_target
 from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.prepared import Prepared
+from hf_finetune.pretraining import pretrain
 from hf_finetune.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
 from hf_finetune.rewording.cached import digest_of
 from hf_finetune.rewording.checkpoints import forget
@@ -43,10 +45,11 @@ from hf_finetune.starting import (
 from hf_finetune.training import precision, probe
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.averaging import Averages, Ema, Tail
-from hf_finetune.training.callbacks import LogLines, ProgressBar
+from hf_finetune.training.callbacks import LogLines, ProgressBar, loop_seconds, read_log
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, newest_whole
 from hf_finetune.training.distillation import DistillationTrainer
 from hf_finetune.training.peers import plain_peer_errors
+from hf_finetune.training.pretraining_choices import Pretrain
 from hf_finetune.training.sharpness import Sharpness
 from hf_finetune.training.soup import Soup
 from hf_finetune.training.trainer import ClassifierTrainer
@@ -85,7 +88,13 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
     elif launch.resume:
         logger.info("nothing to resume in %s: the run starts anew", folder)
     with plain_disk_errors(folder), plain_peer_errors(), precision.settings_restored():
+        prepared, pretrained = pretrain(prepared, folder, record)
         trainer, seconds, found = _train(prepared, folder, record)
+        if pretrained is not None:
+            seconds["pretrain_s"] = pretrained["seconds"]
+        if pretrained is not None and recipe.pretrain.compare:
+            _without_pretraining(recipe, folder, pretrained["loop_s"], trainer.loop_seconds)
+    found["pretrain"] = pretrained
     if not PartialState().is_main_process:
         return None
     try:
@@ -93,6 +102,26 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
             return finish(prepared, trainer, folder, record, seconds, found)
     except KeyboardInterrupt:
         raise StoppedBySignal("stopped by a signal after training; --resume goes on from there") from None
+
+
+def _without_pretraining(recipe: Recipe, folder: Path, pretrain_s: float, train_s: float) -> None:
+    """Run the recipe without its first stage in DIR/without, for so many more epochs that it trains for as long in all.
+
+    Args:
+        folder: of the run.
+        pretrain_s, train_s: what the steps of either stage took; of a resumed run the log knows better.
+    """
+    without, train = folder / WITHOUT, recipe.train
+    if (without / "result.json").exists():
+        return
+    longer = 1 + pretrain_s / (loop_seconds(read_log(folder / "log.jsonl")) or train_s)
+    logger.info("the same without pretraining, with %.3g times the epochs", longer)
+    steps = -1 if train.max_steps < 0 else math.ceil(longer * train.max_steps)
+    train = dataclasses.replace(train, num_train_epochs=longer * train.num_train_epochs, max_steps=steps)
+    alone = dataclasses.replace(
+        recipe, pretrain=Pretrain(), train=train, hub=dataclasses.replace(recipe.hub, repo_id=None)
+    )
+    run(alone, Launch(str(without), resume=True))
 
 
 def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
@@ -103,6 +132,7 @@ def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
         "labels": list(prepared.splits.labels),
         "weights": prepared.weights,
         "teacher": prepared.teacher,
+        "pretrain_fingerprint": None if prepared.unlabelled is None else prepared.unlabelled.fingerprint,
         "mixed_precision": prepared.mixed_precision,
         "processes": prepared.processes,
         "versions": environment.versions(),
@@ -112,7 +142,11 @@ def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
 
 def _as_it_was(prepared: Prepared, record: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The record of a run that goes on: it computes as it did before, whatever would be chosen today."""
-    kept = kept_choice(folder, "kernels") or probe.Choice(prepared.kernels).to_dict()
+    kept = kept_choice(folder, "kernels")
+    if kept is None and prepared.unlabelled is not None:
+        # It was stopped while it was pretrained: nothing has been chosen yet.
+        return record
+    kept = kept or probe.Choice(prepared.kernels).to_dict()
     kept_format = kept["chosen"]["mixed_precision"]
     if "mixed_precision" in prepared.free_kernels and (
         kept_format != "bf16" or precision.has_native_bf16(prepared.device)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from hf_finetune import pipeline
+from hf_finetune import pipeline, pretraining
 from hf_finetune.codec import write_text
 from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import TextInputs
@@ -96,8 +96,10 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
     asked_before = scored + (0 if prepared.changes_every_epoch else len(encoded))
     trained, total = freeze.trainable_parameters(rehearsal.model)
     saved = 4 * (total + 2 * trained) / DISK_BYTES_PER_S
+    pretrain_s = _pretraining_seconds(prepared)
     parts = {
         "start_s": ready,
+        "pretrain_s": pretrain_s,
         "augment_s": augment_s,
         "encode_s": (encode_s or rehearsal.encode_s * share) * (1 + scored / len(encoded)),
         "teacher_s": rehearsal.teacher_s * asked_before,
@@ -108,6 +110,9 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         "baselines_s": rehearsal.baseline_s * (len(encoded) + scored) * recipe.evaluate.baselines,
         "parity_s": begun + PARITY_SECONDS,
     }
+    if recipe.pretrain.compare and pretrain_s:
+        again = ("head_s", "validation_s", "evaluate_s", "baselines_s", "parity_s")
+        parts["without_s"] = pretrain_s + loop + sum(parts[name] for name in again)
     return {
         "name": recipe.name,
         "rows": {
@@ -208,6 +213,14 @@ def _copying_seconds(prepared: Prepared) -> float:
         started = time.perf_counter()
         views.__getitems__(some)
         return (time.perf_counter() - started) * copies * len(rows) / len(some)
+
+
+def _pretraining_seconds(prepared: Prepared) -> float:
+    """Of the stage before all else, see `pretraining.estimate`."""
+    if prepared.unlabelled is None:
+        return 0.0
+    with tempfile.TemporaryDirectory(prefix="hf-finetune-plan-") as folder, alone(Path(folder)):
+        return pretraining.estimate(prepared, Path(folder))
 
 
 def _with_copies(prepared: Prepared) -> Prepared:
@@ -359,6 +372,7 @@ def describe(made: dict[str, Any]) -> str:
             if len(made["schedule"]["learning_rates"]) > 1
         ),
         f"parameters    {made['parameters']['trained']:,} of {made['parameters']['total']:,} train",
+        *([f"pretraining   about {_duration(before)}"] if (before := made["parts"].get("pretrain_s", 0.0)) else []),
         f"training      about {_duration(estimate['train_loop_s'])}",
         *(
             f"{name:<13} about {_duration(estimate[f'{name}_s'])}"

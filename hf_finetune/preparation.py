@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from peft import PeftModel
@@ -15,33 +18,32 @@ from hf_finetune.apply import quiet_libraries
 from hf_finetune.checks import check
 from hf_finetune.codec import spelled
 from hf_finetune.data.compose import leaves
-from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.load import Splits, load
-from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.text_sentences import MixHalves
+from hf_finetune.data.unlabelled import Unlabelled, gather
 from hf_finetune.errors import InputError
+from hf_finetune.loading import has_own_head, load_model, with_own_head
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.adapter_fit import virtual_tokens
 from hf_finetune.models.dropout import drops_out
 from hf_finetune.models.first_token import first_token_alone
-from hf_finetune.models.layer_surgery import refuse_frozen
-from hf_finetune.models.load import Loaded, check_config, load_classifier
+from hf_finetune.models.load import Loaded, check_config
 from hf_finetune.models.patch_surgery import image_size_after
-from hf_finetune.models.patches import drop_patches, shrink_for, takes_sizes
-from hf_finetune.models.pooled import with_head
 from hf_finetune.models.position_surgery import length_after
+from hf_finetune.models.pretraining import Guess, check_pretrainable
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.models.skeleton import skeleton
 from hf_finetune.models.trainable import train_only
 from hf_finetune.no_effect import without_effect
 from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Averaging, Distill, Recipe, TextData
+from hf_finetune.recipe import Distill, Recipe, TextData
 from hf_finetune.rewording.cached import check_checkpoints
+from hf_finetune.run_folder import finished_run
 from hf_finetune.training import precision
-from hf_finetune.training.flops import patches
 from hf_finetune.training.mixout import pretrained_layers
+from hf_finetune.training.pretraining_choices import MaskedLanguage, SimCSE, SimMIM
 from hf_finetune.training.soft_labels import why_not_by_embeddings
 
 # Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
@@ -50,14 +52,10 @@ KNOWN_WEIGHTS = {
 }
 
 WITHOUT_ADAPTER = (
-    "adapter: only model/ is saved, with the adapter merged; by itself it would need the checkpoint as surgery left it"
+    "adapter: only model/ is saved, with the adapter merged; by itself it would need the checkpoint as {} left it"
 )
 
-
-TWO_HEADS = (
-    "deit: the head of the class token learns the labels, that of the distillation token the teacher; the answer is the mean "
-    "of their logits"
-)
+GUESSES: dict[type, Guess] = {MaskedLanguage: "words", SimCSE: "nothing", SimMIM: "patches"}
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -79,7 +77,8 @@ def prepare(recipe: Recipe) -> Prepared:
     which = {"revision": checkpoint.commit, "trust_remote_code": model.trust_remote_code}
     check_config(checkpoint.name, from_config=model.from_config, surgery=model.surgery, task=recipe.task, **which)
     _check_family(recipe, checkpoint)
-    by_two_heads = learns_by_two_heads(recipe, checkpoint)
+    if recipe.pretrain.objective is not None:
+        check_pretrainable(checkpoint, GUESSES[type(recipe.pretrain.objective)])
     check_checkpoints(data.augment)
     splits = load_splits(recipe)
     inputs: Inputs
@@ -97,48 +96,16 @@ def prepare(recipe: Recipe) -> Prepared:
         )
     else:
         inputs = image_inputs(recipe, checkpoint)
+    unlabelled = unlabelled_rows(recipe, splits)
     teachers = teachers_of(recipe, splits)
     for one in teachers:
         _check_teacher(one, recipe, splits, inputs)
-    loaded = load_classifier(
-        checkpoint.name,
-        task=recipe.task,
-        labels=splits.labels,
-        dropout=model.dropout,
-        attn_implementation=model.attn_implementation,
-        seed=recipe.train.seed,
-        from_config=model.from_config,
-        surgery=model.surgery,
-        distilled=by_two_heads,
-        **which,
-    )
-    # So that an adapter names its base as the user does, not the place in the cache it was read from.
-    loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
-    loaded = _with_head(loaded, recipe)
-    shrink, picture_tokens, smaller = None, None, ()
-    if isinstance(inputs, ImageInputs):
-        picture = tuple(inputs.collate(splits.train[:1])["pixel_values"].shape[1:])
-        picture_tokens = patches(loaded.model.config, picture)
-        if data.augment:
-            check_changeable(inputs.processor, decode(splits.train[0]["image"]), "data.augment")
-        smaller = _small_pictures(recipe, splits, loaded.model, min(picture[-2:]))
-        drop_patches(loaded.model, model.patch_drop)
-        if data.low_resolution is not None:
-            shrink = shrink_for(loaded.model, data.low_resolution)
-            shrink.shape(*picture[-2:])
-    notes = _batch_norm(recipe, loaded.model)
-    if recipe.trained == "head":
-        freeze.freeze_body(loaded.model, loaded.fresh)
-    if recipe.trained == "top":
-        freeze.train_top(loaded.model, model.top_layers)
-    freeze.freeze_lower(loaded.model, model.frozen_layers)
-    train_only(loaded.model, model.trainable, model.trainable_pattern, loaded.fresh)
-    refuse_frozen(loaded.model, model.surgery, model.frozen_layers)
-    if recipe.optim.word_embeddings == "frozen" and isinstance(data, TextData):
-        loaded.model.get_input_embeddings().requires_grad_(False)
+    found = load_model(recipe, checkpoint, splits, inputs)
+    loaded = found.loaded
     # An adapter on a copy: the head is fitted before it goes on, but one that does not fit is refused now.
     as_trained = with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh) if recipe.adapts else loaded.model
     weights = checkpoint.commit or digests.of_files(*checkpoint.weights)
+    before = finished_run(checkpoint.folder) or {}
     prepared = Prepared(
         recipe=recipe,
         splits=splits,
@@ -147,21 +114,21 @@ def prepare(recipe: Recipe) -> Prepared:
         fresh=loaded.fresh,
         device=device,
         mixed_precision=mixed_precision,
-        base_model=_base_model(recipe, checkpoint, weights),
+        base_model=_base_model(recipe, checkpoint, weights, before),
         weights=weights,
         notes=(
             *splits.notes,
             *loaded.notes,
-            *notes,
-            *((TWO_HEADS,) if by_two_heads else ()),
-            *smaller,
+            *found.notes,
             *without_effect(recipe),
-            *((WITHOUT_ADAPTER,) if recipe.adapts and model.surgery else ()),
+            *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and (changed := _changed_by(recipe)) else ()),
         ),
         processes=state.num_processes,
-        shrink=shrink,
-        picture_tokens=picture_tokens,
+        shrink=found.shrink,
+        picture_tokens=found.picture_tokens,
         teacher=teacher.weights_of([one.weights for one in teachers]) if teachers else None,
+        unlabelled=unlabelled,
+        started_from={name: before[name] for name in ("name", "labels", "method")} if before else None,
     )
     # What these refuse is refused now, rather than when training starts.
     if recipe.batching.token_budget is None:
@@ -172,37 +139,30 @@ def prepare(recipe: Recipe) -> Prepared:
     return prepared
 
 
-def _base_model(recipe: Recipe, checkpoint: LocalCheckpoint, weights: str) -> str | None:
+def after_pretraining(prepared: Prepared, folder: Path) -> Prepared:
+    """The run with the encoder that its pretraining left in `folder` in the place of its checkpoint."""
+    recipe = prepared.recipe
+    found = load_model(recipe, inspect_checkpoint(folder), prepared.splits, prepared.inputs)
+    model = found.loaded.model
+    # What it is called by everyone else.
+    model.name_or_path = model.config.name_or_path = prepared.model.name_or_path
+    after = replace(prepared, model=model, fresh=found.loaded.fresh, shrink=found.shrink)
+    if not after.goes_unpadded() and recipe.model.narrow_last_layer:
+        first_token_alone(model)
+    return after
+
+
+def _base_model(recipe: Recipe, checkpoint: LocalCheckpoint, weights: str, before: dict[str, Any]) -> str | None:
     """Hub id of what the weights come from; None where it is not known, or they come from nothing.
 
     Args:
         weights: see `Prepared.weights`.
+        before: result.json of the run that the checkpoint comes from; {}: from none.
     """
     if recipe.model.from_config is not None:
         return None
-    return recipe.model.base_model or (checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights))
-
-
-def _batch_norm(recipe: Recipe, model: nn.Module) -> tuple[str, ...]:
-    """Fix the statistics that pretraining has measured; of random weights there are none yet, which is to be said.
-
-    Raises:
-        InputError: statistics that go on changing, beside averages of the weights, which would need others.
-    """
-    if recipe.model.from_config is None:
-        freeze.freeze_batch_norm(model)
-        return ()
-    if not freeze.batch_norms(model):
-        return ()
-    if recipe.averaging != Averaging():
-        raise InputError(
-            "averaging: expected none beside model.from_config of a network with BatchNorm, whose statistics are those of "
-            "the last weights, not of averaged ones; leave it out"
-        )
-    return (
-        "model.from_config: BatchNorm normalises by the rows of each forward pass, so the result depends on how a step is cut "
-        "into passes and shared by processes",
-    )
+    known = checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights) or before.get("base_model")
+    return recipe.model.base_model or known
 
 
 def _check_teacher(one: teacher.AnyTeacher, recipe: Recipe, splits: Splits, inputs: Inputs) -> None:
@@ -248,6 +208,25 @@ def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.AnyTeacher, ...
             return ()
 
 
+def unlabelled_rows(recipe: Recipe, splits: Splits) -> Unlabelled | None:
+    """What the recipe's pretraining reads; None: there is none.
+
+    Raises:
+        InputError: see `data.unlabelled.gather`.
+    """
+    if recipe.pretrain.objective is None:
+        return None
+    data = recipe.data
+    return gather(
+        [splits.train, *([] if splits.left_out is None else [splits.left_out])],
+        recipe.pretrain.rows,
+        evaluated=[splits.validation, *([] if splits.test is None else [splits.test])],
+        kind="text" if isinstance(data, TextData) else "image",
+        columns=splits.columns,
+        encoding=data.encoding if isinstance(data, TextData) else "utf-8",
+    )
+
+
 def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:
     """What makes the network's input of the recipe's pictures."""
     model = recipe.model
@@ -260,15 +239,9 @@ def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:
     return ImageInputs(processor, decode_once=recipe.data.decode_once, cache_gb=recipe.batching.cache_gb)
 
 
-def _small_pictures(recipe: Recipe, splits: Splits, model: nn.Module, side: int) -> tuple[str, ...]:
-    """A note where the network reads the pictures at twice their own size or more, and would do with less."""
-    largest = max(max(decode(image).size) for image in splits.train[:8]["image"])
-    if recipe.data.low_resolution is not None or 2 * largest > side or not takes_sizes(model.config):
-        return ()
-    return (
-        f"the pictures have {largest} pixels a side and are read at {side}: --data.low-resolution {side // 2} would train "
-        "most of the steps at about a quarter of the work",
-    )
+def _changed_by(recipe: Recipe) -> str | None:
+    """What makes another network of the checkpoint, than which an adapter cannot do without."""
+    return "surgery" if recipe.model.surgery else "pretraining" if recipe.pretrain.objective else None
 
 
 def _check_objective(prepared: Prepared, model: nn.Module) -> None:
@@ -328,11 +301,11 @@ def _check_family(recipe: Recipe, checkpoint: LocalCheckpoint) -> None:
     """
     model, data = recipe.model, recipe.data
     chosen = model.trainable != "all" or model.trainable_pattern is not None
-    if not (recipe.adapts or chosen or _has_own_head(recipe)):
+    if not (recipe.adapts or chosen or has_own_head(recipe)):
         return
     if (bones := skeleton(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
         return
-    bones = _with_head(Loaded(bones, (), ()), recipe).model
+    bones = with_own_head(Loaded(bones, (), ()), recipe).model
     train_only(bones, model.trainable, model.trainable_pattern)
     if not recipe.adapts:
         return
@@ -344,45 +317,6 @@ def _check_family(recipe: Recipe, checkpoint: LocalCheckpoint) -> None:
             f"data.max_length: {data.max_length} and the prompt's {prompt} tokens, but {checkpoint.name} has positions for "
             f"{limit} tokens; give {limit - prompt} or less"
         )
-
-
-def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
-    """Whether a DeiT learns its teacher by the distillation token (arXiv:2012.12877): as a stock class holds it, so neither
-    with an adapter, which would be loaded onto the plain class, nor with a pooling or a head of the recipe's.
-
-    Raises:
-        InputError: the class token's head would learn nothing.
-    """
-    config = checkpoint.config
-    if not isinstance(recipe.objective, Distill) or config.get("model_type") != "deit" or config.get("auto_map"):
-        return False
-    if recipe.adapts or _has_own_head(recipe):
-        return False
-    if recipe.objective.labels_weight == 0:
-        raise InputError(
-            "objective.labels_weight: expected a number above 0 for deit, whose class token learns the labels and its "
-            "distillation token the teacher, got 0; or name a pooling, model.pooling cls, for one head"
-        )
-    return True
-
-
-def _has_own_head(recipe: Recipe) -> bool:
-    model = recipe.model
-    return (model.pooling, model.last_layers, model.head) != ("default", 1, "default")
-
-
-def _with_head(loaded: Loaded, recipe: Recipe) -> Loaded:
-    """The recipe's pooling and head on the classifier, see `pooled.with_head`."""
-    model = recipe.model
-    return with_head(
-        loaded,
-        pooling=model.pooling,
-        last_layers=model.last_layers,
-        head=model.head,
-        head_width=model.head_width,
-        head_activation=model.head_activation,
-        seed=recipe.train.seed,
-    )
 
 
 def with_adapter(
@@ -418,6 +352,8 @@ def load_splits(recipe: Recipe) -> Splits:
         split_seed=data.split_seed,
         max_train_rows=data.max_train_rows,
         unlabelled=data.unlabelled,
+        rows_per_class=data.rows_per_class,
+        keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out,
         **own,
     )
     if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):

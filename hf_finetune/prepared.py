@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.load import Splits
 from hf_finetune.data.sampling import class_quotas, draw_of
+from hf_finetune.data.unlabelled import Unlabelled
 from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.patches import Shrink
@@ -68,6 +70,10 @@ class Prepared:
     """Patches of a picture."""
     teacher: str | None = None
     """What the teacher's answers depend on, see `teacher.Teacher.weights`; None: there is no teacher."""
+    unlabelled: Unlabelled | None = None
+    """What is pretrained on first; None: nothing."""
+    started_from: dict[str, Any] | None = None
+    """The run whose model is the checkpoint: its `name`, `labels` and `method`; None: no run's is."""
 
     @property
     def changes_every_epoch(self) -> bool:

@@ -63,6 +63,11 @@ def find_rate(recipe: Recipe, output: str | None = None) -> Found:
         InputError: whatever would stop the run, or more than one process.
         TrainingError: the curve says nothing.
     """
+    if recipe.pretrain.objective is not None:
+        raise InputError(
+            "--find-lr: expected no pretrain.objective, after which the rate is to be found; run it, then --find-lr with --model "
+            "RUN/pretrained in its place"
+        )
     folder = output_folder(f"{recipe.name}-find-lr", output, resume=False)
     prepared = prepare(recipe)
     if prepared.processes > 1:

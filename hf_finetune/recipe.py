@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from hf_finetune.data.compose import ImageAugmentation, TextAugmentation
 from hf_finetune.data.mix import Mixing
 from hf_finetune.models.surgery import SurgeryStep
+from hf_finetune.recipe_data import ImageData, TextData, flag
 from hf_finetune.training.distillation_choices import DistillationKind, SoftTargets
 from hf_finetune.training.loss_choices import ClassWeights, CrossEntropy, Loss
 from hf_finetune.training.optimizer_choices import AdamW, Optimizer
+from hf_finetune.training.pretraining_choices import Pretrain
 from hf_finetune.training.regularizers import ElasticNet, GradientNoise
 from hf_finetune.training.schedule_choices import Schedule, ScheduleName
 
@@ -24,113 +25,13 @@ Method = Literal["full", "lora", "top", "head"]
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
 
-def _flag(*aliases: str) -> Any:
-    """A nested field that also has short names on the command line (`--epochs` for `--train.num-train-epochs`)."""
-    return tyro.conf.arg(aliases=aliases)
-
-
-@dataclass(frozen=True)
-class TextData:
-    """Labelled texts, or pairs of texts."""
-
-    path: str
-    """Hub id, csv/tsv/json/jsonl/parquet file, or a folder: of split files, or of one sub-folder of .txt files a class."""
-    config_name: Annotated[str | None, _flag("--config-name")] = None
-    """Configuration of a Hub data set (`mnli` of `nyu-mll/glue`)."""
-    revision: Annotated[str | None, _flag("--revision")] = None
-    """Branch, tag or commit of a Hub data set."""
-    validation: Annotated[str | None, _flag("--validation")] = None
-    """Validation rows: the name of a split of the data, or a file of its own. Default: the data's own, else carved from train."""
-    test: Annotated[str | None, _flag("--test")] = None
-    """Test rows: the name of a split of the data, or a file of its own."""
-    text: Annotated[str | None, _flag("--text")] = None
-    """Column of the text. Default: the obvious one, said aloud."""
-    text_pair: Annotated[str | None, _flag("--text-pair")] = None
-    """Column of the second text, for sentence pairs."""
-    label: Annotated[str | None, _flag("--label")] = None
-    """Column of the class. Default: the obvious one, said aloud."""
-    max_length: Annotated[int, _flag("--max-length")] = 128
-    """Longest text in tokens, special tokens included; the rest is cut off. Stored with the tokenizer."""
-    validation_fraction: float = 0.1
-    """Share of the training rows carved off for validation when the data has none."""
-    test_fraction: float = 0.0
-    """Share of the rows carved off for test when the data has none. 0: no test split, and no claim about test."""
-    split_seed: int = 0
-    """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
-    max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
-    """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
-    unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
-    """More training rows for a teacher, labels not looked at: splits by name, files with the same columns, or train itself, for
-    what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
-    augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
-    """Operations that change the training texts at random, in order: another view of every row in every epoch; see
-    `data.augment_text` and `data.compose`. Rows that are scored stay as they are."""
-    augment_copies: int = 0
-    """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training. 0: none."""
-    encoding: str = "utf-8"
-    """Encoding of text files."""
-    license: str | None = None
-    """Licence of the data, for the model card."""
-    name: str | None = None
-    """What the card calls data that are not on the Hub. None: the last part of their path."""
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """Labelled pictures."""
-
-    path: str
-    """Hub id, parquet file with an image column, folder of such files, or a folder of one sub-folder of pictures a class."""
-    config_name: Annotated[str | None, _flag("--config-name")] = None
-    """Configuration of a Hub data set."""
-    revision: Annotated[str | None, _flag("--revision")] = None
-    """Branch, tag or commit of a Hub data set."""
-    validation: Annotated[str | None, _flag("--validation")] = None
-    """Validation rows: the name of a split of the data, or a file or folder of its own. Default: the data's own, else carved from train."""
-    test: Annotated[str | None, _flag("--test")] = None
-    """Test rows: the name of a split of the data, or a file or folder of its own."""
-    image: Annotated[str | None, _flag("--image")] = None
-    """Column of the picture. Default: the obvious one, said aloud."""
-    label: Annotated[str | None, _flag("--label")] = None
-    """Column of the class. Default: the obvious one, said aloud."""
-    validation_fraction: float = 0.1
-    """Share of the training rows carved off for validation when the data has none."""
-    test_fraction: float = 0.0
-    """Share of the rows carved off for test when the data has none. 0: no test split, and no claim about test."""
-    split_seed: int = 0
-    """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
-    max_train_rows: Annotated[int | None, _flag("--max-train-rows")] = None
-    """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
-    unlabelled: Annotated[tuple[str, ...], _flag("--unlabelled")] = ()
-    """More training rows for a teacher, labels not looked at: splits by name, folders with the same columns, or train itself, for
-    what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
-    augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
-    """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
-    row in every epoch; see `data.augment_image` and `data.compose`. Rows that are scored stay as they are."""
-    augment_copies: int = 0
-    """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training, all of them
-    on the disk whatever `decode_once` says. 0: none."""
-    decode_once: bool = True
-    """Keep the resized pixels of all pictures on the disk, within `batching.cache_gb`, and read them from there in every
-    epoch and every later run: the same pixels to the bit. False: decode every picture whenever it comes up."""
-    low_resolution: int | None = None
-    """Pixels of the pictures' shorter side in the first part of the training, rounded to whole patches: 160 of 224 costs
-    about half. The rest of the training and every evaluation see full size. None: full size throughout."""
-    low_resolution_share: float = 0.67
-    """Share of the optimiser steps that `low_resolution` holds for."""
-    license: str | None = None
-    """Licence of the data, for the model card."""
-    name: str | None = None
-    """What the card calls data that are not on the Hub. None: the last part of their path."""
-
-
 @dataclass(frozen=True)
 class Model:
     """The pretrained checkpoint and what is done to it before training."""
 
-    checkpoint: Annotated[str, _flag("--model")]
+    checkpoint: Annotated[str, flag("--model")]
     """Hub id or folder of a BERT- or ViT-like checkpoint."""
-    base_model: Annotated[str | None, _flag("--base-model")] = None
+    base_model: Annotated[str | None, flag("--base-model")] = None
     """Hub id that the card names as base model when `checkpoint` is a local folder."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the Hub."""
@@ -216,7 +117,7 @@ class Supervised:
 class Distill(Supervised):
     """The loss against the labels, and beside it what the answers of a teacher cost; `--teacher MODEL` alone chooses it."""
 
-    teacher: Annotated[str | tuple[str, ...], _flag("--teacher")]
+    teacher: Annotated[str | tuple[str, ...], flag("--teacher")]
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It reads
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
     and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them. Also
@@ -259,7 +160,7 @@ class Train:
     learning_rate: float | None = None
     """Peak learning rate. None: 1e-3 for lora and head; on texts 1e-4 for full, 3e-4 for top; on pictures 2e-5 for both; 5e-4
     under model.from_config; see the README. For SGD 100 times, Adafactor 25 times, Lion a tenth of that. `--find-lr` proposes one."""
-    num_train_epochs: Annotated[float, _flag("--epochs")] = 3.0
+    num_train_epochs: Annotated[float, flag("--epochs")] = 3.0
     """Passes over the training rows."""
     max_steps: int = -1
     """Stop after this many optimiser steps, whatever the epochs. -1: by epochs."""
@@ -279,7 +180,7 @@ class Train:
     ScheduleFree constant_with_warmup."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm when theirs is larger."""
-    seed: Annotated[int, _flag("--seed")] = 0
+    seed: Annotated[int, flag("--seed")] = 0
     """Seed of the head's first weights, the row order and dropout. Never searched over."""
     logging_steps: int = 10
     """Optimiser steps between two lines of log.jsonl; a loss that is not a number is noticed there."""
@@ -332,7 +233,7 @@ class Batching:
 class Precision:
     """Number formats."""
 
-    mixed_precision: Annotated[MixedPrecision, _flag("--mixed-precision")] = "auto"
+    mixed_precision: Annotated[MixedPrecision, flag("--mixed-precision")] = "auto"
     """Format of the training's matrix products; weights stay float32. auto: what `accelerate launch` asked for, else bf16
     where the hardware multiplies it natively, else no; in a run long enough to measure, whichever of these is faster."""
     float32_matmul: Literal["auto", "highest", "high", "medium"] = "auto"
@@ -405,7 +306,7 @@ class Evaluate:
 class Hub:
     """Where the result goes."""
 
-    repo_id: Annotated[str | None, _flag("--push")] = None
+    repo_id: Annotated[str | None, flag("--push")] = None
     """Repository on the Hub; created when it is not there. None: nothing is pushed."""
     private: bool = False
     """Make a new repository private."""
@@ -450,6 +351,7 @@ class Recipe:
     """A PEFT config of a type in `codec.ADAPTERS`, or its type alone for PEFT's defaults; None with method lora: as `lora` says."""
     lora: Lora = Lora()
     """LoRA by its numbers, where `adapter` gives no PEFT config."""
+    pretrain: Pretrain = Pretrain()
     objective: Annotated[Objective, tyro.conf.AvoidSubcommands] = Supervised()
     regularize: Regularize = Regularize()
     train: Train = Train()

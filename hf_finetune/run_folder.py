@@ -68,6 +68,17 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
     return folder
 
 
+def finished_run(artefact: Path) -> dict[str, Any] | None:
+    """The result.json of the run that wrote a model/ or encoder/; None: it was written by none, or has lost it."""
+    path = artefact.parent / "result.json"
+    if artefact.name not in ("model", "encoder") or not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
 def kept_choice(folder: Path, name: Literal["kernels", "head"]) -> dict[str, Any] | None:
     """What the run in `folder` chose when it began; None: its recipe.json does not say.
 
@@ -109,6 +120,7 @@ def _comparable(record: dict[str, Any]) -> dict[str, Any]:
         "data fingerprint": record["fingerprint"],
         "weights of the checkpoint": record["weights"],
         "weights of the teacher": record.get("teacher"),
+        "fingerprint of the rows without labels": record.get("pretrain_fingerprint"),
         "processes": record["processes"],
         "mixed precision": record["mixed_precision"],
     }

@@ -57,6 +57,7 @@ RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
         ({"data": TextData(path="x", max_length=3)}, "data.max_length: expected at least 4"),
         ({"data": TextData(path="x", validation_fraction=1.0)}, "data.validation_fraction"),
         ({"data": TextData(path="x", max_train_rows=1)}, "data.max_train_rows"),
+        ({"data": TextData(path="x", rows_per_class=0)}, "data.rows_per_class: expected at least 1, got 0"),
         ({"model": Model("m", dropout=1.0)}, "model.dropout"),
         ({"model": Model("m", top_layers=-1)}, "model.top_layers: expected 0 or more, got -1"),
         ({"model": Model("m", frozen_layers=1), "method": "top"}, "model.frozen_layers: expected 0 with method top"),

@@ -13,6 +13,7 @@ from hf_finetune.no_effect import TABLE, without_effect
 TEXT = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
 TAUGHT = replace(TEXT, objective=Distill(teacher="big"))
 IMAGE = replace(TEXT, data=ImageData(path="x"))
+PRETRAINED = "--pretrain.objective SimCSE"
 # What each field is set to, what makes it do nothing, and what lets it do something.
 CASES: dict[str, tuple[Recipe, str, str, str]] = {
     "data.validation_fraction": (TEXT, "0.2", "--validation v.csv", ""),
@@ -33,6 +34,12 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
     "train.per_device_train_batch_size": (TEXT, "8", "--batching.token-budget 4096", ""),
     "batching.cache_gb": (TEXT, "2", "--batching.no-cache-prefix", ""),
     "optim.word_embeddings": (TEXT, "dense", "--model.frozen-layers 1", ""),
+    "pretrain.rows": (TEXT, "a.csv b.csv", "", PRETRAINED),
+    "pretrain.learning_rate": (TEXT, "1e-4", "", PRETRAINED),
+    "pretrain.num_train_epochs": (TEXT, "1", "--pretrain.objective SimCSE --pretrain.max-steps 10", PRETRAINED),
+    "pretrain.max_steps": (TEXT, "10", "", PRETRAINED),
+    "pretrain.held_out_fraction": (TEXT, "0.1", "", PRETRAINED),
+    "pretrain.compare": (TEXT, "", "", PRETRAINED),
     "hub.private": (TEXT, "", "", "--push me/it"),
     "hub.revision": (TEXT, "next", "", "--push me/it"),
     "hub.create_pr": (TEXT, "", "", "--push me/it"),

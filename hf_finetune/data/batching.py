@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from hf_finetune.data.inputs import Rows
+from hf_finetune.data.masking import MaskedRows
 from hf_finetune.data.mixed_rows import MixedRows
 from hf_finetune.data.sampling import ClassDraw
 from hf_finetune.data.taught_rows import TaughtRows, TaughtViews
@@ -230,7 +231,7 @@ class EpochLoader(DataLoader):
 
     def __init__(
         self,
-        dataset: Rows | Views | MixedRows | TaughtRows | TaughtViews,
+        dataset: Rows | Views | MixedRows | TaughtRows | TaughtViews | MaskedRows,
         batch_sampler: StepBatches,
         collate_fn: Callable[[dict[str, Any]], Any],
         *,
@@ -246,7 +247,7 @@ class EpochLoader(DataLoader):
             pin_memory=pin_memory,
             generator=generator,
         )
-        if isinstance(dataset, Views | MixedRows | TaughtViews):
+        if isinstance(dataset, Views | MixedRows | TaughtViews | MaskedRows):
             batch_sampler.follow = dataset.set_epoch
 
     def set_epoch(self, epoch: int) -> None:

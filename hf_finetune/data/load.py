@@ -18,7 +18,7 @@ from hf_finetune.data.labelled import Notes, Part, read_labelled, say_inferred
 from hf_finetune.data.roles import split_to_read
 from hf_finetune.data.rows import ClassIds, has_labels, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, local_path, locate
-from hf_finetune.data.splits import carve, fingerprint, first_occurrences, subsample
+from hf_finetune.data.splits import at_most_per_class, carve, fingerprint, first_occurrences, subsample
 from hf_finetune.errors import InputError
 
 logger = logging.getLogger("hf_finetune")
@@ -51,6 +51,8 @@ class Splits:
     unlabelled: dict[str, int] | None = None
     """Of the rows without a label, which stand behind the others in train with the label -1: how many they are, and how
     many were left out, see `further_rows.without_repeats`. None: none were named."""
+    left_out: Dataset | None = None
+    """Rows of train that `rows_per_class` and `max_train_rows` did not draw, where these were asked for and there are any."""
 
 
 def load(
@@ -70,6 +72,8 @@ def load(
     split_seed: int = 0,
     max_train_rows: int | None = None,
     unlabelled: Sequence[str] = (),
+    rows_per_class: int | None = None,
+    keep_left_out: bool = False,
     encoding: str = "utf-8",
 ) -> Splits:
     """Find, read, check and divide labelled rows.
@@ -85,6 +89,8 @@ def load(
         max_train_rows: at most this many rows stay in train, drawn after the carving.
         unlabelled: names of splits of the data, or paths, of rows whose labels are not looked at; train itself may be one
             of them, for the rows that were not drawn.
+        rows_per_class: at most this many of each class, drawn before `max_train_rows`.
+        keep_left_out: return the rows that these two leave out as well.
 
     Raises:
         InputError: for whatever keeps the rows from being used, naming file, row or field, and the remedy.
@@ -108,12 +114,10 @@ def load(
             )
     if "test" not in parts:
         notes.take("no labelled test rows: nothing is claimed about test")
-    if max_train_rows is not None and max_train_rows < len(parts["train"].digests):
-        rows = len(parts["train"].digests)
-        parts["train"] = parts["train"].where(
-            subsample(parts["train"].labels_N, count=max_train_rows, seed=(split_seed, TRAIN))
-        )
-        notes.take(f"train: {max_train_rows} of {rows} rows drawn, each class by its share (split_seed {split_seed})")
+    stays_N = _drawn(parts["train"].labels_N, rows_per_class, max_train_rows, split_seed, notes)
+    left_out = parts["train"].where(~stays_N) if keep_left_out and not stays_N.all() else None
+    if not stays_N.all():
+        parts["train"] = parts["train"].where(stays_N)
     duplicates = _count_duplicates(parts, notes)
     counts = None
     if read.unlabelled is not None:
@@ -133,6 +137,7 @@ def load(
         duplicates=duplicates,
         notes=tuple(notes),
         unlabelled=counts,
+        left_out=None if left_out is None else to_dataset(left_out.table, f"{mark[:24]}-left-out"),
     )
 
 
@@ -149,6 +154,28 @@ def _with_unlabelled(
         raise InputError(f"--unlabelled {where}: no row is left, without {out}; name other rows, or leave it out")
     notes.take(f"unlabelled: {counts['rows']} rows of {where} for the teacher to answer; left out: {out}")
     return joined(parts["train"], left), counts
+
+
+def _drawn(
+    labels_N: np.ndarray, rows_per_class: int | None, max_train_rows: int | None, split_seed: int, notes: Notes
+) -> np.ndarray:
+    """Mask (N,), true for the rows that stay in train."""
+    rows = np.arange(len(labels_N))
+    if rows_per_class is not None:
+        rows = np.flatnonzero(at_most_per_class(labels_N, count=rows_per_class, seed=(split_seed, TRAIN)))
+        if len(rows) < len(labels_N):
+            notes.take(
+                f"train: {len(rows)} of {len(labels_N)} rows drawn, {rows_per_class} of a class at most "
+                f"(split_seed {split_seed})"
+            )
+    if max_train_rows is not None and max_train_rows < len(rows):
+        notes.take(
+            f"train: {max_train_rows} of {len(rows)} rows drawn, each class by its share (split_seed {split_seed})"
+        )
+        rows = rows[subsample(labels_N[rows], count=max_train_rows, seed=(split_seed, TRAIN))]
+    stays_N = np.zeros(len(labels_N), dtype=bool)
+    stays_N[rows] = True
+    return stays_N
 
 
 def _carved(

@@ -113,6 +113,17 @@ def subsample(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.
     return chosen
 
 
+def at_most_per_class(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.ndarray:
+    """Choose `count` rows of each class, or all where it has fewer; fewer of one seed are among more of it.
+
+    Returns:
+        Mask (N,), true for the chosen rows.
+    """
+    chosen = np.zeros(len(labels_N), dtype=bool)
+    chosen[_draw(np.arange(len(labels_N)), labels_N, np.minimum(np.bincount(labels_N), count), seed)] = True
+    return chosen
+
+
 def _shares(counts_C: np.ndarray, total: int, most_C: np.ndarray) -> np.ndarray:
     """Divide `total` in proportion to the counts, none above its most, by the largest remainders."""
     exact_C = counts_C * (total / max(1, counts_C.sum()))

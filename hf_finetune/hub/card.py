@@ -5,7 +5,8 @@ the result does not have leaves its line out, or is named under Limitations. Bes
 run writes, these are used where they are there: `base_model` (Hub id or null), `command`, `parameters`, `calibration`,
 `learning_rate`, `steps`, `notes`, `environment.versions`, `environment.commit`, and in `data`: `path_name` (the data's
 Hub id, or a local path's last name), `notes`, `duplicates`, `truncated_share`, `license`, `fingerprint` and
-`rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net` and `teacher`.
+`rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net`, `teacher`,
+`pretrain` and `started_from`.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def _facts(recipe: Recipe, result: Mapping[str, Any]) -> dict[str, Any]:
         "splits": _splits(result),
         "notes": [shorten(note) for note in (*data.get("notes", ()), *result.get("notes", ()))],
         "fingerprint": data.get("fingerprint"),
+        "pretrain": _pretrain(result),
         "procedure": table(("field", "value"), procedure(recipe, result)),
         "adapter_config": adapter_config(recipe),
         "cost": table(("what", "measured"), _quantities(result, "time", "throughput", "memory")),
@@ -232,6 +234,10 @@ def _subject(result: Mapping[str, Any], recipe: Recipe, base: str | None) -> str
             whole = result.get("standalone", True) or "encoder" in result.get("artefacts", ())
             merged = ", merged into the weights" if whole else ""
             how = f"{method} adapters{merged}"
+    if before := result.get("started_from"):
+        how += f", after the run {code(before['name'])} for {number(len(before['labels']))} classes"
+    if result.get("pretrain"):
+        how += ", after more pretraining on rows without labels"
     if taught := result.get("teacher"):
         how += f", taught by {code(taught['name'])}"
     article = "An" if kind == "image" else "A"
@@ -286,6 +292,29 @@ def _differences(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Against its teacher {code(taught['name'])}, whose accuracy is {interval(accuracy)}, row by row: "
             f"{_points(taught['difference'])} points, {taught['difference']['verdict']}."
+        )
+    return lines
+
+
+def _pretrain(result: Mapping[str, Any]) -> list[str]:
+    """What the first stage did, a line each; none where there was none."""
+    if not (found := result.get("pretrain")):
+        return []
+    rows, left_out, held_out = found["rows"], found["left_out"], found["held_out_loss"]
+    lines = [
+        f"{code(found['objective'])} on {number(rows['pretrained'])} rows, {number(rows['held_out'])} more held out: "
+        f"{number(rows['of_train'])} from the training data, {number(rows['of_further'])} from elsewhere, none with its label. "
+        f"Left out: {number(left_out['evaluated'])} that are validation or test rows, {number(left_out['repeated'])} repeated, "
+        f"{number(left_out['unusable'])} empty or damaged.",
+        f"{number(found['steps'])} steps at a peak learning rate of {number(found['learning_rate'])}, those until step "
+        f"{number(found['kept_step'])} kept; loss of the held-out rows {held_out['first']:.3f} before, {held_out['kept']:.3f} after.",
+    ]
+    if without := found.get("without"):
+        lines.append(
+            f"Against the same recipe without this stage, trained for {number(without['steps'])} steps so that all steps take as "
+            f"long ({number(without['loop_s'])} s, {number(without['loop_s_with'])} s with it), whose accuracy is "
+            f"{interval(without['accuracy'])}, row by row: {_points(without['difference'])} points, "
+            f"{without['difference']['verdict']}."
         )
     return lines
 

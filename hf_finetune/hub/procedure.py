@@ -26,6 +26,7 @@ SHOWN_FIELDS = (
     "model.dropout",
     "model.attn_implementation",
     "data.max_",
+    "data.rows_per_class",
 )
 # Named where a recipe sets them otherwise. What these groups will have one day leaves the cards of today as they are.
 SHOWN_UNLESS_DEFAULT = (

@@ -143,7 +143,7 @@ def load_classifier(
         # Whatever a checkpoint names: the first class of a family is the plain one, and DeiT's other one is for students.
         config.architectures = [DeiTForImageClassificationWithTeacher.__name__] if distilled else []
     notes = list(local.notes)
-    if dropout is not None and not _set_dropout(config, dropout):
+    if dropout is not None and not set_dropout(config, dropout):
         notes.append(f"model.dropout: {config.model_type} has no dropout")
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
@@ -253,7 +253,7 @@ def _class_names(config: dict[str, Any]) -> list[str]:
     return [str(names[i]) for i in sorted(names, key=int)]
 
 
-def _set_dropout(config: PreTrainedConfig, rate: float) -> int:
+def set_dropout(config: PreTrainedConfig, rate: float) -> int:
     """Set every dropout rate of the config, unset ones included (None means: as another); returns how many there are.
 
     The families name them differently (hidden_dropout_prob, attention_dropout, drop_path_rate), but all with `drop`.
@@ -311,10 +311,13 @@ def _fresh_modules(
         )
     owners = {key.rpartition(".")[0] for key in missing | mismatched.keys()}
     fresh = tuple(name for name, _ in model.named_modules() if name in owners)
+    classes = _class_names(local.config)
+    replaced = f"{local.name}: its head was for {len(classes)} other classes ({', '.join(classes[:5])}"
+    replaced += ", ...) and is replaced" if len(classes) > 5 else ") and is replaced"
     if mismatched:
-        notes.append(f"{local.name}: its head was for other classes and is replaced")
+        notes.append(replaced)
     elif all(name.startswith(prefix) for name in fresh):
-        if _class_names(local.config) == list(model.config.id2label.values()):
+        if classes == list(model.config.id2label.values()):
             notes.append(f"{local.name}: its head for {model.config.num_labels} classes is kept")
         else:
             # As many classes, but others: their weights must not decide about ours.
@@ -323,7 +326,7 @@ def _fresh_modules(
                 for layer in layers:
                     layer.reset_parameters()
             fresh = tuple(name for name, module in model.named_modules() if name in fresh or module in layers)
-            notes.append(f"{local.name}: its head was for other classes and is replaced")
+            notes.append(replaced)
     if fresh:
         notes.append(f"{local.name}: {', '.join(fresh)} not in the checkpoint, started from seed {seed}")
     unused = sorted({key.split(".")[0] for key in info["unexpected_keys"]})

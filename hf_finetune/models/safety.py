@@ -93,6 +93,11 @@ def inspect_checkpoint(
     if not (folder / "config.json").is_file() and ("model" in found or "encoder" in found):
         folder = found.get("model") or found["encoder"]
         checkpoint = str(folder) if commit is None else checkpoint
+    if list(found) == ["adapter"]:
+        raise InputError(
+            f"{checkpoint}: a run whose adapter could not be merged; expected a whole model: start from the checkpoint that it "
+            "adapts, or from a run with model/ or encoder/"
+        )
     if (folder / "adapter_config.json").is_file():
         raise InputError(f"{checkpoint}: a PEFT adapter, expected a whole model; merge it into its base model first")
     if not (folder / "config.json").is_file():

@@ -51,7 +51,7 @@ SAID_BY = {
     "lr_scheduler_kwargs": "schedule",
     "warmup_steps": "train.warmup_steps",
 }
-LOWER_IS_BETTER = {"log_loss", "ece"}
+LOWER_IS_BETTER = {"log_loss", "ece", "held_out_loss"}
 
 # Peak learning rates by method. Chosen on validation rows, see "Measured" in the README.
 LEARNING_RATE = {"full": 1e-4, "top": 3e-4, "lora": 1e-3, "head": 1e-3}

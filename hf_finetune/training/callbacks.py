@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -16,8 +20,8 @@ from hf_finetune.codec import write_text
 class ProgressBar(TrainerCallback):
     """One bar on stderr over all steps, with the loss and the last validation metrics beside it."""
 
-    def __init__(self, metric: str) -> None:
-        self.metric, self.shown, self.bar = metric, {}, None
+    def __init__(self, metric: str, name: str = "train") -> None:
+        self.metric, self.name, self.shown, self.bar = metric, name, {}, None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -25,7 +29,7 @@ class ProgressBar(TrainerCallback):
         """Open the bar at the step a resumed run starts from."""
         if state.is_world_process_zero:
             self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="train", file=sys.stderr, dynamic_ncols=True
+                total=state.max_steps, initial=state.global_step, desc=self.name, file=sys.stderr, dynamic_ncols=True
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
@@ -88,3 +92,18 @@ class LogLines(TrainerCallback):
             line = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **logs}
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """What `LogLines` wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def loop_seconds(lines: Sequence[dict[str, Any]]) -> float:
+    """Seconds of all steps of a log by the median of a step, whatever evaluations, pauses and restarts lie between.
+
+    0 where fewer than two steps were logged.
+    """
+    logged = [(line["step"], line["time"]) for line in lines if "loss" in line]
+    each = [(later - t) / (step - s) for (s, t), (step, later) in itertools.pairwise(logged) if step > s]
+    return lines[-1]["step"] * statistics.median(each) if each else 0.0

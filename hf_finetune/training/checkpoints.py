@@ -98,7 +98,8 @@ def refuse_lacking(model: nn.Module, missing: Iterable[str], output: str) -> Non
     """
     if not isinstance(model, PreTrainedModel):
         return
-    if lacking := set(missing) - set(model._keys_to_ignore_on_save or ()):
+    # Tied weights are saved once, under the other name.
+    if lacking := set(missing) - set(model._keys_to_ignore_on_save or ()) - set(model.all_tied_weights_keys):
         raise InputError(
             f"{output}: the newest checkpoint lacks {len(lacking)} of the model's weights "
             f"({min(lacking)}, ...); start the run anew in another --output"

@@ -429,17 +429,21 @@ class ClassifierTrainer(Trainer):
         self.loop_seconds = time.perf_counter() - started - self.outside_seconds
         check_weights(self.model.parameters())
         if self.rows_trained:
-            passes = (1 if self.second_pass is None else 2) * (2 if self.r_drop else 1)
-            self.utilisation = measure(
-                self.model,
-                rows=Rows(self.train_dataset, columns_of(self.inputs, labels=False)),
-                collate=self.collate,
-                lengths=self.inputs.lengths(self.train_dataset),
-                rows_trained=passes * self.rows_trained,
-                pictures={shape: passes * rows for shape, rows in self._pictures.items()},
-                seconds=self.loop_seconds,
-                dtype=self._autocast or torch.float32,
-            )
+            self.utilisation = self._measured()
+
+    def _measured(self) -> Utilisation | None:
+        """What the loop did, against what the hardware can."""
+        passes = (1 if self.second_pass is None else 2) * (2 if self.r_drop else 1)
+        return measure(
+            self.model,
+            rows=Rows(self.train_dataset, columns_of(self.inputs, labels=False)),
+            collate=self.collate,
+            lengths=self.inputs.lengths(self.train_dataset),
+            rows_trained=passes * self.rows_trained,
+            pictures={shape: passes * rows for shape, rows in self._pictures.items()},
+            seconds=self.loop_seconds,
+            dtype=self._autocast or torch.float32,
+        )
 
     def _restore_best(self, last: Path) -> None:
         self.state = saved_state(last)

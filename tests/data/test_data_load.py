@@ -532,6 +532,23 @@ def test_max_train_rows(tmp_path: Path) -> None:
     assert load(str(path), kind="text", max_train_rows=5000).fingerprint == whole.fingerprint
 
 
+def test_rows_per_class(tmp_path: Path) -> None:
+    """Of the same validation rows as ever; what is not drawn is handed over where it is asked for, and is all the rest."""
+    path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "b", "b")))
+    whole = load(str(path), kind="text")
+    splits = load(str(path), kind="text", rows_per_class=7, keep_left_out=True)
+    assert np.bincount(splits.train["label"][:]).tolist() == [7, 7]
+    assert splits.validation.to_dict() == whole.validation.to_dict()
+    assert noted(splits, "train: 14 of 90 rows drawn, 7 of a class at most (split_seed 0)")
+    assert sorted(splits.train["row"][:] + splits.left_out["row"][:]) == sorted(whole.train["row"][:])
+    assert load(str(path), kind="text", rows_per_class=7).left_out is None
+    both = load(str(path), kind="text", rows_per_class=7, max_train_rows=6, keep_left_out=True)
+    assert np.bincount(both.train["label"][:]).tolist() == [3, 3] and len(both.left_out) == 84
+    assert set(both.train["row"][:]) < set(splits.train["row"][:])
+    every = load(str(path), kind="text", rows_per_class=68, keep_left_out=True)
+    assert every.fingerprint == whole.fingerprint and every.left_out is None
+
+
 def test_columns_by_name(tmp_path: Path) -> None:
     path = csv_file(
         tmp_path / "a.csv", [(f"a{i}", f"b{i}", f"c{i % 2}", i) for i in range(10)], ("one", "two", "three", "n")

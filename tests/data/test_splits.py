@@ -7,7 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hf_finetune.data.splits import carve, fingerprint, first_occurrences, order_classes, row_digests, subsample
+from hf_finetune.data.splits import (
+    at_most_per_class,
+    carve,
+    fingerprint,
+    first_occurrences,
+    order_classes,
+    row_digests,
+    subsample,
+)
 from hf_finetune.errors import InputError
 
 
@@ -76,6 +84,14 @@ def test_subsample() -> None:
         InputError, match=r"data\.max_train_rows 2: expected one row at least for each of the 3 classes"
     ):
         subsample(labels, count=2, seed=(0, 0))
+
+
+def test_at_most_so_many_of_each_class() -> None:
+    """Fewer of one seed are among more of it; another seed draws others."""
+    labels = np.repeat([0, 1, 2], [600, 390, 10])
+    few, more, other = (at_most_per_class(labels, count=n, seed=(s, 2)) for n, s in ((5, 0), (20, 0), (5, 1)))
+    assert np.bincount(labels[few]).tolist() == [5, 5, 5] and np.bincount(labels[more]).tolist() == [20, 20, 10]
+    assert not (few & ~more).any() and (few != other).any()
 
 
 def test_digests_of_texts_and_pairs() -> None:

@@ -1,0 +1,120 @@
+"""Rows without labels for pretraining: each input once, and none that the run will be judged by."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from datasets import Dataset, concatenate_datasets
+
+from hf_finetune import digests
+from hf_finetune.data.class_folder import Kind
+from hf_finetune.data.columns import choose_columns
+from hf_finetune.data.rows import Unusable, read_rows, to_dataset, to_table
+from hf_finetune.data.sources import locate, role_of
+from hf_finetune.data.splits import row_digests
+from hf_finetune.errors import InputError
+
+logger = logging.getLogger("hf_finetune")
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Rows with `text` (and `text_pair`) or `image`, and `row`, their number."""
+
+    rows: Dataset
+    counts: dict[str, int]
+    """`train` and `further`: rows used of either; `evaluated`, `repeated` and `unusable`: rows left out, because they are
+    validation or test rows, equal an earlier one, or are empty or damaged."""
+    fingerprint: str
+    """SHA-256 over the rows' contents, in order."""
+
+
+def gather(
+    own: Sequence[Dataset],
+    further: Sequence[str],
+    *,
+    evaluated: Sequence[Dataset],
+    kind: Kind,
+    columns: dict[str, str],
+    encoding: str = "utf-8",
+) -> Unlabelled:
+    """The run's training rows and further ones, without what repeats or is judged by.
+
+    Args:
+        own: training rows; labels are not looked at.
+        further: files, folders or Hub ids, see `read`.
+        evaluated: validation and test rows.
+        columns: of the run's data, by canonical name.
+
+    Raises:
+        InputError: a source cannot be read; fewer than two rows are left.
+    """
+    names = [n for n in ("text", "text_pair", "image") if n in columns]
+    unusable: list[Unusable] = []
+    parts = {
+        "train": [rows.select_columns(names) for rows in own],
+        "further": [read(path, kind=kind, columns=columns, encoding=encoding, unusable=unusable) for path in further],
+    }
+    judged = {digest for rows in evaluated for digest in _digests(rows)}
+    seen: set[bytes] = set()
+    counts = {**dict.fromkeys(parts, 0), "evaluated": 0, "repeated": 0, "unusable": len(unusable)}
+    kept, order = [], []
+    for origin, datasets in parts.items():
+        for rows in datasets:
+            wanted = []
+            for i, digest in enumerate(_digests(rows)):
+                if digest in judged:
+                    counts["evaluated"] += 1
+                elif digest in seen:
+                    counts["repeated"] += 1
+                else:
+                    seen.add(digest)
+                    order.append(digest)
+                    wanted.append(i)
+            counts[origin] += len(wanted)
+            kept.append(rows.select(wanted))
+    if len(order) < 2:
+        raise InputError(f"pretrain.rows: {len(order)} rows to pretrain on; expected two at least, name a file of them")
+    table = (
+        concatenate_datasets(kept).with_format("arrow")[:].append_column("row", pa.array(range(len(order)), pa.int64()))
+    )
+    mark = digests.of_json([digest.hex() for digest in order])
+    return Unlabelled(to_dataset(table, f"{mark[:24]}-unlabelled"), counts, mark)
+
+
+def read(
+    path: str, *, kind: Kind, columns: dict[str, str], encoding: str = "utf-8", unusable: list[Unusable] | None = None
+) -> Dataset:
+    """The rows of all splits of DATA but validation and test.
+
+    The columns are those that the run's data have, where they are there, else the obvious ones.
+
+    Args:
+        unusable: takes the rows that are empty or damaged.
+
+    Raises:
+        InputError: there is no such data, it has no such split, or lacks a column.
+    """
+    layout = locate(path, kind=kind, labelled=False, encoding=encoding)
+    splits = [split for split in layout.splits.values() if role_of(split.name) in (None, "train")]
+    if not splits:
+        raise InputError(f"pretrain.rows: {path} has validation and test rows alone; name others")
+    names: list[str] = [name for name in ("text", "text_pair", "image") if name in columns]
+    tables: list[pa.Table] = []
+    for split in splits:
+        asked = {
+            name: columns[name] if name == "text_pair" or columns[name] in split.columns else None for name in names
+        }
+        chosen = choose_columns(split.columns, asked, kind=kind, need_label=False, place=split.place)
+        chosen = {name: chosen[name] for name in names}
+        tables += [to_table([part]) for part in read_rows(split, chosen, None, unusable=unusable)]
+    table = pa.concat_tables(tables).select(names)
+    logger.info("pretrain.rows: %d rows of %s (%s)", len(table), path, ", ".join(split.name for split in splits))
+    return to_dataset(table)
+
+
+def _digests(rows: Dataset) -> list[bytes]:
+    return row_digests(rows.with_format("arrow")[:])

@@ -1,0 +1,77 @@
+"""What a recipe can ask of the checkpoint before it is fine-tuned: more pretraining on rows without labels; cheap to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class MaskedLanguage:
+    """Of texts: guess words that are left out, other ones in every epoch (BERT, arXiv:1810.04805)."""
+
+    share: float = 0.15
+    """Share of a text's tokens that are to be guessed, one word at least. Of ten such tokens eight are masked, one is exchanged
+    for another and one stays."""
+    whole_word: bool = True
+    """Leave out whole words; else single tokens."""
+    span: int = 1
+    """Leave out runs of neighbouring words, their lengths drawn geometrically (p 0.2) up to this: 10 in SpanBERT
+    (arXiv:1907.10529). 1: single words."""
+
+
+@dataclass(frozen=True)
+class SimCSE:
+    """Of texts: tell a text, under another dropout mask, from the others of its forward pass (arXiv:2104.08821)."""
+
+    temperature: float = 0.05
+    """Divides the cosine of two texts."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """A text's vector: the state of its first token, or the mean over its tokens."""
+
+
+@dataclass(frozen=True)
+class SimMIM:
+    """Of pictures: guess the pixels of patches that are left out (arXiv:2111.09886). For vit, deit and swin."""
+
+    share: float = 0.6
+    """Share of a picture that is left out."""
+    block: int = 32
+    """Side in pixels of the squares that are left out together, rounded to whole patches."""
+
+
+PretrainObjective = MaskedLanguage | SimCSE | SimMIM
+# Peak learning rates of the papers for networks of BERT-base's size, at steps of about 32 rows.
+LEARNING_RATE: dict[type, float] = {MaskedLanguage: 5e-5, SimCSE: 3e-5, SimMIM: 1e-4}
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """More pretraining of the checkpoint on rows without labels, before all else. With AdamW, a linear schedule, and the
+    batches, seed and number format of the run."""
+
+    objective: Annotated[PretrainObjective | None, tyro.conf.AvoidSubcommands] = None
+    """What is learned: MaskedLanguage or SimCSE of texts, SimMIM of pictures. None: the checkpoint is fine-tuned as it is."""
+    rows: tuple[str, ...] = ()
+    """More rows without labels, beside the training rows: files, folders or Hub ids, of which all splits but validation and
+    test are read. What equals a validation or test row of the run is left out, and counted."""
+    left_out: bool = True
+    """Read the training rows that data.rows_per_class and data.max_train_rows leave out, too; their labels are not used."""
+    learning_rate: float | None = None
+    """Peak learning rate. None: 5e-5 for MaskedLanguage, 3e-5 for SimCSE, 1e-4 for SimMIM."""
+    num_train_epochs: float = 3.0
+    """Passes over the rows."""
+    max_steps: int = -1
+    """Stop after this many optimiser steps, whatever the epochs. -1: by epochs."""
+    held_out_fraction: float = 0.05
+    """Share of the rows that only measures the loss after each epoch, 1,000 rows at most; the best epoch is kept."""
+    compare: bool = False
+    """Run the recipe without the stage as well, in DIR/without, with so many more epochs that it trains for as long as both
+    stages together, and report the difference, row by row."""
+
+    @property
+    def rate(self) -> float:
+        """Peak learning rate of the stage."""
+        return self.learning_rate or LEARNING_RATE[type(self.objective)]

@@ -1,0 +1,222 @@
+"""Whole runs that pretrain first: what is saved and said, that they can be stopped anywhere, and what is refused."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PromptTuningConfig
+from safetensors.torch import load_file
+from small_runs import image_rows, small_recipe, stop_after
+from tiny import tiny_image_checkpoint
+from transformers import AutoModel
+
+from hf_finetune import codec, jobs, pipeline
+from hf_finetune.checks import check
+from hf_finetune.data.load import load
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.models.layer_surgery import KeepLayers
+from hf_finetune.no_effect import without_effect
+from hf_finetune.planning import describe, plan
+from hf_finetune.rate_finding import find_rate
+from hf_finetune.recipe import ImageData, Launch, Model, Recipe, TextData, Train
+from hf_finetune.training.pretraining_choices import MaskedLanguage, Pretrain, SimCSE, SimMIM
+
+pytestmark = pytest.mark.usefixtures("gate_here")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Ten rows of each class with a label, all rows and a file of others to pretrain on."""
+    folder = tmp_path_factory.mktemp("texts")
+    plain = small_recipe(folder)
+    judged = load(plain.data.path, kind="text").validation["text"][:]
+    with (folder / "more.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["body"])
+        lines.writerows([[text] for text in ("a good film", "a good film", *judged[:2], "the worst of all games")])
+    return dataclasses.replace(
+        plain,
+        data=dataclasses.replace(plain.data, rows_per_class=10),
+        train=dataclasses.replace(plain.train, logging_steps=1, learning_rate=1e-3),
+        pretrain=Pretrain(
+            MaskedLanguage(share=0.3), rows=(str(folder / "more.csv"),), num_train_epochs=1.0, learning_rate=3e-3
+        ),
+    )
+
+
+def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tensor]:
+    """The weights that a run saves, resumed where it was stopped; what it saved is gated."""
+    result = pipeline.run(dataclasses.replace(recipe, **fields), Launch(str(folder), resume=True))
+    assert result is not None and all(check["ok"] for check in result["parity"].values())
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says; that the second stage begins with what the first one left; and that it can be stopped in either."""
+    run = tmp_path / "run"
+    straight = trained(texts, run)
+    found, card = result_of(run)["pretrain"], (run / "README.md").read_text()
+    # 60 rows, of which 6 are validation and 3 repeated; 2 of the further ones are new.
+    assert found["rows"] == {"pretrained": 50, "held_out": 3, "of_train": 51, "of_further": 2}
+    assert found["left_out"] == {"evaluated": 2, "repeated": 4, "unusable": 0}
+    assert found["steps"] == 7 and found["kept_step"] == 7 and found["seconds"] >= found["loop_s"] > 0
+    assert found["held_out_loss"]["kept"] == found["held_out_loss"]["last"] < found["held_out_loss"]["first"]
+    assert found["loss"]["last"] < found["loss"]["first"]
+    assert result_of(run)["rows"]["train"] == 20 and result_of(run)["time"]["pretrain_s"] == found["seconds"]
+    assert "`MaskedLanguage(share=0.3)` on 50 rows, 3 more held out: 51 from the training data" in card
+    assert "after more pretraining on rows without labels" in card and str(tmp_path) not in card
+    assert not (run / "pretraining" / "checkpoints").exists()
+
+    kept = AutoModel.from_pretrained(run / "pretrained")
+    before = AutoModel.from_pretrained(texts.model.checkpoint)
+    moved = {n for n, x in kept.state_dict().items() if not torch.equal(x, before.state_dict()[n])}
+    assert "encoder.layer.0.output.dense.weight" in moved and not any(n.startswith("pooler") for n in moved)
+    from_there = dataclasses.replace(texts.model, checkpoint=str(run / "pretrained"))
+    assert same(straight, trained(texts, tmp_path / "second", model=from_there, pretrain=Pretrain()))
+    assert not same(straight, trained(texts, tmp_path / "alone", pretrain=Pretrain()))
+
+    stopped = tmp_path / "stopped"
+    stop_after(monkeypatch, 3, 2)
+    for stage in ("pretraining", ""):
+        with pytest.raises(StoppedBySignal):
+            pipeline.run(texts, Launch(str(stopped), resume=True))
+        assert (stopped / stage / "checkpoints").is_dir()
+    written = (stopped / "pretrained" / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(InputError, match=r"fingerprint of the rows without labels: the run in .* has '\w+', now it is"):
+        fewer = dataclasses.replace(texts.pretrain, rows=())
+        refused = dataclasses.replace(texts, pretrain=fewer)
+        record = stopped / "recipe.json"
+        plain = json.loads(record.read_text())
+        record.write_text(json.dumps({**plain, "recipe": codec.to_plain(refused)}))
+        pipeline.run(refused, Launch(str(stopped), resume=True))
+    record.write_text(json.dumps(plain))
+    assert same(straight, trained(texts, stopped))
+    assert (stopped / "pretrained" / "model.safetensors").stat().st_mtime_ns == written
+    assert same(load_file(run / "pretrained/model.safetensors"), load_file(stopped / "pretrained/model.safetensors"))
+    first, again = (json.loads((f / "pretrained/pretraining.json").read_text()) for f in (run, stopped))
+    assert first["held_out_loss"] == again["held_out_loss"] and first["loss"] == again["loss"]
+
+
+def test_with_and_without(texts: Recipe, tmp_path: Path) -> None:
+    """The recipe alone has so many more steps that all steps take as long, and the difference is told, row by row."""
+    run = tmp_path / "run"
+    trained(texts, run, pretrain=dataclasses.replace(texts.pretrain, compare=True))
+    without, alone = result_of(run)["pretrain"]["without"], result_of(run / "without")
+    assert without["steps"] == alone["steps"] > result_of(run)["steps"]
+    assert without["accuracy"] == alone["metrics"]["validation"]["accuracy"] and alone["pretrain"] is None
+    own = result_of(run)["metrics"]["validation"]["accuracy"]["value"]
+    assert without["difference"]["value"] == pytest.approx(own - without["accuracy"]["value"])
+    assert without["difference"]["verdict"] in ("better", "no worse", "worse", "undecided")
+    assert "- Against the same recipe without this stage, trained for " in (run / "README.md").read_text()
+
+
+def test_sentences_and_an_adapter(texts: Recipe, tmp_path: Path) -> None:
+    """SimCSE before LoRA: the adapter is merged, and not offered for a checkpoint that is not the one it was trained on."""
+    pretrain = dataclasses.replace(texts.pretrain, objective=SimCSE(pooling="mean"), num_train_epochs=2.0)
+    result = pipeline.run(dataclasses.replace(texts, pretrain=pretrain, method="lora"), Launch(str(tmp_path / "run")))
+    assert result["artefacts"] == ["model"] and not (tmp_path / "run" / "adapter").exists()
+    assert any("it would need the checkpoint as pretraining left it" in note for note in result["notes"])
+    found = result["pretrain"]
+    assert found["objective"] == "SimCSE(pooling='mean')"
+    assert found["held_out_loss"]["kept"] != found["held_out_loss"]["first"]
+
+
+def test_pictures(tmp_path: Path) -> None:
+    for row in image_rows(24):
+        file = tmp_path / "train" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"]["bytes"])
+    recipe = Recipe(
+        name="small",
+        data=ImageData(path=str(tmp_path / "train")),
+        model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
+        train=Train(num_train_epochs=1.0, per_device_train_batch_size=8),
+        pretrain=Pretrain(SimMIM(block=8), learning_rate=3e-3, num_train_epochs=4.0),
+    )
+    result = pipeline.run(recipe, Launch(str(tmp_path / "run")))
+    found = result["pretrain"]
+    assert found["rows"]["pretrained"] == 21 and found["held_out_loss"]["kept"] < found["held_out_loss"]["first"]
+    AutoModel.from_pretrained(tmp_path / "run" / "pretrained")
+
+
+def test_plan(texts: Recipe) -> None:
+    """The stage's time by its own steps, and that of the run without it where both are compared."""
+    made = plan(dataclasses.replace(texts, pretrain=dataclasses.replace(texts.pretrain, compare=True)))
+    assert made["parts"]["without_s"] > made["parts"]["pretrain_s"] > 0
+    assert "\npretraining   about " in describe(made)
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "fields", "said"),
+    [
+        ({"objective": MaskedLanguage(share=0.0)}, {}, "pretrain.objective.share: expected above 0 and below 1, got 0.0"),
+        ({"objective": MaskedLanguage(span=0)}, {}, "pretrain.objective.span: expected at least 1"),
+        ({"objective": SimCSE(temperature=0.0)}, {}, "pretrain.objective.temperature: expected a number above 0"),
+        ({"objective": SimMIM()}, {}, r"pretrain.objective: expected MaskedLanguage or SimCSE for texts, got 'SimMIM\(\)'"),
+        ({}, {"data": ImageData(path="x")}, "pretrain.objective: expected SimMIM for pictures"),
+        ({"objective": SimMIM(block=0)}, {"data": ImageData(path="x")}, "pretrain.objective.block: expected at least 1"),
+        ({"num_train_epochs": 0.0}, {}, "pretrain.num_train_epochs: expected a number above 0"),
+        ({"max_steps": 0}, {}, "pretrain.max_steps: expected at least 1, or -1"),
+        ({"learning_rate": -1.0}, {}, "pretrain.learning_rate: expected a number above 0"),
+        ({"held_out_fraction": 0.0}, {}, "pretrain.held_out_fraction: expected above 0 and below 1"),
+        ({"objective": SimCSE()}, {"train": Train(per_device_train_batch_size=1)}, "per_device_train_batch_size: expected 2"),
+        ({}, {"model": Model("m", surgery=(KeepLayers(first=2),))}, r"model.surgery: .* whose --model is the pretrained/ of"),
+        ({}, {"model": Model("m", trust_remote_code=True)}, "model.trust_remote_code: expected false beside pretrain"),
+        ({}, {"adapter": PromptTuningConfig(num_virtual_tokens=4)}, "adapter: expected another beside pretrain.objective"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(pretrain: dict[str, Any], fields: dict[str, Any], said: str) -> None:
+    recipe = Recipe(name="x", data=TextData(path="x"), model=Model("m"), pretrain=Pretrain(MaskedLanguage()))
+    with pytest.raises(InputError, match=said):
+        check(dataclasses.replace(recipe, pretrain=dataclasses.replace(recipe.pretrain, **pretrain), **fields))
+
+
+def test_refused_before_anything_is_written(texts: Recipe, tmp_path: Path) -> None:
+    """A family or a model that the objective is not for, and rows that are not there."""
+    for fields, said in (
+        (
+            {"pretrain": dataclasses.replace(texts.pretrain, rows=("nowhere.csv",))},
+            "nowhere.csv: no such file or folder",
+        ),
+        (
+            {
+                "pretrain": Pretrain(SimCSE()),
+                "model": dataclasses.replace(texts.model, dropout=0.0),
+            },
+            "pretrain.objective: SimCSE tells views apart by dropout",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            pipeline.run(dataclasses.replace(texts, **fields), Launch(str(tmp_path / "run")))
+    with pytest.raises(InputError, match=r"--find-lr: expected no pretrain.objective, .* with --model RUN/pretrained"):
+        find_rate(texts, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags(texts: Recipe, tmp_path: Path) -> None:
+    """By flags, by YAML, and back from recipe.json; without an objective the other fields are said to do nothing."""
+    plain = dataclasses.replace(texts, pretrain=Pretrain())
+    flags = ["--pretrain.objective", "{type: MaskedLanguage, span: 10}", "--pretrain.rows", "a.csv", "b.csv"]
+    job = jobs.parse(jobs.RunJob, jobs.RunJob(plain), [*flags, "--pretrain.compare", "--rows-per-class", "20"], "x")
+    assert job.recipe.pretrain == Pretrain(MaskedLanguage(span=10), rows=("a.csv", "b.csv"), compare=True)
+    assert job.recipe.data.rows_per_class == 20
+    deeper = jobs.parse(jobs.RunJob, jobs.RunJob(job.recipe), ["--pretrain.objective.share", "0.2"], "x").recipe
+    assert deeper.pretrain.objective == MaskedLanguage(share=0.2, span=10)
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    assert codec.merge(blank, codec.to_plain(job.recipe)) == job.recipe
+    idle = dataclasses.replace(plain, pretrain=Pretrain(rows=("a.csv",)))
+    assert without_effect(idle) == ("pretrain.rows has no effect here: pretrain.objective is not set",)
+    with pytest.raises(InputError, match=r"--pretrain.objective: this is not for search"):
+        jobs.search_job(["nowhere", "--text", "a", "--pretrain.objective", "SimCSE"], "x")
