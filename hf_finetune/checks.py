@@ -14,9 +14,24 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.layer_surgery import ReinitTopLayers
 from hf_finetune.recipe import Averaging, Distill, ImageData, Lora, Recipe, TextData
-from hf_finetune.training.distillation_choices import DecoupledKD, SoftTargets
+from hf_finetune.training.distillation_choices import (
+    AnswerKind,
+    DecoupledKD,
+    DistillationKind,
+    RepresentationKind,
+    SoftTargets,
+)
 from hf_finetune.training.loss_choices import EffectiveNumber, Focal, PerClass
 from hf_finetune.training.optimizer_choices import Muon, ScheduleFree, check_optimizer
+from hf_finetune.training.ramps import ends_of
+from hf_finetune.training.representation_choices import (
+    AttentionMaps,
+    AttentionRelations,
+    Contrastive,
+    HiddenStates,
+    OfTokens,
+    RelationalKD,
+)
 from hf_finetune.training.schedule_choices import course
 
 
@@ -244,18 +259,20 @@ def _check_optim(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> Non
 def _check_distill(objective: Distill, recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
     """What is asked of a student, and rows that its teacher would not have seen."""
     for i, kind in enumerate(objective.kinds):
-        if kind.weight < 0:
-            refuse(f"objective.kinds[{i}].weight", kind.weight, "0 or more")
-        if isinstance(kind, SoftTargets | DecoupledKD) and not kind.temperature > 0:
-            refuse(f"objective.kinds[{i}].temperature", kind.temperature, "a number above 0")
-        if isinstance(kind, DecoupledKD):
-            for name in ("alpha", "beta"):
-                if getattr(kind, name) < 0:
-                    refuse(f"objective.kinds[{i}].{name}", getattr(kind, name), "0 or more")
+        _check_kind(kind, f"objective.kinds[{i}]", refuse)
     if objective.labels_weight < 0:
         refuse("objective.labels_weight", objective.labels_weight, "0 or more")
-    if not any(kind.weight for kind in objective.kinds):
+    counting = [kind for kind in objective.kinds if any(ends_of(kind.weight))]
+    if not counting:
         refuse("objective.kinds", objective.kinds, "one at least with a weight above 0; without a teacher, Supervised")
+    if not objective.labels_weight and not any(isinstance(kind, AnswerKind) for kind in counting):
+        refuse(
+            "objective.labels_weight",
+            objective.labels_weight,
+            "above 0, or a kind of the teacher's answers (SoftTargets) beside these, of which the head learns nothing",
+        )
+    if any(isinstance(kind, RepresentationKind) for kind in objective.kinds):
+        _check_insides(objective, recipe, refuse)
     if objective.mix:
         refuse("objective.mix", ", ".join(map(spelled, objective.mix)), "none beside a teacher, who sees no mixed rows")
     data = recipe.data
@@ -268,6 +285,52 @@ def _check_distill(objective: Distill, recipe: Recipe, refuse: Callable[[str, An
             data.augment_copies,
             "0 for pictures beside a teacher, who has a processor of its own",
         )
+
+
+def _check_kind(kind: DistillationKind, where: str, refuse: Callable[[str, Any, str], None]) -> None:
+    """The ranges of one kind's fields."""
+    if min(ends_of(kind.weight)) < 0:
+        refuse(f"{where}.weight", kind.weight, "0 or more")
+    match kind:
+        case (
+            SoftTargets(temperature=temperature)
+            | DecoupledKD(temperature=temperature)
+            | Contrastive(temperature=temperature)
+        ) if not min(ends_of(temperature)) > 0:
+            refuse(f"{where}.temperature", temperature, "a number above 0")
+        case HiddenStates(layers=()) | AttentionMaps(layers=()):
+            refuse(f"{where}.layers", (), "a pair of layers at least, (student's, teacher's)")
+        case AttentionRelations():
+            for name in ("teacher_layer", "relation_heads"):
+                if (value := getattr(kind, name)) is not None and value < 1:
+                    refuse(f"{where}.{name}", value, "at least 1")
+        case DecoupledKD() | RelationalKD():
+            names = ("alpha", "beta") if isinstance(kind, DecoupledKD) else ("distance", "angle")
+            for name in names:
+                if getattr(kind, name) < 0:
+                    refuse(f"{where}.{name}", getattr(kind, name), "0 or more")
+
+
+def _check_insides(objective: Distill, recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
+    """What would give the student other tokens than its teacher, or take them where they cannot be compared."""
+    names = ", ".join(type(kind).__name__ for kind in objective.kinds if isinstance(kind, RepresentationKind))
+    if objective.r_drop:
+        refuse("objective.r_drop", objective.r_drop, f"0 beside {names}: the teacher sees every row once")
+    if recipe.batching.unpadded:
+        refuse("batching.unpadded", True, f"false or None beside {names}, which reads padded rows")
+    if recipe.adapter is not None and recipe.adapter.is_prompt_learning:
+        refuse("adapter", recipe.trained, f"another adapter beside {names}: the teacher's rows have no prompts")
+    if recipe.train.extra.get("gradient_checkpointing"):
+        refuse(
+            "train.extra.gradient_checkpointing", True, f"false beside {names}, which reads the states it throws away"
+        )
+    if any(isinstance(kind, OfTokens) for kind in objective.kinds):
+        if recipe.model.patch_drop:
+            refuse("model.patch_drop", recipe.model.patch_drop, f"0 beside {names}: the teacher sees all patches")
+        if isinstance(recipe.data, ImageData) and recipe.data.low_resolution is not None:
+            refuse(
+                "data.low_resolution", recipe.data.low_resolution, f"None beside {names}: the teacher sees full size"
+            )
 
 
 def _check_mix(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:

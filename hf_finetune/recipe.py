@@ -211,8 +211,9 @@ class Distill(Supervised):
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
     and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
-    """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
-    `training.distillation_choices`."""
+    """What the student is to have of its teacher, each with a weight: of its answers SoftTargets, HardLabel, MatchLogits,
+    DecoupledKD; of its inside HiddenStates, AttentionMaps, AttentionRelations, Embedding, RelationalKD, Contrastive; see
+    `training.distillation_choices` and `training.representation_choices`."""
     labels_weight: float = 0.5
     """How much the loss against the labels counts. 0: the teacher alone is asked."""
 

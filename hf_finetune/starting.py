@@ -26,7 +26,9 @@ from hf_finetune.models.heads import classification_layer, set_head
 from hf_finetune.preparation import teacher_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
+from hf_finetune.teacher_states import insides_of
 from hf_finetune.training import head_store, probe, warm_start
+from hf_finetune.training.distillation import Insides
 from hf_finetune.training.elastic_net import ElasticNetSteps
 from hf_finetune.training.gradient_noise import NoisyGradients
 from hf_finetune.training.mixout import Mixout, pretrained_layers
@@ -36,15 +38,17 @@ from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, wa
 logger = logging.getLogger("hf_finetune.run")
 
 
-def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
+def ask_teacher(prepared: Prepared, *, test: bool) -> tuple[teacher.Answers | None, Insides | None]:
     """What the run's teacher says of its rows, and a warning where that is of no use; None: it has no teacher.
+
+    And how its inside is compared with the student's; None: not at all.
 
     Args:
         test: ask about the test rows as well.
     """
     recipe, splits = prepared.recipe, prepared.splits
     if (taught_by := teacher_of(recipe, splits)) is None:
-        return None
+        return None, None
     asked = {"train": splits.train, "validation": splits.validation}
     if test and splits.test is not None:
         asked["test"] = splits.test
@@ -52,10 +56,20 @@ def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
     with PartialState().main_process_first():
         live = prepared.changes_every_epoch
         answers = teacher.ask(taught_by, asked, budget_gb=recipe.batching.cache_gb, live=live)
+        insides = insides_of(
+            taught_by,
+            prepared.kinds,
+            prepared.inputs,
+            prepared.model,
+            splits.train,
+            seed=recipe.train.seed,
+            budget_gb=recipe.batching.cache_gb,
+            live=live,
+        )
     teacher.forget()
     for doubt in teacher.doubts(answers, asked):
         logger.warning(doubt)
-    return answers
+    return answers, insides
 
 
 def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, steps: int) -> probe.Choice:

@@ -2,7 +2,7 @@
 
 What it answers is kept on the disk and found again by every later run that asks the same teacher of the same rows.
 
-Legend: N rows, C classes of the data, in their order.
+Legend: N rows, C classes of the data, in their order, D width.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.models.inner_states import Embedder
 from hf_finetune.models.pooled import PooledClassifier
+from hf_finetune.models.pooling import PoolingKind, width_of
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -190,10 +192,23 @@ def ask(teacher: Teacher, splits: Mapping[str, Dataset], *, budget_gb: float, li
     )
 
 
-def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tuple[np.ndarray, bool]:
-    """Logits of the teacher's own classes, in its own order, and whether they were found."""
+def embeddings(teacher: Teacher, rows: Dataset, split: str, pooling: PoolingKind, *, budget_gb: float) -> np.ndarray:
+    """The teacher's embeddings of all rows, shape (N, D), float32: found or computed and kept, as its answers are.
+
+    Args:
+        split: what the rows are called.
+        budget_gb: see `ask`.
+    """
+    return _logits(teacher, rows, split, budget_gb, pooling)[0]
+
+
+def _logits(
+    teacher: Teacher, rows: Dataset, split: str, budget_gb: float, pooling: PoolingKind | None = None
+) -> tuple[np.ndarray, bool]:
+    """Logits of the teacher's own classes, in its own order, and whether they were found; with `pooling`, embeddings."""
     classifier = teacher.classifier
-    inputs, shape = classifier.inputs, (len(rows), len(classifier.labels))
+    inputs, model = classifier.inputs, classifier.model
+    shape = (len(rows), len(classifier.labels) if pooling is None else width_of(model.config))
     encoded = inputs.encode_in_memory(rows) if isinstance(inputs, TextInputs) else inputs.encode(rows)
     if isinstance(inputs, TextInputs):
         seen = digests.of_columns(encoded)
@@ -210,6 +225,7 @@ def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tu
             "float32": torch.get_float32_matmul_precision(),
             "device": next(classifier.model.parameters()).device.type,
             "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
+            **({} if pooling is None else {"embeddings": pooling}),
         },
     )
 
@@ -224,7 +240,7 @@ def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tu
         store.hold(folder)
         return kept, True
     logits_NC = predict_logits(
-        classifier.model,
+        model if pooling is None else Embedder(model, pooling),
         Rows(encoded, columns_of(inputs, labels=False)),
         inputs.collate,
         batch_size=None,
@@ -235,7 +251,7 @@ def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tu
     content = io.BytesIO()
     np.save(content, logits_NC)
     try:
-        about = {"rows": len(rows), "classes": len(classifier.labels)}
+        about = {"rows": len(rows), "numbers": shape[1]}
         with store.building(folder, needed=content.tell(), budget_gb=budget_gb, about=about) as build:
             build.append(FILE, content.getbuffer())
         store.hold(folder)

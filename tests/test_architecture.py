@@ -21,6 +21,7 @@ FLOORS = [
     {"hub"},
     {"run_folder", "parity", "apply", "prepared"},
     {"teacher"},
+    {"teacher_states"},
     {"preparation", "publishing"},
     {"starting", "finishing"},
     {"pipeline"},
