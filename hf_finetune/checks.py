@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 from hf_finetune.codec import ADAPTERS, flatten, spelled, to_plain
 from hf_finetune.data.compose import by_model, check_kind
-from hf_finetune.data.mix import Mixup
 from hf_finetune.errors import InputError
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.layer_surgery import ReinitTopLayers
-from hf_finetune.recipe import Averaging, Distill, ImageData, Lora, Recipe, TextData
-from hf_finetune.training.distillation_choices import DecoupledKD, SoftTargets
-from hf_finetune.training.loss_choices import EffectiveNumber, Focal, PerClass
+from hf_finetune.objective_checks import Refuse, check_objective
+from hf_finetune.recipe import Averaging, ImageData, Lora, Recipe, TextData
 from hf_finetune.training.optimizer_choices import Muon, ScheduleFree, check_optimizer
 from hf_finetune.training.pretraining_choices import MaskedLanguage, SimCSE, SimMIM
 from hf_finetune.training.schedule_choices import course
@@ -60,7 +57,7 @@ def check(recipe: Recipe) -> None:
     for name, seed in (("train.seed", train.seed), ("data.split_seed", data.split_seed)):
         if not 0 <= seed < 2**32:
             refuse(name, seed, "a whole number from 0 to 4294967295")
-    _check_objective(recipe, refuse)
+    check_objective(recipe, refuse)
     _check_pretrain(recipe, refuse)
     for name in ("validation_fraction", "test_fraction"):
         if not 0 <= getattr(data, name) < 1:
@@ -171,7 +168,7 @@ def check(recipe: Recipe) -> None:
         refuse("batching.unpadded", batching.unpadded, "false or None for pictures")
 
 
-def _check_from_config(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
+def _check_from_config(recipe: Recipe, refuse: Refuse) -> None:
     """Of random weights, all train: what would stay as it is would stay at random."""
     model, why = recipe.model, "beside model.from_config, whose weights are all random"
     if model.from_config is None:
@@ -194,7 +191,7 @@ def _check_from_config(recipe: Recipe, refuse: Callable[[str, Any, str], None]) 
             refuse("model.surgery", spelled(step), f"others {why}")
 
 
-def _check_trained(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
+def _check_trained(recipe: Recipe, refuse: Refuse) -> None:
     """Which weights train, and the adapter."""
     model, lora, adapter = recipe.model, recipe.lora, recipe.adapter
     for name, default in (("trainable", "all"), ("trainable_pattern", None)):
@@ -238,7 +235,7 @@ def _check_trained(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> N
         refuse("model.frozen_layers", model.frozen_layers, "0 beside ADALORA, which weighs all layers' ranks together")
 
 
-def _check_optim(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
+def _check_optim(recipe: Recipe, refuse: Refuse) -> None:
     """The optimiser, its schedule and its rates."""
     optim, train = recipe.optim, recipe.train
     check_optimizer(optim.optimizer)
@@ -271,110 +268,7 @@ def _check_optim(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> Non
             refuse("optim.optimizer", "ScheduleFree", "another beside averaging; it averages the weights itself")
 
 
-def _check_distill(objective: Distill, recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
-    """What is asked of a student, and rows that its teacher would not have seen."""
-    if not all(objective.teachers) or not objective.teachers or len(set(objective.teachers)) < len(objective.teachers):
-        refuse("objective.teacher", objective.teacher, "one name or several, each once")
-    for i, kind in enumerate(objective.kinds):
-        if kind.weight < 0:
-            refuse(f"objective.kinds[{i}].weight", kind.weight, "0 or more")
-        if isinstance(kind, SoftTargets | DecoupledKD) and not kind.temperature > 0:
-            refuse(f"objective.kinds[{i}].temperature", kind.temperature, "a number above 0")
-        if isinstance(kind, DecoupledKD):
-            for name in ("alpha", "beta"):
-                if getattr(kind, name) < 0:
-                    refuse(f"objective.kinds[{i}].{name}", getattr(kind, name), "0 or more")
-    if objective.labels_weight < 0:
-        refuse("objective.labels_weight", objective.labels_weight, "0 or more")
-    if not any(kind.weight for kind in objective.kinds):
-        refuse("objective.kinds", objective.kinds, "one at least with a weight above 0; without a teacher, Supervised")
-    if objective.mix:
-        refuse("objective.mix", ", ".join(map(spelled, objective.mix)), "none beside a teacher, who sees no mixed rows")
-    data = recipe.data
-    workers = recipe.train.extra.get("dataloader_num_workers", 0)
-    if workers and data.augment and data.augment_copies == 0:
-        refuse("train.extra.dataloader_num_workers", workers, "0 beside a teacher that is asked about every view")
-    if data.augment_copies and isinstance(data, ImageData):
-        refuse(
-            "data.augment_copies",
-            data.augment_copies,
-            "0 for pictures beside a teacher, who has a processor of its own",
-        )
-
-
-def _check_mix(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
-    """`objective.mix`, and what it does not go with."""
-    mix = recipe.objective.mix
-    for operation in mix:
-        if isinstance(recipe.data, TextData) and not isinstance(operation, Mixup):
-            refuse("objective.mix", spelled(operation), "Mixup for texts, which have no areas to put together")
-    if mix and recipe.batching.unpadded:
-        refuse("batching.unpadded", True, "false or None beside objective.mix, which lays one text over another")
-
-
-def _check_objective(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
-    """The fields of `objective` and `regularize`."""
-    objective, regularize = recipe.objective, recipe.regularize
-    if not 0 <= objective.label_smoothing < 1:
-        refuse("objective.label_smoothing", objective.label_smoothing, "at least 0 and below 1")
-    match objective.loss:
-        case Focal(gamma=gamma) if gamma < 0:
-            refuse("objective.loss.gamma", gamma, "0 or more")
-    match objective.class_weights:
-        case EffectiveNumber(beta=beta) if not 0 <= beta < 1:
-            refuse("objective.class_weights.beta", beta, "at least 0 and below 1")
-        case PerClass(weights=weights):
-            if not weights:
-                refuse("objective.class_weights.weights", weights, "a weight for one class at least, by its name")
-            for name, weight in weights.items():
-                if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-                    refuse(f"objective.class_weights.weights.{name}", weight, "a number above 0")
-    for name in ("logit_adjustment", "r_drop"):
-        if getattr(objective, name) < 0:
-            refuse(f"objective.{name}", getattr(objective, name), "0 or more")
-    _check_mix(recipe, refuse)
-    if isinstance(objective, Distill):
-        _check_distill(objective, recipe, refuse)
-    elif recipe.data.unlabelled:
-        refuse(
-            "data.unlabelled", recipe.data.unlabelled, "none without a teacher who answers the rows, --teacher MODEL"
-        )
-    if objective.r_drop and recipe.batching.unpadded:
-        refuse("batching.unpadded", True, "false or None beside objective.r_drop, which doubles the batch")
-    if not 0 <= regularize.mixout < 1:
-        refuse("regularize.mixout", regularize.mixout, "at least 0 and below 1")
-    if regularize.mixout and recipe.trained not in ("full", "top"):
-        refuse("regularize.mixout", regularize.mixout, f"0 with {recipe.trained}, which leaves the encoder's weights")
-    for step in recipe.model.surgery:
-        if regularize.mixout and isinstance(step, ReinitTopLayers):
-            refuse(
-                "regularize.mixout",
-                regularize.mixout,
-                f"0 beside {spelled(step)}, whose weights have none before them to go back to",
-            )
-    for name in ("l1", "l2"):
-        if getattr(regularize.elastic_net, name) < 0:
-            refuse(f"regularize.elastic_net.{name}", getattr(regularize.elastic_net, name), "0 or more")
-    if regularize.elastic_net.parameters and not regularize.elastic_net.on:
-        refuse("regularize.elastic_net.parameters", regularize.elastic_net.parameters, "none while l1 and l2 are 0")
-    if regularize.elastic_net.on and isinstance(recipe.optim.optimizer, ScheduleFree):
-        refuse(
-            "optim.optimizer",
-            "ScheduleFree",
-            "another one beside regularize.elastic_net: its weights are averages, none of which stays at 0",
-        )
-    if regularize.elastic_net.l1 and recipe.averaging != Averaging():
-        refuse(
-            "averaging",
-            "an average",
-            "none beside regularize.elastic_net.l1: a weight that is 0 in some steps is not 0 in the mean over all",
-        )
-    for name in ("eta", "gamma"):
-        if getattr(regularize.gradient_noise, name) < 0:
-            refuse(f"regularize.gradient_noise.{name}", getattr(regularize.gradient_noise, name), "0 or more")
-
-
-def _check_pretrain(recipe: Recipe, refuse: Callable[[str, Any, str], None]) -> None:
+def _check_pretrain(recipe: Recipe, refuse: Refuse) -> None:
     """The fields of `pretrain`, and what the stage does not go with."""
     pretrain, model, objective = recipe.pretrain, recipe.model, recipe.pretrain.objective
     if pretrain.learning_rate is not None and not pretrain.learning_rate > 0:

@@ -102,7 +102,17 @@ def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
     element = _element(hint)
     if element is not None and isinstance(value, list | tuple):
         return tuple(_parse(item, element, None, f"{where}[{i}]") for i, item in enumerate(value))
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple) and element is None:
+        parts = typing.get_args(hint)
+        if len(value) != len(parts):
+            raise InputError(f"{where}: expected {_spell(hint)}, got {value!r}")
+        return tuple(
+            _parse(item, part, None, f"{where}[{i}]") for i, (item, part) in enumerate(zip(value, parts, strict=True))
+        )
     members = () if element is not None else operations(hint)
+    if members and _wants_float(hint) and not isinstance(value, dict):
+        # A number, or what changes it.
+        members = []
     if members and value is not None:
         if isinstance(value, str) and len(members) > 1:
             # A bare name: that operation with its defaults.
@@ -226,6 +236,8 @@ def _spell(hint: Any) -> str:
         return " or ".join(dict.fromkeys(_spell(a) for a in typing.get_args(hint)))
     if dataclasses.is_dataclass(hint):
         return "a mapping of fields"
+    if typing.get_origin(hint) is tuple and _element(hint) is None:
+        return f"a list of {len(typing.get_args(hint))}, each {_spell(typing.get_args(hint)[0])}"
     if _element(hint) is not None:
         members = operations(hint)
         example = f", such as [{{type: {members[0].__name__}, ...}}]" if members else ""

@@ -230,7 +230,8 @@ def _train(
         )
 
     started = time.perf_counter()
-    if (answers := ask_teacher(prepared, test=saving)) is not None:
+    answers, insides = ask_teacher(prepared, test=saving)
+    if answers is not None:
         seconds["teacher_s"] = time.perf_counter() - started
 
     model = prepared.model.to(device)
@@ -287,7 +288,7 @@ def _train(
     match recipe.objective:
         case Distill():
             assert answers is not None
-            trainer_of = partial(DistillationTrainer, teacher=answers.of_training)
+            trainer_of = partial(DistillationTrainer, teacher=answers.of_training, insides=insides)
         case Supervised():
             trainer_of = ClassifierTrainer
     trainer = trainer_of(
@@ -357,6 +358,9 @@ def _train(
     if answers is not None and answers.live is not None:
         # As a part of train_s: it is asked from step to step.
         seconds["teacher_s"] += answers.live.seconds
+    if insides is not None and saving:
+        # A rehearsal has them in its steps.
+        seconds["teacher_s"] += insides.clock.seconds
     return trainer, seconds, {"cache": rows.report, "truncated_share": truncated, "answers": answers}
 
 

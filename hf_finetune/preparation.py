@@ -11,7 +11,7 @@ from accelerate import PartialState
 from peft import PeftModel
 from torch import nn
 
-from hf_finetune import digests, teacher
+from hf_finetune import digests, teacher, teacher_states
 from hf_finetune.answers.given import Given
 from hf_finetune.answers.pipelines import Pipeline
 from hf_finetune.apply import quiet_libraries
@@ -134,7 +134,8 @@ def prepare(recipe: Recipe) -> Prepared:
     if recipe.batching.token_budget is None:
         prepared.batches(None)
     _check_objective(prepared, as_trained)
-    if not prepared.goes_unpadded() and model.narrow_last_layer:
+    prepared = replace(prepared, notes=(*prepared.notes, *rows_compared(prepared)))
+    if not prepared.goes_unpadded() and model.narrow_last_layer and not prepared.compares_insides:
         first_token_alone(loaded.model)
     return prepared
 
@@ -147,7 +148,7 @@ def after_pretraining(prepared: Prepared, folder: Path) -> Prepared:
     # What it is called by everyone else.
     model.name_or_path = model.config.name_or_path = prepared.model.name_or_path
     after = replace(prepared, model=model, fresh=found.loaded.fresh, shrink=found.shrink)
-    if not after.goes_unpadded() and recipe.model.narrow_last_layer:
+    if not after.goes_unpadded() and recipe.model.narrow_last_layer and not after.compares_insides:
         first_token_alone(model)
     return after
 
@@ -253,6 +254,7 @@ def _check_objective(prepared: Prepared, model: nn.Module) -> None:
     recipe = prepared.recipe
     prepared.loss, prepared.penalised(model)
     check_mix(prepared, model)
+    check_insides(prepared)
     if recipe.regularize.mixout and not pretrained_layers(model, prepared.fresh):
         raise InputError(
             f"regularize.mixout: expected 0 here, got {recipe.regularize.mixout}: no linear layer of the encoder trains"
@@ -265,6 +267,40 @@ def _check_objective(prepared: Prepared, model: nn.Module) -> None:
                 f"objective.r_drop: expected 0 here, got {recipe.objective.r_drop}: the model drops nothing out, so that two "
                 "passes give the same; set model.dropout to 0.1"
             )
+
+
+def check_insides(prepared: Prepared) -> None:
+    """Refuse a teacher whose inside cannot be compared with the student's, or rows that would be compared with none.
+
+    Raises:
+        InputError: naming the kind and the remedy.
+    """
+    recipe, splits = prepared.recipe, prepared.splits
+    if prepared.compares_insides:
+        (one,) = teachers_of(recipe, splits)
+        if not isinstance(one, teacher.Teacher):
+            raise InputError(
+                f"objective.kinds: expected kinds of the teacher's answers (SoftTargets) beside {one.name}, which is no network "
+                "to look into"
+            )
+        teacher_states.check(one, prepared.kinds, prepared.inputs, prepared.model, splits.train)
+    if prepared.compares_rows and recipe.batching.token_budget is None and prepared.micro_batch[0] < 2:
+        raise InputError(
+            "objective.kinds: expected no RelationalKD and Contrastive here: a forward pass has one row, and no other to compare "
+            "it with; raise train.per_device_train_batch_size"
+        )
+
+
+def rows_compared(prepared: Prepared) -> tuple[str, ...]:
+    """A note where what the rows of a step are compared with depends on how the step is cut."""
+    _, accumulation, rows = prepared.micro_batch
+    parts = accumulation * prepared.processes
+    if not prepared.compares_rows or parts == 1:
+        return ()
+    return (
+        f"objective.kinds: RelationalKD and Contrastive compare the rows of a forward pass, and a step of {rows} rows is cut into "
+        f"{parts}: cut otherwise, it trains to other weights",
+    )
 
 
 def check_mix(prepared: Prepared, model: nn.Module) -> None:

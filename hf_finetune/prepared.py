@@ -27,11 +27,13 @@ from hf_finetune.rewording.cached import Rewording
 from hf_finetune.training import precision, warm_start
 from hf_finetune.training.arguments import default_learning_rate
 from hf_finetune.training.distillation import DistillationLoss
+from hf_finetune.training.distillation_choices import DistillationKind, RepresentationKind
 from hf_finetune.training.elastic_net import penalised
 from hf_finetune.training.loss_choices import log_shares
 from hf_finetune.training.losses import WeightedLoss
 from hf_finetune.training.optimizer_choices import AdamW
 from hf_finetune.training.rate_groups import Rates
+from hf_finetune.training.representation_choices import OfBatches
 from hf_finetune.training.schedule_choices import Course, course
 
 # On a CPU a step of pictures is cut into forward passes of about so many tokens: 8 pictures at a time instead of 32 trained
@@ -89,7 +91,24 @@ class Prepared:
             return "batching.cache_prefix is off"
         if self.changes_every_epoch or recipe.objective.mix or self.shrink is not None or recipe.model.patch_drop:
             return "the training rows change from step to step"
+        if self.compares_insides:
+            return "objective.kinds compares states of all layers with the teacher's"
         return None
+
+    @property
+    def kinds(self) -> tuple[DistillationKind, ...]:
+        """What the student is to have of its teacher; (): there is none."""
+        return self.recipe.objective.kinds if isinstance(self.recipe.objective, Distill) else ()
+
+    @property
+    def compares_insides(self) -> bool:
+        """Whether the teacher is asked for more than its answers. Then nothing of the student's forward pass is left out."""
+        return any(isinstance(kind, RepresentationKind) for kind in self.kinds)
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether what a row costs depends on the rows beside it in a forward pass."""
+        return any(isinstance(kind, OfBatches) for kind in self.kinds)
 
     @property
     def augmentation(self) -> Augmentation | None:
@@ -109,6 +128,8 @@ class Prepared:
             reason = "objective.mix lays one text over another, and in a packed row they stand one behind the other"
         if adapter is not None and adapter.is_prompt_learning:
             reason = "prompts cannot be put before every text of a packed row"
+        if self.compares_insides:
+            reason = "objective.kinds compares tokens with the teacher's row by row"
         if any(isinstance(step, LayerDrop | StochasticDepth) for step in self.recipe.model.surgery):
             reason = "model.surgery passes layers by for each row, and all rows of a packed batch are one"
         return isinstance(self.inputs, TextInputs) and use_unpadded(
@@ -286,7 +307,7 @@ class Prepared:
         else:
             rows = min(rows, -(-wanted // self.processes))
             accumulation = -(-wanted // (rows * self.processes))
-        if self.device.type == "cpu" and self.picture_tokens is not None:
+        if self.device.type == "cpu" and self.picture_tokens is not None and not self.compares_rows:
             steps = -(-len(self.splits.train) // wanted)
             smallest_share = len(self.splits.train) // steps // self.processes // accumulation
             # Rows that are mixed need another beside them.

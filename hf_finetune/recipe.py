@@ -124,8 +124,10 @@ class Distill(Supervised):
     answers from elsewhere (.parquet, .npy, a folder of them; `answers.given`), or a scikit-learn pipeline of texts (.skops).
     Of several, `--teacher A B`, the mean of their probabilities teaches; its logarithms stand for their logits."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
-    """What the student is to have of its teacher, each with a weight: SoftTargets, HardLabel, MatchLogits, DecoupledKD; see
-    `training.distillation_choices`. A DeiT has a head for them on its distillation token, and answers by both."""
+    """What the student is to have of its teacher, each with a weight: of its answers SoftTargets, HardLabel, MatchLogits,
+    DecoupledKD; of its inside HiddenStates, AttentionMaps, AttentionRelations, Embedding, RelationalKD, Contrastive; see
+    `training.distillation_choices` and `training.representation_choices`. A DeiT has a head for the answers on its
+    distillation token, and answers by both."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
     """Format in which rows, not views, are read; in bf16 those whose class could be another there are read again in float32."""
     labels_weight: float = 0.5

@@ -29,7 +29,9 @@ from hf_finetune.preparation import teachers_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
 from hf_finetune.teacher_past import seen_before
+from hf_finetune.teacher_states import insides_of
 from hf_finetune.training import head_store, probe, warm_start
+from hf_finetune.training.distillation import Insides
 from hf_finetune.training.elastic_net import ElasticNetSteps
 from hf_finetune.training.gradient_noise import NoisyGradients
 from hf_finetune.training.mixout import Mixout, pretrained_layers
@@ -40,15 +42,17 @@ from hf_finetune.training.warm_start import FittedHead
 logger = logging.getLogger("hf_finetune.run")
 
 
-def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
+def ask_teacher(prepared: Prepared, *, test: bool) -> tuple[teacher.Answers | None, Insides | None]:
     """What the run's teachers say of its rows, and a warning where that is of no use; None: it has no teacher.
+
+    And how its inside is compared with the student's; None: not at all.
 
     Args:
         test: ask about the test rows as well, and look into the teachers' past.
     """
     recipe, splits = prepared.recipe, prepared.splits
     if not (teachers := teachers_of(recipe, splits)):
-        return None
+        return None, None
     asked = {"train": splits.train, "validation": splits.validation}
     if test and splits.test is not None:
         asked["test"] = splits.test
@@ -56,12 +60,26 @@ def ask_teacher(prepared: Prepared, *, test: bool) -> teacher.Answers | None:
     with PartialState().main_process_first():
         live = prepared.changes_every_epoch
         answers = teacher.ask(teachers, asked, budget_gb=recipe.batching.cache_gb, live=live)
+        insides = None
+        if prepared.compares_insides:
+            (one,) = teachers
+            assert isinstance(one, teacher.Teacher), "refused before"
+            insides = insides_of(
+                one,
+                prepared.kinds,
+                prepared.inputs,
+                prepared.model,
+                splits.train,
+                seed=recipe.train.seed,
+                budget_gb=recipe.batching.cache_gb,
+                live=live,
+            )
     teacher.forget()
     if test and PartialState().is_main_process:
         answers = replace(answers, seen=tuple(seen_before(answers.names, splits)))
     for doubt in teacher.doubts(answers, asked):
         logger.warning(doubt)
-    return answers
+    return answers, insides
 
 
 def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, steps: int) -> probe.Choice:

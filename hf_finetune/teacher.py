@@ -3,7 +3,7 @@
 What each answers is kept on the disk and found again by every later run that asks the same teacher of the same rows. Of
 several, the student is given the mean.
 
-Legend: N rows, C classes of the data, in their order.
+Legend: N rows, C classes of the data, in their order, D width.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -36,7 +36,9 @@ from hf_finetune.evaluation.half import HalfPrecision
 from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.models.inner_states import Embedder
 from hf_finetune.models.pooled import PooledClassifier
+from hf_finetune.models.pooling import PoolingKind, width_of
 from hf_finetune.training.precision import default_device, has_native_bf16
 
 logger = logging.getLogger("hf_finetune.run")
@@ -273,10 +275,28 @@ def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: f
     )
 
 
+def embeddings(teacher: Teacher, rows: Dataset, split: str, pooling: PoolingKind, *, budget_gb: float) -> Kept:
+    """The teacher's embeddings of all rows, shape (N, D), float32: found or computed and kept, as its answers are.
+
+    Args:
+        split: what the rows are called.
+        budget_gb: see `ask`.
+    """
+    return _asked(teacher, rows, split, budget_gb, pooling)[0]
+
+
 def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tuple[Kept, bool]:
     """Logits of the data's classes, and whether they were found."""
+    kept, found = _asked(teacher, rows, split, budget_gb)
+    return replace(kept, columns_C=teacher.columns_C), found
+
+
+def _asked(
+    teacher: Teacher, rows: Dataset, split: str, budget_gb: float, pooling: PoolingKind | None = None
+) -> tuple[Kept, bool]:
+    """Logits of the teacher's own classes, in its own order, and whether they were found; with `pooling`, embeddings."""
     classifier = teacher.classifier
-    inputs = classifier.inputs
+    inputs, model = classifier.inputs, classifier.model
     encoded = inputs.encode_in_memory(rows) if isinstance(inputs, TextInputs) else inputs.encode(rows)
     if isinstance(inputs, TextInputs):
         seen = digests.of_columns(encoded)
@@ -289,7 +309,8 @@ def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tu
         "attention": classifier.model.config._attn_implementation,
         "float32": torch.get_float32_matmul_precision(),
         "device": next(classifier.model.parameters()).device.type,
-        "precision": teacher.precision,
+        "precision": teacher.precision if pooling is None else "float32",
+        **({} if pooling is None else {"embeddings": pooling}),
         "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
     }
 
@@ -298,15 +319,25 @@ def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tu
     def answer(numbers: np.ndarray) -> np.ndarray:
         some = encoded.select(numbers)
         batches, lengths = Rows(some, columns_of(inputs, labels=False)), inputs.lengths(some)
-        if teacher.precision == "bf16":
+        if teacher.precision == "bf16" and pooling is None:
             # Anew for each chunk: what it computes again must not depend on those before, which a killed run had.
             return HalfPrecision(classifier.model, inputs.collate, rescore=True, **options).logits(batches, lengths)
         progress = f"the teacher answers {split}"
-        return predict_logits(classifier.model, batches, inputs.collate, lengths=lengths, progress=progress, **options)
+        asked = model if pooling is None else Embedder(model, pooling)
+        return predict_logits(asked, batches, inputs.collate, lengths=lengths, progress=progress, **options)
 
-    classes, size = len(classifier.labels), PART_ROWS[classifier.kind]
-    chunks, found = keep(parts, len(rows), answer, classes=classes, size=size, budget_gb=budget_gb, name=split)
-    return Kept(chunks, classes, teacher.columns_C), found
+    numbers, size = len(classifier.labels) if pooling is None else width_of(model.config), PART_ROWS[classifier.kind]
+    chunks, found = keep(
+        parts,
+        len(rows),
+        answer,
+        numbers=numbers,
+        likeliest=pooling is None,
+        size=size,
+        budget_gb=budget_gb,
+        name=split,
+    )
+    return Kept(chunks, numbers, tuple(range(numbers))), found
 
 
 def _of_texts(teacher: Pipeline, rows: Dataset, split: str, budget_gb: float) -> tuple[Kept, bool]:
@@ -317,7 +348,7 @@ def _of_texts(teacher: Pipeline, rows: Dataset, split: str, budget_gb: float) ->
         parts,
         len(texts),
         lambda numbers: teacher.logits([texts[i] for i in numbers]),
-        classes=teacher.classes,
+        numbers=teacher.classes,
         size=PART_ROWS["text"],
         budget_gb=budget_gb,
         name=split,

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from peft import LoraConfig
@@ -11,6 +12,7 @@ from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.data.compose import OneOf, Sequence, Sometimes
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.skip_layers import StochasticDepth
+from hf_finetune.training.ramps import Ramp
 
 TEXT = Recipe(name="a", data=TextData(path="x", text="sentence"), model=Model("m"))
 BLANK = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
@@ -66,6 +68,23 @@ def test_yaml_spellings() -> None:
     merged = codec.merge(TEXT, {"train": {"learning-rate": "1e-4", "num_train_epochs": 2}, "data": {"max_length": 64}})
     assert merged.train.learning_rate == 1e-4 and merged.train.num_train_epochs == 2.0
     assert merged.data == replace(TEXT.data, max_length=64)
+
+
+def test_numbers_that_may_change_and_pairs() -> None:
+    """A number stays one; a mapping is what changes it. A tuple of a given length is no list of any."""
+    number, pairs = float | Ramp, Literal["all"] | tuple[tuple[int, int], ...]
+    assert [codec.checked(x, number, "x") for x in (1, "1e-4")] == [1.0, 1e-4]
+    assert codec.checked({"start": 1, "end": 0}, number, "x") == Ramp(1.0, 0.0)
+    assert codec.checked([[1, 2], [3, 4]], pairs, "x") == ((1, 2), (3, 4)) and codec.checked("all", pairs, "x") == "all"
+    for value, hint, said in (
+        ("low", number, "x: expected a number or a mapping of fields, got 'low'"),
+        ({"start": 1}, number, "x.end: this field is needed"),
+        ([[1, 2, 3]], pairs, r"x.0.: expected a list of 2, each a whole number, got .1, 2, 3."),
+        ([[1, "b"]], pairs, r"x.0..1.: expected a whole number, got 'b'"),
+        ("some", pairs, "x: expected one of all or a list, each a list of 2, each a whole number, got 'some'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            codec.checked(value, hint, "x")
 
 
 def test_write_is_whole_or_not_at_all(tmp_path: Path) -> None:

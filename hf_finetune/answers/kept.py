@@ -1,4 +1,4 @@
-"""Answers in a store on the disk, a chunk of rows at a time: read where they lie, and found again by a run that was killed.
+"""Answers, and embeddings, in a store on the disk, a chunk of rows at a time: read where they lie, and found again by a run that was killed.
 
 Up to `MANY` classes the logits themselves are kept, in float32. Of more classes the `TOP` likeliest of each row, as logarithms
 of their probabilities in float16, and the probability that is left, which counts as spread evenly over the other classes: no
@@ -14,7 +14,7 @@ import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,7 +78,8 @@ def keep(
     rows: int,
     answer: Callable[[np.ndarray], np.ndarray],
     *,
-    classes: int,
+    numbers: int,
+    likeliest: bool = True,
     size: int,
     budget_gb: float,
     name: str,
@@ -88,8 +89,9 @@ def keep(
     Args:
         parts: what the answers depend on, as JSON has it.
         rows: N.
-        answer: `numbers of rows (n,) -> logits (n, classes)`.
-        classes: of the answers.
+        answer: `places of rows (n,) -> logits (n, C)`.
+        numbers: C, of each answer.
+        likeliest: keep the likeliest of many alone. False: these are no logits, and all are kept.
         size: rows of a chunk; what a killed run may lose.
         budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
         name: of the rows, for the log.
@@ -98,10 +100,12 @@ def keep(
         The chunks as `packed` gives them, and whether all were found whole.
     """
     folder = store.folder_of("teacher", {"format": FORMAT, "size": size, **parts})
-    numbers = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
+    places = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
+    pack = packed if likeliest else partial(np.asarray, dtype=np.float32)
+    one = pack(np.zeros((1, numbers), dtype=np.float32))
 
     def read(folder: Path, _: dict[str, Any]) -> list[np.ndarray]:
-        return [_read(folder, i, len(chunk), classes) for i, chunk in enumerate(numbers)]
+        return [_read(folder, i, len(chunk), one) for i, chunk in enumerate(places)]
 
     if (found := store.find(folder, read)) is not None:
         logger.info("the teacher's answers to %d %s rows: found in %s", rows, name, folder)
@@ -109,25 +113,23 @@ def keep(
         return found, True
     made: dict[int, np.ndarray] = {}
     try:
-        needed = rows * packed(np.zeros((1, classes), dtype=np.float32)).nbytes
-        with store.growing(
-            folder, needed=needed, budget_gb=budget_gb, about={"rows": rows, "classes": classes}
-        ) as part:
-            for i, chunk in enumerate(numbers):
+        about = {"rows": rows, "numbers": numbers}
+        with store.growing(folder, needed=rows * one.nbytes, budget_gb=budget_gb, about=about) as part:
+            for i, chunk in enumerate(places):
                 try:
-                    _read(part, i, len(chunk), classes)
+                    _read(part, i, len(chunk), one)
                 except (OSError, ValueError):
-                    made[i] = packed(answer(chunk))
+                    made[i] = pack(answer(chunk))
                     write_bytes(part / _file(i), _content(made[i]))
-        if len(made) < len(numbers):
-            there = len(numbers) - len(made)
-            logger.info("%d of %d parts of the answers were there, of a run that was stopped", there, len(numbers))
+        if len(made) < len(places):
+            there = len(places) - len(made)
+            logger.info("%d of %d parts of the answers were there, of a run that was stopped", there, len(places))
         found = store.find(folder, read)
         store.hold(folder)
     except store.NoStore as reason:
         logger.warning("the teacher's answers are not kept for a later run: %s", reason)
     if found is None:
-        found = [made[i] if i in made else packed(answer(chunk)) for i, chunk in enumerate(numbers)]
+        found = [made[i] if i in made else pack(answer(chunk)) for i, chunk in enumerate(places)]
     return found, False
 
 
@@ -141,17 +143,19 @@ def _content(packed_n: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def _read(folder: Path, chunk: int, rows: int, classes: int) -> np.ndarray:
+def _read(folder: Path, chunk: int, rows: int, one: np.ndarray) -> np.ndarray:
     """A chunk, mapped.
+
+    Args:
+        one: a row as it is kept, shape (1, ...).
 
     Raises:
         OSError: there is none.
         ValueError: it is another.
     """
     found = np.load(folder / _file(chunk), mmap_mode="r", allow_pickle=False)
-    wanted = packed(np.zeros((1, classes), dtype=np.float32))
-    if found.dtype != wanted.dtype or found.shape != (rows, *wanted.shape[1:]):
-        raise ValueError(f"{_file(chunk)} has the shape {found.shape}, not ({rows}, {classes})")
+    if found.dtype != one.dtype or found.shape != (rows, *one.shape[1:]):
+        raise ValueError(f"{_file(chunk)} has the shape {found.shape}, not {(rows, *one.shape[1:])}")
     return found
 
 

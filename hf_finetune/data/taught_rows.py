@@ -1,11 +1,11 @@
-"""Training rows with what a teacher says of them.
+"""Training rows with what a teacher has of them: its logits, and embeddings where they are asked for.
 
-Legend: N training rows, B rows of a forward pass, C classes.
+Legend: N training rows, B rows of a forward pass, C classes, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,32 +14,48 @@ import torch
 from hf_finetune.data.inputs import Rows
 from hf_finetune.data.views import Views
 
-COLUMN = "teacher_logits"
+# What every column of the teacher's begins with.
+TAUGHT = "teacher_"
+COLUMN = f"{TAUGHT}logits"
 Answer = Callable[[dict[str, Any]], np.ndarray]
 """`views of rows, see Views.changed -> the teacher's logits of these very views (B, C)`"""
+Embed = Callable[[dict[str, Any]], dict[str, np.ndarray]]
+"""`views of rows -> the teacher's embeddings of these very views (B, D), by column`"""
+
+
+def no_embeddings(_: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Where none are wanted."""
+    return {}
+
+
+def embedding_column(pooling: str) -> str:
+    """The column of the teacher's embeddings (B, D), pooled so."""
+    return f"{TAUGHT}embedding_{pooling}"
 
 
 class TaughtRows(torch.utils.data.Dataset):
-    """Training rows for a torch DataLoader, each with its teacher's logits.
+    """Training rows for a torch DataLoader, each with what its teacher has of it.
 
     Args:
         rows: the rows.
         teacher_NC: the teacher's logits of the same rows, shape (N, C); or what gives those of rows (B,) when it is indexed by
             their numbers, see `answers.kept.Logits`.
+        embeddings: its embeddings of them (N, D), likewise, by column.
     """
 
-    def __init__(self, rows: Rows, teacher_NC: Any) -> None:
-        assert len(rows) == len(teacher_NC), "a row without a teacher's answer"
-        self.rows, self.teacher_NC = rows, teacher_NC
+    def __init__(self, rows: Rows, teacher_NC: Any, embeddings: Mapping[str, Any] = {}) -> None:
+        self.rows, self.teacher = rows, {COLUMN: teacher_NC, **embeddings}
+        assert all(len(rows) == len(column) for column in self.teacher.values()), "a row without a teacher's answer"
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.rows[index], COLUMN: self.teacher_NC[np.array([index])][0]}
+        return {name: column[0] for name, column in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return {**self.rows.__getitems__(indices), COLUMN: self.teacher_NC[np.asarray(indices)]}
+        taught = {name: column[np.asarray(indices)] for name, column in self.teacher.items()}
+        return {**self.rows.__getitems__(indices), **taught}
 
 
 class TaughtViews(torch.utils.data.Dataset):
@@ -48,10 +64,11 @@ class TaughtViews(torch.utils.data.Dataset):
     Args:
         views: of the rows.
         answer: asks the teacher.
+        embed: asks it for embeddings.
     """
 
-    def __init__(self, views: Views, answer: Answer) -> None:
-        self.views, self.answer = views, answer
+    def __init__(self, views: Views, answer: Answer, embed: Embed = no_embeddings) -> None:
+        self.views, self.answer, self.embed = views, answer, embed
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose views come next."""
@@ -65,14 +82,14 @@ class TaughtViews(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         views = self.views.changed(indices)
-        return {**self.views.encoded(views), COLUMN: self.answer(views)}
+        return {**self.views.encoded(views), COLUMN: self.answer(views), **self.embed(views)}
 
 
 def with_teacher(collate: Callable[[dict[str, Any]], dict[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch for training, and `teacher_logits` (B, C) beside it.
+    """A batch for training, and the teacher's columns beside it.
 
     Args:
         collate: makes the tensors, see `data.inputs.with_labels`.
         batch: of `TaughtRows` or `TaughtViews`.
     """
-    return {**collate(batch), COLUMN: torch.from_numpy(batch[COLUMN])}
+    return {**collate(batch), **{name: torch.from_numpy(x) for name, x in batch.items() if name.startswith(TAUGHT)}}

@@ -7,6 +7,9 @@ and gradients are the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -41,6 +44,24 @@ def first_token_alone(model: PreTrainedModel) -> RemovableHandle | None:
 
 def _first_token(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(x_BTD[:, :1] for x_BTD in inputs)
+
+
+@contextmanager
+def all_tokens(model: nn.Module) -> Iterator[None]:
+    """Inside, the last layer is computed for all tokens, whatever `first_token_alone` made of it; after, as before."""
+    narrowed = [
+        (module._forward_pre_hooks, key)
+        for module in model.modules()
+        for key, hook in module._forward_pre_hooks.items()
+        if hook is _first_token
+    ]
+    for hooks, key in narrowed:
+        del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, key in narrowed:
+            hooks[key] = _first_token
 
 
 def is_first_token_alone(layer: nn.Module) -> bool:

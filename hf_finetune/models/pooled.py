@@ -20,7 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads import ClassificationHead, encoder
 from hf_finetune.models.load import Loaded, seeded
-from hf_finetune.models.pooling import Pool, Reading, reading_of, states_of
+from hf_finetune.models.pooling import Pool, Reading, reading_of, states_of, width_of
 from hf_finetune.models.stock_heads import can_fold, can_switch, stock_class, stock_head, switch
 
 # Spread of a new head's weights: what the families' own heads start with.
@@ -60,7 +60,7 @@ class PooledClassifier(PreTrainedModel):
         self.main_input_name = body.main_input_name
         self._supports_attention_backend = body._supports_attention_backend
         self.add_module(self.base_model_prefix, body)
-        width = _width(body) * reading.last_layers
+        width = width_of(body.config) * reading.last_layers
         self.pooling = Pool(reading, width)
         self.head = ClassificationHead(
             width, self.config.num_labels, hidden=hidden, activation=activation, dropout=dropout
@@ -201,7 +201,7 @@ def with_head(
         pooled = PooledClassifier(
             body,
             reading,
-            hidden=(head_width or _width(body) * last_layers) if head == "mlp" else None,
+            hidden=(head_width or width_of(body.config) * last_layers) if head == "mlp" else None,
             activation=activation,
             dropout=rates[-1] if rates else 0.0,
         )
@@ -214,11 +214,6 @@ def with_head(
     fresh = tuple(n for n, m in pooled.named_modules() if m in new and any(True for _ in m.parameters(recurse=False)))
     note = "once trained, the head is folded into a stock class" if pooled.folds else pooled.why_not_standalone
     return Loaded(pooled, fresh, (*loaded.notes, note))
-
-
-def _width(body: PreTrainedModel) -> int:
-    config = body.config
-    return config.hidden_sizes[-1] if "hidden_sizes" in config.to_dict() else config.hidden_size
 
 
 def last_layers_read(model: nn.Module) -> int:

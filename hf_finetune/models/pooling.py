@@ -70,6 +70,11 @@ def reading_of(config: PreTrainedConfig, pooling: PoolingKind, last_layers: int)
     return Reading(pooling, last_layers, PATCHES_AFTER.get(family, 0) + registers)
 
 
+def width_of(config: PreTrainedConfig) -> int:
+    """Features of the last layer's states."""
+    return config.hidden_sizes[-1] if "hidden_sizes" in config.to_dict() else config.hidden_size
+
+
 def masked_mean(states_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
     """Mean over the tokens that are no padding, summed in float32. Shape (B, D)."""
     if mask_BT is None:

@@ -1,13 +1,17 @@
 """What a recipe can ask of a student beside the labels: operations, cheap to import.
 
-One is called as `(logits (B, C), teacher's logits (B, C), labels (B,)) -> loss of each row (B,)`, and has a `weight` by
-which that is multiplied. Classes are those of the data, in their order, in both.
+One of the answers is called as `(logits (B, C), teacher's logits (B, C), labels (B,)) -> loss of each row (B,)`, and has a
+`weight` by which that is multiplied. Classes are those of the data, in their order, in both. What is asked of a student's
+inside stands in `representation_choices`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from hf_finetune.training.ramps import Number
+from hf_finetune.training.representation_choices import RepresentationKind
 
 if TYPE_CHECKING:
     import torch
@@ -17,10 +21,11 @@ if TYPE_CHECKING:
 class SoftTargets:
     """The teacher's probabilities of all classes, softened by a temperature (arXiv:1503.02531)."""
 
-    temperature: float = 2.0
-    """Divides both logits: the higher, the more the classes count that the teacher does not answer."""
-    weight: float = 0.5
-    """How much it counts."""
+    temperature: Number = 2.0
+    """Divides both logits: the higher, the more the classes count that the teacher does not answer. Ramp(start, end) changes it
+    over the training."""
+    weight: Number = 0.5
+    """How much it counts; Ramp(start, end) changes it over the training."""
 
     def __call__(self, logits_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """See `distillation_losses.soft_targets`."""
@@ -33,8 +38,8 @@ class SoftTargets:
 class HardLabel:
     """The class that the teacher answers, as if it were a label (DeiT, arXiv:2012.12877)."""
 
-    weight: float = 0.5
-    """How much it counts."""
+    weight: Number = 0.5
+    """How much it counts; Ramp(start, end) changes it over the training."""
 
     def __call__(self, logits_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """See `distillation_losses.hard_label`."""
@@ -47,8 +52,8 @@ class HardLabel:
 class MatchLogits:
     """The teacher's logits themselves, by the squared difference (arXiv:1312.6184)."""
 
-    weight: float = 0.5
-    """How much it counts."""
+    weight: Number = 0.5
+    """How much it counts; Ramp(start, end) changes it over the training."""
 
     def __call__(self, logits_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """See `distillation_losses.match_logits`."""
@@ -62,14 +67,14 @@ class DecoupledKD:
     """Soft targets in two parts: how likely the label is, and how likely each other class is among the others
     (arXiv:2203.08679). Of a row without a label, the class that the teacher answers."""
 
-    temperature: float = 4.0
+    temperature: Number = 4.0
     """As of SoftTargets."""
     alpha: float = 1.0
     """Weight of the first part."""
     beta: float = 8.0
     """Weight of the second part, which a sure teacher would otherwise hardly tell; it is 0 where there are two classes."""
-    weight: float = 0.5
-    """How much both count."""
+    weight: Number = 0.5
+    """How much both count; Ramp(start, end) changes it over the training."""
 
     def __call__(self, logits_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """See `distillation_losses.decoupled_kd`."""
@@ -80,4 +85,5 @@ class DecoupledKD:
         )
 
 
-DistillationKind = SoftTargets | HardLabel | MatchLogits | DecoupledKD
+AnswerKind = SoftTargets | HardLabel | MatchLogits | DecoupledKD
+DistillationKind = AnswerKind | RepresentationKind

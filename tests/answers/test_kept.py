@@ -35,7 +35,7 @@ class Answer:
 
 
 def kept(answer: Answer, *, budget_gb: float = 1.0, **parts: str) -> tuple[Kept, bool]:
-    chunks, found = keep(parts, 23, answer, classes=3, size=5, budget_gb=budget_gb, name="train")
+    chunks, found = keep(parts, 23, answer, numbers=3, size=5, budget_gb=budget_gb, name="train")
     return Kept(chunks, 3, (2, 0, 1)), found
 
 

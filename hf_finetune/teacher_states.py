@@ -1,0 +1,227 @@
+"""The inside of a teacher, beside its student's: that the two can be compared, and what it has of a batch.
+
+States of tokens are asked for as the student trains, of the very batch that it gets: they would fill a disk. Embeddings are
+kept like logits, see `teacher.ask`.
+
+Legend: B rows, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from hf_finetune.data.image import decode
+from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.pixels import check_changeable
+from hf_finetune.data.taught_rows import embedding_column
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.inference import evaluating, to_device
+from hf_finetune.models.first_token import all_tokens
+from hf_finetune.models.inner_states import States, Wanted, Watch, embeddings, tokens_before_patches
+from hf_finetune.models.pooling import PoolingKind
+from hf_finetune.models.processors import position_limit
+from hf_finetune.teacher import Teacher
+from hf_finetune.teacher import embeddings as teachers_embeddings
+from hf_finetune.training.distillation import Clock, Insides
+from hf_finetune.training.distillation_choices import DistillationKind, RepresentationKind
+from hf_finetune.training.flops import patches
+from hf_finetune.training.representation_choices import OfTokens
+from hf_finetune.training.representations import comparison, wanted
+
+INSTEAD = "ask for what is of rows (Embedding, RelationalKD, Contrastive)"
+
+
+def check(teacher: Teacher, kinds: Sequence[DistillationKind], inputs: Inputs, model: nn.Module, rows: Dataset) -> None:
+    """Refuse kinds that the two networks, or what turns rows into their inputs, do not go with.
+
+    Args:
+        inputs, model: the student's.
+        rows: of the training data.
+
+    Raises:
+        InputError: naming the kind, what stands against it, and the remedy.
+    """
+    theirs = teacher.classifier.model
+    prompts = isinstance(theirs, PeftModel) and theirs.active_peft_config.is_prompt_learning
+    for place, kind in enumerate(kinds):
+        if not isinstance(kind, RepresentationKind):
+            continue
+        try:
+            if prompts:
+                raise InputError(
+                    f"{teacher.name} reads prompts before every row, of which the student has none; take a teacher without"
+                )
+            wanted(kind, (model.config, theirs.config))
+            if isinstance(kind, OfTokens):
+                _check_tokens(teacher, inputs, model, rows)
+        except InputError as error:
+            raise InputError(f"objective.kinds[{place}]: {error}") from error
+
+
+def _check_tokens(teacher: Teacher, inputs: Inputs, model: nn.Module, rows: Dataset) -> None:
+    theirs = teacher.classifier.inputs
+    if isinstance(inputs, TextInputs) and isinstance(theirs, TextInputs):
+        _check_texts(teacher, inputs, theirs.tokenizer, rows)
+    elif isinstance(inputs, ImageInputs) and isinstance(theirs, ImageInputs):
+        _check_pictures(teacher, inputs, theirs, model, rows[0])
+
+
+def _check_texts(teacher: Teacher, inputs: TextInputs, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
+    some = rows.select(range(min(200, len(rows))))
+    batch = {name: some[name][:] for name in ("text", "text_pair") if name in some.column_names}
+    own, theirs = (
+        TextInputs(t, inputs.max_length).encode_batch(batch)["input_ids"] for t in (inputs.tokenizer, tokenizer)
+    )
+    own_names = inputs.tokenizer.model_input_names
+    if inputs.tokenizer.get_vocab() != tokenizer.get_vocab() or own != theirs:
+        raise InputError(
+            f"it compares token by token, and {teacher.name} cuts texts into other ones than the student; {INSTEAD}, or take a "
+            "teacher of the same tokenizer"
+        )
+    if "text_pair" in batch and "token_type_ids" in set(tokenizer.model_input_names) - set(own_names):
+        raise InputError(f"{teacher.name} is told which text of a pair a token is of, the student is not; {INSTEAD}")
+    limit = position_limit(teacher.classifier.model.config)
+    if limit is not None and limit < inputs.max_length:
+        raise InputError(
+            f"{teacher.name} has positions for {limit} tokens, and data.max_length is {inputs.max_length}; give {limit} or less"
+        )
+
+
+def _check_pictures(
+    teacher: Teacher, inputs: ImageInputs, theirs: ImageInputs, model: nn.Module, row: dict[str, Any]
+) -> None:
+    for each in (inputs, theirs):
+        check_changeable(each.processor, decode(row["image"]), "the pixels beside this teacher")
+    own_BCHW, theirs_BCHW = (each.collate({"image": [row["image"]]})["pixel_values"] for each in (inputs, theirs))
+    configs = model.config, teacher.classifier.model.config
+    counts = [patches(c, tuple(x.shape[1:])) for c, x in zip(configs, (own_BCHW, theirs_BCHW), strict=True)]
+    if own_BCHW.shape != theirs_BCHW.shape or counts[0] != counts[1]:
+        sizes = [
+            f"{c} patches of {tuple(x.shape[-2:])} pixels" for c, x in zip(counts, (own_BCHW, theirs_BCHW), strict=True)
+        ]
+        raise InputError(
+            f"it compares patch by patch, and {teacher.name} reads {sizes[1]}, the student {sizes[0]}; {INSTEAD}, or take a "
+            "teacher of as many"
+        )
+    if not torch.allclose(Normalised.of(inputs, theirs)(own_BCHW), theirs_BCHW, atol=1e-3):
+        raise InputError(
+            f"the processor of {teacher.name} resizes pictures in another way than the student's; {INSTEAD}"
+        )
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """From one processor's normalised pixels to another's."""
+
+    scale_C11: torch.Tensor
+    shift_C11: torch.Tensor
+
+    @classmethod
+    def of(cls, inputs: ImageInputs, theirs: ImageInputs) -> Normalised:
+        """By what they make of black and of white."""
+        ends = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 1, 1)
+        (black, white), (their_black, their_white) = (
+            i.collate({"pixels": ends})["pixel_values"] for i in (inputs, theirs)
+        )
+        scale = (their_white - their_black) / (white - black)
+        return cls(scale, their_black - scale * black)
+
+    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Shape (B, 3, H, W), likewise."""
+        return pixels_BCHW * self.scale_C11.to(pixels_BCHW.device) + self.shift_C11.to(pixels_BCHW.device)
+
+
+class TeachersInside:
+    """What a teacher has of a batch as its student gets it.
+
+    Args:
+        wanted: what is taken of it; the embeddings come with the batch, see `data.taught_rows`.
+        inputs: the student's.
+        skip: see `inner_states.Watch`.
+    """
+
+    def __init__(self, teacher: Teacher, wanted: Wanted, inputs: Inputs, *, skip: int) -> None:
+        self.poolings = wanted.poolings
+        self.model, theirs = teacher.classifier.model, teacher.classifier.inputs
+        self.watch: Watch | None = None
+        self.normalised: Normalised | None = None
+        if wanted.hidden or wanted.attention:
+            self.watch = Watch(self.model, Wanted(wanted.hidden, wanted.attention), skip=skip)
+            if isinstance(inputs, ImageInputs) and isinstance(theirs, ImageInputs):
+                self.normalised = Normalised.of(inputs, theirs)
+        self.names = theirs.tokenizer.model_input_names if isinstance(theirs, TextInputs) else ["pixel_values"]
+
+    def __call__(self, batch: dict[str, Any]) -> States:
+        """The states, without gradients, and the embeddings."""
+        found = States(batch.get("attention_mask"))
+        if self.watch is not None:
+            given = {name: batch[name] for name in self.names if name in batch}
+            if self.normalised is not None:
+                given["pixel_values"] = self.normalised(given["pixel_values"])
+            with evaluating(self.model), all_tokens(self.model), torch.no_grad(), self.watch.recording(given) as found:
+                self.model(**given)
+        found.pooled = {pooling: batch[embedding_column(pooling)] for pooling in self.poolings}
+        return found
+
+
+class EmbedViews:
+    """Makes a teacher's embeddings of views as they come up, as `teacher.Live` does its logits."""
+
+    def __init__(self, teacher: Teacher, poolings: Collection[PoolingKind], clock: Clock) -> None:
+        self.classifier, self.poolings, self.clock = teacher.classifier, poolings, clock
+
+    def __call__(self, views: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Embeddings (B, D) of views, see `data.views.Views.changed`, by column."""
+        model, inputs = self.classifier.model, self.classifier.inputs
+        batch = inputs.collate(inputs.encode_batch(views) if isinstance(inputs, TextInputs) else views)
+        with self.clock, evaluating(model), torch.no_grad():
+            found = embeddings(model, to_device(batch, next(model.parameters()).device), self.poolings)
+        return {embedding_column(pooling): x_BD.float().cpu().numpy() for pooling, x_BD in found.items()}
+
+
+def insides_of(
+    teacher: Teacher,
+    kinds: Sequence[DistillationKind],
+    inputs: Inputs,
+    model: nn.Module,
+    rows: Dataset,
+    *,
+    seed: int,
+    budget_gb: float,
+    live: bool,
+) -> Insides:
+    """What compares the insides of a student and its teacher.
+
+    Args:
+        inputs, model: the student's.
+        rows: canonical training rows.
+        seed: of the projections' first weights.
+        budget_gb, live: see `teacher.ask`.
+    """
+    configs = model.config, teacher.classifier.model.config
+    asked = {place: kind for place, kind in enumerate(kinds) if isinstance(kind, RepresentationKind)}
+    own, theirs = (reduce(or_, side) for side in zip(*(wanted(kind, configs) for kind in asked.values()), strict=True))
+    before = [tokens_before_patches(config) for config in configs]
+    # Where both have the same tokens before the patches, these are compared as well.
+    skips = before if before[0] != before[1] else (0, 0)
+    generator, clock, poolings = torch.Generator().manual_seed(seed), Clock(), sorted(theirs.poolings)
+    kept = {} if live else {p: teachers_embeddings(teacher, rows, "train", p, budget_gb=budget_gb) for p in poolings}
+    return Insides(
+        own,
+        {place: comparison(kind, configs, generator) for place, kind in asked.items()},
+        TeachersInside(teacher, theirs, inputs, skip=skips[1]),
+        EmbedViews(teacher, poolings, clock) if live else {embedding_column(p): x_ND for p, x_ND in kept.items()},
+        skip=skips[0],
+        clock=clock,
+    )

@@ -1,0 +1,319 @@
+"""Whole runs of students that are to have more of their teacher than its answers: each kind from the command line to the
+saved model, resumed, with what it goes with, and what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import image_rows, small_recipe, stop_after
+from tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import ViTImageProcessor
+
+from hf_finetune import cli, codec, jobs, pipeline, teacher
+from hf_finetune.checks import check
+from hf_finetune.data.augment_image import Flip
+from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.models.load import load_classifier
+from hf_finetune.planning import plan
+from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Recipe, Supervised, Train
+from hf_finetune.training.distillation import COMPARING
+from hf_finetune.training.distillation_choices import DistillationKind, MatchLogits, SoftTargets
+from hf_finetune.training.ramps import Ramp
+from hf_finetune.training.representation_choices import (
+    AttentionMaps,
+    AttentionRelations,
+    Contrastive,
+    Embedding,
+    HiddenStates,
+    RelationalKD,
+)
+
+pytestmark = pytest.mark.usefixtures("gate_here")
+WIDER = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 64}
+
+
+@pytest.fixture(autouse=True)
+def no_teacher_from_before() -> None:
+    teacher.forget()
+
+
+def classifier(folder: Path, family: str, **shape: Any) -> Path:
+    """With a head at random, of the classes the other way round."""
+    pictures = family in ("vit", "deit", "resnet")
+    checkpoint = (tiny_image_checkpoint if pictures else tiny_text_checkpoint)(folder, family, seed=1, **shape)
+    task, labels = (
+        ("image-classification", ("dark", "bright")) if pictures else ("text-classification", ("good", "bad"))
+    )
+    load_classifier(str(checkpoint), task=task, labels=labels, seed=7).model.save_pretrained(checkpoint)
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A tiny BERT, beside a wider and deeper one whose tokenizer is the same."""
+    folder = tmp_path_factory.mktemp("texts")
+    return dataclasses.replace(
+        small_recipe(folder),
+        train=Train(num_train_epochs=1.0, per_device_train_batch_size=8, learning_rate=1e-3, logging_steps=1),
+        objective=Distill(teacher=str(classifier(folder / "big", "bert", **WIDER)), labels_weight=1.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def roberta(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A teacher that cuts texts into other pieces, by name."""
+    return str(classifier(tmp_path_factory.mktemp("roberta"), "roberta", **WIDER))
+
+
+def with_kinds(recipe: Recipe, *kinds: DistillationKind, **fields: Any) -> Recipe:
+    return dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, kinds=kinds, **fields))
+
+
+def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tensor]:
+    """The weights that a run of the recipe with other fields saves, resumed where it was stopped; what it saved is gated."""
+    result = pipeline.run(dataclasses.replace(recipe, **fields), Launch(str(folder), resume=True))
+    assert result is not None and all(check["ok"] for check in result["parity"].values())
+    return saved(folder)
+
+
+def saved(folder: Path) -> dict[str, torch.Tensor]:
+    found = load_file(next(folder.glob("*/*model.safetensors")))
+    assert not any(COMPARING in name for name in found)
+    return found
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[n] - other[n]).abs().max()) for n in one)
+
+
+@pytest.fixture
+def alone(texts: Recipe, tmp_path_factory: pytest.TempPathFactory, gate_here: None) -> dict[str, torch.Tensor]:
+    """What the labels by themselves teach, once for all tests."""
+    folder = tmp_path_factory.getbasetemp() / "alone"
+    if not folder.exists():
+        pipeline.run(dataclasses.replace(texts, objective=Supervised()), Launch(str(folder)))
+    return saved(folder)
+
+
+@pytest.mark.parametrize(
+    ("flag", "kind"),
+    [
+        ("[HiddenStates]", HiddenStates()),
+        ("[{type: HiddenStates, layers: [[0, 0], [3, 4]], weight: {start: 1, end: 0.1, form: cosine}}]",
+         HiddenStates(((0, 0), (3, 4)), Ramp(1.0, 0.1, "cosine"))),
+        ("{type: AttentionMaps, layers: last, form: mse}", AttentionMaps("last", "mse")),
+        ("[{type: AttentionRelations, relation_heads: 8, teacher_layer: 3}]", AttentionRelations(3, 8)),
+        ("[Embedding]", Embedding()),
+        ("[{type: RelationalKD, pooling: cls}]", RelationalKD(pooling="cls")),
+        ("[{type: Contrastive, temperature: {start: 1e-0, end: 0.1}}]", Contrastive(Ramp(1.0, 0.1))),
+    ],
+)  # fmt: skip
+def test_each_kind_from_the_command_line(
+    texts: Recipe, alone: dict[str, torch.Tensor], tmp_path: Path, flag: str, kind: DistillationKind
+) -> None:
+    """Other weights than the labels' alone, in a folder that plain transformers loads and that holds no projection; said in
+    recipe.json and on the card."""
+    flag = flag if flag.startswith("[") else f"[{flag}]"
+    run, objective = tmp_path / "run", texts.objective
+    flags = (
+        f"--epochs 1 --train.per-device-train-batch-size 8 --train.learning-rate 1e-3 --max-length 32 --output {run}"
+    )
+    flags += f" --teacher {objective.teacher} --objective.labels-weight 1 --mixed-precision no --evaluate.resamples 100"
+    flags += f" --model {texts.model.checkpoint} --evaluate.no-baselines --train.logging-steps 1"
+    cli.COMMANDS["train"]([texts.data.path, *flags.split(), "--objective.kinds", flag])
+    assert furthest(saved(run), alone) > 1e-4
+    stored = json.loads((run / "recipe.json").read_text())["recipe"]
+    assert codec.merge(texts, stored).objective.kinds == (kind,)
+    assert f"| objective.kinds | `{codec.spelled(kind)}` |" in (run / "README.md").read_text()
+
+
+def test_a_resumed_run_ends_with_the_same_weights(
+    texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, projections, layer map and what the weights are by then among it; stopped within an epoch and after one."""
+    kinds = (
+        HiddenStates("learned", Ramp(1.0, 0.0)),
+        AttentionMaps(),
+        AttentionRelations(relation_heads=4),
+        Embedding(),
+        RelationalKD(),
+        Contrastive(Ramp(1.0, 0.1), "cls"),
+        SoftTargets(Ramp(4.0, 1.0, "cosine")),
+    )
+    recipe = with_kinds(texts, *kinds)
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, num_train_epochs=2.0))
+    straight = trained(recipe, tmp_path / "straight")
+    stop_after(monkeypatch, 3, 10)
+    for _ in range(2):
+        with pytest.raises(StoppedBySignal):
+            pipeline.run(recipe, Launch(str(tmp_path / "stopped"), resume=True))
+    newest = max((tmp_path / "stopped" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    held = [name for name in load_file(newest / "model.safetensors") if name.startswith(COMPARING)]
+    assert len(held) == 3 + 1 + 1 + 1
+    assert furthest(straight, trained(recipe, tmp_path / "stopped")) == 0.0
+    assert plan(recipe)["steps"] == 14
+
+
+def test_an_adapter(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learns of the inside as well, and is resumed; what is saved holds no projection."""
+    recipe = with_kinds(texts, HiddenStates(), Embedding())
+    one = trained(recipe, tmp_path / "one", method="lora")
+    assert furthest(one, trained(texts, tmp_path / "other", method="lora", objective=Supervised())) > 1e-4
+    assert not any(COMPARING in name for name in load_file(tmp_path / "one" / "adapter" / "adapter_model.safetensors"))
+    stop_after(monkeypatch, 3)
+    with pytest.raises(StoppedBySignal):
+        pipeline.run(dataclasses.replace(recipe, method="lora"), Launch(str(tmp_path / "stopped")))
+    assert furthest(one, trained(recipe, tmp_path / "stopped", method="lora")) == 0.0
+
+
+def test_embeddings_of_another_tokenizer(
+    texts: Recipe, roberta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept and found again, to the same weights; of rows that change, made anew of every view."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    recipe = with_kinds(texts, Embedding(), teacher=roberta)
+    asked, kept = trained(recipe, tmp_path / "asked"), len(list((tmp_path / "cache").glob("teacher/*")))
+    # Of two splits the answers, and of one the embeddings.
+    assert kept == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher, "predict_logits", None)
+        assert furthest(asked, trained(recipe, tmp_path / "found")) == 0.0
+    views = dataclasses.replace(recipe.data, augment=(SwapWords(0.5),))
+    apart = trained(with_kinds(recipe, MatchLogits(1e-9)), tmp_path / "apart", data=views)
+    assert furthest(apart, trained(recipe, tmp_path / "views", data=views)) > 1e-4
+
+
+def test_pictures(tmp_path: Path) -> None:
+    """Patches of a ViT beside those of a DeiT, which is given them normalised in its own way; and a ResNet's embeddings."""
+    for row in image_rows(24):
+        file = tmp_path / "train" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"]["bytes"])
+    deit, resnet = (str(classifier(tmp_path / family, family)) for family in ("deit", "resnet"))
+    ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.4] * 3, image_std=[0.2] * 3).save_pretrained(deit)
+    recipe = dataclasses.replace(
+        small_recipe(tmp_path),
+        data=ImageData(path=str(tmp_path / "train"), augment=(Flip(),)),
+        model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
+        objective=Distill(teacher=deit, kinds=(HiddenStates(), AttentionMaps()), labels_weight=1.0),
+    )
+    one = trained(recipe, tmp_path / "one")
+    assert furthest(one, trained(recipe, tmp_path / "alone", objective=Supervised())) > 1e-6
+    trained(with_kinds(recipe, Embedding(), Contrastive(), teacher=resnet), tmp_path / "other")
+
+    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(deit)
+    still = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, augment=()))
+    refused(
+        still, tmp_path, r"objective.kinds\[0\]: it compares patch by patch, and .*deit reads 36 patches of \(48, 48\)"
+    )
+
+
+def refused(recipe: Recipe, folder: Path, said: str) -> None:
+    """Before anything is written."""
+    teacher.forget()
+    with pytest.raises(InputError, match=said):
+        pipeline.run(recipe, Launch(str(folder / "refused")))
+    assert not (folder / "refused").exists()
+
+
+def test_teachers_that_cannot_be_compared(texts: Recipe, roberta: str, tmp_path: Path) -> None:
+    for kind in (HiddenStates(), AttentionMaps(), AttentionRelations(relation_heads=4)):
+        said = r"objective.kinds\[1\]: it compares token by token, and .*, or take a teacher of the same tokenizer"
+        refused(with_kinds(texts, Embedding(), kind, teacher=roberta), tmp_path, said)
+    refused(
+        with_kinds(texts, HiddenStates(((1, 5),))), tmp_path, r"kinds\[0\]: the teacher has the layers 0 to 4, not 5"
+    )
+    long = dataclasses.replace(texts, data=dataclasses.replace(texts.data, max_length=64))
+    short = classifier(tmp_path / "short", "bert", max_position_embeddings=40)
+    tokenizer = short / "tokenizer_config.json"
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()) | {"model_max_length": 40}))
+    refused(
+        with_kinds(long, HiddenStates(), teacher=str(short)),
+        tmp_path,
+        "has positions for 40 tokens, and data.max_length is 64",
+    )
+    one_row = dataclasses.replace(texts, train=Train(per_device_train_batch_size=1))
+    refused(with_kinds(one_row, Contrastive()), tmp_path, "a forward pass has one row, and no other to compare it with")
+
+
+def test_a_step_that_is_cut_is_said(texts: Recipe, caplog: pytest.LogCaptureFixture) -> None:
+    cut = dataclasses.replace(with_kinds(texts, Contrastive()), batching=Batching(rows_per_step=16))
+    assert "a step of 16 rows is cut into 2: cut otherwise, it trains to other weights" in " ".join(plan(cut)["notes"])
+    whole = with_kinds(texts, Contrastive())
+    assert "is cut into" not in " ".join(plan(whole)["notes"])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fields", "said"),
+    [
+        ((HiddenStates(weight=Ramp(1.0, -1.0)),), {}, r"objective.kinds\[0\].weight: expected 0 or more, got Ramp"),
+        ((SoftTargets(Ramp(2.0, 0.0)),), {}, r"objective.kinds\[0\].temperature: expected a number above 0"),
+        ((Contrastive(0.0),), {}, r"objective.kinds\[0\].temperature: expected a number above 0"),
+        ((SoftTargets(weight=Ramp(0.0, 0.0)),), {}, "objective.kinds: expected one at least with a weight above 0"),
+        ((HiddenStates(()),), {}, r"objective.kinds\[0\].layers: expected a pair of layers at least"),
+        ((AttentionRelations(0),), {}, r"objective.kinds\[0\].teacher_layer: expected at least 1, got 0"),
+        ((AttentionRelations(None, 0),), {}, r"objective.kinds\[0\].relation_heads: expected at least 1, got 0"),
+        ((RelationalKD(angle=-1.0),), {}, r"objective.kinds\[0\].angle: expected 0 or more"),
+        ((Embedding(),), {"labels_weight": 0.0}, "objective.labels_weight: expected above 0, or a kind of the teacher's answers"),
+        ((Embedding(),), {"r_drop": 1.0}, "objective.r_drop: expected 0 beside Embedding: the teacher sees every row once"),
+        ((Embedding(),), {"batching": {"unpadded": True}}, "batching.unpadded: expected false or None beside Embedding"),
+        ((HiddenStates(),), {"train": {"extra": {"gradient_checkpointing": True}}}, "train.extra.gradient_checkpointing: expected"),
+    ],
+)  # fmt: skip
+def test_what_no_run_can_be_asked(
+    texts: Recipe, kinds: tuple[DistillationKind, ...], fields: dict[str, Any], said: str
+) -> None:
+    recipe = with_kinds(texts, *kinds, **{n: v for n, v in fields.items() if n not in ("batching", "train")})
+    for part in ("batching", "train"):
+        recipe = dataclasses.replace(
+            recipe, **{part: dataclasses.replace(getattr(recipe, part), **fields.get(part, {}))}
+        )
+    with pytest.raises(InputError, match=said):
+        check(recipe)
+
+
+def test_what_would_show_the_teacher_other_pictures() -> None:
+    recipe = Recipe(
+        name="x",
+        data=ImageData(path="x", low_resolution=16),
+        model=Model("m"),
+        objective=Distill(teacher="t", kinds=(HiddenStates(),)),
+    )
+    with pytest.raises(
+        InputError, match=r"data.low_resolution: expected None beside HiddenStates: the teacher sees full"
+    ):
+        check(recipe)
+    recipe = dataclasses.replace(recipe, data=ImageData(path="x"), model=Model("m", patch_drop=0.5))
+    with pytest.raises(
+        InputError, match=r"model.patch_drop: expected 0 beside HiddenStates: the teacher sees all patches"
+    ):
+        check(recipe)
+
+
+def test_a_flag_of_one_field(texts: Recipe) -> None:
+    """Of a kind that is chosen already, numbers are flags, and so is what changes them; a pair too short is named."""
+    recipe = with_kinds(texts, Contrastive(Ramp(2.0, 1.0)), HiddenStates())
+    for flag, expected in (
+        ("0.3", 0.3),
+        ("1:0.1", Ramp(1.0, 0.1)),
+        ("1:1e-1:cosine", Ramp(1.0, 0.1, "cosine")),
+    ):
+        flags = ["--objective.kinds.0.temperature", flag, "--objective.kinds.1.weight", "0.2"]
+        job = jobs.parse(jobs.RunJob, jobs.RunJob(recipe), flags, "x")
+        assert job.recipe.objective.kinds == (Contrastive(expected), HiddenStates(weight=0.2))
+    assert jobs.parse(jobs.RunJob, jobs.RunJob(recipe), [], "x").recipe == recipe
+    for flag in ("high", "1:2:3", "1:0:sine"):
+        with pytest.raises(InputError, match=r"x: .*temperature"):
+            jobs.parse(jobs.RunJob, jobs.RunJob(recipe), ["--objective.kinds.0.temperature", flag], "x")
+    with pytest.raises(
+        InputError, match=r"objective.kinds\[0\].layers\[0\]: expected a list of 2, each a whole number"
+    ):
+        jobs.parse(
+            jobs.RunJob, jobs.RunJob(recipe), ["--objective.kinds", "[{type: HiddenStates, layers: [[1]]}]"], "x"
+        )
