@@ -105,7 +105,7 @@ def test_a_deit_learns_the_labels_by_one_token_and_its_teacher_by_the_other(
 
     # And it can teach in its turn, with the mean of its heads.
     loaded = teacher.load_teacher(str(tmp_path / "run"), ("dark", "bright"), "image", trust_remote_code=False)
-    asked_NC = teacher.ask(loaded, {"validation": rows}, budget_gb=1.0).logits["validation"]
+    asked_NC = teacher.ask((loaded,), {"validation": rows}, budget_gb=1.0).logits["validation"]
     assert np.allclose(softmax(asked_NC), ours[:, list(loaded.columns_C)], atol=1e-5)
 
 

@@ -203,7 +203,7 @@ def test_what_was_new_before_surgery_is_new_after(checkpoint) -> None:
 
 
 def test_refused_from_the_config_alone(checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "_from_pretrained", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(load, "_built", lambda *_: pytest.fail("weights were loaded"))
     options = {"task": "text-classification", "labels": ["no", "yes"], "surgery": [AddLayers(last=1)]}
     with pytest.raises(InputError) as caught:
         load_classifier(checkpoint("albert"), **options)

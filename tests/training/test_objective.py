@@ -1,13 +1,13 @@
 """Losses, R-Drop, mixout, noise and drawn rows in the trainer: exact whatever the micro-batches and the processes."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from small_runs import furthest, small_trainer, trained_by_two, weights
 from torch import nn
+from transformers.utils import ModelOutput
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.models.shortcuts import Shortcuts
@@ -81,7 +81,7 @@ def test_r_drop_by_hand() -> None:
     """Two rows, each twice, in a step of four: half of both losses, and alpha times the divergence, over four."""
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
     labels = torch.tensor([1, 0])
-    found = mean_over_step(SimpleNamespace(logits=logits), labels, 4, loss=CROSS_ENTROPY, r_drop=3.0, penalty=None)
+    found = mean_over_step(ModelOutput(logits=logits), labels, 4, loss=CROSS_ENTROPY, r_drop=3.0, penalty=None)
     both = CROSS_ENTROPY(logits, torch.tensor([1, 0, 1, 0])) / 2
     assert float(found) == pytest.approx(float(both + 3 * symmetric_kl(logits[:2], logits[2:])) / 4)
 

@@ -2,13 +2,13 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from small_runs import small_trainer, text_rows
 from tiny import TEXT_FAMILIES
 from torch.nn import functional as F
+from transformers.utils import ModelOutput
 
 from hf_finetune.data.inputs import with_labels
 from hf_finetune.data.mix import Mixup
@@ -92,7 +92,7 @@ def test_hard_labels_as_soft_ones(rows: CrossEntropy | Focal, smoothing: float) 
     values, gradients = [], []
     for labels in (hard[:3], F.one_hot(hard[:3], 3).float()):
         given = logits.clone().requires_grad_()
-        value = mean_over_step(SimpleNamespace(logits=given), labels, 3, loss=loss, r_drop=1.0, penalty=None)
+        value = mean_over_step(ModelOutput(logits=given), labels, 3, loss=loss, r_drop=1.0, penalty=None)
         value.backward()
         values.append(value.item())
         gradients.append(given.grad)
@@ -103,7 +103,7 @@ def test_hard_labels_as_soft_ones(rows: CrossEntropy | Focal, smoothing: float) 
 def test_r_drop_by_hand() -> None:
     """One mixed row, sent through twice, in a step of four."""
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
-    outputs = SimpleNamespace(logits=logits)
+    outputs = ModelOutput(logits=logits)
     found = mean_over_step(outputs, SOFT[:1], 4, loss=WeightedLoss(), r_drop=2.0, penalty=None)
     once = -0.4 * math.log(0.25) - 0.6 * math.log(0.75)
     expected = (once + math.log(2)) / 2 + 2 * float(symmetric_kl(logits[:1], logits[1:]))
