@@ -15,7 +15,7 @@ from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from torch import nn
 
-from hf_finetune import environment, parity, teacher
+from hf_finetune import environment, parity, teacher, teacher_report
 from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.codec import spelled, write_json, write_text
 from hf_finetune.data.further_rows import labelled
@@ -212,7 +212,9 @@ def _teacher(
     """Who taught, and how the student stands beside it."""
     if answers is None:
         return None
-    return teacher.report(answers, splits, probabilities, resamples=resamples, shown=lambda name: path_name(name, None))
+    return teacher_report.report(
+        answers, splits, probabilities, resamples=resamples, shown=lambda name: path_name(name, None)
+    )
 
 
 def _pretrain(

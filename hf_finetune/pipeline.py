@@ -46,7 +46,7 @@ from hf_finetune.training import precision, probe
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.callbacks import LogLines, ProgressBar, loop_seconds, read_log
-from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, newest_whole
+from hf_finetune.training.checkpoints import newest_whole, train_until_stopped
 from hf_finetune.training.distillation import DistillationTrainer
 from hf_finetune.training.peers import plain_peer_errors
 from hf_finetune.training.pretraining_choices import Pretrain
@@ -343,15 +343,11 @@ def _train(
         {"probe": "measured", "cache": "measured before", "checkpoint": "as before"}.get(choice.source, choice.source),
     )
     started = time.perf_counter()
-    with catching_signals() as signals:
-        trainer.add_callback(CheckpointKeeper(signals))
-        try:
-            trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
-        finally:
-            bar.close()
-            rows.close()
-    if signals:
-        raise StoppedBySignal("stopped by a signal after the last step; --resume goes on from there")
+    try:
+        train_until_stopped(trainer, resume_from)
+    finally:
+        bar.close()
+        rows.close()
     seconds["cache_s"] = rows.build_s
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
     seconds["train_loop_s"] = trainer.loop_seconds

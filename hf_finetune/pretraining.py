@@ -25,7 +25,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_finetune.codec import spelled, write_json
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.masking import WORDS, Masking, with_words
-from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.errors import InputError
 from hf_finetune.models.dropout import drops_out
 from hf_finetune.models.pretraining import load_pretrainable, save_encoder
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
@@ -35,7 +35,7 @@ from hf_finetune.recipe import Supervised
 from hf_finetune.run_folder import replacing
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines, ProgressBar, loop_seconds, read_log
-from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, is_whole, newest_whole, seal
+from hf_finetune.training.checkpoints import is_whole, newest_whole, seal, train_until_stopped
 from hf_finetune.training.optimizer_choices import AdamW
 from hf_finetune.training.pretraining import (
     HELD_OUT,
@@ -114,14 +114,10 @@ def _run(prepared: Prepared, folder: Path, record: dict[str, Any]) -> None:
     )
     trainer = trainer_of(stage, work, first=resume_from is None)
     bar = next(c for c in trainer.callback_handler.callbacks if isinstance(c, ProgressBar))
-    with catching_signals() as signals:
-        trainer.add_callback(CheckpointKeeper(signals))
-        try:
-            trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
-        finally:
-            bar.close()
-    if signals:
-        raise StoppedBySignal("stopped by a signal after the last step of the pretraining; --resume goes on from there")
+    try:
+        train_until_stopped(trainer, resume_from, stage=" of the pretraining")
+    finally:
+        bar.close()
     if not state.is_main_process:
         return
     report = _report(prepared, rows, trainer, read_log(work / LOG), time.perf_counter() - started)

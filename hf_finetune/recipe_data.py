@@ -16,27 +16,23 @@ def flag(*aliases: str) -> Any:
 
 
 @dataclass(frozen=True)
-class TextData:
-    """Labelled texts, or pairs of texts."""
+class Data:
+    """Labelled rows, and how they are divided."""
 
     path: str
-    """Hub id, csv/tsv/json/jsonl/parquet file, or a folder: of split files, or of one sub-folder of .txt files a class."""
+    """Hub id; csv/tsv/json/jsonl file of texts, or parquet file; or a folder: of split files, or of one sub-folder a class, of .txt
+    files or of pictures."""
     config_name: Annotated[str | None, flag("--config-name")] = None
     """Configuration of a Hub data set (`mnli` of `nyu-mll/glue`)."""
     revision: Annotated[str | None, flag("--revision")] = None
     """Branch, tag or commit of a Hub data set."""
     validation: Annotated[str | None, flag("--validation")] = None
-    """Validation rows: the name of a split of the data, or a file of its own. Default: the data's own, else carved from train."""
+    """Validation rows: the name of a split of the data, or a file or folder of its own. Default: the data's own, else carved
+    from train."""
     test: Annotated[str | None, flag("--test")] = None
-    """Test rows: the name of a split of the data, or a file of its own."""
-    text: Annotated[str | None, flag("--text")] = None
-    """Column of the text. Default: the obvious one, said aloud."""
-    text_pair: Annotated[str | None, flag("--text-pair")] = None
-    """Column of the second text, for sentence pairs."""
+    """Test rows: the name of a split of the data, or a file or folder of its own."""
     label: Annotated[str | None, flag("--label")] = None
     """Column of the class. Default: the obvious one, said aloud."""
-    max_length: Annotated[int, flag("--max-length")] = 128
-    """Longest text in tokens, special tokens included; the rest is cut off. Stored with the tokenizer."""
     validation_fraction: float = 0.1
     """Share of the training rows carved off for validation when the data has none."""
     test_fraction: float = 0.0
@@ -45,19 +41,12 @@ class TextData:
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
     max_train_rows: Annotated[int | None, flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
-    unlabelled: Annotated[tuple[str, ...], flag("--unlabelled")] = ()
-    """More training rows for a teacher, labels not looked at: splits by name, files with the same columns, or train itself, for
-    what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
     rows_per_class: Annotated[int | None, flag("--rows-per-class")] = None
     """Train on this many rows of each class at most, drawn with `split_seed`; those of a smaller number are among those of a
     larger one."""
-    augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
-    """Operations that change the training texts at random, in order: another view of every row in every epoch; see
-    `data.augment_text` and `data.compose`. Rows that are scored stay as they are."""
-    augment_copies: int = 0
-    """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training. 0: none."""
-    encoding: str = "utf-8"
-    """Encoding of text files."""
+    unlabelled: Annotated[tuple[str, ...], flag("--unlabelled")] = ()
+    """More training rows for a teacher, labels not looked at: splits by name, files or folders with the same columns, or train
+    itself, for what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
     license: str | None = None
     """Licence of the data, for the model card."""
     name: str | None = None
@@ -65,37 +54,30 @@ class TextData:
 
 
 @dataclass(frozen=True)
-class ImageData:
+class TextData(Data):
+    """Labelled texts, or pairs of texts."""
+
+    text: Annotated[str | None, flag("--text")] = None
+    """Column of the text. Default: the obvious one, said aloud."""
+    text_pair: Annotated[str | None, flag("--text-pair")] = None
+    """Column of the second text, for sentence pairs."""
+    max_length: Annotated[int, flag("--max-length")] = 128
+    """Longest text in tokens, special tokens included; the rest is cut off. Stored with the tokenizer."""
+    augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
+    """Operations that change the training texts at random, in order: another view of every row in every epoch; see
+    `data.augment_text` and `data.compose`. Rows that are scored stay as they are."""
+    augment_copies: int = 0
+    """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training. 0: none."""
+    encoding: str = "utf-8"
+    """Encoding of text files."""
+
+
+@dataclass(frozen=True)
+class ImageData(Data):
     """Labelled pictures."""
 
-    path: str
-    """Hub id, parquet file with an image column, folder of such files, or a folder of one sub-folder of pictures a class."""
-    config_name: Annotated[str | None, flag("--config-name")] = None
-    """Configuration of a Hub data set."""
-    revision: Annotated[str | None, flag("--revision")] = None
-    """Branch, tag or commit of a Hub data set."""
-    validation: Annotated[str | None, flag("--validation")] = None
-    """Validation rows: the name of a split of the data, or a file or folder of its own. Default: the data's own, else carved from train."""
-    test: Annotated[str | None, flag("--test")] = None
-    """Test rows: the name of a split of the data, or a file or folder of its own."""
     image: Annotated[str | None, flag("--image")] = None
     """Column of the picture. Default: the obvious one, said aloud."""
-    label: Annotated[str | None, flag("--label")] = None
-    """Column of the class. Default: the obvious one, said aloud."""
-    validation_fraction: float = 0.1
-    """Share of the training rows carved off for validation when the data has none."""
-    test_fraction: float = 0.0
-    """Share of the rows carved off for test when the data has none. 0: no test split, and no claim about test."""
-    split_seed: int = 0
-    """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
-    max_train_rows: Annotated[int | None, flag("--max-train-rows")] = None
-    """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
-    unlabelled: Annotated[tuple[str, ...], flag("--unlabelled")] = ()
-    """More training rows for a teacher, labels not looked at: splits by name, folders with the same columns, or train itself, for
-    what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
-    rows_per_class: Annotated[int | None, flag("--rows-per-class")] = None
-    """Train on this many rows of each class at most, drawn with `split_seed`; those of a smaller number are among those of a
-    larger one."""
     augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
     """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
     row in every epoch; see `data.augment_image` and `data.compose`. Rows that are scored stay as they are."""
@@ -110,7 +92,3 @@ class ImageData:
     about half. The rest of the training and every evaluation see full size. None: full size throughout."""
     low_resolution_share: float = 0.67
     """Share of the optimiser steps that `low_resolution` holds for."""
-    license: str | None = None
-    """Licence of the data, for the model card."""
-    name: str | None = None
-    """What the card calls data that are not on the Hub. None: the last part of their path."""

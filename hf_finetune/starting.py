@@ -18,7 +18,7 @@ from peft import PeftModel, PeftType
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_finetune import teacher
+from hf_finetune import teacher, teacher_report
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.data.rows import UNLABELLED
 from hf_finetune.features.frozen import TrainingRows
@@ -77,7 +77,7 @@ def ask_teacher(prepared: Prepared, *, test: bool) -> tuple[teacher.Answers | No
     teacher.forget()
     if test and PartialState().is_main_process:
         answers = replace(answers, seen=tuple(seen_before(answers.names, splits)))
-    for doubt in teacher.doubts(answers, asked):
+    for doubt in teacher_report.doubts(answers, asked):
         logger.warning(doubt)
     return answers, insides
 

@@ -9,8 +9,7 @@ Legend: N rows, C classes of the data, in their order, D width.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -26,7 +25,6 @@ from hf_finetune.answers.kept import Kept, Logits, keep
 from hf_finetune.answers.pipelines import Pipeline, is_pipeline, read_pipeline
 from hf_finetune.answers.together import Mean, mean_logits
 from hf_finetune.apply import PART_ROWS, TOKENS, Classifier, load_trained
-from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.pixels import check_changeable
@@ -34,11 +32,10 @@ from hf_finetune.data.splits import row_digests
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half import HalfPrecision
 from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device
-from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
-from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.inner_states import Embedder
 from hf_finetune.models.pooled import PooledClassifier
 from hf_finetune.models.pooling import PoolingKind, width_of
+from hf_finetune.training.distillation import Clock
 from hf_finetune.training.precision import default_device, has_native_bf16
 
 logger = logging.getLogger("hf_finetune.run")
@@ -46,7 +43,6 @@ logger = logging.getLogger("hf_finetune.run")
 # Of a config, what changes from one place and library to another and no answer with it.
 WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "architectures")
 Precision = Literal["float32", "bf16"]
-SHOWN = ("accuracy", "macro_f1", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -139,14 +135,17 @@ class Live:
     """
 
     def __init__(self, teacher: Teacher | Pipeline) -> None:
-        self.teacher, self.seconds = teacher, 0.0
+        self.teacher, self.clock = teacher, Clock()
 
     def __call__(self, views: dict[str, Any]) -> np.ndarray:
         """Logits (B, C) of views, see `data.views.Views.changed`."""
-        started = time.perf_counter()
-        found = self.teacher.of_views(views)
-        self.seconds += time.perf_counter() - started
-        return found
+        with self.clock:
+            return self.teacher.of_views(views)
+
+    @property
+    def seconds(self) -> float:
+        """What the teacher took."""
+        return self.clock.seconds
 
 
 class LiveMean:
@@ -306,9 +305,9 @@ def _asked(
     parts = {
         "weights": teacher.weights,
         "rows": seen,
-        "attention": classifier.model.config._attn_implementation,
+        "attention": model.config._attn_implementation,
         "float32": torch.get_float32_matmul_precision(),
-        "device": next(classifier.model.parameters()).device.type,
+        "device": next(model.parameters()).device.type,
         "precision": teacher.precision if pooling is None else "float32",
         **({} if pooling is None else {"embeddings": pooling}),
         "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
@@ -321,7 +320,7 @@ def _asked(
         batches, lengths = Rows(some, columns_of(inputs, labels=False)), inputs.lengths(some)
         if teacher.precision == "bf16" and pooling is None:
             # Anew for each chunk: what it computes again must not depend on those before, which a killed run had.
-            return HalfPrecision(classifier.model, inputs.collate, rescore=True, **options).logits(batches, lengths)
+            return HalfPrecision(model, inputs.collate, rescore=True, **options).logits(batches, lengths)
         progress = f"the teacher answers {split}"
         asked = model if pooling is None else Embedder(model, pooling)
         return predict_logits(asked, batches, inputs.collate, lengths=lengths, progress=progress, **options)
@@ -354,88 +353,3 @@ def _of_texts(teacher: Pipeline, rows: Dataset, split: str, budget_gb: float) ->
         name=split,
     )
     return Kept(chunks, teacher.classes, teacher.columns_C), found
-
-
-def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
-    """What speaks against a teacher before anybody learns from it.
-
-    Args:
-        splits: the rows that it has answered, with `label`; train and validation among them.
-    """
-    train_labels = np.asarray(labelled(splits["train"])["label"][:])
-    labels_N = np.asarray(splits["validation"]["label"][:])
-    accuracy = float((answers.logits["validation"].argmax(-1) == labels_N).mean())
-    majority = float((labels_N == np.bincount(train_labels).argmax()).mean())
-    if accuracy > majority:
-        return [*answers.seen]
-    return [
-        *answers.seen,
-        f"the teacher's accuracy on the validation rows, {accuracy:.3f}, is not above that of the most frequent class, "
-        f"{majority:.3f}: it was made for other data, or its classes mean something else",
-    ]
-
-
-def report(
-    answers: Answers,
-    splits: Mapping[str, Dataset],
-    probabilities: Mapping[str, np.ndarray],
-    *,
-    resamples: int,
-    shown: Callable[[str], str] = str,
-) -> dict[str, Any]:
-    """What result.json says of the teacher: its metrics, the student's accuracy minus its own, and doubts.
-
-    Of several these are of all together, and `members` tells each one's weights and accuracy.
-
-    Args:
-        splits: the rows, by split: train, and those that were evaluated. The last one is judged by.
-        probabilities: the student's of the evaluated splits, shape (N, C).
-        resamples: of the intervals.
-        shown: makes of a teacher's name what others are told.
-    """
-    metrics, right = {}, {}
-    for split in probabilities:
-        labels_N = np.asarray(splits[split]["label"][:])
-        found = bootstrap(labels_N, softmax(answers.logits[split]), resamples=resamples)
-        metrics[split] = {name: found[name].to_dict() for name in SHOWN}
-        right[split] = [logits_NC.argmax(-1) == labels_N for logits_NC in (probabilities[split], answers.logits[split])]
-    judged = list(splits)[-1]
-    difference = paired_difference(*right[judged])
-    own, teachers = (float(rows.mean()) for rows in right["validation"])
-    notes = doubts(answers, splits)
-    if teachers < own:
-        notes.append(
-            f"the teacher is less accurate on the validation rows, {teachers:.3f}, than its student, {own:.3f}: "
-            "compare with the student trained without it"
-        )
-        logger.warning(notes[-1])
-    return {
-        "name": " + ".join(map(shown, answers.names)),
-        "weights": answers.weights,
-        "members": [_member(one, splits, list(probabilities), shown) for one in answers.members] or None,
-        "logits_reused": answers.reused,
-        "live": answers.live is not None,
-        "metrics": metrics,
-        "difference": {**difference.to_dict(), "verdict": verdict(difference)},
-        "retention": _ratio(*(float(rows.mean()) for rows in right[judged])),
-        "agreement": float((probabilities[judged].argmax(-1) == answers.logits[judged].argmax(-1)).mean()),
-        "notes": notes,
-    }
-
-
-def _member(
-    one: Answers, splits: Mapping[str, Dataset], evaluated: Sequence[str], shown: Callable[[str], str]
-) -> dict[str, Any]:
-    """What result.json says of one of several teachers."""
-    right = {split: one.logits[split].argmax(-1) == np.asarray(splits[split]["label"][:]) for split in evaluated}
-    return {
-        "name": shown(one.names[0]),
-        "weights": one.weights,
-        "logits_reused": one.reused,
-        "accuracy": {split: float(rows.mean()) for split, rows in right.items()},
-    }
-
-
-def _ratio(own: float, teachers: float) -> float | None:
-    """Share of the teacher's accuracy that the student has; None of a teacher that has none."""
-    return own / teachers if teachers else None

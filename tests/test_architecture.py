@@ -24,7 +24,7 @@ FLOORS = [
     {"run_folder", "parity", "apply", "prepared"},
     {"answers"},
     {"teacher"},
-    {"teacher_states", "loading"},
+    {"teacher_report", "teacher_states", "loading"},
     {"preparation", "publishing"},
     {"teacher_past"},
     {"starting", "finishing", "pretraining"},

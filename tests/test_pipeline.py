@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,6 +276,26 @@ def test_head_of_an_earlier_run_changes_no_bit(
         assert (found in caplog.text) == (number == 1) and ("fitted anew" in caplog.text) == (number == 2)
     assert len(fitted) == 2
     assert all(torch.equal(trained[0][name], other[name]) for other in trained[1:] for name in other)
+
+
+def test_the_head_stays_random_where_a_fit_explains_too_little(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit as without a fit; and not so where it is taken."""
+    monkeypatch.setattr(
+        pipeline, "finish", lambda _, trainer, __, record, *___: (record.get("head"), trainer.model.classifier.weight)
+    )
+
+    def began(name: str, **fields: Any) -> tuple[dict[str, Any] | None, torch.Tensor]:
+        train = dataclasses.replace(recipe.train, max_steps=1, learning_rate=1e-12, **fields)
+        return pipeline.run(dataclasses.replace(recipe, train=train), Launch(output=str(tmp_path / name)))
+
+    without, random = began("without", head_warm_start=False)
+    little, left = began("little", head_least_explained=1.0)
+    enough, fitted = began("enough", head_least_explained=-100.0)
+    assert without is None and not little["fitted"] and enough["fitted"]
+    assert little["explained"] == enough["explained"] < 1
+    assert torch.equal(random, left) and not torch.allclose(random, fitted, atol=1e-3)
 
 
 def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

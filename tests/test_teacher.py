@@ -17,7 +17,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from hf_finetune import teacher
+from hf_finetune import teacher, teacher_report
 from hf_finetune.data.image import decode
 from hf_finetune.errors import InputError
 from hf_finetune.models.load import load_classifier
@@ -185,7 +185,7 @@ def test_report_by_hand() -> None:
         ("big",), "hash", {"validation": answered(1, 0, 0, 0), "test": answered(0, 0, 1, 1)}, reused=True
     )
     student = {"validation": answered(0, 0, 0, 0), "test": answered(0, 0, 1, 0)}
-    found = teacher.report(answers, splits, student, resamples=100)
+    found = teacher_report.report(answers, splits, student, resamples=100)
     assert found["metrics"]["validation"]["accuracy"]["value"] == 0.5
     assert found["metrics"]["test"]["accuracy"]["value"] == 1.0
     assert (found["difference"]["value"], found["retention"], found["agreement"]) == (-0.25, 0.75, 0.75)
@@ -195,9 +195,9 @@ def test_report_by_hand() -> None:
     )
     assert worse.startswith("the teacher is less accurate on the validation rows, 0.500, than its student, 0.750")
     good = teacher.Answers(("big",), "hash", answers.logits | {"validation": answered(0, 0, 0, 1)}, reused=True)
-    assert teacher.report(good, splits, student, resamples=100)["notes"] == []
+    assert teacher_report.report(good, splits, student, resamples=100)["notes"] == []
     assert found["members"] is None
     pair = dataclasses.replace(answers, names=("a/big", "good"), members=(answers, good))
-    named = teacher.report(pair, splits, student, resamples=100, shown=lambda name: name[-3:])
+    named = teacher_report.report(pair, splits, student, resamples=100, shown=lambda name: name[-3:])
     assert named["name"] == "big + ood"
     assert [m["accuracy"] for m in named["members"]] == [{"validation": v, "test": 1.0} for v in (0.5, 1.0)]

@@ -1,4 +1,5 @@
-"""Answers, and embeddings, in a store on the disk, a chunk of rows at a time: read where they lie, and found again by a run that was killed.
+"""Answers, and embeddings, in a store on the disk, a chunk of rows at a time: read where they lie, and found again by a run
+that was killed.
 
 Up to `MANY` classes the logits themselves are kept, in float32. Of more classes the `TOP` likeliest of each row, as logarithms
 of their probabilities in float16, and the probability that is left, which counts as spread evenly over the other classes: no

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hf_finetune.data.labelled import Part
 from hf_finetune.data.rows import UNLABELLED
-from hf_finetune.data.splits import first_occurrences
+from hf_finetune.data.splits import superfluous
 
 
 def without_repeats(extra: Part, parts: Mapping[str, Part]) -> tuple[Part, dict[str, int]]:
@@ -25,10 +25,7 @@ def without_repeats(extra: Part, parts: Mapping[str, Part]) -> tuple[Part, dict[
         scored, `repeated`, how many of the rest have that of a training row or of an earlier one among themselves.
     """
     scored = {digest for role, part in parts.items() if role != "train" for digest in part.digests}
-    evaluated_N = np.array([digest in scored for digest in extra.digests])
-    trained = len(parts["train"].digests)
-    first_N = first_occurrences([*parts["train"].digests, *extra.digests])[trained:]
-    repeated_N = ~evaluated_N & (first_N != trained + np.arange(len(extra.digests)))
+    evaluated_N, repeated_N = superfluous(extra.digests, scored=scored, before=parts["train"].digests)
     left = extra.where(~evaluated_N & ~repeated_N)
     return left, {
         "rows": len(left.digests),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,24 @@ def first_occurrences(digests: Sequence[bytes]) -> np.ndarray:
     """Shape (N,): for each row the first row with the same input, itself if there is none before."""
     seen: dict[bytes, int] = {}
     return np.fromiter((seen.setdefault(d, i) for i, d in enumerate(digests)), np.int64, len(digests))
+
+
+def superfluous(
+    digests: Sequence[bytes], *, scored: Collection[bytes], before: Sequence[bytes] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows without a label that are not to be trained on.
+
+    Args:
+        digests: of the rows, see `row_digests`.
+        scored: of validation and test rows.
+        before: of rows that are trained on already.
+
+    Returns:
+        Masks (N,): rows whose exact input is scored; and of the others those that repeat one of `before` or an earlier one.
+    """
+    scored_N = np.fromiter((digest in scored for digest in digests), bool, len(digests))
+    first_N = first_occurrences([*before, *digests])[len(before) :]
+    return scored_N, ~scored_N & (first_N != len(before) + np.arange(len(digests)))
 
 
 def carve(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]) -> np.ndarray:

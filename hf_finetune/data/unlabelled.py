@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets
 
@@ -14,7 +15,7 @@ from hf_finetune.data.class_folder import Kind
 from hf_finetune.data.columns import choose_columns
 from hf_finetune.data.rows import Unusable, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import locate, role_of
-from hf_finetune.data.splits import row_digests
+from hf_finetune.data.splits import row_digests, superfluous
 from hf_finetune.errors import InputError
 
 logger = logging.getLogger("hf_finetune")
@@ -58,28 +59,29 @@ def gather(
         "train": [rows.select_columns(names) for rows in own],
         "further": [read(path, kind=kind, columns=columns, encoding=encoding, unusable=unusable) for path in further],
     }
-    judged = {digest for rows in evaluated for digest in _digests(rows)}
-    seen: set[bytes] = set()
-    counts = {**dict.fromkeys(parts, 0), "evaluated": 0, "repeated": 0, "unusable": len(unusable)}
-    kept, order = [], []
-    for origin, datasets in parts.items():
-        for rows in datasets:
-            wanted = []
-            for i, digest in enumerate(_digests(rows)):
-                if digest in judged:
-                    counts["evaluated"] += 1
-                elif digest in seen:
-                    counts["repeated"] += 1
-                else:
-                    seen.add(digest)
-                    order.append(digest)
-                    wanted.append(i)
-            counts[origin] += len(wanted)
-            kept.append(rows.select(wanted))
-    if len(order) < 2:
-        raise InputError(f"pretrain.rows: {len(order)} rows to pretrain on; expected two at least, name a file of them")
+    scored = {digest for rows in evaluated for digest in _digests(rows)}
+    every = [rows for datasets in parts.values() for rows in datasets]
+    found = [digest for rows in every for digest in _digests(rows)]
+    evaluated_N, repeated_N = superfluous(found, scored=scored)
+    wanted = np.flatnonzero(~evaluated_N & ~repeated_N)
+    if len(wanted) < 2:
+        raise InputError(
+            f"pretrain.rows: {len(wanted)} rows to pretrain on; expected two at least, name a file of them"
+        )
+    of_train = int((wanted < sum(map(len, parts["train"]))).sum())
+    counts = {
+        "train": of_train,
+        "further": len(wanted) - of_train,
+        "evaluated": int(evaluated_N.sum()),
+        "repeated": int(repeated_N.sum()),
+        "unusable": len(unusable),
+    }
+    order = [found[i] for i in wanted]
     table = (
-        concatenate_datasets(kept).with_format("arrow")[:].append_column("row", pa.array(range(len(order)), pa.int64()))
+        concatenate_datasets(every)
+        .select(wanted)
+        .with_format("arrow")[:]
+        .append_column("row", pa.array(range(len(order)), pa.int64()))
     )
     mark = digests.of_json([digest.hex() for digest in order])
     return Unlabelled(to_dataset(table, f"{mark[:24]}-unlabelled"), counts, mark)

@@ -19,6 +19,7 @@ from transformers.activations import ACT2FN
 
 from hf_finetune.codec import checked
 from hf_finetune.errors import InputError
+from hf_finetune.models.safety import one_line
 
 FIELD = "model.from_config"
 # Of a family's own fields, what a classifier is told by something else, or is none with.
@@ -56,7 +57,7 @@ def resized(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrainedC
     try:
         new = type(config).from_dict(plain)
     except (StrictDataclassError, ValueError, TypeError, KeyError, IndexError) as error:
-        _refuse("", _one_line(error))
+        _refuse("", one_line(error))
     _check_together(new)
     return new
 
@@ -74,15 +75,11 @@ def check_buildable(config: PreTrainedConfig) -> None:
         with torch.device("meta"):
             AutoModel.from_config(config)
     except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError) as error:
-        _refuse("", f"no {config.model_type} can be built so: {_one_line(error)}")
+        _refuse("", f"no {config.model_type} can be built so: {one_line(error)}")
 
 
 def _refuse(name: str, what: str) -> NoReturn:
     raise InputError(f"{FIELD}{'.' if name else ''}{name}: {what}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _checked(config: PreTrainedConfig, name: str, own: str, value: Any) -> Any:

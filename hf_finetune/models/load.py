@@ -31,7 +31,7 @@ from hf_finetune.codec import spelled
 from hf_finetune.errors import InputError
 from hf_finetune.models.from_config import check_buildable, resized
 from hf_finetune.models.heads import classification_layers, encoder, head_modules
-from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
+from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint, one_line
 from hf_finetune.models.surgery import SurgeryStep, operate, planned
 
 log = logging.getLogger("hf_finetune")
@@ -91,11 +91,6 @@ def config_of(
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
         raise InputError(f"{local.name}: config.json cannot be used: {one_line(error)}") from error
     return config if from_config is None else resized(config, from_config)
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def load_classifier(

@@ -23,8 +23,8 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.load import config_of, one_line, quiet
-from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
+from hf_finetune.models.load import config_of, quiet
+from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint, one_line
 
 log = logging.getLogger("hf_finetune")
 

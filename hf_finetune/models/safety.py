@@ -331,3 +331,8 @@ def _check_weights(checkpoint: str, path: Path) -> None:
 def first_line(error: Exception) -> str:
     """First line of an exception's message, or its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune import digests
 from hf_finetune.codec import write_json
@@ -185,3 +185,20 @@ def catching_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def train_until_stopped(trainer: Trainer, resume_from: Path | None, *, stage: str = "") -> None:
+    """All steps, or as many as there are until a signal has led to a checkpoint.
+
+    Args:
+        resume_from: checkpoint to go on from; None: from the first step.
+        stage: of what, for the message: " of the pretraining".
+
+    Raises:
+        StoppedBySignal: after a checkpoint.
+    """
+    with catching_signals() as signals:
+        trainer.add_callback(CheckpointKeeper(signals))
+        trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+    if signals:
+        raise StoppedBySignal(f"stopped by a signal after the last step{stage}; --resume goes on from there")

@@ -6,8 +6,8 @@ P patches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -30,11 +30,13 @@ from hf_finetune.data.masking import (
     masked_texts,
 )
 from hf_finetune.evaluation.inference import cast, evaluating, to_device
+from hf_finetune.models.freeze import as_in_training
 from hf_finetune.models.load import seeded
 from hf_finetune.models.pooling import masked_mean
 from hf_finetune.training.flops import Utilisation
 from hf_finetune.training.pretraining_choices import SimCSE, SimMIM
-from hf_finetune.training.pretraining_losses import contrastive, masked_pixels, masked_tokens
+from hf_finetune.training.pretraining_losses import masked_pixels, masked_tokens
+from hf_finetune.training.representation_losses import contrastive
 from hf_finetune.training.trainer import ClassifierTrainer
 
 HELD_OUT = "held_out_loss"
@@ -83,11 +85,9 @@ class PretrainingTrainer(ClassifierTrainer):
         assert num_items_in_batch is not None and not return_outputs, "called by training_step alone"
         return self._summed(model, inputs) * self.args.world_size / num_items_in_batch
 
-    @contextmanager
-    def _scoring(self) -> Iterator[None]:
+    def _scoring(self) -> AbstractContextManager[None]:
         """The model as it is while held-out rows are scored."""
-        with evaluating(self.model):
-            yield
+        return evaluating(self.model)
 
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         """The mean loss of held-out rows, shared by all processes. Training's random numbers are left as they are."""
@@ -171,17 +171,11 @@ class ContrastiveTrainer(PretrainingTrainer):
             vectors_BD = masked_mean(states_BTD, twice.get("attention_mask"))
         else:
             vectors_BD = states_BTD[:, 0]
-        return contrastive(*vectors_BD.chunk(2), temperature=self.objective.temperature)
+        return contrastive(*vectors_BD.chunk(2), temperature=self.objective.temperature).sum()
 
-    @contextmanager
-    def _scoring(self) -> Iterator[None]:
+    def _scoring(self) -> AbstractContextManager[None]:
         """With dropout, which makes the views."""
-        was_training = self.model.training
-        self.model.train()
-        try:
-            yield
-        finally:
-            self.model.train(was_training)
+        return as_in_training(self.model)
 
 
 class MaskedImageTrainer(PretrainingTrainer):

@@ -1,6 +1,8 @@
 """Losses of pretraining as pure functions: sums over what the mean of a step is over (masked tokens, or rows).
 
-Legend: B rows, M tokens to be guessed, V tokens of the vocabulary, D width, C channels, H and W pixels.
+SimCSE's is `representation_losses.contrastive`.
+
+Legend: B rows, M tokens to be guessed, V tokens of the vocabulary, C channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -20,25 +22,6 @@ def masked_tokens(logits_MV: torch.Tensor, tokens_M: torch.Tensor) -> torch.Tens
         Scalar, in nats.
     """
     return F.cross_entropy(logits_MV.float(), tokens_M, reduction="sum")
-
-
-def contrastive(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: float) -> torch.Tensor:
-    """Cross-entropy of finding each row's other view among those of all rows, by cosine, summed (SimCSE, arXiv:2104.08821).
-
-    Unlike the other losses a row's depends on the rows beside it: those of its forward pass.
-
-    Args:
-        one_BD: vectors of the rows, shape (B, D).
-        other_BD: vectors of the same rows under another dropout mask.
-        temperature: divides the cosines.
-
-    Returns:
-        Scalar, in nats.
-    """
-    one_BD, other_BD = F.normalize(one_BD.float(), dim=-1), F.normalize(other_BD.float(), dim=-1)
-    return F.cross_entropy(
-        one_BD @ other_BD.T / temperature, torch.arange(len(one_BD)).to(one_BD.device), reduction="sum"
-    )
 
 
 def masked_pixels(guessed_BCHW: torch.Tensor, pixels_BCHW: torch.Tensor, masked_BHW: torch.Tensor) -> torch.Tensor:

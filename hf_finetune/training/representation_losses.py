@@ -145,20 +145,21 @@ def relational_angle(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torc
     return F.smooth_l1_loss(cosines(student_BD), cosines(teacher_BD), reduction="none").mean(-1)
 
 
-def contrastive(student_BD: torch.Tensor, teacher_BD: torch.Tensor, *, temperature: float) -> torch.Tensor:
-    """Cross-entropy of finding each row's teacher embedding, by the student's, among those of all rows of the batch.
+def contrastive(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: float) -> torch.Tensor:
+    """Cross-entropy of finding each row's other embedding, by its one, among those of all rows of the batch, by cosine.
 
-    InfoNCE (arXiv:1807.03748) between the two networks, as in CRD (arXiv:1910.10699), with the batch in place of a memory of
-    other rows.
+    InfoNCE (arXiv:1807.03748): between two networks, as in CRD (arXiv:1910.10699), with the batch in place of a memory of
+    other rows; or between two dropout masks of one (SimCSE, arXiv:2104.08821).
 
     Args:
-        student_BD: projected onto the teacher's width; likewise the teacher's.
+        one_BD: embeddings; the student's, projected onto the teacher's width.
+        other_BD: of the same rows; the teacher's.
         temperature: divides the cosines.
 
     Returns:
         Shape (B,), in nats.
     """
-    one_BD, other_BD = F.normalize(_full(student_BD), dim=-1), F.normalize(_full(teacher_BD), dim=-1)
+    one_BD, other_BD = F.normalize(_full(one_BD), dim=-1), F.normalize(_full(other_BD), dim=-1)
     scores_BB = one_BD @ other_BD.T / temperature
     return F.cross_entropy(scores_BB, torch.arange(len(scores_BB), device=scores_BB.device), reduction="none")
 

@@ -1,6 +1,7 @@
 """Freezing by layers, the body, and BatchNorm."""
 
 import copy
+import gc
 import os
 
 import pytest
@@ -247,6 +248,10 @@ def test_batch_norm_stays_frozen_under_ddp(classifier, inputs, tmp_path):
     try:
         parallel = nn.parallel.DistributedDataParallel(model).train()
         parallel(**inputs("resnet")).logits.sum().backward()
+        # Whoever lets go of the group last joins its threads; a reducer does so with the interpreter's lock in its hands, for
+        # which they may be waiting (pytorch/pytorch#56297). `destroy_process_group` does it without.
+        del parallel
+        gc.collect()
     finally:
         torch.distributed.destroy_process_group()
     assert all(torch.equal(before[n], b) for n, b in statistics(model).items())

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from hf_finetune.training.pretraining_losses import contrastive, masked_pixels, masked_tokens
+from hf_finetune.training.pretraining_losses import masked_pixels, masked_tokens
+from hf_finetune.training.representation_losses import contrastive
 
 
 def test_masked_tokens() -> None:
@@ -20,9 +21,9 @@ def test_contrastive(temperature: float) -> None:
     """Two rows at right angles, whatever their lengths: cosine 1 to the own view, 0 to the other's."""
     one, other = torch.tensor([[3.0, 0.0], [0.0, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 7.0]])
     expected = 2 * math.log(1 + math.exp(-1 / temperature))
-    assert contrastive(one, other, temperature=temperature).item() == pytest.approx(expected)
+    assert contrastive(one, other, temperature=temperature).sum().item() == pytest.approx(expected)
     swapped = 2 * math.log(1 + math.exp(1 / temperature))
-    assert contrastive(one, other.flip(0), temperature=temperature).item() == pytest.approx(swapped)
+    assert contrastive(one, other.flip(0), temperature=temperature).sum().item() == pytest.approx(swapped)
 
 
 def test_masked_pixels() -> None:
