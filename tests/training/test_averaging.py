@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_finetune import Averaging, InputError, Launch, Recipe, pipeline
 from hf_finetune.checks import check
-from hf_finetune.training import keeping
+from hf_finetune.training import checkpoints, keeping
 from hf_finetune.training.averaging import Averages, Ema, Tail, put_in, swapped
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.trainer import ClassifierTrainer
@@ -250,7 +250,7 @@ def test_run_keeps_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             seen[-1].on_step_end(args, state, control, **given)
             return super().on_step_end(args, state, control, **given)
 
-    monkeypatch.setattr(pipeline, "CheckpointKeeper", Watched)
+    monkeypatch.setattr(checkpoints, "CheckpointKeeper", Watched)
     small = small_recipe(tmp_path)
     recipe: Recipe = replace(
         small,

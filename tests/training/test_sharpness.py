@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from hf_finetune import InputError, Launch, Optim, StoppedBySignal, pipeline
 from hf_finetune.checks import check
+from hf_finetune.training import checkpoints
 from hf_finetune.training.checkpoints import CheckpointKeeper
 from hf_finetune.training.optimizer_choices import SGD
 from hf_finetune.training.sharpness import Sharpness, climbed
@@ -204,7 +205,7 @@ def test_run_with_sam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["parity"]["reload"]["ok"]
     saved = load_file(tmp_path / "straight" / "model" / "model.safetensors")
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "CheckpointKeeper", SignalAt4)
+        patch.setattr(checkpoints, "CheckpointKeeper", SignalAt4)
         with pytest.raises(StoppedBySignal, match="after saving step 4"):
             pipeline.run(recipe, Launch(output=str(tmp_path / "stopped")))
     pipeline.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
