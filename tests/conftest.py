@@ -6,8 +6,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import warnings
-from pathlib import Path
 
 # Before anything of Hugging Face is imported: its settings are read once, at import.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -43,24 +41,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gate's own script, run in this process: the same loading by plain transformers, without the seconds that a new
-    interpreter needs to import them. For tests of other things than the gate.
-    """
-    import torch
-    from transformers.utils import logging
+    """The gate's own script, run in this process. For tests of other things than the gate."""
+    import gate
 
-    from hf_finetune import parity, parity_child
-
-    def here(job: Path) -> None:
-        threads, verbosity = torch.get_num_threads(), logging.get_verbosity()
-        bars = logging.is_progress_bar_enabled()
-        with torch.random.fork_rng(devices=[]), parity.exact_float32(), warnings.catch_warnings():
-            # What plain peft warns of is an error here alone.
-            warnings.simplefilter("ignore")
-            parity_child.main(job)
-        torch.set_num_threads(threads)
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-    monkeypatch.setattr(parity, "in_fresh_process", here)
+    gate.run_here(monkeypatch.setattr)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
+from forks import HANG_S, Child
 from torch.distributed import TCPStore
-
-# Far beyond what a busy machine needs: it ends processes that hang, and judges no speed.
-HANG_S = 1800
 
 
 def run_in_two_processes(
@@ -33,21 +29,18 @@ def run_in_two_processes(
         # What torchrun says to its workers: the store is there already.
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
     }
-    command = [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)]
-    workers = []
+    quietly = "import warnings; warnings.simplefilter('ignore')\n"
+    workers: list[Child] = []
     try:
         for rank in ("0", "1"):
-            with (folder / f"stdout-{rank}").open("wb") as said, (folder / f"stderr-{rank}").open("wb") as complaint:
-                environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
-                workers.append(subprocess.Popen(command, env=environment, stdout=said, stderr=complaint))
-        found = tuple(worker.wait(timeout=HANG_S) for worker in workers)
+            files = {"stdout": folder / f"stdout-{rank}", "stderr": folder / f"stderr-{rank}"}
+            environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank}
+            workers.append(Child(quietly + script, *arguments, environment=environment, cwd=Path.cwd(), **files))
+        found = tuple(worker.wait() for worker in workers)
     finally:
         for worker in workers:
             worker.kill()
-            worker.wait()
     complaints = [(folder / f"stderr-{rank}").read_text()[-3000:] for rank in range(2)]
     assert found == statuses, "\n".join(complaints)
     return [(folder / f"stdout-{rank}").read_text() for rank in range(2)]

@@ -48,7 +48,6 @@ QUICK = {
 TOP = ["--method", "top"]
 PICTURE = ["--image", "image"]
 LONGEST_S = 3600
-RATE_SEEDS = 2
 # What one trick gives: the run without it, on the same rows. Each is one field of the recipe.
 ABLATIONS = {
     "as it comes": [],
@@ -195,7 +194,7 @@ class Benchmark:
                 keep = model if seed == 0 else None
                 self.run("full", "ours", data, seed, options.checkpoint, epochs, keep=keep)
             if wanted & {"full", "top"}:
-                for rate in options.rates if seed < RATE_SEEDS else [self.best_rate(tuned)]:
+                for rate in options.rates if seed < options.rate_seeds else [self.best_rate(tuned)]:
                     flags = [*epochs, "--learning-rate", f"{rate:g}", "--attention", attention]
                     found = self.run("full", f"stock tuned {rate:g}", data, seed, options.checkpoint, flags)
                     tuned.setdefault(rate, []).append(found["validation_accuracy"] if found else 0.0)
@@ -207,10 +206,9 @@ class Benchmark:
             if "predict" in wanted:
                 self.predict(data, model, seed)
 
-    @staticmethod
-    def best_rate(tuned: dict[float, list[float]]) -> float:
+    def best_rate(self, tuned: dict[float, list[float]]) -> float:
         """The learning rate with which the tuned rival is best on the validation rows of the first seeds."""
-        return max(tuned, key=lambda rate: sum(tuned[rate][:RATE_SEEDS]))
+        return max(tuned, key=lambda rate: sum(tuned[rate][: self.options.rate_seeds]))
 
     def predict(self, data: Path, model: Path, turn: int) -> None:
         """Both sides label the test rows with the same weights."""
@@ -309,6 +307,7 @@ def main() -> None:
     parser.add_argument("--picture-epochs", type=float, default=1)
     parser.add_argument("--ablation-epochs", type=float, default=2)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-4], help="learning rates of the tuned rival")
+    parser.add_argument("--rate-seeds", type=int, default=2, help="seeds whose validation rows choose among them")
     parser.add_argument("--rows", type=int, help="training rows of each data set at most")
     parser.add_argument("--test-rows", type=int, help="rows of validation and of test at most")
     parser.add_argument("--picture-rows", type=int, default=1000)

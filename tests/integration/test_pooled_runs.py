@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from hub_server import hub_server
@@ -50,15 +51,10 @@ def test_from_the_command_line_to_the_hub_and_back(tmp_path: Path) -> None:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         environment = kept | hub.environment(tmp_path / "cache") | {"HF_FINETUNE_CACHE": str(tmp_path / "store")}
 
-        def run(*command: str | Path) -> str:
-            answer = subprocess.run(
-                [sys.executable, *map(str, command)], capture_output=True, text=True, env=environment, cwd=tmp_path
-            )
+        def ours(*command: str | Path) -> str:
+            answer = forks.run(forks.COMMAND_WITHOUT_GATE, *command, environment=environment, cwd=tmp_path)
             assert answer.returncode == 0, answer.stderr[-3000:]
             return answer.stdout
-
-        def ours(*command: str | Path) -> str:
-            return run("-m", "hf_finetune", *command)
 
         flags = ["--max-length", "32", "--epochs", "1", "--train.per-device-train-batch-size", "8", "--model", bert]
         flags += ["--model.pooling", "mean", "--model.last-layers", "2", "--model.head", "mlp"]
@@ -87,7 +83,10 @@ def test_from_the_command_line_to_the_hub_and_back(tmp_path: Path) -> None:
         code = snippet_of(sent["README.md"].decode()).replace("A text to classify.", text_rows(1)["text"][0])
         assert "hf_finetune" not in code and '"tester/pooled"' in code
         (tmp_path / "snippet.py").write_text(code + code.replace('"tester/pooled"', '"run"'))
-        assert run("-P", "snippet.py").split() == [first, first]
+        # As a reader of the card runs it: a fresh interpreter, with nothing of ours imported.
+        command = [sys.executable, "-P", "snippet.py"]
+        answer = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert answer.returncode == 0 and answer.stdout.split() == [first, first], answer.stderr[-3000:]
 
 
 def test_a_resumed_run_ends_with_the_same_bits(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

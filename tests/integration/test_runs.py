@@ -2,26 +2,23 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forks import COMMAND, COMMAND_WITHOUT_GATE
+from forks import run as in_a_process
 from safetensors.torch import load_file
 from small_runs import image_rows, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 
-COMMAND = [sys.executable, "-m", "hf_finetune"]
-# Far beyond what a busy machine needs: it ends a process that hangs, and judges no speed.
-HANG_S = 1800
 # The command line in a process that gets a signal in the middle of a step, at the same one however busy the machine is.
 SIGNALLED = """
-import signal, sys
+import signal, sys, gate
 from hf_finetune.cli import main_command
 from hf_finetune.training.callbacks import LogLines
 
@@ -32,6 +29,7 @@ def on_step_end(self, args, state, control, **_):
         signal.raise_signal(number)
 
 LogLines.on_step_end = on_step_end
+gate.run_here()
 main_command(sys.argv[3:])
 """
 SHORT = [
@@ -46,15 +44,9 @@ SHORT = [
 ]
 
 
-def run(*arguments: str | Path, status: int = 0, **environment: str) -> subprocess.CompletedProcess:
+def run(*arguments: str | Path, status: int = 0, code: str = COMMAND_WITHOUT_GATE) -> subprocess.CompletedProcess:
     """A command to its end, with the exit status it must have."""
-    answer = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=HANG_S,
-    )
+    answer = in_a_process(code, *arguments)
     assert answer.returncode == status, answer.stderr[-3000:]
     return answer
 
@@ -99,7 +91,7 @@ def read_result(folder: Path) -> dict:
 @pytest.fixture(scope="module")
 def full_run(texts: Path, bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "full"
-    answer = run("train", texts, "--model", bert, "--output", folder, *SHORT)
+    answer = run("train", texts, "--model", bert, "--output", folder, *SHORT, code=COMMAND)
     assert "this model" in answer.stdout and "majority" in answer.stdout and str(folder / "model") in answer.stdout
     return folder
 
@@ -247,19 +239,8 @@ def test_killed_and_resumed_run_ends_with_the_same_bits(texts: Path, bert: Path,
         "1",
     ]
     run("train", texts, *flags, "--output", tmp_path / "straight")
-    command = [
-        sys.executable,
-        "-c",
-        SIGNALLED,
-        70,
-        int(number),
-        "train",
-        texts,
-        *flags,
-        "--output",
-        tmp_path / "killed",
-    ]
-    killed = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=HANG_S)
+    signalled = [str(70), str(int(number)), "train", texts, *flags, "--output", tmp_path / "killed"]
+    killed = in_a_process(SIGNALLED, *signalled)
     assert killed.returncode == (3 if number == signal.SIGTERM else -signal.SIGKILL), killed.stderr[-3000:]
     assert number == signal.SIGKILL or "stopped by SIGTERM after saving step 70" in killed.stderr
     assert not (tmp_path / "killed" / "result.json").exists()
