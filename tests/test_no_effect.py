@@ -94,6 +94,7 @@ def test_shipped_recipes_set_nothing_in_vain() -> None:
         assert without_effect(shipped.load_recipe(name)) == (), name
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_run_tells_it(tmp_path: Path) -> None:
     from small_runs import small_recipe
 

@@ -80,6 +80,7 @@ def test_artefact_that_cannot_be_loaded_is_in_the_result(
     assert "it could not be loaded |  |  | NO |" in (tmp_path / "run" / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_data_on_this_machine_are_called_by_their_own_name(tmp_path: Path) -> None:
     (tmp_path / "movie.csv").touch()
     assert finishing.path_name(str(tmp_path / "movie.csv"), None) == "movie.csv"
@@ -87,6 +88,7 @@ def test_data_on_this_machine_are_called_by_their_own_name(tmp_path: Path) -> No
     assert finishing.path_name("nyu-mll/glue", "GLUE") == "nyu-mll/glue", "the card links to it"
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_run_that_dies_before_its_result_can_be_resumed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +171,7 @@ def test_interruption_before_training_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_interruption_after_training_can_be_resumed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +196,7 @@ def test_bar_ends_its_line_when_training_is_stopped(
     assert capsys.readouterr().err.endswith("\n")
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_resumed_run_computes_as_it_began(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kernels are those of recipe.json, whatever the machine would choose by then, and so are its weights."""
     recipe = dataclasses.replace(
@@ -233,6 +237,7 @@ def test_refusals_come_before_the_notes(recipe: Recipe, tmp_path: Path, caplog: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_unpadded_steps_of_a_token_budget(recipe: Recipe, tmp_path: Path) -> None:
     """The run ends after the steps that were planned, and its model/ is an ordinary one: the gate loads it elsewhere."""
     budgeted = dataclasses.replace(recipe, batching=Batching(token_budget=160, unpadded=True))

@@ -21,6 +21,7 @@ def folder_of(recipe: Recipe, folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_other_rows_were_carved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The same file, carved by another seed: the validation rows that it had not for itself it was trained on."""
     recipe = small_recipe(tmp_path)

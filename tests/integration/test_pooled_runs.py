@@ -52,7 +52,7 @@ def test_from_the_command_line_to_the_hub_and_back(tmp_path: Path) -> None:
         environment = kept | hub.environment(tmp_path / "cache") | {"HF_FINETUNE_CACHE": str(tmp_path / "store")}
 
         def ours(*command: str | Path) -> str:
-            answer = forks.run(forks.COMMAND_WITHOUT_GATE, *command, environment=environment, cwd=tmp_path)
+            answer = forks.run(forks.COMMAND, *command, environment=environment, cwd=tmp_path)
             assert answer.returncode == 0, answer.stderr[-3000:]
             return answer.stdout
 
@@ -89,6 +89,7 @@ def test_from_the_command_line_to_the_hub_and_back(tmp_path: Path) -> None:
         assert answer.returncode == 0 and answer.stdout.split() == [first, first], answer.stderr[-3000:]
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_resumed_run_ends_with_the_same_bits(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint holds the head and the pooling, too; and training has changed each of them."""
     recipe = reading(recipe, pooling="attention", last_layers=2, head="mlp", head_width=8)
@@ -122,6 +123,7 @@ def test_a_linear_head_on_the_first_token_is_folded(recipe: Recipe, tmp_path: Pa
     assert "adapter" not in (tmp_path / "run" / "README.md").read_text().partition("## How to use")[2].split("##")[0]
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_pictures_by_the_mean_of_their_patches(tmp_path: Path) -> None:
     folder, rows = tmp_path / "pictures", image_rows(48)
     for i, (picture, label) in enumerate(zip(rows["image"], rows["label"], strict=True)):

@@ -69,6 +69,7 @@ def without_times(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_real_search_from_the_command_line(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_real_search_from_the_command_line(
     assert job.recipe.data.augment == ()
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     """Without a choice of the epoch: one epoch has the same weights at its end."""
     changed = retraining.with_policy(recipe, (SwapWords(0.3),), (Mixup(),))
@@ -125,6 +127,7 @@ def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     assert retraining.retrain(recipe, seed=1, steps=7, judged=6).log_loss != found.log_loss
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_path: Path) -> None:
     """Pictures are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all 40."""
     features = Features({"image": Image(), "label": Value("int64")})

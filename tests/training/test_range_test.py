@@ -80,6 +80,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return small_recipe(tmp_path_factory.mktemp("input"))
 
 
+@pytest.mark.usefixtures("gate_here")
 def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
