@@ -149,7 +149,8 @@ def test_each_kind_from_the_command_line(
 def test_a_resumed_run_ends_with_the_same_weights(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit, projections, layer maps and what the weights are by then among it; stopped within an epoch and after one.
+    """To the bit, projections, layer maps and what the weights (that of the labels, too) are by then among it; stopped within
+    an epoch and after one.
 
     What was searched before is not searched again."""
     kinds = (
@@ -162,7 +163,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
         Contrastive(Ramp(1.0, 0.1), "cls"),
         SoftTargets(Ramp(4.0, 1.0, "cosine")),
     )
-    recipe = with_kinds(texts, *kinds)
+    recipe = with_kinds(texts, *kinds, labels_weight=Ramp(0.9, 0.1))
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, num_train_epochs=2.0))
     straight = trained(recipe, tmp_path / "straight")
     stop_after(monkeypatch, 3, 10)
@@ -180,13 +181,16 @@ def test_a_resumed_run_ends_with_the_same_weights(
         assert furthest(straight, trained(recipe, tmp_path / "stopped")) == 0.0
     maps = [result_of(tmp_path / name)["teacher"]["layer_maps"] for name in ("straight", "stopped")]
     assert maps[0] == maps[1] and [found["place"] for found in maps[0]] == [1, 2]
+    card = (tmp_path / "stopped" / "README.md").read_text()
+    assert card.count("objective.labels_weight") == 1
+    assert "| objective.labels_weight | `Ramp(start=0.9, end=0.1)` |" in card
     made = plan(recipe)
     assert made["steps"] == 14 and made["parts"]["layer_search_s"] > 0
 
 
-def test_layers_that_are_searched(texts: Recipe, tmp_path: Path) -> None:
+def test_layers_that_are_searched(texts: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A student of its teacher's first, second and last layer: the first two have their own, whose states and attention are
-    the very same, and it ends as with these layers by number. Said in result.json, on the card and in the plan."""
+    the very same, and it ends as with these layers by number. Said in result.json and on the card; used as any other run."""
     big = classifier(tmp_path / "big", "bert", **WIDER, initializer_range=0.3)
     recipe = dataclasses.replace(
         texts,
@@ -328,6 +332,7 @@ def test_a_step_that_is_cut_is_said(texts: Recipe, caplog: pytest.LogCaptureFixt
         ((AttentionRelations(0),), {}, r"objective.kinds\[0\].teacher_layer: expected at least 1, got 0"),
         ((AttentionRelations(None, 0),), {}, r"objective.kinds\[0\].relation_heads: expected at least 1, got 0"),
         ((RelationalKD(angle=-1.0),), {}, r"objective.kinds\[0\].angle: expected 0 or more"),
+        ((Embedding(),), {"labels_weight": Ramp(0.0, 0.0)}, "objective.labels_weight: expected above 0, or a kind of the teacher's"),
         ((Embedding(),), {"labels_weight": 0.0}, "objective.labels_weight: expected above 0, or a kind of the teacher's answers"),
         ((Embedding(),), {"r_drop": 1.0}, "objective.r_drop: expected 0 beside Embedding: the teacher sees every row once"),
         ((Embedding(),), {"batching": {"unpadded": True}}, "batching.unpadded: expected false or None beside Embedding"),

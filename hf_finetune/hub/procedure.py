@@ -10,6 +10,7 @@ import yaml
 from hf_finetune.codec import flatten, spelled, to_plain
 from hf_finetune.hub.markdown import code, number, value_cell
 from hf_finetune.recipe import Distill, Model, Recipe
+from hf_finetune.training.ramps import Ramp
 from hf_finetune.training.schedule_choices import course
 
 # What decides a result, with its default or not; the rest is in recipe.json.
@@ -77,6 +78,9 @@ def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]
             shown[name] = ", ".join(map(spelled, operations))
     if isinstance(recipe.objective, Distill):
         shown["objective.kinds"] = ", ".join(map(spelled, recipe.objective.kinds))
+        if isinstance(weight := recipe.objective.labels_weight, Ramp):
+            shown = {name: value for name, value in shown.items() if not name.startswith("objective.labels_weight.")}
+            shown["objective.labels_weight"] = spelled(weight)
         # By its name: where it lay on this machine tells nobody anything.
         shown["objective.teacher"] = (result.get("teacher") or {}).get("name", " + ".join(recipe.objective.teachers))
     if maps := (result.get("teacher") or {}).get("layer_maps"):
