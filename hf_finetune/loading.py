@@ -56,6 +56,7 @@ def load_model(recipe: Recipe, checkpoint: LocalCheckpoint, splits: Splits, inpu
         from_config=model.from_config,
         surgery=model.surgery,
         distilled=by_two_heads,
+        keep_head=recipe.pretrain.objective is None,
         revision=checkpoint.commit,
         trust_remote_code=model.trust_remote_code,
     )
