@@ -212,6 +212,14 @@ def test_layers_that_are_searched(texts: Recipe, tmp_path: Path, capsys: pytest.
         f"HiddenStates: 1 with 1 (1), 2 with 2 (1), 3 with 4 ({states['likeness'][2][3]:.3g}), by linear CKA on 54 rows"
     )
     assert f"| layers found to go together | `{shown}; AttentionMaps: 1 with 1 (" in card
+    run = str(tmp_path / "searched")
+    cli.COMMANDS["predict"]([run, texts.data.path, "--output", str(tmp_path / "answers.csv")])
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 61
+    capsys.readouterr()
+    cli.COMMANDS["evaluate"]([run, texts.data.path, "--json"])
+    assert json.loads(capsys.readouterr().out)["rows"] == 60
+    cli.COMMANDS["card"]([run])
+    assert capsys.readouterr().out == card == (tmp_path / "searched" / "README.md").read_text()
     by_number = ((1, 1), (2, 2), (3, 4))
     other = trained(with_kinds(recipe, HiddenStates(by_number), AttentionMaps(by_number)), tmp_path / "by-number")
     assert furthest(one, other) == 0.0
