@@ -149,7 +149,11 @@ def finish(
         "elastic_net": _sparsity(trainer),
         "pretrain": _pretrain(found["pretrain"], folder, evaluated[judged], probabilities[judged]),
         "teacher": _teacher(
-            found["answers"], {"train": splits.train, **evaluated}, probabilities, recipe.evaluate.resamples
+            found["answers"],
+            {"train": splits.train, **evaluated},
+            probabilities,
+            recipe.evaluate.resamples,
+            record.get("layer_maps"),
         ),
         "notes": list(prepared.notes[len(splits.notes) :]),
         "learning_rate": trainer.args.learning_rate,
@@ -207,14 +211,20 @@ def _augmentation(prepared: Prepared) -> dict[str, Any] | None:
 
 
 def _teacher(
-    answers: teacher.Answers | None, splits: dict[str, Dataset], probabilities: dict[str, np.ndarray], resamples: int
+    answers: teacher.Answers | None,
+    splits: dict[str, Dataset],
+    probabilities: dict[str, np.ndarray],
+    resamples: int,
+    layer_maps: list[dict[str, Any]] | None,
 ) -> dict[str, Any] | None:
-    """Who taught, and how the student stands beside it."""
+    """Who taught, how the student stands beside it, and which layers were found to go together."""
     if answers is None:
         return None
-    return teacher_report.report(
+    report = teacher_report.report(
         answers, splits, probabilities, resamples=resamples, shown=lambda name: path_name(name, None)
     )
+    # Null: not searched.
+    return {**report, "layer_maps": layer_maps}
 
 
 def _pretrain(

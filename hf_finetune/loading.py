@@ -56,6 +56,7 @@ def load_model(recipe: Recipe, checkpoint: LocalCheckpoint, splits: Splits, inpu
         from_config=model.from_config,
         surgery=model.surgery,
         distilled=by_two_heads,
+        keep_head=recipe.pretrain.objective is None,
         revision=checkpoint.commit,
         trust_remote_code=model.trust_remote_code,
     )
@@ -132,7 +133,7 @@ def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
         return False
     if recipe.adapts or has_own_head(recipe):
         return False
-    if recipe.objective.labels_weight == 0:
+    if not recipe.objective.asks_labels:
         raise InputError(
             "objective.labels_weight: expected a number above 0 for deit, whose class token learns the labels and its "
             "distillation token the teacher, got 0; or name a pooling, model.pooling cls, for one head"

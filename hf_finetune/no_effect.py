@@ -34,7 +34,7 @@ def _nothing_is_cached(recipe: Recipe) -> bool:
 
 
 def _labels_are_not_asked(recipe: Recipe) -> bool:
-    return isinstance(recipe.objective, Distill) and recipe.objective.labels_weight == 0
+    return isinstance(recipe.objective, Distill) and not recipe.objective.asks_labels
 
 
 NOT_PUSHED = "nothing is pushed without hub.repo_id (--push)"

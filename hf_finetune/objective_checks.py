@@ -100,12 +100,12 @@ def _check_distill(objective: Distill, recipe: Recipe, refuse: Refuse) -> None:
         refuse("objective.teacher", objective.teacher, "one name or several, each once")
     for i, kind in enumerate(objective.kinds):
         _check_kind(kind, f"objective.kinds[{i}]", refuse)
-    if objective.labels_weight < 0:
+    if min(ends_of(objective.labels_weight)) < 0:
         refuse("objective.labels_weight", objective.labels_weight, "0 or more")
     counting = [kind for kind in objective.kinds if any(ends_of(kind.weight))]
     if not counting:
         refuse("objective.kinds", objective.kinds, "one at least with a weight above 0; without a teacher, Supervised")
-    if not objective.labels_weight and not any(isinstance(kind, AnswerKind) for kind in counting):
+    if not objective.asks_labels and not any(isinstance(kind, AnswerKind) for kind in counting):
         refuse(
             "objective.labels_weight",
             objective.labels_weight,

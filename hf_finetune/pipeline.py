@@ -39,6 +39,7 @@ from hf_finetune.starting import (
     keep_start,
     mixout,
     regularizers,
+    search_layers,
     warm_start_head,
     what_trains,
 )
@@ -152,7 +153,8 @@ def _as_it_was(prepared: Prepared, record: dict[str, Any], folder: Path) -> dict
         kept_format != "bf16" or precision.has_native_bf16(prepared.device)
     ):
         record = {**record, "mixed_precision": kept_format}
-    return {**record, "kernels": {**kept, "source": "checkpoint"}, "head": kept_choice(folder, "head")}
+    before = {"head": kept_choice(folder, "head"), "layer_maps": kept_choice(folder, "layer_maps")}
+    return {**record, "kernels": {**kept, "source": "checkpoint"}, **before}
 
 
 def rehearse(
@@ -229,12 +231,17 @@ def _train(
             "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length
         )
 
+    model = prepared.model.to(device)
+    if prepared.searches_layers and record.get("layer_maps") is None:
+        started = time.perf_counter()
+        record["layer_maps"] = search_layers(prepared, model, train_rows)
+        seconds["layer_search_s"] = time.perf_counter() - started
+
     started = time.perf_counter()
-    answers, insides = ask_teacher(prepared, test=saving)
+    answers, insides = ask_teacher(prepared, record.get("layer_maps") or (), test=saving)
     if answers is not None:
         seconds["teacher_s"] = time.perf_counter() - started
 
-    model = prepared.model.to(device)
     resume_from = newest_whole(checkpoints)
 
     def fit_head(rows: TrainingRows) -> None:

@@ -32,6 +32,7 @@ from hf_finetune.preparation import prepare
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Recipe
 from hf_finetune.starting import choose_kernels, gradual_unfreezing
+from hf_finetune.training import layer_search
 from hf_finetune.training.charts import line_chart, sparkline
 from hf_finetune.training.probe import Choice
 from hf_finetune.training.schedules import factors
@@ -102,6 +103,7 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         "pretrain_s": pretrain_s,
         "augment_s": augment_s,
         "encode_s": (encode_s or rehearsal.encode_s * share) * (1 + scored / len(encoded)),
+        "layer_search_s": rehearsal.layer_search_s * min(len(encoded), layer_search.MOST_ROWS),
         "teacher_s": rehearsal.teacher_s * asked_before,
         "head_s": rehearsal.head(min(len(encoded), MOST_ROWS)) * recipe.fits_head,
         "cache_s": rehearsal.cache_s * share,
@@ -190,6 +192,8 @@ class _Rehearsal:
     """Peak learning rates by group of parameters."""
     teacher_s: float = 0.0
     """Of a row that the teacher was not asked about before."""
+    layer_search_s: float = 0.0
+    """Of a row by which layers are compared."""
 
     def head(self, rows: int) -> float:
         """Seconds of fitting the head on so many rows: the features by the row, the rest as it was on a few."""
@@ -303,6 +307,7 @@ def _rehearse(
         head_s=seconds.get("head_warm_start_s", 0.0),
         cache_s=seconds["cache_s"],
         teacher_s=seconds.get("teacher_s", 0.0) / (len(rows) + len(some)),
+        layer_search_s=seconds.get("layer_search_s", 0.0) / min(len(rows), layer_search.MOST_ROWS),
         score_s=score_s,
         evaluate_s=evaluate_s,
         interval_s=interval_s,

@@ -33,7 +33,7 @@ from hf_finetune.training.loss_choices import log_shares
 from hf_finetune.training.losses import WeightedLoss
 from hf_finetune.training.optimizer_choices import AdamW
 from hf_finetune.training.rate_groups import Rates
-from hf_finetune.training.representation_choices import OfBatches
+from hf_finetune.training.representation_choices import OfBatches, is_searched
 from hf_finetune.training.schedule_choices import Course, course
 
 # On a CPU a step of pictures is cut into forward passes of about so many tokens: 8 pictures at a time instead of 32 trained
@@ -104,6 +104,11 @@ class Prepared:
     def compares_insides(self) -> bool:
         """Whether the teacher is asked for more than its answers. Then nothing of the student's forward pass is left out."""
         return any(isinstance(kind, RepresentationKind) for kind in self.kinds)
+
+    @property
+    def searches_layers(self) -> bool:
+        """Whether which layers of student and teacher go together is told by both before training."""
+        return any(map(is_searched, self.kinds))
 
     @property
     def compares_rows(self) -> bool:

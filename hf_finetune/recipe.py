@@ -18,6 +18,7 @@ from hf_finetune.training.distillation_choices import DistillationKind, SoftTarg
 from hf_finetune.training.loss_choices import ClassWeights, CrossEntropy, Loss
 from hf_finetune.training.optimizer_choices import AdamW, Optimizer
 from hf_finetune.training.pretraining_choices import Pretrain
+from hf_finetune.training.ramps import Number, ends_of
 from hf_finetune.training.regularizers import ElasticNet, GradientNoise
 from hf_finetune.training.schedule_choices import Schedule, ScheduleName
 
@@ -130,8 +131,14 @@ class Distill(Supervised):
     distillation token, and answers by both."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
     """Format in which rows, not views, are read; in bf16 those whose class could be another there are read again in float32."""
-    labels_weight: float = 0.5
-    """How much the loss against the labels counts, of rows that have one. 0: the teacher alone is asked."""
+    labels_weight: Number = 0.5
+    """How much the loss against the labels counts, of rows that have one; Ramp(start, end) changes it over the training. 0: the
+    teacher alone is asked."""
+
+    @property
+    def asks_labels(self) -> bool:
+        """Whether the labels count at any time."""
+        return any(ends_of(self.labels_weight))
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -79,11 +79,12 @@ def finished_run(artefact: Path) -> dict[str, Any] | None:
         return None
 
 
-def kept_choice(folder: Path, name: Literal["kernels", "head"]) -> dict[str, Any] | None:
+def kept_choice(folder: Path, name: Literal["kernels", "head", "layer_maps"]) -> dict[str, Any] | None:
     """What the run in `folder` chose when it began; None: its recipe.json does not say.
 
     Args:
-        name: kernels, see `training.probe.Choice`; head, see `starting.warm_start_head`.
+        name: kernels, see `training.probe.Choice`; head, see `starting.warm_start_head`; layer_maps, see
+            `teacher_states.search_layers`.
     """
     try:
         record = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))

@@ -18,8 +18,8 @@ from peft import PeftModel, PeftType
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_finetune import teacher, teacher_report
-from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
+from hf_finetune import teacher, teacher_report, teacher_states
+from hf_finetune.data.inputs import Rows, TextInputs, columns_of, drawn_rows, with_labels
 from hf_finetune.data.rows import UNLABELLED
 from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
@@ -29,7 +29,6 @@ from hf_finetune.preparation import teachers_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
 from hf_finetune.teacher_past import seen_before
-from hf_finetune.teacher_states import insides_of
 from hf_finetune.training import head_store, probe, warm_start
 from hf_finetune.training.distillation import Insides
 from hf_finetune.training.elastic_net import ElasticNetSteps
@@ -42,12 +41,31 @@ from hf_finetune.training.warm_start import FittedHead
 logger = logging.getLogger("hf_finetune.run")
 
 
-def ask_teacher(prepared: Prepared, *, test: bool) -> tuple[teacher.Answers | None, Insides | None]:
+def search_layers(prepared: Prepared, model: nn.Module, train_rows: Dataset) -> list[dict[str, Any]]:
+    """Which layers of student and teacher go together, see `teacher_states.search_layers`; the main process decides for all.
+
+    Args:
+        model: the student on its device, as it starts.
+    """
+    found: list[Any] = [None]
+    if PartialState().is_main_process:
+        (one,) = teachers_of(prepared.recipe, prepared.splits)
+        assert isinstance(one, teacher.Teacher), "refused before"
+        found[0] = teacher_states.search_layers(
+            one, prepared.kinds, prepared.inputs, model, train_rows, seed=prepared.recipe.train.seed
+        )
+    return broadcast_object_list(found)[0]
+
+
+def ask_teacher(
+    prepared: Prepared, layer_maps: Sequence[dict[str, Any]], *, test: bool
+) -> tuple[teacher.Answers | None, Insides | None]:
     """What the run's teachers say of its rows, and a warning where that is of no use; None: it has no teacher.
 
     And how its inside is compared with the student's; None: not at all.
 
     Args:
+        layer_maps: see `search_layers`; none where none are searched.
         test: ask about the test rows as well, and look into the teachers' past.
     """
     recipe, splits = prepared.recipe, prepared.splits
@@ -64,9 +82,9 @@ def ask_teacher(prepared: Prepared, *, test: bool) -> tuple[teacher.Answers | No
         if prepared.compares_insides:
             (one,) = teachers
             assert isinstance(one, teacher.Teacher), "refused before"
-            insides = insides_of(
+            insides = teacher_states.insides_of(
                 one,
-                prepared.kinds,
+                teacher_states.with_layers(prepared.kinds, layer_maps),
                 prepared.inputs,
                 prepared.model,
                 splits.train,
@@ -124,12 +142,8 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
         What result.json says of it, see `begin_with`.
     """
     recipe, inputs = prepared.recipe, prepared.inputs
-    rng = np.random.default_rng(recipe.train.seed)
     able = np.flatnonzero(np.asarray(train_rows["label"][:]) != UNLABELLED)
-    chosen = able[np.sort(rng.permutation(len(able))[: warm_start.MOST_ROWS])]
-    lengths = inputs.lengths(train_rows)
-    if lengths is not None:
-        chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+    chosen = drawn_rows(inputs, train_rows, warm_start.MOST_ROWS, seed=recipe.train.seed, among=able)
     sample = train_rows.select(chosen)
     weights_C = head_weights(prepared)
     labels, batch_size = np.asarray(sample["label"][:]), recipe.train.per_device_eval_batch_size

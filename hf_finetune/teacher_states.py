@@ -8,8 +8,10 @@ Legend: B rows, H height, W width.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -22,7 +24,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_finetune.data.image import decode
-from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of, drawn_rows
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.taught_rows import embedding_column
 from hf_finetune.errors import InputError
@@ -33,13 +35,17 @@ from hf_finetune.models.pooling import PoolingKind
 from hf_finetune.models.processors import position_limit
 from hf_finetune.teacher import Teacher
 from hf_finetune.teacher import embeddings as teachers_embeddings
+from hf_finetune.training import layer_search
 from hf_finetune.training.distillation import Clock, Insides
 from hf_finetune.training.distillation_choices import DistillationKind, RepresentationKind
 from hf_finetune.training.flops import patches
-from hf_finetune.training.representation_choices import OfTokens
-from hf_finetune.training.representations import comparison, wanted
+from hf_finetune.training.representation_choices import OfTokens, is_searched
+from hf_finetune.training.representations import Configs, comparison, wanted
 
+logger = logging.getLogger("hf_finetune.run")
 INSTEAD = "ask for what is of rows (Embedding, RelationalKD, Contrastive)"
+# Rows of a forward pass by which layers are compared: what is taken of all layers is there at once.
+SEARCHED_AT_ONCE = 16
 
 
 def check(teacher: Teacher, kinds: Sequence[DistillationKind], inputs: Inputs, model: nn.Module, rows: Dataset) -> None:
@@ -174,6 +180,11 @@ class TeachersInside:
         found.pooled = {pooling: batch[embedding_column(pooling)] for pooling in self.poolings}
         return found
 
+    def close(self) -> None:
+        """Take the hooks off the teacher."""
+        if self.watch is not None:
+            self.watch.close()
+
 
 class EmbedViews:
     """Makes a teacher's embeddings of views as they come up, as `teacher.Live` does its logits."""
@@ -190,6 +201,81 @@ class EmbedViews:
         return {embedding_column(pooling): x_BD.float().cpu().numpy() for pooling, x_BD in found.items()}
 
 
+def search_layers(
+    teacher: Teacher,
+    kinds: Sequence[DistillationKind],
+    inputs: Inputs,
+    model: nn.Module,
+    rows: Dataset,
+    *,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Which layers go together in each kind that leaves it to be searched: those that are likest on a sample of the rows.
+
+    Args:
+        inputs, model: the student's, as it starts, on the teacher's device.
+        rows: encoded training rows.
+        seed: of the sample.
+
+    Returns:
+        For each such kind its `place` among all and its name, `kind`; on how many `rows` the `likeness` of each of the
+        student's layers with each of the teacher's was measured, and by what `measure`; and the `layers` that follow from it.
+        All in JSON's types.
+    """
+    configs = model.config, teacher.classifier.model.config
+    asked = {place: kind for place, kind in enumerate(kinds) if is_searched(kind)}
+    own, theirs = (reduce(or_, side) for side in zip(*(wanted(kind, configs) for kind in asked.values()), strict=True))
+    found = {place: layer_search.alike(kind, configs, seed=seed) for place, kind in asked.items()}
+    chosen = drawn_rows(inputs, rows, layer_search.MOST_ROWS, seed=seed)
+    batches, device = Rows(rows, columns_of(inputs, labels=False)), next(model.parameters()).device
+    own_skip, teachers_skip = _skips(configs)
+    with (
+        closing(Watch(model, own, skip=own_skip)) as watch,
+        closing(TeachersInside(teacher, theirs, inputs, skip=teachers_skip)) as teachers_inside,
+        evaluating(model),
+        torch.no_grad(),
+    ):
+        for start in range(0, len(chosen), SEARCHED_AT_ONCE):
+            some = batches.__getitems__(chosen[start : start + SEARCHED_AT_ONCE].tolist())
+            batch = to_device(inputs.collate(some), device)
+            with watch.recording(batch) as states:
+                model(**batch)
+            teachers_states = teachers_inside(batch)
+            for each in found.values():
+                each.add(states, teachers_states)
+    return [
+        {"place": place, "kind": type(kind).__name__, "rows": len(chosen), **_layer_map(found[place])}
+        for place, kind in asked.items()
+    ]
+
+
+def _layer_map(found: layer_search.StatesAlike | layer_search.AttentionAlike) -> dict[str, Any]:
+    # To four digits, so that the map follows from the very numbers that are told; and no -0.
+    likeness_SL = np.array([[float(f"{x:.4g}") for x in row] for row in found.likeness()]) + 0.0
+    pairs = layer_search.likest(likeness_SL)
+    logger.info(
+        "layers that go together, by %s: %s", found.measure, ", ".join(f"{one} with {other}" for one, other in pairs)
+    )
+    return {"measure": found.measure, "layers": [list(pair) for pair in pairs], "likeness": likeness_SL.tolist()}
+
+
+def with_layers(
+    kinds: Sequence[DistillationKind], layer_maps: Sequence[dict[str, Any]]
+) -> tuple[DistillationKind, ...]:
+    """The kinds with the layers that were found for them, see `search_layers`."""
+    found = {each["place"]: tuple((own, theirs) for own, theirs in each["layers"]) for each in layer_maps}
+    return tuple(replace(kind, layers=found[place]) if is_searched(kind) else kind for place, kind in enumerate(kinds))
+
+
+def _skips(configs: Configs) -> tuple[int, int]:
+    """Tokens before the patches of the student's pictures, and of the teacher's, that are left out.
+
+    Where both have the same ones, these are compared as well.
+    """
+    own, theirs = map(tokens_before_patches, configs)
+    return (own, theirs) if own != theirs else (0, 0)
+
+
 def insides_of(
     teacher: Teacher,
     kinds: Sequence[DistillationKind],
@@ -204,6 +290,7 @@ def insides_of(
     """What compares the insides of a student and its teacher.
 
     Args:
+        kinds: with the layers that were searched, see `with_layers`.
         inputs, model: the student's.
         rows: canonical training rows.
         seed: of the projections' first weights.
@@ -212,16 +299,14 @@ def insides_of(
     configs = model.config, teacher.classifier.model.config
     asked = {place: kind for place, kind in enumerate(kinds) if isinstance(kind, RepresentationKind)}
     own, theirs = (reduce(or_, side) for side in zip(*(wanted(kind, configs) for kind in asked.values()), strict=True))
-    before = [tokens_before_patches(config) for config in configs]
-    # Where both have the same tokens before the patches, these are compared as well.
-    skips = before if before[0] != before[1] else (0, 0)
+    own_skip, teachers_skip = _skips(configs)
     generator, clock, poolings = torch.Generator().manual_seed(seed), Clock(), sorted(theirs.poolings)
     kept = {} if live else {p: teachers_embeddings(teacher, rows, "train", p, budget_gb=budget_gb) for p in poolings}
     return Insides(
         own,
         {place: comparison(kind, configs, generator) for place, kind in asked.items()},
-        TeachersInside(teacher, theirs, inputs, skip=skips[1]),
+        TeachersInside(teacher, theirs, inputs, skip=teachers_skip),
         EmbedViews(teacher, poolings, clock) if live else {embedding_column(p): x_ND for p, x_ND in kept.items()},
-        skip=skips[0],
+        skip=own_skip,
         clock=clock,
     )

@@ -29,6 +29,7 @@ from hf_finetune.preparation import load_splits, prepare
 from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.training.distillation_choices import DecoupledKD, HardLabel, MatchLogits, SoftTargets
 from hf_finetune.training.probe import Choice
+from hf_finetune.training.ramps import Ramp
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 KINDS = (SoftTargets(3.0), HardLabel(0.1), MatchLogits(0.1), DecoupledKD(weight=0.1))
@@ -383,6 +384,8 @@ def test_plan(texts: Recipe) -> None:
         ({"teacher": ("big", "big")}, {}, "objective.teacher: expected one name or several, each once"),
         ({"teacher": ()}, {}, "objective.teacher: expected one name or several"),
         ({"labels_weight": -0.5}, {}, "objective.labels_weight: expected 0 or more"),
+        ({"labels_weight": Ramp(0.9, -0.1)}, {}, "objective.labels_weight: expected 0 or more, got Ramp"),
+        ({"labels_weight": Ramp(-0.1, 0.9)}, {}, "objective.labels_weight: expected 0 or more, got Ramp"),
         ({"mix": (Mixup(),)}, {}, r"objective.mix: expected none beside a teacher, .* got 'Mixup\(\)'"),
     ],
 )
@@ -434,6 +437,8 @@ def test_copies_of_pictures_are_refused(texts: Recipe) -> None:
             Distill(teacher="big", kinds=(HardLabel(), SoftTargets(4.0)), label_smoothing=0.1),
         ),
         (["--teacher", "big", "--objective.kinds.0.temperature", "5"], Distill(teacher="big", kinds=(SoftTargets(5.0),), label_smoothing=0.1)),
+        (["--teacher", "big", "--objective.labels-weight", "0.9:0.1"], Distill(teacher="big", labels_weight=Ramp(0.9, 0.1), label_smoothing=0.1)),
+        (["--objective", "{type: Distill, teacher: big, labels_weight: {start: 0, end: 1, form: cosine}}"], Distill(teacher="big", labels_weight=Ramp(0.0, 1.0, "cosine"))),
         (["--objective", "{type: Distill, teacher: big}"], Distill(teacher="big")),
         (["--teacher", "big", "bigger"], Distill(teacher=("big", "bigger"), label_smoothing=0.1)),
         (["--objective", "{type: Distill, teacher: [big, bigger]}"], Distill(teacher=("big", "bigger"))),

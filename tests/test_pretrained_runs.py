@@ -11,7 +11,7 @@ import torch
 from peft import PromptTuningConfig
 from safetensors.torch import load_file
 from small_runs import image_rows, small_recipe, stop_after
-from tiny import tiny_image_checkpoint
+from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoModel
 
 from hf_finetune import codec, jobs, pipeline
@@ -19,8 +19,10 @@ from hf_finetune.checks import check
 from hf_finetune.data.load import load
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
+from hf_finetune.models.load import load_classifier
 from hf_finetune.no_effect import without_effect
 from hf_finetune.planning import describe, plan
+from hf_finetune.preparation import prepare
 from hf_finetune.rate_finding import find_rate
 from hf_finetune.recipe import ImageData, Launch, Model, Recipe, TextData, Train
 from hf_finetune.training.pretraining_choices import MaskedLanguage, Pretrain, SimCSE, SimMIM
@@ -149,6 +151,23 @@ def test_pictures(tmp_path: Path) -> None:
     found = result["pretrain"]
     assert found["rows"]["pretrained"] == 21 and found["held_out_loss"]["kept"] < found["held_out_loss"]["first"]
     AutoModel.from_pretrained(tmp_path / "run" / "pretrained")
+
+
+def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) -> None:
+    """Of a classifier of the very classes: kept by itself, but not where a stage before hands over the encoder alone."""
+    checkpoint = tiny_text_checkpoint(tmp_path / "classifier")
+    load_classifier(str(checkpoint), task="text-classification", labels=("bad", "good")).model.save_pretrained(
+        checkpoint
+    )
+    recipe = dataclasses.replace(texts, model=Model(str(checkpoint)))
+    alone, after = (prepare(dataclasses.replace(recipe, pretrain=stage)) for stage in (Pretrain(), recipe.pretrain))
+    kept, replaced = (
+        "its head for 2 classes is kept",
+        "its head for 2 classes is replaced: what is pretrained is the encoder",
+    )
+    for prepared, said, not_said, fresh in ((alone, kept, replaced, ()), (after, replaced, kept, ("classifier",))):
+        notes = " ".join(prepared.notes)
+        assert said in notes and not_said not in notes and prepared.fresh == fresh
 
 
 def test_plan(texts: Recipe) -> None:

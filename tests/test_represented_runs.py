@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from forks import COMMAND_WITHOUT_GATE
+from ranks import run_in_two_processes
 from safetensors.torch import load_file
 from small_runs import image_rows, small_recipe, stop_after
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
@@ -18,6 +21,7 @@ from hf_finetune.checks import check
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.planning import plan
 from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Recipe, Supervised, Train
@@ -92,6 +96,10 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max(float((one[n] - other[n]).abs().max()) for n in one)
 
 
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
 @pytest.fixture
 def alone(texts: Recipe, tmp_path_factory: pytest.TempPathFactory, gate_here: None) -> dict[str, torch.Tensor]:
     """What the labels by themselves teach, once for all tests."""
@@ -99,6 +107,14 @@ def alone(texts: Recipe, tmp_path_factory: pytest.TempPathFactory, gate_here: No
     if not folder.exists():
         pipeline.run(dataclasses.replace(texts, objective=Supervised()), Launch(str(folder)))
     return saved(folder)
+
+
+def flags_of(texts: Recipe, run: Path) -> list[str]:
+    """What trains the recipe into `run` from the command line."""
+    flags = f"--epochs 1 --train.learning-rate 1e-3 --train.logging-steps 1 --max-length 32 --output {run}"
+    flags += f" --teacher {texts.objective.teacher} --objective.labels-weight 1 --mixed-precision no"
+    flags += f" --model {texts.model.checkpoint} --evaluate.resamples 100 --evaluate.no-baselines"
+    return [texts.data.path, *flags.split()]
 
 
 @pytest.mark.parametrize(
@@ -120,13 +136,10 @@ def test_each_kind_from_the_command_line(
     """Other weights than the labels' alone, in a folder that plain transformers loads and that holds no projection; said in
     recipe.json and on the card."""
     flag = flag if flag.startswith("[") else f"[{flag}]"
-    run, objective = tmp_path / "run", texts.objective
-    flags = (
-        f"--epochs 1 --train.per-device-train-batch-size 8 --train.learning-rate 1e-3 --max-length 32 --output {run}"
+    run = tmp_path / "run"
+    cli.COMMANDS["train"](
+        [*flags_of(texts, run), "--train.per-device-train-batch-size", "8", "--objective.kinds", flag]
     )
-    flags += f" --teacher {objective.teacher} --objective.labels-weight 1 --mixed-precision no --evaluate.resamples 100"
-    flags += f" --model {texts.model.checkpoint} --evaluate.no-baselines --train.logging-steps 1"
-    cli.COMMANDS["train"]([texts.data.path, *flags.split(), "--objective.kinds", flag])
     assert furthest(saved(run), alone) > 1e-4
     stored = json.loads((run / "recipe.json").read_text())["recipe"]
     assert codec.merge(texts, stored).objective.kinds == (kind,)
@@ -136,28 +149,95 @@ def test_each_kind_from_the_command_line(
 def test_a_resumed_run_ends_with_the_same_weights(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit, projections, layer map and what the weights are by then among it; stopped within an epoch and after one."""
+    """To the bit, projections, layer maps and what the weights (that of the labels, too) are by then among it; stopped within
+    an epoch and after one.
+
+    What was searched before is not searched again."""
     kinds = (
         HiddenStates("learned", Ramp(1.0, 0.0)),
-        AttentionMaps(),
+        HiddenStates("searched"),
+        AttentionMaps("searched"),
         AttentionRelations(relation_heads=4),
         Embedding(),
         RelationalKD(),
         Contrastive(Ramp(1.0, 0.1), "cls"),
         SoftTargets(Ramp(4.0, 1.0, "cosine")),
     )
-    recipe = with_kinds(texts, *kinds)
+    recipe = with_kinds(texts, *kinds, labels_weight=Ramp(0.9, 0.1))
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, num_train_epochs=2.0))
     straight = trained(recipe, tmp_path / "straight")
     stop_after(monkeypatch, 3, 10)
-    for _ in range(2):
+    stopped = Launch(str(tmp_path / "stopped"), resume=True)
+    with pytest.raises(StoppedBySignal):
+        pipeline.run(recipe, stopped)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "search_layers", None)
         with pytest.raises(StoppedBySignal):
-            pipeline.run(recipe, Launch(str(tmp_path / "stopped"), resume=True))
-    newest = max((tmp_path / "stopped" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
-    held = [name for name in load_file(newest / "model.safetensors") if name.startswith(COMPARING)]
-    assert len(held) == 3 + 1 + 1 + 1
-    assert furthest(straight, trained(recipe, tmp_path / "stopped")) == 0.0
-    assert plan(recipe)["steps"] == 14
+            pipeline.run(recipe, stopped)
+        newest = max((tmp_path / "stopped" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+        held = [name for name in load_file(newest / "model.safetensors") if name.startswith(COMPARING)]
+        # The projections of the first two kinds and the map that is learned, then those of the embeddings.
+        assert len(held) == 2 * 3 + 1 + 1 + 1
+        assert furthest(straight, trained(recipe, tmp_path / "stopped")) == 0.0
+    maps = [result_of(tmp_path / name)["teacher"]["layer_maps"] for name in ("straight", "stopped")]
+    assert maps[0] == maps[1] and [found["place"] for found in maps[0]] == [1, 2]
+    card = (tmp_path / "stopped" / "README.md").read_text()
+    assert card.count("objective.labels_weight") == 1
+    assert "| objective.labels_weight | `Ramp(start=0.9, end=0.1)` |" in card
+    made = plan(recipe)
+    assert made["steps"] == 14 and made["parts"]["layer_search_s"] > 0
+
+
+def test_layers_that_are_searched(texts: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A student of its teacher's first, second and last layer: the first two have their own, whose states and attention are
+    the very same, and it ends as with these layers by number. Said in result.json and on the card; used as any other run."""
+    big = classifier(tmp_path / "big", "bert", **WIDER, initializer_range=0.3)
+    recipe = dataclasses.replace(
+        texts,
+        model=Model(str(big), surgery=(KeepLayers(layers=(0, 1, 3)),)),
+        objective=dataclasses.replace(texts.objective, teacher=str(big)),
+    )
+    searched = with_kinds(recipe, HiddenStates("searched"), AttentionMaps("searched"))
+    one = trained(searched, tmp_path / "searched")
+    result, card = result_of(tmp_path / "searched"), (tmp_path / "searched" / "README.md").read_text()
+    states, attention = result["teacher"]["layer_maps"]
+    assert states["layers"] == attention["layers"] == [[1, 1], [2, 2], [3, 4]]
+    assert (states["kind"], attention["kind"]) == ("HiddenStates", "AttentionMaps") and states["rows"] == 54
+    for found, same in ((states, 1.0), (attention, 0.0)):
+        table = np.array(found["likeness"])
+        assert table.shape == (3, 4) and table[0, 0] == table[1, 1] == pytest.approx(same, abs=1e-5)
+        assert max(table[0, 1:].max(), np.delete(table[1], 1).max()) < same - 0.01
+    assert result["time"]["layer_search_s"] > 0
+    shown = (
+        f"HiddenStates: 1 with 1 (1), 2 with 2 (1), 3 with 4 ({states['likeness'][2][3]:.3g}), by linear CKA on 54 rows"
+    )
+    assert f"| layers found to go together | `{shown}; AttentionMaps: 1 with 1 (" in card
+    run = str(tmp_path / "searched")
+    cli.COMMANDS["predict"]([run, texts.data.path, "--output", str(tmp_path / "answers.csv")])
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 61
+    capsys.readouterr()
+    cli.COMMANDS["evaluate"]([run, texts.data.path, "--json"])
+    assert json.loads(capsys.readouterr().out)["rows"] == 60
+    cli.COMMANDS["card"]([run])
+    assert capsys.readouterr().out == card == (tmp_path / "searched" / "README.md").read_text()
+    by_number = ((1, 1), (2, 2), (3, 4))
+    other = trained(with_kinds(recipe, HiddenStates(by_number), AttentionMaps(by_number)), tmp_path / "by-number")
+    assert furthest(one, other) == 0.0
+    assert result_of(tmp_path / "by-number")["teacher"]["layer_maps"] is None
+    evenly = trained(with_kinds(recipe, HiddenStates(), AttentionMaps()), tmp_path / "uniform")
+    assert furthest(one, evenly) > 1e-4
+
+
+def test_two_processes_search_as_one(texts: Recipe, tmp_path: Path) -> None:
+    """The first one's map is that of both, from the command line to the result."""
+    kind = ["--objective.kinds", "[{type: HiddenStates, layers: searched}]"]
+    size = "--train.per-device-train-batch-size"
+    cli.COMMANDS["train"]([*flags_of(texts, tmp_path / "one"), size, "8", *kind])
+    two = [*flags_of(texts, tmp_path / "two"), size, "4", *kind]
+    run_in_two_processes(COMMAND_WITHOUT_GATE, "train", *two, folder=tmp_path)
+    one, two = (result_of(tmp_path / name) for name in ("one", "two"))
+    assert one["teacher"]["layer_maps"] == two["teacher"]["layer_maps"] != [] and two["steps"] == one["steps"]
+    assert furthest(saved(tmp_path / "one"), saved(tmp_path / "two")) < 1e-2
 
 
 def test_an_adapter(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +340,7 @@ def test_a_step_that_is_cut_is_said(texts: Recipe, caplog: pytest.LogCaptureFixt
         ((AttentionRelations(0),), {}, r"objective.kinds\[0\].teacher_layer: expected at least 1, got 0"),
         ((AttentionRelations(None, 0),), {}, r"objective.kinds\[0\].relation_heads: expected at least 1, got 0"),
         ((RelationalKD(angle=-1.0),), {}, r"objective.kinds\[0\].angle: expected 0 or more"),
+        ((Embedding(),), {"labels_weight": Ramp(0.0, 0.0)}, "objective.labels_weight: expected above 0, or a kind of the teacher's"),
         ((Embedding(),), {"labels_weight": 0.0}, "objective.labels_weight: expected above 0, or a kind of the teacher's answers"),
         ((Embedding(),), {"r_drop": 1.0}, "objective.r_drop: expected 0 beside Embedding: the teacher sees every row once"),
         ((Embedding(),), {"batching": {"unpadded": True}}, "batching.unpadded: expected false or None beside Embedding"),

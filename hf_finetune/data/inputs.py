@@ -176,6 +176,20 @@ def columns_of(inputs: Inputs, *, labels: bool) -> list[str]:
     return [*inputs.columns, "label"] if labels else inputs.columns
 
 
+def drawn_rows(
+    inputs: Inputs, encoded: Dataset, most: int, *, seed: int, among: np.ndarray | None = None
+) -> np.ndarray:
+    """Numbers of up to `most` rows that stand for all: drawn by the seed, texts of like length beside one another.
+
+    Args:
+        among: the rows that can be drawn. None: all.
+    """
+    able = np.arange(len(encoded)) if among is None else among
+    chosen = able[np.sort(np.random.default_rng(seed).permutation(len(able))[:most])]
+    lengths = inputs.lengths(encoded)
+    return chosen if lengths is None else chosen[np.argsort(lengths[chosen], kind="stable")]
+
+
 def with_labels(
     collate: Callable[[dict[str, list]], dict[str, torch.Tensor]], batch: dict[str, list]
 ) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import yaml
 from hf_finetune.codec import flatten, spelled, to_plain
 from hf_finetune.hub.markdown import code, number, value_cell
 from hf_finetune.recipe import Distill, Model, Recipe
+from hf_finetune.training.ramps import Ramp
 from hf_finetune.training.schedule_choices import course
 
 # What decides a result, with its default or not; the rest is in recipe.json.
@@ -77,8 +78,13 @@ def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]
             shown[name] = ", ".join(map(spelled, operations))
     if isinstance(recipe.objective, Distill):
         shown["objective.kinds"] = ", ".join(map(spelled, recipe.objective.kinds))
+        if isinstance(weight := recipe.objective.labels_weight, Ramp):
+            shown = {name: value for name, value in shown.items() if not name.startswith("objective.labels_weight.")}
+            shown["objective.labels_weight"] = spelled(weight)
         # By its name: where it lay on this machine tells nobody anything.
         shown["objective.teacher"] = (result.get("teacher") or {}).get("name", " + ".join(recipe.objective.teachers))
+    if maps := (result.get("teacher") or {}).get("layer_maps"):
+        shown["layers found to go together"] = "; ".join(map(_layer_map, maps))
     if head := result.get("head"):
         start = "fitted to the untrained network's features" if head["fitted"] else "random weights"
         shown["the head's start"] = f"{start}; a fit explains {head['explained']:.2f} of the labels' entropy"
@@ -102,6 +108,14 @@ def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]
                 ", ..." if found != dict(few) else ""
             )
     return [("method", code(result["method"])), *((name, value_cell(value)) for name, value in shown.items())]
+
+
+def _layer_map(found: Mapping[str, Any]) -> str:
+    """The student's layers beside the teacher's, with how alike they are."""
+    pairs = ", ".join(
+        f"{own} with {theirs} ({found['likeness'][own - 1][theirs - 1]:.3g})" for own, theirs in found["layers"]
+    )
+    return f"{found['kind']}: {pairs}, by {found['measure']} on {number(found['rows'])} rows"
 
 
 def adapter_config(recipe: Recipe) -> str | None:

@@ -106,6 +106,7 @@ def load_classifier(
     from_config: Mapping[str, Any] | None = None,
     surgery: Sequence[SurgeryStep] = (),
     distilled: bool = False,
+    keep_head: bool = True,
 ) -> Loaded:
     """Load a checkpoint as a single-label classifier with float32 weights, whatever format they are stored in.
 
@@ -122,6 +123,7 @@ def load_classifier(
             of its family with these fields of the config set otherwise, see `from_config.resized`.
         surgery: operations on the loaded model, see `models.surgery`; what they draw comes from `seed`, too.
         distilled: of deit, the class that has a head on the distillation token as well, see `heads.classification_layers`.
+        keep_head: False: replace a head for the same classes as well, since pretraining hands over the encoder alone.
 
     Raises:
         InputError: as `inspect_checkpoint`, and `config_of`; the family has no such classifier, no sdpa attention or a
@@ -148,7 +150,7 @@ def load_classifier(
     if dropout is not None:
         _check_dropout(model, dropout)
     if pretrained:
-        fresh = _fresh_modules(local, model, info, seed, notes)
+        fresh = _fresh_modules(local, model, info, seed, notes, keep_head)
     else:
         fresh = tuple(head_modules(model))
         notes.append(f"{local.name}: none of its weights is used, all start at random from seed {seed}")
@@ -272,7 +274,7 @@ def _check_dropout(model: PreTrainedModel, rate: float) -> None:
 
 
 def _fresh_modules(
-    local: LocalCheckpoint, model: PreTrainedModel, info: dict[str, Any], seed: int, notes: list[str]
+    local: LocalCheckpoint, model: PreTrainedModel, info: dict[str, Any], seed: int, notes: list[str], keep_head: bool
 ) -> tuple[str, ...]:
     """Owners of the weights that start at random; refuses a checkpoint whose encoder is not this model's."""
     prefix = f"{model.base_model_prefix}."
@@ -312,8 +314,9 @@ def _fresh_modules(
     if mismatched:
         notes.append(replaced)
     elif all(name.startswith(prefix) for name in fresh):
-        if classes == list(model.config.id2label.values()):
-            notes.append(f"{local.name}: its head for {model.config.num_labels} classes is kept")
+        same = classes == list(model.config.id2label.values())
+        if same and keep_head:
+            notes.append(f"{local.name}: its head for {len(classes)} classes is kept")
         else:
             # As many classes, but others: their weights must not decide about ours.
             layers = classification_layers(model)
@@ -321,7 +324,8 @@ def _fresh_modules(
                 for layer in layers:
                     layer.reset_parameters()
             fresh = tuple(name for name, module in model.named_modules() if name in fresh or module in layers)
-            notes.append(replaced)
+            dropped = f"{local.name}: its head for {len(classes)} classes is replaced: what is pretrained is the encoder alone"
+            notes.append(dropped if same else replaced)
     if fresh:
         notes.append(f"{local.name}: {', '.join(fresh)} not in the checkpoint, started from seed {seed}")
     unused = sorted({key.split(".")[0] for key in info["unexpected_keys"]})

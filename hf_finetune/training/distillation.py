@@ -31,7 +31,7 @@ from hf_finetune.evaluation.inference import cast
 from hf_finetune.models.inner_states import States, Wanted, Watch
 from hf_finetune.training.distillation_choices import AnswerKind, DistillationKind
 from hf_finetune.training.losses import WeightedLoss
-from hf_finetune.training.ramps import settled
+from hf_finetune.training.ramps import Number, ends_of, settled
 from hf_finetune.training.trainer import ClassifierTrainer
 
 # Name of what compares the insides, within a model that trains.
@@ -67,7 +67,7 @@ class DistillationLoss:
     """
 
     labels: WeightedLoss
-    labels_weight: float
+    labels_weight: Number
     """How much the labels' part counts. 0: they are not looked at."""
     kinds: Sequence[DistillationKind]
     """What is asked of the student beside the labels; each has its own weight."""
@@ -88,8 +88,10 @@ class DistillationLoss:
             (kind.weight * self._of_rows(place, kind, distilled_BC, labels_B, taught)).sum()
             for place, kind in enumerate(settled(kind, taught.progress) for kind in self.kinds)
         )
-        if self.labels_weight:
-            total = total + self.labels_weight * (self.labels.of_rows(own_BC, labels_B) * has_label_B).sum()
+        if any(ends_of(self.labels_weight)):
+            # Also in a step in which it is 0: a head of its own would have no gradient, for which processes would wait.
+            weight = settled(self, taught.progress).labels_weight
+            total = total + weight * (self.labels.of_rows(own_BC, labels_B) * has_label_B).sum()
         return total
 
     def _of_rows(

@@ -7,7 +7,7 @@ pictures cut into as many patches. The others look at one vector a row, and need
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from hf_finetune.training.ramps import Number
 
@@ -19,10 +19,12 @@ class HiddenStates:
     """The state of every token after a layer, projected onto the teacher's width, by the squared difference
     (FitNets, arXiv:1412.6550; TinyBERT, arXiv:1909.10351)."""
 
-    layers: Literal["uniform", "last", "learned"] | Pairs = "uniform"
+    layers: Literal["uniform", "last", "learned", "searched"] | Pairs = "uniform"
     """Which layers go together. uniform: each of the student's with one of the teacher's, spread evenly, the last with the
     last; last: the last two alone; learned: each of the student's with a weighted mean of all of the teacher's, whose weights
-    train (a softmax, as in arXiv:2012.14022); or pairs (student's, teacher's), counted from 1, 0 the embeddings."""
+    train (a softmax, as in arXiv:2012.14022); searched: before training, each of the student's with one of the teacher's in
+    their order, the last with the last, so that their states of some training rows are as alike as can be (linear CKA,
+    arXiv:1905.00414); or pairs (student's, teacher's), counted from 1, 0 the embeddings."""
     weight: Number = 0.5
     """How much the mean over the pairs counts; Ramp(start, end) changes it over the training."""
 
@@ -33,8 +35,9 @@ class AttentionMaps:
 
     Where the two networks have other numbers of heads, by the mean over each one's heads. Without dropout's noise."""
 
-    layers: Literal["uniform", "last"] | Pairs = "uniform"
-    """Which layers go together, see HiddenStates; pairs count from 1."""
+    layers: Literal["uniform", "last", "searched"] | Pairs = "uniform"
+    """Which layers go together, see HiddenStates; searched: by the divergence of the heads' mean attention; pairs count from
+    1."""
     form: Literal["kl", "mse"] = "kl"
     """kl: divergence from the teacher's attention; mse: squared difference of the probabilities."""
     weight: Number = 0.5
@@ -102,3 +105,8 @@ OfTokens = HiddenStates | AttentionMaps | AttentionRelations
 OfRows = Embedding | RelationalKD | Contrastive
 OfBatches = RelationalKD | Contrastive
 RepresentationKind = OfTokens | OfRows
+
+
+def is_searched(kind: object) -> TypeGuard[HiddenStates | AttentionMaps]:
+    """Whether which layers go together is told by the two networks before training, see `training.layer_search`."""
+    return isinstance(kind, HiddenStates | AttentionMaps) and kind.layers == "searched"

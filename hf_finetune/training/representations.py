@@ -37,15 +37,19 @@ Configs = tuple[PreTrainedConfig, PreTrainedConfig]
 
 
 def wanted(kind: RepresentationKind, configs: Configs) -> tuple[Wanted, Wanted]:
-    """What a kind takes of the student, and of the teacher.
+    """What a kind takes of the student, and of the teacher; of all layers where they are still to be searched.
 
     Raises:
         InputError: one of them does not have it, or not so many layers.
     """
     _refuse_families(kind, configs)
     match kind:
+        case AttentionMaps(layers="searched"):
+            student, teacher = (frozenset(range(1, config.num_hidden_layers + 1)) for config in configs)
+            return Wanted(attention=student), Wanted(attention=teacher)
         case HiddenStates(layers=layers):
-            pairs_of(layers, configs, lowest=0)
+            if layers != "searched":
+                pairs_of(layers, configs, lowest=0)
             return Wanted(hidden=True), Wanted(hidden=True)
         case AttentionMaps(layers=layers):
             return _attention_of(pairs_of(layers, configs, lowest=1))
@@ -80,7 +84,9 @@ def _last_pair(kind: AttentionRelations, configs: Configs) -> Pairs:
     return pairs_of(((student, kind.teacher_layer or teacher),), configs, lowest=1)
 
 
-def pairs_of(layers: Literal["uniform", "last", "learned"] | Pairs, configs: Configs, *, lowest: int) -> Pairs:
+def pairs_of(
+    layers: Literal["uniform", "last", "learned", "searched"] | Pairs, configs: Configs, *, lowest: int
+) -> Pairs:
     """Layers (student's, teacher's) that go together, counted from 1; 0 are the embeddings. learned: as uniform.
 
     Args:
@@ -89,6 +95,7 @@ def pairs_of(layers: Literal["uniform", "last", "learned"] | Pairs, configs: Con
     Raises:
         InputError: a pair of a layer that there is not.
     """
+    assert layers != "searched", "they are found before training, see teacher_states.with_layers"
     student, teacher = (config.num_hidden_layers for config in configs)
     if layers == "last":
         return ((student, teacher),)

@@ -13,6 +13,7 @@ from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.training.distillation import DistillationLoss, DistillationTrainer, Taught
 from hf_finetune.training.distillation_choices import DecoupledKD, HardLabel, MatchLogits, SoftTargets
 from hf_finetune.training.losses import WeightedLoss, cross_entropy
+from hf_finetune.training.ramps import Ramp
 from hf_finetune.training.sharpness import Sharpness
 
 LN2, LN3 = math.log(2), math.log(3)
@@ -34,6 +35,21 @@ def test_kinds_and_labels_add_up() -> None:
 def test_labels_of_no_weight_are_not_looked_at() -> None:
     loss = DistillationLoss(WeightedLoss(), 0.0, (MatchLogits(weight=2.0),))
     assert float(loss(STUDENT, Taught(torch.tensor([-1]), TEACHER))) == pytest.approx(LN3**2)
+
+
+def test_a_labels_weight_that_changes() -> None:
+    """ln(3)^2 of the teacher, and of the labels' ln 2 nine tenths at the first step, half in the middle, one at the last."""
+    loss = DistillationLoss(WeightedLoss(), Ramp(0.9, 0.1), (MatchLogits(weight=2.0),))
+    found = [float(loss(STUDENT, Taught(torch.tensor([1]), TEACHER, progress))) for progress in (0.0, 0.5, 1.0)]
+    assert found == pytest.approx([LN3**2 + weight * LN2 for weight in (0.9, 0.5, 0.1)])
+
+
+def test_a_head_whose_part_is_0_now_has_a_gradient() -> None:
+    """Of 0: processes that share gradients wait for one of every weight."""
+    loss = DistillationLoss(WeightedLoss(), Ramp(1.0, 0.0), (HardLabel(),))
+    own, distilled = (torch.zeros(1, 2, requires_grad=True) for _ in range(2))
+    loss(torch.stack([own, distilled], 1), Taught(torch.tensor([0]), TEACHER, progress=1.0)).backward()
+    assert own.grad.tolist() == [[0.0, 0.0]] != distilled.grad.tolist()
 
 
 def test_each_of_two_heads_has_its_own_part() -> None:
@@ -80,24 +96,24 @@ def losses(trainer: DistillationTrainer) -> list[float]:
 
 
 def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
-    """13 rows in steps of 7 and 6, cut into unequal thirds, some without a label: each loss by hand, from the logits of its
-    very rows."""
-    loss = DistillationLoss(WeightedLoss(), 3.0, (MatchLogits(2.0),))
-    fields = {"rows": 13, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
+    """20 rows in steps of 7 and 6, cut into unequal thirds, some without a label: each loss by hand, from the logits of its
+    very rows. The labels count 3 at the first step, 2 at the second, 1 at the last."""
+    loss = DistillationLoss(WeightedLoss(), Ramp(3.0, 1.0), (MatchLogits(2.0),))
+    fields = {"rows": 20, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
     trainer = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, loss=loss, **f), **fields)
     some = [label if i % 3 else -1 for i, label in enumerate(trainer.train_dataset["label"][:])]
     trainer.train_dataset = trainer.train_dataset.remove_columns("label").add_column("label", some)
     trainer.train()
     rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
     steps = trainer.get_train_dataloader().batch_sampler.step_rows()
-    for step, logged in zip(steps, losses(trainer), strict=True):
+    for step, logged, weight in zip(steps, losses(trainer), (3, 2, 1), strict=True):
         batch = with_labels(trainer.inputs.collate, rows.__getitems__(step))
         labels = batch.pop("labels")
         with torch.no_grad():
             logits = trainer.model.eval()(**batch).logits
         squares = (logits - torch.from_numpy(trainer.teacher[step])).square().mean(-1)
         known = labels >= 0
-        expected = (3 * cross_entropy(logits[known], labels[known]).sum() + 2 * squares.sum()) / len(step)
+        expected = (weight * cross_entropy(logits[known], labels[known]).sum() + 2 * squares.sum()) / len(step)
         assert logged == pytest.approx(float(expected), abs=1e-4)
 
 
