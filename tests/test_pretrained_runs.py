@@ -184,7 +184,7 @@ def test_pictures(
     assert not any(name.startswith("pooler") for name in moved)
 
     prepared = prepare(recipe)
-    assert estimate(prepared, tmp_path / "plan") > 0
+    assert estimate(prepared, tmp_path) > 0
     stop_after(monkeypatch, 5)
     with pytest.raises(StoppedBySignal):
         pretrain(prepared, stopped, {})
@@ -232,10 +232,8 @@ def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
     patches = dataclasses.replace(pictures, pretrain=Pretrain(MAE(decoder_layers=1), **rate))
     alone = {"MaskedLanguage": words, "MAE": patches}
     for name, recipe in alone.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(codec.to_plain(recipe)))
         pretrain(prepare(recipe), tmp_path / "alone" / name, {})
-    # Half as many rows in each of two processes.
-    for name, recipe in alone.items():
+        # The same steps, half of each in either process.
         halved = dataclasses.replace(recipe.train, per_device_train_batch_size=4)
         (tmp_path / f"{name}.json").write_text(json.dumps(codec.to_plain(dataclasses.replace(recipe, train=halved))))
     said = run_in_two_processes(OF_TWO, tmp_path, folder=tmp_path)
@@ -258,7 +256,7 @@ def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
             )
             for other in (weights[1], start)
         )
-        assert apart < 1e-4 < 1e-3 < moved, name
+        assert apart < moved / 10 and moved > 1e-3, name
 
 
 def test_plan(texts: Recipe) -> None:

@@ -32,6 +32,8 @@ class Decoder(nn.Module):
         prefix: tokens before the patches.
     """
 
+    positions_PD: torch.Tensor
+
     def __init__(
         self, *, features: int, width: int, layers: int, grid: tuple[int, int], values: int, prefix: int
     ) -> None:
@@ -42,9 +44,11 @@ class Decoder(nn.Module):
         self.register_buffer("positions_PD", sines(grid, width), persistent=False)
         most = max(1, width // HEAD_WIDTH)
         heads = next(count for count in range(most, 0, -1) if width % count == 0)
-        options = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, heads, 4 * width, **options) for _ in range(layers)
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
         self.guess = nn.Linear(width, values)
@@ -118,7 +122,7 @@ class MaskedAutoencoder(PreTrainedModel):
         patch, features = body.config.patch_size, body.config.hidden_size
         self.encoder = body
         self._seen_BK: torch.Tensor | None = None
-        body.embeddings.register_forward_hook(self._show)
+        body.get_submodule("embeddings").register_forward_hook(self._show)
         with seeded(seed):
             self.decoder = Decoder(
                 features=features,
