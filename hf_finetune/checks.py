@@ -7,14 +7,14 @@ import re
 from typing import Any
 
 from hf_finetune.codec import ADAPTERS, flatten, spelled, to_plain
-from hf_finetune.data.compose import by_model, check_kind
+from hf_finetune.data.compose import Sometimes, by_model, check_kind, every
 from hf_finetune.errors import InputError
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.layer_surgery import ReinitTopLayers
 from hf_finetune.objective_checks import Refuse, check_objective
 from hf_finetune.recipe import Averaging, ImageData, Lora, Recipe, TextData
 from hf_finetune.training.optimizer_choices import Muon, ScheduleFree, check_optimizer
-from hf_finetune.training.pretraining_choices import MaskedLanguage, SimCSE, SimMIM
+from hf_finetune.training.pretraining_choices import MAE, MaskedLanguage, PictureObjective, SimCLR, SimCSE, SimMIM
 from hf_finetune.training.schedule_choices import course
 
 
@@ -281,20 +281,35 @@ def _check_pretrain(recipe: Recipe, refuse: Refuse) -> None:
         refuse("pretrain.held_out_fraction", pretrain.held_out_fraction, "above 0 and below 1")
     if objective is None:
         return
-    if isinstance(objective, SimMIM) == isinstance(recipe.data, TextData):
-        fits = "MaskedLanguage or SimCSE for texts" if isinstance(recipe.data, TextData) else "SimMIM for pictures"
+    if isinstance(objective, PictureObjective) == isinstance(recipe.data, TextData):
+        texts = isinstance(recipe.data, TextData)
+        fits = "MaskedLanguage or SimCSE for texts" if texts else "SimMIM, MAE or SimCLR for pictures"
         refuse("pretrain.objective", spelled(objective), fits)
     match objective:
-        case MaskedLanguage(share=share) | SimMIM(share=share) if not 0 < share < 1:
+        case MaskedLanguage(share=share) | SimMIM(share=share) | MAE(share=share) if not 0 < share < 1:
             refuse("pretrain.objective.share", share, "above 0 and below 1")
         case MaskedLanguage(span=span) if span < 1:
             refuse("pretrain.objective.span", span, "at least 1")
         case SimMIM(block=block) if block < 1:
             refuse("pretrain.objective.block", block, "at least 1 pixel")
-        case SimCSE(temperature=temperature) if not temperature > 0:
+        case MAE(decoder_layers=layers) if layers < 1:
+            refuse("pretrain.objective.decoder_layers", layers, "at least 1")
+        case MAE(decoder_width=int(width)) if width < 4 or width % 4:
+            refuse("pretrain.objective.decoder_width", width, "a multiple of 4, or null for half the encoder's")
+        case SimCSE(temperature=temperature) | SimCLR(temperature=temperature) if not temperature > 0:
             refuse("pretrain.objective.temperature", temperature, "a number above 0")
-        case SimCSE() if recipe.train.per_device_train_batch_size < 2:
-            refuse("train.per_device_train_batch_size", 1, "2 or more beside SimCSE, which tells a text from others")
+        case SimCSE() | SimCLR() if recipe.train.per_device_train_batch_size < 2:
+            name = type(objective).__name__
+            refuse("train.per_device_train_batch_size", 1, f"2 or more beside {name}, which tells a row from others")
+        case SimCLR(projection=width) if width < 1:
+            refuse("pretrain.objective.projection", width, "at least 1")
+        case SimCLR(augment=()):
+            refuse("pretrain.objective.augment", (), "operations: without any, the two views of a picture are one")
+        case SimCLR(augment=augment):
+            check_kind(augment, "image", "pretrain.objective.augment")
+            for operation in every(augment):
+                if isinstance(operation, Sometimes) and operation.by_class == "rare":
+                    refuse("pretrain.objective.augment", spelled(operation), "by_class all: rows have no classes here")
     if model.surgery:
         refuse(
             "model.surgery",

@@ -43,7 +43,7 @@ from hf_finetune.rewording.cached import check_checkpoints
 from hf_finetune.run_folder import finished_run
 from hf_finetune.training import precision
 from hf_finetune.training.mixout import pretrained_layers
-from hf_finetune.training.pretraining_choices import MaskedLanguage, SimCSE, SimMIM
+from hf_finetune.training.pretraining_choices import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 from hf_finetune.training.soft_labels import why_not_by_embeddings
 
 # Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
@@ -55,7 +55,13 @@ WITHOUT_ADAPTER = (
     "adapter: only model/ is saved, with the adapter merged; by itself it would need the checkpoint as {} left it"
 )
 
-GUESSES: dict[type, Guess] = {MaskedLanguage: "words", SimCSE: "nothing", SimMIM: "patches"}
+GUESSES: dict[type, Guess] = {
+    MaskedLanguage: "words",
+    SimCSE: "nothing",
+    SimMIM: "patches",
+    MAE: "unseen patches",
+    SimCLR: "views",
+}
 
 
 def prepare(recipe: Recipe) -> Prepared:

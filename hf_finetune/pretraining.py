@@ -23,11 +23,14 @@ from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.codec import spelled, write_json
-from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.image import decode
+from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.data.masking import WORDS, Masking, with_words
+from hf_finetune.data.pixels import check_changeable
 from hf_finetune.errors import InputError
 from hf_finetune.models.dropout import drops_out
 from hf_finetune.models.pretraining import load_pretrainable, save_encoder
+from hf_finetune.models.pretraining_heads import MaskedAutoencoder, project
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.preparation import GUESSES, after_pretraining
 from hf_finetune.prepared import Prepared
@@ -39,12 +42,14 @@ from hf_finetune.training.checkpoints import is_whole, newest_whole, seal, train
 from hf_finetune.training.optimizer_choices import AdamW
 from hf_finetune.training.pretraining import (
     HELD_OUT,
+    AutoencoderTrainer,
     ContrastiveTrainer,
     MaskedImageTrainer,
     MaskedLanguageTrainer,
     PretrainingTrainer,
+    ViewsTrainer,
 )
-from hf_finetune.training.pretraining_choices import MaskedLanguage, SimCSE, SimMIM
+from hf_finetune.training.pretraining_choices import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 from hf_finetune.training.schedule_choices import course
 
 logger = logging.getLogger("hf_finetune.run")
@@ -151,7 +156,9 @@ def encoded_rows(prepared: Prepared) -> Rows:
         encoded = words.select([i for i, row in enumerate(words[WORDS][:]) if max(row) >= 0])
     if len(encoded) < 2:
         raise InputError(f"pretrain.rows: {len(encoded)} rows with words to guess; expected two at least")
-    share = max(1, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(encoded)), len(encoded) - 1))
+    # A row alone has none to be told from.
+    least = 2 if isinstance(recipe.pretrain.objective, SimCSE | SimCLR) and len(encoded) > 3 else 1
+    share = max(least, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(encoded)), len(encoded) - 1))
     order = np.random.default_rng((recipe.data.split_seed, HELD_OUT_STREAM)).permutation(len(encoded))
     held_out, train = np.sort(order[:share]), np.sort(order[share:])
     return Rows(encoded.select(train), encoded.select(held_out), len(whole) - len(encoded))
@@ -174,7 +181,7 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
 
     Raises:
         InputError: the batches do not fit; the tokenizer has no mask token; the model drops nothing out, where that makes
-            the views.
+            the views, or its pictures cannot be changed, where that does.
     """
     recipe, objective = prepared.recipe, prepared.recipe.pretrain.objective
     model = load_pretrainable(
@@ -202,6 +209,17 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
             kind = partial(ContrastiveTrainer, objective=objective)
         case SimMIM():
             kind = partial(MaskedImageTrainer, objective=objective, picture=tuple(first["pixel_values"].shape[1:]))
+        case MAE(decoder_layers=layers, decoder_width=width):
+            picture = tuple(first["pixel_values"].shape[1:])
+            model = MaskedAutoencoder(model, layers=layers, width=width, picture=picture, seed=recipe.train.seed)
+            kind = partial(AutoencoderTrainer, objective=objective, picture=picture)
+        case SimCLR(projection=width):
+            assert isinstance(run.inputs, ImageInputs) and prepared.unlabelled is not None, "checked: it is of pictures"
+            check_changeable(
+                run.inputs.processor, decode(prepared.unlabelled.rows[0]["image"]), "pretrain.objective SimCLR"
+            )
+            project(model, width, seed=recipe.train.seed)
+            kind = partial(ViewsTrainer, objective=objective)
         case _:
             raise AssertionError("somebody asked for the stage")
     return Stage(run, rows, model, kind)
@@ -262,6 +280,8 @@ def _as_a_run(prepared: Prepared, rows: Rows) -> Prepared:
     recipe = prepared.recipe
     return replace(
         prepared,
+        # Where passes of few pictures are faster a step is cut into such; here that would leave each fewer to be told from.
+        picture_tokens=None if isinstance(recipe.pretrain.objective, SimCLR) else prepared.picture_tokens,
         recipe=replace(recipe, objective=Supervised(), batching=replace(recipe.batching, sampling="none")),
         splits=replace(prepared.splits, train=rows.train, validation=rows.held_out, test=None),
     )

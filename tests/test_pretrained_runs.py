@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 import torch
 from peft import PromptTuningConfig
+from ranks import run_in_two_processes
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe, stop_after
+from small_runs import picture_folder, small_recipe, stop_after
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoModel
 
 from hf_finetune import codec, jobs, pipeline
 from hf_finetune.checks import check
+from hf_finetune.data.augment_image import Flip
+from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.compose import Sometimes
 from hf_finetune.data.load import load
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
@@ -23,9 +27,19 @@ from hf_finetune.models.load import load_classifier
 from hf_finetune.no_effect import without_effect
 from hf_finetune.planning import describe, plan
 from hf_finetune.preparation import prepare
+from hf_finetune.pretraining import estimate, pretrain
 from hf_finetune.rate_finding import find_rate
-from hf_finetune.recipe import ImageData, Launch, Model, Recipe, TextData, Train
-from hf_finetune.training.pretraining_choices import MaskedLanguage, Pretrain, SimCSE, SimMIM
+from hf_finetune.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
+from hf_finetune.training.callbacks import read_log
+from hf_finetune.training.pretraining_choices import (
+    MAE,
+    MaskedLanguage,
+    PictureObjective,
+    Pretrain,
+    SimCLR,
+    SimCSE,
+    SimMIM,
+)
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -135,22 +149,115 @@ def test_sentences_and_an_adapter(texts: Recipe, tmp_path: Path) -> None:
     assert found["held_out_loss"]["kept"] != found["held_out_loss"]["first"]
 
 
-def test_pictures(tmp_path: Path) -> None:
-    for row in image_rows(24):
-        file = tmp_path / "train" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(row["image"]["bytes"])
-    recipe = Recipe(
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """24 pictures, of which 2 are validation rows, in steps of 8."""
+    folder = tmp_path_factory.mktemp("pictures")
+    return Recipe(
         name="small",
-        data=ImageData(path=str(tmp_path / "train")),
-        model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
+        data=ImageData(path=str(picture_folder(folder / "train", 24))),
+        model=Model(checkpoint=str(tiny_image_checkpoint(folder / "vit"))),
         train=Train(num_train_epochs=1.0, per_device_train_batch_size=8),
+        precision=Precision(mixed_precision="no"),
+        evaluate=Evaluate(resamples=100, baselines=False),
         pretrain=Pretrain(SimMIM(block=8), learning_rate=3e-3, num_train_epochs=4.0),
     )
-    result = pipeline.run(recipe, Launch(str(tmp_path / "run")))
-    found = result["pretrain"]
-    assert found["rows"]["pretrained"] == 21 and found["held_out_loss"]["kept"] < found["held_out_loss"]["first"]
-    AutoModel.from_pretrained(tmp_path / "run" / "pretrained")
+
+
+@pytest.mark.parametrize(
+    "objective", [SimMIM(block=8), MAE(decoder_layers=1), SimCLR(augment=(Flip(),))], ids=lambda o: type(o).__name__
+)
+def test_pictures(
+    pictures: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: PictureObjective
+) -> None:
+    """It learns; plain transformers loads what is left of it; stopped in the stage it comes to the same weights."""
+    recipe = dataclasses.replace(pictures, pretrain=dataclasses.replace(pictures.pretrain, objective=objective))
+    run, stopped = tmp_path / "run", tmp_path / "stopped"
+    found = pipeline.run(recipe, Launch(str(run)))["pretrain"]
+    held_out = 2 if isinstance(objective, SimCLR) else 1
+    assert found["rows"]["pretrained"] == 22 - held_out and found["rows"]["held_out"] == held_out
+    assert found["held_out_loss"]["kept"] < found["held_out_loss"]["first"]
+    assert found["objective"] == codec.spelled(objective)
+    assert f"`{codec.spelled(objective)}` on " in (run / "README.md").read_text()
+    kept, before = (AutoModel.from_pretrained(f).state_dict() for f in (run / "pretrained", recipe.model.checkpoint))
+    moved = {name for name, x in kept.items() if not torch.equal(x, before[name])}
+    assert kept.keys() == before.keys() and "layers.0.mlp.fc1.weight" in moved
+    assert not any(name.startswith("pooler") for name in moved)
+
+    prepared = prepare(recipe)
+    assert estimate(prepared, tmp_path) > 0
+    stop_after(monkeypatch, 5)
+    with pytest.raises(StoppedBySignal):
+        pretrain(prepared, stopped, {})
+    pretrain(prepared, stopped, {})
+    assert same(*(load_file(folder / "pretrained/model.safetensors") for folder in (run, stopped)))
+
+
+OF_TWO = """
+import json, os, sys
+from pathlib import Path
+import torch
+from hf_finetune import codec, pretraining
+from hf_finetune.preparation import prepare
+from hf_finetune.recipe import Model, Recipe, TextData
+
+folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+train = pretraining.train_until_stopped
+
+
+def and_save(trainer, *arguments, **fields):
+    train(trainer, *arguments, **fields)
+    assert trainer.args.world_size == 2
+    torch.save(trainer.model.state_dict(), folder / f"{name}-{rank}.pt")
+
+
+pretraining.train_until_stopped = and_save
+for name in ("MaskedLanguage", "MAE"):
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    recipe = codec.merge(blank, json.loads((folder / f"{name}.json").read_text()))
+    _, report = pretraining.pretrain(prepare(recipe), folder / name, {})
+    print(json.dumps(report["held_out_loss"]))
+"""
+
+
+def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
+    """Both end with the same weights, and near those of one process: words are left out by their row, whoever has it.
+
+    The first step's gradient and loss are those of one process but for rounding: means over all words of the step, of which
+    the processes have unlike numbers. From then on Adam makes a step of any gradient, however small: rounding errors grow to
+    parts of its rate. Of the keys' biases, which a softmax does not see, the gradient is nothing else.
+    """
+    still = dataclasses.replace(texts.model, dropout=0.0)
+    rate = {"learning_rate": 1e-3, "num_train_epochs": 1.0}
+    words = dataclasses.replace(texts, model=still, pretrain=dataclasses.replace(texts.pretrain, **rate))
+    patches = dataclasses.replace(pictures, pretrain=Pretrain(MAE(decoder_layers=1), **rate))
+    alone = {"MaskedLanguage": words, "MAE": patches}
+    for name, recipe in alone.items():
+        pretrain(prepare(recipe), tmp_path / "alone" / name, {})
+        # The same steps, half of each in either process.
+        halved = dataclasses.replace(recipe.train, per_device_train_batch_size=4)
+        (tmp_path / f"{name}.json").write_text(json.dumps(codec.to_plain(dataclasses.replace(recipe, train=halved))))
+    said = run_in_two_processes(OF_TWO, tmp_path, folder=tmp_path)
+    assert said[0] == said[1]
+    for name in alone:
+        first, second = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
+        assert same(first, second)
+        one, two = (tmp_path / "alone" / name, tmp_path / name)
+        steps = [[line for line in read_log(f / "pretraining/log.jsonl") if "loss" in line] for f in (one, two)]
+        assert len(steps[0]) == len(steps[1])
+        for value in ("loss", "grad_norm"):
+            assert steps[1][0][value] == pytest.approx(steps[0][0][value], rel=1e-4)
+        weights = [load_file(f / "pretrained/model.safetensors") for f in (one, two)]
+        start = load_file(Path(alone[name].model.checkpoint) / "model.safetensors")
+        apart, moved = (
+            max(
+                float((x - other[n]).abs().max())
+                for n, x in weights[0].items()
+                if not n.endswith(("key.bias", "k_proj.bias"))
+            )
+            for other in (weights[1], start)
+        )
+        assert apart < moved / 10 and moved > 1e-3, name
 
 
 def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) -> None:
@@ -177,6 +284,9 @@ def test_plan(texts: Recipe) -> None:
     assert "\npretraining   about " in describe(made)
 
 
+PICTURES = {"data": ImageData(path="x")}
+
+
 @pytest.mark.parametrize(
     ("pretrain", "fields", "said"),
     [
@@ -184,8 +294,28 @@ def test_plan(texts: Recipe) -> None:
         ({"objective": MaskedLanguage(span=0)}, {}, "pretrain.objective.span: expected at least 1"),
         ({"objective": SimCSE(temperature=0.0)}, {}, "pretrain.objective.temperature: expected a number above 0"),
         ({"objective": SimMIM()}, {}, r"pretrain.objective: expected MaskedLanguage or SimCSE for texts, got 'SimMIM\(\)'"),
-        ({}, {"data": ImageData(path="x")}, "pretrain.objective: expected SimMIM for pictures"),
-        ({"objective": SimMIM(block=0)}, {"data": ImageData(path="x")}, "pretrain.objective.block: expected at least 1"),
+        ({"objective": MAE()}, {}, "pretrain.objective: expected MaskedLanguage or SimCSE for texts"),
+        ({"objective": SimCLR()}, {}, "pretrain.objective: expected MaskedLanguage or SimCSE for texts"),
+        ({}, PICTURES, "pretrain.objective: expected SimMIM, MAE or SimCLR for pictures, got 'MaskedLanguage"),
+        ({"objective": SimCSE()}, PICTURES, "pretrain.objective: expected SimMIM, MAE or SimCLR for pictures"),
+        ({"objective": SimMIM(block=0)}, PICTURES, "pretrain.objective.block: expected at least 1"),
+        ({"objective": MAE(share=1.0)}, PICTURES, "pretrain.objective.share: expected above 0 and below 1, got 1.0"),
+        ({"objective": MAE(decoder_layers=0)}, PICTURES, "pretrain.objective.decoder_layers: expected at least 1"),
+        ({"objective": MAE(decoder_width=90)}, PICTURES, "pretrain.objective.decoder_width: expected a multiple of 4"),
+        ({"objective": SimCLR(temperature=0.0)}, PICTURES, "pretrain.objective.temperature: expected a number above 0"),
+        ({"objective": SimCLR(projection=0)}, PICTURES, "pretrain.objective.projection: expected at least 1"),
+        ({"objective": SimCLR(augment=())}, PICTURES, "pretrain.objective.augment: expected operations: without any"),
+        ({"objective": SimCLR(augment=(SwapWords(),))}, PICTURES, "pretrain.objective.augment: SwapWords is not for pictures"),
+        (
+            {"objective": SimCLR(augment=(Sometimes(Flip(), by_class="rare"),))},
+            PICTURES,
+            "pretrain.objective.augment: expected by_class all: rows have no classes here",
+        ),
+        (
+            {"objective": SimCLR()},
+            PICTURES | {"train": Train(per_device_train_batch_size=1)},
+            "per_device_train_batch_size: expected 2 or more beside SimCLR",
+        ),
         ({"num_train_epochs": 0.0}, {}, "pretrain.num_train_epochs: expected a number above 0"),
         ({"max_steps": 0}, {}, "pretrain.max_steps: expected at least 1, or -1"),
         ({"learning_rate": -1.0}, {}, "pretrain.learning_rate: expected a number above 0"),
@@ -204,6 +334,8 @@ def test_what_is_refused(pretrain: dict[str, Any], fields: dict[str, Any], said:
 
 def test_refused_before_anything_is_written(texts: Recipe, tmp_path: Path) -> None:
     """A family or a model that the objective is not for, and rows that are not there."""
+    swin = Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "swin", "swin")))
+    nowhere = ImageData(path="nowhere")
     for fields, said in (
         (
             {"pretrain": dataclasses.replace(texts.pretrain, rows=("nowhere.csv",))},
@@ -215,6 +347,11 @@ def test_refused_before_anything_is_written(texts: Recipe, tmp_path: Path) -> No
                 "model": dataclasses.replace(texts.model, dropout=0.0),
             },
             "pretrain.objective: SimCSE tells views apart by dropout",
+        ),
+        # By its config: the data are not looked for.
+        (
+            {"pretrain": Pretrain(MAE()), "model": swin, "data": nowhere},
+            "MAE leaves patches out, and swin needs every patch",
         ),
     ):
         with pytest.raises(InputError, match=said):
@@ -235,6 +372,12 @@ def test_flags(texts: Recipe, tmp_path: Path) -> None:
     assert deeper.pretrain.objective == MaskedLanguage(share=0.2, span=10)
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     assert codec.merge(blank, codec.to_plain(job.recipe)) == job.recipe
+    views = ["--pretrain.objective", "{type: SimCLR, augment: [Flip, {type: Sometimes, operation: Flip}]}"]
+    views += ["--pretrain.objective.temperature", "0.5", "--pretrain.objective.augment.0.p", "0.2"]
+    job = jobs.parse(jobs.RunJob, jobs.RunJob(plain), views, "x")
+    assert job.recipe.pretrain.objective == SimCLR(0.5, augment=(Flip(p=0.2), Sometimes(Flip())))
+    assert codec.merge(blank, codec.to_plain(job.recipe)) == job.recipe
+    assert codec.spelled(SimCLR()) == "SimCLR()" and codec.spelled(MAE(0.5)) == "MAE(share=0.5)"
     idle = dataclasses.replace(plain, pretrain=Pretrain(rows=("a.csv",)))
     assert without_effect(idle) == ("pretrain.rows has no effect here: pretrain.objective is not set",)
     with pytest.raises(InputError, match=r"--pretrain.objective: this is not for search"):

@@ -120,8 +120,11 @@ def by_model(operations: Several[Augmentation]) -> list[ModelOperation]:
     return [operation for operation in leaves(operations) if isinstance(operation, ModelOperation)]
 
 
-def check_kind(operations: Several[Augmentation], kind: Literal["text", "image"]) -> None:
+def check_kind(operations: Several[Augmentation], kind: Literal["text", "image"], field: str = "data.augment") -> None:
     """Refuse an operation on pictures for texts, and the other way round, or one whose package is not installed.
+
+    Args:
+        field: that holds the operations.
 
     Raises:
         InputError: naming it, and those that there are, or how the package is installed.
@@ -131,7 +134,7 @@ def check_kind(operations: Several[Augmentation], kind: Literal["text", "image"]
     for operation in leaves(operations):
         if not isinstance(operation, known):
             raise InputError(
-                f"data.augment: {type(operation).__name__} is not for {'texts' if kind == 'text' else 'pictures'}; "
+                f"{field}: {type(operation).__name__} is not for {'texts' if kind == 'text' else 'pictures'}; "
                 f"expected one of {', '.join(k.__name__ for k in known)}"
             )
         if isinstance(operation, EachText):

@@ -103,6 +103,39 @@ class Views(torch.utils.data.Dataset):
         return {**encoded, "label": views["label"]}
 
 
+class TwoViews(torch.utils.data.Dataset):
+    """Pictures without labels for a torch DataLoader, each as views 0 and 1 of it, others in every epoch; see `Views`.
+
+    Args:
+        rows: encoded rows.
+        inputs: encodes the views.
+        operations: make them, of the picture alone.
+        seed: of the run.
+    """
+
+    def __init__(self, rows: Dataset, inputs: ImageInputs, operations: tuple[Operation, ...], seed: int) -> None:
+        self.rows, self.inputs, self.operations = rows.select_columns(inputs.columns), inputs, operations
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose views come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        """`pixels` (2 B, 3, H, W), uint8: the first views of all rows, then their second ones."""
+        batch = ImageBatch(self.inputs.pixels(self.rows[[int(i) for i in indices]]["image"]))
+        views = (apply(self.operations, batch, generators(self.seed, indices, self.epoch, view)) for view in (0, 1))
+        return {"pixels": torch.cat([view.pixels for view in views])}
+
+
+def collate_two_views(inputs: ImageInputs, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """A batch of `TwoViews`: `pixel_values` (2 B, 3, H, W), and a label of 0 for each row, by which the trainer counts them."""
+    return {**inputs.collate(batch), "labels": torch.zeros(len(batch["pixels"]) // 2, dtype=torch.long)}
+
+
 def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmentation, copies: int) -> Dataset:
     """The rows, and behind them so many changed copies of all of them; copy v of a row is its view v in epoch 0.
 

@@ -1,6 +1,7 @@
 """Fewer patches while training: pictures at a lower resolution, and patches dropped at random.
 
-Legend: B pictures, N patches, T tokens (the patches and those that stand before them), D width, H height, W width.
+Legend: B pictures, P patches, K patches that go on, T tokens (the patches and those that stand before them), D width, C
+channels, H height, W width, E values of a patch's pixels.
 """
 
 from __future__ import annotations
@@ -86,6 +87,44 @@ def _interpolate_positions(
     return inputs, {**options, "interpolate_pos_encoding": True}
 
 
+def tokens_before_patches(config: PreTrainedConfig) -> int | None:
+    """Tokens that stand before the patches (CLS, distillation, registers), of families whose layers take any part of the patches;
+    None: of others, which need the whole grid."""
+    match config.model_type:
+        case "vit" | "dinov2":
+            return 1
+        case "deit":
+            return 2
+        case "dinov2_with_registers":
+            return 1 + config.num_register_tokens
+        case _:
+            return None
+
+
+def only_patches(embeddings_BTD: torch.Tensor, chosen_BK: torch.Tensor, prefix: int) -> torch.Tensor:
+    """The tokens before the patches and some of the patches, shape (B, prefix + K, D).
+
+    Args:
+        chosen_BK: numbers of each picture's patches that go on, from 0.
+        prefix: tokens before the patches, which always go on.
+    """
+    batch, tokens, width = embeddings_BTD.shape
+    device = embeddings_BTD.device
+    first = torch.arange(prefix, device=device).expand(batch, -1)
+    chosen = torch.cat([first, chosen_BK + prefix], 1) + tokens * torch.arange(batch, device=device)[:, None]
+    return embeddings_BTD.flatten(0, 1).index_select(0, chosen.flatten()).view(batch, -1, width)
+
+
+def cut(pixels_BCHW: torch.Tensor, size: int) -> torch.Tensor:
+    """The pixels of each patch, shape (B, P, E): row by row, the channels of a pixel side by side.
+
+    Args:
+        size: side of a patch, of which H and W are multiples.
+    """
+    patches = pixels_BCHW.unflatten(3, (-1, size)).unflatten(2, (-1, size))
+    return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
 @dataclass(frozen=True)
 class DropPatches:
     """A forward hook on the embeddings: in training mode, only a random part of each picture's patches goes on.
@@ -96,7 +135,7 @@ class DropPatches:
     share: float
     """Part of the patches that is dropped."""
     prefix: int
-    """Tokens before the patches (CLS, distillation, registers), which always go on."""
+    """See `tokens_before_patches`."""
 
     def __call__(
         self, module: nn.Module, inputs: tuple[torch.Tensor, ...], embeddings_BTD: torch.Tensor
@@ -104,14 +143,10 @@ class DropPatches:
         """The tokens that go on, each picture's patches drawn by torch's generator; all of them in evaluation mode."""
         if not module.training:
             return embeddings_BTD
-        batch, tokens, width = embeddings_BTD.shape
-        patches = tokens - self.prefix
+        batch, patches = len(embeddings_BTD), embeddings_BTD.shape[1] - self.prefix
         kept = max(1, round(patches * (1 - self.share)))
-        device = embeddings_BTD.device
-        drawn = torch.rand(batch, patches, device=device).argsort(1)[:, :kept].sort(1).values + self.prefix
-        first = torch.arange(self.prefix, device=device).expand(batch, -1)
-        chosen = torch.cat([first, drawn], 1) + tokens * torch.arange(batch, device=device)[:, None]
-        return embeddings_BTD.flatten(0, 1).index_select(0, chosen.flatten()).view(batch, self.prefix + kept, width)
+        drawn_BP = torch.rand(batch, patches, device=embeddings_BTD.device).argsort(1)
+        return only_patches(embeddings_BTD, drawn_BP[:, :kept].sort(1).values, self.prefix)
 
 
 def drop_patches(model: PreTrainedModel, share: float) -> None:
@@ -124,15 +159,9 @@ def drop_patches(model: PreTrainedModel, share: float) -> None:
     """
     if share == 0:
         return
-    match model.config.model_type:
-        case "vit" | "dinov2":
-            prefix = 1
-        case "deit":
-            prefix = 2
-        case "dinov2_with_registers":
-            prefix = 1 + model.config.num_register_tokens
-        case other:
-            raise InputError(
-                f"model.patch_drop: {other} needs every patch; expected 0, or a vit, deit or dinov2 checkpoint"
-            )
+    prefix = tokens_before_patches(model.config)
+    if prefix is None:
+        raise InputError(
+            f"model.patch_drop: {model.config.model_type} needs every patch; expected 0, or a vit, deit or dinov2 checkpoint"
+        )
     encoder(model).embeddings.register_forward_hook(DropPatches(share, prefix))

@@ -11,6 +11,7 @@ from transformers import (
     MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     PreTrainedConfig,
@@ -18,14 +19,23 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.freeze import freeze_batch_norm
 from hf_finetune.models.load import config_of, quiet, seeded, set_dropout
+from hf_finetune.models.patches import tokens_before_patches
 from hf_finetune.models.safety import LocalCheckpoint, first_line
 
 logger = logging.getLogger("hf_finetune")
 
-Guess = Literal["words", "patches", "nothing"]
-"""What the model guesses from the encoder's states."""
-AUTO = {"words": AutoModelForMaskedLM, "patches": AutoModelForMaskedImageModeling, "nothing": AutoModel}
+Guess = Literal["words", "patches", "unseen patches", "views", "nothing"]
+"""What the model guesses from the encoder's states: of unseen patches the encoder knows not even the places; of views, which are
+of one picture."""
+AUTO = {
+    "words": AutoModelForMaskedLM,
+    "patches": AutoModelForMaskedImageModeling,
+    "unseen patches": AutoModel,
+    "views": AutoModelForImageClassification,
+    "nothing": AutoModel,
+}
 # Their tokens are patches of one size in rows and columns, as `training.pretraining` takes them to be.
 PICTURES = ("vit", "deit", "swin")
 
@@ -49,6 +59,11 @@ def check_pretrainable(local: LocalCheckpoint, guess: Guess) -> None:
             f"pretrain.objective: {config.model_type} guesses no patches; expected a {', '.join(PICTURES[:-1])} or "
             f"{PICTURES[-1]} checkpoint"
         )
+    if guess == "unseen patches" and tokens_before_patches(config) is None:
+        raise InputError(
+            f"pretrain.objective: MAE leaves patches out, and {config.model_type} needs every patch; expected a vit, deit or "
+            "dinov2 checkpoint, or SimMIM or SimCLR"
+        )
 
 
 def load_pretrainable(
@@ -61,7 +76,8 @@ def load_pretrainable(
 ) -> PreTrainedModel:
     """A checkpoint in float32 with what guesses on it: as the checkpoint has it, else new from `seed`.
 
-    A new head for words ends in the word embeddings themselves (tied), whatever the config says.
+    A new head for words ends in the word embeddings themselves (tied), whatever the config says. For views it is a classifier,
+    of one class, in the place of whose head a projection is to be put; for unseen patches, and for nothing, the encoder alone.
 
     Args:
         dropout, attn_implementation: see `load.load_classifier`.
@@ -75,6 +91,8 @@ def load_pretrainable(
         set_dropout(config, dropout)
     if guess == "patches":
         _set_stride(config)
+    if guess == "views":
+        config.num_labels = 1
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
     try:
@@ -86,17 +104,20 @@ def load_pretrainable(
                 attn_implementation=attn_implementation,
                 weights_only=True,
                 output_loading_info=True,
+                # The last layer of a classifier of other classes, which is exchanged.
+                ignore_mismatched_sizes=guess == "views",
                 trust_remote_code=False,
             )
     except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:
         raise InputError(f"{local.name}: cannot be loaded to be pretrained: {first_line(error)}") from error
-    body = {f"{model.base_model_prefix}." * (guess != "nothing") + n for n, _ in model.base_model.named_parameters()}
+    alone = model.base_model is model
+    body = {f"{model.base_model_prefix}." * (not alone) + n for n, _ in model.base_model.named_parameters()}
     if body <= set(info["missing_keys"]):
         raise InputError(
             f"{local.name}: none of its weights fits {type(model).__name__}; is this another kind of model?"
         )
     new = sorted({name.split(".")[0] for name in set(info["missing_keys"]) - body})
-    if new:
+    if new and guess != "views":
         logger.info(
             "%s: %s, which guesses %s, not in the checkpoint, started from seed %d",
             local.name,
@@ -106,6 +127,11 @@ def load_pretrainable(
         )
     if guess == "words" and new:
         _tie(model)
+    if alone and (pooler := dict(model.named_children()).get("pooler")) is not None:
+        # The states are read, not what it makes of them: nothing trains it.
+        pooler.requires_grad_(False)
+    # As in a classifier: what a row costs depends on no other, save where the objective says so.
+    freeze_batch_norm(model)
     return model
 
 
@@ -123,7 +149,7 @@ def _set_stride(config: PreTrainedConfig) -> None:
 def save_encoder(model: PreTrainedModel, local: LocalCheckpoint, folder: Path) -> None:
     """Write the encoder as the checkpoint has it: with the weights that were trained, and those that had no part in it.
 
-    BERT's pooler is such: pretraining on words does not pass through it, and classification begins with it.
+    BERT's pooler is such: no pretraining passes through it, and classification begins with it.
 
     Args:
         model: of `load_pretrainable`.
@@ -133,7 +159,8 @@ def save_encoder(model: PreTrainedModel, local: LocalCheckpoint, folder: Path) -
         whole, info = AutoModel.from_pretrained(
             local.folder, dtype=torch.float32, weights_only=True, output_loading_info=True, trust_remote_code=False
         )
-    names, trained = whole.state_dict().keys(), model.base_model.state_dict()
+    names, idle = whole.state_dict().keys(), {n for n, p in model.base_model.named_parameters() if not p.requires_grad}
+    trained = {name: x for name, x in model.base_model.state_dict().items() if name not in idle}
     had = {name: x for name, x in whole.state_dict().items() if name not in info["missing_keys"]}
     # Not a picture's mask token, of which the encoder by itself knows nothing.
     whole.save_pretrained(folder, state_dict={**had, **{name: x for name, x in trained.items() if name in names}})

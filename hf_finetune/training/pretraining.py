@@ -1,7 +1,7 @@
 """The trainers of more pretraining: as a classifier's, but without labels, judged by the loss of rows held out.
 
 There is one for each objective. Legend: B rows, T tokens, M tokens to be guessed, V tokens of the vocabulary, D width,
-P patches.
+P patches, M also patches that are left out, C channels, H and W pixels, E values of a patch's pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
-from hf_finetune.data.inputs import Rows
+from hf_finetune.data.inputs import ImageInputs, Rows
 from hf_finetune.data.masking import (
     NOT_ASKED,
     MaskedRows,
@@ -29,19 +29,22 @@ from hf_finetune.data.masking import (
     masked_pictures,
     masked_texts,
 )
+from hf_finetune.data.views import TwoViews, collate_two_views
 from hf_finetune.evaluation.inference import cast, evaluating, to_device
 from hf_finetune.models.freeze import as_in_training
 from hf_finetune.models.load import seeded
+from hf_finetune.models.patches import cut
 from hf_finetune.models.pooling import masked_mean
 from hf_finetune.training.flops import Utilisation
-from hf_finetune.training.pretraining_choices import SimCSE, SimMIM
-from hf_finetune.training.pretraining_losses import masked_pixels, masked_tokens
+from hf_finetune.training.pretraining_choices import MAE, SimCLR, SimCSE, SimMIM
+from hf_finetune.training.pretraining_losses import masked_pixels, masked_tokens, nt_xent, unseen_patches
 from hf_finetune.training.representation_losses import contrastive
 from hf_finetune.training.trainer import ClassifierTrainer
 
 HELD_OUT = "held_out_loss"
 """Name of the metric that chooses the epoch."""
-# The same words and patches are left out of held-out rows after each epoch: those of an epoch that training never comes to.
+# The same words and patches are left out of held-out rows after each epoch, and they have the same views: those of an epoch that
+# training never comes to.
 EPOCH_OF_HELD_OUT = 2**32 - 1
 
 
@@ -64,11 +67,11 @@ class PretrainingTrainer(ClassifierTrainer):
         """The loss of a micro-batch, summed over its labels but those that are `NOT_ASKED`. A scalar."""
         raise NotImplementedError
 
-    def _rows(self, rows: Dataset) -> Rows | MaskedRows:
+    def _rows(self, rows: Dataset) -> Rows | MaskedRows | TwoViews:
         """Encoded rows as the loader reads them."""
         return Rows(rows, self.inputs.columns)
 
-    def _training_rows(self) -> Rows | MaskedRows:
+    def _training_rows(self) -> Rows | MaskedRows | TwoViews:
         return self._rows(self.train_dataset)
 
     def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
@@ -92,7 +95,7 @@ class PretrainingTrainer(ClassifierTrainer):
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         """The mean loss of held-out rows, shared by all processes. Training's random numbers are left as they are."""
         read, collate, device = self._rows(rows), self._training_collate(), self.args.device
-        if isinstance(read, MaskedRows):
+        if not isinstance(read, Rows):
             read.set_epoch(EPOCH_OF_HELD_OUT)
         lengths = self.inputs.lengths(rows)
         order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
@@ -183,7 +186,7 @@ class MaskedImageTrainer(PretrainingTrainer):
 
     Args:
         model: a masked image model of the library.
-        objective: how much is left out.
+        objective: how much is left out; of MAE in single patches.
         picture: C, H, W of a picture.
     """
 
@@ -192,7 +195,7 @@ class MaskedImageTrainer(PretrainingTrainer):
         model: nn.Module,
         args: TrainingArguments,
         *,
-        objective: SimMIM,
+        objective: SimMIM | MAE,
         picture: tuple[int, ...],
         **fields: Any,
     ) -> None:
@@ -208,9 +211,51 @@ class MaskedImageTrainer(PretrainingTrainer):
         return masked_pixels(guessed_BCHW, pixels_BCHW, masked_BHW)
 
     def _rows(self, rows: Dataset) -> MaskedRows:
-        block = max(1, round(self.objective.block / self.patch))
+        block = max(1, round(self.objective.block / self.patch)) if isinstance(self.objective, SimMIM) else 1
         share, seed = self.objective.share, self.args.seed
         return masked_pictures(rows, self.inputs, grid=self.grid, block=block, share=share, seed=seed)
 
     def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
         return partial(collate_pictures, self.inputs)
+
+
+class AutoencoderTrainer(MaskedImageTrainer):
+    """Patches that the encoder has not seen are guessed; the loss is a mean over pictures of these patches' differences.
+
+    Args:
+        model: a `MaskedAutoencoder`.
+        objective: how much is left out, and what of it is guessed.
+        picture: C, H, W of a picture.
+    """
+
+    objective: MAE
+
+    def _summed(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        pixels_BCHW, left_out_BP = batch["pixel_values"], batch["bool_masked_pos"]
+        guessed_BME = model(pixel_values=pixels_BCHW, bool_masked_pos=left_out_BP)
+        pixels_BME = cut(pixels_BCHW, self.patch)[left_out_BP].view_as(guessed_BME)
+        return unseen_patches(guessed_BME, pixels_BME, normalise=self.objective.normalise)
+
+
+class ViewsTrainer(PretrainingTrainer):
+    """A picture is told, changed in another way, from the others of its forward pass.
+
+    Args:
+        model: a classifier whose logits are a projection, see `pretraining_heads.project`.
+        objective: temperature, and what makes the views.
+    """
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, *, objective: SimCLR, **fields: Any) -> None:
+        super().__init__(model, args, **fields)
+        self.objective = objective
+
+    def _summed(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        one_BD, other_BD = model(pixel_values=batch["pixel_values"]).logits.chunk(2)
+        return nt_xent(one_BD, other_BD, temperature=self.objective.temperature).sum()
+
+    def _rows(self, rows: Dataset) -> TwoViews:
+        assert isinstance(self.inputs, ImageInputs), "checked: views are of pictures"
+        return TwoViews(rows, self.inputs, self.objective.augment, self.args.seed)
+
+    def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
+        return partial(collate_two_views, self.inputs)

@@ -7,6 +7,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hf_finetune.data.augment_image import Blur, Colour, Flip, Grayscale, ResizedCrop
+from hf_finetune.data.compose import ImageAugmentation
+
+# SimCLR's own (arXiv:2002.05709, appendix A), at full strength.
+TWO_VIEWS = (ResizedCrop(), Flip(), Colour(0.8, 0.8, 0.8, hue=0.2, p=0.8), Grayscale(p=0.2), Blur())
+
 
 @dataclass(frozen=True)
 class MaskedLanguage:
@@ -42,9 +48,41 @@ class SimMIM:
     """Side in pixels of the squares that are left out together, rounded to whole patches."""
 
 
-PretrainObjective = MaskedLanguage | SimCSE | SimMIM
-# Peak learning rates of the papers for networks of BERT-base's size, at steps of about 32 rows.
-LEARNING_RATE: dict[type, float] = {MaskedLanguage: 5e-5, SimCSE: 3e-5, SimMIM: 1e-4}
+@dataclass(frozen=True)
+class MAE:
+    """Of pictures: guess the pixels of patches that the encoder is not shown at all (arXiv:2111.06377). For vit, deit and
+    dinov2, whose layers take any part of the patches; they compute no other."""
+
+    share: float = 0.75
+    """Share of a picture's patches that is left out."""
+    normalise: bool = True
+    """Guess each patch less its mean and divided by its standard deviation; else its pixels as they are."""
+    decoder_layers: int = 2
+    """Layers of the decoder, which is thrown away afterwards. The paper's 2 fine-tune as well as its 8 (table 1a)."""
+    decoder_width: int | None = None
+    """Features of a token in the decoder, a multiple of 4. None: half as many as in the encoder, as the paper's 512 to 1,024."""
+
+
+@dataclass(frozen=True)
+class SimCLR:
+    """Of pictures: tell a picture, changed in another way, from the others of its forward pass (arXiv:2002.05709). So what a
+    row costs depends on the rows beside it, and the weights on how a step is cut into passes. For all families."""
+
+    temperature: float = 0.1
+    """Divides the cosine of two views."""
+    projection: int = 128
+    """Outputs of the two layers that stand in the place of the head, which are thrown away afterwards."""
+    augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = TWO_VIEWS
+    """Operations that make either view, as in `data.augment`. By default crops, mirror images, colours and blur, as in the
+    paper; leave Flip out for pictures that a mirror makes another class of: digits, letters, signs."""
+
+
+PictureObjective = SimMIM | MAE | SimCLR
+PretrainObjective = MaskedLanguage | SimCSE | PictureObjective
+# Peak learning rates of the papers for networks of BERT-base's size, at steps of about 32 rows. Those of MAE and SimCLR are the
+# papers' base rates, which these multiply by rows / 256 while they start from random weights; SimCLR's is that of MoCo v3, which
+# also contrasts views by AdamW (arXiv:2104.02057): its own paper has LARS. Not measured here.
+LEARNING_RATE: dict[type, float] = {MaskedLanguage: 5e-5, SimCSE: 3e-5, SimMIM: 1e-4, MAE: 1.5e-4, SimCLR: 1.5e-4}
 
 
 @dataclass(frozen=True)
@@ -53,14 +91,16 @@ class Pretrain:
     batches, seed and number format of the run."""
 
     objective: Annotated[PretrainObjective | None, tyro.conf.AvoidSubcommands] = None
-    """What is learned: MaskedLanguage or SimCSE of texts, SimMIM of pictures. None: the checkpoint is fine-tuned as it is."""
+    """What is learned: MaskedLanguage or SimCSE of texts; SimMIM, MAE or SimCLR of pictures. None: the checkpoint is fine-tuned
+    as it is."""
     rows: tuple[str, ...] = ()
     """More rows without labels, beside the training rows: files, folders or Hub ids, of which all splits but validation and
     test are read. What equals a validation or test row of the run is left out, and counted."""
     left_out: bool = True
     """Read the training rows that data.rows_per_class and data.max_train_rows leave out, too; their labels are not used."""
     learning_rate: float | None = None
-    """Peak learning rate. None: 5e-5 for MaskedLanguage, 3e-5 for SimCSE, 1e-4 for SimMIM."""
+    """Peak learning rate. None: by the papers, 5e-5 for MaskedLanguage, 3e-5 for SimCSE, 1e-4 for SimMIM, 1.5e-4 for MAE and
+    SimCLR."""
     num_train_epochs: float = 3.0
     """Passes over the rows."""
     max_steps: int = -1

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.pretraining import check_pretrainable, load_pretrainable, save_encoder
+from hf_finetune.models.pretraining import Guess, check_pretrainable, load_pretrainable, save_encoder
+from hf_finetune.models.pretraining_heads import MaskedAutoencoder, project
 from hf_finetune.models.safety import inspect_checkpoint
 
 
@@ -36,31 +37,51 @@ def test_a_head_that_is_there_is_kept(tmp_path: Path) -> None:
     assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
 
 
-@pytest.mark.parametrize("family", ["bert", "mpnet", "deberta-v2", "vit", "swin"])
-def test_the_encoder_comes_back_as_it_was_trained(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "guess"),
+    [
+        *((family, "words") for family in ("bert", "mpnet", "deberta-v2")),
+        ("bert", "nothing"),
+        ("vit", "patches"),
+        ("swin", "patches"),
+        ("deit", "unseen patches"),
+        ("dinov2", "unseen patches"),
+        *((family, "views") for family in ("vit", "beit", "convnext", "resnet")),
+    ],
+)
+def test_the_encoder_comes_back_as_it_was_trained(tmp_path: Path, family: str, guess: Guess) -> None:
     """All that was trained, and what had no part in it as the checkpoint has it: BERT's pooler."""
-    pictures = family in ("vit", "swin")
-    make = tiny_image_checkpoint if pictures else tiny_text_checkpoint
+    make = tiny_image_checkpoint if family in IMAGE_FAMILIES else tiny_text_checkpoint
     local = inspect_checkpoint(make(tmp_path / "before", family))
-    model = load_pretrainable(local, "patches" if pictures else "words")
+    model = load_pretrainable(local, guess)
+    if guess == "unseen patches":
+        model = MaskedAutoencoder(model, layers=1, width=8, picture=(3, 32, 32), seed=0)
+    if guess == "views":
+        project(model, 8, seed=0)
+    idle = {n for n, p in model.base_model.named_parameters() if not p.requires_grad}
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.5)
+            if parameter.requires_grad:
+                parameter.add_(0.5)
     save_encoder(model, local, tmp_path / "after")
     before, after = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("before", "after"))
     trained = model.base_model.state_dict()
     assert before.keys() == after.keys()
     for name, tensor in after.items():
         assert torch.equal(tensor, trained.get(name, before[name])), name
-    assert any(name not in trained for name in after) == (family in ("bert", "mpnet", "vit"))
+    still = {name.split(".")[0] for name in after if name not in trained or name in idle}
+    assert still == ({"pooler"} if family in ("bert", "mpnet", "vit", "deit") else set())
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {n for n, _ in model.base_model.named_parameters()} & after.keys() - idle
 
 
-def test_a_pooler_that_was_not_there_is_not_made_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("guess", ["words", "nothing"])
+def test_a_pooler_that_was_not_there_is_not_made_up(tmp_path: Path, guess: Guess) -> None:
     """So that a classifier begins it anew, from its own seed."""
     folder = tiny_text_checkpoint(tmp_path / "bert")
     AutoModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(folder)
     local = inspect_checkpoint(folder)
-    save_encoder(load_pretrainable(local, "words"), local, tmp_path / "after")
+    save_encoder(load_pretrainable(local, guess), local, tmp_path / "after")
     _, info = AutoModel.from_pretrained(tmp_path / "after", output_loading_info=True)
     assert {name.split(".")[0] for name in info["missing_keys"]} == {"pooler"}
 
@@ -69,6 +90,11 @@ def test_families_that_guess_nothing(tmp_path: Path) -> None:
     for family, guess, said in (
         ("resnet", "patches", "resnet guesses no patches; expected a vit, deit or swin checkpoint"),
         ("vit", "words", "vit guesses no words; expected a bert, "),
+        (
+            "swin",
+            "unseen patches",
+            "MAE leaves patches out, and swin needs every patch; expected a vit, deit or dinov2 ",
+        ),
     ):
         with pytest.raises(InputError, match=f"pretrain.objective: {said}"):
             check_pretrainable(inspect_checkpoint(tiny_image_checkpoint(tmp_path / family, family)), guess)
