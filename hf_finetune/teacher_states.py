@@ -9,7 +9,7 @@ Legend: B rows, H height, W width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -224,7 +224,7 @@ def search_layers(
     """
     configs = model.config, teacher.classifier.model.config
     asked = {place: kind for place, kind in enumerate(kinds) if is_searched(kind)}
-    own, theirs = (reduce(or_, side) for side in zip(*(wanted(kind, configs) for kind in asked.values()), strict=True))
+    own, theirs = _wanted_together(asked.values(), configs)
     found = {place: layer_search.alike(kind, configs, seed=seed) for place, kind in asked.items()}
     chosen = drawn_rows(inputs, rows, layer_search.MOST_ROWS, seed=seed)
     batches, device = Rows(rows, columns_of(inputs, labels=False)), next(model.parameters()).device
@@ -267,6 +267,12 @@ def with_layers(
     return tuple(replace(kind, layers=found[place]) if is_searched(kind) else kind for place, kind in enumerate(kinds))
 
 
+def _wanted_together(kinds: Iterable[RepresentationKind], configs: Configs) -> tuple[Wanted, Wanted]:
+    """All that the kinds take of the student, and of the teacher."""
+    own, theirs = zip(*(wanted(kind, configs) for kind in kinds), strict=True)
+    return reduce(or_, own), reduce(or_, theirs)
+
+
 def _skips(configs: Configs) -> tuple[int, int]:
     """Tokens before the patches of the student's pictures, and of the teacher's, that are left out.
 
@@ -298,7 +304,7 @@ def insides_of(
     """
     configs = model.config, teacher.classifier.model.config
     asked = {place: kind for place, kind in enumerate(kinds) if isinstance(kind, RepresentationKind)}
-    own, theirs = (reduce(or_, side) for side in zip(*(wanted(kind, configs) for kind in asked.values()), strict=True))
+    own, theirs = _wanted_together(asked.values(), configs)
     own_skip, teachers_skip = _skips(configs)
     generator, clock, poolings = torch.Generator().manual_seed(seed), Clock(), sorted(theirs.poolings)
     kept = {} if live else {p: teachers_embeddings(teacher, rows, "train", p, budget_gb=budget_gb) for p in poolings}

@@ -77,6 +77,8 @@ def hub_columns(path: str, config_name: str | None, revision: str | None) -> dic
 
 @contextmanager
 def _one_line(path: str, revision: str | None) -> Iterator[None]:
+    # Columns are looked at before `apply.quiet_libraries` is called; an error is the first that is said.
+    datasets.disable_progress_bars()
     try:
         yield
     except Exception as error:  # datasets, huggingface_hub, the network and the parsers below each raise their own

@@ -60,8 +60,8 @@ FLAGS += ["--train.per-device-train-batch-size", "8"]
 
 def test_two_validation_splits_have_to_be_chosen_between(hub: HubServer, home: Path) -> None:
     answer = run(hub, home, "train", "lab/pairs", *FLAGS, "--output", "none", status=2)
-    last = answer.stderr.splitlines()[-1]
-    assert "--validation" in last and "validation_matched" in last and "validation_mismatched" in last
+    first = answer.stderr.splitlines()[0]
+    assert "--validation" in first and "validation_matched" in first and "validation_mismatched" in first
     assert not (home / "none").exists()
 
 
