@@ -30,8 +30,8 @@ from hf_finetune.data.taught_rows import embedding_column
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating, to_device
 from hf_finetune.models.first_token import all_tokens
-from hf_finetune.models.inner_states import States, Wanted, Watch, embeddings, tokens_before_patches
-from hf_finetune.models.pooling import PoolingKind
+from hf_finetune.models.inner_states import States, Wanted, Watch, embeddings
+from hf_finetune.models.pooling import PoolingKind, tokens_before_patches
 from hf_finetune.models.processors import position_limit
 from hf_finetune.teacher import Teacher
 from hf_finetune.teacher import embeddings as teachers_embeddings

@@ -171,11 +171,6 @@ class Embedder(nn.Module):
         return SequenceClassifierOutput(logits=embeddings(self.model, inputs, (self.pooling,))[self.pooling])
 
 
-def tokens_before_patches(config: PreTrainedConfig) -> int:
-    """Tokens of a picture that are no patch: CLS, DeiT's second one, registers. 0 for texts."""
-    return reading_of(config, "mean", 1).first if config.model_type in PATCHES_AFTER else 0
-
-
 def _projections(layer: nn.Module) -> list[nn.Module]:
     """What makes queries, keys and values in a layer of a family of `PROJECTED`."""
     for module in layer.modules():

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads import encoder
+from hf_finetune.models.pooling import tokens_before_patches
 
 # Their embeddings must be told that the positions may not fit the picture; those of the others always look.
 TOLD_TO_INTERPOLATE = ("vit", "deit")
@@ -87,18 +88,9 @@ def _interpolate_positions(
     return inputs, {**options, "interpolate_pos_encoding": True}
 
 
-def tokens_before_patches(config: PreTrainedConfig) -> int | None:
-    """Tokens that stand before the patches (CLS, distillation, registers), of families whose layers take any part of the patches;
-    None: of others, which need the whole grid."""
-    match config.model_type:
-        case "vit" | "dinov2":
-            return 1
-        case "deit":
-            return 2
-        case "dinov2_with_registers":
-            return 1 + config.num_register_tokens
-        case _:
-            return None
+def takes_any_patches(config: PreTrainedConfig) -> bool:
+    """Whether a family's layers take any part of the patches; others need the whole grid."""
+    return config.model_type in ("vit", "deit", "dinov2", "dinov2_with_registers")
 
 
 def only_patches(embeddings_BTD: torch.Tensor, chosen_BK: torch.Tensor, prefix: int) -> torch.Tensor:
@@ -135,7 +127,7 @@ class DropPatches:
     share: float
     """Part of the patches that is dropped."""
     prefix: int
-    """See `tokens_before_patches`."""
+    """See `pooling.tokens_before_patches`."""
 
     def __call__(
         self, module: nn.Module, inputs: tuple[torch.Tensor, ...], embeddings_BTD: torch.Tensor
@@ -159,9 +151,8 @@ def drop_patches(model: PreTrainedModel, share: float) -> None:
     """
     if share == 0:
         return
-    prefix = tokens_before_patches(model.config)
-    if prefix is None:
+    if not takes_any_patches(model.config):
         raise InputError(
             f"model.patch_drop: {model.config.model_type} needs every patch; expected 0, or a vit, deit or dinov2 checkpoint"
         )
-    encoder(model).embeddings.register_forward_hook(DropPatches(share, prefix))
+    encoder(model).embeddings.register_forward_hook(DropPatches(share, tokens_before_patches(model.config)))

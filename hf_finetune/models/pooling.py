@@ -66,8 +66,13 @@ def reading_of(config: PreTrainedConfig, pooling: PoolingKind, last_layers: int)
         raise InputError(f"model.pooling: {family} is none of {known}; leave model.pooling, last_layers and head unset")
     if last_layers > config.num_hidden_layers:
         raise InputError(f"model.last_layers: expected 1 to {config.num_hidden_layers}, got {last_layers}")
-    registers = config.num_register_tokens if family == "dinov2_with_registers" else 0
-    return Reading(pooling, last_layers, PATCHES_AFTER.get(family, 0) + registers)
+    return Reading(pooling, last_layers, tokens_before_patches(config))
+
+
+def tokens_before_patches(config: PreTrainedConfig) -> int:
+    """Tokens of a picture that are no patch: CLS, DeiT's second one, registers. 0 for texts, and where layers come in stages."""
+    registers = config.num_register_tokens if config.model_type == "dinov2_with_registers" else 0
+    return PATCHES_AFTER.get(config.model_type, 0) + registers
 
 
 def width_of(config: PreTrainedConfig) -> int:

@@ -21,7 +21,7 @@ from transformers import (
 from hf_finetune.errors import InputError
 from hf_finetune.models.freeze import freeze_batch_norm
 from hf_finetune.models.load import config_of, quiet, seeded, set_dropout
-from hf_finetune.models.patches import tokens_before_patches
+from hf_finetune.models.patches import takes_any_patches
 from hf_finetune.models.safety import LocalCheckpoint, first_line
 
 logger = logging.getLogger("hf_finetune")
@@ -59,7 +59,7 @@ def check_pretrainable(local: LocalCheckpoint, guess: Guess) -> None:
             f"pretrain.objective: {config.model_type} guesses no patches; expected a {', '.join(PICTURES[:-1])} or "
             f"{PICTURES[-1]} checkpoint"
         )
-    if guess == "unseen patches" and tokens_before_patches(config) is None:
+    if guess == "unseen patches" and not takes_any_patches(config):
         raise InputError(
             f"pretrain.objective: MAE leaves patches out, and {config.model_type} needs every patch; expected a vit, deit or "
             "dinov2 checkpoint, or SimMIM or SimCLR"

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from hf_finetune.models.heads import classification_layers
 from hf_finetune.models.load import seeded
-from hf_finetune.models.patches import only_patches, tokens_before_patches
+from hf_finetune.models.patches import only_patches
+from hf_finetune.models.pooling import tokens_before_patches
 
 # Features of an attention head in the decoder, as in the paper's: 512 in 16 heads.
 HEAD_WIDTH = 32
@@ -99,7 +100,7 @@ class MaskedAutoencoder(PreTrainedModel):
     they are.
 
     Args:
-        body: of a family that `patches.tokens_before_patches` knows; its config is this model's, too.
+        body: of a family that `patches.takes_any_patches`; its config is this model's, too.
         layers, width: of the decoder; None: half the encoder's width.
         picture: C, H, W.
         seed: of the decoder's first weights; torch's global generator is left as it was.
@@ -116,8 +117,6 @@ class MaskedAutoencoder(PreTrainedModel):
         self, body: PreTrainedModel, *, layers: int, width: int | None, picture: tuple[int, ...], seed: int
     ) -> None:
         super().__init__(body.config)
-        prefix = tokens_before_patches(body.config)
-        assert prefix is not None, "checked by the family"
         channels, height, width_of_picture = picture
         patch, features = body.config.patch_size, body.config.hidden_size
         self.encoder = body
@@ -130,7 +129,7 @@ class MaskedAutoencoder(PreTrainedModel):
                 layers=layers,
                 grid=(height // patch, width_of_picture // patch),
                 values=channels * patch**2,
-                prefix=prefix,
+                prefix=tokens_before_patches(body.config),
             )
         # What `post_init` would gather, without its initialising of weights.
         self.all_tied_weights_keys = {}

@@ -22,9 +22,9 @@ from hf_finetune.models.inner_states import (
     Wanted,
     Watch,
     embeddings,
-    tokens_before_patches,
 )
 from hf_finetune.models.load import load_classifier
+from hf_finetune.models.pooling import tokens_before_patches
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.training.representation_losses import log_attention
 
