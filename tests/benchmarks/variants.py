@@ -1,21 +1,24 @@
 """What a setting does to quality: variants of a run on several data sets, paired by seed and by row.
 
     python tests/benchmarks/variants.py defaults --checkpoint DIR --data movie=FOLDER banking77=FOLDER spam=FOLDER \
-        [--seeds 5] [--rows N] [--flags "--epochs 2"] [--variants NAME ...] [--searched FOLDER] --output defaults.jsonl
+        [--seeds 5] [--rows N] [--flags "--epochs 2"] [--variants NAME ...] [--given NAME=TEXT ...] --output defaults.jsonl
     python tests/benchmarks/variants.py defaults --table defaults.jsonl [--test]
 
 The first variant of a comparison is the one that the others are held against. Validation rows judge, by accuracy, or by
 macro F1 where rare classes are the subject; the verdicts are those of `evaluation.intervals`, with the margin of defaults,
 half a point. `--test` prints the table of the test rows, once, after the choice. Every run goes through `pipeline.run`;
 each is a line of the output file, and a command that is given again goes on where it stopped. `{seed}` in a data folder's
-name stands for the seed (each with rows of its own, see `same_rows.py`); `--searched` adds the variant "searched", with
-the policy that `hf-finetune search augmentation` left in FOLDER/NAME/policy.yaml.
+name stands for the seed (each with rows of its own, see `same_rows.py`), in a variant's flags `{seed}` and `{name}`, the
+data's, as well; what else stands there in braces, such as the folder of `hf-finetune search`'s policies, is said by
+`--given searched=FOLDER`, or the variant is left out.
 """
 
 import argparse
 import dataclasses
+import re
 import shlex
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,19 @@ COMPARISONS = {
         "soup of the epochs": "--averaging.soup",
         "mean pooling": "--model.pooling mean",
     },
-    # Of `--method head`: what it starts from, and how fast it goes on.
+    # The same of the other methods, each with `--flags "--method M"`: what the head starts from, and how fast it goes on.
+    "lora": {
+        "as it comes": "",
+        "head from random weights": "--train.no-head-warm-start",
+        "rate 3e-4": "--train.learning-rate 3e-4",
+        "rate 2e-3": "--train.learning-rate 2e-3",
+    },
+    "top": {
+        "as it comes": "",
+        "head from random weights": "--train.no-head-warm-start",
+        "rate 1e-4": "--train.learning-rate 1e-4",
+        "rate 1e-3": "--train.learning-rate 1e-3",
+    },
     "head alone": {
         "as it comes": "",
         "head from random weights": "--train.no-head-warm-start",
@@ -65,6 +80,7 @@ COMPARISONS = {
         "Aeda": "--data.augment [Aeda]",
         "typos": "--data.augment [KeyboardTypos]",
         "Mixup": "--objective.mix [Mixup]",
+        "searched": "--config {searched}/{name}/policy.yaml",
     },
     "pictures": {
         "none": "",
@@ -72,6 +88,16 @@ COMPARISONS = {
         "TrivialAugment": "--data.augment [TrivialAugment]",
         "ThreeAugment": "--data.augment [ThreeAugment]",
         "CutMix": "--objective.mix [CutMix]",
+        "searched": "--config {searched}/{name}/policy.yaml",
+    },
+    # A student by itself, by itself for as many steps as with further rows, and with a teacher: of its labelled rows, and
+    # of so many again without labels (`--given more=FILE`).
+    "students": {
+        "alone": "",
+        "alone, 3 times the epochs": "--epochs 9",
+        "taught": "--teacher {teachers}/{name}",
+        "taught, its inside too": "--teacher {teachers}/{name} --objective.kinds '[SoftTargets, HiddenStates]'",
+        "taught, further rows": "--teacher {teachers}/{name} --unlabelled {more}/{name}.parquet",
     },
     "imbalance": {
         "plain": "",
@@ -88,15 +114,26 @@ COMPARISONS = {
 METRIC = {"imbalance": "macro_f1"}
 
 
-def measure(data: str, checkpoint: str, seed: int, flags: list[str], metric: str) -> dict[str, Any]:
-    """One run: labels and answers of the validation and the test rows, its metrics, and the seconds of its training."""
+def filled(flags: str, texts: dict[str, str]) -> str | None:
+    """With each {NAME} replaced; None where one has no text. YAML's braces, as in {type: Focal}, are none."""
+    names = set(re.findall(r"\{(\w+)\}", flags))
+    if not names <= texts.keys():
+        return None
+    for name in names:
+        flags = flags.replace(f"{{{name}}}", texts[name])
+    return flags
+
+
+def measure(data: str, checkpoint: str, seed: int, flags: list[str], metric: str, kept: Path | None) -> dict[str, Any]:
+    """One run: labels and answers of the validation and the test rows, its metrics, seconds and size; in `kept`, if any."""
     job, _ = train_job([data, "--model", checkpoint, "--seed", str(seed), *flags], "variants")
     evaluate = dataclasses.replace(job.recipe.evaluate, baselines=False, metric=metric)
     recipe = dataclasses.replace(job.recipe, evaluate=evaluate)
-    with tempfile.TemporaryDirectory() as folder:
-        result = run(recipe, Launch(output=f"{folder}/run"))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = kept or Path(temporary) / "run"
+        result = run(recipe, Launch(output=str(folder), resume=folder.exists()))
         assert result is not None, "one process"
-        rows = pq.read_table(Path(folder) / "run" / "predictions.parquet").to_pylist()
+        rows = pq.read_table(folder / "predictions.parquet").to_pylist()
     ids = {name: i for i, name in enumerate(result["labels"])}
     labels: dict[str, list[int]] = {}
     answers: dict[str, list[int]] = {}
@@ -107,7 +144,10 @@ def measure(data: str, checkpoint: str, seed: int, flags: list[str], metric: str
         split: {name: found[name]["value"] for name in ("accuracy", "macro_f1", "log_loss")}
         for split, found in result["metrics"].items()
     }
-    return {"labels": labels, "answers": answers, "metrics": values, "train_s": result["time"]["train_s"]}
+    seconds = {
+        name: result["time"][name] for name in ("train_s", "train_loop_s", "teacher_s") if name in result["time"]
+    }
+    return {"labels": labels, "answers": answers, "metrics": values, **seconds, "parameters": result["parameters"]}
 
 
 def difference(metric: str, labels: np.ndarray, mine: np.ndarray, theirs: np.ndarray) -> Interval:
@@ -159,7 +199,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="folder of a checkpoint")
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="of the comparison. Default: all")
-    parser.add_argument("--searched", metavar="FOLDER", help="folder of the searches, one for each NAME of --data")
+    parser.add_argument("--given", nargs="+", default=[], metavar="NAME=TEXT", help="of {NAME} in a variant's flags")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the runs, in FOLDER/DATA/VARIANT/SEED")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, help="training rows of each data set at most")
     parser.add_argument("--flags", default="", help="flags of `hf-finetune train` that all variants take")
@@ -168,8 +209,7 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="judge the test rows: once, when the choice has been made")
     options = parser.parse_args()
     variants = COMPARISONS[options.comparison]
-    if options.searched:
-        variants |= {"searched": f"--config {shlex.quote(options.searched)}/{{name}}/policy.yaml"}
+    given = dict(pair.split("=", 1) for pair in options.given)
     unknown = set(options.variants or ()) - variants.keys()
     if unknown:
         parser.error(f"--variants takes {', '.join(variants)}")
@@ -185,9 +225,13 @@ def main() -> None:
                 for variant in wanted:
                     key = {"comparison": options.comparison, "data": name, "variant": variant, "seed": seed}
                     key["flags"] = shlex.join(common)
-                    given = [*common, *shlex.split(variants[variant].replace("{name}", name))]
-                    rows = source.replace("{seed}", str(seed))
-                    book.measure(key, lambda: measure(rows, options.checkpoint, seed, given, metric))  # noqa: B023
+                    texts = {**given, "name": name, "seed": str(seed)}
+                    flags = filled(variants[variant], texts)
+                    if flags is None:
+                        continue
+                    kept = options.keep and options.keep / name / variant / str(seed)
+                    run_one = partial(measure, source.replace("{seed}", str(seed)), options.checkpoint, seed)
+                    book.measure(key, partial(run_one, [*common, *shlex.split(flags)], metric, kept))
     lines = [line for line in read(options.table or options.output).values() if "error" not in line]
     lines = [line for line in lines if line["key"]["comparison"] == options.comparison]
     print(table(options.comparison, lines, "test" if options.test else "validation"))
