@@ -63,7 +63,7 @@ COMPARISONS = {
         "rate 1e-4": "--train.learning-rate 1e-4",
         "rate 1e-3": "--train.learning-rate 1e-3",
     },
-    "head alone": {
+    "head": {
         "as it comes": "",
         "head from random weights": "--train.no-head-warm-start",
         "C 0.01": "--train.head-inverse-strength 0.01",
