@@ -17,6 +17,7 @@ from hf_finetune import store
 from hf_finetune.data import pixels
 from hf_finetune.data.augmentation import ImageBatch, Operation, Population, Reword, TextBatch, apply, generators
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.splits import row_digests
 from hf_finetune.errors import InputError
 
 # Rows of a batch while copies are made. Pictures are large; of texts, a language model puts those of like length together,
@@ -149,6 +150,22 @@ def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmentation, copie
     make = _copied_texts if isinstance(inputs, TextInputs) else _copied_pictures
     with tqdm(total=len(rows) * copies, desc="augment", unit="row", dynamic_ncols=True, disable=None) as bar:
         return concatenate_datasets(make(rows, inputs, augmentation, copies, bar))
+
+
+def without_scored(copied: Dataset, originals: int, scored: Sequence[Dataset]) -> Dataset:
+    """Without the changed texts that equal a row which is scored: a model that has trained on them has seen it.
+
+    Args:
+        copied: see `with_copies`.
+        originals: how many of the rows, the first, are no copies; these are counted where the data are divided.
+        scored: canonical rows of validation and test.
+    """
+    if "text" not in copied.column_names:
+        # The pixels of a changed picture are no file's.
+        return copied
+    known = {digest for rows in scored for digest in row_digests(rows.with_format("arrow")[:])}
+    found = row_digests(copied.with_format("arrow")[:])
+    return copied.select([i for i, digest in enumerate(found) if i < originals or digest not in known])
 
 
 def _copied_texts(
