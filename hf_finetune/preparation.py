@@ -129,6 +129,7 @@ def prepare(recipe: Recipe) -> Prepared:
             *without_effect(recipe),
             *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and (changed := _changed_by(recipe)) else ()),
         ),
+            *teacher.matched_by_name(teachers),
         processes=state.num_processes,
         shrink=found.shrink,
         picture_tokens=found.picture_tokens,

@@ -123,6 +123,15 @@ def load_teacher(
     return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint), precision)
 
 
+def matched_by_name(teachers: Sequence[AnyTeacher]) -> tuple[str, ...]:
+    """A note for each teacher whose classes stand in another order than the data's: by position it would teach other ones."""
+    return tuple(
+        f"{one.name}: its classes stand in another order than the data's; they are matched by name"
+        for one in teachers
+        if not isinstance(one, Given) and one.columns_C != tuple(range(len(one.columns_C)))
+    )
+
+
 def forget() -> None:
     """Give back the teachers' memory."""
     load_teacher.cache_clear()
