@@ -118,6 +118,12 @@ def test_other_classes_are_refused(tmp_path: Path, labels: tuple[str, ...], said
 def test_no_classifier_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^objective.teacher: .*is not a trained classifier"):
         ask(tiny_text_checkpoint(tmp_path / "bert"), text_rows(4))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"^objective.teacher: .*adapter: a PEFT adapter, .*merge it into its base model"
+    ):
+        ask(tmp_path / "adapter", text_rows(4))
     with pytest.raises(InputError, match=r"^objective.teacher: .*nowhere: no such folder"):
         ask(tmp_path / "nowhere", text_rows(4))
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*, which reads texts"):
