@@ -316,7 +316,7 @@ def _fresh_modules(
     elif all(name.startswith(prefix) for name in fresh):
         same = classes == list(model.config.id2label.values())
         if same and keep_head:
-            notes.append(f"{local.name}: its head for {len(classes)} classes is kept")
+            notes.append(f"{local.name}: it has a head for these {len(classes)} classes")
         else:
             # As many classes, but others: their weights must not decide about ours.
             layers = classification_layers(model)
