@@ -41,7 +41,7 @@ class Model:
     from_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
     """Start from random weights (of `train.seed`), in a network of the checkpoint's family with these fields of its config set
     otherwise, such as {num_hidden_layers: 4, hidden_size: 192, num_attention_heads: 3, intermediate_size: 768}; {} is its own
-    size. The tokenizer or image processor is the checkpoint's. None: its weights."""
+    size. The tokenizer or image processor is the checkpoint's, of which no weights need be there. None: its weights."""
     top_layers: int = 2
     """With method top: this many of the highest encoder layers train, and what follows them; all below stays as it is."""
     frozen_layers: int = 0
