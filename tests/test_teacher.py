@@ -130,6 +130,13 @@ def test_no_classifier_is_refused(tmp_path: Path) -> None:
         ask(classifier(tmp_path, "bert", ("bad", "good")), image_rows(4), "image")
 
 
+    of_several = classifier(tmp_path, "electra", ("bad", "good"))
+    told = json.loads((of_several / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
+    (of_several / "config.json").write_text(json.dumps(told))
+    with pytest.raises(
+        InputError, match=r"^objective.teacher: .*problem_type multi_label_classification, which is not"
+    ):
+        ask(of_several, text_rows(4))
 def test_half_precision(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The classes of float32 and not its numbers, in a store of its own; refused where it would be emulated."""
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(200)
