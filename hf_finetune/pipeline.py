@@ -363,7 +363,7 @@ def _train(
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
     seconds["train_loop_s"] = trainer.loop_seconds
     if answers is not None and answers.live is not None:
-        # As a part of train_s: it is asked from step to step.
+        # As a part of train_s: it is asked from epoch to epoch.
         seconds["teacher_s"] += answers.live.seconds
     if insides is not None and saving:
         # A rehearsal has them in its steps.

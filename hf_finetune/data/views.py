@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -86,6 +87,21 @@ class Views(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         return self.encoded(self.changed(indices))
+
+    @cached_property
+    def _made_of(self) -> dict[str, Any]:
+        assert isinstance(self.inputs, ImageInputs), "texts are known by what became of them"
+        return _made_of(self.rows, self.inputs, self.augmentation)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the epoch's views of pictures depend on, as JSON has it."""
+        return {**self._made_of, "epoch": self.epoch}
+
+    def texts(self) -> Dataset:
+        """The epoch's views of all rows of texts, as canonical rows without labels, in memory."""
+        views = self.changed(range(len(self)))
+        return Dataset.from_dict({name: views[name] for name in ("text", "text_pair") if views[name] is not None})
 
     def changed(self, indices: Sequence[int]) -> dict[str, Any]:
         """The epoch's views of rows: `text` and `text_pair` (None: there is none), or `pixels` (B, 3, H, W), uint8; `label`."""
@@ -207,13 +223,7 @@ def _copied_pictures(
             yield augmentation.pixels(inputs.pixels(part["image"]), part["label"], numbers, 0, view)
             bar.update(len(numbers))
 
-    about = {
-        "original": pixels.identity(rows, inputs.processor),
-        "version": version("hf_finetune"),
-        "operations": repr(augmentation.operations),
-        "seed": augmentation.seed,
-        "labels": augmentation.population.labels.tolist(),
-    }
+    about = _made_of(rows, inputs, augmentation)
     try:
         decoded = pixels.keep_decoded(rows, inputs.processor, budget_gb=inputs.cache_gb)
         size = tuple(inputs.pixels(decoded[:1]["image"]).shape[1:])
@@ -225,3 +235,14 @@ def _copied_pictures(
         raise InputError(
             f"data.augment_copies: expected 0, which changes pictures as they are read, or room for {copies} copies: {why}"
         ) from None
+
+
+def _made_of(rows: Dataset, inputs: ImageInputs, augmentation: Augmentation) -> dict[str, Any]:
+    """All that changed pictures depend on, but for the epoch and the view."""
+    return {
+        "original": pixels.identity(rows, inputs.processor),
+        "version": version("hf_finetune"),
+        "operations": repr(augmentation.operations),
+        "seed": augmentation.seed,
+        "labels": augmentation.population.labels.tolist(),
+    }
