@@ -99,6 +99,11 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         raise InputError(
             f"{checkpoint}: {architecture or 'this'} is not a trained classifier; train one with `hf-finetune train`"
         )
+    if (problem := config.get("problem_type")) in ("multi_label_classification", "regression"):
+        raise InputError(
+            f"{checkpoint}: its config.json says problem_type {problem}, which is not supported yet; expected a classifier that "
+            "gives each row one class"
+        )
     names = {int(i): str(name) for i, name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
     labels = tuple(names[i] for i in sorted(names))
     task: Task = "image-classification" if "ForImageClassification" in architecture else "text-classification"

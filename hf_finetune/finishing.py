@@ -145,7 +145,7 @@ def finish(
             "notes": list(splits.notes),
         },
         # Null: not asked for.
-        "augmentation": _augmentation(prepared),
+        "augmentation": _augmentation(prepared, len(trainer.train_dataset)),
         "elastic_net": _sparsity(trainer),
         "pretrain": _pretrain(found["pretrain"], folder, evaluated[judged], probabilities[judged]),
         "teacher": _teacher(
@@ -197,8 +197,9 @@ def finish(
     return {**result, "folder": str(folder)}
 
 
-def _augmentation(prepared: Prepared) -> dict[str, Any] | None:
-    """What changed or mixed the training rows, and how many there were with the copies."""
+def _augmentation(prepared: Prepared, training_rows: int) -> dict[str, Any] | None:
+    """What changed or mixed the training rows, how many there were with the copies, and how many copies were left out, see
+    `data.views.without_scored`."""
     data, mix = prepared.recipe.data, prepared.recipe.objective.mix
     if not data.augment and not mix:
         return None
@@ -206,7 +207,8 @@ def _augmentation(prepared: Prepared) -> dict[str, Any] | None:
         "operations": list(map(spelled, data.augment)),
         "mix": list(map(spelled, mix)),
         "copies": data.augment_copies,
-        "training_rows": len(prepared.splits.train) * (1 + data.augment_copies),
+        "training_rows": training_rows,
+        "left_out": len(prepared.splits.train) * (1 + data.augment_copies) - training_rows,
     }
 
 

@@ -116,9 +116,6 @@ def _check_distill(objective: Distill, recipe: Recipe, refuse: Refuse) -> None:
     if objective.mix:
         refuse("objective.mix", ", ".join(map(spelled, objective.mix)), "none beside a teacher, who sees no mixed rows")
     data = recipe.data
-    workers = recipe.train.extra.get("dataloader_num_workers", 0)
-    if workers and data.augment and data.augment_copies == 0:
-        refuse("train.extra.dataloader_num_workers", workers, "0 beside a teacher that is asked about every view")
     if data.augment_copies and isinstance(data, ImageData):
         refuse(
             "data.augment_copies",

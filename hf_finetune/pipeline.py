@@ -19,7 +19,7 @@ from transformers.trainer_utils import SaveStrategy
 from hf_finetune import digests, environment
 from hf_finetune.codec import to_plain, write_json
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.data.views import with_copies
+from hf_finetune.data.views import with_copies, without_scored
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
@@ -209,6 +209,10 @@ def _train(
     if augmentation is not None and recipe.data.augment_copies:
         with state.main_process_first():
             copied = with_copies(prepared.splits.train, inputs, augmentation, recipe.data.augment_copies)
+        made, scored = len(copied), [prepared.splits.validation, prepared.splits.test]
+        copied = without_scored(copied, len(prepared.splits.train), [rows for rows in scored if rows is not None])
+        if len(copied) < made:
+            logger.info("data.augment: %d copies left out, which equal a row that is scored", made - len(copied))
         asked = digest_of(recipe.data.augment)
         forget()
         how = digests.of_json(
@@ -359,7 +363,7 @@ def _train(
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
     seconds["train_loop_s"] = trainer.loop_seconds
     if answers is not None and answers.live is not None:
-        # As a part of train_s: it is asked from step to step.
+        # As a part of train_s: it is asked from epoch to epoch.
         seconds["teacher_s"] += answers.live.seconds
     if insides is not None and saving:
         # A rehearsal has them in its steps.

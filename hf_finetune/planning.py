@@ -92,9 +92,8 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         unfreezing.switch(steps - 1)
     judged = [splits.validation, *([] if splits.test is None else [splits.test])]
     scored, share = sum(map(len, judged)), len(encoded) / rehearsal.rows
-    # A teacher of views that change in every epoch answers them within the loop, once each, the other rows before it.
-    asked_within = epochs * len(encoded) / prepared.processes if prepared.changes_every_epoch else 0.0
-    asked_before = scored + (0 if prepared.changes_every_epoch else len(encoded))
+    # A teacher of views that change in every epoch answers all of them.
+    asked = scored + len(encoded) * (epochs if prepared.changes_every_epoch else 1)
     trained, total = freeze.trainable_parameters(rehearsal.model)
     saved = 4 * (total + 2 * trained) / DISK_BYTES_PER_S
     pretrain_s = _pretraining_seconds(prepared)
@@ -104,7 +103,7 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         "augment_s": augment_s,
         "encode_s": (encode_s or rehearsal.encode_s * share) * (1 + scored / len(encoded)),
         "layer_search_s": rehearsal.layer_search_s * min(len(encoded), layer_search.MOST_ROWS),
-        "teacher_s": rehearsal.teacher_s * asked_before,
+        "teacher_s": rehearsal.teacher_s * asked,
         "head_s": rehearsal.head(min(len(encoded), MOST_ROWS)) * recipe.fits_head,
         "cache_s": rehearsal.cache_s * share,
         "validation_s": rehearsal.score_s * len(splits.validation) * epochs / prepared.processes + saved * epochs,
@@ -147,7 +146,7 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         "estimate": {
             "train_loop_s": _three_digits(loop),
             "total_s": _three_digits(loop + sum(parts.values())),
-            **_shares(prepared, loop, before=parts["teacher_s"], within=rehearsal.teacher_s * asked_within),
+            **_shares(prepared, parts["teacher_s"], loop),
             **memory(prepared.device),
         },
         "parts": {name: _three_digits(seconds) for name, seconds in parts.items()},
@@ -155,15 +154,11 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _shares(prepared: Prepared, loop_s: float, *, before: float, within: float) -> dict[str, float]:
-    """Seconds of the teacher and of its student's training; {} where there is no teacher.
-
-    Args:
-        before, within: what the teacher answers before the training and in it, in seconds.
-    """
+def _shares(prepared: Prepared, teacher_s: float, loop_s: float) -> dict[str, float]:
+    """Seconds of the teacher and of its student's training; {} where there is no teacher."""
     if prepared.teacher is None:
         return {}
-    return {"teacher_s": _three_digits(before + within), "student_s": _three_digits(max(loop_s - within, 0.0))}
+    return {"teacher_s": _three_digits(teacher_s), "student_s": _three_digits(loop_s)}
 
 
 @dataclass(frozen=True)

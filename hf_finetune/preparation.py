@@ -77,7 +77,10 @@ def prepare(recipe: Recipe) -> Prepared:
     mixed_precision = precision.resolve_mixed_precision(recipe.precision.mixed_precision, device)
     data, model = recipe.data, recipe.model
     checkpoint = inspect_checkpoint(
-        model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
+        model.checkpoint,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+        need_weights=model.from_config is None,
     )
     # By name, not by its place in the cache: what is refused is then named as the user did.
     which = {"revision": checkpoint.commit, "trust_remote_code": model.trust_remote_code}
@@ -110,7 +113,7 @@ def prepare(recipe: Recipe) -> Prepared:
     loaded = found.loaded
     # An adapter on a copy: the head is fitted before it goes on, but one that does not fit is refused now.
     as_trained = with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh) if recipe.adapts else loaded.model
-    weights = checkpoint.commit or digests.of_files(*checkpoint.weights)
+    weights = checkpoint.commit or digests.of_files(*(checkpoint.weights or (checkpoint.folder / "config.json",)))
     before = finished_run(checkpoint.folder) or {}
     prepared = Prepared(
         recipe=recipe,
@@ -126,6 +129,7 @@ def prepare(recipe: Recipe) -> Prepared:
             *splits.notes,
             *loaded.notes,
             *found.notes,
+            *teacher.matched_by_name(teachers),
             *without_effect(recipe),
             *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and (changed := _changed_by(recipe)) else ()),
         ),
@@ -240,6 +244,7 @@ def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:
     processor = load_image_processor(
         checkpoint.name,
         image_size=image_size_after(model.surgery) or (model.from_config or {}).get("image_size"),
+        need_weights=model.from_config is None,
         revision=checkpoint.commit,
         trust_remote_code=model.trust_remote_code,
     )

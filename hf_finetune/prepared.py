@@ -63,7 +63,7 @@ class Prepared:
     base_model: str | None
     """The checkpoint's Hub id, if it is known."""
     weights: str
-    """The checkpoint's commit on the Hub, or the SHA-256 of its weights."""
+    """The checkpoint's commit on the Hub, or the SHA-256 of its weights; where none of them is used, of its config."""
     notes: tuple[str, ...]
     processes: int
     shrink: Shrink | None = None

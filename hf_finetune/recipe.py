@@ -41,7 +41,7 @@ class Model:
     from_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
     """Start from random weights (of `train.seed`), in a network of the checkpoint's family with these fields of its config set
     otherwise, such as {num_hidden_layers: 4, hidden_size: 192, num_attention_heads: 3, intermediate_size: 768}; {} is its own
-    size. The tokenizer or image processor is the checkpoint's. None: its weights."""
+    size. The tokenizer or image processor is the checkpoint's, of which no weights need be there. None: its weights."""
     top_layers: int = 2
     """With method top: this many of the highest encoder layers train, and what follows them; all below stays as it is."""
     frozen_layers: int = 0
@@ -121,16 +121,17 @@ class Distill(Supervised):
     teacher: Annotated[str | tuple[str, ...], flag("--teacher")]
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It reads
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
-    and found again by later runs. Where `data.augment` makes new views in every epoch, it is asked about each of them. Also
-    answers from elsewhere (.parquet, .npy, a folder of them; `answers.given`), or a scikit-learn pipeline of texts (.skops).
-    Of several, `--teacher A B`, the mean of their probabilities teaches; its logarithms stand for their logits."""
+    and found again by later runs. Where `data.augment` makes new views in every epoch, it answers those as the epoch begins,
+    which are kept likewise. Also answers from elsewhere (.parquet, .npy, a folder of them; `answers.given`), or a scikit-learn
+    pipeline of texts (.skops). Of several, `--teacher A B`, the mean of their probabilities teaches; its logarithms stand for
+    their logits."""
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: of its answers SoftTargets, HardLabel, MatchLogits,
     DecoupledKD; of its inside HiddenStates, AttentionMaps, AttentionRelations, Embedding, RelationalKD, Contrastive; see
     `training.distillation_choices` and `training.representation_choices`. A DeiT has a head for the answers on its
     distillation token, and answers by both."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
-    """Format in which rows, not views, are read; in bf16 those whose class could be another there are read again in float32."""
+    """Format in which rows are read; in bf16 those whose class could be another there are read again in float32."""
     labels_weight: Number = 0.5
     """How much the loss against the labels counts, of rows that have one; Ramp(start, end) changes it over the training. 0: the
     teacher alone is asked."""

@@ -205,14 +205,22 @@ def begin_with(
     """
     explained, least = heads[0].explained, prepared.head_fit.least_explained
     about = {"explained": round(explained, 4), "fitted": explained >= least}
+    fresh = {m for name, module in prepared.model.named_modules() if name in prepared.fresh for m in module.modules()}
+    trained = fresh.isdisjoint(layers)
     if explained < least:
         logger.info(
-            "the head starts from random weights: a fitted one explains %.2f of the labels' entropy, less than %g",
+            "the head starts from %s: a fitted one explains %.2f of the labels' entropy, less than %g",
+            "the checkpoint's weights" if trained else "random weights",
             explained,
             least,
         )
         return about
-    logger.info("the head starts %s: that explains %.2f of the labels' entropy", found, explained)
+    logger.info(
+        "the head starts %s%s: that explains %.2f of the labels' entropy",
+        found,
+        ", in the place of the checkpoint's" if trained else "",
+        explained,
+    )
     for layer, head in zip(layers, heads, strict=True):
         bias_C = head.bias_C
         if prepared.class_shifts is not None and layer is layers[0]:

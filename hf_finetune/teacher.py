@@ -9,14 +9,17 @@ Legend: N rows, C classes of the data, in their order, D width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
+from torch.utils.data import Subset
 
 from hf_finetune import digests, environment
 from hf_finetune.answers.classes import places_of
@@ -29,9 +32,10 @@ from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.splits import row_digests
+from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half import HalfPrecision
-from hf_finetune.evaluation.inference import evaluating, predict_logits, to_device
+from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.models.inner_states import Embedder
 from hf_finetune.models.pooled import PooledClassifier
 from hf_finetune.models.pooling import PoolingKind, width_of
@@ -55,7 +59,7 @@ class Teacher:
     columns_C: tuple[int, ...]
     """Which of its logits is that of each of the data's classes."""
     precision: Precision = "float32"
-    """In which it is asked about rows as they are; bf16: the class that it answers is float32's, see `evaluation.half`."""
+    """In which it is asked about rows; bf16: the class that it answers is float32's, see `evaluation.half`."""
 
     @cached_property
     def weights(self) -> str:
@@ -64,14 +68,6 @@ class Teacher:
         config = {name: value for name, value in model.config.to_dict().items() if name not in WITHOUT_EFFECT}
         reading = repr(model.reading) if isinstance(model, PooledClassifier) else None
         return digests.of_json([digests.of_tensors(model.state_dict()), config, reading])
-
-    def of_views(self, views: dict[str, Any]) -> np.ndarray:
-        """Logits (B, C), float32, of views, see `data.views.Views.changed`."""
-        model, inputs = self.classifier.model, self.classifier.inputs
-        batch = inputs.collate(inputs.encode_batch(views) if isinstance(inputs, TextInputs) else views)
-        with evaluating(model), torch.no_grad():
-            logits_BC = model(**to_device(batch, next(model.parameters()).device)).logits
-        return logits_BC.float().cpu().numpy()[:, list(self.columns_C)]
 
 
 AnyTeacher = Teacher | Given | Pipeline
@@ -123,24 +119,45 @@ def load_teacher(
     return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint), precision)
 
 
+def matched_by_name(teachers: Sequence[AnyTeacher]) -> tuple[str, ...]:
+    """A note for each teacher whose classes stand in another order than the data's: by position it would teach other ones."""
+    return tuple(
+        f"{one.name}: its classes stand in another order than the data's; they are matched by name"
+        for one in teachers
+        if not isinstance(one, Given) and one.columns_C != tuple(range(len(one.columns_C)))
+    )
+
+
 def forget() -> None:
     """Give back the teachers' memory."""
     load_teacher.cache_clear()
 
 
+@contextmanager
+def asking(clock: Clock) -> Iterator[None]:
+    """Around what is asked of a teacher in the midst of a training: one process asks, and the others find what it leaves. A loader
+    of rows draws from torch's random numbers, on which dropout goes on as if nobody had asked."""
+    with clock, PartialState().main_process_first(), torch.random.fork_rng(devices=[]):
+        yield
+
+
 class Live:
-    """Answers views as they come up, in float32, through the teacher's own tokenizer or processor.
+    """Answers the views of an epoch as it begins, through the teacher's own tokenizer or processor: kept as the answers to rows
+    are, so that a run that goes on, or another one of the same views, finds them.
 
     Views of pictures are those of the student's pixels, which the teacher's processor normalises; see `check_views`.
+
+    Args:
+        budget_gb: see `ask`.
     """
 
-    def __init__(self, teacher: Teacher | Pipeline) -> None:
-        self.teacher, self.clock = teacher, Clock()
+    def __init__(self, teacher: Teacher | Pipeline, budget_gb: float) -> None:
+        self.teacher, self.budget_gb, self.clock = teacher, budget_gb, Clock()
 
-    def __call__(self, views: dict[str, Any]) -> np.ndarray:
-        """Logits (B, C) of views, see `data.views.Views.changed`."""
-        with self.clock:
-            return self.teacher.of_views(views)
+    def __call__(self, views: Views) -> Logits:
+        """Logits (N, C) of the epoch's views."""
+        with asking(self.clock):
+            return _of_views(self.teacher, views, self.budget_gb)
 
     @property
     def seconds(self) -> float:
@@ -154,9 +171,9 @@ class LiveMean:
     def __init__(self, members: Sequence[Live]) -> None:
         self.members = members
 
-    def __call__(self, views: dict[str, Any]) -> np.ndarray:
-        """Logits (B, C) of views."""
-        return mean_logits([member(views) for member in self.members])
+    def __call__(self, views: Views) -> Logits:
+        """Logits (N, C) of the epoch's views."""
+        return Mean([member(views) for member in self.members])
 
     @property
     def seconds(self) -> float:
@@ -229,7 +246,7 @@ def ask(
     Args:
         teachers: one or more.
         splits: canonical rows by the split's name.
-        live: the training rows are asked about as they come up, in other views each time.
+        live: the training rows are asked about epoch by epoch, in other views each time, see `Live`.
         budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
     """
     each = tuple(_ask_one(teacher, splits, budget_gb=budget_gb, live=live) for teacher in teachers)
@@ -270,41 +287,67 @@ def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: f
         {name: kept[np.arange(len(kept))] for name, kept in logits.items()},
         all(reused for _, reused in found.values()),
         training,
-        Live(teacher) if live else None,
+        Live(teacher, budget_gb) if live else None,
     )
 
 
-def embeddings(teacher: Teacher, rows: Dataset, split: str, pooling: PoolingKind, *, budget_gb: float) -> Kept:
+def embeddings(teacher: Teacher, rows: Dataset | Views, split: str, pooling: PoolingKind, *, budget_gb: float) -> Kept:
     """The teacher's embeddings of all rows, shape (N, D), float32: found or computed and kept, as its answers are.
 
     Args:
+        rows: canonical rows; or views, of which those of their epoch.
         split: what the rows are called.
         budget_gb: see `ask`.
     """
     return _asked(teacher, rows, split, budget_gb, pooling)[0]
 
 
-def _logits(teacher: Teacher, rows: Dataset, split: str, budget_gb: float) -> tuple[Kept, bool]:
+def _of_views(teacher: Teacher | Pipeline, views: Views, budget_gb: float) -> Logits:
+    called = f"epoch {views.epoch}"
+    if isinstance(teacher, Pipeline):
+        return _of_texts(teacher, views.texts(), called, budget_gb)[0]
+    return _logits(teacher, views, called, budget_gb)[0]
+
+
+def _logits(teacher: Teacher, rows: Dataset | Views, split: str, budget_gb: float) -> tuple[Kept, bool]:
     """Logits of the data's classes, and whether they were found."""
     kept, found = _asked(teacher, rows, split, budget_gb)
     return replace(kept, columns_C=teacher.columns_C), found
 
 
+@dataclass(frozen=True)
+class _Read:
+    """Rows as a teacher reads them."""
+
+    seen: str
+    """SHA-256 of what it is given, or of all that this depends on."""
+    rows: torch.utils.data.Dataset
+    lengths_N: np.ndarray | None
+    """Tokens of each; None of pictures."""
+
+
+def _read(inputs: Inputs, rows: Dataset | Views) -> _Read:
+    if isinstance(inputs, TextInputs):
+        encoded = inputs.encode_in_memory(rows.texts() if isinstance(rows, Views) else rows)
+        tokens = Rows(encoded, columns_of(inputs, labels=False))
+        return _Read(digests.of_columns(encoded), tokens, inputs.lengths(encoded))
+    if isinstance(rows, Views):
+        return _Read(digests.of_json([inputs.processor.to_json_string(), rows.identity]), rows, None)
+    pictures = b"".join(row_digests(rows.with_format("arrow")[:]))
+    seen = digests.of_json([inputs.processor.to_json_string(), pictures.hex()])
+    return _Read(seen, Rows(inputs.encode(rows), columns_of(inputs, labels=False)), None)
+
+
 def _asked(
-    teacher: Teacher, rows: Dataset, split: str, budget_gb: float, pooling: PoolingKind | None = None
+    teacher: Teacher, rows: Dataset | Views, split: str, budget_gb: float, pooling: PoolingKind | None = None
 ) -> tuple[Kept, bool]:
     """Logits of the teacher's own classes, in its own order, and whether they were found; with `pooling`, embeddings."""
     classifier = teacher.classifier
     inputs, model = classifier.inputs, classifier.model
-    encoded = inputs.encode_in_memory(rows) if isinstance(inputs, TextInputs) else inputs.encode(rows)
-    if isinstance(inputs, TextInputs):
-        seen = digests.of_columns(encoded)
-    else:
-        pictures = b"".join(row_digests(rows.with_format("arrow")[:]))
-        seen = digests.of_json([inputs.processor.to_json_string(), pictures.hex()])
+    read = _read(inputs, rows)
     parts = {
         "weights": teacher.weights,
-        "rows": seen,
+        "rows": read.seen,
         "attention": model.config._attn_implementation,
         "float32": torch.get_float32_matmul_precision(),
         "device": next(model.parameters()).device.type,
@@ -316,14 +359,14 @@ def _asked(
     options: dict[str, Any] = {"batch_size": None, "tokens": TOKENS}
 
     def answer(numbers: np.ndarray) -> np.ndarray:
-        some = encoded.select(numbers)
-        batches, lengths = Rows(some, columns_of(inputs, labels=False)), inputs.lengths(some)
+        some = Subset(read.rows, numbers.tolist())
+        lengths = None if read.lengths_N is None else read.lengths_N[numbers]
         if teacher.precision == "bf16" and pooling is None:
             # Anew for each chunk: what it computes again must not depend on those before, which a killed run had.
-            return HalfPrecision(model, inputs.collate, rescore=True, **options).logits(batches, lengths)
+            return HalfPrecision(model, inputs.collate, rescore=True, **options).logits(some, lengths)
         progress = f"the teacher answers {split}"
         asked = model if pooling is None else Embedder(model, pooling)
-        return predict_logits(asked, batches, inputs.collate, lengths=lengths, progress=progress, **options)
+        return predict_logits(asked, some, inputs.collate, lengths=lengths, progress=progress, **options)
 
     numbers, size = len(classifier.labels) if pooling is None else width_of(model.config), PART_ROWS[classifier.kind]
     chunks, found = keep(

@@ -23,17 +23,19 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from hf_finetune.answers.kept import Kept
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of, drawn_rows
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.taught_rows import embedding_column
+from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating, to_device
 from hf_finetune.models.first_token import all_tokens
-from hf_finetune.models.inner_states import States, Wanted, Watch, embeddings
+from hf_finetune.models.inner_states import States, Wanted, Watch
 from hf_finetune.models.pooling import PoolingKind, tokens_before_patches
 from hf_finetune.models.processors import position_limit
-from hf_finetune.teacher import Teacher
+from hf_finetune.teacher import Teacher, asking
 from hf_finetune.teacher import embeddings as teachers_embeddings
 from hf_finetune.training import layer_search
 from hf_finetune.training.distillation import Clock, Insides
@@ -187,18 +189,19 @@ class TeachersInside:
 
 
 class EmbedViews:
-    """Makes a teacher's embeddings of views as they come up, as `teacher.Live` does its logits."""
+    """Gives a teacher's embeddings of an epoch's views, as `teacher.Live` does its logits."""
 
-    def __init__(self, teacher: Teacher, poolings: Collection[PoolingKind], clock: Clock) -> None:
-        self.classifier, self.poolings, self.clock = teacher.classifier, poolings, clock
+    def __init__(self, teacher: Teacher, poolings: Collection[PoolingKind], clock: Clock, budget_gb: float) -> None:
+        self.teacher, self.poolings, self.clock, self.budget_gb = teacher, poolings, clock, budget_gb
 
-    def __call__(self, views: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Embeddings (B, D) of views, see `data.views.Views.changed`, by column."""
-        model, inputs = self.classifier.model, self.classifier.inputs
-        batch = inputs.collate(inputs.encode_batch(views) if isinstance(inputs, TextInputs) else views)
-        with self.clock, evaluating(model), torch.no_grad():
-            found = embeddings(model, to_device(batch, next(model.parameters()).device), self.poolings)
-        return {embedding_column(pooling): x_BD.float().cpu().numpy() for pooling, x_BD in found.items()}
+    def __call__(self, views: Views) -> dict[str, Kept]:
+        """Embeddings (N, D) of the epoch's views, by column."""
+        called = f"epoch {views.epoch}"
+        with asking(self.clock):
+            return {
+                embedding_column(p): teachers_embeddings(self.teacher, views, called, p, budget_gb=self.budget_gb)
+                for p in self.poolings
+            }
 
 
 def search_layers(
@@ -312,7 +315,9 @@ def insides_of(
         own,
         {place: comparison(kind, configs, generator) for place, kind in asked.items()},
         TeachersInside(teacher, theirs, inputs, skip=teachers_skip),
-        EmbedViews(teacher, poolings, clock) if live else {embedding_column(p): x_ND for p, x_ND in kept.items()},
+        EmbedViews(teacher, poolings, clock, budget_gb)
+        if live
+        else {embedding_column(p): x_ND for p, x_ND in kept.items()},
         skip=own_skip,
         clock=clock,
     )

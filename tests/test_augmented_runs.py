@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from small_runs import small_recipe
 
 from hf_finetune import codec, pipeline
-from hf_finetune.data.augment_text import Eda, KeyboardTypos, MixHalves, TextOperation
+from hf_finetune.data.augment_text import Eda, KeyboardTypos, MixHalves, SwapWords, TextOperation
 from hf_finetune.data.compose import Sometimes
 from hf_finetune.data.load import load
-from hf_finetune.data.views import Augmentation
+from hf_finetune.data.views import Augmentation, with_copies
+from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Launch, Model, Recipe, TextData
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -56,7 +57,24 @@ def test_the_saved_recipe_makes_the_same_run_again(recipe: Recipe, tmp_path: Pat
         "mix": [],
         "copies": copies,
         "training_rows": result["rows"]["train"] * (1 + copies),
+        "left_out": 0,
     }
+
+
+def test_copies_that_equal_a_row_that_is_scored(recipe: Recipe, tmp_path: Path) -> None:
+    """Of 60 copies two are made validation rows: they are not trained on."""
+    scored = tmp_path / "validation.csv"
+    scored.write_text("text,label\nneither,good\nnor,bad\n")
+    recipe = augmented(recipe, SwapWords(0.5), copies=1)
+    recipe = replace(recipe, data=replace(recipe.data, validation=str(scored)))
+    prepared = prepare(recipe)
+    copied = with_copies(prepared.splits.train, prepared.inputs, prepared.augmentation, 1)["text"][:]
+    some = [text for text, before in zip(copied[60:], copied, strict=False) if text != before][:2]
+    scored.write_text(f"text,label\n{some[0]},good\n{some[1]},bad\n")
+    trained(recipe, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (found["augmentation"]["training_rows"], found["augmentation"]["left_out"]) == (118, 2)
+    assert found["steps"] == 15
 
 
 @pytest.mark.parametrize("copies", [0, 2])

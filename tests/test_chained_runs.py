@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from hf_finetune import pipeline
 from hf_finetune.errors import InputError
 from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Launch, Model, TextData
+from hf_finetune.training.probe import Choice
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
 
-def test_a_chain(tmp_path: Path) -> None:
+def test_a_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """LoRA on pairs of two classes, then texts of three others: the second run begins with the merged encoder and a head of
     its own, and is none of pairs."""
     plain = small_recipe(tmp_path)
@@ -61,11 +63,18 @@ def test_a_chain(tmp_path: Path) -> None:
 
     # As many classes, but others: nor does their head decide about these.
     other = dataclasses.replace(first, model=Model(checkpoint=str(tmp_path / "first")), method="full")
-    assert prepare(other).fresh == ()
+    again = prepare(other)
+    assert again.fresh == ()
     text = Path(first.data.path).read_text().replace("film,good", "film,fine").replace("film,bad", "film,poor")
     (tmp_path / "renamed.csv").write_text(text)
     renamed = dataclasses.replace(other, data=dataclasses.replace(first.data, path=str(tmp_path / "renamed.csv")))
     assert prepare(renamed).fresh == ("classifier",)
+
+    # What becomes of a head that was trained is said.
+    with caplog.at_level(logging.INFO):
+        pipeline.rehearse(again, tmp_path, Choice(again.kernels))
+    (said,) = (message for message in caplog.messages if message.startswith("the head starts"))
+    assert "the checkpoint's" in said and "random" not in said
 
 
 def test_a_prompt_is_no_start(tmp_path: Path) -> None:

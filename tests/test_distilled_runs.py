@@ -21,6 +21,7 @@ from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.data.compose import Sometimes
 from hf_finetune.data.mix import Mixup
+from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
@@ -121,6 +122,8 @@ def test_what_a_run_says_of_its_teacher(
     assert found["name"] == "roberta" and found["retention"] == pytest.approx(own / accuracy)
     assert found["difference"]["value"] == pytest.approx(own - accuracy)
     assert result["time"]["teacher_s"] > 0
+    assert any("its classes stand in another order than the data's; they are matched" in n for n in result["notes"])
+    assert "roberta: its classes stand in another order" in card
     assert "taught by `roberta`" in card and "- Against its teacher `roberta`, whose accuracy is " in card
     kinds = "SoftTargets(temperature=3.0), HardLabel(weight=0.1), MatchLogits(weight=0.1), DecoupledKD(weight=0.1)"
     assert f"| objective.kinds | `{kinds}` |" in card and "| objective.teacher | `roberta` |" in card
@@ -320,12 +323,14 @@ def test_a_live_teacher_and_its_kept_answers_train_the_same(texts: Recipe, tmp_p
 
 
 def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not as its row: the weights are others; a run that was stopped goes on with the same views and answers, to the bit."""
+    """Not as its row: the weights are others; a run that was stopped goes on with the same views and answers, to the bit. And
+    another run of the same views finds the answers kept."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     recipe = dataclasses.replace(texts, data=dataclasses.replace(texts.data, augment=(SwapWords(0.5),)))
     answer, asked = teacher.Live.__call__, []
 
-    def remember(self: teacher.Live, views: dict[str, Any]) -> Any:
-        asked.extend(views["text"])
+    def remember(self: teacher.Live, views: Views) -> Any:
+        asked.extend(views.texts()["text"])
         return answer(self, views)
 
     monkeypatch.setattr(teacher.Live, "__call__", remember)
@@ -334,6 +339,11 @@ def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypa
     # 54 rows in each of two epochs, few of them as they were, or as in the other.
     assert len(asked) == 108 and len(set(asked) - rows) > 60 and len(set(asked)) > 80
 
+    with monkeypatch.context() as patched:
+        patched.setattr(teacher, "predict_logits", None)
+        assert furthest(straight, trained(recipe, tmp_path / "again")) == 0.0
+
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "another"))
     stop_after(monkeypatch, 3)
     with pytest.raises(StoppedBySignal):
         pipeline.run(recipe, Launch(str(tmp_path / "stopped"), resume=True))
@@ -401,14 +411,15 @@ def test_what_a_teacher_does_not_go_with(
         check(recipe)
 
 
-def test_views_are_asked_about_in_this_process_alone(texts: Recipe) -> None:
+def test_processes_that_read_rows_ask_nobody(texts: Recipe) -> None:
+    """The answers to an epoch's views are there before they begin."""
     recipe = dataclasses.replace(
         texts,
         data=dataclasses.replace(texts.data, augment=(SwapWords(),)),
-        train=dataclasses.replace(texts.train, extra={"dataloader_num_workers": 1}),
+        train=dataclasses.replace(texts.train, num_train_epochs=1.0),
     )
-    with pytest.raises(InputError, match=r"train.extra.dataloader_num_workers: expected 0 beside a teacher that"):
-        check(recipe)
+    workers = dataclasses.replace(recipe.train, extra={"dataloader_num_workers": 1})
+    assert furthest(rehearsed(recipe), rehearsed(dataclasses.replace(recipe, train=workers))) == 0.0
 
 
 def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:

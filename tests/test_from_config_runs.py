@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from small_runs import picture_folder, small_recipe
 from tiny import tiny_image_checkpoint
@@ -16,6 +18,7 @@ from hf_finetune.checks import check
 from hf_finetune.errors import InputError
 from hf_finetune.models.layer_surgery import ReinitTopLayers
 from hf_finetune.models.skip_layers import StochasticDepth
+from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Averaging, ImageData, Launch, Model, Optim, Recipe, Regularize, Train
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -59,6 +62,22 @@ def test_a_text_network(texts: Recipe, tmp_path: Path) -> None:
     )
     assert "| model.from_config.hidden_size | 16 |" in card and "base model" not in card.partition("## Limitations")[2]
     assert "none of its weights is used, all start at random from seed 0" in card
+
+
+def test_no_weights_need_be_there(texts: Recipe, tmp_path: Path) -> None:
+    """The config and the tokenizer, or the processor, are all that is taken of the checkpoint."""
+    bare = shutil.copytree(texts.model.checkpoint, tmp_path / "bare")
+    (bare / "model.safetensors").unlink()
+    without = dataclasses.replace(texts, model=dataclasses.replace(texts.model, checkpoint=str(bare)))
+    for name, recipe in (("with", texts), ("without", without)):
+        run(recipe, tmp_path / name)
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("with", "without"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(InputError, match=r"bare: no weights in it; expected model.safetensors"):
+        prepare(dataclasses.replace(without, model=Model(str(bare))))
+    pictures = of_pictures(tmp_path, "vit", from_config=SMALL)
+    (Path(pictures.model.checkpoint) / "model.safetensors").unlink()
+    assert prepare(pictures).model.config.hidden_size == 16
 
 
 def test_a_picture_network_reads_its_own_size(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) -> None:
-    """Of a classifier of the very classes: kept by itself, but not where a stage before hands over the encoder alone."""
+    """Of a classifier of the very classes: taken over by itself, but not where a stage before hands over the encoder alone."""
     checkpoint = tiny_text_checkpoint(tmp_path / "classifier")
     load_classifier(str(checkpoint), task="text-classification", labels=("bad", "good")).model.save_pretrained(
         checkpoint
@@ -269,7 +269,7 @@ def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) ->
     recipe = dataclasses.replace(texts, model=Model(str(checkpoint)))
     alone, after = (prepare(dataclasses.replace(recipe, pretrain=stage)) for stage in (Pretrain(), recipe.pretrain))
     kept, replaced = (
-        "its head for 2 classes is kept",
+        "it has a head for these 2 classes",
         "its head for 2 classes is replaced: what is pretrained is the encoder",
     )
     for prepared, said, not_said, fresh in ((alone, kept, replaced, ()), (after, replaced, kept, ("classifier",))):

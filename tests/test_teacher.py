@@ -15,10 +15,14 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    ViTImageProcessor,
 )
 
 from hf_finetune import teacher, teacher_report
+from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.image import decode
+from hf_finetune.data.inputs import ImageInputs
+from hf_finetune.data.views import Augmentation, Views, population_of
 from hf_finetune.errors import InputError
 from hf_finetune.models.load import load_classifier
 
@@ -118,8 +122,21 @@ def test_other_classes_are_refused(tmp_path: Path, labels: tuple[str, ...], said
 def test_no_classifier_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^objective.teacher: .*is not a trained classifier"):
         ask(tiny_text_checkpoint(tmp_path / "bert"), text_rows(4))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"^objective.teacher: .*adapter: a PEFT adapter, .*merge it into its base model"
+    ):
+        ask(tmp_path / "adapter", text_rows(4))
     with pytest.raises(InputError, match=r"^objective.teacher: .*nowhere: no such folder"):
         ask(tmp_path / "nowhere", text_rows(4))
+    of_several = classifier(tmp_path, "electra", ("bad", "good"))
+    told = json.loads((of_several / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
+    (of_several / "config.json").write_text(json.dumps(told))
+    with pytest.raises(
+        InputError, match=r"^objective.teacher: .*problem_type multi_label_classification, which is not"
+    ):
+        ask(of_several, text_rows(4))
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*, which reads texts"):
         ask(classifier(tmp_path, "bert", ("bad", "good")), image_rows(4), "image")
 
@@ -159,8 +176,28 @@ def test_several_teachers_answer_the_mean_of_their_probabilities(tmp_path: Path,
     assert both.weights not in {t.weights for t in load}
     swapped = teacher.ask(load[::-1], splits, budget_gb=1.0)
     assert np.allclose(swapped.logits["validation"], both.logits["validation"], atol=1e-6)
-    views = {"text": rows["text"][:], "text_pair": None}
-    assert np.allclose(teacher.LiveMean([teacher.Live(t) for t in load])(views), both.logits["validation"], atol=1e-5)
+    views = Views(rows, load[0].classifier.inputs, Augmentation((), 0, population_of(rows, ("bad", "good"))))
+    live = teacher.LiveMean([teacher.Live(t, 1.0) for t in load])(views)
+    assert np.allclose(live[np.arange(12)], both.logits["validation"], atol=1e-5)
+
+
+def test_views_of_pictures_are_answered_as_they_are(tmp_path: Path, own_cache: Path) -> None:
+    """Those of the epoch, by the teacher's own processor, and kept by epoch and operation."""
+    checkpoint, rows = classifier(tmp_path, "vit", ("bad", "good")), image_rows(8)
+    loaded = teacher.load_teacher(str(checkpoint), ("bad", "good"), "image", trust_remote_code=False)
+    own = ImageInputs(ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.1] * 3, image_std=[0.3] * 3))
+    views = Views(rows, own, Augmentation((Flip(),), 0, population_of(rows, ("bad", "good"))))
+    live, found = teacher.Live(loaded, 1.0), []
+    for epoch in (0, 1, 0):
+        views.set_epoch(epoch)
+        found.append(live(views)[np.arange(8)])
+        pixels = loaded.classifier.inputs.collate({"pixels": views.changed(range(8))["pixels"]})
+        with torch.no_grad():
+            expected = loaded.classifier.model(**pixels).logits.numpy()
+        assert np.allclose(found[-1], expected, atol=1e-5)
+        assert len(list(own_cache.glob("teacher/*"))) == min(len(found), 2)
+    assert np.array_equal(found[0], found[2]) and not np.allclose(found[0], found[1], atol=1e-3)
+    assert live.seconds > 0
 
 
 def test_mean_of_teachers_by_hand() -> None:

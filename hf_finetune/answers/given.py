@@ -75,7 +75,7 @@ def is_given(name: str) -> bool:
     """Whether a teacher's name is that of answers: such a file, or a folder of them that holds no classifier."""
     path = Path(name).expanduser()
     if path.is_dir():
-        holds = any(path.glob(f"*{suffix}") for suffix in SUFFIXES)
+        holds = any(file.suffix in SUFFIXES for file in path.iterdir())
         return holds and not artefacts_in(path) and not (path / "recipe.json").exists()
     return path.suffix.lower() in SUFFIXES
 

@@ -56,10 +56,6 @@ class Pipeline:
             ) from None
         return np.log(np.maximum(probabilities, LEAST)).astype(np.float32)
 
-    def of_views(self, views: dict[str, Any]) -> np.ndarray:
-        """Logits (N, C) of views, see `data.views.Views.changed`."""
-        return self.logits(views["text"])[:, list(self.columns_C)]
-
 
 def is_pipeline(name: str) -> bool:
     """Whether a teacher's name is that of such a file."""

@@ -242,7 +242,7 @@ def _read_all(
     if len(classes.types) > 1:
         kinds = listed(sorted(t.__name__ for t in classes.types))
         notes.take(f"the labels are of several types ({kinds}) and count as their text: 1 and '1' are one class")
-    _warn_of_odd_classes(labels, tables["train"].num_rows, train.place, label)
+    _check_classes(labels, tables["train"].num_rows, train.place, label)
     order = {name: i for i, name in enumerate(labels)}
     numbers = np.array([order[name] for name in classes.ids])
     tables["train"] = _renumbered(tables["train"], numbers)
@@ -270,14 +270,25 @@ def _renumbered(table: pa.Table, numbers: np.ndarray) -> pa.Table:
     return table.set_column(position, "label", pa.array(numbers[table["label"].to_numpy()], pa.int64()))
 
 
-def _warn_of_odd_classes(labels: tuple[str, ...], rows: int, place: str, column: str) -> None:
+def _check_classes(labels: tuple[str, ...], rows: int, place: str, column: str) -> None:
+    """Warn of labels that may be something else; a file of texts does not tell numbers to be predicted from classes.
+
+    Raises:
+        InputError: numbers with fractions, hardly two of them alike.
+    """
+    many = len(labels) > max(2, rows // 2)
     try:
         fractions = sum(not float(name).is_integer() for name in labels)
     except (ValueError, OverflowError):
         fractions = 0
+    if fractions and many:
+        raise InputError(
+            f"{place}: column {column!r} holds {len(labels)} different numbers with fractions in {rows} rows: regression is not "
+            "supported yet, expected classes; sort the numbers into some, or name another column by --label"
+        )
     if fractions:
         logger.warning(
             "%s: the labels in column %r are numbers with fractions; each is a class of its own", place, column
         )
-    elif len(labels) > max(2, rows // 2):
+    elif many:
         logger.warning("%s: column %r holds %d classes in %d rows; is it the label?", place, column, len(labels), rows)

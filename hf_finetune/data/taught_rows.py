@@ -17,13 +17,13 @@ from hf_finetune.data.views import Views
 # What every column of the teacher's begins with.
 TAUGHT = "teacher_"
 COLUMN = f"{TAUGHT}logits"
-Answer = Callable[[dict[str, Any]], np.ndarray]
-"""`views of rows, see Views.changed -> the teacher's logits of these very views (B, C)`"""
-Embed = Callable[[dict[str, Any]], dict[str, np.ndarray]]
-"""`views of rows -> the teacher's embeddings of these very views (B, D), by column`"""
+Answer = Callable[[Views], Any]
+"""`the epoch's views -> the teacher's logits of all of them (N, C), as TaughtRows takes them`"""
+Embed = Callable[[Views], Mapping[str, Any]]
+"""`the epoch's views -> the teacher's embeddings of all of them (N, D), by column`"""
 
 
-def no_embeddings(_: dict[str, Any]) -> dict[str, np.ndarray]:
+def no_embeddings(_: Views) -> Mapping[str, Any]:
     """Where none are wanted."""
     return {}
 
@@ -37,13 +37,13 @@ class TaughtRows(torch.utils.data.Dataset):
     """Training rows for a torch DataLoader, each with what its teacher has of it.
 
     Args:
-        rows: the rows.
+        rows: the rows, or views of them.
         teacher_NC: the teacher's logits of the same rows, shape (N, C); or what gives those of rows (B,) when it is indexed by
             their numbers, see `answers.kept.Logits`.
         embeddings: its embeddings of them (N, D), likewise, by column.
     """
 
-    def __init__(self, rows: Rows, teacher_NC: Any, embeddings: Mapping[str, Any] = {}) -> None:
+    def __init__(self, rows: Rows | Views, teacher_NC: Any, embeddings: Mapping[str, Any] = {}) -> None:
         self.rows, self.teacher = rows, {COLUMN: teacher_NC, **embeddings}
         assert all(len(rows) == len(column) for column in self.teacher.values()), "a row without a teacher's answer"
 
@@ -59,7 +59,7 @@ class TaughtRows(torch.utils.data.Dataset):
 
 
 class TaughtViews(torch.utils.data.Dataset):
-    """The epoch's views of training rows, each with what the teacher says of that view, asked as it comes up.
+    """The epoch's views of training rows, each with what the teacher says of that view, asked as the epoch begins.
 
     Args:
         views: of the rows.
@@ -69,20 +69,19 @@ class TaughtViews(torch.utils.data.Dataset):
 
     def __init__(self, views: Views, answer: Answer, embed: Embed = no_embeddings) -> None:
         self.views, self.answer, self.embed = views, answer, embed
+        self.taught: TaughtRows | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose views come next."""
         self.views.set_epoch(epoch)
+        self.taught = TaughtRows(self.views, self.answer(self.views), self.embed(self.views))
 
     def __len__(self) -> int:
         return len(self.views)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {name: column[0] for name, column in self.__getitems__([index]).items()}
-
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        views = self.views.changed(indices)
-        return {**self.views.encoded(views), COLUMN: self.answer(views), **self.embed(views)}
+        assert self.taught is not None, "an epoch was chosen"
+        return self.taught.__getitems__(indices)
 
 
 def with_teacher(collate: Callable[[dict[str, Any]], dict[str, Any]], batch: dict[str, Any]) -> dict[str, Any]:

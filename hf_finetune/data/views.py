@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +18,7 @@ from hf_finetune import store
 from hf_finetune.data import pixels
 from hf_finetune.data.augmentation import ImageBatch, Operation, Population, Reword, TextBatch, apply, generators
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.splits import row_digests
 from hf_finetune.errors import InputError
 
 # Rows of a batch while copies are made. Pictures are large; of texts, a language model puts those of like length together,
@@ -86,6 +88,21 @@ class Views(torch.utils.data.Dataset):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         return self.encoded(self.changed(indices))
 
+    @cached_property
+    def _made_of(self) -> dict[str, Any]:
+        assert isinstance(self.inputs, ImageInputs), "texts are known by what became of them"
+        return _made_of(self.rows, self.inputs, self.augmentation)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the epoch's views of pictures depend on, as JSON has it."""
+        return {**self._made_of, "epoch": self.epoch}
+
+    def texts(self) -> Dataset:
+        """The epoch's views of all rows of texts, as canonical rows without labels, in memory."""
+        views = self.changed(range(len(self)))
+        return Dataset.from_dict({name: views[name] for name in ("text", "text_pair") if views[name] is not None})
+
     def changed(self, indices: Sequence[int]) -> dict[str, Any]:
         """The epoch's views of rows: `text` and `text_pair` (None: there is none), or `pixels` (B, 3, H, W), uint8; `label`."""
         raw, inputs = self.rows[[int(i) for i in indices]], self.inputs
@@ -151,6 +168,22 @@ def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmentation, copie
         return concatenate_datasets(make(rows, inputs, augmentation, copies, bar))
 
 
+def without_scored(copied: Dataset, originals: int, scored: Sequence[Dataset]) -> Dataset:
+    """Without the changed texts that equal a row which is scored: a model that has trained on them has seen it.
+
+    Args:
+        copied: see `with_copies`.
+        originals: how many of the rows, the first, are no copies; these are counted where the data are divided.
+        scored: canonical rows of validation and test.
+    """
+    if "text" not in copied.column_names:
+        # The pixels of a changed picture are no file's.
+        return copied
+    known = {digest for rows in scored for digest in row_digests(rows.with_format("arrow")[:])}
+    found = row_digests(copied.with_format("arrow")[:])
+    return copied.select([i for i, digest in enumerate(found) if i < originals or digest not in known])
+
+
 def _copied_texts(
     rows: Dataset, inputs: TextInputs, augmentation: Augmentation, copies: int, bar: tqdm
 ) -> list[Dataset]:
@@ -190,13 +223,7 @@ def _copied_pictures(
             yield augmentation.pixels(inputs.pixels(part["image"]), part["label"], numbers, 0, view)
             bar.update(len(numbers))
 
-    about = {
-        "original": pixels.identity(rows, inputs.processor),
-        "version": version("hf_finetune"),
-        "operations": repr(augmentation.operations),
-        "seed": augmentation.seed,
-        "labels": augmentation.population.labels.tolist(),
-    }
+    about = _made_of(rows, inputs, augmentation)
     try:
         decoded = pixels.keep_decoded(rows, inputs.processor, budget_gb=inputs.cache_gb)
         size = tuple(inputs.pixels(decoded[:1]["image"]).shape[1:])
@@ -208,3 +235,14 @@ def _copied_pictures(
         raise InputError(
             f"data.augment_copies: expected 0, which changes pictures as they are read, or room for {copies} copies: {why}"
         ) from None
+
+
+def _made_of(rows: Dataset, inputs: ImageInputs, augmentation: Augmentation) -> dict[str, Any]:
+    """All that changed pictures depend on, but for the epoch and the view."""
+    return {
+        "original": pixels.identity(rows, inputs.processor),
+        "version": version("hf_finetune"),
+        "operations": repr(augmentation.operations),
+        "seed": augmentation.seed,
+        "labels": augmentation.population.labels.tolist(),
+    }

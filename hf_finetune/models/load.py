@@ -130,7 +130,9 @@ def load_classifier(
             dropout that its config does not govern; the weights do not fit the config, or are not for this kind of model at
             all; the family cannot say what the surgery makes of it.
     """
-    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    local = inspect_checkpoint(
+        checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=from_config is None
+    )
     config = config_of(local, trust_remote_code, from_config)
     _check_family(checkpoint, config, task)
     config.id2label = dict(enumerate(labels))
@@ -182,7 +184,9 @@ def check_config(
     """
     if from_config is None and not surgery:
         return
-    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    local = inspect_checkpoint(
+        checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=from_config is None
+    )
     config = config_of(local, trust_remote_code, from_config)
     _check_family(str(checkpoint), config, task)
     if from_config is not None:
@@ -316,7 +320,7 @@ def _fresh_modules(
     elif all(name.startswith(prefix) for name in fresh):
         same = classes == list(model.config.id2label.values())
         if same and keep_head:
-            notes.append(f"{local.name}: its head for {len(classes)} classes is kept")
+            notes.append(f"{local.name}: it has a head for these {len(classes)} classes")
         else:
             # As many classes, but others: their weights must not decide about ours.
             layers = classification_layers(model)

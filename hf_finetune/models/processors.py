@@ -60,12 +60,14 @@ def load_tokenizer(
             vocabulary is not the model's; 90% of the sample's tokens are unknown to it; `max_length` is more than the
             model has positions for.
     """
-    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    local = inspect_checkpoint(
+        checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=from_config is None
+    )
     config = config_of(local, trust_remote_code, from_config)
     _check_length(local, config, max_length, positions)
     serialized = (local.folder / "tokenizer.json").is_file()
     if not serialized and not any(chain(local.folder.glob("vocab.*"), local.folder.glob("*.model"))):
-        raise InputError(f"{checkpoint}: no tokenizer in it; expected tokenizer.json, beside {local.weights[0].name}")
+        raise InputError(f"{checkpoint}: no tokenizer in it; expected tokenizer.json, beside config.json")
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
@@ -147,6 +149,7 @@ def load_image_processor(
     revision: str | None = None,
     trust_remote_code: bool = False,
     image_size: int | None = None,
+    need_weights: bool = True,
 ) -> BaseImageProcessor:
     """Load the image processor of a checkpoint.
 
@@ -155,13 +158,16 @@ def load_image_processor(
 
     Args:
         image_size: side in pixels of the pictures that it is to make. None: as its file says.
+        need_weights: see `inspect_checkpoint`.
 
     Raises:
         InputError: as `inspect_checkpoint`; torchvision or pillow is not installed; the processor's file is broken.
     """
     if find_spec("torchvision") is None or find_spec("PIL") is None:
         raise InputError("pictures need torchvision and pillow; pip install 'hf_finetune[vision]'")
-    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    local = inspect_checkpoint(
+        checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=need_weights
+    )
     if any((local.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         try:
             with quiet():

@@ -35,7 +35,8 @@ from hf_finetune.errors import InputError
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
 # Root files only, by name: never optimizer states, training arguments or other pickles, never chat templates.
-WANTED = ["*.json", "*.txt", "*.model", "*.spm", SAFETENSORS, "model-*.safetensors"]
+WANTED = ["*.json", "*.txt", "*.model", "*.spm"]
+WANTED_SAFETENSORS = [SAFETENSORS, "model-*.safetensors"]
 WANTED_BIN = [BIN, "pytorch_model-*.bin"]
 
 CONFIG_FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
@@ -62,13 +63,17 @@ class LocalCheckpoint:
     config: dict[str, Any]
     """config.json."""
     weights: tuple[Path, ...]
-    """Files that hold the weights: safetensors, or `.bin` when there are none."""
+    """Files that hold the weights: safetensors, or `.bin` when there are none; (): they were not needed."""
     notes: tuple[str, ...]
     """What the user should hear about it."""
 
 
 def inspect_checkpoint(
-    checkpoint: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+    checkpoint: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    need_weights: bool = True,
 ) -> LocalCheckpoint:
     """Find a checkpoint, fetch what is needed of it, and refuse it unless its files are plain, whole data.
 
@@ -81,6 +86,8 @@ def inspect_checkpoint(
             safetensors; `.py` only with `trust_remote_code`.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: let the checkpoint bring Python code and name kernels.
+        need_weights: False: for its config, tokenizer or processor alone. Weights are then not looked at: they are not fetched,
+            and need not be there.
 
     Raises:
         InputError: the checkpoint is not there, access is denied or the Hub is out of reach; config.json is missing,
@@ -88,7 +95,7 @@ def inspect_checkpoint(
             stands where plain weights should; a weight index leaves the folder; a weight file is missing or damaged.
     """
     checkpoint = str(checkpoint)
-    folder, commit = _resolve(checkpoint, revision, trust_remote_code)
+    folder, commit = _resolve(checkpoint, revision, trust_remote_code, need_weights)
     found = artefacts_in(folder)
     if not (folder / "config.json").is_file() and ("model" in found or "encoder" in found):
         folder = found.get("model") or found["encoder"]
@@ -110,16 +117,18 @@ def inspect_checkpoint(
         if not trust_remote_code:
             _refuse_code(checkpoint, name, content)
     _check_model_type(checkpoint, configs["config.json"], trust_remote_code)
-    weights = _weight_files(checkpoint, folder)
+    weights = _weight_files(checkpoint, folder) if need_weights else ()
     for path in weights:
         _check_weights(checkpoint, path)
     notes = ()
-    if weights[0].suffix == ".bin":
+    if weights and weights[0].suffix == ".bin":
         notes = (f"{checkpoint}: no safetensors, {weights[0].name} is read with torch.load(weights_only=True)",)
     return LocalCheckpoint(checkpoint, folder, commit, configs["config.json"], weights, notes)
 
 
-def _resolve(checkpoint: str, revision: str | None, trust_remote_code: bool) -> tuple[Path, str | None]:
+def _resolve(
+    checkpoint: str, revision: str | None, trust_remote_code: bool, need_weights: bool = True
+) -> tuple[Path, str | None]:
     if not checkpoint:
         raise InputError("model.checkpoint: no such folder ''; expected a checkpoint folder or a Hub id")
     path = Path(checkpoint).expanduser()
@@ -129,9 +138,10 @@ def _resolve(checkpoint: str, revision: str | None, trust_remote_code: bool) -> 
         raise InputError(f"{checkpoint}: a file; expected a folder with config.json and {SAFETENSORS}, or a Hub id")
     if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
         raise InputError(f"{checkpoint}: no such folder; expected a checkpoint folder or a Hub id")
-    wanted = [*WANTED, "*.py"] if trust_remote_code else WANTED
+    wanted = [*WANTED, *WANTED_SAFETENSORS] if need_weights else WANTED
+    wanted = [*wanted, "*.py"] if trust_remote_code else wanted
     folder = _download(checkpoint, revision, wanted)
-    if not any((folder / name).exists() for name in (SAFETENSORS, f"{SAFETENSORS}.index.json")):
+    if need_weights and not any((folder / name).exists() for name in (SAFETENSORS, f"{SAFETENSORS}.index.json")):
         folder = _download(checkpoint, revision, wanted + WANTED_BIN)
     if not (folder / "config.json").is_file():
         # A run that no stock class could hold.

@@ -139,7 +139,7 @@ class DistillationTrainer(ClassifierTrainer):
     Args:
         model, args: see `ClassifierTrainer`.
         teacher: the teacher's logits of the training rows, in their order, see `TaughtRows`; with `augmentation`, what answers
-            the views as they come up.
+            the views of an epoch, see `TaughtViews`.
         loss: of labels and teacher.
         insides: what of the student's inside is compared. None: nothing.
         fields: all others of `ClassifierTrainer`. Not `mix`: the teacher sees no mixed rows. With `insides` none that changes

@@ -63,6 +63,9 @@ def test_shards_of_a_folder(tmp_path: Path) -> None:
     assert is_given(str(tmp_path / "shards")) and np.allclose(np.exp(read(str(tmp_path / "shards")))[:, 1], GOOD)
     (tmp_path / "shards" / "recipe.json").write_text("{}")
     assert not is_given(str(tmp_path / "shards")) and not is_given("google-bert/bert-base-uncased")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    assert not is_given(str(tmp_path / "adapter"))
 
 
 def test_pairs_pictures_and_impossible_classes(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from small_runs import text_rows
+from tiny import tiny_tokenizer
 
 from hf_finetune import teacher
 from hf_finetune.answers.pipelines import read_pipeline
+from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.views import Augmentation, Views, population_of
 from hf_finetune.errors import InputError
 
 skops = pytest.importorskip("skops.io")
@@ -46,7 +49,8 @@ def test_its_probabilities_teach(tmp_path: Path) -> None:
     assert np.array_equal(second.of_training[np.arange(40)], first.logits["validation"])
     assert (first.reused, second.reused) == (False, True)
     live = teacher.ask((loaded,), {"train": ROWS, "validation": ROWS}, budget_gb=1.0, live=True).of_training
-    assert np.allclose(live({"text": ROWS["text"][:3], "text_pair": None}), first.logits["validation"][:3])
+    views = Views(ROWS, TextInputs(tiny_tokenizer(), 8), Augmentation((), 0, population_of(ROWS, ("poor", "fine"))))
+    assert np.array_equal(live(views)[np.arange(40)], first.logits["validation"])
     assert not teacher.ask((loaded,), {"validation": text_rows(40, seed=1)}, budget_gb=1.0).reused
 
 

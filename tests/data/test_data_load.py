@@ -373,6 +373,9 @@ def test_odd_classes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "a.csv: the labels in column 'label' are numbers with fractions; each is a class of its own" in caplog.text
     load(str(csv_file(tmp_path / "b.csv", [*texts(20, tuple("abcdefghijklmno"))])), kind="text")
     assert "b.csv: column 'label' holds 15 classes in 20 rows; is it the label?" in caplog.text
+    said = "c.csv: column 'label' holds 15 different numbers with fractions in 20 rows: regression is not supported yet"
+    with pytest.raises(InputError, match=said):
+        load(str(csv_file(tmp_path / "c.csv", texts(20, tuple(f"{i / 2}" for i in range(15))))), kind="text")
 
 
 # Splits

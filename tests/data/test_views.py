@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from small_runs import image_rows, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoImageProcessor
@@ -15,7 +16,7 @@ from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.data.augmentation import TextBatch, generators
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
-from hf_finetune.data.views import Augmentation, Views, population_of, with_copies
+from hf_finetune.data.views import Augmentation, Views, population_of, with_copies, without_scored
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
@@ -86,6 +87,17 @@ def test_copies_of_texts_stand_behind_the_rows(texts: TextInputs) -> None:
         expected = SwapWords(0.5)(TextBatch(rows["text"][:]), generators(0, range(ROWS), 0, view)).texts
         assert copied["text"][view * ROWS : (view + 1) * ROWS] == expected
     assert copied["text"][ROWS : 2 * ROWS] != copied["text"][2 * ROWS :]
+
+
+def test_copies_that_equal_a_scored_row_are_left_out(texts: TextInputs) -> None:
+    """Two copies become rows that are scored; a training row that is one itself stays, as it would without copies."""
+    rows = text_rows(ROWS)
+    copied = with_copies(rows, texts, augmentation(rows, SwapWords(0.5)), 1)
+    third, last = copied["text"][ROWS + 2], copied["text"][2 * ROWS - 1]
+    scored = [Dataset.from_dict({"text": [rows["text"][0], third]}), Dataset.from_dict({"text": [last]})]
+    assert len({*rows["text"][:2], third, last}) == 4 and copied["text"][ROWS] != rows["text"][0]
+    left = without_scored(copied, ROWS, scored)
+    assert left["text"][:] == [t for i, t in enumerate(copied["text"][:]) if i not in (ROWS + 2, 2 * ROWS - 1)]
 
 
 def test_copies_of_pictures_are_the_changed_pixels(pictures: ImageInputs) -> None:

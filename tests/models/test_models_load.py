@@ -139,10 +139,10 @@ def test_head_of_another_size_is_replaced(classifier, tmp_path: Path):
     loaded = classifier("bert", labels=["x", "y"])
     loaded.model.save_pretrained(tmp_path)
     kept = load_classifier(tmp_path, task="text-classification", labels=["x", "y"], seed=9)
-    assert kept.fresh == () and any("2 classes is kept" in n for n in kept.notes)
+    assert kept.fresh == () and any("has a head for these 2 classes" in n for n in kept.notes)
     assert torch.equal(kept.model.classifier.weight, loaded.model.classifier.weight)
     dropped = load_classifier(tmp_path, task="text-classification", labels=["x", "y"], seed=9, keep_head=False)
-    assert dropped.fresh == ("classifier",) and not any("is kept" in n for n in dropped.notes)
+    assert dropped.fresh == ("classifier",) and not any("has a head" in n for n in dropped.notes)
     assert any(
         "its head for 2 classes is replaced: what is pretrained is the encoder alone" in n for n in dropped.notes
     )
