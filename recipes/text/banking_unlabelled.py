@@ -1,0 +1,37 @@
+"""MiniLM on the intents of banking customers with 1,000 labels and all other training texts without theirs.
+
+MPNet, five times as large, learns from the same 1,000 labels, then tells MiniLM what it thinks of every text.
+
+hf-finetune train mteb/banking77 --label label_text --max-train-rows 1000 --max-length 64 \
+    --model sentence-transformers/all-mpnet-base-v2 --output runs/banking-teacher
+hf-finetune run banking_unlabelled
+hf-finetune run banking_unlabelled --unlabelled train calls.csv    # and texts of your own
+hf-finetune run banking_unlabelled --objective Supervised --unlabelled --epochs 27    # the student alone, as many steps
+"""
+
+from hf_finetune import Distill, Hub, Model, Recipe, TextData, main
+from hf_finetune.embedded import minilm
+from hf_finetune.training.distillation_choices import SoftTargets
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        name="banking-unlabelled",
+        # The very rows that the teacher learns from: it has seen no more labels than its student.
+        data=TextData(
+            path="mteb/banking77",
+            text="text",
+            label="label_text",
+            max_length=64,
+            max_train_rows=1000,
+            unlabelled=("train",),
+            license="cc-by-4.0",
+        ),
+        model=Model(checkpoint=minilm()),
+        objective=Distill(teacher="runs/banking-teacher", kinds=(SoftTargets(temperature=2.0),)),
+        hub=Hub(language="en", license="apache-2.0"),
+    )
+
+
+if __name__ == "__main__":
+    main(recipe)
