@@ -25,8 +25,10 @@ from hf_finetune.training.warm_start import FittedHead
 
 logger = logging.getLogger("hf_finetune")
 
-FORMAT = 3
+FORMAT = 4
 """To be raised when `warm_start` fits otherwise."""
+NUMBERS = ("explained", "inverse_strength")
+"""Fields of a head that are no tensors, in its order."""
 KEPT = 100
 """Heads in the store; those used least recently go first."""
 
@@ -63,7 +65,8 @@ def read(key: str) -> FittedHead | None:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise ValueError("its bytes are not those that were written")
         tensors = load(content[32:])
-        head = FittedHead(tensors["weight"], tensors["bias"], float(tensors["explained"]))
+        numbers = (float(tensors[name]) for name in NUMBERS)
+        head = FittedHead(tensors["weight"], tensors["bias"], *numbers)
         os.utime(path)
     except FileNotFoundError:
         return None
@@ -75,8 +78,8 @@ def read(key: str) -> FittedHead | None:
 
 def write(key: str, head: FittedHead) -> None:
     """Store a head. A store that cannot be written is said, and nothing more: the run has its head."""
-    explained = torch.tensor(head.explained, dtype=torch.float64)
-    content = save({"weight": head.weight_CD.contiguous(), "bias": head.bias_C.contiguous(), "explained": explained})
+    numbers = {name: torch.tensor(getattr(head, name), dtype=torch.float64) for name in NUMBERS}
+    content = save({"weight": head.weight_CD.contiguous(), "bias": head.bias_C.contiguous(), **numbers})
     path = _path(key)
     try:
         write_bytes(path, hashlib.sha256(content).digest() + content)
