@@ -322,12 +322,22 @@ def yaml_value(text: str) -> Any:
     """What a piece of YAML says, in plain values.
 
     Raises:
-        ValueError: it is no YAML.
+        ValueError: it is no YAML, or a mapping has a key twice.
     """
     import yaml
 
+    class EachKeyOnce(yaml.SafeLoader):
+        """Of two equal keys YAML would take the last and say nothing."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for i, key in enumerate(keys):
+                if key.value in [earlier.value for earlier in keys[:i]]:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, EachKeyOnce)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
 
