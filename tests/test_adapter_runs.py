@@ -142,13 +142,26 @@ def test_adapters_on_the_command_line(recipe: Recipe) -> None:
     assert from_flags(recipe, "--adapter", "IA3").trained == "ia3"
     dora = from_flags(recipe, "--adapter={peft_type: LORA, use_dora: true, r: 4}").adapter
     assert (dora.use_dora, dora.r) == (True, 4)
+    changed = from_flags(replace(recipe, adapter=dora), "--adapter.r", "2", "--adapter.lora-alpha=4.5").adapter
+    assert (changed.use_dora, changed.r, changed.lora_alpha, changed.peft_type) == (True, 2, 4.5, dora.peft_type)
+    assert from_flags(recipe, "--adapter", "IA3", "--adapter.feedforward_modules", "[dense]").trained == "ia3"
     lora = from_flags(recipe, "--method", "lora", "--lora.alpha", "32", "--lora.dropout", "0.1").lora
     assert lora == Lora(alpha=32.0, dropout=0.1)
     for flags, words in (
         (["--adapter", "DORA"], f"adapter.peft_type: expected one of {', '.join(ADAPTERS)}, got 'DORA'"),
         (["--adapter", "{peft_type: LN_TUNING}"], f"expected one of {', '.join(ADAPTERS)}, got 'LN_TUNING'"),
         (["--adapter"], "--adapter: expected a value, such as LORA"),
-        (["--adapter", "{peft_type: LORA, rank: 3}"], "rank"),
+        (
+            ["--adapter", "{peft_type: LORA, lora_dropot: 3}"],
+            "adapter.lora_dropot: no such field; did you mean 'lora_dropout'?",
+        ),
+        (["--adapter", "LORA", "--adapter.r", "many"], "adapter.r: expected a number, got 'many'"),
+        (["--adapter", "LORA", "--adapter.use-dora", "1"], "adapter.use_dora: expected true or false, got 1"),
+        (
+            ["--adapter.r", "4"],
+            "adapter: expected a PEFT config like {peft_type: LORA, ...}, or its type, got {'r': 4}",
+        ),
+        (["--adapter.r"], "--adapter.r: expected a value"),
     ):
         with pytest.raises(InputError) as caught:
             from_flags(recipe, *flags)
