@@ -16,6 +16,7 @@ from hf_finetune.data.named import Source
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect
 from hf_finetune.jobs import RunJob, parse
+from hf_finetune.models.layer_surgery import AddLayers
 from hf_finetune.recipe import Launch, Lora, Recipe
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -117,6 +118,10 @@ def test_gradual_unfreezing_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
         ({"adapter": peft.LoraConfig(), "lora": Lora(r=4)}, "lora: expected the default"),
         ({"lora": Lora(r=4)}, "lora: expected the default"),
         ({"method": "lora", "lora": Lora(r=0)}, "lora.r: expected at least 1"),
+        (
+            {"model.surgery": (AddLayers(last=1),), "method": "lora", "lora": Lora(variant="dora")},
+            "adapter: DoRA does not go with AddLayers in model.surgery, whose new layers would stay silent",
+        ),
         ({"model.trainable": "biases", "method": "lora"}, "model.trainable: expected all with lora"),
         ({"model.trainable": "biases", "model.trainable_pattern": "x"}, "model.trainable: expected all beside"),
         ({"model.trainable_pattern": "(["}, "model.trainable_pattern: expected a regular expression"),
