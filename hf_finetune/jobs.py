@@ -415,8 +415,8 @@ def _help_on_operations() -> str:
             lines.append(f"      {member.__name__}({fields}): {first}")
     lines += [
         "  --adapter",
-        "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults; its fields are flags, --adapter.r 4;",
-        "      one of:",
+        "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults; fields of one that is",
+        "      configured are flags, --adapter.r 4; one of:",
     ]
     lines += [f"      {', '.join(codec.ADAPTERS)}"]
     lines += [

@@ -103,12 +103,12 @@ def _batch_norm(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
     what = "model.from_config" if from_random else "ReinitTopLayers in model.surgery"
     if recipe.averaging != Averaging():
         raise InputError(
-            f"averaging: expected none beside {what} of a network with BatchNorm, whose statistics are those of the last "
-            "weights, not of averaged ones; leave it out"
+            f"averaging: expected none beside {what} of a network with BatchNorm, whose statistics are those of the "
+            "last weights, not of averaged ones; leave it out"
         )
     return (
-        f"{what}: BatchNorm normalises by the rows of each forward pass, so the result depends on how a step is cut into "
-        "passes and shared by processes",
+        f"{what}: BatchNorm normalises by the rows of each forward pass, so the result depends on how a step is cut "
+        "into passes and shared by processes",
     )
 
 

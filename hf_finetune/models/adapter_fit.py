@@ -72,8 +72,8 @@ def check_fit(model: PreTrainedModel, config: PeftConfig) -> None:
             and "past_key_values" not in inspect.signature(encoder(model).forward).parameters
         ):
             raise InputError(
-                f"adapter: {name} does not fit {family}: its encoder takes no past_key_values, as which peft hands the prefix "
-                "over; use PROMPT_TUNING or P_TUNING"
+                f"adapter: {name} does not fit {family}: its encoder takes no past_key_values, as which "
+                "peft hands the prefix over; use PROMPT_TUNING or P_TUNING"
             )
         return
     inside = [m for layer in encoder_layers(model) for m in layer.modules()]
@@ -111,8 +111,8 @@ def _check_beginning(config: PeftConfig, inside: Sequence[nn.Module], family: st
 def check_added_layers(model: PreTrainedModel, config: PeftConfig) -> None:
     """Refuse an adapter under which the layers of `layer_surgery.AddLayers` would be silent forever.
 
-    Their output weights are 0: what multiplies these leaves them there, PiSSA finds no direction in them to begin with, and
-    DoRA divides by their length.
+    Their output weights are 0: what multiplies these leaves them there, PiSSA finds no direction in them to begin with,
+    and DoRA divides by their length.
 
     Args:
         model: with or without weights, see `skeleton`.
@@ -134,8 +134,8 @@ def check_added_layers(model: PreTrainedModel, config: PeftConfig) -> None:
     elif config.peft_type not in MULTIPLYING:
         return
     raise InputError(
-        f"adapter: {name} does not go with AddLayers in model.surgery, whose new layers would stay silent; use {works}, or leave "
-        "AddLayers out"
+        f"adapter: {name} does not go with AddLayers in model.surgery, whose new layers would stay silent; use {works}, "
+        "or leave AddLayers out"
     )
 
 

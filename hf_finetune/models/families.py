@@ -23,11 +23,11 @@ class Family:
     layers: str
     """Name of a layer inside the encoder, `{}` for its number, or for those of its stage and of the layer in it."""
     outputs: tuple[str, ...]
-    """What gives the values that are added to the layer's input (linear layers, norms, scales): with zeros in it, the layer
-    adds nothing."""
+    """What gives the values that are added to the layer's input (linear layers, norms, scales): with zeros in it, the
+    layer adds nothing."""
     up: str | None
-    """Linear layer, or convolution of single pixels, into the feed-forward's hidden neurons; None where no config field says
-    how many there are."""
+    """Linear layer, or convolution of single pixels, into the feed-forward's hidden neurons; None where no config field
+    says how many there are."""
     down: str | None
     """The same out of them."""
     width: str = "intermediate_size"

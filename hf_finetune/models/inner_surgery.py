@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SetActivation:
-    """Exchange the activation of the feed-forward networks, of ResNet and EfficientNet that of their layers. The weights stay,
-    so the network has to get used to it."""
+    """Exchange the activation of the feed-forward networks, of ResNet and EfficientNet that of their layers. The weights
+    stay, so the network has to get used to it."""
 
     activation: str
     """Its name in transformers: gelu, gelu_new, relu, silu, mish, quick_gelu and others."""
@@ -48,8 +48,8 @@ class SetDropout:
     """Set dropout rates by site, or add dropout where the checkpoint has a rate of 0. None leaves a site as it is."""
 
     hidden: float | None = None
-    """What attention and feed-forward networks add to the stream, and in most families the embeddings. Of efficientnet what
-    its layers add: the rate beyond the highest one, growing from 0 at the lowest."""
+    """What attention and feed-forward networks add to the stream, and in most families the embeddings. Of efficientnet
+    what its layers add: the rate beyond the highest one, growing from 0 at the lowest."""
     attention: float | None = None
     """Attention weights."""
     embeddings: float | None = None
@@ -119,7 +119,8 @@ class ResizeFeedForward:
     width: int | None = None
     """Hidden neurons of a layer, for all layers."""
     ratio: float | None = None
-    """In place of `width`: so many times as wide as now. The only way for swin and poolformer, whose stages differ in width."""
+    """In place of `width`: so many times as wide as now. The only way for swin and poolformer, whose stages differ in
+    width."""
     new: Literal["zero", "split"] = "zero"
     """Neurons of a wider network. zero: new ones, whose output weights are zero. split: copies of the most important
     neurons, which share the output with them (Net2WiderNet, arXiv:1511.05641)."""

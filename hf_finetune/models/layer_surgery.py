@@ -119,8 +119,8 @@ class AddLayers(_Chosen):
 
     A new layer is a copy of the one below whose output weights are zero (arXiv:2401.02415), so it adds nothing to what it
     gets. In families that normalise after adding (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, DeBERTa) it also takes over the
-    scale and shift of the LayerNorm below, which is left without. A layer that is named twice gets two. Adapters that multiply
-    weights would leave it silent, and are refused.
+    scale and shift of the LayerNorm below, which is left without. A layer that is named twice gets two. Adapters that
+    multiply weights would leave it silent, and are refused.
     """
 
     def refuse(self, config: PreTrainedConfig) -> None:

@@ -150,8 +150,8 @@ def importance(rows_KN: Sequence[torch.Tensor], down_DN: torch.Tensor) -> torch.
     """How much a neuron can matter: the norm of its outgoing weights times those of its incoming ones; shape (N,).
 
     Args:
-        rows_KN: incoming weights (K, N, D), a convolution's (K, N, D, 1, 1), and, where there are any, biases (K, N): one
-            vector for each of K.
+        rows_KN: incoming weights (K, N, D), a convolution's (K, N, D, 1, 1), and, where there are any, biases (K, N):
+            one vector for each of K.
     """
     squares_KN = sum(rows.square().flatten(2).sum(-1) if rows.ndim > 2 else rows.square() for rows in rows_KN)
     return squares_KN.sqrt().prod(0) * down_DN.norm(dim=0)

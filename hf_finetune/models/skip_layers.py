@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class StochasticDepth:
     """While training, drop what a layer adds to a row's stream, and scale up what is not dropped (arXiv:1603.09382).
 
-    Where the config has `drop_path_rate` with this schedule (linear: beit, swin, convnext, poolformer; constant: dinov2), that is set
-    and saved. Elsewhere it holds while this package trains, and the saved model knows nothing of it. For families that
-    normalise before a layer; for the others there is `LayerDrop`.
+    Where the config has `drop_path_rate` with this schedule (linear: beit, swin, convnext, poolformer; constant: dinov2),
+    that is set and saved. Elsewhere it holds while this package trains, and the saved model knows nothing of it. For
+    families that normalise before a layer; for the others there is `LayerDrop`.
     """
 
     rate: float
