@@ -13,6 +13,7 @@ import os
 import tempfile
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,15 @@ def _updates(kind: type, current: dict[str, Any], changes: Any, where: str) -> d
         dotted = f"{where}.{key}" if where else str(key)
         name = str(key).replace("-", "_")
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
-            raise InputError(f"{dotted}: no such field; {hint}")
+            raise _no_such_field(dotted, name, known)
         updates[name] = _parse(value, hints[name], current.get(name), dotted)
     return updates
+
+
+def _no_such_field(dotted: str, name: str, known: Iterable[str]) -> InputError:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
+    return InputError(f"{dotted}: no such field; {hint}")
 
 
 def checked(value: Any, hint: Any, where: str) -> Any:
@@ -133,7 +138,7 @@ def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
                 )
         return merge(current, value, where) if type(current) is kind else _build(kind, value, where)
     if hint is Any:
-        return None if value is None else _peft_config(value, where)
+        return None if value is None else _peft_config(value, current, where)
     if _fits(value, hint):
         return float(value) if _wants_float(hint) and isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(value, str) and _wants_float(hint):
@@ -154,20 +159,24 @@ def _build(kind: type, value: dict[str, Any], where: str) -> Any:
     return kind(**updates)
 
 
-def _peft_config(value: Any, where: str) -> Any:
+def _peft_config(value: Any, current: Any, where: str) -> Any:
+    """A PEFT config by its type and fields; by fields alone the one that there is, with these of its own."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     if isinstance(value, str):
         # A bare name: that method with PEFT's defaults.
         value = {"peft_type": value}
-    if not isinstance(value, dict) or "peft_type" not in value:
+    if not isinstance(value, dict) or ("peft_type" not in value and current is None):
         raise InputError(f"{where}: expected a PEFT config like {{peft_type: LORA, ...}}, or its type, got {value!r}")
     fields = dict(value)
-    name = str(fields.pop("peft_type"))
+    name = str(fields.pop("peft_type", None) or current.peft_type.value)
     if name not in ADAPTERS:
         raise InputError(f"{where}.peft_type: expected one of {', '.join(ADAPTERS)}, got {name!r}")
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[name]
+    _check_peft_fields(kind, fields, where)
     try:
+        if "peft_type" not in value:
+            return dataclasses.replace(current, **fields)
         if name == "ADALORA":
             # It asks for the steps of the run, which are known later, see `models.adapters`.
             phases = [fields.get(n, 0) for n in ("tinit", "tfinal")]
@@ -175,6 +184,19 @@ def _peft_config(value: Any, where: str) -> Any:
         return kind(**fields)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def _check_peft_fields(kind: type, fields: dict[str, Any], where: str) -> None:
+    """What PEFT would say less clearly, or not before it computes: a misspelt field, text in place of a number."""
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    for name, value in fields.items():
+        if name not in known:
+            raise _no_such_field(f"{where}.{name}", name, known)
+        # Whole numbers stand in its hints where it takes any (lora_alpha).
+        expected = float if hints[name] is int else hints[name]
+        if expected in (float, bool) and not _fits(value, expected):
+            raise InputError(f"{where}.{name}: expected {_spell(expected)}, got {value!r}")
 
 
 def spelled(operation: Any) -> str:

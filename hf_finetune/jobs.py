@@ -322,12 +322,22 @@ def yaml_value(text: str) -> Any:
     """What a piece of YAML says, in plain values.
 
     Raises:
-        ValueError: it is no YAML.
+        ValueError: it is no YAML, or a mapping has a key twice.
     """
     import yaml
 
+    class EachKeyOnce(yaml.SafeLoader):
+        """Of two equal keys YAML would take the last and say nothing."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for i, key in enumerate(keys):
+                if key.value in [earlier.value for earlier in keys[:i]]:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, EachKeyOnce)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
 
@@ -353,7 +363,7 @@ def _with_teacher(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
 
 def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
     """Set the operations that a flag gives whole, as YAML; the other arguments are left: `--model.surgery.0.first 3`."""
-    # A PEFT config is none of ours, but is given in the same way.
+    # A PEFT config is none of ours, but is given in the same way; its fields, too (`--adapter.r 16`).
     fields, rest = {name: [m.__name__ for m in members] for name, members in operation_fields(Recipe).items()}, []
     fields["adapter"] = list(codec.ADAPTERS)
     fields["model.from_config"] = ["'{num_hidden_layers: 4}'"]
@@ -361,13 +371,15 @@ def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[
     for argument in left:
         flag, given, value = argument.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
-        if not flag.startswith("--") or name not in fields:
+        of_adapter = name.startswith("adapter.")
+        if not flag.startswith("--") or not (name in fields or of_adapter):
             rest.append(argument)
             continue
         try:
             changes = yaml_value(value if given else next(left))
         except StopIteration:
-            raise InputError(f"{flag}: expected a value, such as {fields[name][0]}") from None
+            such = "" if of_adapter else f", such as {fields[name][0]}"
+            raise InputError(f"{flag}: expected a value{such}") from None
         except ValueError as error:
             raise InputError(f"{flag}: {error}") from None
         for part in reversed(name.split(".")):
@@ -403,7 +415,8 @@ def _help_on_operations() -> str:
             lines.append(f"      {member.__name__}({fields}): {first}")
     lines += [
         "  --adapter",
-        "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults, one of:",
+        "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults; fields of one that is",
+        "      configured are flags, --adapter.r 4; one of:",
     ]
     lines += [f"      {', '.join(codec.ADAPTERS)}"]
     lines += [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs
@@ -12,7 +13,7 @@ from hf_finetune.data.load import Splits
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.errors import InputError
 from hf_finetune.models import freeze
-from hf_finetune.models.layer_surgery import refuse_frozen
+from hf_finetune.models.layer_surgery import begun_anew, refuse_frozen
 from hf_finetune.models.load import Loaded, load_classifier
 from hf_finetune.models.patches import Shrink, drop_patches, shrink_for, takes_sizes
 from hf_finetune.models.pooled import with_head
@@ -88,24 +89,25 @@ def load_model(recipe: Recipe, checkpoint: LocalCheckpoint, splits: Splits, inpu
     return Loading(loaded, shrink, picture_tokens, notes)
 
 
-def _batch_norm(recipe: Recipe, model: nn.Module) -> tuple[str, ...]:
+def _batch_norm(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
     """Fix the statistics that pretraining has measured; of random weights there are none yet, which is to be said.
 
     Raises:
         InputError: statistics that go on changing, beside averages of the weights, which would need others.
     """
-    if recipe.model.from_config is None:
-        freeze.freeze_batch_norm(model)
+    from_random = recipe.model.from_config is not None
+    measuring = [model] if from_random else begun_anew(model, recipe.model.surgery)
+    freeze.freeze_batch_norm(model, besides=measuring)
+    if not any(freeze.batch_norms(part) for part in measuring):
         return ()
-    if not freeze.batch_norms(model):
-        return ()
+    what = "model.from_config" if from_random else "ReinitTopLayers in model.surgery"
     if recipe.averaging != Averaging():
         raise InputError(
-            "averaging: expected none beside model.from_config of a network with BatchNorm, whose statistics are those of "
-            "the last weights, not of averaged ones; leave it out"
+            f"averaging: expected none beside {what} of a network with BatchNorm, whose statistics are those of the "
+            "last weights, not of averaged ones; leave it out"
         )
     return (
-        "model.from_config: BatchNorm normalises by the rows of each forward pass, so the result depends on how a step is cut "
+        f"{what}: BatchNorm normalises by the rows of each forward pass, so the result depends on how a step is cut "
         "into passes and shared by processes",
     )
 

@@ -25,9 +25,10 @@ from hf_finetune.data.unlabelled import Unlabelled, gather
 from hf_finetune.errors import InputError
 from hf_finetune.loading import has_own_head, load_model, with_own_head
 from hf_finetune.models import adapters, freeze
-from hf_finetune.models.adapter_fit import virtual_tokens
+from hf_finetune.models.adapter_fit import check_added_layers, virtual_tokens
 from hf_finetune.models.dropout import drops_out
 from hf_finetune.models.first_token import first_token_alone
+from hf_finetune.models.layer_surgery import AddLayers
 from hf_finetune.models.load import Loaded, check_config
 from hf_finetune.models.patch_surgery import image_size_after
 from hf_finetune.models.position_surgery import length_after
@@ -374,6 +375,8 @@ def with_adapter(
     config = recipe.adapter or adapters.lora_config(
         model, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, variant=lora.variant, fresh=fresh
     )
+    if any(isinstance(step, AddLayers) for step in recipe.model.surgery):
+        check_added_layers(model, config)
     adapted = adapters.add_adapter(model, config, fresh, seed=recipe.train.seed, steps=steps, empty=empty)
     adapted.active_peft_config.revision = recipe.model.revision
     freeze.freeze_lower(adapted.get_base_model(), recipe.model.frozen_layers)

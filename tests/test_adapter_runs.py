@@ -16,6 +16,7 @@ from hf_finetune.data.named import Source
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect
 from hf_finetune.jobs import RunJob, parse
+from hf_finetune.models.layer_surgery import AddLayers
 from hf_finetune.recipe import Launch, Lora, Recipe
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -117,6 +118,10 @@ def test_gradual_unfreezing_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
         ({"adapter": peft.LoraConfig(), "lora": Lora(r=4)}, "lora: expected the default"),
         ({"lora": Lora(r=4)}, "lora: expected the default"),
         ({"method": "lora", "lora": Lora(r=0)}, "lora.r: expected at least 1"),
+        (
+            {"model.surgery": (AddLayers(last=1),), "method": "lora", "lora": Lora(variant="dora")},
+            "adapter: DoRA does not go with AddLayers in model.surgery, whose new layers would stay silent",
+        ),
         ({"model.trainable": "biases", "method": "lora"}, "model.trainable: expected all with lora"),
         ({"model.trainable": "biases", "model.trainable_pattern": "x"}, "model.trainable: expected all beside"),
         ({"model.trainable_pattern": "(["}, "model.trainable_pattern: expected a regular expression"),
@@ -142,13 +147,26 @@ def test_adapters_on_the_command_line(recipe: Recipe) -> None:
     assert from_flags(recipe, "--adapter", "IA3").trained == "ia3"
     dora = from_flags(recipe, "--adapter={peft_type: LORA, use_dora: true, r: 4}").adapter
     assert (dora.use_dora, dora.r) == (True, 4)
+    changed = from_flags(replace(recipe, adapter=dora), "--adapter.r", "2", "--adapter.lora-alpha=4.5").adapter
+    assert (changed.use_dora, changed.r, changed.lora_alpha, changed.peft_type) == (True, 2, 4.5, dora.peft_type)
+    assert from_flags(recipe, "--adapter", "IA3", "--adapter.feedforward_modules", "[dense]").trained == "ia3"
     lora = from_flags(recipe, "--method", "lora", "--lora.alpha", "32", "--lora.dropout", "0.1").lora
     assert lora == Lora(alpha=32.0, dropout=0.1)
     for flags, words in (
         (["--adapter", "DORA"], f"adapter.peft_type: expected one of {', '.join(ADAPTERS)}, got 'DORA'"),
         (["--adapter", "{peft_type: LN_TUNING}"], f"expected one of {', '.join(ADAPTERS)}, got 'LN_TUNING'"),
         (["--adapter"], "--adapter: expected a value, such as LORA"),
-        (["--adapter", "{peft_type: LORA, rank: 3}"], "rank"),
+        (
+            ["--adapter", "{peft_type: LORA, lora_dropot: 3}"],
+            "adapter.lora_dropot: no such field; did you mean 'lora_dropout'?",
+        ),
+        (["--adapter", "LORA", "--adapter.r", "many"], "adapter.r: expected a number, got 'many'"),
+        (["--adapter", "LORA", "--adapter.use-dora", "1"], "adapter.use_dora: expected true or false, got 1"),
+        (
+            ["--adapter.r", "4"],
+            "adapter: expected a PEFT config like {peft_type: LORA, ...}, or its type, got {'r': 4}",
+        ),
+        (["--adapter.r"], "--adapter.r: expected a value"),
     ):
         with pytest.raises(InputError) as caught:
             from_flags(recipe, *flags)

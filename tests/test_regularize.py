@@ -154,7 +154,12 @@ def test_limits_are_a_plain_run(trained: Any, same: dict[str, Any]) -> None:
     [
         {"objective": Supervised(loss=Focal())},
         {"objective": Supervised(logit_adjustment=1.0)},
+        {"objective": Supervised(label_smoothing=0.2)},
+        {"objective": Supervised(class_weights=EffectiveNumber(0.99))},
+        {"objective": Supervised(class_weights=PerClass({"rare": 5.0}))},
         {"batching": Batching(sampling="balanced")},
+        {"batching": Batching(sampling="square_root")},
+        {"regularize": Regularize(elastic_net=ElasticNet(l2=30.0))},
         {"regularize": Regularize(gradient_noise=GradientNoise(eta=0.1))},
         {"regularize": Regularize(mixout=0.5)},
     ],

@@ -67,6 +67,7 @@ _SHAPES: dict[str, dict] = {
         "initializer_range": 0.1,
     },
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "layer_type": "basic"},
+    "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
     # hidden_dim is 1,280 times the width's coefficient: no config of the family can say otherwise.
     "efficientnet": {
         "image_size": 32,

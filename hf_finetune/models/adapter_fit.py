@@ -11,8 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.families import family_of
 from hf_finetune.models.freeze import encoder_layers
 from hf_finetune.models.heads import encoder, head_modules
+from hf_finetune.models.layer_weights import layer_names
 
 # Methods whose result is a stock model once merged: the merged and reloaded one gives the same logits, see the tests. LN
 # tuning merges into a model that still has peft's wrappers in it.
@@ -46,6 +48,8 @@ ON_CONVOLUTIONS = (
 CUT_OUT = ("pissa", "olora")
 BEGINNINGS = (True, False, "gaussian", "orthogonal", *CUT_OUT)
 VIRTUAL_TOKENS = 20
+# Methods that multiply the weights they are put on.
+MULTIPLYING = (PeftType.IA3, PeftType.OFT, PeftType.BOFT, PeftType.HRA)
 
 
 def check_fit(model: PreTrainedModel, config: PeftConfig) -> None:
@@ -68,8 +72,8 @@ def check_fit(model: PreTrainedModel, config: PeftConfig) -> None:
             and "past_key_values" not in inspect.signature(encoder(model).forward).parameters
         ):
             raise InputError(
-                f"adapter: {name} does not fit {family}: its encoder takes no keys and values from outside; "
-                "use PROMPT_TUNING or P_TUNING"
+                f"adapter: {name} does not fit {family}: its encoder takes no past_key_values, as which "
+                "peft hands the prefix over; use PROMPT_TUNING or P_TUNING"
             )
         return
     inside = [m for layer in encoder_layers(model) for m in layer.modules()]
@@ -102,6 +106,37 @@ def _check_beginning(config: PeftConfig, inside: Sequence[nn.Module], family: st
         )
     if cuts_out(config) and not any(isinstance(m, nn.Linear) for m in inside):
         raise InputError(f"adapter: init_lora_weights {start} does not fit {family}, which has no linear layers")
+
+
+def check_added_layers(model: PreTrainedModel, config: PeftConfig) -> None:
+    """Refuse an adapter under which the layers of `layer_surgery.AddLayers` would be silent forever.
+
+    Their output weights are 0: what multiplies these leaves them there, PiSSA finds no direction in them to begin with,
+    and DoRA divides by their length.
+
+    Args:
+        model: with or without weights, see `skeleton`.
+
+    Raises:
+        InputError: naming the method and what would work.
+    """
+    family = family_of(model.config, "AddLayers")
+    layer = model.get_submodule(layer_names(model, family, model.state_dict())[0])
+    outputs = [module for name, module in layer.named_modules() if name in family.outputs]
+    name, works = config.peft_type.value, "LORA without use_dora or pissa"
+    if not any(isinstance(module, nn.Linear | nn.Conv2d) for module in outputs):
+        # ResNet's and EfficientNet's are silent by a norm, which no adapter is on.
+        works = "no adapter"
+    elif config.peft_type == PeftType.LORA:
+        if not config.use_dora and not str(config.init_lora_weights).startswith("pissa"):
+            return
+        name = "DoRA" if config.use_dora else "PiSSA"
+    elif config.peft_type not in MULTIPLYING:
+        return
+    raise InputError(
+        f"adapter: {name} does not go with AddLayers in model.surgery, whose new layers would stay silent; use {works}, "
+        "or leave AddLayers out"
+    )
 
 
 def cuts_out(config: PeftConfig) -> bool:

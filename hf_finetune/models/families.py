@@ -5,6 +5,7 @@ A family is here when a test operates on it, saves it and loads it again with pl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -20,13 +21,15 @@ class Family:
     """Where a family keeps what surgery changes. Module names are relative to one layer."""
 
     layers: str
-    """Name of a layer inside the encoder, `{}` for its number; two `{}` where layers come in stages."""
+    """Name of a layer inside the encoder, `{}` for its number, or for those of its stage and of the layer in it."""
     outputs: tuple[str, ...]
-    """Linear layers whose output is added to the layer's input: with zeros in them, the layer adds nothing."""
+    """What gives the values that are added to the layer's input (linear layers, norms, scales): with zeros in it, the
+    layer adds nothing."""
     up: str | None
-    """Linear layer into the feed-forward's hidden neurons; None where no config field says how many there are."""
+    """Linear layer, or convolution of single pixels, into the feed-forward's hidden neurons; None where no config field
+    says how many there are."""
     down: str | None
-    """Linear layer out of them."""
+    """The same out of them."""
     width: str = "intermediate_size"
     """Config field of the feed-forward's width, or of its ratio to the layer's (`mlp_ratio`)."""
     gates: int = 1
@@ -41,11 +44,15 @@ class Family:
     """How the family spreads its config's `drop_path_rate` over the layers; None: it has no such field."""
     shared: bool = False
     """One set of weights for all layers (ALBERT)."""
+    depths: Literal["num_hidden_layers", "depths", "num_block_repeats"] = "num_hidden_layers"
+    """Config field of the number of layers, or of a list of the numbers that the stages have."""
+    leads: bool = False
+    """Whether the first layer of each stage is the way into it, with other shapes than those behind it."""
 
     @property
     def staged(self) -> bool:
-        """Whether layers come in stages, with a downsampling between them."""
-        return self.layers.count("{}") == 2 and not self.shared
+        """Whether layers come in stages, each of another width and resolution."""
+        return self.depths != "num_hidden_layers"
 
 
 _HIDDEN_ATTENTION = {"hidden": "hidden_dropout_prob", "attention": "attention_probs_dropout_prob"}
@@ -73,6 +80,15 @@ _DINOV2 = Family(
     # Its layers have no dropout on what they add; the field of that name governs the embeddings alone.
     dropout={"embeddings": "hidden_dropout_prob", "attention": "attention_probs_dropout_prob"},
     drop_path="constant",
+)
+_CONVNEXT = Family(
+    layers="encoder.stages.{}.layers.{}",
+    outputs=("pwconv2",),
+    # Its feed-forward is 4 times as wide as the layer, whatever the config says.
+    up=None,
+    down=None,
+    drop_path="linear",
+    depths="depths",
 )
 
 FAMILIES: Mapping[str, Family] = {
@@ -132,14 +148,37 @@ FAMILIES: Mapping[str, Family] = {
         width="mlp_ratio",
         dropout=_HIDDEN_ATTENTION,
         drop_path="linear",
+        depths="depths",
     ),
-    "convnext": Family(
+    "convnext": _CONVNEXT,
+    "convnextv2": _CONVNEXT,
+    "resnet": Family(
         layers="encoder.stages.{}.layers.{}",
-        outputs=("pwconv2",),
-        # Its feed-forward is 4 times as wide as the layer, whatever the config says.
+        # Of its bottleneck layers; `family_of` tells that of the basic ones.
+        outputs=("layer.2.normalization",),
         up=None,
         down=None,
+        depths="depths",
+        leads=True,
+    ),
+    "efficientnet": Family(
+        layers="encoder.blocks.{}",
+        outputs=("projection.project_bn",),
+        up=None,
+        down=None,
+        # What its config calls drop connect is dropout of single features in transformers, more the higher the layer.
+        dropout={"hidden": "drop_connect_rate", "classifier": "dropout_rate"},
+        depths="num_block_repeats",
+        leads=True,
+    ),
+    "poolformer": Family(
+        layers="encoder.block.{}.{}",
+        outputs=("layer_scale_1", "output.conv2"),
+        up="output.conv1",
+        down="output.conv2",
+        width="mlp_ratio",
         drop_path="linear",
+        depths="depths",
     ),
 }
 
@@ -168,9 +207,21 @@ def family_of(config: PreTrainedConfig, operation: str) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise refusal(operation, f"expected one of {', '.join(FAMILIES)}, got {config.model_type}; leave it out")
+    if config.model_type == "resnet" and config.layer_type == "basic":
+        return replace(family, outputs=("layer.1.normalization",))
     return family
+
+
+def depths_of(config: PreTrainedConfig, family: Family) -> list[int]:
+    """Number of layers of each stage; one stage in families without."""
+    said = getattr(config, family.depths)
+    if not family.staged:
+        return [said]
+    # EfficientNet multiplies what its config lists.
+    factor = config.to_dict().get("depth_coefficient", 1)
+    return [math.ceil(factor * count) for count in said]
 
 
 def depth_of(config: PreTrainedConfig, family: Family) -> int:
     """Number of layers, over all stages."""
-    return sum(config.depths) if family.staged else config.num_hidden_layers
+    return sum(depths_of(config, family))

@@ -189,7 +189,7 @@ class FixedBatchNorm3d(_FixedStatistics, nn.BatchNorm3d):
 FIXED = {nn.BatchNorm1d: FixedBatchNorm1d, nn.BatchNorm2d: FixedBatchNorm2d, nn.BatchNorm3d: FixedBatchNorm3d}
 
 
-def freeze_batch_norm(model: nn.Module) -> int:
+def freeze_batch_norm(model: nn.Module, besides: Sequence[nn.Module] = ()) -> int:
     """Fix the running statistics of every BatchNorm layer; its scale and shift go on training.
 
     With statistics of the batch, a gradient depends on how the batch was split over processes and accumulation steps,
@@ -197,10 +197,14 @@ def freeze_batch_norm(model: nn.Module) -> int:
     their class changes, so parameter names, `save_pretrained`, `copy.deepcopy` and DistributedDataParallel are not
     concerned.
 
+    Args:
+        besides: modules in which they go on measuring: those of random weights, whose statistics are yet to be found.
+
     Returns:
         Number of layers that were changed.
     """
-    layers = [m for m in model.modules() if type(m) in FIXED]
+    measuring = {m for part in besides for m in part.modules()}
+    layers = [m for m in model.modules() if type(m) in FIXED and m not in measuring]
     for layer in layers:
         layer.__class__ = FIXED[type(layer)]
         layer.eval()

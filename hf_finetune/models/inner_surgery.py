@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SetActivation:
-    """Exchange the activation of the feed-forward networks. The weights stay, so the network has to get used to it."""
+    """Exchange the activation of the feed-forward networks, of ResNet and EfficientNet that of their layers. The weights
+    stay, so the network has to get used to it."""
 
     activation: str
     """Its name in transformers: gelu, gelu_new, relu, silu, mish, quick_gelu and others."""
@@ -46,13 +48,15 @@ class SetDropout:
     """Set dropout rates by site, or add dropout where the checkpoint has a rate of 0. None leaves a site as it is."""
 
     hidden: float | None = None
-    """What attention and feed-forward networks add to the stream, and in most families the embeddings."""
+    """What attention and feed-forward networks add to the stream, and in most families the embeddings. Of efficientnet
+    what its layers add: the rate beyond the highest one, growing from 0 at the lowest."""
     attention: float | None = None
     """Attention weights."""
     embeddings: float | None = None
     """The embeddings by themselves; for modernbert and dinov2."""
     classifier: float | None = None
-    """What the classification layer reads; for bert, roberta, electra, distilbert, deberta, albert and modernbert."""
+    """What the classification layer reads; for bert, roberta, electra, distilbert, deberta, albert, modernbert and
+    efficientnet."""
 
     def refuse(self, config: PreTrainedConfig) -> None:
         """Write the rates to `config`.
@@ -115,7 +119,8 @@ class ResizeFeedForward:
     width: int | None = None
     """Hidden neurons of a layer, for all layers."""
     ratio: float | None = None
-    """In place of `width`: so many times as wide as now. The only way for swin, whose stages differ in width."""
+    """In place of `width`: so many times as wide as now. The only way for swin and poolformer, whose stages differ in
+    width."""
     new: Literal["zero", "split"] = "zero"
     """Neurons of a wider network. zero: new ones, whose output weights are zero. split: copies of the most important
     neurons, which share the output with them (Net2WiderNet, arXiv:1511.05641)."""
@@ -133,10 +138,12 @@ class ResizeFeedForward:
         if family.up is None:
             raise refusal(name, f"{kind}'s config does not say how wide its feed-forward networks are; leave it out")
         _check_plain_units(config, name)
-        if kind == "swin":
+        if family.staged:
             if self.ratio is None:
-                raise refusal(name, "width: swin's stages differ in width; give ratio")
-            config.mlp_ratio = _positive(config.mlp_ratio * self.ratio * config.embed_dim, self) / config.embed_dim
+                raise refusal(name, f"width: {kind}'s stages differ in width; give ratio")
+            # What the widths of all stages are multiples of.
+            unit = config.embed_dim if kind == "swin" else math.gcd(*config.hidden_sizes)
+            config.mlp_ratio = _positive(config.mlp_ratio * self.ratio * unit, self) / unit
             return
         per = config.hidden_size if family.width == "mlp_ratio" else 1
         before = getattr(config, family.width) * per

@@ -8,12 +8,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import Family, Source, depth_of, family_of, refusal
+from hf_finetune.models.families import Family, Source, depth_of, depths_of, family_of, refusal
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -117,7 +119,8 @@ class AddLayers(_Chosen):
 
     A new layer is a copy of the one below whose output weights are zero (arXiv:2401.02415), so it adds nothing to what it
     gets. In families that normalise after adding (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, DeBERTa) it also takes over the
-    scale and shift of the LayerNorm below, which is left without. A layer that is named twice gets two.
+    scale and shift of the LayerNorm below, which is left without. A layer that is named twice gets two. Adapters that
+    multiply weights would leave it silent, and are refused.
     """
 
     def refuse(self, config: PreTrainedConfig) -> None:
@@ -138,7 +141,7 @@ class ReinitTopLayers:
     """Begin the highest layers anew, with random weights as pretraining started (arXiv:2006.05987).
 
     What the top layers know is closest to the pretraining task; on small data they can be in the way. They must train, so
-    methods that freeze them are refused.
+    methods that freeze them are refused; BatchNorm in them measures its statistics anew.
     """
 
     count: int
@@ -170,6 +173,18 @@ class ReinitTopLayers:
         return started_anew(model, family, range(depth - self.count, depth), self.pooler)
 
 
+def begun_anew(model: PreTrainedModel, steps: Sequence[object]) -> list[nn.Module]:
+    """The layers that were begun anew.
+
+    Args:
+        model: after the operations.
+    """
+    from hf_finetune.models.layer_weights import highest
+
+    counts = [step.count for step in steps if isinstance(step, ReinitTopLayers)]
+    return highest(model, family_of(model.config, "ReinitTopLayers"), max(counts)) if counts else []
+
+
 def refuse_frozen(model: PreTrainedModel, steps: Sequence[object], frozen_layers: int) -> None:
     """See that layers which were begun anew train.
 
@@ -180,19 +195,14 @@ def refuse_frozen(model: PreTrainedModel, steps: Sequence[object], frozen_layers
     Raises:
         InputError: one of them does not.
     """
-    from hf_finetune.models.layer_weights import frozen_among_highest
-
-    for step in steps:
-        if not isinstance(step, ReinitTopLayers):
-            continue
+    begun = begun_anew(model, steps)
+    if any(not p.requires_grad for layer in begun for p in layer.parameters()):
         family = family_of(model.config, "ReinitTopLayers")
-        if frozen_among_highest(model, family, step.count):
-            depth = depth_of(model.config, family)
-            what = f"at most {depth - step.count}" if not family.staged else "fewer"
-            raise InputError(
-                f"model.frozen_layers: expected {what} beside ReinitTopLayers(count={step.count}), whose layers must train, "
-                f"got {frozen_layers}"
-            )
+        what = f"at most {depth_of(model.config, family) - len(begun)}" if not family.staged else "fewer"
+        raise InputError(
+            f"model.frozen_layers: expected {what} beside ReinitTopLayers(count={len(begun)}), whose layers must train, "
+            f"got {frozen_layers}"
+        )
 
 
 LayerStep = KeepLayers | DropLayers | DuplicateLayers | AddLayers
@@ -216,12 +226,9 @@ def _sources(step: LayerStep, depth: int) -> list[Source]:
 
 def _staged(config: PreTrainedConfig, family: Family, sources: Sequence[Source]) -> list[list[Source]]:
     """The sources by stage: one stage in families without."""
-    if not family.staged:
-        return [list(sources)]
-    ends = [sum(config.depths[: i + 1]) for i in range(len(config.depths))]
-    return [
-        [s for s in sources if end - depth <= s.layer < end] for end, depth in zip(ends, config.depths, strict=True)
-    ]
+    depths = depths_of(config, family)
+    ends = list(accumulate(depths))
+    return [[s for s in sources if end - depth <= s.layer < end] for end, depth in zip(ends, depths, strict=True)]
 
 
 def _rearrange(config: PreTrainedConfig, step: LayerStep) -> list[list[Source]]:
@@ -230,7 +237,9 @@ def _rearrange(config: PreTrainedConfig, step: LayerStep) -> list[list[Source]]:
 
     name, kind = type(step).__name__, config.model_type
     family = family_of(config, name)
-    if isinstance(step, AddLayers) or config.to_dict().get("num_hidden_groups", 1) > 1:
+    if isinstance(step, AddLayers):
+        _check_can_add_nothing(config, family)
+    if config.to_dict().get("num_hidden_groups", 1) > 1:
         _check_own_weights(config, family, name)
     sources = _sources(step, depth_of(config, family))
     stages = _staged(config, family, sources)
@@ -245,9 +254,12 @@ def _rearrange(config: PreTrainedConfig, step: LayerStep) -> list[list[Source]]:
     if not family.staged:
         config.num_hidden_layers = len(sources)
     else:
-        for number, stage in enumerate(stages):
-            _check_stage(config, name, number, stage)
-        config.depths = [len(stage) for stage in stages]
+        _check_stages(config, family, name, stages)
+        setattr(config, family.depths, [len(stage) for stage in stages])
+    if kind == "efficientnet":
+        config.depth_coefficient = 1.0
+        # Blocks by number, over all stages.
+        config.depthwise_padding = [i for i, s in enumerate(sources) if s.layer in config.depthwise_padding]
     if isinstance(config, BackboneConfigMixin):
         if not family.staged:
             config.stage_names = ["stem", *(f"stage{i + 1}" for i in range(len(sources)))]
@@ -256,16 +268,21 @@ def _rearrange(config: PreTrainedConfig, step: LayerStep) -> list[list[Source]]:
     return stages
 
 
-def _check_stage(config: PreTrainedConfig, name: str, number: int, stage: Sequence[Source]) -> None:
-    if not stage:
-        raise refusal(
-            name, f"stage {number} of {config.model_type} would have no layer left; leave at least one in each"
-        )
-    if config.model_type != "swin":
-        return
-    first = sum(config.depths[:number])
+def _check_stages(config: PreTrainedConfig, family: Family, name: str, stages: Sequence[Sequence[Source]]) -> None:
+    kind = config.model_type
+    begins = accumulate(depths_of(config, family), initial=0)
+    for number, (stage, first) in enumerate(zip(stages, begins, strict=False)):
+        if family.leads and [s.layer for s in stage].count(first) != 1:
+            raise refusal(name, f"layer {first} of {kind} is the way into stage {number}: it must stay, and stay alone")
+        if not stage:
+            raise refusal(name, f"stage {number} of {kind} would have no layer left; leave at least one in each")
+        if kind == "swin":
+            _check_turns(name, number, stage, first)
+
+
+def _check_turns(name: str, number: int, stage: Sequence[Source], first: int) -> None:
+    """Swin's layers take turns: windows, shifted windows. Which one a layer is follows from its place alone."""
     for place, source in enumerate(stage):
-        # Swin's layers take turns: windows, shifted windows. Which one a layer is follows from its place alone.
         if not source.adds_nothing and (source.layer - first) % 2 != place % 2:
             raise refusal(
                 name,
@@ -273,6 +290,20 @@ def _check_stage(config: PreTrainedConfig, name: str, number: int, stage: Sequen
                 "shifting their windows, by place; "
                 + ("use AddLayers" if name == "DuplicateLayers" else "keep an even distance between those that stay"),
             )
+
+
+def _check_can_add_nothing(config: PreTrainedConfig, family: Family) -> None:
+    """See that a new layer can be made which passes on what it gets."""
+    kind = config.model_type
+    _check_own_weights(config, family, "AddLayers")
+    if kind == "resnet" and config.hidden_act != "relu":
+        raise refusal(
+            "AddLayers",
+            f"this resnet has {config.hidden_act} behind each layer, which would change what it gets; "
+            "relu alone would not",
+        )
+    if kind == "poolformer" and not config.use_layer_scale:
+        raise refusal("AddLayers", "this poolformer has no layer scales: its pooling cannot be silent; leave it out")
 
 
 def _check_own_weights(config: PreTrainedConfig, family: Family, name: str) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.models.families import Family, Source
@@ -67,9 +68,9 @@ def _silence(weights: Weights, family: Family, layer: str, previous: str) -> Non
     b away. So the previous layer ends in z alone, which a norm leaves as it is, and the last norm here makes g z + b.
     """
     for name in family.outputs:
-        for part in ("weight", "bias"):
-            if f"{layer}.{name}.{part}" in weights:
-                weights[f"{layer}.{name}.{part}"].zero_()
+        for part in ("", ".weight", ".bias"):
+            if f"{layer}.{name}{part}" in weights:
+                weights[f"{layer}.{name}{part}"].zero_()
     if not family.norms:
         return
     for part, neutral in (("weight", 1.0), ("bias", 0.0)):
@@ -91,10 +92,9 @@ def started_anew(model: PreTrainedModel, family: Family, layers: Sequence[int], 
     return built(model, model.config, weights)
 
 
-def frozen_among_highest(model: PreTrainedModel, family: Family, count: int) -> bool:
-    """Whether one of the `count` highest layers has a weight that does not train."""
-    names = tuple(f"{name}." for name in layer_names(model, family, model.state_dict())[-count:])
-    return any(name.startswith(names) and not p.requires_grad for name, p in model.named_parameters())
+def highest(model: PreTrainedModel, family: Family, count: int) -> list[nn.Module]:
+    """The `count` highest layers."""
+    return [model.get_submodule(name) for name in layer_names(model, family, model.state_dict())[-count:]]
 
 
 def layer_names(model: PreTrainedModel, family: Family, weights: Weights) -> list[str]:
@@ -122,22 +122,25 @@ def resized_feed_forward(
             width = fresh[out].shape[1]
             up = [n for n in (f"{into}.weight", f"{into}.bias") if n in old]
             rows_KN = [old[n].unflatten(0, (family.gates, -1)) for n in up]
-            if width <= old[out].shape[1]:
-                kept_M = importance(rows_KN, old[out]).topk(width).indices.sort().values
+            # A convolution of single pixels is a linear layer.
+            down_DN = old[out].flatten(1)
+            if width <= down_DN.shape[1]:
+                kept_M = importance(rows_KN, down_DN).topk(width).indices.sort().values
                 rows_KM = [rows[:, kept_M] for rows in rows_KN]
-                down_DM = old[out][:, kept_M]
+                down_DM = down_DN[:, kept_M]
             elif split:
-                source_M, share_M = shares(importance(rows_KN, old[out]), width)
+                source_M, share_M = shares(importance(rows_KN, down_DN), width)
                 rows_KM = [rows[:, source_M] for rows in rows_KN]
-                down_DM = old[out][:, source_M] * share_M
+                down_DM = down_DN[:, source_M] * share_M
             else:
-                new = width - old[out].shape[1]
+                new = width - down_DN.shape[1]
                 rows_KM = [
                     torch.cat([rows, fresh[n].unflatten(0, (family.gates, -1))[:, -new:]], 1)
                     for n, rows in zip(up, rows_KN, strict=True)
                 ]
-                down_DM = torch.cat([old[out], torch.zeros_like(fresh[out][:, -new:])], 1)
-            result |= {n: rows.flatten(0, 1) for n, rows in zip(up, rows_KM, strict=True)} | {out: down_DM}
+                down_DM = torch.nn.functional.pad(down_DN, (0, new))
+            result |= {n: rows.flatten(0, 1) for n, rows in zip(up, rows_KM, strict=True)}
+            result[out] = down_DM.view_as(fresh[out])
         return result
 
     return built(model, config, weights)
@@ -147,9 +150,10 @@ def importance(rows_KN: Sequence[torch.Tensor], down_DN: torch.Tensor) -> torch.
     """How much a neuron can matter: the norm of its outgoing weights times those of its incoming ones; shape (N,).
 
     Args:
-        rows_KN: incoming weights (K, N, D) and, where there are any, biases (K, N): one vector for each of K.
+        rows_KN: incoming weights (K, N, D), a convolution's (K, N, D, 1, 1), and, where there are any, biases (K, N):
+            one vector for each of K.
     """
-    squares_KN = sum(rows.square().flatten(2).sum(-1) if rows.ndim == 3 else rows.square() for rows in rows_KN)
+    squares_KN = sum(rows.square().flatten(2).sum(-1) if rows.ndim > 2 else rows.square() for rows in rows_KN)
     return squares_KN.sqrt().prod(0) * down_DN.norm(dim=0)
 
 

@@ -32,7 +32,7 @@ TEXTS = (
 # Tokens that stand before the patches: CLS, and DeiT's distillation token. Registers are counted from the config.
 PATCHES_AFTER = {"vit": 1, "deit": 2, "beit": 1, "dinov2": 1, "dinov2_with_registers": 1}
 # Their layers come in stages of different width and resolution, and no token stands for the whole.
-STAGED = ("swin", "convnext", "convnextv2", "resnet")
+STAGED = ("swin", "convnext", "convnextv2", "resnet", "efficientnet")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def tokens_before_patches(config: PreTrainedConfig) -> int:
 
 
 def width_of(config: PreTrainedConfig) -> int:
-    """Features of the last layer's states."""
+    """Features of the last layer's states; of EfficientNet's, those of the convolution behind its layers."""
+    if config.model_type == "efficientnet":
+        return config.hidden_dim
     return config.hidden_sizes[-1] if "hidden_sizes" in config.to_dict() else config.hidden_size
 
 

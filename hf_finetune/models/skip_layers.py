@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class StochasticDepth:
     """While training, drop what a layer adds to a row's stream, and scale up what is not dropped (arXiv:1603.09382).
 
-    Where the config has `drop_path_rate` with this schedule (linear: beit, swin, convnext; constant: dinov2), that is set
-    and saved. Elsewhere it holds while this package trains, and the saved model knows nothing of it. For families that
-    normalise before a layer; for the others there is `LayerDrop`.
+    Where the config has `drop_path_rate` with this schedule (linear: beit, swin, convnext, poolformer; constant: dinov2),
+    that is set and saved. Elsewhere it holds while this package trains, and the saved model knows nothing of it. For
+    families that normalise before a layer; for the others there is `LayerDrop`.
     """
 
     rate: float
@@ -40,6 +40,9 @@ class StochasticDepth:
         _check_rate("StochasticDepth", self.rate)
         if family.norms:
             raise refusal("StochasticDepth", f"{config.model_type} normalises after adding; use LayerDrop")
+        if family.staged and family.drop_path is None:
+            instead = "use SetDropout(hidden=...)" if "hidden" in family.dropout else "leave it out"
+            raise refusal("StochasticDepth", f"{config.model_type}'s config has no such rate; {instead}")
         if family.staged and self.schedule != family.drop_path:
             raise refusal("StochasticDepth", f"schedule: {config.model_type} has the {family.drop_path} one alone")
         if family.drop_path is not None:
@@ -80,8 +83,9 @@ class LayerDrop:
         family = family_of(config, "LayerDrop")
         _check_rate("LayerDrop", self.rate)
         if family.staged or family.shared:
-            what = "has stages; use StochasticDepth" if family.staged else "has one layer for all; leave it out"
-            raise refusal("LayerDrop", f"{config.model_type} {what}")
+            what = "has stages" if family.staged else "has one layer for all"
+            instead = "use StochasticDepth" if family.staged and family.drop_path else "leave it out"
+            raise refusal("LayerDrop", f"{config.model_type} {what}; {instead}")
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """The same model, dropping."""

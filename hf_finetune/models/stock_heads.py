@@ -65,6 +65,8 @@ def stock_head(config: PreTrainedConfig) -> StockHead | None:
             return StockHead("mean" if config.use_mean_pooling else "cls", "linear")
         case "dinov2" | "dinov2_with_registers":
             return StockHead(None, "linear")
+        case "efficientnet":
+            return StockHead(config.pooling_type, "linear")
         case family if family in STAGED:
             return StockHead("mean", "linear")
     return None

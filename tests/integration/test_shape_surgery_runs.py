@@ -12,10 +12,13 @@ from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 
 from hf_finetune import pipeline
 from hf_finetune.cli import main_command
+from hf_finetune.errors import InputError
 from hf_finetune.models.conv_surgery import SetKernelSize, SetPooling, centred
+from hf_finetune.models.inner_surgery import SetActivation
+from hf_finetune.models.layer_surgery import AddLayers, ReinitTopLayers
 from hf_finetune.models.patch_surgery import ResizeImage, ResizePatches, resize_kernel
 from hf_finetune.models.position_surgery import ExtendPositions
-from hf_finetune.recipe import ImageData, Launch, Model, Recipe
+from hf_finetune.recipe import Averaging, ImageData, Launch, Model, Recipe
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -95,6 +98,27 @@ def test_roberta_of_longer_texts(tmp_path: Path) -> None:
     # Position 64 began as a copy of position 0, and has learned since.
     moved = (table[66] - old[2]).abs().max()
     assert 0 < moved < 0.05 < (old[2] - old[3]).abs().max()
+
+
+def test_resnet_of_more_layers_and_a_top_begun_anew(pictures: Recipe, tmp_path: Path) -> None:
+    """What starts at random has no statistics yet: its BatchNorm measures them, that of all other layers keeps them."""
+    checkpoint = tiny_image_checkpoint(tmp_path / "resnet", "resnet")
+    surgery = (AddLayers(layers=(3,)), SetActivation("silu"), ReinitTopLayers(1))
+    config, before, after = run(pictures, checkpoint, tmp_path / "run", *surgery)
+    assert (config["depths"], config["hidden_act"]) == ([1, 1, 3, 1], "silu")
+    added = after["resnet.encoder.stages.2.layers.2.layer.1.normalization.weight"]
+    assert 0 < added.abs().max() < 0.01
+    changed = {
+        name for name, old in before.items() if "running_mean" in name and not torch.equal(after[f"resnet.{name}"], old)
+    }
+    assert len(changed) == 3 and all(name.startswith("encoder.stages.3.layers.0.") for name in changed)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert any(note.startswith("ReinitTopLayers in model.surgery: BatchNorm normalises") for note in result["notes"])
+    averaged = dataclasses.replace(pictures, averaging=Averaging(ema_decay=0.9))
+    with pytest.raises(
+        InputError, match=r"averaging: expected none beside ReinitTopLayers in model.surgery of a network"
+    ):
+        run(averaged, checkpoint, tmp_path / "averaged", *surgery)
 
 
 @pytest.mark.parametrize(

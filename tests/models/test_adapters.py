@@ -14,10 +14,11 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from hf_finetune.codec import ADAPTERS
 from hf_finetune.errors import InputError
-from hf_finetune.models.adapter_fit import SUPPORTED
+from hf_finetune.models.adapter_fit import SUPPORTED, check_added_layers
 from hf_finetune.models.adapter_state import load_state, save_state
 from hf_finetune.models.adapters import add_adapter, load_adapter, lora_config, merge, mergeable, save_adapter
 from hf_finetune.models.freeze import frozen_layers, trainable_parameters
+from hf_finetune.models.layer_surgery import AddLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.skeleton import skeleton
@@ -136,6 +137,38 @@ def test_every_method_is_tried_without_weights(checkpoint):
     for config in METHODS.values():
         adapted = add_adapter(skeleton(folder, "text-classification"), config, (), empty=True)
         assert all(p.is_meta for p in adapted.parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "step"),
+    [("bert", AddLayers(last=1)), ("poolformer", AddLayers(last=1)), ("resnet", AddLayers(layers=(3,)))],
+)
+def test_layers_that_add_nothing_learn_to_or_the_adapter_is_refused(family: str, step: AddLayers, classifier, inputs):
+    """Their output weights are 0. Told apart from what is refused: whether these weights move."""
+    refused = []
+    for method, config in METHODS.items():
+        if config.target_modules is not None:
+            continue  # Which layers stay silent is then said by hand.
+        loaded = classifier(family)
+        model = step(loaded.model)
+        try:
+            adapted = add_adapter(model, config, ())
+        except InputError:
+            continue
+        output = {"bert": "encoder.layer.3.output.dense", "poolformer": "encoder.block.3.1.output.conv2"}.get(family)
+        moves = False
+        if output is not None:
+            adapted(**inputs(family)).logits.square().sum().backward()
+            trained = [p for n, p in adapted.named_parameters() if output in n and p.requires_grad]
+            moves = all(p.grad.isfinite().all() for p in trained) and any(p.grad.any() for p in trained)
+        try:
+            check_added_layers(step(classifier(family).model), config)
+            assert moves, method
+        except InputError as error:
+            assert not moves and "does not go with AddLayers" in str(error), method
+            refused.append(method)
+    if family == "bert":
+        assert refused == ["dora", "pissa", "ia3", "oft", "boft", "hra"]
 
 
 PROMPTS = {"prompt": peft.PromptTuningConfig(), "p-tuning": peft.PromptEncoderConfig(num_virtual_tokens=3)}

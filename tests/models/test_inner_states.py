@@ -135,11 +135,11 @@ def test_a_layer_that_is_looked_into_is_not_fused(tmp_path: Path) -> None:
         ("deberta-v2", Wanted(attention=frozenset({1})), False, "queries, keys and values stand apart in .* not in deberta-v2"),
         ("albert", Wanted(hidden=True), False, "layers of one width follow one another in .* not in albert"),
         ("swin", Wanted(poolings=frozenset({"cls"})), False, "swin has no first token that stands for a row; pooling mean"),
-        ("efficientnet", Wanted(poolings=frozenset({"mean"})), False, "rows are read in bert, .* not in efficientnet"),
+        ("poolformer", Wanted(poolings=frozenset({"mean"})), False, "rows are read in bert, .* not in poolformer"),
     ],
 )  # fmt: skip
 def test_families_that_do_not_have_it(tmp_path: Path, family: str, wanted: Wanted, maps: bool, said: str) -> None:
-    make = tiny_image_checkpoint if family in ("swin", "efficientnet") else tiny_text_checkpoint
+    make = tiny_image_checkpoint if family in ("swin", "poolformer") else tiny_text_checkpoint
     make(tmp_path, family)
     task = "image-classification" if make is tiny_image_checkpoint else "text-classification"
     config = load_classifier(str(tmp_path), task=task, labels=("no", "yes"), seed=0).model.config

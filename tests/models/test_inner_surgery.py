@@ -23,9 +23,10 @@ SITES = {
     "modernbert": ("hidden", "attention", "embeddings", "classifier"),
     "dinov2": ("attention", "embeddings"),
     **dict.fromkeys(("mpnet", "vit", "deit", "beit", "swin"), ("hidden", "attention")),
-    "convnext": (),
+    "efficientnet": ("hidden", "classifier"),
+    **dict.fromkeys(("convnext", "resnet", "poolformer"), ()),
 }
-FED_FORWARD = [family for family in SITES if family != "convnext"]
+FED_FORWARD = [family for family in SITES if FAMILIES[family].up is not None]
 
 
 def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -148,6 +149,9 @@ def test_new_neurons_learn_and_do_not_stay_alike(new: str, classifier: Callable[
             "expected a whole number of neurons, at least 1, got 0.3072 from ratio",
         ),
         ("swin", ResizeFeedForward(width=8), "swin's stages differ in width; give ratio"),
+        ("poolformer", ResizeFeedForward(width=8), "poolformer's stages differ in width; give ratio"),
+        ("poolformer", ResizeFeedForward(ratio=0.01), "got 2.56 from ratio 0.01"),
+        ("resnet", ResizeFeedForward(ratio=2.0), "resnet's config does not say how wide"),
         ("convnext", ResizeFeedForward(ratio=2.0), "convnext's config does not say how wide"),
         ("vit", ResizeFeedForward(width=0), "at least 1, got 0 from width 0"),
     ],

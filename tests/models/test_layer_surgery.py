@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.layer_surgery import AddLayers, DropLayers, DuplicateLayers, KeepLayers, ReinitTopLayers
@@ -146,6 +151,52 @@ def test_swins_layers_take_turns() -> None:
         DropLayers(layers=(3,)).refuse(config)
     with pytest.raises(InputError, match="stage 0 of swin would have no layer left"):
         KeepLayers(last=4).refuse(config)
+
+
+@pytest.mark.parametrize("family", ["resnet", "efficientnet"])
+def test_the_way_into_a_stage_stays_and_stays_alone(family: str) -> None:
+    config = AutoConfig.for_model(
+        family,
+        **({"depths": [2, 3]} if family == "resnet" else {"num_block_repeats": [2, 3], "depth_coefficient": 1.0}),
+    )
+    for step in (DropLayers(layers=(2,)), DuplicateLayers(layers=(2,)), AddLayers(layers=(2,)), KeepLayers(first=2)):
+        with pytest.raises(InputError, match=f"layer 2 of {family} is the way into stage 1: it must stay, and stay"):
+            step.refuse(config)
+
+
+def test_efficientnet_multiplies_its_depths() -> None:
+    """1.2 times (1, 2, 3), rounded up, are 2, 3 and 4 blocks; the padding of some is told by their numbers."""
+    config = AutoConfig.for_model(
+        "efficientnet", num_block_repeats=[1, 2, 3], depth_coefficient=1.2, depthwise_padding=[2, 5]
+    )
+    DropLayers(layers=(1, 4)).refuse(config)
+    assert (config.num_block_repeats, config.depth_coefficient) == ([1, 2, 4], 1.0)
+    assert config.depthwise_padding == [1, 3]
+    AddLayers(layers=(2,)).refuse(config)
+    assert (config.num_block_repeats, config.depthwise_padding) == ([1, 3, 4], [1, 4])
+
+
+def test_bottlenecks_add_nothing_by_their_last_norm() -> None:
+    """The norms inside stay, so that all of the new layer learns from the second step on."""
+    config = AutoConfig.for_model("resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2])
+    model = AutoModelForImageClassification.from_config(config).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    after = AddLayers(layers=(3,))(model)
+    torch.testing.assert_close(after(pictures).logits, model(pictures).logits, rtol=0, atol=1e-6)
+    norms = [layer.normalization for layer in after.resnet.encoder.stages[1].layers[2].layer]
+    assert [bool(norm.weight.any()) for norm in norms] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "error"),
+    [
+        ("resnet", {"hidden_act": "gelu"}, "this resnet has gelu behind each layer"),
+        ("poolformer", {"use_layer_scale": False}, "this poolformer has no layer scales"),
+    ],
+)
+def test_where_no_layer_can_be_silent(family: str, fields: dict, error: str) -> None:
+    with pytest.raises(InputError, match=f"AddLayers: {error}"):
+        AddLayers(last=1).refuse(AutoConfig.for_model(family, **fields))
 
 
 def test_the_features_of_a_backbone_follow_the_depth() -> None:

@@ -65,6 +65,7 @@ def test_layers_side_by_side_the_last_one_first() -> None:
 @pytest.mark.parametrize(
     ("family", "pooling", "layers", "message"),
     [
+        ("poolformer", "mean", 1, "model.pooling: poolformer is none of bert, "),
         ("resnet", "cls", 1, "model.pooling: resnet has no CLS token; expected default, mean, max or attention"),
         ("swin", "mean", 2, "model.last_layers: the stages of swin differ in shape; expected 1, got 2"),
         ("bert", "mean", 13, "model.last_layers: expected 1 to 12, got 13"),

@@ -59,6 +59,7 @@ def test_chances_over_the_layers(classifier: Callable[..., Loaded]) -> None:
         ("beit", StochasticDepth(0.5, "constant")),
         ("swin", StochasticDepth(0.5)),
         ("convnext", StochasticDepth(0.5)),
+        ("poolformer", StochasticDepth(0.5)),
         *(
             (family, LayerDrop(0.5))
             for family in ("bert", "roberta", "distilbert", "deberta-v2", "mpnet", "electra", "vit")
@@ -111,6 +112,9 @@ def test_a_last_layer_for_the_first_token_alone(classifier: Callable[..., Loaded
         ("vit", StochasticDepth(1.0), "rate: expected at least 0 and below 1, got 1.0"),
         ("swin", StochasticDepth(0.1, "constant"), "schedule: swin has the linear one alone"),
         ("swin", LayerDrop(0.1), "swin has stages; use StochasticDepth"),
+        ("resnet", LayerDrop(0.1), "resnet has stages; leave it out"),
+        ("resnet", StochasticDepth(0.1), "resnet's config has no such rate; leave it out"),
+        ("efficientnet", StochasticDepth(0.1), r"efficientnet's config has no such rate; use SetDropout\(hidden=...\)"),
         ("albert", LayerDrop(0.1), "albert has one layer for all; leave it out"),
         ("bert", LayerDrop(float("nan")), "rate: expected at least 0 and below 1, got nan"),
     ],

@@ -111,7 +111,7 @@ def test_beit_is_switched_both_ways_and_reloads(classifier, inputs, tmp_path) ->
             assert torch.equal(logits, original) == (before.pooling == pooling)
 
 
-@pytest.mark.parametrize("family", ["vit", "deit", "swin", "convnext", "resnet"])
+@pytest.mark.parametrize("family", ["vit", "deit", "swin", "convnext", "resnet", "efficientnet"])
 def test_linear_heads_of_pictures_stay_their_class(family: str, classifier) -> None:
     loaded = classifier(family)
     pooling = "mean" if family in STAGED else "cls"

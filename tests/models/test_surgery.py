@@ -37,29 +37,52 @@ from hf_finetune.models.surgery import (
     planned,
 )
 
-STAGED = ("swin", "convnext")
+CONVNEXT = ("convnext", "convnextv2")
+# Two stages of two layers.
+CONVOLUTIONS = {
+    "resnet": {"hidden_sizes": [8, 16], "depths": [2, 2]},
+    "efficientnet": {
+        "kernel_sizes": [3, 5],
+        "in_channels": [32, 32],
+        "out_channels": [32, 48],
+        "strides": [1, 2],
+        "num_block_repeats": [1, 2],
+        "depth_coefficient": 1.2,
+        "expand_ratios": [1, 2],
+    },
+    "poolformer": {
+        "num_encoder_blocks": 2,
+        "hidden_sizes": [8, 16],
+        "depths": [2, 2],
+        "patch_sizes": [7, 3],
+        "strides": [4, 2],
+        "padding": [2, 1],
+    },
+}
+STAGED = ("swin", *CONVNEXT, *CONVOLUTIONS)
 # Families that the other tests know no tiny checkpoint of; they are BERT and RoBERTa by another name.
 NAMESAKES = ("xlm-roberta", "camembert")
 TEXT = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet", "modernbert")
 IMAGE = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit", *STAGED)
+NO_FEED_FORWARD = (*CONVNEXT, "resnet", "efficientnet")
 POST_NORM = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "mpnet")
 
 # An operation, and the families that cannot say its result.
 OPERATIONS: list[tuple[SurgeryStep, tuple[str, ...]]] = [
     (KeepLayers(first=2), STAGED),
-    (KeepLayers(every=2), ("convnext",)),
-    (DropLayers(last=1), ("convnext",)),
+    (KeepLayers(every=2), CONVNEXT),
+    (DropLayers(last=1), CONVNEXT),
     (DuplicateLayers(layers=(1, 1)), ("swin",)),
     (AddLayers(layers=(1, 1)), ("albert",)),
     (ReinitTopLayers(1), ("albert",)),
-    (SetActivation("relu"), ()),
-    (SetDropout(hidden=0.25), ("dinov2", "dinov2_with_registers", "convnext")),
-    (SetDropout(attention=0.25), ("convnext",)),
-    (ResizeFeedForward(ratio=2.0), ("convnext",)),
-    (ResizeFeedForward(ratio=0.5), ("convnext",)),
-    (ResizeFeedForward(ratio=2.0, new="split"), ("convnext",)),
-    (SetAttention("sdpa"), ("deberta-v2", "mpnet", "convnext")),
-    (StochasticDepth(0.5), (*POST_NORM, "albert")),
+    (SetActivation("mish"), ()),
+    (SetDropout(hidden=0.25), ("dinov2", "dinov2_with_registers", *CONVNEXT, "resnet", "poolformer")),
+    (SetDropout(attention=0.25), (*CONVNEXT, *CONVOLUTIONS)),
+    (ResizeFeedForward(ratio=2.0), NO_FEED_FORWARD),
+    (ResizeFeedForward(ratio=0.5), NO_FEED_FORWARD),
+    (ResizeFeedForward(ratio=2.0, new="split"), NO_FEED_FORWARD),
+    (SetAttention("sdpa"), ("deberta-v2", "mpnet", *CONVNEXT, *CONVOLUTIONS)),
+    (StochasticDepth(0.5), (*POST_NORM, "albert", "resnet", "efficientnet")),
     (StochasticDepth(0.5, "constant"), (*POST_NORM, "albert", *STAGED)),
     (LayerDrop(0.5), ("albert", *STAGED)),
 ]
@@ -77,8 +100,10 @@ def lively(
 
     def model(family: str) -> PreTrainedModel:
         if family not in made:
-            known = family in (*TEXT, *IMAGE_FAMILIES)
-            folder = checkpoint(family) if known else tiny_image_checkpoint(tmp_path_factory.mktemp(family), family)
+            known = family in (*TEXT, *IMAGE_FAMILIES) and family not in CONVOLUTIONS
+            shape = CONVOLUTIONS.get(family, {})
+            folder = tmp_path_factory.mktemp(family)
+            folder = checkpoint(family) if known else tiny_image_checkpoint(folder, family, **shape)
             task = "text-classification" if family in TEXT else "image-classification"
             made[family] = livened(load_classifier(folder, task=task, labels=["bad", "good", "so-so"]).model)
         return copy.deepcopy(made[family])
@@ -210,8 +235,10 @@ def test_refused_from_the_config_alone(checkpoint, monkeypatch: pytest.MonkeyPat
     assert str(caught.value) == "model.surgery: AddLayers: the layers of albert share their weights; leave it out"
 
 
-def test_families_that_are_not_in_the_table(checkpoint) -> None:
+def test_families_that_are_not_in_the_table(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"model.surgery: KeepLayers: expected one of bert, .*, got resnet; leave it out"
+        InputError, match=r"model.surgery: KeepLayers: expected one of bert, .*, got regnet; leave it out"
     ):
-        check_config(checkpoint("resnet"), surgery=[KeepLayers(first=1)], task="image-classification")
+        check_config(
+            tiny_image_checkpoint(tmp_path, "regnet"), surgery=[KeepLayers(first=1)], task="image-classification"
+        )

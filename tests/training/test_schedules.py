@@ -8,15 +8,15 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from small_runs import furthest, small_trainer, weights
+from small_runs import furthest, small_recipe, small_trainer, weights
 from torch.optim import lr_scheduler
 from transformers import TrainerCallback, get_scheduler
 
-from hf_finetune import codec
+from hf_finetune import codec, pipeline
 from hf_finetune.checks import check
 from hf_finetune.errors import InputError
 from hf_finetune.jobs import RunJob, parse
-from hf_finetune.recipe import Model, Recipe, TextData, Train
+from hf_finetune.recipe import Launch, Model, Recipe, TextData, Train
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.optimizer_choices import AdamW, ScheduleFree
 from hf_finetune.training.schedule_choices import READS, Course, Schedule, ScheduleName, course
@@ -200,7 +200,7 @@ def test_plateau_is_torchs_behind_a_warm_up() -> None:
     assert found[19] == RATE and found[20] == RATE / 2
 
 
-@pytest.mark.parametrize("name", ["one_cycle", "reduce_lr_on_plateau", "cyclic"])
+@pytest.mark.parametrize("name", get_args(ScheduleName))
 def test_state_goes_on_to_the_bit(name: ScheduleName, tmp_path: Path) -> None:
     def fresh() -> tuple[torch.optim.Optimizer, Any]:
         optimizer = two_groups()
@@ -222,7 +222,7 @@ def test_state_goes_on_to_the_bit(name: ScheduleName, tmp_path: Path) -> None:
     for part, state in zip(second, torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
         part.load_state_dict(state)
     assert begun + go(*second, range(11, 20)) == straight
-    assert len({first for first, _ in straight}) > 2
+    assert len({first for first, _ in straight}) > (0 if name == "constant" else 2)
 
 
 class KillAt(TrainerCallback):
@@ -299,6 +299,35 @@ def test_what_a_schedule_does_not_read_is_refused(name: ScheduleName, numbers: d
     recipe = dataclasses.replace(RECIPE, train=Train(lr_scheduler_type=name), schedule=Schedule(**numbers))
     with pytest.raises(InputError, match=message):
         check(recipe)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs the recipe of seven steps under a schedule; gives the logged rates and the trained weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    small = small_recipe(folder)
+    kept: dict[ScheduleName, tuple[list[float], dict[str, torch.Tensor]]] = {}
+
+    def under(name: ScheduleName) -> tuple[list[float], dict[str, torch.Tensor]]:
+        if name not in kept:
+            train = dataclasses.replace(small.train, lr_scheduler_type=name, learning_rate=RATE, logging_steps=1)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer)
+                patch.setattr("hf_finetune.training.trainer.measure", lambda *_, **__: None)
+                trainer = pipeline.run(dataclasses.replace(small, train=train), Launch(str(folder / name)))
+            logged = [line["learning_rate"] for line in trainer.state.log_history if "loss" in line]
+            kept[name] = logged, weights(trainer)
+        return kept[name]
+
+    return under
+
+
+@pytest.mark.parametrize("name", get_args(ScheduleName))
+def test_a_run_learns_at_the_rates_of_its_schedule(name: ScheduleName, run: Any) -> None:
+    logged, found = run(name)
+    assert logged == pytest.approx([RATE * factor for factor in factors(made(name, None), 7)[:7]], abs=1e-12)
+    # Another course of the rate, other weights.
+    assert (furthest(found, run("constant")[1]) > 1e-5) == (name != "constant")
 
 
 def test_warm_up() -> None:
