@@ -64,8 +64,8 @@ class SearchJob(TrainJob):
 
     searcher: SearcherName = "sweep"
     """sweep: one or two numbers, as in RandAugment and TrivialAugment, the least that can be chosen wrongly in few trials.
-    tpe: Optuna's Parzen estimator (the extra `search`). population: several trainings that learn from each other, as in PBA.
-    reinforce: a recurrent controller that learns by its rewards, as in AutoAugment."""
+    tpe: Optuna's Parzen estimator (the extra `search`). population: several trainings that learn from each other and end in a
+    schedule of policies, `Phases`, as in PBA. reinforce: a recurrent controller that learns by its rewards, as in AutoAugment."""
     budget: str = "10m"
     """Time of the whole command: 90s, 10m, 1h30m. Trials have 0.4 of it, or more where what decides needs less: runs with the
     policy and without, of as many of the recipe's steps as fit into all that is left."""

@@ -66,6 +66,8 @@ class TextBatch:
     population: Population | None = None
     reword: Reword | None = None
     """For operations that ask a language model."""
+    progress: np.ndarray | None = None
+    """Share of the training's steps that are over when each row comes, shape (B,); None: there is no training."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -77,6 +79,7 @@ class TextBatch:
             texts=[self.texts[i] for i in rows],
             pairs=None if self.pairs is None else [self.pairs[i] for i in rows],
             labels=None if self.labels is None else self.labels[rows],
+            progress=None if self.progress is None else self.progress[rows],
         )
 
     def put(self, rows: np.ndarray, part: Self) -> Self:
@@ -98,13 +101,20 @@ class ImageBatch:
     labels: np.ndarray | None = None
     """Shape (B,)."""
     population: Population | None = None
+    progress: np.ndarray | None = None
+    """See `TextBatch`."""
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def take(self, rows: np.ndarray) -> Self:
         """The rows at these places."""
-        return replace(self, pixels=self.pixels[rows], labels=None if self.labels is None else self.labels[rows])
+        return replace(
+            self,
+            pixels=self.pixels[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            progress=None if self.progress is None else self.progress[rows],
+        )
 
     def put(self, rows: np.ndarray, part: Self) -> Self:
         """With the rows at these places exchanged for those of `part`."""

@@ -112,7 +112,10 @@ class StepBatches(Sampler[list[int]]):
 
     def step_rows(self) -> list[np.ndarray]:
         """Row indices of every optimiser step of this epoch, over all processes."""
-        order, rng = self._epoch_rows(self.epoch)
+        return self._steps_of(self.epoch)
+
+    def _steps_of(self, epoch: int) -> list[np.ndarray]:
+        order, rng = self._epoch_rows(epoch)
         if self._bucket is not None:
             in_order = order[np.argsort(-self._bucket[order], kind="stable")]
             steps = np.split(in_order, self._cuts(self._bucket[in_order])[1:])
@@ -145,6 +148,16 @@ class StepBatches(Sampler[list[int]]):
             starts = np.insert(starts, largest + 1, starts[largest] + sizes[largest] // 2)
         return starts
 
+    def share_over(self, epoch: int, steps: int) -> np.ndarray:
+        """Share of a training of so many steps that is over when each row comes in an epoch, for the first time; shape (rows,).
+
+        A row that does not come in it has that of the epoch's start.
+        """
+        before_N = np.full(self.rows, epoch * self.steps)
+        for number, rows in reversed(list(enumerate(self._steps_of(epoch)))):
+            before_N[rows] = epoch * self.steps + number
+        return before_N / steps
+
     def planned(self, epochs: float) -> int:
         """Optimiser steps of a run of so many epochs, as the Trainer counts them."""
         return max(1, math.ceil(self.steps * epochs))
@@ -157,6 +170,25 @@ class StepBatches(Sampler[list[int]]):
             parts = np.array_split(step, self.processes * self.accumulation)
             for part in parts[self.process :: self.processes]:
                 yield part.tolist()
+
+
+class Progress:
+    """How much of a training is over when each of its rows comes; made once for an epoch.
+
+    Args:
+        batches: whose steps they are.
+        steps: of the whole training.
+    """
+
+    def __init__(self, batches: StepBatches, steps: int) -> None:
+        self.batches, self.steps = batches, steps
+        self._made: tuple[int, np.ndarray] | None = None
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """See `StepBatches.share_over`."""
+        if self._made is None or self._made[0] != epoch:
+            self._made = epoch, self.batches.share_over(epoch, self.steps)
+        return self._made[1]
 
 
 def bucket_lengths(lengths: np.ndarray) -> np.ndarray:

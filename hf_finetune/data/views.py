@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -39,6 +39,8 @@ class Augmentation:
     population: Population
     reword: Reword | None = None
     """For operations that ask a language model."""
+    progress: Callable[[int], np.ndarray] | None = None
+    """Of an epoch: see `data.batching.Progress`; None: the rows are shown in no training."""
 
     def texts(self, raw: dict[str, list], rows: Sequence[int], epoch: int, view: int = 0) -> TextBatch:
         """Rows of texts, changed.
@@ -47,15 +49,25 @@ class Augmentation:
             raw: columns of canonical rows: text, label, perhaps text_pair.
             rows: their numbers among the training rows.
         """
-        batch = TextBatch(raw["text"], raw.get("text_pair"), np.asarray(raw["label"]), self.population, self.reword)
+        batch = TextBatch(
+            raw["text"],
+            raw.get("text_pair"),
+            np.asarray(raw["label"]),
+            self.population,
+            self.reword,
+            self._progress_of(rows, epoch),
+        )
         return apply(self.operations, batch, generators(self.seed, rows, epoch, view))
 
     def pixels(
         self, pixels_BCHW: torch.Tensor, labels: Sequence[int], rows: Sequence[int], epoch: int, view: int = 0
     ) -> torch.Tensor:
         """Pictures, changed, shape (B, 3, H, W), uint8; see `texts`."""
-        batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population)
+        batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population, self._progress_of(rows, epoch))
         return apply(self.operations, batch, generators(self.seed, rows, epoch, view)).pixels
+
+    def _progress_of(self, rows: Sequence[int], epoch: int) -> np.ndarray | None:
+        return None if self.progress is None else self.progress(epoch)[np.asarray(rows, dtype=int)]
 
 
 class Views(torch.utils.data.Dataset):

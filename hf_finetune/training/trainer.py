@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_finetune.data.batching import EpochLoader, StepBatches
+from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
 from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of, with_labels
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
@@ -174,6 +175,10 @@ class ClassifierTrainer(Trainer):
             process=self.args.process_index,
             processes=self.args.world_size,
         )
+        if self.augmentation is not None:
+            given, epochs = self.args.max_steps, self.args.num_train_epochs
+            progress = Progress(sampler, given if given > 0 else sampler.planned(epochs))
+            self.augmentation = replace(self.augmentation, progress=progress)
         rows, collate = self._training_rows(), self._training_collate()
         return EpochLoader(
             MixedRows(rows, self.args.seed) if self.mix else rows,
