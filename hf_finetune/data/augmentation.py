@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -130,16 +131,17 @@ class Operation(Protocol):
         """The batch with its rows changed; the one that came in stays as it was."""
 
 
-def generators(seed: int, rows: Iterable[int], epoch: int, view: int = 0) -> list[np.random.Generator]:
+def generators(seed: int, rows: Iterable[int], epoch: int, view: int | Iterable[int] = 0) -> list[np.random.Generator]:
     """A generator for each row.
 
     Args:
         seed: of the run.
         rows: numbers of the rows among the training rows.
         epoch: from 0.
-        view: which of several looks at a row in the same epoch.
+        view: which of several looks at a row in the same epoch; one for all rows, or one for each.
     """
-    return [np.random.default_rng((seed, int(row), epoch, view)) for row in rows]
+    views = repeat(view) if isinstance(view, int) else view
+    return [np.random.default_rng((seed, int(row), epoch, int(v))) for row, v in zip(rows, views, strict=False)]
 
 
 def each(rng: Rng, count: int) -> list[np.random.Generator]:

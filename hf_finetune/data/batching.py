@@ -52,6 +52,7 @@ class StepBatches(Sampler[list[int]]):
         lengths: shape (rows,), tokens of each row; None: not sorted.
         token_budget: padded tokens of an optimiser step, over all processes; needs `lengths`.
         draw: chooses the rows of an epoch, as many as `rows`. None: all of them, each once.
+        several_views: a row that is drawn several times in an epoch is another number each time, see `number_repeats`.
         process: index of this process.
         processes: number of processes.
 
@@ -68,6 +69,7 @@ class StepBatches(Sampler[list[int]]):
         lengths: np.ndarray | None = None,
         token_budget: int | None = None,
         draw: ClassDraw | None = None,
+        several_views: bool = False,
         seed: int = 0,
         process: int = 0,
         processes: int = 1,
@@ -77,6 +79,7 @@ class StepBatches(Sampler[list[int]]):
         self.epoch = 0
         self.follow: Callable[[int], None] | None = None
         self._draw, self._bucket, self._budget = draw, None, token_budget
+        self._several_views = several_views and draw is not None
         parts = accumulation * processes
         if token_budget is None:
             self.steps = max(1, -(-rows // rows_per_step))
@@ -166,10 +169,27 @@ class StepBatches(Sampler[list[int]]):
         return self.steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.step_rows():
+        steps = self.step_rows()
+        if self._several_views:
+            steps = number_repeats(steps, self.rows)
+        for step in steps:
             parts = np.array_split(step, self.processes * self.accumulation)
             for part in parts[self.process :: self.processes]:
                 yield part.tolist()
+
+
+def number_repeats(steps: list[np.ndarray], rows: int) -> list[np.ndarray]:
+    """Steps in which a row that comes again is `row + rows` the second time, `row + 2 * rows` the third, and so on.
+
+    Args:
+        steps: row indices of each.
+        rows: how many there are.
+    """
+    order = np.concatenate(steps)
+    by_row = np.argsort(order, kind="stable")
+    times = np.empty_like(order)
+    times[by_row] = np.arange(len(order)) - np.searchsorted(order[by_row], order[by_row])
+    return np.split(order + rows * times, np.cumsum([len(step) for step in steps])[:-1])
 
 
 class Progress:

@@ -42,12 +42,13 @@ class Augmentation:
     progress: Callable[[int], np.ndarray] | None = None
     """Of an epoch: see `data.batching.Progress`; None: the rows are shown in no training."""
 
-    def texts(self, raw: dict[str, list], rows: Sequence[int], epoch: int, view: int = 0) -> TextBatch:
+    def texts(self, raw: dict[str, list], rows: Sequence[int], epoch: int, view: int | Sequence[int] = 0) -> TextBatch:
         """Rows of texts, changed.
 
         Args:
             raw: columns of canonical rows: text, label, perhaps text_pair.
             rows: their numbers among the training rows.
+            view: see `augmentation.generators`.
         """
         batch = TextBatch(
             raw["text"],
@@ -60,7 +61,12 @@ class Augmentation:
         return apply(self.operations, batch, generators(self.seed, rows, epoch, view))
 
     def pixels(
-        self, pixels_BCHW: torch.Tensor, labels: Sequence[int], rows: Sequence[int], epoch: int, view: int = 0
+        self,
+        pixels_BCHW: torch.Tensor,
+        labels: Sequence[int],
+        rows: Sequence[int],
+        epoch: int,
+        view: int | Sequence[int] = 0,
     ) -> torch.Tensor:
         """Pictures, changed, shape (B, 3, H, W), uint8; see `texts`."""
         batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population, self._progress_of(rows, epoch))
@@ -72,6 +78,8 @@ class Augmentation:
 
 class Views(torch.utils.data.Dataset):
     """Encoded training rows for a torch DataLoader, each as the epoch's view of it; see `data.inputs.Rows`.
+
+    Indices beyond the rows stand for further views of them in the same epoch, see `batching.number_repeats`.
 
     Args:
         rows: encoded rows that still have what they were encoded from.
@@ -100,11 +108,12 @@ class Views(torch.utils.data.Dataset):
 
     def changed(self, indices: Sequence[int]) -> dict[str, Any]:
         """The epoch's views of rows: `text` and `text_pair` (None: there is none), or `pixels` (B, 3, H, W), uint8; `label`."""
-        raw, inputs = self.rows[[int(i) for i in indices]], self.inputs
+        views, rows = (part.tolist() for part in np.divmod(np.asarray(indices, dtype=int), len(self)))
+        raw, inputs = self.rows[rows], self.inputs
         if isinstance(inputs, TextInputs):
-            batch = self.augmentation.texts(raw, indices, self.epoch)
+            batch = self.augmentation.texts(raw, rows, self.epoch, views)
             return {"text": batch.texts, "text_pair": batch.pairs, "label": raw["label"]}
-        pixels_BCHW = self.augmentation.pixels(inputs.pixels(raw["image"]), raw["label"], indices, self.epoch)
+        pixels_BCHW = self.augmentation.pixels(inputs.pixels(raw["image"]), raw["label"], rows, self.epoch, views)
         return {"pixels": pixels_BCHW, "label": raw["label"]}
 
     def encoded(self, views: dict[str, Any]) -> dict[str, Any]:

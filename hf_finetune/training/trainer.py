@@ -171,6 +171,7 @@ class ClassifierTrainer(Trainer):
             lengths=self.inputs.lengths(self.train_dataset) if self.by_length else None,
             token_budget=self.token_budget,
             draw=draw_of(self.train_dataset, self.sampling),
+            several_views=self.augmentation is not None,
             seed=self.args.seed,
             process=self.args.process_index,
             processes=self.args.world_size,

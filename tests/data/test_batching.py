@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.data.batching import Progress, StepBatches, bucket_lengths, budget_cuts
+from hf_finetune.data.batching import Progress, StepBatches, bucket_lengths, budget_cuts, number_repeats
 from hf_finetune.data.sampling import ClassDraw
 from hf_finetune.errors import InputError
 
@@ -67,6 +67,29 @@ def test_how_much_of_the_training_is_over_when_a_row_comes() -> None:
     found, steps = drawing.share_over(0, 8), drawing.step_rows()
     first = [next((number for number, rows in enumerate(steps) if row in rows), 0) for row in range(8)]
     assert sum(int((rows == 0).sum()) for rows in steps) == 4 and found.tolist() == [number / 8 for number in first]
+
+
+def test_a_row_that_comes_again_is_another_number() -> None:
+    steps = [np.array([2, 0, 2]), np.array([1, 2]), np.array([0])]
+    assert [step.tolist() for step in number_repeats(steps, 3)] == [[2, 0, 5], [1, 8], [3]]
+    labels_N = np.array([0, 1, 1, 1, 1, 1, 1, 1])
+    # The lone row of its class comes four times, on whichever process.
+    found = [
+        list(
+            StepBatches(
+                8,
+                rows_per_step=4,
+                draw=ClassDraw(labels_N, "balanced"),
+                several_views=True,
+                process=process,
+                processes=2,
+            )
+        )
+        for process in range(2)
+    ]
+    drawn = [index for batches in found for batch in batches for index in batch]
+    assert sorted(index for index in drawn if index % 8 == 0) == [0, 8, 16, 24]
+    assert sorted(index for index in drawn if index % 8) == sorted({index % 8 for index in drawn} - {0})
 
 
 def test_sorting_saves_padding() -> None:

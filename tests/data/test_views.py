@@ -51,6 +51,16 @@ def test_views_change_with_the_epoch_and_are_what_the_operation_gives(texts: Tex
     assert expected != rows["text"][:]
 
 
+def test_a_row_that_is_drawn_several_times_has_another_view_each_time(texts: TextInputs) -> None:
+    rows = text_rows(ROWS)
+    views = Views(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
+    views.set_epoch(2)
+    found = views.changed([3, 3 + ROWS, 5 + 2 * ROWS])["text"]
+    raw = TextBatch(rows["text"][:])
+    seen = [SwapWords(0.5)(raw, generators(0, range(ROWS), 2, view)).texts for view in range(3)]
+    assert found == [seen[0][3], seen[1][3], seen[2][5]] and found[0] != found[1]
+
+
 def test_two_processes_see_what_one_sees(texts: TextInputs) -> None:
     """Each its own rows; a row's view is the same wherever it is."""
     rows = text_rows(ROWS)
