@@ -1,4 +1,4 @@
-"""Losses, R-Drop, mixout, noise and drawn rows in the trainer: exact whatever the micro-batches and the processes."""
+"""Losses, R-Drop, mixout, noise, drawn and changed rows in the trainer: exact whatever the micro-batches and the processes."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ from small_runs import furthest, small_trainer, trained_by_two, weights
 from torch import nn
 from transformers.utils import ModelOutput
 
-from hf_finetune.data.augment_image import Translate
-from hf_finetune.data.augment_text import KeyboardTypos
+from hf_finetune.data.augment_image import Flip, Translate
+from hf_finetune.data.augment_text import DeleteWords, KeyboardTypos
+from hf_finetune.data.compose import Phases
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.models.shortcuts import Shortcuts
@@ -25,12 +26,15 @@ WEIGHTS, SHIFT = torch.tensor([1.6, 0.4]), torch.tensor([-0.2, -1.5])
 LOSS = WeightedLoss(Focal(1.5), weights_C=WEIGHTS, shift_C=SHIFT)
 
 
-def with_everything(model: nn.Module, *args, **fields) -> ClassifierTrainer:
+def with_everything(model: nn.Module, *args, train_rows, **fields) -> ClassifierTrainer:
     """All that could depend on how a step is cut, at once."""
+    changes = (KeyboardTypos(0.5), DeleteWords()) if "text" in train_rows.column_names else (Translate(), Flip())
     return ClassifierTrainer(
         model,
         *args,
+        train_rows=train_rows,
         **fields,
+        augmentation=Augmentation((Phases(changes),), 0, population_of(train_rows, ("bad", "good"))),
         loss=LOSS,
         r_drop=1.0,
         sampling="balanced",
