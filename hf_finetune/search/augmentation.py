@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
@@ -86,6 +87,50 @@ def search(
     started = time.perf_counter() - used_s
     folder = output_folder(f"{recipe.name}-search", output, resume=resume)
     state = state_in(folder) if resume else None
+    with _notes_afterwards():
+        run, record = _begin(recipe, wanted, folder, state, started)
+    try:
+        with plain_disk_errors(folder):
+            if state is None:
+                write_json(folder / "recipe.json", record)
+                run.write()
+            return run.finish()
+    except (KeyboardInterrupt, StoppedBySignal):
+        raise StoppedBySignal(f"stopped after {len(run.state['trials'])} trials; --resume goes on from there") from None
+
+
+@contextmanager
+def _notes_afterwards() -> Iterator[None]:
+    """What is noted inside is said once all went well: an error is the first line."""
+    noted: list[logging.LogRecord] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        noted.append(record)
+        return False
+
+    logger.addFilter(note)
+    try:
+        yield
+    finally:
+        logger.removeFilter(note)
+    for record in noted:
+        logger.handle(record)
+
+
+def _begin(
+    recipe: Recipe, wanted: Wanted, folder: Path, state: dict[str, Any] | None, started: float
+) -> tuple[_Search, dict[str, Any]]:
+    """Load everything, and plan the time of a new search; nothing is written.
+
+    Args:
+        state: what search.json holds of a search that goes on; None: it is a new one.
+
+    Returns:
+        The search, and what its recipe.json holds.
+
+    Raises:
+        InputError, StoppedBySignal: see `search`.
+    """
     bench = Bench(recipe)
     prepared = bench.prepared
     with bench.all_layers():
@@ -124,15 +169,13 @@ def search(
     }
     state["folder"] = str(folder)
     run = _Search(recipe, wanted, bench, space, state, folder, started)
-    try:
-        with plain_disk_errors(folder):
-            if new:
+    if new:
+        try:
+            with plain_disk_errors(folder):
                 run.plan_time()
-                write_json(folder / "recipe.json", record)
-                run.write()
-            return run.finish()
-    except (KeyboardInterrupt, StoppedBySignal):
-        raise StoppedBySignal(f"stopped after {len(state['trials'])} trials; --resume goes on from there") from None
+        except StoppedBySignal:
+            raise StoppedBySignal("stopped before there was anything to save") from None
+    return run, record
 
 
 def _check(recipe: Recipe, wanted: Wanted) -> None:

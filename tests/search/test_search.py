@@ -398,6 +398,18 @@ def test_what_is_refused_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_budget_that_is_too_small_is_the_first_line(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before what is noted while the data are read and the head is fitted."""
+    flags = ["--model", recipe.model.checkpoint, "--max-length", "32", "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as left:
+        main_command(["search", "augmentation", recipe.data.path, *flags, "--budget", "1s"])
+    assert left.value.code == 2 and not (tmp_path / "out").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--budget 1s: 6 runs of 4 steps and a few trials take longer here; expected ")
+
+
 def test_layers_that_wait_are_refused(recipe: Recipe, tmp_path: Path) -> None:
     waiting = replace(recipe, model=Model(recipe.model.checkpoint, unfreeze_every=0.5))
     with pytest.raises(InputError, match="not AdaLoRA or"):
