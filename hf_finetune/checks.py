@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from hf_finetune.codec import ADAPTERS, flatten, spelled, to_plain
-from hf_finetune.data.compose import Sometimes, by_model, check_kind, every
+from hf_finetune.data.compose import Phases, Sometimes, by_model, check_kind, every
 from hf_finetune.errors import InputError
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.layer_surgery import ReinitTopLayers
@@ -69,6 +69,12 @@ def check(recipe: Recipe) -> None:
         if data.augment_copies == 0:
             name = type(operation).__name__
             refuse("data.augment_copies", 0, f"1 or more beside {name}, whose model is too slow to run in every epoch")
+    if data.augment_copies and any(isinstance(operation, Phases) for operation in every(data.augment)):
+        refuse(
+            "data.augment_copies",
+            data.augment_copies,
+            "0 beside Phases, as stored copies are the same all through the training",
+        )
     if data.max_train_rows is not None and data.max_train_rows < 2:
         refuse("data.max_train_rows", data.max_train_rows, "at least 2")
     if data.rows_per_class is not None and data.rows_per_class < 1:
@@ -310,6 +316,12 @@ def _check_pretrain(recipe: Recipe, refuse: Refuse) -> None:
             for operation in every(augment):
                 if isinstance(operation, Sometimes) and operation.by_class == "rare":
                     refuse("pretrain.objective.augment", spelled(operation), "by_class all: rows have no classes here")
+                if isinstance(operation, Phases):
+                    refuse(
+                        "pretrain.objective.augment",
+                        spelled(operation),
+                        "operations without Phases, which are data.augment's",
+                    )
     if model.surgery:
         refuse(
             "model.surgery",

@@ -161,6 +161,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
         looks(job.views, recipe.data.augment_copies),
         inputs,
         mix if inputs is not None else (),
+        epochs=recipe.train.num_train_epochs,
     )
     written, lines = {}, []
     if inputs is not None:

@@ -64,8 +64,8 @@ class SearchJob(TrainJob):
 
     searcher: SearcherName = "sweep"
     """sweep: one or two numbers, as in RandAugment and TrivialAugment, the least that can be chosen wrongly in few trials.
-    tpe: Optuna's Parzen estimator (the extra `search`). population: several trainings that learn from each other, as in PBA.
-    reinforce: a recurrent controller that learns by its rewards, as in AutoAugment."""
+    tpe: Optuna's Parzen estimator (the extra `search`). population: several trainings that learn from each other and end in a
+    schedule of policies, `Phases`, as in PBA. reinforce: a recurrent controller that learns by its rewards, as in AutoAugment."""
     budget: str = "10m"
     """Time of the whole command: 90s, 10m, 1h30m. Trials have 0.4 of it, or more where what decides needs less: runs with the
     policy and without, of as many of the recipe's steps as fit into all that is left."""
@@ -226,10 +226,14 @@ def _kind(arguments: Sequence[str], fields: dict[str, Any]) -> type[TextData] | 
         names |= {str(name) for name in data} | {f"type: {data.get('type')}"}
         augment += str(data.get("augment", ""))
     names = {name.replace("-", "_").removeprefix("no_") for name in names}
-    of_pictures = {f.name for f in dataclasses.fields(ImageData)} - {f.name for f in dataclasses.fields(TextData)}
+    fields_of = {kind: {f.name for f in dataclasses.fields(kind)} for kind in (TextData, ImageData)}
+    of_pictures, of_texts = fields_of[ImageData] - fields_of[TextData], fields_of[TextData] - fields_of[ImageData]
     words = set(re.findall(r"\w+", augment))
-    if names & (of_pictures | {"type: ImageData"}) or words & {o.__name__ for o in typing.get_args(ImageOperation)}:
+    if names & (of_pictures | {"type: ImageData"}):
         return ImageData
+    if words & {o.__name__ for o in typing.get_args(ImageOperation)}:
+        # Beside a field of texts it is the operation that is wrong, and is refused by name.
+        return TextData if names & (of_texts | {"type: TextData"}) else ImageData
     named = names & {"text", "text_pair", "type: TextData"} or words & {
         o.__name__ for o in typing.get_args(TextOperation)
     }

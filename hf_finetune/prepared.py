@@ -42,7 +42,7 @@ CPU_FORWARD_TOKENS = 2048
 
 
 def augmentation_of(recipe: Recipe, splits: Splits, device: torch.device) -> Augmentation:
-    """What changes the recipe's training rows, on these data."""
+    """What changes the recipe's training rows, on these data; the trainer adds how far the training is."""
     population = population_of(splits.train, splits.labels)
     reword = Rewording(device, recipe.batching.cache_gb)
     return Augmentation(recipe.data.augment, recipe.train.seed, population, reword)

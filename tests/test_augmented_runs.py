@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import small_recipe
+from small_runs import small_recipe, stop_after
 
 from hf_finetune import codec, pipeline
-from hf_finetune.data.augment_text import Eda, KeyboardTypos, MixHalves, SwapWords, TextOperation
-from hf_finetune.data.compose import Sometimes
+from hf_finetune.data.augment_text import ChangeCase, Eda, KeyboardTypos, MixHalves, SwapWords, TextOperation
+from hf_finetune.data.augmentation import TextBatch
+from hf_finetune.data.compose import Phases, Sequence, Sometimes
 from hf_finetune.data.load import load
 from hf_finetune.data.views import Augmentation, with_copies
+from hf_finetune.errors import StoppedBySignal
 from hf_finetune.preparation import prepare
-from hf_finetune.recipe import Launch, Model, Recipe, TextData
+from hf_finetune.recipe import Launch, Model, Recipe, TextData, Train
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -94,6 +96,34 @@ def test_rows_that_are_scored_stay_as_they_are(
     trained(augmented(recipe, *OPERATIONS, copies=copies), tmp_path / "run")
     assert sorted(shown) == sorted(splits.train["text"][:] * max(1, copies))
     assert set(splits.validation["text"]) - set(splits.train["text"])
+
+
+def test_phases_hold_for_their_steps_and_a_run_that_was_stopped_goes_on_in_its_own(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """14 steps: 6 in capitals, then 3 with typing errors, across the end of the epoch, then 5 as they are."""
+    shown: list[TextBatch] = []
+    change = Augmentation.texts
+
+    def watched(self: Augmentation, raw: dict[str, list], *where: int) -> TextBatch:
+        shown.append(change(self, raw, *where))
+        return shown[-1]
+
+    monkeypatch.setattr(Augmentation, "texts", watched)
+    phases = Phases((ChangeCase(1.0, to="upper"), KeyboardTypos(1.0), Sequence(())), (6 / 14, 9 / 14))
+    twice = Train(num_train_epochs=2.0, per_device_train_batch_size=8, learning_rate=1e-3)
+    chosen = replace(augmented(recipe, phases), train=twice)
+    straight = trained(chosen, tmp_path / "straight")
+    plain = set(load(recipe.data.path, kind="text").train["text"])
+    assert [
+        "capitals" if all(text.isupper() for text in batch.texts) else "none" if set(batch.texts) <= plain else "typos"
+        for batch in shown
+    ] == ["capitals"] * 6 + ["typos"] * 3 + ["none"] * 5
+    stop_after(monkeypatch, 4)
+    with pytest.raises(StoppedBySignal):
+        pipeline.run(chosen, Launch(str(tmp_path / "stopped"), resume=True))
+    pipeline.run(chosen, Launch(str(tmp_path / "stopped"), resume=True))
+    assert same(straight, load_file(tmp_path / "stopped" / "model" / "model.safetensors"))
 
 
 def test_nothing_at_strength_0(recipe: Recipe, tmp_path: Path) -> None:

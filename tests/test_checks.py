@@ -6,6 +6,8 @@ from peft import PromptTuningConfig
 from hf_finetune import ImageData, InputError, Model, Precision, Recipe, TextData, Train
 from hf_finetune import recipe as module
 from hf_finetune.checks import check
+from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.compose import Phases, Sometimes
 from hf_finetune.models.surgery import ReinitTopLayers
 
 RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
@@ -53,6 +55,10 @@ RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
                 "regularize": module.Regularize(mixout=0.5),
             },
             "regularize.mixout: expected 0 beside ReinitTopLayers",
+        ),
+        (
+            {"data": TextData(path="x", augment=(Sometimes(Phases((SwapWords(),))),), augment_copies=1)},
+            "data.augment_copies: expected 0 beside Phases, as stored copies are the same all through the training, got 1",
         ),
         ({"data": TextData(path="x", max_length=3)}, "data.max_length: expected at least 4"),
         ({"data": TextData(path="x", validation_fraction=1.0)}, "data.validation_fraction"),

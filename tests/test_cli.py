@@ -224,6 +224,12 @@ def test_what_the_data_are_is_read_off_the_fields(
     assert kind == "TextData" or job.recipe.data.decode_once == ("once" not in f"{content} {flags}")
 
 
+@pytest.mark.parametrize("flags", [["--max-length", "32"], ["--text", "text"], ["--data.encoding", "latin-1"]])
+def test_an_operation_on_pictures_beside_a_field_of_texts_is_refused_by_name(flags: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^data\.augment\[0\]\.type: expected one of SwapWords, .*, got 'Rotate'$"):
+        jobs.train_job(["nowhere", "--data.augment", "[Rotate]", *flags], "hf-finetune train")
+
+
 def test_a_config_may_come_through_a_pipe() -> None:
     """It can be read once only."""
     reading, writing = os.pipe()

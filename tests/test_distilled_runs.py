@@ -322,6 +322,22 @@ def test_a_live_teacher_and_its_kept_answers_train_the_same(texts: Recipe, tmp_p
     assert result_of(tmp_path / "live")["time"]["teacher_s"] > 0
 
 
+def test_a_row_drawn_again_is_the_view_that_was_answered(texts: Recipe, tmp_path: Path) -> None:
+    """The teacher is asked about one view of each row in an epoch; the rare class's come several times."""
+    header, *lines = Path(texts.data.path).read_text().splitlines()
+    good = [line for line in lines if line.endswith("good")]
+    bad = [line for line in lines if line.endswith("bad")]
+    (tmp_path / "rare.csv").write_text("\n".join([header, *good, *bad[:10]]))
+    recipe = dataclasses.replace(
+        texts,
+        data=dataclasses.replace(texts.data, path=str(tmp_path / "rare.csv"), augment=(SwapWords(0.5),)),
+        batching=dataclasses.replace(texts.batching, sampling="balanced"),
+    )
+    trained(recipe, tmp_path / "run")
+    found = result_of(tmp_path / "run")
+    assert found["teacher"]["live"] and found["rows"]["train"] == 36
+
+
 def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not as its row: the weights are others; a run that was stopped goes on with the same views and answers, to the bit. And
     another run of the same views finds the answers kept."""

@@ -19,7 +19,7 @@ from hf_finetune import codec, jobs, pipeline
 from hf_finetune.checks import check
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
-from hf_finetune.data.compose import Sometimes
+from hf_finetune.data.compose import Phases, Sometimes
 from hf_finetune.data.load import load
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
@@ -306,6 +306,11 @@ PICTURES = {"data": ImageData(path="x")}
         ({"objective": SimCLR(projection=0)}, PICTURES, "pretrain.objective.projection: expected at least 1"),
         ({"objective": SimCLR(augment=())}, PICTURES, "pretrain.objective.augment: expected operations: without any"),
         ({"objective": SimCLR(augment=(SwapWords(),))}, PICTURES, "pretrain.objective.augment: SwapWords is not for pictures"),
+        (
+            {"objective": SimCLR(augment=(Phases((Flip(),)),))},
+            PICTURES,
+            "pretrain.objective.augment: expected operations without Phases",
+        ),
         (
             {"objective": SimCLR(augment=(Sometimes(Flip(), by_class="rare"),))},
             PICTURES,

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -66,6 +67,8 @@ class TextBatch:
     population: Population | None = None
     reword: Reword | None = None
     """For operations that ask a language model."""
+    progress: np.ndarray | None = None
+    """Share of the training's steps that are over when each row comes, shape (B,); None: there is no training."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -77,6 +80,7 @@ class TextBatch:
             texts=[self.texts[i] for i in rows],
             pairs=None if self.pairs is None else [self.pairs[i] for i in rows],
             labels=None if self.labels is None else self.labels[rows],
+            progress=None if self.progress is None else self.progress[rows],
         )
 
     def put(self, rows: np.ndarray, part: Self) -> Self:
@@ -98,13 +102,20 @@ class ImageBatch:
     labels: np.ndarray | None = None
     """Shape (B,)."""
     population: Population | None = None
+    progress: np.ndarray | None = None
+    """See `TextBatch`."""
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def take(self, rows: np.ndarray) -> Self:
         """The rows at these places."""
-        return replace(self, pixels=self.pixels[rows], labels=None if self.labels is None else self.labels[rows])
+        return replace(
+            self,
+            pixels=self.pixels[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            progress=None if self.progress is None else self.progress[rows],
+        )
 
     def put(self, rows: np.ndarray, part: Self) -> Self:
         """With the rows at these places exchanged for those of `part`."""
@@ -120,16 +131,17 @@ class Operation(Protocol):
         """The batch with its rows changed; the one that came in stays as it was."""
 
 
-def generators(seed: int, rows: Iterable[int], epoch: int, view: int = 0) -> list[np.random.Generator]:
+def generators(seed: int, rows: Iterable[int], epoch: int, view: int | Iterable[int] = 0) -> list[np.random.Generator]:
     """A generator for each row.
 
     Args:
         seed: of the run.
         rows: numbers of the rows among the training rows.
         epoch: from 0.
-        view: which of several looks at a row in the same epoch.
+        view: which of several looks at a row in the same epoch; one for all rows, or one for each.
     """
-    return [np.random.default_rng((seed, int(row), epoch, view)) for row in rows]
+    views = repeat(view) if isinstance(view, int) else view
+    return [np.random.default_rng((seed, int(row), epoch, int(v))) for row, v in zip(rows, views, strict=False)]
 
 
 def each(rng: Rng, count: int) -> list[np.random.Generator]:

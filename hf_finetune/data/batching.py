@@ -52,6 +52,7 @@ class StepBatches(Sampler[list[int]]):
         lengths: shape (rows,), tokens of each row; None: not sorted.
         token_budget: padded tokens of an optimiser step, over all processes; needs `lengths`.
         draw: chooses the rows of an epoch, as many as `rows`. None: all of them, each once.
+        several_views: a row that is drawn several times in an epoch is another number each time, see `number_repeats`.
         process: index of this process.
         processes: number of processes.
 
@@ -68,6 +69,7 @@ class StepBatches(Sampler[list[int]]):
         lengths: np.ndarray | None = None,
         token_budget: int | None = None,
         draw: ClassDraw | None = None,
+        several_views: bool = False,
         seed: int = 0,
         process: int = 0,
         processes: int = 1,
@@ -77,6 +79,7 @@ class StepBatches(Sampler[list[int]]):
         self.epoch = 0
         self.follow: Callable[[int], None] | None = None
         self._draw, self._bucket, self._budget = draw, None, token_budget
+        self._several_views = several_views and draw is not None
         parts = accumulation * processes
         if token_budget is None:
             self.steps = max(1, -(-rows // rows_per_step))
@@ -112,7 +115,10 @@ class StepBatches(Sampler[list[int]]):
 
     def step_rows(self) -> list[np.ndarray]:
         """Row indices of every optimiser step of this epoch, over all processes."""
-        order, rng = self._epoch_rows(self.epoch)
+        return self._steps_of(self.epoch)
+
+    def _steps_of(self, epoch: int) -> list[np.ndarray]:
+        order, rng = self._epoch_rows(epoch)
         if self._bucket is not None:
             in_order = order[np.argsort(-self._bucket[order], kind="stable")]
             steps = np.split(in_order, self._cuts(self._bucket[in_order])[1:])
@@ -145,6 +151,16 @@ class StepBatches(Sampler[list[int]]):
             starts = np.insert(starts, largest + 1, starts[largest] + sizes[largest] // 2)
         return starts
 
+    def share_over(self, epoch: int, steps: int) -> np.ndarray:
+        """Share of a training of so many steps that is over when each row comes in an epoch, for the first time; shape (rows,).
+
+        A row that does not come in it has that of the epoch's start.
+        """
+        before_N = np.full(self.rows, epoch * self.steps)
+        for number, rows in reversed(list(enumerate(self._steps_of(epoch)))):
+            before_N[rows] = epoch * self.steps + number
+        return before_N / steps
+
     def planned(self, epochs: float) -> int:
         """Optimiser steps of a run of so many epochs, as the Trainer counts them."""
         return max(1, math.ceil(self.steps * epochs))
@@ -153,10 +169,46 @@ class StepBatches(Sampler[list[int]]):
         return self.steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.step_rows():
+        steps = self.step_rows()
+        if self._several_views:
+            steps = number_repeats(steps, self.rows)
+        for step in steps:
             parts = np.array_split(step, self.processes * self.accumulation)
             for part in parts[self.process :: self.processes]:
                 yield part.tolist()
+
+
+def number_repeats(steps: list[np.ndarray], rows: int) -> list[np.ndarray]:
+    """Steps in which a row that comes again is `row + rows` the second time, `row + 2 * rows` the third, and so on.
+
+    Args:
+        steps: row indices of each.
+        rows: how many there are.
+    """
+    order = np.concatenate(steps)
+    by_row = np.argsort(order, kind="stable")
+    times = np.empty_like(order)
+    times[by_row] = np.arange(len(order)) - np.searchsorted(order[by_row], order[by_row])
+    return np.split(order + rows * times, np.cumsum([len(step) for step in steps])[:-1])
+
+
+class Progress:
+    """How much of a training is over when each of its rows comes; made once for an epoch.
+
+    Args:
+        batches: whose steps they are.
+        steps: of the whole training.
+    """
+
+    def __init__(self, batches: StepBatches, steps: int) -> None:
+        self.batches, self.steps = batches, steps
+        self._made: tuple[int, np.ndarray] | None = None
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """See `StepBatches.share_over`."""
+        if self._made is None or self._made[0] != epoch:
+            self._made = epoch, self.batches.share_over(epoch, self.steps)
+        return self._made[1]
 
 
 def bucket_lengths(lengths: np.ndarray) -> np.ndarray:

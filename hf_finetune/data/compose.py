@@ -6,6 +6,7 @@ import typing
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -86,6 +87,44 @@ class Sometimes:
         return _on(np.flatnonzero(chosen), self.operation, batch, rngs)
 
 
+@dataclass(frozen=True)
+class Phases:
+    """One operation after another over the training: a schedule of policies, as population-based search finds it
+    (arXiv:1905.05393). For views that are made while training, as only there is a first step and a last one."""
+
+    phases: tuple[Augmentation, ...]
+    """What is done in each phase; `{type: Sequence, steps: []}` is nothing."""
+    starts: tuple[float, ...] = ()
+    """Where each phase but the first starts, as a share of the training's steps. (): all are equally long."""
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise InputError("Phases.phases: expected at least one operation, got none")
+        in_order = all(low < high for low, high in pairwise((0.0, *self.starts, 1.0)))
+        if self.starts and not (in_order and len(self.starts) == len(self.phases) - 1):
+            raise InputError(
+                f"Phases.starts: expected {len(self.phases) - 1} rising numbers between 0 and 1, one for each phase but the "
+                f"first, got {self.starts!r}"
+            )
+
+    def __call__(self, batch: Any, rng: Rng) -> Any:
+        """The batch with each row changed by the operation of the phase it comes in.
+
+        Raises:
+            InputError: the rows are those of no training.
+        """
+        if batch.progress is None:
+            raise InputError(
+                "Phases: expected rows that come in the course of a training, got others; leave it out here"
+            )
+        rngs = each(rng, len(batch))
+        starts = self.starts or [number / len(self.phases) for number in range(1, len(self.phases))]
+        phase_B = np.searchsorted(starts, batch.progress, side="right")
+        for number, operation in enumerate(self.phases):
+            batch = _on(np.flatnonzero(phase_B == number), operation, batch, rngs)
+        return batch
+
+
 def _on(rows: np.ndarray, operation: Augmentation, batch: Any, rngs: list[np.random.Generator]) -> Any:
     """The batch with an operation done to the rows at these places."""
     if len(rows) == 0:
@@ -93,7 +132,7 @@ def _on(rows: np.ndarray, operation: Augmentation, batch: Any, rngs: list[np.ran
     return batch.put(rows, apply([operation], batch.take(rows), [rngs[i] for i in rows]))
 
 
-Composed = Sequence | OneOf | Sometimes
+Composed = Sequence | OneOf | Sometimes | Phases
 TextAugmentation = TextOperation | Composed
 ImageAugmentation = ImageOperation | Composed
 Augmentation = TextOperation | ImageOperation | Composed
@@ -104,7 +143,7 @@ def every(operations: Several[Augmentation]) -> Iterator[Augmentation]:
     for operation in operations:
         yield operation
         match operation:
-            case Sequence(parts) | OneOf(parts):
+            case Sequence(parts) | OneOf(parts) | Phases(parts):
                 yield from every(parts)
             case Sometimes(part):
                 yield from every([part])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hf_finetune import codec
 from hf_finetune.data.augmentation import ImageBatch, TextBatch, apply, generators
-from hf_finetune.data.compose import Augmentation, Sometimes, by_model, check_kind, every
+from hf_finetune.data.compose import Augmentation, Phases, Sometimes, by_model, check_kind, every
 from hf_finetune.data.text_sentences import MixHalves
 from hf_finetune.errors import InputError
 
@@ -29,7 +29,7 @@ class SeveralViews:
 
     Raises:
         InputError: fewer than two views, a seed below 0, no operations, or operations that need more than the row itself:
-            the training rows and the row's class, or a language model.
+            the training rows and the row's class, the course of a training, or a language model.
     """
 
     operations: tuple[Augmentation, ...]
@@ -53,6 +53,10 @@ class SeveralViews:
                     raise InputError(
                         f"--augment: {codec.spelled(operation)} goes by the classes of rows and by the training rows, and here "
                         "there are neither; expected operations on a row alone"
+                    )
+                case Phases():
+                    raise InputError(
+                        "--augment: Phases is for training, which has a first step and a last one; expected the operations of one phase"
                     )
         for operation in by_model(self.operations):
             raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from hf_finetune import store
 from hf_finetune.data import pixels
 from hf_finetune.data.augmentation import ImageBatch, Operation, Population, Reword, TextBatch, apply, generators
+from hf_finetune.data.compose import Phases, every
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.splits import row_digests
 from hf_finetune.errors import InputError
@@ -41,27 +42,47 @@ class Augmentation:
     population: Population
     reword: Reword | None = None
     """For operations that ask a language model."""
+    progress: Callable[[int], np.ndarray] | None = None
+    """Of an epoch: see `data.batching.Progress`; None: the rows are shown in no training."""
 
-    def texts(self, raw: dict[str, list], rows: Sequence[int], epoch: int, view: int = 0) -> TextBatch:
+    def texts(self, raw: dict[str, list], rows: Sequence[int], epoch: int, view: int | Sequence[int] = 0) -> TextBatch:
         """Rows of texts, changed.
 
         Args:
             raw: columns of canonical rows: text, label, perhaps text_pair.
             rows: their numbers among the training rows.
+            view: see `augmentation.generators`.
         """
-        batch = TextBatch(raw["text"], raw.get("text_pair"), np.asarray(raw["label"]), self.population, self.reword)
+        batch = TextBatch(
+            raw["text"],
+            raw.get("text_pair"),
+            np.asarray(raw["label"]),
+            self.population,
+            self.reword,
+            self._progress_of(rows, epoch),
+        )
         return apply(self.operations, batch, generators(self.seed, rows, epoch, view))
 
     def pixels(
-        self, pixels_BCHW: torch.Tensor, labels: Sequence[int], rows: Sequence[int], epoch: int, view: int = 0
+        self,
+        pixels_BCHW: torch.Tensor,
+        labels: Sequence[int],
+        rows: Sequence[int],
+        epoch: int,
+        view: int | Sequence[int] = 0,
     ) -> torch.Tensor:
         """Pictures, changed, shape (B, 3, H, W), uint8; see `texts`."""
-        batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population)
+        batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population, self._progress_of(rows, epoch))
         return apply(self.operations, batch, generators(self.seed, rows, epoch, view)).pixels
+
+    def _progress_of(self, rows: Sequence[int], epoch: int) -> np.ndarray | None:
+        return None if self.progress is None else self.progress(epoch)[np.asarray(rows, dtype=int)]
 
 
 class Views(torch.utils.data.Dataset):
     """Encoded training rows for a torch DataLoader, each as the epoch's view of it; see `data.inputs.Rows`.
+
+    Indices beyond the rows stand for further views of them in the same epoch, see `batching.number_repeats`.
 
     Args:
         rows: encoded rows that still have what they were encoded from.
@@ -96,7 +117,9 @@ class Views(torch.utils.data.Dataset):
     @property
     def identity(self) -> dict[str, Any]:
         """All that the epoch's views of pictures depend on, as JSON has it."""
-        return {**self._made_of, "epoch": self.epoch}
+        progress, operations = self.augmentation.progress, every(self.augmentation.operations)
+        phased = progress is not None and any(isinstance(operation, Phases) for operation in operations)
+        return {**self._made_of, "epoch": self.epoch, "progress": progress(self.epoch).tolist() if phased else None}
 
     def texts(self) -> Dataset:
         """The epoch's views of all rows of texts, as canonical rows without labels, in memory."""
@@ -105,11 +128,12 @@ class Views(torch.utils.data.Dataset):
 
     def changed(self, indices: Sequence[int]) -> dict[str, Any]:
         """The epoch's views of rows: `text` and `text_pair` (None: there is none), or `pixels` (B, 3, H, W), uint8; `label`."""
-        raw, inputs = self.rows[[int(i) for i in indices]], self.inputs
+        views, rows = (part.tolist() for part in np.divmod(np.asarray(indices, dtype=int), len(self)))
+        raw, inputs = self.rows[rows], self.inputs
         if isinstance(inputs, TextInputs):
-            batch = self.augmentation.texts(raw, indices, self.epoch)
+            batch = self.augmentation.texts(raw, rows, self.epoch, views)
             return {"text": batch.texts, "text_pair": batch.pairs, "label": raw["label"]}
-        pixels_BCHW = self.augmentation.pixels(inputs.pixels(raw["image"]), raw["label"], indices, self.epoch)
+        pixels_BCHW = self.augmentation.pixels(inputs.pixels(raw["image"]), raw["label"], rows, self.epoch, views)
         return {"pixels": pixels_BCHW, "label": raw["label"]}
 
     def encoded(self, views: dict[str, Any]) -> dict[str, Any]:

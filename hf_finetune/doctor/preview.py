@@ -108,6 +108,8 @@ def preview(
     shown: Sequence[Look],
     inputs: ImageInputs | None = None,
     mix: tuple[Mixing, ...] = (),
+    *,
+    epochs: float = 1.0,
 ) -> Preview:
     """Rows of `train` and their views; pictures mixed as if the rows were those of one forward pass.
 
@@ -117,7 +119,9 @@ def preview(
         places: of the rows to show.
         inputs: what brings pictures to their size; None for texts.
         mix: for pictures; who is mixed with whom depends in training on which rows a step has, here on which are shown.
+        epochs: of the training. Of `Phases` a row has that of its epoch's first step, whichever step it comes in.
     """
+    augmentation = replace(augmentation, progress=lambda epoch: np.full(len(train), epoch / epochs))
     raw = train[list(places)]
     original: TextBatch | torch.Tensor
     views: tuple[TextBatch | torch.Tensor, ...]

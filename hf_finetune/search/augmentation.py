@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,50 @@ def search(
     started = time.perf_counter() - used_s
     folder = output_folder(f"{recipe.name}-search", output, resume=resume)
     state = state_in(folder) if resume else None
+    with _notes_afterwards():
+        run, record = _begin(recipe, wanted, folder, state, started)
+    try:
+        with plain_disk_errors(folder):
+            if state is None:
+                write_json(folder / "recipe.json", record)
+                run.write()
+            return run.finish()
+    except (KeyboardInterrupt, StoppedBySignal):
+        raise StoppedBySignal(f"stopped after {len(run.state['trials'])} trials; --resume goes on from there") from None
+
+
+@contextmanager
+def _notes_afterwards() -> Iterator[None]:
+    """What is noted inside is said once all went well: an error is the first line."""
+    noted: list[logging.LogRecord] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        noted.append(record)
+        return False
+
+    logger.addFilter(note)
+    try:
+        yield
+    finally:
+        logger.removeFilter(note)
+    for record in noted:
+        logger.handle(record)
+
+
+def _begin(
+    recipe: Recipe, wanted: Wanted, folder: Path, state: dict[str, Any] | None, started: float
+) -> tuple[_Search, dict[str, Any]]:
+    """Load everything, and plan the time of a new search; nothing is written.
+
+    Args:
+        state: what search.json holds of a search that goes on; None: it is a new one.
+
+    Returns:
+        The search, and what its recipe.json holds.
+
+    Raises:
+        InputError, StoppedBySignal: see `search`.
+    """
     bench = Bench(recipe)
     prepared = bench.prepared
     with bench.all_layers():
@@ -123,15 +169,13 @@ def search(
     }
     state["folder"] = str(folder)
     run = _Search(recipe, wanted, bench, space, state, folder, started)
-    try:
-        with plain_disk_errors(folder):
-            if new:
+    if new:
+        try:
+            with plain_disk_errors(folder):
                 run.plan_time()
-                write_json(folder / "recipe.json", record)
-                run.write()
-            return run.finish()
-    except (KeyboardInterrupt, StoppedBySignal):
-        raise StoppedBySignal(f"stopped after {len(state['trials'])} trials; --resume goes on from there") from None
+        except StoppedBySignal:
+            raise StoppedBySignal("stopped before there was anything to save") from None
+    return run, record
 
 
 def _check(recipe: Recipe, wanted: Wanted) -> None:
@@ -257,12 +301,17 @@ class _Search:
         with tqdm(desc="search", dynamic_ncols=True, leave=False, disable=None) as self.bar:
             self.bar.total = self.plan["trials"] + RUNGS + 2 * (wanted.seeds or FEWEST_SEEDS)
             best = self._best()
-            state["best"] = {"policy": described(best.policy), "moves": plain((best.policy,))[0]}
+            state["best"] = {
+                "policy": _named(best.schedule),
+                "moves": plain((best.policy,))[0],
+                "schedule": plain(best.schedule),
+                "starts": self._starts(best),
+            }
             self.write()
-            self._decide(best.policy)
+            self._decide(best)
         state["evidence"] = self._evidence()
         state["verdict"] = report.VERDICTS.get(state["evidence"]["judgement"], report.NONE_HELPS)
-        write_text(self.folder / "policy.yaml", report.fragment(self._with(best.policy), state))
+        write_text(self.folder / "policy.yaml", report.fragment(self._with(best), state))
         write_text(self.folder / "search.svg", report.picture(state, self.recipe.name))
         # Last: a search that has a verdict is finished.
         self.write()
@@ -272,10 +321,17 @@ class _Search:
         """How rows are mixed: as the recipe says, else as the policy does."""
         return self.recipe.objective.mix or self.space.mix(policy)
 
-    def _with(self, policy: Policy) -> Recipe:
-        return with_policy(self.recipe, self.space.augment(policy), self._mix(policy))
+    def _with(self, trial: Trial) -> Recipe:
+        """The recipe with what a trial did, over a whole run."""
+        augment = self.space.augment_in_turn(trial.schedule, self._starts(trial))
+        return with_policy(self.recipe, augment, self._mix(trial.policy))
 
-    def _decide(self, best: Policy) -> None:
+    def _starts(self, trial: Trial) -> list[float]:
+        """When each policy of a trial but the first started, as a share of its steps."""
+        ends = self.plan["rung_steps"]
+        return [round(ends[i] / ends[trial.rung], 4) for i in range(len(trial.schedule) - 1)]
+
+    def _decide(self, best: Trial) -> None:
         """Runs with the policy and without, in all the time that is left."""
         plan, wanted = self.plan, self.wanted
         deciding = Deciding(
@@ -295,8 +351,8 @@ class _Search:
 
         def train(side: str, seed: int, steps: int, judged: int) -> Retrained:
             self.bar.set_postfix_str("run without augmentation" if side == "without" else "run with the policy")
-            policy = NONE if side == "without" else best
-            return retrain(self._with(policy), seed=seed, steps=steps, judged=judged)
+            tried = Trial((NONE,), 0) if side == "without" else best
+            return retrain(self._with(tried), seed=seed, steps=steps, judged=judged)
 
         def keep() -> None:
             self.write()
@@ -345,7 +401,7 @@ class _Search:
             )
             trials.append(
                 {
-                    "policy": " then ".join(map(described, dict.fromkeys(trial.schedule))),
+                    "policy": _named(trial.schedule),
                     "steps": ends[trial.rung],
                     "score": round(found.value, 6),
                     "accuracy": round(found.accuracy, 6),
@@ -371,6 +427,11 @@ class _Search:
         # One seed or two would be chance; that is where everything became so slow that no third one ended in time.
         judgement = verdict(found) if len(mine) >= FEWEST_SEEDS else "undecided"
         return {"metric": metric, **found.to_dict(), "judgement": judgement}
+
+
+def _named(schedule: tuple[Policy, ...]) -> str:
+    """The policies of a schedule on one line."""
+    return " then ".join(described(policy) for policy, _ in groupby(schedule))
 
 
 def _asked(searcher: Searcher) -> Iterator[Trial]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from hf_finetune.search.searchers import RUNGS, Trial
@@ -16,8 +18,8 @@ class Population:
     go on to the next rung: only those that changed train again.
 
     A member that takes another's place trains that one's schedule again from the shared start, which gives the weights that
-    it had: nothing but scores has to be kept. What comes out is a schedule; `data.augment` holds one policy for the whole
-    run, which is the schedule's last.
+    it had: nothing but scores has to be kept. What comes out is a schedule, `Phases` in `data.augment`. How rows are mixed
+    with one another is no part of it, as `objective.mix` holds for a whole run: where that changes, it does so throughout.
     """
 
     def __init__(self, space: Space, *, trials: int, seed: int = 0) -> None:
@@ -50,14 +52,19 @@ class Population:
         if self.left:
             self.left -= 1
             self.scores = kept
-            self.waiting = [Trial((*s[:-1], self._near(s)), trial.rung) for s in best]
+            self.waiting = [Trial(_followed(s[:-1], self._near(s)), trial.rung) for s in best]
         elif trial.rung + 1 < RUNGS:
             self.left, self.scores = self.rounds[trial.rung + 1], []
-            going_on = [(*t.schedule, t.policy) for _, t in kept] + [(*s, self._near(s)) for s in best]
+            going_on = [(*t.schedule, t.policy) for _, t in kept] + [_followed(s, self._near(s)) for s in best]
             self.waiting = [Trial(schedule, trial.rung + 1) for schedule in going_on]
 
     def _near(self, schedule: tuple[Policy, ...]) -> Policy:
         return self.space.near(schedule[-1], self.rng)
+
+
+def _followed(schedule: tuple[Policy, ...], policy: Policy) -> tuple[Policy, ...]:
+    """The schedule with one more policy, all mixing rows as that one does."""
+    return (*(replace(before, mix=policy.mix) for before in schedule), policy)
 
 
 def _sizes(trials: int) -> tuple[int, int, tuple[int, ...]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from hf_finetune import codec
 from hf_finetune.data.augment_image import Blur, Erase, Flip, Grayscale, Jpeg, Noise, Perspective, ResizedCrop, Scale
 from hf_finetune.data.augment_text import TextOperation
 from hf_finetune.data.augmentation import ImageBatch, TextBatch, generators
-from hf_finetune.data.compose import Augmentation, OneOf, Sequence, Sometimes
+from hf_finetune.data.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
 from hf_finetune.data.image_policies import RANDOM_KINDS, STRONGEST_MAGNITUDE, at_magnitude
 from hf_finetune.data.mix import CutMix, Mixing, Mixup, ResizeMix
 from hf_finetune.errors import InputError
@@ -104,6 +105,21 @@ class Space:
         if len(branches) == 1:
             return branches[0] * policy.draws
         return (OneOf(tuple(b[0] if len(b) == 1 else Sequence(b) for b in branches)),) * policy.draws
+
+    def augment_in_turn(self, policies: Several[Policy], starts: Several[float]) -> tuple[Augmentation, ...]:
+        """Policies that follow one another in a training, as `data.augment` takes them.
+
+        Args:
+            starts: of each but the first, as a share of the training's steps.
+        """
+        turns = [(0.0, self.augment(policies[0]))]
+        for start, policy in zip(starts, policies[1:], strict=True):
+            if (augment := self.augment(policy)) != turns[-1][1]:
+                turns.append((start, augment))
+        if len(turns) == 1:
+            return turns[0][1]
+        phases = tuple(operations[0] if len(operations) == 1 else Sequence(operations) for _, operations in turns)
+        return (Phases(phases, tuple(start for start, _ in turns[1:])),)
 
     def mix(self, policy: Policy) -> tuple[Mixing, ...]:
         """The policy as `objective.mix` takes it."""

@@ -146,6 +146,9 @@ class DistillationTrainer(ClassifierTrainer):
             the tokens of a row from one network to the other (`unpadded`, `shrink`), and no `r_drop`.
     """
 
+    # The teacher answers one view of each row in an epoch.
+    several_views = False
+
     def __init__(
         self,
         model: nn.Module,

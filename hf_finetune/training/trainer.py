@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_finetune.data.batching import EpochLoader, StepBatches
+from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
 from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of, with_labels
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
@@ -85,6 +86,9 @@ class ClassifierTrainer(Trainer):
     Raises:
         InputError: when `args` holds a Hub token (it would be pickled with the arguments).
     """
+
+    # Whether a row that is drawn again in an epoch is another view of it there.
+    several_views = True
 
     def __init__(
         self,
@@ -170,10 +174,15 @@ class ClassifierTrainer(Trainer):
             lengths=self.inputs.lengths(self.train_dataset) if self.by_length else None,
             token_budget=self.token_budget,
             draw=draw_of(self.train_dataset, self.sampling),
+            several_views=self.several_views and self.augmentation is not None,
             seed=self.args.seed,
             process=self.args.process_index,
             processes=self.args.world_size,
         )
+        if self.augmentation is not None:
+            given, epochs = self.args.max_steps, self.args.num_train_epochs
+            progress = Progress(sampler, given if given > 0 else sampler.planned(epochs))
+            self.augmentation = replace(self.augmentation, progress=progress)
         rows, collate = self._training_rows(), self._training_collate()
         return EpochLoader(
             MixedRows(rows, self.args.seed) if self.mix else rows,

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.data.batching import StepBatches, bucket_lengths, budget_cuts
+from hf_finetune.data.batching import Progress, StepBatches, bucket_lengths, budget_cuts, number_repeats
+from hf_finetune.data.sampling import ClassDraw
 from hf_finetune.errors import InputError
 
 
@@ -49,6 +50,46 @@ def test_epochs_differ_and_repeat() -> None:
     sampler.set_epoch(0)
     assert first != second and list(sampler) == first
     assert list(StepBatches(100, rows_per_step=10, seed=1)) != first
+
+
+def test_how_much_of_the_training_is_over_when_a_row_comes() -> None:
+    """On every process alike: 4 steps an epoch, 10 in all."""
+    alone, shared = StepBatches(20, rows_per_step=5), StepBatches(20, rows_per_step=5, process=1, processes=2)
+    over = Progress(alone, steps=10)
+    for epoch in (1, 0):
+        alone.set_epoch(epoch)
+        for number, rows in enumerate(alone.step_rows()):
+            assert over(epoch)[rows].tolist() == [(4 * epoch + number) / 10] * 5
+        assert np.array_equal(Progress(shared, steps=10)(epoch), over(epoch))
+    # Of a row that is drawn several times: where it comes first; of one that is not: the epoch's start.
+    labels_N = np.array([0, 1, 1, 1, 1, 1, 1, 1])
+    drawing = StepBatches(8, rows_per_step=2, draw=ClassDraw(labels_N, "balanced"))
+    found, steps = drawing.share_over(0, 8), drawing.step_rows()
+    first = [next((number for number, rows in enumerate(steps) if row in rows), 0) for row in range(8)]
+    assert sum(int((rows == 0).sum()) for rows in steps) == 4 and found.tolist() == [number / 8 for number in first]
+
+
+def test_a_row_that_comes_again_is_another_number() -> None:
+    steps = [np.array([2, 0, 2]), np.array([1, 2]), np.array([0])]
+    assert [step.tolist() for step in number_repeats(steps, 3)] == [[2, 0, 5], [1, 8], [3]]
+    labels_N = np.array([0, 1, 1, 1, 1, 1, 1, 1])
+    # The lone row of its class comes four times, on whichever process.
+    found = [
+        list(
+            StepBatches(
+                8,
+                rows_per_step=4,
+                draw=ClassDraw(labels_N, "balanced"),
+                several_views=True,
+                process=process,
+                processes=2,
+            )
+        )
+        for process in range(2)
+    ]
+    drawn = [index for batches in found for batch in batches for index in batch]
+    assert sorted(index for index in drawn if index % 8 == 0) == [0, 8, 16, 24]
+    assert sorted(index for index in drawn if index % 8) == sorted({index % 8 for index in drawn} - {0})
 
 
 def test_sorting_saves_padding() -> None:

@@ -12,7 +12,7 @@ from hf_finetune import InputError, Model, Recipe, TextData, codec
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import Aeda, ChangeCase, DeleteWords, KeyboardTypos, SwapWords
 from hf_finetune.data.augmentation import ImageBatch, Population, TextBatch, generators
-from hf_finetune.data.compose import OneOf, Sequence, Sometimes, check_kind, every, leaves
+from hf_finetune.data.compose import OneOf, Phases, Sequence, Sometimes, check_kind, every, leaves
 
 UPPER, LOWER = ChangeCase(1.0, to="upper"), ChangeCase(1.0, to="lower")
 DEEP = Sequence((OneOf((SwapWords(0.3), Sometimes(DeleteWords(0.3), 0.9))), KeyboardTypos(0.3)))
@@ -66,6 +66,20 @@ def test_sometimes_by_row_and_by_how_rare_a_class_is() -> None:
     assert share_changed(Sometimes(UPPER, 1.0), batch).tolist() == [1, 1, 1]
 
 
+def test_phases_go_by_how_much_of_the_training_is_over() -> None:
+    batch = TextBatch(["x"] * 4, progress=np.array([0.6, 0.0, 0.25, 0.99]))
+    phases = Phases((Append("a"), Append("b"), Sequence(())), (0.25, 0.7))
+    assert phases(batch, rngs(4)).texts == ["xb", "xa", "xb", "x"]
+    assert Phases((Append("a"), Append("b"), Append("c")))(batch, rngs(4)).texts == ["xb", "xa", "xa", "xc"]
+    # Each row by its own, inside what draws rows as well.
+    assert OneOf((phases,))(batch, rngs(4)).texts == ["xb", "xa", "xb", "x"]
+    pixels = torch.arange(2 * 3 * 2 * 2, dtype=torch.uint8).view(2, 3, 2, 2)
+    shown = Phases((Flip(p=1.0), Sequence(())))(ImageBatch(pixels, progress=np.array([0.4, 0.5])), rngs(2)).pixels
+    assert torch.equal(shown, torch.stack([pixels[0].flip(-1), pixels[1]]))
+    with pytest.raises(InputError, match=r"^Phases: expected rows that come in the course of a training"):
+        phases(TextBatch(["x"]), rngs(1))
+
+
 def test_a_row_does_not_depend_on_its_company() -> None:
     whole = DEEP(TextBatch(TEXTS), rngs(4)).texts
     assert [DEEP(TextBatch([TEXTS[i]]), generators(0, [i], 0)).texts[0] for i in range(4)] == whole
@@ -84,10 +98,14 @@ def test_pictures_too() -> None:
 def test_what_they_are_made_of() -> None:
     assert leaves([DEEP, Aeda()]) == [SwapWords(0.3), DeleteWords(0.3), KeyboardTypos(0.3), Aeda()]
     assert len(list(every([DEEP, Aeda()]))) == 7
+    assert leaves([Phases((DEEP, Aeda()))]) == leaves([DEEP, Aeda()])
 
 
 def test_through_a_file_and_from_names() -> None:
-    recipe = Recipe(name="a", data=TextData(path="x", augment=(DEEP, Sometimes(Aeda(), 0.2, "rare"))), model=Model("m"))
+    phases = Phases((DEEP, Sequence(()), Aeda()), (0.25, 0.5))
+    assert pickle.loads(pickle.dumps(phases)) == phases
+    augment = (DEEP, Sometimes(Aeda(), 0.2, "rare"), phases)
+    recipe = Recipe(name="a", data=TextData(path="x", augment=augment), model=Model("m"))
     plain = yaml.safe_load(yaml.safe_dump(codec.to_plain(recipe)))
     assert codec.merge(Recipe(name="", data=TextData(path=""), model=Model("")), plain) == recipe
     written = yaml.safe_load("[DeleteWords, {type: KeyboardTypos, p: 0.05}, {type: OneOf, choices: [Aeda, SwapWords]}]")
@@ -103,6 +121,14 @@ def test_bad_input() -> None:
             OneOf((UPPER, LOWER), weights)
     with pytest.raises(InputError, match=r"Sometimes.p: expected 0 to 1, got 1.5"):
         Sometimes(UPPER, 1.5)
+    with pytest.raises(InputError, match=r"Phases.phases: expected at least one operation"):
+        Phases(())
+    for starts in ((0.5, 0.6), (0.0,), (1.0,), (-0.1,), (float("nan"),)):
+        with pytest.raises(InputError, match=r"Phases.starts: expected 1 rising numbers between 0 and 1.*, got \("):
+            Phases((UPPER, LOWER), starts)
+    for starts in ((0.6, 0.5), (0.5, 0.5)):
+        with pytest.raises(InputError, match=r"Phases.starts: expected 2 rising numbers"):
+            Phases((UPPER, LOWER, UPPER), starts)
 
 
 def test_operations_of_the_other_kind() -> None:

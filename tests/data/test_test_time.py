@@ -12,7 +12,7 @@ from hf_finetune import codec
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.data.augmentation import ImageBatch, Rng, TextBatch, generators
-from hf_finetune.data.compose import Augmentation, OneOf, Sequence, Sometimes
+from hf_finetune.data.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
 from hf_finetune.data.decoded import Pictures, decoded
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.data.test_time import SeveralViews
@@ -108,6 +108,7 @@ def test_operations_of_the_other_kind_are_refused(operation, kind: str, message:
     [
         (MixHalves(), r"MixHalves\(\) goes by the classes of rows"),
         (Sometimes(Flip(), by_class="rare"), r"Sometimes\(operation=Flip\(.*\), by_class='rare'\) goes by the classes"),
+        (Phases((Flip(),)), "Phases is for training"),
         (SubstituteByModel("some/checkpoint"), "SubstituteByModel asks a language model"),
         (Sometimes(OneOf((BackTranslate("a", "b"),))), "BackTranslate asks a language model"),
     ],

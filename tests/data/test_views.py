@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.data.augmentation import TextBatch, generators
-from hf_finetune.data.batching import EpochLoader, StepBatches
+from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
+from hf_finetune.data.compose import Phases
 from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
 from hf_finetune.data.views import Augmentation, Views, population_of, with_copies, without_scored
 from hf_finetune.errors import InputError
@@ -50,6 +51,16 @@ def test_views_change_with_the_epoch_and_are_what_the_operation_gives(texts: Tex
         assert views[3]["input_ids"] == texts.encode_batch({"text": expected[3:4]})["input_ids"][0], "batch mates"
         assert views.__getitems__(range(ROWS))["label"] == rows["label"][:]
     assert expected != rows["text"][:]
+
+
+def test_a_row_that_is_drawn_several_times_has_another_view_each_time(texts: TextInputs) -> None:
+    rows = text_rows(ROWS)
+    views = Views(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
+    views.set_epoch(2)
+    found = views.changed([3, 3 + ROWS, 5 + 2 * ROWS])["text"]
+    raw = TextBatch(rows["text"][:])
+    seen = [SwapWords(0.5)(raw, generators(0, range(ROWS), 2, view)).texts for view in range(3)]
+    assert found == [seen[0][3], seen[1][3], seen[2][5]] and found[0] != found[1]
 
 
 def test_two_processes_see_what_one_sees(texts: TextInputs) -> None:
@@ -123,3 +134,17 @@ def test_copies_without_room_are_refused(pictures: ImageInputs) -> None:
     rows = image_rows(4)
     with pytest.raises(InputError, match=r"data.augment_copies: expected 0, .* room for 1 copies: .*"):
         with_copies(rows, replace(pictures, cache_gb=1e-6), augmentation(rows, Flip()), 1)
+
+
+def test_pictures_of_phases_are_known_by_the_training_too(pictures: ImageInputs) -> None:
+    """An epoch of a longer training is in another phase: answers to its views are not those of a shorter one."""
+    rows = image_rows(ROWS)
+
+    def identity(steps: int, *operations) -> dict:
+        known = augmentation(rows, *operations)
+        batches = StepBatches(ROWS, rows_per_step=4)
+        return Views(pictures.encode(rows), pictures, replace(known, progress=Progress(batches, steps))).identity
+
+    phases = Phases((Flip(), Flip(p=0.0)))
+    assert identity(6, phases) != identity(60, phases)
+    assert identity(6, Flip()) == identity(60, Flip())

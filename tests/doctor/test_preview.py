@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import text_rows
 
+from hf_finetune.data.augment_text import ChangeCase
 from hf_finetune.data.augmentation import TextBatch
+from hf_finetune.data.compose import Phases, Sequence
+from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.doctor.contact_sheet import GAP, LINE, _in_words, contact_sheet
-from hf_finetune.doctor.preview import Look, Mixture, Preview, looks, some_rows
+from hf_finetune.doctor.preview import Look, Mixture, Preview, looks, preview, some_rows
 from hf_finetune.doctor.side_by_side import LEGEND, marked, side_by_side
 
 
@@ -143,6 +147,16 @@ def test_small_pictures_are_enlarged_and_large_ones_shrunk() -> None:
     for pixels, side in ((small, 128), (large, 224)):
         sheet = Image.open(io.BytesIO(contact_sheet(shown(pixels, labels=("no",)))))
         assert sheet.width == GAP + side + GAP
+
+
+def test_of_phases_an_epoch_shows_that_of_its_first_step() -> None:
+    rows = text_rows(4)
+    phases = Phases((ChangeCase(1.0, to="upper"), Sequence(())))
+    augmentation = Augmentation((phases,), 0, population_of(rows, ("bad", "good")))
+    found = preview(rows, ("bad", "good"), [2, 0], augmentation, looks(3, 0), epochs=3.0)
+    plain = [rows["text"][row] for row in (2, 0)]
+    # At 0, 1/3 and 2/3 of the training.
+    assert [view.texts for view in found.views] == [[text.upper() for text in plain]] * 2 + [plain]
 
 
 def test_rows_of_every_class_in_turn() -> None:

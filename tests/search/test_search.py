@@ -14,7 +14,8 @@ from small_runs import image_rows, small_recipe
 from tiny import tiny_image_checkpoint
 
 from hf_finetune.cli import main_command
-from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.augment_text import DeleteWords, SwapWords
+from hf_finetune.data.compose import Phases, Sequence
 from hf_finetune.data.mix import Mixup
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.jobs import search_job, train_job
@@ -166,13 +167,13 @@ def test_a_policy_that_helps_is_a_fragment_that_train_uses(
     assert job.recipe.data.augment == augment and job.recipe.objective.mix == asked[-1]["mix"]
 
 
-def best_is(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> None:
-    """Whatever the trials say."""
+def best_is(monkeypatch: pytest.MonkeyPatch, *schedule: Policy) -> None:
+    """Whatever the trials say; a policy after another on the next rung."""
     real = augmentation._Search._best
 
     def best(self: augmentation._Search) -> Trial:
         real(self)
-        return Trial((policy,), 0)
+        return Trial(schedule, len(schedule) - 1)
 
     monkeypatch.setattr(augmentation._Search, "_best", best)
 
@@ -211,6 +212,23 @@ def test_a_policy_that_mixes_is_in_the_runs_and_in_the_fragment(
     assert [line for line in fragment.read_text().splitlines() if not line.startswith("#")] == lines
     job, _ = train_job([recipe.data.path, "--text", "text", "--config", str(fragment)], "train")
     assert job.recipe.objective.mix == asked[-1]["mix"] and job.recipe.data.augment == asked[-1]["augment"]
+
+
+def test_a_schedule_of_policies_is_in_the_runs_and_in_the_fragment(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one starts after 4 of 16 steps of the longest trials, and the third after 8."""
+    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    later = Policy(((Move("DeleteWords", 1.0, 0.4),),))
+    best_is(monkeypatch, Policy(SWAP), Policy(), later)
+    state = search(recipe, Wanted("population", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    phases = Phases((SwapWords(0.3), Sequence(()), DeleteWords(0.12)), (0.25, 0.5))
+    assert [a["augment"] for a in asked] == [(), (phases,)] * 3
+    assert state["best"]["policy"] == "SwapWords 1 then none then DeleteWords 0.4"
+    assert state["best"]["starts"] == [0.25, 0.5] and len(state["best"]["schedule"]) == 3
+    fragment = ["--config", str(tmp_path / "out" / "policy.yaml")]
+    job, _ = train_job([recipe.data.path, "--text", "text", *fragment], "train")
+    assert job.recipe.data.augment == (phases,)
 
 
 def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
@@ -378,6 +396,18 @@ def test_what_is_refused_leaves_nothing(
     with pytest.raises(InputError, match=message):
         search(replace(recipe, data=replace(recipe.data, **changes)), wanted, output=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_that_is_too_small_is_the_first_line(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before what is noted while the data are read and the head is fitted."""
+    flags = ["--model", recipe.model.checkpoint, "--max-length", "32", "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as left:
+        main_command(["search", "augmentation", recipe.data.path, *flags, "--budget", "1s"])
+    assert left.value.code == 2 and not (tmp_path / "out").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--budget 1s: 6 runs of 4 steps and a few trials take longer here; expected ")
 
 
 def test_layers_that_wait_are_refused(recipe: Recipe, tmp_path: Path) -> None:

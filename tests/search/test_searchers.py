@@ -124,5 +124,9 @@ def test_the_worst_of_a_population_take_the_place_of_the_best() -> None:
             schedules.append(trial.schedule)
     assert all(worst not in schedule for schedule in schedules)
     assert (best, best) in schedules
+    # Rows are mixed in one way throughout, also where it changed on the way.
+    told = trials("population", 60, score=any_value, space=MIXING)
+    assert all(len({policy.mix for policy in trial.schedule}) == 1 for trial, _ in told)
+    assert any(len({replace(policy, mix=None) for policy in trial.schedule}) > 1 for trial, _ in told)
     # One explores: it has the best one's past, and a policy near it.
     assert any(schedule[0] == best and schedule[1] != best for schedule in schedules)

@@ -8,7 +8,7 @@ import torch
 
 from hf_finetune.data.augment_text import DeleteWords, SwapWords
 from hf_finetune.data.augmentation import ImageBatch, TextBatch, generators
-from hf_finetune.data.compose import OneOf, Sequence, Sometimes
+from hf_finetune.data.compose import OneOf, Phases, Sequence, Sometimes
 from hf_finetune.data.image_geometry import Rotate
 from hf_finetune.data.mix import CutMix, Mixup, ResizeMix
 from hf_finetune.search.space import (
@@ -42,6 +42,18 @@ def test_the_policies_of_one_or_two_numbers() -> None:
     assert SPACE.augment(SPACE.every(0.4, 2)) == (OneOf((SwapWords(0.4), DeleteWords(0.4))),) * 2
     (any_magnitude,) = SPACE.augment(SPACE.every_at_any())
     assert {o.p for o in any_magnitude.choices} == set(LEVELS) and len(any_magnitude.choices) == 2 * len(LEVELS)
+
+
+def test_policies_in_turn() -> None:
+    swap, both = Policy(((Move("Swap", 1.0, 0.2),),)), SPACE.every(0.6, 2)
+    drawn = OneOf((SwapWords(0.6), DeleteWords(0.6)))
+    assert SPACE.augment_in_turn((swap,), ()) == (SwapWords(0.2),)
+    assert SPACE.augment_in_turn((swap, NONE, both), (0.25, 0.5)) == (
+        Phases((SwapWords(0.2), Sequence(()), Sequence((drawn, drawn))), (0.25, 0.5)),
+    )
+    # What does not change is no new phase.
+    assert SPACE.augment_in_turn((swap, swap, NONE), (0.25, 0.5)) == (Phases((SwapWords(0.2), Sequence(())), (0.5,)),)
+    assert SPACE.augment_in_turn((swap, swap, swap), (0.25, 0.5)) == (SwapWords(0.2),)
 
 
 def test_a_policy_that_mixes() -> None:

@@ -1,4 +1,4 @@
-"""Losses, R-Drop, mixout, noise and drawn rows in the trainer: exact whatever the micro-batches and the processes."""
+"""Losses, R-Drop, mixout, noise, drawn and changed rows in the trainer: exact whatever the micro-batches and the processes."""
 
 from pathlib import Path
 
@@ -9,7 +9,11 @@ from small_runs import furthest, small_trainer, trained_by_two, weights
 from torch import nn
 from transformers.utils import ModelOutput
 
+from hf_finetune.data.augment_image import Flip, Translate
+from hf_finetune.data.augment_text import DeleteWords, KeyboardTypos
+from hf_finetune.data.compose import Phases
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
+from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.training.elastic_net import ElasticNetSteps, penalised
 from hf_finetune.training.gradient_noise import NoisyGradients
@@ -22,12 +26,15 @@ WEIGHTS, SHIFT = torch.tensor([1.6, 0.4]), torch.tensor([-0.2, -1.5])
 LOSS = WeightedLoss(Focal(1.5), weights_C=WEIGHTS, shift_C=SHIFT)
 
 
-def with_everything(model: nn.Module, *args, **fields) -> ClassifierTrainer:
+def with_everything(model: nn.Module, *args, train_rows, **fields) -> ClassifierTrainer:
     """All that could depend on how a step is cut, at once."""
+    changes = (KeyboardTypos(0.5), DeleteWords()) if "text" in train_rows.column_names else (Translate(), Flip())
     return ClassifierTrainer(
         model,
         *args,
+        train_rows=train_rows,
         **fields,
+        augmentation=Augmentation((Phases(changes),), 0, population_of(train_rows, ("bad", "good"))),
         loss=LOSS,
         r_drop=1.0,
         sampling="balanced",
@@ -131,6 +138,23 @@ def test_drawn_rows_are_what_is_trained_on(tmp_path: Path, monkeypatch: pytest.M
     trainer.train()
     assert np.bincount(trainer.train_dataset["label"]).tolist() == [10, 20]
     assert np.bincount(seen).tolist() == [30, 30]
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_a_row_that_is_drawn_again_in_an_epoch_is_not_the_same_view_again(tmp_path: Path, family: str) -> None:
+    operation = KeyboardTypos(1.0) if family == "bert" else Translate(0.5, 0.5)
+
+    def lone(model: nn.Module, *args, train_rows, **fields) -> ClassifierTrainer:
+        """One row of the first class, and seven of the other."""
+        rows = train_rows.select([0, *range(1, 15, 2)])
+        changes = Augmentation((operation,), 0, population_of(rows, ("bad", "good")))
+        return ClassifierTrainer(model, *args, train_rows=rows, **fields, augmentation=changes, sampling="balanced")
+
+    loader = small_trainer(tmp_path, family, trainer=lone).get_train_dataloader()
+    (batch,) = loader
+    x, labels = batch["input_ids" if family == "bert" else "pixel_values"], batch["labels"]
+    of_the_lone_row = x[labels == 0].flatten(1)
+    assert len(of_the_lone_row) == 4 and len(of_the_lone_row.unique(dim=0)) == 4
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
