@@ -88,21 +88,21 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second a row: 54 and 6 of them before the training, or the 6 alone and 54 in each of three epochs within it."""
+    """Half a second a row: 54 and 6 of them once, or the 6 once and 54 in each of three epochs; the loop waits for none."""
     found = planning._Rehearsal(None, "no", 9, 9.0, 0.0, 1.0, 0, 0, 0, 0, 0, 0, 0, teacher_s=0.5)
     prepared = replace(planning.prepare(recipe), teacher="weights")
     found = replace(found, model=prepared.model)
     monkeypatch.setattr(planning, "_rehearse", lambda *_: found)
-    for changes, before, within in ((False, 60 * 0.5, 0.0), (True, 6 * 0.5, 3 * 54 * 0.5)):
+    for changes, asked in ((False, 54 + 6), (True, 3 * 54 + 6)):
         data = replace(recipe.data, augment=(SwapWords(),)) if changes else recipe.data
         monkeypatch.setattr(planning, "prepare", lambda asked: replace(prepared, recipe=asked))
         made = planning.plan(replace(recipe, data=data))
         estimate = made["estimate"]
-        assert made["parts"]["teacher_s"] == before and estimate["train_loop_s"] == 3 * 7 * 9.0
-        assert estimate["teacher_s"] == before + within and estimate["student_s"] == 3 * 7 * 9.0 - within
+        assert made["parts"]["teacher_s"] == estimate["teacher_s"] == asked * 0.5
+        assert estimate["train_loop_s"] == estimate["student_s"] == 3 * 7 * 9.0
         shown = planning.describe(made).splitlines()
-        assert f"teacher       about {planning._duration(before + within)}" in shown
-        assert f"student       about {planning._duration(3 * 7 * 9.0 - within)}" in shown
+        assert f"teacher       about {planning._duration(asked * 0.5)}" in shown
+        assert f"student       about {planning._duration(3 * 7 * 9.0)}" in shown
     monkeypatch.setattr(planning, "prepare", lambda asked: replace(prepared, teacher=None))
     alone = planning.plan(recipe)
     assert "teacher_s" not in alone["estimate"] and "student  " not in planning.describe(alone)
