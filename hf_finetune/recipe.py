@@ -199,8 +199,7 @@ class Train:
     under model.from_config, whose features are random."""
     head_inverse_strength: float | None = None
     """Inverse of that regression's L2 penalty, on standardised features (scikit-learn's C): less keeps the head nearer to 0.
-    None: for head, which it ends near, that of 0.01, 0.1 and 1 which says most of rows left out; 0.01 for all others, which
-    go on from it."""
+    None: 0.1 for head, which it ends near; 0.01 for all others, which go on from it."""
     head_least_explained: float | None = None
     """The head stays random where a fit explains less than this share of the labels' entropy, on rows that it has not seen:
     it would hold the network to features that say little. 1: random always; -100: fitted always. None: 0.2; for head, whose

@@ -201,14 +201,10 @@ def begin_with(
         found: how they were come by, for the log.
 
     Returns:
-        `explained` and `inverse_strength`, see `FittedHead`, and whether the head `fitted` is the model's now.
+        `explained`, see `FittedHead`, and whether the head `fitted` is the model's now.
     """
     explained, least = heads[0].explained, prepared.head_fit.least_explained
-    about = {
-        "explained": round(explained, 4),
-        "inverse_strength": heads[0].inverse_strength,
-        "fitted": explained >= least,
-    }
+    about = {"explained": round(explained, 4), "fitted": explained >= least}
     fresh = {m for name, module in prepared.model.named_modules() if name in prepared.fresh for m in module.modules()}
     trained = fresh.isdisjoint(layers)
     if explained < least:

@@ -87,8 +87,6 @@ def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]
         shown["layers found to go together"] = "; ".join(map(_layer_map, maps))
     if head := result.get("head"):
         start = "fitted to the untrained network's features" if head["fitted"] else "random weights"
-        if head["fitted"] and "inverse_strength" in head:
-            start += f" with C {number(head['inverse_strength'])}"
         shown["the head's start"] = f"{start}; a fit explains {head['explained']:.2f} of the labels' entropy"
     if "steps" in result:
         shown["optimiser steps"] = result["steps"]

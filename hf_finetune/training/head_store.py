@@ -25,10 +25,8 @@ from hf_finetune.training.warm_start import FittedHead
 
 logger = logging.getLogger("hf_finetune")
 
-FORMAT = 4
+FORMAT = 3
 """To be raised when `warm_start` fits otherwise."""
-NUMBERS = ("explained", "inverse_strength")
-"""Fields of a head that are no tensors, in its order."""
 KEPT = 100
 """Heads in the store; those used least recently go first."""
 
@@ -65,8 +63,7 @@ def read(key: str) -> FittedHead | None:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise ValueError("its bytes are not those that were written")
         tensors = load(content[32:])
-        numbers = (float(tensors[name]) for name in NUMBERS)
-        head = FittedHead(tensors["weight"], tensors["bias"], *numbers)
+        head = FittedHead(tensors["weight"], tensors["bias"], float(tensors["explained"]))
         os.utime(path)
     except FileNotFoundError:
         return None
@@ -78,8 +75,8 @@ def read(key: str) -> FittedHead | None:
 
 def write(key: str, head: FittedHead) -> None:
     """Store a head. A store that cannot be written is said, and nothing more: the run has its head."""
-    numbers = {name: torch.tensor(getattr(head, name), dtype=torch.float64) for name in NUMBERS}
-    content = save({"weight": head.weight_CD.contiguous(), "bias": head.bias_C.contiguous(), **numbers})
+    explained = torch.tensor(head.explained, dtype=torch.float64)
+    content = save({"weight": head.weight_CD.contiguous(), "bias": head.bias_C.contiguous(), "explained": explained})
     path = _path(key)
     try:
         write_bytes(path, hashlib.sha256(content).digest() + content)
