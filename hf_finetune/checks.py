@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from hf_finetune.codec import ADAPTERS, flatten, spelled, to_plain
-from hf_finetune.data.compose import Phases, Sometimes, by_model, check_kind, every
+from hf_finetune.data.compose import Phases, Sometimes, by_model, check_kind, every, phased
 from hf_finetune.errors import InputError
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.layer_surgery import ReinitTopLayers
@@ -69,7 +69,7 @@ def check(recipe: Recipe) -> None:
         if data.augment_copies == 0:
             name = type(operation).__name__
             refuse("data.augment_copies", 0, f"1 or more beside {name}, whose model is too slow to run in every epoch")
-    if data.augment_copies and any(isinstance(operation, Phases) for operation in every(data.augment)):
+    if data.augment_copies and phased(data.augment):
         refuse(
             "data.augment_copies",
             data.augment_copies,

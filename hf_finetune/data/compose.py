@@ -149,6 +149,11 @@ def every(operations: Several[Augmentation]) -> Iterator[Augmentation]:
                 yield from every([part])
 
 
+def phased(operations: Several[Augmentation]) -> bool:
+    """Whether what they do to a row depends on how far the training is."""
+    return any(isinstance(operation, Phases) for operation in every(operations))
+
+
 def leaves(operations: Several[Augmentation]) -> list[Augmentation]:
     """Those of `every` that are not made of others."""
     return [operation for operation in every(operations) if not isinstance(operation, Composed)]

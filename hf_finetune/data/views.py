@@ -17,7 +17,6 @@ from tqdm import tqdm
 from hf_finetune import store
 from hf_finetune.data import pixels
 from hf_finetune.data.augmentation import ImageBatch, Operation, Population, Reword, TextBatch, apply, generators
-from hf_finetune.data.compose import Phases, every
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.splits import row_digests
 from hf_finetune.errors import InputError
@@ -43,7 +42,7 @@ class Augmentation:
     reword: Reword | None = None
     """For operations that ask a language model."""
     progress: Callable[[int], np.ndarray] | None = None
-    """Of an epoch: see `data.batching.Progress`; None: the rows are shown in no training."""
+    """Of an epoch: see `data.batching.Progress`; None: no operation asks for it, or the rows are shown in no training."""
 
     def texts(self, raw: dict[str, list], rows: Sequence[int], epoch: int, view: int | Sequence[int] = 0) -> TextBatch:
         """Rows of texts, changed.
@@ -117,9 +116,9 @@ class Views(torch.utils.data.Dataset):
     @property
     def identity(self) -> dict[str, Any]:
         """All that the epoch's views of pictures depend on, as JSON has it."""
-        progress, operations = self.augmentation.progress, every(self.augmentation.operations)
-        phased = progress is not None and any(isinstance(operation, Phases) for operation in operations)
-        return {**self._made_of, "epoch": self.epoch, "progress": progress(self.epoch).tolist() if phased else None}
+        progress = self.augmentation.progress
+        over = None if progress is None else progress(self.epoch).tolist()
+        return {**self._made_of, "epoch": self.epoch, "progress": over}
 
     def texts(self) -> Dataset:
         """The epoch's views of all rows of texts, as canonical rows without labels, in memory."""

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
+from hf_finetune.data.compose import phased
 from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of, with_labels
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
@@ -179,7 +180,7 @@ class ClassifierTrainer(Trainer):
             process=self.args.process_index,
             processes=self.args.world_size,
         )
-        if self.augmentation is not None:
+        if self.augmentation is not None and phased(self.augmentation.operations):
             given, epochs = self.args.max_steps, self.args.num_train_epochs
             progress = Progress(sampler, given if given > 0 else sampler.planned(epochs))
             self.augmentation = replace(self.augmentation, progress=progress)

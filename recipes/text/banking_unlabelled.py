@@ -1,6 +1,6 @@
 """MiniLM on the intents of banking customers with 1,000 labels and all other training texts without theirs.
 
-MPNet, five times as large, learns from the same 1,000 labels, then tells MiniLM what it thinks of every text.
+MPNet, nearly five times as large, learns from the same 1,000 labels, then tells MiniLM what it thinks of every text.
 
 hf-finetune train mteb/banking77 --label label_text --max-train-rows 1000 --max-length 64 \
     --model sentence-transformers/all-mpnet-base-v2 --output runs/banking-teacher

@@ -90,8 +90,8 @@ COMPARISONS = {
         "CutMix": "--objective.mix [CutMix]",
         "searched": "--config {searched}/{name}/policy.yaml",
     },
-    # A student by itself, by itself for as many steps as with further rows, and with a teacher: of its labelled rows, and
-    # of so many again without labels (`--given more=FILE`).
+    # A student by itself, by itself for as many steps as with further rows, and with a teacher: of its labelled rows, and of
+    # twice as many without labels (`--given teachers=FOLDER more=FOLDER`).
     "students": {
         "alone": "",
         "alone, 3 times the epochs": "--epochs 9",
