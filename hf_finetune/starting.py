@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from hf_finetune import teacher, teacher_report, teacher_states
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, drawn_rows, with_labels
 from hf_finetune.data.rows import UNLABELLED
+from hf_finetune.data.splits import first_sources
 from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
@@ -146,6 +147,8 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
     chosen = drawn_rows(inputs, train_rows, warm_start.MOST_ROWS, seed=recipe.train.seed, among=able)
     sample = train_rows.select(chosen)
     weights_C = head_weights(prepared)
+    in_files = isinstance(inputs, TextInputs) or not recipe.data.augment_copies
+    first_N = first_sources(prepared.splits.train.select(chosen), by_content=in_files)
     labels, batch_size = np.asarray(sample["label"][:]), recipe.train.per_device_eval_batch_size
     # Pictures are named by the data's fingerprint and their row.
     shown = [c for c in ("row", *columns_of(inputs, labels=True)) if c in sample.column_names and c != "image"]
@@ -156,11 +159,13 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
         "batch_size": batch_size,
         "cached_layers": rows.layer if rows.why is None else 0,
         "inverse_strength": prepared.head_fit.inverse_strength,
+        "repeated": [(i, int(first)) for i, first in enumerate(first_N) if i != first],
         **({} if weights_C is None else {"class_weights": weights_C.tolist()}),
     }
     layers, encoded = classification_layers(model), sample.select_columns(shown)
     keys = [
-        head_store.key_of(model, encoded, settings | ({"head": place} if place else {})) for place in range(len(layers))
+        head_store.key_of(model, layers, encoded, settings | ({"head": place} if place else {}))
+        for place in range(len(layers))
     ]
     heads = [head for key in keys if (head := head_store.read(key)) is not None]
     found = "as an earlier run on this machine fitted it to the same rows"
@@ -182,6 +187,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
                 len(prepared.splits.labels),
                 inverse_strength=prepared.head_fit.inverse_strength,
                 weights_N=None if weights_C is None else weights_C[labels],
+                first_N=first_N,
             )
             for features_ND in features
         ]

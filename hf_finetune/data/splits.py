@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset
 
 from hf_finetune.errors import InputError
 
@@ -57,6 +58,19 @@ def first_occurrences(digests: Sequence[bytes]) -> np.ndarray:
     """Shape (N,): for each row the first row with the same input, itself if there is none before."""
     seen: dict[bytes, int] = {}
     return np.fromiter((seen.setdefault(d, i) for i, d in enumerate(digests)), np.int64, len(digests))
+
+
+def first_sources(rows: Dataset, *, by_content: bool = True) -> np.ndarray:
+    """Shape (N,): for each row the first one with the same input, or of the same row of the data, as stored copies are.
+
+    Args:
+        rows: canonical rows of one split, copies behind their originals.
+        by_content: False: the same row of the data alone, for pictures of which no file is left, but pixels.
+    """
+    numbers: list[int] = rows["row"][:]
+    digests = row_digests(rows.with_format("arrow")[:]) if by_content else [b"%d" % number for number in numbers]
+    known: dict[int, bytes] = {}
+    return first_occurrences([known.setdefault(n, digest) for n, digest in zip(numbers, digests, strict=True)])
 
 
 def superfluous(

@@ -26,7 +26,7 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
-from hf_finetune.data.splits import carve, first_occurrences, row_digests
+from hf_finetune.data.splits import carve, first_occurrences, first_sources, row_digests
 from hf_finetune.data.views import Augmentation, Views, population_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import calibration
@@ -242,7 +242,8 @@ class Bench:
     def _fit_head(self) -> None:
         """Fit the classification layer as a run does, on the rows and pictures of trials."""
         rng = np.random.default_rng(self.seed)
-        sample = self.train_rows.select(np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS]))
+        chosen = np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS])
+        sample = self.train_rows.select(chosen)
         labels, weights_C = np.asarray(sample["label"][:]), head_weights(self.prepared)
         layer = classification_layer(self.model)
         (features_ND,) = head_features(
@@ -259,6 +260,7 @@ class Bench:
             len(self.prepared.splits.labels),
             inverse_strength=self.prepared.head_fit.inverse_strength,
             weights_N=None if weights_C is None else weights_C[labels],
+            first_N=first_sources(self.fit_rows.select(chosen)),
         )
         begin_with(self.prepared, [layer], [head], "fitted to the rows of trials")
 

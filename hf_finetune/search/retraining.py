@@ -47,7 +47,7 @@ class Retrained:
     log_loss: float
     seconds: float
     head_s: float
-    """Of the fit of its head, which later runs of the seed find done."""
+    """Of the fit of its head, which later runs of the seed find done, and those of other seeds where only the head is random."""
     kept_s: float
     """Of what the frozen layers make of its rows, which all later runs find."""
     step_s: float
@@ -63,7 +63,7 @@ class Cost:
     kept_s: float
     """The first run, beside the rest."""
     head_s: float
-    """The first run of each seed, beside the rest."""
+    """The first run of each seed at most, beside the rest."""
     fixed_s: float
     row_s: float
     score_s: float

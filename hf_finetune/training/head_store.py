@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from datasets import Dataset
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune import digests, environment
@@ -25,24 +26,30 @@ from hf_finetune.training.warm_start import FittedHead
 
 logger = logging.getLogger("hf_finetune")
 
-FORMAT = 3
+FORMAT = 4
 """To be raised when `warm_start` fits otherwise."""
 KEPT = 100
 """Heads in the store; those used least recently go first."""
 
 
-def key_of(model: PreTrainedModel, rows: Dataset, settings: Mapping[str, Any]) -> str:
+def key_of(
+    model: PreTrainedModel, layers: Collection[nn.Module], rows: Dataset, settings: Mapping[str, Any]
+) -> str:
     """Name of a head in the store.
 
     Args:
         model: the network whose features are fitted, its own weights and configuration.
+        layers: of it, those whose place fitted heads take: what they hold reaches no feature, so runs whose random heads
+            alone differ, as those of several seeds, share a head.
         rows: what the network is shown, with their labels: columns of numbers and of lists of numbers.
         settings: whatever else decides the bits, as JSON has it. Versions, processor and threads are added here.
     """
     config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+    replaced = {name for name, module in model.named_modules() if module in layers}
+    weights = {name: w for name, w in model.state_dict().items() if name.rpartition(".")[0] not in replaced}
     parts = {
         "format": FORMAT,
-        "weights": digests.of_tensors(model.state_dict()),
+        "weights": digests.of_tensors(weights),
         "network": f"{model}",
         "config": config,
         "attention": model.config._attn_implementation,

@@ -97,6 +97,7 @@ def fit_head(
     *,
     inverse_strength: float,
     weights_N: np.ndarray | None = None,
+    first_N: np.ndarray | None = None,
 ) -> FittedHead:
     """Multinomial logistic regression on standardised features, the standardisation folded into its weights.
 
@@ -105,11 +106,13 @@ def fit_head(
         labels_N: shape (N,), class indices; every class of `num_labels` should be there, an absent one gets zeros.
         inverse_strength: scikit-learn's C, the inverse of the L2 penalty.
         weights_N: shape (N,), what each row counts. None: all the same.
+        first_N: shape (N,), of each row the first of those that it repeats, see `data.splits.first_sources`. None: none does.
     """
     mean, size = features_ND.mean(0), float(np.sqrt(np.square(features_ND, dtype=np.float64).mean()))
     scale = np.maximum(features_ND.std(0), LEAST_DEVIATION * size or 1.0)
     standard_ND = (features_ND - mean) / scale
     counts_N = np.ones(len(labels_N)) if weights_N is None else weights_N
+    first_N = np.arange(len(labels_N)) if first_N is None else first_N
     probe = _regression(standard_ND, labels_N, counts_N, inverse_strength)
     coefficients, intercept = probe.coef_, probe.intercept_
     if len(probe.classes_) == 2:
@@ -122,7 +125,7 @@ def fit_head(
     return FittedHead(
         torch.tensor(weight, dtype=torch.float32),
         torch.tensor(bias, dtype=torch.float32),
-        _explained(standard_ND, labels_N, counts_N),
+        _explained(standard_ND, labels_N, counts_N, first_N),
     )
 
 
@@ -134,9 +137,12 @@ def _regression(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndar
     return probe.fit(features_ND, labels_N, sample_weight=counts_N)
 
 
-def _explained(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndarray) -> float:
+def _explained(features_ND: np.ndarray, labels_N: np.ndarray, counts_N: np.ndarray, first_N: np.ndarray) -> float:
     """See `FittedHead.explained`: each half of the rows is answered by the fit to the other."""
-    halves = np.array_split(np.random.default_rng(0).permutation(len(labels_N)), 2)
+    # A row that stands many times, as rare classes' do where somebody wrote them again and again, is on one side alone.
+    distinct, source_N = np.unique(first_N, return_inverse=True)
+    drawn = np.array_split(np.random.default_rng(0).permutation(len(distinct)), 2)
+    halves = [np.flatnonzero(np.isin(source_N, half)) for half in drawn]
     # A class that the other half lacks is as likely as one row among all.
     likelihood_N = np.full(len(labels_N), 1 / len(labels_N))
     for held_out, fitted in (halves, halves[::-1]):

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.data.splits import (
     at_most_per_class,
     carve,
     fingerprint,
     first_occurrences,
+    first_sources,
     order_classes,
     row_digests,
     subsample,
@@ -104,6 +106,14 @@ def test_digests_of_pictures_are_of_their_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     rows = [{"bytes": b"x", "path": "one"}, {"bytes": None, "path": str(tmp_path / "a")}]
     assert len(set(row_digests(pa.table({"image": rows})))) == 1
+
+
+def test_sources_of_rows_that_are_written_several_times() -> None:
+    rows = Dataset.from_dict({"text": ["a", "b", "a", "c"], "label": [0, 1, 0, 1], "row": [3, 4, 7, 9]})
+    assert first_sources(rows).tolist() == [0, 1, 0, 3]
+    # A changed copy of row 7, whose text is row 3's.
+    copy = Dataset.from_dict({"text": ["A"], "label": [0], "row": [7]})
+    assert first_sources(concatenate_datasets([rows, copy])).tolist() == [0, 1, 0, 3, 0]
 
 
 def test_fingerprint() -> None:

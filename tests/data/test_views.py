@@ -17,6 +17,7 @@ from hf_finetune.data.augmentation import TextBatch, generators
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
 from hf_finetune.data.compose import Phases
 from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
+from hf_finetune.data.splits import first_sources
 from hf_finetune.data.views import Augmentation, Views, population_of, with_copies, without_scored
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
@@ -98,6 +99,7 @@ def test_copies_of_texts_stand_behind_the_rows(texts: TextInputs) -> None:
         expected = SwapWords(0.5)(TextBatch(rows["text"][:]), generators(0, range(ROWS), 0, view)).texts
         assert copied["text"][view * ROWS : (view + 1) * ROWS] == expected
     assert copied["text"][ROWS : 2 * ROWS] != copied["text"][2 * ROWS :]
+    assert first_sources(copied).tolist() == [*range(ROWS)] * 3
 
 
 def test_copies_that_equal_a_scored_row_are_left_out(texts: TextInputs) -> None:
@@ -117,6 +119,7 @@ def test_copies_of_pictures_are_the_changed_pixels(pictures: ImageInputs) -> Non
     pixels = pictures.pixels(copied["image"][:])
     assert torch.equal(pixels[4:], pixels[:4].flip(-1)) and not torch.equal(pixels[4:], pixels[:4])
     assert np.array_equal(copied["row"][:], [0, 1, 2, 3] * 2), "a copy has the number of its row"
+    assert first_sources(copied, by_content=False).tolist() == [0, 1, 2, 3] * 2
     assert pictures.encode(copied)["image"][:] == copied["image"][:], "nothing is decoded again"
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import Dataset
 from small_runs import small_trainer
+from transformers import PreTrainedModel
 
 from hf_finetune.training import head_store
 from hf_finetune.training.warm_start import FittedHead
@@ -65,27 +66,30 @@ def test_heads_used_least_recently_make_room(cache: Path, monkeypatch: pytest.Mo
 def test_the_key_holds_what_the_bits_depend_on(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert")
     rows = trainer.train_dataset.select_columns(["input_ids", "token_type_ids", "label"])
-    key = head_store.key_of(trainer.model, rows, {"batch_size": 64})
-    again = small_trainer(tmp_path, "bert")
-    assert (
-        head_store.key_of(again.model, Dataset.from_dict(rows.to_dict(), features=rows.features), {"batch_size": 64})
-        == key
-    )
 
-    changed = {"settings": head_store.key_of(again.model, rows, {"batch_size": 32})}
+    def key_of(model: PreTrainedModel, rows: Dataset, batch_size: int = 64) -> str:
+        return head_store.key_of(model, [model.classifier], rows, {"batch_size": batch_size})
+
+    key = key_of(trainer.model, rows)
+    again = small_trainer(tmp_path, "bert").model
+    assert key_of(again, Dataset.from_dict(rows.to_dict(), features=rows.features)) == key
+    # Another random head, as another seed has it: it reaches none of its own inputs.
+    torch.nn.init.ones_(again.classifier.weight)
+    assert key_of(again, rows) == key
+
+    changed = {"settings": key_of(again, rows, batch_size=32)}
     flipped = [1 - rows["label"][0], *rows["label"][1:]]
-    changed["label"] = head_store.key_of(
-        again.model, rows.remove_columns("label").add_column("label", flipped), {"batch_size": 64}
-    )
-    changed["order"] = head_store.key_of(again.model, rows.select([1, 0, *range(2, len(rows))]), {"batch_size": 64})
-    changed["rows"] = head_store.key_of(again.model, rows.select(range(len(rows) - 1)), {"batch_size": 64})
+    changed["label"] = key_of(again, rows.remove_columns("label").add_column("label", flipped))
+    changed["order"] = key_of(again, rows.select([1, 0, *range(2, len(rows))]))
+    changed["rows"] = key_of(again, rows.select(range(len(rows) - 1)))
+    changed["layers"] = head_store.key_of(again, [], rows, {"batch_size": 64})
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        changed["threads"] = head_store.key_of(again.model, rows, {"batch_size": 64})
+        changed["threads"] = key_of(again, rows)
     finally:
         torch.set_num_threads(threads)
     with torch.no_grad():
-        again.model.bert.embeddings.word_embeddings.weight[0, 0] += 1e-6
-    changed["weight"] = head_store.key_of(again.model, rows, {"batch_size": 64})
-    assert len({key, *changed.values()}) == 7, changed
+        again.bert.embeddings.word_embeddings.weight[0, 0] += 1e-6
+    changed["weight"] = key_of(again, rows)
+    assert len({key, *changed.values()}) == 8, changed

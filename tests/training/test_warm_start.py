@@ -53,6 +53,19 @@ def test_explained_is_of_rows_that_the_fit_has_not_seen() -> None:
     assert fit_head(noise, labels, 3, inverse_strength=0.1).explained < 0
 
 
+def test_explained_counts_on_no_copy_of_a_row() -> None:
+    """Of 60 rows of noise, each written ten times: what the copies give away is not explained."""
+    rng = np.random.default_rng(0)
+    noise, labels = rng.normal(size=(60, 50)).astype(np.float32), np.arange(60) % 2
+    tenfold, first = np.tile(noise, (10, 1)), np.tile(np.arange(60), 10)
+
+    def explained(first: np.ndarray | None) -> float:
+        return fit_head(tenfold, np.tile(labels, 10), 2, inverse_strength=0.1, first_N=first).explained
+
+    assert explained(None) > 0.3
+    assert explained(first) < 0
+
+
 def explained_by_frequencies(labels: np.ndarray) -> float:
     """Of features that say nothing: 1 - log loss of the other half's frequencies / entropy. A class that the other half
     lacks counts as one row of all."""
