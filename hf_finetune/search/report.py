@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import yaml
@@ -20,21 +21,22 @@ MORE = {UNDECIDED: ": no augmentation stays the choice; more validation rows, se
 
 
 def fragment(recipe: Recipe, state: dict[str, Any]) -> str:
-    """The fields of a recipe that use the policy, as YAML for `--config`; where it was not shown to help, no field at all.
+    """The fields of a recipe that use the policy, as YAML for `--config`; where it was not shown to help, as comments alone.
 
     Args:
         recipe: with the policy in `data.augment` and `objective.mix`.
         state: what search.json holds.
     """
     head = f"# {state['verdict']}: {_evidence(state)}\n# Found by `hf-finetune search augmentation`: {state['best']['policy']}\n"
-    if state["verdict"] != HELPS:
-        return head
     plain, fields = codec.to_plain(recipe), {}
     if recipe.data.augment:
         fields["data"] = {"type": type(recipe.data).__name__, "augment": plain["data"]["augment"]}
     if recipe.objective.mix:
         fields["objective"] = {"mix": plain["objective"]["mix"]}
-    return head + yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=120)
+    text = yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=120)
+    if state["verdict"] == HELPS:
+        return head + text
+    return f"{head}# It would be the following, and is left out:\n{textwrap.indent(text, '# ')}"
 
 
 def picture(state: dict[str, Any], name: str) -> str:
@@ -77,7 +79,7 @@ def describe(state: dict[str, Any]) -> str:
             f"evidence      {_evidence(state)}",
             f"verdict       {state['verdict']}" + MORE.get(state["verdict"], ""),
             f"time          {spoken(state['seconds'])} of {spoken(state['search']['budget_s'])}",
-            f"fragment      {state['folder']}/policy.yaml" + ("" if state["verdict"] == HELPS else " (empty)"),
+            f"fragment      {state['folder']}/policy.yaml" + ("" if state["verdict"] == HELPS else " (in comments)"),
             f"picture       {state['folder']}/search.svg",
         ]
     )

@@ -268,15 +268,19 @@ def test_whether_rows_can_be_mixed(recipe: Recipe, changes: dict, reason: str | 
 
 
 @pytest.mark.parametrize(("right", "word"), [(151, UNDECIDED), (110, NONE_HELPS)])
-def test_what_is_not_shown_to_help_is_not_in_the_fragment(
+def test_what_is_not_shown_to_help_is_in_comments_alone(
     recipe: Recipe, right: int, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_runs(monkeypatch, right_with=right, right_without=150)
+    asked = fake_runs(monkeypatch, right_with=right, right_without=150)
     state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
     assert state["verdict"] == word and state["evidence"]["value"] == pytest.approx((right - 150) / 200)
     assert f"verdict       {word}" in describe(state)
     lines = (tmp_path / "out" / "policy.yaml").read_text().splitlines()
-    assert lines and all(line.startswith("#") for line in lines)
+    assert lines and all(line.startswith("# ") for line in lines)
+    tried = tmp_path / "tried.yaml"
+    tried.write_text("\n".join(line.removeprefix("# ") for line in lines[3:]))
+    job, _ = train_job([recipe.data.path, "--text", "text", "--config", str(tried)], "train")
+    assert job.recipe.data.augment == asked[-1]["augment"] != ()
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
