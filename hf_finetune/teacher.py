@@ -316,8 +316,8 @@ def _logits(teacher: Teacher, rows: Dataset | Views, split: str, budget_gb: floa
 
 
 @dataclass(frozen=True)
-class _Read:
-    """Rows as a teacher reads them."""
+class AsRead:
+    """Rows as a network reads them."""
 
     seen: str
     """SHA-256 of what it is given, or of all that this depends on."""
@@ -326,16 +326,31 @@ class _Read:
     """Tokens of each; None of pictures."""
 
 
-def _read(inputs: Inputs, rows: Dataset | Views) -> _Read:
+def read_by(inputs: Inputs, rows: Dataset | Views) -> AsRead:
+    """Rows as these inputs read them."""
     if isinstance(inputs, TextInputs):
         encoded = inputs.encode_in_memory(rows.texts() if isinstance(rows, Views) else rows)
         tokens = Rows(encoded, columns_of(inputs, labels=False))
-        return _Read(digests.of_columns(encoded), tokens, inputs.lengths(encoded))
+        return AsRead(digests.of_columns(encoded), tokens, inputs.lengths(encoded))
     if isinstance(rows, Views):
-        return _Read(digests.of_json([inputs.processor.to_json_string(), rows.identity]), rows, None)
+        return AsRead(digests.of_json([inputs.processor.to_json_string(), rows.identity]), rows, None)
     pictures = b"".join(row_digests(rows.with_format("arrow")[:]))
     seen = digests.of_json([inputs.processor.to_json_string(), pictures.hex()])
-    return _Read(seen, Rows(inputs.encode(rows), columns_of(inputs, labels=False)), None)
+    return AsRead(seen, Rows(inputs.encode(rows), columns_of(inputs, labels=False)), None)
+
+
+def asked_of(teacher: Teacher, read: AsRead, precision: Precision) -> dict[str, Any]:
+    """What a teacher's answers to rows, and its inside, depend on, as JSON has it."""
+    model = teacher.classifier.model
+    return {
+        "weights": teacher.weights,
+        "rows": read.seen,
+        "attention": model.config._attn_implementation,
+        "float32": torch.get_float32_matmul_precision(),
+        "device": next(model.parameters()).device.type,
+        "precision": precision,
+        "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
+    }
 
 
 def _asked(
@@ -344,18 +359,9 @@ def _asked(
     """Logits of the teacher's own classes, in its own order, and whether they were found; with `pooling`, embeddings."""
     classifier = teacher.classifier
     inputs, model = classifier.inputs, classifier.model
-    read = _read(inputs, rows)
-    parts = {
-        "weights": teacher.weights,
-        "rows": read.seen,
-        "attention": model.config._attn_implementation,
-        "float32": torch.get_float32_matmul_precision(),
-        "device": next(model.parameters()).device.type,
-        "precision": teacher.precision if pooling is None else "float32",
-        **({} if pooling is None else {"embeddings": pooling}),
-        "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
-    }
-
+    read = read_by(inputs, rows)
+    precision = teacher.precision if pooling is None else "float32"
+    parts = asked_of(teacher, read, precision) | ({} if pooling is None else {"embeddings": pooling})
     options: dict[str, Any] = {"batch_size": None, "tokens": TOKENS}
 
     def answer(numbers: np.ndarray) -> np.ndarray:

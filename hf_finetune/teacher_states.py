@@ -1,9 +1,10 @@
 """The inside of a teacher, beside its student's: that the two can be compared, and what it has of a batch.
 
-States of tokens are asked for as the student trains, of the very batch that it gets: they would fill a disk. Embeddings are
-kept like logits, see `teacher.ask`.
+States of tokens and embeddings are kept like logits, see `teacher.ask`. Where the states find no room on the disk, or rows are
+other views in every epoch, the teacher is asked for them as the student trains, of the very batch that it gets.
 
-Legend: B rows, H height, W width.
+Legend: N rows, n rows of a chunk, B rows of a forward pass, T tokens, t tokens of a chunk, K numbers of a token, H height,
+W width.
 """
 
 from __future__ import annotations
@@ -21,33 +22,39 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
+from torch.utils.data import Subset
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_finetune.answers.kept import Kept
+from hf_finetune.answers.kept_tokens import KeptTokens, Layout, keep_tokens
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of, drawn_rows
 from hf_finetune.data.pixels import check_changeable
-from hf_finetune.data.taught_rows import embedding_column
+from hf_finetune.data.taught_rows import TOKENS, embedding_column
 from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating, to_device
 from hf_finetune.models.first_token import all_tokens
 from hf_finetune.models.inner_states import States, Wanted, Watch
-from hf_finetune.models.pooling import PoolingKind, tokens_before_patches
+from hf_finetune.models.pooling import PoolingKind, tokens_before_patches, width_of
 from hf_finetune.models.processors import position_limit
-from hf_finetune.teacher import Teacher, asking
+from hf_finetune.store import NoStore
+from hf_finetune.teacher import Teacher, asked_of, asking, read_by
 from hf_finetune.teacher import embeddings as teachers_embeddings
 from hf_finetune.training import layer_search
 from hf_finetune.training.distillation import Clock, Insides
 from hf_finetune.training.distillation_choices import DistillationKind, RepresentationKind
 from hf_finetune.training.flops import patches
 from hf_finetune.training.representation_choices import OfTokens, is_searched
-from hf_finetune.training.representations import Configs, comparison, wanted
+from hf_finetune.training.representations import Configs, comparison, teachers_hidden, wanted
 
 logger = logging.getLogger("hf_finetune.run")
 INSTEAD = "ask for what is of rows (Embedding, RelationalKD, Contrastive)"
 # Rows of a forward pass by which layers are compared: what is taken of all layers is there at once.
 SEARCHED_AT_ONCE = 16
+# Rows of a forward pass whose states are kept, and of a chunk of the store: there are some megabytes of each row.
+ROWS_AT_ONCE, TOKEN_ROWS = 32, 512
 
 
 def check(teacher: Teacher, kinds: Sequence[DistillationKind], inputs: Inputs, model: nn.Module, rows: Dataset) -> None:
@@ -150,17 +157,18 @@ class Normalised:
         return pixels_BCHW * self.scale_C11.to(pixels_BCHW.device) + self.shift_C11.to(pixels_BCHW.device)
 
 
-class TeachersInside:
-    """What a teacher has of a batch as its student gets it.
+class AskedInside:
+    """What a teacher has of a batch as its student gets it: of tokens by a forward pass of its own.
 
     Args:
         wanted: what is taken of it; the embeddings come with the batch, see `data.taught_rows`.
         inputs: the student's.
         skip: see `inner_states.Watch`.
+        as_kept: round the states as keeping them would, so that a student learns the same.
     """
 
-    def __init__(self, teacher: Teacher, wanted: Wanted, inputs: Inputs, *, skip: int) -> None:
-        self.poolings = wanted.poolings
+    def __init__(self, teacher: Teacher, wanted: Wanted, inputs: Inputs, *, skip: int, as_kept: bool = False) -> None:
+        self.poolings, self.as_kept = wanted.poolings, as_kept
         self.model, theirs = teacher.classifier.model, teacher.classifier.inputs
         self.watch: Watch | None = None
         self.normalised: Normalised | None = None
@@ -179,6 +187,12 @@ class TeachersInside:
                 given["pixel_values"] = self.normalised(given["pixel_values"])
             with evaluating(self.model), all_tokens(self.model), torch.no_grad(), self.watch.recording(given) as found:
                 self.model(**given)
+            if self.as_kept:
+                found.hidden = {layer: _rounded(x_BTD) for layer, x_BTD in found.hidden.items()}
+                found.attention = {
+                    layer: {name: _rounded(x_BTD) for name, x_BTD in of.items()}
+                    for layer, of in found.attention.items()
+                }
         found.pooled = {pooling: batch[embedding_column(pooling)] for pooling in self.poolings}
         return found
 
@@ -186,6 +200,104 @@ class TeachersInside:
         """Take the hooks off the teacher."""
         if self.watch is not None:
             self.watch.close()
+
+
+def _rounded(x_BTD: torch.Tensor) -> torch.Tensor:
+    """To float16, where that holds it, in float32."""
+    halves_BTD = x_BTD.half().float()
+    return torch.where(halves_BTD.isfinite(), halves_BTD, x_BTD)
+
+
+class KeptInside:
+    """What was kept of a batch: states of tokens, and embeddings.
+
+    Args:
+        layout: of the states; None: there are none.
+        poolings: of the embeddings.
+    """
+
+    def __init__(self, layout: Layout | None, poolings: Collection[PoolingKind]) -> None:
+        self.layout, self.poolings = layout, poolings
+
+    def __call__(self, batch: dict[str, Any]) -> States:
+        """The states, float32, and the embeddings."""
+        found = States(mask_BT := batch.get("attention_mask"))
+        if self.layout is not None:
+            found = self.layout.states(_in_place(batch[TOKENS].float(), mask_BT), mask_BT)
+        found.pooled = {pooling: batch[embedding_column(pooling)] for pooling in self.poolings}
+        return found
+
+
+def _in_place(states_BTK: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+    """States that begin with each row's first token, as the row's tokens lie in the batch: behind padding or before it."""
+    if mask_BT is None:
+        return states_BTK
+    are_tokens_BT = mask_BT.bool()
+    tokens_B = are_tokens_BT.sum(1, keepdim=True)
+    found = states_BTK.new_zeros(*mask_BT.shape, states_BTK.shape[-1])
+    found[are_tokens_BT] = states_BTK[torch.arange(states_BTK.shape[1], device=tokens_B.device) < tokens_B]
+    return found
+
+
+def kept_tokens(
+    teacher: Teacher, layout: Layout, inputs: Inputs, rows: Dataset, *, skip: int, budget_gb: float
+) -> KeptTokens | None:
+    """The teacher's states of the rows' tokens, in float32 computed: found, or computed and kept. None: there is no room.
+
+    Args:
+        layout: what is kept of a token.
+        inputs: the student's, whose tokens the teacher reads, too.
+        rows: canonical rows.
+        skip: see `inner_states.Watch`.
+        budget_gb: see `teacher.ask`.
+    """
+    theirs, device = teacher.classifier.inputs, next(teacher.classifier.model.parameters()).device
+    read = read_by(inputs, rows)
+    wanted = Wanted(bool(layout.hidden), frozenset(layout.attention))
+    with closing(AskedInside(teacher, wanted, inputs, skip=skip)) as inside:
+
+        def of(numbers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+            """States (b, T, K) of some rows, and which of them (b, T) are of no padding."""
+            columns = Subset(read.rows, numbers).__getitems__(range(len(numbers)))
+            found = inside(to_device(inputs.collate(columns), device))
+            flat_BTK = layout.flat(found)
+            mask_BT = flat_BTK.new_ones(flat_BTK.shape[:2]) if found.mask_BT is None else found.mask_BT
+            return flat_BTK, mask_BT.bool()
+
+        # Pictures have as many tokens each.
+        tokens_N = np.full(len(rows), of([0])[0].shape[1]) if read.lengths_N is None else read.lengths_N
+        bar = tqdm(
+            total=len(rows), desc="the teacher's states of tokens", leave=False, dynamic_ncols=True, disable=None
+        )
+
+        def states(numbers: np.ndarray) -> np.ndarray:
+            order = np.argsort(tokens_N[numbers], kind="stable")
+            found: dict[int, np.ndarray] = {}
+            for start in range(0, len(order), ROWS_AT_ONCE):
+                places = order[start : start + ROWS_AT_ONCE]
+                flat_BTK, mask_BT = of(numbers[places].tolist())
+                found |= {p: x[mask].cpu().numpy() for p, x, mask in zip(places, flat_BTK, mask_BT, strict=True)}
+                bar.update(len(places))
+            return np.concatenate([found[place] for place in range(len(numbers))])
+
+        parts = {
+            **asked_of(teacher, read, "float32"),
+            "tokens": [layout.hidden, layout.attention, skip],
+            "inputs": theirs.processor.to_json_string() if isinstance(theirs, ImageInputs) else inside.names,
+        }
+        try:
+            with bar:
+                kept, found = keep_tokens(
+                    parts, tokens_N, states, numbers=layout.numbers, size=TOKEN_ROWS, budget_gb=budget_gb
+                )
+        except NoStore as reason:
+            logger.warning(
+                "the teacher reads the rows of every step again, as its states of tokens are not kept: %s", reason
+            )
+            return None
+    if found:
+        logger.info("the teacher's states of the tokens of %d rows: found", len(rows))
+    return kept
 
 
 class EmbedViews:
@@ -234,7 +346,7 @@ def search_layers(
     own_skip, teachers_skip = _skips(configs)
     with (
         closing(Watch(model, own, skip=own_skip)) as watch,
-        closing(TeachersInside(teacher, theirs, inputs, skip=teachers_skip)) as teachers_inside,
+        closing(AskedInside(teacher, theirs, inputs, skip=teachers_skip)) as teachers_inside,
         evaluating(model),
         torch.no_grad(),
     ):
@@ -310,14 +422,19 @@ def insides_of(
     own, theirs = _wanted_together(asked.values(), configs)
     own_skip, teachers_skip = _skips(configs)
     generator, clock, poolings = torch.Generator().manual_seed(seed), Clock(), sorted(theirs.poolings)
-    kept = {} if live else {p: teachers_embeddings(teacher, rows, "train", p, budget_gb=budget_gb) for p in poolings}
-    return Insides(
-        own,
-        {place: comparison(kind, configs, generator) for place, kind in asked.items()},
-        TeachersInside(teacher, theirs, inputs, skip=teachers_skip),
-        EmbedViews(teacher, poolings, clock, budget_gb)
-        if live
-        else {embedding_column(p): x_ND for p, x_ND in kept.items()},
-        skip=own_skip,
-        clock=clock,
-    )
+    comparisons = {place: comparison(kind, configs, generator) for place, kind in asked.items()}
+    asking = AskedInside(teacher, theirs, inputs, skip=teachers_skip, as_kept=True)
+    if live:
+        return Insides(own, comparisons, asking, EmbedViews(teacher, poolings, clock, budget_gb), own_skip, clock)
+    kept: dict[str, Any] = {
+        embedding_column(p): teachers_embeddings(teacher, rows, "train", p, budget_gb=budget_gb) for p in poolings
+    }
+    hidden = frozenset().union(*(teachers_hidden(kind, configs) for kind in asked.values()))
+    layout = Layout(tuple(sorted(hidden)), tuple(sorted(theirs.attention)), width_of(configs[1]))
+    if layout.numbers:
+        tokens = kept_tokens(teacher, layout, inputs, rows, skip=teachers_skip, budget_gb=budget_gb)
+        if tokens is None:
+            return Insides(own, comparisons, asking, kept, own_skip, clock)
+        kept[TOKENS] = tokens
+    asking.close()
+    return Insides(own, comparisons, KeptInside(layout if layout.numbers else None, poolings), kept, own_skip, clock)

@@ -16,7 +16,7 @@ from small_runs import image_rows, small_recipe, stop_after
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import ViTImageProcessor
 
-from hf_finetune import cli, codec, jobs, pipeline, teacher
+from hf_finetune import cli, codec, jobs, pipeline, teacher, teacher_states
 from hf_finetune.checks import check
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
@@ -252,6 +252,47 @@ def test_an_adapter(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert furthest(one, trained(recipe, tmp_path / "stopped", method="lora")) == 0.0
 
 
+OF_TOKENS = (HiddenStates(((1, 2), (3, 4))), HiddenStates("learned"), AttentionMaps("last"), AttentionRelations(3, 4))
+
+
+def test_states_of_tokens_are_kept(
+    texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And found again, to the same weights; where there is no room the teacher is asked in every step, to the same but for
+    rounding. Other layers are other states."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    recipe = with_kinds(texts, *OF_TOKENS)
+    kept = trained(recipe, tmp_path / "kept")
+    # Of two splits the answers, and of one the states.
+    assert len(list((tmp_path / "cache").glob("teacher/*"))) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher_states.AskedInside, "__call__", None)
+        patch.setattr(teacher, "predict_logits", None)
+        assert furthest(kept, trained(recipe, tmp_path / "found")) == 0.0
+    trained(with_kinds(texts, HiddenStates("last")), tmp_path / "last")
+    assert len(list((tmp_path / "cache").glob("teacher/*"))) == 4
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "small"))
+    asked = trained(recipe, tmp_path / "asked", batching=Batching(cache_gb=1e-5))
+    assert "the teacher reads the rows of every step again, as its states of tokens are not kept" in caplog.text
+    assert furthest(kept, asked) < 1e-4 < furthest(kept, trained(texts, tmp_path / "answers"))
+
+
+def test_states_of_patches_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a DeiT, behind whose two first tokens the student's patches begin, and whose pixels are normalised in its own way."""
+    recipe = dataclasses.replace(
+        pictures(tmp_path), train=Train(num_train_epochs=2.0, per_device_train_batch_size=8, learning_rate=1e-3)
+    )
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    kept = trained(recipe, tmp_path / "kept")
+    with monkeypatch.context() as patch:
+        # Of one picture, which tells how many tokens each has.
+        asked, once = [], teacher_states.AskedInside.__call__
+        patch.setattr(teacher_states.AskedInside, "__call__", lambda *given: asked.append(0) or once(*given))
+        assert furthest(kept, trained(recipe, tmp_path / "found")) == 0.0 and len(asked) == 1
+    asked = trained(recipe, tmp_path / "asked", batching=Batching(cache_gb=1e-3))
+    assert furthest(kept, asked) < 1e-4 < furthest(kept, trained(with_kinds(recipe, SoftTargets()), tmp_path / "other"))
+
+
 def test_embeddings_of_another_tokenizer(
     texts: Recipe, roberta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,26 +310,32 @@ def test_embeddings_of_another_tokenizer(
     assert furthest(apart, trained(recipe, tmp_path / "views", data=views)) > 1e-4
 
 
-def test_pictures(tmp_path: Path) -> None:
-    """Patches of a ViT beside those of a DeiT, which is given them normalised in its own way; and a ResNet's embeddings."""
+def pictures(tmp_path: Path) -> Recipe:
+    """A ViT beside a DeiT, which is given patches normalised in its own way."""
     for row in image_rows(24):
         file = tmp_path / "train" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(row["image"]["bytes"])
-    deit, resnet = (str(classifier(tmp_path / family, family)) for family in ("deit", "resnet"))
+    deit = str(classifier(tmp_path / "deit", "deit"))
     ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.4] * 3, image_std=[0.2] * 3).save_pretrained(deit)
-    recipe = dataclasses.replace(
+    return dataclasses.replace(
         small_recipe(tmp_path),
-        data=ImageData(path=str(tmp_path / "train"), augment=(Flip(),)),
+        data=ImageData(path=str(tmp_path / "train")),
         model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
         objective=Distill(teacher=deit, kinds=(HiddenStates(), AttentionMaps()), labels_weight=1.0),
     )
+
+
+def test_pictures(tmp_path: Path) -> None:
+    """That change in every epoch; and a ResNet's embeddings."""
+    still = pictures(tmp_path)
+    resnet = str(classifier(tmp_path / "resnet", "resnet"))
+    recipe = dataclasses.replace(still, data=dataclasses.replace(still.data, augment=(Flip(),)))
     one = trained(recipe, tmp_path / "one")
     assert furthest(one, trained(recipe, tmp_path / "alone", objective=Supervised())) > 1e-6
     trained(with_kinds(recipe, Embedding(), Contrastive(), teacher=resnet), tmp_path / "other")
 
-    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(deit)
-    still = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, augment=()))
+    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(still.objective.teacher)
     refused(
         still, tmp_path, r"objective.kinds\[0\]: it compares patch by patch, and .*deit reads 36 patches of \(48, 48\)"
     )

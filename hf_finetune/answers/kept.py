@@ -103,35 +103,73 @@ def keep(
     folder = store.folder_of("teacher", {"format": FORMAT, "size": size, **parts})
     places = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
     pack = packed if likeliest else partial(np.asarray, dtype=np.float32)
-    one = pack(np.zeros((1, numbers), dtype=np.float32))
-
-    def read(folder: Path, _: dict[str, Any]) -> list[np.ndarray]:
-        return [_read(folder, i, len(chunk), one) for i, chunk in enumerate(places)]
-
-    if (found := store.find(folder, read)) is not None:
-        logger.info("the teacher's answers to %d %s rows: found in %s", rows, name, folder)
-        store.hold(folder)
-        return found, True
     made: dict[int, np.ndarray] = {}
+
+    def make(chunk: int) -> np.ndarray:
+        made[chunk] = pack(answer(places[chunk]))
+        return made[chunk]
+
     try:
-        about = {"rows": rows, "numbers": numbers}
-        with store.growing(folder, needed=rows * one.nbytes, budget_gb=budget_gb, about=about) as part:
-            for i, chunk in enumerate(places):
-                try:
-                    _read(part, i, len(chunk), one)
-                except (OSError, ValueError):
-                    made[i] = pack(answer(chunk))
-                    write_bytes(part / _file(i), _content(made[i]))
-        if len(made) < len(places):
-            there = len(places) - len(made)
-            logger.info("%d of %d parts of the answers were there, of a run that was stopped", there, len(places))
-        found = store.find(folder, read)
-        store.hold(folder)
+        found, there = found_or_made(
+            folder,
+            [len(chunk) for chunk in places],
+            pack(np.zeros((1, numbers), dtype=np.float32)),
+            make,
+            budget_gb=budget_gb,
+            about={"rows": rows, "numbers": numbers},
+        )
     except store.NoStore as reason:
         logger.warning("the teacher's answers are not kept for a later run: %s", reason)
-    if found is None:
-        found = [made[i] if i in made else pack(answer(chunk)) for i, chunk in enumerate(places)]
-    return found, False
+        return [made[i] if i in made else make(i) for i in range(len(places))], False
+    if there == len(places):
+        logger.info("the teacher's answers to %d %s rows: found in %s", rows, name, folder)
+    elif there:
+        logger.info("%d of %d parts of the answers were there, of a run that was stopped", there, len(places))
+    return found, there == len(places)
+
+
+def found_or_made(
+    folder: Path,
+    heights: Sequence[int],
+    one: np.ndarray,
+    make: Callable[[int], np.ndarray],
+    *,
+    budget_gb: float,
+    about: Mapping[str, Any],
+) -> tuple[list[np.ndarray], int]:
+    """Chunks where an earlier run left them, else made and kept, each as soon as it is there.
+
+    Args:
+        folder: see `store.folder_of`.
+        heights: of each chunk, its first dimension.
+        one: of that dimension 1, in all else as a chunk is kept.
+        make: the chunk of a number.
+        budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
+        about: what the manifest says.
+
+    Returns:
+        The chunks, mapped where they lie, and how many of them were there.
+
+    Raises:
+        NoStore: see `store.growing`.
+    """
+
+    def read(folder: Path, _: dict[str, Any]) -> list[np.ndarray]:
+        return [_read(folder, i, height, one) for i, height in enumerate(heights)]
+
+    there = len(heights)
+    if (found := store.find(folder, read)) is None:
+        with store.growing(folder, needed=sum(heights) * one.nbytes, budget_gb=budget_gb, about=about) as part:
+            for i, height in enumerate(heights):
+                try:
+                    _read(part, i, height, one)
+                except (OSError, ValueError):
+                    there -= 1
+                    write_bytes(part / _file(i), _content(make(i)))
+        if (found := store.find(folder, read)) is None:
+            raise store.NoStore(f"{folder} was damaged as soon as it was written")
+    store.hold(folder)
+    return found, there
 
 
 def _file(chunk: int) -> str:

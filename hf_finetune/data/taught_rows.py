@@ -1,6 +1,6 @@
-"""Training rows with what a teacher has of them: its logits, and embeddings where they are asked for.
+"""Training rows with what a teacher has of them: its logits, and embeddings or states of tokens where they are asked for.
 
-Legend: N training rows, B rows of a forward pass, C classes, D width.
+Legend: N training rows, B rows of a forward pass, T tokens, C classes, D width, K numbers of a token.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from hf_finetune.data.views import Views
 # What every column of the teacher's begins with.
 TAUGHT = "teacher_"
 COLUMN = f"{TAUGHT}logits"
+TOKENS = f"{TAUGHT}tokens"
+"""The column of the teacher's states of tokens (B, T, K), see `answers.kept_tokens`."""
 Answer = Callable[[Views], Any]
 """`the epoch's views -> the teacher's logits of all of them (N, C), as TaughtRows takes them`"""
 Embed = Callable[[Views], Mapping[str, Any]]
@@ -40,11 +42,11 @@ class TaughtRows(torch.utils.data.Dataset):
         rows: the rows, or views of them.
         teacher_NC: the teacher's logits of the same rows, shape (N, C); or what gives those of rows (B,) when it is indexed by
             their numbers, see `answers.kept.Logits`.
-        embeddings: its embeddings of them (N, D), likewise, by column.
+        inside: its embeddings of them (N, D), and states of their tokens (N, T, K), likewise, by column.
     """
 
-    def __init__(self, rows: Rows | Views, teacher_NC: Any, embeddings: Mapping[str, Any] = {}) -> None:
-        self.rows, self.teacher = rows, {COLUMN: teacher_NC, **embeddings}
+    def __init__(self, rows: Rows | Views, teacher_NC: Any, inside: Mapping[str, Any] = {}) -> None:
+        self.rows, self.teacher = rows, {COLUMN: teacher_NC, **inside}
         assert all(len(rows) == len(column) for column in self.teacher.values()), "a row without a teacher's answer"
 
     def __len__(self) -> int:

@@ -84,8 +84,8 @@ class States:
 
     mask_BT: torch.Tensor | None = None
     """0 for padding; None: there is none."""
-    hidden: list[torch.Tensor] = field(default_factory=list)
-    """Shape (B, T, D) each: of the embeddings, then after each layer."""
+    hidden: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Shape (B, T, D) after each layer, counted from 1; 0: of the embeddings."""
     attention: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     """`query`, `key` and `value` (B, T, D) by layer, counted from 1, all heads side by side."""
     pooled: dict[PoolingKind, torch.Tensor] = field(default_factory=dict)
@@ -104,7 +104,10 @@ class Watch:
         self.skip = skip
         self._states: States | None = None
         layers = encoder_layers(model) if wanted.hidden or wanted.attention else []
-        self._hooks = [layer.register_forward_hook(self._after_layer) for layer in layers if wanted.hidden]
+        self._hooks = [
+            layer.register_forward_hook(partial(self._after_layer, number))
+            for number, layer in enumerate(layers if wanted.hidden else [], start=1)
+        ]
         for number in sorted(wanted.attention):
             for name, module in zip(PROJECTIONS, _projections(layers[number - 1]), strict=True):
                 self._hooks.append(module.register_forward_hook(partial(self._projected, number, name)))
@@ -127,12 +130,12 @@ class Watch:
         for hook in self._hooks:
             hook.remove()
 
-    def _after_layer(self, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _after_layer(self, number: int, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if self._states is not None:
-            if not self._states.hidden:
-                self._states.hidden.append(inputs[0][:, self.skip :])
+            if number == 1:
+                self._states.hidden[0] = inputs[0][:, self.skip :]
             after_BTD = output[0] if isinstance(output, tuple) else output
-            self._states.hidden.append(after_BTD[:, self.skip :])
+            self._states.hidden[number] = after_BTD[:, self.skip :]
 
     def _projected(self, number: int, name: str, _: nn.Module, __: tuple[Any, ...], output_BTD: torch.Tensor) -> None:
         if self._states is not None:

@@ -125,8 +125,8 @@ class Insides:
     """See `DistillationLoss`; their weights train with the student's."""
     teacher: Callable[[dict[str, Any]], States]
     """From a batch, as the student gets it, to what the teacher has of it."""
-    embeddings: Mapping[str, Any] | Embed
-    """By column, the teacher's embeddings of the training rows (N, D); with `augmentation`, what makes them of views."""
+    kept: Mapping[str, Any] | Embed
+    """By column, what is kept of the teacher, see `TaughtRows`; with `augmentation`, what makes its embeddings of views."""
     skip: int = 0
     """See `inner_states.Watch`."""
     clock: Clock = field(default_factory=Clock)
@@ -175,13 +175,13 @@ class DistillationTrainer(ClassifierTrainer):
 
     def _training_rows(self) -> TaughtRows | TaughtViews:
         rows = super()._training_rows()
-        embeddings = {} if self.insides is None else self.insides.embeddings
+        kept = {} if self.insides is None else self.insides.kept
         if isinstance(rows, Views):
             assert callable(self.teacher), "the teacher has seen the rows as they are"
-            return TaughtViews(rows, self.teacher, embeddings if callable(embeddings) else no_embeddings)
+            return TaughtViews(rows, self.teacher, kept if callable(kept) else no_embeddings)
         assert not callable(self.teacher), "the teacher answers views, and the rows have none"
-        assert isinstance(embeddings, Mapping)
-        return TaughtRows(rows, self.teacher, embeddings)
+        assert isinstance(kept, Mapping)
+        return TaughtRows(rows, self.teacher, kept)
 
     def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
         return partial(with_teacher, super()._training_collate())

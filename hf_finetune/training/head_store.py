@@ -32,9 +32,7 @@ KEPT = 100
 """Heads in the store; those used least recently go first."""
 
 
-def key_of(
-    model: PreTrainedModel, layers: Collection[nn.Module], rows: Dataset, settings: Mapping[str, Any]
-) -> str:
+def key_of(model: PreTrainedModel, layers: Collection[nn.Module], rows: Dataset, settings: Mapping[str, Any]) -> str:
     """Name of a head in the store.
 
     Args:

@@ -87,7 +87,7 @@ class StatesAlike:
         """Take of the states of the same batch."""
         rows, tokens = self._drawn(student)
         for kept, states in zip(self._kept, (student, teacher), strict=True):
-            kept.append([x_BTD[rows, tokens].float() for x_BTD in states.hidden[1:]])
+            kept.append([x_BTD[rows, tokens].float() for layer, x_BTD in sorted(states.hidden.items()) if layer])
 
     def likeness(self) -> np.ndarray:
         """Shape (S, L)."""

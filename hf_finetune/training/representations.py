@@ -61,6 +61,15 @@ def wanted(kind: RepresentationKind, configs: Configs) -> tuple[Wanted, Wanted]:
             return pooled, pooled
 
 
+def teachers_hidden(kind: RepresentationKind, configs: Configs) -> frozenset[int]:
+    """The layers after which a kind compares the teacher's states, 0 the embeddings."""
+    if not isinstance(kind, HiddenStates):
+        return frozenset()
+    if kind.layers == "learned":
+        return frozenset(range(1, configs[1].num_hidden_layers + 1))
+    return frozenset(theirs for _, theirs in pairs_of(kind.layers, configs, lowest=0))
+
+
 def _refuse_families(kind: RepresentationKind, configs: Configs) -> None:
     some = Wanted(
         hidden=isinstance(kind, HiddenStates),
@@ -164,7 +173,7 @@ class OfHiddenStates(nn.Module):
     def _target(self, pair: int, teacher: States) -> torch.Tensor:
         if self.map_PL is None:
             return teacher.hidden[self.pairs[pair][1]]
-        states_BTDL = torch.stack([state.float() for state in teacher.hidden[1:]], -1)
+        states_BTDL = torch.stack([teacher.hidden[layer + 1].float() for layer in range(self.map_PL.shape[1])], -1)
         return states_BTDL @ self.map_PL[pair].softmax(-1)
 
 

@@ -71,7 +71,8 @@ def test_states_of_tokens_that_are_no_padding() -> None:
     own = torch.tensor([[[0.0], [1.0], [99.0]], [[2.0], [3.0], [4.0]]])
     theirs = torch.tensor([[[10.0], [8.0], [0.0]], [[6.0], [4.0], [2.0]]])
     alike = StatesAlike(0)
-    alike.add(States(MASK, [torch.zeros(2, 3, 1), own]), States(MASK, [theirs, theirs.flip(1), theirs]))
+    of_teacher = {0: theirs, 1: theirs.flip(1), 2: theirs}
+    alike.add(States(MASK, {0: torch.zeros(2, 3, 1), 1: own}), States(MASK, of_teacher))
     found = alike.likeness()
     assert found.shape == (1, 2) and found[0, 0] < 0.99 and found[0, 1] == pytest.approx(1.0)
 
@@ -85,7 +86,7 @@ def test_tokens_are_drawn_by_the_seed() -> None:
     for seed in (0, 0, 1):
         alike = StatesAlike(seed)
         for part in (slice(0, 1), slice(1, 3)):
-            states = States(mask_BT[part], [ramp_BTD[part]] * 2)
+            states = States(mask_BT[part], {0: ramp_BTD[part], 1: ramp_BTD[part]})
             alike.add(states, states)
         own, theirs = (torch.cat([layers[0] for layers in kept]).flatten().tolist() for kept in alike._kept)
         assert own == theirs and len(set(own)) == len(own) == 5 + 2 * TOKENS_OF_A_ROW

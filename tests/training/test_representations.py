@@ -60,7 +60,7 @@ def test_layers_that_go_together() -> None:
 def test_hidden_states_of_pairs_by_hand() -> None:
     """Of one width the projection begins as the identity: squares of 4 for the embeddings, of 1 for the layer, 2.5 together."""
     zero, one, two = (torch.full((1, 2, 4), float(x)) for x in range(3))
-    student, teacher = States(hidden=[zero, zero]), States(hidden=[two, zero, one])
+    student, teacher = States(hidden={0: zero, 1: zero}), States(hidden={0: two, 1: zero, 2: one})
     assert compared(HiddenStates(((0, 0), (1, 2))), (config(1), config(2)), student, teacher) == [2.5]
     assert compared(HiddenStates("last"), (config(1), config(2)), student, teacher) == [1.0]
 
@@ -70,7 +70,7 @@ def test_a_learned_map_by_hand() -> None:
     zero, four = torch.zeros(1, 2, 4), torch.full((1, 2, 4), 4.0)
     configs, kind = (config(1), config(2)), HiddenStates("learned")
     module = comparison(kind, configs, torch.Generator())
-    student, teacher = States(hidden=[zero, zero]), States(hidden=[four, zero, four])
+    student, teacher = States(hidden={0: zero, 1: zero}), States(hidden={0: four, 1: zero, 2: four})
     assert module(kind, student, teacher).tolist() == [4.0]
     with torch.no_grad():
         module.map_PL.copy_(torch.tensor([[3.0, 1.0]]).log())
@@ -197,7 +197,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
     fields = {"rows": 13, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
     trainer = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, kinds=kinds, **f), **fields)
     project = trainer.insides.comparisons[0].project
-    teachers_ND = torch.from_numpy(trainer.insides.embeddings[embedding_column("mean")])
+    teachers_ND = torch.from_numpy(trainer.insides.kept[embedding_column("mean")])
     trainer.train()
     steps = trainer.get_train_dataloader().batch_sampler.step_rows()
     for step, logged, weight in zip(steps, losses(trainer), (3.0, 1.0), strict=True):
