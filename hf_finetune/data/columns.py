@@ -114,6 +114,30 @@ def choose_columns(
     return {name: chosen[name] for name in ("text", "text_pair", "image", "label") if name in chosen}
 
 
+def choose_inputs(
+    columns: dict[str, Column], known: dict[str, str], *, kind: Literal["text", "image"], place: str
+) -> dict[str, str]:
+    """Map `text` and `text_pair`, or `image`, to columns of rows whose labels are not looked at.
+
+    Args:
+        known: the columns of the labelled rows, by canonical name; taken where they are there, else the obvious ones.
+        place: the source, for messages.
+
+    Raises:
+        InputError: a column is not obvious, or the second text of pairs is not there under its name.
+    """
+    names = [name for name in ("text", "text_pair", "image") if name in known]
+    asked = {name: known[name] if name == "text_pair" or known[name] in columns else None for name in names}
+    try:
+        chosen = choose_columns(columns, asked, kind=kind, need_label=False, place=place)
+    except InputError as error:
+        raise InputError(
+            f"{place}: expected {' and '.join(repr(known[name]) for name in names)} as in the labelled rows, or columns "
+            f"that are obvious; it has {_quoted(columns)}"
+        ) from error
+    return {name: chosen[name] for name in names}
+
+
 def _choose_text(
     columns: dict[str, Column], chosen: dict[str, str], free: list[str], *, text_asked: bool, place: str
 ) -> None:

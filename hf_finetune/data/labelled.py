@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from hf_finetune.data.class_folder import Kind
-from hf_finetune.data.columns import choose_columns, listed, require_columns
+from hf_finetune.data.columns import choose_columns, choose_inputs, listed, require_columns
 from hf_finetune.data.files import Column
 from hf_finetune.data.roles import named_split, splits_for, train_split
 from hf_finetune.data.rows import UNLABELLED, ClassIds, Unusable, has_labels, read_rows, to_dataset, to_table
@@ -131,7 +131,7 @@ def read_labelled(
     for note in dict.fromkeys(note for split in (*sources.values(), *further) for note in split.notes):
         notes.take(note)
     parts, labels = _read_all(sources, chosen, notes, unusable)
-    return Labelled(sources, parts, labels, chosen, notes, _read_further(further, chosen, train_source.place))
+    return Labelled(sources, parts, labels, chosen, notes, _read_further(further, chosen, kind, notes))
 
 
 def load_undivided(
@@ -252,14 +252,17 @@ def _read_all(
     return {role: Part(table, row_digests(table), table["label"].to_numpy()) for role, table in tables.items()}, labels
 
 
-def _read_further(splits: Sequence[Split], chosen: dict[str, str], like: str) -> Part | None:
-    """Rows whose labels are not looked at, in the columns of the training rows, which were read from `like`."""
+def _read_further(splits: Sequence[Split], chosen: dict[str, str], kind: Kind, notes: Notes) -> Part | None:
+    """Rows whose labels are not looked at; of other columns than the training rows' that is noted."""
     if not splits:
         return None
-    columns = {name: column for name, column in chosen.items() if name != "label"}
+    parts: list[pa.Table] = []
     for split in splits:
-        require_columns(columns, split.columns, place=split.place, like=like)
-    table = to_table([part for split in splits for part in read_rows(split, columns, None)])
+        columns = choose_inputs(split.columns, chosen, kind=kind, place=split.place)
+        if others := [f"{name} from column {c!r}" for name, c in columns.items() if c != chosen[name]]:
+            notes.take(f"inferred for {split.name}: {', '.join(others)}")
+        parts += read_rows(split, columns, None)
+    table = to_table(parts)
     labels_N = np.full(len(table), UNLABELLED, dtype=np.int64)
     table = table.add_column(table.column_names.index("row"), "label", pa.array(labels_N))
     return Part(table, row_digests(table), labels_N)

@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_finetune import digests
 from hf_finetune.data.class_folder import Kind
-from hf_finetune.data.columns import choose_columns
+from hf_finetune.data.columns import choose_inputs
 from hf_finetune.data.rows import Unusable, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import locate, role_of
 from hf_finetune.data.splits import row_digests, superfluous
@@ -107,11 +107,7 @@ def read(
     names: list[str] = [name for name in ("text", "text_pair", "image") if name in columns]
     tables: list[pa.Table] = []
     for split in splits:
-        asked = {
-            name: columns[name] if name == "text_pair" or columns[name] in split.columns else None for name in names
-        }
-        chosen = choose_columns(split.columns, asked, kind=kind, need_label=False, place=split.place)
-        chosen = {name: chosen[name] for name in names}
+        chosen = choose_inputs(split.columns, columns, kind=kind, place=split.place)
         tables += [to_table([part]) for part in read_rows(split, chosen, None, unusable=unusable)]
     table = pa.concat_tables(tables).select(names)
     logger.info("pretrain.rows: %d rows of %s (%s)", len(table), path, ", ".join(split.name for split in splits))

@@ -72,9 +72,18 @@ def test_what_is_refused(data: dict[str, str], tmp_path: Path) -> None:
             write(path, content)
         with pytest.raises(InputError, match=said):
             load(**data, kind="text", unlabelled=(str(path),))
-    (tmp_path / "other.csv").write_text("sentence\nnew\n")
-    with pytest.raises(InputError, match=r"other.csv: no column 'text', which .*mine.csv has"):
+    (tmp_path / "other.csv").write_text("one,two\nnew,old\n")
+    with pytest.raises(InputError, match=r"other.csv: expected 'text' as in the labelled rows, .*it has 'one', 'two'"):
         load(**data, kind="text", unlabelled=(str(tmp_path / "other.csv"),))
+
+
+def test_a_column_of_another_name(data: dict[str, str], tmp_path: Path) -> None:
+    """Taken where it is obvious, and said."""
+    (tmp_path / "other.csv").write_text("sentence,label\nnew,bad\nnewer,no class of train\n")
+    splits = load(**data, kind="text", unlabelled=(str(tmp_path / "other.csv"),))
+    assert splits.unlabelled == {"rows": 2, "evaluated": 0, "repeated": 0}
+    assert splits.train["text"][-2:] == ["new", "newer"]
+    assert "inferred for other.csv: text from column 'sentence'" in splits.notes
 
 
 def test_an_epoch_drawn_by_class_has_each_of_them_once() -> None:

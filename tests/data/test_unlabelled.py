@@ -54,7 +54,7 @@ def test_pairs_need_pairs(tmp_path: Path) -> None:
         "text": ["a"],
         "text_pair": ["b"],
     }
-    with pytest.raises(InputError, match=r"two: .*single.csv has no such column"):
+    with pytest.raises(InputError, match=r"single.csv: expected 'one' and 'two' as in the labelled rows"):
         read(csv_of(tmp_path / "single.csv", "one", "a"), kind="text", columns=columns)
 
 
