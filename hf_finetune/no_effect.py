@@ -76,6 +76,11 @@ TABLE: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
         lambda r: r.batching.token_budget is not None,
         "batching.token_budget says how many rows go together",
     ),
+    (
+        "averaging.soup",
+        lambda r: r.train.max_steps < 0 and r.train.num_train_epochs <= 1,
+        "one epoch alone has nothing to be averaged with",
+    ),
     ("batching.cache_gb", _nothing_is_cached, "nothing is cached"),
     ("optim.word_embeddings", lambda r: isinstance(r.data, ImageData), "pictures have no words"),
     ("optim.word_embeddings", _words_are_frozen, "they stay as they are in any case"),

@@ -159,7 +159,7 @@ def _check_insides(objective: Distill, recipe: Recipe, refuse: Refuse) -> None:
         refuse("batching.unpadded", True, f"false or None beside {names}, which reads padded rows")
     if recipe.adapter is not None and recipe.adapter.is_prompt_learning:
         refuse("adapter", recipe.trained, f"another adapter beside {names}: the teacher's rows have no prompts")
-    if recipe.train.extra.get("gradient_checkpointing"):
+    if recipe.train.checkpoints_activations:
         refuse(
             "train.extra.gradient_checkpointing", True, f"false beside {names}, which reads the states it throws away"
         )

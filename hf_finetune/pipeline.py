@@ -25,6 +25,7 @@ from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
 from hf_finetune.finishing import WITHOUT, finish
 from hf_finetune.hub.push import check_target
+from hf_finetune.models.adapter_fit import begins_silent
 from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.prepared import Prepared
 from hf_finetune.pretraining import pretrain
@@ -257,12 +258,12 @@ def _train(
 
     steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
     if recipe.adapts:
-        prompt = recipe.adapter is not None and recipe.adapter.is_prompt_learning
-        if not prompt:
+        silent = recipe.adapter is None or begins_silent(recipe.adapter)
+        if silent:
             fit_head(TrainingRows(inputs, train_rows, validation_rows))
         model = with_adapter(model, recipe, prepared.fresh, steps=steps if saving else None)
-        if prompt:
-            # Every other adapter changes nothing at first; a prompt changes what the head reads.
+        if not silent:
+            # It changes what the head reads.
             fit_head(TrainingRows(inputs, train_rows, validation_rows))
 
     started = time.perf_counter()

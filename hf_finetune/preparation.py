@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_finetune import digests, teacher, teacher_states
 from hf_finetune.answers.given import Given
@@ -36,6 +37,7 @@ from hf_finetune.models.pretraining import Guess, check_pretrainable
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.models.skeleton import skeleton
+from hf_finetune.models.stock_heads import can_switch, stock_head
 from hf_finetune.models.trainable import train_only
 from hf_finetune.no_effect import without_effect
 from hf_finetune.prepared import Prepared
@@ -116,6 +118,7 @@ def prepare(recipe: Recipe) -> Prepared:
     as_trained = with_adapter(copy.deepcopy(loaded.model), recipe, loaded.fresh) if recipe.adapts else loaded.model
     weights = checkpoint.commit or digests.of_files(*(checkpoint.weights or (checkpoint.folder / "config.json",)))
     before = finished_run(checkpoint.folder) or {}
+    changed = _changed_by(recipe, checkpoint, loaded.model)
     prepared = Prepared(
         recipe=recipe,
         splits=splits,
@@ -132,10 +135,11 @@ def prepare(recipe: Recipe) -> Prepared:
             *found.notes,
             *teacher.matched_by_name(teachers),
             *without_effect(recipe),
-            *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and (changed := _changed_by(recipe)) else ()),
+            *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and changed else ()),
         ),
         processes=state.num_processes,
         shrink=found.shrink,
+        base_changed=changed,
         picture_tokens=found.picture_tokens,
         teacher=teacher.weights_of([one.weights for one in teachers]) if teachers else None,
         unlabelled=unlabelled,
@@ -252,9 +256,17 @@ def image_inputs(recipe: Recipe, checkpoint: LocalCheckpoint) -> ImageInputs:
     return ImageInputs(processor, decode_once=recipe.data.decode_once, cache_gb=recipe.batching.cache_gb)
 
 
-def _changed_by(recipe: Recipe) -> str | None:
-    """What makes another network of the checkpoint, than which an adapter cannot do without."""
-    return "surgery" if recipe.model.surgery else "pretraining" if recipe.pretrain.objective else None
+def _changed_by(recipe: Recipe, checkpoint: LocalCheckpoint, model: PreTrainedModel) -> str | None:
+    """See `Prepared.base_changed`."""
+    if recipe.model.surgery:
+        return "surgery"
+    if recipe.pretrain.objective is not None:
+        return "pretraining"
+    # A field of the config, by which the stock class pools otherwise than the checkpoint's own.
+    if recipe.model.from_config is None and can_switch(model.config, recipe.model.pooling):
+        own = type(model.config).from_pretrained(checkpoint.folder)
+        return None if stock_head(own) == stock_head(model.config) else "model.pooling"
+    return None
 
 
 def _check_objective(prepared: Prepared, model: nn.Module) -> None:
@@ -264,6 +276,11 @@ def _check_objective(prepared: Prepared, model: nn.Module) -> None:
         InputError: naming the field.
     """
     recipe = prepared.recipe
+    if recipe.train.checkpoints_activations and not prepared.model.supports_gradient_checkpointing:
+        raise InputError(
+            f"train.extra.gradient_checkpointing: expected false here: {prepared.model.config.model_type} cannot compute its "
+            "activations again"
+        )
     prepared.loss, prepared.penalised(model)
     check_mix(prepared, model)
     check_insides(prepared)

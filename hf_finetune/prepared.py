@@ -68,6 +68,8 @@ class Prepared:
     processes: int
     shrink: Shrink | None = None
     """How pictures are made smaller in the first part of the training."""
+    base_changed: str | None = None
+    """What makes another network of the checkpoint, than which an adapter by itself could not be used."""
     picture_tokens: int | None = None
     """Patches of a picture."""
     teacher: str | None = None
@@ -283,7 +285,9 @@ class Prepared:
     def shortcuts(self) -> Shortcuts:
         """What training computes in another way than the library does."""
         model = self.recipe.model
-        return Shortcuts(model.fast_dropout, model.fused_layers, model.fused_projections)
+        # A layer that is computed again for its gradient would find the pass's mask drawn, and other numbers after it.
+        fast_dropout = model.fast_dropout and not self.recipe.train.checkpoints_activations
+        return Shortcuts(fast_dropout, model.fused_layers, model.fused_projections)
 
     @property
     def sparse_embeddings(self) -> bool:
@@ -292,6 +296,9 @@ class Prepared:
         wanted = optim.word_embeddings == "sparse" and isinstance(optim.optimizer, AdamW)
         if not isinstance(self.inputs, TextInputs):
             # Not every network of pictures names what stands there in place of word embeddings (EfficientNet).
+            return False
+        if self.processes > 1 and self.device.type == "cuda":
+            # NCCL does not add up sparse gradients.
             return False
         if self.changes_every_epoch:
             # Typing errors and synonyms bring words that are in no row.

@@ -86,7 +86,10 @@ def find_rate(recipe: Recipe, output: str | None = None) -> Found:
         log = Path(temporary) / "log.jsonl"
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     steps = [line for line in lines if "loss" in line and np.isfinite(line["loss"])]
-    test = range_test.read([line["learning_rate"] for line in steps], [line["loss"] for line in steps])
+    # Not as the log has it: that is a group's, and no group needs to learn at the run's own rate.
+    lowest, growth = prepared.learning_rate * range_test.LOWEST, range_test.growth(range_test.STEPS)
+    rates = [lowest * growth ** (line["step"] - 1) for line in steps]
+    test = range_test.read(rates, [line["loss"] for line in steps])
     if test is None:
         raise TrainingError(
             f"--find-lr: in {len(steps)} steps the loss neither fell nor rose; look at the data, or take more rows a step"

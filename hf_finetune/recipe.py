@@ -75,7 +75,8 @@ class Model:
     """Share of every picture's patches that is left out of a training step, drawn anew each time (arXiv:2208.07220): half
     of them, half the cost. For vit, deit and dinov2; evaluation sees all patches."""
     fast_dropout: bool = True
-    """On a CPU, draw one dropout mask a forward pass and give every dropout a piece of it, in place of a mask each."""
+    """On a CPU, draw one dropout mask a forward pass and give every dropout a piece of it, in place of a mask each; not
+    where activations are checkpointed."""
     fused_layers: bool = True
     """On a CPU, compute each layer of BERT, RoBERTa, ELECTRA and DistilBERT as one function: the same numbers to rounding."""
     fused_projections: bool = True
@@ -210,6 +211,11 @@ class Train:
     """Keep DIR/checkpoints after success."""
     extra: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """Any further TrainingArguments, passed through as they are."""
+
+    @property
+    def checkpoints_activations(self) -> bool:
+        """Whether activations are thrown away and computed again for the gradients, by either of the field's names."""
+        return any(self.extra.get(name) for name in ("gradient_checkpointing", "activation_checkpointing"))
 
 
 @dataclass(frozen=True)

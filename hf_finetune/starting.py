@@ -143,8 +143,10 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
         What result.json says of it, see `begin_with`.
     """
     recipe, inputs = prepared.recipe, prepared.inputs
-    able = np.flatnonzero(np.asarray(train_rows["label"][:]) != UNLABELLED)
-    chosen = drawn_rows(inputs, train_rows, warm_start.MOST_ROWS, seed=recipe.train.seed, among=able)
+    labels_N = np.asarray(train_rows["label"][:])
+    able = np.flatnonzero(labels_N != UNLABELLED)
+    drawn = drawn_rows(inputs, train_rows, warm_start.MOST_ROWS, seed=recipe.train.seed, among=able)
+    chosen = warm_start.with_every_class(drawn, labels_N)
     sample = train_rows.select(chosen)
     weights_C = head_weights(prepared)
     in_files = isinstance(inputs, TextInputs) or not recipe.data.augment_copies

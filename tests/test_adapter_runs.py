@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import small_recipe
+from tiny import tiny_text_checkpoint
 
 from hf_finetune import apply, pipeline
 from hf_finetune.codec import ADAPTERS
@@ -17,6 +19,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect
 from hf_finetune.jobs import RunJob, parse
 from hf_finetune.models.layer_surgery import AddLayers
+from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Launch, Lora, Recipe
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -59,6 +62,34 @@ def test_pissa_loads_onto_the_checkpoint_as_it_was(recipe: Recipe, tmp_path: Pat
     assert result["parity"].keys() == {"reload", "adapter", "pipeline"} and result["standalone"]
     config = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["init_lora_weights"]) == (8, True)
+
+
+@pytest.mark.parametrize(("adapter", "after"), [("LORA", False), ("FOURIERFT", True), ("PROMPT_TUNING", True)])
+def test_the_head_is_fitted_to_what_it_will_read(
+    adapter: str, after: bool, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FourierFT begins with random numbers: with the adapter on, the network computes something else."""
+    fit, seen = pipeline.warm_start_head, []
+
+    def watched(prepared: Prepared, model: torch.nn.Module, *rest: Any) -> dict[str, Any]:
+        seen.append(isinstance(model, peft.PeftModel))
+        return fit(prepared, model, *rest)
+
+    monkeypatch.setattr(pipeline, "warm_start_head", watched)
+    flags = ("--adapter", adapter, "--train.max-steps", "1")
+    pipeline.run(from_flags(recipe, *flags), Launch(output=str(tmp_path / "run")))
+    assert seen == [after]
+
+
+def test_another_pooling_than_the_checkpoint_s_needs_the_whole_model(recipe: Recipe, tmp_path: Path) -> None:
+    """The adapter by itself would be put on a checkpoint that pools otherwise."""
+    checkpoint = str(tiny_text_checkpoint(tmp_path / "modernbert", "modernbert"))
+    for pooling, kept in (("mean", False), ("cls", True)):
+        flags = ("--model", checkpoint, "--method", "lora", "--model.pooling", pooling, "--train.max-steps", "1")
+        result = pipeline.run(from_flags(recipe, *flags), Launch(output=str(tmp_path / pooling)))
+        assert result is not None and all(check["ok"] for check in result["parity"].values())
+        assert (tmp_path / pooling / "adapter").exists() == ("adapter" in result["parity"]) == kept
+        assert any("as model.pooling left it" in note for note in result["notes"]) != kept
 
 
 def test_adalora_ends_at_its_budget(recipe: Recipe, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
     "train.early_stopping_patience": (TEXT, "2", "--epochs 2.5", "--epochs 3.5"),
     "train.head_least_explained": (TEXT, "0.1", "--train.no-head-warm-start", ""),
     "train.per_device_train_batch_size": (TEXT, "8", "--batching.token-budget 4096", ""),
+    "averaging.soup": (TEXT, "", "--epochs 1", "--epochs 2"),
     "batching.cache_gb": (TEXT, "2", "--batching.no-cache-prefix", ""),
     "optim.word_embeddings": (TEXT, "dense", "--model.frozen-layers 1", ""),
     "pretrain.rows": (TEXT, "a.csv b.csv", "", PRETRAINED),

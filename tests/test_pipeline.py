@@ -14,12 +14,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from small_runs import small_recipe, stop_after
+from tiny import tiny_text_checkpoint
 from transformers import TrainerState
 
 from hf_finetune import finishing, pipeline, preparation, starting
 from hf_finetune.data.tokens import ids_that_occur
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
+from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Batching, Hub, Launch, Model, Optim, Precision, Recipe, Train
+from hf_finetune.training import warm_start
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.precision import Kernels
 
@@ -329,3 +332,46 @@ def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monk
     assert not torch.allclose(spared[table][occur], start[occur], atol=1e-4)
     assert all(torch.allclose(spared[name], plain[name], atol=1e-4) for name in plain if name != table)
     assert torch.equal(frozen[table], start)
+
+
+def test_activations_that_are_computed_again(recipe: Recipe, tmp_path: Path) -> None:
+    """Draw the same dropout: to the bit the weights of a run that keeps them and draws a mask for each site. A family that
+    cannot is refused by name."""
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, max_steps=3, learning_rate=1e-3))
+    dropping = dataclasses.replace(recipe.model, dropout=0.3)
+    found = []
+    for name, model, extra in (
+        ("again", dropping, {"activation_checkpointing": True}),
+        ("kept", dataclasses.replace(dropping, fast_dropout=False), {}),
+    ):
+        train = dataclasses.replace(recipe.train, extra=extra)
+        pipeline.run(dataclasses.replace(recipe, model=model, train=train), Launch(str(tmp_path / name)))
+        found.append(load_file(tmp_path / name / "model" / "model.safetensors"))
+    assert found[0].keys() == found[1].keys() and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
+    mpnet = Model(str(tiny_text_checkpoint(tmp_path / "mpnet", "mpnet")))
+    train = dataclasses.replace(recipe.train, extra={"activation_checkpointing": True})
+    with pytest.raises(InputError, match="gradient_checkpointing: expected false here: mpnet cannot"):
+        pipeline.run(dataclasses.replace(recipe, model=mpnet, train=train), Launch(str(tmp_path / "refused")))
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_class_that_no_drawn_row_has(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head is fitted to a row of it all the same."""
+    monkeypatch.setattr(warm_start, "MOST_ROWS", 1)
+    train = dataclasses.replace(recipe.train, max_steps=1, head_least_explained=-100.0)
+    result = pipeline.run(dataclasses.replace(recipe, train=train), Launch(str(tmp_path / "run")))
+    assert result is not None and result["head"]["fitted"]
+
+
+def test_a_soup_of_a_run_that_was_scored_before_its_first_step(recipe: Recipe, tmp_path: Path) -> None:
+    train = dataclasses.replace(recipe.train, num_train_epochs=2.0, extra={"eval_on_start": True})
+    recipe = dataclasses.replace(recipe, train=train, averaging=dataclasses.replace(recipe.averaging, soup=True))
+    result = pipeline.run(recipe, Launch(str(tmp_path / "run")))
+    assert result is not None and result["parity"]["reload"]["ok"]
+
+
+def test_several_gpus_add_up_dense_gradients(recipe: Recipe) -> None:
+    """NCCL adds up no sparse ones, gloo does."""
+    prepared = dataclasses.replace(prepare(recipe), processes=2)
+    assert prepared.sparse_embeddings
+    assert not dataclasses.replace(prepared, device=torch.device("cuda")).sparse_embeddings

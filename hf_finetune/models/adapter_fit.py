@@ -108,6 +108,16 @@ def _check_beginning(config: PeftConfig, inside: Sequence[nn.Module], family: st
         raise InputError(f"adapter: init_lora_weights {start} does not fit {family}, which has no linear layers")
 
 
+def begins_silent(config: PeftConfig) -> bool:
+    """Whether the network computes with the adapter, before it is trained, what it computes without.
+
+    Not where prompts stand before the row, nor where the config asks for random numbers throughout; FourierFT's default does.
+    """
+    if config.is_prompt_learning:
+        return False
+    return getattr(config, "init_lora_weights", getattr(config, "init_weights", True)) is not False
+
+
 def check_added_layers(model: PreTrainedModel, config: PeftConfig) -> None:
     """Refuse an adapter under which the layers of `layer_surgery.AddLayers` would be silent forever.
 
@@ -124,6 +134,11 @@ def check_added_layers(model: PreTrainedModel, config: PeftConfig) -> None:
     layer = model.get_submodule(layer_names(model, family, model.state_dict())[0])
     outputs = [module for name, module in layer.named_modules() if name in family.outputs]
     name, works = config.peft_type.value, "LORA without use_dora or pissa"
+    if not begins_silent(config):
+        raise InputError(
+            f"adapter: {name} that begins at random does not go with AddLayers in model.surgery, which keep what the network "
+            f"computes; use {works}"
+        )
     if not any(isinstance(module, nn.Linear | nn.Conv2d) for module in outputs):
         # ResNet's and EfficientNet's are silent by a norm, which no adapter is on.
         works = "no adapter"

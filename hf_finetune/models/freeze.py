@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from peft import PeftModel
@@ -131,6 +131,15 @@ def lower_part(model: PreTrainedModel, n: int) -> dict[str, torch.Tensor]:
     """Weights of the embeddings, of the lowest `n` encoder layers and of all else that these read, by name."""
     above = {id(tensor) for module in _above(model, n) for tensor in module.state_dict(keep_vars=True).values()}
     return {k: v.detach() for k, v in encoder(model).state_dict(keep_vars=True).items() if id(v) not in above}
+
+
+def parameters_by_layer(model: PreTrainedModel) -> list[list[nn.Parameter]]:
+    """Of each encoder layer, the lowest first: its own, and those of what leads into it from the layer below."""
+    above = [
+        dict.fromkeys(p for module in _above(model, n) for p in module.parameters())
+        for n in range(len(encoder_layers(model)) + 1)
+    ]
+    return [[p for p in at if p not in behind] for at, behind in pairwise(above)]
 
 
 def frozen_layers(model: PreTrainedModel) -> int:

@@ -43,7 +43,7 @@ from hf_finetune.training import optimizers
 from hf_finetune.training.optimizer_choices import AdamW
 from hf_finetune.training.rate_groups import Rates, rate_groups
 from hf_finetune.training.soft_labels import mixed
-from hf_finetune.training.warm_start import MOST_ROWS, fit_head, head_features
+from hf_finetune.training.warm_start import MOST_ROWS, fit_head, head_features, with_every_class
 
 TOP_LAYERS = 2
 """Layers that a trial trains, and the head; the head alone where the run trains no more."""
@@ -242,7 +242,8 @@ class Bench:
     def _fit_head(self) -> None:
         """Fit the classification layer as a run does, on the rows and pictures of trials."""
         rng = np.random.default_rng(self.seed)
-        chosen = np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS])
+        drawn = np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS])
+        chosen = with_every_class(drawn, np.asarray(self.train_rows["label"][:]))
         sample = self.train_rows.select(chosen)
         labels, weights_C = np.asarray(sample["label"][:]), head_weights(self.prepared)
         layer = classification_layer(self.model)

@@ -122,6 +122,10 @@ def training_arguments(
         "use_cpu": device.type == "cpu",
     }
     try:
-        return TrainingArguments(str(folder), **chosen)
+        arguments = TrainingArguments(str(folder), **chosen)
     except (TypeError, ValueError) as error:
         raise InputError(f"train: {error}") from error
+    # With several GPUs and no launcher the Trainer would put the model in a DataParallel, without mixed precision, and multiply
+    # the loss, which is a mean over all rows of the step already, by their number.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

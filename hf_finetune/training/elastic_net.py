@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -69,14 +69,19 @@ class ElasticNetSteps(TrainerCallback):
         optimizer: Any = None,
         **_: object,
     ) -> None:
-        """See the class. A step that the optimiser passed over, because float16 overflowed, is none."""
-        if optimizer.step_was_skipped:
+        """See the class. A step that was passed over, because float16 overflowed, is none: fused optimisers, which unscale the
+        gradients themselves, do not say so."""
+        if args.fp16 and any(p.grad is not None and not p.grad.isfinite().all() for p in _optimised(optimizer)):
             return
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
         for parameter in self.parameters.values():
             # With gradual unfreezing the optimiser has them all from the start.
             if parameter.requires_grad and id(parameter) in rates:
                 proximal_step(parameter, rate=float(rates[id(parameter)]), l1=self.l1, l2=self.l2)
+
+
+def _optimised(optimizer: Any) -> Iterator[nn.Parameter]:
+    return (p for group in optimizer.param_groups for p in group["params"])
 
 
 def sparsity(parameters: Mapping[str, torch.Tensor]) -> dict[str, Any]:

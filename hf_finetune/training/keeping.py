@@ -94,6 +94,7 @@ class Keeping:
         return {} if self.averages is None else {name: self.averages.means[name] for name in self.averages.begun()}
 
     def _scores(self, state: TrainerState, average: str | None = None) -> dict[int, float]:
-        """The metric that chooses, by step: of the weights themselves, or of one of their averages."""
+        """The metric that chooses, by step: of the weights themselves, or of one of their averages. What was scored before the
+        first step (`eval_on_start`) is no choice."""
         key = "_".join(filter(None, ("eval", average, self.metric)))
-        return {line["step"]: line[key] for line in state.log_history if key in line}
+        return {line["step"]: line[key] for line in state.log_history if key in line and line["step"] > 0}

@@ -37,7 +37,7 @@ class SGD:
 @dataclass(frozen=True)
 class Adafactor:
     """Adafactor (arXiv:1804.04235), torch's: row and column sums of squares in place of all squares; the rate is relative to
-    the size of the weights."""
+    the size of the weights, and never above 1 / sqrt(step)."""
 
     beta2_decay: float = -0.8
     """The mean of the squares forgets by step^beta2_decay."""
@@ -132,6 +132,8 @@ def check_optimizer(optimizer: Optimizer) -> None:
             refuse(field, value, "at least 0 and below 1")
         if field in ("eps", "r", "weight_lr_power") and value < 0:
             refuse(field, value, "0 or more")
+    if not isinstance(optimizer, Adafactor) and getattr(optimizer, "eps", 1.0) == 0:
+        refuse("eps", 0, "above 0: the update of a weight without a gradient would be 0 / 0")
     match optimizer:
         case SGD(momentum=0, nesterov=True):
             refuse("nesterov", True, "false without momentum")

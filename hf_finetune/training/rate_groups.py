@@ -2,8 +2,8 @@
 
 Weight decay is for the weights of a matrix product, a convolution or an embedding. It is not for what is no more than a
 vector, whatever its shape: biases, the scales and shifts of every norm (BatchNorm's, too), layer scales, class and mask
-tokens, IA3's factors; nor for tables of positions and position biases that are added to an activation. Pulled towards 0
-these lose what they say, not their noise. Word embeddings decay, as they did in BERT's pretraining.
+tokens, IA3's factors; nor for a ViT's positions and for position biases, which are added to an activation. Pulled towards 0
+these lose what they say, not their noise. A BERT's embeddings of words and positions decay, as they did in its pretraining.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.freeze import encoder_layers, lower_part
+from hf_finetune.models.freeze import encoder_layers, lower_part, parameters_by_layer
 from hf_finetune.models.heads import encoder, head_modules
 
 
@@ -76,9 +76,11 @@ def rate_groups(
             part, rate = "head", rates.head
         if rates.lora_plus_ratio is not None and "lora_B" in name:
             part, rate = f"{part}, LoRA B", rate * rates.lora_plus_ratio
-        flat = is_vector(parameter)
+        # LoRA's factors are matrices at rank 1, too.
+        flat = is_vector(parameter) and "lora_" not in name
         added = parameter.ndim > 2 and len(parameter) == 1 and parameter not in convolutions
-        decays = not flat and not added and "bias" not in name.rpartition(".")[2]
+        # MPNet's biases by distance are an embedding's weight.
+        decays = not flat and not added and not any("bias" in part for part in name.split(".")[-2:])
         matrix = parameter in inside and parameter.ndim == 2 and decays and parameter not in lists
         key = part, rate, decays, matrix
         group = {"lr": rate, "weight_decay": weight_decay if decays else 0.0, "part": part, "matrix": matrix}
@@ -98,12 +100,12 @@ def _parts(
     """Name and factor of each parameter within and below the encoder's layers, where these learn at rates of their own."""
     if layer_decay is None or layer_decay == 1:
         return {}, {}
-    layers = encoder_layers(model)
+    layers = parameters_by_layer(model)
     below = set(lower_part(model, 0))
     parts = {p: "embeddings" for name, p in encoder(model).named_parameters() if name in below}
     factors = {p: layer_decay ** (len(layers) + 1) for p in parts}
     for k, layer in enumerate(layers):
-        for parameter in layer.parameters():
+        for parameter in layer:
             parts[parameter], factors[parameter] = f"layer {k}", layer_decay ** (len(layers) - k)
     return parts, factors
 

@@ -65,6 +65,17 @@ class FittedHead:
     out of fold, at the penalty `MEASURED_AT`). 1: all of it; 0: as much as the classes' frequencies; below 0: less."""
 
 
+def with_every_class(chosen_n: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """Rows that were drawn, and of each class without one among them the first: a layer has no weights for what it never saw.
+
+    Args:
+        chosen_n: numbers of the rows.
+        labels_N: class of each row; below 0 of those without a label.
+    """
+    classes, first = np.unique(labels_N, return_index=True)
+    return np.concatenate([chosen_n, first[(classes >= 0) & ~np.isin(classes, labels_N[chosen_n])]])
+
+
 def head_features(
     model: nn.Module,
     layers: Sequence[nn.Linear],

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from hf_finetune.errors import InputError
 from hf_finetune.training.arguments import training_arguments
@@ -66,3 +67,14 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, extra: dict[str, Any], messa
     with pytest.raises(InputError, match=message) as caught:
         arguments(tmp_path, extra)
     assert "\n" not in str(caught.value)
+
+
+def test_one_process_has_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: with more the Trainer would split each batch, and multiply its loss by their number."""
+
+    def two_gpus(self: TrainingArguments) -> torch.device:
+        self._n_gpu = 2
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(two_gpus))
+    assert TrainingArguments(str(tmp_path)).n_gpu == 2 and arguments(tmp_path, {}).n_gpu == 1

@@ -325,6 +325,10 @@ def test_flags_and_yaml_say_the_same(tmp_path: Path) -> None:
         ({"optimizer": SGD(momentum=1.0)}, r"optim.optimizer.momentum: expected at least 0 and below 1, got 1.0"),
         ({"optimizer": SGD(momentum=0.0, nesterov=True)}, "optim.optimizer.nesterov: expected false without momentum"),
         ({"optimizer": AdamW(eps=-1.0)}, "optim.optimizer.eps: expected 0 or more"),
+        (
+            {"optimizer": Muon(eps=0.0)},
+            "optim.optimizer.eps: expected above 0: the update of a weight without a gradient",
+        ),
         ({"optimizer": Adafactor(clip_threshold=0.5)}, "optim.optimizer.clip_threshold: expected at least 1"),
         ({"optimizer": Adafactor(beta2_decay=0.5)}, "optim.optimizer.beta2_decay: expected 0 or less"),
         ({"optimizer": Muon(ns_steps=0)}, "optim.optimizer.ns_steps: expected 1 to 99"),

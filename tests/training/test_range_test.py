@@ -9,12 +9,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from small_runs import small_recipe
+from tiny import tiny_text_checkpoint
 
 from hf_finetune import planning, rate_finding
 from hf_finetune.cli import main_command
 from hf_finetune.errors import InputError
 from hf_finetune.preparation import load_splits
-from hf_finetune.recipe import Optim, Recipe
+from hf_finetune.recipe import Model, Optim, Recipe
 from hf_finetune.training import range_test
 from hf_finetune.training.charts import line_chart, sparkline
 from hf_finetune.training.range_test import growth, read, smooth
@@ -117,6 +118,21 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     ElementTree.parse(found.folder / "find_lr.svg")
     assert f"--train.learning-rate {found.test.proposed:.1e}" in rate_finding.describe(found)
     assert rate_finding.find_rate(recipe).test == found.test
+
+
+def test_the_rates_are_the_run_s_own_where_no_group_has_them(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a decay by layers and a head of its own rate, nothing of a RoBERTa learns at the run's rate."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(range_test, "STEPS", 30)
+    recipe = replace(
+        small,
+        model=Model(str(tiny_text_checkpoint(tmp_path / "roberta", "roberta"))),
+        optim=Optim(head_learning_rate=3e-2, layer_decay=0.9),
+        train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
+    )
+    assert rate_finding.find_rate(recipe).test.rates[0] == pytest.approx(3e-6)
 
 
 def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> None:

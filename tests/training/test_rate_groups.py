@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from hf_finetune import pipeline
 from hf_finetune.errors import InputError
 from hf_finetune.models.adapters import add_adapter
+from hf_finetune.models.freeze import encoder_layers
+from hf_finetune.models.heads import encoder
 from hf_finetune.models.load import load_classifier
 from hf_finetune.recipe import Launch, Optim, Recipe
 from hf_finetune.training.rate_groups import Rates, is_vector, rate_groups, rates_in_words
@@ -83,6 +85,35 @@ def test_tokens_tables_and_layer_scales_of_a_dinov2_do_not_decay(tmp_path: Path)
     for end in ("cls_token", "mask_token", "position_embeddings", "lambda1"):
         named = [name for name in decay if name.endswith(end)]
         assert named and all(decay[name] == 0 for name in named), end
+
+
+def test_biases_by_distance_do_not_decay_and_factors_of_rank_one_do(tmp_path: Path) -> None:
+    """MPNet's are the weight of an embedding; LoRA's of rank 1 are matrices of one row or column."""
+    model = model_of(tmp_path, "mpnet")
+    decay = by_name(model, rate_groups(model, lr=1.0, weight_decay=0.1), "weight_decay")
+    assert decay["mpnet.encoder.relative_attention_bias.weight"] == 0.0
+    assert decay["mpnet.embeddings.word_embeddings.weight"] == 0.1
+    lora = add_adapter(model, LoraConfig(r=1, target_modules=["q"]), ())
+    found = rate_groups(lora, lr=1.0, weight_decay=0.1, split_matrices=True)
+    factors = {name for name, _ in lora.named_parameters() if "lora_" in name}
+    for key, expected in (("weight_decay", 0.1), ("matrix", True)):
+        values = by_name(lora, found, key)
+        assert factors and {values[name] for name in factors} == {expected}
+
+
+def test_layer_decay_of_a_poolformer(tmp_path: Path) -> None:
+    """What leads from one stage to the next learns as the block behind it; with four blocks, k at 0.5^(4 - k)."""
+    model = model_of(tmp_path, "poolformer")
+    rate = by_name(model, rate_groups(model, lr=1.0, weight_decay=0.0, rates=Rates(layer_decay=0.5)), "lr")
+    blocks = encoder_layers(model)
+    names = {p: name for name, p in model.named_parameters()}
+    by_block = [{rate[names[p]] for p in block.parameters()} for block in blocks]
+    assert by_block == [{0.5 ** (len(blocks) - k)} for k in range(len(blocks))]
+    stages = encoder(model).encoder
+    assert rate[names[stages.patch_embeddings[0].projection.weight]] == 0.5 ** (len(blocks) + 1)
+    for stage, embedding in enumerate(stages.patch_embeddings[1:], start=1):
+        behind = next(stages.block[stage].parameters())
+        assert rate[names[embedding.projection.weight]] == rate[names[behind]] < 1.0
 
 
 @pytest.mark.parametrize("family", ["bert", "vit", "distilbert", "resnet"])

@@ -6,7 +6,7 @@ from small_runs import small_trainer
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.models.heads import classification_layer, set_layer
-from hf_finetune.training.warm_start import fit_head, head_features
+from hf_finetune.training.warm_start import fit_head, head_features, with_every_class
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -64,6 +64,13 @@ def test_explained_counts_on_no_copy_of_a_row() -> None:
 
     assert explained(None) > 0.3
     assert explained(first) < 0
+
+
+def test_a_row_of_every_class() -> None:
+    """The first of each that was not drawn; rows without a label are of no class."""
+    labels = np.array([-1, 0, 0, 2, 1, 2, -1])
+    assert with_every_class(np.array([2, 1]), labels).tolist() == [2, 1, 4, 3]
+    assert with_every_class(np.array([5, 4, 2]), labels).tolist() == [5, 4, 2]
 
 
 def explained_by_frequencies(labels: np.ndarray) -> float:
