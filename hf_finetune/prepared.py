@@ -19,6 +19,7 @@ from hf_finetune.data.unlabelled import Unlabelled
 from hf_finetune.data.views import Augmentation, population_of
 from hf_finetune.models.inner_surgery import SetAttention
 from hf_finetune.models.patches import Shrink
+from hf_finetune.models.pooling import width_of
 from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.models.skip_layers import LayerDrop, StochasticDepth
 from hf_finetune.models.unpadded import use_unpadded
@@ -250,8 +251,13 @@ class Prepared:
     def learning_rate(self) -> float:
         """Peak learning rate of the run."""
         recipe = self.recipe
+        plain_lora = recipe.method == "lora" and recipe.adapter is None and recipe.lora.variant == "plain"
         return recipe.train.learning_rate or default_learning_rate(
-            recipe.trained, recipe.task, recipe.optim.optimizer, from_scratch=recipe.model.from_config is not None
+            recipe.trained,
+            recipe.task,
+            recipe.optim.optimizer,
+            from_scratch=recipe.model.from_config is not None,
+            plain_lora_width=width_of(self.model.config) if plain_lora else None,
         )
 
     @property
