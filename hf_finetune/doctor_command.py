@@ -124,7 +124,6 @@ def _preview(job: DoctorJob, asked: str) -> None:
     if isinstance(recipe.data, ImageData):
         _check_writable(job.output)
     from hf_finetune.apply import quiet_libraries
-    from hf_finetune.data.image import decode
     from hf_finetune.data.pixels import check_changeable
     from hf_finetune.doctor.contact_sheet import contact_sheet
     from hf_finetune.doctor.preview import looks, preview, some_rows
@@ -147,7 +146,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
     if inputs is not None:
         check_changeable(
             inputs.processor,
-            decode(splits.train[0]["image"]),
+            splits.train["image"],
             "data.augment" if recipe.data.augment else "--show-augmentation",
         )
     elif not recipe.data.augment:

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from small_runs import image_rows, small_recipe
 from tiny import tiny_image_checkpoint
+from transformers import EfficientNetImageProcessor
 
 from hf_finetune.data.augment_image import Invert
 from hf_finetune.data.augment_text import DeleteWords
@@ -21,6 +22,9 @@ from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Evaluate, ImageData, Model, Precision, Recipe, Train
 from hf_finetune.search.bench import Bench, Stage
 from hf_finetune.training.soft_labels import why_not_by_embeddings
+
+# Rescales before it is done: there is no moment at which its pixels are whole numbers.
+IN_FLOATS = EfficientNetImageProcessor(size={"height": 32, "width": 32}, include_top=True)
 
 
 @pytest.fixture(scope="module")
@@ -159,20 +163,32 @@ def test_a_sample_is_what_operations_take(bench: Bench) -> None:
     assert isinstance(sample, TextBatch) and len(sample) == 2 and sample.population is bench.population
 
 
-def test_pictures(tmp_path: Path) -> None:
+def recipe_of_pictures(folder: Path, checkpoint: Path) -> Recipe:
     features = Features({"image": Image(), "label": Value("int64")})
     rows = image_rows(40).remove_columns("row").to_list()
-    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
-    bench = Bench(
-        Recipe(
-            name="pictures",
-            data=ImageData(path=str(tmp_path / "train.parquet")),
-            model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit", image_size=128, patch_size=16))),
-            train=Train(per_device_train_batch_size=8),
-            precision=Precision(mixed_precision="no"),
-            evaluate=Evaluate(resamples=100, baselines=False),
-        )
+    Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
+    return Recipe(
+        name="pictures",
+        data=ImageData(path=str(folder / "train.parquet")),
+        model=Model(checkpoint=str(checkpoint)),
+        train=Train(per_device_train_batch_size=8),
+        precision=Precision(mixed_precision="no"),
+        evaluate=Evaluate(resamples=100, baselines=False),
     )
+
+
+def test_pictures_that_no_operation_can_change_are_refused(tmp_path: Path) -> None:
+    checkpoint = tiny_image_checkpoint(tmp_path / "vit")
+    IN_FLOATS.save_pretrained(checkpoint)
+    with pytest.raises(
+        InputError,
+        match=r"^data\.augment, which search augmentation looks for: .* EfficientNetImageProcessor are no whole",
+    ):
+        Bench(recipe_of_pictures(tmp_path, checkpoint))
+
+
+def test_pictures(tmp_path: Path) -> None:
+    bench = Bench(recipe_of_pictures(tmp_path, tiny_image_checkpoint(tmp_path / "vit", image_size=128, patch_size=16)))
     assert isinstance(bench.sample(), ImageBatch) and bench.sample().pixels.shape == (2, 3, 128, 128)
     # Half the side: 4 x 4 patches and the class token go through the layers.
     assert bench._scored[0][1]["pixel_values"].shape[1:] == (17, 32)
