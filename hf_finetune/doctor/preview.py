@@ -123,7 +123,7 @@ def preview(
         mix: for pictures; who is mixed with whom depends in training on which rows a step has, here on which are shown.
         epochs: of the training. Of `Phases` a row has that of its epoch's first step, whichever step it comes in.
     """
-    augmentation = replace(augmentation, progress=lambda epoch: np.full(len(train), epoch / epochs))
+    augmentation = replace(augmentation, progress=lambda epoch, numbers: np.full(len(numbers), epoch / epochs))
     raw = train[list(places)]
     original: TextBatch | torch.Tensor
     views: tuple[TextBatch | torch.Tensor, ...]
