@@ -1,5 +1,6 @@
 """The test bench: trials are cheap, repeat themselves, begin alike, and see no row that scores them."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating
 from hf_finetune.models.freeze import encoder_layers
 from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Evaluate, ImageData, Model, Precision, Recipe, Train
+from hf_finetune.recipe import Batching, Evaluate, ImageData, Model, Precision, Recipe, Train
 from hf_finetune.search.bench import Bench, Stage
 from hf_finetune.training.soft_labels import why_not_by_embeddings
 
@@ -151,6 +152,24 @@ def test_only_the_top_trains(bench: Bench) -> None:
     moved = {name for name, p in bench.model.named_parameters() if not torch.equal(p, before[name])}
     lowest = set(encoder_layers(bench.model)[0].parameters())
     assert moved and not any(p in lowest for name, p in bench.model.named_parameters() if name in moved)
+
+
+def test_trials_draw_their_rows_as_the_run_does(recipe: Recipe, tmp_path: Path) -> None:
+    lines = Path(recipe.data.path).read_text().splitlines()
+    # Of 30 rows of either class, 10 are left of one.
+    rare = [line for line in lines if line.endswith("good")][10:]
+    (tmp_path / "train.csv").write_text("\n".join(line for line in lines if line not in rare) + "\n")
+    data, batching = replace(recipe.data, path=str(tmp_path / "train.csv")), Batching(sampling="balanced")
+    bench = Bench(replace(recipe, data=data, batching=batching))
+    labels_N, drawn = np.asarray(bench.train_rows["label"][:]), {0: [], 1: []}
+    for epoch, rows in itertools.takewhile(lambda step: step[0] < 2, bench._steps()):
+        drawn[epoch] += rows.tolist()
+    for numbers in drawn.values():
+        assert len(set(numbers)) == len(labels_N), "a row that comes again is another view"
+        counts = np.bincount(labels_N[np.array(numbers) % len(labels_N)])
+        assert counts.sum() == len(labels_N) and abs(counts[0] - counts[1]) <= 1
+    assert np.bincount(labels_N).min() < len(labels_N) / 3
+    assert bench.run([Stage(3)]).value == bench.run([Stage(3)]).value
 
 
 def test_method_head_trains_no_layer(recipe: Recipe) -> None:
