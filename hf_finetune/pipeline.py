@@ -128,12 +128,14 @@ def _without_pretraining(recipe: Recipe, folder: Path, pretrain_s: float, train_
 
 def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
     """What recipe.json holds: enough to run it again."""
+    asked = digest_of(prepared.recipe.data.augment)
     return {
         "recipe": to_plain(prepared.recipe),
         "fingerprint": prepared.splits.fingerprint,
         "labels": list(prepared.splits.labels),
         "weights": prepared.weights,
         "teacher": prepared.teacher,
+        **({"augment_checkpoints": asked} if asked else {}),
         "pretrain_fingerprint": None if prepared.unlabelled is None else prepared.unlabelled.fingerprint,
         "mixed_precision": prepared.mixed_precision,
         "processes": prepared.processes,
