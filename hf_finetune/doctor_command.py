@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ import tyro
 
 from hf_finetune import codec, shipped
 from hf_finetune.checks import check
+from hf_finetune.data.compose import by_model, phased
 from hf_finetune.data.mix import Mixing
 from hf_finetune.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.errors import InputError
@@ -124,7 +126,6 @@ def _preview(job: DoctorJob, asked: str) -> None:
     if isinstance(recipe.data, ImageData):
         _check_writable(job.output)
     from hf_finetune.apply import quiet_libraries
-    from hf_finetune.data.image import decode
     from hf_finetune.data.pixels import check_changeable
     from hf_finetune.doctor.contact_sheet import contact_sheet
     from hf_finetune.doctor.preview import looks, preview, some_rows
@@ -147,7 +148,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
     if inputs is not None:
         check_changeable(
             inputs.processor,
-            decode(splits.train[0]["image"]),
+            splits.train["image"],
             "data.augment" if recipe.data.augment else "--show-augmentation",
         )
     elif not recipe.data.augment:
@@ -161,7 +162,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
         looks(job.views, recipe.data.augment_copies),
         inputs,
         mix if inputs is not None else (),
-        epochs=recipe.train.num_train_epochs,
+        epochs=_epochs(recipe, len(splits.train)),
     )
     written, lines = {}, []
     if inputs is not None:
@@ -173,6 +174,24 @@ def _preview(job: DoctorJob, asked: str) -> None:
         lines.append(side_by_side(shown, width=shutil.get_terminal_size((120, 24)).columns))
         lines += [NOTHING_TO_SEE] if mix else []
     _say(job, {**_asked(recipe), **shown.to_dict(), **written}, *lines)
+
+
+def _epochs(recipe: Recipe, rows: int) -> float:
+    """How often a training of the recipe sees so many rows.
+
+    Raises:
+        InputError: its steps are counted in tokens, and the texts here have none yet.
+    """
+    train, batching = recipe.train, recipe.batching
+    if train.max_steps <= 0:
+        return train.num_train_epochs
+    if batching.token_budget is not None and phased(recipe.data.augment):
+        raise InputError(
+            f"train.max_steps {train.max_steps}: expected train.num_train_epochs for a preview of Phases beside "
+            "batching.token_budget, as the steps of an epoch depend on the tokens"
+        )
+    wanted = batching.rows_per_step or train.per_device_train_batch_size * train.gradient_accumulation_steps
+    return train.max_steps / math.ceil(rows / wanted)
 
 
 def _asked(recipe: Recipe) -> dict[str, Any]:
@@ -234,6 +253,9 @@ def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
             f"{flag}: it augments nothing, data.augment and objective.mix are empty; expected operations there, or inline: "
             f"{'[Flip]' if kind == 'image' else '[SwapWords]'}"
         )
+    if by_model(recipe.data.augment) and recipe.data.augment_copies == 0:
+        # What a language model changes is stored; as many copies as are to be seen.
+        recipe = codec.merge(recipe, {"data": {"augment_copies": job.views}})
     return recipe
 
 

@@ -101,6 +101,25 @@ def _notes_shown() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def notes_afterwards() -> Iterator[None]:
+    """What a run notes inside is said once all went well: an error is the first line."""
+    logger = logging.getLogger("hf_finetune.run")
+    noted: list[logging.LogRecord] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        noted.append(record)
+        return False
+
+    logger.addFilter(note)
+    try:
+        yield
+    finally:
+        logger.removeFilter(note)
+    for record in noted:
+        logger.handle(record)
+
+
+@contextlib.contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM is Ctrl-C; training itself, which has something to save first, handles both otherwise."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

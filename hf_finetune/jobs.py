@@ -70,7 +70,8 @@ class SearchJob(TrainJob):
     """Time of the whole command: 90s, 10m, 1h30m. Trials have 0.4 of it, or more where what decides needs less: runs with the
     policy and without, of as many of the recipe's steps as fit into all that is left."""
     trials: int | None = None
-    """Trials of policies; a number of them is done whatever the budget says. None: as many as there is time for."""
+    """Trials of policies; a number of them is done whatever the budget says, by sweep and population the next lower one that
+    their rungs add up to. None: as many as there is time for."""
     seeds: int | None = None
     """Runs with the best policy, and as many without, each pair with a seed of its own: train.seed and those after it. None:
     at least three, and up to ten while time is left."""
@@ -188,7 +189,7 @@ def train_job(arguments: Sequence[str], prog: str, kind: type[Train] = TrainJob)
     if (path := _flag_value(arguments, "--data.path")) is not None:
         raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
     fields = _yaml_fields(arguments)
-    data_kind = _kind(arguments, fields)
+    said, guessed = _kinds(arguments, fields)
     blank = TextData(path=""), Model(checkpoint=minilm())
     pictures = ImageData(path=""), Model(checkpoint=IMAGE_CHECKPOINT)
 
@@ -197,13 +198,14 @@ def train_job(arguments: Sequence[str], prog: str, kind: type[Train] = TrainJob)
         recipe, rest = _operations(recipe, arguments)
         return _parse(kind, kind(recipe, source=tyro.MISSING), rest, prog)
 
-    job = parsed(*(pictures if data_kind is ImageData else blank))
-    if data_kind is None:
+    job = parsed(*(pictures if (said or guessed) is ImageData else blank))
+    if said is None:
         from hf_finetune.data.load import sniff
 
         data = job.recipe.data
-        if sniff(job.source, config_name=data.config_name, revision=data.revision) == "image":
-            job = parsed(*pictures)
+        are_pictures = sniff(job.source, config_name=data.config_name, revision=data.revision) == "image"
+        if are_pictures != isinstance(data, ImageData):
+            job = parsed(*(pictures if are_pictures else blank))  # what is for the other kind is refused by name
     recipe = job.recipe
     stem = re.sub(
         r"\.(csv|tsv|jsonl?|parquet)$",
@@ -218,8 +220,9 @@ def train_job(arguments: Sequence[str], prog: str, kind: type[Train] = TrainJob)
     return dataclasses.replace(job, recipe=recipe), ["hf-finetune", "train"]
 
 
-def _kind(arguments: Sequence[str], fields: dict[str, Any]) -> type[TextData] | type[ImageData] | None:
-    """What a flag, or the YAML file, says of the data by naming a column, a field or an operation that only one kind has."""
+def _kinds(arguments: Sequence[str], fields: dict[str, Any]) -> tuple[type | None, type | None]:
+    """What a flag, or the YAML file, says of the data by naming a column or a field that only one kind has; and what the
+    operations beside it are for, from which the data may differ. None: nothing."""
     names = {a.split("=")[0].removeprefix("--").removeprefix("data.") for a in arguments if a.startswith("--")}
     data, augment = fields.get("data"), _flag_value(arguments, "--data.augment") or ""
     if isinstance(data, dict):
@@ -230,14 +233,13 @@ def _kind(arguments: Sequence[str], fields: dict[str, Any]) -> type[TextData] | 
     of_pictures, of_texts = fields_of[ImageData] - fields_of[TextData], fields_of[TextData] - fields_of[ImageData]
     words = set(re.findall(r"\w+", augment))
     if names & (of_pictures | {"type: ImageData"}):
-        return ImageData
+        return ImageData, None
+    if names & {"text", "text_pair", "type: TextData"}:
+        return TextData, None
     if words & {o.__name__ for o in typing.get_args(ImageOperation)}:
         # Beside a field of texts it is the operation that is wrong, and is refused by name.
-        return TextData if names & (of_texts | {"type: TextData"}) else ImageData
-    named = names & {"text", "text_pair", "type: TextData"} or words & {
-        o.__name__ for o in typing.get_args(TextOperation)
-    }
-    return TextData if named else None
+        return None, TextData if names & of_texts else ImageData
+    return None, TextData if words & {o.__name__ for o in typing.get_args(TextOperation)} else None
 
 
 def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:

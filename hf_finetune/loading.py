@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs
 from hf_finetune.data.load import Splits
-from hf_finetune.data.pixels import check_changeable
+from hf_finetune.data.pixels import check_changeable, probed
 from hf_finetune.errors import InputError
 from hf_finetune.models import freeze
 from hf_finetune.models.layer_surgery import begun_anew, refuse_frozen
@@ -66,10 +66,11 @@ def load_model(recipe: Recipe, checkpoint: LocalCheckpoint, splits: Splits, inpu
     loaded = with_own_head(loaded, recipe)
     shrink, picture_tokens, smaller = None, None, ()
     if isinstance(inputs, ImageInputs):
-        picture = tuple(inputs.collate(splits.train[:1])["pixel_values"].shape[1:])
+        # Of several, so that sizes that differ are refused now.
+        picture = tuple(inputs.collate(splits.train[probed(len(splits.train))])["pixel_values"].shape[1:])
         picture_tokens = patches(loaded.model.config, picture)
         if data.augment:
-            check_changeable(inputs.processor, decode(splits.train[0]["image"]), "data.augment")
+            check_changeable(inputs.processor, splits.train["image"], "data.augment")
         smaller = _small_pictures(recipe, splits, loaded.model, min(picture[-2:]))
         drop_patches(loaded.model, model.patch_drop)
         if data.low_resolution is not None:

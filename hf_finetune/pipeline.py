@@ -22,6 +22,7 @@ from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.views import with_copies, without_scored
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
+from hf_finetune.exit_status import notes_afterwards
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
 from hf_finetune.finishing import WITHOUT, finish
 from hf_finetune.hub.push import check_target
@@ -128,12 +129,14 @@ def _without_pretraining(recipe: Recipe, folder: Path, pretrain_s: float, train_
 
 def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
     """What recipe.json holds: enough to run it again."""
+    asked = digest_of(prepared.recipe.data.augment)
     return {
         "recipe": to_plain(prepared.recipe),
         "fingerprint": prepared.splits.fingerprint,
         "labels": list(prepared.splits.labels),
         "weights": prepared.weights,
         "teacher": prepared.teacher,
+        **({"augment_checkpoints": asked} if asked else {}),
         "pretrain_fingerprint": None if prepared.unlabelled is None else prepared.unlabelled.fingerprint,
         "mixed_precision": prepared.mixed_precision,
         "processes": prepared.processes,
@@ -202,27 +205,28 @@ def _train(
         },
     )
     arguments_in(mixed_precision=prepared.mixed_precision)  # what they refuse is refused now
-    for note in prepared.notes:
-        logger.info(note)
-
     seconds: dict[str, float] = {}
     started = time.perf_counter()
-    if augmentation is not None and recipe.data.augment_copies:
-        with state.main_process_first():
-            copied = with_copies(prepared.splits.train, inputs, augmentation, recipe.data.augment_copies)
-        made, scored = len(copied), [prepared.splits.validation, prepared.splits.test]
-        copied = without_scored(copied, len(prepared.splits.train), [rows for rows in scored if rows is not None])
-        if len(copied) < made:
-            logger.info("data.augment: %d copies left out, which equal a row that is scored", made - len(copied))
-        asked = digest_of(recipe.data.augment)
-        forget()
-        how = digests.of_json(
-            [prepared.splits.fingerprint, repr(augmentation.operations), asked, len(copied), train.seed]
-        )
-        splits = dataclasses.replace(prepared.splits, train=copied, fingerprint=how)
-        prepared = dataclasses.replace(prepared, splits=splits)
-        seconds["augment_s"] = time.perf_counter() - started
-        started = time.perf_counter()
+    # What the copies refuse is the first line.
+    with notes_afterwards():
+        for note in prepared.notes:
+            logger.info(note)
+        if augmentation is not None and recipe.data.augment_copies:
+            with state.main_process_first():
+                copied = with_copies(prepared.splits.train, inputs, augmentation, recipe.data.augment_copies)
+            made, scored = len(copied), [prepared.splits.validation, prepared.splits.test]
+            copied = without_scored(copied, len(prepared.splits.train), [rows for rows in scored if rows is not None])
+            if len(copied) < made:
+                logger.info("data.augment: %d copies left out, which equal a row that is scored", made - len(copied))
+            asked = digest_of(recipe.data.augment)
+            forget()
+            how = digests.of_json(
+                [prepared.splits.fingerprint, repr(augmentation.operations), asked, len(copied), train.seed]
+            )
+            splits = dataclasses.replace(prepared.splits, train=copied, fingerprint=how)
+            prepared = dataclasses.replace(prepared, splits=splits)
+            seconds["augment_s"] = time.perf_counter() - started
+            started = time.perf_counter()
     splits = prepared.splits
     # One process decodes pictures, the others find them decoded.
     with state.main_process_first() if isinstance(inputs, ImageInputs) else nullcontext():

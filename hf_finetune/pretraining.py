@@ -23,7 +23,6 @@ from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.codec import spelled, write_json
-from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.data.masking import WORDS, Masking, with_words
 from hf_finetune.data.pixels import check_changeable
@@ -215,9 +214,7 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
             kind = partial(AutoencoderTrainer, objective=objective, picture=picture)
         case SimCLR(projection=width):
             assert isinstance(run.inputs, ImageInputs) and prepared.unlabelled is not None, "checked: it is of pictures"
-            check_changeable(
-                run.inputs.processor, decode(prepared.unlabelled.rows[0]["image"]), "pretrain.objective SimCLR"
-            )
+            check_changeable(run.inputs.processor, prepared.unlabelled.rows["image"], "pretrain.objective SimCLR")
             project(model, width, seed=recipe.train.seed)
             kind = partial(ViewsTrainer, objective=objective)
         case _:

@@ -121,6 +121,7 @@ def _comparable(record: dict[str, Any]) -> dict[str, Any]:
         "data fingerprint": record["fingerprint"],
         "weights of the checkpoint": record["weights"],
         "weights of the teacher": record.get("teacher"),
+        "checkpoints of data.augment": record.get("augment_checkpoints"),
         "fingerprint of the rows without labels": record.get("pretrain_fingerprint"),
         "processes": record["processes"],
         "mixed precision": record["mixed_precision"],

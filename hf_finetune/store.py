@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -187,6 +188,12 @@ def _newest(folder: Path) -> float:
     return max((f.stat().st_mtime for f in [folder, *folder.iterdir()]), default=0.0)
 
 
+def _gb(size: int) -> str:
+    """Bytes in gigabytes (10^9 bytes), to two places behind the point or, of a small store, two digits."""
+    places = max(2, 1 - math.floor(math.log10(size / 1e9))) if size else 2
+    return f"{size / 1e9:.{places}f}"
+
+
 def _make_room(root: Path, needed: int, budget: int) -> None:
     """Remove the stores used least recently until `needed` bytes more fit into the budget and on the disk.
 
@@ -194,7 +201,7 @@ def _make_room(root: Path, needed: int, budget: int) -> None:
         NoStore: they cannot be made to fit; nothing is removed then.
     """
     if needed > budget:
-        raise NoStore(f"{needed / 1e9:.2f} GB are needed, batching.cache_gb allows {budget / 1e9:.2f}")
+        raise NoStore(f"{_gb(needed)} GB are needed, batching.cache_gb allows {_gb(budget)}")
     _remove_abandoned(root)
     used = {path.parent: path.stat().st_mtime for path in root.glob(f"*/*/{MANIFEST}")}
     # What a killed run has left waits for the next one, and takes its place among the others.
@@ -203,11 +210,11 @@ def _make_room(root: Path, needed: int, budget: int) -> None:
     idle = sorted(used.keys() - _HELD, key=used.__getitem__)
     gain, free = sum(sizes[store] for store in idle), shutil.disk_usage(root).free
     if needed + SPARE_BYTES > free + gain:
-        raise NoStore(f"{needed / 1e9:.2f} GB are needed and 1 GB to spare, {root} has {free / 1e9:.2f} GB free")
+        raise NoStore(f"{_gb(needed)} GB are needed and 1 GB to spare, {root} has {_gb(free)} GB free")
     taken = sum(sizes.values())
     if taken - gain + needed > budget:
         raise NoStore(
-            f"{needed / 1e9:.2f} GB are needed beside what is in use, batching.cache_gb allows {budget / 1e9:.2f} in all"
+            f"{_gb(needed)} GB are needed beside what is in use, batching.cache_gb allows {_gb(budget)} in all"
         )
     for store in idle:
         if taken + needed <= budget and needed + SPARE_BYTES <= free:

@@ -28,7 +28,6 @@ from hf_finetune.answers.kept import Kept, Logits, keep
 from hf_finetune.answers.pipelines import Pipeline, is_pipeline, read_pipeline
 from hf_finetune.answers.together import Mean, mean_logits
 from hf_finetune.apply import PART_ROWS, TOKENS, Classifier, load_trained
-from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.splits import row_digests
@@ -199,7 +198,7 @@ def check_views(teacher: Teacher, inputs: Inputs, row: dict[str, Any]) -> None:
     own = teacher.classifier.inputs
     if not (isinstance(own, ImageInputs) and isinstance(inputs, ImageInputs)):
         return
-    check_changeable(own.processor, decode(row["image"]), "data.augment beside this teacher")
+    check_changeable(own.processor, [row["image"]], "data.augment beside this teacher")
     sides = [tuple(i.pixels([row["image"]]).shape[-2:]) for i in (own, inputs)]
     if sides[0] != sides[1]:
         raise InputError(

@@ -28,7 +28,6 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_finetune.answers.kept import Kept
 from hf_finetune.answers.kept_tokens import KeptTokens, Layout, keep_tokens
-from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of, drawn_rows
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.taught_rows import TOKENS, embedding_column
@@ -117,7 +116,7 @@ def _check_pictures(
     teacher: Teacher, inputs: ImageInputs, theirs: ImageInputs, model: nn.Module, row: dict[str, Any]
 ) -> None:
     for each in (inputs, theirs):
-        check_changeable(each.processor, decode(row["image"]), "the pixels beside this teacher")
+        check_changeable(each.processor, [row["image"]], "the pixels beside this teacher")
     own_BCHW, theirs_BCHW = (each.collate({"image": [row["image"]]})["pixel_values"] for each in (inputs, theirs))
     configs = model.config, teacher.classifier.model.config
     counts = [patches(c, tuple(x.shape[1:])) for c, x in zip(configs, (own_BCHW, theirs_BCHW), strict=True)]

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import small_recipe, stop_after
+from small_runs import picture_folder, small_recipe, stop_after
+from tiny import tiny_image_checkpoint
 
 from hf_finetune import codec, pipeline
+from hf_finetune.cli import main_command
 from hf_finetune.data.augment_text import ChangeCase, Eda, KeyboardTypos, MixHalves, SwapWords, TextOperation
 from hf_finetune.data.augmentation import TextBatch
 from hf_finetune.data.compose import Phases, Sequence, Sometimes
@@ -124,6 +126,19 @@ def test_phases_hold_for_their_steps_and_a_run_that_was_stopped_goes_on_in_its_o
         pipeline.run(chosen, Launch(str(tmp_path / "stopped"), resume=True))
     pipeline.run(chosen, Launch(str(tmp_path / "stopped"), resume=True))
     assert same(straight, load_file(tmp_path / "stopped" / "model" / "model.safetensors"))
+
+
+def test_copies_without_room_are_the_first_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before what is noted of the data and the pictures that there was room for."""
+    flags = ["--model", str(tiny_image_checkpoint(tmp_path / "vit")), "--output", str(tmp_path / "run")]
+    flags += ["--data.augment", "[Flip]", "--data.augment-copies", "1"]
+    # 18 training pictures of 3 x 32 x 32 have 55,296 bytes: once, and not twice.
+    for cache_gb, needed in (("0.00001", "0.000055 GB are needed, "), ("0.00006", "0.000055 GB are needed beside")):
+        with pytest.raises(SystemExit) as left:
+            main_command(["train", str(picture_folder(tmp_path / "rows", 20)), *flags, "--batching.cache-gb", cache_gb])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert left.value.code == 2 and not (tmp_path / "run").exists()
+        assert line.startswith("data.augment_copies: expected 0, which") and needed in line
 
 
 def test_nothing_at_strength_0(recipe: Recipe, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -209,8 +210,6 @@ def test_accelerate_configs_parse(path: Path) -> None:
         ("", ["--text=sentence"], "TextData"),
         ("", ["--data.no-decode-once"], "ImageData"),
         ("data: {decode_once: false}", [], "ImageData"),
-        ("", ["--data.augment", "[{type: Sometimes, operation: Flip}]"], "ImageData"),
-        ("data: {augment: [SwapWords]}", [], "TextData"),
     ],
 )
 def test_what_the_data_are_is_read_off_the_fields(
@@ -222,6 +221,27 @@ def test_what_the_data_are_is_read_off_the_fields(
     job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
     assert type(job.recipe.data).__name__ == kind and job.recipe.data.path == "nowhere"
     assert kind == "TextData" or job.recipe.data.decode_once == ("once" not in f"{content} {flags}")
+
+
+@pytest.mark.parametrize(
+    ("operations", "kind", "message"),
+    [
+        ("[{type: Sometimes, operation: Flip}]", "image", None),
+        ("[SwapWords]", "text", None),
+        ("[Flip]", "text", r"^data\.augment\[0\]\.type: expected one of SwapWords, .*, got 'Flip'$"),
+        ("[SwapWords]", "image", r"^data\.augment\[0\]\.type: expected one of Flip, .*, got 'SwapWords'$"),
+    ],
+)
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_where_an_operation_alone_speaks_of_the_data_they_are_looked_at(
+    tmp_path: Path, operations: str, kind: str, message: str | None, by_flag: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_finetune.data.load.sniff", lambda *_, **__: kind)
+    (tmp_path / "mine.yaml").write_text("" if by_flag else f"data: {{augment: {operations}}}")
+    arguments = ["data", "--config", str(tmp_path / "mine.yaml"), *(["--data.augment", operations] if by_flag else [])]
+    with nullcontext() if message is None else pytest.raises(InputError, match=message):
+        job, _ = jobs.train_job(arguments, "hf-finetune train")
+        assert isinstance(job.recipe.data, jobs.ImageData) == (kind == "image") and job.recipe.data.augment
 
 
 @pytest.mark.parametrize("flags", [["--max-length", "32"], ["--text", "text"], ["--data.encoding", "latin-1"]])

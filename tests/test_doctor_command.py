@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from hand_made import clean, write
+from language_models import masked_model
 from PIL import Image
 from small_runs import image_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import CLIPImageProcessor
 
 from hf_finetune import doctor_command
 from hf_finetune.cli import main_command
@@ -192,6 +194,59 @@ def test_stored_copies_are_shown(texts: str, capsys: pytest.CaptureFixture[str])
     asked = "data: {augment: [SwapWords], augment_copies: 2}"
     status, out, _ = leave(capsys, texts, "--show-augmentation", asked, "--json")
     assert status == 0 and json.loads(out)["views"] == ["copy 1", "copy 2"]
+
+
+def test_of_what_a_language_model_changes_as_many_copies_are_shown_as_views(
+    texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = f"[{{type: SubstituteByModel, checkpoint: {masked_model(tmp_path / 'mlm', good=20.0)}, p: 1.0}}]"
+    status, out, _ = leave(capsys, texts, "--show-augmentation", asked, "--views", "2", "--rows", "2", "--json")
+    result = json.loads(out)
+    assert status == 0 and result["views"] == ["copy 1", "copy 2"]
+    assert all("good" in row["views"]["copy 2"] for row in result["rows"])
+
+
+def test_phases_are_those_of_the_steps_that_are_given(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """36 training rows in steps of 4: 9 steps an epoch, so that the second epoch begins behind the half of 11 steps."""
+    phases = "{type: Phases, phases: [{type: ChangeCase, p: 1.0, to: upper}, {type: Sequence, steps: []}]}"
+    fields = f"data: {{augment: [{phases}]}}, train: {{per_device_train_batch_size: 4, %s}}"
+
+    def capitals(train: str) -> list[bool]:
+        asked = "{" + fields % train + "}"
+        status, out, _ = leave(capsys, texts, "--show-augmentation", asked, "--views", "2", "--json")
+        assert status == 0
+        shown = [list(row["views"].values()) for row in json.loads(out)["rows"]]
+        return [all(text.isupper() for text in texts) for texts in zip(*shown, strict=True)]
+
+    assert capitals("num_train_epochs: 3") == [True, True]
+    assert capitals("max_steps: 11") == [True, False]
+    assert capitals("max_steps: 11, gradient_accumulation_steps: 2") == [True, True]
+    by_tokens = "{" + fields % "max_steps: 10" + ", batching: {token_budget: 999}}"
+    status, out, err = leave(capsys, texts, "--show-augmentation", by_tokens)
+    assert (status, out, len(err)) == (2, "", 1)
+    assert err[0].startswith("train.max_steps 10: expected train.num_train_epochs for a preview of Phases beside")
+
+
+@pytest.mark.parametrize("command", ["doctor", "train", "train as they are"])
+def test_pictures_that_come_out_in_several_sizes_are_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, size in enumerate([(50, 50), (33, 17), (40, 80)] * 4):
+        picture = tmp_path / "rows" / "ab"[i % 2] / f"{i}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*size, 3), i, dtype=np.uint8)).save(picture)
+    checkpoint, output = tiny_image_checkpoint(tmp_path / "vit"), tmp_path / "run"
+    CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False).save_pretrained(checkpoint)
+    flags = ["--model", str(checkpoint), "--output", str(output)]
+    if command == "doctor":
+        flags += ["--show-augmentation", "[Flip]"]
+    elif command == "train":
+        flags += ["--data.augment", "[Flip]"]
+    with pytest.raises(SystemExit) as left:
+        main_command([command.split()[0], str(tmp_path / "rows"), *flags])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and not output.exists()
+    assert line.startswith("the checkpoint's CLIPImageProcessor makes pictures of several sizes (32x32, 32x64, 62x32)")
 
 
 @pytest.mark.parametrize("mix", ["Mixup", "CutMix", "ResizeMix"])

@@ -126,7 +126,7 @@ def test_held_stores_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     folders, size = aged(tmp_path)
     hold(folders[0])
     hold(folders[1])
-    with pytest.raises(NoStore, match=r"beside what is in use, batching\.cache_gb allows 0\.00 in all"):
+    with pytest.raises(NoStore, match=r"beside what is in use, batching\.cache_gb allows 0\.00000\d+ in all"):
         write(tmp_path / "letters" / "d", needed=2 * size, budget_gb=3 * size / 1e9)
     assert names(tmp_path) == ["a", "b", "c"], "nothing goes where nothing is gained"
     write(tmp_path / "letters" / "d", needed=size, budget_gb=3 * size / 1e9)
@@ -142,6 +142,8 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 1_500_000_000))
     with pytest.raises(NoStore, match=r"1\.00 GB are needed and 1 GB to spare"):
         write(new, needed=1_000_000_000, budget_gb=2)
+    with pytest.raises(NoStore, match=r"^0\.0034 GB are needed, batching\.cache_gb allows 0\.0000012$"):
+        write(new, needed=3_400_000, budget_gb=1.2e-6)
     write(new, needed=400_000_000, budget_gb=2)
     assert names(tmp_path) == ["a", "b"]
 

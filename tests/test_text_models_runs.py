@@ -9,7 +9,7 @@ import datasets
 import pytest
 import torch
 from language_models import drawing_translator, masked_model, translator
-from small_runs import small_recipe, text_rows
+from small_runs import small_recipe, stop_after, text_rows
 from tiny import tiny_text_checkpoint
 
 from hf_finetune import pipeline
@@ -19,7 +19,7 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.text_models import BackTranslate, SubstituteByModel
 from hf_finetune.data.text_words import SwapWords
 from hf_finetune.data.views import Augmentation, population_of, with_copies
-from hf_finetune.errors import InputError
+from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.recipe import Launch, Recipe
 from hf_finetune.rewording import cached
@@ -121,7 +121,7 @@ def test_no_room_to_keep_them_is_said_and_stops_nothing(
     with caplog.at_level(logging.WARNING):
         changed = Rewording(CPU, 1e-9)(operation, texts, [0, 1])
     assert changed == ["good good good"] * 2 and not list(cache.glob("*"))
-    assert "changed texts are not kept for a later run: 0.00 GB are needed" in caplog.text
+    assert "changed texts are not kept for a later run: 0.000000036 GB are needed" in caplog.text
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -150,6 +150,25 @@ def test_a_run_trains_on_them_and_the_next_one_finds_them(
     assert first["metrics"] == second["metrics"] and first["time"]["augment_s"] > 0
     card = (tmp_path / "first" / "README.md").read_text()
     assert "BackTranslate(" in card and str(tmp_path) not in card
+
+
+@pytest.mark.usefixtures("gate_here", "cache")
+def test_a_run_does_not_go_on_with_another_model(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a run held to it that asks none."""
+    model, folder = masked_model(tmp_path / "mlm", good=20.0), tmp_path / "run"
+    augment = augmented(recipe, SubstituteByModel(model, p=0.5), max_steps=2)
+    stop_after(monkeypatch, 1)
+    with pytest.raises(StoppedBySignal):
+        pipeline.run(augment, Launch(output=str(folder)))
+    assert len(json.loads((folder / "recipe.json").read_text())["augment_checkpoints"]) == 1
+    masked_model(tmp_path / "mlm", film=20.0)
+    with pytest.raises(InputError, match=r"^checkpoints of data\.augment: the run in .* has \['.*'\], now it is \['"):
+        pipeline.run(augment, Launch(output=str(folder), resume=True))
+    forget()
+    masked_model(tmp_path / "mlm", good=20.0)
+    assert pipeline.run(augment, Launch(output=str(folder), resume=True)) is not None
 
 
 def test_in_every_epoch_they_are_refused(recipe: Recipe, says_good: str, tmp_path: Path) -> None:

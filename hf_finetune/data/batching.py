@@ -114,10 +114,14 @@ class StepBatches(Sampler[list[int]]):
             self.follow(epoch)
 
     def step_rows(self) -> list[np.ndarray]:
-        """Row indices of every optimiser step of this epoch, over all processes."""
+        """Numbers of the rows of every optimiser step of this epoch, over all processes."""
         return self._steps_of(self.epoch)
 
     def _steps_of(self, epoch: int) -> list[np.ndarray]:
+        steps = self._drawn_steps(epoch)
+        return number_repeats(steps, self.rows) if self._several_views else steps
+
+    def _drawn_steps(self, epoch: int) -> list[np.ndarray]:
         order, rng = self._epoch_rows(epoch)
         if self._bucket is not None:
             in_order = order[np.argsort(-self._bucket[order], kind="stable")]
@@ -151,15 +155,11 @@ class StepBatches(Sampler[list[int]]):
             starts = np.insert(starts, largest + 1, starts[largest] + sizes[largest] // 2)
         return starts
 
-    def share_over(self, epoch: int, steps: int) -> np.ndarray:
-        """Share of a training of so many steps that is over when each row comes in an epoch, for the first time; shape (rows,).
-
-        A row that does not come in it has that of the epoch's start.
-        """
-        before_N = np.full(self.rows, epoch * self.steps)
-        for number, rows in reversed(list(enumerate(self._steps_of(epoch)))):
-            before_N[rows] = epoch * self.steps + number
-        return before_N / steps
+    def first_steps(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the rows that come in an epoch, rising, and the step of it in which each comes first; shapes (K,)."""
+        steps = self._steps_of(epoch)
+        numbers, first = np.unique(np.concatenate(steps), return_index=True)
+        return numbers, np.repeat(np.arange(len(steps)), [len(step) for step in steps])[first]
 
     def planned(self, epochs: float) -> int:
         """Optimiser steps of a run of so many epochs, as the Trainer counts them."""
@@ -169,10 +169,7 @@ class StepBatches(Sampler[list[int]]):
         return self.steps * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        steps = self.step_rows()
-        if self._several_views:
-            steps = number_repeats(steps, self.rows)
-        for step in steps:
+        for step in self.step_rows():
             parts = np.array_split(step, self.processes * self.accumulation)
             for part in parts[self.process :: self.processes]:
                 yield part.tolist()
@@ -202,13 +199,21 @@ class Progress:
 
     def __init__(self, batches: StepBatches, steps: int) -> None:
         self.batches, self.steps = batches, steps
-        self._made: tuple[int, np.ndarray] | None = None
+        self._made: tuple[int, np.ndarray, np.ndarray] | None = None
 
-    def __call__(self, epoch: int) -> np.ndarray:
-        """See `StepBatches.share_over`."""
+    def __call__(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
+        """Share of the training that is over when rows come in an epoch, shape (B,).
+
+        Args:
+            numbers: of the rows, as `StepBatches` gives them, shape (B,). One that comes several times has the share of the
+                first time, one that does not come that of the epoch's start.
+        """
         if self._made is None or self._made[0] != epoch:
-            self._made = epoch, self.batches.share_over(epoch, self.steps)
-        return self._made[1]
+            self._made = epoch, *self.batches.first_steps(epoch)
+        _, known, step = self._made
+        at_B = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+        before_B = np.where(known[at_B] == numbers, step[at_B], 0)
+        return (epoch * self.batches.steps + before_B) / self.steps
 
 
 def bucket_lengths(lengths: np.ndarray) -> np.ndarray:

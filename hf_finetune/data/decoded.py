@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.data.pixels import PICTURES_AT_A_TIME, check_changeable
 from hf_finetune.data.test_time import SeveralViews
@@ -20,9 +19,9 @@ def decoded(inputs: ImageInputs, images: Sequence[dict[str, Any]]) -> torch.Tens
     """Pictures before they are rescaled and normalised: (N, 3, H, W), uint8.
 
     Raises:
-        InputError: the processor gives no whole numbers there.
+        InputError: the processor gives no whole numbers there, or pictures of several sizes.
     """
-    check_changeable(inputs.processor, decode(images[0]), "--augment")
+    check_changeable(inputs.processor, images, "--augment")
     parts = [inputs.pixels(images[i : i + PICTURES_AT_A_TIME]) for i in range(0, len(images), PICTURES_AT_A_TIME)]
     return torch.cat(parts)
 

@@ -120,12 +120,15 @@ class ImageInputs:
         """Gather what was decoded before, or decode and transform: pixel_values (B, 3, H, W), float32.
 
         Pictures that come as `pixels` (B, 3, H, W), uint8, are what `pixels` gave, changed.
+
+        Raises:
+            InputError: the processor makes pictures of several sizes.
         """
         gathered = batch["pixels"] if "pixels" in batch else pixels.gather(batch["image"])
         if gathered is not None:
             return {"pixel_values": pixels.normalised(self.processor, gathered)}
         pictures = [decode(image) for image in batch["image"]]
-        return {"pixel_values": self.processor(pictures, return_tensors="pt")["pixel_values"]}
+        return {"pixel_values": pixels.processed(self.processor, pictures)}
 
     def pixels(self, images: Sequence[dict[str, Any]]) -> torch.Tensor:
         """Pictures as they are before they are rescaled and normalised: (B, 3, H, W), uint8.

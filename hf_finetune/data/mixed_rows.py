@@ -20,7 +20,8 @@ class MixedRows(torch.utils.data.Dataset):
     """Training rows for a torch DataLoader, each batch with the generator that decides how it is mixed.
 
     The generator is made of the seed, the epoch and the number of the batch's first row: it depends neither on the batches
-    before nor on which process or worker makes this one.
+    before nor on which process or worker makes this one. A row that is drawn again in an epoch is another number, see
+    `batching.number_repeats`: no two batches of an epoch are mixed alike.
 
     Args:
         rows: the rows, or their views.
@@ -43,7 +44,9 @@ class MixedRows(torch.utils.data.Dataset):
         return self.rows[index]
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return {**self.rows.__getitems__(indices), "generator": generator(self.seed, self.epoch, int(indices[0]))}
+        # Views tell the times that a row is drawn apart themselves.
+        rows = indices if isinstance(self.rows, Views) else [i % len(self) for i in indices]
+        return {**self.rows.__getitems__(rows), "generator": generator(self.seed, self.epoch, int(indices[0]))}
 
 
 def generator(seed: int, epoch: int, first: int) -> np.random.Generator:

@@ -44,9 +44,38 @@ PROBED_PICTURES = 8
 _OPEN: dict[str, np.memmap] = {}
 
 
+def processed(processor: BaseImageProcessor, pictures: Sequence[Image], **options: Any) -> torch.Tensor:
+    """What the processor makes of pictures. Shape (B, 3, H, W).
+
+    Args:
+        options: of the processor, in place of its own.
+
+    Raises:
+        InputError: it makes pictures of several sizes of them.
+    """
+    try:
+        return processor(pictures, return_tensors="pt", **options)["pixel_values"]
+    except ValueError:
+        if len(pictures) == 1:
+            raise
+        shapes = [processed(processor, [picture], **options).shape for picture in pictures]
+        sizes = sorted({(height, width) for *_, height, width in shapes})
+        if len(sizes) == 1:
+            raise
+        shown = ", ".join(f"{height}x{width}" for height, width in sizes)
+        raise InputError(
+            f"the checkpoint's {type(processor).__name__} makes pictures of several sizes ({shown}), and a batch has one: expected "
+            "do_center_crop, or a size of height and width, in its preprocessor_config.json; or give pictures of one shape"
+        ) from None
+
+
 def resized(processor: BaseImageProcessor, pictures: Sequence[Image]) -> torch.Tensor:
-    """What the processor makes of pictures before it rescales and normalises them. Shape (B, 3, H, W)."""
-    return processor(pictures, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+    """What the processor makes of pictures before it rescales and normalises them. Shape (B, 3, H, W).
+
+    Raises:
+        InputError: see `processed`.
+    """
+    return processed(processor, pictures, do_rescale=False, do_normalize=False)
 
 
 def normalised(processor: BaseImageProcessor, pixels_BCHW: torch.Tensor) -> torch.Tensor:
@@ -66,7 +95,7 @@ def splits_in_two(processor: BaseImageProcessor, pictures: Sequence[Image]) -> b
     """
     try:
         pixels = resized(processor, pictures)
-        whole = processor(pictures, return_tensors="pt")["pixel_values"]
+        whole = processed(processor, pictures)
         if (
             pixels.dtype != torch.uint8
             or pixels.ndim != 4
@@ -80,16 +109,24 @@ def splits_in_two(processor: BaseImageProcessor, pictures: Sequence[Image]) -> b
     return bool(torch.allclose(found, whole, rtol=0, atol=1e-6))
 
 
-def check_changeable(processor: BaseImageProcessor, picture: Image, field: str) -> None:
+def probed(count: int) -> np.ndarray:
+    """Which of so many pictures stand for all: up to `PROBED_PICTURES`, from the first to the last."""
+    return np.linspace(0, count - 1, min(PROBED_PICTURES, count)).astype(int)
+
+
+def check_changeable(processor: BaseImageProcessor, images: Sequence[dict[str, Any]], field: str) -> None:
     """Refuse to change pictures where what operations change is not what is normalised afterwards.
 
     Args:
+        images: encoded pictures, of which some are looked at.
         field: what asked for it.
 
     Raises:
-        InputError: naming the field and the processor.
+        InputError: naming the field and the processor; or it makes pictures of several sizes.
     """
-    if not splits_in_two(processor, [picture]):
+    pictures = [decode(images[int(i)]) for i in probed(len(images))]
+    processed(processor, pictures)
+    if not splits_in_two(processor, pictures):
         raise InputError(
             f"{field}: expected none for this checkpoint: the pictures of its {type(processor).__name__} are no whole numbers "
             "before they are normalised, and operations change those"
@@ -120,8 +157,7 @@ def keep_decoded(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: flo
     Raises:
         NoStore: that cannot be.
     """
-    probed = np.linspace(0, len(rows) - 1, min(PROBED_PICTURES, len(rows))).astype(int)
-    pictures = [decode(image) for image in rows.select(probed)["image"]]
+    pictures = [decode(image) for image in rows.select(probed(len(rows)))["image"]]
     if not splits_in_two(processor, pictures):
         raise store.NoStore(f"{type(processor).__name__} gives no whole-number pixels")
     size = tuple(resized(processor, pictures[:1]).shape[1:])

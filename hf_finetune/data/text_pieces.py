@@ -59,7 +59,18 @@ def stays(words: list[str], i: int, keep: Keep) -> bool:
         return False
     core = core_of(words[i])[1]
     is_name = core[:1].isupper() and core != "I" and core[:2] not in ("I'", "I’")
-    return is_name and not _ENDS_SENTENCE.search(words[i - 1])
+    return is_name and not _ends_sentence(words[i - 1])
+
+
+def _ends_sentence(word: str) -> bool:
+    end = _ENDS_SENTENCE.search(word)
+    return end is not None and not (end[0] == "." and _is_short(word[: end.start()]))
+
+
+def _is_short(word: str) -> bool:
+    """Whether a full stop behind the word is of the word, a title or an initial, and ends no sentence."""
+    bare = word.strip("(\"'“‘").lower()
+    return bare in _SHORT or (len(bare) == 1 and bare.isalpha())
 
 
 def core_of(word: str) -> tuple[str, str, str]:
@@ -69,18 +80,22 @@ def core_of(word: str) -> tuple[str, str, str]:
 
 
 def sentences_of(text: str) -> tuple[list[str], list[str]]:
-    """Sentences, and the white space before each of them and behind the last: one more than sentences."""
+    """Sentences, and the white space before each of them and behind the last: one more than sentences.
+
+    None starts with a small letter, but in a text that has no capitals at all.
+    """
     bare = text.strip()
     if not bare:
         return [], [text]
     start = len(text) - len(text.lstrip())
     stop = start + len(bare)
     sentences, gaps = [], [text[:start]]
+    has_capitals = any(map(str.isupper, text))
     for end in _END.finditer(text, start, stop):
         gap = _GAP.match(text, end.end(), stop)
-        before = text[start : end.start()].rpartition(" ")[2].strip("(\"'“‘").lower()
-        is_short = end[0] == "." and (before in _SHORT or (len(before) == 1 and before.isalpha()))
-        if gap.end() == stop or text[gap.end()].islower() or is_short:
+        is_short = end[0] == "." and _is_short(text[start : end.start()].rpartition(" ")[2])
+        goes_on = has_capitals and gap.end() < stop and text[gap.end()].islower()
+        if gap.end() == stop or goes_on or is_short:
             continue
         sentences.append(text[start : end.end()])
         gaps.append(gap[0])

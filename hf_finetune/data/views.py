@@ -41,8 +41,8 @@ class Augmentation:
     population: Population
     reword: Reword | None = None
     """For operations that ask a language model."""
-    progress: Callable[[int], np.ndarray] | None = None
-    """Of an epoch: see `data.batching.Progress`; None: no operation asks for it, or the rows are shown in no training."""
+    progress: Callable[[int, np.ndarray], np.ndarray] | None = None
+    """Of an epoch and rows of it: see `data.batching.Progress`; None: no operation asks for it, or the rows are shown in no training."""
 
     def texts(self, raw: dict[str, list], rows: Sequence[int], epoch: int, view: int | Sequence[int] = 0) -> TextBatch:
         """Rows of texts, changed.
@@ -58,7 +58,7 @@ class Augmentation:
             np.asarray(raw["label"]),
             self.population,
             self.reword,
-            self._progress_of(rows, epoch),
+            self._progress_of(rows, epoch, view),
         )
         return apply(self.operations, batch, generators(self.seed, rows, epoch, view))
 
@@ -71,11 +71,14 @@ class Augmentation:
         view: int | Sequence[int] = 0,
     ) -> torch.Tensor:
         """Pictures, changed, shape (B, 3, H, W), uint8; see `texts`."""
-        batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population, self._progress_of(rows, epoch))
+        batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population, self._progress_of(rows, epoch, view))
         return apply(self.operations, batch, generators(self.seed, rows, epoch, view)).pixels
 
-    def _progress_of(self, rows: Sequence[int], epoch: int) -> np.ndarray | None:
-        return None if self.progress is None else self.progress(epoch)[np.asarray(rows, dtype=int)]
+    def _progress_of(self, rows: Sequence[int], epoch: int, view: int | Sequence[int]) -> np.ndarray | None:
+        if self.progress is None:
+            return None
+        # A further view of a row comes in a step of its own, see `batching.number_repeats`.
+        return self.progress(epoch, np.asarray(rows, dtype=int) + len(self.population.labels) * np.asarray(view))
 
 
 class Views(torch.utils.data.Dataset):
@@ -117,7 +120,7 @@ class Views(torch.utils.data.Dataset):
     def identity(self) -> dict[str, Any]:
         """All that the epoch's views of pictures depend on, as JSON has it."""
         progress = self.augmentation.progress
-        over = None if progress is None else progress(self.epoch).tolist()
+        over = None if progress is None else progress(self.epoch, np.arange(len(self))).tolist()
         return {**self._made_of, "epoch": self.epoch, "progress": over}
 
     def texts(self) -> Dataset:

@@ -91,10 +91,12 @@ def looks(views: int, copies: int) -> tuple[Look, ...]:
 
 
 def some_rows(labels_N: np.ndarray, count: int) -> list[int]:
-    """Places of so many rows, the first of every class, then the second of every class, and so on."""
+    """Places of so many rows, the first of every class, then the second of every class, and so on; none without a label (-1)."""
     before: dict[int, int] = {}
     order = []
     for place, label in enumerate(labels_N.tolist()):
+        if label < 0:
+            continue
         before[label] = before.get(label, 0) + 1
         order.append((before[label], label, place))
     return [place for _, _, place in sorted(order)[:count]]
@@ -116,12 +118,12 @@ def preview(
     Args:
         train: all canonical training rows; which row has which view depends on its place among them.
         names: class names, index = number.
-        places: of the rows to show.
+        places: of the rows to show, which have a label.
         inputs: what brings pictures to their size; None for texts.
         mix: for pictures; who is mixed with whom depends in training on which rows a step has, here on which are shown.
         epochs: of the training. Of `Phases` a row has that of its epoch's first step, whichever step it comes in.
     """
-    augmentation = replace(augmentation, progress=lambda epoch: np.full(len(train), epoch / epochs))
+    augmentation = replace(augmentation, progress=lambda epoch, numbers: np.full(len(numbers), epoch / epochs))
     raw = train[list(places)]
     original: TextBatch | torch.Tensor
     views: tuple[TextBatch | torch.Tensor, ...]

@@ -6,6 +6,7 @@ Legend: B texts, T tokens, M masked words of a batch, V tokens of the model's vo
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,16 +36,20 @@ class Opened:
 
     def text(self, mask: str) -> str:
         """The text with `mask` in place of the open words."""
-        return "".join(mask if i in self.places else piece for i, piece in enumerate(self.pieces))
+        open_places = set(self.places)
+        return "".join(mask if i in open_places else piece for i, piece in enumerate(self.pieces))
 
 
 def open_words(text: str, p: float, rng: np.random.Generator) -> Opened:
-    """Leave a share `p` of the text's words open, one at least; none of a text of fewer than two words."""
+    """Leave a share `p` of the text's words open, one at least; none of a text of fewer than two words.
+
+    Words with combining marks stay: they are no letters to `WORD`.
+    """
     pieces: list[str] = []
     words: list[int] = []
     for part in re.split(r"(\s+)", text):
         match = WORD.fullmatch(part)
-        if match is None:
+        if match is None or _is_mark(match[3][:1]):
             pieces.append(part)
         else:
             words.append(len(pieces) + 1)
@@ -54,6 +59,11 @@ def open_words(text: str, p: float, rng: np.random.Generator) -> Opened:
     count = max(1, round(p * len(words)))
     places = sorted(rng.choice(words, count, replace=False).tolist())
     return Opened(tuple(pieces), tuple(places), tuple(rng.random(count).tolist()))
+
+
+def _is_mark(character: str) -> bool:
+    """Whether it is written onto the letter before it, as accents of Unicode's NFD and vowels of Devanagari are."""
+    return character != "" and unicodedata.category(character).startswith("M")
 
 
 def fill(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
@@ -25,13 +24,22 @@ from hf_finetune.codec import to_plain, write_json, write_text
 from hf_finetune.data.mix import Mixing
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
+from hf_finetune.exit_status import notes_afterwards
 from hf_finetune.recipe import Recipe
 from hf_finetune.run_folder import output_folder, plain_disk_errors
 from hf_finetune.search import report, tpe
 from hf_finetune.search.bench import Bench, Stage
 from hf_finetune.search.budget import SearcherName, spoken
 from hf_finetune.search.deciding import Deciding
-from hf_finetune.search.plan import FEWEST_SEEDS, LEAST_JUDGED, Pace, enough_budget, trial_plan, trial_seconds
+from hf_finetune.search.plan import (
+    FEWEST_SEEDS,
+    LEAST_JUDGED,
+    MOST_SEEDS,
+    Pace,
+    enough_budget,
+    trial_plan,
+    trial_seconds,
+)
 from hf_finetune.search.population import Population
 from hf_finetune.search.reinforce import Reinforce
 from hf_finetune.search.retraining import (
@@ -87,7 +95,7 @@ def search(
     started = time.perf_counter() - used_s
     folder = output_folder(f"{recipe.name}-search", output, resume=resume)
     state = state_in(folder) if resume else None
-    with _notes_afterwards():
+    with notes_afterwards():
         run, record = _begin(recipe, wanted, folder, state, started)
     try:
         with plain_disk_errors(folder):
@@ -97,24 +105,6 @@ def search(
             return run.finish()
     except (KeyboardInterrupt, StoppedBySignal):
         raise StoppedBySignal(f"stopped after {len(run.state['trials'])} trials; --resume goes on from there") from None
-
-
-@contextmanager
-def _notes_afterwards() -> Iterator[None]:
-    """What is noted inside is said once all went well: an error is the first line."""
-    noted: list[logging.LogRecord] = []
-
-    def note(record: logging.LogRecord) -> bool:
-        noted.append(record)
-        return False
-
-    logger.addFilter(note)
-    try:
-        yield
-    finally:
-        logger.removeFilter(note)
-    for record in noted:
-        logger.handle(record)
 
 
 def _begin(
@@ -185,6 +175,12 @@ def _check(recipe: Recipe, wanted: Wanted) -> None:
         raise InputError("data.augment: expected () here, as it is what the search looks for; leave it out")
     if wanted.seeds is not None and wanted.seeds < FEWEST_SEEDS:
         raise InputError(f"--seeds {wanted.seeds}: expected at least {FEWEST_SEEDS}, or the verdict would be chance")
+    pairs = wanted.seeds or MOST_SEEDS
+    if recipe.train.seed + pairs > 2**32:
+        raise InputError(
+            f"train.seed: expected at most {2**32 - pairs}, as each of up to {pairs} pairs of runs has the next seed, got "
+            f"{recipe.train.seed}"
+        )
     if wanted.trials is not None and wanted.trials < RUNGS:
         raise InputError(f"--trials {wanted.trials}: expected at least {RUNGS}")
     if recipe.trained == "adalora" or recipe.model.unfreeze_every is not None:
@@ -281,6 +277,14 @@ class _Search:
         )
         self.plan["trials"], self.plan["rung_steps"] = trials, [least * 2**rung for rung in range(RUNGS)]
         self.write()
+        if wanted.trials is not None and trials < wanted.trials:
+            logger.info(
+                "--trials %d: %s makes %d: the better ones go on, rung by rung, and with more of its policies they would be too "
+                "many, or it has no more",
+                wanted.trials,
+                wanted.searcher,
+                trials,
+            )
         expected = sum((n + 1) * s for n, s in zip(counts(trials), self.pace.rungs(least), strict=True))
         logger.info("%d trials by %s, about %s", trials, wanted.searcher, spoken(expected))
 

@@ -26,6 +26,8 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
+from hf_finetune.data.pixels import check_changeable
+from hf_finetune.data.sampling import draw_of
 from hf_finetune.data.splits import carve, first_occurrences, first_sources, row_digests
 from hf_finetune.data.views import Augmentation, Views, population_of
 from hf_finetune.errors import InputError
@@ -109,12 +111,17 @@ class Bench:
     """Loads the shared start, and runs trials from it.
 
     Raises:
-        InputError: see `preparation.prepare`; or too few training rows to set some aside.
+        InputError: see `preparation.prepare`; or too few training rows to set some aside, or pictures that no operation
+            can change.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         prepared = prepare(shortened(recipe))
         splits, self.inputs, self.seed = prepared.splits, prepared.inputs, recipe.train.seed
+        if isinstance(self.inputs, ImageInputs):
+            check_changeable(
+                self.inputs.processor, splits.train["image"], "data.augment, which search augmentation looks for"
+            )
         self.prepared, self.model = prepared, prepared.model.to(prepared.device)
         labels_N = np.asarray(splits.train["label"][:])
         is_scored_N = _set_aside(splits.train, labels_N, recipe.data.split_seed)
@@ -206,11 +213,13 @@ class Bench:
         return max(1, min(parts, rows // 2)) if mixed else parts
 
     def _steps(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Epoch and rows of step after step, without an end."""
+        """Epoch and rows of step after step, drawn as a run draws them, without an end."""
         batches = StepBatches(
             len(self.train_rows),
             rows_per_step=self.rows_per_step,
             lengths=self.inputs.lengths(self.train_rows),
+            draw=draw_of(self.train_rows, self.prepared.recipe.batching.sampling),
+            several_views=True,
             seed=self.seed,
         )
         for epoch in itertools.count():

@@ -49,7 +49,8 @@ class Tpe:
     @staticmethod
     def counts(trials: int, space: Space) -> tuple[int, ...]:
         """Trials by rung, of so many, on average."""
-        return halved(most_arms(trials))
+        later = halved(most_arms(trials))[1:]
+        return (max(1, trials - sum(later)), *later)
 
     def ask(self) -> Trial | None:
         """See `Searcher`."""

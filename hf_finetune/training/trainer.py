@@ -88,7 +88,7 @@ class ClassifierTrainer(Trainer):
         InputError: when `args` holds a Hub token (it would be pickled with the arguments).
     """
 
-    # Whether a row that is drawn again in an epoch is another view of it there.
+    # Whether a row that is drawn again in an epoch is another view of it there, and mixed otherwise.
     several_views = True
 
     def __init__(
@@ -175,7 +175,7 @@ class ClassifierTrainer(Trainer):
             lengths=self.inputs.lengths(self.train_dataset) if self.by_length else None,
             token_budget=self.token_budget,
             draw=draw_of(self.train_dataset, self.sampling),
-            several_views=self.several_views and self.augmentation is not None,
+            several_views=self.several_views and (self.augmentation is not None or bool(self.mix)),
             seed=self.args.seed,
             process=self.args.process_index,
             processes=self.args.world_size,

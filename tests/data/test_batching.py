@@ -59,14 +59,22 @@ def test_how_much_of_the_training_is_over_when_a_row_comes() -> None:
     for epoch in (1, 0):
         alone.set_epoch(epoch)
         for number, rows in enumerate(alone.step_rows()):
-            assert over(epoch)[rows].tolist() == [(4 * epoch + number) / 10] * 5
-        assert np.array_equal(Progress(shared, steps=10)(epoch), over(epoch))
-    # Of a row that is drawn several times: where it comes first; of one that is not: the epoch's start.
-    labels_N = np.array([0, 1, 1, 1, 1, 1, 1, 1])
-    drawing = StepBatches(8, rows_per_step=2, draw=ClassDraw(labels_N, "balanced"))
-    found, steps = drawing.share_over(0, 8), drawing.step_rows()
-    first = [next((number for number, rows in enumerate(steps) if row in rows), 0) for row in range(8)]
-    assert sum(int((rows == 0).sum()) for rows in steps) == 4 and found.tolist() == [number / 8 for number in first]
+            assert over(epoch, rows).tolist() == [(4 * epoch + number) / 10] * 5
+        assert np.array_equal(Progress(shared, steps=10)(epoch, np.arange(20)), over(epoch, np.arange(20)))
+
+
+def test_how_much_is_over_when_a_row_comes_again() -> None:
+    """It is another number then. Of one that has one number: the first time; of a row that is not drawn: the epoch's start."""
+    draw = ClassDraw(np.array([0, 1, 1, 1, 1, 1, 1, 1]), "balanced")
+    drawing, alike = (StepBatches(8, rows_per_step=2, draw=draw, several_views=views) for views in (True, False))
+    steps = drawing.step_rows()
+    assert sum(int((rows % 8 == 0).sum()) for rows in steps) == 4
+    over = Progress(drawing, steps=8)
+    assert [over(0, rows).tolist() for rows in steps] == [[number / 8] * 2 for number in range(4)]
+    left_out = np.setdiff1d(np.arange(8), np.concatenate(steps) % 8)
+    assert len(left_out) == 3 and over(0, left_out).tolist() == [0.0] * 3 and over(1, np.array([99])).tolist() == [0.5]
+    first = min(number for number, rows in enumerate(alike.step_rows()) if 0 in rows)
+    assert Progress(alike, steps=8)(0, np.array([0])).tolist() == [first / 8]
 
 
 def test_a_row_that_comes_again_is_another_number() -> None:

@@ -229,6 +229,14 @@ def test_a_batch_does_not_depend_on_those_before(inputs: ImageInputs) -> None:
     assert len(rows) == 12 and rows[3]["label"] == 1
 
 
+def test_a_row_that_is_drawn_again_is_mixed_otherwise(inputs: ImageInputs) -> None:
+    """And is the same row, whose number is another."""
+    rows = MixedRows(Rows(image_rows(12), columns_of(inputs, labels=True)), seed=5)
+    once, again = rows.__getitems__([7, 2]), rows.__getitems__([7 + 12, 2 + 24])
+    assert again["image"] == once["image"] and again["label"] == once["label"] == [1, 0]
+    assert again["generator"].random() != once["generator"].random()
+
+
 def test_every_operation_is_drawn() -> None:
     """Told apart by what they leave of two flat pictures: one value, or two."""
     drawn = set()

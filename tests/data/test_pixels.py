@@ -226,3 +226,24 @@ def test_manifest_says_what_is_there(rows: Dataset, cache: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
     assert manifest["shape"] == [5, 3, 24, 24]
     assert np.prod(manifest["shape"]) == (store / "pixels.bin").stat().st_size
+
+
+KEEPS_SHAPES = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False)
+OF_SEVERAL_SIZES = [(50, 50), (33, 17), (40, 80)]
+
+
+@pytest.mark.parametrize("look", ["change", "read"])
+def test_a_processor_that_leaves_pictures_their_shape_is_named_with_the_sizes(look: str) -> None:
+    """Of which one picture shows nothing; pictures of one shape are of one size all the same."""
+    alike = canonical([encoded(40, 80, seed) for seed in range(2)])
+    assert ImageInputs(KEEPS_SHAPES).collate(alike[:])["pixel_values"].shape == (2, 3, 32, 64)
+    pixels.check_changeable(KEEPS_SHAPES, alike["image"], "data.augment")
+    rows = canonical([encoded(h, w, h) for h, w in OF_SEVERAL_SIZES])
+    with pytest.raises(
+        InputError,
+        match=r"^the checkpoint's CLIPImageProcessor makes pictures of several sizes \(32x32, 32x64, 62x32\), and a batch has one",
+    ):
+        if look == "change":
+            pixels.check_changeable(KEEPS_SHAPES, rows["image"], "data.augment")
+        else:
+            ImageInputs(KEEPS_SHAPES).collate(rows[:])

@@ -22,7 +22,7 @@ from hf_finetune.data.augment_text import (
 from hf_finetune.data.augmentation import Population, TextBatch, generators
 from hf_finetune.data.synonyms import synonyms_of
 from hf_finetune.data.text_characters import NEIGHBOURS
-from hf_finetune.data.text_pieces import sentences_of
+from hf_finetune.data.text_pieces import sentences_of, stays, words_of
 
 TEXT = "The acting was great. Every minute of it  made me laugh! Go and see this film."
 
@@ -118,6 +118,21 @@ def test_shuffle_sentences() -> None:
         ["Mr. Smith paid 3.50 to J. Doe, i.e. much.", "(Too much!)", "Ok"],
         ["", " ", " ", ""],
     )
+
+
+def test_sentences_of_a_text_without_capitals() -> None:
+    assert sentences_of("so good! mr. x paid 3.50, i.e. much. too much?") == (
+        ["so good!", "mr. x paid 3.50, i.e. much.", "too much?"],
+        ["", " ", " ", ""],
+    )
+    assert sentences_of("He said: so good! and left.")[0] == ["He said: so good! and left."]
+    assert seen(ShuffleSentences(), "it is. is it?") == {"it is. is it?", "is it? it is."}
+
+
+def test_names_behind_titles_and_initials_are_kept() -> None:
+    words, _ = words_of("I met Dr. Smith and J. K. Rowling (St. Petersburg) today. Then we left. So be it... But")
+    kept = [word for i, word in enumerate(words) if stays(words, i, "entities")]
+    assert kept == ["Dr.", "Smith", "J.", "K.", "Rowling", "(St.", "Petersburg)"]
 
 
 def test_mix_halves() -> None:

@@ -12,10 +12,10 @@ from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoImageProcessor
 
 from hf_finetune.data.augment_image import Flip
-from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.augment_text import ChangeCase, SwapWords
 from hf_finetune.data.augmentation import TextBatch, generators
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
-from hf_finetune.data.compose import Phases
+from hf_finetune.data.compose import Phases, Sequence
 from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
 from hf_finetune.data.splits import first_sources
 from hf_finetune.data.views import Augmentation, Views, population_of, with_copies, without_scored
@@ -62,6 +62,14 @@ def test_a_row_that_is_drawn_several_times_has_another_view_each_time(texts: Tex
     raw = TextBatch(rows["text"][:])
     seen = [SwapWords(0.5)(raw, generators(0, range(ROWS), 2, view)).texts for view in range(3)]
     assert found == [seen[0][3], seen[1][3], seen[2][5]] and found[0] != found[1]
+
+
+def test_a_row_that_is_drawn_again_is_in_the_phase_of_that_step(texts: TextInputs) -> None:
+    rows, over = text_rows(ROWS), {3: 0.0, 3 + ROWS: 0.75, 3 + 2 * ROWS: 0.25}
+    known = augmentation(rows, Phases((ChangeCase(1.0, to="upper"), Sequence(()))))
+    known = replace(known, progress=lambda _, numbers: np.array([over[number] for number in numbers.tolist()]))
+    text = rows["text"][3]
+    assert Views(texts.encode(rows), texts, known).changed(list(over))["text"] == [text.upper(), text, text.upper()]
 
 
 def test_two_processes_see_what_one_sees(texts: TextInputs) -> None:

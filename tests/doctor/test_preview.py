@@ -162,6 +162,8 @@ def test_of_phases_an_epoch_shows_that_of_its_first_step() -> None:
 def test_rows_of_every_class_in_turn() -> None:
     assert some_rows(np.array([0, 0, 1, 0, 2, 1]), 4) == [0, 2, 4, 1]
     assert some_rows(np.array([0, 0, 1]), 9) == [0, 2, 1]
+    # What has no label is of none.
+    assert some_rows(np.array([-1, 0, 1, -1, 0]), 9) == [1, 2, 4]
 
 
 def test_stored_copies_are_views_of_the_first_epoch() -> None:

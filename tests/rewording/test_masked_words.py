@@ -1,5 +1,7 @@
 """Words in place of others: which, by what draw, and what stays."""
 
+import time
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.errors import InputError
 from hf_finetune.rewording.checkpoints import TextModel, load, whole_words
-from hf_finetune.rewording.masked_words import draw_token, fill, open_words
+from hf_finetune.rewording.masked_words import Opened, draw_token, fill, open_words
 
 CPU = torch.device("cpu")
 
@@ -39,6 +41,24 @@ def test_words_of_letters_are_opened_whole_and_nothing_else() -> None:
     words = [opened.pieces[i] for i in opened.places]
     assert words == ["A", "fine", "film", "don't", "you", "think", "Well-made"]
     assert opened.text("_") == "_ _ _,  _\n_ _? 42 @me #tag http://x.y (_)"
+
+
+def test_words_with_combining_marks_stay() -> None:
+    """Without its mark a letter would be another word, and the mark would stand on what is put in."""
+    decomposed = unicodedata.normalize("NFD", "The caf\u00e9 na\u00efve \u00e0-la-carte is good")
+    opened = open_words(decomposed, 1.0, np.random.default_rng(0))
+    assert "".join(opened.pieces) == decomposed
+    assert [opened.pieces[i] for i in opened.places] == ["The", "is", "good"]
+    hindi = "\u092f\u0939 \u0915\u0940 \u0928\u092e\u0938\u094d\u0924\u0947 \u0918\u0930."
+    opened = open_words(hindi, 1.0, np.random.default_rng(0))
+    assert [opened.pieces[i] for i in opened.places] == ["\u092f\u0939", "\u0918\u0930"]
+
+
+def test_a_long_text_is_put_together_at_once() -> None:
+    opened = Opened(("word",) * 20_000, tuple(range(0, 20_000, 2)))
+    started = time.process_time()
+    assert opened.text("_").count("_") == 10_000
+    assert time.process_time() - started < 0.3
 
 
 @pytest.mark.parametrize(("p", "count"), [(0.0, 0), (0.01, 1), (0.3, 3), (1.0, 10)])

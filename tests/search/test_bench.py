@@ -1,5 +1,6 @@
 """The test bench: trials are cheap, repeat themselves, begin alike, and see no row that scores them."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from small_runs import image_rows, small_recipe
 from tiny import tiny_image_checkpoint
+from transformers import EfficientNetImageProcessor
 
 from hf_finetune.data.augment_image import Invert
 from hf_finetune.data.augment_text import DeleteWords
@@ -18,9 +20,12 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating
 from hf_finetune.models.freeze import encoder_layers
 from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Evaluate, ImageData, Model, Precision, Recipe, Train
+from hf_finetune.recipe import Batching, Evaluate, ImageData, Model, Precision, Recipe, Train
 from hf_finetune.search.bench import Bench, Stage
 from hf_finetune.training.soft_labels import why_not_by_embeddings
+
+# Rescales before it is done: there is no moment at which its pixels are whole numbers.
+IN_FLOATS = EfficientNetImageProcessor(size={"height": 32, "width": 32}, include_top=True)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +154,24 @@ def test_only_the_top_trains(bench: Bench) -> None:
     assert moved and not any(p in lowest for name, p in bench.model.named_parameters() if name in moved)
 
 
+def test_trials_draw_their_rows_as_the_run_does(recipe: Recipe, tmp_path: Path) -> None:
+    lines = Path(recipe.data.path).read_text().splitlines()
+    # Of 30 rows of either class, 10 are left of one.
+    rare = [line for line in lines if line.endswith("good")][10:]
+    (tmp_path / "train.csv").write_text("\n".join(line for line in lines if line not in rare) + "\n")
+    data, batching = replace(recipe.data, path=str(tmp_path / "train.csv")), Batching(sampling="balanced")
+    bench = Bench(replace(recipe, data=data, batching=batching))
+    labels_N, drawn = np.asarray(bench.train_rows["label"][:]), {0: [], 1: []}
+    for epoch, rows in itertools.takewhile(lambda step: step[0] < 2, bench._steps()):
+        drawn[epoch] += rows.tolist()
+    for numbers in drawn.values():
+        assert len(set(numbers)) == len(labels_N), "a row that comes again is another view"
+        counts = np.bincount(labels_N[np.array(numbers) % len(labels_N)])
+        assert counts.sum() == len(labels_N) and abs(counts[0] - counts[1]) <= 1
+    assert np.bincount(labels_N).min() < len(labels_N) / 3
+    assert bench.run([Stage(3)]).value == bench.run([Stage(3)]).value
+
+
 def test_method_head_trains_no_layer(recipe: Recipe) -> None:
     bench = Bench(replace(recipe, method="head"))
     assert not any(p.requires_grad for layer in encoder_layers(bench.model) for p in layer.parameters())
@@ -159,20 +182,32 @@ def test_a_sample_is_what_operations_take(bench: Bench) -> None:
     assert isinstance(sample, TextBatch) and len(sample) == 2 and sample.population is bench.population
 
 
-def test_pictures(tmp_path: Path) -> None:
+def recipe_of_pictures(folder: Path, checkpoint: Path) -> Recipe:
     features = Features({"image": Image(), "label": Value("int64")})
     rows = image_rows(40).remove_columns("row").to_list()
-    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "train.parquet")
-    bench = Bench(
-        Recipe(
-            name="pictures",
-            data=ImageData(path=str(tmp_path / "train.parquet")),
-            model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit", image_size=128, patch_size=16))),
-            train=Train(per_device_train_batch_size=8),
-            precision=Precision(mixed_precision="no"),
-            evaluate=Evaluate(resamples=100, baselines=False),
-        )
+    Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
+    return Recipe(
+        name="pictures",
+        data=ImageData(path=str(folder / "train.parquet")),
+        model=Model(checkpoint=str(checkpoint)),
+        train=Train(per_device_train_batch_size=8),
+        precision=Precision(mixed_precision="no"),
+        evaluate=Evaluate(resamples=100, baselines=False),
     )
+
+
+def test_pictures_that_no_operation_can_change_are_refused(tmp_path: Path) -> None:
+    checkpoint = tiny_image_checkpoint(tmp_path / "vit")
+    IN_FLOATS.save_pretrained(checkpoint)
+    with pytest.raises(
+        InputError,
+        match=r"^data\.augment, which search augmentation looks for: .* EfficientNetImageProcessor are no whole",
+    ):
+        Bench(recipe_of_pictures(tmp_path, checkpoint))
+
+
+def test_pictures(tmp_path: Path) -> None:
+    bench = Bench(recipe_of_pictures(tmp_path, tiny_image_checkpoint(tmp_path / "vit", image_size=128, patch_size=16)))
     assert isinstance(bench.sample(), ImageBatch) and bench.sample().pixels.shape == (2, 3, 128, 128)
     # Half the side: 4 x 4 patches and the class token go through the layers.
     assert bench._scored[0][1]["pixel_values"].shape[1:] == (17, 32)

@@ -1,6 +1,7 @@
 """A search from its data to its verdict: what it leaves, how it goes on, what it refuses."""
 
 import json
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from small_runs import image_rows, small_recipe
 from tiny import tiny_image_checkpoint
 
 from hf_finetune.cli import main_command
+from hf_finetune.codec import merge
 from hf_finetune.data.augment_text import DeleteWords, SwapWords
 from hf_finetune.data.compose import Phases, Sequence
 from hf_finetune.data.mix import Mixup
@@ -24,7 +26,7 @@ from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.search import augmentation, retraining
 from hf_finetune.search.augmentation import SEARCHERS, Wanted, search
-from hf_finetune.search.bench import Bench, shortened
+from hf_finetune.search.bench import Bench, Score, shortened
 from hf_finetune.search.report import NONE_HELPS, UNDECIDED, describe
 from hf_finetune.search.retraining import Retrained
 from hf_finetune.search.searchers import Trial
@@ -231,6 +233,19 @@ def test_a_schedule_of_policies_is_in_the_runs_and_in_the_fragment(
     assert job.recipe.data.augment == (phases,)
 
 
+@pytest.mark.parametrize(("searcher", "made"), [("sweep", 4), ("tpe", 5)])
+def test_trials_are_as_many_as_asked_for_or_it_is_said_why_not(
+    recipe: Recipe, tmp_path: Path, searcher: str, made: int, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    fake_runs(monkeypatch, right_with=120, right_without=120)
+    monkeypatch.setattr(Bench, "run", lambda self, stages: Score(0.0, 0.0, 0.1))
+    with caplog.at_level(logging.INFO, "hf_finetune.run"):
+        state = search(recipe, Wanted(searcher, PLENTY, trials=5, seeds=3), output=str(tmp_path / "out"))
+    # Three of none beside them.
+    assert state["plan"]["trials"] == len(state["trials"]) - 3 == made
+    assert (f"--trials 5: {searcher} makes {made}" in caplog.text) == (made < 5)
+
+
 def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,7 +403,17 @@ def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("changes", "wanted", "message"),
     [
-        ({"augment": (SwapWords(),)}, Wanted(), r"data\.augment: expected \(\) here"),
+        ({"data": {"augment": ["SwapWords"]}}, Wanted(), r"data\.augment: expected \(\) here"),
+        (
+            {"train": {"seed": 2**32 - 1}},
+            Wanted(),
+            r"train\.seed: expected at most 4294967286, .* 10 pairs .*, got 4294967295",
+        ),
+        (
+            {"train": {"seed": 2**32 - 3}},
+            Wanted(seeds=4),
+            r"train\.seed: expected at most 4294967292, .* 4 pairs .*, got 4294967293",
+        ),
         ({}, Wanted(seeds=2), "--seeds 2: expected at least 3"),
         ({}, Wanted(trials=2), "--trials 2: expected at least 3"),
         ({}, Wanted(budget_s=1.0), "--budget 1s: 6 runs of 4 steps and a few trials"),
@@ -398,7 +423,7 @@ def test_what_is_refused_leaves_nothing(
     recipe: Recipe, changes: dict, wanted: Wanted, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        search(replace(recipe, data=replace(recipe.data, **changes)), wanted, output=str(tmp_path / "out"))
+        search(merge(recipe, changes), wanted, output=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

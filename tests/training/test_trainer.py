@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
+from hf_finetune.data.mix import Mixup
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.trainer import ClassifierTrainer
@@ -232,6 +233,17 @@ def test_beit_trains_after_it_has_predicted(tmp_path: Path) -> None:
     trainer.logits(trainer.eval_dataset)
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+def test_no_two_batches_of_an_epoch_are_mixed_alike(tmp_path: Path) -> None:
+    """A row that is drawn several times begins several batches, each of which has its own generator."""
+    made = partial(ClassifierTrainer, sampling="balanced", mix=(Mixup(),))
+    trainer = small_trainer(tmp_path, "bert", micro_batch=2, rows_per_step=2, trainer=made)
+    trainer.train_dataset = trainer.train_dataset.map(lambda _, i: {"label": int(i == 0)}, with_indices=True)
+    loader = trainer.get_train_dataloader()
+    numbers = [number for batch in loader.batch_sampler for number in batch]
+    assert sum(number % 40 == 0 for number in numbers) == 20 and len(set(numbers)) == 40
+    assert all(len(batch["labels"]) == 2 for batch in loader)
 
 
 def test_throughput_counts_every_row_once(tmp_path: Path) -> None:
