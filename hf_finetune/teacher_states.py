@@ -52,8 +52,9 @@ logger = logging.getLogger("hf_finetune.run")
 INSTEAD = "ask for what is of rows (Embedding, RelationalKD, Contrastive)"
 # Rows of a forward pass by which layers are compared: what is taken of all layers is there at once.
 SEARCHED_AT_ONCE = 16
-# Rows of a forward pass whose states are kept, and of a chunk of the store: there are some megabytes of each row.
-ROWS_AT_ONCE, TOKEN_ROWS = 32, 512
+# Rows of a forward pass whose states are kept, and of a chunk of the store, which is in memory while it is made: twelve layers
+# of a picture's patches are 4 MB.
+ROWS_AT_ONCE, TOKEN_ROWS = 32, 128
 
 
 def check(teacher: Teacher, kinds: Sequence[DistillationKind], inputs: Inputs, model: nn.Module, rows: Dataset) -> None:
@@ -275,7 +276,8 @@ def kept_tokens(
             for start in range(0, len(order), ROWS_AT_ONCE):
                 places = order[start : start + ROWS_AT_ONCE]
                 flat_BTK, mask_BT = of(numbers[places].tolist())
-                found |= {p: x[mask].cpu().numpy() for p, x, mask in zip(places, flat_BTK, mask_BT, strict=True)}
+                halves = flat_BTK.half().cpu()
+                found |= {p: x[mask].numpy() for p, x, mask in zip(places, halves, mask_BT.cpu(), strict=True)}
                 bar.update(len(places))
             return np.concatenate([found[place] for place in range(len(numbers))])
 
@@ -422,18 +424,19 @@ def insides_of(
     own_skip, teachers_skip = _skips(configs)
     generator, clock, poolings = torch.Generator().manual_seed(seed), Clock(), sorted(theirs.poolings)
     comparisons = {place: comparison(kind, configs, generator) for place, kind in asked.items()}
-    asking = AskedInside(teacher, theirs, inputs, skip=teachers_skip, as_kept=True)
     if live:
-        return Insides(own, comparisons, asking, EmbedViews(teacher, poolings, clock, budget_gb), own_skip, clock)
+        inside = AskedInside(teacher, theirs, inputs, skip=teachers_skip, as_kept=True)
+        return Insides(own, comparisons, inside, EmbedViews(teacher, poolings, clock, budget_gb), own_skip, clock)
     kept: dict[str, Any] = {
         embedding_column(p): teachers_embeddings(teacher, rows, "train", p, budget_gb=budget_gb) for p in poolings
     }
     hidden = frozenset().union(*(teachers_hidden(kind, configs) for kind in asked.values()))
     layout = Layout(tuple(sorted(hidden)), tuple(sorted(theirs.attention)), width_of(configs[1]))
+    inside = KeptInside(layout if layout.numbers else None, poolings)
     if layout.numbers:
         tokens = kept_tokens(teacher, layout, inputs, rows, skip=teachers_skip, budget_gb=budget_gb)
         if tokens is None:
-            return Insides(own, comparisons, asking, kept, own_skip, clock)
-        kept[TOKENS] = tokens
-    asking.close()
-    return Insides(own, comparisons, KeptInside(layout if layout.numbers else None, poolings), kept, own_skip, clock)
+            inside = AskedInside(teacher, theirs, inputs, skip=teachers_skip, as_kept=True)
+        else:
+            kept[TOKENS] = tokens
+    return Insides(own, comparisons, inside, kept, own_skip, clock)

@@ -96,7 +96,7 @@ def keep_tokens(
     Args:
         parts: what the states depend on, as JSON has it.
         tokens_N: of each row.
-        states: `places of rows (n,) -> states of their tokens (t, K)`, row after row.
+        states: `places of rows (n,) -> states of their tokens (t, K), float16`, row after row.
         numbers: K.
         size: rows of a chunk; what a killed run may lose.
         budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
@@ -111,8 +111,7 @@ def keep_tokens(
     places = [np.arange(start, min(start + size, len(tokens_N))) for start in range(0, len(tokens_N), size)]
 
     def make(chunk: int) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            halves = states(places[chunk]).astype(np.float16)
+        halves = states(places[chunk])
         if not np.isfinite(halves).all():
             raise store.NoStore(f"a state is larger than {np.finfo(np.float16).max:.0f}")
         return halves

@@ -10,12 +10,18 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
 
 from hf_finetune.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+ROWS_AT_ONCE = 256
 
 
 def order_classes(names: Iterable[str], declared: Sequence[str] = ()) -> tuple[str, ...]:
@@ -68,7 +74,10 @@ def first_sources(rows: Dataset, *, by_content: bool = True) -> np.ndarray:
         by_content: False: the same row of the data alone, for pictures of which no file is left, but pixels.
     """
     numbers: list[int] = rows["row"][:]
-    digests = row_digests(rows.with_format("arrow")[:]) if by_content else [b"%d" % number for number in numbers]
+    digests = [b"%d" % number for number in numbers]
+    if by_content:
+        # A few at a time: of drawn rows a table is a copy, pictures and all.
+        digests = [d for part in rows.with_format("arrow").iter(ROWS_AT_ONCE) for d in row_digests(part)]
     known: dict[int, bytes] = {}
     return first_occurrences([known.setdefault(n, digest) for n, digest in zip(numbers, digests, strict=True)])
 
