@@ -13,12 +13,29 @@ from operator import attrgetter
 from hf_finetune.data.compose import by_model
 from hf_finetune.recipe import Distill, ImageData, Recipe
 from hf_finetune.training.loss_choices import PerClass
+from hf_finetune.training.optimizer_choices import Muon
 
 
 def _over_before_patience(recipe: Recipe) -> bool:
     """The first epoch sets the mark, and patience begins after it."""
     train = recipe.train
     return train.max_steps < 0 and 1 + (train.early_stopping_patience or 0) >= math.ceil(train.num_train_epochs)
+
+
+def _over_before_a_drop(recipe: Recipe) -> bool:
+    """As with patience; a rate that drops after the last epoch drops for no step."""
+    train, patience = recipe.train, recipe.schedule.patience or 0
+    return (
+        train.lr_scheduler_type == "reduce_lr_on_plateau"
+        and train.max_steps < 0
+        and 2 + patience >= math.ceil(train.num_train_epochs)
+    )
+
+
+def _muon_has_no_matrix(recipe: Recipe) -> bool:
+    """An adapter's factors are matrices inside the layers."""
+    vectors = recipe.model.trainable in ("biases", "norms")
+    return isinstance(recipe.optim.optimizer, Muon) and (recipe.trained == "head" or vectors)
 
 
 def _words_are_frozen(recipe: Recipe) -> bool:
@@ -66,6 +83,11 @@ TABLE: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
         "regularize.gradient_noise.eta is 0",
     ),
     ("train.num_train_epochs", lambda r: r.train.max_steps > 0, "train.max_steps says when the run ends"),
+    (
+        "train.lr_scheduler_type",
+        _over_before_a_drop,
+        "the run is over before the rate could drop, so it stays as it is",
+    ),
     ("train.early_stopping_patience", _over_before_patience, "the run is over before it could run out"),
     *(
         (f"train.{name}", lambda r: not r.fits_head, "no head is fitted")
@@ -82,6 +104,7 @@ TABLE: tuple[tuple[str, Callable[[Recipe], bool], str], ...] = (
         "one epoch alone has nothing to be averaged with",
     ),
     ("batching.cache_gb", _nothing_is_cached, "nothing is cached"),
+    ("optim.optimizer", _muon_has_no_matrix, "no matrix inside a layer trains, so AdamW does all of it"),
     ("optim.word_embeddings", lambda r: isinstance(r.data, ImageData), "pictures have no words"),
     ("optim.word_embeddings", _words_are_frozen, "they stay as they are in any case"),
     *(

@@ -23,6 +23,7 @@ from hf_finetune.recipe import Averaging, Recipe
 from hf_finetune.run_folder import output_folder
 from hf_finetune.training import range_test
 from hf_finetune.training.charts import line_chart, sparkline
+from hf_finetune.training.optimizer_choices import highest_rate
 from hf_finetune.training.probe import Choice
 from hf_finetune.training.schedule_choices import Schedule
 
@@ -85,11 +86,17 @@ def find_rate(recipe: Recipe, output: str | None = None) -> Found:
             pipeline.rehearse(small, Path(temporary), Choice(prepared.kernels))
         log = Path(temporary) / "log.jsonl"
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    steps = [line for line in lines if "loss" in line and np.isfinite(line["loss"])]
     # Not as the log has it: that is a group's, and no group needs to learn at the run's own rate.
     lowest, growth = prepared.learning_rate * range_test.LOWEST, range_test.growth(range_test.STEPS)
-    rates = [lowest * growth ** (line["step"] - 1) for line in steps]
-    test = range_test.read(rates, [line["loss"] for line in steps])
+    rates = [lowest * growth**step for step in range(range_test.STEPS)]
+    # Above the optimiser's highest a rate does no more than that one.
+    steps = [
+        (rates[line["step"] - 1], line["loss"])
+        for line in lines
+        if np.isfinite(line.get("loss", np.nan))
+        and rates[line["step"] - 1] <= highest_rate(recipe.optim.optimizer, line["step"])
+    ]
+    test = range_test.read([rate for rate, _ in steps], [loss for _, loss in steps])
     if test is None:
         raise TrainingError(
             f"--find-lr: in {len(steps)} steps the loss neither fell nor rose; look at the data, or take more rows a step"

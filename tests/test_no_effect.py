@@ -28,12 +28,15 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
     "regularize.gradient_noise.gamma": (TEXT, "0.1", "", "--regularize.gradient-noise.eta 0.01"),
     "train.head_inverse_strength": (TEXT, "1", "--train.no-head-warm-start", ""),
     "train.num_train_epochs": (TEXT, "5", "--train.max-steps 10", ""),
+    # The first epoch sets the mark, the second is no better, the third learns at the lower rate.
+    "train.lr_scheduler_type": (TEXT, "reduce_lr_on_plateau", "--epochs 2", "--epochs 3"),
     # After epochs 1, 2 and 3 of 3 nothing is left to stop.
     "train.early_stopping_patience": (TEXT, "2", "--epochs 2.5", "--epochs 3.5"),
     "train.head_least_explained": (TEXT, "0.1", "--train.no-head-warm-start", ""),
     "train.per_device_train_batch_size": (TEXT, "8", "--batching.token-budget 4096", ""),
     "averaging.soup": (TEXT, "", "--epochs 1", "--epochs 2"),
     "batching.cache_gb": (TEXT, "2", "--batching.no-cache-prefix", ""),
+    "optim.optimizer": (TEXT, "Muon", "--model.trainable biases", "--model.trainable attention"),
     "optim.word_embeddings": (TEXT, "dense", "--model.frozen-layers 1", ""),
     "pretrain.rows": (TEXT, "a.csv b.csv", "", PRETRAINED),
     "pretrain.learning_rate": (TEXT, "1e-4", "", PRETRAINED),

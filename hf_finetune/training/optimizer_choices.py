@@ -6,6 +6,7 @@ The learning rate and the weight decay stand in `train`, for all of them; `optim
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -115,6 +116,11 @@ RATE = {SGD: 100.0, Adafactor: 25.0, Lion: 0.1}
 def rate_factor(optimizer: Optimizer) -> float:
     """How much larger than AdamW's the default learning rate is."""
     return RATE.get(type(optimizer), 1.0)
+
+
+def highest_rate(optimizer: Optimizer, step: int) -> float:
+    """The rate above which the `step`-th update (from 1) grows no further."""
+    return step**-0.5 if isinstance(optimizer, Adafactor) else math.inf
 
 
 def check_optimizer(optimizer: Optimizer) -> None:

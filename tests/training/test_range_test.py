@@ -18,6 +18,7 @@ from hf_finetune.preparation import load_splits
 from hf_finetune.recipe import Model, Optim, Recipe
 from hf_finetune.training import range_test
 from hf_finetune.training.charts import line_chart, sparkline
+from hf_finetune.training.optimizer_choices import Adafactor
 from hf_finetune.training.range_test import growth, read, smooth
 
 
@@ -133,6 +134,22 @@ def test_the_rates_are_the_run_s_own_where_no_group_has_them(
         train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
     )
     assert rate_finding.find_rate(recipe).test.rates[0] == pytest.approx(3e-6)
+
+
+def test_rates_that_the_optimiser_does_not_reach_are_not_told(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adafactor takes no more than 1 / sqrt(step): of 60 steps from 5e-4 to 500 the 26th is the last below it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(range_test, "STEPS", 60)
+    recipe = replace(
+        small,
+        optim=Optim(optimizer=Adafactor()),
+        train=replace(small.train, head_warm_start=False, learning_rate=0.5),
+    )
+    rates = rate_finding.find_rate(recipe).test.rates
+    assert len(rates) == 26 and rates[-1] == pytest.approx(5e-4 * growth(60) ** 25)
+    assert rates[-1] < 26**-0.5 and rates[-1] * growth(60) > 27**-0.5
 
 
 def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> None:
