@@ -27,7 +27,7 @@ from hf_finetune.rewording.translation import Search, by_way_of, split_sentences
 logger = logging.getLogger("hf_finetune.run")
 
 # Raised whenever an operation comes to change texts otherwise.
-FORMAT = 1
+FORMAT = 2
 FILE = "texts.json"
 
 

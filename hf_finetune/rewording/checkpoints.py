@@ -111,6 +111,8 @@ def load(checkpoint: str, revision: str | None, task: Task, device: torch.device
     (_check_masked if task == "masked words" else _check_translator)(local, config)
     positions = position_limit(config) or config.to_dict().get("max_position_embeddings") or UNLIMITED
     tokenizer = load_tokenizer(local.name, revision=local.commit, max_length=positions, sample=())
+    # Whatever the checkpoint says: the mask tokens that are left of a text must be its first ones, see `masked_words.fill`.
+    tokenizer.truncation_side = "right"
     if task == "masked words" and tokenizer.mask_token is None:
         raise InputError(f"{local.name}: its tokenizer has no mask token; name it in tokenizer_config.json")
     model = _model(local, config, task, device)

@@ -9,12 +9,14 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from hf_finetune.data.text_pieces import sentences_of
 from hf_finetune.models.load import quiet
 from hf_finetune.rewording.checkpoints import TextModel
 
@@ -22,8 +24,8 @@ logger = logging.getLogger("hf_finetune.run")
 
 Seed = tuple[int, ...]
 
-# White space that ends a sentence, or a line.
-GAP = re.compile(r"(^\s+|\s+$|(?<=[.!?…])\s+|\s*\n\s*)")
+# White space between lines, and around a text.
+LINES = re.compile(r"(^\s+|\s+$|\s*\n\s*)")
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,13 @@ class Search:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences and the white space between them; together they are the text."""
-    return GAP.split(text)
+    """Sentences, none longer than its line, and the white space between them; together they are the text."""
+    lines = LINES.split(text)
+    parts: list[str] = []
+    for line, gap in zip_longest(lines[::2], lines[1::2], fillvalue=""):
+        sentences, gaps = sentences_of(line)
+        parts += chain.from_iterable(zip(sentences or [""], [*gaps[1:-1], gap], strict=True))
+    return parts[:-1]
 
 
 def by_way_of(

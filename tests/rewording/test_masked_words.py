@@ -1,5 +1,6 @@
 """Words in place of others: which, by what draw, and what stays."""
 
+import json
 import time
 import unicodedata
 from collections import Counter
@@ -16,7 +17,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.errors import InputError
-from hf_finetune.rewording.checkpoints import TextModel, load, whole_words
+from hf_finetune.rewording.checkpoints import TextModel, forget, load, whole_words
 from hf_finetune.rewording.masked_words import Opened, draw_token, fill, open_words
 
 CPU = torch.device("cpu")
@@ -114,6 +115,15 @@ def test_what_lies_behind_the_length_stays(known: TextModel) -> None:
     assert changed.split()[6:] == ["so"] * 4 and "so" not in changed.split()[:6]
     (longest,) = filled(known, " ".join(["so"] * 100), max_length=1000)
     assert longest.split().count("so") == 100 - 62, "the model has positions for 64 tokens"
+
+
+def test_a_checkpoint_that_cuts_texts_off_in_front_fills_in_the_same_words(tmp_path: Path) -> None:
+    folder, text = Path(masked_model(tmp_path)), "a good film of a long race and so it is"
+    in_front = filled(load(str(folder), None, "masked words", CPU), text, p=0.5, max_length=8)
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"truncation_side": "left"}))
+    forget()
+    assert filled(load(str(folder), None, "masked words", CPU), text, p=0.5, max_length=8) == in_front != [text]
 
 
 def test_a_text_with_the_mask_token_in_it_stays(known: TextModel) -> None:

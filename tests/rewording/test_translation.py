@@ -34,6 +34,8 @@ def dice(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
         ("one line\nand another", ["one line", "\n", "and another"]),
         (" a b ", ["", " ", "a b", " ", ""]),
         ("3.5 stars", ["3.5 stars"]),
+        ("", [""]),
+        ("Dr. No came. \n\nHe left ... and (so on.) ", ["Dr. No came.", " \n\n", "He left ... and (so on.)", " ", ""]),
     ],
 )
 def test_sentences_and_their_seams(text: str, parts: list[str]) -> None:
