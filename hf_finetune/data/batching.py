@@ -10,12 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from hf_finetune.data.inputs import Rows
-from hf_finetune.data.masking import MaskedRows
-from hf_finetune.data.mixed_rows import MixedRows
+from hf_finetune.data.inputs import EpochRows
 from hf_finetune.data.sampling import ClassDraw
-from hf_finetune.data.taught_rows import TaughtRows, TaughtViews
-from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError
 
 # Rows are sorted by length inside windows of this many steps: wide enough that most steps are of one length, narrow
@@ -282,13 +278,13 @@ def _enough(longest_first: np.ndarray, budget: int, parts: int) -> int:
 class EpochLoader(DataLoader):
     """A DataLoader that hands the epoch on to its batch sampler, as the Trainer asks of the loaders it knows.
 
-    Rows that look different in every epoch, or are mixed otherwise, hear of it from the batch sampler: in the middle of an
+    The rows, which may look different in every epoch or be mixed otherwise, hear of it from the batch sampler: in the middle of an
     epoch, a resumed Trainer puts another loader around that, and reaches no other part of this one.
     """
 
     def __init__(
         self,
-        dataset: Rows | Views | MixedRows | TaughtRows | TaughtViews | MaskedRows,
+        dataset: EpochRows,
         batch_sampler: StepBatches,
         collate_fn: Callable[[dict[str, Any]], Any],
         *,
@@ -304,8 +300,7 @@ class EpochLoader(DataLoader):
             pin_memory=pin_memory,
             generator=generator,
         )
-        if isinstance(dataset, Views | MixedRows | TaughtViews | MaskedRows):
-            batch_sampler.follow = dataset.set_epoch
+        batch_sampler.follow = dataset.set_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """See `StepBatches.set_epoch`."""

@@ -142,8 +142,25 @@ class ImageInputs:
 Inputs = TextInputs | ImageInputs
 
 
-class Rows(torch.utils.data.Dataset):
-    """Encoded rows for a torch DataLoader: a list of indices gives one dict of columns, without a detour over rows.
+class EpochRows(torch.utils.data.Dataset):
+    """Rows for a torch DataLoader that are told which epoch comes, see `batching.EpochLoader`: they may look different in each."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose rows come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        """One dict of columns."""
+        raise NotImplementedError
+
+
+class Rows(EpochRows):
+    """Encoded rows, the same in every epoch: a list of indices gives one dict of columns, without a detour over rows.
 
     Columns of token ids, and the labels beside them, are read from Arrow's buffers without `datasets` in between.
     """

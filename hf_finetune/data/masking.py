@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset
 
 from hf_finetune.data.augmentation import generators
-from hf_finetune.data.inputs import Inputs, Rows, TextInputs
+from hf_finetune.data.inputs import EpochRows, Inputs, Rows, TextInputs
 from hf_finetune.data.tokens import pad
 from hf_finetune.errors import InputError
 
@@ -142,8 +142,8 @@ class Masking:
         return shown_T, labels_T
 
 
-class MaskedRows(torch.utils.data.Dataset):
-    """Rows for a torch DataLoader, a part of each left out, by the epoch; see `data.inputs.Rows`.
+class MaskedRows(EpochRows):
+    """Rows with a part of each left out, by the epoch.
 
     Args:
         rows: the rows whole.
@@ -154,11 +154,7 @@ class MaskedRows(torch.utils.data.Dataset):
     def __init__(
         self, rows: Rows, leave_out: Callable[[dict[str, Any], list[np.random.Generator]], dict[str, Any]], seed: int
     ) -> None:
-        self.rows, self.leave_out, self.seed, self.epoch = rows, leave_out, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose words and patches are left out next."""
-        self.epoch = epoch
+        self.rows, self.leave_out, self.seed = rows, leave_out, seed
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from hf_finetune.data.inputs import Rows
+from hf_finetune.data.inputs import EpochRows, Rows
 from hf_finetune.data.mix import Batch, Mixing
 from hf_finetune.data.views import Views
 
@@ -16,8 +15,8 @@ from hf_finetune.data.views import Views
 STREAM = 0x6D6978
 
 
-class MixedRows(torch.utils.data.Dataset):
-    """Training rows for a torch DataLoader, each batch with the generator that decides how it is mixed.
+class MixedRows(EpochRows):
+    """Training rows, each batch with the generator that decides how it is mixed.
 
     The generator is made of the seed, the epoch and the number of the batch's first row: it depends neither on the batches
     before nor on which process or worker makes this one. A row that is drawn again in an epoch is another number, see
@@ -29,13 +28,12 @@ class MixedRows(torch.utils.data.Dataset):
     """
 
     def __init__(self, rows: Rows | Views, seed: int) -> None:
-        self.rows, self.seed, self.epoch = rows, seed, 0
+        self.rows, self.seed = rows, seed
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose batches come next."""
-        self.epoch = epoch
-        if isinstance(self.rows, Views):
-            self.rows.set_epoch(epoch)
+        super().set_epoch(epoch)
+        self.rows.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)

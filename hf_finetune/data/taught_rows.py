@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_finetune.data.inputs import Rows
+from hf_finetune.data.inputs import EpochRows, Rows
 from hf_finetune.data.views import Views
 
 # What every column of the teacher's begins with.
@@ -35,8 +35,8 @@ def embedding_column(pooling: str) -> str:
     return f"{TAUGHT}embedding_{pooling}"
 
 
-class TaughtRows(torch.utils.data.Dataset):
-    """Training rows for a torch DataLoader, each with what its teacher has of it.
+class TaughtRows(EpochRows):
+    """Training rows, the same in every epoch, each with what its teacher has of it.
 
     Args:
         rows: the rows, or views of them.
@@ -60,7 +60,7 @@ class TaughtRows(torch.utils.data.Dataset):
         return {**self.rows.__getitems__(indices), **taught}
 
 
-class TaughtViews(torch.utils.data.Dataset):
+class TaughtViews(EpochRows):
     """The epoch's views of training rows, each with what the teacher says of that view, asked as the epoch begins.
 
     Args:
@@ -75,6 +75,7 @@ class TaughtViews(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose views come next."""
+        super().set_epoch(epoch)
         self.views.set_epoch(epoch)
         self.taught = TaughtRows(self.views, self.answer(self.views), self.embed(self.views))
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hf_finetune import store
 from hf_finetune.data import pixels
 from hf_finetune.data.augmentation import ImageBatch, Operation, Population, Reword, TextBatch, apply, generators
-from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.inputs import EpochRows, ImageInputs, Inputs, TextInputs
 from hf_finetune.data.splits import row_digests
 from hf_finetune.errors import InputError
 
@@ -81,8 +81,8 @@ class Augmentation:
         return self.progress(epoch, np.asarray(rows, dtype=int) + len(self.population.labels) * np.asarray(view))
 
 
-class Views(torch.utils.data.Dataset):
-    """Encoded training rows for a torch DataLoader, each as the epoch's view of it; see `data.inputs.Rows`.
+class Views(EpochRows):
+    """Encoded training rows, each as the epoch's view of it.
 
     Indices beyond the rows stand for further views of them in the same epoch, see `batching.number_repeats`.
 
@@ -96,11 +96,6 @@ class Views(torch.utils.data.Dataset):
         wanted = ("text", "text_pair", "image", "label")
         self.rows = rows.select_columns([c for c in wanted if c in rows.column_names])
         self.inputs, self.augmentation = inputs, augmentation
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose views come next."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,8 +141,8 @@ class Views(torch.utils.data.Dataset):
         return {**encoded, "label": views["label"]}
 
 
-class TwoViews(torch.utils.data.Dataset):
-    """Pictures without labels for a torch DataLoader, each as views 0 and 1 of it, others in every epoch; see `Views`.
+class TwoViews(EpochRows):
+    """Pictures without labels, each as views 0 and 1 of it, others in every epoch; see `Views`.
 
     Args:
         rows: encoded rows.
@@ -158,11 +153,7 @@ class TwoViews(torch.utils.data.Dataset):
 
     def __init__(self, rows: Dataset, inputs: ImageInputs, operations: tuple[Operation, ...], seed: int) -> None:
         self.rows, self.inputs, self.operations = rows.select_columns(inputs.columns), inputs, operations
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose views come next."""
-        self.epoch = epoch
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.rows)

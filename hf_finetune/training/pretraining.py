@@ -18,7 +18,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
-from hf_finetune.data.inputs import ImageInputs, Rows
+from hf_finetune.data.inputs import EpochRows, ImageInputs, Rows
 from hf_finetune.data.masking import (
     NOT_ASKED,
     MaskedRows,
@@ -67,11 +67,11 @@ class PretrainingTrainer(ClassifierTrainer):
         """The loss of a micro-batch, summed over its labels but those that are `NOT_ASKED`. A scalar."""
         raise NotImplementedError
 
-    def _rows(self, rows: Dataset) -> Rows | MaskedRows | TwoViews:
+    def _rows(self, rows: Dataset) -> EpochRows:
         """Encoded rows as the loader reads them."""
         return Rows(rows, self.inputs.columns)
 
-    def _training_rows(self) -> Rows | MaskedRows | TwoViews:
+    def _training_rows(self) -> EpochRows:
         return self._rows(self.train_dataset)
 
     def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
@@ -95,8 +95,7 @@ class PretrainingTrainer(ClassifierTrainer):
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         """The mean loss of held-out rows, shared by all processes. Training's random numbers are left as they are."""
         read, collate, device = self._rows(rows), self._training_collate(), self.args.device
-        if not isinstance(read, Rows):
-            read.set_epoch(EPOCH_OF_HELD_OUT)
+        read.set_epoch(EPOCH_OF_HELD_OUT)
         lengths = self.inputs.lengths(rows)
         order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
         parts = np.array_split(order, -(-len(order) // self.args.per_device_train_batch_size))

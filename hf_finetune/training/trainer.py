@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
 from hf_finetune.data.compose import phased
-from hf_finetune.data.inputs import Inputs, Rows, TextInputs, columns_of, with_labels
+from hf_finetune.data.inputs import EpochRows, Inputs, Rows, TextInputs, columns_of, with_labels
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.sampling import Sampling, draw_of
@@ -195,7 +195,7 @@ class ClassifierTrainer(Trainer):
             generator=torch.Generator().manual_seed(self.args.seed),
         )
 
-    def _training_rows(self) -> torch.utils.data.Dataset:
+    def _training_rows(self) -> EpochRows:
         if self.augmentation is None:
             return Rows(self.train_dataset, columns_of(self.inputs, labels=True))
         return Views(self.train_dataset, self.inputs, self.augmentation)

@@ -11,14 +11,14 @@ from small_runs import image_rows, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoImageProcessor
 
-from hf_finetune.data.augment_image import Flip
+from hf_finetune.data.augment_image import Flip, ResizedCrop
 from hf_finetune.data.augment_text import ChangeCase, SwapWords
 from hf_finetune.data.augmentation import TextBatch, generators
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
 from hf_finetune.data.compose import Phases, Sequence
 from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
 from hf_finetune.data.splits import first_sources
-from hf_finetune.data.views import Augmentation, Views, population_of, with_copies, without_scored
+from hf_finetune.data.views import Augmentation, TwoViews, Views, population_of, with_copies, without_scored
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
@@ -87,6 +87,21 @@ def test_two_processes_see_what_one_sees(texts: TextInputs) -> None:
     first, second = seen(0, 2), seen(1, 2)
     assert len(first) == len(second) == ROWS // 2
     assert sorted(first + second) == sorted(seen(0, 1))
+
+
+def test_two_views_are_others_in_every_epoch(pictures: ImageInputs) -> None:
+    """By the loader, which tells rows of every kind which epoch comes."""
+
+    def seen(epoch: int) -> torch.Tensor:
+        # Of one row, so that nothing but its views can differ.
+        views = TwoViews(image_rows(1), pictures, (ResizedCrop(),), seed=0)
+        sampler = StepBatches(1, rows_per_step=1)
+        loader = EpochLoader(views, batch_sampler=sampler, collate_fn=lambda batch: batch["pixels"])
+        loader.set_epoch(epoch)
+        return next(iter(loader))
+
+    first, *others = (seen(epoch) for epoch in range(3))
+    assert torch.equal(first, seen(0)) and not any(torch.equal(first, other) for other in others)
 
 
 def test_pictures_are_changed_before_they_are_normalised(pictures: ImageInputs) -> None:
