@@ -179,7 +179,7 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
     """Load what is pretrained.
 
     Raises:
-        InputError: the batches do not fit; the tokenizer has no mask token; the model drops nothing out, where that makes
+        InputError: the batches do not fit; there is no mask token; the model drops nothing out, where that makes
             the views, or its pictures cannot be changed, where that does.
     """
     recipe, objective = prepared.recipe, prepared.recipe.pretrain.objective
@@ -197,7 +197,10 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
     match objective:
         case MaskedLanguage(share=share, span=span):
             assert isinstance(run.inputs, TextInputs), "checked: words are those of texts"
-            masking = Masking.of(run.inputs.tokenizer, share=share, span=span, seed=recipe.train.seed)
+            embeddings = model.get_input_embeddings().num_embeddings
+            masking = Masking.of(
+                run.inputs.tokenizer, embeddings=embeddings, share=share, span=span, seed=recipe.train.seed
+            )
             kind = partial(MaskedLanguageTrainer, masking=masking)
         case SimCSE():
             if not drops_out(model, first):

@@ -8,7 +8,8 @@ Legend: B rows, T tokens, P patches, H and W patches of a picture's height and w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +28,25 @@ WORDS = "words"
 """Column of encoded rows: for each token the number of its word, counted from 0, -1 for special tokens."""
 # Of the tokens that are to be guessed (BERT, arXiv:1810.04805, appendix A.1); the rest stays as it is.
 MASKED, EXCHANGED = 0.8, 0.1
-# Of SpanBERT's lengths (arXiv:1907.10529).
+# Of SpanBERT's lengths (arXiv:1907.10529, section 3.1).
 GEOMETRIC = 0.2
+# A longer word than this is left out whole only where it is no more than the share: addresses, hashes, and whatever else a
+# tokenizer does not cut.
+LONGEST_WORD = 8
+# Of scripts that put no spaces between words: Thai and Lao, Burmese, Khmer, Japanese, Chinese.
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U0003ffff]"
+)
 
 
 def with_words(encoded: Dataset, inputs: TextInputs, *, whole_word: bool) -> Dataset:
     """Encoded rows with the column `WORDS`.
 
     Args:
-        whole_word: the words of the tokenizer's own first cut (at spaces and punctuation); else every token is one.
+        whole_word: the words of the tokenizer's own first cut (at spaces and punctuation), but in scripts that put no spaces
+            between words every token, see `words_of`; else every token is one. Special tokens are of no word, also where they
+            are written in a text.
 
     Raises:
         InputError: the tokenizer does not tell which tokens make a word.
@@ -47,22 +58,41 @@ def with_words(encoded: Dataset, inputs: TextInputs, *, whole_word: bool) -> Dat
             "tokens make a word"
         )
 
+    special = frozenset(tokenizer.all_special_ids)
+
     def number(batch: dict[str, list]) -> dict[str, list]:
         if not whole_word:
-            special = set(tokenizer.all_special_ids)
             return {
                 WORDS: [
                     numbered([None if i in special else k for k, i in enumerate(ids)]) for ids in batch["input_ids"]
                 ]
             }
         again: Any = inputs.encode_batch(batch)
-        # A pair counts the words of its second text from 0 again.
-        parts = [
-            zip(again.sequence_ids(row), again.word_ids(row), strict=True) for row in range(len(again["input_ids"]))
-        ]
-        return {WORDS: [numbered([None if word is None else (part, word) for part, word in row]) for row in parts]}
+        texts = zip(*(batch[name] for name in ("text", "text_pair") if name in batch), strict=True)
+        rows = zip(again.encodings, texts, strict=True)
+        return {WORDS: [numbered(words_of(encoding, parts, special)) for encoding, parts in rows]}
 
     return encoded.map(number, batched=True, load_from_cache_file=False)
+
+
+def words_of(encoding: Any, texts: Sequence[str], special: Collection[int]) -> list[Any]:
+    """What tells the word of each token from its neighbours'; None: it is of none.
+
+    A sentence of Chinese is one word to a tokenizer that cuts at spaces alone. So where a token has a character of a script
+    that puts none between words, it is one by itself, together with those of the same character (of bytes, for example).
+
+    Args:
+        encoding: of `tokenizers`.
+        texts: of the row, one or a pair. The second one's words are counted from 0 again.
+        special: tokens that are of no word.
+    """
+    tokens = zip(encoding.ids, encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True)
+    return [
+        None
+        if word is None or token in special
+        else (part, word, start if UNSPACED.search(texts[part], start, end) else None)
+        for token, part, word, (start, end) in tokens
+    ]
 
 
 def numbered(words: Sequence[Any]) -> list[int]:
@@ -78,28 +108,51 @@ def numbered(words: Sequence[Any]) -> list[int]:
 def places(words_T: np.ndarray, rng: np.random.Generator, *, share: float, span: int = 1) -> np.ndarray:
     """Which tokens are to be guessed: whole words in random order, as long as they are no more than `share` of the tokens.
 
-    That is `round(share * tokens)`, at least one; the first word is taken whatever its length.
+    That is `round(share * tokens)`, at least one. The first word is taken even if it has more: a long word of a short text
+    goes whole. One that has more than that and than `LONGEST_WORD` tokens counts as so many words of one.
 
     Args:
         words_T: see `WORDS`; one word at least.
         rng: of the row.
-        span: longest run of words, see `pretraining_choices.MaskedLanguage`.
+        span: longest run of words, see `span_lengths`.
 
     Returns:
-        Mask (T,).
+        Shape (T,), the number of the run in which a token is left out, -1 where it stays.
     """
+    wanted, taken = max(1, round(share * int((words_T >= 0).sum()))), 0
+    words_T = without_long_words(words_T, longest=max(wanted, LONGEST_WORD))
     tokens_of = np.bincount(words_T[words_T >= 0])
-    words, wanted, taken = len(tokens_of), max(1, round(share * int(tokens_of.sum()))), 0
-    chosen = np.zeros(words, dtype=bool)
-    lengths = np.minimum(rng.geometric(GEOMETRIC, words), span) if span > 1 else np.ones(words, dtype=int)
-    for start, length in zip(rng.permutation(words).tolist(), lengths.tolist(), strict=True):
+    words = len(tokens_of)
+    runs = np.full(words, -1)
+    lengths = span_lengths(span, words, rng) if span > 1 else np.ones(words, dtype=int)
+    for run, (start, length) in enumerate(zip(rng.permutation(words).tolist(), lengths.tolist(), strict=True)):
         for word in range(start, min(start + length, words)):
-            if not chosen[word] and (taken == 0 or taken + tokens_of[word] <= wanted):
-                chosen[word], taken = True, taken + int(tokens_of[word])
+            if runs[word] < 0 and (taken == 0 or taken + tokens_of[word] <= wanted):
+                runs[word], taken = run, taken + int(tokens_of[word])
         if taken >= wanted:
             break
-    # -1 reads the last word's entry; such tokens are left out by the first condition.
-    return (words_T >= 0) & chosen[words_T]
+    # -1 reads the last word's entry; such tokens stay.
+    return np.where(words_T >= 0, runs[words_T], -1)
+
+
+def span_lengths(longest: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Lengths of runs of words, from a geometric distribution (p 0.2) of which what is longer is cut off, as SpanBERT has it.
+
+    Its mean is 3.8 words where 10 is the longest (arXiv:1907.10529, figure 2).
+
+    Returns:
+        Shape (count,), from 1 to `longest`.
+    """
+    weights = (1 - GEOMETRIC) ** np.arange(longest)
+    return 1 + rng.choice(longest, count, p=weights / weights.sum())
+
+
+def without_long_words(words_T: np.ndarray, *, longest: int) -> np.ndarray:
+    """Numbers of words, see `WORDS`, where every token of a word of more than `longest` is one by itself."""
+    is_token_T = words_T >= 0
+    too_long = np.bincount(words_T[is_token_T]) > longest
+    begins_T = is_token_T & ((np.diff(words_T, prepend=-1) != 0) | too_long[words_T])
+    return np.where(is_token_T, begins_T.cumsum() - 1, -1)
 
 
 @dataclass(frozen=True)
@@ -115,27 +168,42 @@ class Masking:
     seed: int
 
     @staticmethod
-    def of(tokenizer: Any, *, share: float, span: int, seed: int) -> Masking:
+    def of(tokenizer: Any, *, embeddings: int, share: float, span: int, seed: int) -> Masking:
         """With a tokenizer's tokens.
 
+        Args:
+            embeddings: tokens that the model has, which may be fewer where some were added to the tokenizer.
+
         Raises:
-            InputError: it has no mask token.
+            InputError: there is no mask token, or the model does not have it.
         """
         if tokenizer.mask_token_id is None:
             raise InputError(
                 "pretrain.objective: MaskedLanguage needs a mask token, which this tokenizer has not; name it in "
                 "tokenizer_config.json, or use SimCSE"
             )
-        others = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+        if tokenizer.mask_token_id >= embeddings:
+            raise InputError(
+                f"pretrain.objective: MaskedLanguage needs a mask token, and the model has embeddings for {embeddings} tokens, not "
+                f"for this tokenizer's {tokenizer.mask_token} (number {tokenizer.mask_token_id}); use SimCSE"
+            )
+        others = np.setdiff1d(np.arange(min(len(tokenizer), embeddings)), tokenizer.all_special_ids)
         return Masking(share, span, tokenizer.mask_token_id, others, seed)
 
     def __call__(
         self, ids_T: np.ndarray, words_T: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (T,) as the model reads them, and labels (T,): the token where it is to be guessed, else `NOT_ASKED`."""
-        asked_T = places(words_T, rng, share=self.share, span=self.span)
+        """Tokens (T,) as the model reads them, and labels (T,): the token where it is to be guessed, else `NOT_ASKED`.
+
+        What stands there is drawn for each token, as in BERT; in runs of words for all tokens of a run at once, as in SpanBERT
+        (arXiv:1907.10529, section 3.1).
+        """
+        runs_T = places(words_T, rng, share=self.share, span=self.span)
+        asked_T = runs_T >= 0
         ids_M = ids_T[asked_T]
-        draw_M, other_M = rng.random(len(ids_M)), rng.choice(self.others, len(ids_M))
+        drawn_with_M = runs_T[asked_T] if self.span > 1 else np.arange(len(ids_M))
+        draw_M = rng.random(drawn_with_M.max() + 1)[drawn_with_M]
+        other_M = rng.choice(self.others, len(ids_M))
         shown_M = np.where(draw_M < MASKED, self.mask, np.where(draw_M < MASKED + EXCHANGED, other_M, ids_M))
         shown_T, labels_T = ids_T.copy(), np.full_like(ids_T, NOT_ASKED)
         shown_T[asked_T], labels_T[asked_T] = shown_M, ids_M

@@ -22,10 +22,11 @@ class MaskedLanguage:
     """Share of a text's tokens that are to be guessed, one word at least. Of ten such tokens eight are masked, one is exchanged
     for another and one stays."""
     whole_word: bool = True
-    """Leave out whole words; else single tokens."""
+    """Leave out whole words; else single tokens. Single tokens also in scripts that put no spaces between words (Chinese,
+    Japanese, Thai, Lao, Khmer, Burmese), and of what has more than 8 tokens where that is more than the share."""
     span: int = 1
     """Leave out runs of neighbouring words, their lengths drawn geometrically (p 0.2) up to this: 10 in SpanBERT
-    (arXiv:1907.10529). 1: single words."""
+    (arXiv:1907.10529). As there, a run is masked, exchanged or stays as a whole. 1: single words."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def small(folder: Path, family: str, kind: type[PretrainingTrainer], *, accumula
         inputs = TextInputs(load_tokenizer(str(local.folder), max_length=32, sample=[]), 32)
         rows = with_words(inputs.encode(rows), inputs, whole_word=True)
         guess = "words" if kind is MaskedLanguageTrainer else "nothing"
-        masking = Masking.of(inputs.tokenizer, share=0.3, span=1, seed=0)
+        masking = Masking.of(inputs.tokenizer, embeddings=len(inputs.tokenizer), share=0.3, span=1, seed=0)
         fields |= {"masking": masking} if guess == "words" else {"objective": SimCSE()}
     given = {"learning_rate": 1e-3, "num_train_epochs": 1.0, "seed": 0, "max_grad_norm": 0.0, "weight_decay": 0.0}
     given |= {"lr_scheduler_type": "constant", "logging_steps": 1, "per_device_train_batch_size": 8 // accumulation}
