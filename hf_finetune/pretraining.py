@@ -48,7 +48,7 @@ from hf_finetune.training.pretraining import (
     PretrainingTrainer,
     ViewsTrainer,
 )
-from hf_finetune.training.pretraining_choices import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
+from hf_finetune.training.pretraining_choices import MAE, MaskedLanguage, PretrainObjective, SimCLR, SimCSE, SimMIM
 from hf_finetune.training.schedule_choices import course
 
 logger = logging.getLogger("hf_finetune.run")
@@ -124,7 +124,7 @@ def _run(prepared: Prepared, folder: Path, record: dict[str, Any]) -> None:
         bar.close()
     if not state.is_main_process:
         return
-    report = _report(prepared, rows, trainer, read_log(work / LOG), time.perf_counter() - started)
+    report = _report(prepared, stage, trainer, read_log(work / LOG), time.perf_counter() - started)
     with replacing(folder / ENCODER) as path:
         save_encoder(trainer.trained_model(), local, path)
         inputs = prepared.inputs
@@ -173,6 +173,8 @@ class Stage:
     model: PreTrainedModel
     kind: Callable[..., PretrainingTrainer]
     """The objective's trainer."""
+    objective: PretrainObjective
+    """The recipe's, as it fits the pictures."""
 
 
 def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Stage:
@@ -180,9 +182,10 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
 
     Raises:
         InputError: the batches do not fit; there is no mask token; the model drops nothing out, where that makes
-            the views, or its pictures cannot be changed, where that does.
+            the views, or its pictures cannot be changed, where that does, or are of one patch, where patches are left out.
     """
     recipe, objective = prepared.recipe, prepared.recipe.pretrain.objective
+    assert objective is not None, "somebody asked for the stage"
     model = load_pretrainable(
         local,
         GUESSES[type(objective)],
@@ -210,9 +213,12 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
                 )
             kind = partial(ContrastiveTrainer, objective=objective)
         case SimMIM():
-            kind = partial(MaskedImageTrainer, objective=objective, picture=tuple(first["pixel_values"].shape[1:]))
+            picture = tuple(first["pixel_values"].shape[1:])
+            objective = _with_something_to_see(objective, model.config.patch_size, picture)
+            kind = partial(MaskedImageTrainer, objective=objective, picture=picture)
         case MAE(decoder_layers=layers, decoder_width=width):
             picture = tuple(first["pixel_values"].shape[1:])
+            objective = _with_something_to_see(objective, model.config.patch_size, picture)
             model = MaskedAutoencoder(model, layers=layers, width=width, picture=picture, seed=recipe.train.seed)
             kind = partial(AutoencoderTrainer, objective=objective, picture=picture)
         case SimCLR(projection=width):
@@ -220,9 +226,36 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
             check_changeable(run.inputs.processor, prepared.unlabelled.rows["image"], "pretrain.objective SimCLR")
             project(model, width, seed=recipe.train.seed)
             kind = partial(ViewsTrainer, objective=objective)
-        case _:
-            raise AssertionError("somebody asked for the stage")
-    return Stage(run, rows, model, kind)
+    return Stage(run, rows, model, kind, objective)
+
+
+def _with_something_to_see(objective: SimMIM | MAE, patch: int, picture: tuple[int, ...]) -> SimMIM | MAE:
+    """The objective with squares that leave a part of the picture; of MAE they are its patches.
+
+    Args:
+        patch: side in pixels.
+        picture: C, H, W.
+
+    Raises:
+        InputError: the picture is a single patch.
+    """
+    _, height, width = picture
+    if height // patch * (width // patch) < 2:
+        raise InputError(
+            f"pretrain.objective: {type(objective).__name__} leaves patches out, and a picture of {height} x {width} pixels is a "
+            f"single one of {patch}; expected SimCLR, or a checkpoint with smaller patches"
+        )
+    most = max(1, min(height, width) // patch // 2) * patch
+    if isinstance(objective, MAE) or round(objective.block / patch) * patch <= most:
+        return objective
+    logger.info(
+        "pretrain.objective.block: %d here, not %d, of pictures of %d x %d pixels: a part of each is to be seen",
+        most,
+        objective.block,
+        height,
+        width,
+    )
+    return replace(objective, block=most)
 
 
 def trainer_of(stage: Stage, work: Path, *, first: bool, saving: bool = True) -> PretrainingTrainer:
@@ -310,15 +343,15 @@ def estimate(prepared: Prepared, work: Path) -> float:
 
 
 def _report(
-    prepared: Prepared, rows: Rows, trainer: PretrainingTrainer, lines: Sequence[dict[str, Any]], seconds: float
+    prepared: Prepared, stage: Stage, trainer: PretrainingTrainer, lines: Sequence[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
     """What result.json says of the stage."""
     assert prepared.unlabelled is not None
-    counts = prepared.unlabelled.counts
+    counts, rows = prepared.unlabelled.counts, stage.rows
     losses = [line["loss"] for line in lines if "loss" in line]
     held_out = [line[f"eval_{HELD_OUT}"] for line in lines if f"eval_{HELD_OUT}" in line]
     return {
-        "objective": spelled(prepared.recipe.pretrain.objective),
+        "objective": spelled(stage.objective),
         "rows": {
             "pretrained": len(rows.train),
             "held_out": len(rows.held_out),

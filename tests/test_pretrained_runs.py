@@ -24,10 +24,11 @@ from hf_finetune.data.load import load
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
+from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.no_effect import without_effect
 from hf_finetune.planning import describe, plan
 from hf_finetune.preparation import prepare
-from hf_finetune.pretraining import estimate, pretrain
+from hf_finetune.pretraining import Stage, encoded_rows, estimate, prepare_stage, pretrain, trainer_of
 from hf_finetune.rate_finding import find_rate
 from hf_finetune.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.training.callbacks import read_log
@@ -191,6 +192,23 @@ def test_pictures(
         pretrain(prepared, stopped, {})
     pretrain(prepared, stopped, {})
     assert same(*(load_file(folder / "pretrained/model.safetensors") for folder in (run, stopped)))
+
+
+def test_something_is_left_to_see(pictures: Recipe, tmp_path: Path) -> None:
+    """Squares of 32 pixels would cover these pictures; and where a picture is one patch, there are no parts."""
+
+    def stage(recipe: Recipe) -> Stage:
+        prepared = prepare(recipe)
+        return prepare_stage(prepared, inspect_checkpoint(recipe.model.checkpoint), encoded_rows(prepared))
+
+    made = stage(dataclasses.replace(pictures, pretrain=Pretrain(SimMIM())))
+    assert made.objective == SimMIM(block=16)
+    read = trainer_of(made, tmp_path, first=True)._training_rows()
+    assert read.__getitems__([0, 1])["bool_masked_pos"].sum(1).tolist() == [8, 8]
+    one = Model(str(tiny_image_checkpoint(tmp_path / "vit", patch_size=32)))
+    for objective in (SimMIM(), MAE()):
+        with pytest.raises(InputError, match=r"leaves patches out, and a picture of 32 x 32 pixels is a single one"):
+            stage(dataclasses.replace(pictures, model=one, pretrain=Pretrain(objective)))
 
 
 OF_TWO = """

@@ -260,17 +260,20 @@ def masked_pictures(
 
 
 def blocks(grid: tuple[int, int], rng: np.random.Generator, *, block: int, share: float) -> np.ndarray:
-    """Patches that are left out of a picture: squares of `block` x `block`, `round(share * squares)` of them but at least one.
+    """Patches that are left out of a picture: squares of `block` x `block`, `round(share * squares)` of them.
+
+    One at least, so that there is something to guess, and all but one at most, so that there is something to see.
 
     Args:
-        grid: H, W. Squares at the right and lower edge are cut off where these are no multiples of `block`.
+        grid: H, W, of two squares or more. Squares at the right and lower edge are cut off where these are no multiples of `block`.
 
     Returns:
         Mask (H, W).
     """
     height, width = (-(-side // block) for side in grid)
     chosen = np.zeros(height * width, dtype=bool)
-    chosen[rng.permutation(len(chosen))[: max(1, round(share * len(chosen)))]] = True
+    assert len(chosen) > 1, "checked: a square that covers the picture would leave nothing to see"
+    chosen[rng.permutation(len(chosen))[: min(max(1, round(share * len(chosen))), len(chosen) - 1)]] = True
     squares = chosen.reshape(height, width).repeat(block, 0).repeat(block, 1)
     return squares[: grid[0], : grid[1]]
 

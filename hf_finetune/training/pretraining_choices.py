@@ -44,9 +44,10 @@ class SimMIM:
     """Of pictures: guess the pixels of patches that are left out (arXiv:2111.09886). For vit, deit and swin."""
 
     share: float = 0.6
-    """Share of a picture that is left out."""
+    """Share of a picture that is left out, in whole squares: one at least, and all but one at most."""
     block: int = 32
-    """Side in pixels of the squares that are left out together, rounded to whole patches."""
+    """Side in pixels of the squares that are left out together, rounded to whole patches; of small pictures half of their
+    shorter side at most."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class MAE:
     dinov2, whose layers take any part of the patches; they compute no other."""
 
     share: float = 0.75
-    """Share of a picture's patches that is left out."""
+    """Share of a picture's patches that is left out: one at least, and all but one at most."""
     normalise: bool = True
     """Guess each patch less its mean and divided by its standard deviation; else its pixels as they are."""
     decoder_layers: int = 2

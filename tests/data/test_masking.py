@@ -190,3 +190,5 @@ def test_blocks_of_pictures() -> None:
     assert mask.sum() == 40 and (mask.reshape(4, 2, 4, 2).mean((1, 3)) % 1 == 0).all()
     assert blocks((5, 3), rng(0), block=2, share=0.99).shape == (5, 3)
     assert not (mask == blocks((8, 8), rng(1), block=2, share=0.6)).all()
+    # One square of four is left, whatever the share; and one is left out.
+    assert [blocks((4, 4), rng(0), block=2, share=share).sum() for share in (0.01, 0.99)] == [4, 12]
