@@ -35,7 +35,6 @@ from hf_finetune.prepared import Prepared
 from hf_finetune.publishing import publish
 from hf_finetune.run_folder import replacing
 from hf_finetune.tables import write_predictions
-from hf_finetune.training.callbacks import loop_seconds, read_log
 from hf_finetune.training.elastic_net import ElasticNetSteps, sparsity
 from hf_finetune.training.trainer import ClassifierTrainer
 
@@ -147,7 +146,7 @@ def finish(
         # Null: not asked for.
         "augmentation": _augmentation(prepared, len(trainer.train_dataset)),
         "elastic_net": _sparsity(trainer),
-        "pretrain": _pretrain(found["pretrain"], folder, evaluated[judged], probabilities[judged]),
+        "pretrain": _pretrain(found["pretrain"], found["stages"], folder, evaluated[judged], probabilities[judged]),
         "teacher": _teacher(
             found["answers"],
             {"train": splits.train, **evaluated},
@@ -231,12 +230,17 @@ def _teacher(
 
 def _pretrain(
     report: dict[str, Any] | None,
+    stages: dict[str, float] | None,
     folder: Path,
     rows: Dataset,
     probabilities_NC: np.ndarray,
 ) -> dict[str, Any] | None:
-    """What the stage did; where the recipe ran without it, too, with what that came to on the same judged rows."""
-    if report is None or not (folder / WITHOUT / "result.json").exists():
+    """What the stage did; where the recipe ran without it, too, with what that came to on the same judged rows.
+
+    Args:
+        stages: what the steps of either stage took. None: the recipe did not run without it.
+    """
+    if report is None or stages is None:
         return report
     without = json.loads((folder / WITHOUT / "result.json").read_text(encoding="utf-8"))
     answers = pq.read_table(folder / WITHOUT / "predictions.parquet").to_pandas()
@@ -252,8 +256,8 @@ def _pretrain(
         "difference": {**difference.to_dict(), "verdict": verdict(difference)},
         "steps": without["steps"],
         # Of the optimiser steps alone: without pretraining, and of both stages.
-        "loop_s": round(loop_seconds(read_log(folder / WITHOUT / "log.jsonl")), 2),
-        "loop_s_with": round(report["loop_s"] + loop_seconds(read_log(folder / "log.jsonl")), 2),
+        "loop_s": without["time"]["train_loop_s"],
+        "loop_s_with": round(sum(stages.values()), 2),
     }
     return {**report, "without": found}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import time
@@ -29,7 +30,7 @@ from hf_finetune.hub.push import check_target
 from hf_finetune.models.adapter_fit import begins_silent
 from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.prepared import Prepared
-from hf_finetune.pretraining import pretrain
+from hf_finetune.pretraining import STAGES, pretrain
 from hf_finetune.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
 from hf_finetune.rewording.cached import digest_of
 from hf_finetune.rewording.checkpoints import forget
@@ -48,7 +49,7 @@ from hf_finetune.starting import (
 from hf_finetune.training import precision, probe
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.averaging import Averages, Ema, Tail
-from hf_finetune.training.callbacks import LogLines, ProgressBar, loop_seconds, read_log
+from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import newest_whole, train_until_stopped
 from hf_finetune.training.distillation import DistillationTrainer
 from hf_finetune.training.peers import plain_peer_errors
@@ -95,9 +96,10 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
         trainer, seconds, found = _train(prepared, folder, record)
         if pretrained is not None:
             seconds["pretrain_s"] = pretrained["seconds"]
+        found |= {"pretrain": pretrained, "stages": None}
         if pretrained is not None and recipe.pretrain.compare:
-            _without_pretraining(recipe, folder, pretrained["loop_s"], trainer.loop_seconds)
-    found["pretrain"] = pretrained
+            found["stages"] = _stages(folder, pretrained["loop_s"], trainer.all_loop_seconds)
+            _without_pretraining(recipe, folder, found["stages"])
     if not PartialState().is_main_process:
         return None
     try:
@@ -107,17 +109,29 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
         raise StoppedBySignal("stopped by a signal after training; --resume goes on from there") from None
 
 
-def _without_pretraining(recipe: Recipe, folder: Path, pretrain_s: float, train_s: float) -> None:
+def _stages(folder: Path, pretrain_s: float, train_s: float) -> dict[str, float]:
+    """What the steps of either stage took, in seconds, as it was measured when they ended.
+
+    Measured again after a restart it would be a little different, and so would be the epochs of a run that goes on.
+    """
+    path = folder / STAGES
+    if PartialState().is_main_process and not path.exists():
+        write_json(path, {"pretrain_s": pretrain_s, "train_s": train_s})
+    PartialState().wait_for_everyone()
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _without_pretraining(recipe: Recipe, folder: Path, stages: dict[str, float]) -> None:
     """Run the recipe without its first stage in DIR/without, for so many more epochs that it trains for as long in all.
 
     Args:
         folder: of the run.
-        pretrain_s, train_s: what the steps of either stage took; of a resumed run the log knows better.
+        stages: see `_stages`.
     """
     without, train = folder / WITHOUT, recipe.train
     if (without / "result.json").exists():
         return
-    longer = 1 + pretrain_s / (loop_seconds(read_log(folder / "log.jsonl")) or train_s)
+    longer = 1 + stages["pretrain_s"] / stages["train_s"]
     logger.info("the same without pretraining, with %.3g times the epochs", longer)
     steps = -1 if train.max_steps < 0 else math.ceil(longer * train.max_steps)
     train = dataclasses.replace(train, num_train_epochs=longer * train.num_train_epochs, max_steps=steps)
@@ -366,7 +380,7 @@ def _train(
         rows.close()
     seconds["cache_s"] = rows.build_s
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
-    seconds["train_loop_s"] = trainer.loop_seconds
+    seconds["train_loop_s"] = trainer.all_loop_seconds
     if answers is not None and answers.live is not None:
         # As a part of train_s: it is asked from epoch to epoch.
         seconds["teacher_s"] += answers.live.seconds

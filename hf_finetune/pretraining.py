@@ -1,7 +1,8 @@
 """The first stage of a run that asks for it: its checkpoint is pretrained further, on rows without labels.
 
 DIR/pretrained holds the encoder once the stage is over, whole or not at all; the run then begins with that in the place of
-its checkpoint. Until then DIR/pretraining holds checkpoints, and afterwards log.jsonl alone.
+its checkpoint. Until then DIR/pretraining holds checkpoints, and afterwards log.jsonl, and beside `pretrain.compare` the seconds
+that the steps of both stages took.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ from hf_finetune.training.schedule_choices import course
 logger = logging.getLogger("hf_finetune.run")
 
 ENCODER, WORK, REPORT, LOG = "pretrained", "pretraining", "pretraining.json", "log.jsonl"
+STAGES = f"{WORK}/stages.json"
 # Of the held-out rows: more tell the loss no better than anyone needs it.
 MOST_HELD_OUT = 1000
 # Steps that tell what the stage takes.
@@ -369,5 +371,5 @@ def _report(
         "loss": {"first": losses[0], "last": losses[-1]},
         "held_out_loss": {"first": held_out[0], "last": held_out[-1], "kept": trainer.state.best_metric},
         "seconds": round(seconds, 2),
-        "loop_s": round(loop_seconds(lines) or trainer.loop_seconds, 2),
+        "loop_s": round(trainer.all_loop_seconds, 2),
     }

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,29 @@ def test_with_and_without(texts: Recipe, tmp_path: Path) -> None:
     assert without["difference"]["value"] == pytest.approx(own - without["accuracy"]["value"])
     assert without["difference"]["verdict"] in ("better", "no worse", "worse", "undecided")
     assert "- Against the same recipe without this stage, trained for " in (run / "README.md").read_text()
+
+
+def test_without_it_for_as_long_after_a_restart(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the stages took when they ended, though one loss alone is logged of each, and whatever was stopped when."""
+    recipe = dataclasses.replace(
+        texts,
+        train=dataclasses.replace(texts.train, logging_steps=10),
+        pretrain=dataclasses.replace(texts.pretrain, compare=True),
+    )
+    stop_after(monkeypatch, 3, 2, 1)
+    for stage in ("pretraining", "", "without"):
+        with pytest.raises(StoppedBySignal):
+            pipeline.run(recipe, Launch(str(tmp_path), resume=True))
+        assert (tmp_path / stage / "checkpoints").is_dir()
+    took = json.loads((tmp_path / "pretraining/stages.json").read_text())
+    trained(recipe, tmp_path)
+    found, alone = result_of(tmp_path)["pretrain"], result_of(tmp_path / "without")
+    epochs = json.loads((tmp_path / "without/recipe.json").read_text())["recipe"]["train"]["num_train_epochs"]
+    assert epochs == 1 + took["pretrain_s"] / took["train_s"] and took["pretrain_s"] == found["loop_s"]
+    assert found["without"]["loop_s"] == alone["time"]["train_loop_s"] > 0
+    assert found["without"]["loop_s_with"] == pytest.approx(sum(took.values()), abs=0.01)
+    # 7 steps and 3, of which those before a restart count.
+    assert found["without"]["steps"] == math.ceil(3 * epochs) < 60
 
 
 def test_sentences_and_an_adapter(texts: Recipe, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from hf_finetune.codec import write_json
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
 from hf_finetune.data.compose import phased
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, TextInputs, columns_of, with_labels
@@ -36,7 +37,7 @@ from hf_finetune.models.shortcuts import Shortcuts
 from hf_finetune.models.unpadded import accept_packed, flash_attention, flash_fits
 from hf_finetune.training import optimizers, schedules
 from hf_finetune.training.averaging import Averages
-from hf_finetune.training.checkpoints import is_over, refuse_lacking, save_weights, saved_state
+from hf_finetune.training.checkpoints import CLOCK, is_over, refuse_lacking, save_weights, saved_state, seconds_until
 from hf_finetune.training.finite import FiniteLosses, check_logits, check_weights
 from hf_finetune.training.flops import Utilisation, measure, real_tokens
 from hf_finetune.training.keeping import Keeping
@@ -162,6 +163,8 @@ class ClassifierTrainer(Trainer):
         self.rows_trained, self.tokens_trained = 0, 0
         self._pictures: Counter[tuple[int, ...]] = Counter()
         self.loop_seconds, self.outside_seconds = 0.0, 0.0
+        # With those of the steps that a resumed run took before.
+        self.all_loop_seconds = self._seconds_before = 0.0
         self.utilisation: Utilisation | None = None
 
     # Batches
@@ -310,6 +313,7 @@ class ClassifierTrainer(Trainer):
         if self.args.should_save:
             checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             self.keeping.save(self.model, self.state, checkpoint)
+            write_json(checkpoint / CLOCK, self._loop_seconds_until(started))
         self.outside_seconds += time.perf_counter() - started
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -416,7 +420,9 @@ class ClassifierTrainer(Trainer):
         A run that was killed after its last checkpoint takes no further step; the Trainer's would, when it had stopped
         early or in the middle of an epoch.
         """
-        started = time.perf_counter()
+        self._started = time.perf_counter()
+        if resume_from_checkpoint is not None:
+            self._seconds_before = seconds_until(Path(resume_from_checkpoint))
         try:
             flash = self.unpadded and flash_fits(self.args.device, self._autocast)
             with (
@@ -436,10 +442,14 @@ class ClassifierTrainer(Trainer):
         finally:
             if self.sparse_words is not None:
                 self.sparse_words.end()
-        self.loop_seconds = time.perf_counter() - started - self.outside_seconds
+        self.all_loop_seconds = self._loop_seconds_until(time.perf_counter())
+        self.loop_seconds = self.all_loop_seconds - self._seconds_before
         check_weights(self.model.parameters())
         if self.rows_trained:
             self.utilisation = self._measured()
+
+    def _loop_seconds_until(self, now: float) -> float:
+        return self._seconds_before + now - self._started - self.outside_seconds
 
     def _measured(self) -> Utilisation | None:
         """What the loop did, against what the hardware can."""

@@ -254,6 +254,18 @@ def test_throughput_counts_every_row_once(tmp_path: Path) -> None:
     assert trainer.loop_seconds > 0
 
 
+def test_seconds_before_a_restart_count(tmp_path: Path) -> None:
+    """A checkpoint says what the steps up to it took, without those of its own evaluation and saving."""
+    trainer = small_trainer(tmp_path, "bert", num_train_epochs=2.0)
+    trainer.train()
+    first, last = (tmp_path / "checkpoints" / f"checkpoint-{step}" / "loop_seconds.json" for step in (5, 10))
+    assert 0 < float(first.read_text()) < float(last.read_text()) <= trainer.all_loop_seconds == trainer.loop_seconds
+    first.write_text("1000.0")
+    again = small_trainer(tmp_path, "bert", num_train_epochs=2.0)
+    again.train(str(first.parent))
+    assert 1000 < again.all_loop_seconds == 1000 + again.loop_seconds < 1100
+
+
 def test_log_lines(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert")
     trainer.add_callback(LogLines(tmp_path / "log.jsonl"))
