@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.codec import spelled, write_json
@@ -60,6 +60,8 @@ STAGES = f"{WORK}/stages.json"
 MOST_HELD_OUT = 1000
 # Steps that tell what the stage takes.
 STEPS_TIMED = 8
+# Of `train.extra`, what says when the run evaluates, and where it reports: the stage does both in its own way.
+OF_THE_RUN_ALONE = {"eval_on_start", "eval_delay", "logging_first_step", "report_to"}
 # Stream of the split seed, beside those of `data.load`.
 HELD_OUT_STREAM = 3
 
@@ -183,7 +185,7 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
     """Load what is pretrained.
 
     Raises:
-        InputError: the batches do not fit; there is no mask token; the model drops nothing out, where that makes
+        InputError: the batches do not fit, or compare no rows where that is the objective; a field of train.extra; there is no mask token; the model drops nothing out, where that makes
             the views, or its pictures cannot be changed, where that does, or are of one patch, where patches are left out.
     """
     recipe, objective = prepared.recipe, prepared.recipe.pretrain.objective
@@ -196,7 +198,7 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
         seed=recipe.train.seed,
     )
     run = _as_a_run(prepared, rows)
-    run.batches(run.inputs.lengths(rows.train))
+    _check_batches(run, objective)
     first = run.inputs.collate(rows.train[:1])
     kind: Callable[..., PretrainingTrainer]
     match objective:
@@ -228,7 +230,20 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
             check_changeable(run.inputs.processor, prepared.unlabelled.rows["image"], "pretrain.objective SimCLR")
             project(model, width, seed=recipe.train.seed)
             kind = partial(ViewsTrainer, objective=objective)
-    return Stage(run, rows, model, kind, objective)
+    stage = Stage(run, rows, model, kind, objective)
+    arguments_of(stage, Path())  # what they refuse is refused now
+    return stage
+
+
+def _check_batches(run: Prepared, objective: PretrainObjective) -> None:
+    """Refuse steps that cannot be cut as they are to be, and forward passes of one row where rows are told from one another."""
+    batches = run.batches(run.inputs.lengths(run.splits.train))
+    most = max(map(len, batches.step_rows()))
+    if isinstance(objective, SimCSE | SimCLR) and most <= batches.accumulation * batches.processes:
+        raise InputError(
+            f"pretrain.objective: {type(objective).__name__} tells a row from the others of its forward pass, and here that has one "
+            "row; raise train.per_device_train_batch_size, batching.rows_per_step or batching.token_budget"
+        )
 
 
 def _with_something_to_see(objective: SimMIM | MAE, patch: int, picture: tuple[int, ...]) -> SimMIM | MAE:
@@ -269,35 +284,15 @@ def trainer_of(stage: Stage, work: Path, *, first: bool, saving: bool = True) ->
         saving: write checkpoints.
     """
     run, recipe = stage.run, stage.run.recipe
-    train, kernels = recipe.train, run.kernels
-    micro_batch, accumulation, rows_per_step = run.micro_batch
     model = stage.model.to(run.device)
-    kernels.switch_on(model)
-    arguments = training_arguments(
-        work / "checkpoints",
-        learning_rate=recipe.pretrain.rate,
-        metric=HELD_OUT,
-        device=run.device,
-        mixed_precision=kernels.mixed_precision,
-        extra={},
-        num_train_epochs=recipe.pretrain.num_train_epochs,
-        max_steps=recipe.pretrain.max_steps,
-        per_device_train_batch_size=micro_batch,
-        per_device_eval_batch_size=train.per_device_eval_batch_size,
-        gradient_accumulation_steps=accumulation,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        seed=train.seed,
-        logging_steps=train.logging_steps if saving else 1,
-        eval_on_start=first and saving,
-    )
+    run.kernels.switch_on(model)
     trainer = stage.kind(
         model,
-        arguments,
+        arguments_of(stage, work, first=first, saving=saving),
         train_rows=stage.rows.train,
         validation_rows=stage.rows.held_out,
         inputs=run.inputs,
-        rows_per_step=rows_per_step,
+        rows_per_step=run.micro_batch[2],
         by_length=recipe.batching.by_length,
         token_budget=recipe.batching.token_budget,
         shortcuts=run.shortcuts,
@@ -308,6 +303,34 @@ def trainer_of(stage: Stage, work: Path, *, first: bool, saving: bool = True) ->
     if not saving:
         trainer.args.save_strategy, trainer.args.load_best_model_at_end = SaveStrategy.NO, False
     return trainer
+
+
+def arguments_of(stage: Stage, work: Path, *, first: bool = True, saving: bool = True) -> TrainingArguments:
+    """Of the stage's trainer, see `trainer_of`; also what `train.extra` says of the loader, memory, processes and the like.
+
+    Raises:
+        InputError: see `training_arguments`.
+    """
+    run, pretrain, train = stage.run, stage.run.recipe.pretrain, stage.run.recipe.train
+    micro_batch, accumulation, _ = run.micro_batch
+    return training_arguments(
+        work / "checkpoints",
+        learning_rate=pretrain.rate,
+        metric=HELD_OUT,
+        device=run.device,
+        mixed_precision=run.kernels.mixed_precision,
+        extra={name: value for name, value in train.extra.items() if name not in OF_THE_RUN_ALONE},
+        num_train_epochs=pretrain.num_train_epochs,
+        max_steps=pretrain.max_steps,
+        per_device_train_batch_size=micro_batch,
+        per_device_eval_batch_size=train.per_device_eval_batch_size,
+        gradient_accumulation_steps=accumulation,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        seed=train.seed,
+        logging_steps=train.logging_steps if saving else 1,
+        eval_on_start=first and saving,
+    )
 
 
 def _as_a_run(prepared: Prepared, rows: Rows) -> Prepared:

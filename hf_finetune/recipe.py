@@ -211,7 +211,8 @@ class Train:
     keep_checkpoints: bool = False
     """Keep DIR/checkpoints after success."""
     extra: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Any further TrainingArguments, passed through as they are."""
+    """Any further TrainingArguments, passed through as they are; to pretraining, too, but for eval_on_start, eval_delay,
+    logging_first_step and report_to."""
 
     @property
     def checkpoints_activations(self) -> bool:

@@ -31,13 +31,14 @@ from hf_finetune.planning import describe, plan
 from hf_finetune.preparation import prepare
 from hf_finetune.pretraining import Stage, encoded_rows, estimate, prepare_stage, pretrain, trainer_of
 from hf_finetune.rate_finding import find_rate
-from hf_finetune.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
+from hf_finetune.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.pretraining_choices import (
     MAE,
     MaskedLanguage,
     PictureObjective,
     Pretrain,
+    PretrainObjective,
     SimCLR,
     SimCSE,
     SimMIM,
@@ -218,21 +219,70 @@ def test_pictures(
     assert same(*(load_file(folder / "pretrained/model.safetensors") for folder in (run, stopped)))
 
 
+def stage_of(recipe: Recipe) -> Stage:
+    prepared = prepare(recipe)
+    return prepare_stage(prepared, inspect_checkpoint(recipe.model.checkpoint), encoded_rows(prepared))
+
+
 def test_something_is_left_to_see(pictures: Recipe, tmp_path: Path) -> None:
     """Squares of 32 pixels would cover these pictures; and where a picture is one patch, there are no parts."""
-
-    def stage(recipe: Recipe) -> Stage:
-        prepared = prepare(recipe)
-        return prepare_stage(prepared, inspect_checkpoint(recipe.model.checkpoint), encoded_rows(prepared))
-
-    made = stage(dataclasses.replace(pictures, pretrain=Pretrain(SimMIM())))
+    made = stage_of(dataclasses.replace(pictures, pretrain=Pretrain(SimMIM())))
     assert made.objective == SimMIM(block=16)
     read = trainer_of(made, tmp_path, first=True)._training_rows()
     assert read.__getitems__([0, 1])["bool_masked_pos"].sum(1).tolist() == [8, 8]
     one = Model(str(tiny_image_checkpoint(tmp_path / "vit", patch_size=32)))
     for objective in (SimMIM(), MAE()):
         with pytest.raises(InputError, match=r"leaves patches out, and a picture of 32 x 32 pixels is a single one"):
-            stage(dataclasses.replace(pictures, model=one, pretrain=Pretrain(objective)))
+            stage_of(dataclasses.replace(pictures, model=one, pretrain=Pretrain(objective)))
+
+
+@pytest.mark.parametrize(
+    ("objective", "inside"),
+    [
+        (MaskedLanguage(), "bert.encoder.layer.0.intermediate.dense"),
+        (SimCSE(), "encoder.layer.0.intermediate.dense"),
+        (MAE(), "encoder.layers.0.mlp.fc1"),
+    ],
+    ids=["MaskedLanguage", "SimCSE", "MAE"],
+)
+def test_further_arguments(
+    texts: Recipe, pictures: Recipe, tmp_path: Path, objective: PretrainObjective, inside: str
+) -> None:
+    """`train.extra` holds in the stage, too: activations are computed again, to the same loss. But for what is of the run."""
+    recipe = pictures if isinstance(objective, PictureObjective) else texts
+    # The fast dropout, which draws other masks, goes without.
+    model = dataclasses.replace(recipe.model, fast_dropout=False)
+    recipe = dataclasses.replace(recipe, model=model, pretrain=Pretrain(objective, max_steps=1))
+    losses, passes = [], []
+    for extra in ({}, {"activation_checkpointing": True, "dataloader_num_workers": 1, "eval_delay": 9.0}):
+        made = stage_of(dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, extra=extra)))
+        trainer = trainer_of(made, tmp_path, first=False, saving=False)
+        layer = trainer.model.get_submodule(inside)
+        layer.register_forward_pre_hook(lambda module, given: passes.append(torch.is_grad_enabled()))
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    # Of the steps, not of the held-out rows.
+    assert sum(passes) == 3 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert trainer.args.dataloader_num_workers == 1 and trainer.args.eval_delay == 0
+    wrong = dataclasses.replace(
+        recipe, train=dataclasses.replace(recipe.train, extra={"activation_chekpointing": True})
+    )
+    with pytest.raises(InputError, match="activation_chekpointing"):
+        stage_of(wrong)
+
+
+def test_a_row_alone_has_none_to_be_told_from(texts: Recipe, pictures: Recipe) -> None:
+    """However it comes that forward passes have one row: they would train nothing."""
+    for recipe, objective, batching in (
+        (texts, SimCSE(), Batching(rows_per_step=1)),
+        (texts, SimCSE(), Batching(token_budget=4)),
+        (pictures, SimCLR(), Batching(rows_per_step=1)),
+    ):
+        alone = dataclasses.replace(recipe, batching=batching, pretrain=Pretrain(objective))
+        with pytest.raises(
+            InputError, match=r"tells a row from the others of its forward pass, and here that has one row"
+        ):
+            stage_of(alone)
 
 
 OF_TWO = """

@@ -133,6 +133,8 @@ class MaskedAutoencoder(PreTrainedModel):
             )
         # What `post_init` would gather, without its initialising of weights.
         self.all_tied_weights_keys = {}
+        # The encoder's; the decoder is small.
+        self.supports_gradient_checkpointing = body.supports_gradient_checkpointing
         self.train(body.training)
 
     def _show(self, _: nn.Module, __: tuple[torch.Tensor, ...], embeddings_BTD: torch.Tensor) -> torch.Tensor:

@@ -90,7 +90,7 @@ LEARNING_RATE: dict[type, float] = {MaskedLanguage: 5e-5, SimCSE: 3e-5, SimMIM: 
 @dataclass(frozen=True)
 class Pretrain:
     """More pretraining of the checkpoint on rows without labels, before all else. With AdamW, a linear schedule, and the
-    batches, seed and number format of the run."""
+    batches, seed, number format and `train.extra` of the run."""
 
     objective: Annotated[PretrainObjective | None, tyro.conf.AvoidSubcommands] = None
     """What is learned: MaskedLanguage or SimCSE of texts; SimMIM, MAE or SimCLR of pictures. None: the checkpoint is fine-tuned
