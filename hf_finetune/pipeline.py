@@ -367,12 +367,13 @@ def _train(
     seconds["cache_s"] = rows.build_s
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
     seconds["train_loop_s"] = trainer.loop_seconds
-    if answers is not None and answers.live is not None:
-        # As a part of train_s: it is asked from epoch to epoch.
-        seconds["teacher_s"] += answers.live.seconds
-    if insides is not None and saving:
-        # A rehearsal has them in its steps.
-        seconds["teacher_s"] += insides.clock.seconds
+    # What the teacher is asked meanwhile is its time and not the student's; of its inside, a rehearsal counts that as steps.
+    asked_s = answers.live.seconds if answers is not None and answers.live is not None else 0.0
+    asked_s += insides.clock.seconds if insides is not None and saving else 0.0
+    if asked_s:
+        seconds["teacher_s"] += asked_s
+        seconds["train_s"] -= asked_s
+        seconds["train_loop_s"] -= asked_s
     return trainer, seconds, {"cache": rows.report, "truncated_share": truncated, "answers": answers}
 
 

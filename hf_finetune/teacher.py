@@ -39,7 +39,7 @@ from hf_finetune.models.inner_states import Embedder
 from hf_finetune.models.pooled import PooledClassifier
 from hf_finetune.models.pooling import PoolingKind, width_of
 from hf_finetune.training.distillation import Clock
-from hf_finetune.training.precision import default_device, has_native_bf16
+from hf_finetune.training.precision import default_device, exact_float32, has_native_bf16
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -135,8 +135,9 @@ def forget() -> None:
 @contextmanager
 def asking(clock: Clock) -> Iterator[None]:
     """Around what is asked of a teacher in the midst of a training: one process asks, and the others find what it leaves. A loader
-    of rows draws from torch's random numbers, on which dropout goes on as if nobody had asked."""
-    with clock, PartialState().main_process_first(), torch.random.fork_rng(devices=[]):
+    of rows draws from torch's random numbers, on which dropout goes on as if nobody had asked; and the answers are float32's,
+    whatever the student trains in."""
+    with clock, PartialState().main_process_first(), torch.random.fork_rng(devices=[]), exact_float32():
         yield
 
 
