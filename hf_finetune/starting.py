@@ -133,7 +133,9 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
     return broadcast_object_list(decided)[0]
 
 
-def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows) -> dict[str, Any]:
+def warm_start_head(
+    prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows
+) -> dict[str, Any] | None:
     """Fit the classification layer on the untrained network's features of the rows with a label, see `training.warm_start`;
     of a DeiT with two heads both, each to the labels: they are what the teacher says of most rows.
 
@@ -141,7 +143,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
         rows: the same training rows, as activations of the frozen layers where these are cached.
 
     Returns:
-        What result.json says of it, see `begin_with`.
+        What result.json says of it, see `begin_with`; None where no such layer can be fitted.
     """
     recipe, inputs = prepared.recipe, prepared.inputs
     labels_N = np.asarray(train_rows["label"][:])
@@ -173,16 +175,21 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
     heads = [head for key in keys if (head := head_store.read(key)) is not None]
     found = "as an earlier run on this machine fitted it to the same rows"
     if len(heads) < len(layers):
-        with prepared.shortcuts.without_gradients.taken(model):
-            features = warm_start.head_features(
-                model,
-                layers,
-                Rows(rows.train.select(chosen), columns_of(rows.inputs, labels=False)),
-                rows.inputs.collate,
-                batch_size=batch_size,
-                autocast=prepared.autocast,
-                progress="fit the head",
-            )
+        try:
+            with prepared.shortcuts.without_gradients.taken(model):
+                features = warm_start.head_features(
+                    model,
+                    layers,
+                    Rows(rows.train.select(chosen), columns_of(rows.inputs, labels=False)),
+                    rows.inputs.collate,
+                    batch_size=batch_size,
+                    autocast=prepared.autocast,
+                    progress="fit the head",
+                )
+        except warm_start.NotOfRows:
+            kind = model.config.model_type
+            logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
+            return None
         heads = [
             warm_start.fit_head(
                 features_ND,

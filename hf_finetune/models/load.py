@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -37,6 +38,9 @@ from hf_finetune.models.surgery import SurgeryStep, operate, planned
 log = logging.getLogger("hf_finetune")
 
 Task = Literal["text-classification", "image-classification"]
+
+# What tells the random numbers of surgery from those of the model, both of the run's seed.
+SURGERY = 1
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def load_classifier(
         attn_implementation: None: eager where there is no accelerator, the library's choice where there is.
         from_config: leave the checkpoint's weights alone and start all of them at random, as pretraining did, in a network
             of its family with these fields of the config set otherwise, see `from_config.resized`.
-        surgery: operations on the loaded model, see `models.surgery`; what they draw comes from `seed`, too.
+        surgery: operations on the loaded model, see `models.surgery`; what they draw follows from `seed`, too.
         distilled: of deit, the class that has a head on the distillation token as well, see `heads.classification_layers`.
         keep_head: False: replace a head for the same classes as well, since pretraining hands over the encoder alone.
 
@@ -137,6 +141,8 @@ def load_classifier(
     _check_family(checkpoint, config, task)
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: i for i, name in enumerate(labels)}
+    # Follows from the names, but PVT's is a field of its own.
+    config.num_labels = len(labels)
     config.problem_type = "single_label_classification"
     if not config.to_dict().get("auto_map"):
         # Whatever a checkpoint names: the first class of a family is the plain one, and DeiT's other one is for students.
@@ -157,7 +163,8 @@ def load_classifier(
         fresh = tuple(head_modules(model))
         notes.append(f"{local.name}: none of its weights is used, all start at random from seed {seed}")
     if surgery:
-        with seeded(seed), quiet():
+        # Not from `seed` itself: a checkpoint may have been made from it, and layers begun anew would be what they were.
+        with seeded(int(np.random.SeedSequence([seed, SURGERY]).generate_state(1)[0])), quiet():
             model = operate(model, surgery)
         fresh = tuple(name for name, _ in model.named_modules() if name in fresh)
         notes.append(f"{local.name}: after surgery: {', '.join(map(spelled, surgery))}")

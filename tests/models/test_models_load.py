@@ -12,6 +12,7 @@ from tiny import IMAGE_FAMILIES, TEXT_FAMILIES, WORDS, tiny_image_checkpoint, ti
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForImageClassification,
     AutoTokenizer,
     BitImageProcessor,
     ConvNextImageProcessor,
@@ -27,6 +28,8 @@ from transformers import (
 from hf_finetune.errors import InputError
 from hf_finetune.models import load, processors
 from hf_finetune.models.freeze import freeze_batch_norm
+from hf_finetune.models.heads import classification_layer
+from hf_finetune.models.layer_surgery import ReinitTopLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
 
@@ -205,6 +208,23 @@ def test_distilled_deit_becomes_the_plain_class(tmp_path: Path):
     loaded = load_classifier(tmp_path, **IMAGE)
     assert type(loaded.model).__name__ == "DeiTForImageClassification"
     assert loaded.fresh == ("classifier",)
+
+
+def test_a_family_whose_number_of_classes_is_a_field_of_its_own(tmp_path: Path):
+    config = AutoConfig.for_model(
+        "pvt", hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1] * 4, image_size=32, mlp_ratios=[1] * 4
+    )
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    loaded = load_classifier(tmp_path, **IMAGE)
+    assert classification_layer(loaded.model).out_features == len(IMAGE["labels"]) == loaded.model.config.num_labels
+
+
+def test_layers_begun_anew_are_other_ones_even_from_the_checkpoints_own_seed(tmp_path: Path):
+    folder = tiny_text_checkpoint(tmp_path, "bert")
+    before = load_classifier(folder, **TEXT).model.bert.encoder.layer[-1].output.dense.weight
+    for seed in range(3):
+        loaded = load_classifier(folder, **TEXT, seed=seed, surgery=(ReinitTopLayers(1),))
+        assert (loaded.model.bert.encoder.layer[-1].output.dense.weight - before).abs().min() > 0
 
 
 # --- dropout and attention
