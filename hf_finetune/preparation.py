@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune import digests, teacher, teacher_states
+from hf_finetune import digests, teacher, teacher_fit
 from hf_finetune.answers.given import Given
 from hf_finetune.answers.pipelines import Pipeline
 from hf_finetune.apply import quiet_libraries
@@ -312,7 +312,7 @@ def check_insides(prepared: Prepared) -> None:
                 f"objective.kinds: expected kinds of the teacher's answers (SoftTargets) beside {one.name}, which is no network "
                 "to look into"
             )
-        teacher_states.check(one, prepared.kinds, prepared.inputs, prepared.model, splits.train)
+        teacher_fit.check(one, prepared.kinds, prepared.inputs, prepared.model, splits.train)
     if prepared.compares_rows and recipe.batching.token_budget is None and prepared.micro_batch[0] < 2:
         raise InputError(
             "objective.kinds: expected no RelationalKD and Contrastive here: a forward pass has one row, and no other to compare "
