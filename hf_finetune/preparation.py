@@ -24,6 +24,7 @@ from hf_finetune.data.load import Splits, load
 from hf_finetune.data.text_sentences import MixHalves
 from hf_finetune.data.unlabelled import Unlabelled, gather
 from hf_finetune.errors import InputError
+from hf_finetune.hub.contents import ALONE_AFTER_A_RUN
 from hf_finetune.loading import has_own_head, load_model, with_own_head
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.adapter_fit import check_added_layers, virtual_tokens
@@ -119,6 +120,12 @@ def prepare(recipe: Recipe) -> Prepared:
     weights = checkpoint.commit or digests.of_files(*(checkpoint.weights or (checkpoint.folder / "config.json",)))
     before = finished_run(checkpoint.folder) or {}
     changed = _changed_by(recipe, checkpoint, loaded.model)
+    if before and isinstance(as_trained, PeftModel) and not recipe.model.base_model:
+        # Under an adapter lies what that run left, and not the checkpoint that it began from.
+        if adapters.mergeable(as_trained):
+            changed = changed or "the run before it"
+        elif recipe.hub.repo_id is not None:
+            raise InputError(f"hub.repo_id: {ALONE_AFTER_A_RUN.format(before['name'])}")
     prepared = Prepared(
         recipe=recipe,
         splits=splits,
