@@ -140,7 +140,7 @@ def prepare(recipe: Recipe) -> Prepared:
             *splits.notes,
             *loaded.notes,
             *found.notes,
-            *teacher.matched_by_name(teachers),
+            *teacher.notes_on(teachers, recipe.objective.teacher_precision if teachers else "float32"),
             *without_effect(recipe),
             *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and changed else ()),
         ),

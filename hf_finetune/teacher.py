@@ -127,6 +127,18 @@ def matched_by_name(teachers: Sequence[AnyTeacher]) -> tuple[str, ...]:
     )
 
 
+def notes_on(teachers: Sequence[AnyTeacher], precision: Precision) -> tuple[str, ...]:
+    """What the user of these teachers should know, see also `matched_by_name`.
+
+    Args:
+        precision: that is asked for, of a classifier.
+    """
+    given = [note for one in teachers if isinstance(one, Given) for note in one.notes]
+    if precision != "float32" and teachers and not any(isinstance(one, Teacher) for one in teachers):
+        given.append(f"objective.teacher_precision has no effect here: {teachers[0].name} is no network that computes")
+    return (*matched_by_name(teachers), *given)
+
+
 def forget() -> None:
     """Give back the teachers' memory."""
     load_teacher.cache_clear()
@@ -269,9 +281,14 @@ def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: f
         given = {name: teacher.of(rows, name) for name, rows in splits.items()}
         of_training = given.pop("train", None)
         return Answers((teacher.name,), teacher.weights, given, reused=True, training=of_training)
-    pairs = isinstance(teacher, Teacher) and teacher.classifier.pairs
-    if pairs and "text_pair" not in splits["validation"].column_names:
-        logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
+    if isinstance(teacher, Teacher) and teacher.classifier.kind == "text":
+        pairs = "text_pair" in splits["validation"].column_names
+        if teacher.classifier.pairs and not pairs:
+            logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
+        if pairs and not teacher.classifier.pairs:
+            logger.warning(
+                "%s: these are pairs of texts, and nothing says that the teacher was trained on such", teacher.name
+            )
     wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
     found = {
         name: _of_texts(teacher, rows, name, budget_gb)

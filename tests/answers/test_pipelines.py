@@ -7,6 +7,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.tree import DecisionTreeClassifier
 from small_runs import text_rows
 from tiny import tiny_tokenizer
 
@@ -18,6 +19,7 @@ from hf_finetune.errors import InputError
 
 skops = pytest.importorskip("skops.io")
 ROWS = text_rows(40)
+WORDS = ROWS["text"][:], ROWS["label"][:]
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +70,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ),
         (str(tmp_path / "broken.skops"), r"broken.skops: not a fitted classifier as skops.io.dump writes it"),
         (stored(tmp_path / "words.skops", CountVectorizer()), r"not a fitted classifier .*classes_"),
-        (stored(tmp_path / "stranger.skops", Stranger()), r"holds .*Stranger, which could run code and is not loaded"),
+        (
+            stored(tmp_path / "stranger.skops", Stranger()),
+            r"holds .*Stranger, which could run code .* and is not loaded",
+        ),
+        (
+            stored(tmp_path / "tree.skops", make_pipeline(CountVectorizer(), DecisionTreeClassifier()).fit(*WORDS)),
+            r"holds sklearn.tree._tree.Tree, .*expected a vectorizer and a linear model .*columns text and p:NAME",
+        ),
         (stored(tmp_path / "other.skops", fitted(("poor", "good"))), r"which lacks 'fine' and has 'good' besides"),
     ):
         with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
