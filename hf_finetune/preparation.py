@@ -46,6 +46,7 @@ from hf_finetune.recipe import Distill, Recipe, TextData
 from hf_finetune.rewording.cached import check_checkpoints
 from hf_finetune.run_folder import finished_run
 from hf_finetune.training import precision
+from hf_finetune.training.distillation_choices import MatchLogits
 from hf_finetune.training.mixout import pretrained_layers
 from hf_finetune.training.pretraining_choices import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 from hf_finetune.training.soft_labels import why_not_by_embeddings
@@ -223,9 +224,10 @@ def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.AnyTeacher, ...
         InputError: see `teacher.load_teacher`.
     """
     match recipe.objective:
-        case Distill(teachers=names, teacher_precision=precision):
+        case Distill(teachers=names, teacher_precision=precision, kinds=kinds):
             kind = "text" if isinstance(recipe.data, TextData) else "image"
             how = {"trust_remote_code": recipe.model.trust_remote_code, "precision": precision}
+            how["whole"] = any(isinstance(one, MatchLogits) for one in kinds)
             return tuple(teacher.load_teacher(name, splits.labels, kind, **how) for name in names)
         case _:
             return ()

@@ -59,6 +59,8 @@ class Teacher:
     """Which of its logits is that of each of the data's classes."""
     precision: Precision = "float32"
     """In which it is asked about rows; bf16: the class that it answers is float32's, see `evaluation.half`."""
+    whole: bool = False
+    """Whether all its logits are kept, however many, see `answers.kept`."""
 
     @cached_property
     def weights(self) -> str:
@@ -80,6 +82,7 @@ def load_teacher(
     *,
     trust_remote_code: bool,
     precision: Precision = "float32",
+    whole: bool = False,
 ) -> AnyTeacher:
     """A teacher for data of these classes; once per process, until `forget`.
 
@@ -89,6 +92,7 @@ def load_teacher(
         labels: names of the data's classes. The teacher's may have another order.
         kind: what the data are.
         precision: of a classifier, see `Teacher`.
+        whole: see `Teacher`.
 
     Raises:
         InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart; bf16 on a device
@@ -101,7 +105,7 @@ def load_teacher(
             raise InputError(
                 f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads texts"
             )
-        return read_pipeline(checkpoint, labels)
+        return replace(read_pipeline(checkpoint, labels), whole=whole)
     if precision == "bf16" and not has_native_bf16(default_device()):
         raise InputError(
             f"objective.teacher_precision: expected float32 on this {default_device().type}, which does not multiply bf16 "
@@ -115,7 +119,7 @@ def load_teacher(
         raise InputError(
             f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads {classifier.kind}s"
         )
-    return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint), precision)
+    return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint), precision, whole)
 
 
 def matched_by_name(teachers: Sequence[AnyTeacher]) -> tuple[str, ...]:
@@ -397,7 +401,7 @@ def _asked(
         len(rows),
         answer,
         numbers=numbers,
-        likeliest=pooling is None,
+        likeliest=pooling is None and not teacher.whole,
         size=size,
         budget_gb=budget_gb,
         name=split,
@@ -414,6 +418,7 @@ def _of_texts(teacher: Pipeline, rows: Dataset, split: str, budget_gb: float) ->
         len(texts),
         lambda numbers: teacher.logits([texts[i] for i in numbers]),
         numbers=teacher.classes,
+        likeliest=not teacher.whole,
         size=PART_ROWS["text"],
         budget_gb=budget_gb,
         name=split,

@@ -1,9 +1,11 @@
-"""Teachers as others left them: without a limit, without a tokenizer's config, for pairs, with a precision that files lack."""
+"""Teachers as others left them: without a limit, without a tokenizer's config, for pairs, with a precision that files lack; and
+what of many classes is kept."""
 
 import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,10 +14,13 @@ from small_runs import small_recipe, text_rows
 from tiny import tiny_text_checkpoint
 
 from hf_finetune import teacher
+from hf_finetune.answers import kept
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.load import load_classifier
-from hf_finetune.preparation import prepare
+from hf_finetune.preparation import load_splits, prepare, teachers_of
 from hf_finetune.recipe import Distill
+from hf_finetune.training.distillation_choices import MatchLogits, SoftTargets
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +89,22 @@ def test_what_is_noted_and_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | names))
     with pytest.raises(InputError, match=r"another name for each class, got .*roberta, which has 'bad' more than once"):
         load(folder)
+
+
+def test_all_logits_where_each_is_matched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two classes as if they were many: soft targets have the likeliest, in logarithms, the squares have the logits."""
+    recipe, rows = small_recipe(tmp_path), text_rows(20)
+    few = teacher.ask((load(folder),), {"validation": rows}, budget_gb=1.0).logits["validation"]
+    monkeypatch.setattr(kept, "MANY", 1)
+    monkeypatch.setattr(kept, "TOP", 1)
+    found = {}
+    for kind in (SoftTargets(), MatchLogits()):
+        teacher.forget()
+        taught = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
+        teachers = teachers_of(taught, load_splits(taught))
+        both = [teacher.ask(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
+        assert [one.reused for one in both] == [False, True]
+        found[type(kind)] = both[1].logits["validation"]
+    assert np.array_equal(found[MatchLogits], few)
+    assert np.abs(found[SoftTargets] - few).max() > 0.1
+    assert np.allclose(softmax(found[SoftTargets]), softmax(few), atol=5e-4)

@@ -39,6 +39,8 @@ class Pipeline:
     """How many it tells apart."""
     columns_C: tuple[int, ...]
     """Which of its classes is each of the data's."""
+    whole: bool = False
+    """Whether the logarithms of all of them are kept, however many, see `answers.kept`."""
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """Logarithms of the probabilities of all its classes in its own order, shape (N, classes), float32.

@@ -12,6 +12,7 @@ from small_runs import text_rows
 from tiny import tiny_tokenizer
 
 from hf_finetune import teacher
+from hf_finetune.answers import kept
 from hf_finetune.answers.pipelines import read_pipeline
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.views import Augmentation, Views, population_of
@@ -40,7 +41,7 @@ def stored(path: Path, model: object) -> str:
     return str(path)
 
 
-def test_its_probabilities_teach(tmp_path: Path) -> None:
+def test_its_probabilities_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of kept rows and of views, in the order of the data's classes, which is not the alphabet's; found again."""
     model = fitted()
     name = stored(tmp_path / "words.skops", model)
@@ -54,6 +55,13 @@ def test_its_probabilities_teach(tmp_path: Path) -> None:
     views = Views(ROWS, TextInputs(tiny_tokenizer(), 8), Augmentation((), 0, population_of(ROWS, ("poor", "fine"))))
     assert np.array_equal(live(views)[np.arange(40)], first.logits["validation"])
     assert not teacher.ask((loaded,), {"validation": text_rows(40, seed=1)}, budget_gb=1.0).reused
+    # As if two classes were many.
+    monkeypatch.setattr(kept, "MANY", 1)
+    monkeypatch.setattr(kept, "TOP", 1)
+    for whole in (True, False):
+        matched = teacher.load_teacher(name, ("poor", "fine"), "text", trust_remote_code=False, whole=whole)
+        logits = teacher.ask((matched,), {"validation": ROWS}, budget_gb=1.0).logits["validation"]
+        assert np.array_equal(logits, first.logits["validation"]) == whole
 
 
 class Stranger(LogisticRegression):
