@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 from hf_finetune.codec import spelled
 from hf_finetune.errors import InputError
 from hf_finetune.models.from_config import check_buildable, resized
-from hf_finetune.models.heads import classification_layers, encoder, head_modules
+from hf_finetune.models.heads import classification_layers, encoder, head_modules, reorder
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint, one_line
 from hf_finetune.models.surgery import SurgeryStep, operate, planned
 
@@ -115,8 +115,8 @@ def load_classifier(
     """Load a checkpoint as a single-label classifier with float32 weights, whatever format they are stored in.
 
     What the checkpoint lacks (the head, and BERT's pooler in some) starts at random from `seed`: two processes get the
-    same weights, and torch's global generator is left as it was. A head for the same class names in the same order is
-    kept; one for others is replaced, whatever its size.
+    same weights, and torch's global generator is left as it was. A head for the same class names is kept, its rows in the
+    order of `labels`; one for others is replaced, whatever its size.
 
     Args:
         labels: class names, the index is the label id.
@@ -325,9 +325,14 @@ def _fresh_modules(
     if mismatched:
         notes.append(replaced)
     elif all(name.startswith(prefix) for name in fresh):
-        same = classes == list(model.config.id2label.values())
+        wanted = list(model.config.id2label.values())
+        same = len(set(classes)) == len(classes) and sorted(classes) == sorted(wanted)
         if same and keep_head:
-            notes.append(f"{local.name}: it has a head for these {len(classes)} classes")
+            kept = f"{local.name}: it has a head for these {len(classes)} classes"
+            if classes != wanted:
+                reorder(classification_layers(model), [classes.index(name) for name in wanted])
+                kept += ", in another order than the data's; they are matched by name"
+            notes.append(kept)
         else:
             # As many classes, but others: their weights must not decide about ours.
             layers = classification_layers(model)

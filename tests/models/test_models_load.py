@@ -125,12 +125,28 @@ def test_the_seed_decides_the_head_and_nothing_else(family: str, classifier):
     assert different and all(k.startswith("classifier") for k in different)
 
 
-@pytest.mark.parametrize("labels", [["y", "x"], ["spam", "ham"]])
+def test_a_head_in_another_order_answers_by_name(classifier, inputs, tmp_path: Path):
+    """Three classes turned round, so that no swap undoes itself."""
+    old = classifier("roberta", labels=["x", "y", "z"]).model
+    with torch.no_grad():
+        old.classifier.out_proj.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    old.save_pretrained(tmp_path)
+    turned = load_classifier(tmp_path, task="text-classification", labels=["y", "z", "x"], seed=9)
+    assert turned.fresh == () and turned.model.config.id2label == {0: "y", 1: "z", 2: "x"}
+    assert any("a head for these 3 classes, in another order than the data's; they are" in n for n in turned.notes)
+    with torch.no_grad():
+        first, second = (model.eval()(**inputs("roberta")).logits for model in (old, turned.model))
+    assert torch.equal(second, first[:, [1, 2, 0]])
+    dropped = load_classifier(tmp_path, task="text-classification", labels=["y", "z", "x"], seed=9, keep_head=False)
+    assert dropped.fresh == ("classifier.out_proj",)
+
+
 @pytest.mark.parametrize(("family", "layer"), [("bert", "classifier"), ("roberta", "classifier.out_proj")])
-def test_head_for_other_classes_does_not_decide(family: str, layer: str, labels: list, classifier, tmp_path: Path):
-    """As many classes under other names, or in another order: whatever the old head answered would be wrong."""
+def test_head_for_other_classes_does_not_decide(family: str, layer: str, classifier, tmp_path: Path):
+    """As many classes under other names: whatever the old head answered would be wrong."""
     old = classifier(family, labels=["x", "y"]).model
     old.save_pretrained(tmp_path)
+    labels = ["spam", "ham"]
     first, second = (load_classifier(tmp_path, task="text-classification", labels=labels, seed=9) for _ in range(2))
     assert first.fresh == (layer,) and any("replaced" in n for n in first.notes)
     weight = first.model.get_parameter(f"{layer}.weight")
