@@ -305,8 +305,9 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
     """Write model/ (merged when adapters were trained) and adapter/, each whole or not at all.
 
     A head that no stock class has is folded into one; where it cannot be, encoder/ and head.safetensors stand in the place
-    of model/. With such a head there is no adapter/, whose head would fit no stock class. After surgery, pretraining or a
-    change of the stock pooling there is none either: it would need the checkpoint as these left it, which the Hub has nowhere.
+    of model/. With such a head there is no adapter/, whose head would fit no stock class. After surgery, pretraining,
+    another run or a change of the stock pooling there is none either: it would need the checkpoint as these left it, which
+    the Hub has nowhere.
     """
     artefacts, whole = [], model
     pooled = isinstance(_without_adapter(model), PooledClassifier)

@@ -326,7 +326,7 @@ def _fresh_modules(
         notes.append(replaced)
     elif all(name.startswith(prefix) for name in fresh):
         wanted = list(model.config.id2label.values())
-        same = len(set(classes)) == len(classes) and sorted(classes) == sorted(wanted)
+        same = classes == wanted or (len(set(classes)) == len(classes) and sorted(classes) == sorted(wanted))
         if same and keep_head:
             kept = f"{local.name}: it has a head for these {len(classes)} classes"
             if classes != wanted:
