@@ -39,7 +39,7 @@ from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.fused_layers import fused_layers
 from hf_finetune.models.head_file import load_pooled
 from hf_finetune.models.load import Task, load_classifier
-from hf_finetune.models.processors import load_image_processor, load_tokenizer
+from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
 from hf_finetune.models.safety import LocalCheckpoint, adapter_alone, inspect_checkpoint
 from hf_finetune.tables import check_output, table_writer
 from hf_finetune.training.precision import default_device, has_native_bf16
@@ -54,6 +54,8 @@ PART_ROWS = {"text": 8192, "image": 512}
 TOKENS = 2048
 # With fewer rows, comparing the two formats costs what bfloat16 gains.
 FEWEST_ROWS = 256
+# Where neither its tokenizer nor its config says how many tokens a classifier reads; and a stored limit above is none.
+UNKNOWN_LENGTH, MOST_STORED = 512, 100_000
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,7 @@ def _classifier(
     """The model with its tokenizer or image processor."""
     inputs: Inputs
     if task == "text-classification":
-        stored = json.loads((local.folder / "tokenizer_config.json").read_text(encoding="utf-8")).get(
-            "model_max_length"
-        )
-        # A tokenizer that was saved without a limit says 1e30.
-        max_length = stored if isinstance(stored, int) and stored <= 8192 else 128
+        max_length = _max_length(model, local)
         tokenizer = load_tokenizer(
             str(local.folder), max_length=max_length, trust_remote_code=trust_remote_code, sample=[]
         )
@@ -157,6 +155,22 @@ def _classifier(
     # What its head does not read need not be computed.
     first_token_alone(model)
     return Classifier(model.to(default_device()).eval(), inputs, labels, bool(local.config.get("trained_on_pairs")))
+
+
+def _max_length(model: PreTrainedModel, local: LocalCheckpoint) -> int:
+    """Tokens at which a classifier's texts are cut off: as its tokenizer stores, and no more than it can read."""
+    path = local.folder / "tokenizer_config.json"
+    stored = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
+    made_for = positions_of(model) or local.config.get("max_position_embeddings")
+    # A tokenizer that was saved without a limit says 1e30.
+    if isinstance(stored, int) and stored <= (made_for or MOST_STORED):
+        return stored
+    length = made_for or UNKNOWN_LENGTH
+    why = f"stores a limit of {stored}" if isinstance(stored, int) and stored <= MOST_STORED else "stores no limit"
+    logger.info(
+        "%s: its tokenizer %s; texts are cut off at %d tokens, as the model is made for", local.name, why, length
+    )
+    return length
 
 
 class Scorer:

@@ -26,6 +26,30 @@ ADAPTERS = (
 """PEFT types that a field can hold a config of; which of them fits a family is told by `models.adapter_fit`."""
 
 
+def yaml_value(text: str) -> Any:
+    """What a piece of YAML says, in plain values.
+
+    Raises:
+        ValueError: it is no YAML, or a mapping has a key twice.
+    """
+    import yaml
+
+    class EachKeyOnce(yaml.SafeLoader):
+        """Of two equal keys YAML would take the last and say nothing."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            for i, key in enumerate(keys):
+                if key.value in [earlier.value for earlier in keys[:i]]:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, EachKeyOnce)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def to_plain(value: Any) -> Any:
     """Return `value` as dicts, lists, numbers, strings and None.
 

@@ -23,7 +23,7 @@ from hf_finetune.data.compose import by_model, phased
 from hf_finetune.data.mix import Mixing
 from hf_finetune.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.errors import InputError
-from hf_finetune.jobs import parse, yaml_value
+from hf_finetune.jobs import parse
 from hf_finetune.recipe import ImageData, Model, Recipe, TextData
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def _fields(asked: str, flag: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{flag}: cannot be read ({error})") from None
     try:
-        value = yaml_value(text)
+        value = codec.yaml_value(text)
     except ValueError as error:
         raise InputError(f"{flag}: {error}") from None
     if isinstance(value, dict) and "type" not in value:

@@ -256,7 +256,7 @@ def _pretrain(
         "difference": {**difference.to_dict(), "verdict": verdict(difference)},
         "steps": without["steps"],
         # Of the optimiser steps alone: without pretraining, and of both stages.
-        "loop_s": without["time"]["train_loop_s"],
+        "loop_s": without["time"]["all_steps_s"],
         "loop_s_with": round(sum(stages.values()), 2),
     }
     return {**report, "without": found}
@@ -309,8 +309,9 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
     """Write model/ (merged when adapters were trained) and adapter/, each whole or not at all.
 
     A head that no stock class has is folded into one; where it cannot be, encoder/ and head.safetensors stand in the place
-    of model/. With such a head there is no adapter/, whose head would fit no stock class. After surgery, pretraining or a
-    change of the stock pooling there is none either: it would need the checkpoint as these left it, which the Hub has nowhere.
+    of model/. With such a head there is no adapter/, whose head would fit no stock class. After surgery, pretraining,
+    another run or a change of the stock pooling there is none either: it would need the checkpoint as these left it, which
+    the Hub has nowhere.
     """
     artefacts, whole = [], model
     pooled = isinstance(_without_adapter(model), PooledClassifier)

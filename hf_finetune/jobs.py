@@ -194,7 +194,7 @@ def train_job(arguments: Sequence[str], prog: str, kind: type[Train] = TrainJob)
     pictures = ImageData(path=""), Model(checkpoint=IMAGE_CHECKPOINT)
 
     def parsed(data: TextData | ImageData, model: Model) -> Train:
-        recipe = _with_teacher(codec.merge(Recipe(name="", data=data, model=model), fields), arguments)
+        recipe = _merged(Recipe(name="", data=data, model=model), fields, arguments)
         recipe, rest = _operations(recipe, arguments)
         return _parse(kind, kind(recipe, source=tyro.MISSING), rest, prog)
 
@@ -249,7 +249,7 @@ def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str)
         InputError: for a flag or a field that there is not, or a value of another type.
     """
     if default is not None:
-        recipe = _with_teacher(codec.merge(default.recipe, _yaml_fields(arguments)), arguments)
+        recipe = _merged(default.recipe, _yaml_fields(arguments), arguments)
         recipe, arguments = _operations(recipe, arguments)
         default = dataclasses.replace(default, recipe=recipe)
     return _parse(kind, default, arguments, prog)
@@ -314,7 +314,7 @@ def _yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:
         return {}
     path = Path(file)
     try:
-        fields = yaml_value(path.read_text(encoding="utf-8"))
+        fields = codec.yaml_value(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -324,47 +324,43 @@ def _yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:
     return fields or {}
 
 
-def yaml_value(text: str) -> Any:
-    """What a piece of YAML says, in plain values.
+def _merged(recipe: Recipe, fields: dict[str, Any], arguments: Sequence[str]) -> Recipe:
+    """The recipe with the fields of a file, which may be a student's where a flag names its teacher.
 
     Raises:
-        ValueError: it is no YAML, or a mapping has a key twice.
+        InputError: see `codec.merge`; or a flag that is of a student's objective alone, without a teacher.
     """
-    import yaml
-
-    class EachKeyOnce(yaml.SafeLoader):
-        """Of two equal keys YAML would take the last and say nothing."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            for i, key in enumerate(keys):
-                if key.value in [earlier.value for earlier in keys[:i]]:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, EachKeyOnce)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+    written = fields.get("objective")
+    written = {"type": written} if isinstance(written, str) else written
+    if isinstance(written, dict) and written.get("type") == "Distill":
+        # Written out, it begins anew.
+        teacher = _teacher(arguments)
+        fields = fields | {"objective": written if teacher is None else {"teacher": teacher, **written}}
+    else:
+        recipe = _with_teacher(recipe, arguments)
+    # Again, for the file may say `type: Supervised`.
+    recipe = _with_teacher(codec.merge(recipe, fields), arguments)
+    if isinstance(recipe.objective, Distill) or _flag_value(arguments, "--objective") is not None:
+        return recipe
+    own = {f.name for f in dataclasses.fields(Distill)} - {f.name for f in dataclasses.fields(Supervised)}
+    for flag in (argument.partition("=")[0] for argument in arguments):
+        group, _, name = flag.partition(".")
+        if group == "--objective" and name.partition(".")[0].replace("-", "_") in own:
+            raise InputError(f"{flag}: this is asked of a student; name its teacher beside it, --teacher MODEL")
+    return recipe
 
 
 def _with_teacher(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
-    """A flag that names a teacher makes the objective one that has one; all that it said before stays.
-
-    Raises:
-        InputError: a flag that is of a student's objective alone, without a teacher.
-    """
-    teacher = _flag_value(arguments, "--teacher") or _flag_value(arguments, "--objective.teacher")
-    if isinstance(recipe.objective, Distill) or _flag_value(arguments, "--objective") is not None:
-        return recipe
-    if teacher is None:
-        own = {f.name for f in dataclasses.fields(Distill)} - {f.name for f in dataclasses.fields(Supervised)}
-        for flag in (argument.partition("=")[0] for argument in arguments):
-            group, _, name = flag.partition(".")
-            if group == "--objective" and name.partition(".")[0].replace("-", "_") in own:
-                raise InputError(f"{flag}: this is asked of a student; name its teacher beside it, --teacher MODEL")
+    """A flag that names a teacher makes the objective one that has one; all that it said before stays."""
+    teacher = _teacher(arguments)
+    if teacher is None or isinstance(recipe.objective, Distill):
         return recipe
     return dataclasses.replace(recipe, objective=Distill(teacher=teacher, **vars(recipe.objective)))
+
+
+def _teacher(arguments: Sequence[str]) -> str | None:
+    """The first one that a flag names."""
+    return _flag_value(arguments, "--teacher") or _flag_value(arguments, "--objective.teacher")
 
 
 def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
@@ -382,7 +378,7 @@ def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[
             rest.append(argument)
             continue
         try:
-            changes = yaml_value(value if given else next(left))
+            changes = codec.yaml_value(value if given else next(left))
         except StopIteration:
             such = "" if of_adapter else f", such as {fields[name][0]}"
             raise InputError(f"{flag}: expected a value{such}") from None
@@ -445,7 +441,7 @@ def views_of(job: ApplyJob) -> SeveralViews | None:
     if job.views is None:
         raise InputError(f"--augment {job.augment}: expected --views N beside it, how often each row is seen")
     try:
-        value = yaml_value(job.augment)
+        value = codec.yaml_value(job.augment)
     except ValueError as error:
         raise InputError(f"--augment: {error}") from None
     return SeveralViews(codec.checked(value, tuple[Augmentation, ...], "--augment"), job.views, job.seed)

@@ -126,7 +126,8 @@ def _small_pictures(recipe: Recipe, splits: Splits, model: nn.Module, side: int)
 
 def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
     """Whether a DeiT learns its teacher by the distillation token (arXiv:2012.12877): as a stock class holds it, so neither
-    with an adapter, which would be loaded onto the plain class, nor with a pooling or a head of the recipe's.
+    with an adapter, which would be loaded onto the plain class, nor with a pooling or a head of the recipe's; nor where it is
+    given its teacher's inside alone, of which that token's head would learn nothing.
 
     Raises:
         InputError: the class token's head would learn nothing.
@@ -134,7 +135,7 @@ def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
     config = checkpoint.config
     if not isinstance(recipe.objective, Distill) or config.get("model_type") != "deit" or config.get("auto_map"):
         return False
-    if recipe.adapts or has_own_head(recipe):
+    if recipe.adapts or has_own_head(recipe) or not recipe.objective.asks_answers:
         return False
     if not recipe.objective.asks_labels:
         raise InputError(

@@ -10,7 +10,6 @@ from hf_finetune.data.mix import Mixup
 from hf_finetune.models.layer_surgery import ReinitTopLayers
 from hf_finetune.recipe import Averaging, Distill, ImageData, Recipe, TextData
 from hf_finetune.training.distillation_choices import (
-    AnswerKind,
     DecoupledKD,
     DistillationKind,
     RepresentationKind,
@@ -102,10 +101,9 @@ def _check_distill(objective: Distill, recipe: Recipe, refuse: Refuse) -> None:
         _check_kind(kind, f"objective.kinds[{i}]", refuse)
     if min(ends_of(objective.labels_weight)) < 0:
         refuse("objective.labels_weight", objective.labels_weight, "0 or more")
-    counting = [kind for kind in objective.kinds if any(ends_of(kind.weight))]
-    if not counting:
+    if not any(any(ends_of(kind.weight)) for kind in objective.kinds):
         refuse("objective.kinds", objective.kinds, "one at least with a weight above 0; without a teacher, Supervised")
-    if not objective.asks_labels and not any(isinstance(kind, AnswerKind) for kind in counting):
+    if not objective.asks_labels and not objective.asks_answers:
         refuse(
             "objective.labels_weight",
             objective.labels_weight,
@@ -151,6 +149,8 @@ def _check_kind(kind: DistillationKind, where: str, refuse: Refuse) -> None:
 def _check_insides(objective: Distill, recipe: Recipe, refuse: Refuse) -> None:
     """What would give the student other tokens than its teacher, or take them where they cannot be compared."""
     names = ", ".join(type(kind).__name__ for kind in objective.kinds if isinstance(kind, RepresentationKind))
+    if recipe.trained == "head":
+        refuse("method", "head", f"another beside {names}: what they compare is of the encoder, which would not train")
     if len(objective.teachers) > 1:
         refuse("objective.teacher", objective.teacher, f"one beside {names}: several have no inside in common")
     if objective.r_drop:

@@ -9,8 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import Inputs, Rows, columns_of
 from hf_finetune.errors import GateError
 from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.training.precision import exact_float32
 
 TOLERANCE = 1e-4
 
@@ -157,14 +157,3 @@ def _plain_rows(rows: Dataset, folder: Path) -> list[dict[str, str]]:
         decode(image).save(path)
         plain.append({"image": str(path)})
     return plain
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Highest precision of float32 matrix products inside, the former setting after."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -380,13 +380,16 @@ def _train(
         rows.close()
     seconds["cache_s"] = rows.build_s
     seconds["train_s"] = time.perf_counter() - started + rows.build_s
-    seconds["train_loop_s"] = trainer.all_loop_seconds
-    if answers is not None and answers.live is not None:
-        # As a part of train_s: it is asked from epoch to epoch.
-        seconds["teacher_s"] += answers.live.seconds
-    if insides is not None and saving:
-        # A rehearsal has them in its steps.
-        seconds["teacher_s"] += insides.clock.seconds
+    seconds["train_loop_s"] = trainer.loop_seconds
+    # What the teacher is asked meanwhile is its time and not the student's; of its inside, a rehearsal counts that as steps.
+    asked_s = answers.live.seconds if answers is not None and answers.live is not None else 0.0
+    asked_s += insides.clock.seconds if insides is not None and saving else 0.0
+    if asked_s:
+        seconds["teacher_s"] += asked_s
+        seconds["train_s"] -= asked_s
+        seconds["train_loop_s"] -= asked_s
+    # Of the whole training: with the steps before a restart, and with its teacher.
+    seconds["all_steps_s"] = trainer.all_loop_seconds
     return trainer, seconds, {"cache": rows.report, "truncated_share": truncated, "answers": answers}
 
 

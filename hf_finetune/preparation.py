@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune import digests, teacher, teacher_states
+from hf_finetune import digests, teacher, teacher_fit
 from hf_finetune.answers.given import Given
 from hf_finetune.answers.pipelines import Pipeline
 from hf_finetune.apply import quiet_libraries
@@ -24,6 +24,7 @@ from hf_finetune.data.load import Splits, load
 from hf_finetune.data.text_sentences import MixHalves
 from hf_finetune.data.unlabelled import Unlabelled, gather
 from hf_finetune.errors import InputError
+from hf_finetune.hub.contents import ALONE_AFTER_A_RUN
 from hf_finetune.loading import has_own_head, load_model, with_own_head
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.adapter_fit import check_added_layers, virtual_tokens
@@ -45,6 +46,7 @@ from hf_finetune.recipe import Distill, Recipe, TextData
 from hf_finetune.rewording.cached import check_checkpoints
 from hf_finetune.run_folder import finished_run
 from hf_finetune.training import precision
+from hf_finetune.training.distillation_choices import MatchLogits
 from hf_finetune.training.mixout import pretrained_layers
 from hf_finetune.training.pretraining_choices import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 from hf_finetune.training.soft_labels import why_not_by_embeddings
@@ -119,6 +121,12 @@ def prepare(recipe: Recipe) -> Prepared:
     weights = checkpoint.commit or digests.of_files(*(checkpoint.weights or (checkpoint.folder / "config.json",)))
     before = finished_run(checkpoint.folder) or {}
     changed = _changed_by(recipe, checkpoint, loaded.model)
+    if before and isinstance(as_trained, PeftModel) and not recipe.model.base_model:
+        # Under an adapter lies what that run left, and not the checkpoint that it began from.
+        if adapters.mergeable(as_trained):
+            changed = changed or "the run before it"
+        elif recipe.hub.repo_id is not None:
+            raise InputError(f"hub.repo_id: {ALONE_AFTER_A_RUN.format(before['name'])}")
     prepared = Prepared(
         recipe=recipe,
         splits=splits,
@@ -133,7 +141,11 @@ def prepare(recipe: Recipe) -> Prepared:
             *splits.notes,
             *loaded.notes,
             *found.notes,
-            *teacher.matched_by_name(teachers),
+            *(
+                teacher.notes_on(teachers, taught.teacher_precision)
+                if isinstance(taught := recipe.objective, Distill)
+                else ()
+            ),
             *without_effect(recipe),
             *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and changed else ()),
         ),
@@ -216,9 +228,10 @@ def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.AnyTeacher, ...
         InputError: see `teacher.load_teacher`.
     """
     match recipe.objective:
-        case Distill(teachers=names, teacher_precision=precision):
+        case Distill(teachers=names, teacher_precision=precision, kinds=kinds):
             kind = "text" if isinstance(recipe.data, TextData) else "image"
             how = {"trust_remote_code": recipe.model.trust_remote_code, "precision": precision}
+            how["whole"] = any(isinstance(one, MatchLogits) for one in kinds)
             return tuple(teacher.load_teacher(name, splits.labels, kind, **how) for name in names)
         case _:
             return ()
@@ -312,7 +325,7 @@ def check_insides(prepared: Prepared) -> None:
                 f"objective.kinds: expected kinds of the teacher's answers (SoftTargets) beside {one.name}, which is no network "
                 "to look into"
             )
-        teacher_states.check(one, prepared.kinds, prepared.inputs, prepared.model, splits.train)
+        teacher_fit.check(one, prepared.kinds, prepared.inputs, prepared.model, splits.train)
     if prepared.compares_rows and recipe.batching.token_budget is None and prepared.micro_batch[0] < 2:
         raise InputError(
             "objective.kinds: expected no RelationalKD and Contrastive here: a forward pass has one row, and no other to compare "

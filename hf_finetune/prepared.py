@@ -252,12 +252,13 @@ class Prepared:
         """Peak learning rate of the run."""
         recipe = self.recipe
         plain_lora = recipe.method == "lora" and recipe.adapter is None and recipe.lora.variant == "plain"
+        is_text = isinstance(self.inputs, TextInputs)
         return recipe.train.learning_rate or default_learning_rate(
             recipe.trained,
             recipe.task,
             recipe.optim.optimizer,
             from_scratch=recipe.model.from_config is not None,
-            plain_lora_width=width_of(self.model.config) if plain_lora else None,
+            plain_lora_width=width_of(self.model.config) if plain_lora and is_text else None,
         )
 
     @property

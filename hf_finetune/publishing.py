@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from peft import PeftModel
 
 from hf_finetune import parity
 from hf_finetune.apply import Classifier, load_trained
 from hf_finetune.artefacts import HEAD_FILE, artefacts_in
+from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 
 
@@ -32,15 +33,17 @@ def publish(
     """
 
     def same_logits(pulled: Path) -> None:
-        held, sent = artefacts_in(folder), artefacts_in(pulled)
+        sent = artefacts_in(pulled)
+        said_by_its_user = named_base(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))) is not None
         local = load_trained(str(folder))
         rows = _probe_rows(local)
-        kind = next(iter(held))
+        kind = next(iter(artefacts_in(folder)))
         head = pulled / HEAD_FILE if kind == "encoder" else None
-        # What was pulled may name its checkpoint otherwise, by its Hub id: the adapter is what is compared.
-        base = local.model.get_base_model().name_or_path if isinstance(local.model, PeftModel) else None
+        artefacts = [] if kind == "adapter" else [parity.Artefact("pull", sent[kind], head=head)]
+        if kind == "adapter" or ("adapter" in sent and said_by_its_user):
+            artefacts.append(_adapter(folder, sent["adapter"], as_named=said_by_its_user))
         checked = parity.check_artefacts(
-            [parity.Artefact("pull", sent[kind], base=base, head=head)],
+            artefacts,
             rows=rows,
             expected_NC=parity.reference_logits(local.model, local.inputs, local.inputs.encode(rows)),
             labels=local.labels,
@@ -57,6 +60,19 @@ def publish(
         include_predictions=include_predictions,
         check=same_logits,
     )
+
+
+def _adapter(folder: Path, pulled: Path, *, as_named: bool) -> parity.Artefact:
+    """A pulled adapter on its checkpoint.
+
+    Args:
+        folder: of the run.
+        as_named: on the one that the pulled adapter names: somebody's word is to be seen to hold. False: on the run's own, for
+            the name is that of the same weights, or says where they lay here and loads nowhere.
+    """
+    sent, held = (json.loads((f / "adapter_config.json").read_text("utf-8")) for f in (pulled, folder / "adapter"))
+    base = (sent if as_named else held)["base_model_name_or_path"]
+    return parity.Artefact("pulled adapter", pulled, base=base, revision=sent.get("revision"))
 
 
 def _probe_rows(classifier: Classifier) -> Dataset:

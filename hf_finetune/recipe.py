@@ -14,7 +14,7 @@ import tyro
 from hf_finetune.data.mix import Mixing
 from hf_finetune.models.surgery import SurgeryStep
 from hf_finetune.recipe_data import ImageData, TextData, flag
-from hf_finetune.training.distillation_choices import DistillationKind, SoftTargets
+from hf_finetune.training.distillation_choices import AnswerKind, DistillationKind, SoftTargets
 from hf_finetune.training.loss_choices import ClassWeights, CrossEntropy, Loss
 from hf_finetune.training.optimizer_choices import AdamW, Optimizer
 from hf_finetune.training.pretraining_choices import Pretrain
@@ -141,6 +141,11 @@ class Distill(Supervised):
     def asks_labels(self) -> bool:
         """Whether the labels count at any time."""
         return any(ends_of(self.labels_weight))
+
+    @property
+    def asks_answers(self) -> bool:
+        """Whether what the teacher answers counts at any time, and not its inside alone."""
+        return any(any(ends_of(kind.weight)) for kind in self.kinds if isinstance(kind, AnswerKind))
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from hf_finetune.training.distillation import Insides
 from hf_finetune.training.elastic_net import ElasticNetSteps
 from hf_finetune.training.gradient_noise import NoisyGradients
 from hf_finetune.training.mixout import Mixout, pretrained_layers
+from hf_finetune.training.precision import exact_float32
 from hf_finetune.training.rank_schedule import RankSchedule, orthogonality
 from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, waiting
 from hf_finetune.training.warm_start import FittedHead
@@ -76,7 +77,7 @@ def ask_teacher(
     if test and splits.test is not None:
         asked["test"] = splits.test
     # The others find what the first one leaves.
-    with PartialState().main_process_first():
+    with PartialState().main_process_first(), exact_float32():
         live = prepared.changes_every_epoch
         answers = teacher.ask(teachers, asked, budget_gb=recipe.batching.cache_gb, live=live)
         insides = None
@@ -132,7 +133,9 @@ def choose_kernels(prepared: Prepared, model: nn.Module, train_rows: Dataset, st
     return broadcast_object_list(decided)[0]
 
 
-def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows) -> dict[str, Any]:
+def warm_start_head(
+    prepared: Prepared, model: nn.Module, train_rows: Dataset, rows: TrainingRows
+) -> dict[str, Any] | None:
     """Fit the classification layer on the untrained network's features of the rows with a label, see `training.warm_start`;
     of a DeiT with two heads both, each to the labels: they are what the teacher says of most rows.
 
@@ -140,7 +143,7 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
         rows: the same training rows, as activations of the frozen layers where these are cached.
 
     Returns:
-        What result.json says of it, see `begin_with`.
+        What result.json says of it, see `begin_with`; None where no such layer can be fitted.
     """
     recipe, inputs = prepared.recipe, prepared.inputs
     labels_N = np.asarray(train_rows["label"][:])
@@ -172,16 +175,21 @@ def warm_start_head(prepared: Prepared, model: nn.Module, train_rows: Dataset, r
     heads = [head for key in keys if (head := head_store.read(key)) is not None]
     found = "as an earlier run on this machine fitted it to the same rows"
     if len(heads) < len(layers):
-        with prepared.shortcuts.without_gradients.taken(model):
-            features = warm_start.head_features(
-                model,
-                layers,
-                Rows(rows.train.select(chosen), columns_of(rows.inputs, labels=False)),
-                rows.inputs.collate,
-                batch_size=batch_size,
-                autocast=prepared.autocast,
-                progress="fit the head",
-            )
+        try:
+            with prepared.shortcuts.without_gradients.taken(model):
+                features = warm_start.head_features(
+                    model,
+                    layers,
+                    Rows(rows.train.select(chosen), columns_of(rows.inputs, labels=False)),
+                    rows.inputs.collate,
+                    batch_size=batch_size,
+                    autocast=prepared.autocast,
+                    progress="fit the head",
+                )
+        except warm_start.NotOfRows:
+            kind = model.config.model_type
+            logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
+            return None
         heads = [
             warm_start.fit_head(
                 features_ND,

@@ -39,7 +39,7 @@ from hf_finetune.models.inner_states import Embedder
 from hf_finetune.models.pooled import PooledClassifier
 from hf_finetune.models.pooling import PoolingKind, width_of
 from hf_finetune.training.distillation import Clock
-from hf_finetune.training.precision import default_device, has_native_bf16
+from hf_finetune.training.precision import default_device, exact_float32, has_native_bf16
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -59,6 +59,8 @@ class Teacher:
     """Which of its logits is that of each of the data's classes."""
     precision: Precision = "float32"
     """In which it is asked about rows; bf16: the class that it answers is float32's, see `evaluation.half`."""
+    whole: bool = False
+    """Whether all its logits are kept, however many, see `answers.kept`."""
 
     @cached_property
     def weights(self) -> str:
@@ -80,6 +82,7 @@ def load_teacher(
     *,
     trust_remote_code: bool,
     precision: Precision = "float32",
+    whole: bool = False,
 ) -> AnyTeacher:
     """A teacher for data of these classes; once per process, until `forget`.
 
@@ -89,6 +92,7 @@ def load_teacher(
         labels: names of the data's classes. The teacher's may have another order.
         kind: what the data are.
         precision: of a classifier, see `Teacher`.
+        whole: see `Teacher`.
 
     Raises:
         InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart; bf16 on a device
@@ -101,7 +105,7 @@ def load_teacher(
             raise InputError(
                 f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads texts"
             )
-        return read_pipeline(checkpoint, labels)
+        return replace(read_pipeline(checkpoint, labels), whole=whole)
     if precision == "bf16" and not has_native_bf16(default_device()):
         raise InputError(
             f"objective.teacher_precision: expected float32 on this {default_device().type}, which does not multiply bf16 "
@@ -115,7 +119,7 @@ def load_teacher(
         raise InputError(
             f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads {classifier.kind}s"
         )
-    return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint), precision)
+    return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint), precision, whole)
 
 
 def matched_by_name(teachers: Sequence[AnyTeacher]) -> tuple[str, ...]:
@@ -127,6 +131,18 @@ def matched_by_name(teachers: Sequence[AnyTeacher]) -> tuple[str, ...]:
     )
 
 
+def notes_on(teachers: Sequence[AnyTeacher], precision: Precision) -> tuple[str, ...]:
+    """What the user of these teachers should know, see also `matched_by_name`.
+
+    Args:
+        precision: that is asked for, of a classifier.
+    """
+    given = [note for one in teachers if isinstance(one, Given) for note in one.notes]
+    if precision != "float32" and teachers and not any(isinstance(one, Teacher) for one in teachers):
+        given.append(f"objective.teacher_precision has no effect here: {teachers[0].name} is no network that computes")
+    return (*matched_by_name(teachers), *given)
+
+
 def forget() -> None:
     """Give back the teachers' memory."""
     load_teacher.cache_clear()
@@ -135,8 +151,9 @@ def forget() -> None:
 @contextmanager
 def asking(clock: Clock) -> Iterator[None]:
     """Around what is asked of a teacher in the midst of a training: one process asks, and the others find what it leaves. A loader
-    of rows draws from torch's random numbers, on which dropout goes on as if nobody had asked."""
-    with clock, PartialState().main_process_first(), torch.random.fork_rng(devices=[]):
+    of rows draws from torch's random numbers, on which dropout goes on as if nobody had asked; and the answers are float32's,
+    whatever the student trains in."""
+    with clock, PartialState().main_process_first(), torch.random.fork_rng(devices=[]), exact_float32():
         yield
 
 
@@ -268,9 +285,14 @@ def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: f
         given = {name: teacher.of(rows, name) for name, rows in splits.items()}
         of_training = given.pop("train", None)
         return Answers((teacher.name,), teacher.weights, given, reused=True, training=of_training)
-    pairs = isinstance(teacher, Teacher) and teacher.classifier.pairs
-    if pairs and "text_pair" not in splits["validation"].column_names:
-        logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
+    if isinstance(teacher, Teacher) and teacher.classifier.kind == "text":
+        pairs = "text_pair" in splits["validation"].column_names
+        if teacher.classifier.pairs and not pairs:
+            logger.warning("%s: the teacher was trained on pairs of texts, and these are single texts", teacher.name)
+        if pairs and not teacher.classifier.pairs:
+            logger.warning(
+                "%s: these are pairs of texts, and nothing says that the teacher was trained on such", teacher.name
+            )
     wanted = {name: rows for name, rows in splits.items() if not (live and name == "train")}
     found = {
         name: _of_texts(teacher, rows, name, budget_gb)
@@ -379,7 +401,7 @@ def _asked(
         len(rows),
         answer,
         numbers=numbers,
-        likeliest=pooling is None,
+        likeliest=pooling is None and not teacher.whole,
         size=size,
         budget_gb=budget_gb,
         name=split,
@@ -396,6 +418,7 @@ def _of_texts(teacher: Pipeline, rows: Dataset, split: str, budget_gb: float) ->
         len(texts),
         lambda numbers: teacher.logits([texts[i] for i in numbers]),
         numbers=teacher.classes,
+        likeliest=not teacher.whole,
         size=PART_ROWS["text"],
         budget_gb=budget_gb,
         name=split,

@@ -7,12 +7,13 @@ import torch
 from transformers.utils import logging
 
 from hf_finetune import parity, parity_child
+from hf_finetune.training.precision import exact_float32
 
 
 def _here(job: Path) -> None:
     threads, verbosity = torch.get_num_threads(), logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
-    with torch.random.fork_rng(devices=[]), parity.exact_float32(), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), exact_float32(), warnings.catch_warnings():
         # What plain peft warns of is an error here alone.
         warnings.simplefilter("ignore")
         parity_child.main(job)

@@ -24,6 +24,7 @@ FLOORS = [
     {"run_folder", "parity", "apply", "prepared"},
     {"answers"},
     {"teacher"},
+    {"teacher_fit"},
     {"teacher_report", "teacher_states", "loading"},
     {"preparation", "publishing"},
     {"teacher_past"},

@@ -7,13 +7,14 @@ import logging
 from pathlib import Path
 
 import pytest
+from peft import PromptTuningConfig
 from safetensors.torch import load_file
 from small_runs import small_recipe, text_rows
 
 from hf_finetune import pipeline
 from hf_finetune.errors import InputError
 from hf_finetune.preparation import prepare
-from hf_finetune.recipe import Launch, Model, TextData
+from hf_finetune.recipe import Hub, Launch, Model, TextData
 from hf_finetune.training.probe import Choice
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -69,6 +70,19 @@ def test_a_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "renamed.csv").write_text(text)
     renamed = dataclasses.replace(other, data=dataclasses.replace(first.data, path=str(tmp_path / "renamed.csv")))
     assert prepare(renamed).fresh == ("classifier",)
+
+    # An adapter would need what the first run left: it is merged, pushed by its place on the Hub, or not at all.
+    lora = dataclasses.replace(other, method="lora")
+    with_place = dataclasses.replace(lora, model=dataclasses.replace(lora.model, base_model="me/first"))
+    assert [prepare(one).base_changed for one in (lora, with_place)] == ["the run before it", None]
+    prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    alone = dataclasses.replace(other, adapter=prompt, hub=Hub(repo_id="me/second"))
+    with pytest.raises(
+        InputError, match=r"hub.repo_id: adapter/ would be .*the run 'small' left.*name it by --base-model"
+    ):
+        prepare(alone)
+    assert prepare(dataclasses.replace(alone, hub=Hub())).base_changed is None
+    assert prepare(dataclasses.replace(alone, model=with_place.model)).base_model == "me/first"
 
     # What becomes of a head that was trained is said.
     with caplog.at_level(logging.INFO):

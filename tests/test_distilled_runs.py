@@ -481,7 +481,7 @@ def test_flags(texts: Recipe, flags: list[str], expected: Supervised) -> None:
     assert codec.merge(blank, codec.to_plain(taught)) == taught
 
 
-def test_a_teacher_by_yaml_and_by_train(tmp_path: Path) -> None:
+def test_a_teacher_by_yaml_and_by_train(texts: Recipe, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "data: {text: a}\nobjective: {type: Distill, teacher: runs/big, kinds: [HardLabel]}"
     )
@@ -489,6 +489,18 @@ def test_a_teacher_by_yaml_and_by_train(tmp_path: Path) -> None:
     assert job.recipe.objective == Distill(teacher="runs/big", kinds=(HardLabel(),))
     job, _ = jobs.train_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
     assert job.recipe.objective == Distill(teacher="big")
+    # A student's fields from the file, its teacher from a flag; both, too, over a recipe that had neither.
+    plain = jobs.RunJob(dataclasses.replace(texts, objective=Supervised(label_smoothing=0.1)))
+    for written, expected in (
+        ("{labels_weight: 0.3}", Distill(teacher="big", labels_weight=0.3, label_smoothing=0.1)),
+        ("{type: Distill, kinds: [HardLabel]}", Distill(teacher="big", kinds=(HardLabel(),))),
+        ("{type: Distill, teacher: other}", Distill(teacher="big")),
+        ("Distill", Distill(teacher="big")),
+        ("{type: Supervised, r_drop: 1}", Distill(teacher="big", r_drop=1.0)),
+    ):
+        (tmp_path / "mine.yaml").write_text(f"objective: {written}")
+        flags = ["--config", str(tmp_path / "mine.yaml"), "--teacher", "big"]
+        assert jobs.parse(jobs.RunJob, plain, flags, "x").recipe.objective == expected, written
     with pytest.raises(InputError, match="--teacher: this is not for search"):
         jobs.search_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
     with pytest.raises(InputError, match=r"^--objective.labels-weight: .*name its teacher beside it, --teacher MODEL"):

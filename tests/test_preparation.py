@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from small_runs import image_rows, small_recipe
+from small_runs import image_rows, picture_folder, small_recipe
 from tiny import tiny_image_checkpoint
 
+from hf_finetune import prepared
 from hf_finetune.preparation import prepare
-from hf_finetune.recipe import ImageData, Model
+from hf_finetune.recipe import ImageData, Model, Train
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,17 @@ def test_a_note_where_pictures_are_half_of_what_the_network_reads(
         "the pictures have 32 pixels a side and are read at 64: --data.low-resolution 32 would train most of the steps"
     )
     assert [note.startswith(expected) for note in notes] == [True] * said
+
+
+def test_the_width_decides_no_rate_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some families of pictures (MobileNet, CvT) tell none by that name."""
+    recipe = dataclasses.replace(
+        small_recipe(tmp_path),
+        data=ImageData(path=str(picture_folder(tmp_path / "data", 12))),
+        model=Model(str(tiny_image_checkpoint(tmp_path / "vit"))),
+        method="lora",
+        train=Train(),
+    )
+    found = prepare(recipe)
+    monkeypatch.setattr(prepared, "width_of", None)
+    assert found.learning_rate == 1e-3

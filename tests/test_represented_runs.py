@@ -3,6 +3,7 @@ saved model, resumed, with what it goes with, and what is refused."""
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from hf_finetune.checks import check
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.models.inner_states import States
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.planning import plan
-from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Recipe, Supervised, Train
+from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
+from hf_finetune.training import precision
 from hf_finetune.training.distillation import COMPARING
 from hf_finetune.training.distillation_choices import DistillationKind, MatchLogits, SoftTargets
 from hf_finetune.training.ramps import Ramp
@@ -277,6 +280,48 @@ def test_states_of_tokens_are_kept(
     assert furthest(kept, asked) < 1e-4 < furthest(kept, trained(texts, tmp_path / "answers"))
 
 
+def test_a_teacher_is_asked_in_float32_whatever_its_student_trains_in(
+    texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every step as beforehand: kept states and asked ones teach the same, to rounding, under autocast to bf16."""
+    seen = []
+    asked = teacher_states.AskedInside.__call__
+
+    def watched(inside: teacher_states.AskedInside, batch: dict[str, torch.Tensor]) -> States:
+        found = asked(inside, batch)
+        seen.append((torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision(), *found.hidden.values()))
+        return found
+
+    monkeypatch.setattr(teacher_states.AskedInside, "__call__", watched)
+    monkeypatch.setattr(precision, "has_native_bf16", lambda _: True)
+    trained(
+        with_kinds(texts, HiddenStates("last")),
+        tmp_path / "run",
+        precision=Precision(mixed_precision="bf16", float32_matmul="medium", probe=False),
+        batching=Batching(cache_gb=1e-5),
+    )
+    assert len(seen) > 3 and all(asked[:2] == (False, "highest") for asked in seen)
+    assert all(states.dtype == torch.float32 for _, _, *of_layers in seen for states in of_layers)
+
+
+def test_the_time_of_a_teacher_that_is_asked_meanwhile_is_not_its_student_s(
+    texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a second for each of five steps."""
+    asked = teacher_states.AskedInside.__call__
+
+    def slow(*given: Any) -> States:
+        time.sleep(0.5)
+        return asked(*given)
+
+    monkeypatch.setattr(teacher_states.AskedInside, "__call__", slow)
+    started = time.perf_counter()
+    trained(with_kinds(texts, HiddenStates("last")), tmp_path / "run", batching=Batching(cache_gb=1e-5))
+    seconds, all_s = result_of(tmp_path / "run")["time"], time.perf_counter() - started
+    assert seconds["teacher_s"] > 2.5 and seconds["teacher_s"] + seconds["train_s"] < all_s
+    assert seconds["train_s"] >= seconds["train_loop_s"] > 0
+
+
 def test_states_of_patches_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a DeiT, behind whose two first tokens the student's patches begin, and whose pixels are normalised in its own way."""
     recipe = dataclasses.replace(
@@ -403,6 +448,14 @@ def test_what_no_run_can_be_asked(
             recipe, **{part: dataclasses.replace(getattr(recipe, part), **fields.get(part, {}))}
         )
     with pytest.raises(InputError, match=said):
+        check(recipe)
+
+
+def test_a_head_alone_learns_nothing_of_the_inside(texts: Recipe) -> None:
+    recipe = dataclasses.replace(with_kinds(texts, SoftTargets(), Embedding()), method="head")
+    with pytest.raises(
+        InputError, match="method: expected another beside Embedding: what they compare is of the encoder"
+    ):
         check(recipe)
 
 

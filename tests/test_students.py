@@ -22,6 +22,7 @@ from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.load import load_classifier
 from hf_finetune.recipe import Distill, ImageData, Launch, Model, Recipe, Train
 from hf_finetune.training.distillation_choices import HardLabel, SoftTargets
+from hf_finetune.training.representation_choices import Embedding
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 PICTURES = 40
@@ -110,11 +111,18 @@ def test_a_deit_learns_the_labels_by_one_token_and_its_teacher_by_the_other(
 
 
 def test_a_deit_without_a_teacher_is_the_plain_class(pictures: Recipe, flipped_teacher: str, tmp_path: Path) -> None:
-    """So it is under an adapter, which is loaded onto that class, and with a pooling of the recipe's."""
+    """So it is under an adapter, which is loaded onto that class, with a pooling of the recipe's, and where its teacher's answers
+    do not count."""
     recipe = of_deit(pictures, tmp_path)
     taught = dataclasses.replace(recipe, objective=Distill(teacher=flipped_teacher))
     pooled = dataclasses.replace(taught, model=dataclasses.replace(taught.model, pooling="cls"))
-    for name, one in (("alone", recipe), ("lora", dataclasses.replace(taught, method="lora")), ("pooled", pooled)):
+    inside = dataclasses.replace(taught.objective, kinds=(SoftTargets(weight=0.0), Embedding()), labels_weight=1.0)
+    for name, one in (
+        ("alone", recipe),
+        ("lora", dataclasses.replace(taught, method="lora")),
+        ("pooled", pooled),
+        ("inside", dataclasses.replace(taught, objective=inside)),
+    ):
         run(one, tmp_path / name)
         config = json.loads((tmp_path / name / "model" / "config.json").read_text())
         assert config["architectures"] == ["DeiTForImageClassification"]

@@ -25,6 +25,8 @@ from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.data.views import Augmentation, Views, population_of
 from hf_finetune.errors import InputError
 from hf_finetune.models.load import load_classifier
+from hf_finetune.training.distillation import Clock
+from hf_finetune.training.precision import settings_restored
 
 
 @pytest.fixture(autouse=True)
@@ -238,3 +240,12 @@ def test_report_by_hand() -> None:
     named = teacher_report.report(pair, splits, student, resamples=100, shown=lambda name: name[-3:])
     assert named["name"] == "big + ood"
     assert [m["accuracy"] for m in named["members"]] == [{"validation": v, "test": 1.0} for v in (0.5, 1.0)]
+
+
+def test_what_is_asked_in_the_midst_of_a_training_is_computed_in_float32() -> None:
+    """Of other views the same answers as beforehand, whatever the student's matrix products are."""
+    with settings_restored():
+        torch.set_float32_matmul_precision("medium")
+        with teacher.asking(Clock()):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"

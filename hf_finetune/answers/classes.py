@@ -16,8 +16,14 @@ def places_of(labels: Sequence[str], theirs: Sequence[str], *, owner: str) -> tu
         owner: the teacher, for messages.
 
     Raises:
-        InputError: these are not the same classes.
+        InputError: these are not the same classes, or two of the teacher's have one name.
     """
+    if len(set(theirs)) < len(theirs):
+        twice = [name for i, name in enumerate(theirs) if name in theirs[:i]]
+        raise InputError(
+            f"objective.teacher: expected another name for each class, got {owner}, which has {_listed(twice)} more than once; "
+            "name them apart (id2label in its config.json)"
+        )
     places = {name: i for i, name in enumerate(theirs)}
     lacking = [name for name in labels if name not in places]
     strange = [name for name in theirs if name not in set(labels)]

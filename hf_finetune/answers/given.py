@@ -5,7 +5,7 @@ probability, or `logit:NAME`. An .npy file has logits (M, C), and beside it NAME
 [C names], "digests": [M digests]}. A folder holds parquet files, or one .npy file with its .json. The digest of a row is the
 SHA-256, in hexadecimal, of its text in UTF-8, or of the bytes of the picture's file; see `data.splits.row_digests` for pairs.
 
-Legend: M answers, N rows, C classes.
+Legend: M answers, R of them to a row that was answered before, N rows, C classes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ from hf_finetune.answers.classes import places_of
 from hf_finetune.artefacts import artefacts_in
 from hf_finetune.data.splits import first_occurrences, row_digests
 from hf_finetune.errors import InputError
+from hf_finetune.evaluation.metrics import softmax
 
 SUFFIXES = (".parquet", ".npy")
 PROBABILITY, LOGIT = "p:", "logit:"
 # A probability counts as no less: its logarithm must be a number.
 LEAST = 1e-12
-# Two answers to one row may differ by so much, in logits or in logarithms of probabilities: rounding.
+# Probabilities of one row may differ by so much without a word.
 SAME = 1e-3
+# Two answers to one row name two classes when the leads of these, one over the other, add up to more than this probability.
+# Half precision does less: rows of one text that float16 rounded, or that were computed in bfloat16 and in float32.
+CLEAR = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Given:
     """Where the answer to the row of each digest stands."""
     logits_MC: np.ndarray
     """Logits, or logarithms of probabilities, of the data's classes in their order."""
+    notes: tuple[str, ...] = ()
+    """What its user should know."""
 
     def of(self, rows: Dataset, split: str) -> np.ndarray:
         """The answers to canonical rows, shape (N, C), float32.
@@ -75,9 +81,12 @@ def is_given(name: str) -> bool:
     """Whether a teacher's name is that of answers: such a file, or a folder of them that holds no classifier."""
     path = Path(name).expanduser()
     if path.is_dir():
-        holds = any(file.suffix in SUFFIXES for file in path.iterdir())
-        return holds and not artefacts_in(path) and not (path / "recipe.json").exists()
+        return bool(_files_in(path)) and not artefacts_in(path) and not (path / "recipe.json").exists()
     return path.suffix.lower() in SUFFIXES
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
 
 
 def read_given(name: str, labels: Sequence[str]) -> Given:
@@ -93,7 +102,7 @@ def read_given(name: str, labels: Sequence[str]) -> Given:
     path = Path(name).expanduser()
     if not path.exists():
         raise InputError(f"objective.teacher: {name}: no such file or folder; expected answers in .parquet or .npy")
-    files = [f for suffix in SUFFIXES for f in sorted(path.glob(f"*{suffix}"))] if path.is_dir() else [path]
+    files = _files_in(path) if path.is_dir() else [path]
     kinds = {file.suffix.lower() for file in files}
     if len(kinds) > 1 or (kinds == {".npy"} and len(files) > 1):
         raise InputError(
@@ -107,12 +116,38 @@ def read_given(name: str, labels: Sequence[str]) -> Given:
     keys = [digest for found, _ in parts for digest in found]
     logits_MC = parts[0][1] if len(parts) == 1 else np.concatenate([logits for _, logits in parts])
     first_M = first_occurrences(keys)
-    for i in np.flatnonzero(first_M != np.arange(len(keys))):
-        if not np.allclose(logits_MC[i], logits_MC[first_M[i]], atol=SAME):
-            raise InputError(
-                f"objective.teacher: {name}: rows {first_M[i] + 1} and {i + 1} answer the same row, and not alike; keep one"
-            )
-    return Given(name, weights, {keys[i]: int(i) for i in np.unique(first_M)}, logits_MC)
+    notes = _of_repeated(logits_MC, first_M, name)
+    return Given(name, weights, {keys[i]: int(i) for i in np.unique(first_M)}, logits_MC, notes)
+
+
+def _of_repeated(logits_MC: np.ndarray, first_M: np.ndarray, name: str) -> tuple[str, ...]:
+    """A note where a row is answered more than once, and not quite alike: the first answer counts.
+
+    Args:
+        first_M: see `first_occurrences`.
+        name: for the messages.
+
+    Raises:
+        InputError: two answers to a row name two classes, by more than rounding.
+    """
+    again = np.flatnonzero(first_M != np.arange(len(first_M)))
+    if not len(again):
+        return ()
+    p_RC, first_RC = softmax(logits_MC[again]), softmax(logits_MC[first_M[again]])
+    rows, best_R, first_best_R = np.arange(len(again)), p_RC.argmax(1), first_RC.argmax(1)
+    leads_R = (p_RC[rows, best_R] - p_RC[rows, first_best_R]) + (first_RC[rows, first_best_R] - first_RC[rows, best_R])
+    if len(apart := np.flatnonzero(leads_R > CLEAR)):
+        i = again[apart[0]]
+        raise InputError(
+            f"objective.teacher: {name}: rows {first_M[i] + 1} and {i + 1} answer the same row, and not alike; keep one"
+        )
+    furthest = float(np.abs(p_RC - first_RC).max())
+    if furthest <= SAME:
+        return ()
+    return (
+        f"{name}: {len(again)} answers are to rows that were answered before, with probabilities that differ by up to "
+        f"{furthest:.2g}; the first answer counts",
+    )
 
 
 def _of_array(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
@@ -126,7 +161,7 @@ def _of_array(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndarra
         raise InputError(
             f'objective.teacher: {error.filename}: no such file; expected {{"labels": [...], "digests": [...]}} beside the logits'
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, EOFError) as error:
         reason = " ".join(str(error).split())[:150]
         raise InputError(
             f"objective.teacher: {path}: cannot be read with {beside.name} ({type(error).__name__}: {reason}); expected an "

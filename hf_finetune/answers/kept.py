@@ -3,8 +3,9 @@ that was killed.
 
 Up to `MANY` classes the logits themselves are kept, in float32. Of more classes the `TOP` likeliest of each row, as logarithms
 of their probabilities in float16, and the probability that is left, which counts as spread evenly over the other classes: no
-probability is then off by more than 5e-4 for the rounding, and the likeliest class stays the likeliest. A run that computes
-the answers uses them as they are kept, so that the next one trains the same.
+probability is then off by more than 5e-4 for the rounding, and the likeliest class stays the likeliest. Who compares every
+logit by itself (`MatchLogits`) has all of them kept. A run that computes the answers uses them as they are kept, so that the
+next one trains the same.
 
 Legend: N rows, n rows of a chunk, B rows that are asked for, C classes, K = `TOP`.
 """
@@ -92,7 +93,7 @@ def keep(
         rows: N.
         answer: `places of rows (n,) -> logits (n, C)`.
         numbers: C, of each answer.
-        likeliest: keep the likeliest of many alone. False: these are no logits, and all are kept.
+        likeliest: keep the likeliest of many alone. False: all are kept, as these are no logits, or each is asked for.
         size: rows of a chunk; what a killed run may lose.
         budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
         name: of the rows, for the log.
@@ -100,7 +101,9 @@ def keep(
     Returns:
         The chunks as `packed` gives them, and whether all were found whole.
     """
-    folder = store.folder_of("teacher", {"format": FORMAT, "size": size, **parts})
+    # Of few classes it is the same either way, and one store.
+    all_of_many = {} if likeliest or numbers <= MANY else {"whole": True}
+    folder = store.folder_of("teacher", {"format": FORMAT, "size": size, **all_of_many, **parts})
     places = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
     pack = packed if likeliest else partial(np.asarray, dtype=np.float32)
     made: dict[int, np.ndarray] = {}

@@ -1,5 +1,5 @@
 """A scikit-learn pipeline that gives texts probabilities, from a file of skops: never a pickle, and nothing in it but what
-skops knows to be harmless.
+skops knows to be harmless: no trees, whose nodes point anywhere, and no neighbours.
 
 Legend: N rows, C classes.
 """
@@ -39,6 +39,8 @@ class Pipeline:
     """How many it tells apart."""
     columns_C: tuple[int, ...]
     """Which of its classes is each of the data's."""
+    whole: bool = False
+    """Whether the logarithms of all of them are kept, however many, see `answers.kept`."""
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """Logarithms of the probabilities of all its classes in its own order, shape (N, classes), float32.
@@ -84,8 +86,9 @@ def read_pipeline(name: str, labels: Sequence[str]) -> Pipeline:
         raise _no_pipeline(name, error) from None
     if strange:
         raise InputError(
-            f"objective.teacher: {name} holds {listed(strange)}, which could run code and is not loaded; expected "
-            "scikit-learn's own estimators alone"
+            f"objective.teacher: {name} holds {listed(strange)}, which could run code or read memory that is not its own, and is "
+            "not loaded; expected a vectorizer and a linear model or naive Bayes (LogisticRegression, SGDClassifier, "
+            "MultinomialNB); of another write what predict_proba gives to a .parquet file, columns text and p:NAME"
         )
     try:
         model, weights = load(path), digests.of_files(path)

@@ -25,6 +25,10 @@ CODE = ("*.py", "*.pyc", "*.so")
 DOCUMENTS = ("README.md", "result.json", "recipe.json")
 TOKEN_SHAPE = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 CHUNK_BYTES = 1 << 24
+ALONE_AFTER_A_RUN = (
+    "adapter/ would be pushed, which needs what the run {!r} left, and no repository is known to hold that; push that run, and "
+    "train on it with --model YOUR-NAME/ITS-NAME, or name it by --base-model"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, t
     """Everything that a push of the run sends, by path in the repository.
 
     Raises:
-        InputError: see `push`.
+        InputError: see `push`, and `_portable_adapter`.
         GateError: a parity check of the run failed, or none was made.
     """
     recipe, result = _finished_run(run_dir)
@@ -59,7 +63,7 @@ def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, t
     if not found:
         raise InputError(f"{run_dir}: no model/, encoder/ or adapter/ in it; expected the folder of a finished run")
     if "adapter/adapter_config.json" in found:
-        found["adapter/adapter_config.json"] = _portable_adapter(run_dir / "adapter" / "adapter_config.json", result)
+        found["adapter/adapter_config.json"] = _portable_adapter(run_dir, recipe, result)
     if include_predictions:
         if not (run_dir / "predictions.parquet").is_file():
             raise InputError(f"{run_dir}: no predictions.parquet to include")
@@ -104,13 +108,30 @@ def _below(folder: Path, prefix: str) -> dict[str, Path | bytes]:
     return found
 
 
-def _portable_adapter(path: Path, result: dict[str, Any]) -> bytes:
-    """adapter_config.json that names its base model by Hub id, where PEFT wrote where the checkpoint lay."""
+def named_base(recipe: dict[str, Any]) -> str | None:
+    """The Hub id by which the user calls the checkpoint, a local folder; None: they did not name it.
+
+    Args:
+        recipe: recipe.json of a run.
+    """
+    return recipe.get("recipe", {}).get("model", {}).get("base_model")
+
+
+def _portable_adapter(run_dir: Path, recipe: dict[str, Any], result: dict[str, Any]) -> bytes:
+    """adapter_config.json that names its base model by Hub id, where PEFT wrote where the checkpoint lay.
+
+    Raises:
+        InputError: the checkpoint is what another run left, whose own base model is another one.
+    """
+    path = run_dir / "adapter" / "adapter_config.json"
     content = path.read_bytes()
     config = json.loads(content)
     base = config.get("base_model_name_or_path") or ""
     if base and (is_local(base) or Path(base).exists()):
-        config["base_model_name_or_path"] = result.get("base_model") or last_name(base)
+        named, before = named_base(recipe), result.get("started_from")
+        if before and not named:
+            raise InputError(f"{run_dir}: {ALONE_AFTER_A_RUN.format(before['name'])}")
+        config["base_model_name_or_path"] = named or result.get("base_model") or last_name(base)
         content = json.dumps(config, indent=2, sort_keys=True).encode()
     return content
 

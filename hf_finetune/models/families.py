@@ -73,7 +73,8 @@ _VIT = Family(
 )
 _DINOV2 = Family(
     layers="encoder.layer.{}",
-    outputs=("attention.o_proj", "mlp.fc2"),
+    # The last one is of its SwiGLU units, which the giant has.
+    outputs=("attention.o_proj", "mlp.fc2", "mlp.down_proj"),
     up="mlp.fc1",
     down="mlp.fc2",
     width="mlp_ratio",

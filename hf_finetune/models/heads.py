@@ -106,6 +106,18 @@ def set_layer(layer: nn.Linear, weight_CD: torch.Tensor, bias_C: torch.Tensor) -
     layer.bias.copy_(bias_C)
 
 
+@torch.no_grad()
+def reorder(layers: Sequence[nn.Linear], order: Sequence[int]) -> None:
+    """Give linear layers the rows of their weights and biases in another order.
+
+    Args:
+        order: for each class the row, shape (C,), that is its now.
+    """
+    for layer in layers:
+        for parameter in layer.parameters():
+            parameter.copy_(parameter[list(order)])
+
+
 class ClassificationHead(nn.Module):
     """From one vector a row to logits: a linear layer, or one hidden layer before it.
 

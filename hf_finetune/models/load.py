@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -30,13 +31,16 @@ from transformers.utils import logging as transformers_logging
 from hf_finetune.codec import spelled
 from hf_finetune.errors import InputError
 from hf_finetune.models.from_config import check_buildable, resized
-from hf_finetune.models.heads import classification_layers, encoder, head_modules
+from hf_finetune.models.heads import classification_layers, encoder, head_modules, reorder
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint, one_line
 from hf_finetune.models.surgery import SurgeryStep, operate, planned
 
 log = logging.getLogger("hf_finetune")
 
 Task = Literal["text-classification", "image-classification"]
+
+# What tells the random numbers of surgery from those of the model, both of the run's seed.
+SURGERY = 1
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,8 @@ def load_classifier(
     """Load a checkpoint as a single-label classifier with float32 weights, whatever format they are stored in.
 
     What the checkpoint lacks (the head, and BERT's pooler in some) starts at random from `seed`: two processes get the
-    same weights, and torch's global generator is left as it was. A head for the same class names in the same order is
-    kept; one for others is replaced, whatever its size.
+    same weights, and torch's global generator is left as it was. A head for the same class names is kept, its rows in the
+    order of `labels`; one for others is replaced, whatever its size.
 
     Args:
         labels: class names, the index is the label id.
@@ -121,7 +125,7 @@ def load_classifier(
         attn_implementation: None: eager where there is no accelerator, the library's choice where there is.
         from_config: leave the checkpoint's weights alone and start all of them at random, as pretraining did, in a network
             of its family with these fields of the config set otherwise, see `from_config.resized`.
-        surgery: operations on the loaded model, see `models.surgery`; what they draw comes from `seed`, too.
+        surgery: operations on the loaded model, see `models.surgery`; what they draw follows from `seed`, too.
         distilled: of deit, the class that has a head on the distillation token as well, see `heads.classification_layers`.
         keep_head: False: replace a head for the same classes as well, since pretraining hands over the encoder alone.
 
@@ -137,6 +141,8 @@ def load_classifier(
     _check_family(checkpoint, config, task)
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: i for i, name in enumerate(labels)}
+    # Follows from the names, but PVT's is a field of its own.
+    config.num_labels = len(labels)
     config.problem_type = "single_label_classification"
     if not config.to_dict().get("auto_map"):
         # Whatever a checkpoint names: the first class of a family is the plain one, and DeiT's other one is for students.
@@ -157,7 +163,8 @@ def load_classifier(
         fresh = tuple(head_modules(model))
         notes.append(f"{local.name}: none of its weights is used, all start at random from seed {seed}")
     if surgery:
-        with seeded(seed), quiet():
+        # Not from `seed` itself: a checkpoint may have been made from it, and layers begun anew would be what they were.
+        with seeded(int(np.random.SeedSequence([seed, SURGERY]).generate_state(1)[0])), quiet():
             model = operate(model, surgery)
         fresh = tuple(name for name, _ in model.named_modules() if name in fresh)
         notes.append(f"{local.name}: after surgery: {', '.join(map(spelled, surgery))}")
@@ -318,9 +325,14 @@ def _fresh_modules(
     if mismatched:
         notes.append(replaced)
     elif all(name.startswith(prefix) for name in fresh):
-        same = classes == list(model.config.id2label.values())
+        wanted = list(model.config.id2label.values())
+        same = classes == wanted or (len(set(classes)) == len(classes) and sorted(classes) == sorted(wanted))
         if same and keep_head:
-            notes.append(f"{local.name}: it has a head for these {len(classes)} classes")
+            kept = f"{local.name}: it has a head for these {len(classes)} classes"
+            if classes != wanted:
+                reorder(classification_layers(model), [classes.index(name) for name in wanted])
+                kept += ", in another order than the data's; they are matched by name"
+            notes.append(kept)
         else:
             # As many classes, but others: their weights must not decide about ours.
             layers = classification_layers(model)

@@ -110,8 +110,12 @@ def position_limit(config: PreTrainedConfig) -> int | None:
     table itself tells, in a model without memory behind it.
     """
     with torch.device("meta"), quiet():
-        body = AutoModel.from_config(config)
-    for name, module in body.named_modules():
+        return positions_of(AutoModel.from_config(config))
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """As `position_limit`, of a model that is there."""
+    for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -35,8 +36,13 @@ class _Together:
                 for layer in self.layers
             ]
             together = F.linear(x, torch.cat([layer.weight for layer in self.layers]), torch.cat(biases))
-            parts = together.split([layer.out_features for layer in self.layers], dim=-1)
-            self.input, self.outputs = x, dict(zip(self.layers, parts, strict=True))
+            ends = accumulate(layer.out_features for layer in self.layers)
+            # Not by split, whose parts no model may change in place, as Longformer does.
+            parts = {
+                layer: together.narrow(-1, end - layer.out_features, layer.out_features)
+                for layer, end in zip(self.layers, ends, strict=True)
+            }
+            self.input, self.outputs = x, parts
         found = self.outputs.pop(layer)
         if not self.outputs:
             # Nothing is kept alive from one pass to the next.
@@ -58,14 +64,16 @@ class _Part(nn.Linear):
 def fused_projections(model: nn.Module) -> Iterator[None]:
     """Inside, attention layers compute query, key and value at once; after, the model is as before.
 
-    Layers of other kinds (with an adapter on one of the three, say) are left alone.
+    Layers of other kinds (with an adapter on one of the three, say) are left alone, and those that read other inputs each
+    (MobileBERT's).
     """
     parts: list[nn.Linear] = []
     for module in model.modules():
         children = dict(module.named_children())
         for names in NAMES:
             layers = [children[name] for name in names if name in children]
-            if len(layers) == 3 and all(type(layer) is nn.Linear for layer in layers):
+            alike = all(type(layer) is nn.Linear for layer in layers) and len({x.in_features for x in layers}) == 1
+            if len(layers) == 3 and alike:
                 together = _Together(layers)
                 for layer in layers:
                     layer.__class__, layer.together = _Part, together

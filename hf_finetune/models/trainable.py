@@ -80,8 +80,9 @@ def _is(which: Which, name: str, module: nn.Module, own: str) -> bool:
             # DeBERTa's first version keeps q_bias and v_bias.
             return own == "bias" or own.endswith("_bias")
         case "norms":
-            # Families bring norms of their own, which torch's classes do not cover, but all bear the name.
-            return "Norm" in type(module).__name__
+            # Families bring norms of their own, which torch's classes do not cover, but all bear the name; ConvNeXt V2's is
+            # called global response normalisation.
+            return "Norm" in type(module).__name__ or type(module).__name__.endswith("GRN")
         case "attention":
             return any(part in ("attention", "attn") for part in name.split("."))
     return True

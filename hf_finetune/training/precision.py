@@ -48,6 +48,14 @@ def settings_restored() -> Iterator[None]:
         torch.set_float32_matmul_precision(setting)
 
 
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Highest precision of float32 matrix products inside, the former setting after."""
+    with settings_restored():
+        torch.set_float32_matmul_precision("highest")
+        yield
+
+
 def matmul_error(setting: str) -> float:
     """Relative error of a float32 matrix product on this CPU under a setting of `torch.set_float32_matmul_precision`.
 

@@ -65,6 +65,10 @@ class FittedHead:
     out of fold, at the penalty `MEASURED_AT`). 1: all of it; 0: as much as the classes' frequencies; below 0: less."""
 
 
+class NotOfRows(Exception):
+    """A classification layer is asked about tokens, and a row's logits are made of theirs: no features of a row go into it."""
+
+
 def with_every_class(chosen_n: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """Rows that were drawn, and of each class without one among them the first: a layer has no weights for what it never saw.
 
@@ -86,10 +90,16 @@ def head_features(
     autocast: torch.dtype | None = None,
     progress: str | None = None,
 ) -> list[np.ndarray]:
-    """Inputs of the model's classification `layers` for every row, in row order. Of each layer shape (N, D), float32."""
+    """Inputs of the model's classification `layers` for every row, in row order. Of each layer shape (N, D), float32.
+
+    Raises:
+        NotOfRows: as with EuroBERT, whose last act is the mean of tokens' logits.
+    """
     seen: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in layers}
 
     def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].dim() > 2:
+            raise NotOfRows
         seen[layer].append(inputs[0].detach().float().cpu())
 
     handles = [layer.register_forward_pre_hook(note) for layer in layers]

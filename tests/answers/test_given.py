@@ -108,6 +108,28 @@ def test_what_is_refused(tmp_path: Path, columns: dict[str, Any], said: str) -> 
         read(parquet(tmp_path / "a.parquet", **columns))
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_rows_that_are_answered_twice(tmp_path: Path, kind: type) -> None:
+    """Neighbours of float16, of which two differ by .0078 at 8, and a row of two classes as good as equal: the first counts,
+    and what it is worth is said once. Two classes that neither answer doubts are refused."""
+    twice = np.array([[8.0, -3.0], [0.01, 0.0], [8.0078, -3.0], [0.0, 0.05]])
+    digests = [DIGESTS[i] for i in (0, 1, 0, 1)]
+    given = read_given(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
+    (note,) = given.notes
+    assert "2 answers are to rows that were answered before, with probabilities that differ by up to 0.015" in note
+    assert np.allclose(given.of(ROWS.select([1, 0]), "train"), twice[[1, 0], ::-1], atol=1e-3)
+    alike = array(tmp_path, twice[[0, 1, 2, 1]].astype(kind), digests=digests)
+    assert read_given(alike, ("bad", "good")).notes == ()
+    twice[3] = 0.0, 0.25
+    with pytest.raises(InputError, match="rows 2 and 4 answer the same row, and not alike; keep one"):
+        read_given(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
+
+
+def test_a_folder_by_names_in_capitals(tmp_path: Path) -> None:
+    parquet(tmp_path / "A.PARQUET", text=ROWS["text"][:], **GOODS)
+    assert is_given(str(tmp_path)) and np.allclose(np.exp(read(str(tmp_path)))[:, 1], GOOD)
+
+
 def test_arrays_that_are_refused(tmp_path: Path) -> None:
     logits = np.zeros((6, 2))
     for about, content, said in (
@@ -115,10 +137,19 @@ def test_arrays_that_are_refused(tmp_path: Path) -> None:
         ({}, logits.astype(int), r"expected floats of the shape \(6, 2\).*, got int64"),
         ({"labels": None}, logits, r"logits.npy: cannot be read with logits.json \(TypeError"),
         ({}, np.array([object()] * 6), r"cannot be read with logits.json \(ValueError"),
+        (
+            {"labels": ["good", "bad", "bad"]},
+            np.zeros((6, 3)),
+            r"another name for each class, got .*which has 'bad' more than once",
+        ),
         ({}, np.full((6, 2), np.inf), r"logits.npy, row 1, column 'good': expected a finite number, got inf"),
     ):
         with pytest.raises(InputError, match=said):
             read(array(tmp_path, content, **about))
+    name = array(tmp_path, logits)
+    (tmp_path / "logits.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"logits.npy: cannot be read with logits.json \(EOFError"):
+        read(name)
     (tmp_path / "logits.json").unlink()
     with pytest.raises(InputError, match=r"logits.json: no such file; expected .\"labels\""):
         read(str(tmp_path / "logits.npy"))

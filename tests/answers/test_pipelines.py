@@ -7,10 +7,12 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.tree import DecisionTreeClassifier
 from small_runs import text_rows
 from tiny import tiny_tokenizer
 
 from hf_finetune import teacher
+from hf_finetune.answers import kept
 from hf_finetune.answers.pipelines import read_pipeline
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.views import Augmentation, Views, population_of
@@ -18,6 +20,7 @@ from hf_finetune.errors import InputError
 
 skops = pytest.importorskip("skops.io")
 ROWS = text_rows(40)
+WORDS = ROWS["text"][:], ROWS["label"][:]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +41,7 @@ def stored(path: Path, model: object) -> str:
     return str(path)
 
 
-def test_its_probabilities_teach(tmp_path: Path) -> None:
+def test_its_probabilities_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of kept rows and of views, in the order of the data's classes, which is not the alphabet's; found again."""
     model = fitted()
     name = stored(tmp_path / "words.skops", model)
@@ -52,6 +55,13 @@ def test_its_probabilities_teach(tmp_path: Path) -> None:
     views = Views(ROWS, TextInputs(tiny_tokenizer(), 8), Augmentation((), 0, population_of(ROWS, ("poor", "fine"))))
     assert np.array_equal(live(views)[np.arange(40)], first.logits["validation"])
     assert not teacher.ask((loaded,), {"validation": text_rows(40, seed=1)}, budget_gb=1.0).reused
+    # As if two classes were many.
+    monkeypatch.setattr(kept, "MANY", 1)
+    monkeypatch.setattr(kept, "TOP", 1)
+    for whole in (True, False):
+        matched = teacher.load_teacher(name, ("poor", "fine"), "text", trust_remote_code=False, whole=whole)
+        logits = teacher.ask((matched,), {"validation": ROWS}, budget_gb=1.0).logits["validation"]
+        assert np.array_equal(logits, first.logits["validation"]) == whole
 
 
 class Stranger(LogisticRegression):
@@ -68,7 +78,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ),
         (str(tmp_path / "broken.skops"), r"broken.skops: not a fitted classifier as skops.io.dump writes it"),
         (stored(tmp_path / "words.skops", CountVectorizer()), r"not a fitted classifier .*classes_"),
-        (stored(tmp_path / "stranger.skops", Stranger()), r"holds .*Stranger, which could run code and is not loaded"),
+        (
+            stored(tmp_path / "stranger.skops", Stranger()),
+            r"holds .*Stranger, which could run code .* and is not loaded",
+        ),
+        (
+            stored(tmp_path / "tree.skops", make_pipeline(CountVectorizer(), DecisionTreeClassifier()).fit(*WORDS)),
+            r"holds sklearn.tree._tree.Tree, .*expected a vectorizer and a linear model .*columns text and p:NAME",
+        ),
         (stored(tmp_path / "other.skops", fitted(("poor", "good"))), r"which lacks 'fine' and has 'good' besides"),
     ):
         with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):

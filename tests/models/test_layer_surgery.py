@@ -115,6 +115,18 @@ def test_an_added_layer_learns() -> None:
     assert added.output.dense.weight.grad.abs().max() > 0 and added.attention.output.dense.weight.grad.abs().max() > 0
 
 
+def test_an_added_layer_of_swiglu_units_is_silent() -> None:
+    """As DINOv2's giant has them."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    config = AutoConfig.for_model("dinov2", use_swiglu_ffn=True, layerscale_value=1.0, initializer_range=0.5, **sizes)
+    model = AutoModelForImageClassification.from_config(config).eval()
+    pixels = torch.randn(2, 3, 16, 16)
+    after = AddLayers(last=1)(model)
+    assert len(after.dinov2.encoder.layer) == 3
+    torch.testing.assert_close(after(pixels).logits, model(pixels).logits, rtol=0, atol=1e-5)
+
+
 def test_modernbert_keeps_each_layers_kind_of_attention() -> None:
     model = lively("modernbert", depth=7)
     full, near = "full_attention", "sliding_attention"

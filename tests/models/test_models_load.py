@@ -12,6 +12,7 @@ from tiny import IMAGE_FAMILIES, TEXT_FAMILIES, WORDS, tiny_image_checkpoint, ti
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForImageClassification,
     AutoTokenizer,
     BitImageProcessor,
     ConvNextImageProcessor,
@@ -27,6 +28,8 @@ from transformers import (
 from hf_finetune.errors import InputError
 from hf_finetune.models import load, processors
 from hf_finetune.models.freeze import freeze_batch_norm
+from hf_finetune.models.heads import classification_layer
+from hf_finetune.models.layer_surgery import ReinitTopLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
 
@@ -122,12 +125,28 @@ def test_the_seed_decides_the_head_and_nothing_else(family: str, classifier):
     assert different and all(k.startswith("classifier") for k in different)
 
 
-@pytest.mark.parametrize("labels", [["y", "x"], ["spam", "ham"]])
+def test_a_head_in_another_order_answers_by_name(classifier, inputs, tmp_path: Path):
+    """Three classes turned round, so that no swap undoes itself."""
+    old = classifier("roberta", labels=["x", "y", "z"]).model
+    with torch.no_grad():
+        old.classifier.out_proj.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    old.save_pretrained(tmp_path)
+    turned = load_classifier(tmp_path, task="text-classification", labels=["y", "z", "x"], seed=9)
+    assert turned.fresh == () and turned.model.config.id2label == {0: "y", 1: "z", 2: "x"}
+    assert any("a head for these 3 classes, in another order than the data's; they are" in n for n in turned.notes)
+    with torch.no_grad():
+        first, second = (model.eval()(**inputs("roberta")).logits for model in (old, turned.model))
+    assert torch.equal(second, first[:, [1, 2, 0]])
+    dropped = load_classifier(tmp_path, task="text-classification", labels=["y", "z", "x"], seed=9, keep_head=False)
+    assert dropped.fresh == ("classifier.out_proj",)
+
+
 @pytest.mark.parametrize(("family", "layer"), [("bert", "classifier"), ("roberta", "classifier.out_proj")])
-def test_head_for_other_classes_does_not_decide(family: str, layer: str, labels: list, classifier, tmp_path: Path):
-    """As many classes under other names, or in another order: whatever the old head answered would be wrong."""
+def test_head_for_other_classes_does_not_decide(family: str, layer: str, classifier, tmp_path: Path):
+    """As many classes under other names: whatever the old head answered would be wrong."""
     old = classifier(family, labels=["x", "y"]).model
     old.save_pretrained(tmp_path)
+    labels = ["spam", "ham"]
     first, second = (load_classifier(tmp_path, task="text-classification", labels=labels, seed=9) for _ in range(2))
     assert first.fresh == (layer,) and any("replaced" in n for n in first.notes)
     weight = first.model.get_parameter(f"{layer}.weight")
@@ -205,6 +224,23 @@ def test_distilled_deit_becomes_the_plain_class(tmp_path: Path):
     loaded = load_classifier(tmp_path, **IMAGE)
     assert type(loaded.model).__name__ == "DeiTForImageClassification"
     assert loaded.fresh == ("classifier",)
+
+
+def test_a_family_whose_number_of_classes_is_a_field_of_its_own(tmp_path: Path):
+    config = AutoConfig.for_model(
+        "pvt", hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1] * 4, image_size=32, mlp_ratios=[1] * 4
+    )
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    loaded = load_classifier(tmp_path, **IMAGE)
+    assert classification_layer(loaded.model).out_features == len(IMAGE["labels"]) == loaded.model.config.num_labels
+
+
+def test_layers_begun_anew_are_other_ones_even_from_the_checkpoints_own_seed(tmp_path: Path):
+    folder = tiny_text_checkpoint(tmp_path, "bert")
+    before = load_classifier(folder, **TEXT).model.bert.encoder.layer[-1].output.dense.weight
+    for seed in range(3):
+        loaded = load_classifier(folder, **TEXT, seed=seed, surgery=(ReinitTopLayers(1),))
+        assert (loaded.model.bert.encoder.layer[-1].output.dense.weight - before).abs().min() > 0
 
 
 # --- dropout and attention

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hf_finetune.models.adapters import add_adapter, lora_config
 from hf_finetune.models.load import Loaded, load_classifier
@@ -73,6 +74,32 @@ def test_layers_with_an_adapter_are_left_alone(tmp_path: Path) -> None:
     with fused_projections(adapted):
         assert products(adapted, inputs) == apart
         assert torch.equal(adapted(**inputs).logits, before)
+
+
+def test_layers_that_read_other_inputs_are_left_alone() -> None:
+    """MobileBERT's value reads the whole states, query and key those of the bottleneck."""
+    sizes = {"hidden_size": 32, "embedding_size": 16, "intra_bottleneck_size": 16, "intermediate_size": 32}
+    model = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model("mobilebert", vocab_size=64, num_hidden_layers=2, num_attention_heads=2, **sizes)
+    ).eval()
+    inputs = {"input_ids": torch.arange(5, 23).view(2, 9)}
+    before, apart = model(**inputs).logits, products(model, inputs)
+    with fused_projections(model):
+        assert products(model, inputs) == apart and torch.equal(model(**inputs).logits, before)
+
+
+def test_what_a_layer_gives_may_be_changed_in_place() -> None:
+    """Longformer divides its queries so."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "attention_window": [4], "max_position_embeddings": 40}
+    model = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model("longformer", vocab_size=64, num_hidden_layers=1, num_attention_heads=2, **sizes)
+    ).eval()
+    inputs = {"input_ids": torch.arange(5, 23).view(2, 9)}
+    before = model(**inputs).logits
+    with fused_projections(model):
+        after = model(**inputs).logits
+        after.sum().backward()
+    assert torch.allclose(before, after, atol=1e-6)
 
 
 def test_frozen_parts_stay_frozen(tmp_path: Path) -> None:

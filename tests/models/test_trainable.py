@@ -1,14 +1,15 @@
 """Which weights train, by kind and by name."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
+from tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.freeze import encoder_layers, frozen_layers, groups_from_the_top, train_top
-from hf_finetune.models.load import Loaded
+from hf_finetune.models.load import Loaded, load_classifier
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.skeleton import skeleton
 from hf_finetune.models.trainable import train_only
@@ -55,6 +56,12 @@ def test_every_family(family: str, which: str, classifier: Callable[..., Loaded]
     assert all(any(p.requires_grad for p in layer.parameters()) for layer in encoder_layers(loaded.model))
     train_only(bones, which, fresh=())
     assert {name for name, p in bones.named_parameters() if p.requires_grad} <= found
+
+
+def test_the_norms_of_convnextv2(tmp_path: Path) -> None:
+    folder = tiny_image_checkpoint(tmp_path, "convnextv2")
+    found = trained(load_classifier(folder, task="image-classification", labels=["bad", "good"]), "norms")
+    assert {name.split(".")[-1] for name in found if ".grn." in name} == {"weight", "bias"}
 
 
 def test_a_pattern_without_a_match_names_what_comes_near(classifier: Callable[..., Loaded]) -> None:

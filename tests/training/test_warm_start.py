@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 from small_runs import small_trainer
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.models.heads import classification_layer, set_layer
-from hf_finetune.training.warm_start import fit_head, head_features, with_every_class
+from hf_finetune.training.warm_start import NotOfRows, fit_head, head_features, with_every_class
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -92,6 +93,20 @@ def test_explained_by_hand(rare: int) -> None:
     labels[:rare] = 2
     found = fit_head(np.ones((100, 2), dtype=np.float32), labels, 3, inverse_strength=0.1).explained
     assert found == pytest.approx(explained_by_frequencies(labels), abs=1e-3)
+
+
+def test_a_head_of_tokens_is_no_head_of_rows(tmp_path) -> None:
+    """EuroBERT's logits are the mean of its tokens'."""
+    trainer = small_trainer(tmp_path, "bert", rows=8)
+    model = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model(
+            "eurobert", vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+            intermediate_size=16, pad_token_id=0, classifier_pooling="late",
+        )
+    )  # fmt: skip
+    rows = Rows(trainer.train_dataset, ["input_ids", "attention_mask"])
+    with pytest.raises(NotOfRows):
+        head_features(model, [classification_layer(model)], rows, trainer.inputs.collate)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "vit", "resnet"])

@@ -1,0 +1,57 @@
+"""What an adapter that is pushed by itself says of its checkpoint is seen to hold."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import PromptTuningConfig
+from small_runs import small_recipe
+from tiny import tiny_text_checkpoint
+
+from hf_finetune import pipeline, publishing
+from hf_finetune.errors import GateError, InputError
+from hf_finetune.hub.contents import collect
+from hf_finetune.recipe import Launch
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt whose checkpoint its user calls me/tiny: pulled, it is put on what me/tiny is, and on nothing else."""
+    recipe = small_recipe(tmp_path)
+    named = dataclasses.replace(recipe.model, base_model="me/tiny")
+    prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    run = tmp_path / "run"
+    pipeline.run(dataclasses.replace(recipe, model=named, adapter=prompt), Launch(str(run)))
+
+    def pulled_at_once(folder: Path, repo_id: str, *, check: Any, **_: Any) -> None:
+        for path, file in collect(folder, repo_id).items():
+            place = tmp_path / "pulled" / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(file.content if isinstance(file.content, bytes) else file.content.read_bytes())
+        check(tmp_path / "pulled")
+
+    monkeypatch.setattr(publishing, "push", pulled_at_once)
+    # Where transformers finds a folder of that name, it does not ask the Hub.
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(named.checkpoint, "me/tiny")
+    publishing.publish(run, "me/prompt")
+    config = json.loads((tmp_path / "pulled" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "me/tiny"
+    shutil.rmtree("me/tiny")
+    tiny_text_checkpoint("me/tiny", seed=9)
+    with pytest.raises(GateError, match="pulled adapter does not reproduce the trained model"):
+        publishing.publish(run, "me/prompt")
+
+    # After another run, whose base model is another one, it must be named.
+    result, plan = (json.loads((run / name).read_text()) for name in ("result.json", "recipe.json"))
+    (run / "result.json").write_text(
+        json.dumps(result | {"started_from": {"name": "first", "labels": [], "method": "full"}})
+    )
+    collect(run, "me/prompt")
+    plan["recipe"]["model"]["base_model"] = None
+    (run / "recipe.json").write_text(json.dumps(plan))
+    with pytest.raises(InputError, match="run: adapter/ would be pushed, which needs what the run 'first' left"):
+        collect(run, "me/prompt")
