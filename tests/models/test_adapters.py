@@ -225,6 +225,32 @@ def test_lora_variants(variant: str, classifier, inputs, tmp_path: Path):
     torch.testing.assert_close(logits(reloaded, batch), logits(adapted, batch), atol=1e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:Using Rank-Stabilized LoRA with rank_pattern")
+@pytest.mark.parametrize(("start", "rslora"), [("pissa", False), ("olora", True)])
+def test_a_rank_above_the_layer_s_width(start: str, rslora: bool, classifier, inputs, tmp_path: Path):
+    """Width 32, rank 40: 32 directions are taken out and 64 saved, at the scale of 40. An embedding's keeps its 40."""
+    loaded = classifier("bert", seed=1)
+    config = peft.LoraConfig(
+        r=40,
+        lora_alpha=20,
+        use_rslora=rslora,
+        init_lora_weights=start,
+        target_modules=["query", "value", "word_embeddings"],
+        rank_pattern={"value": 4},
+        alpha_pattern={"value": 8},
+    )
+    adapted = add_adapter(loaded.model, config, loaded.fresh)
+    save_adapter(adapted, tmp_path / "start")
+    perturb(adapted)
+    save_adapter(adapted, tmp_path / "adapter", start=tmp_path / "start")
+    saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    expected = {"word_embeddings": 40, "query": 64, "value": 8}
+    assert {name.rpartition(".")[2]: rank for name, rank in saved["rank_pattern"].items()} == expected
+    assert len(saved["rank_pattern"]) == 1 + 3 + 3 and saved["r"] == 80
+    reloaded = load_adapter(classifier("bert", seed=2).model, tmp_path / "adapter")
+    torch.testing.assert_close(logits(reloaded, inputs("bert")), logits(adapted, inputs("bert")), atol=1e-5, rtol=0)
+
+
 def test_names_on_the_command_line_are_those_supported():
     assert tuple(kind.value for kind in SUPPORTED) == ADAPTERS
 
