@@ -217,9 +217,6 @@ def _trace(model: PreTrainedModel, layers: list[nn.Module], batch: Batch) -> tup
     last: Any = None
     for module in [*before, *layers]:
         given, output = calls[module][0]
-        if module in before and not isinstance(output, torch.Tensor):
-            # data2vec's tell the picture's size beside them, I-BERT's the scale of its integers.
-            raise NoBoundary("its embeddings give more than rows of tokens")
         if module in layers:
             if not isinstance(given, torch.Tensor) or given.dim() != 3:
                 raise NoBoundary("its layers do not take rows of tokens")
@@ -230,6 +227,9 @@ def _trace(model: PreTrainedModel, layers: list[nn.Module], batch: Batch) -> tup
         same = [0, 2] if module is layers[-1] else [0, 1, 2]
         if module in layers and (last.dim() != 3 or any(last.shape[i] != given.shape[i] for i in same)):
             raise NoBoundary("its layers change the shape of what they are given")
+    if not all(isinstance(calls[module][0][1], torch.Tensor) for module in before):
+        # data2vec's tell the picture's size beside them, I-BERT's the scale of its integers.
+        raise NoBoundary("its embeddings give more than rows of tokens")
     return before, isinstance(calls[layers[0]][0][1], tuple)
 
 
