@@ -68,6 +68,21 @@ _SHAPES: dict[str, dict] = {
     },
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "layer_type": "basic"},
     "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
+    # Of no contract that every family keeps: each for what a test of its own says.
+    "ibert": _BLOCKS,
+    "longformer": _BLOCKS | {"attention_window": 8},
+    "mobilenet_v1": {"image_size": 32, "depth_multiplier": 0.25},
+    "mobilenet_v2": {"image_size": 32, "depth_multiplier": 0.25},
+    "nystromformer": _BLOCKS,
+    "squeezebert": _BLOCKS | {"embedding_size": 32},
+    "swinv2": {
+        "image_size": 32,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+        "window_size": 4,
+    },
     # hidden_dim is 1,280 times the width's coefficient: no config of the family can say otherwise.
     "efficientnet": {
         "image_size": 32,

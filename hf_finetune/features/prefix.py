@@ -22,12 +22,16 @@ from hf_finetune.evaluation.inference import evaluating
 from hf_finetune.models.freeze import encoder_layers, lower_part
 from hf_finetune.models.heads import encoder
 from hf_finetune.models.pooled import last_layers_read
+from hf_finetune.models.safety import first_line
 
 Batch = dict[str, torch.Tensor]
 
 # Logits of one batch, through all layers and from its activations, in float32: rows of other lengths beside them and
 # other padding change the last digits.
 TOLERANCE = 1e-3
+# What a forward pass raises when it is handed activations that it was not written for: no ids, no tuple to take apart,
+# another length. The family's code is not known here, so whichever of these it is, it says that there is no way in.
+MISFITS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError)
 
 
 class NoBoundary(ValueError):
@@ -47,7 +51,7 @@ class Prefix:
 
     Raises:
         NoBoundary: layers that are run more than once, change the shape of their input or take more than the output of
-            the one below; or whose activations do not give the same logits.
+            the one below; or that fail on activations, or do not give the same logits from them.
     """
 
     def __init__(self, model: PreTrainedModel, n: int, batch: Batch) -> None:
@@ -78,9 +82,12 @@ class Prefix:
         ]
         try:
             self._verify(model, batch)
-        except NoBoundary:
+        except MISFITS as error:
             self.close()
-            raise
+            # A machine without memory for three rows is no property of the family.
+            if isinstance(error, NoBoundary | torch.OutOfMemoryError):
+                raise
+            raise NoBoundary(f"its layers do not run on activations ({first_line(error)})") from error
 
     def read(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         """Activations (B, T, D) below the first layer that trains; the layers above are not run."""
@@ -220,6 +227,9 @@ def _trace(model: PreTrainedModel, layers: list[nn.Module], batch: Batch) -> tup
         same = [0, 2] if module is layers[-1] else [0, 1, 2]
         if module in layers and (last.dim() != 3 or any(last.shape[i] != given.shape[i] for i in same)):
             raise NoBoundary("its layers change the shape of what they are given")
+    if not all(isinstance(calls[module][0][1], torch.Tensor) for module in before):
+        # data2vec's tell the picture's size beside them, I-BERT's the scale of its integers.
+        raise NoBoundary("its embeddings give more than rows of tokens")
     return before, isinstance(calls[layers[0]][0][1], tuple)
 
 

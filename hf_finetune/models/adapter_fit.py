@@ -48,6 +48,11 @@ ON_CONVOLUTIONS = (
 CUT_OUT = ("pissa", "olora")
 BEGINNINGS = (True, False, "gaussian", "orthogonal", *CUT_OUT)
 VIRTUAL_TOKENS = 20
+# Swin v2's, from two coordinates to a bias for each head: no linear layers that tokens go through.
+POSITION_BIASES = "continuous_position_bias_mlp"
+# With tf_padding they read the stride off a convolution; peft's layer around it has none.
+PADDING_BY_HAND = ("mobilenet_v1", "mobilenet_v2")
+INSTEAD = "use --method full, top or head"
 # Methods that multiply the weights they are put on.
 MULTIPLYING = (PeftType.IA3, PeftType.OFT, PeftType.BOFT, PeftType.HRA)
 
@@ -76,6 +81,11 @@ def check_fit(model: PreTrainedModel, config: PeftConfig) -> None:
                 "peft hands the prefix over; use PROMPT_TUNING or P_TUNING"
             )
         return
+    if family in PADDING_BY_HAND and model.config.tf_padding:
+        raise InputError(
+            f"adapter: {name} does not fit {family}, which reads the stride of a convolution to pad for it, and an adapter "
+            f"around the convolution hides that; {INSTEAD}"
+        )
     inside = [m for layer in encoder_layers(model) for m in layer.modules()]
     convolutions = any(isinstance(m, nn.Conv2d) for m in inside)
     if convolutions and not any(isinstance(m, nn.Linear) for m in inside) and config.peft_type not in ON_CONVOLUTIONS:
@@ -167,7 +177,7 @@ def complete(model: PreTrainedModel, config: PeftConfig, fresh: Sequence[str]) -
     """A copy of the config with its open ends closed, see `adapters.add_adapter`.
 
     Raises:
-        InputError: as `check_fit`; or it names a module that the model does not have.
+        InputError: as `check_fit`; it names a module that the model does not have, or the layers have none to put it on.
     """
     check_fit(model, config)
     whole = copy.deepcopy(config)
@@ -175,6 +185,12 @@ def complete(model: PreTrainedModel, config: PeftConfig, fresh: Sequence[str]) -
         _complete_prompt(model, whole)
     elif config.target_modules is None or config.target_modules == "all-linear":
         whole.target_modules = targets(model)
+        if not whole.target_modules:
+            # I-BERT has linear layers of its own kind, SqueezeBERT convolutions along the text.
+            raise InputError(
+                f"adapter: {config.peft_type.value} does not fit {model.config.model_type}, whose layers have no torch.nn.Linear "
+                f"or Conv2d to put it on; {INSTEAD}"
+            )
         if config.peft_type == PeftType.IA3 and config.feedforward_modules is None:
             # Scale what every target gives, rather than what some of them take.
             whole.feedforward_modules = []
@@ -224,9 +240,12 @@ def _full_names(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
 def targets(model: PreTrainedModel) -> list[str]:
     """Full names of the linear layers within the encoder's layers; convolutions where there are none (ResNet).
 
-    Depthwise convolutions (ConvNeXt) are left out: a low-rank update mixes channels, which they do not.
+    Depthwise convolutions (ConvNeXt) are left out: a low-rank update mixes channels, which they do not. So is what makes
+    biases of positions.
     """
     inside = {m for layer in encoder_layers(model) for m in layer.modules()}
-    named = [(name, module) for name, module in model.named_modules() if module in inside]
+    named = [
+        (name, module) for name, module in model.named_modules() if module in inside and POSITION_BIASES not in name
+    ]
     linear = [name for name, module in named if isinstance(module, nn.Linear)]
     return linear or [name for name, module in named if isinstance(module, nn.Conv2d) and module.groups == 1]

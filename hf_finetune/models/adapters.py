@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
@@ -175,7 +177,8 @@ def save_adapter(adapted: PeftModel, folder: str | Path, *, start: str | Path | 
     same model, whatever that base's head was initialised with. The README that peft adds is left out: it guesses.
 
     An adapter that took a part out of the pretrained weights when it began is saved as plain LoRA of twice the rank, what it
-    is minus what it was, for the weights it will be loaded onto have that part still.
+    is minus what it was, for the weights it will be loaded onto have that part still. Layers whose rank is another than the
+    config's, because they are narrower, say theirs in `rank_pattern` and `alpha_pattern`.
 
     Args:
         start: folder of the same adapter before it was trained, written by this function; for such adapters alone.
@@ -188,7 +191,7 @@ def save_adapter(adapted: PeftModel, folder: str | Path, *, start: str | Path | 
         # Embeddings are never resized here; asking peft to find out would ask the Hub.
         adapted.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
         if start is not None and cuts_out(adapted.active_peft_config):
-            _as_plain_lora(Path(temporary), Path(start))
+            _as_plain_lora(Path(temporary), Path(start), adapted)
         for path in sorted(Path(temporary).iterdir()):
             if path.suffix in (".json", ".safetensors"):
                 with path.open("rb") as file:
@@ -205,7 +208,7 @@ def _note_ranks(adapted: PeftModel) -> None:
     }
 
 
-def _as_plain_lora(folder: Path, start: Path) -> None:
+def _as_plain_lora(folder: Path, start: Path, adapted: PeftModel) -> None:
     """B A - B0 A0 = [B, -B0] [A; A0]. (peft's own conversion leaves out the head.)"""
     before, tensors = load_file(start / ADAPTER_FILE), load_file(folder / ADAPTER_FILE)
     for name, tensor in tensors.items():
@@ -217,8 +220,18 @@ def _as_plain_lora(folder: Path, start: Path) -> None:
     path = folder / CONFIG_FILE
     config = json.loads(path.read_text())
     # The scale, alpha / r or alpha / sqrt(r), stays what it was.
-    alpha = 2**0.5 if config["use_rslora"] else 2
-    config |= {"init_lora_weights": True, "r": 2 * config["r"], "lora_alpha": alpha * config["lora_alpha"]}
-    config["rank_pattern"] = {name: 2 * rank for name, rank in (config["rank_pattern"] or {}).items()}
-    config["alpha_pattern"] = {name: alpha * own for name, own in (config["alpha_pattern"] or {}).items()}
+    power = 0.5 if config["use_rslora"] else 1
+    config |= {"init_lora_weights": True, "r": 2 * config["r"], "lora_alpha": 2**power * config["lora_alpha"]}
+    # A matrix has no more directions to take out than its smaller side, whatever rank the config asks for.
+    layers = {n: m for n, m in adapted.get_base_model().named_modules() if isinstance(m, LoraLayer)}
+    ranks = {name: _rank(tensors, name) for name in layers}
+    alphas = {n: layer.scaling[adapted.active_adapter] * ranks[n] ** power for n, layer in layers.items()}
+    config["rank_pattern"] = {name: rank for name, rank in ranks.items() if rank != config["r"]}
+    config["alpha_pattern"] = {n: alpha for n, alpha in alphas.items() if not math.isclose(alpha, config["lora_alpha"])}
     path.write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def _rank(tensors: Mapping[str, torch.Tensor], layer: str) -> int:
+    """Rank of a layer's update, as it is stored; an embedding's matrices have names of their own."""
+    names = (f"base_model.model.{layer}.{matrix}" for matrix in ("lora_A.weight", "lora_embedding_A"))
+    return next(len(tensors[name]) for name in names if name in tensors)

@@ -212,6 +212,13 @@ def _check_family(checkpoint: str, config: PreTrainedConfig, task: Task) -> None
             raise InputError(
                 f"{checkpoint}: {kind} generates text; expected an encoder such as bert, roberta or modernbert"
             )
+        if kind == "nystromformer" and not has_code and config.num_landmarks != config.segment_means_seq_len:
+            # Its attention then cuts every text into segments of one length, and transformers fills up none.
+            raise InputError(
+                f"{checkpoint}: num_landmarks {config.num_landmarks} takes texts of exactly "
+                f"{config.segment_means_seq_len} tokens (segment_means_seq_len) alone; set both fields of config.json to the "
+                "same number, for attention between all tokens, or use another checkpoint"
+            )
         return
     if task == "image-classification":
         what = "is a text model, but the data are pictures; use a" if texts else "classifies no pictures; use a"

@@ -176,6 +176,7 @@ def load_image_processor(
         try:
             with quiet():
                 processor = AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
+            _check_sides(processor)
             return processor if image_size is None else _resized_processor(processor, image_size)
         except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError) as error:
             raise InputError(f"{checkpoint}: its image processor cannot be loaded: {one_line(error)}") from error
@@ -190,6 +191,16 @@ def load_image_processor(
     return ViTImageProcessor(
         size={"height": height, "width": width}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
     )
+
+
+def _check_sides(processor: BaseImageProcessor) -> None:
+    """Raises: ValueError: a side that is no number, which transformers fails on with the first picture only."""
+    settings = processor.to_dict()
+    for name in ("size", "crop_size"):
+        sides = settings.get(name)
+        for side, value in sides.items() if isinstance(sides, dict) else ():
+            if value is not None and not isinstance(value, int | float):
+                raise ValueError(f"{name}.{side}: expected a number of pixels, got {value!r}")
 
 
 def _resized_processor(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:

@@ -123,6 +123,19 @@ def test_families_without_a_boundary(tmp_path: Path, family: str, caplog: pytest
     trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
 
 
+@pytest.mark.parametrize(
+    ("family", "why"), [("ibert", "give more than rows"), ("longformer", "do not run on activations")]
+)
+def test_families_that_cannot_be_entered(tmp_path: Path, family: str, why: str) -> None:
+    """I-BERT's embeddings give a scale as well; Longformer's classifier asks for ids. They train without the cache."""
+    trainer = small_trainer(tmp_path, family, rows=8, dropout=None)
+    freeze.train_top(trainer.model, 1)
+    rows = cached(trainer)
+    assert rows.inputs is trainer.inputs and why in rows.why
+    assert not any("forward" in vars(module) for module in trainer.model.modules())
+    trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
+
+
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "vit"])
 def test_validation_and_features_through_the_cache(tmp_path: Path, family: str) -> None:
     """Rows of both kinds at once, one after the other: what a whole pass gives."""

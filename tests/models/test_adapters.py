@@ -8,7 +8,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
+from tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
@@ -223,6 +223,61 @@ def test_lora_variants(variant: str, classifier, inputs, tmp_path: Path):
     assert (config["use_dora"], config["use_rslora"]) == (variant == "dora", variant == "rslora")
     reloaded = load_adapter(classifier("bert", seed=2).model, tmp_path / "adapter")
     torch.testing.assert_close(logits(reloaded, batch), logits(adapted, batch), atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Using Rank-Stabilized LoRA with rank_pattern")
+@pytest.mark.parametrize(("start", "rslora"), [("pissa", False), ("olora", True)])
+def test_a_rank_above_the_layer_s_width(start: str, rslora: bool, classifier, inputs, tmp_path: Path):
+    """Width 32, rank 40: 32 directions are taken out and 64 saved, at the scale of 40. An embedding's keeps its 40."""
+    loaded = classifier("bert", seed=1)
+    config = peft.LoraConfig(
+        r=40,
+        lora_alpha=20,
+        use_rslora=rslora,
+        init_lora_weights=start,
+        target_modules=["query", "value", "word_embeddings"],
+        rank_pattern={"value": 4},
+        alpha_pattern={"value": 8},
+    )
+    adapted = add_adapter(loaded.model, config, loaded.fresh)
+    save_adapter(adapted, tmp_path / "start")
+    perturb(adapted)
+    save_adapter(adapted, tmp_path / "adapter", start=tmp_path / "start")
+    saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    expected = {"word_embeddings": 40, "query": 64, "value": 8}
+    assert {name.rpartition(".")[2]: rank for name, rank in saved["rank_pattern"].items()} == expected
+    assert len(saved["rank_pattern"]) == 1 + 3 + 3 and saved["r"] == 80
+    reloaded = load_adapter(classifier("bert", seed=2).model, tmp_path / "adapter")
+    torch.testing.assert_close(logits(reloaded, inputs("bert")), logits(adapted, inputs("bert")), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["pissa", "oft", "boft"])
+def test_biases_that_swin_v2_makes_of_positions_are_left_alone(method: str, inputs, tmp_path: Path):
+    """From two coordinates to a bias for each head: no rank of 8 fits there, nor a block of 4."""
+    folder = tiny_image_checkpoint(tmp_path / "swinv2", "swinv2")
+    one, other = (load_classifier(folder, task="image-classification", labels=["a", "b"], seed=s) for s in (1, 2))
+    adapted = add_adapter(one.model, METHODS[method], one.fresh)
+    assert not any("continuous_position_bias_mlp" in name for name in adapted.active_peft_config.target_modules)
+    check_round_trips(adapted, inputs("swin"), other.model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "why"),
+    [
+        ("mobilenet_v1", "which reads the stride of a convolution to pad for it"),
+        ("mobilenet_v2", "which reads the stride of a convolution to pad for it"),
+        ("squeezebert", "whose layers have no torch.nn.Linear or Conv2d"),
+        ("ibert", "whose layers have no torch.nn.Linear or Conv2d"),
+    ],
+)
+def test_families_that_no_adapter_fits_are_told_without_weights(family: str, why: str, tmp_path: Path):
+    pictures = family.startswith("mobilenet")
+    folder = (tiny_image_checkpoint if pictures else tiny_text_checkpoint)(tmp_path, family)
+    bones = skeleton(inspect_checkpoint(folder), "image-classification" if pictures else "text-classification")
+    with pytest.raises(InputError) as caught:
+        add_adapter(bones, peft.LoraConfig(), (), empty=True)
+    expected = f"adapter: LORA does not fit {family}, {why}"
+    assert str(caught.value).startswith(expected) and str(caught.value).endswith("; use --method full, top or head")
 
 
 def test_names_on_the_command_line_are_those_supported():

@@ -403,6 +403,17 @@ def test_chat_templates_are_dropped(folder: Path, tmp_path: Path):
     assert not list(tmp_path.rglob("evil*"))
 
 
+def test_nystromformer_of_one_length_is_refused(tmp_path: Path):
+    """As many landmarks as a segment has tokens is attention between all, of any length; fewer are not filled up to."""
+    options = {"task": "text-classification", "labels": ["a", "b"]}
+    ids = torch.randint(5, 100, (2, 12), generator=torch.Generator().manual_seed(0))
+    loaded = load_classifier(tiny_text_checkpoint(tmp_path / "all", "nystromformer"), **options)
+    assert loaded.model.eval()(input_ids=ids).logits.isfinite().all()
+    folder = tiny_text_checkpoint(tmp_path / "few", "nystromformer", num_landmarks=4)
+    said = refusal(lambda: load_classifier(folder, **options))
+    assert said.startswith(f"{folder}: num_landmarks 4 takes texts of exactly 64 tokens")
+
+
 # --- image processors
 
 
@@ -457,6 +468,24 @@ def test_broken_processor(tmp_path: Path, content: str):
     folder = tiny_image_checkpoint(tmp_path, "vit")
     (folder / "preprocessor_config.json").write_text(content)
     assert refusal(lambda: load_image_processor(folder)).startswith(str(folder))
+
+
+def test_a_side_that_is_no_number(tmp_path: Path):
+    """As a config's image_size of two numbers leaves it where one is written for each side."""
+    folder = tiny_image_checkpoint(tmp_path, "vit")
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"size": {"height": [32, 32], "width": 32}}))
+    expected = f"{folder}: its image processor cannot be loaded: size.height: expected a number of pixels, got [32, 32]"
+    assert refusal(lambda: load_image_processor(folder)) == expected
+
+
+def test_two_numbers_in_the_config_are_height_and_width(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = tiny_image_checkpoint(tmp_path, "vit")
+    (folder / "preprocessor_config.json").unlink()
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_size": [32, 48]}))
+    pixels = load_image_processor(folder)(np.zeros((20, 30, 3), dtype=np.uint8), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 32, 48) and "32x48" in caplog.text
 
 
 def test_pictures_without_torchvision(checkpoint, monkeypatch: pytest.MonkeyPatch):
