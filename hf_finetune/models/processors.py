@@ -198,7 +198,9 @@ def _check_sides(processor: BaseImageProcessor) -> None:
     settings = processor.to_dict()
     for name in ("size", "crop_size"):
         sides = settings.get(name)
-        for side, value in sides.items() if isinstance(sides, dict) else ():
+        if not isinstance(sides, dict):
+            continue
+        for side, value in sides.items():
             if value is not None and not isinstance(value, int | float):
                 raise ValueError(f"{name}.{side}: expected a number of pixels, got {value!r}")
 
