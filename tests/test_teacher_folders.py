@@ -67,7 +67,7 @@ def test_pairs_for_a_teacher_of_single_texts(folder: Path, caplog: pytest.LogCap
     pairs = Dataset.from_dict({**rows.to_dict(), "text_pair": rows["text"][:]})
     asked = load(folder)
     teacher.ask((asked,), {"validation": rows}, budget_gb=1.0)
-    assert "pairs" not in caplog.text
+    assert "these are pairs" not in caplog.text
     teacher.ask((asked,), {"validation": pairs}, budget_gb=1.0)
     assert "roberta: these are pairs of texts, and nothing says that the teacher was trained on such" in caplog.text
 
