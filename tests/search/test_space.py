@@ -16,6 +16,7 @@ from hf_finetune.search.space import (
     LEVELS,
     MOVES,
     NONE,
+    PICTURES,
     Mix,
     Move,
     Policy,
@@ -113,6 +114,12 @@ def test_every_operation_of_pictures_at_every_magnitude(magnitude: float) -> Non
         assert changed.shape == pixels.shape and changed.dtype == torch.uint8
     at = {o.name: o.at for o in space.operations}
     assert at["Rotate"](0.4) == Rotate(12.0, draw="ends", interpolation="nearest")
+
+
+def test_numbers_of_a_policy_are_for_people() -> None:
+    at = {operation.name: operation.at for operation in PICTURES}
+    assert at["Brightness"](0.2).brightness == 0.18
+    assert at["TranslateX"](0.2).x == pytest.approx(0.2 * 150 / 331, abs=1e-6) == round(at["TranslateX"](0.2).x, 6)
 
 
 def test_a_policy_on_one_line() -> None:
