@@ -167,9 +167,7 @@ def _max_length(model: PreTrainedModel, local: LocalCheckpoint) -> int:
         return stored
     length = made_for or UNKNOWN_LENGTH
     why = f"stores a limit of {stored}" if isinstance(stored, int) and stored <= MOST_STORED else "stores no limit"
-    logger.info(
-        "%s: its tokenizer %s; texts are cut off at %d tokens, as the model is made for", local.name, why, length
-    )
+    logger.info("%s: its tokenizer %s; texts are cut off at %d tokens", local.name, why, length)
     return length
 
 

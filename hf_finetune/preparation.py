@@ -141,11 +141,7 @@ def prepare(recipe: Recipe) -> Prepared:
             *splits.notes,
             *loaded.notes,
             *found.notes,
-            *(
-                teacher.notes_on(teachers, taught.teacher_precision)
-                if isinstance(taught := recipe.objective, Distill)
-                else ()
-            ),
+            *(teacher.notes_on(teachers, recipe.objective.teacher_precision) if teachers else ()),
             *without_effect(recipe),
             *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and changed else ()),
         ),

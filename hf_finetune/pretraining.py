@@ -185,8 +185,9 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
     """Load what is pretrained.
 
     Raises:
-        InputError: the batches do not fit, or compare no rows where that is the objective; a field of train.extra; there is no mask token; the model drops nothing out, where that makes
-            the views, or its pictures cannot be changed, where that does, or are of one patch, where patches are left out.
+        InputError: the batches do not fit, or compare no rows where that is the objective; a field of train.extra; there is
+            no mask token; the model drops nothing out, where that makes the views, or its pictures cannot be changed, where
+            that does, or are of one patch, where patches are left out.
     """
     recipe, objective = prepared.recipe, prepared.recipe.pretrain.objective
     assert objective is not None, "somebody asked for the stage"
@@ -238,8 +239,9 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
 def _check_batches(run: Prepared, objective: PretrainObjective) -> None:
     """Refuse steps that cannot be cut as they are to be, and forward passes of one row where rows are told from one another."""
     batches = run.batches(run.inputs.lengths(run.splits.train))
-    most = max(map(len, batches.step_rows()))
-    if isinstance(objective, SimCSE | SimCLR) and most <= batches.accumulation * batches.processes:
+    if not isinstance(objective, SimCSE | SimCLR):
+        return
+    if max(map(len, batches.step_rows())) <= batches.accumulation * batches.processes:
         raise InputError(
             f"pretrain.objective: {type(objective).__name__} tells a row from the others of its forward pass, and here that has one "
             "row; raise train.per_device_train_batch_size, batching.rows_per_step or batching.token_budget"

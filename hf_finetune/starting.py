@@ -35,7 +35,6 @@ from hf_finetune.training.distillation import Insides
 from hf_finetune.training.elastic_net import ElasticNetSteps
 from hf_finetune.training.gradient_noise import NoisyGradients
 from hf_finetune.training.mixout import Mixout, pretrained_layers
-from hf_finetune.training.precision import exact_float32
 from hf_finetune.training.rank_schedule import RankSchedule, orthogonality
 from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, waiting
 from hf_finetune.training.warm_start import FittedHead
@@ -77,7 +76,7 @@ def ask_teacher(
     if test and splits.test is not None:
         asked["test"] = splits.test
     # The others find what the first one leaves.
-    with PartialState().main_process_first(), exact_float32():
+    with PartialState().main_process_first():
         live = prepared.changes_every_epoch
         answers = teacher.ask(teachers, asked, budget_gb=recipe.batching.cache_gb, live=live)
         insides = None

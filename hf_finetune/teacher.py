@@ -151,9 +151,8 @@ def forget() -> None:
 @contextmanager
 def asking(clock: Clock) -> Iterator[None]:
     """Around what is asked of a teacher in the midst of a training: one process asks, and the others find what it leaves. A loader
-    of rows draws from torch's random numbers, on which dropout goes on as if nobody had asked; and the answers are float32's,
-    whatever the student trains in."""
-    with clock, PartialState().main_process_first(), torch.random.fork_rng(devices=[]), exact_float32():
+    of rows draws from torch's random numbers, on which dropout goes on as if nobody had asked."""
+    with clock, PartialState().main_process_first(), torch.random.fork_rng(devices=[]):
         yield
 
 
@@ -367,7 +366,6 @@ def asked_of(teacher: Teacher, read: AsRead, precision: Precision) -> dict[str, 
         "weights": teacher.weights,
         "rows": read.seen,
         "attention": model.config._attn_implementation,
-        "float32": torch.get_float32_matmul_precision(),
         "device": next(model.parameters()).device.type,
         "precision": precision,
         "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
@@ -385,6 +383,8 @@ def _asked(
     parts = asked_of(teacher, read, precision) | ({} if pooling is None else {"embeddings": pooling})
     options: dict[str, Any] = {"batch_size": None, "tokens": TOKENS}
 
+    # Also in the midst of a training whose own products are less exact.
+    @exact_float32()
     def answer(numbers: np.ndarray) -> np.ndarray:
         some = Subset(read.rows, numbers.tolist())
         lengths = None if read.lengths_N is None else read.lengths_N[numbers]

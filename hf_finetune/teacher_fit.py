@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.errors import InputError
-from hf_finetune.models.processors import position_limit
+from hf_finetune.models.processors import positions_of
 from hf_finetune.teacher import Teacher
 from hf_finetune.training.distillation_choices import DistillationKind, RepresentationKind
 from hf_finetune.training.flops import patches
@@ -77,7 +77,7 @@ def _check_texts(teacher: Teacher, inputs: TextInputs, tokenizer: PreTrainedToke
         )
     if "text_pair" in batch and "token_type_ids" in set(tokenizer.model_input_names) - set(own_names):
         raise InputError(f"{teacher.name} is told which text of a pair a token is of, the student is not; {INSTEAD}")
-    limit = position_limit(teacher.classifier.model.config)
+    limit = positions_of(teacher.classifier.model)
     if limit is not None and limit < inputs.max_length:
         raise InputError(
             f"{teacher.name} has positions for {limit} tokens, and data.max_length is {inputs.max_length}; give {limit} or less"

@@ -39,6 +39,7 @@ from hf_finetune.teacher_fit import Normalised
 from hf_finetune.training import layer_search
 from hf_finetune.training.distillation import Clock, Insides
 from hf_finetune.training.distillation_choices import DistillationKind, RepresentationKind
+from hf_finetune.training.precision import exact_float32
 from hf_finetune.training.representation_choices import is_searched
 from hf_finetune.training.representations import Configs, comparison, teachers_hidden, wanted
 
@@ -72,13 +73,21 @@ class AskedInside:
         self.names = theirs.tokenizer.model_input_names if isinstance(theirs, TextInputs) else ["pixel_values"]
 
     def __call__(self, batch: dict[str, Any]) -> States:
-        """The states, without gradients, and the embeddings."""
+        """The states, without gradients, computed in float32, and the embeddings."""
         found = States(batch.get("attention_mask"))
         if self.watch is not None:
             given = {name: batch[name] for name in self.names if name in batch}
             if self.normalised is not None:
                 given["pixel_values"] = self.normalised(given["pixel_values"])
-            with evaluating(self.model), all_tokens(self.model), torch.no_grad(), self.watch.recording(given) as found:
+            with (
+                evaluating(self.model),
+                all_tokens(self.model),
+                torch.no_grad(),
+                # Whatever the student trains in: states that are kept are float32's, too.
+                exact_float32(),
+                torch.autocast(self.model.device.type, enabled=False),
+                self.watch.recording(given) as found,
+            ):
                 self.model(**given)
             if self.as_kept:
                 found.hidden = {layer: _rounded(x_BTD) for layer, x_BTD in found.hidden.items()}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,6 @@ from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.data.views import Augmentation, Views, population_of
 from hf_finetune.errors import InputError
 from hf_finetune.models.load import load_classifier
-from hf_finetune.training.distillation import Clock
 from hf_finetune.training.precision import settings_restored
 
 
@@ -242,10 +242,16 @@ def test_report_by_hand() -> None:
     assert [m["accuracy"] for m in named["members"]] == [{"validation": v, "test": 1.0} for v in (0.5, 1.0)]
 
 
-def test_what_is_asked_in_the_midst_of_a_training_is_computed_in_float32() -> None:
-    """Of other views the same answers as beforehand, whatever the student's matrix products are."""
+def test_answers_are_computed_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of other views the same as beforehand, whatever the student's matrix products are."""
+    seen, predict = [], teacher.predict_logits
+
+    def watched(*given: Any, **fields: Any) -> np.ndarray:
+        seen.append(torch.get_float32_matmul_precision())
+        return predict(*given, **fields)
+
+    monkeypatch.setattr(teacher, "predict_logits", watched)
     with settings_restored():
         torch.set_float32_matmul_precision("medium")
-        with teacher.asking(Clock()):
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
+        ask(classifier(tmp_path, "bert", ("bad", "good")), text_rows(4))
+        assert seen == ["highest"] and torch.get_float32_matmul_precision() == "medium"

@@ -28,6 +28,14 @@ _BLOCKS = {
     "intermediate_size": 64,
     "initializer_range": 0.1,
 }
+_STAGES = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
 _SHAPES: dict[str, dict] = {
     "bert": _BLOCKS,
     "roberta": _BLOCKS,
@@ -42,14 +50,7 @@ _SHAPES: dict[str, dict] = {
     "vit": _BLOCKS | {"image_size": 32, "patch_size": 8},
     "deit": _BLOCKS | {"image_size": 32, "patch_size": 8},
     "dinov2": {k: v for k, v in _BLOCKS.items() if k != "intermediate_size"} | {"image_size": 32, "patch_size": 8},
-    "swin": {
-        "image_size": 32,
-        "patch_size": 4,
-        "embed_dim": 16,
-        "depths": [2, 2],
-        "num_heads": [2, 4],
-        "window_size": 4,
-    },
+    "swin": _STAGES,
     "dinov2_with_registers": {k: v for k, v in _BLOCKS.items() if k != "intermediate_size"}
     | {"image_size": 32, "patch_size": 8, "num_register_tokens": 2},
     "beit": _BLOCKS | {"image_size": 32, "patch_size": 8, "use_relative_position_bias": True},
@@ -75,14 +76,7 @@ _SHAPES: dict[str, dict] = {
     "mobilenet_v2": {"image_size": 32, "depth_multiplier": 0.25},
     "nystromformer": _BLOCKS,
     "squeezebert": _BLOCKS | {"embedding_size": 32},
-    "swinv2": {
-        "image_size": 32,
-        "patch_size": 4,
-        "embed_dim": 16,
-        "depths": [2, 2],
-        "num_heads": [2, 4],
-        "window_size": 4,
-    },
+    "swinv2": _STAGES,
     # hidden_dim is 1,280 times the width's coefficient: no config of the family can say otherwise.
     "efficientnet": {
         "image_size": 32,

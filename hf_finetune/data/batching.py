@@ -278,8 +278,8 @@ def _enough(longest_first: np.ndarray, budget: int, parts: int) -> int:
 class EpochLoader(DataLoader):
     """A DataLoader that hands the epoch on to its batch sampler, as the Trainer asks of the loaders it knows.
 
-    The rows, which may look different in every epoch or be mixed otherwise, hear of it from the batch sampler: in the middle of an
-    epoch, a resumed Trainer puts another loader around that, and reaches no other part of this one.
+    The rows, which may look different in every epoch or be mixed otherwise, hear of it from the batch sampler: in the
+    middle of an epoch, a resumed Trainer puts another loader around that, and reaches no other part of this one.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ Legend: B rows, T tokens, H height, W width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,8 +143,9 @@ class ImageInputs:
 Inputs = TextInputs | ImageInputs
 
 
-class EpochRows(torch.utils.data.Dataset):
-    """Rows for a torch DataLoader that are told which epoch comes, see `batching.EpochLoader`: they may look different in each."""
+class EpochRows(torch.utils.data.Dataset, ABC):
+    """Rows for a torch DataLoader that are told which epoch comes, see `batching.EpochLoader`: they may look different in
+    each."""
 
     epoch = 0
 
@@ -151,12 +153,12 @@ class EpochRows(torch.utils.data.Dataset):
         """Choose the epoch whose rows come next."""
         self.epoch = epoch
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         """One dict of columns."""
-        raise NotImplementedError
 
 
 class Rows(EpochRows):

@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from hf_finetune.data.augmentation import generators
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, TextInputs
+from hf_finetune.data.text_pieces import UNSPACED
 from hf_finetune.data.tokens import pad
 from hf_finetune.errors import InputError
 
@@ -33,11 +34,7 @@ GEOMETRIC = 0.2
 # A longer word than this is left out whole only where it is no more than the share: addresses, hashes, and whatever else a
 # tokenizer does not cut.
 LONGEST_WORD = 8
-# Of scripts that put no spaces between words: Thai and Lao, Burmese, Khmer, Japanese, Chinese.
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\uff66-\uff9f\U00020000-\U0003ffff]"
-)
+OF_NO_WORD = re.compile(f"[{UNSPACED}]")
 
 
 def with_words(encoded: Dataset, inputs: TextInputs, *, whole_word: bool) -> Dataset:
@@ -90,7 +87,7 @@ def words_of(encoding: Any, texts: Sequence[str], special: Collection[int]) -> l
     return [
         None
         if word is None or token in special
-        else (part, word, start if UNSPACED.search(texts[part], start, end) else None)
+        else (part, word, start if OF_NO_WORD.search(texts[part], start, end) else None)
         for token, part, word, (start, end) in tokens
     ]
 
@@ -265,7 +262,8 @@ def blocks(grid: tuple[int, int], rng: np.random.Generator, *, block: int, share
     One at least, so that there is something to guess, and all but one at most, so that there is something to see.
 
     Args:
-        grid: H, W, of two squares or more. Squares at the right and lower edge are cut off where these are no multiples of `block`.
+        grid: H, W, of two squares or more. Squares at the right and lower edge are cut off where these are no multiples of
+            `block`.
 
     Returns:
         Mask (H, W).

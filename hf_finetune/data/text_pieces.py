@@ -12,6 +12,13 @@ Keep = Literal["nothing", "numbers", "entities"]
 @mentions, #tags, and words with a capital that do not start a sentence: names, as English and many other languages write
 them."""
 
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U0003ffff"
+)
+"""Characters of scripts that put no spaces between words (Thai and Lao, Burmese, Khmer, Japanese, Chinese), as they stand
+between the brackets of a regular expression: there each is taken for a word."""
+
 _WORD = re.compile(r"\S+")
 _GAP = re.compile(r"\s*")
 _DIGIT = re.compile(r"\d")

@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 
 from hf_finetune.data.augmentation import TextBatch
+from hf_finetune.data.text_pieces import UNSPACED
 from hf_finetune.doctor.preview import Preview, whole_text
-from hf_finetune.doctor.texts import UNSPACED
 
 # A word, or a character of a script without spaces, with the white space before it.
 _PIECE = re.compile(rf"\s*(?:[{UNSPACED}]|[^\s{UNSPACED}]+)")

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_finetune.data.text_pieces import UNSPACED
 from hf_finetune.doctor.findings import Finding, Material, Suspect, of_rows
 
-# Han, kana and Thai are written without spaces: there each character counts as a word.
-UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*")
 # Characters that a byte above 127 becomes when it is read as cp1252, or as Latin-1 where that has none.
 _HIGH_BYTES = {bytes([b]).decode("cp1252", "replace").replace("\ufffd", chr(b)): b for b in range(0x80, 0x100)}

@@ -16,6 +16,7 @@ from datasets import Dataset
 from scipy import sparse
 
 from hf_finetune.data.image import decode
+from hf_finetune.data.text_pieces import UNSPACED
 
 logger = logging.getLogger("hf_finetune")
 
@@ -29,10 +30,8 @@ MAX_FEATURES = 50_000
 """Most frequent words and word pairs of a text column."""
 SIDE = 16
 """Pictures are shrunk to SIDE x SIDE pixels."""
-# Han, kana and Thai are written without spaces: there each character counts as a word. Punctuation does too: "!" and "?"
-# tell classes apart.
-_UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORDS = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]"
+# Punctuation counts as a word, too: "!" and "?" tell classes apart.
+_WORDS = rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ from hf_finetune.data.views import Views
 from hf_finetune.models.inner_states import States, Wanted, Watch
 from hf_finetune.training.distillation_choices import AnswerKind, DistillationKind
 from hf_finetune.training.losses import WeightedLoss
-from hf_finetune.training.precision import exact_float32
 from hf_finetune.training.ramps import Number, ends_of, settled
 from hf_finetune.training.trainer import ClassifierTrainer
 
@@ -200,8 +199,7 @@ class DistillationTrainer(ClassifierTrainer):
         taught = Taught(inputs["labels"], inputs[COLUMN], progress)
         with ExitStack() as stack:
             if self.insides is not None and self.watch is not None:
-                # As it is asked about rows, whose answers are kept.
-                with exact_float32(), torch.autocast(self.args.device.type, enabled=False), self.insides.clock:
+                with self.insides.clock:
                     theirs = self.insides.teacher(inputs)
                 inside = stack.enter_context(self.watch.recording(student))
                 taught = replace(taught, inside=inside, teachers_inside=theirs)
