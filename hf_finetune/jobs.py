@@ -23,7 +23,8 @@ from hf_finetune.data.named import Source
 from hf_finetune.data.test_time import SeveralViews
 from hf_finetune.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.errors import InputError
-from hf_finetune.recipe import Distill, ImageData, Launch, Model, Recipe, Supervised, TextData
+from hf_finetune.recipe import Distill, ImageData, Launch, Model, Recipe, TextData
+from hf_finetune.recipe_arguments import flag_value, help_on_operations, merged, with_operations, yaml_fields
 from hf_finetune.search.budget import SearcherName, seconds_in
 
 T = TypeVar("T")
@@ -186,16 +187,16 @@ def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
 def train_job(arguments: Sequence[str], prog: str, kind: type[Train] = TrainJob) -> tuple[Train, list[str]]:
     """Parse the arguments of `train`, or of a job that takes them too; whether the data are texts or pictures is asked of
     them unless a flag or `--config` says it."""
-    if (path := _flag_value(arguments, "--data.path")) is not None:
+    if (path := flag_value(arguments, "--data.path")) is not None:
         raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
-    fields = _yaml_fields(arguments)
+    fields = yaml_fields(arguments)
     said, guessed = _kinds(arguments, fields)
     blank = TextData(path=""), Model(checkpoint=minilm())
     pictures = ImageData(path=""), Model(checkpoint=IMAGE_CHECKPOINT)
 
     def parsed(data: TextData | ImageData, model: Model) -> Train:
-        recipe = _merged(Recipe(name="", data=data, model=model), fields, arguments)
-        recipe, rest = _operations(recipe, arguments)
+        recipe = merged(Recipe(name="", data=data, model=model), fields, arguments)
+        recipe, rest = with_operations(recipe, arguments)
         return _parse(kind, kind(recipe, source=tyro.MISSING), rest, prog)
 
     job = parsed(*(pictures if (said or guessed) is ImageData else blank))
@@ -224,7 +225,7 @@ def _kinds(arguments: Sequence[str], fields: dict[str, Any]) -> tuple[type | Non
     """What a flag, or the YAML file, says of the data by naming a column or a field that only one kind has; and what the
     operations beside it are for, from which the data may differ. None: nothing."""
     names = {a.split("=")[0].removeprefix("--").removeprefix("data.") for a in arguments if a.startswith("--")}
-    data, augment = fields.get("data"), _flag_value(arguments, "--data.augment") or ""
+    data, augment = fields.get("data"), flag_value(arguments, "--data.augment") or ""
     if isinstance(data, dict):
         names |= {str(name) for name in data} | {f"type: {data.get('type')}"}
         augment += str(data.get("augment", ""))
@@ -249,8 +250,8 @@ def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str)
         InputError: for a flag or a field that there is not, or a value of another type.
     """
     if default is not None:
-        recipe = _merged(default.recipe, _yaml_fields(arguments), arguments)
-        recipe, arguments = _operations(recipe, arguments)
+        recipe = merged(default.recipe, yaml_fields(arguments), arguments)
+        recipe, arguments = with_operations(recipe, arguments)
         default = dataclasses.replace(default, recipe=recipe)
     return _parse(kind, default, arguments, prog)
 
@@ -270,7 +271,7 @@ def _parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str
     except SystemExit as stop:
         if not stop.code:
             if issubclass(kind, RunJob):
-                print(_help_on_operations())
+                print(help_on_operations())
             raise
         spaced = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--") else [a])]
         if "Unrecognized options" in complaint.getvalue() and len(spaced) > len(arguments):
@@ -308,126 +309,6 @@ def _unfolded(arguments: Sequence[str]) -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
-def _yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:
-    """What the file of `--config` sets. To be read once: it may be a pipe."""
-    if (file := _flag_value(arguments, "--config")) is None:
-        return {}
-    path = Path(file)
-    try:
-        fields = codec.yaml_value(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise InputError(f"--config {path}: {error}") from None
-    if not isinstance(fields, dict | None):
-        raise InputError(f"--config {path}: expected a mapping of fields, got {fields!r}")
-    return fields or {}
-
-
-def _merged(recipe: Recipe, fields: dict[str, Any], arguments: Sequence[str]) -> Recipe:
-    """The recipe with the fields of a file, which may be a student's where a flag names its teacher.
-
-    Raises:
-        InputError: see `codec.merge`; or a flag that is of a student's objective alone, without a teacher.
-    """
-    written = fields.get("objective")
-    written = {"type": written} if isinstance(written, str) else written
-    if isinstance(written, dict) and written.get("type") == "Distill":
-        # Written out, it begins anew.
-        teacher = _teacher(arguments)
-        fields = fields | {"objective": written if teacher is None else {"teacher": teacher, **written}}
-    else:
-        recipe = _with_teacher(recipe, arguments)
-    # Again, for the file may say `type: Supervised`.
-    recipe = _with_teacher(codec.merge(recipe, fields), arguments)
-    if isinstance(recipe.objective, Distill) or _flag_value(arguments, "--objective") is not None:
-        return recipe
-    own = {f.name for f in dataclasses.fields(Distill)} - {f.name for f in dataclasses.fields(Supervised)}
-    for flag in (argument.partition("=")[0] for argument in arguments):
-        group, _, name = flag.partition(".")
-        if group == "--objective" and name.partition(".")[0].replace("-", "_") in own:
-            raise InputError(f"{flag}: this is asked of a student; name its teacher beside it, --teacher MODEL")
-    return recipe
-
-
-def _with_teacher(recipe: Recipe, arguments: Sequence[str]) -> Recipe:
-    """A flag that names a teacher makes the objective one that has one; all that it said before stays."""
-    teacher = _teacher(arguments)
-    if teacher is None or isinstance(recipe.objective, Distill):
-        return recipe
-    return dataclasses.replace(recipe, objective=Distill(teacher=teacher, **vars(recipe.objective)))
-
-
-def _teacher(arguments: Sequence[str]) -> str | None:
-    """The first one that a flag names."""
-    return _flag_value(arguments, "--teacher") or _flag_value(arguments, "--objective.teacher")
-
-
-def _operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
-    """Set the operations that a flag gives whole, as YAML; the other arguments are left: `--model.surgery.0.first 3`."""
-    # A PEFT config is none of ours, but is given in the same way; its fields, too (`--adapter.r 16`).
-    fields, rest = {name: [m.__name__ for m in members] for name, members in operation_fields(Recipe).items()}, []
-    fields["adapter"] = list(codec.ADAPTERS)
-    fields["model.from_config"] = ["'{num_hidden_layers: 4}'"]
-    left = iter(arguments)
-    for argument in left:
-        flag, given, value = argument.partition("=")
-        name = flag.removeprefix("--").replace("-", "_")
-        of_adapter = name.startswith("adapter.")
-        if not flag.startswith("--") or not (name in fields or of_adapter):
-            rest.append(argument)
-            continue
-        try:
-            changes = codec.yaml_value(value if given else next(left))
-        except StopIteration:
-            such = "" if of_adapter else f", such as {fields[name][0]}"
-            raise InputError(f"{flag}: expected a value{such}") from None
-        except ValueError as error:
-            raise InputError(f"{flag}: {error}") from None
-        for part in reversed(name.split(".")):
-            changes = {part: changes}
-        recipe = codec.merge(recipe, changes)
-    return recipe, rest
-
-
-def operation_fields(kind: type, prefix: str = "") -> dict[str, list[type]]:
-    """Fields below the dataclass `kind` that hold one of several operations, or a list of them, with those they may hold."""
-    found: dict[str, list[type]] = {}
-    for name, hint in typing.get_type_hints(kind).items():
-        members = codec.operations(hint)
-        dotted = f"{prefix}{name}"
-        if len(members) > 1 and dotted != "data":
-            found[dotted] = members
-        # What a tuple will hold, or which optimiser it will be, has no flags yet.
-        for member in members if len(members) == 1 or dotted in ("data", "objective") else ():
-            for inner, of in operation_fields(member, f"{dotted}.").items():
-                # Texts and pictures have fields of one name that hold other operations.
-                found[inner] = list(dict.fromkeys([*found.get(inner, []), *of]))
-    return found
-
-
-def _help_on_operations() -> str:
-    """The part of the help that flags of configured operations cannot give: which others there are."""
-    lines = ["", "operations, as YAML: a name, {type: NAME, field: value}, or a list of such:"]
-    for name, members in operation_fields(Recipe).items():
-        lines.append(f"  --{name.replace('_', '-')}")
-        for member in members:
-            fields = ", ".join(f.name for f in dataclasses.fields(member))
-            first = " ".join((member.__doc__ or "").partition("\n\n")[0].split())
-            lines.append(f"      {member.__name__}({fields}): {first}")
-    lines += [
-        "  --adapter",
-        "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults; fields of one that is",
-        "      configured are flags, --adapter.r 4; one of:",
-    ]
-    lines += [f"      {', '.join(codec.ADAPTERS)}"]
-    lines += [
-        "  --model.from-config",
-        "      random weights, in a network with these fields of the checkpoint's config: {num_hidden_layers: 4, hidden_size: 192}",
-    ]
-    return "\n".join(lines)
-
-
 def views_of(job: ApplyJob) -> SeveralViews | None:
     """The views of each row that a job asks for; None: the row as it is alone.
 
@@ -445,15 +326,6 @@ def views_of(job: ApplyJob) -> SeveralViews | None:
     except ValueError as error:
         raise InputError(f"--augment: {error}") from None
     return SeveralViews(codec.checked(value, tuple[Augmentation, ...], "--augment"), job.views, job.seed)
-
-
-def _flag_value(arguments: Sequence[str], flag: str) -> str | None:
-    for position, argument in enumerate(arguments):
-        if argument == flag and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-    return None
 
 
 def first_positional(arguments: Sequence[str], text: str) -> tuple[str, list[str]]:
