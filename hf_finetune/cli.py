@@ -122,9 +122,10 @@ def predict(arguments: Sequence[str]) -> None:
     views = views_of(job)
     with _importing():
         from hf_finetune import apply, tables
+        from hf_finetune.trained import load_trained
 
     tables.check_output(Path(job.output), job.data.path)
-    classifier = apply.load_trained(job.model, trust_remote_code=job.trust_remote_code)
+    classifier = load_trained(job.model, trust_remote_code=job.trust_remote_code)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
     result = apply.predict(
         classifier,
@@ -146,8 +147,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         from hf_finetune import apply
         from hf_finetune.evaluation.report import comparison_table
         from hf_finetune.evaluation.views import describe
+        from hf_finetune.trained import load_trained
 
-    classifier = apply.load_trained(job.model, trust_remote_code=job.trust_remote_code)
+    classifier = load_trained(job.model, trust_remote_code=job.trust_remote_code)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
     result = apply.evaluate(
         classifier,

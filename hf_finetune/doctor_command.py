@@ -125,7 +125,6 @@ def _preview(job: DoctorJob, asked: str) -> None:
         raise InputError(f"--output {job.output}: this is a file, expected a folder for {SHEET}")
     if isinstance(recipe.data, ImageData):
         _check_writable(job.output)
-    from hf_finetune.apply import quiet_libraries
     from hf_finetune.data.pixels import check_changeable
     from hf_finetune.doctor.contact_sheet import contact_sheet
     from hf_finetune.doctor.preview import looks, preview, some_rows
@@ -134,6 +133,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
     from hf_finetune.preparation import image_inputs, load_splits
     from hf_finetune.prepared import augmentation_of
     from hf_finetune.rewording.cached import check_checkpoints
+    from hf_finetune.trained import quiet_libraries
     from hf_finetune.training.precision import default_device
 
     quiet_libraries()

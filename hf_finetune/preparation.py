@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from hf_finetune import digests, teacher, teacher_fit
 from hf_finetune.answers.given import Given
 from hf_finetune.answers.pipelines import Pipeline
-from hf_finetune.apply import quiet_libraries
 from hf_finetune.checks import check
 from hf_finetune.codec import spelled
 from hf_finetune.data.compose import leaves
@@ -45,6 +44,7 @@ from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Distill, Recipe, TextData
 from hf_finetune.rewording.cached import check_checkpoints
 from hf_finetune.run_folder import finished_run
+from hf_finetune.trained import quiet_libraries
 from hf_finetune.training import precision
 from hf_finetune.training.distillation_choices import MatchLogits
 from hf_finetune.training.mixout import pretrained_layers

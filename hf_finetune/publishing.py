@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune import parity
-from hf_finetune.apply import Classifier, load_trained
 from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
+from hf_finetune.trained import Classifier, load_trained
 
 
 def publish(

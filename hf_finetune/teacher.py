@@ -27,7 +27,7 @@ from hf_finetune.answers.given import Given, is_given, read_given
 from hf_finetune.answers.kept import Kept, Logits, keep
 from hf_finetune.answers.pipelines import Pipeline, is_pipeline, read_pipeline
 from hf_finetune.answers.together import Mean, mean_logits
-from hf_finetune.apply import PART_ROWS, TOKENS, Classifier, load_trained
+from hf_finetune.apply import PART_ROWS, TOKENS
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.splits import row_digests
@@ -38,6 +38,7 @@ from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.models.inner_states import Embedder
 from hf_finetune.models.pooled import PooledClassifier
 from hf_finetune.models.pooling import PoolingKind, width_of
+from hf_finetune.trained import Classifier, load_trained
 from hf_finetune.training.distillation import Clock
 from hf_finetune.training.precision import default_device, exact_float32, has_native_bf16
 
@@ -87,7 +88,7 @@ def load_teacher(
     """A teacher for data of these classes; once per process, until `forget`.
 
     Args:
-        checkpoint: a run's folder, a classifier's, or a Hub id, see `apply.load_trained`; or answers, see `answers.given`,
+        checkpoint: a run's folder, a classifier's, or a Hub id, see `trained.load_trained`; or answers, see `answers.given`,
             or a pipeline of scikit-learn, see `answers.pipelines`.
         labels: names of the data's classes. The teacher's may have another order.
         kind: what the data are.

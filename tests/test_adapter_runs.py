@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_runs import small_recipe
 from tiny import tiny_text_checkpoint
 
-from hf_finetune import apply, pipeline
+from hf_finetune import apply, pipeline, trained
 from hf_finetune.codec import ADAPTERS
 from hf_finetune.data.named import Source
 from hf_finetune.errors import InputError
@@ -45,7 +45,7 @@ def test_a_prompt_is_an_adapter_alone(recipe: Recipe, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "model").exists()
     assert "nothing for `pipeline` to load" in (tmp_path / "run" / "README.md").read_text()
 
-    classifier = apply.load_trained(str(tmp_path / "run"))
+    classifier = trained.load_trained(str(tmp_path / "run"))
     assert classifier.labels == ("bad", "good") and classifier.inputs.max_length == 32
     source = Source(path=recipe.data.path)
     output = tmp_path / "out.csv"

@@ -12,11 +12,12 @@ from small_runs import text_rows
 from tiny import tiny_text_checkpoint
 
 from hf_finetune import InputError, apply
-from hf_finetune.apply import Classifier, check_output, evaluate, predict, quiet_libraries
+from hf_finetune.apply import check_output, evaluate, predict
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.named import Source
 from hf_finetune.models.load import load_classifier
 from hf_finetune.models.processors import load_tokenizer
+from hf_finetune.trained import Classifier, quiet_libraries
 
 LABELS = ("a/b", "two\nlines", 'naïve, "x"')
 

@@ -14,13 +14,14 @@ from tiny import tiny_image_checkpoint
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_finetune import cli, pipeline, teacher
-from hf_finetune.apply import load_trained, probabilities
+from hf_finetune.apply import probabilities
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.image import decode
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.load import load_classifier
 from hf_finetune.recipe import Distill, ImageData, Launch, Model, Recipe, Train
+from hf_finetune.trained import load_trained
 from hf_finetune.training.distillation_choices import HardLabel, SoftTargets
 from hf_finetune.training.representation_choices import Embedding
 

@@ -18,7 +18,7 @@ from small_runs import image_rows, small_recipe, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 
 from hf_finetune import InputError, apply, jobs, pipeline
-from hf_finetune.apply import Classifier, evaluate, predict, quiet_libraries
+from hf_finetune.apply import evaluate, predict
 from hf_finetune.cli import main_command
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
@@ -30,6 +30,7 @@ from hf_finetune.data.test_time import SeveralViews
 from hf_finetune.models.load import load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.recipe import ImageData, Launch, Model
+from hf_finetune.trained import Classifier, quiet_libraries
 
 LABELS = ("bad", "good")
 SWAPS = SeveralViews((SwapWords(0.5),), 3, seed=7)

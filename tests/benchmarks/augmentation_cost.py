@@ -25,7 +25,6 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
-from hf_finetune.apply import quiet_libraries
 from hf_finetune.codec import spelled
 from hf_finetune.data.augment_text import Aeda, Eda, MixHalves, ShuffleSentences, TextOperation
 from hf_finetune.data.augmentation import TextBatch, generators
@@ -37,6 +36,7 @@ from hf_finetune.data.views import population_of
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.models.load import load_classifier
 from hf_finetune.models.processors import load_tokenizer
+from hf_finetune.trained import quiet_libraries
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.trainer import ClassifierTrainer

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from transformers import pipeline
 
-from hf_finetune.apply import load_trained, probabilities, quiet_libraries
+from hf_finetune.apply import probabilities
 from hf_finetune.data.load import load
 from hf_finetune.evaluation.intervals import exact, paired_difference, verdict
+from hf_finetune.trained import load_trained, quiet_libraries
 
 
 def milliseconds(folders: list[Path], kind: str, rows: list[Any]) -> list[float]:

@@ -19,11 +19,12 @@ from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoModelForSequenceClassification
 
 from hf_finetune import pipeline
-from hf_finetune.apply import load_trained, probabilities
+from hf_finetune.apply import probabilities
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.parity import reference_logits
 from hf_finetune.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, Train
+from hf_finetune.trained import load_trained
 
 
 @pytest.fixture(scope="module")
