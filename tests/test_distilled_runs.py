@@ -25,6 +25,7 @@ from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
+from hf_finetune.models.width_surgery import NarrowHidden
 from hf_finetune.planning import plan
 from hf_finetune.preparation import load_splits, prepare
 from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
@@ -115,7 +116,10 @@ def test_what_a_run_says_of_its_teacher(
 ) -> None:
     """In result.json and on the card, which a second rendering repeats; and the student is a classifier like any other."""
     run = tmp_path / "run"
-    trained(texts, run, model=dataclasses.replace(texts.model, surgery=(KeepLayers(first=2),)))
+    surgery = (KeepLayers(first=2), NarrowHidden(ratio=0.5))
+    trained(texts, run, model=dataclasses.replace(texts.model, surgery=surgery))
+    config = json.loads((run / "model" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["hidden_size"]) == (2, 16)
     result, card = result_of(run), (run / "README.md").read_text()
     found = result["teacher"]
     accuracy, own = (r["metrics"]["validation"]["accuracy"]["value"] for r in (found, result))

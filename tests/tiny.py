@@ -7,7 +7,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, ViTImageProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ViTImageProcessor,
+)
 
 TEXT_FAMILIES = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet", "modernbert")
 IMAGE_FAMILIES = ("vit", "deit", "dinov2", "swin", "beit", "convnext", "resnet", "efficientnet", "poolformer")
@@ -166,6 +173,17 @@ def tiny_image_checkpoint(folder: str | Path, family: str = "vit", *, seed: int 
     size = config.get("image_size", 32)
     ViTImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
     return Path(folder)
+
+
+def one_layer_bert() -> PreTrainedModel:
+    """A classifier small enough to compute by hand: two features, and two neurons that each read one of them."""
+    config = AutoConfig.for_model(
+        "bert", vocab_size=9, hidden_size=2, num_hidden_layers=1, num_attention_heads=1, intermediate_size=2
+    )
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        model.bert.encoder.layer[0].intermediate.dense.weight.copy_(torch.eye(2))
+    return model
 
 
 def _save_encoder(folder: Path, family: str, seed: int, fields: dict) -> None:

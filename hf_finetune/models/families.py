@@ -6,7 +6,7 @@ A family is here when a test operates on it, saves it and loads it again with pl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -199,15 +199,20 @@ def refusal(operation: str, what: str) -> InputError:
     return InputError(f"model.surgery: {operation}: {what}")
 
 
+def check_family(config: PreTrainedConfig, families: Collection[str], operation: str) -> None:
+    """Raise the error of an operation that is not for this family."""
+    if config.model_type not in families:
+        raise refusal(operation, f"expected one of {', '.join(families)}, got {config.model_type}; leave it out")
+
+
 def family_of(config: PreTrainedConfig, operation: str) -> Family:
     """The family of a checkpoint.
 
     Raises:
         InputError: it is not known here.
     """
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise refusal(operation, f"expected one of {', '.join(FAMILIES)}, got {config.model_type}; leave it out")
+    check_family(config, FAMILIES, operation)
+    family = FAMILIES[config.model_type]
     if config.model_type == "resnet" and config.layer_type == "basic":
         return replace(family, outputs=("layer.1.normalization",))
     return family

@@ -1,10 +1,9 @@
-"""Surgery inside the layers: activation, dropout, attention kernel, width of the feed-forward networks."""
+"""Surgery inside the layers: activation, dropout, attention kernel."""
 
 from __future__ import annotations
 
 import copy
 import difflib
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -35,7 +34,7 @@ class SetActivation:
             close = difflib.get_close_matches(self.activation, ACT2FN, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(ACT2FN)}"
             raise refusal("SetActivation", f"activation: {self.activation!r} is none of transformers'; {hint}")
-        _check_plain_units(config, "SetActivation")
+        check_plain_units(config, "SetActivation")
         setattr(config, family.activation, self.activation)
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -108,71 +107,7 @@ class SetAttention:
         return model
 
 
-@dataclass(frozen=True)
-class ResizeFeedForward:
-    """Widen or narrow the feed-forward networks of all layers.
-
-    Narrower: the most important neurons stay, by the norm of a neuron's outgoing weights times that of its incoming ones
-    (for gated units, of both), the biases included. No data are looked at. Wider: the network computes what it did.
-    """
-
-    width: int | None = None
-    """Hidden neurons of a layer, for all layers."""
-    ratio: float | None = None
-    """In place of `width`: so many times as wide as now. The only way for swin and poolformer, whose stages differ in
-    width."""
-    new: Literal["zero", "split"] = "zero"
-    """Neurons of a wider network. zero: new ones, whose output weights are zero. split: copies of the most important
-    neurons, which share the output with them (Net2WiderNet, arXiv:1511.05641)."""
-
-    def refuse(self, config: PreTrainedConfig) -> None:
-        """Write the width to `config`.
-
-        Raises:
-            InputError: not one of `width` and `ratio` is given, or the family's config cannot say the result.
-        """
-        name, kind = "ResizeFeedForward", config.model_type
-        family = family_of(config, name)
-        if (self.width is None) == (self.ratio is None):
-            raise refusal(name, "expected width or ratio, one of them")
-        if family.up is None:
-            raise refusal(name, f"{kind}'s config does not say how wide its feed-forward networks are; leave it out")
-        _check_plain_units(config, name)
-        if family.staged:
-            if self.ratio is None:
-                raise refusal(name, f"width: {kind}'s stages differ in width; give ratio")
-            # What the widths of all stages are multiples of.
-            unit = config.embed_dim if kind == "swin" else math.gcd(*config.hidden_sizes)
-            config.mlp_ratio = _positive(config.mlp_ratio * self.ratio * unit, self) / unit
-            return
-        per = config.hidden_size if family.width == "mlp_ratio" else 1
-        before = getattr(config, family.width) * per
-        width = _positive(before * self.ratio if self.width is None else self.width, self)
-        if width % per:
-            low = max(1, width // per) * per
-            raise refusal(name, f"expected a multiple of {per} for {kind}, got {width}; give {low} or {low + per}")
-        setattr(config, family.width, width // per)
-
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with feed-forward networks of this width; new neurons are drawn by torch's generator."""
-        from hf_finetune.models.layer_weights import resized_feed_forward
-
-        config = copy.deepcopy(model.config)
-        self.refuse(config)
-        family = family_of(config, "ResizeFeedForward")
-        return resized_feed_forward(model, config, family, split=self.new == "split")
-
-
-def _positive(width: float, step: ResizeFeedForward) -> int:
-    if width < 1 or not float(width).is_integer():
-        given = f"width {step.width}" if step.ratio is None else f"ratio {step.ratio}"
-        raise refusal(
-            "ResizeFeedForward", f"expected a whole number of neurons, at least 1, got {width:g} from {given}"
-        )
-    return int(width)
-
-
-def _check_plain_units(config: PreTrainedConfig, name: str) -> None:
+def check_plain_units(config: PreTrainedConfig, name: str) -> None:
     """DINOv2's giant has gated units, whose activation and width no field says."""
     if config.to_dict().get("use_swiglu_ffn"):
         raise refusal(name, f"this {config.model_type} has SwiGLU units, which its config fixes; leave it out")

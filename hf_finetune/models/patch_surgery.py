@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hf_finetune.models.families import refusal
+from hf_finetune.models.families import check_family, refusal
 from hf_finetune.models.rebuild import rebuild
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ResizePatches:
         Raises:
             InputError: the family has no patches, or the size does not go into the picture's.
         """
-        _check_family(config, PATCHED, "ResizePatches")
+        check_family(config, PATCHED, "ResizePatches")
         if self.size < 1:
             raise refusal("ResizePatches", f"size: expected at least 1 pixel, got {self.size}")
         _side(config.patch_size, "patches", "ResizePatches")
@@ -76,7 +76,7 @@ class ResizeImage:
         Raises:
             InputError: the family is not known to take other sizes, or not this one.
         """
-        _check_family(config, SIZED, "ResizeImage")
+        check_family(config, SIZED, "ResizeImage")
         _set_image_size(config, self.size, "ResizeImage")
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -93,11 +93,6 @@ def image_size_after(steps: Sequence[Any]) -> int | None:
 
 
 _SIZING = (ResizeImage, ResizePatches)
-
-
-def _check_family(config: PreTrainedConfig, families: Sequence[str], operation: str) -> None:
-    if config.model_type not in families:
-        raise refusal(operation, f"expected one of {', '.join(families)}, got {config.model_type}; leave it out")
 
 
 def _side(size: int | Sequence[int], what: str, operation: str) -> int:

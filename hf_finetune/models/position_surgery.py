@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_finetune.models.families import refusal
+from hf_finetune.models.families import check_family, refusal
 from hf_finetune.models.rebuild import rebuild
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ class ExtendPositions:
             )
         if kind == "modernbert":
             raise refusal("ExtendPositions", "modernbert has rotary positions, which have no end; leave it out")
-        if kind not in FROM_ZERO + FROM_PADDING:
-            raise refusal(
-                "ExtendPositions", f"expected one of {', '.join(FROM_ZERO + FROM_PADDING)}, got {kind}; leave it out"
-            )
+        check_family(config, FROM_ZERO + FROM_PADDING, "ExtendPositions")
         old = config.max_position_embeddings - first_position(config)
         if self.length <= old:
             raise refusal(

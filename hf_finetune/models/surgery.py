@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from hf_finetune.models.conv_surgery import SetKernelSize, SetPooling
 from hf_finetune.models.families import refusal
-from hf_finetune.models.inner_surgery import ResizeFeedForward, SetActivation, SetAttention, SetDropout
+from hf_finetune.models.inner_surgery import SetActivation, SetAttention, SetDropout
 from hf_finetune.models.layer_surgery import AddLayers, DropLayers, DuplicateLayers, KeepLayers, ReinitTopLayers
 from hf_finetune.models.patch_surgery import ResizeImage, ResizePatches
 from hf_finetune.models.position_surgery import ExtendPositions
 from hf_finetune.models.skip_layers import LayerDrop, StochasticDepth
+from hf_finetune.models.width_surgery import NarrowHidden, ResizeFeedForward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -29,6 +30,7 @@ SurgeryStep = (
     | AddLayers
     | ReinitTopLayers
     | ResizeFeedForward
+    | NarrowHidden
     | SetActivation
     | SetDropout
     | SetAttention

@@ -26,6 +26,7 @@ from hf_finetune.models.surgery import (
     DuplicateLayers,
     KeepLayers,
     LayerDrop,
+    NarrowHidden,
     ReinitTopLayers,
     ResizeFeedForward,
     SetActivation,
@@ -81,6 +82,8 @@ OPERATIONS: list[tuple[SurgeryStep, tuple[str, ...]]] = [
     (ResizeFeedForward(ratio=2.0), NO_FEED_FORWARD),
     (ResizeFeedForward(ratio=0.5), NO_FEED_FORWARD),
     (ResizeFeedForward(ratio=2.0, new="split"), NO_FEED_FORWARD),
+    # The tiny ELECTRA has embeddings of just this width.
+    (NarrowHidden(ratio=0.5), ("deberta-v2", "modernbert", "electra", *STAGED)),
     (SetAttention("sdpa"), ("deberta-v2", "mpnet", *CONVNEXT, *CONVOLUTIONS)),
     (StochasticDepth(0.5), (*POST_NORM, "albert", "resnet", "efficientnet")),
     (StochasticDepth(0.5, "constant"), (*POST_NORM, "albert", *STAGED)),

@@ -1,0 +1,123 @@
+"""Weights of a network whose states become narrower: features are chosen, and attention heads approximated.
+
+Legend: D features of a token before, W after; H attention heads, E features of a head before, F after; I, J inputs of a
+linear layer, its bias as one more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_finetune.models.families import family_of
+from hf_finetune.models.layer_weights import Weights, built, layer_names
+from hf_finetune.models.projections import NAMES
+
+
+def narrowed(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+    """The model as wide as `config` says, see `width_surgery.NarrowHidden`."""
+    before, after = model.config.hidden_size, config.hidden_size
+
+    def weights(old: Weights, fresh: Weights) -> Weights:
+        attentions = _attentions(model, old)
+        # What a head computes within itself is no feature of a token.
+        inner = {(f"{name}.{part}", 0) for *three, _ in attentions for name in three for part in ("weight", "bias")}
+        inner |= {(f"{out}.weight", 1) for *_, out in attentions}
+        features = {
+            name: [dim for dim in range(old[name].ndim) if old[name].shape[dim] != fresh[name].shape[dim]]
+            for name in old
+        }
+        features = {name: [dim for dim in dims if (name, dim) not in inner] for name, dims in features.items()}
+        kept_W = _importance(model, features).topk(after).indices.sort().values
+        result = dict(old)
+        for name, dims in features.items():
+            for dim in dims:
+                # DINOv2's head reads two tokens side by side.
+                tokens = old[name].shape[dim] // before
+                places = torch.cat([kept_W + before * token for token in range(tokens)])
+                result[name] = result[name].index_select(dim, places.to(result[name].device))
+        for attention in attentions:
+            result |= _with_narrow_heads(result, attention, config.num_attention_heads, after)
+        return result
+
+    return built(model, config, weights)
+
+
+def _attentions(model: PreTrainedModel, weights: Weights) -> list[tuple[str, str, str, str]]:
+    """Full names of query, key, value and output layer, of all layers from the bottom up."""
+    family = family_of(model.config, "NarrowHidden")
+    found = []
+    for layer in layer_names(model, family, weights):
+        for name, module in model.get_submodule(layer).named_modules(prefix=layer):
+            for three in NAMES:
+                if set(three) <= dict(module.named_children()).keys():
+                    query, key, value = (f"{name}.{part}" for part in three)
+                    found.append((query, key, value, f"{layer}.{family.outputs[0]}"))
+    return found
+
+
+def _importance(model: PreTrainedModel, features: Mapping[str, Sequence[int]]) -> torch.Tensor:
+    """How much a feature of the tokens can matter: the norm of the weights that write it times that of those that read it
+    times that of the norms' gains, each weight counted alike, however many rows it has; shape (D,).
+
+    Args:
+        features: dimensions of each weight that are features of tokens.
+    """
+    writing, reading, gains = torch.zeros(3, model.config.hidden_size)
+    for name, weight in model.named_parameters():
+        layer = model.get_submodule(name.rpartition(".")[0])
+        for dim in features[name]:
+            squares = weight.detach().cpu().float().square().movedim(dim, 0).reshape(weight.shape[dim], -1)
+            squares_D = squares.mean(1).unflatten(0, (-1, len(writing))).mean(0)
+            if isinstance(layer, nn.Linear) and dim == 1:
+                reading += squares_D
+            elif isinstance(layer, nn.LayerNorm):
+                gains += squares_D * name.endswith("weight")
+            elif weight.ndim > 1:
+                writing += squares_D
+    return (writing * reading * gains).sqrt()
+
+
+def _with_narrow_heads(weights: Weights, attention: Sequence[str], heads: int, width: int) -> Weights:
+    """Weights of the attention layers named, for heads that have `width` features together."""
+    query, key, value, out = attention
+
+    def rows(name: str) -> torch.Tensor:
+        """Shape (H, E, I): a linear layer's weights, head by head."""
+        parts = [weights[f"{name}.weight"]]
+        parts += [weights[f"{name}.bias"].unsqueeze(1)] if f"{name}.bias" in weights else []
+        return torch.cat(parts, 1).float().unflatten(0, (heads, -1))
+
+    def named(name: str, rows_HFI: torch.Tensor) -> Weights:
+        rows, like = rows_HFI.flatten(0, 1), weights[f"{name}.weight"]
+        found = {"weight": rows[:, : like.shape[1]]}
+        found |= {"bias": rows[:, -1]} if f"{name}.bias" in weights else {}
+        return {f"{name}.{part}": tensor.to(like.dtype) for part, tensor in found.items()}
+
+    query_HFI, key_HFI = approximated(rows(query), rows(key), width // heads)
+    # Attention divides by the root of a head's features.
+    shrink = math.sqrt(query_HFI.shape[1] / rows(query).shape[1])
+    out_HEW = weights[f"{out}.weight"].float().unflatten(1, (heads, -1)).permute(1, 2, 0)
+    value_HFI, out_HFW = approximated(rows(value), out_HEW, width // heads)
+    result = named(query, query_HFI * shrink) | named(key, key_HFI) | named(value, value_HFI)
+    result[f"{out}.weight"] = out_HFW.flatten(0, 1).T.to(weights[f"{out}.weight"].dtype)
+    return result
+
+
+def approximated(a_HEI: torch.Tensor, b_HEJ: torch.Tensor, features: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Matrices of fewer rows whose product a^T b is the closest to that of the given ones in the least squares.
+
+    Returns:
+        shapes (H, F, I) and (H, F, J).
+    """
+    # The product has rank E at most: its singular values are those of a small matrix between two orthogonal ones.
+    (a_HIR, inner_HRE), (b_HJS, inner_HSE) = (torch.linalg.qr(matrix.mT) for matrix in (a_HEI, b_HEJ))
+    left_HRK, values_HK, right_HKS = torch.linalg.svd(inner_HRE @ inner_HSE.mT, full_matrices=False)
+    root_H1F = values_HK[:, None, :features].sqrt()
+    a_HIF = a_HIR @ left_HRK[:, :, :features] * root_H1F
+    b_HJF = b_HJS @ right_HKS.mT[:, :, :features] * root_H1F
+    return a_HIF.mT, b_HJF.mT
