@@ -1,10 +1,12 @@
 """Keep the card of a finished run of a shipped recipe: model_cards/NAME.md and the NAME.json it renders from.
 
-python tests/benchmarks/keep_card.py RUN_FOLDER
+python tests/benchmarks/keep_card.py RUN_FOLDER [--commit HASH]
+
+HASH is the commit of an installed wheel, which cannot know its own.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from hf_finetune import codec
@@ -15,11 +17,11 @@ from hf_finetune.hub.local_paths import without_local_paths
 CARDS = Path(__file__).parent.parent.parent / "model_cards"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, commit: str | None) -> None:
     """Write both files, local paths reduced to names."""
-    read_run(folder)
     record = json.loads((folder / "recipe.json").read_text())
     result = json.loads((folder / "result.json").read_text())
+    result["environment"]["commit"] = result["environment"]["commit"] or commit
     kept = without_local_paths({"recipe": record["recipe"], "result": result})
     kept["commit"] = result["environment"]["commit"]
     blank = codec.merge(read_run(folder)[0], kept["recipe"])
@@ -28,4 +30,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--commit")
+    options = parser.parse_args()
+    main(options.folder, options.commit)
