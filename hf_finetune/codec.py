@@ -63,7 +63,7 @@ def to_plain(value: Any) -> Any:
         plain = {}
         for f in dataclasses.fields(value):
             item, members = getattr(value, f.name), operations(hints[f.name])
-            if isinstance(item, tuple) and members:
+            if isinstance(item, tuple | list) and members:
                 plain[f.name] = [{"type": type(member).__name__, **to_plain(member)} for member in item]
             elif type(item) in members and len(members) > 1:
                 plain[f.name] = {"type": type(item).__name__, **to_plain(item)}
@@ -160,7 +160,7 @@ def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
                 raise InputError(
                     f"{where}.type: expected one of {', '.join(m.__name__ for m in members)}, got {named!r}"
                 )
-        return merge(current, value, where) if type(current) is kind else _build(kind, value, where)
+        return merge(current, value, where) if type(current) is kind else _build(kind, value, where, current)
     if hint is Any:
         return None if value is None else _peft_config(value, current, where)
     if _fits(value, hint):
@@ -174,12 +174,14 @@ def _parse(value: Any, hint: Any, current: Any, where: str) -> Any:
     raise InputError(f"{where}: expected {_spell(hint)}, got {value!r}")
 
 
-def _build(kind: type, value: dict[str, Any], where: str) -> Any:
+def _build(kind: type, value: dict[str, Any], where: str, replaced: Any) -> Any:
+    """A `kind` of these fields, in place of what was there (None: nothing)."""
     fields = dataclasses.fields(kind)
     updates = _updates(kind, {f.name: f.default for f in fields}, value, where)
     for f in fields:
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in updates:
-            raise InputError(f"{where}.{f.name}: this field is needed")
+            instead = "" if replaced is None else f" by {kind.__name__}; the recipe has {type(replaced).__name__}"
+            raise InputError(f"{where}.{f.name}: this field is needed{instead}")
     return kind(**updates)
 
 

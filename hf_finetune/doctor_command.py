@@ -271,6 +271,9 @@ def _fields(asked: str, flag: str) -> dict[str, Any]:
         value = codec.yaml_value(text)
     except ValueError as error:
         raise InputError(f"{flag}: {error}") from None
+    if value is None:
+        # The policy of a search that found none to help: comments alone.
+        return {}
     if isinstance(value, dict) and "type" not in value:
         return value
     if isinstance(value, str | dict):

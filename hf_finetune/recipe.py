@@ -241,7 +241,8 @@ class Batching:
     teacher's answers may take on disk together, over all runs; the least recently used go first."""
     token_budget: int | None = None
     """Padded tokens of one optimiser step over all processes and accumulation: short texts then come in large steps, long
-    ones in small steps, and per_device_train_batch_size has no effect. None: every step has about the same number of rows."""
+    ones in small steps, and per_device_train_batch_size has no effect. Counted of the rows as they are: data.augment in every
+    epoch may lengthen some. None: every step has about the same number of rows."""
     unpadded: bool | None = None
     """Lay the texts of a batch end to end, without padding, each attending to itself alone. None: where a flash-attention
     kernel computes it (GPU, half precision, `flash-attn` installed, a family that is known to come out equal); on CPU it is

@@ -8,7 +8,7 @@ from peft import LoraConfig
 
 from hf_finetune import ImageData, InputError, Model, Recipe, Supervised, TextData, Train, codec
 from hf_finetune.codec import spelled
-from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.data.augment_text import Eda, SwapWords
 from hf_finetune.data.compose import OneOf, Sequence, Sometimes
 from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.skip_layers import StochasticDepth
@@ -48,7 +48,7 @@ def test_union_members_carry_their_type() -> None:
         ({"train": 3}, "train: expected a mapping of fields, got 3"),
         ({"method": "lorra"}, "method: expected one of full, lora, top, head, got 'lorra'"),
         ({"data": {"type": "os.system", "path": "x"}}, "data.type: expected one of TextData, ImageData"),
-        ({"data": {"type": "ImageData"}}, "data.path: this field is needed"),
+        ({"data": {"type": "ImageData"}}, "data.path: this field is needed by ImageData; the recipe has TextData"),
         ({"train": None}, "train: expected a mapping of fields, got None"),
         (
             {"adapter": ["LORA"]},
@@ -62,6 +62,14 @@ def test_union_members_carry_their_type() -> None:
 def test_bad_fields_are_named(changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         codec.merge(TEXT, changes)
+
+
+def test_a_list_of_operations_keeps_their_names() -> None:
+    """Which Python takes where a tuple is meant."""
+    listed = Recipe("x", TextData("x", augment=[Sequence([SwapWords(), Eda()])]), Model("m"))
+    plain = codec.to_plain(listed)
+    assert plain["data"]["augment"][0]["steps"][0] == {"type": "SwapWords", "p": 0.1, "keep": "nothing"}
+    assert codec.merge(BLANK, plain).data.augment == (Sequence((SwapWords(), Eda())),)
 
 
 def test_yaml_spellings() -> None:

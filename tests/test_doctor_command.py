@@ -78,6 +78,11 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
         (["{texts}", "--show-augmentation", "[Swap]"], "data.augment[0].type: expected one of"),
         (["{texts}", "--show-augmentation", "{type: SwapWords, p: 3}"], "SwapWords.p: expected 0 to 1, got 3"),
         (["{texts}", "--show-augmentation", "[]"], "--show-augmentation []: it augments nothing"),
+        (["{texts}", "--show-augmentation", "# none helps"], "--show-augmentation # none helps: it augments nothing"),
+        (
+            ["{texts}", "--show-augmentation", "{data: {type: ImageData, augment: [Flip]}}"],
+            "data.path: this field is needed by ImageData; the recipe has TextData",
+        ),
         (["{texts}", "--show-augmentation", "7"], "--show-augmentation 7: expected a recipe, or operations"),
         (["{texts}", "--show-augmentation", "[a: {"], "--show-augmentation [a: {: "),
         (["{texts}", "--show-augmentation", "no.yaml"], "--show-augmentation no.yaml: cannot be read"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from hf_finetune.data.augment_image import ImageOperation
 from hf_finetune.data.augment_text import TextOperation
-from hf_finetune.data.augmentation import EachText, Rng, apply, each, expect
+from hf_finetune.data.augmentation import EachText, Rng, apply, each, expect, expect_one_of
 from hf_finetune.data.text_models import ModelOperation
 from hf_finetune.errors import InputError
 
@@ -74,6 +74,7 @@ class Sometimes:
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
+        expect_one_of(self, "by_class", ("all", "rare"))
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
         """The batch with some of its rows changed."""

@@ -78,14 +78,3 @@ def expect_in_order(operation: Any, smaller: str, larger: str) -> None:
     low, high = getattr(operation, smaller), getattr(operation, larger)
     if low > high:
         raise InputError(f"{type(operation).__name__}.{smaller}: expected {larger} ({high:g}) at most, got {low!r}")
-
-
-def expect_one_of(operation: Any, name: str, choices: Iterable[str]) -> None:
-    """Refuse a field that is none of its choices.
-
-    Raises:
-        InputError: naming the operation, the field, the choices and the value.
-    """
-    value, choices = getattr(operation, name), tuple(choices)
-    if value not in choices:
-        raise InputError(f"{type(operation).__name__}.{name}: expected one of {', '.join(choices)}, got {value!r}")

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from hf_finetune.data.augmentation import expect
+from hf_finetune.data.augmentation import expect, expect_one_of
 from hf_finetune.data.image_drawing import (
     DRAWS,
     Draw,
     PictureOperation,
     either_way,
     expect_in_order,
-    expect_one_of,
     expect_whole,
 )
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hf_finetune.data.augmentation import expect
+from hf_finetune.data.augmentation import expect, expect_one_of
 from hf_finetune.data.image_colour import Colour, Grayscale, Solarize
-from hf_finetune.data.image_drawing import PictureOperation, expect_one_of, expect_whole, through
+from hf_finetune.data.image_drawing import PictureOperation, expect_whole, through
 from hf_finetune.data.image_geometry import Crop, Flip, ResizedCrop
 from hf_finetune.data.image_policies import (
     CIFAR10,

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from hf_finetune.data.augmentation import EachText, expect
-from hf_finetune.data.text_pieces import Keep, joined, stays, words_of
+from hf_finetune.data.augmentation import EachText, expect, expect_one_of
+from hf_finetune.data.text_pieces import KEEPS, Keep, joined, stays, words_of
 
 # Rows of a QWERTY keyboard, and how far each is shifted to the right, in keys.
 ROWS = (("1234567890", 0.0), ("qwertyuiop", 0.5), ("asdfghjkl", 0.75), ("zxcvbnm", 1.25))
@@ -46,6 +46,7 @@ class KeyboardTypos(EachText):
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
+        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the same length; words without a Latin letter or a digit stay themselves."""
@@ -63,6 +64,7 @@ class OcrConfusions(EachText):
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
+        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of as many words; those without a character that is taken for another stay themselves."""
@@ -82,6 +84,8 @@ class ChangeCase(EachText):
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
+        expect_one_of(self, "keep", KEEPS)
+        expect_one_of(self, "to", ("any", "lower", "upper", "title"))
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the same letters."""

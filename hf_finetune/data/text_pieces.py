@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from itertools import chain
-from typing import Literal
+from typing import Literal, get_args
 
 Keep = Literal["nothing", "numbers", "entities"]
 """Words that stay as and where they are. numbers: those with a digit. entities: these, addresses of the web and of mail,
 @mentions, #tags, and words with a capital that do not start a sentence: names, as English and many other languages write
 them."""
+KEEPS: tuple[Keep, ...] = get_args(Keep)
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -19,7 +20,9 @@ UNSPACED = (
 """Characters of scripts that put no spaces between words (Thai and Lao, Burmese, Khmer, Japanese, Chinese), as they stand
 between the brackets of a regular expression: there each is taken for a word."""
 
-_WORD = re.compile(r"\S+")
+# A letter of such a script is a word with the marks on it and the punctuation behind it; else words stand between white space.
+_WORD = re.compile(rf"[{UNSPACED}][^\w\s]*|[^\s{UNSPACED}]+")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _GAP = re.compile(r"\s*")
 _DIGIT = re.compile(r"\d")
 _ADDRESS = re.compile(r"://|\bwww\.|[@#]\w|\w\.[a-z]{2,}/")
@@ -33,7 +36,12 @@ _SHORT = {"mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "no", "e.g", 
 
 def words_of(text: str) -> tuple[list[str], list[str]]:
     """Words, and the white space before each of them and behind the last: one more than words."""
-    return text.split(), _WORD.split(text)
+    return _WORD.findall(text), _WORD.split(text)
+
+
+def space_beside(word: str) -> str:
+    """What stands between this word and the next one in its script."""
+    return "" if _UNSPACED.match(word) else " "
 
 
 def joined(pieces: list[str], gaps: list[str]) -> str:

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from hf_finetune.data import synonyms
-from hf_finetune.data.augmentation import EachText, expect
-from hf_finetune.data.text_pieces import Keep, joined, share, words_of
+from hf_finetune.data.augmentation import EachText, expect, expect_one_of
+from hf_finetune.data.text_pieces import KEEPS, Keep, joined, share, space_beside, words_of
 from hf_finetune.data.text_words import DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
 
 MARKS = (".", ";", "?", ":", "!", ",")
@@ -30,6 +30,7 @@ class Eda(EachText):
 
     def __post_init__(self) -> None:
         expect(self, "alpha", 0, 1)
+        expect_one_of(self, "keep", KEEPS)
 
     def check_installed(self) -> None:
         """Refuse to go without synonyms.
@@ -76,6 +77,6 @@ class Aeda(EachText):
             around.append(gaps[i])
             if i in marked:
                 new.append(MARKS[int(rng.random() * len(MARKS))])
-                around.append(" ")
+                around.append(space_beside(word))
             new.append(word)
         return joined(new, [*around, gaps[-1]])

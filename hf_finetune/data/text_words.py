@@ -1,6 +1,5 @@
-"""Operations on the words of a text: what stands between white space. The white space stays where it was.
-
-A text of fewer than two words stays itself; so does one in a script that puts no white space between words.
+"""Operations on the words of a text: what stands between white space, and each letter of a script that puts none between
+words. The white space stays where it was. A text of fewer than two words stays itself.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from hf_finetune.data import synonyms
-from hf_finetune.data.augmentation import EachText, expect
-from hf_finetune.data.text_pieces import Keep, core_of, joined, share, stays, without, words_of
+from hf_finetune.data.augmentation import EachText, expect, expect_one_of
+from hf_finetune.data.text_pieces import KEEPS, Keep, core_of, joined, share, space_beside, stays, without, words_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class SwapWords(EachText):
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
+        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the same words."""
@@ -52,6 +52,7 @@ class DeleteWords(EachText):
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
+        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the words that are left, one at least."""
@@ -76,6 +77,7 @@ class InsertWords(EachText):
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
+        expect_one_of(self, "source", ("synonyms", "text"))
 
     def check_installed(self) -> None:
         """Refuse to go without synonyms where they are needed.
@@ -105,7 +107,7 @@ class InsertWords(EachText):
         for word in new:
             place = int(rng.random() * (len(words) + 1))
             words.insert(place, word)
-            gaps.insert(max(place, 1), " ")
+            gaps.insert(max(place, 1), space_beside(word))
         return joined(words, gaps)
 
 
@@ -123,6 +125,7 @@ class ReplaceSynonyms(EachText):
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
+        expect_one_of(self, "keep", KEEPS)
 
     def check_installed(self) -> None:
         """Refuse to go without synonyms where they are needed.
@@ -161,6 +164,7 @@ class CutSpan(EachText):
 
     def __post_init__(self) -> None:
         expect(self, "p", 0, 1)
+        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the words that are left."""

@@ -192,6 +192,9 @@ def _mean_and_half(cells: np.ndarray, confidence: float) -> tuple[float, float]:
     """Mean over seeds and rows (S, N), and half the width of its interval; see `paired_difference`."""
     seeds, rows = cells.shape
     mean = cells.mean()
+    if rows == 1:
+        # Nothing is known of other rows.
+        return float(mean), np.inf
     of_rows, of_seeds = cells.mean(axis=0) - mean, cells.mean(axis=1) - mean
     # Sums of squares over degrees of freedom, each divided by the number of cells: parts of the mean's variance.
     by_rows = seeds * (of_rows**2).sum() / (rows - 1) / cells.size

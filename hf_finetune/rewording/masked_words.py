@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from hf_finetune.data.text_pieces import words_of
 from hf_finetune.errors import InputError
 from hf_finetune.rewording.checkpoints import TextModel, Vocabulary
 
@@ -47,14 +48,17 @@ def open_words(text: str, p: float, rng: np.random.Generator) -> Opened:
     """
     pieces: list[str] = []
     words: list[int] = []
-    for part in re.split(r"(\s+)", text):
+    parts, gaps = words_of(text)
+    for gap, part in zip(gaps, parts, strict=False):
         match = WORD.fullmatch(part)
+        pieces.append(gap)
         if match is None or _is_mark(match[3][:1]):
             pieces.append(part)
         else:
             words.append(len(pieces) + 1)
             pieces += match.groups()
-    if p == 0 or not words or len(text.split()) < 2:
+    pieces.append(gaps[-1])
+    if p == 0 or not words or len(parts) < 2:
         return Opened((text,))
     count = max(1, round(p * len(words)))
     places = sorted(rng.choice(words, count, replace=False).tolist())

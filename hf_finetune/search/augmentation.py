@@ -356,7 +356,7 @@ class _Search:
         def train(side: str, seed: int, steps: int, judged: int) -> Retrained:
             self.bar.set_postfix_str("run without augmentation" if side == "without" else "run with the policy")
             tried = Trial((NONE,), 0) if side == "without" else best
-            return retrain(self._with(tried), seed=seed, steps=steps, judged=judged)
+            return retrain(self._with(tried), seed=seed, steps=steps, whole=plan["wanted_steps"], judged=judged)
 
         def keep() -> None:
             self.write()
@@ -428,8 +428,10 @@ class _Search:
             found = paired_macro_f1(labels_N, mine, theirs)
         else:
             found = paired_difference(mine == labels_N, theirs == labels_N)
-        # One seed or two would be chance; that is where everything became so slow that no third one ended in time.
-        judgement = verdict(found) if len(mine) >= FEWEST_SEEDS else "undecided"
+        # One seed or two would be chance; that is where everything became so slow that no third one ended in time. So would
+        # be macro F1 of few rows, whose interval is none for them.
+        enough = len(mine) >= FEWEST_SEEDS and (metric == "accuracy" or len(labels_N) >= LEAST_JUDGED)
+        judgement = verdict(found) if enough else "undecided"
         return {"metric": metric, **found.to_dict(), "judgement": judgement}
 
 

@@ -84,12 +84,17 @@ class Cost:
         return replace(self, **{name: factor * getattr(self, name) for name in parts})
 
 
-def retrain(recipe: Recipe, *, seed: int, steps: int, judged: int) -> Retrained:
+def retrain(recipe: Recipe, *, seed: int, steps: int, whole: int, judged: int) -> Retrained:
     """Train as `train` does, for so many steps, and answer for the validation rows with the weights of the last one.
 
     Nothing is chosen on these rows: neither an epoch nor an average of weights. Test rows are not looked at.
+
+    Args:
+        whole: steps of the recipe's own run; a warm-up in steps takes the same part of this one.
     """
     train = replace(recipe.train, seed=seed, max_steps=steps, early_stopping_patience=None)
+    if train.warmup_steps is not None and train.warmup_steps >= 1:
+        train = replace(train, warmup_steps=max(1, round(train.warmup_steps * steps / whole)))
     return _run(replace(recipe, train=train, averaging=Averaging()), most_scored=judged)
 
 
@@ -134,7 +139,12 @@ def measure(recipe: Recipe, augment: tuple[Augmentation, ...], *, rows: int, row
             recipe,
             data=replace(recipe.data, augment=augment),
             batching=replace(recipe.batching, rows_per_step=few, token_budget=None),
-            train=replace(recipe.train, max_steps=MEASURED_STEPS, early_stopping_patience=None),
+            train=replace(
+                recipe.train,
+                max_steps=MEASURED_STEPS,
+                gradient_accumulation_steps=1,
+                early_stopping_patience=None,
+            ),
             averaging=Averaging(),
         ),
         most_scored=MEASURED_SCORED,

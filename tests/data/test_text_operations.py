@@ -62,7 +62,7 @@ TEXTS = [
 ]
 LABELS = np.array([1, 0, 1, 0, 1, 0])
 BATCH = TextBatch(TEXTS, None, LABELS, Population(("bad", "good"), LABELS, TEXTS))
-TOO_SHORT = ["", " ", "word", "  word\n", "这部电影很好看", "😀"]
+TOO_SHORT = ["", " ", "word", "  word\n", "好。", "😀"]
 
 
 def strength(operation: TextOperation) -> str:
@@ -114,6 +114,13 @@ def test_out_of_range_names_operation_field_range_and_value(operation: TextOpera
     name = strength(operation)
     with pytest.raises(InputError, match=rf"^{type(operation).__name__}.{name}: expected 0 to 1, got {value}"):
         dataclasses.replace(operation, **{name: value})
+
+
+@every_operation
+def test_choices_that_there_are_not(operation: TextOperation) -> None:
+    for name in {"keep", "to", "source"} & {f.name for f in dataclasses.fields(operation)}:
+        with pytest.raises(InputError, match=rf"^{type(operation).__name__}.{name}: expected one of .*, got 'nubmers'"):
+            dataclasses.replace(operation, **{name: "nubmers"})
 
 
 @every_operation

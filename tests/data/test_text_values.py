@@ -56,6 +56,15 @@ def test_delete_words() -> None:
     assert abs(len(changed(DeleteWords(0.2), text)[0].split()) - 800) < 60
 
 
+def test_letters_of_scripts_without_spaces_are_words() -> None:
+    assert words_of("我爱 iPhone。好！ที่") == (["我", "爱", "iPhone。", "好！", "ที่"], ["", "", " ", "", "", ""])
+    assert seen(SwapWords(0.1), "很好") == {"好很"} and seen(CutSpan(0.5), "不好！") == {"不", "好！"}
+    assert seen(DeleteWords(1.0), "它好看。") == {"它", "好", "看。"}
+    assert seen(InsertWords(0.1, "text"), "好看") == {"好好看", "看好看", "好看看", "好看好"}
+    assert {text.translate(str.maketrans("", "", ".;?:!,")) for text in seen(Aeda(), "很好")} == {"很好"}
+    assert abs(len(changed(DeleteWords(0.2), "好" * 1000)[0]) - 800) < 60
+
+
 def test_insert_words() -> None:
     assert seen(InsertWords(0.1, "text"), "x y!") == {"x x y!", "y x y!", "x y y!", "x y! x", "x y! y"}
     movies = {"film", "picture", "pic", "flick"}

@@ -204,6 +204,8 @@ def test_paired_macro_f1_by_hand() -> None:
     assert (same.value, same.low, same.high, same.n) == (0.0, 0.0, 0.0, 4)
     with pytest.raises(InputError, match="labels of shape"):
         paired_macro_f1(labels, a[:3], b[:3])
+    one = paired_macro_f1([0], [[0], [0]], [[1], [1]])
+    assert (one.low, one.value, one.high) == (-1, 1, 1), "of one row alone nothing follows"
 
 
 def test_paired_macro_f1_is_as_wide_as_resampling_says() -> None:

@@ -44,6 +44,12 @@ def test_words_of_letters_are_opened_whole_and_nothing_else() -> None:
     assert opened.text("_") == "_ _ _,  _\n_ _? 42 @me #tag http://x.y (_)"
 
 
+def test_letters_of_scripts_without_spaces_are_opened_one_by_one() -> None:
+    opened = open_words("很好 看。", 1.0, np.random.default_rng(0))
+    assert opened.text("_") == "__ _。" and "".join(opened.pieces) == "很好 看。"
+    assert len(open_words("服务员态度很好", 0.1, np.random.default_rng(0)).places) == 1
+
+
 def test_words_with_combining_marks_stay() -> None:
     """Without its mark a letter would be another word, and the mark would stand on what is put in."""
     decomposed = unicodedata.normalize("NFD", "The caf\u00e9 na\u00efve \u00e0-la-carte is good")

@@ -45,7 +45,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch, *, right_with: int, right_without
     """In place of runs: so many of the validation rows right, whatever the seed."""
     asked: list[dict[str, Any]] = []
 
-    def retrain(recipe: Recipe, *, seed: int, steps: int, judged: int) -> Retrained:
+    def retrain(recipe: Recipe, *, seed: int, steps: int, whole: int, judged: int) -> Retrained:
         augment, mix = recipe.data.augment, recipe.objective.mix
         asked.append({"augment": augment, "mix": mix, "seed": seed, "steps": steps})
         labels = np.asarray(JUDGED["label"][:])
@@ -115,7 +115,7 @@ def test_a_real_search_from_the_command_line(
 def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     """Without a choice of the epoch: one epoch has the same weights at its end."""
     changed = retraining.with_policy(recipe, (SwapWords(0.3),), (Mixup(),))
-    found = retraining.retrain(changed, seed=1, steps=7, judged=6)
+    found = retraining.retrain(changed, seed=1, steps=7, whole=7, judged=6)
     wanted = replace(
         recipe,
         data=replace(recipe.data, augment=(SwapWords(0.3),)),
@@ -127,7 +127,7 @@ def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     assert result is not None
     assert found.accuracy == pytest.approx(result["metrics"]["validation"]["accuracy"]["value"])
     assert found.log_loss == pytest.approx(result["metrics"]["validation"]["log_loss"]["value"], abs=1e-5)
-    assert retraining.retrain(recipe, seed=1, steps=7, judged=6).log_loss != found.log_loss
+    assert retraining.retrain(recipe, seed=1, steps=7, whole=7, judged=6).log_loss != found.log_loss
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -146,7 +146,7 @@ def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_pat
         precision=Precision(mixed_precision="no"),
         evaluate=Evaluate(resamples=100, baselines=False, parity_rows=1),
     )
-    assert len(retraining.retrain(pictures, seed=0, steps=2, judged=40).predicted) == 40
+    assert len(retraining.retrain(pictures, seed=0, steps=2, whole=2, judged=40).predicted) == 40
     result = run(pictures, Launch(output=str(tmp_path / "run")))
     assert result is not None and result["rows"]["validation"] == 40
 
@@ -375,6 +375,31 @@ def test_runs_too_slow_for_three_seeds_decide_nothing(
     state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "slow"))
     assert len(state["with"]) == len(state["without"]) == 2
     assert state["evidence"]["low"] > 0 and state["verdict"] == UNDECIDED
+
+
+def test_macro_f1_of_few_rows_decides_nothing(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runs(monkeypatch, right_with=190, right_without=150)
+    recipe = replace(recipe, evaluate=replace(recipe.evaluate, metric="macro_f1"))
+    for least, word in ((200, "helps"), (201, UNDECIDED)):
+        monkeypatch.setattr(augmentation, "LEAST_JUDGED", least)
+        state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / word))
+        assert state["evidence"]["metric"] == "macro_f1" and state["verdict"] == word
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, None), (0.1, 0.1), (40, 20), (1, 1)])
+def test_a_warm_up_in_steps_takes_the_same_part_of_a_shorter_run(
+    recipe: Recipe, given: float | None, taken: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Recipe] = []
+    monkeypatch.setattr(retraining, "_run", lambda recipe, **_: asked.append(recipe))
+    recipe = replace(recipe, train=replace(recipe.train, warmup_steps=given))
+    retraining.retrain(recipe, seed=0, steps=50, whole=100, judged=6)
+    assert (asked[0].train.warmup_steps, asked[0].train.max_steps) == (taken, 50)
+
+
+def test_a_recipe_that_accumulates_can_be_measured(recipe: Recipe) -> None:
+    recipe = replace(recipe, train=replace(recipe.train, gradient_accumulation_steps=2))
+    assert retraining.measure(recipe, (SwapWords(0.3),), rows=54, rows_per_step=16, scored=6).row_s > 0
 
 
 def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
