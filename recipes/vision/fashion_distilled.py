@@ -15,10 +15,10 @@ from hf_finetune.training.distillation_choices import SoftTargets
 SMALL = {
     "image_size": 28,
     "patch_size": 4,
-    "num_hidden_layers": 6,
-    "hidden_size": 192,
-    "num_attention_heads": 3,
-    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
 }
 
 
