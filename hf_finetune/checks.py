@@ -322,6 +322,12 @@ def _check_pretrain(recipe: Recipe, refuse: Refuse) -> None:
                         spelled(operation),
                         "operations without Phases, which are data.augment's",
                     )
+    if pretrain.compare and recipe.train.early_stopping_patience is not None:
+        refuse(
+            "train.early_stopping_patience",
+            recipe.train.early_stopping_patience,
+            "None beside pretrain.compare, as both sides are to train for as long",
+        )
     if model.surgery:
         refuse(
             "model.surgery",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def prepare(recipe: Recipe) -> Prepared:
     check(recipe)
     quiet_libraries()
     device = precision.default_device()
-    state = PartialState(cpu=device.type == "cpu")
+    # What one process does for all, such as a teacher's answers, may take longer than the half hour that the others wait.
+    state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))
     mixed_precision = precision.resolve_mixed_precision(recipe.precision.mixed_precision, device)
     data, model = recipe.data, recipe.model
     checkpoint = inspect_checkpoint(

@@ -216,6 +216,9 @@ for name in ("kept", "live"):
     trainer, _, found = pipeline.rehearse(prepared, folder / name, Choice(prepared.kernels))
     assert trainer.args.world_size == 2 and (found["answers"].live is not None) == (name == "live")
     torch.save(trainer.trained_model().state_dict(), folder / f"{name}-{trainer.args.process_index}.pt")
+# A teacher may take longer than the half hour that processes wait for one another by default.
+group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+assert group.options._timeout.total_seconds() >= 24 * 3600
 """
 
 

@@ -419,6 +419,7 @@ PICTURES = {"data": ImageData(path="x")}
         ({"held_out_fraction": 0.0}, {}, "pretrain.held_out_fraction: expected above 0 and below 1"),
         ({"objective": SimCSE()}, {"train": Train(per_device_train_batch_size=1)}, "per_device_train_batch_size: expected 2"),
         ({}, {"model": Model("m", surgery=(KeepLayers(first=2),))}, r"model.surgery: .* whose --model is the pretrained/ of"),
+        ({"compare": True}, {"train": Train(early_stopping_patience=2)}, "early_stopping_patience: expected None beside pretrain.c"),
         ({}, {"model": Model("m", trust_remote_code=True)}, "model.trust_remote_code: expected false beside pretrain"),
         ({}, {"adapter": PromptTuningConfig(num_virtual_tokens=4)}, "adapter: expected another beside pretrain.objective"),
     ],

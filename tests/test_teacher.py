@@ -235,6 +235,9 @@ def test_report_by_hand() -> None:
     assert worse.startswith("the teacher is less accurate on the validation rows, 0.500, than its student, 0.750")
     good = teacher.Answers(("big",), "hash", answers.logits | {"validation": answered(0, 0, 0, 1)}, reused=True)
     assert teacher_report.report(good, splits, student, resamples=100)["notes"] == []
+    alike = splits | {"validation": Dataset.from_dict({"label": [0, 0, 0, 0]})}
+    perfect = dataclasses.replace(answers, logits=answers.logits | {"validation": answered(0, 0, 0, 0)})
+    assert teacher_report.doubts(perfect, alike) == [], "rows of one class tell nothing"
     assert found["members"] is None
     pair = dataclasses.replace(answers, names=("a/big", "good"), members=(answers, good))
     named = teacher_report.report(pair, splits, student, resamples=100, shown=lambda name: name[-3:])

@@ -111,6 +111,9 @@ def _with_narrow_heads(weights: Weights, attention: Sequence[str], heads: int, w
 def approximated(a_HEI: torch.Tensor, b_HEJ: torch.Tensor, features: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Matrices of fewer rows whose product a^T b is the closest to that of the given ones in the least squares.
 
+    Where that product is nothing, as in layers that were added, the first rows of either: zeros on both sides would stay
+    zeros, as each is the factor of the other's gradient.
+
     Returns:
         shapes (H, F, I) and (H, F, J).
     """
@@ -120,4 +123,8 @@ def approximated(a_HEI: torch.Tensor, b_HEJ: torch.Tensor, features: int) -> tup
     root_H1F = values_HK[:, None, :features].sqrt()
     a_HIF = a_HIR @ left_HRK[:, :, :features] * root_H1F
     b_HJF = b_HJS @ right_HKS.mT[:, :, :features] * root_H1F
-    return a_HIF.mT, b_HJF.mT
+    silent_H11 = (values_HK.sum(1) == 0)[:, None, None]
+    return (
+        torch.where(silent_H11, a_HEI[:, :features], a_HIF.mT),
+        torch.where(silent_H11, b_HEJ[:, :features], b_HJF.mT),
+    )

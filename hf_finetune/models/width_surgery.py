@@ -113,6 +113,9 @@ class NarrowHidden:
                 config.embedding_size = width
             elif config.embedding_size == width:
                 raise refusal(name, f"this electra has embeddings of {width} features; expected another width")
+        if config.to_dict().get("pooler_output_size") == before:
+            # Of ViT and DeiT, which a classifier does not have and an encoder that is loaded from it has.
+            config.pooler_output_size = width
         config.hidden_size = width
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:

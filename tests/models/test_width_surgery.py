@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES
+from hf_finetune.models.layer_surgery import AddLayers
 from hf_finetune.models.layer_weights import importance, layer_names, shares
 from hf_finetune.models.load import Loaded, load_classifier
 from hf_finetune.models.narrowing import approximated
@@ -124,6 +125,18 @@ def test_features_that_nobody_reads_can_go(family: str, inputs, tmp_path: Path) 
     after, batch = NarrowHidden(ratio=0.5)(model), inputs(family)
     assert after.config.hidden_size == 16 and after.num_parameters() < 0.6 * model.num_parameters()
     torch.testing.assert_close(logits(after, batch), logits(model, batch), rtol=0, atol=1e-5)
+
+
+def test_layers_that_say_nothing_yet_can_still_learn(classifier: Callable[..., Loaded], inputs) -> None:
+    model = NarrowHidden(ratio=0.5)(AddLayers(last=1)(classifier("bert").model))
+    attention = model.bert.encoder.layer[3].attention
+    assert not attention.output.dense.weight.any() and attention.self.value.weight.any()
+    model(**inputs("bert"), labels=torch.tensor([0, 1])).loss.backward()
+    assert attention.output.dense.weight.grad.any()
+
+
+def test_an_encoder_loaded_from_a_narrow_classifier_has_a_narrow_pooler(classifier: Callable[..., Loaded]) -> None:
+    assert NarrowHidden(width=16)(classifier("vit").model).config.pooler_output_size == 16
 
 
 def test_an_electra_whose_embeddings_are_narrower(classifier: Callable[..., Loaded], inputs) -> None:
