@@ -19,6 +19,7 @@ import numpy as np
 from transformers import pipeline
 
 from hf_finetune.apply import probabilities
+from hf_finetune.data.image import decode
 from hf_finetune.data.load import load
 from hf_finetune.evaluation.intervals import exact, paired_difference, verdict
 from hf_finetune.trained import load_trained, quiet_libraries
@@ -64,6 +65,8 @@ def main() -> None:
     teacher = float(teacher_N.mean())
     between = paired_difference(students_SN, np.broadcast_to(teacher_N, students_SN.shape))
     timed = list(splits.test[options.kind][: options.rows])
+    if options.kind == "image":
+        timed = [decode(picture) for picture in timed]
     teacher_ms, student_ms = milliseconds([options.teacher, options.students[0]], options.kind, timed)
     found = {
         "rows": len(labels_N),
