@@ -28,10 +28,13 @@ def narrowed(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedMode
         inner = {(f"{name}.{part}", 0) for *three, _ in attentions for name in three for part in ("weight", "bias")}
         inner |= {(f"{out}.weight", 1) for *_, out in attentions}
         features = {
-            name: [dim for dim in range(old[name].ndim) if old[name].shape[dim] != fresh[name].shape[dim]]
-            for name in old
+            name: [
+                dim
+                for dim, size in enumerate(fresh[name].shape)
+                if tensor.shape[dim] != size and (name, dim) not in inner
+            ]
+            for name, tensor in old.items()
         }
-        features = {name: [dim for dim in dims if (name, dim) not in inner] for name, dims in features.items()}
         kept_W = _importance(model, features).topk(after).indices.sort().values
         result = dict(old)
         for name, dims in features.items():

@@ -13,8 +13,8 @@ from hf_finetune.models.inner_surgery import check_plain_units
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# The same width from bottom to top; query, key and value are layers of their own, and the order of a head's features means
-# nothing, as it does where positions rotate them.
+# The same width from bottom to top; query, key and value are layers of their own; and a head's features can be turned, as no
+# positions rotate them pair by pair.
 ONE_WIDTH = (
     *("bert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "distilbert", "albert"),
     *("vit", "deit", "beit", "dinov2", "dinov2_with_registers"),

@@ -6,6 +6,7 @@ P patches, M also patches that are left out, C channels, H and W pixels, E value
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -52,7 +53,7 @@ def _no_metrics(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     raise AssertionError("there are no labels")
 
 
-class PretrainingTrainer(ClassifierTrainer):
+class PretrainingTrainer(ClassifierTrainer, ABC):
     """Trains an encoder, with what the objective puts on it, on rows without labels.
 
     Args:
@@ -63,9 +64,9 @@ class PretrainingTrainer(ClassifierTrainer):
     def __init__(self, model: nn.Module, args: TrainingArguments, **fields: Any) -> None:
         super().__init__(model, args, metrics=_no_metrics, **fields)
 
+    @abstractmethod
     def _summed(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         """The loss of a micro-batch, summed over its labels but those that are `NOT_ASKED`. A scalar."""
-        raise NotImplementedError
 
     def _rows(self, rows: Dataset) -> EpochRows:
         """Encoded rows as the loader reads them."""
