@@ -91,10 +91,10 @@ COMPARISONS = {
         "searched": "--config {searched}/{name}/policy.yaml",
     },
     # A student by itself, by itself for as many steps as with further rows, and with a teacher: of its labelled rows, and of
-    # twice as many without labels (`--given teachers=FOLDER more=FOLDER`).
+    # further ones without labels (`--given teachers=FOLDER more=FOLDER epochs=9`).
     "students": {
         "alone": "",
-        "alone, 3 times the epochs": "--epochs 9",
+        "alone, more epochs": "--epochs {epochs}",
         "taught": "--teacher {teachers}/{name}",
         "taught, its inside too": "--teacher {teachers}/{name} --objective.kinds '[SoftTargets, HiddenStates]'",
         "taught, further rows": "--teacher {teachers}/{name} --unlabelled {more}/{name}.parquet",
