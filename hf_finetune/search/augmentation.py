@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -37,6 +37,7 @@ from hf_finetune.search.plan import (
     MOST_SEEDS,
     Pace,
     enough_budget,
+    too_dear,
     trial_plan,
     trial_seconds,
 )
@@ -51,6 +52,7 @@ from hf_finetune.search.retraining import (
     retrain,
     why_no_mixing,
     with_policy,
+    with_side,
 )
 from hf_finetune.search.searchers import RUNGS, Searcher, Sweep, Trial
 from hf_finetune.search.space import NONE, Policy, Space, described, plain, space_of
@@ -239,11 +241,19 @@ class _Search:
         batches = prepared.batches(prepared.inputs.lengths(self.bench.encoded))
         steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
         rows, scored = len(prepared.splits.train), min(self.state["rows"]["validation"], MOST_JUDGED)
-        cost = measure(self.recipe, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
-        pace = Pace(*self.bench.seconds(usual), cost)
         seeds = self.wanted.seeds or FEWEST_SEEDS
+
+        def measured(recipe: Recipe) -> Cost:
+            cost = measure(recipe, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
+            return replace(cost, head_s=0.0) if self.bench.one_head else cost
+
+        def dear(cost: Cost) -> bool:
+            return too_dear(cost, wanted=steps, seeds=seeds, left_s=budget_s - self.elapsed)
+
+        cost, whole, side = self._measured(measured, dear)
+        pace = Pace(*self.bench.seconds(usual), cost)
         trials_s = trial_seconds(pace, wanted=steps, seeds=seeds, budget_s=budget_s, used_s=self.elapsed)
-        self.plan |= {"pace": asdict(pace), "wanted_steps": steps, "trials_s": trials_s}
+        self.plan |= {"pace": asdict(pace), "wanted_steps": steps, "trials_s": trials_s, "side": side}
         logger.info(
             "within %s: trials of policies for %s at most, then runs that decide, a whole one about %s",
             spoken(budget_s),
@@ -257,13 +267,42 @@ class _Search:
                 scored,
                 LEAST_JUDGED,
             )
-        enough_s = enough_budget(pace, wanted=steps, seeds=seeds, used_s=self.elapsed)
-        if enough_s > budget_s:
+        fewer = enough_budget(pace, wanted=steps, seeds=seeds, used_s=self.elapsed) > budget_s
+        enough_s = enough_budget(replace(pace, run=whole), wanted=steps, seeds=seeds, used_s=self.elapsed)
+        if fewer or side is not None:
             logger.warning(
-                "the runs that decide will have fewer than the recipe's %d steps; --budget %s would do for all of them",
-                steps,
+                "the runs that decide will have %s; --budget %s would do for the recipe as it is",
+                " and ".join(
+                    [f"pictures of {side} pixels a side"] * (side is not None)
+                    + [f"fewer than the recipe's {steps} steps"] * fewer
+                ),
                 spoken(enough_s),
             )
+
+    def _measured(
+        self, measured: Callable[[Recipe], Cost], dear: Callable[[Cost], bool]
+    ) -> tuple[Cost, Cost, int | None]:
+        """What a run that decides costs, what it does on whole pictures, and the side in pixels that its pictures have;
+        None: they are whole. Whole ones are measured only where there may be time for them.
+
+        Args:
+            measured: by a few steps of a recipe.
+            dear: see `plan.too_dear`.
+        """
+        small, side = None, self.bench.small_side
+        if side is not None:
+            try:
+                small = measured(with_side(self.recipe, side))
+            except InputError as error:
+                logger.info("the runs that decide have whole pictures: %s", error)
+        if small is None:
+            whole = measured(self.recipe)
+            return whole, whole, None
+        # Four times the pixels take no less than four times the time.
+        whole = replace(small, row_s=4 * small.row_s, score_s=4 * small.score_s)
+        if not dear(whole) and not dear(whole := measured(self.recipe)):
+            return whole, whole, None
+        return small, whole, side
 
     def plan_trials(self) -> None:
         """Fix how many trials there are and how long."""
@@ -355,8 +394,9 @@ class _Search:
 
         def train(side: str, seed: int, steps: int, judged: int) -> Retrained:
             self.bar.set_postfix_str("run without augmentation" if side == "without" else "run with the policy")
-            tried = Trial((NONE,), 0) if side == "without" else best
-            return retrain(self._with(tried), seed=seed, steps=steps, whole=plan["wanted_steps"], judged=judged)
+            tried = self._with(Trial((NONE,), 0) if side == "without" else best)
+            tried = tried if plan["side"] is None else with_side(tried, plan["side"])
+            return retrain(tried, seed=seed, steps=steps, whole=plan["wanted_steps"], judged=judged)
 
         def keep() -> None:
             self.write()

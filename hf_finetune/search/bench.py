@@ -36,8 +36,8 @@ from hf_finetune.evaluation.inference import cast, evaluating, to_device
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
 from hf_finetune.models.freeze import encoder_layers, frozen_layers, train_top
-from hf_finetune.models.heads import classification_layer
-from hf_finetune.models.patches import shrink_for, takes_sizes
+from hf_finetune.models.heads import classification_layer, classification_layers
+from hf_finetune.models.patches import Shrink, shrink_for, takes_sizes
 from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Averaging, ImageData, Optim, Recipe, Regularize
 from hf_finetune.starting import begin_with, head_weights
@@ -131,13 +131,19 @@ class Bench:
         self.encoded = encoded = self.inputs.encode(splits.train)
         self.train_rows = encoded.select(np.flatnonzero(~is_scored_N))
         self.micro_batch, _, self.rows_per_step = prepared.micro_batch
-        self._shrink = self._half_side()
+        self._shrink, self.small_side = self._half_side()
         count = len(encoder_layers(self.model))
         train_top(self.model, 0 if recipe.trained == "head" else min(TOP_LAYERS, count))
         self._fit_head()
         self._start = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
         self._prefix: Prefix | None = None
         self._scored = list(self._batches_scored(encoded.select(np.flatnonzero(is_scored_N))))
+
+    @property
+    def one_head(self) -> bool:
+        """Whether a run's head is fitted to the same features with every seed, so that one fit does for all."""
+        fitted = {name for name, module in self.model.named_modules() if module in classification_layers(self.model)}
+        return set(self.prepared.fresh) <= fitted and len(self.prepared.splits.train) <= MOST_ROWS
 
     def sample(self) -> TextBatch | ImageBatch:
         """A few training rows, as operations see them."""
@@ -241,12 +247,16 @@ class Bench:
             collated["pixel_values"] = self._shrink(collated["pixel_values"])
         return collated
 
-    def _half_side(self) -> Any:
-        """What halves the side of pictures; None where they are small, or the network takes one size alone."""
+    def _half_side(self) -> tuple[Shrink, int] | tuple[None, None]:
+        """What halves the side of pictures, and their shorter side then, in pixels; None where they are small, or the
+        network takes one size alone."""
         if not isinstance(self.inputs, ImageInputs) or not takes_sizes(self.model.config):
-            return None
-        side = min(self.inputs.collate(self.train_rows[:1])["pixel_values"].shape[-2:])
-        return shrink_for(self.model, side // 2) if side >= SMALL_SIDE else None
+            return None, None
+        height, width = self.inputs.collate(self.train_rows[:1])["pixel_values"].shape[-2:]
+        if min(height, width) < SMALL_SIDE:
+            return None, None
+        shrink = shrink_for(self.model, min(height, width) // 2)
+        return shrink, min(shrink.shape(height, width))
 
     def _fit_head(self) -> None:
         """Fit the classification layer as a run does, on the rows and pictures of trials."""

@@ -96,9 +96,9 @@ class Deciding:
         """Begin again with fewer steps, should the runs that are left not end in time."""
         expected_s = replace(self.cost, scored=self.plan["judged"]).of(self.plan["steps"])
         seen = [_again(side[0]) - side[0]["head_s"] for side in (self.without, self.policy) if side]
-        slowest_s, head_s = max(seen), self.without[0]["head_s"]
+        slowest_s = max(seen)
         runs = 2 * self.least - len(seen)
-        rest_s = runs * max(slowest_s, expected_s) + (self.least - 1) * head_s
+        rest_s = runs * max(slowest_s, expected_s) + (self.least - 1) * self.cost.head_s
         if rest_s <= self.left():
             return
         slower = self.cost.times(max(1.0, slowest_s / expected_s))

@@ -17,6 +17,8 @@ TRIALS_SHARE = 0.4
 """Of the time after the start that trials may take, beside what runs of all the recipe's steps would leave."""
 FEWEST_SEEDS = 3
 """Runs of each side that a verdict needs."""
+WORTH_WHOLE = 0.5
+"""Of the recipe's steps: where runs on whole pictures have time for fewer, they are made on pictures of half the side."""
 MOST_SEEDS = 10
 """However much time there is."""
 FEWEST_STEPS = 4
@@ -76,6 +78,13 @@ def planned_runs(cost: Cost, *, most: int, seeds: int, left_s: float) -> Runs | 
     shorter = replace(cost, scored=judged)
     fitting = [steps for steps in range(1, most + 1) if shorter.pairs(seeds, steps) <= time_s]
     return Runs(fitting[-1], judged) if fitting else None
+
+
+def too_dear(cost: Cost, *, wanted: int, seeds: int, left_s: float) -> bool:
+    """Whether runs that decide would have too few of the recipe's steps, beside the trials' share, to be made on whole
+    pictures where smaller ones will do."""
+    runs = planned_runs(cost, most=wanted, seeds=seeds, left_s=left_s * (1 - TRIALS_SHARE))
+    return runs is None or runs.steps < WORTH_WHOLE * wanted
 
 
 def shortest_runs(cost: Cost, *, wanted: int) -> Runs:

@@ -74,7 +74,7 @@ def describe(state: dict[str, Any]) -> str:
             "                 score  accuracy  steps  policy",
             *(f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}" for t in shown),
             f"policy        {state['best']['policy']}",
-            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps; accuracy "
+            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps{_side(plan)}; accuracy "
             f"{_mean(state['with'])} with it, {_mean(state['without'])} without",
             f"evidence      {_evidence(state)}",
             f"verdict       {state['verdict']}" + MORE.get(state["verdict"], ""),
@@ -89,10 +89,14 @@ def _mean(runs: list[dict[str, Any]]) -> str:
     return f"{sum(r['accuracy'] for r in runs) / len(runs):.4f}"
 
 
+def _side(plan: dict[str, Any]) -> str:
+    return "" if plan["side"] is None else f", pictures of {plan['side']} pixels a side"
+
+
 def _evidence(state: dict[str, Any]) -> str:
     found = state["evidence"]
     value, low, high = (100 * found[name] for name in ("value", "low", "high"))
     return (
         f"{value:+.2f} points of {found['metric']} [{low:+.2f}, {high:+.2f}] against no augmentation, {found['n']} validation "
-        f"rows, {len(state['with'])} paired seeds: {found['judgement']}"
+        f"rows, {len(state['with'])} paired seeds{_side(state['plan'])}: {found['judgement']}"
     )

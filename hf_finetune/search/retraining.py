@@ -27,13 +27,16 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
+from hf_finetune.models.patch_surgery import ResizeImage
 from hf_finetune.preparation import check_mix, prepare
 from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Averaging, Recipe
+from hf_finetune.recipe import Averaging, ImageData, Recipe
 from hf_finetune.training.probe import Choice
 
 MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 3, 16, 32
 """Steps of so many rows that tell what a run costs, and rows that it scores."""
+WATCHED = 1
+"""Validation rows that the Trainer scores after an epoch, where nobody asks for it."""
 MOST_JUDGED = 1000
 """Validation rows that a run answers for, at most."""
 
@@ -63,7 +66,7 @@ class Cost:
     kept_s: float
     """The first run, beside the rest."""
     head_s: float
-    """The first run of each seed at most, beside the rest."""
+    """The first run of every seed but the first one, whose head was fitted when this was measured, beside the rest."""
     fixed_s: float
     row_s: float
     score_s: float
@@ -76,7 +79,7 @@ class Cost:
 
     def pairs(self, seeds: int, steps: int) -> float:
         """All runs of so many seeds, two of each."""
-        return self.kept_s + seeds * (self.head_s + 2 * self.of(steps))
+        return self.kept_s + (seeds - 1) * self.head_s + 2 * seeds * self.of(steps)
 
     def times(self, factor: float) -> Cost:
         """The same on a machine that is so many times slower."""
@@ -102,6 +105,13 @@ def with_policy(recipe: Recipe, augment: tuple[Augmentation, ...], mix: tuple[Mi
     """The recipe with what a policy sets."""
     data, objective = replace(recipe.data, augment=augment), replace(recipe.objective, mix=mix)
     return replace(recipe, data=data, objective=objective)
+
+
+def with_side(recipe: Recipe, side: int) -> Recipe:
+    """The recipe for pictures of so many pixels a side."""
+    assert isinstance(recipe.data, ImageData), "pictures alone have a side"
+    data = replace(recipe.data, low_resolution=None)
+    return replace(recipe, data=data, model=replace(recipe.model, surgery=(*recipe.model.surgery, ResizeImage(side))))
 
 
 def why_no_mixing(recipe: Recipe, prepared: Prepared) -> str | None:
@@ -173,8 +183,7 @@ def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
     with _quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
         prepared = prepare(recipe)
         judged = judged_rows(prepared.splits, most_scored)
-        # The Trainer scores every epoch; here nobody asks for it.
-        watched = judged.select(range(min(len(judged), MEASURED_SCORED)))
+        watched = judged.select(range(WATCHED))
         # Under a name of their own: `train` would take what is kept for these rows for that of all of its own.
         name = f"{prepared.splits.fingerprint} {len(judged)} judged, {len(watched)} watched"
         few = replace(prepared.splits, validation=watched, fingerprint=name)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
 from small_runs import image_rows, small_recipe
-from tiny import tiny_image_checkpoint
+from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import EfficientNetImageProcessor
 
 from hf_finetune.data.augment_image import Invert
@@ -21,6 +21,7 @@ from hf_finetune.evaluation.inference import evaluating
 from hf_finetune.models.freeze import encoder_layers
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Batching, Evaluate, ImageData, Model, Precision, Recipe, Train
+from hf_finetune.search import bench as bench_module
 from hf_finetune.search.bench import Bench, Stage
 from hf_finetune.training.soft_labels import why_not_by_embeddings
 
@@ -219,6 +220,20 @@ def test_pictures(tmp_path: Path) -> None:
     )
     # Dark and bright change places: what is trained on is not what scores.
     assert bench.run([Stage(24, (Invert(p=1.0),))]).value < bench.run([Stage(24)]).value
+
+
+def test_seeds_share_a_head_where_nothing_else_is_random(
+    recipe: Recipe, bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert Bench(recipe_of_pictures(tmp_path, tiny_image_checkpoint(tmp_path / "vit"))).one_head
+    assert bench.one_head
+    # DistilBERT's classifier has a layer before the last.
+    assert not Bench(
+        replace(recipe, model=Model(str(tiny_text_checkpoint(tmp_path / "distil", "distilbert"))))
+    ).one_head
+    # Each seed draws its own of many rows.
+    monkeypatch.setattr(bench_module, "MOST_ROWS", 53)
+    assert not bench.one_head
 
 
 def test_too_few_rows_to_set_some_aside(recipe: Recipe) -> None:

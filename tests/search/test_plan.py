@@ -14,6 +14,7 @@ from hf_finetune.search.plan import (
     planned_runs,
     seconds_of,
     shortest_runs,
+    too_dear,
     trial_plan,
     trial_seconds,
 )
@@ -22,11 +23,11 @@ from hf_finetune.search.searchers import Sweep, halved
 from hf_finetune.search.space import Space, Strength
 
 SPACE = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEFGH"))
-# A run of n steps takes 2 + n + 1 seconds; three pairs of them 6 + 3 (4 + 2 (3 + n)) = 36 + 6 n.
+# A run of n steps takes 2 + n + 1 seconds; three pairs of them 10 + 2 4 + 6 (3 + n) = 36 + 6 n.
 PACE = Pace(
     step_s=0.1,
     rest_s=0.5,
-    run=Cost(kept_s=6.0, head_s=4.0, fixed_s=2.0, row_s=0.125, score_s=0.1, rows_per_step=8, scored=10),
+    run=Cost(kept_s=10.0, head_s=4.0, fixed_s=2.0, row_s=0.125, score_s=0.1, rows_per_step=8, scored=10),
 )
 
 
@@ -69,6 +70,13 @@ def test_rows_to_judge_take_a_third_of_the_runs_time_at_most() -> None:
     # Never fewer than 100: 6 (1 + .8 + 10) = 70.8 s.
     assert judged(90) == 100
     assert planned_runs(many, most=10, seeds=3, left_s=78) is None
+
+
+def test_whole_pictures_are_too_dear_below_half_of_the_steps() -> None:
+    # 36 + 6 n of .6 * .9 * 200 = 108 s: 12 steps.
+    assert not too_dear(PACE.run, wanted=24, seeds=3, left_s=200.1)
+    assert too_dear(PACE.run, wanted=25, seeds=3, left_s=200.1)
+    assert too_dear(PACE.run, wanted=1, seeds=3, left_s=10)
 
 
 def test_the_shortest_runs() -> None:

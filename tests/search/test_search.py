@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +21,7 @@ from hf_finetune.data.compose import Phases, Sequence
 from hf_finetune.data.mix import Mixup
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.jobs import search_job, train_job
+from hf_finetune.models.patch_surgery import image_size_after
 from hf_finetune.pipeline import run
 from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
@@ -28,7 +29,7 @@ from hf_finetune.search import augmentation, retraining
 from hf_finetune.search.augmentation import SEARCHERS, Wanted, search
 from hf_finetune.search.bench import Bench, Score, shortened
 from hf_finetune.search.report import NONE_HELPS, UNDECIDED, describe
-from hf_finetune.search.retraining import Retrained
+from hf_finetune.search.retraining import Cost, Retrained
 from hf_finetune.search.searchers import Trial
 from hf_finetune.search.space import Mix, Move, Policy
 
@@ -130,25 +131,105 @@ def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     assert retraining.retrain(recipe, seed=1, steps=7, whole=7, judged=6).log_loss != found.log_loss
 
 
-@pytest.mark.usefixtures("gate_here")
-def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_path: Path) -> None:
-    """Pictures are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all 40."""
+def pictures_in(folder: Path, *, side: int = 32, rows: int = 16) -> Recipe:
+    """A recipe of some pictures and a tiny ViT for this side; 40 validation rows."""
     features = Features({"image": Image(), "label": Value("int64")})
-    for name, count in (("train", 16), ("validation", 40)):
-        rows = image_rows(count, seed=count).remove_columns("row").to_list()
-        Dataset.from_list(rows, features=features).to_parquet(tmp_path / f"{name}.parquet")
-    pictures = Recipe(
+    for name, count in (("train", rows), ("validation", 40)):
+        made = image_rows(count, seed=count).remove_columns("row").to_list()
+        Dataset.from_list(made, features=features).to_parquet(folder / f"{name}.parquet")
+    return Recipe(
         name="pictures",
-        data=ImageData(path=str(tmp_path)),
-        model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
+        data=ImageData(path=str(folder)),
+        model=Model(checkpoint=str(tiny_image_checkpoint(folder / "vit", image_size=side, patch_size=side // 4))),
         method="head",
         train=Train(per_device_train_batch_size=8, max_steps=2),
         precision=Precision(mixed_precision="no"),
         evaluate=Evaluate(resamples=100, baselines=False, parity_rows=1),
     )
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_path: Path) -> None:
+    """Pictures are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all 40."""
+    pictures = pictures_in(tmp_path)
     assert len(retraining.retrain(pictures, seed=0, steps=2, whole=2, judged=40).predicted) == 40
     result = run(pictures, Launch(output=str(tmp_path / "run")))
     assert result is not None and result["rows"]["validation"] == 40
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_where_whole_pictures_are_too_dear_smaller_ones_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = pictures_in(tmp_path, side=128, rows=40)
+    recipe = replace(recipe, data=replace(recipe.data, low_resolution=96))
+    sides: list[tuple[str, int | None]] = []
+
+    def noted(name: str) -> None:
+        real = getattr(augmentation, name)
+
+        def call(recipe: Recipe, *arguments: Any, **named: Any) -> Any:
+            sides.append((name, image_size_after(recipe.model.surgery)))
+            return real(recipe, *arguments, **named)
+
+        monkeypatch.setattr(augmentation, name, call)
+
+    noted("measure")
+    noted("retrain")
+    monkeypatch.setattr(augmentation, "too_dear", lambda cost, **_: True)
+    with caplog.at_level(logging.INFO):
+        state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    # Whole ones are not even measured.
+    assert sides == [("measure", 64)] + [("retrain", 64)] * 6
+    assert state["plan"]["side"] == 64 and state["plan"]["steps"] == 2
+    assert "the runs that decide will have pictures of 64 pixels a side; --budget" in caplog.text
+    assert "2 of 2 steps, pictures of 64 pixels a side; accuracy" in describe(state)
+    fragment = (tmp_path / "out" / "policy.yaml").read_text()
+    assert "pictures of 64 pixels a side" in fragment and "surgery" not in fragment
+
+
+@pytest.mark.parametrize(
+    ("dear", "measured", "taken"),
+    [
+        ([False, False], [64, None], None),
+        ([False, True], [64, None], 64),
+        ([True], [64], 64),
+    ],
+)
+def test_whole_pictures_decide_where_there_is_time(
+    dear: list[bool], measured: list[int | None], taken: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, sides, asked = pictures_in(tmp_path, side=128, rows=40), [], iter(dear)
+    cost = Cost(kept_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, score_s=0.01, rows_per_step=8, scored=40)
+
+    def measure(recipe: Recipe, *_: Any, **__: Any) -> Cost:
+        sides.append(side := image_size_after(recipe.model.surgery))
+        return cost if side else cost.times(5)
+
+    seen: list[Cost] = []
+
+    def too_dear(cost: Cost, **_: Any) -> bool:
+        seen.append(cost)
+        return next(asked)
+
+    monkeypatch.setattr(augmentation, "measure", measure)
+    monkeypatch.setattr(augmentation, "too_dear", too_dear)
+    fake_runs(monkeypatch, right_with=190, right_without=150)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    assert sides == measured and state["plan"]["side"] == taken
+    # A head is fitted to the same features with every seed.
+    assert state["plan"]["pace"]["run"] == asdict(replace(cost if taken else cost.times(5), head_s=0.0))
+    # First four times the pixels, then as measured.
+    assert [round(cost.row_s, 6) for cost in seen] == [0.4, 0.5][: len(dear)]
+
+
+def test_a_network_of_one_size_is_measured_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = pictures_in(tmp_path, side=128, rows=40)
+    recipe = replace(recipe, model=Model(str(tiny_image_checkpoint(tmp_path / "swin", "swin", image_size=128))))
+    fake_runs(monkeypatch, right_with=190, right_without=150)
+    monkeypatch.setattr(augmentation, "too_dear", lambda cost, **_: True)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    assert state["plan"]["side"] is None and "a side" not in describe(state)
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
