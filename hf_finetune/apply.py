@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -211,8 +211,9 @@ def evaluate(
     resamples: int = 1000,
     precision: Precision = "auto",
     views: SeveralViews | None = None,
+    trained_on: Collection[bytes] = (),
 ) -> dict[str, Any]:
-    """Score labelled rows: {"rows", "metrics" with intervals, "throughput", "precision"}.
+    """Score labelled rows: {"rows", "metrics" with intervals, "rows_trained_on", "throughput", "precision"}.
 
     With views these are theirs, and "views" tells what they are, what they gain and what they cost: {"number", "augment",
     "seed", "without" (the metrics of the unchanged rows), "difference" (see `evaluation.views.gain`), "cost" (seconds
@@ -221,25 +222,36 @@ def evaluate(
     Args:
         batch_size, views: see `Scorer`.
         precision: auto is float32 here; with bf16 the labels' agreement with float32 stands under "precision".
+        trained_on: digests of rows that are no test of this classifier, see `past.trained_on`; they are counted, and a
+            warning is logged.
 
     Raises:
         InputError: for a row without a label, or with one that the classifier does not know.
     """
     used: Precision = "float32" if precision == "auto" else precision
     scorer = Scorer(classifier, used, batch_size=batch_size, views=views)
-    labels, found, unchanged = [], [], []
+    labels, found, unchanged, known = [], [], [], 0
     with _bar("evaluate") as bar:
         for rows in _batches(classifier, source, require_label=True):
             found_NC, unchanged_NC = scorer.score(rows)
             found.append(found_NC)
             unchanged.append(unchanged_NC)
             labels.append(np.asarray(rows["label"][:]))
+            if trained_on:
+                known += sum(digest in trained_on for digest in row_digests(rows.with_format("arrow")[:]))
             bar.update(len(rows))
     all_labels, all_found_NC = np.concatenate(labels), np.concatenate(found)
     intervals = bootstrap(all_labels, all_found_NC, resamples=resamples)
+    if known:
+        logger.warning(
+            "the model was trained on %d of these %d rows: what is measured on them is too good",
+            known,
+            len(all_labels),
+        )
     result = {
         "rows": len(all_labels),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
+        "rows_trained_on": known,
         "throughput": scorer.throughput(len(all_labels)),
         "precision": scorer.report(),
     }

@@ -147,6 +147,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         from hf_finetune import apply
         from hf_finetune.evaluation.report import comparison_table
         from hf_finetune.evaluation.views import describe
+        from hf_finetune.past import trained_on
         from hf_finetune.trained import load_trained
 
     classifier = load_trained(job.model, trust_remote_code=job.trust_remote_code)
@@ -157,6 +158,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         batch_size=job.batch_size,
         precision=job.precision,
         views=views,
+        trained_on=trained_on(Path(job.model), from_hub=False),
     )
     name = Path(job.model).name
     if job.json:

@@ -28,6 +28,7 @@ from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
 from hf_finetune.finishing import WITHOUT, finish
 from hf_finetune.hub.push import check_target
 from hf_finetune.models.adapter_fit import begins_silent
+from hf_finetune.past import doubts_of_start
 from hf_finetune.preparation import prepare, with_adapter
 from hf_finetune.prepared import Prepared
 from hf_finetune.pretraining import STAGES, pretrain
@@ -83,6 +84,9 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
     if recipe.hub.repo_id is not None:
         check_target(recipe.hub.repo_id, recipe.hub.revision, recipe.hub.create_pr)
     prepared = prepare(recipe)
+    if PartialState().is_main_process:
+        notes = (*prepared.notes, *doubts_of_start(recipe, prepared.splits))
+        prepared = dataclasses.replace(prepared, notes=notes)
     if launch.num_processes not in (None, prepared.processes):
         raise InputError(f"--num-processes {launch.num_processes}: {prepared.processes} process(es) were started")
     record = _record(prepared, command)

@@ -26,10 +26,10 @@ from hf_finetune.features.frozen import TrainingRows
 from hf_finetune.models import adapters
 from hf_finetune.models.adapter_fit import cuts_out
 from hf_finetune.models.heads import classification_layers, set_layer
+from hf_finetune.past import doubts_of_teachers
 from hf_finetune.preparation import teachers_of
 from hf_finetune.prepared import Prepared
 from hf_finetune.run_folder import replacing
-from hf_finetune.teacher_past import seen_before
 from hf_finetune.training import head_store, probe, warm_start
 from hf_finetune.training.distillation import Insides
 from hf_finetune.training.elastic_net import ElasticNetSteps
@@ -95,7 +95,7 @@ def ask_teacher(
             )
     teacher.forget()
     if test and PartialState().is_main_process:
-        answers = replace(answers, seen=tuple(seen_before(answers.names, splits)))
+        answers = replace(answers, seen=tuple(doubts_of_teachers(answers.names, splits)))
     for doubt in teacher_report.doubts(answers, asked):
         logger.warning(doubt)
     return answers, insides

@@ -243,7 +243,7 @@ class Answers:
     members: tuple[Answers, ...] = ()
     """What each of several says by itself."""
     seen: tuple[str, ...] = ()
-    """What speaks against it by what it was trained on, see `teacher_past.seen_before`."""
+    """What speaks against it by what it was trained on, see `past.doubts_of_teachers`."""
 
     @property
     def of_training(self) -> Logits | Live | LiveMean:

@@ -173,7 +173,7 @@ def test_labels_that_change_are_counted(texts: Classifier, source: Source, caplo
 
 def test_a_result_with_views(texts: Classifier, source: Source) -> None:
     found = evaluate(texts, source, resamples=100, views=SWAPS)
-    assert found.keys() == {"rows", "metrics", "throughput", "precision", "views"}
+    assert found.keys() == {"rows", "metrics", "rows_trained_on", "throughput", "precision", "views"}
     assert found["rows"] == 60 and found["precision"] == {"format": "float32"}
     views = found["views"]
     assert views.keys() == {"number", "augment", "seed", "without", "difference", "cost"}
