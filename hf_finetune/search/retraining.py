@@ -32,6 +32,7 @@ from hf_finetune.preparation import check_mix, prepare
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, ImageData, Recipe
 from hf_finetune.training.probe import Choice
+from hf_finetune.training.schedule_choices import in_proportion, of_shorter_run
 
 MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 3, 16, 32
 """Steps of so many rows that tell what a run costs, and rows that it scores."""
@@ -93,12 +94,13 @@ def retrain(recipe: Recipe, *, seed: int, steps: int, whole: int, judged: int) -
     Nothing is chosen on these rows: neither an epoch nor an average of weights. Test rows are not looked at.
 
     Args:
-        whole: steps of the recipe's own run; a warm-up in steps takes the same part of this one.
+        whole: steps of the recipe's own run; what its rate does over them it does here over fewer.
     """
-    train = replace(recipe.train, seed=seed, max_steps=steps, early_stopping_patience=None)
-    if train.warmup_steps is not None and train.warmup_steps >= 1:
-        train = replace(train, warmup_steps=max(1, round(train.warmup_steps * steps / whole)))
-    return _run(replace(recipe, train=train, averaging=Averaging()), most_scored=judged)
+    train, part = recipe.train, steps / whole
+    warmup_steps = None if train.warmup_steps is None else in_proportion(train.warmup_steps, part)
+    shorter = replace(train, seed=seed, max_steps=steps, warmup_steps=warmup_steps, early_stopping_patience=None)
+    schedule = of_shorter_run(train.lr_scheduler_type, recipe.schedule, part)
+    return _run(replace(recipe, train=shorter, schedule=schedule, averaging=Averaging()), most_scored=judged)
 
 
 def with_policy(recipe: Recipe, augment: tuple[Augmentation, ...], mix: tuple[Mixing, ...]) -> Recipe:

@@ -119,6 +119,26 @@ READS: dict[ScheduleName, dict[str, Any]] = {
 }
 
 
+COUNTS_STEPS = ("timescale", "num_decay_steps", "step_size", "step_size_up", "step_size_down", "t_max", "t_0")
+GAMMA_OF_A_STEP = ("exponential", "cyclic")
+
+
+def in_proportion(steps: float, part: float) -> float:
+    """What a number of steps is in a run that has this part of them; below 1 it is a share of all, and stays."""
+    return steps if steps < 1 else max(1, round(steps * part))
+
+
+def of_shorter_run(name: ScheduleName | None, given: Schedule, part: float) -> Schedule:
+    """The schedule of a run with this part of the steps: the same curve over the shorter time."""
+    counts = {field: getattr(given, field) for field in COUNTS_STEPS}
+    found: dict[str, Any] = {f: in_proportion(steps, part) for f, steps in counts.items() if steps is not None}
+    if given.milestones is not None:
+        found["milestones"] = tuple(in_proportion(steps, part) for steps in given.milestones)
+    if given.gamma is not None and name in GAMMA_OF_A_STEP:
+        found["gamma"] = given.gamma ** (1 / part)
+    return dataclasses.replace(given, **found)
+
+
 @dataclass(frozen=True)
 class Course:
     """A schedule with everything settled that does not depend on the number of steps."""

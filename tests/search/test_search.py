@@ -32,6 +32,7 @@ from hf_finetune.search.report import NONE_HELPS, UNDECIDED, describe
 from hf_finetune.search.retraining import Cost, Retrained
 from hf_finetune.search.searchers import Trial
 from hf_finetune.search.space import Mix, Move, Policy
+from hf_finetune.training.schedule_choices import Schedule
 
 PLENTY = 100_000.0
 JUDGED = Dataset.from_dict({"label": [i % 2 for i in range(200)]})
@@ -468,14 +469,20 @@ def test_macro_f1_of_few_rows_decides_nothing(recipe: Recipe, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(("given", "taken"), [(None, None), (0.1, 0.1), (40, 20), (1, 1)])
-def test_a_warm_up_in_steps_takes_the_same_part_of_a_shorter_run(
+def test_steps_of_the_schedule_take_the_same_part_of_a_shorter_run(
     recipe: Recipe, given: float | None, taken: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Recipe] = []
     monkeypatch.setattr(retraining, "_run", lambda recipe, **_: asked.append(recipe))
     recipe = replace(recipe, train=replace(recipe.train, warmup_steps=given))
+    recipe = replace(
+        recipe,
+        train=replace(recipe.train, lr_scheduler_type="multistep"),
+        schedule=Schedule(milestones=(0.2, 50, 90), gamma=0.5),
+    )
     retraining.retrain(recipe, seed=0, steps=50, whole=100, judged=6)
     assert (asked[0].train.warmup_steps, asked[0].train.max_steps) == (taken, 50)
+    assert asked[0].schedule == Schedule(milestones=(0.2, 25, 45), gamma=0.5)
 
 
 def test_a_recipe_that_accumulates_can_be_measured(recipe: Recipe) -> None:
