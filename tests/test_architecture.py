@@ -77,6 +77,7 @@ KNOWS_RECIPE = {
     "search/bench.py",
     "search/report.py",
     "search/retraining.py",
+    "search/timing.py",
     "jobs.py",
     "recipe_arguments.py",
     "doctor_command.py",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -37,18 +37,15 @@ from hf_finetune.search.plan import (
     MOST_SEEDS,
     Pace,
     enough_budget,
-    too_dear,
     trial_plan,
     trial_seconds,
 )
 from hf_finetune.search.population import Population
 from hf_finetune.search.reinforce import Reinforce
 from hf_finetune.search.retraining import (
-    MOST_JUDGED,
     Cost,
     Retrained,
     judged_rows,
-    measure,
     retrain,
     why_no_mixing,
     with_policy,
@@ -57,6 +54,7 @@ from hf_finetune.search.retraining import (
 from hf_finetune.search.searchers import RUNGS, Searcher, Sweep, Trial
 from hf_finetune.search.space import NONE, Policy, Space, described, plain, space_of
 from hf_finetune.search.state import check_same, state_in
+from hf_finetune.search.timing import timed
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -236,73 +234,40 @@ class _Search:
         Raises:
             InputError: the budget is too small for the fewest trials and the shortest runs.
         """
-        prepared, train, budget_s = self.bench.prepared, self.recipe.train, self.wanted.budget_s
+        budget_s, seeds = self.wanted.budget_s, self.wanted.seeds or FEWEST_SEEDS
         usual = self.space.augment(self.space.every(0.6))
-        batches = prepared.batches(prepared.inputs.lengths(self.bench.encoded))
-        steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
-        rows, scored = len(prepared.splits.train), min(self.state["rows"]["validation"], MOST_JUDGED)
-        seeds = self.wanted.seeds or FEWEST_SEEDS
-
-        def measured(recipe: Recipe) -> Cost:
-            cost = measure(recipe, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
-            return replace(cost, head_s=0.0) if self.bench.one_head else cost
-
-        def dear(cost: Cost) -> bool:
-            return too_dear(cost, wanted=steps, seeds=seeds, left_s=budget_s - self.elapsed)
-
-        cost, whole, side = self._measured(measured, dear)
-        pace = Pace(*self.bench.seconds(usual), cost)
-        trials_s = trial_seconds(pace, wanted=steps, seeds=seeds, budget_s=budget_s, used_s=self.elapsed)
-        self.plan |= {"pace": asdict(pace), "wanted_steps": steps, "trials_s": trials_s, "side": side}
+        found = timed(self.recipe, self.bench, usual, seeds=seeds, left=lambda: budget_s - self.elapsed)
+        planned = {"wanted": found.steps, "seeds": seeds, "used_s": self.elapsed}
+        trials_s = trial_seconds(found.pace, budget_s=budget_s, **planned)
+        self.plan |= {
+            "pace": asdict(found.pace),
+            "wanted_steps": found.steps,
+            "trials_s": trials_s,
+            "side": found.side,
+        }
         logger.info(
             "within %s: trials of policies for %s at most, then runs that decide, a whole one about %s",
             spoken(budget_s),
             spoken(trials_s),
-            spoken(cost.of(steps)),
+            spoken(found.pace.run.of(found.steps)),
         )
-        if scored < LEAST_JUDGED:
+        if (scored := found.pace.run.scored) < LEAST_JUDGED:
             logger.warning(
                 "%d validation rows are to judge: fewer than %d seldom decide anything; --data.validation-fraction sets more "
                 "aside",
                 scored,
                 LEAST_JUDGED,
             )
-        fewer = enough_budget(pace, wanted=steps, seeds=seeds, used_s=self.elapsed) > budget_s
-        enough_s = enough_budget(replace(pace, run=whole), wanted=steps, seeds=seeds, used_s=self.elapsed)
-        if fewer or side is not None:
+        less = [] if found.side is None else [f"pictures of {found.side} pixels a side"]
+        if enough_budget(found.pace, **planned) > budget_s:
+            less.append(f"fewer than the recipe's {found.steps} steps")
+        if less:
+            enough_s = enough_budget(replace(found.pace, run=found.whole), **planned)
             logger.warning(
                 "the runs that decide will have %s; --budget %s would do for the recipe as it is",
-                " and ".join(
-                    [f"pictures of {side} pixels a side"] * (side is not None)
-                    + [f"fewer than the recipe's {steps} steps"] * fewer
-                ),
+                " and ".join(less),
                 spoken(enough_s),
             )
-
-    def _measured(
-        self, measured: Callable[[Recipe], Cost], dear: Callable[[Cost], bool]
-    ) -> tuple[Cost, Cost, int | None]:
-        """What a run that decides costs, what it does on whole pictures, and the side in pixels that its pictures have;
-        None: they are whole. Whole ones are measured only where there may be time for them.
-
-        Args:
-            measured: by a few steps of a recipe.
-            dear: see `plan.too_dear`.
-        """
-        small, side = None, self.bench.small_side
-        if side is not None:
-            try:
-                small = measured(with_side(self.recipe, side))
-            except InputError as error:
-                logger.info("the runs that decide have whole pictures: %s", error)
-        if small is None:
-            whole = measured(self.recipe)
-            return whole, whole, None
-        # Four times the pixels take no less than four times the time.
-        whole = replace(small, row_s=4 * small.row_s, score_s=4 * small.score_s)
-        if not dear(whole) and not dear(whole := measured(self.recipe)):
-            return whole, whole, None
-        return small, whole, side
 
     def plan_trials(self) -> None:
         """Fix how many trials there are and how long."""

@@ -5,6 +5,7 @@ import logging
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -25,7 +26,7 @@ from hf_finetune.models.patch_surgery import image_size_after
 from hf_finetune.pipeline import run
 from hf_finetune.preparation import prepare
 from hf_finetune.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
-from hf_finetune.search import augmentation, retraining
+from hf_finetune.search import augmentation, retraining, timing
 from hf_finetune.search.augmentation import SEARCHERS, Wanted, search
 from hf_finetune.search.bench import Bench, Score, shortened
 from hf_finetune.search.report import NONE_HELPS, UNDECIDED, describe
@@ -166,18 +167,18 @@ def test_where_whole_pictures_are_too_dear_smaller_ones_decide(
     recipe = replace(recipe, data=replace(recipe.data, low_resolution=96))
     sides: list[tuple[str, int | None]] = []
 
-    def noted(name: str) -> None:
-        real = getattr(augmentation, name)
+    def noted(module: ModuleType, name: str) -> None:
+        real = getattr(module, name)
 
         def call(recipe: Recipe, *arguments: Any, **named: Any) -> Any:
             sides.append((name, image_size_after(recipe.model.surgery)))
             return real(recipe, *arguments, **named)
 
-        monkeypatch.setattr(augmentation, name, call)
+        monkeypatch.setattr(module, name, call)
 
-    noted("measure")
-    noted("retrain")
-    monkeypatch.setattr(augmentation, "too_dear", lambda cost, **_: True)
+    noted(timing, "measure")
+    noted(augmentation, "retrain")
+    monkeypatch.setattr(timing, "too_dear", lambda cost, **_: True)
     with caplog.at_level(logging.INFO):
         state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
     # Whole ones are not even measured.
@@ -213,8 +214,8 @@ def test_whole_pictures_decide_where_there_is_time(
         seen.append(cost)
         return next(asked)
 
-    monkeypatch.setattr(augmentation, "measure", measure)
-    monkeypatch.setattr(augmentation, "too_dear", too_dear)
+    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(timing, "too_dear", too_dear)
     fake_runs(monkeypatch, right_with=190, right_without=150)
     state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
     assert sides == measured and state["plan"]["side"] == taken
@@ -228,7 +229,7 @@ def test_a_network_of_one_size_is_measured_as_it_is(tmp_path: Path, monkeypatch:
     recipe = pictures_in(tmp_path, side=128, rows=40)
     recipe = replace(recipe, model=Model(str(tiny_image_checkpoint(tmp_path / "swin", "swin", image_size=128))))
     fake_runs(monkeypatch, right_with=190, right_without=150)
-    monkeypatch.setattr(augmentation, "too_dear", lambda cost, **_: True)
+    monkeypatch.setattr(timing, "too_dear", lambda cost, **_: True)
     state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
     assert state["plan"]["side"] is None and "a side" not in describe(state)
 
