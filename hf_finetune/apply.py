@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -28,6 +28,7 @@ from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.evaluation.views import gain, mean_of
 from hf_finetune.models.fused_layers import fused_layers
+from hf_finetune.past import keys_of
 from hf_finetune.tables import check_output, table_writer
 from hf_finetune.trained import Classifier
 from hf_finetune.training.precision import default_device, has_native_bf16
@@ -211,7 +212,7 @@ def evaluate(
     resamples: int = 1000,
     precision: Precision = "auto",
     views: SeveralViews | None = None,
-    trained_on: Collection[bytes] = (),
+    trained_on: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Score labelled rows: {"rows", "metrics" with intervals, "rows_trained_on", "throughput", "precision"}.
 
@@ -222,23 +223,24 @@ def evaluate(
     Args:
         batch_size, views: see `Scorer`.
         precision: auto is float32 here; with bf16 the labels' agreement with float32 stands under "precision".
-        trained_on: digests of rows that are no test of this classifier, see `past.trained_on`; they are counted, and a
-            warning is logged.
+        trained_on: keys of rows that are no test of this classifier, see `past.trained_on`; they are counted, and a
+            warning is logged. None: not known, and null in the result.
 
     Raises:
         InputError: for a row without a label, or with one that the classifier does not know.
     """
     used: Precision = "float32" if precision == "auto" else precision
     scorer = Scorer(classifier, used, batch_size=batch_size, views=views)
-    labels, found, unchanged, known = [], [], [], 0
+    labels, found, unchanged = [], [], []
+    known = None if trained_on is None else 0
     with _bar("evaluate") as bar:
         for rows in _batches(classifier, source, require_label=True):
             found_NC, unchanged_NC = scorer.score(rows)
             found.append(found_NC)
             unchanged.append(unchanged_NC)
             labels.append(np.asarray(rows["label"][:]))
-            if trained_on:
-                known += sum(digest in trained_on for digest in row_digests(rows.with_format("arrow")[:]))
+            if trained_on is not None:
+                known += int(np.isin(keys_of(rows), trained_on).sum())
             bar.update(len(rows))
     all_labels, all_found_NC = np.concatenate(labels), np.concatenate(found)
     intervals = bootstrap(all_labels, all_found_NC, resamples=resamples)

@@ -158,7 +158,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         batch_size=job.batch_size,
         precision=job.precision,
         views=views,
-        trained_on=trained_on(Path(job.model), from_hub=False),
+        trained_on=trained_on(job.model),
     )
     name = Path(job.model).name
     if job.json:

@@ -15,7 +15,7 @@ from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from torch import nn
 
-from hf_finetune import environment, parity, teacher, teacher_report
+from hf_finetune import environment, parity, past, teacher, teacher_report
 from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.codec import spelled, write_json, write_text
 from hf_finetune.data.further_rows import labelled
@@ -55,6 +55,7 @@ def finish(
     recipe, splits, inputs, device = prepared.recipe, prepared.splits, prepared.inputs, prepared.device
     model = trainer.trained_model()
     artefacts = save_artefacts(model, prepared, folder)
+    past.keep(folder, splits.train, recipe.starts_from)
 
     started = time.perf_counter()
     evaluated = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows}
@@ -101,7 +102,7 @@ def finish(
         return dict(zip(splits.labels, values_C.tolist(), strict=True))
 
     trained, total = freeze.trainable_parameters(model)
-    loop, used = trainer.loop_seconds + seconds["probe_s"], trainer.utilisation
+    loop, used = seconds["train_loop_s"] + seconds["probe_s"], trainer.utilisation
     result = {
         "schema": 1,
         "name": recipe.name,

@@ -1,30 +1,67 @@
-"""What finished runs were trained on, where their folders tell: on rows that they know, every number is too good."""
+"""What a model was trained on: on rows that it knows, whatever is measured is too good.
+
+A run leaves keys of its training rows, and of those that the run it started from left, in `trained_on.npy`.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import io
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from hf_finetune import codec
-from hf_finetune.data.load import Splits
-from hf_finetune.data.splits import row_digests
-from hf_finetune.errors import InputError
-from hf_finetune.preparation import load_splits
-from hf_finetune.recipe import Model, Recipe, TextData
+import numpy as np
+from datasets import Dataset
 
-logger = logging.getLogger("hf_finetune.run")
+from hf_finetune.codec import write_bytes
+from hf_finetune.data.load import Splits
+from hf_finetune.data.splits import ROWS_AT_ONCE, row_digests
+
+FILE = "trained_on.npy"
+ARTEFACTS = ("model", "encoder", "adapter")
+"""Folders within a run's that hold what it trained."""
+
+
+def keys_of(rows: Dataset) -> np.ndarray:
+    """The first eight bytes of each canonical row's digest, see `data.splits.row_digests`, shape (N,), uint64.
+
+    That two of a million rows by chance share them with two of another million has odds of one to ten million.
+    """
+    digests = [d for part in rows.with_format("arrow").iter(ROWS_AT_ONCE) for d in row_digests(part)]
+    return np.array([int.from_bytes(digest[:8], "little") for digest in digests], np.uint64)
+
+
+def trained_on(checkpoint: str) -> np.ndarray | None:
+    """Keys of the rows that a run, given by its folder or that of its model, and those before it trained on; None: it does
+    not tell, as what is no run's.
+
+    A damaged file tells nothing.
+    """
+    folder = Path(os.path.expanduser(checkpoint)).absolute()
+    file = folder / FILE
+    if not file.is_file() and (inside := folder.resolve()).name in ARTEFACTS:
+        file = inside.parent / FILE
+    try:
+        return np.load(file, allow_pickle=False).astype(np.uint64, casting="safe")
+    except (OSError, ValueError, TypeError, EOFError):
+        return None
+
+
+def keep(folder: Path, trained: Dataset, start: str | None) -> None:
+    """Leave the keys in a run's folder.
+
+    Args:
+        trained: its training rows.
+        start: the checkpoint whose weights it began with; None: it began with none.
+    """
+    before = None if start is None else trained_on(start)
+    content = io.BytesIO()
+    np.save(content, np.unique(np.concatenate([keys_of(trained), *([] if before is None else [before])])))
+    write_bytes(folder / FILE, content.getvalue())
 
 
 def doubts_of_teachers(names: Sequence[str], splits: Splits) -> list[str]:
-    """A line for each teacher that was trained on rows which are scored here.
-
-    Args:
-        names: of the teachers, as the user wrote them.
-        splits: of this run.
-    """
+    """A line for each teacher, by the name that the user gave it, that was trained on rows which are scored here."""
     return [
         f"the teacher {Path(name).name} was trained on {seen}: its answers to them are too good, and what is said of it and "
         "its student by them"
@@ -33,81 +70,20 @@ def doubts_of_teachers(names: Sequence[str], splits: Splits) -> list[str]:
     ]
 
 
-def doubts_of_start(recipe: Recipe, splits: Splits) -> list[str]:
-    """The same of the run that a recipe's own network begins from."""
-    if recipe.model.from_config is not None:
-        return []
-    name = recipe.model.checkpoint
+def doubts_of_start(start: str, splits: Splits) -> list[str]:
+    """The same of the checkpoint that a run starts from."""
     return [
-        f"{Path(name).name}, which this run starts from, was trained on {seen}: what is measured on them may be too good"
-        for seen in _scored(name, splits)
+        f"{Path(start).name}, which this run starts from, was trained on {seen}: what is measured on them may be too good"
+        for seen in _scored(start, splits)
     ]
 
 
-def trained_on(folder: Path, *, fingerprint: str | None = None, from_hub: bool = True) -> set[bytes]:
-    """Digests, see `data.splits.row_digests`, of the rows that a run and those before it, from which it began, trained on.
-
-    A run's folder holds its recipe and the fingerprint of its data, which are read again, as long as they are still those of
-    the fingerprint. Of a folder or of data that do not tell, there are none.
-
-    Args:
-        folder: of the run, or its model/.
-        fingerprint: of data whose training rows are left out.
-        from_hub: read data of the Hub as well, which may have to be fetched again.
-    """
-    found: set[bytes] = set()
-    looked_at: set[Path] = set()
-    while (file := _recipe_file(folder)) is not None and file.resolve() not in looked_at:
-        looked_at.add(file.resolve())
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-            recipe = codec.merge(blank, record["recipe"])
-            here = from_hub or Path(recipe.data.path).expanduser().exists()
-            if here and record["fingerprint"] != fingerprint:
-                with _quietly():
-                    splits = load_splits(recipe)
-                if splits.fingerprint == record["fingerprint"]:
-                    found.update(row_digests(splits.train.with_format("arrow")[:]))
-                else:
-                    logger.info("%s: its data are others than it was trained on; what it has seen is not known", folder)
-        except (OSError, ValueError, KeyError, TypeError, InputError):
-            logger.info("%s: what it was trained on cannot be read again", folder)
-            break
-        if recipe.model.from_config is not None:
-            break
-        folder = Path(recipe.model.checkpoint)
-    return found
-
-
-def _scored(name: str, splits: Splits) -> list[str]:
-    """How many of the rows that are scored here a run was trained on, split by split; none of a split is not said.
-
-    A run on this run's data has the same rows in the same splits.
-    """
-    trained = trained_on(Path(name), fingerprint=splits.fingerprint)
+def _scored(checkpoint: str, splits: Splits) -> list[str]:
+    """How many of the rows that are scored here a model was trained on, split by split; none of a split is not said."""
+    if (trained := trained_on(checkpoint)) is None:
+        return []
     found = []
     for split, rows in (("validation", splits.validation), ("test", splits.test)):
-        digests = row_digests(rows.with_format("arrow")[:]) if trained and rows is not None else []
-        if seen := sum(digest in trained for digest in digests):
-            found.append(f"{seen} of the {len(digests)} {split} rows")
+        if rows is not None and (seen := int(np.isin(keys_of(rows), trained).sum())):
+            found.append(f"{seen} of the {len(rows)} {split} rows")
     return found
-
-
-def _recipe_file(folder: Path) -> Path | None:
-    """The recipe of the run that wrote a folder; None: it is no run's."""
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        return None
-    return next((f for f in (folder / "recipe.json", folder.parent / "recipe.json") if f.is_file()), None)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """What is said of these data was said to who trained on them."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -84,8 +84,8 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
     if recipe.hub.repo_id is not None:
         check_target(recipe.hub.repo_id, recipe.hub.revision, recipe.hub.create_pr)
     prepared = prepare(recipe)
-    if PartialState().is_main_process:
-        notes = (*prepared.notes, *doubts_of_start(recipe, prepared.splits))
+    if PartialState().is_main_process and (start := recipe.starts_from) is not None:
+        notes = (*prepared.notes, *doubts_of_start(start, prepared.splits))
         prepared = dataclasses.replace(prepared, notes=notes)
     if launch.num_processes not in (None, prepared.processes):
         raise InputError(f"--num-processes {launch.num_processes}: {prepared.processes} process(es) were started")
@@ -392,6 +392,8 @@ def _train(
         seconds["teacher_s"] += asked_s
         seconds["train_s"] -= asked_s
         seconds["train_loop_s"] -= asked_s
+        if trainer.utilisation is not None:
+            trainer.utilisation = dataclasses.replace(trainer.utilisation, seconds=seconds["train_loop_s"])
     # Of the whole training: with the steps before a restart, and with its teacher.
     seconds["all_steps_s"] = trainer.all_loop_seconds
     return trainer, seconds, {"cache": rows.report, "truncated_share": truncated, "answers": answers}

@@ -19,7 +19,7 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_finetune import pipeline, pretraining
 from hf_finetune.codec import write_text
-from hf_finetune.data.further_rows import labelled
+from hf_finetune.data.further_rows import labelled, with_a_label
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.views import Views
 from hf_finetune.environment import hardware, memory, seconds_since_start
@@ -242,7 +242,7 @@ def _rehearse(
     recipe, splits, inputs = prepared.recipe, prepared.splits, prepared.inputs
     order = np.argsort(sizes, kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, STEPS).round().astype(int))]
-    rows = np.sort(np.concatenate([all_steps[i] for i in chosen]))
+    rows = with_a_label(np.concatenate([all_steps[i] for i in chosen]), splits.train)
     judged = concatenate_datasets([splits.validation, *([] if splits.test is None else [splits.test])])
     some = np.sort(np.random.default_rng(0).permutation(len(judged))[:ROWS])
     small = replace(

@@ -21,6 +21,7 @@ from hf_finetune.codec import spelled
 from hf_finetune.data.compose import leaves
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.load import Splits, load
+from hf_finetune.data.pixels import probed
 from hf_finetune.data.text_sentences import MixHalves
 from hf_finetune.data.unlabelled import Unlabelled, gather
 from hf_finetune.errors import InputError
@@ -215,8 +216,14 @@ def _check_teacher(one: teacher.AnyTeacher, recipe: Recipe, splits: Splits, inpu
                 f"objective.teacher: expected a classifier of pairs of texts, got {one.name}, which reads one"
             )
         one.logits(splits.train["text"][:1])
-    elif data.augment and data.augment_copies == 0:
-        teacher.check_views(one, inputs, splits.train[0])
+    elif isinstance(theirs := one.classifier.inputs, ImageInputs):
+        images = splits.train.select(probed(len(splits.train)))["image"][:]
+        try:
+            theirs.collate({"image": images})
+        except InputError as error:
+            raise InputError(f"objective.teacher: {one.name}: {error}") from None
+        if isinstance(inputs, ImageInputs) and data.augment and data.augment_copies == 0:
+            teacher.check_views(one.name, theirs, inputs, images)
 
 
 def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.AnyTeacher, ...]:

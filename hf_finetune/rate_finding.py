@@ -14,7 +14,7 @@ import numpy as np
 
 from hf_finetune import pipeline
 from hf_finetune.codec import write_json, write_text
-from hf_finetune.data.further_rows import labelled
+from hf_finetune.data.further_rows import labelled, with_a_label
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.planning import alone
 from hf_finetune.preparation import prepare
@@ -110,7 +110,7 @@ def _growing(prepared: Prepared) -> Prepared:
     """The run with a rate that grows, on as many training rows as it reads."""
     recipe, splits, optim = prepared.recipe, prepared.splits, prepared.recipe.optim
     rng = np.random.default_rng(recipe.train.seed)
-    rows = np.sort(rng.permutation(len(splits.train))[: range_test.STEPS * prepared.micro_batch[2]])
+    rows = with_a_label(rng.permutation(len(splits.train))[: range_test.STEPS * prepared.micro_batch[2]], splits.train)
     if recipe.batching.token_budget is not None:
         rows = np.arange(len(splits.train))
     scored = np.sort(rng.permutation(len(splits.validation))[:VALIDATION_ROWS])

@@ -398,9 +398,15 @@ class Recipe:
         return self.method if self.adapter is None else str(self.adapter.peft_type.value).lower()
 
     @property
+    def starts_from(self) -> str | None:
+        """The checkpoint whose weights it begins with; None: with random ones alone."""
+        return None if self.model.from_config is not None else self.model.checkpoint
+
+    @property
     def fits_head(self) -> bool:
-        """Whether the classification layer is fitted before training."""
-        return self.train.head_warm_start and self.model.from_config is None
+        """Whether the classification layer is fitted to the labels before training."""
+        looked_at = not isinstance(self.objective, Distill) or self.objective.asks_labels
+        return self.train.head_warm_start and self.model.from_config is None and looked_at
 
     @property
     def adapts(self) -> bool:

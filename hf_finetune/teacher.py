@@ -202,24 +202,22 @@ def weights_of(members: Sequence[str]) -> str:
     return members[0] if len(members) == 1 else digests.of_json(list(members))
 
 
-def check_views(teacher: Teacher, inputs: Inputs, row: dict[str, Any]) -> None:
+def check_views(name: str, theirs: ImageInputs, inputs: ImageInputs, images: list[dict[str, Any]]) -> None:
     """Refuse a teacher that reads pictures at another size than the student: a view has one size.
 
     Args:
-        inputs: the student's.
-        row: one of the data.
+        name: the teacher's.
+        theirs, inputs: the teacher's and the student's.
+        images: some of the data.
 
     Raises:
         InputError: naming both sizes; or its processor cannot be handed pixels.
     """
-    own = teacher.classifier.inputs
-    if not (isinstance(own, ImageInputs) and isinstance(inputs, ImageInputs)):
-        return
-    check_changeable(own.processor, [row["image"]], "data.augment beside this teacher")
-    sides = [tuple(i.pixels([row["image"]]).shape[-2:]) for i in (own, inputs)]
+    check_changeable(theirs.processor, images, "data.augment beside this teacher")
+    sides = [tuple(i.pixels(images).shape[-2:]) for i in (theirs, inputs)]
     if sides[0] != sides[1]:
         raise InputError(
-            f"data.augment: expected none beside {teacher.name}, which reads pictures of {sides[0]}, while the student reads "
+            f"data.augment: expected none beside {name}, which reads pictures of {sides[0]}, while the student reads "
             f"{sides[1]}; leave it out, or take a teacher of the same size"
         )
 

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.data.pixels import check_changeable
+from hf_finetune.data.pixels import check_changeable, probed
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import positions_of
 from hf_finetune.teacher import Teacher
@@ -60,7 +60,7 @@ def _check_tokens(teacher: Teacher, inputs: Inputs, model: nn.Module, rows: Data
     if isinstance(inputs, TextInputs) and isinstance(theirs, TextInputs):
         _check_texts(teacher, inputs, theirs.tokenizer, rows)
     elif isinstance(inputs, ImageInputs) and isinstance(theirs, ImageInputs):
-        _check_pictures(teacher, inputs, theirs, model, rows[0])
+        _check_pictures(teacher, inputs, theirs, model, rows.select(probed(len(rows)))["image"][:])
 
 
 def _check_texts(teacher: Teacher, inputs: TextInputs, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
@@ -85,11 +85,11 @@ def _check_texts(teacher: Teacher, inputs: TextInputs, tokenizer: PreTrainedToke
 
 
 def _check_pictures(
-    teacher: Teacher, inputs: ImageInputs, theirs: ImageInputs, model: nn.Module, row: dict[str, Any]
+    teacher: Teacher, inputs: ImageInputs, theirs: ImageInputs, model: nn.Module, images: list[dict[str, Any]]
 ) -> None:
     for each in (inputs, theirs):
-        check_changeable(each.processor, [row["image"]], "the pixels beside this teacher")
-    own_BCHW, theirs_BCHW = (each.collate({"image": [row["image"]]})["pixel_values"] for each in (inputs, theirs))
+        check_changeable(each.processor, images, "the pixels beside this teacher")
+    own_BCHW, theirs_BCHW = (each.collate({"image": images})["pixel_values"] for each in (inputs, theirs))
     configs = model.config, teacher.classifier.model.config
     counts = [patches(c, tuple(x.shape[1:])) for c, x in zip(configs, (own_BCHW, theirs_BCHW), strict=True)]
     if own_BCHW.shape != theirs_BCHW.shape or counts[0] != counts[1]:

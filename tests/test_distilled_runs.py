@@ -6,9 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Dataset
+from PIL import Image
 from ranks import run_in_two_processes
 from safetensors.torch import load_file
 from small_runs import picture_folder, small_recipe, stop_after, text_rows
@@ -20,6 +23,7 @@ from hf_finetune.checks import check
 from hf_finetune.data.augment_image import Flip
 from hf_finetune.data.augment_text import SwapWords
 from hf_finetune.data.compose import Sometimes
+from hf_finetune.data.further_rows import with_a_label
 from hf_finetune.data.mix import Mixup
 from hf_finetune.data.views import Views
 from hf_finetune.errors import InputError, StoppedBySignal
@@ -30,6 +34,7 @@ from hf_finetune.planning import plan
 from hf_finetune.preparation import load_splits, prepare
 from hf_finetune.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.training.distillation_choices import DecoupledKD, HardLabel, MatchLogits, SoftTargets
+from hf_finetune.training.loss_choices import Balanced
 from hf_finetune.training.probe import Choice
 from hf_finetune.training.ramps import Ramp
 
@@ -390,6 +395,15 @@ def test_pictures(tmp_path: Path) -> None:
     taught = trained(flipped, tmp_path / "flipped-taught", objective=Distill(teacher=str(big), labels_weight=0.1))
     assert furthest(alone, taught) > 1e-6
 
+    ViTImageProcessor(size={"shortest_edge": 32}).save_pretrained(big)
+    wide = picture_folder(tmp_path / "wide", 24)
+    for number, file in enumerate(sorted(wide.glob("*/*.png"))[::2]):
+        Image.new("RGB", (64, 32), (number, 0, 0)).save(file)
+    with pytest.raises(
+        InputError, match=r"^objective.teacher: .*resnet: the checkpoint's .* pictures of several sizes"
+    ):
+        prepare(dataclasses.replace(recipe, data=ImageData(str(wide)), objective=Distill(teacher=str(big))))
+    teacher.forget()
     ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(big)
     with pytest.raises(
         InputError, match=r"data.augment: expected none beside .*resnet, which reads pictures of .48, 48."
@@ -404,6 +418,34 @@ def test_plan(texts: Recipe) -> None:
     made = plan(texts)
     assert made["steps"] == 14 and made["parts"]["teacher_s"] > 0
     assert plan(dataclasses.replace(texts, objective=Supervised()))["parts"]["teacher_s"] == 0
+
+
+def test_a_plan_tries_a_row_with_a_label_where_they_are_rare(texts: Recipe, tmp_path: Path) -> None:
+    """Of many rows that the teacher alone answers, the few that are tried had none."""
+    more = tmp_path / "more.csv"
+    more.write_text("text\n" + "".join(f"film number {i} of them all\n" for i in range(1500)))
+    recipe = dataclasses.replace(
+        texts,
+        data=dataclasses.replace(texts.data, unlabelled=(str(more),), max_train_rows=2),
+        objective=dataclasses.replace(texts.objective, class_weights=Balanced()),
+    )
+    assert plan(recipe)["parts"]["teacher_s"] > 0
+    labels = Dataset.from_dict({"label": [-1, 0, -1, 1]})
+    assert list(with_a_label(np.array([2, 0]), labels)) == [0, 1, 2]
+    assert list(with_a_label(np.array([3, 0]), labels)) == [0, 3]
+
+
+def test_a_head_is_not_fitted_to_labels_that_are_not_looked_at(texts: Recipe, tmp_path: Path) -> None:
+    trained(texts, tmp_path / "taught", objective=dataclasses.replace(texts.objective, labels_weight=0.0))
+    assert result_of(tmp_path / "taught")["head"] is None
+
+
+def test_a_live_teacher_is_not_the_students_time(texts: Recipe, tmp_path: Path) -> None:
+    trained(texts, tmp_path / "live", data=dataclasses.replace(texts.data, augment=(SwapWords(),)))
+    found = result_of(tmp_path / "live")
+    loop_s = found["time"]["train_loop_s"] + found["time"]["probe_s"]
+    assert found["time"]["all_steps_s"] > found["time"]["train_loop_s"]
+    assert found["throughput"]["train_rows_per_s"] == pytest.approx(2 * found["rows"]["train"] / loop_s, rel=0.05)
 
 
 @pytest.mark.parametrize(

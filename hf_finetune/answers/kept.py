@@ -226,6 +226,9 @@ def unpacked(kept_n: np.ndarray, classes: int) -> np.ndarray:
     if kept_n.dtype.names is None:
         return kept_n
     log_p_nK = kept_n["log_p"].astype(np.float32)
-    logits_nC = np.repeat(log_p_nK[:, TOP:] - np.log(np.float32(classes - TOP)), classes, axis=1)
+    # Of nearly uniform answers the likeliest may have been rounded below the mean of the rest: it stays the likeliest.
+    below_n1 = np.nextafter(log_p_nK[:, :1], np.float32(-np.inf))
+    rest_n1 = np.minimum(log_p_nK[:, TOP:] - np.log(np.float32(classes - TOP)), below_n1)
+    logits_nC = np.repeat(rest_n1, classes, axis=1)
     np.put_along_axis(logits_nC, kept_n["classes"].astype(np.int64), log_p_nK[:, :TOP], axis=1)
     return logits_nC

@@ -43,6 +43,14 @@ def joined(train: Part, extra: Part) -> Part:
     )
 
 
+def with_a_label(chosen_n: np.ndarray, rows: Dataset) -> np.ndarray:
+    """Places of some training rows, in order, and where none of them has a label that of the first that has one: what is
+    tried on them looks at labels."""
+    labels_N = np.asarray(rows["label"][:])
+    first = np.flatnonzero(labels_N != UNLABELLED)[:1]
+    return np.sort(chosen_n if (labels_N[chosen_n] != UNLABELLED).any() else np.append(chosen_n, first))
+
+
 def labelled(rows: Dataset) -> Dataset:
     """The training rows that have a label, in order: all of them, or those before the ones that have none."""
     labels_N = np.asarray(rows["label"][:])

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 from hf_finetune.models.conv_surgery import SetKernelSize, SetPooling
 from hf_finetune.models.families import refusal
 from hf_finetune.models.inner_surgery import SetActivation, SetAttention, SetDropout
-from hf_finetune.models.layer_surgery import AddLayers, DropLayers, DuplicateLayers, KeepLayers, ReinitTopLayers
+from hf_finetune.models.layer_surgery import (
+    AddLayers,
+    DropLayers,
+    DuplicateLayers,
+    KeepLayers,
+    LayerStep,
+    ReinitTopLayers,
+)
 from hf_finetune.models.patch_surgery import ResizeImage, ResizePatches
 from hf_finetune.models.position_surgery import ExtendPositions
 from hf_finetune.models.skip_layers import LayerDrop, StochasticDepth
@@ -49,8 +56,15 @@ def planned(config: PreTrainedConfig, steps: Sequence[SurgeryStep]) -> PreTraine
 
     Raises:
         InputError: naming the operation, what it expected, and the checkpoint's family; or two operations of a kind that
-            can be given once only.
+            can be given once only, or layers that are begun anew before others are taken, added or moved.
     """
+    anew = False
+    for step in steps:
+        anew = anew or isinstance(step, ReinitTopLayers)
+        if anew and isinstance(step, LayerStep):
+            raise refusal(
+                "ReinitTopLayers", f"expected behind {type(step).__name__}, which changes what layers there are"
+            )
     for kind in (StochasticDepth, LayerDrop):
         if sum(isinstance(step, kind) for step in steps) > 1:
             raise refusal(kind.__name__, "expected once at most")

@@ -53,7 +53,7 @@ from hf_finetune.search.retraining import (
 )
 from hf_finetune.search.searchers import RUNGS, Searcher, Sweep, Trial
 from hf_finetune.search.space import NONE, Policy, Space, described, plain, space_of
-from hf_finetune.search.state import check_same, state_in
+from hf_finetune.search.state import SCHEMA, check_same, state_in
 from hf_finetune.search.timing import timed
 
 logger = logging.getLogger("hf_finetune.run")
@@ -140,7 +140,7 @@ def _begin(
         check_same(folder, state, record, asdict(wanted), names)
     new = state is None
     state = state or {
-        "schema": 1,
+        "schema": SCHEMA,
         "name": recipe.name,
         "search": asdict(wanted),
         "seed": recipe.train.seed,
@@ -186,6 +186,11 @@ def _check(recipe: Recipe, wanted: Wanted) -> None:
     if recipe.trained == "adalora" or recipe.model.unfreeze_every is not None:
         raise InputError(
             "search: expected weights that train from the first step on, not AdaLoRA or model.unfreeze_every"
+        )
+    if recipe.pretrain.objective is not None:
+        raise InputError(
+            "pretrain.objective: expected none here, as every run that decides would be pretrained anew; pretrain once, then "
+            "search with --model DIR/pretrained"
         )
     if wanted.searcher == "tpe":
         tpe.library()
@@ -264,9 +269,10 @@ class _Search:
         if less:
             enough_s = enough_budget(replace(found.pace, run=found.whole), **planned)
             logger.warning(
-                "the runs that decide will have %s; --budget %s would do for the recipe as it is",
+                "the runs that decide will have %s; --budget %s would do for the recipe as it is%s",
                 " and ".join(less),
                 spoken(enough_s),
+                "" if found.measured else ", by the pixels",
             )
 
     def plan_trials(self) -> None:
@@ -437,7 +443,7 @@ class _Search:
         # be macro F1 of few rows, whose interval is none for them.
         enough = len(mine) >= FEWEST_SEEDS and (metric == "accuracy" or len(labels_N) >= LEAST_JUDGED)
         judgement = verdict(found) if enough else "undecided"
-        return {"metric": metric, **found.to_dict(), "judgement": judgement}
+        return {"metric": metric, **found.to_dict(), "side": self.plan["side"], "judgement": judgement}
 
 
 def _named(schedule: tuple[Policy, ...]) -> str:

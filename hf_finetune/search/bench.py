@@ -131,7 +131,7 @@ class Bench:
         self.encoded = encoded = self.inputs.encode(splits.train)
         self.train_rows = encoded.select(np.flatnonzero(~is_scored_N))
         self.micro_batch, _, self.rows_per_step = prepared.micro_batch
-        self._shrink, self.small_side = self._half_side()
+        self._shrink, self.sides = self._half_side()
         count = len(encoder_layers(self.model))
         train_top(self.model, 0 if recipe.trained == "head" else min(TOP_LAYERS, count))
         self._fit_head()
@@ -247,16 +247,16 @@ class Bench:
             collated["pixel_values"] = self._shrink(collated["pixel_values"])
         return collated
 
-    def _half_side(self) -> tuple[Shrink, int] | tuple[None, None]:
-        """What halves the side of pictures, and their shorter side then, in pixels; None where they are small, or the
-        network takes one size alone."""
+    def _half_side(self) -> tuple[Shrink | None, tuple[int, int] | None]:
+        """What halves the side of pictures, and both sides of square ones in pixels, small and whole; None where they are
+        small, or the network takes one size alone."""
         if not isinstance(self.inputs, ImageInputs) or not takes_sizes(self.model.config):
             return None, None
         height, width = self.inputs.collate(self.train_rows[:1])["pixel_values"].shape[-2:]
         if min(height, width) < SMALL_SIDE:
             return None, None
         shrink = shrink_for(self.model, min(height, width) // 2)
-        return shrink, min(shrink.shape(height, width))
+        return shrink, (shrink.shape(height, width)[0], height) if height == width else None
 
     def _fit_head(self) -> None:
         """Fit the classification layer as a run does, on the rows and pictures of trials."""

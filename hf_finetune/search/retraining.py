@@ -32,12 +32,12 @@ from hf_finetune.preparation import check_mix, prepare
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, ImageData, Recipe
 from hf_finetune.training.probe import Choice
-from hf_finetune.training.schedule_choices import in_proportion, of_shorter_run
+from hf_finetune.training.schedule_choices import BY_EVALUATIONS, in_proportion, of_shorter_run
 
 MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 3, 16, 32
 """Steps of so many rows that tell what a run costs, and rows that it scores."""
 WATCHED = 1
-"""Validation rows that the Trainer scores after an epoch, where nobody asks for it."""
+"""Validation rows that the Trainer scores after an epoch, where nobody asks for it: all are where the schedule does."""
 MOST_JUDGED = 1000
 """Validation rows that a run answers for, at most."""
 
@@ -185,7 +185,7 @@ def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
     with _quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
         prepared = prepare(recipe)
         judged = judged_rows(prepared.splits, most_scored)
-        watched = judged.select(range(WATCHED))
+        watched = judged.select(range(WATCHED if recipe.train.lr_scheduler_type not in BY_EVALUATIONS else len(judged)))
         # Under a name of their own: `train` would take what is kept for these rows for that of all of its own.
         name = f"{prepared.splits.fingerprint} {len(judged)} judged, {len(watched)} watched"
         few = replace(prepared.splits, validation=watched, fingerprint=name)

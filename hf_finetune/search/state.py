@@ -9,6 +9,9 @@ from typing import Any
 from hf_finetune.errors import InputError
 from hf_finetune.run_folder import refuse_changes
 
+SCHEMA = 2
+"""Of search.json. 2: the side of the pictures that decide."""
+
 
 def state_in(folder: Path) -> dict[str, Any] | None:
     """What search.json holds of the search in the folder; None: there is none yet.
@@ -26,6 +29,11 @@ def state_in(folder: Path) -> dict[str, Any] | None:
         state = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); start the search anew in another folder") from None
+    if state.get("schema") != SCHEMA:
+        raise InputError(
+            f"{path}: schema {state.get('schema')}, expected {SCHEMA}: it is of another version of hf_finetune; start the search "
+            "anew in another folder"
+        )
     if "verdict" in state:
         raise InputError(f"--output {folder}: the search in it is finished, there is nothing to resume")
     return state

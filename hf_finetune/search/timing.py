@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hf_finetune.data.augmentation import Operation
 from hf_finetune.errors import InputError
-from hf_finetune.recipe import Recipe
+from hf_finetune.recipe import ImageData, Recipe
 from hf_finetune.search.bench import Bench
 from hf_finetune.search.plan import Pace, too_dear
 from hf_finetune.search.retraining import MOST_JUDGED, Cost, measure, with_side
@@ -26,7 +26,9 @@ class Timing:
     side: int | None
     """Of the pictures of the runs that decide, in pixels; None: they are the recipe's."""
     whole: Cost
-    """Of a run on the recipe's pictures: where it is not measured, the least that it can be."""
+    """Of a run on the recipe's pictures, by their pixels where that was not measured."""
+    measured: bool
+    """Whether it was."""
 
 
 def timed(
@@ -51,21 +53,30 @@ def timed(
     def dear(cost: Cost) -> bool:
         return too_dear(cost, wanted=steps, seeds=seeds, left_s=left())
 
-    small, side = _of_small_pictures(recipe, bench.small_side, measured), None
-    if small is None:
-        cost = whole = measured(recipe)
-    else:
-        # Four times the pixels take no less than four times the time: where that is too much, whole ones are not measured.
-        whole = replace(small, row_s=4 * small.row_s, score_s=4 * small.score_s)
-        too_long = dear(whole) or dear(whole := measured(recipe))
-        cost, side = (small, bench.small_side) if too_long else (whole, None)
-    return Timing(steps, Pace(*bench.seconds(usual), cost), side, whole)
+    small_side, whole_side = bench.sides or (None, None)
+    small = None if small_side is None else _of_small_pictures(recipe, small_side, measured)
+    if small_side is None or whole_side is None or small is None:
+        cost = measured(recipe)
+        return Timing(steps, Pace(*bench.seconds(usual), cost), None, cost, True)
+    pixels = (whole_side / small_side) ** 2
+    whole = more_pixels(small, pixels)
+    # Whole pictures are not measured where there would be no time even if half of what they take were the same for small ones.
+    shown_whole = isinstance(recipe.data, ImageData) and recipe.data.low_resolution is None
+    is_measured = not (shown_whole and dear(more_pixels(small, pixels / 2)))
+    if is_measured:
+        whole = measured(recipe)
+    cost, side = (small, small_side) if not is_measured or dear(whole) else (whole, None)
+    return Timing(steps, Pace(*bench.seconds(usual), cost), side, whole, is_measured)
 
 
-def _of_small_pictures(recipe: Recipe, side: int | None, measured: Callable[[Recipe], Cost]) -> Cost | None:
+def more_pixels(cost: Cost, factor: float) -> Cost:
+    """Of a run on pictures with so many times the pixels, were all that goes by rows as many times as dear."""
+    parts = ("kept_s", "head_s", "row_s", "score_s")
+    return replace(cost, **{name: factor * getattr(cost, name) for name in parts})
+
+
+def _of_small_pictures(recipe: Recipe, side: int, measured: Callable[[Recipe], Cost]) -> Cost | None:
     """None where there are none for this recipe."""
-    if side is None:
-        return None
     try:
         return measured(with_side(recipe, side))
     except InputError as error:

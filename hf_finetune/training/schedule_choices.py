@@ -35,6 +35,7 @@ ScheduleName: TypeAlias = Literal[
 WARMUP = 0.06
 # A constant rate has no warm-up by that name; the cycles climb themselves.
 WITHOUT_WARMUP = frozenset({"constant", "cyclic", "one_cycle"})
+BY_EVALUATIONS = frozenset({"reduce_lr_on_plateau"})
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def of_shorter_run(name: ScheduleName | None, given: Schedule, part: float) -> S
     if given.milestones is not None:
         found["milestones"] = tuple(in_proportion(steps, part) for steps in given.milestones)
     if given.gamma is not None and name in GAMMA_OF_A_STEP:
-        found["gamma"] = given.gamma ** (1 / part)
+        # Within the range of floats, and above 0.
+        found["gamma"] = math.exp(min(max(math.log(given.gamma) / part, -700.0), 700.0))
     return dataclasses.replace(given, **found)
 
 

@@ -90,6 +90,10 @@ def test_the_likeliest_of_many_classes() -> None:
     assert found.dtype == np.float32 and np.isfinite(found).all()
     assert np.abs(softmax(found) - softmax(logits)).max() < 5e-4
     assert np.array_equal(found.argmax(-1), logits.argmax(-1)) and found[0].argmax() == 700
+    # Hardly any likelier than the mean of the rest, below which half precision rounds it.
+    uniform = np.zeros((1, 600), dtype=np.float32)
+    uniform[0, 550] = 1e-6
+    assert unpacked(packed(uniform), 600).argmax(-1) == 550
     wide = RNG.normal(size=(5, classes)).astype(np.float32)
     left = np.sort(softmax(wide), axis=1)[:, :-TOP].sum(axis=1)
     even = np.sort(softmax(unpacked(packed(wide), classes)), axis=1)[:, :-TOP]

@@ -26,6 +26,7 @@ from hf_finetune.models.surgery import (
     DuplicateLayers,
     KeepLayers,
     LayerDrop,
+    LayerStep,
     NarrowHidden,
     ReinitTopLayers,
     ResizeFeedForward,
@@ -198,6 +199,14 @@ def test_operations_go_on_from_what_the_one_before_has_made(lively, inputs) -> N
     assert model.config.num_hidden_layers == len(model.bert.encoder.layer) == 5
     with pytest.raises(InputError, match=r"layers: expected rising numbers from 0 to 1, got \[2\]"):
         planned(lively("bert").config, [DropLayers(last=1), KeepLayers(layers=(2,))])
+
+
+@pytest.mark.parametrize("after", [DuplicateLayers(last=1), AddLayers(last=1), DropLayers(last=1), KeepLayers(first=2)])
+def test_which_layers_were_begun_anew_stays_known(lively, after: LayerStep) -> None:
+    config = lively("bert").config
+    with pytest.raises(InputError, match=rf"ReinitTopLayers: expected behind {type(after).__name__}, which changes"):
+        planned(config, [ReinitTopLayers(1), SetActivation("silu"), after])
+    planned(config, [after, ReinitTopLayers(1), SetActivation("silu")])
 
 
 def test_what_holds_while_training_comes_last(lively) -> None:

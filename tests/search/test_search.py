@@ -164,7 +164,6 @@ def test_where_whole_pictures_are_too_dear_smaller_ones_decide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = pictures_in(tmp_path, side=128, rows=40)
-    recipe = replace(recipe, data=replace(recipe.data, low_resolution=96))
     sides: list[tuple[str, int | None]] = []
 
     def noted(module: ModuleType, name: str) -> None:
@@ -185,6 +184,7 @@ def test_where_whole_pictures_are_too_dear_smaller_ones_decide(
     assert sides == [("measure", 64)] + [("retrain", 64)] * 6
     assert state["plan"]["side"] == 64 and state["plan"]["steps"] == 2
     assert "the runs that decide will have pictures of 64 pixels a side; --budget" in caplog.text
+    assert "would do for the recipe as it is, by the pixels" in caplog.text
     assert "2 of 2 steps, pictures of 64 pixels a side; accuracy" in describe(state)
     fragment = (tmp_path / "out" / "policy.yaml").read_text()
     assert "pictures of 64 pixels a side" in fragment and "surgery" not in fragment
@@ -221,8 +221,31 @@ def test_whole_pictures_decide_where_there_is_time(
     assert sides == measured and state["plan"]["side"] == taken
     # A head is fitted to the same features with every seed.
     assert state["plan"]["pace"]["run"] == asdict(replace(cost if taken else cost.times(5), head_s=0.0))
-    # First four times the pixels, then as measured.
-    assert [round(cost.row_s, 6) for cost in seen] == [0.4, 0.5][: len(dear)]
+    # Half of four times the pixels, then as measured.
+    assert [round(cost.row_s, 6) for cost in seen] == [0.2, 0.5][: len(dear)]
+    assert state["evidence"]["side"] == taken
+
+
+def test_training_at_a_low_resolution_costs_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels tell nothing of it: whole pictures are measured in any case; and pictures that no smaller ones can stand for."""
+    recipe, measured = pictures_in(tmp_path, side=128, rows=40), []
+    cost = Cost(kept_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, score_s=0.01, rows_per_step=8, scored=40)
+
+    def measure(recipe: Recipe, *_: Any, **__: Any) -> Cost:
+        measured.append(side := image_size_after(recipe.model.surgery))
+        if side and recipe.train.seed == 1:
+            raise InputError("not these")
+        return cost
+
+    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(timing, "too_dear", lambda cost, **_: True)
+    fake_runs(monkeypatch, right_with=190, right_without=150)
+    low = replace(recipe, data=replace(recipe.data, low_resolution=96))
+    state = search(low, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "low"))
+    assert measured == [64, None] and state["plan"]["side"] == 64
+    other = replace(recipe, train=replace(recipe.train, seed=1))
+    state = search(other, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "none"))
+    assert measured[2:] == [64, None] and state["plan"]["side"] is None
 
 
 def test_a_network_of_one_size_is_measured_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
