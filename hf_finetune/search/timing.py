@@ -60,12 +60,13 @@ def timed(
         return Timing(steps, Pace(*bench.seconds(usual), cost), None, cost, True)
     pixels = (whole_side / small_side) ** 2
     whole = more_pixels(small, pixels)
-    # Whole pictures are not measured where there would be no time even if half of what they take were the same for small ones.
-    shown_whole = isinstance(recipe.data, ImageData) and recipe.data.low_resolution is None
-    is_measured = not (shown_whole and dear(more_pixels(small, pixels / 2)))
+    # Whole ones are not measured where half of what their pixels ask for is too much already; at a low resolution a run does
+    # not train on them.
+    low = isinstance(recipe.data, ImageData) and recipe.data.low_resolution is not None
+    is_measured = low or not dear(more_pixels(small, pixels / 2))
     if is_measured:
         whole = measured(recipe)
-    cost, side = (small, small_side) if not is_measured or dear(whole) else (whole, None)
+    cost, side = (whole, None) if is_measured and not dear(whole) else (small, small_side)
     return Timing(steps, Pace(*bench.seconds(usual), cost), side, whole, is_measured)
 
 

@@ -25,6 +25,7 @@ from hf_finetune.jobs import search_job, train_job
 from hf_finetune.models.patch_surgery import image_size_after
 from hf_finetune.pipeline import run
 from hf_finetune.preparation import prepare
+from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.search import augmentation, retraining, timing
 from hf_finetune.search.augmentation import SEARCHERS, Wanted, search
@@ -507,6 +508,21 @@ def test_steps_of_the_schedule_take_the_same_part_of_a_shorter_run(
     retraining.retrain(recipe, seed=0, steps=50, whole=100, judged=6)
     assert (asked[0].train.warmup_steps, asked[0].train.max_steps) == (taken, 50)
     assert asked[0].schedule == Schedule(milestones=(0.2, 25, 45), gamma=0.5)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("linear", 1), ("reduce_lr_on_plateau", 6)])
+def test_a_schedule_that_goes_by_evaluations_sees_all_rows(
+    recipe: Recipe, name: Any, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, real = [], retraining.pipeline.rehearse
+
+    def rehearse(prepared: Prepared, *arguments: Any) -> Any:
+        seen.append(len(prepared.splits.validation))
+        return real(prepared, *arguments)
+
+    monkeypatch.setattr(retraining.pipeline, "rehearse", rehearse)
+    recipe = replace(recipe, train=replace(recipe.train, lr_scheduler_type=name))
+    assert len(retraining.retrain(recipe, seed=0, steps=2, whole=2, judged=6).predicted) == 6 and seen == [rows]
 
 
 def test_a_recipe_that_accumulates_can_be_measured(recipe: Recipe) -> None:
