@@ -6,7 +6,7 @@ A recipe script needs the names below; `run` and what it pulls in are imported w
 from typing import Any
 
 from hf_finetune.cli import main
-from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
+from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
 from hf_finetune.recipe import (
     Averaging,
     Batching,
@@ -42,6 +42,7 @@ __all__ = [
     "Optim",
     "Precision",
     "Pretrain",
+    "PushError",
     "Recipe",
     "Regularize",
     "StoppedBySignal",

@@ -129,8 +129,7 @@ def check(recipe: Recipe) -> None:
         refuse("adapter.peft_type", recipe.adapter.peft_type.value, f"one of {', '.join(ADAPTERS)}")
     if recipe.adapter is not None and recipe.method in ("top", "head"):
         refuse("method", recipe.method, "full or lora beside an adapter")
-    reads_otherwise = (model.pooling, model.last_layers, model.head) != ("default", 1, "default")
-    if reads_otherwise and recipe.adapter is not None and recipe.adapter.is_prompt_learning:
+    if model.has_own_head and recipe.adapter is not None and recipe.adapter.is_prompt_learning:
         refuse("adapter", recipe.trained, "another adapter beside model.pooling, model.last_layers or model.head")
     _check_optim(recipe, refuse)
     _check_from_config(recipe, refuse)

@@ -45,13 +45,14 @@ Run a recipe: a .py file of your own, or the name of a shipped one (`hf-finetune
 Every field of it is a flag: `hf-finetune run RECIPE --help` tells them."""
 PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags]
 
-What `train DATA` or `run RECIPE` with the same flags would do: rows, lengths, steps, time and memory. Trains nothing.
+What `train DATA` or `run RECIPE` with the same flags would do: rows, lengths, steps, time and memory, after a few steps that tell how long
+one takes. Keeps nothing.
 `hf-finetune train --help` and `hf-finetune run RECIPE --help` tell the flags; `--json` prints the plan as JSON,
 `--plot-schedule FILE.svg` draws the learning rates."""
 SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
 
 Search what the user's own data gain from: so far a policy of augmentation.
-`hf-finetune search augmentation --help` tells the flags, which are those of train and a few more."""
+`hf-finetune search augmentation --help` tells the flags: those of train, but for the few that it refuses by name, and its own."""
 LIST_HELP = """hf-finetune list
 
 The shipped recipes, each with its first line."""
@@ -79,16 +80,16 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def plan(arguments: Sequence[str]) -> None:
-    """what train DATA or run RECIPE would do and cost; trains nothing"""
+    """what train DATA or run RECIPE would do and cost; keeps nothing"""
     name, rest = first_positional(arguments, PLAN_HELP)
-    if name == "run" or name.endswith(".py") or name in shipped.names():
+    if name == "run" or name.endswith(".py") or shipped.is_known(name):
         if name == "run":
             name, rest = first_positional(rest, PLAN_HELP)
         job = parse(RunJob, RunJob(shipped.load_recipe(name)), rest, "hf-finetune plan")
     else:
         job, _ = train_job(rest if name == "train" else arguments, "hf-finetune plan")
     if job.find_lr:
-        raise InputError("--find-lr: this is for train and run; plan trains nothing")
+        raise InputError("--find-lr: this is for train and run; leave it out")
     if job.plot_schedule is not None and not job.plot_schedule.endswith(".svg"):
         raise InputError(f"--plot-schedule {job.plot_schedule}: expected a name that ends in .svg")
     with _importing():

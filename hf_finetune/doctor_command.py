@@ -229,7 +229,7 @@ def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
         InputError: there is no such recipe or operation, it is for data of another kind, or nothing is augmented.
     """
     flag = f"--show-augmentation {asked}"
-    if asked.endswith(".py") or asked in shipped.names():
+    if asked.endswith(".py") or shipped.is_known(asked):
         recipe = shipped.load_recipe(asked)
         if isinstance(recipe.data, ImageData) != (kind == "image"):
             other, wanted = ("texts", "pictures") if kind == "image" else ("pictures", "texts")

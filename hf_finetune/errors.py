@@ -21,4 +21,7 @@ class StoppedBySignal(RuntimeError):
 
 
 class PushError(RuntimeError):
-    """The Hub could not be reached, or kept failing for longer than we wait. Pushing again is safe. Exit status 1."""
+    """The Hub refused a finished run, could not be reached, or kept failing for longer than we wait. Pushing again is safe.
+
+    Exit status 1.
+    """

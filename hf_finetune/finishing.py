@@ -20,15 +20,17 @@ from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.codec import spelled, write_json, write_text
 from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
+from hf_finetune.errors import InputError, PushError
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.evaluation.report import confusion
 from hf_finetune.features.baselines import linear_baseline, majority
 from hf_finetune.hub.card import render_card
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.head_file import save_head
-from hf_finetune.models.heads import encoder
+from hf_finetune.models.heads import encoder, without_adapter
 from hf_finetune.models.pooled import PooledClassifier
 from hf_finetune.models.stock_heads import fold
 from hf_finetune.prepared import Prepared
@@ -50,7 +52,21 @@ def finish(
     seconds: dict[str, float],
     found: dict[str, Any],
 ) -> dict[str, Any]:
-    """Save, evaluate, verify, document, publish: the main process alone."""
+    """Save, evaluate, verify, document, publish: the main process alone.
+
+    Args:
+        folder: of the run.
+        record: what recipe.json holds; its `command` is what the card prints.
+        seconds: that the parts took until now, as `time` of result.json has them; those of the parts here are added.
+        found: what training found besides, as `pipeline.run` gathers it: the share of texts cut off, the cache, the teacher.
+
+    Returns:
+        The content of result.json, and its `folder`.
+
+    Raises:
+        GateError: a saved artefact does not reproduce the model.
+        PushError: the Hub refused the finished run, or kept failing.
+    """
     prepared = as_used(prepared)
     recipe, splits, inputs, device = prepared.recipe, prepared.splits, prepared.inputs, prepared.device
     model = trainer.trained_model()
@@ -125,6 +141,11 @@ def finish(
         "metrics": metrics,
         "baselines": baselines,
         "calibration": _calibration(labels, logits, judged),
+        # The pairs of classes with the most wrong rows, most first.
+        "confused": [
+            dataclasses.asdict(pair)
+            for pair in confusion(labels[judged], probabilities[judged].argmax(-1), splits.labels)
+        ],
         "parity": checked,
         **_standalone(model, folder),
         "data": {
@@ -193,7 +214,12 @@ def finish(
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     hub = recipe.hub
     if hub.repo_id is not None:
-        publish(folder, hub.repo_id, private=hub.private, revision=hub.revision, create_pr=hub.create_pr)
+        try:
+            publish(folder, hub.repo_id, private=hub.private, revision=hub.revision, create_pr=hub.create_pr)
+        except InputError as error:
+            # Of bad input nothing would have been written, and here the run is.
+            again = f"hf-finetune push {folder} {hub.repo_id}"
+            raise PushError(f"{error}; the run is finished, `{again}` sends it") from None
     return {**result, "folder": str(folder)}
 
 
@@ -315,7 +341,7 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
     the Hub has nowhere.
     """
     artefacts, whole = [], model
-    pooled = isinstance(_without_adapter(model), PooledClassifier)
+    pooled = isinstance(without_adapter(model), PooledClassifier)
     if isinstance(model, PeftModel) and prepared.base_changed is None and not pooled:
         with replacing(folder / "adapter") as path:
             adapters.save_adapter(model, path, start=folder / "checkpoints" / adapters.START)
@@ -353,13 +379,9 @@ def _note_pairs(model: nn.Module, prepared: Prepared) -> None:
         model.config.trained_on_pairs = True
 
 
-def _without_adapter(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
 def _standalone(model: nn.Module, folder: Path) -> dict[str, Any]:
     """What result.json says of it: whether plain transformers loads the whole model, else why not."""
-    held, whole = artefacts_in(folder), _without_adapter(model)
+    held, whole = artefacts_in(folder), without_adapter(model)
     found: dict[str, Any] = {"standalone": "model" in held, "artefacts": list(held)}
     if "model" not in held and isinstance(whole, PooledClassifier):
         found["why_not_standalone"] = whole.why_not_standalone

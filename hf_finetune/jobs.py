@@ -186,7 +186,14 @@ def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
 
 def train_job(arguments: Sequence[str], prog: str, kind: type[Train] = TrainJob) -> tuple[Train, list[str]]:
     """Parse the arguments of `train`, or of a job that takes them too; whether the data are texts or pictures is asked of
-    them unless a flag or `--config` says it."""
+    them unless a flag or `--config` says it.
+
+    Returns:
+        The job, and the command that starts it.
+
+    Raises:
+        InputError: see `parse`; or there are no such data.
+    """
     if (path := flag_value(arguments, "--data.path")) is not None:
         raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
     fields = yaml_fields(arguments)

@@ -135,7 +135,7 @@ def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
     config = checkpoint.config
     if not isinstance(recipe.objective, Distill) or config.get("model_type") != "deit" or config.get("auto_map"):
         return False
-    if recipe.adapts or has_own_head(recipe) or not recipe.objective.asks_answers:
+    if recipe.adapts or recipe.model.has_own_head or not recipe.objective.asks_answers:
         return False
     if not recipe.objective.asks_labels:
         raise InputError(
@@ -143,11 +143,6 @@ def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
             "distillation token the teacher, got 0; or name a pooling, model.pooling cls, for one head"
         )
     return True
-
-
-def has_own_head(recipe: Recipe) -> bool:
-    model = recipe.model
-    return (model.pooling, model.last_layers, model.head) != ("default", 1, "default")
 
 
 def with_own_head(loaded: Loaded, recipe: Recipe) -> Loaded:

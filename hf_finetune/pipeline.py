@@ -79,6 +79,7 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
         TrainingError: the loss or the weights are not finite, or the disk is full.
         StoppedBySignal: after a checkpoint; `launch.resume` goes on.
         GateError: a saved artefact does not reproduce the model.
+        PushError: the Hub refused the finished run, or kept failing.
     """
     folder = output_folder(recipe.name, launch.output, resume=launch.resume)
     if recipe.hub.repo_id is not None:
@@ -278,7 +279,7 @@ def _train(
             record["head"] = warm_start_head(prepared, model, train_rows, rows)
             seconds["head_warm_start_s"] = time.perf_counter() - started
 
-    steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
+    steps = batches.planned(train.num_train_epochs, train.max_steps)
     if recipe.adapts:
         silent = recipe.adapter is None or begins_silent(recipe.adapter)
         if silent:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import tempfile
@@ -33,12 +32,12 @@ from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Recipe
 from hf_finetune.starting import choose_kernels, gradual_unfreezing
 from hf_finetune.training import layer_search
+from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.charts import line_chart, sparkline
 from hf_finetune.training.probe import Choice
 from hf_finetune.training.schedules import factors
 from hf_finetune.training.warm_start import MOST_ROWS
 
-logger = logging.getLogger("hf_finetune")
 # Steps that are rehearsed, at evenly spread quantiles of their size, the largest among them.
 STEPS = 12
 # Rows that stand for all in evaluation, for the training rows of the linear baseline, and for those that are copied.
@@ -74,7 +73,7 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
     encode_s = time.perf_counter() - started
     lengths = inputs.lengths(encoded)
     batches = prepared.batches(lengths)
-    steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
+    steps = batches.planned(train.num_train_epochs, train.max_steps)
     sizes = np.array([_padded_tokens(s, lengths, prepared.micro_batch[1]) for s in batches.step_rows()], dtype=float)
     ready = seconds_since_start() - encode_s
 
@@ -268,7 +267,7 @@ def _rehearse(
         choice = choose_kernels(prepared, prepared.model.to(prepared.device), encoded, steps)
     with tempfile.TemporaryDirectory(prefix="hf-finetune-plan-") as folder, alone(Path(folder)):
         trainer, seconds, _ = pipeline.rehearse(small, Path(folder), choice)
-        log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+        log = read_log(Path(folder) / "log.jsonl")
         times = np.diff([line["time"] for line in log if "loss" in line])
         score_s = trainer.outside_seconds / len(some)
         model = trainer.trained_model()

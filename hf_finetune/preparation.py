@@ -26,7 +26,7 @@ from hf_finetune.data.text_sentences import MixHalves
 from hf_finetune.data.unlabelled import Unlabelled, gather
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import ALONE_AFTER_A_RUN
-from hf_finetune.loading import has_own_head, load_model, with_own_head
+from hf_finetune.loading import load_model, with_own_head
 from hf_finetune.models import adapters, freeze
 from hf_finetune.models.adapter_fit import check_added_layers, virtual_tokens
 from hf_finetune.models.dropout import drops_out
@@ -384,7 +384,7 @@ def _check_family(recipe: Recipe, checkpoint: LocalCheckpoint) -> None:
     """
     model, data = recipe.model, recipe.data
     chosen = model.trainable != "all" or model.trainable_pattern is not None
-    if not (recipe.adapts or chosen or has_own_head(recipe)):
+    if not (recipe.adapts or chosen or recipe.model.has_own_head):
         return
     if (bones := skeleton(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
         return
@@ -419,7 +419,11 @@ def with_adapter(
 
 
 def load_splits(recipe: Recipe) -> Splits:
-    """The recipe's data, see `data.load.load`."""
+    """The recipe's data, see `data.load.load`.
+
+    Raises:
+        InputError: see there.
+    """
     data = recipe.data
     if isinstance(data, TextData):
         own = {"kind": "text", "text": data.text, "text_pair": data.text_pair, "encoding": data.encoding}

@@ -25,6 +25,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.codec import spelled, write_json
 from hf_finetune.data.inputs import ImageInputs, TextInputs
+from hf_finetune.data.load import PRETRAINING
 from hf_finetune.data.masking import WORDS, Masking, with_words
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.errors import InputError
@@ -62,8 +63,6 @@ MOST_HELD_OUT = 1000
 STEPS_TIMED = 8
 # Of `train.extra`, what says when the run evaluates, and where it reports: the stage does both in its own way.
 OF_THE_RUN_ALONE = {"eval_on_start", "eval_delay", "logging_first_step", "report_to"}
-# Stream of the split seed, beside those of `data.load`.
-HELD_OUT_STREAM = 3
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def encoded_rows(prepared: Prepared) -> Rows:
     # A row alone has none to be told from.
     least = 2 if isinstance(recipe.pretrain.objective, SimCSE | SimCLR) and len(encoded) > 3 else 1
     share = max(least, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(encoded)), len(encoded) - 1))
-    order = np.random.default_rng((recipe.data.split_seed, HELD_OUT_STREAM)).permutation(len(encoded))
+    order = np.random.default_rng((recipe.data.split_seed, PRETRAINING)).permutation(len(encoded))
     held_out, train = np.sort(order[:share]), np.sort(order[share:])
     return Rows(encoded.select(train), encoded.select(held_out), len(whole) - len(encoded))
 

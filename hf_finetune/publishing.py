@@ -29,6 +29,7 @@ def publish(
 
     Raises:
         InputError: no token, no such run, no right to write.
+        PushError: the Hub kept failing.
         GateError: the pulled copy differs in a byte or in its logits.
     """
 

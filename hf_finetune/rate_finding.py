@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import tempfile
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, Recipe
 from hf_finetune.run_folder import output_folder
 from hf_finetune.training import range_test
+from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.charts import line_chart, sparkline
 from hf_finetune.training.optimizer_choices import highest_rate
 from hf_finetune.training.probe import Choice
@@ -85,7 +85,7 @@ def find_rate(recipe: Recipe, output: str | None = None) -> Found:
         with contextlib.suppress(TrainingError):
             pipeline.rehearse(small, Path(temporary), Choice(prepared.kernels))
         log = Path(temporary) / "log.jsonl"
-        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        lines = read_log(log) if log.exists() else []
     # Not as the log has it: that is a group's, and no group needs to learn at the run's own rate.
     lowest, growth = prepared.learning_rate * range_test.LOWEST, range_test.growth(range_test.STEPS)
     rates = [lowest * growth**step for step in range(range_test.STEPS)]

@@ -36,7 +36,7 @@ class Model:
     """Hub id that the card names as base model when `checkpoint` is a local folder."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the Hub."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, flag("--trust-remote-code")] = False
     """Run Python code that comes with the checkpoint. Off: such a checkpoint is refused."""
     from_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
     """Start from random weights (of `train.seed`), in a network of the checkpoint's family with these fields of its config set
@@ -90,6 +90,11 @@ class Model:
     """Operations on the loaded checkpoint, in order: layers kept, dropped, copied, added or begun anew, other activations,
     dropout rates, widths, patch and kernel sizes, pooling, more positions; see `models.surgery`. The result loads with plain
     transformers; what a family's config cannot say is refused before anything is loaded."""
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether rows are read, or classified, in another way than by the family's own class."""
+        return (self.pooling, self.last_layers, self.head) != ("default", 1, "default")
 
 
 @dataclass(frozen=True)
@@ -174,9 +179,10 @@ class Train:
     """Optimisation. Names that TrainingArguments has mean what they mean there."""
 
     learning_rate: float | None = None
-    """Peak learning rate. None: 1e-3 for head and lora, of plain LoRA on texts at a width of 768 (2e-3 at 384); on texts 1e-4 for
-    full, 3e-4 for top; on pictures 2e-5 for both; 5e-4 under model.from_config; see the README. For SGD 100 times, Adafactor 25
-    times, Lion a tenth of that. `--find-lr` proposes one."""
+    """Peak learning rate. None: on texts 1e-4 for full and 2e-3 for plain LoRA, in proportion less where the encoder is wider
+    than 384 features (5e-5 and 1e-3 at 768), 3e-4 for top; on pictures 2e-5 for full and top; 1e-3 for head and all other
+    adapters; 5e-4 under model.from_config; see the README. For SGD 100 times, Adafactor 25 times, Lion a tenth of that.
+    `--find-lr` proposes one."""
     num_train_epochs: Annotated[float, flag("--epochs")] = 3.0
     """Passes over the training rows."""
     max_steps: int = -1

@@ -14,7 +14,11 @@ from hf_finetune.recipe import Distill, Recipe, Supervised
 
 
 def yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:
-    """What the file of `--config` sets. To be read once: it may be a pipe."""
+    """What the file of `--config` sets. To be read once: it may be a pipe.
+
+    Raises:
+        InputError: it cannot be read, is no YAML, or no mapping.
+    """
     if (file := flag_value(arguments, "--config")) is None:
         return {}
     path = Path(file)
@@ -69,7 +73,11 @@ def _teacher(arguments: Sequence[str]) -> str | None:
 
 
 def with_operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
-    """Set the operations that a flag gives whole, as YAML; the other arguments are left: `--model.surgery.0.first 3`."""
+    """Set the operations that a flag gives whole, as YAML; the other arguments are left: `--model.surgery.0.first 3`.
+
+    Raises:
+        InputError: a flag without its value, no YAML, no such operation, or a field that it does not have.
+    """
     # A PEFT config is none of ours, but is given in the same way; its fields, too (`--adapter.r 16`).
     fields, rest = {name: [m.__name__ for m in members] for name, members in operation_fields(Recipe).items()}, []
     fields["adapter"] = list(codec.ADAPTERS)
@@ -125,10 +133,11 @@ def help_on_operations() -> str:
         "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults; fields of one that is",
         "      configured are flags, --adapter.r 4; one of:",
     ]
-    lines += [f"      {', '.join(codec.ADAPTERS)}"]
+    lines += [f"      {', '.join(name for name in codec.ADAPTERS if name != 'PREFIX_TUNING')}"]
     lines += [
         "  --model.from-config",
         "      random weights, in a network with these fields of the checkpoint's config: {num_hidden_layers: 4, hidden_size: 192}",
+        "flags of pictures: `hf-finetune train --image image --help`; of a student: `hf-finetune train --teacher RUN --help`",
     ]
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ import importlib.util
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,16 @@ def names() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder().glob("*/*.py"))}
 
 
+def _spelled(paths: Iterable[Path], suffix: str = "") -> dict[str, Path]:
+    """Shipped files by their names, each alone and behind its folder's."""
+    return {f"{where}{path.stem}{suffix}": path for path in paths for where in ("", f"{path.parent.name}/")}
+
+
+def is_known(name: str) -> bool:
+    """Whether a shipped recipe has this name, such as `quickstart` or `text/quickstart`."""
+    return name in _spelled(names().values())
+
+
 def described() -> dict[str, str]:
     """First line of every recipe's docstring, read without running it."""
     return {
@@ -49,13 +59,11 @@ def find(name: str) -> Path:
         if not path.is_file():
             raise InputError(f"{name}: no such recipe file")
         return path
-    known = names()
-    short = name.rpartition("/")[2]
-    if short not in known:
-        close = difflib.get_close_matches(short, known, n=1)
+    if not is_known(name):
+        close = difflib.get_close_matches(name.rpartition("/")[2], names(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see `hf-finetune list`"
         raise InputError(f"{name}: no recipe of this name; {hint}")
-    return known[short]
+    return _spelled(names().values())[name]
 
 
 def load_recipe(name: str) -> Recipe:
@@ -107,12 +115,12 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def copy(name: str, destination: Path) -> Path:
-    """Copy a shipped recipe; a folder keeps its file name.
+    """Copy a shipped recipe, or one of the launcher's files (`cpu-2.yaml`); a folder keeps its file name.
 
     Raises:
         InputError: when the destination exists already, or its folder does not.
     """
-    source = find(name)
+    source = _spelled(folder().glob("accelerate/*.yaml"), ".yaml").get(name) or find(name)
     target = destination / source.name if destination.is_dir() else destination
     if target.exists():
         raise InputError(f"{target}: exists already; name another file")

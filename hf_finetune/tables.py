@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import tempfile
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from hf_finetune.codec import write_bytes
 from hf_finetune.errors import InputError
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
@@ -42,6 +44,9 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
     With `digests` it takes these (N,) after the others, hexadecimal, for a column of their own.
 
     It lies in the nearest folder that there is: folders that are missing are made at the end, with the file.
+
+    Raises:
+        InputError: nothing can be written there.
     """
     home = next(p for p in output.absolute().parents if p.exists())
     try:
@@ -105,6 +110,6 @@ def write_predictions(
             **{f"p:{label}": pa.array(found[:, i].astype(np.float32)) for i, label in enumerate(labels)},
         }
         tables.append(pa.table(columns))
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.concat_tables(tables), temporary)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables), content)
+    write_bytes(path, content.getvalue())

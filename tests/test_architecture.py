@@ -176,6 +176,7 @@ def test_public_names() -> None:
         "Optim",
         "Precision",
         "Pretrain",
+        "PushError",
         "Recipe",
         "Regularize",
         "StoppedBySignal",

@@ -83,6 +83,15 @@ def test_cp_copies_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert status == 2 and "exists already" in err[0]
     status, _, err = leave(capsys, "cp", "sst2_lorra", str(tmp_path))
     assert status == 2 and "did you mean 'sst2_lora'" in err[0]
+    assert leave(capsys, "cp", "cpu-2.yaml", str(tmp_path))[0] == 0
+    assert "num_processes: 2" in (tmp_path / "cpu-2.yaml").read_text()
+
+
+def test_names_of_recipes_may_have_their_folder_before_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shipped.find("text/sst2_lora") == shipped.find("sst2_lora")
+    assert shipped.is_known("text/sst2_lora") and not shipped.is_known("vision/sst2_lora")
+    status, _, err = leave(capsys, "cp", "vision/sst2_lora", str(tmp_path))
+    assert status == 2 and "vision/sst2_lora: no recipe of this name; did you mean 'sst2_lora'?" in err[0]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +100,10 @@ def test_cp_copies_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["trian"], "hf-finetune trian: no such command"),
         (["run"], "usage: hf-finetune run RECIPE"),
         (["run", "no_such"], "no_such: no recipe of this name"),
+        (
+            ["plan", "text/sst2_lora", "--plot-schedule", "x.png"],
+            "--plot-schedule x.png: expected a name that ends in .svg",
+        ),
         (
             ["run", "sst2_full", "--train.learning-rat", "1"],
             "hf-finetune run sst2_full: Unrecognized options: --train.learning-rat",

@@ -1,4 +1,4 @@
-"""What an adapter that is pushed by itself says of its checkpoint is seen to hold."""
+"""What an adapter that is pushed by itself says of its checkpoint is seen to hold; and a refusal when all else is done."""
 
 import dataclasses
 import json
@@ -11,10 +11,10 @@ from peft import PromptTuningConfig
 from small_runs import small_recipe
 from tiny import tiny_text_checkpoint
 
-from hf_finetune import pipeline, publishing
-from hf_finetune.errors import GateError, InputError
+from hf_finetune import finishing, pipeline, publishing
+from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub.contents import collect
-from hf_finetune.recipe import Launch
+from hf_finetune.recipe import Hub, Launch
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -55,3 +55,23 @@ def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: py
     (run / "recipe.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match="run: adapter/ would be pushed, which needs what the run 'first' left"):
         collect(run, "me/prompt")
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_a_push_that_is_refused_after_the_training_leaves_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not bad input, before which nothing is written."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise InputError("me/tiny: this token may not write there; take one of role write, or another name")
+
+    monkeypatch.setattr(pipeline, "check_target", lambda *_: "token")
+    monkeypatch.setattr(finishing, "publish", refused)
+    recipe = dataclasses.replace(small_recipe(tmp_path), hub=Hub(repo_id="me/tiny"))
+    run = tmp_path / "run"
+    with pytest.raises(
+        PushError, match=rf"may not write there.*; the run is finished, `hf-finetune push {run} me/tiny`"
+    ):
+        pipeline.run(recipe, Launch(str(run)))
+    assert (run / "result.json").is_file() and (run / "model" / "model.safetensors").is_file()

@@ -27,6 +27,7 @@ class Notes(list[str]):
     """Notes, each said aloud as it is taken."""
 
     def take(self, note: str) -> None:
+        """Say it, and keep it."""
         logger.info(note)
         self.append(note)
 
@@ -88,7 +89,11 @@ def read_labelled(
     unlabelled: Sequence[str] = (),
     unusable: dict[str, list[Unusable]] | None = None,
 ) -> Labelled:
-    """The labelled splits as the data have them; see `load.load`, and `load_undivided` for `unusable`."""
+    """The labelled splits as the data have them; see `load.load`, and `load_undivided` for `unusable`.
+
+    Raises:
+        InputError: see `load.load`.
+    """
     notes = Notes()
 
     def open_path(
@@ -181,6 +186,7 @@ def load_undivided(
 def say_inferred(
     chosen: dict[str, str], asked: dict[str, str | None], columns: dict[str, Column], notes: Notes
 ) -> None:
+    """Note which columns were taken without being named, and which were left."""
     inferred = [f"{name} from column {column!r}" for name, column in chosen.items() if asked.get(name) is None]
     others = [repr(c) for c in columns if c not in chosen.values()]
     if inferred:

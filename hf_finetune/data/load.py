@@ -25,6 +25,8 @@ logger = logging.getLogger("hf_finetune")
 
 # Streams of the split seed: carving the test rows must not change which validation rows are carved from the same rest.
 TEST, VALIDATION, TRAIN = 0, 1, 2
+# Of the same seed: the rows that score a search's trials, and those that pretraining holds back.
+TRIALS, PRETRAINING = 3, 4
 
 
 @dataclass(frozen=True)

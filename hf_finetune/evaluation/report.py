@@ -21,9 +21,6 @@ class Confusion:
     support: int
     """Rows of the class `label`."""
 
-    def __str__(self) -> str:
-        return f"{self.count} of {self.support} {self.label} predicted as {self.predicted}"
-
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] | None = None) -> str:
     """One line a model: its name, then each metric with its interval, aligned, without colours.

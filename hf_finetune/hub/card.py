@@ -2,7 +2,7 @@
 
 The same recipe and result give the same bytes, on any machine: nothing is looked up on disk or on the Hub. A fact that
 the result does not have leaves its line out, or is named under Limitations. Beside the keys of result.json that every
-run writes, these are used where they are there: `base_model` (Hub id or null), `command`, `parameters`, `calibration`,
+run writes, these are used where they are there: `base_model` (Hub id or null), `command`, `parameters`, `calibration`, `confused`,
 `learning_rate`, `steps`, `notes`, `environment.versions`, `environment.commit`, and in `data`: `path_name` (the data's
 Hub id, or a local path's last name), `notes`, `duplicates`, `truncated_share`, `license`, `fingerprint` and
 `rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net`, `teacher`,
@@ -84,7 +84,7 @@ def _facts(recipe: Recipe, result: Mapping[str, Any]) -> dict[str, Any]:
         "judged": judged,
         "rows": result["rows"],
         "results": _results(result, judged),
-        "differences": _differences(result),
+        "findings": _findings(result),
         "calibration": _calibration(result, judged),
         "standalone": result.get("standalone", True),
         "head": _head_function() if "encoder" in result.get("artefacts", ()) else None,
@@ -279,8 +279,9 @@ def _results(result: Mapping[str, Any], judged: str) -> str:
     return table(("metric", *columns), body)
 
 
-def _differences(result: Mapping[str, Any]) -> list[str]:
-    """The model's accuracy against each baseline's and its teacher's, on the same rows; none in results without a `difference`."""
+def _findings(result: Mapping[str, Any]) -> list[str]:
+    """The model's accuracy against each baseline's and its teacher's, on the same rows, where the result has a `difference`;
+    and which classes it confuses most."""
     lines = [
         f"Against the {key} baseline, row by row: {_points(found['difference'])} points of accuracy, "
         f"{found['difference']['verdict']}."
@@ -293,6 +294,13 @@ def _differences(result: Mapping[str, Any]) -> list[str]:
             f"Against its teacher {code(taught['name'])}, whose accuracy is {interval(accuracy)}, row by row: "
             f"{_points(taught['difference'])} points, {taught['difference']['verdict']}."
         )
+    # Of two classes the metrics tell as much.
+    if len(result["labels"]) > 2 and (pairs := result.get("confused")):
+        most = "; ".join(
+            f"{number(p['count'])} of {number(p['support'])} {code(p['label'])} as {code(p['predicted'])}"
+            for p in pairs
+        )
+        lines.append(f"Most often taken for another class: {most}.")
     return lines
 
 

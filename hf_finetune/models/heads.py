@@ -19,6 +19,11 @@ from hf_finetune.errors import InputError
 ACTIVATIONS = {"tanh": torch.tanh, "gelu": nn.functional.gelu, "relu": nn.functional.relu}
 
 
+def without_adapter(model: nn.Module) -> PreTrainedModel:
+    """The classifier itself, which a PEFT model wraps."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def encoder(model: PreTrainedModel) -> nn.Module:
     """The pretrained part of a classifier (`model.bert`, `model.vit`); through a PEFT model as well.
 
@@ -26,7 +31,7 @@ def encoder(model: PreTrainedModel) -> nn.Module:
         InputError: a class of foreign code that does not tell its encoder from its head.
     """
     # ModernBERT's prefix, `model`, is also what a PEFT model calls the whole classifier.
-    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    whole = without_adapter(model)
     if not whole.base_model_prefix:
         raise InputError(f"{type(whole).__name__} names no encoder (base_model_prefix); use a stock family")
     return getattr(whole, whole.base_model_prefix)

@@ -12,13 +12,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import ClassificationHead, encoder
+from hf_finetune.models.heads import ClassificationHead, encoder, without_adapter
 from hf_finetune.models.load import Loaded, seeded
 from hf_finetune.models.pooling import Pool, Reading, reading_of, states_of, width_of
 from hf_finetune.models.stock_heads import can_fold, can_switch, stock_class, stock_head, switch
@@ -218,5 +217,5 @@ def with_head(
 
 def last_layers_read(model: nn.Module) -> int:
     """The states of how many of the highest layers the head reads; through a PEFT model as well."""
-    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    whole = without_adapter(model)
     return whole.reading.last_layers if isinstance(whole, PooledClassifier) else 1

@@ -185,7 +185,7 @@ def _download(repo: str, revision: str | None, wanted: list[str], *, below: str 
             "or log in with `hf auth login` if it is private"
         ) from error
     except RevisionNotFoundError as error:
-        raise InputError(f"{repo}: no branch, tag or commit {revision!r} on the Hub; check --revision") from error
+        raise InputError(f"{repo}: no branch, tag or commit {revision!r} on the Hub; check model.revision") from error
     except LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
         raise InputError(

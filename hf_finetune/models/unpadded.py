@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import (
@@ -25,7 +24,7 @@ from transformers.masking_utils import (
 from transformers.utils import is_flash_attn_2_available
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import encoder
+from hf_finetune.models.heads import encoder, without_adapter
 from hf_finetune.models.pooled import PooledClassifier
 
 # Families whose packed logits and gradients were found equal to the padded ones; a test holds them to it.
@@ -63,7 +62,7 @@ def flash_fits(device: torch.device, autocast: torch.dtype | None) -> bool:
 @contextmanager
 def flash_attention(model: nn.Module) -> Iterator[None]:
     """Flash attention inside, the former kernel after: evaluation in float32 needs one that can."""
-    whole = _without_adapter(model)
+    whole = without_adapter(model)
     before = whole.config._attn_implementation
     whole.set_attn_implementation(FLASH)
     try:
@@ -72,13 +71,9 @@ def flash_attention(model: nn.Module) -> Iterator[None]:
         whole.set_attn_implementation(before)
 
 
-def _without_adapter(model: nn.Module) -> PreTrainedModel:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
 def accept_packed(model: nn.Module) -> None:
     """Make a classifier take the batches of `data.tokens.pack` as well as ordinary ones; through a PEFT model too."""
-    body = encoder(_without_adapter(model))
+    body = encoder(without_adapter(model))
     body.register_forward_pre_hook(_tell_rows_apart, with_kwargs=True)
     body.register_forward_hook(_one_vector_a_row, with_kwargs=True)
 

@@ -24,6 +24,7 @@ from torch import nn
 from hf_finetune.data.augmentation import ImageBatch, Operation, TextBatch
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
+from hf_finetune.data.load import TRIALS
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.pixels import check_changeable
@@ -55,8 +56,6 @@ SCORED_SHARE, MOST_SCORED = 1 / 3, 256
 """Of the training rows, set aside to score trials."""
 SMALL_SIDE = 128
 """Pixels; pictures below this keep their size."""
-SEARCH_STREAM = 3
-"""Of the split seed, beside those of `data.load`: what is set aside depends on no other carving."""
 
 
 def shortened(recipe: Recipe) -> Recipe:
@@ -313,6 +312,6 @@ def _set_aside(rows: Dataset, labels_N: np.ndarray, split_seed: int) -> np.ndarr
     first_N = first_occurrences(row_digests(rows.with_format("arrow")[:]))
     share = min(SCORED_SHARE, MOST_SCORED / len(rows))
     try:
-        return carve(labels_N, first_N, fraction=share, seed=(split_seed, SEARCH_STREAM))
+        return carve(labels_N, first_N, fraction=share, seed=(split_seed, TRIALS))
     except InputError as error:
         raise InputError(f"search: no rows to score trials with: the {error}") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import tempfile
 import time
@@ -31,6 +30,7 @@ from hf_finetune.models.patch_surgery import ResizeImage
 from hf_finetune.preparation import check_mix, prepare
 from hf_finetune.prepared import Prepared
 from hf_finetune.recipe import Averaging, ImageData, Recipe
+from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.probe import Choice
 from hf_finetune.training.schedule_choices import BY_EVALUATIONS, in_proportion, of_shorter_run
 
@@ -214,8 +214,7 @@ def _step_seconds(log: Path, loop_s: float) -> float:
         log: has a line for every step.
         loop_s: of all steps.
     """
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    times = [line["time"] for line in lines if "loss" in line]
+    times = [line["time"] for line in read_log(log) if "loss" in line]
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else loop_s
 
 

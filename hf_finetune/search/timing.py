@@ -43,7 +43,7 @@ def timed(
     """
     prepared, train = bench.prepared, recipe.train
     batches = prepared.batches(prepared.inputs.lengths(bench.encoded))
-    steps = batches.planned(train.num_train_epochs) if train.max_steps < 0 else train.max_steps
+    steps = batches.planned(train.num_train_epochs, train.max_steps)
     rows, scored = len(prepared.splits.train), min(len(prepared.splits.validation), MOST_JUDGED)
 
     def measured(recipe: Recipe) -> Cost:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.freeze import encoder_layers, lower_part, parameters_by_layer
-from hf_finetune.models.heads import encoder, head_modules
+from hf_finetune.models.heads import encoder, head_modules, without_adapter
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _parts(
 
 
 def _head(model: PreTrainedModel | PeftModel, fresh: Sequence[str]) -> set[nn.Parameter]:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = without_adapter(model)
     return {p for name in head_modules(base, fresh) for p in base.get_submodule(name).parameters()}
 
 

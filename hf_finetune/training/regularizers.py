@@ -20,7 +20,7 @@ class ElasticNet:
     l2: float = 0.0
     """By which share a weight shrinks in a step, times the learning rate; beside `train.weight_decay`. 0: off."""
     parameters: tuple[str, ...] = ()
-    """Patterns of parameter names (`*.attention.*.weight`). None: the weights of the classification layer."""
+    """Patterns of parameter names (`*.attention.*.weight`). Empty: the weights of the classification layer."""
 
     @property
     def on(self) -> bool:

@@ -9,7 +9,6 @@ Legend: B rows, T tokens, D width, H heads.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch.nn import functional as F
@@ -164,7 +163,6 @@ def contrastive(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: fl
     return F.cross_entropy(scores_BB, torch.arange(len(scores_BB), device=scores_BB.device), reduction="none")
 
 
-AttentionForm = Literal["kl", "mse"]
 ATTENTION = {"kl": attention_kl, "mse": attention_mse}
 
 

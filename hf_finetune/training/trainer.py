@@ -185,7 +185,7 @@ class ClassifierTrainer(Trainer):
         )
         if self.augmentation is not None and phased(self.augmentation.operations):
             given, epochs = self.args.max_steps, self.args.num_train_epochs
-            progress = Progress(sampler, given if given > 0 else sampler.planned(epochs))
+            progress = Progress(sampler, sampler.planned(epochs, given))
             self.augmentation = replace(self.augmentation, progress=progress)
         rows, collate = self._training_rows(), self._training_collate()
         return EpochLoader(

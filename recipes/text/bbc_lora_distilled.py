@@ -1,6 +1,6 @@
 """MiniLM on BBC news with LoRA adapters, taught by the quickstart's result on texts whose words are changed in every epoch.
 
-hf-finetune quickstart --output runs/quickstart-1
+hf-finetune quickstart    # the first one's run, runs/quickstart-1, is the teacher
 hf-finetune run bbc_lora_distilled
 hf-finetune run bbc_lora_distilled --data.augment '[Eda]' --teacher runs/other
 hf-finetune run bbc_lora_distilled --data.augment-copies 2    # stored views, which the teacher answers once

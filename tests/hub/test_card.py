@@ -85,6 +85,16 @@ def test_every_number_stands_with_its_interval_and_baselines() -> None:
     assert lines[3] == "| Macro F1 | 0.830 [0.800, 0.860] |  | 0.730 [0.700, 0.760] | 0.840 [0.810, 0.870] |"
 
 
+def test_the_classes_that_are_confused_most() -> None:
+    result = example_result()
+    result["confused"] = [{"label": "a", "predicted": "b", "count": 12, "support": 1200}]
+    assert "taken for" not in section(card_of(result=result), "Results")  # two classes: the metrics tell as much
+    result["labels"] = [*result["labels"], "a third"]
+    assert "\n- Most often taken for another class: 12 of 1,200 `a` as `b`." in section(
+        card_of(result=result), "Results"
+    )
+
+
 def test_the_other_sections() -> None:
     card = card_of()
     assert "0.040 [0.010, 0.070]" in section(card, "Calibration") and "by 1.25 " in section(card, "Calibration")
