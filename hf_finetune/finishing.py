@@ -71,7 +71,8 @@ def finish(
     recipe, splits, inputs, device = prepared.recipe, prepared.splits, prepared.inputs, prepared.device
     model = trainer.trained_model()
     artefacts = save_artefacts(model, prepared, folder)
-    past.keep(folder, splits.train, recipe.starts_from)
+    pretrained = [] if prepared.unlabelled is None else [prepared.unlabelled.rows]
+    past.keep(folder, [splits.train, *pretrained], recipe.starts_from)
 
     started = time.perf_counter()
     evaluated = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows}

@@ -1,6 +1,7 @@
 """What a model was trained on: on rows that it knows, whatever is measured is too good.
 
-A run leaves keys of its training rows, and of those that the run it started from left, in `trained_on.npy`.
+A run leaves keys of its training rows, of those it was pretrained on, and of those that the run it started from left, in
+`trained_on.npy`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hf_finetune.data.load import Splits
 from hf_finetune.data.splits import ROWS_AT_ONCE, row_digests
 
 FILE = "trained_on.npy"
-ARTEFACTS = ("model", "encoder", "adapter")
+ARTEFACTS = ("model", "encoder", "adapter", "pretrained")
 """Folders within a run's that hold what it trained."""
 
 
@@ -47,16 +48,16 @@ def trained_on(checkpoint: str) -> np.ndarray | None:
         return None
 
 
-def keep(folder: Path, trained: Dataset, start: str | None) -> None:
+def keep(folder: Path, trained: Sequence[Dataset], start: str | None) -> None:
     """Leave the keys in a run's folder.
 
     Args:
-        trained: its training rows.
+        trained: its training rows, and those of its pretraining, whose labels it did not see.
         start: the checkpoint whose weights it began with; None: it began with none.
     """
     before = None if start is None else trained_on(start)
     content = io.BytesIO()
-    np.save(content, np.unique(np.concatenate([keys_of(trained), *([] if before is None else [before])])))
+    np.save(content, np.unique(np.concatenate([*map(keys_of, trained), *([] if before is None else [before])])))
     write_bytes(folder / FILE, content.getvalue())
 
 

@@ -94,7 +94,7 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
     if launch.resume and (folder / "recipe.json").exists():
         record = _as_it_was(prepared, record, folder)
         refuse_changes(folder, record)
-    elif launch.resume:
+    elif launch.resume and folder.name != WITHOUT:
         logger.info("nothing to resume in %s: the run starts anew", folder)
     with plain_disk_errors(folder), plain_peer_errors(), precision.settings_restored():
         prepared, pretrained = pretrain(prepared, folder, record)

@@ -25,7 +25,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.codec import spelled, write_json
 from hf_finetune.data.inputs import ImageInputs, TextInputs
-from hf_finetune.data.load import PRETRAINING
+from hf_finetune.data.load import SET_ASIDE
 from hf_finetune.data.masking import WORDS, Masking, with_words
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.errors import InputError
@@ -161,7 +161,7 @@ def encoded_rows(prepared: Prepared) -> Rows:
     # A row alone has none to be told from.
     least = 2 if isinstance(recipe.pretrain.objective, SimCSE | SimCLR) and len(encoded) > 3 else 1
     share = max(least, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(encoded)), len(encoded) - 1))
-    order = np.random.default_rng((recipe.data.split_seed, PRETRAINING)).permutation(len(encoded))
+    order = np.random.default_rng((recipe.data.split_seed, SET_ASIDE)).permutation(len(encoded))
     held_out, train = np.sort(order[:share]), np.sort(order[share:])
     return Rows(encoded.select(train), encoded.select(held_out), len(whole) - len(encoded))
 

@@ -18,8 +18,12 @@ from safetensors import SafetensorError
 from hf_finetune.codec import flatten
 from hf_finetune.errors import InputError, TrainingError
 
-# Fields that may differ between a run and its resumption: they change nothing that is trained.
-MAY_CHANGE = ("hub.", "evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "train.keep_checkpoints")
+# Fields that may differ between a run and its resumption: they change nothing that is trained. Of a teacher its weights are
+# compared, wherever they lie now.
+MAY_CHANGE = (
+    *("hub.", "evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "train.keep_checkpoints"),
+    "objective.teacher",
+)
 
 # What a disk answers that is full, read-only, someone else's or broken.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)

@@ -389,10 +389,12 @@ def _asked(
         lengths = None if read.lengths_N is None else read.lengths_N[numbers]
         if teacher.precision == "bf16" and pooling is None:
             # Anew for each chunk: what it computes again must not depend on those before, which a killed run had.
-            return HalfPrecision(model, inputs.collate, rescore=True, **options).logits(some, lengths)
-        progress = f"the teacher answers {split}"
-        asked = model if pooling is None else Embedder(model, pooling)
-        return predict_logits(asked, some, inputs.collate, lengths=lengths, progress=progress, **options)
+            found = HalfPrecision(model, inputs.collate, rescore=True, **options).logits(some, lengths)
+        else:
+            progress = f"the teacher answers {split}"
+            asked = model if pooling is None else Embedder(model, pooling)
+            found = predict_logits(asked, some, inputs.collate, lengths=lengths, progress=progress, **options)
+        return _finite(found, numbers, teacher.name, split)
 
     numbers, size = len(classifier.labels) if pooling is None else width_of(model.config), PART_ROWS[classifier.kind]
     chunks, found = keep(
@@ -408,6 +410,21 @@ def _asked(
     return Kept(chunks, numbers, tuple(range(numbers))), found
 
 
+def _finite(found_nC: np.ndarray, numbers: np.ndarray, name: str, split: str) -> np.ndarray:
+    """Answers (n, C) to the rows of these numbers, as they are.
+
+    Raises:
+        InputError: one is no number, or infinite: nothing could be learned from it, and it would be kept.
+    """
+    if not np.isfinite(found_nC).all():
+        first = int(np.flatnonzero(~np.isfinite(found_nC).all(axis=1))[0])
+        raise InputError(
+            f"objective.teacher: {name}: its answer to row {numbers[first] + 1} of {split} is not finite "
+            f"({', '.join(f'{v:.3g}' for v in found_nC[first][:5])}); its weights may be damaged, expected another teacher"
+        )
+    return found_nC
+
+
 def _of_texts(teacher: Pipeline, rows: Dataset, split: str, budget_gb: float) -> tuple[Kept, bool]:
     """As `_logits`, of a pipeline."""
     texts = rows["text"][:]
@@ -415,7 +432,7 @@ def _of_texts(teacher: Pipeline, rows: Dataset, split: str, budget_gb: float) ->
     chunks, found = keep(
         parts,
         len(texts),
-        lambda numbers: teacher.logits([texts[i] for i in numbers]),
+        lambda numbers: _finite(teacher.logits([texts[i] for i in numbers]), numbers, teacher.name, split),
         numbers=teacher.classes,
         likeliest=not teacher.whole,
         size=PART_ROWS["text"],

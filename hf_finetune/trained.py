@@ -19,7 +19,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.adapters import load_adapter
 from hf_finetune.models.first_token import first_token_alone
 from hf_finetune.models.head_file import load_pooled
-from hf_finetune.models.load import Task, load_classifier
+from hf_finetune.models.load import Task, class_names, load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
 from hf_finetune.models.safety import LocalCheckpoint, adapter_alone, inspect_checkpoint
 from hf_finetune.training.precision import default_device
@@ -78,8 +78,7 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
             f"{checkpoint}: its config.json says problem_type {problem}, which is not supported yet; expected a classifier that "
             "gives each row one class"
         )
-    names = {int(i): str(name) for i, name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
-    labels = tuple(names[i] for i in sorted(names))
+    labels = tuple(class_names(checkpoint, config))
     task: Task = "image-classification" if "ForImageClassification" in architecture else "text-classification"
     loaded = load_classifier(
         str(local.folder), task=task, labels=labels, trust_remote_code=trust_remote_code, seed=0, distilled=distilled

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,10 @@ def test_kept_and_fresh_answers_train_the_same_and_so_does_a_resumed_run(
     record.write_text(whole)
     with pytest.raises(StoppedBySignal):
         pipeline.run(texts, Launch(str(tmp_path / "stopped"), resume=True))
-    assert furthest(asked, trained(texts, tmp_path / "stopped")) == 0.0
+    # The same one, wherever it lies by now.
+    moved = shutil.copytree(texts.objective.teacher, tmp_path / "moved")
+    elsewhere = dataclasses.replace(texts.objective, teacher=str(moved))
+    assert furthest(asked, trained(texts, tmp_path / "stopped", objective=elsewhere)) == 0.0
 
 
 def test_what_a_run_says_of_its_teacher(
@@ -288,7 +292,7 @@ def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
     trained(texts, tmp_path / "run", **fields)
     result = result_of(tmp_path / "run")
     assert result["rows"] == {"train": 54, "unlabelled": 18, "validation": 6} and result["steps"] == 18
-    assert result["data"]["unlabelled"] == {"rows": 18, "evaluated": 2, "repeated": 0}
+    assert result["data"]["unlabelled"] == {"rows": 18, "evaluated": 2, "repeated": 0, "unusable": 0}
     assert result["augmentation"]["training_rows"] == 144 and sum(result["data"]["rows_per_class"].values()) == 54
     card = (tmp_path / "run" / "README.md").read_text()
     assert "18 rows of more.csv for the teacher to answer; left out: 2 that are scored" in card

@@ -30,7 +30,7 @@ def carved_anew(recipe: Recipe) -> Recipe:
 def folder_of(recipe: Recipe, folder: Path, start: str | None = None) -> str:
     """As far as a run of the recipe tells of its past."""
     (folder / "model").mkdir(parents=True)
-    keep(folder, load_splits(recipe).train, start)
+    keep(folder, [load_splits(recipe).train], start)
     return str(folder)
 
 
@@ -71,9 +71,9 @@ def test_a_start_and_what_it_started_from(tmp_path: Path) -> None:
 def test_what_does_not_tell(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
     folder = Path(folder_of(carved_anew(recipe), tmp_path / "run"))
-    # What lies in the folder of a run and is not what it trained: its first stage's encoder.
-    (folder / "pretrained").mkdir()
-    assert trained_on(str(folder / "pretrained")) is None
+    # What lies in the folder of a run and is not what it trained.
+    (folder / "checkpoints").mkdir()
+    assert trained_on(str(folder / "checkpoints")) is None
     assert trained_on("~nobody-of-that-name/run") is None and trained_on("no/such/folder") is None
     (tmp_path / "link").symlink_to(folder / "model")
     assert trained_on(str(tmp_path / "link")) is not None

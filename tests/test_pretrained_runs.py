@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PromptTuningConfig
@@ -27,8 +28,9 @@ from hf_finetune.models.layer_surgery import KeepLayers
 from hf_finetune.models.load import load_classifier
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.no_effect import without_effect
+from hf_finetune.past import keys_of, trained_on
 from hf_finetune.planning import describe, plan
-from hf_finetune.preparation import prepare
+from hf_finetune.preparation import load_splits, prepare
 from hf_finetune.pretraining import Stage, encoded_rows, estimate, prepare_stage, pretrain, trainer_of
 from hf_finetune.rate_finding import find_rate
 from hf_finetune.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
@@ -97,6 +99,11 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     assert "`MaskedLanguage(share=0.3)` on 50 rows, 3 more held out: 51 from the training data" in card
     assert "after more pretraining on rows without labels" in card and str(tmp_path) not in card
     assert not (run / "pretraining" / "checkpoints").exists()
+    # What either stage saw, from wherever one goes on: all rows but those of validation.
+    seen = trained_on(str(run))
+    assert np.array_equal(trained_on(str(run / "pretrained")), seen)
+    assert np.isin(keys_of(load_splits(dataclasses.replace(texts, pretrain=Pretrain())).train), seen).all()
+    assert len(seen) == 53
 
     kept = AutoModel.from_pretrained(run / "pretrained")
     before = AutoModel.from_pretrained(texts.model.checkpoint)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from small_runs import image_rows, text_rows
 from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import (
@@ -105,6 +106,19 @@ def test_without_room_the_answers_are_the_same(tmp_path: Path, own_cache: Path) 
     assert np.array_equal(unkept[1].logits["validation"], ask(checkpoint, rows).logits["validation"])
 
 
+def test_answers_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, own_cache: Path) -> None:
+    """A damaged weight may speak in some rows alone."""
+    checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
+    weights = load_file(checkpoint / "model.safetensors")
+    rare = AutoTokenizer.from_pretrained(checkpoint)(rows["text"][7])["input_ids"][1]
+    weights["bert.embeddings.word_embeddings.weight"][rare] = torch.nan
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    said = r"^objective.teacher: .*bert-0: its answer to row \d+ of validation is not finite \(nan, nan\); its weights may be damaged"
+    with pytest.raises(InputError, match=said):
+        ask(checkpoint, rows)
+    assert not list(own_cache.glob("teacher/*/*.npy"))
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
@@ -118,6 +132,15 @@ def test_without_room_the_answers_are_the_same(tmp_path: Path, own_cache: Path) 
 def test_other_classes_are_refused(tmp_path: Path, labels: tuple[str, ...], said: str) -> None:
     checkpoint = classifier(tmp_path, "bert", labels)
     with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
+        ask(checkpoint, text_rows(4))
+
+
+@pytest.mark.parametrize("names", [{"bad": "bad", "good": "good"}, {"1": "bad", "2": "good"}, ["bad", "good"]])
+def test_classes_that_are_not_numbered_from_0_are_refused(tmp_path: Path, names: dict[str, str] | list[str]) -> None:
+    checkpoint = classifier(tmp_path, "bert", ("bad", "good"))
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": names}))
+    with pytest.raises(InputError, match=r"^objective.teacher: .*numbers its classes .* in id2label; expected 0 to 1"):
         ask(checkpoint, text_rows(4))
 
 

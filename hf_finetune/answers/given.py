@@ -110,7 +110,8 @@ def read_given(name: str, labels: Sequence[str]) -> Given:
         )
     try:
         parts = [_of_array(f, labels) if f.suffix.lower() == ".npy" else _of_table(f, labels) for f in files]
-        weights = digests.of_files(*files)
+        # An array's classes and rows are told by the file beside it.
+        weights = digests.of_files(*files, *(f.with_suffix(".json") for f in files if f.suffix.lower() == ".npy"))
     except OSError as error:
         raise InputError(f"objective.teacher: {error.filename or name}: cannot be read ({error.strerror})") from None
     keys = [digest for found, _ in parts for digest in found]
@@ -183,7 +184,12 @@ def _of_table(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndarra
     except pa.ArrowException as error:
         reason = " ".join(str(error).split())[:150]
         raise InputError(f"objective.teacher: {path}: not a readable parquet file ({reason}); write it again") from None
-    prefix = LOGIT if any(name.startswith(LOGIT) for name in table.column_names) else PROBABILITY
+    kinds = [kind for kind in (LOGIT, PROBABILITY) if any(name.startswith(kind) for name in table.column_names)]
+    if len(kinds) > 1:
+        raise InputError(
+            f"objective.teacher: {path}: has columns logit:NAME and p:NAME; keep those of one kind, which may differ"
+        )
+    prefix = kinds[0] if kinds else PROBABILITY
     columns = [name for name in table.column_names if name.startswith(prefix)]
     if not columns:
         raise InputError(

@@ -58,6 +58,8 @@ class Labelled:
     notes: Notes
     unlabelled: Part | None = None
     """Rows of further files, whose labels were not looked at, in the columns of train; None: none were named."""
+    left_out: Sequence[Unusable] = ()
+    """The rows of these files that are empty or damaged."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,10 @@ def read_labelled(
     for note in dict.fromkeys(note for split in (*sources.values(), *further) for note in split.notes):
         notes.take(note)
     parts, labels = _read_all(sources, chosen, notes, unusable)
-    return Labelled(sources, parts, labels, chosen, notes, _read_further(further, chosen, kind, notes))
+    left_out: list[Unusable] = []
+    return Labelled(
+        sources, parts, labels, chosen, notes, _read_further(further, chosen, kind, notes, left_out), left_out
+    )
 
 
 def load_undivided(
@@ -258,8 +263,14 @@ def _read_all(
     return {role: Part(table, row_digests(table), table["label"].to_numpy()) for role, table in tables.items()}, labels
 
 
-def _read_further(splits: Sequence[Split], chosen: dict[str, str], kind: Kind, notes: Notes) -> Part | None:
-    """Rows whose labels are not looked at; of other columns than the training rows' that is noted."""
+def _read_further(
+    splits: Sequence[Split], chosen: dict[str, str], kind: Kind, notes: Notes, unusable: list[Unusable]
+) -> Part | None:
+    """Rows whose labels are not looked at; of other columns than the training rows' that is noted.
+
+    Args:
+        unusable: takes the rows that are empty or damaged.
+    """
     if not splits:
         return None
     parts: list[pa.Table] = []
@@ -267,7 +278,7 @@ def _read_further(splits: Sequence[Split], chosen: dict[str, str], kind: Kind, n
         columns = choose_inputs(split.columns, chosen, kind=kind, place=split.place)
         if others := [f"{name} from column {c!r}" for name, c in columns.items() if c != chosen[name]]:
             notes.take(f"inferred for {split.name}: {', '.join(others)}")
-        parts += read_rows(split, columns, None)
+        parts += read_rows(split, columns, None, unusable=unusable)
     table = to_table(parts)
     labels_N = np.full(len(table), UNLABELLED, dtype=np.int64)
     table = table.add_column(table.column_names.index("row"), "label", pa.array(labels_N))

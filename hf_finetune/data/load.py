@@ -16,7 +16,7 @@ from hf_finetune.data.from_hub import hub_columns
 from hf_finetune.data.further_rows import joined, without_repeats
 from hf_finetune.data.labelled import Notes, Part, read_labelled, say_inferred
 from hf_finetune.data.roles import split_to_read
-from hf_finetune.data.rows import ClassIds, has_labels, read_rows, to_dataset, to_table
+from hf_finetune.data.rows import ClassIds, Unusable, has_labels, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, local_path, locate
 from hf_finetune.data.splits import at_most_per_class, carve, fingerprint, first_occurrences, subsample
 from hf_finetune.errors import InputError
@@ -25,8 +25,8 @@ logger = logging.getLogger("hf_finetune")
 
 # Streams of the split seed: carving the test rows must not change which validation rows are carved from the same rest.
 TEST, VALIDATION, TRAIN = 0, 1, 2
-# Of the same seed: the rows that score a search's trials, and those that pretraining holds back.
-TRIALS, PRETRAINING = 3, 4
+# What a search of a policy sets aside to score trials, or pretraining holds back: never both, as search takes no pretraining.
+SET_ASIDE = 3
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def load(
     duplicates = _count_duplicates(parts, notes)
     counts = None
     if read.unlabelled is not None:
-        parts["train"], counts = _with_unlabelled(parts, read.unlabelled, unlabelled, notes)
+        parts["train"], counts = _with_unlabelled(parts, read.unlabelled, read.left_out, unlabelled, notes)
     contents = {
         role: (parts[role].digests, parts[role].labels_N) for role in ("train", "validation", "test") if role in parts
     }
@@ -144,14 +144,17 @@ def load(
 
 
 def _with_unlabelled(
-    parts: dict[str, Part], extra: Part, names: Sequence[str], notes: Notes
+    parts: dict[str, Part], extra: Part, unusable: Sequence[Unusable], names: Sequence[str], notes: Notes
 ) -> tuple[Part, dict[str, int]]:
     left, counts = without_repeats(extra, parts)
+    counts["unusable"] = len(unusable)
     where = listed([Path(name).name for name in names])
     out = (
         f"{counts['evaluated']} that are scored, {counts['repeated']} that repeat a training row or one another, "
         "exactly alike"
     )
+    if unusable:
+        out += f", {len(unusable)} that are empty or damaged (the first: {unusable[0].place}, {unusable[0].reason})"
     if not counts["rows"]:
         raise InputError(f"--unlabelled {where}: no row is left, without {out}; name other rows, or leave it out")
     notes.take(f"unlabelled: {counts['rows']} rows of {where} for the teacher to answer; left out: {out}")

@@ -324,6 +324,11 @@ def _pretrain(result: Mapping[str, Any]) -> list[str]:
             f"{interval(without['accuracy'])}, row by row: {_points(without['difference'])} points, "
             f"{without['difference']['verdict']}."
         )
+        if _judged(result) == "validation":
+            lines.append(
+                "Both chose their best epoch on these very rows, the one without this stage among more epochs: that is to its "
+                "advantage."
+            )
     return lines
 
 

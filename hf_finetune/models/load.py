@@ -262,10 +262,23 @@ def _built(
         raise InputError(f"{local.name}: cannot be loaded as a classifier: {first_line(error)}") from error
 
 
-def _class_names(config: dict[str, Any]) -> list[str]:
-    """Names of the classes in a config.json; as transformers has them where there are none."""
+def class_names(checkpoint: str, config: dict[str, Any]) -> list[str]:
+    """Names of the classes in a config.json; as transformers has them where there are none.
+
+    Raises:
+        InputError: the classes are not numbered from 0 on.
+    """
     names = config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
-    return [str(names[i]) for i in sorted(names, key=int)]
+    try:
+        by_number = {int(number): str(name) for number, name in names.items()}
+    except (AttributeError, ValueError):
+        by_number = {}
+    if sorted(by_number) != list(range(len(names))):
+        some = ", ".join(map(str, list(names)[:5]))
+        raise InputError(
+            f"{checkpoint}: its config.json numbers its classes {some} in id2label; expected 0 to {len(names) - 1}"
+        )
+    return [by_number[number] for number in range(len(names))]
 
 
 def set_dropout(config: PreTrainedConfig, rate: float) -> int:
@@ -326,7 +339,7 @@ def _fresh_modules(
         )
     owners = {key.rpartition(".")[0] for key in missing | mismatched.keys()}
     fresh = tuple(name for name, _ in model.named_modules() if name in owners)
-    classes = _class_names(local.config)
+    classes = class_names(local.name, local.config)
     replaced = f"{local.name}: its head was for {len(classes)} other classes ({', '.join(classes[:5])}"
     replaced += ", ...) and is replaced" if len(classes) > 5 else ") and is replaced"
     if mismatched:

@@ -60,9 +60,10 @@ def check_pretrainable(local: LocalCheckpoint, guess: Guess) -> None:
             f"{PICTURES[-1]} checkpoint"
         )
     if guess == "unseen patches" and not takes_any_patches(config):
+        others = "SimMIM or SimCLR" if config.model_type in PICTURES else "SimCLR"
         raise InputError(
             f"pretrain.objective: MAE leaves patches out, and {config.model_type} needs every patch; expected a vit, deit or "
-            "dinov2 checkpoint, or SimMIM or SimCLR"
+            f"dinov2 checkpoint, or {others}"
         )
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from hf_finetune.data.augmentation import ImageBatch, Operation, TextBatch
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
-from hf_finetune.data.load import TRIALS
+from hf_finetune.data.load import SET_ASIDE
 from hf_finetune.data.mix import Mixing
 from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.pixels import check_changeable
@@ -312,6 +312,6 @@ def _set_aside(rows: Dataset, labels_N: np.ndarray, split_seed: int) -> np.ndarr
     first_N = first_occurrences(row_digests(rows.with_format("arrow")[:]))
     share = min(SCORED_SHARE, MOST_SCORED / len(rows))
     try:
-        return carve(labels_N, first_N, fraction=share, seed=(split_seed, TRIALS))
+        return carve(labels_N, first_N, fraction=share, seed=(split_seed, SET_ASIDE))
     except InputError as error:
         raise InputError(f"search: no rows to score trials with: the {error}") from None

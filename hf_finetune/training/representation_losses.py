@@ -124,6 +124,9 @@ def relational_distance(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> t
 def relational_angle(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
     """Huber loss between the cosines of the angles under which each row sees two others (arXiv:1904.05068, angle-wise).
 
+    Two rows that a network hardly tells apart, nearer than `NEAREST` times its mean distance, have a direction shorter than
+    1: that of rounding, at full length, would send gradients of any size back.
+
     Args:
         student_BD: embeddings, of any width; likewise the teacher's.
 
@@ -138,7 +141,10 @@ def relational_angle(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torc
     triple_BBB = different_BB[:, :, None] & different_BB[:, None, :] & different_BB[None]
 
     def cosines(x_BD: torch.Tensor) -> torch.Tensor:
-        way_BBD = F.normalize(_differences(x_BD), dim=-1)
+        way_BBD = _differences(x_BD)
+        distance_BB1 = way_BBD.norm(dim=-1, keepdim=True)
+        nearest = NEAREST * distance_BB1.detach().mean()
+        way_BBD = way_BBD / distance_BB1.clamp_min(nearest.clamp_min(torch.finfo(nearest.dtype).tiny))
         return (way_BBD @ way_BBD.transpose(1, 2))[triple_BBB].view(rows, -1)
 
     return F.smooth_l1_loss(cosines(student_BD), cosines(teacher_BD), reduction="none").mean(-1)
@@ -163,6 +169,7 @@ def contrastive(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: fl
     return F.cross_entropy(scores_BB, torch.arange(len(scores_BB), device=scores_BB.device), reduction="none")
 
 
+NEAREST = 0.01
 ATTENTION = {"kl": attention_kl, "mse": attention_mse}
 
 

@@ -100,6 +100,7 @@ GOODS = {"p:good": GOOD, "p:bad": 1 - GOOD}
         ({"text": ROWS["text"][:], "p:good": ["x"] * 6, "p:bad": GOOD}, r"a column p:NAME does not hold numbers"),
         ({"text": [*ROWS["text"][:5], ROWS["text"][0]], **GOODS}, r"rows 1 and 6 answer the same row, and not alike; keep one"),
         ({"text": [*ROWS["text"][:5], None], **GOODS}, r"row 6, column 'text': expected text, got nothing"),
+        ({"text": ROWS["text"][:], **GOODS, "logit:good": GOOD, "logit:bad": GOOD}, r"has columns logit:NAME and p:NAME; keep"),
         ({"digest": ["xy"] * 6, **GOODS}, r"column 'digest' does not hold hexadecimal digits alone"),
     ],
 )  # fmt: skip
@@ -128,6 +129,13 @@ def test_rows_that_are_answered_twice(tmp_path: Path, kind: type) -> None:
 def test_a_folder_by_names_in_capitals(tmp_path: Path) -> None:
     parquet(tmp_path / "A.PARQUET", text=ROWS["text"][:], **GOODS)
     assert is_given(str(tmp_path)) and np.allclose(np.exp(read(str(tmp_path)))[:, 1], GOOD)
+
+
+def test_other_names_of_an_arrays_classes_are_another_teacher(tmp_path: Path) -> None:
+    logits = np.zeros((6, 2), np.float32)
+    first = read_given(array(tmp_path, logits), ("bad", "good")).weights
+    assert read_given(array(tmp_path, logits), ("bad", "good")).weights == first
+    assert read_given(array(tmp_path, logits, labels=["bad", "good"]), ("bad", "good")).weights != first
 
 
 def test_arrays_that_are_refused(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_further_files_stand_behind_the_training_rows(data: dict[str, str], tmp_
     assert splits.train["text"][:] == [*plain.train["text"][:], "new 0", "new 1", "new 2"]
     assert splits.train["label"][:] == [*plain.train["label"][:], -1, -1, -1]
     assert splits.train["row"][-3:] == [0, 3, 2] and splits.labels == ("no", "yes")
-    assert splits.unlabelled == {"rows": 3, "evaluated": 2, "repeated": 2} and plain.unlabelled is None
+    assert splits.unlabelled == {"rows": 3, "evaluated": 2, "repeated": 2, "unusable": 0} and plain.unlabelled is None
     assert splits.notes[-1] == (
         "unlabelled: 3 rows of one.csv, other.csv for the teacher to answer; left out: 2 that are scored, 2 that repeat a "
         "training row or one another, exactly alike"
@@ -53,7 +53,7 @@ def test_further_files_stand_behind_the_training_rows(data: dict[str, str], tmp_
 def test_what_max_train_rows_leaves_can_be_answered(data: dict[str, str]) -> None:
     """The split itself, by its name: the rows that were not drawn, without their labels."""
     splits = load(**data, kind="text", max_train_rows=4, unlabelled=("train",))
-    assert splits.unlabelled == {"rows": 6, "evaluated": 0, "repeated": 4}
+    assert splits.unlabelled == {"rows": 6, "evaluated": 0, "repeated": 4, "unusable": 0}
     assert len(set(splits.train["text"][:])) == 10 and splits.train["label"][4:] == [-1] * 6
 
 
@@ -65,7 +65,11 @@ def test_what_is_refused(data: dict[str, str], tmp_path: Path) -> None:
             ["seen 0", "text 0"],
             r"^--unlabelled seen.csv: no row is left, without 1 that are scored, 1 that",
         ),
-        ("empty.csv", ["a", " "], r"empty.csv, row 2 .line 3., column 'text': the text is empty"),
+        (
+            "empty.csv",
+            ["text 0", " "],
+            r"no row is left, without .*, 1 that are empty or damaged \(the first: .*empty.csv, row 2",
+        ),
     ):
         path = tmp_path / name
         if content is not None:
@@ -77,11 +81,19 @@ def test_what_is_refused(data: dict[str, str], tmp_path: Path) -> None:
         load(**data, kind="text", unlabelled=(str(tmp_path / "other.csv"),))
 
 
+def test_empty_rows_are_left_out(data: dict[str, str], tmp_path: Path) -> None:
+    """Nobody looks at their labels, so nobody misses them; they are counted, and the first one is named."""
+    splits = load(**data, kind="text", unlabelled=(write(tmp_path / "more.csv", ["", "new", " "]),))
+    assert splits.unlabelled == {"rows": 1, "evaluated": 0, "repeated": 0, "unusable": 2}
+    assert splits.train["text"][-1] == "new" and splits.train["row"][-1] == 1
+    assert splits.notes[-1].endswith(", row 1 (line 2), the text is empty)")
+
+
 def test_a_column_of_another_name(data: dict[str, str], tmp_path: Path) -> None:
     """Taken where it is obvious, and said."""
     (tmp_path / "other.csv").write_text("sentence,label\nnew,bad\nnewer,no class of train\n")
     splits = load(**data, kind="text", unlabelled=(str(tmp_path / "other.csv"),))
-    assert splits.unlabelled == {"rows": 2, "evaluated": 0, "repeated": 0}
+    assert splits.unlabelled == {"rows": 2, "evaluated": 0, "repeated": 0, "unusable": 0}
     assert splits.train["text"][-2:] == ["new", "newer"]
     assert "inferred for other.csv: text from column 'sentence'" in splits.notes
 

@@ -84,6 +84,17 @@ def test_relational_angle_by_hand() -> None:
     assert relational_angle(student[:2], teacher[:2]).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e-7, 1e-4])
+def test_two_rows_that_a_network_hardly_tells_apart_send_back_no_more_than_others(apart: float) -> None:
+    """As where a student cuts two texts off before they differ, and its teacher does not."""
+    student, teacher = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
+    student[1] = student[0] + apart
+    plain, close = teacher.clone().requires_grad_(), student.requires_grad_()
+    for x in (plain, close):
+        relational_angle(x, teacher.flip(0)).sum().backward()
+    assert close.grad.norm() < 3 * plain.grad.norm()
+
+
 def test_contrastive_by_hand() -> None:
     """Cosines 1 and 0 to the own and the other row's, at temperature 1 / ln 3: found with 3 to 1; a lone row is found."""
     student, teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]])
