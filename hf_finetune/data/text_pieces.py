@@ -20,14 +20,19 @@ UNSPACED = (
 """Characters of scripts that put no spaces between words (Thai and Lao, Burmese, Khmer, Japanese, Chinese), as they stand
 between the brackets of a regular expression: there each is taken for a word."""
 
-# A letter of such a script is a word with the marks on it and the punctuation behind it; else words stand between white space.
-_WORD = re.compile(rf"[{UNSPACED}][^\w\s]*|[^\s{UNSPACED}]+")
+# A number that begins with a digit of such a script; some have none of their own.
+_OWN_NUMBER = rf"(?=[{UNSPACED}])\d+(?:[.,:/]\d+)*"
+# A number or else a letter of such a script is a word, with the marks on it and the punctuation behind it; else words stand
+# between white space.
+_WORD = re.compile(rf"(?:{_OWN_NUMBER}|[{UNSPACED}])[^\w\s]*|[^\s{UNSPACED}]+")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _GAP = re.compile(r"\s*")
 _DIGIT = re.compile(r"\d")
-_ADDRESS = re.compile(r"://|\bwww\.|[@#]\w|\w\.[a-z]{2,}/")
-# The letters and digits of a word, without the punctuation around it; an apostrophe or hyphen inside belongs to it.
-_CORE = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_ADDRESS = re.compile(r"://|[@#]\w|\w\.[a-z]{2,}\b")
+# The letters, with the marks that Unicode's NFD writes behind them, and digits of a word, without the punctuation around it; an
+# apostrophe or hyphen inside belongs to it, and what parts the digits of a number.
+_LETTERS = r"[^\W_](?:[^\W_]|[\u0300-\u036f])*"
+_CORE = re.compile(rf"{_LETTERS}(?:(?:['’-]|(?<=\d)[.,:](?=\d)){_LETTERS})*")
 # Chinese and Japanese put no white space behind a full stop.
 _END = re.compile(r"""[.!?…]+["'”’)\]]*(?=\s)|[。！？]+[」』”’）]*""")
 _ENDS_SENTENCE = re.compile(r"""[.!?…。！？]["'”’)\]」』）]*$""")
@@ -49,10 +54,22 @@ def joined(pieces: list[str], gaps: list[str]) -> str:
     return "".join(chain.from_iterable(zip(gaps, pieces, strict=False))) + gaps[-1]
 
 
+def joined_words(words: list[str], gaps: list[str]) -> str:
+    """The text again, with a space between two words that would be one without: numbers between which a letter of a script
+    without spaces is gone."""
+    apart = list(gaps)
+    for i in range(1, len(words)):
+        before, after = words[i - 1], words[i]
+        digits = before[-1].isdecimal() and after[0].isdecimal()
+        if not apart[i] and (digits or _WORD.findall(before + after) != [before, after]):
+            apart[i] = " "
+    return joined(words, apart)
+
+
 def without(words: list[str], gaps: list[str], gone: Collection[int]) -> str:
     """The text of the other words, each with the white space that stood before it; the text's own stays around it."""
     left = [i for i in range(len(words)) if i not in gone]
-    return joined([words[i] for i in left], [gaps[0], *(gaps[i] for i in left[1:]), gaps[-1]])
+    return joined_words([words[i] for i in left], [gaps[0], *(gaps[i] for i in left[1:]), gaps[-1]])
 
 
 def share(p: float, count: int) -> int:

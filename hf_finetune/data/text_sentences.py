@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hf_finetune.data.augmentation import EachText, Rng, TextBatch, each, expect
-from hf_finetune.data.text_pieces import joined, sentences_of, words_of
+from hf_finetune.data.text_pieces import joined, joined_words, sentences_of, words_of
 from hf_finetune.errors import InputError
 
 
@@ -84,4 +84,4 @@ class MixHalves:
         if other == text or len(other_words) < 2:
             return text
         half, other_half = (len(words) + 1) // 2, (len(other_words) + 1) // 2
-        return joined(words[:half] + other_words[other_half:], gaps[: half + 1] + other_gaps[other_half + 1 :])
+        return joined_words(words[:half] + other_words[other_half:], gaps[: half + 1] + other_gaps[other_half + 1 :])

@@ -11,7 +11,17 @@ import numpy as np
 
 from hf_finetune.data import synonyms
 from hf_finetune.data.augmentation import EachText, expect, expect_one_of
-from hf_finetune.data.text_pieces import KEEPS, Keep, core_of, joined, share, space_beside, stays, without, words_of
+from hf_finetune.data.text_pieces import (
+    KEEPS,
+    Keep,
+    core_of,
+    joined_words,
+    share,
+    space_beside,
+    stays,
+    without,
+    words_of,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class SwapWords(EachText):
             # Never with itself.
             i, j = places[a], places[b + (b >= a)]
             words[i], words[j] = words[j], words[i]
-        return joined(words, gaps)
+        return joined_words(words, gaps)
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ class InsertWords(EachText):
             place = int(rng.random() * (len(words) + 1))
             words.insert(place, word)
             gaps.insert(max(place, 1), space_beside(word))
-        return joined(words, gaps)
+        return joined_words(words, gaps)
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,7 @@ class ReplaceSynonyms(EachText):
                 left -= 1
             if left == 0:
                 break
-        return joined(words, gaps)
+        return joined_words(words, gaps)
 
 
 @dataclass(frozen=True)

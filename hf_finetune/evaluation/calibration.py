@@ -74,16 +74,35 @@ def temperature(labels: Any, logits: Any) -> float:
         InputError: as `metrics.labels_and_scores`.
     """
     labels, logits = labels_and_scores(labels, logits)
+    if (logits.max(axis=1) == logits[np.arange(len(labels)), labels]).all():
+        return 1.0
+    return _best_temperature(labels, logits)[0]
+
+
+def least_log_loss(labels: Any, logits: Any) -> float:
+    """The log loss, in nats, at whichever temperature within `TEMPERATURES` it is least, whether or not every row is right: of
+    the same logits it never falls where a row becomes wrong.
+
+    Args:
+        labels: true class ids, shape (N,).
+        logits: shape (N, C).
+
+    Raises:
+        InputError: as `metrics.labels_and_scores`.
+    """
+    return _best_temperature(*labels_and_scores(labels, logits))[1]
+
+
+def _best_temperature(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
+    """The temperature and the log loss that it leaves."""
     # Differences to the true class's logit: the loss of a row is then the log of the sum of their exponentials.
     margins = logits - logits[np.arange(len(labels)), labels][:, None]
     highest = margins.max(axis=1, keepdims=True)
     below = margins - highest
-    if highest.max() == 0:
-        return 1.0
 
     def loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
         return float((highest[:, 0] * scale + np.log(np.exp(below * scale).sum(axis=1))).mean())
 
     found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    return float(np.exp(found.x)), float(found.fun)

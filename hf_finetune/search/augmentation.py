@@ -58,6 +58,8 @@ from hf_finetune.search.timing import timed
 
 logger = logging.getLogger("hf_finetune.run")
 
+# Metrics whose paired differences have intervals, see `evaluation.intervals`.
+JUDGED_BY = ("accuracy", "macro_f1")
 SEARCHERS = {"sweep": Sweep, "tpe": tpe.Tpe, "population": Population, "reinforce": Reinforce}
 
 
@@ -171,8 +173,14 @@ def _begin(
 def _check(recipe: Recipe, wanted: Wanted) -> None:
     """Raises: InputError: what no search can be made with."""
     data = recipe.data
-    if data.augment or data.augment_copies:
-        raise InputError("data.augment: expected () here, as it is what the search looks for; leave it out")
+    for name, given in (("augment", data.augment), ("augment_copies", data.augment_copies)):
+        if given:
+            raise InputError(f"data.{name}: this is what the search looks for; leave it out")
+    if recipe.evaluate.metric not in JUDGED_BY:
+        raise InputError(
+            f"evaluate.metric: a search's runs are judged by {' or '.join(JUDGED_BY)}, whose differences have intervals here, got "
+            f"{recipe.evaluate.metric}"
+        )
     if wanted.seeds is not None and wanted.seeds < FEWEST_SEEDS:
         raise InputError(f"--seeds {wanted.seeds}: expected at least {FEWEST_SEEDS}, or the verdict would be chance")
     pairs = wanted.seeds or MOST_SEEDS
@@ -434,7 +442,7 @@ class _Search:
         """The paired difference between the runs with the policy and those without, and what it allows to say."""
         labels_N = np.asarray(judged_rows(self.bench.prepared.splits, self.plan["judged"])["label"][:])
         mine, theirs = (np.array([run["predicted"] for run in self.state[side]]) for side in ("with", "without"))
-        metric = "macro_f1" if self.recipe.evaluate.metric == "macro_f1" else "accuracy"
+        metric = self.recipe.evaluate.metric
         if metric == "macro_f1":
             found = paired_macro_f1(labels_N, mine, theirs)
         else:

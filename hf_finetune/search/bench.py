@@ -34,7 +34,6 @@ from hf_finetune.data.views import Augmentation, Views, population_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import cast, evaluating, to_device
-from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
 from hf_finetune.models.freeze import encoder_layers, frozen_layers, train_top
 from hf_finetune.models.heads import classification_layer, classification_layers
@@ -160,9 +159,8 @@ class Bench:
             with self.all_layers():
                 self._train(stages)
             logits_NC = self.logits()
-        divided = logits_NC / calibration.temperature(self.scored_labels, logits_NC)
         return Score(
-            value=-float(row_log_losses(self.scored_labels, softmax(divided)).mean()),
+            value=-calibration.least_log_loss(self.scored_labels, logits_NC),
             accuracy=float((logits_NC.argmax(-1) == self.scored_labels).mean()),
             seconds=time.perf_counter() - started,
         )

@@ -1,5 +1,8 @@
 """Operations on texts, by values that a person can work out."""
 
+import re
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -22,7 +25,7 @@ from hf_finetune.data.augment_text import (
 from hf_finetune.data.augmentation import Population, TextBatch, generators
 from hf_finetune.data.synonyms import synonyms_of
 from hf_finetune.data.text_characters import NEIGHBOURS
-from hf_finetune.data.text_pieces import sentences_of, stays, words_of
+from hf_finetune.data.text_pieces import core_of, sentences_of, stays, words_of
 
 TEXT = "The acting was great. Every minute of it  made me laugh! Go and see this film."
 
@@ -56,7 +59,41 @@ def test_delete_words() -> None:
     assert abs(len(changed(DeleteWords(0.2), text)[0].split()) - 800) < 60
 
 
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("会议于2024年12月31日9时召开，共93人参加。", ["2024", "12", "31", "9", "93"]),
+        ("ราคา๑๒๓บาทและ๔.๕บาทใน2567", ["๑๒๓", "๔.๕", "2567"]),
+        ("价格12元 或34元 好", ["12", "34"]),
+    ],
+)
+def test_numbers_stay_numbers_where_no_white_space_parts_them(text: str, numbers: list[str]) -> None:
+    """A letter that stood between two of them may go, or its place be taken by a word: they do not become one."""
+    found = re.compile(r"\d+(?:[.]\d+)*")
+    for operation in (
+        *(operation(0.3, keep="numbers") for operation in (DeleteWords, CutSpan, SwapWords, Eda)),
+        Aeda(0.5),
+    ):
+        for result in seen(operation, text):
+            assert found.findall(result) == numbers, (operation, result)
+    known = set(numbers)
+    for operation in (InsertWords(0.3, source="text"), SwapWords(0.5), DeleteWords(0.5)):
+        assert all(set(found.findall(result)) <= known for result in seen(operation, text)), operation
+
+
+def test_words_of_two_scripts_do_not_run_together() -> None:
+    assert seen(DeleteWords(1.0, keep="entities"), "使用Python和Java") == {"Python Java"}
+
+
+def test_names_are_told_as_they_are_written() -> None:
+    """A bare address of the web, and a name whose accent is a sign of its own."""
+    name = unicodedata.normalize("NFD", "Íñigo")
+    assert seen(DeleteWords(1.0, keep="entities"), f"go to bbc.co.uk, said {name} in a.") == {f"bbc.co.uk, {name}"}
+    assert core_of(f"({name}-Béla's)") == ("(", f"{name}-Béla's", ")")
+
+
 def test_letters_of_scripts_without_spaces_are_words() -> None:
+    assert words_of("ก๑๒.๓บ, ๔/๕") == (["ก", "๑๒.๓", "บ,", "๔/๕"], ["", "", "", " ", ""])
     assert words_of("我爱 iPhone。好！ที่") == (["我", "爱", "iPhone。", "好！", "ที่"], ["", "", " ", "", "", ""])
     assert seen(SwapWords(0.1), "很好") == {"好很"} and seen(CutSpan(0.5), "不好！") == {"不", "好！"}
     assert seen(DeleteWords(1.0), "它好看。") == {"它", "好", "看。"}

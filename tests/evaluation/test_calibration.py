@@ -5,7 +5,8 @@ import pytest
 
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import metrics
-from hf_finetune.evaluation.calibration import TEMPERATURES, reliability, temperature
+from hf_finetune.evaluation.calibration import TEMPERATURES, least_log_loss, reliability, temperature
+from hf_finetune.evaluation.metrics import row_log_losses, softmax
 
 
 def test_bins_by_hand() -> None:
@@ -63,3 +64,19 @@ def test_refused() -> None:
         temperature([0], np.array([[np.nan, 1.0]]))
     with pytest.raises(InputError, match="at least one row"):
         reliability([], np.zeros((0, 2)))
+
+
+def test_the_least_log_loss_never_falls_by_a_mistake() -> None:
+    """Also from none to the first, where `temperature` says 1; and of rows all right the surer ones have the lower one."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(40, 3)) * 0.3
+    labels = logits.argmax(axis=1)
+    losses = [least_log_loss(labels, logits)]
+    for row in rng.permutation(40)[:12]:
+        labels[row] = logits[row].argsort()[0]
+        losses.append(least_log_loss(labels, logits))
+    assert losses == sorted(losses) and losses[0] < losses[1]
+    right = logits.argmax(axis=1)
+    assert least_log_loss(right, 2 * logits) < least_log_loss(right, logits) < 0.2
+    best = temperature(labels, logits)
+    assert least_log_loss(labels, logits) == pytest.approx(row_log_losses(labels, softmax(logits / best)).mean())

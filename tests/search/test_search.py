@@ -556,7 +556,13 @@ def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("changes", "wanted", "message"),
     [
-        ({"data": {"augment": ["SwapWords"]}}, Wanted(), r"data\.augment: expected \(\) here"),
+        ({"data": {"augment": ["SwapWords"]}}, Wanted(), r"data\.augment: this is what the search looks for"),
+        ({"data": {"augment_copies": 2}}, Wanted(), r"data\.augment_copies: this is what the search looks for"),
+        (
+            {"evaluate": {"metric": "log_loss"}},
+            Wanted(),
+            r"evaluate\.metric: .* by accuracy or macro_f1, .* got log_loss",
+        ),
         (
             {"train": {"seed": 2**32 - 1}},
             Wanted(),
