@@ -20,9 +20,8 @@ from hf_finetune.errors import InputError, TrainingError
 
 # Fields that may differ between a run and its resumption: they change nothing that is trained. Of a teacher its weights are
 # compared, wherever they lie now.
-MAY_CHANGE = (
-    *("hub.", "evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "train.keep_checkpoints"),
-    "objective.teacher",
+MAY_CHANGE = frozenset(
+    {"evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "train.keep_checkpoints", "objective.teacher"}
 )
 
 # What a disk answers that is full, read-only, someone else's or broken.
@@ -110,7 +109,7 @@ def refuse_changes(folder: Path, record: dict[str, Any]) -> None:
         raise InputError(f"{path}: not valid JSON ({error}); start the run anew in another folder") from error
     old, new = _comparable(before), _comparable(record)
     for name in sorted(old.keys() | new.keys()):
-        if name.startswith(MAY_CHANGE):
+        if name in MAY_CHANGE or name.startswith("hub."):
             continue
         if old.get(name) != new.get(name):
             raise InputError(

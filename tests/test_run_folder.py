@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from hf_finetune import InputError
-from hf_finetune.run_folder import output_folder
+from hf_finetune.run_folder import output_folder, refuse_changes
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,21 @@ def test_what_can_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(InputError, match="is finished, there is nothing to resume"):
         output_folder("a", str(tmp_path), resume=True)
+
+
+def test_what_may_differ_in_a_resumed_run(tmp_path: Path) -> None:
+    """A teacher may lie elsewhere, as its weights are compared; how it is asked is another matter."""
+    others = ("fingerprint", "weights", "teacher", "processes", "mixed_precision")
+
+    def record(**objective: str) -> dict:
+        return {
+            "recipe": {"objective": objective, "hub": {"repo_id": objective["teacher"]}},
+            **dict.fromkeys(others, "x"),
+        }
+
+    (tmp_path / "recipe.json").write_text(json.dumps(record(teacher="here", teacher_precision="float32")))
+    refuse_changes(tmp_path, record(teacher="there", teacher_precision="float32"))
+    with pytest.raises(InputError, match=r"objective.teacher_precision: the run in .* has 'float32', now it is 'bf16'"):
+        refuse_changes(tmp_path, record(teacher="here", teacher_precision="bf16"))
+    with pytest.raises(InputError, match=r"weights of the teacher: the run in .* has 'x', now it is 'y'"):
+        refuse_changes(tmp_path, {**record(teacher="here", teacher_precision="float32"), "teacher": "y"})
