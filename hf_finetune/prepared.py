@@ -251,14 +251,14 @@ class Prepared:
     def learning_rate(self) -> float:
         """Peak learning rate of the run."""
         recipe = self.recipe
-        # What the width does to adapters other than plain LoRA was not measured.
-        plain = recipe.adapter is None and (recipe.method != "lora" or recipe.lora.variant == "plain")
+        plain_lora = recipe.method == "lora" and recipe.adapter is None and recipe.lora.variant == "plain"
+        is_text = isinstance(self.inputs, TextInputs)
         return recipe.train.learning_rate or default_learning_rate(
             recipe.trained,
             recipe.task,
             recipe.optim.optimizer,
             from_scratch=recipe.model.from_config is not None,
-            width=width_of(self.model.config) if plain and isinstance(self.inputs, TextInputs) else None,
+            plain_lora_width=width_of(self.model.config) if plain_lora and is_text else None,
         )
 
     @property

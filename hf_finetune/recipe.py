@@ -179,10 +179,9 @@ class Train:
     """Optimisation. Names that TrainingArguments has mean what they mean there."""
 
     learning_rate: float | None = None
-    """Peak learning rate. None: on texts 1e-4 for full and 2e-3 for plain LoRA, in proportion less where the encoder is wider
-    than 384 features (5e-5 and 1e-3 at 768), 3e-4 for top; on pictures 2e-5 for full and top; 1e-3 for head and all other
-    adapters; 5e-4 under model.from_config; see the README. For SGD 100 times, Adafactor 25 times, Lion a tenth of that.
-    `--find-lr` proposes one."""
+    """Peak learning rate. None: 1e-3 for head and lora, of plain LoRA on texts at a width of 768 (2e-3 at 384); on texts 1e-4 for
+    full, 3e-4 for top; on pictures 2e-5 for both; 5e-4 under model.from_config; see the README. For SGD 100 times, Adafactor 25
+    times, Lion a tenth of that. `--find-lr` proposes one."""
     num_train_epochs: Annotated[float, flag("--epochs")] = 3.0
     """Passes over the training rows."""
     max_steps: int = -1
