@@ -44,6 +44,8 @@ COMPARISONS = {
         "rate 5e-5": "--train.learning-rate 5e-5",
         "all word embeddings": "--optim.word-embeddings dense",
         "word embeddings frozen": "--optim.word-embeddings frozen",
+        "rows at random": "--batching.no-by-length",
+        "plain dropout": "--model.no-fast-dropout",
         "no dropout": "--model.dropout 0",
         "layer decay 0.9": "--optim.layer-decay 0.9",
         "EMA of the weights": "--averaging.ema-decay 0.99",
