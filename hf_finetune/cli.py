@@ -45,14 +45,15 @@ Run a recipe: a .py file of your own, or the name of a shipped one (`hf-finetune
 Every field of it is a flag: `hf-finetune run RECIPE --help` tells them."""
 PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags]
 
-What `train DATA` or `run RECIPE` with the same flags would do: rows, lengths, steps, time and memory, after a few steps that tell how long
-one takes. Keeps nothing.
+What `train DATA` or `run RECIPE` with the same flags would do: rows, lengths, steps, time and memory, after a few steps that
+tell how long one takes. Keeps nothing.
 `hf-finetune train --help` and `hf-finetune run RECIPE --help` tell the flags; `--json` prints the plan as JSON,
 `--plot-schedule FILE.svg` draws the learning rates."""
 SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
 
 Search what the user's own data gain from: so far a policy of augmentation.
-`hf-finetune search augmentation --help` tells the flags: those of train, but for the few that it refuses by name, and its own."""
+`hf-finetune search augmentation --help` tells the flags: those of train, but for a few that are refused by name, and its
+own."""
 LIST_HELP = """hf-finetune list
 
 The shipped recipes, each with its first line."""

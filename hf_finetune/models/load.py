@@ -281,6 +281,16 @@ def class_names(checkpoint: str, config: dict[str, Any]) -> list[str]:
     return [by_number[number] for number in range(len(names))]
 
 
+def _classes_of_head(local: LocalCheckpoint) -> list[str]:
+    """As `class_names`; of classes that are numbered otherwise nobody knows whose weights are whose, so they are none of ours."""
+    try:
+        return class_names(local.name, local.config)
+    except InputError:
+        names = local.config["id2label"]
+        numbered = names.items() if isinstance(names, dict) else enumerate(names)
+        return [f"{number}: {name}" for number, name in numbered]
+
+
 def set_dropout(config: PreTrainedConfig, rate: float) -> int:
     """Set every dropout rate of the config, unset ones included (None means: as another); returns how many there are.
 
@@ -339,7 +349,7 @@ def _fresh_modules(
         )
     owners = {key.rpartition(".")[0] for key in missing | mismatched.keys()}
     fresh = tuple(name for name, _ in model.named_modules() if name in owners)
-    classes = class_names(local.name, local.config)
+    classes = _classes_of_head(local)
     replaced = f"{local.name}: its head was for {len(classes)} other classes ({', '.join(classes[:5])}"
     replaced += ", ...) and is replaced" if len(classes) > 5 else ") and is replaced"
     if mismatched:

@@ -491,3 +491,14 @@ def test_two_numbers_in_the_config_are_height_and_width(tmp_path: Path, caplog: 
 def test_pictures_without_torchvision(checkpoint, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(processors, "find_spec", lambda name: None)
     assert "pip install 'hf_finetune[vision]'" in refusal(lambda: load_image_processor(checkpoint("vit")))
+
+
+def test_a_head_whose_classes_are_numbered_otherwise_is_replaced(tmp_path: Path) -> None:
+    """Whose rows are whose is not known, even where the names are ours."""
+    folder = tiny_text_checkpoint(tmp_path / "bert")
+    load_classifier(str(folder), task="text-classification", labels=("a", "b"), seed=1).model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert load_classifier(str(folder), task="text-classification", labels=("a", "b")).fresh == ()
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"1": "a", "2": "b"}}))
+    loaded = load_classifier(str(folder), task="text-classification", labels=("a", "b"))
+    assert loaded.fresh == ("classifier",) and any("2 other classes (1: a, 2: b)" in note for note in loaded.notes)
