@@ -94,7 +94,7 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
     if launch.resume and (folder / "recipe.json").exists():
         record = _as_it_was(prepared, record, folder)
         refuse_changes(folder, record)
-    elif launch.resume and folder.name != WITHOUT:
+    elif launch.resume:
         logger.info("nothing to resume in %s: the run starts anew", folder)
     with plain_disk_errors(folder), plain_peer_errors(), precision.settings_restored():
         prepared, pretrained = pretrain(prepared, folder, record)
@@ -103,8 +103,10 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
             seconds["pretrain_s"] = pretrained["seconds"]
         found |= {"pretrain": pretrained, "stages": None}
         if pretrained is not None and recipe.pretrain.compare:
+            # Before the processes meet: none has begun it in this run.
+            begun = (folder / WITHOUT).exists()
             found["stages"] = _stages(folder, pretrained["loop_s"], trainer.all_loop_seconds)
-            _without_pretraining(recipe, folder, found["stages"])
+            _without_pretraining(recipe, folder, found["stages"], resume=begun)
     if not PartialState().is_main_process:
         return None
     try:
@@ -126,12 +128,13 @@ def _stages(folder: Path, pretrain_s: float, train_s: float) -> dict[str, float]
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _without_pretraining(recipe: Recipe, folder: Path, stages: dict[str, float]) -> None:
+def _without_pretraining(recipe: Recipe, folder: Path, stages: dict[str, float], *, resume: bool) -> None:
     """Run the recipe without its first stage in DIR/without, for so many more epochs that it trains for as long in all.
 
     Args:
         folder: of the run.
         stages: see `_stages`.
+        resume: it was begun before.
     """
     without, train = folder / WITHOUT, recipe.train
     if (without / "result.json").exists():
@@ -143,7 +146,7 @@ def _without_pretraining(recipe: Recipe, folder: Path, stages: dict[str, float])
     alone = dataclasses.replace(
         recipe, pretrain=Pretrain(), train=train, hub=dataclasses.replace(recipe.hub, repo_id=None)
     )
-    run(alone, Launch(str(without), resume=True))
+    run(alone, Launch(str(without), resume=resume))
 
 
 def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:

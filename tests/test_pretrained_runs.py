@@ -135,17 +135,23 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     assert first["held_out_loss"] == again["held_out_loss"] and first["loss"] == again["loss"]
 
 
-def test_with_and_without(texts: Recipe, tmp_path: Path) -> None:
+def test_with_and_without(texts: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The recipe alone has so many more steps that all steps take as long, and the difference is told, row by row."""
     run = tmp_path / "run"
+    caplog.set_level("INFO")
     trained(texts, run, pretrain=dataclasses.replace(texts.pretrain, compare=True))
+    # Of the run, which the test resumes, and not of the one without the stage.
+    assert sum("nothing to resume" in line for line in caplog.messages) == 1
     without, alone = result_of(run)["pretrain"]["without"], result_of(run / "without")
     assert without["steps"] == alone["steps"] > result_of(run)["steps"]
     assert without["accuracy"] == alone["metrics"]["validation"]["accuracy"] and alone["pretrain"] is None
     own = result_of(run)["metrics"]["validation"]["accuracy"]["value"]
     assert without["difference"]["value"] == pytest.approx(own - without["accuracy"]["value"])
     assert without["difference"]["verdict"] in ("better", "no worse", "worse", "undecided")
-    assert "- Against the same recipe without this stage, trained for " in (run / "README.md").read_text()
+    card = (run / "README.md").read_text()
+    assert "- Against the same recipe without this stage, trained for " in card
+    # Without a test split.
+    assert "- Both chose their best epoch on these very rows, the one without this stage among more epochs" in card
 
 
 def test_without_it_for_as_long_after_a_restart(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,10 @@
 The same recipe and result give the same bytes, on any machine: nothing is looked up on disk or on the Hub. A fact that
 the result does not have leaves its line out, or is named under Limitations. Beside the keys of result.json that every
 run writes, these are used where they are there: `base_model` (Hub id or null), `command`, `parameters`, `calibration`,
-`confused`, `learning_rate`, `steps`, `notes`, `environment.versions`, `environment.commit`, and in `data`: `path_name` (the data's
-Hub id, or a local path's last name), `notes`, `duplicates`, `truncated_share`, `license`, `fingerprint` and
-`rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net`, `teacher`,
-`pretrain` and `started_from`.
+`confused`, `learning_rate`, `steps`, `notes`, `environment.versions`, `environment.commit`, and in `data`: `path_name` (the
+data's Hub id, or a local path's last name), `notes`, `duplicates`, `truncated_share`, `license`, `fingerprint`,
+`rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net`, `teacher`, `pretrain` and
+`started_from`.
 """
 
 from __future__ import annotations
