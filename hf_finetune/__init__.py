@@ -5,9 +5,8 @@ A recipe script needs the names below; `run` and what it pulls in are imported w
 
 from typing import Any
 
-from hf_finetune.cli import main
-from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
-from hf_finetune.recipe import (
+from hf_finetune.cli.main import main
+from hf_finetune.config.recipe import (
     Averaging,
     Batching,
     Distill,
@@ -26,6 +25,7 @@ from hf_finetune.recipe import (
     TextData,
     Train,
 )
+from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
 
 __all__ = [
     "Averaging",
@@ -57,7 +57,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "run":
-        from hf_finetune.pipeline import run
+        from hf_finetune.pipeline.run import run
 
         return run
     raise AttributeError(f"module 'hf_finetune' has no attribute {name!r}")

@@ -42,6 +42,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def gate_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate's own script, run in this process. For tests of other things than the gate."""
-    import gate
+    from helpers import gate
 
     gate.run_here(monkeypatch.setattr)

@@ -77,7 +77,7 @@ def hub_columns(path: str, config_name: str | None, revision: str | None) -> dic
 
 @contextmanager
 def _one_line(path: str, revision: str | None) -> Iterator[None]:
-    # Columns are looked at before `trained.quiet_libraries` is called; an error is the first that is said.
+    # Columns are looked at before `training.classifier.quiet_libraries` is called; an error is the first that is said.
     datasets.disable_progress_bars()
     try:
         yield

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from hf_finetune.data.labelled import Part
+from hf_finetune.data.labeled import Part
 from hf_finetune.data.rows import UNLABELLED
 from hf_finetune.data.splits import superfluous
 

@@ -24,10 +24,10 @@ import torch
 from datasets import Dataset
 from transformers import BaseImageProcessor
 
-from hf_finetune import store
 from hf_finetune.data.image import decode
 from hf_finetune.data.rows import to_dataset
 from hf_finetune.errors import InputError
+from hf_finetune.utils import disk_cache
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,7 +146,7 @@ def decode_once(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: floa
         return rows
     try:
         return keep_decoded(rows, processor, budget_gb=budget_gb)
-    except store.NoStore as why:
+    except disk_cache.NoStore as why:
         logger.info("pictures are decoded anew every epoch: %s", why)
         return rows
 
@@ -159,7 +159,7 @@ def keep_decoded(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: flo
     """
     pictures = [decode(image) for image in rows.select(probed(len(rows)))["image"]]
     if not splits_in_two(processor, pictures):
-        raise store.NoStore(f"{type(processor).__name__} gives no whole-number pixels")
+        raise disk_cache.NoStore(f"{type(processor).__name__} gives no whole-number pixels")
     size = tuple(resized(processor, pictures[:1]).shape[1:])
     return keep(rows, _chunks(rows, processor), size, identity(rows, processor), budget_gb=budget_gb)
 
@@ -177,17 +177,17 @@ def keep(
         budget_gb: see `decode_once`.
 
     Raises:
-        NoStore: see `store.building`; or the pictures are of several sizes.
+        NoStore: see `utils.disk_cache.building`; or the pictures are of several sizes.
     """
-    folder = store.folder_of("pixels", about)
-    found = store.find(folder, _map)
+    folder = disk_cache.folder_of("pixels", about)
+    found = disk_cache.find(folder, _map)
     if found is None:
         _build(folder, chunks, (len(rows), *size), budget_gb)
-        found = store.find(folder, _map)
+        found = disk_cache.find(folder, _map)
     if found is None:
-        raise store.NoStore(f"{folder} went away")
+        raise disk_cache.NoStore(f"{folder} went away")
     _OPEN[str(folder)] = found
-    store.hold(folder)
+    disk_cache.hold(folder)
     places = pa.array(
         [{"bytes": None, "path": f"{folder}#{row}"} for row in range(len(rows))],
         pa.struct({"bytes": pa.binary(), "path": pa.string()}),
@@ -201,10 +201,12 @@ def gather(images: Sequence[dict[str, Any]]) -> torch.Tensor | None:
     places = [("" if image["bytes"] else image["path"] or "").rpartition("#") for image in images]
     folders = {folder for folder, _, row in places if row.isdigit()}
     unseen = folders - _OPEN.keys()
-    if not all(row.isdigit() for _, _, row in places) or not all((Path(f) / store.MANIFEST).is_file() for f in unseen):
+    if not all(row.isdigit() for _, _, row in places) or not all(
+        (Path(f) / disk_cache.MANIFEST).is_file() for f in unseen
+    ):
         return None
     for folder in unseen:
-        _OPEN[folder] = _map(Path(folder), store.manifest(Path(folder)))
+        _OPEN[folder] = _map(Path(folder), disk_cache.manifest(Path(folder)))
     return torch.from_numpy(np.stack([_OPEN[folder][int(row)] for folder, _, row in places]))
 
 
@@ -250,13 +252,13 @@ def _build(folder: Path, chunks: Iterable[torch.Tensor], shape: tuple[int, ...],
     """Fill a store of pictures of the shape (N, 3, H, W).
 
     Raises:
-        NoStore: see `store.building`; or a picture has another size.
+        NoStore: see `utils.disk_cache.building`; or a picture has another size.
     """
     started, size = time.perf_counter(), int(np.prod(shape))
-    with store.building(folder, needed=size, budget_gb=budget_gb, about={"shape": list(shape)}) as build:
+    with disk_cache.building(folder, needed=size, budget_gb=budget_gb, about={"shape": list(shape)}) as build:
         for pixels in chunks:
             if tuple(pixels.shape[1:]) != shape[1:] or pixels.dtype != torch.uint8:
-                raise store.NoStore("the processor gives pictures of several sizes")
+                raise disk_cache.NoStore("the processor gives pictures of several sizes")
             build.append(PIXELS, pixels.contiguous().numpy())
     seconds = time.perf_counter() - started
     logger.info("%d pictures kept in %s: %.0f MB, %.1f s", shape[0], folder, size / 1e6, seconds)

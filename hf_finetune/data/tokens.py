@@ -75,7 +75,7 @@ def pad(
 
 
 def pack(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Lists of ids one behind the other, without padding, for a model that `models.unpadded` has prepared.
+    """Lists of ids one behind the other, without padding, for a model that `models.kernels.unpadded` has prepared.
 
     Returns:
         The columns and `position_ids` (1, S), positions counted from 0 in every row; `cu_seq_lens_q` and

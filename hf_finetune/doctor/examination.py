@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.data.class_folder import Kind
-from hf_finetune.data.labelled import Undivided, load_undivided
+from hf_finetune.data.labeled import Undivided, load_undivided
 from hf_finetune.data.rows import Unusable
 from hf_finetune.doctor.alike import alike_pictures, alike_texts, plain_words
 from hf_finetune.doctor.classes import balance, of_marks, telltales
 from hf_finetune.doctor.findings import SEVERITIES, Finding, Material
-from hf_finetune.doctor.pictures import look, marks, pictures
+from hf_finetune.doctor.images import look, marks, pictures
 from hf_finetune.doctor.repeats import repeats
 from hf_finetune.doctor.texts import WORD, texts
 from hf_finetune.errors import InputError
@@ -92,14 +92,14 @@ def examine(
     checkpoint: str | None = None,
     max_length: int = 128,
 ) -> Report:
-    """Read a data set as `data.load.load` does, but for rows that cannot be used, and look for whatever may be wrong.
+    """Read a data set as `data.loading.load` does, but for rows that cannot be used, and look for whatever may be wrong.
 
     Args:
         checkpoint: whose tokens are counted; None: words are.
         max_length: tokens that training would read of a text.
 
     Raises:
-        InputError: as `data.labelled.load_undivided` and `models.processors.load_tokenizer`; a checkpoint for pictures.
+        InputError: as `data.labeled.load_undivided` and `models.processors.load_tokenizer`; a checkpoint for pictures.
     """
     if checkpoint is not None and kind == "image":
         raise InputError(f"--model {checkpoint}: it tells how long texts are, and {path} holds pictures; leave it out")

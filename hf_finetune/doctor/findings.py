@@ -25,7 +25,7 @@ class Material:
     """The labelled rows of all splits, one behind the other, those to train on first."""
 
     splits: Mapping[str, Dataset]
-    """Canonical rows by split, see `data.load.Splits`; `train` first."""
+    """Canonical rows by split, see `data.loading.Splits`; `train` first."""
     names: tuple[str, ...]
     """Class names, index = number."""
     digests: tuple[bytes, ...]

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_finetune.data.augmentation import TextBatch
+from hf_finetune.augmentation.mixed_rows import collate_mixed, generator
+from hf_finetune.augmentation.mixing import Mixing
+from hf_finetune.augmentation.online import Augmentation
+from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.data.inputs import ImageInputs
-from hf_finetune.data.mix import Mixing
-from hf_finetune.data.mixed_rows import collate_mixed, generator
-from hf_finetune.data.views import Augmentation
 
 
 @dataclass(frozen=True)

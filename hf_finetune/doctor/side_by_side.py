@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from hf_finetune.data.augmentation import TextBatch
+from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.data.text_pieces import UNSPACED
 from hf_finetune.doctor.preview import Preview, whole_text
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_finetune import store
+from hf_finetune.utils import disk_cache
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -47,8 +47,8 @@ class Activations:
 
 
 def find_activations(folder: Path) -> Activations | None:
-    """Map a store. None when there is none there, or when it is damaged, see `store.find`."""
-    return store.find(folder, _map)
+    """Map a store. None when there is none there, or when it is damaged, see `utils.disk_cache.find`."""
+    return disk_cache.find(folder, _map)
 
 
 def _map(folder: Path, manifest: dict[str, Any]) -> Activations:
@@ -77,12 +77,12 @@ def store_activations(
         budget_gb: gigabytes (10^9 bytes) that all stores may take together.
 
     Raises:
-        NoStore: see `store.building`.
+        NoStore: see `utils.disk_cache.building`.
     """
     starts, lengths, written = np.zeros(rows, np.int64), np.zeros(rows, np.int64), 0
     about = {"format": FORMAT, "dtype": str(dtype).removeprefix("torch."), "width": width, "rows": rows}
     needed = tokens * width * dtype.itemsize + starts.nbytes + lengths.nbytes
-    with store.building(folder, needed=needed, budget_gb=budget_gb, about=about) as build:
+    with disk_cache.building(folder, needed=needed, budget_gb=budget_gb, about=about) as build:
         logger.info("activations of %d rows: %.0f MB in %s", rows, needed / 1e6, folder)
         for indices, tensors in chunks:
             for row, tensor in zip(indices, tensors, strict=True):

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from hf_finetune.evaluation.inference import evaluating
-from hf_finetune.models.freeze import encoder_layers, lower_part
+from hf_finetune.models.freezing import encoder_layers, lower_part
 from hf_finetune.models.heads import encoder
 from hf_finetune.models.pooled import last_layers_read
 from hf_finetune.models.safety import first_line
@@ -167,7 +167,7 @@ class Prefix:
         def run_or_pass(hidden_BTD: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             passed = self._given is not None if index < self.n else self._reading
             if not passed:
-                # That of its class: `models.fused_layers` gives it another one while the model trains.
+                # That of its class: `models.kernels.fused_layers` gives it another one while the model trains.
                 return type(layer).forward(layer, hidden_BTD, *args, **kwargs)
             return (hidden_BTD, None) if self._in_tuples else hidden_BTD
 

@@ -3,7 +3,7 @@
 The same recipe and result give the same bytes, on any machine: nothing is looked up on disk or on the Hub. A fact that
 the result does not have leaves its line out, or is named under Limitations. Beside the keys of result.json that every
 run writes, these are used where they are there: `base_model` (Hub id or null), `command`, `parameters`, `calibration`,
-`confused`, `learning_rate`, `steps`, `notes`, `environment.versions`, `environment.commit`, and in `data`: `path_name` (the
+`confused`, `learning_rate`, `steps`, `notes`, `utils.environment.versions`, `utils.environment.commit`, and in `data`: `path_name` (the
 data's Hub id, or a local path's last name), `notes`, `duplicates`, `truncated_share`, `license`, `fingerprint`,
 `rows_per_class` (training rows), `drawn_share` and `class_weights`; and `elastic_net`, `teacher`, `pretrain` and
 `started_from`.
@@ -20,11 +20,11 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_finetune.codec import spelled
+from hf_finetune.config.recipe import Recipe, TextData
 from hf_finetune.hub.local_paths import is_local, last_name, shorten
 from hf_finetune.hub.markdown import code, interval, number, plain, quoted, table, value_cell
 from hf_finetune.hub.procedure import adapter_config, procedure
-from hf_finetune.recipe import Recipe, TextData
+from hf_finetune.utils.codec import spelled
 
 PLACEHOLDER = "DIR"
 """Stands in a snippet for the run's folder until the run has a repository."""

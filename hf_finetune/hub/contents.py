@@ -14,10 +14,10 @@ from typing import Any
 
 from huggingface_hub.hf_api import RepoFile
 
-from hf_finetune.artefacts import HEAD_FILE, artefacts_in
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
+from hf_finetune.utils.artifacts import HEAD_FILE, artefacts_in
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.joblib", "*.ckpt", "optimizer*", "rng_state*")
 LEFTOVERS = ("checkpoint-*", "checkpoints", "runs", "*.log", "log.jsonl", "events.out.tfevents.*", "trainer_state.json")

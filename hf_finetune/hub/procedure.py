@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from hf_finetune.codec import flatten, spelled, to_plain
+from hf_finetune.config.recipe import Distill, Model, Recipe
+from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.hub.markdown import code, number, value_cell
-from hf_finetune.recipe import Distill, Model, Recipe
-from hf_finetune.training.ramps import Ramp
-from hf_finetune.training.schedule_choices import course
+from hf_finetune.training.optim.schedule_config import course
+from hf_finetune.utils.codec import flatten, spelled, to_plain
 
 # What decides a result, with its default or not; the rest is in recipe.json.
 SHOWN_FIELDS = (

@@ -24,10 +24,10 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from hf_finetune import digests
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.contents import DOCUMENTS, Outgoing, collect
-from hf_finetune.hub.patience import DEFAULT_PATIENCE, Patience, Persistence, first_line
+from hf_finetune.hub.retry import DEFAULT_PATIENCE, Patience, Persistence, first_line
+from hf_finetune.utils import hashing
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -136,7 +136,7 @@ def verify_pushed(
         for path, sha256 in pushed.files.items():
             if not (pulled / path).is_file():
                 raise GateError(f"{pushed.repo_id}: {path} was sent but is not in commit {pushed.commit}")
-            if digests.of_files(pulled / path) != sha256:
+            if hashing.of_files(pulled / path) != sha256:
                 raise GateError(f"{pushed.repo_id}: {path} of commit {pushed.commit} is not what was sent")
         if check is not None:
             check(pulled)

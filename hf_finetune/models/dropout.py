@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from hf_finetune.models.freeze import as_in_training
+from hf_finetune.models.freezing import as_in_training
 
 ATTENTION = "eager_fast_dropout"
 # The mask is this many times as long as the largest site: the more, the less two sites have in common.

@@ -17,9 +17,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from hf_finetune.codec import checked
 from hf_finetune.errors import InputError
 from hf_finetune.models.safety import one_line
+from hf_finetune.utils.codec import checked
 
 FIELD = "model.from_config"
 # Of a family's own fields, what a classifier is told by something else, or is none with.

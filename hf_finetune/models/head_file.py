@@ -17,14 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from transformers import AutoModel
 
-from hf_finetune.artefacts import HEAD_FILE
-from hf_finetune.codec import write_bytes
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads import ACTIVATIONS
-from hf_finetune.models.load import Task
+from hf_finetune.models.loading import Task
 from hf_finetune.models.pooled import PooledClassifier
 from hf_finetune.models.pooling import Reading
 from hf_finetune.models.safety import first_line
+from hf_finetune.utils.artifacts import HEAD_FILE
+from hf_finetune.utils.codec import write_bytes
 
 FORMAT = "hf_finetune head 1"
 POOLINGS = ("cls", "mean", "max", "attention")
@@ -51,7 +51,7 @@ def load_pooled(folder: Path) -> tuple[PooledClassifier, Task, tuple[str, ...]]:
     """The classifier in float32, its task and its class names.
 
     Args:
-        folder: a run's folder with an encoder, see `artefacts.artefacts_in`, which `safety.inspect_checkpoint` has passed.
+        folder: a run's folder with an encoder, see `utils.artifacts.artefacts_in`, which `safety.inspect_checkpoint` has passed.
 
     Raises:
         InputError: head.safetensors is damaged, says what is not known here, or does not fit the encoder.

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads import ClassificationHead, encoder, without_adapter
-from hf_finetune.models.load import Loaded, seeded
+from hf_finetune.models.loading import Loaded, seeded
 from hf_finetune.models.pooling import Pool, Reading, reading_of, states_of, width_of
 from hf_finetune.models.stock_heads import can_fold, can_switch, stock_class, stock_head, switch
 
@@ -155,7 +155,7 @@ def with_head(
 
     Args:
         loaded: a stock classifier. Its encoder goes into the new one.
-        pooling, last_layers, head, head_width, head_activation: see `recipe.Model`.
+        pooling, last_layers, head, head_width, head_activation: see `config.recipe.Model`.
         seed: of the head's first weights; torch's global generator is left as it was.
 
     Raises:

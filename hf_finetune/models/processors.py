@@ -23,7 +23,7 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.load import config_of, quiet
+from hf_finetune.models.loading import config_of, quiet
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint, one_line
 
 log = logging.getLogger("hf_finetune")

@@ -29,8 +29,8 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING
 
-from hf_finetune.artefacts import ADAPTER_FILE, HEAD_FILE, artefacts_in
 from hf_finetune.errors import InputError
+from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artefacts_in
 
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"

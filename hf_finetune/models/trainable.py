@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.freeze import freeze_lower, frozen_layers
+from hf_finetune.models.freezing import freeze_lower, frozen_layers
 from hf_finetune.models.heads import head_modules
 
 Which = Literal["all", "biases", "norms", "attention"]

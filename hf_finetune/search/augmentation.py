@@ -19,14 +19,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hf_finetune import environment
-from hf_finetune.codec import to_plain, write_json, write_text
-from hf_finetune.data.mix import Mixing
+from hf_finetune.augmentation.mixing import Mixing
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
-from hf_finetune.exit_status import notes_afterwards
-from hf_finetune.recipe import Recipe
-from hf_finetune.run_folder import output_folder, plain_disk_errors
+from hf_finetune.pipeline.run_folder import output_folder, plain_disk_errors
 from hf_finetune.search import report, tpe
 from hf_finetune.search.bench import Bench, Stage
 from hf_finetune.search.budget import SearcherName, spoken
@@ -42,19 +39,14 @@ from hf_finetune.search.plan import (
 )
 from hf_finetune.search.population import Population
 from hf_finetune.search.reinforce import Reinforce
-from hf_finetune.search.retraining import (
-    Cost,
-    Retrained,
-    judged_rows,
-    retrain,
-    why_no_mixing,
-    with_policy,
-    with_side,
-)
+from hf_finetune.search.retraining import Cost, Retrained, judged_rows, retrain, why_no_mixing, with_policy, with_side
 from hf_finetune.search.searchers import RUNGS, Searcher, Sweep, Trial
 from hf_finetune.search.space import NONE, Policy, Space, described, plain, space_of
 from hf_finetune.search.state import SCHEMA, check_same, state_in
 from hf_finetune.search.timing import timed
+from hf_finetune.utils import environment
+from hf_finetune.utils.codec import to_plain, write_json, write_text
+from hf_finetune.utils.exit_status import notes_afterwards
 
 logger = logging.getLogger("hf_finetune.run")
 

@@ -21,30 +21,30 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from hf_finetune.data.augmentation import ImageBatch, Operation, TextBatch
+from hf_finetune.augmentation.mixed_rows import MixedRows, collate_mixed
+from hf_finetune.augmentation.mixing import Mixing
+from hf_finetune.augmentation.online import Augmentation, Views, population_of
+from hf_finetune.augmentation.operations import ImageBatch, Operation, TextBatch
+from hf_finetune.config.recipe import Averaging, ImageData, Optim, Recipe, Regularize
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
-from hf_finetune.data.load import SET_ASIDE
-from hf_finetune.data.mix import Mixing
-from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
+from hf_finetune.data.loading import SET_ASIDE
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.sampling import draw_of
 from hf_finetune.data.splits import carve, first_occurrences, first_sources, row_digests
-from hf_finetune.data.views import Augmentation, Views, population_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import cast, evaluating, to_device
 from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
-from hf_finetune.models.freeze import encoder_layers, frozen_layers, train_top
+from hf_finetune.models.freezing import encoder_layers, frozen_layers, train_top
 from hf_finetune.models.heads import classification_layer, classification_layers
 from hf_finetune.models.patches import Shrink, shrink_for, takes_sizes
-from hf_finetune.preparation import prepare
-from hf_finetune.recipe import Averaging, ImageData, Optim, Recipe, Regularize
-from hf_finetune.starting import begin_with, head_weights
-from hf_finetune.training import optimizers
-from hf_finetune.training.optimizer_choices import AdamW
-from hf_finetune.training.rate_groups import Rates, rate_groups
-from hf_finetune.training.soft_labels import mixed
+from hf_finetune.pipeline.before_training import begin_with, head_weights
+from hf_finetune.pipeline.setup import prepare
+from hf_finetune.training.losses.soft_labels import mixed
+from hf_finetune.training.optim import optimizers
+from hf_finetune.training.optim.config import AdamW
+from hf_finetune.training.optim.rate_groups import Rates, rate_groups
 from hf_finetune.training.warm_start import MOST_ROWS, fit_head, head_features, with_every_class
 
 TOP_LAYERS = 2
@@ -109,7 +109,7 @@ class Bench:
     """Loads the shared start, and runs trials from it.
 
     Raises:
-        InputError: see `preparation.prepare`; or too few training rows to set some aside, or pictures that no operation
+        InputError: see `pipeline.setup.prepare`; or too few training rows to set some aside, or pictures that no operation
             can change.
     """
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from hf_finetune import codec
-from hf_finetune.recipe import Recipe
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.search.budget import spoken
-from hf_finetune.training.charts import line_chart
+from hf_finetune.utils import codec
+from hf_finetune.utils.plots import line_chart
 
 SHOWN = 8
 """Trials of the table, the best ones."""

@@ -16,23 +16,23 @@ import numpy as np
 from datasets import Dataset
 from torch import nn
 
-from hf_finetune import pipeline
-from hf_finetune.checks import check
-from hf_finetune.data.compose import Augmentation
+from hf_finetune.augmentation.compose import Augmentation
+from hf_finetune.augmentation.mixing import Mixing, Mixup
+from hf_finetune.config.recipe import Averaging, ImageData, Recipe
+from hf_finetune.config.rules import check
 from hf_finetune.data.inputs import Rows, columns_of
-from hf_finetune.data.load import Splits
-from hf_finetune.data.mix import Mixing, Mixup
+from hf_finetune.data.loading import Splits
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
-from hf_finetune.features.frozen import TrainingRows, cache_frozen_layers
-from hf_finetune.models.patch_surgery import ResizeImage
-from hf_finetune.preparation import check_mix, prepare
-from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Averaging, ImageData, Recipe
+from hf_finetune.features.frozen_layers import TrainingRows, cache_frozen_layers
+from hf_finetune.models.surgery.patches import ResizeImage
+from hf_finetune.pipeline import run as pipeline
+from hf_finetune.pipeline.context import Prepared
+from hf_finetune.pipeline.setup import check_mix, prepare
 from hf_finetune.training.callbacks import read_log
+from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS, in_proportion, of_shorter_run
 from hf_finetune.training.probe import Choice
-from hf_finetune.training.schedule_choices import BY_EVALUATIONS, in_proportion, of_shorter_run
 
 MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 3, 16, 32
 """Steps of so many rows that tell what a run costs, and rows that it scores."""

@@ -13,14 +13,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hf_finetune import codec
-from hf_finetune.data.augment_image import Blur, Erase, Flip, Grayscale, Jpeg, Noise, Perspective, ResizedCrop, Scale
-from hf_finetune.data.augment_text import TextOperation
-from hf_finetune.data.augmentation import ImageBatch, TextBatch, generators
-from hf_finetune.data.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
-from hf_finetune.data.image_policies import RANDOM_KINDS, STRONGEST_MAGNITUDE, at_magnitude
-from hf_finetune.data.mix import CutMix, Mixing, Mixup, ResizeMix
+from hf_finetune.augmentation.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
+from hf_finetune.augmentation.image.operations import (
+    Blur,
+    Erase,
+    Flip,
+    Grayscale,
+    Jpeg,
+    Noise,
+    Perspective,
+    ResizedCrop,
+    Scale,
+)
+from hf_finetune.augmentation.image.policies import RANDOM_KINDS, STRONGEST_MAGNITUDE, at_magnitude
+from hf_finetune.augmentation.mixing import CutMix, Mixing, Mixup, ResizeMix
+from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
+from hf_finetune.augmentation.text.operations import TextOperation
 from hf_finetune.errors import InputError
+from hf_finetune.utils import codec
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
 """Probabilities and magnitudes that searchers choose from; beside them there is nothing at all."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import InputError
-from hf_finetune.run_folder import refuse_changes
+from hf_finetune.pipeline.run_folder import refuse_changes
 
 SCHEMA = 2
 """Of search.json. 2: the side of the pictures that decide."""
@@ -46,7 +46,7 @@ def check_same(
 
     Args:
         state: see `state_in`.
-        record: what its recipe.json is compared with, see `run_folder.refuse_changes`.
+        record: what its recipe.json is compared with, see `pipeline.run_folder.refuse_changes`.
         wanted: what is asked of the search now.
         space: names of the operations that there are now.
 

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hf_finetune.data.augmentation import Operation
+from hf_finetune.augmentation.operations import Operation
+from hf_finetune.config.recipe import ImageData, Recipe
 from hf_finetune.errors import InputError
-from hf_finetune.recipe import ImageData, Recipe
 from hf_finetune.search.bench import Bench
 from hf_finetune.search.plan import Pace, too_dear
 from hf_finetune.search.retraining import MOST_JUDGED, Cost, measure, with_side

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
-from hf_finetune.codec import checked
 from hf_finetune.errors import InputError
-from hf_finetune.training.optimizer_choices import AdamW, Optimizer, rate_factor
+from hf_finetune.training.optim.config import AdamW, Optimizer, rate_factor
+from hf_finetune.utils.codec import checked
 
 # Decided here, so that no run can be configured into a known defect of the stock Trainer.
 DECIDED = {

@@ -16,11 +16,11 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune import digests
-from hf_finetune.codec import write_json
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.models import adapter_state
+from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training.soup import ingredients
+from hf_finetune.utils import hashing
+from hf_finetune.utils.codec import write_json
 
 logger = logging.getLogger("hf_finetune")
 MANIFEST = "manifest.json"
@@ -35,7 +35,7 @@ def seal(checkpoint: Path, beside: Sequence[Path] = ()) -> None:
         beside: files outside of it that a resumed run needs as well.
     """
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
-    hashes = {os.path.relpath(path, checkpoint): digests.of_files(path) for path in (*files, *beside)}
+    hashes = {os.path.relpath(path, checkpoint): hashing.of_files(path) for path in (*files, *beside)}
     write_json(checkpoint / MANIFEST, hashes)
 
 
@@ -46,7 +46,7 @@ def is_whole(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     return all(
-        (checkpoint / name).is_file() and digests.of_files(checkpoint / name) == digest
+        (checkpoint / name).is_file() and hashing.of_files(checkpoint / name) == digest
         for name, digest in manifest.items()
     )
 

@@ -19,11 +19,9 @@ import torch
 import transformers
 from torch import nn
 
-from hf_finetune import digests, environment
-from hf_finetune.codec import write_json
 from hf_finetune.evaluation.inference import cast
-from hf_finetune.models.freeze import trainable_parameters
-from hf_finetune.models.shortcuts import Shortcuts
+from hf_finetune.models.freezing import trainable_parameters
+from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.training.precision import (
     EXACT,
     Kernels,
@@ -32,6 +30,8 @@ from hf_finetune.training.precision import (
     matmul_error,
     settings_restored,
 )
+from hf_finetune.utils import environment, hashing
+from hf_finetune.utils.codec import write_json
 
 logger = logging.getLogger("hf_finetune")
 
@@ -107,7 +107,7 @@ def choose(
     if not probe or model.device.type != "cpu":
         return Choice(default)
     key = {**_key(model, batch, default, free, method), "shortcuts": asdict(shortcuts)}
-    path = environment.cache_folder() / "kernels" / f"{digests.of_json(key)[:32]}.json"
+    path = environment.cache_folder() / "kernels" / f"{hashing.of_json(key)[:32]}.json"
     stored = _read(path)
     if stored is not None:
         return stored

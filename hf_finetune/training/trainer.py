@@ -21,36 +21,36 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_finetune.codec import write_json
+from hf_finetune.augmentation.compose import phased
+from hf_finetune.augmentation.mixed_rows import MixedRows, collate_mixed
+from hf_finetune.augmentation.mixing import Mixing
+from hf_finetune.augmentation.online import Augmentation, Views
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
-from hf_finetune.data.compose import phased
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, TextInputs, columns_of, with_labels
-from hf_finetune.data.mix import Mixing
-from hf_finetune.data.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.data.sampling import Sampling, draw_of
-from hf_finetune.data.views import Augmentation, Views
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import gathered, predict_logits
-from hf_finetune.models import adapter_state
+from hf_finetune.models.kernels.shortcuts import Shortcuts
+from hf_finetune.models.kernels.unpadded import accept_packed, flash_attention, flash_fits
 from hf_finetune.models.patches import Shrink
-from hf_finetune.models.shortcuts import Shortcuts
-from hf_finetune.models.unpadded import accept_packed, flash_attention, flash_fits
-from hf_finetune.training import optimizers, schedules
+from hf_finetune.models.peft import state
 from hf_finetune.training.averaging import Averages
+from hf_finetune.training.best_weights import Keeping
 from hf_finetune.training.checkpoints import CLOCK, is_over, refuse_lacking, save_weights, saved_state, seconds_until
-from hf_finetune.training.finite import FiniteLosses, check_logits, check_weights
 from hf_finetune.training.flops import Utilisation, measure, real_tokens
-from hf_finetune.training.keeping import Keeping
-from hf_finetune.training.losses import CROSS_ENTROPY, SumOfRows, mean_over_step
-from hf_finetune.training.mixout import Mixout
-from hf_finetune.training.optimizer_choices import AdamW, Optimizer
-from hf_finetune.training.rate_groups import Rates
-from hf_finetune.training.schedule_choices import Course
-from hf_finetune.training.schedule_free import show_average
-from hf_finetune.training.sharpness import SecondPass, Sharpness
-from hf_finetune.training.soft_labels import mixed
+from hf_finetune.training.losses.classification import CROSS_ENTROPY, SumOfRows, mean_over_step
+from hf_finetune.training.losses.soft_labels import mixed
+from hf_finetune.training.nan_guard import FiniteLosses, check_logits, check_weights
+from hf_finetune.training.optim import optimizers, schedules
+from hf_finetune.training.optim.config import AdamW, Optimizer
+from hf_finetune.training.optim.rate_groups import Rates
+from hf_finetune.training.optim.sam import SecondPass, Sharpness
+from hf_finetune.training.optim.schedule_config import Course
+from hf_finetune.training.optim.schedule_free import show_average
+from hf_finetune.training.optim.sparse_embeddings import SparseWords
+from hf_finetune.training.regularization.mixout import Mixout
 from hf_finetune.training.soup import Candidate, Soup
-from hf_finetune.training.sparse_words import SparseWords
+from hf_finetune.utils.codec import write_json
 
 
 class ClassifierTrainer(Trainer):
@@ -66,21 +66,21 @@ class ClassifierTrainer(Trainer):
         rows_per_step: rows of an optimiser step over all processes and accumulation.
         by_length: put texts of like length into one step.
         token_budget: padded tokens of an optimiser step in place of `rows_per_step`, see `StepBatches`.
-        unpadded: batches of texts end to end, for a model that `models.unpadded.use_unpadded` allows.
+        unpadded: batches of texts end to end, for a model that `models.kernels.unpadded.use_unpadded` allows.
         shrink: makes pictures smaller in the first `shrink_share` of all optimiser steps.
         loss: sum over the rows of a micro-batch, see `losses`.
         r_drop: send every row through twice, and add this times `losses.symmetric_kl` of the two answers to the mean of
             their losses (arXiv:2106.14448). Not with `unpadded`.
         mixout: mixes pretrained weights in, see `mixout.Mixout`.
         sampling: which rows make an epoch, see `data.sampling.class_quotas`.
-        augmentation: changes the training rows, anew in every epoch; see `data.views`.
-        mix: mixes the rows of a micro-batch with one another, see `data.mix`. Not with `unpadded`.
+        augmentation: changes the training rows, anew in every epoch; see `augmentation.online`.
+        mix: mixes the rows of a micro-batch with one another, see `augmentation.mixing`. Not with `unpadded`.
         shortcuts: what is computed in another way than the library does.
         optimizer: which optimiser; the learning rate and the weight decay are those of `args`.
         course: the learning rate's schedule. None: that of `args`.
         rates: how learning rates differ between parameters.
         sparse_embeddings: update the word embeddings of the words that occur, see `optim.VocabularyAdamW`.
-        sharpness: take gradients where the loss nearby is worst, see `training.sharpness`.
+        sharpness: take gradients where the loss nearby is worst, see `training.optim.sam`.
         averages: running averages of the weights; those that validation prefers are kept, see `keeping.Keeping`.
         soup: averages the scored epochs after the last step, likewise.
         penalty: added to the mean loss of every step, whatever its micro-batches: AdaLoRA's, see `rank_schedule`.
@@ -323,7 +323,7 @@ class ClassifierTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """As the Trainer's; adapters by `adapter_state`, for peft's format does not go on with every method."""
         if isinstance(self.model, PeftModel):
-            adapter_state.load_state(self.model, Path(resume_from_checkpoint))
+            state.load_state(self.model, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -331,7 +331,7 @@ class ClassifierTrainer(Trainer):
         # First: the average would be computed of the loaded weights.
         show_average(self.optimizer)
         if isinstance(self.model, PeftModel) and self.state.best_model_checkpoint is not None:
-            adapter_state.load_state(self.model, Path(self.state.best_model_checkpoint))
+            state.load_state(self.model, Path(self.state.best_model_checkpoint))
         else:
             super()._load_best_model()
 

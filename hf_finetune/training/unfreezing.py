@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.models.freeze import groups_from_the_top
+from hf_finetune.models.freezing import groups_from_the_top
 
 
 class GradualUnfreezing(TrainerCallback):

@@ -10,8 +10,8 @@ hf-finetune run banking_unlabelled --objective Supervised --unlabelled --epochs 
 """
 
 from hf_finetune import Distill, Hub, Model, Recipe, TextData, main
-from hf_finetune.embedded import minilm
-from hf_finetune.training.distillation_choices import SoftTargets
+from hf_finetune.cli.embedded import minilm
+from hf_finetune.distillation.config import SoftTargets
 
 
 def recipe() -> Recipe:

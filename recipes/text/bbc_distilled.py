@@ -7,9 +7,9 @@ hf-finetune run bbc_distilled --objective Supervised    # the same student witho
 """
 
 from hf_finetune import Batching, Distill, Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.embedded import BBC_LICENSE, bbc_news, minilm
-from hf_finetune.models.surgery import KeepLayers
-from hf_finetune.training.distillation_choices import SoftTargets
+from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
+from hf_finetune.distillation.config import SoftTargets
+from hf_finetune.models.surgery.operations import KeepLayers
 
 
 def recipe() -> Recipe:

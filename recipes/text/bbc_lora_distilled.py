@@ -11,9 +11,9 @@ A changed text need not be of its row's class any more: the teacher says what it
 from peft import LoraConfig
 
 from hf_finetune import Batching, Distill, Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.data.augment_text import DeleteWords, SwapWords
-from hf_finetune.embedded import BBC_LICENSE, bbc_news, minilm
-from hf_finetune.training.distillation_choices import SoftTargets
+from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
+from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
+from hf_finetune.distillation.config import SoftTargets
 
 
 def recipe() -> Recipe:

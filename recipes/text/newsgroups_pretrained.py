@@ -10,8 +10,8 @@ hf-finetune run newsgroups_pretrained --data.path FOLDER --rows-per-class 5 --pr
 """
 
 from hf_finetune import Batching, Hub, Model, Pretrain, Recipe, TextData, Train, main
-from hf_finetune.embedded import minilm
-from hf_finetune.training.pretraining_choices import MaskedLanguage
+from hf_finetune.cli.embedded import minilm
+from hf_finetune.pretraining.config import MaskedLanguage
 
 
 def recipe() -> Recipe:

@@ -5,7 +5,7 @@ hf-finetune run quickstart --method lora
 """
 
 from hf_finetune import Batching, Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.embedded import BBC_LICENSE, bbc_news, minilm
+from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
 
 
 def recipe() -> Recipe:

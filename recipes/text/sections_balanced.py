@@ -8,8 +8,8 @@ hf-finetune run sections_balanced --data.path FOLDER --objective.class-weights n
 """
 
 from hf_finetune import Evaluate, Hub, Model, Recipe, Supervised, TextData, main
-from hf_finetune.embedded import minilm
-from hf_finetune.training.loss_choices import EffectiveNumber
+from hf_finetune.cli.embedded import minilm
+from hf_finetune.training.losses.config import EffectiveNumber
 
 
 def recipe() -> Recipe:

@@ -8,7 +8,7 @@ hf-finetune run sst2_short --model.surgery '[{type: KeepLayers, first: 8}, {type
 """
 
 from hf_finetune import Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.models.surgery import KeepLayers
+from hf_finetune.models.surgery.operations import KeepLayers
 
 
 def recipe() -> Recipe:

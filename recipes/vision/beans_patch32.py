@@ -9,7 +9,7 @@ token that the patch gave (arXiv:2212.08013), its positions are interpolated, an
 """
 
 from hf_finetune import Hub, ImageData, Model, Recipe, Train, main
-from hf_finetune.models.patch_surgery import ResizePatches
+from hf_finetune.models.surgery.patches import ResizePatches
 
 
 def recipe() -> Recipe:

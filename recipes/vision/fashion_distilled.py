@@ -10,7 +10,7 @@ are the checkpoint's, its weights are not. All it has of pretraining, it has fro
 """
 
 from hf_finetune import Distill, Hub, ImageData, Model, Recipe, Train, main
-from hf_finetune.training.distillation_choices import SoftTargets
+from hf_finetune.distillation.config import SoftTargets
 
 SMALL = {
     "image_size": 28,

@@ -25,21 +25,21 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
-from hf_finetune.codec import spelled
-from hf_finetune.data.augment_text import Aeda, Eda, MixHalves, ShuffleSentences, TextOperation
-from hf_finetune.data.augmentation import TextBatch, generators
+from hf_finetune.augmentation.online import population_of
+from hf_finetune.augmentation.operations import TextBatch, generators
+from hf_finetune.augmentation.text.generative import ModelOperation
+from hf_finetune.augmentation.text.operations import Aeda, Eda, MixHalves, ShuffleSentences, TextOperation
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of
-from hf_finetune.data.load import Splits, load
-from hf_finetune.data.text_models import ModelOperation
-from hf_finetune.data.views import population_of
+from hf_finetune.data.loading import Splits, load
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
-from hf_finetune.models.load import load_classifier
+from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_tokenizer
-from hf_finetune.trained import quiet_libraries
 from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.classifier import quiet_libraries
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.trainer import ClassifierTrainer
+from hf_finetune.utils.codec import spelled
 
 BOUND = 0.05
 CPU = torch.device("cpu")

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_finetune.codec import spelled
-from hf_finetune.data.augment_image import AutoAugment, Blur, Colour, ImageOperation, RandAugment, Shear
-from hf_finetune.data.augmentation import ImageBatch, generators
+from hf_finetune.augmentation.image.operations import AutoAugment, Blur, Colour, ImageOperation, RandAugment, Shear
+from hf_finetune.augmentation.operations import ImageBatch, generators
+from hf_finetune.utils.codec import spelled
 
 BOUND = 300
 # The slowest that the presets use, beside the defaults of all.

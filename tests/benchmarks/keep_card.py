@@ -9,10 +9,10 @@ import argparse
 import json
 from pathlib import Path
 
-from hf_finetune import codec
-from hf_finetune.cli import read_run
+from hf_finetune.cli.main import read_run
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.local_paths import without_local_paths
+from hf_finetune.utils import codec
 
 CARDS = Path(__file__).parent.parent.parent / "model_cards"
 

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from transformers import pipeline
 
-from hf_finetune.apply import probabilities
 from hf_finetune.data.image import decode
-from hf_finetune.data.load import load
+from hf_finetune.data.loading import load
 from hf_finetune.evaluation.intervals import exact, paired_difference, verdict
-from hf_finetune.trained import load_trained, quiet_libraries
+from hf_finetune.inference.predict import probabilities
+from hf_finetune.training.classifier import load_trained, quiet_libraries
 
 
 def milliseconds(folders: list[Path], kind: str, rows: list[Any]) -> list[float]:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_finetune.data.load import load
+from hf_finetune.data.loading import load
 
 
 def few(labels_N: np.ndarray, per_class: int | None, seed: int) -> np.ndarray:

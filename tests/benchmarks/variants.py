@@ -6,7 +6,7 @@
 
 The first variant of a comparison is the one that the others are held against. Validation rows judge, by accuracy, or by
 macro F1 where rare classes are the subject; the verdicts are those of `evaluation.intervals`, with the margin of defaults,
-half a point. `--test` prints the table of the test rows, once, after the choice. Every run goes through `pipeline.run`;
+half a point. `--test` prints the table of the test rows, once, after the choice. Every run goes through `pipeline.run.run`;
 each is a line of the output file, and a command that is given again goes on where it stopped. `{seed}` in a data folder's
 name stands for the seed (each with rows of its own, see `same_rows.py`), in a variant's flags `{seed}` and `{name}`, the
 data's, as well; what else stands there in braces, such as the folder of `hf-finetune search`'s policies, is said by
@@ -26,10 +26,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from book import Book, read
 
+from hf_finetune.cli.jobs import train_job
+from hf_finetune.config.recipe import Launch
 from hf_finetune.evaluation.intervals import Interval, paired_difference, paired_macro_f1, verdict
-from hf_finetune.jobs import train_job
-from hf_finetune.pipeline import run
-from hf_finetune.recipe import Launch
+from hf_finetune.pipeline.run import run
 
 MARGIN = 0.005
 EFFECTIVE = "--objective.class-weights '{type: EffectiveNumber, beta: 0.999}'"

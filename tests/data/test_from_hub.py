@@ -11,7 +11,7 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets.exceptions import DatasetNotFoundError
-from hub_server import hub_server
+from helpers.hub_server import hub_server
 
 from hf_finetune.data import from_hub
 from hf_finetune.errors import InputError
@@ -28,7 +28,7 @@ FEATURES = Features(
 # Endpoints are read at import, hence another process.
 CHILD = """
 import json, sys
-from hf_finetune.data.load import load, sniff, stream
+from hf_finetune.data.loading import load, sniff, stream
 from hf_finetune.errors import InputError
 
 def answer(work):

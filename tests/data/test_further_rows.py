@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_finetune.data.augmentation import Population, TextBatch
-from hf_finetune.data.compose import Sometimes
+from hf_finetune.augmentation.compose import Sometimes
+from hf_finetune.augmentation.operations import Population, TextBatch
+from hf_finetune.augmentation.text.sentences import MixHalves
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.data.further_rows import labelled
-from hf_finetune.data.load import load
+from hf_finetune.data.loading import load
 from hf_finetune.data.sampling import ClassDraw
-from hf_finetune.data.text_sentences import MixHalves
-from hf_finetune.data.text_words import SwapWords
 from hf_finetune.errors import InputError
 
 

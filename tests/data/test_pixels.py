@@ -14,11 +14,11 @@ import transformers
 from datasets import Dataset
 from PIL import Image
 
-from hf_finetune import store
 from hf_finetune.data import pixels
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.errors import InputError
+from hf_finetune.utils import disk_cache
 
 SMALL = {"height": 24, "width": 24}
 PROCESSORS = [
@@ -64,7 +64,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def forget_all() -> None:
     """As a process that has read no pictures yet."""
     pixels._OPEN.clear()
-    store._HELD.clear()
+    disk_cache._HELD.clear()
 
 
 def stores(cache: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hf_finetune.data.load import stream
+from hf_finetune.data.loading import stream
 from hf_finetune.errors import InputError
 
 KNOWN = {"labels": ("no", "yes"), "require_label": True}

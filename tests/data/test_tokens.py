@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
-from small_runs import text_rows
-from tiny import TEXT_FAMILIES, tiny_tokenizer
+from helpers.small_runs import text_rows
+from helpers.tiny import TEXT_FAMILIES, tiny_tokenizer
 
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
 from hf_finetune.data.tokens import TokenLists, ids_that_occur, pack, pad

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hand_made import by_name, clean, examined, rows_of, write
-from tiny import tiny_text_checkpoint
+from helpers.hand_made import by_name, clean, examined, rows_of, write
+from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune import InputError
 from hf_finetune.doctor.examination import examine

@@ -6,13 +6,13 @@ import io
 import numpy as np
 import pytest
 import torch
+from helpers.small_runs import text_rows
 from PIL import Image
-from small_runs import text_rows
 
-from hf_finetune.data.augment_text import ChangeCase
-from hf_finetune.data.augmentation import TextBatch
-from hf_finetune.data.compose import Phases, Sequence
-from hf_finetune.data.views import Augmentation, population_of
+from hf_finetune.augmentation.compose import Phases, Sequence
+from hf_finetune.augmentation.online import Augmentation, population_of
+from hf_finetune.augmentation.operations import TextBatch
+from hf_finetune.augmentation.text.operations import ChangeCase
 from hf_finetune.doctor.contact_sheet import GAP, LINE, _in_words, contact_sheet
 from hf_finetune.doctor.preview import Look, Mixture, Preview, looks, preview, some_rows
 from hf_finetune.doctor.side_by_side import LEGEND, marked, side_by_side

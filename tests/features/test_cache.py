@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from hf_finetune import store
 from hf_finetune.features import cache
 from hf_finetune.features.cache import find_activations, store_activations
+from hf_finetune.utils import disk_cache
 
 WIDTH = 3
 LENGTHS = [2, 5, 1, 4]
@@ -41,7 +41,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, dtype: torch.dtype)
 def test_what_the_manifest_says_must_make_sense(tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict) -> None:
     folder = tmp_path / "activations" / "a"
     write(folder)
-    (folder / store.MANIFEST).write_text(json.dumps({**store.manifest(folder), **change}))
+    (folder / disk_cache.MANIFEST).write_text(json.dumps({**disk_cache.manifest(folder), **change}))
     assert find_activations(folder) is None and "built anew" in caplog.text
     write(folder)
     assert torch.equal(find_activations(folder)[1], rows()[1])
@@ -52,7 +52,7 @@ def test_no_room_computes_nothing(tmp_path: Path) -> None:
         pytest.fail("computed in vain")
         yield
 
-    with pytest.raises(store.NoStore, match=r"batching\.cache_gb allows 0\.00"):
+    with pytest.raises(disk_cache.NoStore, match=r"batching\.cache_gb allows 0\.00"):
         store_activations(
             tmp_path / "activations" / "a", chunks(), rows=4, tokens=12, width=3, dtype=torch.float32, budget_gb=1e-9
         )

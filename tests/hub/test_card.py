@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hub_run import RECIPE, example_result, interval
-from hub_store import validate_card
+from helpers.hub_run import RECIPE, example_result, interval
+from helpers.hub_store import validate_card
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
-from hf_finetune import codec
+from hf_finetune.config.recipe import Hub, ImageData, Model, Recipe, TextData, Train
 from hf_finetune.hub.card import render_card
-from hf_finetune.recipe import Hub, ImageData, Model, Recipe, TextData, Train
+from hf_finetune.utils import codec
 
 
 def card_of(recipe: Recipe = RECIPE, result: dict[str, Any] | None = None, **changes: Any) -> ModelCard:

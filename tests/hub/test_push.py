@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_run import RECIPE, example_result, write_run
-from hub_server import Fault, HubServer, hub_server, new_token
-from hub_store import Answer, Blob
+from helpers.hub_run import RECIPE, example_result, write_run
+from helpers.hub_server import Fault, HubServer, hub_server, new_token
+from helpers.hub_store import Answer, Blob
 from huggingface_hub import ModelCard, close_session, constants
 from huggingface_hub.utils import _http
 from safetensors.numpy import save_file
 
+from hf_finetune.config.recipe import Hub
 from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub import contents
-from hf_finetune.hub.patience import Patience
 from hf_finetune.hub.push import Pushed, push
-from hf_finetune.recipe import Hub
+from hf_finetune.hub.retry import Patience
 
 REPO = "tester/movie"
 SENT = {

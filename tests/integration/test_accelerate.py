@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from hf_finetune import shipped
+from hf_finetune.cli import shipped
 from hf_finetune.training.precision import default_device, has_native_bf16
 
 # Few and short texts: what is looked at is the launch.
@@ -56,7 +56,7 @@ def test_two_processes_on_a_cpu(tmp_path: Path, stock: bool) -> None:
     if stock:
         command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(script), str(answers)]
     else:
-        ours = "import sys; from hf_finetune.launcher import launch; launch(sys.argv[1:], 2, mixed_precision='no')"
+        ours = "import sys; from hf_finetune.cli.launcher import launch; launch(sys.argv[1:], 2, mixed_precision='no')"
         command = ["-c", ours, str(script), str(answers)]
     answer = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=1800)
     assert answer.returncode == 0, answer.stderr[-3000:]

@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import torch
-from ranks import run_in_two_processes
-from small_runs import furthest, small_trainer, weights
+from helpers.ranks import run_in_two_processes
+from helpers.small_runs import furthest, small_trainer, weights
 
-from hf_finetune.models import freeze
+from hf_finetune.models import freezing
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from small_runs import small_trainer, weights
-from hf_finetune.features.frozen import cache_frozen_layers
+from helpers.small_runs import small_trainer, weights
+from hf_finetune.features.frozen_layers import cache_frozen_layers
 from hf_finetune.models import freeze
 
 folder = Path(sys.argv[1])
@@ -37,7 +37,7 @@ if trainer.args.process_index == 0:
 
 def test_two_processes_on_one_store(tmp_path: Path) -> None:
     alone = small_trainer(tmp_path, "bert")
-    freeze.train_top(alone.model, 1)
+    freezing.train_top(alone.model, 1)
     alone.train()
     said = run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path)
     assert [text.splitlines()[:2] for text in said] == [["2 True False", "2 True True"]] * 2

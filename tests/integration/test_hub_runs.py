@@ -5,12 +5,12 @@ import os
 import subprocess
 from pathlib import Path
 
-import forks
 import pyarrow as pa
 import pytest
-from hub_server import HubServer, hub_server
-from small_runs import text_rows
-from tiny import tiny_text_checkpoint
+from helpers import forks
+from helpers.hub_server import HubServer, hub_server
+from helpers.small_runs import text_rows
+from helpers.tiny import tiny_text_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -9,22 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import forks
 import pytest
 import torch
-from hub_server import hub_server
+from helpers import forks
+from helpers.hub_server import hub_server
+from helpers.small_runs import image_rows, small_recipe, stop_after, text_rows
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe, stop_after, text_rows
-from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoModelForSequenceClassification
 
-from hf_finetune import pipeline
-from hf_finetune.apply import probabilities
+from hf_finetune.config.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, Train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.parity import reference_logits
-from hf_finetune.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, Train
-from hf_finetune.trained import load_trained
+from hf_finetune.inference.predict import probabilities
+from hf_finetune.pipeline import run as pipeline
+from hf_finetune.pipeline.parity import reference_logits
+from hf_finetune.training.classifier import load_trained
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from forks import COMMAND, COMMAND_WITHOUT_GATE
-from forks import run as in_a_process
+from helpers.forks import COMMAND, COMMAND_WITHOUT_GATE
+from helpers.forks import run as in_a_process
+from helpers.small_runs import image_rows, text_rows
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
-from small_runs import image_rows, text_rows
-from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 
 # The command line in a process that gets a signal in the middle of a step, at the same one however busy the machine is.
 SIGNALLED = """
 import signal, sys, gate
-from hf_finetune.cli import main_command
+from hf_finetune.cli.main import main_command
 from hf_finetune.training.callbacks import LogLines
 
 step, number = int(sys.argv[1]), int(sys.argv[2])

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small_runs import image_rows, small_recipe
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe
-from tiny import tiny_image_checkpoint, tiny_text_checkpoint
 
-from hf_finetune import pipeline
-from hf_finetune.cli import main_command
+from hf_finetune.cli.main import main_command
+from hf_finetune.config.recipe import Averaging, ImageData, Launch, Model, Recipe
 from hf_finetune.errors import InputError
-from hf_finetune.models.conv_surgery import SetKernelSize, SetPooling, centred
-from hf_finetune.models.inner_surgery import SetActivation
-from hf_finetune.models.layer_surgery import AddLayers, ReinitTopLayers
-from hf_finetune.models.patch_surgery import ResizeImage, ResizePatches, resize_kernel
-from hf_finetune.models.position_surgery import ExtendPositions
-from hf_finetune.recipe import Averaging, ImageData, Launch, Model, Recipe
+from hf_finetune.models.surgery.convolutions import SetKernelSize, SetPooling, centred
+from hf_finetune.models.surgery.inner import SetActivation
+from hf_finetune.models.surgery.layers import AddLayers, ReinitTopLayers
+from hf_finetune.models.surgery.patches import ResizeImage, ResizePatches, resize_kernel
+from hf_finetune.models.surgery.positions import ExtendPositions
+from hf_finetune.pipeline import run as pipeline
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 

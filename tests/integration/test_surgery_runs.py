@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small_runs import image_rows, small_recipe, stop_after
+from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
-from small_runs import image_rows, small_recipe, stop_after
-from tiny import tiny_image_checkpoint
 
-from hf_finetune import codec, jobs, pipeline, preparation
-from hf_finetune.checks import check
+from hf_finetune.cli import jobs
+from hf_finetune.config.recipe import Batching, ImageData, Launch, Model, Recipe
+from hf_finetune.config.rules import check
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.models.surgery import (
+from hf_finetune.models.surgery.operations import (
     AddLayers,
     DropLayers,
     DuplicateLayers,
@@ -29,7 +30,8 @@ from hf_finetune.models.surgery import (
     StochasticDepth,
     SurgeryStep,
 )
-from hf_finetune.recipe import Batching, ImageData, Launch, Model, Recipe
+from hf_finetune.pipeline import run, setup
+from hf_finetune.utils import codec
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -53,7 +55,7 @@ def test_texts_and_resume(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.Mo
         LayerDrop(0.2),
     )
     recipe = operated(recipe, *operations, frozen_layers=1)
-    result = pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
+    result = run.run(recipe, Launch(output=str(tmp_path / "run")))
     assert result["parity"]["reload"]["ok"] and result["parity"]["pipeline"]["ok"]
     assert result["kernels"]["chosen"]["attention"] == "sdpa"
 
@@ -87,17 +89,17 @@ def test_texts_and_resume(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(StoppedBySignal):
-            pipeline.run(recipe, Launch(output=str(tmp_path / "stopped")))
+            run.run(recipe, Launch(output=str(tmp_path / "stopped")))
     with pytest.raises(InputError, match=r"model\.surgery"):
-        pipeline.run(operated(recipe, KeepLayers(first=2)), Launch(output=str(tmp_path / "stopped"), resume=True))
-    pipeline.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
+        run.run(operated(recipe, KeepLayers(first=2)), Launch(output=str(tmp_path / "stopped"), resume=True))
+    run.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
     resumed = load_file(tmp_path / "stopped" / "model" / "model.safetensors")
     assert all(torch.equal(resumed[name], saved[name]) for name in saved)
 
 
 def test_an_adapter_is_merged_and_not_left_alone(recipe: Recipe, tmp_path: Path) -> None:
     lora = dataclasses.replace(operated(recipe, KeepLayers(first=2)), method="lora")
-    result = pipeline.run(lora, Launch(output=str(tmp_path / "run")))
+    result = run.run(lora, Launch(output=str(tmp_path / "run")))
     assert result["parity"]["reload"]["ok"] and "adapter" not in result["parity"]
     assert not (tmp_path / "run" / "adapter").exists()
     assert any(note.startswith("adapter: only model/ is saved") for note in result["notes"])
@@ -128,7 +130,7 @@ def test_pictures(recipe: Recipe, tmp_path: Path) -> None:
         data=ImageData(path=str(tmp_path / "pictures")),
         model=Model(checkpoint=str(checkpoint), surgery=steps),
     )
-    result = pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
+    result = run.run(recipe, Launch(output=str(tmp_path / "run")))
     assert result["parity"]["reload"]["ok"] and result["parity"]["pipeline"]["ok"]
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert (config["num_hidden_layers"], config["hidden_act"]) == (3, "relu")
@@ -175,7 +177,7 @@ def test_refused_before_the_data_are_read(recipe: Recipe, tmp_path: Path) -> Non
     with pytest.raises(
         InputError, match=r"^model.surgery: KeepLayers: first: expected 1 to 3, as many layers as there are, got 9$"
     ):
-        pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
+        run.run(recipe, Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 
@@ -207,12 +209,12 @@ def test_layers_begun_anew_must_train(recipe: Recipe, tmp_path: Path) -> None:
         rf"model.frozen_layers: expected at most {depth - 2} beside ReinitTopLayers\(count=2\), .* got {depth - 1}"
     )
     with pytest.raises(InputError, match=expected):
-        pipeline.run(wanted, Launch(output=str(tmp_path / "run")))
+        run.run(wanted, Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
-    preparation.prepare(operated(recipe, ReinitTopLayers(2), frozen_layers=depth - 2))
+    setup.prepare(operated(recipe, ReinitTopLayers(2), frozen_layers=depth - 2))
 
 
 def test_layers_are_not_passed_by_for_a_whole_packed_batch(recipe: Recipe) -> None:
     wanted = dataclasses.replace(operated(recipe, LayerDrop(0.2)), batching=Batching(unpadded=True))
     with pytest.raises(InputError, match=r"batching.unpadded: .*model.surgery passes layers by for each row"):
-        preparation.prepare(wanted)
+        setup.prepare(wanted)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_in_two_processes
-from small_runs import furthest, small_trainer, weights
+from helpers.ranks import run_in_two_processes
+from helpers.small_runs import furthest, small_trainer, weights
 
 FAMILIES = ("bert", "roberta", "distilbert", "modernbert", "deberta-v2", "vit", "swin", "resnet")
 SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
-from small_runs import small_trainer, weights
+from helpers.small_runs import small_trainer, weights
 folder, families = Path(sys.argv[1]), sys.argv[2].split(",")
 for family in families:
     for accumulation in (1, 2):

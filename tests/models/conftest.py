@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 
-from hf_finetune.models.load import Loaded, load_classifier
+from hf_finetune.models.loading import Loaded, load_classifier
 
 
 @pytest.fixture(scope="session")

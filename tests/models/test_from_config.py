@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
+from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
 from transformers import AutoModelForImageClassification
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads import encoder
-from hf_finetune.models.load import check_config, load_classifier
+from hf_finetune.models.loading import check_config, load_classifier
+from hf_finetune.models.meta_model import skeleton
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint
-from hf_finetune.models.skeleton import skeleton
 
 # Two layers in place of three, or other stages; what is not named stays the checkpoint's.
 SMALLER: dict[str, dict[str, Any]] = {

@@ -9,11 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from hf_finetune import parity_child
 from hf_finetune.errors import InputError
 from hf_finetune.models.head_file import load_pooled, save_head
 from hf_finetune.models.heads import encoder
 from hf_finetune.models.pooled import with_head
+from hf_finetune.pipeline import parity_child
 
 CASES = [
     ("bert", {"pooling": "mean"}),

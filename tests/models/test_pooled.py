@@ -5,24 +5,24 @@ import copy
 import numpy as np
 import pytest
 import torch
-from small_runs import small_trainer
-from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
+from helpers.small_runs import small_trainer
+from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from torch import nn
 
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import predict_logits
-from hf_finetune.features.frozen import cache_frozen_layers
+from hf_finetune.features.frozen_layers import cache_frozen_layers
 from hf_finetune.features.prefix import NoBoundary, Prefix
-from hf_finetune.models import freeze
-from hf_finetune.models.adapters import add_adapter, lora_config, merge
+from hf_finetune.models import freezing
 from hf_finetune.models.dropout import FastDropout, fast_dropout
-from hf_finetune.models.first_token import FROM, first_token_alone
 from hf_finetune.models.heads import classification_layer, encoder, head_modules, set_layer
-from hf_finetune.models.load import Loaded
+from hf_finetune.models.kernels.narrow_last_layer import FROM, first_token_alone
+from hf_finetune.models.kernels.unpadded import use_unpadded
+from hf_finetune.models.loading import Loaded
+from hf_finetune.models.peft.adapters import add_adapter, lora_config, merge
 from hf_finetune.models.pooled import PooledClassifier, with_head
 from hf_finetune.models.pooling import PATCHES_AFTER, STAGED, TEXTS
-from hf_finetune.models.unpadded import use_unpadded
 
 KNOWN = [f for f in TEXT_FAMILIES + IMAGE_FAMILIES if f in (*TEXTS, *PATCHES_AFTER, *STAGED)]
 
@@ -166,7 +166,7 @@ def test_frozen_layers_are_entered_only_below_what_is_read(classifier, inputs) -
     batch = inputs("bert")
     for frozen, layers, enters in ((2, 1, True), (2, 2, True), (3, 1, True), (2, 3, False), (3, 2, False)):
         model = pooled(classifier, "bert", pooling="mean", last_layers=layers)
-        freeze.freeze_lower(model, frozen)
+        freezing.freeze_lower(model, frozen)
         if enters:
             Prefix(model, frozen, batch).close()
         else:
@@ -207,7 +207,7 @@ def test_kept_first_tokens_are_not_taken_for_all_tokens(tmp_path, monkeypatch) -
     for name, options in (("cls", {"pooling": "cls", "head": "linear"}), ("mean", {"pooling": "mean"})):
         trainer = small_trainer(tmp_path, "bert", rows=8)
         loaded = with_head(Loaded(trainer.model, (), ()), **options)
-        freeze.freeze_body(loaded.model)
+        freezing.freeze_body(loaded.model)
         first_token_alone(loaded.model)
         rows = cache_frozen_layers(
             loaded.model,

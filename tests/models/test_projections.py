@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from hf_finetune.models.adapters import add_adapter, lora_config
-from hf_finetune.models.load import Loaded, load_classifier
+from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.peft.adapters import add_adapter, lora_config
 from hf_finetune.models.projections import fused_projections
 
 # ModernBERT has one projection of its own, convolutional networks none.

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.adapters import add_adapter, load_adapter, save_adapter
-from hf_finetune.models.load import load_classifier
+from hf_finetune.models.loading import load_classifier
+from hf_finetune.models.peft.adapters import add_adapter, load_adapter, save_adapter
 
 
 @pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import IMAGE_FAMILIES, TEXT_FAMILIES
+from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from transformers import AutoModelForImageClassification
 
 from hf_finetune.models.heads import classification_layer, encoder

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
+from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.freeze import encoder_layers, frozen_layers, groups_from_the_top, train_top
-from hf_finetune.models.load import Loaded, load_classifier
+from hf_finetune.models.freezing import encoder_layers, frozen_layers, groups_from_the_top, train_top
+from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.meta_model import skeleton
 from hf_finetune.models.safety import inspect_checkpoint
-from hf_finetune.models.skeleton import skeleton
 from hf_finetune.models.trainable import train_only
 
 CONVOLUTIONAL = ("convnext", "resnet", "efficientnet", "poolformer")

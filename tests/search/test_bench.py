@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
-from small_runs import image_rows, small_recipe
-from tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from helpers.small_runs import image_rows, small_recipe
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import EfficientNetImageProcessor
 
-from hf_finetune.data.augment_image import Invert
-from hf_finetune.data.augment_text import DeleteWords
-from hf_finetune.data.augmentation import ImageBatch, TextBatch
-from hf_finetune.data.mix import CutMix, Mixup
+from hf_finetune.augmentation.image.operations import Invert
+from hf_finetune.augmentation.mixing import CutMix, Mixup
+from hf_finetune.augmentation.operations import ImageBatch, TextBatch
+from hf_finetune.augmentation.text.operations import DeleteWords
+from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Model, Precision, Recipe, Train
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating
-from hf_finetune.models.freeze import encoder_layers
-from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Batching, Evaluate, ImageData, Model, Precision, Recipe, Train
+from hf_finetune.models.freezing import encoder_layers
+from hf_finetune.pipeline.context import Prepared
 from hf_finetune.search import bench as bench_module
 from hf_finetune.search.bench import Bench, Stage
-from hf_finetune.training.soft_labels import why_not_by_embeddings
+from hf_finetune.training.losses.soft_labels import why_not_by_embeddings
 
 # Rescales before it is done: there is no moment at which its pixels are whole numbers.
 IN_FLOATS = EfficientNetImageProcessor(size={"height": 32, "width": 32}, include_top=True)

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.errors import InputError
 from hf_finetune.search.plan import (
     LEAST_STEPS,

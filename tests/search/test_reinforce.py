@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_finetune.data.augment_text import SwapWords
+from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.search.reinforce import Controller, MovingScale, Reinforce, reinforce_loss
 from hf_finetune.search.space import Space, Strength
 

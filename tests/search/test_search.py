@@ -12,21 +12,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Value
-from small_runs import image_rows, small_recipe
-from tiny import tiny_image_checkpoint
+from helpers.small_runs import image_rows, small_recipe
+from helpers.tiny import tiny_image_checkpoint
 
-from hf_finetune.cli import main_command
-from hf_finetune.codec import merge
-from hf_finetune.data.augment_text import DeleteWords, SwapWords
-from hf_finetune.data.compose import Phases, Sequence
-from hf_finetune.data.mix import Mixup
+from hf_finetune.augmentation.compose import Phases, Sequence
+from hf_finetune.augmentation.mixing import Mixup
+from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
+from hf_finetune.cli.jobs import search_job, train_job
+from hf_finetune.cli.main import main_command
+from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.jobs import search_job, train_job
-from hf_finetune.models.patch_surgery import image_size_after
-from hf_finetune.pipeline import run
-from hf_finetune.preparation import prepare
-from hf_finetune.prepared import Prepared
-from hf_finetune.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
+from hf_finetune.models.surgery.patches import image_size_after
+from hf_finetune.pipeline.context import Prepared
+from hf_finetune.pipeline.run import run
+from hf_finetune.pipeline.setup import prepare
 from hf_finetune.search import augmentation, retraining, timing
 from hf_finetune.search.augmentation import SEARCHERS, Wanted, search
 from hf_finetune.search.bench import Bench, Score, shortened
@@ -34,7 +33,8 @@ from hf_finetune.search.report import NONE_HELPS, UNDECIDED, describe
 from hf_finetune.search.retraining import Cost, Retrained
 from hf_finetune.search.searchers import Trial
 from hf_finetune.search.space import Mix, Move, Policy
-from hf_finetune.training.schedule_choices import Schedule
+from hf_finetune.training.optim.schedule_config import Schedule
+from hf_finetune.utils.codec import merge
 
 PLENTY = 100_000.0
 JUDGED = Dataset.from_dict({"label": [i % 2 for i in range(200)]})

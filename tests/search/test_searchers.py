@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hf_finetune.data.augment_text import SwapWords
-from hf_finetune.data.mix import CutMix, Mixup
+from hf_finetune.augmentation.mixing import CutMix, Mixup
+from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.search.augmentation import SEARCHERS
 from hf_finetune.search.population import Population
 from hf_finetune.search.searchers import RUNGS, Halving, Sweep, Trial, halved, most_arms

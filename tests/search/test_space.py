@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hf_finetune.data.augment_text import DeleteWords, SwapWords
-from hf_finetune.data.augmentation import ImageBatch, TextBatch, generators
-from hf_finetune.data.compose import OneOf, Phases, Sequence, Sometimes
-from hf_finetune.data.image_geometry import Rotate
-from hf_finetune.data.mix import CutMix, Mixup, ResizeMix
+from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes
+from hf_finetune.augmentation.image.geometry import Rotate
+from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
+from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
+from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
 from hf_finetune.search.space import (
     BRANCHES,
     LEVELS,

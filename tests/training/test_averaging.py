@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small_runs import furthest, small_recipe, small_trainer, weights
 from safetensors.torch import load_file
-from small_runs import furthest, small_recipe, small_trainer, weights
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from hf_finetune import Averaging, InputError, Launch, Recipe, pipeline
-from hf_finetune.checks import check
-from hf_finetune.training import checkpoints, keeping
+from hf_finetune import Averaging, InputError, Launch, Recipe
+from hf_finetune.config.rules import check
+from hf_finetune.pipeline import run
+from hf_finetune.training import best_weights, checkpoints
 from hf_finetune.training.averaging import Averages, Ema, Tail, put_in, swapped
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.trainer import ClassifierTrainer
@@ -259,8 +260,10 @@ def test_run_keeps_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         train=replace(small.train, num_train_epochs=2.0, learning_rate=3e-3, head_warm_start=False),
     )
     # Whatever validation says: the other tests are of the choice.
-    monkeypatch.setattr(keeping, "best_of", lambda candidates, **_: next(c for c in candidates if c.weights == "ema"))
-    result = pipeline.run(recipe, Launch(output=str(tmp_path / "straight")))
+    monkeypatch.setattr(
+        best_weights, "best_of", lambda candidates, **_: next(c for c in candidates if c.weights == "ema")
+    )
+    result = run.run(recipe, Launch(output=str(tmp_path / "straight")))
     assert all(check["ok"] for check in result["parity"].values())
     assert result["best"]["weights"] == "ema" and result["best"]["step"] == result["steps"] == 14
     assert [c["weights"] for c in result["best"]["candidates"]] == ["checkpoint", "ema"]
@@ -279,8 +282,8 @@ def test_run_keeps_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         return
     monkeypatch.setattr(Watched, "until", 9)
     with pytest.raises(BaseException, match=r"resume|^$"):
-        pipeline.run(recipe, Launch(output=str(tmp_path / "killed")))
+        run.run(recipe, Launch(output=str(tmp_path / "killed")))
     monkeypatch.setattr(Watched, "until", -1)
-    pipeline.run(recipe, Launch(output=str(tmp_path / "killed"), resume=True))
+    run.run(recipe, Launch(output=str(tmp_path / "killed"), resume=True))
     again = load_file(tmp_path / "killed" / "model" / "model.safetensors")
     assert all(torch.equal(again[name], saved[name]) for name in saved)

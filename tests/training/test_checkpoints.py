@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from small_runs import furthest, small_trainer, weights
+from helpers.small_runs import furthest, small_trainer, weights
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_finetune.errors import StoppedBySignal

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
-from hf_finetune.models.freeze import freeze_lower
+from hf_finetune.models.freezing import freeze_lower
 from hf_finetune.training import flops
 
 # The tiny BERT: 3 layers of width 32, inner width 64.

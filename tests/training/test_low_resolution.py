@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import furthest, small_trainer, weights
-from tiny import IMAGE_FAMILIES
+from helpers.small_runs import furthest, small_trainer, weights
+from helpers.tiny import IMAGE_FAMILIES
 from transformers import TrainerCallback
 
 from hf_finetune.errors import InputError

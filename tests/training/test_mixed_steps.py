@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_in_two_processes
-from small_runs import furthest, small_trainer, weights
+from helpers.ranks import run_in_two_processes
+from helpers.small_runs import furthest, small_trainer, weights
 from torch.nn import functional as F
 
-from hf_finetune.data.mix import CutMix, Mixing, Mixup, ResizeMix
-from hf_finetune.training.sharpness import Sharpness
+from hf_finetune.augmentation.mixing import CutMix, Mixing, Mixup, ResizeMix
+from hf_finetune.training.optim.sam import Sharpness
 from hf_finetune.training.trainer import ClassifierTrainer
 
 TEXT, PICTURES = (Mixup(alpha=1.0),), (Mixup(alpha=1.0), CutMix(), ResizeMix())
@@ -111,8 +111,8 @@ import sys
 from functools import partial
 from pathlib import Path
 import torch
-from small_runs import small_trainer, weights
-from hf_finetune.data.mix import CutMix, Mixup, ResizeMix
+from helpers.small_runs import small_trainer, weights
+from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.training.trainer import ClassifierTrainer
 folder = Path(sys.argv[1])
 for family, mix in (("bert", (Mixup(1.0),)), ("vit", (Mixup(1.0), CutMix(), ResizeMix()))):

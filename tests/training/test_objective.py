@@ -5,21 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import furthest, small_trainer, trained_by_two, weights
+from helpers.small_runs import furthest, small_trainer, trained_by_two, weights
 from torch import nn
 from transformers.utils import ModelOutput
 
-from hf_finetune.data.augment_image import Flip, Translate
-from hf_finetune.data.augment_text import DeleteWords, KeyboardTypos
-from hf_finetune.data.compose import Phases
+from hf_finetune.augmentation.compose import Phases
+from hf_finetune.augmentation.image.operations import Flip, Translate
+from hf_finetune.augmentation.online import Augmentation, population_of
+from hf_finetune.augmentation.text.operations import DeleteWords, KeyboardTypos
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
-from hf_finetune.data.views import Augmentation, population_of
-from hf_finetune.models.shortcuts import Shortcuts
-from hf_finetune.training.elastic_net import ElasticNetSteps, penalised
-from hf_finetune.training.gradient_noise import NoisyGradients
-from hf_finetune.training.loss_choices import Focal
-from hf_finetune.training.losses import CROSS_ENTROPY, WeightedLoss, focal, mean_over_step, symmetric_kl
-from hf_finetune.training.mixout import Mixout, pretrained_layers
+from hf_finetune.models.kernels.shortcuts import Shortcuts
+from hf_finetune.training.losses.classification import CROSS_ENTROPY, WeightedLoss, focal, mean_over_step, symmetric_kl
+from hf_finetune.training.losses.config import Focal
+from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalised
+from hf_finetune.training.regularization.gradient_noise import NoisyGradients
+from hf_finetune.training.regularization.mixout import Mixout, pretrained_layers
 from hf_finetune.training.trainer import ClassifierTrainer
 
 WEIGHTS, SHIFT = torch.tensor([1.6, 0.4]), torch.tensor([-0.2, -1.5])

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from ranks import run_in_two_processes
-from small_runs import small_trainer
+from helpers.ranks import run_in_two_processes
+from helpers.small_runs import small_trainer
 
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from small_runs import small_trainer
+from helpers.small_runs import small_trainer
 from transformers import TrainerCallback
 from hf_finetune.errors import StoppedBySignal, TrainingError
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals
@@ -54,10 +54,10 @@ def test_both_processes_stop_when_one_has_to(tmp_path: Path) -> None:
 LOST = """
 import os, signal, sys
 from pathlib import Path
-from small_runs import small_trainer
+from helpers.small_runs import small_trainer
 from transformers import TrainerCallback
 from hf_finetune.errors import TrainingError
-from hf_finetune.training.peers import plain_peer_errors
+from hf_finetune.training.distributed import plain_peer_errors
 
 class Killed(TrainerCallback):
     def on_step_end(self, args, state, control, **_):

@@ -8,18 +8,18 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from small_runs import small_recipe
-from tiny import tiny_text_checkpoint
+from helpers.small_runs import small_recipe
+from helpers.tiny import tiny_text_checkpoint
 
-from hf_finetune import planning, rate_finding
-from hf_finetune.cli import main_command
+from hf_finetune.cli.main import main_command
+from hf_finetune.config.recipe import Model, Optim, Recipe
 from hf_finetune.errors import InputError
-from hf_finetune.preparation import load_splits
-from hf_finetune.recipe import Model, Optim, Recipe
+from hf_finetune.pipeline import learning_rate_finder, plan
+from hf_finetune.pipeline.setup import load_splits
 from hf_finetune.training import range_test
-from hf_finetune.training.charts import line_chart, sparkline
-from hf_finetune.training.optimizer_choices import Adafactor
+from hf_finetune.training.optim.config import Adafactor
 from hf_finetune.training.range_test import growth, read, smooth
+from hf_finetune.utils.plots import line_chart, sparkline
 
 
 def test_smoothing_by_hand() -> None:
@@ -90,7 +90,7 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(range_test, "STEPS", 60)
     seen = []
-    rehearse = rate_finding.pipeline.rehearse
+    rehearse = learning_rate_finder.pipeline.rehearse
 
     def watched(prepared, *given):
         seen.append(prepared)
@@ -98,13 +98,13 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
         seen.append([group["initial_lr"] for group in trainer.optimizer.param_groups])
         return trainer, *rest
 
-    monkeypatch.setattr(rate_finding.pipeline, "rehearse", watched)
+    monkeypatch.setattr(learning_rate_finder.pipeline, "rehearse", watched)
     recipe = replace(
         small,
         optim=Optim(head_learning_rate=3e-2),
         train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
     )
-    found = rate_finding.find_rate(recipe)
+    found = learning_rate_finder.find_rate(recipe)
     assert seen[0].recipe.train.max_steps == 60 and set(seen[0].splits.train["text"]) <= set(
         load_splits(small).train["text"][:]
     )
@@ -117,8 +117,8 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     assert found.folder == tmp_path / "runs" / "small-find-lr-1"
     assert json.loads((found.folder / "find_lr.json").read_text())["proposed"] == found.test.proposed
     ElementTree.parse(found.folder / "find_lr.svg")
-    assert f"--train.learning-rate {found.test.proposed:.1e}" in rate_finding.describe(found)
-    assert rate_finding.find_rate(recipe).test == found.test
+    assert f"--train.learning-rate {found.test.proposed:.1e}" in learning_rate_finder.describe(found)
+    assert learning_rate_finder.find_rate(recipe).test == found.test
 
 
 def test_the_rates_are_the_run_s_own_where_no_group_has_them(
@@ -133,7 +133,7 @@ def test_the_rates_are_the_run_s_own_where_no_group_has_them(
         optim=Optim(head_learning_rate=3e-2, layer_decay=0.9),
         train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
     )
-    assert rate_finding.find_rate(recipe).test.rates[0] == pytest.approx(3e-6)
+    assert learning_rate_finder.find_rate(recipe).test.rates[0] == pytest.approx(3e-6)
 
 
 def test_rates_that_the_optimiser_does_not_reach_are_not_told(
@@ -147,14 +147,14 @@ def test_rates_that_the_optimiser_does_not_reach_are_not_told(
         optim=Optim(optimizer=Adafactor()),
         train=replace(small.train, head_warm_start=False, learning_rate=0.5),
     )
-    rates = rate_finding.find_rate(recipe).test.rates
+    rates = learning_rate_finder.find_rate(recipe).test.rates
     assert len(rates) == 26 and rates[-1] == pytest.approx(5e-4 * growth(60) ** 25)
     assert rates[-1] < 26**-0.5 and rates[-1] * growth(60) > 27**-0.5
 
 
 def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> None:
     recipe = replace(small, optim=Optim(layer_decay=0.5))
-    made = planning.plan(recipe, plot=tmp_path / "rates.svg")
+    made = plan.plan(recipe, plot=tmp_path / "rates.svg")
     assert made["schedule"]["name"] == "linear"
     assert made["schedule"]["learning_rates"] == {
         "the rest": 1e-4,
@@ -165,7 +165,7 @@ def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> No
     }
     drawn = (tmp_path / "rates.svg").read_text()
     assert drawn.count("<polyline") == 5 and ">layer 0</text>" in drawn
-    said = planning.describe(made)
+    said = plan.describe(made)
     assert f"schedule      linear {made['schedule']['curve']}" in said and "embeddings 6.25e-06" in said
 
 
@@ -189,7 +189,7 @@ def test_flags_in_the_wrong_place(command: list[str], message: str, capsys: pyte
 
 
 def test_more_than_one_process_is_refused(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare = rate_finding.prepare
-    monkeypatch.setattr(rate_finding, "prepare", lambda recipe: replace(prepare(recipe), processes=2))
+    prepare = learning_rate_finder.prepare
+    monkeypatch.setattr(learning_rate_finder, "prepare", lambda recipe: replace(prepare(recipe), processes=2))
     with pytest.raises(InputError, match="--find-lr: expected one process, got 2"):
-        rate_finding.find_rate(small, str(tmp_path / "out"))
+        learning_rate_finder.find_rate(small, str(tmp_path / "out"))

@@ -5,14 +5,14 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from helpers.small_runs import furthest, small_trainer
 from peft import PeftModel
 from safetensors.torch import load_file
-from small_runs import furthest, small_trainer
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.adapter_state import FILE, load_state, save_state
-from hf_finetune.models.adapters import add_adapter, load_adapter, save_adapter
-from hf_finetune.models.load import load_classifier
+from hf_finetune.models.loading import load_classifier
+from hf_finetune.models.peft.adapters import add_adapter, load_adapter, save_adapter
+from hf_finetune.models.peft.state import FILE, load_state, save_state
 from hf_finetune.training.rank_schedule import RankSchedule, orthogonality
 from hf_finetune.training.trainer import ClassifierTrainer
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small_runs import furthest, small_recipe, small_trainer, weights
 from safetensors.torch import load_file
-from small_runs import furthest, small_recipe, small_trainer, weights
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_finetune import Averaging, Launch, pipeline
+from hf_finetune import Averaging, Launch
+from hf_finetune.pipeline import run
 from hf_finetune.training.averaging import put_in
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.soup import Candidate, Soup, best_of, ingredients
@@ -125,14 +126,14 @@ def test_checkpoint_without_an_ingredient_is_passed_over(tmp_path: Path) -> None
 def test_run_keeps_its_soup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is scored later is better: the soup takes the three epochs, the last one first; model/ holds their mean."""
     scores = itertools.count(1)
-    monkeypatch.setattr(pipeline, "classification_metrics", lambda *_: {"accuracy": next(scores) / 10})
+    monkeypatch.setattr(run, "classification_metrics", lambda *_: {"accuracy": next(scores) / 10})
     small = small_recipe(tmp_path)
     recipe = replace(
         small,
         averaging=Averaging(soup=True, tail_share=0.5, tail_every="epoch"),
         train=replace(small.train, num_train_epochs=3.0, learning_rate=1e-5, keep_checkpoints=True),
     )
-    result = pipeline.run(recipe, Launch(output=str(tmp_path / "run")))
+    result = run.run(recipe, Launch(output=str(tmp_path / "run")))
     assert result["parity"]["reload"]["ok"]
     best = result["best"]
     assert [c["weights"] for c in best["candidates"]] == ["checkpoint", "tail", "soup"]

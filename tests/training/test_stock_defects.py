@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small_runs import small_trainer
 from safetensors.torch import load_file
-from small_runs import small_trainer
 from transformers import Trainer, TrainingArguments
 
 from hf_finetune.data.inputs import with_labels

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import furthest, small_trainer, text_rows, weights
+from helpers.small_runs import furthest, small_trainer, text_rows, weights
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
-from hf_finetune.data.mix import Mixup
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.trainer import ClassifierTrainer

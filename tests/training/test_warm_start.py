@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from small_runs import small_trainer
+from helpers.small_runs import small_trainer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hf_finetune.data.inputs import Rows, columns_of

@@ -1,0 +1,172 @@
+"""Language models that change texts, from checkpoints that are data and nothing else, see `models.safety`.
+
+They are looked at before a run begins, without their weights, and loaded when a text is there that no earlier run has changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import torch
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.loading import config_of, quiet, seeded
+from hf_finetune.models.processors import load_tokenizer, position_limit
+from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
+from hf_finetune.utils import hashing
+
+# Beside the weights, what decides how a checkpoint reads and writes.
+SETTINGS = ("*.json", "*.txt", "*.model", "*.spm")
+# They wait for a token that names the language, as no field here does.
+TOLD_BY_TOKEN = ("m2m_100", "mbart", "nllb-moe", "plbart", "seamless_m4t", "seamless_m4t_v2")
+# What a tokenizer is told of a model without a table of positions.
+UNLIMITED = 1_000_000
+
+Task = Literal["masked words", "translation"]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a vocabulary that are whole words."""
+
+    words: dict[int, str]
+    """Token to word."""
+    tokens: dict[str, list[int]]
+    """Word, without regard to case, to tokens."""
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A language model in float32 and evaluation mode, and its tokenizer."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    positions: int
+    """Longest text in tokens."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs belong."""
+        return self.model.device
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """See `whole_words`."""
+        return whole_words(self.tokenizer)
+
+
+def whole_words(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """Tokens that stand for a word of letters alone: the word, written behind a space, is that one token and no other."""
+    special = set(tokenizer.all_special_ids)
+    tokens = [i for i in range(len(tokenizer)) if i not in special]
+    texts = [text.strip() for text in tokenizer.batch_decode([[i] for i in tokens])]
+    letters = [(i, text) for i, text in zip(tokens, texts, strict=True) if text.isalpha()]
+    ids = tokenizer([f" {text}" for _, text in letters], add_special_tokens=False)["input_ids"] if letters else []
+    words = {i: text for (i, text), encoded in zip(letters, ids, strict=True) if encoded == [i]}
+    by_word: dict[str, list[int]] = {}
+    for i, word in words.items():
+        by_word.setdefault(word.casefold(), []).append(i)
+    return Vocabulary(words, by_word)
+
+
+@lru_cache(maxsize=8)
+def digest(checkpoint: str, revision: str | None) -> str:
+    """Commit on the Hub, or SHA-256 of the files: weights, config and tokenizer; once per process, until `forget`.
+
+    Raises:
+        InputError: see `inspect_checkpoint`.
+    """
+    local = inspect_checkpoint(checkpoint, revision=revision)
+    if local.commit is not None:
+        return local.commit
+    settings = sorted({path for pattern in SETTINGS for path in local.folder.glob(pattern)})
+    return hashing.of_files(*local.weights, *settings)
+
+
+@lru_cache(maxsize=16)
+def load(checkpoint: str, revision: str | None, task: Task, device: torch.device) -> TextModel:
+    """A checkpoint for one of the tasks; once per process, until `forget`.
+
+    Args:
+        device: `meta` to look at config, tokenizer and the names of the weights alone.
+
+    Raises:
+        InputError: see `inspect_checkpoint` and `load_tokenizer`; it is another kind of model, lacks weights of that kind, has
+            no token for what is masked, or none that ends a translation.
+    """
+    local = inspect_checkpoint(checkpoint, revision=revision)
+    config = config_of(local, False)
+    (_check_masked if task == "masked words" else _check_translator)(local, config)
+    positions = position_limit(config) or config.to_dict().get("max_position_embeddings") or UNLIMITED
+    tokenizer = load_tokenizer(local.name, revision=local.commit, max_length=positions, sample=())
+    # Whatever the checkpoint says: the mask tokens that are left of a text must be its first ones, see `masked_words.fill`.
+    tokenizer.truncation_side = "right"
+    if task == "masked words" and tokenizer.mask_token is None:
+        raise InputError(f"{local.name}: its tokenizer has no mask token; name it in tokenizer_config.json")
+    model = _model(local, config, task, device)
+    if task == "translation" and model.generation_config.eos_token_id is None:
+        raise InputError(f"{local.name}: no token ends its translations; set eos_token_id in generation_config.json")
+    return TextModel(local.name, model, tokenizer, positions)
+
+
+def forget() -> None:
+    """Give back the memory of all that was loaded."""
+    digest.cache_clear()
+    load.cache_clear()
+
+
+def _check_masked(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+        raise InputError(
+            f"{local.name}: {config.model_type} fills in no masked words; expected a masked language model such as "
+            "distilbert/distilroberta-base"
+        )
+
+
+def _check_translator(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
+    kind = config.model_type
+    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise InputError(
+            f"{local.name}: {kind} translates nothing; expected a sequence-to-sequence checkpoint such as "
+            "Helsinki-NLP/opus-mt-en-de"
+        )
+    if kind in TOLD_BY_TOKEN:
+        raise InputError(
+            f"{local.name}: {kind} is told the language by a token, which is not supported; "
+            "expected a checkpoint for two languages, such as Helsinki-NLP/opus-mt-en-de"
+        )
+
+
+def _model(local: LocalCheckpoint, config: PreTrainedConfig, task: Task, device: torch.device) -> PreTrainedModel:
+    auto = AutoModelForMaskedLM if task == "masked words" else AutoModelForSeq2SeqLM
+    try:
+        with quiet(), seeded(0):
+            model, info = auto.from_pretrained(
+                local.folder,
+                config=config,
+                dtype=torch.float32,
+                device_map="meta" if device.type == "meta" else None,
+                weights_only=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+    except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:
+        raise InputError(f"{local.name}: cannot be loaded for {task}: {first_line(error)}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"{local.name}: {len(missing)} of its weights for {task} are missing ({missing[0]}, ...), so that it would answer "
+            "at random; use a checkpoint that was saved with its head"
+        )
+    return model.eval().to(device)

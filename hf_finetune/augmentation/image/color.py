@@ -1,0 +1,169 @@
+"""Augmentation of pictures: their colours. Kernels are torchvision's but for the hue and the threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hf_finetune.augmentation.image.drawing import DRAWS, Draw, PictureOperation, either_way, expect_whole
+from hf_finetune.augmentation.operations import expect, expect_one_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Colour(PictureOperation):
+    """Change brightness, contrast, saturation and hue, in an order drawn anew for every picture."""
+
+    brightness: float = 0.3
+    """Largest change of the factor on all values either way, 0 to 1. At a factor of 0 everything is black."""
+    contrast: float = 0.3
+    """Largest change of the factor on what differs from the mean grey, 0 to 1."""
+    saturation: float = 0.3
+    """Largest change of the factor on what differs from grey, 0 to 1."""
+    hue: float = 0.0
+    """Furthest turn of the hues either way, 0 to 0.5 of the full circle."""
+    draw: Draw = "uniform"
+    """uniform: any change up to the largest either way; ends: the largest, one way or the other."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            expect(self, name, 0, 1)
+        expect(self, "hue", 0, 0.5)
+        expect_one_of(self, "draw", DRAWS)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from torchvision.transforms.v2 import functional as F
+
+        from hf_finetune.augmentation.image.kernels import hue_turned
+
+        for which in r.permutation(4):
+            most = (self.brightness, self.contrast, self.saturation, self.hue)[which]
+            if most == 0:
+                continue
+            change = either_way(r, most, self.draw)
+            match which:
+                case 0:
+                    picture_CHW = F.adjust_brightness(picture_CHW, 1 + change)
+                case 1:
+                    picture_CHW = F.adjust_contrast(picture_CHW, 1 + change)
+                case 2:
+                    picture_CHW = F.adjust_saturation(picture_CHW, 1 + change)
+                case 3:
+                    picture_CHW = hue_turned(picture_CHW, change)
+        return picture_CHW
+
+
+@dataclass(frozen=True)
+class Grayscale(PictureOperation):
+    """Take the colour out of a picture."""
+
+    p: float = 0.1
+    """Probability of each picture."""
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape, all three channels alike."""
+        from torchvision.transforms.v2 import functional as F
+
+        return F.rgb_to_grayscale(picture_CHW, num_output_channels=3)
+
+
+@dataclass(frozen=True)
+class Posterize(PictureOperation):
+    """Keep only the highest bits of every value."""
+
+    bits: int = 4
+    """How many of the 8, 0 to 8."""
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect_whole(self, "bits", 0, 8)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape, of fewer colours."""
+        from torchvision.transforms.v2 import functional as F
+
+        return F.posterize(picture_CHW, self.bits)
+
+
+@dataclass(frozen=True)
+class Solarize(PictureOperation):
+    """Invert the brighter values."""
+
+    threshold: float = 128.0
+    """Those from here on, 0 (all of them) to 256 (none)."""
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "threshold", 0, 256)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from hf_finetune.augmentation.image.kernels import solarized
+
+        return solarized(picture_CHW, self.threshold)
+
+
+@dataclass(frozen=True)
+class AutoContrast(PictureOperation):
+    """Stretch every channel so that its darkest value is 0 and its brightest 255, or 254 by rounding."""
+
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape; a channel of one value stays itself."""
+        from torchvision.transforms.v2 import functional as F
+
+        return F.autocontrast(picture_CHW)
+
+
+@dataclass(frozen=True)
+class Equalize(PictureOperation):
+    """Spread the values of every channel so that all are about as frequent."""
+
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape; a channel of fewer than 255 pixels below its brightest value stays itself."""
+        from torchvision.transforms.v2 import functional as F
+
+        return F.equalize(picture_CHW)
+
+
+@dataclass(frozen=True)
+class Invert(PictureOperation):
+    """Make a negative."""
+
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape, 255 less what every value was."""
+        from torchvision.transforms.v2 import functional as F
+
+        return F.invert(picture_CHW)
+
+
+@dataclass(frozen=True)
+class Identity(PictureOperation):
+    """Leave a picture as it is: one of the choices of the published policies."""
+
+    p: float = 1.0
+    """Probability of each picture, for nothing."""
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """The picture itself."""
+        return picture_CHW

@@ -1,0 +1,296 @@
+"""Augmentation of pictures: where things are. Every picture keeps its size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from hf_finetune.augmentation.image.drawing import (
+    DRAWS,
+    Draw,
+    PictureOperation,
+    either_way,
+    expect_in_order,
+    expect_whole,
+)
+from hf_finetune.augmentation.operations import expect, expect_one_of
+
+if TYPE_CHECKING:
+    import torch
+
+Interpolation = Literal["nearest", "bilinear"]
+INTERPOLATIONS = get_args(Interpolation)
+# A crop of drawn area and shape may not fit; after so many the whole picture is taken.
+CROP_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Crop(PictureOperation):
+    """Cut a picture of the same size out of it and a frame around it, at random."""
+
+    padding: int = 4
+    """Pixels of the frame on every side, 0 to 512."""
+    frame: Literal["constant", "reflect"] = "constant"
+    """constant: of one grey level; reflect: the picture mirrored at its edges."""
+    fill: int = 0
+    """Grey level of a constant frame, 0 to 255."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect_whole(self, "padding", 0, 512)
+        expect_one_of(self, "frame", ("constant", "reflect"))
+        expect_whole(self, "fill", 0, 255)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture moved by at most `padding` pixels each way."""
+        from torchvision.transforms.v2 import functional as F
+
+        from hf_finetune.augmentation.image.kernels import shifted
+
+        height, width = picture_CHW.shape[1:]
+        if self.frame == "constant":
+            x, y = (int(r.integers(-self.padding, self.padding + 1)) for _ in range(2))
+            return shifted(picture_CHW, x, y, self.fill)
+        # A mirror shows no more than there is.
+        right, down = (min(self.padding, side - 1) for side in (width, height))
+        framed = F.pad(picture_CHW, [right, down, right, down], padding_mode="reflect")
+        left, top = int(r.integers(2 * right + 1)), int(r.integers(2 * down + 1))
+        return framed[:, top : top + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class ResizedCrop(PictureOperation):
+    """Cut out a part of a picture and resize it to the picture's size (Inception's crop, arXiv:1409.4842)."""
+
+    min_scale: float = 0.08
+    """Smallest part as a share of the area, above 0 to 1."""
+    max_scale: float = 1.0
+    """Largest part as a share of the area, up to 1."""
+    ratio: float = 4 / 3
+    """Strongest stretch of the part's sides against each other, 1 to 10: drawn from 1/ratio to ratio of the picture's own."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "min_scale", 1e-4, 1)
+        expect(self, "max_scale", 1e-4, 1)
+        expect_in_order(self, "min_scale", "max_scale")
+        expect(self, "ratio", 1, 10)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A part of the picture, of the same size."""
+        from torchvision.transforms.v2 import functional as F
+
+        height, width = picture_CHW.shape[1:]
+        top, left, tall, wide = self.part(height, width, r)
+        if (tall, wide) == (height, width):
+            return picture_CHW
+        return F.resized_crop(picture_CHW, top, left, tall, wide, [height, width], antialias=True)
+
+    def part(self, height: int, width: int, r: np.random.Generator) -> tuple[int, int, int, int]:
+        """Where it is: top, left, height and width."""
+        for _ in range(CROP_ATTEMPTS):
+            share = math.sqrt(r.uniform(self.min_scale, self.max_scale))
+            stretch = math.exp(r.uniform(-1, 1) * math.log(self.ratio) / 2)
+            tall, wide = max(1, round(height * share / stretch)), max(1, round(width * share * stretch))
+            if tall <= height and wide <= width:
+                return int(r.integers(height - tall + 1)), int(r.integers(width - wide + 1)), tall, wide
+        return 0, 0, height, width
+
+
+@dataclass(frozen=True)
+class Flip(PictureOperation):
+    """Mirror a picture."""
+
+    p: float = 0.5
+    """Probability of each picture."""
+    direction: Literal["horizontal", "vertical"] = "horizontal"
+    """horizontal: left becomes right; vertical: top becomes bottom."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_one_of(self, "direction", ("horizontal", "vertical"))
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        return picture_CHW.flip(-1 if self.direction == "horizontal" else -2)
+
+
+@dataclass(frozen=True)
+class Rotate(PictureOperation):
+    """Turn a picture about its centre."""
+
+    degrees: float = 15.0
+    """Furthest turn either way, 0 to 180."""
+    draw: Draw = "uniform"
+    """uniform: any angle up to `degrees` either way; ends: `degrees` one way or the other."""
+    interpolation: Interpolation = "bilinear"
+    """Values between pixels: nearest or bilinear."""
+    fill: int = 0
+    """Grey level of what was outside, 0 to 255."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "degrees", 0, 180)
+        _expect_common(self)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from hf_finetune.augmentation.image.kernels import affine
+
+        angle = either_way(r, self.degrees, self.draw)
+        return affine(picture_CHW, self.interpolation, self.fill, angle=angle)
+
+
+@dataclass(frozen=True)
+class Scale(PictureOperation):
+    """Show a picture larger or smaller, about its centre."""
+
+    smallest: float = 0.8
+    """Smallest factor on both sides, 0.05 to 20; 1 is the picture as it is."""
+    largest: float = 1.25
+    """Largest factor, 0.05 to 20. The factor's logarithm is drawn evenly."""
+    interpolation: Interpolation = "bilinear"
+    """Values between pixels: nearest or bilinear."""
+    fill: int = 0
+    """Grey level of what was outside, 0 to 255."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "smallest", 0.05, 20)
+        expect(self, "largest", 0.05, 20)
+        expect_in_order(self, "smallest", "largest")
+        expect_one_of(self, "interpolation", INTERPOLATIONS)
+        expect_whole(self, "fill", 0, 255)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from hf_finetune.augmentation.image.kernels import affine
+
+        factor = math.exp(r.uniform(math.log(self.smallest), math.log(self.largest)))
+        return affine(picture_CHW, self.interpolation, self.fill, scale=factor)
+
+
+@dataclass(frozen=True)
+class Shear(PictureOperation):
+    """Slant a picture."""
+
+    x: float = 0.2
+    """Furthest sideways, in pixels for every pixel of height, 0 to 2."""
+    y: float = 0.0
+    """Furthest up or down, in pixels for every pixel of width, 0 to 2; after the one sideways."""
+    about: Literal["centre", "corner"] = "centre"
+    """What stays in its place: the centre, or the upper left corner as in the published policies."""
+    draw: Draw = "uniform"
+    """uniform: any slant up to the furthest either way; ends: the furthest one way or the other."""
+    interpolation: Interpolation = "bilinear"
+    """Values between pixels: nearest or bilinear."""
+    fill: int = 0
+    """Grey level of what was outside, 0 to 255."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "x", 0, 2)
+        expect(self, "y", 0, 2)
+        expect_one_of(self, "about", ("centre", "corner"))
+        _expect_common(self)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from hf_finetune.augmentation.image.kernels import affine
+
+        centre = [0.0, 0.0] if self.about == "corner" else None
+        # torchvision shears both ways at once, which is neither one after the other.
+        for place, most in enumerate((self.x, self.y)):
+            if most > 0:
+                angles = [0.0, 0.0]
+                angles[place] = math.degrees(math.atan(either_way(r, most, self.draw)))
+                picture_CHW = affine(picture_CHW, self.interpolation, self.fill, shear=angles, centre=centre)
+        return picture_CHW
+
+
+@dataclass(frozen=True)
+class Translate(PictureOperation):
+    """Move a picture by whole pixels."""
+
+    x: float = 0.1
+    """Furthest to the left or right: 0 to 1 of the width, or 0 to 4096 pixels."""
+    y: float = 0.1
+    """Furthest up or down: 0 to 1 of the height, or 0 to 4096 pixels."""
+    unit: Literal["share", "pixels"] = "share"
+    """What x and y are counted in."""
+    draw: Draw = "uniform"
+    """uniform: any distance up to the furthest either way; ends: the furthest one way or the other."""
+    fill: int = 0
+    """Grey level of what was outside, 0 to 255."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect_one_of(self, "unit", ("share", "pixels"))
+        for name in ("x", "y"):
+            expect(self, name, 0, 1 if self.unit == "share" else 4096)
+        expect_one_of(self, "draw", DRAWS)
+        expect_whole(self, "fill", 0, 255)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from hf_finetune.augmentation.image.kernels import shifted
+
+        height, width = picture_CHW.shape[1:]
+        across, down = (width, height) if self.unit == "share" else (1, 1)
+        x, y = (int(either_way(r, most * side, self.draw)) for most, side in ((self.x, across), (self.y, down)))
+        return shifted(picture_CHW, x, y, self.fill) if x or y else picture_CHW
+
+
+@dataclass(frozen=True)
+class Perspective(PictureOperation):
+    """Show a picture as if it were seen at an angle."""
+
+    distortion: float = 0.3
+    """How far each corner goes towards the centre at most, 0 to 0.9 of the way along both sides."""
+    fill: int = 0
+    """Grey level of what was outside, 0 to 255."""
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "distortion", 0, 0.9)
+        expect_whole(self, "fill", 0, 255)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape; one of a single line of pixels stays itself."""
+        from torchvision.transforms.v2 import functional as F
+
+        from hf_finetune.augmentation.image.kernels import outside
+
+        height, width = picture_CHW.shape[1:]
+        right, bottom = width - 1, height - 1
+        corners = [[0, 0], [right, 0], [right, bottom], [0, bottom]]
+        reach = np.array([width // 2, height // 2]) * self.distortion
+        inwards = r.integers(0, reach.astype(int) + 1, size=(4, 2))
+        if not inwards.any() or min(height, width) < 2:
+            return picture_CHW
+        towards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+        moved = (np.array(corners) + inwards * towards).tolist()
+        return F.perspective(picture_CHW, corners, moved, fill=outside(self.fill))
+
+
+def _expect_common(operation: Rotate | Shear) -> None:
+    expect_one_of(operation, "draw", DRAWS)
+    expect_one_of(operation, "interpolation", INTERPOLATIONS)
+    expect_whole(operation, "fill", 0, 255)

@@ -1,0 +1,202 @@
+"""Augmentation of pictures: the published policies, and a mild one for small data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from hf_finetune.augmentation.image.color import Colour, Grayscale, Solarize
+from hf_finetune.augmentation.image.drawing import PictureOperation, expect_whole, through
+from hf_finetune.augmentation.image.geometry import Crop, Flip, ResizedCrop
+from hf_finetune.augmentation.image.policies import (
+    CIFAR10,
+    IMAGENET,
+    MIXED,
+    RANDOM_KINDS,
+    STRONGEST_MAGNITUDE,
+    SVHN,
+    WHOLE_KINDS,
+    WIDE,
+    at_magnitude,
+)
+from hf_finetune.augmentation.image.quality import Blur
+from hf_finetune.augmentation.operations import expect, expect_one_of
+
+if TYPE_CHECKING:
+    import torch
+
+# AugMix draws from the first levels of ten, as AutoAugment has them.
+LEVELS = 10
+# Colours and sharpness are among the damages that AugMix's authors test with: they train without them.
+PLAIN_KINDS = tuple(k for k in RANDOM_KINDS if k not in ("Identity", "Brightness", "Color", "Contrast", "Sharpness"))
+
+
+@dataclass(frozen=True)
+class AutoAugment(PictureOperation):
+    """For each picture one of the 25 pairs of operations that AutoAugment found (arXiv:1805.09501)."""
+
+    policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
+    """The data it was found on: imagenet, cifar10 or svhn (digits)."""
+    fill: int = 0
+    """Grey level of what was outside, 0 to 255."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect_one_of(self, "policy", ("imagenet", "cifar10", "svhn"))
+        expect_whole(self, "fill", 0, 255)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        match self.policy:
+            case "imagenet":
+                pairs = IMAGENET
+            case "cifar10":
+                pairs = CIFAR10
+            case "svhn":
+                pairs = SVHN
+        steps = [
+            at_magnitude(kind, STRONGEST_MAGNITUDE * level / (LEVELS - 1), fill=self.fill, p=p)
+            for kind, p, level in pairs[r.integers(len(pairs))]
+        ]
+        return through(steps, picture_CHW, r)
+
+
+@dataclass(frozen=True)
+class RandAugment(PictureOperation):
+    """A number of operations of one magnitude, drawn for each picture (arXiv:1909.13719)."""
+
+    n: int = 2
+    """How many one after another, 0 to 16."""
+    m: float = 9.0
+    """Their magnitude, 0 (nothing) to 30."""
+    fill: int = 0
+    """Grey level of what was outside, 0 to 255."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect_whole(self, "n", 0, 16)
+        expect(self, "m", 0, STRONGEST_MAGNITUDE)
+        expect_whole(self, "fill", 0, 255)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        for number in r.integers(len(RANDOM_KINDS), size=self.n):
+            picture_CHW = at_magnitude(RANDOM_KINDS[number], self.m, fill=self.fill).change(picture_CHW, r)
+        return picture_CHW
+
+
+@dataclass(frozen=True)
+class TrivialAugment(PictureOperation):
+    """One operation of a drawn magnitude, up to very strong ones, for each picture (wide space of arXiv:2103.10158)."""
+
+    fill: int = 0
+    """Grey level of what was outside, 0 to 255."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect_whole(self, "fill", 0, 255)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        kind, magnitude = RANDOM_KINDS[r.integers(len(RANDOM_KINDS))], int(r.integers(STRONGEST_MAGNITUDE + 1))
+        magnitude = STRONGEST_MAGNITUDE if kind in WHOLE_KINDS else magnitude
+        return at_magnitude(kind, magnitude, WIDE, fill=self.fill).change(picture_CHW, r)
+
+
+@dataclass(frozen=True)
+class AugMix(PictureOperation):
+    """A mixture of a picture and of chains of operations on it (arXiv:1912.02781, without its loss)."""
+
+    severity: int = 3
+    """How strong the operations may be, 1 to 10."""
+    width: int = 3
+    """Chains, 1 to 10."""
+    depth: int = 0
+    """Operations of a chain, 1 to 10. 0: one to three, drawn."""
+    alpha: float = 1.0
+    """How even the shares of the mixture are, 0.01 to 100."""
+    all_operations: bool = True
+    """Also brightness, colour, contrast and sharpness, which the paper keeps for its tests."""
+    fill: int = 0
+    """Grey level of what was outside, 0 to 255."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect_whole(self, "severity", 1, LEVELS)
+        expect_whole(self, "width", 1, 10)
+        expect_whole(self, "depth", 0, 10)
+        expect(self, "alpha", 0.01, 100)
+        expect_whole(self, "fill", 0, 255)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from hf_finetune.augmentation.image.kernels import mixed
+
+        changed = r.beta(self.alpha, self.alpha)
+        shares = r.dirichlet([self.alpha] * self.width) * changed
+        chains = [self.chain(picture_CHW, r) for _ in range(self.width)]
+        return mixed([picture_CHW, *chains], [1 - changed, *shares])
+
+    def chain(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture after one chain."""
+        kinds = RANDOM_KINDS[1:] if self.all_operations else PLAIN_KINDS
+        for _ in range(self.depth or int(r.integers(1, 4))):
+            kind = kinds[r.integers(len(kinds))]
+            level = LEVELS - 1 if kind in WHOLE_KINDS else int(r.integers(self.severity))
+            magnitude = STRONGEST_MAGNITUDE * level / (LEVELS - 1)
+            step = at_magnitude(kind, magnitude, MIXED, interpolation="bilinear", fill=self.fill)
+            picture_CHW = step.change(picture_CHW, r)
+        return picture_CHW
+
+
+@dataclass(frozen=True)
+class ThreeAugment(PictureOperation):
+    """One of grayscale, solarization and blur, then a change of colours, after a crop with 4 mirrored pixels around and a
+    mirror image in every second picture (DeiT III's 3-Augment with its simple crop, arXiv:2204.07118)."""
+
+    colour: float = 0.3
+    """Largest change of brightness, contrast and saturation, 0 to 1."""
+    flip: bool = True
+    """Mirror every second picture. Off for pictures that a mirror makes another class of: digits, letters, signs."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "colour", 0, 1)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        one_of_three = (Grayscale(p=1.0), Solarize(128.0, p=1.0), Blur(0.1, 2.0, p=1.0))[r.integers(3)]
+        colours = Colour(self.colour, self.colour, self.colour)
+        return through([Crop(4, "reflect"), Flip(p=0.5 * self.flip), one_of_three, colours], picture_CHW, r)
+
+
+@dataclass(frozen=True)
+class Mild(PictureOperation):
+    """A large part of a picture, resized, and a mirror image in every second picture: a start where few rows are at hand."""
+
+    min_scale: float = 0.7
+    """Smallest part as a share of the area, above 0 to 1."""
+    flip: bool = True
+    """Mirror every second picture. Off for pictures that a mirror makes another class of: digits, letters, signs."""
+    p: float = 1.0
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "min_scale", 1e-4, 1)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        return through([Flip(p=0.5 * self.flip), ResizedCrop(self.min_scale, ratio=1.1)], picture_CHW, r)

@@ -1,0 +1,178 @@
+"""Augmentation of pictures: how well they can be seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from hf_finetune.augmentation.image.drawing import (
+    DRAWS,
+    Draw,
+    PictureOperation,
+    either_way,
+    expect_in_order,
+    expect_whole,
+)
+from hf_finetune.augmentation.operations import expect, expect_one_of
+
+if TYPE_CHECKING:
+    import torch
+
+# A blur below this many pixels changes no value: e^-50 of a neighbour's.
+SMALLEST_SIGMA = 0.1
+# A rectangle of drawn area and shape may not fit; after so many none is erased.
+ERASE_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Blur(PictureOperation):
+    """Gaussian blur."""
+
+    min_sigma: float = 0.1
+    """Smallest standard deviation in pixels, 0 (none) to 20."""
+    max_sigma: float = 2.0
+    """Largest standard deviation in pixels, up to 20."""
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "min_sigma", 0, 20)
+        expect(self, "max_sigma", 0, 20)
+        expect_in_order(self, "min_sigma", "max_sigma")
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from hf_finetune.augmentation.image.kernels import blurred
+
+        sigma = float(r.uniform(self.min_sigma, self.max_sigma))
+        return blurred(picture_CHW, sigma) if sigma > SMALLEST_SIGMA else picture_CHW
+
+
+@dataclass(frozen=True)
+class Sharpness(PictureOperation):
+    """Sharpen a picture or smooth it."""
+
+    strength: float = 0.5
+    """Largest change of the factor on what differs from the smoothed picture either way, 0 to 1."""
+    draw: Draw = "uniform"
+    """uniform: any change up to the largest either way; ends: the largest, one way or the other."""
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "strength", 0, 1)
+        expect_one_of(self, "draw", DRAWS)
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape; the outermost pixels stay."""
+        from torchvision.transforms.v2 import functional as F
+
+        if self.strength == 0:
+            return picture_CHW
+        return F.adjust_sharpness(picture_CHW, 1 + either_way(r, self.strength, self.draw))
+
+
+@dataclass(frozen=True)
+class Noise(PictureOperation):
+    """Gaussian noise on every value."""
+
+    min_sigma: float = 0.0
+    """Smallest standard deviation, 0 to 1 of the range of values."""
+    max_sigma: float = 0.1
+    """Largest standard deviation, up to 1."""
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "min_sigma", 0, 1)
+        expect(self, "max_sigma", 0, 1)
+        expect_in_order(self, "min_sigma", "max_sigma")
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from hf_finetune.augmentation.image.kernels import with_noise
+
+        sigma = 255 * float(r.uniform(self.min_sigma, self.max_sigma))
+        return with_noise(picture_CHW, sigma, r) if sigma > 0 else picture_CHW
+
+
+@dataclass(frozen=True)
+class Erase(PictureOperation):
+    """Cover a rectangle (random erasing, arXiv:1708.04896)."""
+
+    min_area: float = 0.02
+    """Smallest rectangle as a share of the picture, 0 to 1."""
+    max_area: float = 0.33
+    """Largest rectangle as a share of the picture, up to 1. 0: none."""
+    ratio: float = 3.3
+    """Most that one side is of the other, 1 to 10."""
+    cover: Literal["mean", "noise", "black"] = "mean"
+    """mean: the picture's mean colour; noise: every value drawn anew; black."""
+    p: float = 0.25
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect(self, "min_area", 0, 1)
+        expect(self, "max_area", 0, 1)
+        expect_in_order(self, "min_area", "max_area")
+        expect(self, "ratio", 1, 10)
+        expect_one_of(self, "cover", ("mean", "noise", "black"))
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        import torch
+
+        top, left, tall, wide = self.rectangle(*picture_CHW.shape[1:], r)
+        if tall == 0 or wide == 0:
+            return picture_CHW
+        match self.cover:
+            case "mean":
+                cover = picture_CHW.float().mean((1, 2), keepdim=True).round_().to(torch.uint8)
+            case "noise":
+                cover = torch.from_numpy(r.integers(0, 256, (3, tall, wide), dtype=np.uint8))
+            case "black":
+                cover = torch.zeros((), dtype=torch.uint8)
+        erased = picture_CHW.clone()
+        erased[:, top : top + tall, left : left + wide] = cover
+        return erased
+
+    def rectangle(self, height: int, width: int, r: np.random.Generator) -> tuple[int, int, int, int]:
+        """Where it is: top, left, height and width, which may be 0."""
+        for _ in range(ERASE_ATTEMPTS):
+            area = r.uniform(self.min_area, self.max_area) * height * width
+            stretch = math.exp(r.uniform(-1, 1) * math.log(self.ratio))
+            tall, wide = round(math.sqrt(area * stretch)), round(math.sqrt(area / stretch))
+            if tall <= height and wide <= width:
+                return int(r.integers(height - tall + 1)), int(r.integers(width - wide + 1)), tall, wide
+        return 0, 0, 0, 0
+
+
+@dataclass(frozen=True)
+class Jpeg(PictureOperation):
+    """What is left of a picture that was kept as JPEG."""
+
+    min_quality: int = 30
+    """Lowest quality, 1 to 100."""
+    max_quality: int = 95
+    """Highest quality, up to 100, which still is not the picture itself."""
+    p: float = 0.5
+    """Probability of each picture."""
+
+    def __post_init__(self) -> None:
+        expect_whole(self, "min_quality", 1, 100)
+        expect_whole(self, "max_quality", 1, 100)
+        expect_in_order(self, "min_quality", "max_quality")
+        super().__post_init__()
+
+    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        """A picture of the same shape."""
+        from torchvision.transforms.v2 import functional as F
+
+        return F.jpeg(picture_CHW, int(r.integers(self.min_quality, self.max_quality + 1)))

@@ -1,0 +1,82 @@
+"""Published recipes of text augmentation as operations of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hf_finetune.augmentation.operations import EachText, expect, expect_one_of
+from hf_finetune.augmentation.text import synonyms
+from hf_finetune.augmentation.text.words import DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
+from hf_finetune.data.text_pieces import KEEPS, Keep, joined, share, space_beside, words_of
+
+MARKS = (".", ";", "?", ":", "!", ",")
+"""AEDA's."""
+
+
+@dataclass(frozen=True)
+class Eda(EachText):
+    """Easy data augmentation (arXiv:1901.11196): in every text synonyms, an insertion, swaps or deletions, one of the four.
+
+    For English; the extra `augment`. The paper makes 16 copies of each of 500 rows, 8 of each of 2,000, 4 of more.
+    """
+
+    alpha: float = 0.1
+    """Share of the words that change. The paper advises 0.05 for a few hundred or thousand rows, and 0.1 for more."""
+    keep: Keep = "nothing"
+    """Words that are neither exchanged nor swapped nor left out, see `text_pieces.Keep`."""
+
+    def __post_init__(self) -> None:
+        expect(self, "alpha", 0, 1)
+        expect_one_of(self, "keep", KEEPS)
+
+    def check_installed(self) -> None:
+        """Refuse to go without synonyms.
+
+        Raises:
+            InputError: their package is not installed.
+        """
+        if self.alpha > 0:
+            synonyms.check_installed("Eda")
+
+    def change(self, text: str, rng: np.random.Generator) -> str:
+        """A text of one word at least; one of fewer than two stays itself."""
+        return self._four[int(rng.random() * 4)].change(text, rng)
+
+    @cached_property
+    def _four(self) -> tuple[EachText, ...]:
+        return (
+            ReplaceSynonyms(self.alpha, self.keep),
+            InsertWords(self.alpha),
+            SwapWords(self.alpha, self.keep),
+            DeleteWords(self.alpha, self.keep),
+        )
+
+
+@dataclass(frozen=True)
+class Aeda(EachText):
+    """An easier data augmentation (arXiv:2108.13230): punctuation marks between the words, which all stay as they are."""
+
+    p: float = 0.3
+    """As many marks as are drawn from 1 to this share of the words; none where it is 0."""
+
+    def __post_init__(self) -> None:
+        expect(self, "p", 0, 1)
+
+    def change(self, text: str, rng: np.random.Generator) -> str:
+        """A text with marks before some of the words; one of fewer than two words stays itself."""
+        words, gaps = words_of(text)
+        if len(words) < 2 or self.p == 0:
+            return text
+        count = 1 + int(rng.random() * share(self.p, len(words)))
+        marked = set(rng.permutation(len(words))[:count].tolist())
+        new, around = [], []
+        for i, word in enumerate(words):
+            around.append(gaps[i])
+            if i in marked:
+                new.append(MARKS[int(rng.random() * len(MARKS))])
+                around.append(space_beside(word))
+            new.append(word)
+        return joined(new, [*around, gaps[-1]])

@@ -1,0 +1,87 @@
+"""Operations on the sentences and halves of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hf_finetune.augmentation.operations import EachText, Rng, TextBatch, each, expect
+from hf_finetune.data.text_pieces import joined, joined_words, sentences_of, words_of
+from hf_finetune.errors import InputError
+
+
+@dataclass(frozen=True)
+class ShuffleSentences(EachText):
+    """Put the sentences of a text in random order. White space between them stays where it was.
+
+    A last sentence without a full stop runs into the one that comes to stand behind it.
+    """
+
+    p: float = 1.0
+    """Probability of each text."""
+
+    def __post_init__(self) -> None:
+        expect(self, "p", 0, 1)
+
+    def change(self, text: str, rng: np.random.Generator) -> str:
+        """A text of the same sentences; one of fewer than two stays itself."""
+        if self.p == 0 or rng.random() >= self.p:
+            return text
+        sentences, gaps = sentences_of(text)
+        if len(sentences) < 2:
+            return text
+        order = rng.permutation(len(sentences)).tolist()
+        return joined([sentences[i] for i in order], gaps)
+
+
+@dataclass(frozen=True)
+class MixHalves:
+    """Put the first half of a text and the second half of another training text of its class together: the label stays.
+
+    For tasks in which either half alone shows the class, as in sentiment or topics.
+    """
+
+    p: float = 0.5
+    """Probability of each text."""
+
+    def __post_init__(self) -> None:
+        expect(self, "p", 0, 1)
+
+    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
+        """Texts of two halves; one that is alone in its class, has none, or is of fewer than two words, stays itself.
+
+        Raises:
+            InputError: for pairs of texts, or without the training rows and their classes.
+        """
+        if self.p == 0:
+            return batch
+        if batch.pairs is not None:
+            raise InputError(
+                "MixHalves: expected rows of one text, got pairs, which two halves would tear apart; leave it out"
+            )
+        if batch.labels is None or batch.population is None:
+            raise InputError("MixHalves: expected training rows with their classes, got texts alone; leave it out here")
+        rngs = each(rng, len(batch))
+        texts = []
+        for text, label, r in zip(batch.texts, batch.labels.tolist(), rngs, strict=True):
+            rows = batch.population.rows_of[label] if label >= 0 else np.array([])
+            texts.append(self._mixed(text, batch.population.texts, rows, r) if r.random() < self.p else text)
+        return replace(batch, texts=texts)
+
+    @staticmethod
+    def _mixed(text: str, texts: Sequence[str], rows: np.ndarray, rng: np.random.Generator) -> str:
+        words, gaps = words_of(text)
+        if len(words) < 2 or len(rows) == 0:
+            return text
+        place = int(rng.random() * len(rows))
+        other = texts[rows[place]]
+        if other == text:
+            # Its own row, or one of the same words: the next one.
+            other = texts[rows[(place + 1) % len(rows)]]
+        other_words, other_gaps = words_of(other)
+        if other == text or len(other_words) < 2:
+            return text
+        half, other_half = (len(words) + 1) // 2, (len(other_words) + 1) // 2
+        return joined_words(words[:half] + other_words[other_half:], gaps[: half + 1] + other_gaps[other_half + 1 :])

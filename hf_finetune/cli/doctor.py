@@ -1,0 +1,293 @@
+"""`hf-finetune doctor`: what is wrong with a data set, and how augmentation would show its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from hf_finetune.augmentation.compose import by_model, phased
+from hf_finetune.augmentation.mixing import Mixing
+from hf_finetune.cli import shipped
+from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
+from hf_finetune.cli.jobs import parse
+from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
+from hf_finetune.config.rules import check
+from hf_finetune.errors import InputError
+from hf_finetune.utils import codec
+
+if TYPE_CHECKING:
+    from hf_finetune.data.class_folder import Kind
+
+SHEET = "augmentation.png"
+MIXING = {operation.__name__ for operation in typing.get_args(Mixing)}
+NOTHING_TO_SEE = "objective.mix: there is nothing to look at, of texts it mixes the word embeddings"
+# Fields of a recipe's data that say where they are; the others say what is done with them.
+WHERE = ("config_name", "revision", "validation", "test", "text", "text_pair", "image", "label", "encoding")
+
+
+@dataclass(frozen=True)
+class DoctorJob:
+    """Look for what is wrong with a data set before it is trained on, or at what augmentation does to it."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """Hub id, csv/tsv/json/jsonl/parquet file, or folder."""
+    config_name: str | None = None
+    """Configuration of a Hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub data set."""
+    validation: str | None = None
+    """Validation rows: the name of a split of the data, or a file of its own."""
+    test: str | None = None
+    """Test rows: the name of a split of the data, or a file of its own."""
+    text: str | None = None
+    """Column of the text. Default: the obvious one."""
+    text_pair: str | None = None
+    """Column of the second text."""
+    image: str | None = None
+    """Column of the picture. Default: the obvious one."""
+    label: str | None = None
+    """Column of the class. Default: the obvious one."""
+    encoding: Annotated[str | None, tyro.conf.arg(aliases=("--data.encoding",))] = None
+    """Encoding of text files. None: utf-8."""
+    model: str | None = None
+    """Checkpoint whose tokens are counted; with --show-augmentation, in place of the recipe's."""
+    max_length: int = 128
+    """Tokens that training would read of a text; without --model, words are counted."""
+    show_augmentation: Annotated[str | None, tyro.conf.arg(metavar="RECIPE|YAML")] = None
+    """In place of the findings: some rows and their views in the first epochs, the very ones that training with this seed
+    sees. A recipe by name or path, a YAML file of recipe fields or of operations, or these inline:
+    `[Flip, {type: Rotate, degrees: 20}]`, `[CutMix]`. Texts stand side by side; pictures on a contact sheet, see --output,
+    and those that are mixed are mixed with one another."""
+    views: int = 3
+    """With --show-augmentation: views of each row."""
+    rows: int = 6
+    """With --show-augmentation: rows, of every class in turn."""
+    seed: int | None = None
+    """With --show-augmentation: seed of the training. None: the recipe's, else 0."""
+    output: Annotated[str, tyro.conf.arg(metavar="DIR")] = "."
+    """Folder that the contact sheet, augmentation.png, is written to."""
+    json: bool = False
+    """Print the result alone, as JSON: with all rows of every finding."""
+
+
+def doctor(arguments: Sequence[str]) -> None:
+    """what is wrong with a data set; what augmentation does to it"""
+    job = parse(DoctorJob, None, arguments, "hf-finetune doctor")
+    for name in ("views", "rows", "max_length"):
+        if getattr(job, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(job, name)}: expected at least 1")
+    if job.seed is not None and job.seed < 0:
+        raise InputError(f"--seed {job.seed}: expected at least 0")
+    logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
+    if job.show_augmentation is not None:
+        _preview(job, job.show_augmentation)
+        return
+    from hf_finetune.doctor.examination import examine
+
+    given = {name: getattr(job, name) for name in WHERE} | {"encoding": job.encoding or "utf-8"}
+    report = examine(job.source, kind=_kind(job), **given, checkpoint=job.model, max_length=job.max_length)
+    print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if job.json else report.describe())
+
+
+def _kind(job: DoctorJob) -> Kind:
+    if job.image is not None:
+        return "image"
+    if job.text is not None or job.text_pair is not None:
+        return "text"
+    from hf_finetune.data.loading import sniff
+
+    return sniff(job.source, config_name=job.config_name, revision=job.revision)
+
+
+# Preview
+
+
+def _preview(job: DoctorJob, asked: str) -> None:
+    """Print texts, or write pictures, as the augmentation that was asked for shows them."""
+    recipe = augmented_recipe(job, asked, _kind(job))
+    check(recipe)
+    mix = recipe.objective.mix
+    if mix and isinstance(recipe.data, ImageData) and job.rows < 2:
+        raise InputError(f"--rows {job.rows}: expected at least 2, as rows are mixed with one another")
+    sheet = Path(job.output) / SHEET
+    if Path(job.output).exists() and not Path(job.output).is_dir():
+        raise InputError(f"--output {job.output}: this is a file, expected a folder for {SHEET}")
+    if isinstance(recipe.data, ImageData):
+        _check_writable(job.output)
+    from hf_finetune.augmentation.generative.cache import check_checkpoints
+    from hf_finetune.data.pixels import check_changeable
+    from hf_finetune.doctor.contact_sheet import contact_sheet
+    from hf_finetune.doctor.preview import looks, preview, some_rows
+    from hf_finetune.doctor.side_by_side import side_by_side
+    from hf_finetune.models.safety import inspect_checkpoint
+    from hf_finetune.pipeline.context import augmentation_of
+    from hf_finetune.pipeline.setup import image_inputs, load_splits
+    from hf_finetune.training.classifier import quiet_libraries
+    from hf_finetune.training.precision import default_device
+
+    quiet_libraries()
+    check_checkpoints(recipe.data.augment)
+    model, inputs = recipe.model, None
+    if isinstance(recipe.data, ImageData):
+        checkpoint = inspect_checkpoint(
+            model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+        inputs = image_inputs(recipe, checkpoint)
+    splits = load_splits(recipe)
+    if inputs is not None:
+        check_changeable(
+            inputs.processor,
+            splits.train["image"],
+            "data.augment" if recipe.data.augment else "--show-augmentation",
+        )
+    elif not recipe.data.augment:
+        _say(job, {**_asked(recipe), "rows": []}, NOTHING_TO_SEE)
+        return
+    shown = preview(
+        splits.train,
+        splits.labels,
+        some_rows(splits.train.with_format("numpy")["label"][:], job.rows),
+        augmentation_of(recipe, splits, default_device()),
+        looks(job.views, recipe.data.augment_copies),
+        inputs,
+        mix if inputs is not None else (),
+        epochs=_epochs(recipe, len(splits.train)),
+    )
+    written, lines = {}, []
+    if inputs is not None:
+        codec.write_bytes(sheet, contact_sheet(shown))
+        written["sheet"] = str(sheet)
+        mixed = ", mixed with one another" if mix else ""
+        lines.append(f"{len(shown.rows)} pictures, {len(shown.looks)} views of each{mixed} -> {sheet}")
+    else:
+        lines.append(side_by_side(shown, width=shutil.get_terminal_size((120, 24)).columns))
+        lines += [NOTHING_TO_SEE] if mix else []
+    _say(job, {**_asked(recipe), **shown.to_dict(), **written}, *lines)
+
+
+def _epochs(recipe: Recipe, rows: int) -> float:
+    """How often a training of the recipe sees so many rows.
+
+    Raises:
+        InputError: its steps are counted in tokens, and the texts here have none yet.
+    """
+    train, batching = recipe.train, recipe.batching
+    if train.max_steps <= 0:
+        return train.num_train_epochs
+    if batching.token_budget is not None and phased(recipe.data.augment):
+        raise InputError(
+            f"train.max_steps {train.max_steps}: expected train.num_train_epochs for a preview of Phases beside "
+            "batching.token_budget, as the steps of an epoch depend on the tokens"
+        )
+    wanted = batching.rows_per_step or train.per_device_train_batch_size * train.gradient_accumulation_steps
+    return train.max_steps / math.ceil(rows / wanted)
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    """What is shown."""
+    mix = [codec.spelled(o) for o in recipe.objective.mix]
+    found = {"operations": [codec.spelled(o) for o in recipe.data.augment], "seed": recipe.train.seed}
+    return {**found, "mix": mix} if mix else found
+
+
+def _say(job: DoctorJob, result: dict[str, Any], *lines: str) -> None:
+    """Print a result: as JSON, or what was shown and further lines."""
+    if job.json:
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+        return
+    print(f"{', '.join([*result['operations'], *result.get('mix', [])])}; seed {result['seed']}", *lines, sep="\n")
+
+
+def _check_writable(output: str) -> None:
+    """Raises: InputError: no file can be made in the folder, or in the nearest one above it that there is."""
+    folder = Path(output).absolute()
+    home = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=home))
+    except OSError as error:
+        raise InputError(f"--output {output}: nothing can be written to {home} ({error.strerror})") from None
+
+
+def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
+    """The recipe whose augmentation is to be shown, on the rows of the job.
+
+    Args:
+        asked: name or path of a recipe, path of a YAML file, or YAML.
+
+    Raises:
+        InputError: there is no such recipe or operation, it is for data of another kind, or nothing is augmented.
+    """
+    flag = f"--show-augmentation {asked}"
+    if asked.endswith(".py") or shipped.is_known(asked):
+        recipe = shipped.load_recipe(asked)
+        if isinstance(recipe.data, ImageData) != (kind == "image"):
+            other, wanted = ("texts", "pictures") if kind == "image" else ("pictures", "texts")
+            raise InputError(f"{flag}: this recipe is for {other}, and {job.source} holds {wanted}")
+    else:
+        blank = ImageData(path="") if kind == "image" else TextData(path="")
+        model = Model(checkpoint=IMAGE_CHECKPOINT if kind == "image" else minilm())
+        recipe = codec.merge(Recipe(name="preview", data=blank, model=model), _fields(asked, flag))
+    here = {name: getattr(job, name) for name in WHERE if name in {f.name for f in dataclasses.fields(recipe.data)}}
+    if recipe.data.path != job.source:
+        # What the recipe says of its own source does not hold here.
+        defaults = {f.name: f.default for f in dataclasses.fields(recipe.data)}
+        recipe = codec.merge(recipe, {"data": {"path": job.source} | {name: defaults[name] for name in here}})
+    recipe = codec.merge(recipe, {"data": {name: value for name, value in here.items() if value is not None}})
+    if job.model is not None:
+        recipe = codec.merge(recipe, {"model": {"checkpoint": job.model}})
+    if job.seed is not None:
+        recipe = codec.merge(recipe, {"train": {"seed": job.seed}})
+    if not recipe.data.augment and not recipe.objective.mix:
+        raise InputError(
+            f"{flag}: it augments nothing, data.augment and objective.mix are empty; expected operations there, or inline: "
+            f"{'[Flip]' if kind == 'image' else '[SwapWords]'}"
+        )
+    if by_model(recipe.data.augment) and recipe.data.augment_copies == 0:
+        # What a language model changes is stored; as many copies as are to be seen.
+        recipe = codec.merge(recipe, {"data": {"augment_copies": job.views}})
+    return recipe
+
+
+def _fields(asked: str, flag: str) -> dict[str, Any]:
+    """Fields of a recipe from a YAML file or from YAML: as they are, or operations alone."""
+    text, path = asked, Path(asked)
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{flag}: cannot be read ({error})") from None
+    try:
+        value = codec.yaml_value(text)
+    except ValueError as error:
+        raise InputError(f"{flag}: {error}") from None
+    if value is None:
+        # The policy of a search that found none to help: comments alone.
+        return {}
+    if isinstance(value, dict) and "type" not in value:
+        return value
+    if isinstance(value, str | dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise InputError(f"{flag}: expected a recipe, or operations such as [Flip], got {value!r}")
+    mix = [operation for operation in value if _name(operation) in MIXING]
+    return {
+        "data": {"augment": [operation for operation in value if operation not in mix]},
+        "objective": {"mix": mix},
+    }
+
+
+def _name(operation: Any) -> Any:
+    """Of an operation as YAML has it."""
+    return operation.get("type") if isinstance(operation, dict) else operation

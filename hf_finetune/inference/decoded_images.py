@@ -1,0 +1,53 @@
+"""Pictures that are decoded once and then seen in several views, see `augmentation.test_time`.
+
+Legend: N pictures, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hf_finetune.augmentation.test_time import SeveralViews
+from hf_finetune.data.inputs import ImageInputs
+from hf_finetune.data.pixels import PICTURES_AT_A_TIME, check_changeable
+
+
+def decoded(inputs: ImageInputs, images: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """Pictures before they are rescaled and normalised: (N, 3, H, W), uint8.
+
+    Raises:
+        InputError: the processor gives no whole numbers there, or pictures of several sizes.
+    """
+    check_changeable(inputs.processor, images, "--augment")
+    parts = [inputs.pixels(images[i : i + PICTURES_AT_A_TIME]) for i in range(0, len(images), PICTURES_AT_A_TIME)]
+    return torch.cat(parts)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """One view of decoded pictures for a torch DataLoader, made as they are read; see `data.inputs.Rows`.
+
+    Args:
+        pixels_NCHW: uint8.
+        rows: their places in the source.
+        views: what changes them.
+        view: which one; 0 is the pictures as they are.
+    """
+
+    def __init__(self, pixels_NCHW: torch.Tensor, rows: Sequence[int], views: SeveralViews, view: int) -> None:
+        self.pixels, self.rows, self.views, self.view = pixels_NCHW, rows, views, view
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: column[0] for name, column in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        """A batch that `ImageInputs.collate` takes."""
+        pixels_BCHW = self.pixels[list(indices)]
+        if self.view:
+            pixels_BCHW = self.views.pixels(pixels_BCHW, [self.rows[i] for i in indices], self.view)
+        return {"pixels": pixels_BCHW}

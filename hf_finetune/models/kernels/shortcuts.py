@@ -1,0 +1,43 @@
+"""What is computed in another way than the library does while a model trains on a CPU: the same numbers, or the same odds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from hf_finetune.models.dropout import fast_dropout
+from hf_finetune.models.kernels.fused_layers import fused_layers
+from hf_finetune.models.projections import fused_projections
+
+
+@dataclass(frozen=True)
+class Shortcuts:
+    """Which of them are taken; on other devices than a CPU none is."""
+
+    fast_dropout: bool = True
+    """See `models.dropout`."""
+    fused_layers: bool = True
+    """See `models.kernels.fused_layers`."""
+    fused_projections: bool = True
+    """See `models.projections`; for layers that are not computed as one function."""
+
+    @property
+    def without_gradients(self) -> Shortcuts:
+        """Those that gain something where nothing trains."""
+        return Shortcuts(fast_dropout=False, fused_layers=self.fused_layers, fused_projections=False)
+
+    @contextmanager
+    def taken(self, model: PreTrainedModel) -> Iterator[None]:
+        """Inside, they are; after, the model is as before."""
+        with ExitStack() as stack:
+            if model.device.type == "cpu":
+                if self.fast_dropout:
+                    stack.enter_context(fast_dropout(model))
+                if self.fused_layers:
+                    stack.enter_context(fused_layers(model, shared_masks=self.fast_dropout))
+                if self.fused_projections:
+                    stack.enter_context(fused_projections(model))
+            yield

@@ -1,0 +1,91 @@
+"""A finished run to the Hub and back: what is pulled must answer as what was pushed."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from hf_finetune.hub.contents import named_base
+from hf_finetune.hub.push import Pushed, push
+from hf_finetune.pipeline import parity
+from hf_finetune.training.classifier import Classifier, load_trained
+from hf_finetune.utils.artifacts import HEAD_FILE, artefacts_in
+
+
+def publish(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    include_predictions: bool = False,
+) -> Pushed:
+    """Push a finished run in one commit, pull it back, and hold the pulled model's logits against the local one's.
+
+    Raises:
+        InputError: no token, no such run, no right to write.
+        PushError: the Hub kept failing.
+        GateError: the pulled copy differs in a byte or in its logits.
+    """
+
+    def same_logits(pulled: Path) -> None:
+        sent = artefacts_in(pulled)
+        said_by_its_user = named_base(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))) is not None
+        local = load_trained(str(folder))
+        rows = _probe_rows(local)
+        kind = next(iter(artefacts_in(folder)))
+        head = pulled / HEAD_FILE if kind == "encoder" else None
+        artefacts = [] if kind == "adapter" else [parity.Artefact("pull", sent[kind], head=head)]
+        if kind == "adapter" or ("adapter" in sent and said_by_its_user):
+            artefacts.append(_adapter(folder, sent["adapter"], as_named=said_by_its_user))
+        checked = parity.check_artefacts(
+            artefacts,
+            rows=rows,
+            expected_NC=parity.reference_logits(local.model, local.inputs, local.inputs.encode(rows)),
+            labels=local.labels,
+            task="text-classification" if local.kind == "text" else "image-classification",
+        )
+        parity.refuse_failed(checked)
+
+    return push(
+        folder,
+        repo_id,
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        include_predictions=include_predictions,
+        check=same_logits,
+    )
+
+
+def _adapter(folder: Path, pulled: Path, *, as_named: bool) -> parity.Artefact:
+    """A pulled adapter on its checkpoint.
+
+    Args:
+        folder: of the run.
+        as_named: on the one that the pulled adapter names: somebody's word is to be seen to hold. False: on the run's own, for
+            the name is that of the same weights, or says where they lay here and loads nowhere.
+    """
+    sent, held = (json.loads((f / "adapter_config.json").read_text("utf-8")) for f in (pulled, folder / "adapter"))
+    base = (sent if as_named else held)["base_model_name_or_path"]
+    return parity.Artefact("pulled adapter", pulled, base=base, revision=sent.get("revision"))
+
+
+def _probe_rows(classifier: Classifier) -> Dataset:
+    """Rows to compare two copies of a model on when its data are not at hand: its own label names, or noise."""
+    if classifier.kind == "text":
+        return Dataset.from_dict({"text": [f"{a} {b}" for a in classifier.labels[:8] for b in classifier.labels[:8]]})
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    pictures = []
+    for size in (32, 64, 96, 128):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(file, "PNG")
+        pictures.append({"bytes": file.getvalue(), "path": None})
+    return Dataset.from_dict({"image": pictures})

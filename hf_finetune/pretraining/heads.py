@@ -1,0 +1,173 @@
+"""What pretraining puts on an encoder where the library has nothing: MAE's decoder, and a projection in the place of a head.
+
+Legend: B pictures, P patches, M patches that are left out, K the others, T tokens, D width, E values of a patch's pixels, C
+channels, H and W pixels; in `sines` H and W are rows and columns of patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_finetune.models.heads import classification_layers
+from hf_finetune.models.loading import seeded
+from hf_finetune.models.patches import only_patches
+from hf_finetune.models.pooling import tokens_before_patches
+
+# Features of an attention head in the decoder, as in the paper's: 512 in 16 heads.
+HEAD_WIDTH = 32
+# Spread of the mask token's first values, as in the authors' code.
+INITIAL_STD = 0.02
+
+
+class Decoder(nn.Module):
+    """A transformer that guesses the patches which an encoder has not seen (MAE, arXiv:2111.06377).
+
+    Args:
+        features: width of the encoder's states.
+        width: D of its own, a multiple of 4.
+        layers: how many.
+        grid: rows and columns of patches.
+        values: E.
+        prefix: tokens before the patches.
+    """
+
+    positions_PD: torch.Tensor
+
+    def __init__(
+        self, *, features: int, width: int, layers: int, grid: tuple[int, int], values: int, prefix: int
+    ) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.embed = nn.Linear(features, width)
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.register_buffer("positions_PD", sines(grid, width), persistent=False)
+        most = max(1, width // HEAD_WIDTH)
+        heads = next(count for count in range(most, 0, -1) if width % count == 0)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.guess = nn.Linear(width, values)
+        nn.init.normal_(self.mask_token, std=INITIAL_STD)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, states_BTD: torch.Tensor, left_out_BP: torch.Tensor) -> torch.Tensor:
+        """Guesses of the patches that are left out, in order, shape (B, M, E).
+
+        Args:
+            states_BTD: the encoder's, of the tokens before the patches and of the patches that it has seen, in order.
+            left_out_BP: true for the others, of as many patches in every picture.
+        """
+        seen_BTD = self.embed(states_BTD)
+        asked_BPD = self.mask_token.to(seen_BTD.dtype).expand(*left_out_BP.shape, -1)
+        patches_BPD = asked_BPD.masked_scatter(~left_out_BP[:, :, None], seen_BTD[:, self.prefix :])
+        tokens_BTD = torch.cat([seen_BTD[:, : self.prefix], patches_BPD + self.positions_PD], 1)
+        for layer in self.layers:
+            tokens_BTD = layer(tokens_BTD)
+        asked_BMD = tokens_BTD[:, self.prefix :][left_out_BP].unflatten(0, (len(states_BTD), -1))
+        return self.guess(self.norm(asked_BMD))
+
+
+def sines(grid: tuple[int, int], width: int) -> torch.Tensor:
+    """Fixed positions of the patches: sines and cosines of the row in one half of the features, of the column in the other.
+
+    Args:
+        grid: H, W.
+        width: D, a multiple of 4.
+
+    Returns:
+        Shape (P, D).
+    """
+    rates = 10000 ** -(torch.arange(width // 4) / (width // 4))
+    angles = [torch.outer(torch.arange(side).float(), rates) for side in grid]
+    rows_HD, columns_WD = (torch.cat([x.sin(), x.cos()], 1) for x in angles)
+    both = rows_HD[:, None].expand(-1, grid[1], -1), columns_WD[None].expand(grid[0], -1, -1)
+    return torch.cat(both, 2).flatten(0, 1)
+
+
+class MaskedAutoencoder(PreTrainedModel):
+    """An encoder that sees a part of a picture's patches, and a decoder that guesses the others (MAE, arXiv:2111.06377).
+
+    Patches are left out after the positions were added, as `patches.drop_patches` does, so that those which go on know where
+    they are.
+
+    Args:
+        body: of a family that `patches.takes_any_patches`; its config is this model's, too.
+        layers, width: of the decoder; None: half the encoder's width.
+        picture: C, H, W.
+        seed: of the decoder's first weights; torch's global generator is left as it was.
+    """
+
+    base_model_prefix = "encoder"
+    main_input_name = "pixel_values"
+    # The encoder has been asked already.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(
+        self, body: PreTrainedModel, *, layers: int, width: int | None, picture: tuple[int, ...], seed: int
+    ) -> None:
+        super().__init__(body.config)
+        channels, height, width_of_picture = picture
+        patch, features = body.config.patch_size, body.config.hidden_size
+        self.encoder = body
+        self._seen_BK: torch.Tensor | None = None
+        body.get_submodule("embeddings").register_forward_hook(self._show)
+        with seeded(seed):
+            self.decoder = Decoder(
+                features=features,
+                width=features // 8 * 4 if width is None else width,
+                layers=layers,
+                grid=(height // patch, width_of_picture // patch),
+                values=channels * patch**2,
+                prefix=tokens_before_patches(body.config),
+            )
+        # What `post_init` would gather, without its initialising of weights.
+        self.all_tied_weights_keys = {}
+        # The encoder's; the decoder is small.
+        self.supports_gradient_checkpointing = body.supports_gradient_checkpointing
+        self.train(body.training)
+
+    def _show(self, _: nn.Module, __: tuple[torch.Tensor, ...], embeddings_BTD: torch.Tensor) -> torch.Tensor:
+        assert self._seen_BK is not None, "called by forward alone"
+        return only_patches(embeddings_BTD, self._seen_BK, self.decoder.prefix)
+
+    def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
+        """Guesses of the patches that are left out, see `Decoder`.
+
+        Args:
+            pixel_values: shape (B, C, H, W).
+            bool_masked_pos: shape (B, P), true for patches that are left out, of as many in every picture.
+        """
+        self._seen_BK = (~bool_masked_pos).nonzero()[:, 1].view(len(pixel_values), -1)
+        states_BTD = self.encoder(pixel_values=pixel_values).last_hidden_state
+        return self.decoder(states_BTD, bool_masked_pos)
+
+    def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
+        """As the encoder's, whose config this is."""
+        self.encoder.set_attn_implementation(attn_implementation, allow_all_kernels)
+
+
+def project(model: PreTrainedModel, width: int, *, seed: int) -> None:
+    """Put two layers in the place of a classifier's last one, so that they read what a head reads (SimCLR, arXiv:2002.05709).
+
+    Args:
+        model: a stock classifier; its `logits` (B, width) from then on are the projection.
+        width: outputs.
+        seed: of their first weights; torch's global generator is left as it was.
+    """
+    with seeded(seed):
+        for layer in classification_layers(model):
+            name = next(n for n, module in model.named_modules() if module is layer)
+            features = layer.in_features
+            two = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width))
+            model.set_submodule(name, two)

@@ -1,0 +1,142 @@
+"""A finished classifier: its model, and what turns rows into its inputs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import datasets
+from torch import nn
+from transformers import DeiTForImageClassificationWithTeacher, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.errors import InputError
+from hf_finetune.models.head_file import load_pooled
+from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
+from hf_finetune.models.loading import Task, class_names, load_classifier
+from hf_finetune.models.peft.adapters import load_adapter
+from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
+from hf_finetune.models.safety import LocalCheckpoint, adapter_alone, inspect_checkpoint
+from hf_finetune.training.precision import default_device
+from hf_finetune.utils.artifacts import artefacts_in
+
+logger = logging.getLogger("hf_finetune")
+
+# Where neither its tokenizer nor its config says how many tokens a classifier reads; and a stored limit above is none.
+UNKNOWN_LENGTH, MOST_STORED = 512, 100_000
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained model with what turns rows into its inputs."""
+
+    model: nn.Module
+    inputs: Inputs
+    labels: tuple[str, ...]
+    pairs: bool = False
+    """Whether it was trained on pairs of texts."""
+
+    @property
+    def kind(self) -> Literal["text", "image"]:
+        """What it reads."""
+        return "text" if isinstance(self.inputs, TextInputs) else "image"
+
+
+def quiet_libraries() -> None:
+    """No bars and chatter of the libraries: what is to be said, this package says."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Classifier:
+    """Load a run's folder, its model/ folder, or a Hub repository.
+
+    Raises:
+        InputError: when there is no such checkpoint, or it has no trained classification head.
+    """
+    quiet_libraries()
+    if (alone := adapter_alone(checkpoint, revision=revision)) is not None:
+        return _with_adapter(checkpoint, alone, trust_remote_code)
+    local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    if artefacts_in(local.folder.parent).get("encoder") == local.folder:
+        model, task, labels = load_pooled(local.folder.parent)
+        return _classifier(model, local, task, labels)
+    config = json.loads((local.folder / "config.json").read_text(encoding="utf-8"))
+    architecture = next(iter(config.get("architectures") or []), "")
+    distilled = architecture == DeiTForImageClassificationWithTeacher.__name__
+    if not distilled and not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
+        raise InputError(
+            f"{checkpoint}: {architecture or 'this'} is not a trained classifier; train one with `hf-finetune train`"
+        )
+    if (problem := config.get("problem_type")) in ("multi_label_classification", "regression"):
+        raise InputError(
+            f"{checkpoint}: its config.json says problem_type {problem}, which is not supported yet; expected a classifier that "
+            "gives each row one class"
+        )
+    labels = tuple(class_names(checkpoint, config))
+    task: Task = "image-classification" if "ForImageClassification" in architecture else "text-classification"
+    loaded = load_classifier(
+        str(local.folder), task=task, labels=labels, trust_remote_code=trust_remote_code, seed=0, distilled=distilled
+    )
+    if loaded.fresh:
+        raise InputError(f"{checkpoint}: its weights lack {', '.join(loaded.fresh)}; this classifier was never trained")
+    return _classifier(loaded.model, local, task, labels, trust_remote_code)
+
+
+def _with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Classifier:
+    """A run that is an adapter alone, on the checkpoint that it names."""
+    config, adapter = (json.loads((folder / n).read_text("utf-8")) for n in ("config.json", "adapter_config.json"))
+    base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
+    if not base:
+        raise InputError(f"{checkpoint}: its adapter_config.json does not name the checkpoint that it was trained on")
+    which = {"revision": revision, "trust_remote_code": trust_remote_code}
+    text = (folder / "tokenizer_config.json").is_file()
+    task: Task = "text-classification" if text else "image-classification"
+    labels = tuple(str(config["id2label"][i]) for i in sorted(config["id2label"], key=int))
+    loaded = load_classifier(base, task=task, labels=labels, seed=0, **which)
+    first_token_alone(loaded.model)
+    model = load_adapter(loaded.model, folder).to(default_device()).eval()
+    inputs: Inputs
+    if text:
+        length = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["model_max_length"]
+        inputs = TextInputs(load_tokenizer(base, max_length=length, sample=[], **which), length)
+    else:
+        inputs = ImageInputs(load_image_processor(base, **which))
+    return Classifier(model, inputs, labels, bool(config.get("trained_on_pairs")))
+
+
+def _classifier(
+    model: PreTrainedModel, local: LocalCheckpoint, task: Task, labels: tuple[str, ...], trust_remote_code: bool = False
+) -> Classifier:
+    """The model with its tokenizer or image processor."""
+    inputs: Inputs
+    if task == "text-classification":
+        max_length = _max_length(model, local)
+        tokenizer = load_tokenizer(
+            str(local.folder), max_length=max_length, trust_remote_code=trust_remote_code, sample=[]
+        )
+        inputs = TextInputs(tokenizer, max_length)
+    else:
+        inputs = ImageInputs(load_image_processor(str(local.folder), trust_remote_code=trust_remote_code))
+    # What its head does not read need not be computed.
+    first_token_alone(model)
+    return Classifier(model.to(default_device()).eval(), inputs, labels, bool(local.config.get("trained_on_pairs")))
+
+
+def _max_length(model: PreTrainedModel, local: LocalCheckpoint) -> int:
+    """Tokens at which a classifier's texts are cut off: as its tokenizer stores, and no more than it can read."""
+    path = local.folder / "tokenizer_config.json"
+    stored = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
+    made_for = positions_of(model) or local.config.get("max_position_embeddings")
+    # A tokenizer that was saved without a limit says 1e30.
+    if isinstance(stored, int) and stored <= (made_for or MOST_STORED):
+        return stored
+    length = made_for or UNKNOWN_LENGTH
+    why = f"stores a limit of {stored}" if isinstance(stored, int) and stored <= MOST_STORED else "stores no limit"
+    logger.info("%s: its tokenizer %s; texts are cut off at %d tokens", local.name, why, length)
+    return length

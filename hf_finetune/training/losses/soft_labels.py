@@ -1,0 +1,75 @@
+"""Batches whose rows were mixed with one another, as the model and the loss take them; see `augmentation.mixing`.
+
+Legend: B rows, C classes, T tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hf_finetune.evaluation.inference import evaluating
+
+# Logits of a batch by its ids and by its word embeddings: the same numbers added up in another order.
+TOLERANCE = 1e-4
+
+
+def soft_labels(labels_B: torch.Tensor, partners_B: torch.Tensor, shares_B: torch.Tensor, classes: int) -> torch.Tensor:
+    """How much of each class is in a mixed row: its share on its own class, the rest on its partner's.
+
+    Args:
+        labels_B: shape (B,), class indices.
+        partners_B: shape (B,), index of each row's partner.
+        shares_B: shape (B,), from 0 to 1.
+
+    Returns:
+        Shape (B, C), float32; each row sums to 1.
+    """
+    own_BC = F.one_hot(labels_B, classes).float()
+    return shares_B[:, None] * own_BC + (1 - shares_B[:, None]) * own_BC[partners_B]
+
+
+def mixed(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """A mixed batch with soft labels, and of texts the mixed word embeddings in place of ids.
+
+    The table is read once for every token, so its gradient is of the words that the batch has, row-sparse where it was.
+
+    Args:
+        model: a classifier with `get_input_embeddings`, without the process group's wrapper.
+        inputs: the batch, on the model's device. It stays as it is.
+    """
+    left = dict(inputs)
+    partners_B, shares_B = left.pop("partners"), left.pop("shares")
+    left["labels"] = soft_labels(left["labels"], partners_B, shares_B, model.config.num_labels)
+    if "input_ids" in left:
+        words_BTD = model.get_input_embeddings()(left.pop("input_ids"))
+        own_B11 = shares_B[:, None, None]
+        left["inputs_embeds"] = own_B11 * words_BTD + (1 - own_B11) * words_BTD[partners_B]
+    return left
+
+
+@torch.no_grad()
+def why_not_by_embeddings(model: nn.Module, batch: dict[str, torch.Tensor]) -> str | None:
+    """Why the model cannot be given word embeddings in place of ids; None: it can, and gives the same logits.
+
+    Args:
+        model: a text classifier, or a PEFT model around one.
+        batch: a few rows as the model takes them, of several lengths.
+    """
+    others = set(batch) - {"input_ids", "token_type_ids", "attention_mask"}
+    if others:
+        return f"its tokenizer gives it {', '.join(sorted(others))} as well"
+    rest = {name: x for name, x in batch.items() if name != "input_ids"}
+    with evaluating(model):
+        expected = model(**batch).logits
+        try:
+            found = model(**rest, inputs_embeds=model.get_input_embeddings()(batch["input_ids"])).logits
+        # Each family fails in its own way where it looks for the ids.
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            return " ".join(str(error).split())
+    if not torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
+        return f"its logits would differ by {float((found - expected).abs().max()):.1e} without any mixing"
+    return None

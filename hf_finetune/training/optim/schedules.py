@@ -1,0 +1,232 @@
+"""The learning rate of every optimiser step, by torch's and transformers' own schedules.
+
+A schedule is run once at a peak rate of 1; the factors that come out are a table. Each group of parameters then has its
+own peak times the table's entry: the same whatever the number of groups and of processes, and, since nothing is carried
+from step to step, the same after a run was resumed. ReduceLROnPlateau alone depends on the run; its state is saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import lr_scheduler
+from transformers import optimization
+
+from hf_finetune.training.optim.schedule_config import Course
+
+
+def warmup_of(value: float, total: int) -> int:
+    """`value` steps, or below 1 that share of `total`, rounded up: as TrainingArguments' warmup_steps means it."""
+    return int(value) if value >= 1 else math.ceil(total * value)
+
+
+def steps_of(value: float, total: int) -> int:
+    """`value` steps, or below 1 about that share of `total`, at least one."""
+    return int(value) if value >= 1 else max(1, round(total * value))
+
+
+def factors(course: Course, steps: int) -> list[float]:
+    """Shares of the peak rate, shape (steps + 1,): for each optimiser step, and what would come next.
+
+    Args:
+        course: reduce_lr_on_plateau as it is while nothing has been reduced.
+        steps: optimiser steps of the whole run, at least 1.
+    """
+    warmup = warmup_of(course.warmup_steps, steps)
+    own = _with_warmup(course, steps, warmup)
+    if own is not None:
+        return [float(own(step)) for step in range(steps + 1)]
+    climb = [step / warmup for step in range(min(warmup, steps + 1))]
+    return [*climb, *_after_warmup(course, steps + 1 - len(climb))]
+
+
+def _peak_of_one() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+
+
+def _with_warmup(course: Course, steps: int, warmup: int) -> Callable[[int], float] | None:
+    """The factor of a step by transformers' schedules, which bring their warm-up; None for torch's."""
+    numbers, optimizer = course.numbers, _peak_of_one()
+    match course.name:
+        case "linear":
+            made = optimization.get_linear_schedule_with_warmup(optimizer, warmup, steps)
+        case "cosine":
+            made = optimization.get_cosine_with_min_lr_schedule_with_warmup(
+                optimizer, warmup, steps, num_cycles=numbers.num_cycles, min_lr_rate=numbers.min_lr_ratio
+            )
+        case "cosine_with_restarts":
+            made = optimization.get_cosine_with_hard_restarts_schedule_with_warmup(
+                optimizer, warmup, steps, num_cycles=int(numbers.num_cycles)
+            )
+        case "polynomial":
+            made = optimization.get_polynomial_decay_schedule_with_warmup(
+                # Past the warm-up it divides by what is left.
+                optimizer,
+                min(warmup, steps - 1),
+                steps,
+                lr_end=numbers.min_lr_ratio,
+                power=numbers.power,
+            )
+        case "constant":
+            made = optimization.get_constant_schedule(optimizer)
+        case "constant_with_warmup":
+            made = optimization.get_constant_schedule_with_warmup(optimizer, warmup)
+        case "inverse_sqrt":
+            timescale = None if numbers.timescale is None else steps_of(numbers.timescale, steps)
+            made = optimization.get_inverse_sqrt_schedule(optimizer, warmup, timescale)
+        case "warmup_stable_decay":
+            made = optimization.get_wsd_schedule(
+                optimizer,
+                warmup,
+                min(steps_of(numbers.num_decay_steps, steps - warmup), steps - warmup),
+                num_training_steps=steps,
+                decay_type=numbers.decay_type,
+                min_lr_ratio=numbers.min_lr_ratio,
+            )
+        case _:
+            return None
+    return made.lr_lambdas[0]
+
+
+def _after_warmup(course: Course, count: int) -> list[float]:
+    """`count` factors by torch's schedules, from the peak on."""
+    numbers, optimizer = course.numbers, _peak_of_one()
+    # The last factor is that of a step which is not taken.
+    steps = max(1, count - 1)
+    made: lr_scheduler.LRScheduler
+    match course.name:
+        case "reduce_lr_on_plateau":
+            return [1.0] * count
+        case "step":
+            made = lr_scheduler.StepLR(optimizer, steps_of(numbers.step_size, steps), numbers.gamma)
+        case "multistep":
+            made = lr_scheduler.MultiStepLR(optimizer, [steps_of(m, steps) for m in numbers.milestones], numbers.gamma)
+        case "exponential":
+            made = lr_scheduler.ExponentialLR(optimizer, numbers.gamma or 0.01 ** (1 / steps))
+        case "cyclic":
+            down = numbers.step_size_down
+            made = lr_scheduler.CyclicLR(
+                optimizer,
+                base_lr=numbers.min_lr_ratio,
+                max_lr=1.0,
+                step_size_up=steps_of(numbers.step_size_up, steps),
+                step_size_down=None if down is None else steps_of(down, steps),
+                mode=numbers.cycle_mode,
+                gamma=numbers.gamma,
+                # Momentum stays: Adam's betas are no part of a schedule.
+                cycle_momentum=False,
+            )
+        case "one_cycle":
+            climb = numbers.pct_start
+            while climb * steps == 1:
+                # A climb that ends at the first step: torch would divide by its length.
+                climb = math.nextafter(climb, 1.0)
+            made = lr_scheduler.OneCycleLR(
+                optimizer,
+                max_lr=1.0,
+                total_steps=steps,
+                pct_start=climb,
+                div_factor=numbers.div_factor,
+                final_div_factor=numbers.final_div_factor,
+                anneal_strategy=numbers.anneal_strategy,
+                cycle_momentum=False,
+            )
+        case "cosine_annealing":
+            t_max = steps if numbers.t_max is None else steps_of(numbers.t_max, steps)
+            made = lr_scheduler.CosineAnnealingLR(optimizer, t_max, numbers.min_lr_ratio)
+        case "cosine_annealing_warm_restarts":
+            made = lr_scheduler.CosineAnnealingWarmRestarts(
+                optimizer, steps_of(numbers.t_0, steps), numbers.t_mult, numbers.min_lr_ratio
+            )
+        case _:
+            raise AssertionError(course.name)
+    found = [float(optimizer.param_groups[0]["lr"])]
+    # Beyond its last step OneCycleLR has no rate: that one stays.
+    for _ in range(min(count, steps) - 1 if course.name == "one_cycle" else count - 1):
+        optimizer.step()
+        made.step()
+        found.append(float(optimizer.param_groups[0]["lr"]))
+    return found + [found[-1]] * (count - len(found))
+
+
+def scheduler(
+    course: Course, optimizer: torch.optim.Optimizer, steps: int, *, greater_is_better: bool
+) -> lr_scheduler.LRScheduler:
+    """The schedule of `optimizer`, whose groups are at their peak rates.
+
+    Args:
+        steps: optimiser steps of the whole run.
+        greater_is_better: of the validation metric, for reduce_lr_on_plateau.
+    """
+    table = factors(course, steps)
+
+    def factor(step: int) -> float:
+        return table[min(step, steps)]
+
+    if course.name == "reduce_lr_on_plateau":
+        return WarmPlateau(optimizer, factor, course, greater_is_better=greater_is_better)
+    return lr_scheduler.LambdaLR(optimizer, factor)
+
+
+class WarmPlateau(lr_scheduler.LRScheduler):
+    """torch's ReduceLROnPlateau with a warm-up before it, and one factor for all groups.
+
+    `step()` follows each optimiser step, `judge(metric)` each evaluation.
+
+    Args:
+        warmup: the factor of a step by the warm-up alone.
+        course: numbers of the schedule.
+        greater_is_better: of the metric.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        warmup: Callable[[int], float],
+        course: Course,
+        *,
+        greater_is_better: bool,
+    ) -> None:
+        self._warmup, self._peak, numbers = warmup, _peak_of_one(), course.numbers
+        self._plateau = lr_scheduler.ReduceLROnPlateau(
+            self._peak,
+            mode="max" if greater_is_better else "min",
+            factor=numbers.factor,
+            patience=numbers.patience,
+            threshold=numbers.threshold,
+            cooldown=numbers.cooldown,
+            min_lr=numbers.min_lr_ratio,
+        )
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """Rates of the groups at this step."""
+        share = self._warmup(self.last_epoch) * self._peak.param_groups[0]["lr"]
+        return [peak * share for peak in self.base_lrs]
+
+    def judge(self, metric: float) -> None:
+        """Reduce the rates, from now on, when the metric has not become better for long enough."""
+        self._plateau.step(metric)
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+        self._last_lr = self.get_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        own = {k: v for k, v in super().state_dict().items() if not k.startswith("_")}
+        return {**own, "last_lr": self._last_lr, "plateau": self._plateau.state_dict(), "share": self._share}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        own = dict(state_dict)
+        self._plateau.load_state_dict(own.pop("plateau"))
+        self._peak.param_groups[0]["lr"] = own.pop("share")
+        self._last_lr = own.pop("last_lr")
+        super().load_state_dict(own)
+
+    @property
+    def _share(self) -> float:
+        return self._peak.param_groups[0]["lr"]

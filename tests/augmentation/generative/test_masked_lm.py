@@ -1,0 +1,167 @@
+"""Words in place of others: which, by what draw, and what stays."""
+
+import json
+import time
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.language_models import masked_model
+from helpers.tiny import tiny_tokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from hf_finetune.augmentation.generative.checkpoints import TextModel, forget, load, whole_words
+from hf_finetune.augmentation.generative.masked_lm import Opened, draw_token, fill, open_words
+from hf_finetune.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    """Likes the middle of a word best, then "good", then "film", then "story"."""
+    scores = {"##a": 30.0, "good": 20.0, "film": 19.0, "story": 12.0}
+    return load(masked_model(tmp_path_factory.mktemp("known"), **scores), None, "masked words", CPU)
+
+
+def filled(model: TextModel, *texts: str, p: float = 1.0, seed: int = 0, **options) -> list[str]:
+    opened = [open_words(text, p, np.random.default_rng((seed, i))) for i, text in enumerate(texts)]
+    return fill(opened, model, **({"top_k": 1, "temperature": 0.0, "max_length": 64, "batch_size": 4} | options))
+
+
+def test_words_of_letters_are_opened_whole_and_nothing_else() -> None:
+    text = "A fine film,  don't\nyou think? 42 @me #tag http://x.y (Well-made)"
+    opened = open_words(text, 1.0, np.random.default_rng(0))
+    assert "".join(opened.pieces) == text
+    words = [opened.pieces[i] for i in opened.places]
+    assert words == ["A", "fine", "film", "don't", "you", "think", "Well-made"]
+    assert opened.text("_") == "_ _ _,  _\n_ _? 42 @me #tag http://x.y (_)"
+
+
+def test_letters_of_scripts_without_spaces_are_opened_one_by_one() -> None:
+    opened = open_words("很好 看。", 1.0, np.random.default_rng(0))
+    assert opened.text("_") == "__ _。" and "".join(opened.pieces) == "很好 看。"
+    assert len(open_words("服务员态度很好", 0.1, np.random.default_rng(0)).places) == 1
+
+
+def test_words_with_combining_marks_stay() -> None:
+    """Without its mark a letter would be another word, and the mark would stand on what is put in."""
+    decomposed = unicodedata.normalize("NFD", "The caf\u00e9 na\u00efve \u00e0-la-carte is good")
+    opened = open_words(decomposed, 1.0, np.random.default_rng(0))
+    assert "".join(opened.pieces) == decomposed
+    assert [opened.pieces[i] for i in opened.places] == ["The", "is", "good"]
+    hindi = "\u092f\u0939 \u0915\u0940 \u0928\u092e\u0938\u094d\u0924\u0947 \u0918\u0930."
+    opened = open_words(hindi, 1.0, np.random.default_rng(0))
+    assert [opened.pieces[i] for i in opened.places] == ["\u092f\u0939", "\u0918\u0930"]
+
+
+def test_a_long_text_is_put_together_at_once() -> None:
+    opened = Opened(("word",) * 20_000, tuple(range(0, 20_000, 2)))
+    started = time.process_time()
+    assert opened.text("_").count("_") == 10_000
+    assert time.process_time() - started < 0.3
+
+
+@pytest.mark.parametrize(("p", "count"), [(0.0, 0), (0.01, 1), (0.3, 3), (1.0, 10)])
+def test_a_share_of_the_words_and_one_at_least(p: float, count: int) -> None:
+    assert len(open_words("a b c d e f g h i j", p, np.random.default_rng(0)).places) == count
+
+
+@pytest.mark.parametrize("text", ["", " ", "word", "42 43", "word "])
+def test_too_short_a_text_has_no_open_word(text: str) -> None:
+    assert open_words(text, 1.0, np.random.default_rng(0)).places == ()
+
+
+def test_whole_words_of_the_vocabulary() -> None:
+    tokenizer = tiny_tokenizer()
+    found = whole_words(tokenizer)
+    assert {"film", "good", "a"} <= set(found.words.values())
+    assert not {tokenizer.convert_ids_to_tokens(i) for i in found.words} & {"##a", "1", ".", "[MASK]"}
+    assert found.tokens["film"] == [tokenizer.convert_tokens_to_ids("film")]
+
+
+def test_the_likeliest_whole_word_that_is_another(known: TextModel) -> None:
+    """Neither the middle of a word nor the word itself, though the model likes them better."""
+    # Every word at once, one of which the vocabulary has in pieces alone.
+    assert filled(known, 'It is "Good",  GOOD and\nwonderful!') == ['Good good "Film",  FILM good\ngood!']
+
+
+def test_a_draw_by_hand() -> None:
+    scores_V = torch.log(torch.tensor([0.3, 0.5, 1e-30, 0.2]))
+    for draw, token in ((0.0, 1), (0.49, 1), (0.51, 0), (0.79, 0), (0.81, 3), (0.999, 3)):
+        assert draw_token(scores_V, draw, top_k=4, temperature=1.0) == token
+    # Of the two best 5 in 8 and 3 in 8; with the logits doubled 25 in 34.
+    assert [draw_token(scores_V, d, top_k=2, temperature=1.0) for d in (0.62, 0.63, 0.999)] == [1, 0, 0]
+    assert [draw_token(scores_V, d, top_k=2, temperature=0.5) for d in (0.73, 0.74)] == [1, 0]
+    assert {draw_token(scores_V, d, top_k=4, temperature=0.0) for d in (0.0, 0.999)} == {1}
+    banned_V = torch.tensor([-torch.inf, 1.0, -torch.inf])
+    assert draw_token(banned_V, 0.999, top_k=3, temperature=1.0) == 1
+
+
+def test_words_are_drawn_by_their_probability(tmp_path: Path) -> None:
+    shares = {"good": np.log(0.6), "film": np.log(0.3), "story": np.log(0.1)}
+    model = load(masked_model(tmp_path, **{w: 50 + s for w, s in shares.items()}), None, "masked words", CPU)
+    words = " ".join(filled(model, *["so so"] * 1000, top_k=3, temperature=1.0, batch_size=64)).split()
+    counts = Counter(words)
+    assert counts.keys() == shares.keys()
+    # Four standard deviations of 2000 draws.
+    assert abs(counts["good"] / 2000 - 0.6) < 0.044 and abs(counts["story"] / 2000 - 0.1) < 0.027
+
+
+def test_what_lies_behind_the_length_stays(known: TextModel) -> None:
+    """Of 8 tokens two are the text's ends."""
+    text = " ".join(["so"] * 10)
+    (changed,) = filled(known, text, max_length=8)
+    assert changed.split()[6:] == ["so"] * 4 and "so" not in changed.split()[:6]
+    (longest,) = filled(known, " ".join(["so"] * 100), max_length=1000)
+    assert longest.split().count("so") == 100 - 62, "the model has positions for 64 tokens"
+
+
+def test_a_checkpoint_that_cuts_texts_off_in_front_fills_in_the_same_words(tmp_path: Path) -> None:
+    folder, text = Path(masked_model(tmp_path)), "a good film of a long race and so it is"
+    in_front = filled(load(str(folder), None, "masked words", CPU), text, p=0.5, max_length=8)
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"truncation_side": "left"}))
+    forget()
+    assert filled(load(str(folder), None, "masked words", CPU), text, p=0.5, max_length=8) == in_front != [text]
+
+
+def test_a_text_with_the_mask_token_in_it_stays(known: TextModel) -> None:
+    assert filled(known, "so [MASK] it is", "so it is")[0] == "so [MASK] it is"
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_text_changes_alone_as_it_does_in_company(tmp_path: Path, family: str) -> None:
+    model = load(masked_model(tmp_path, family), None, "masked words", CPU)
+    texts = [
+        "the film was good",
+        "a race",
+        "it is the best match of the season, they say, and not a bad one",
+        "so it was",
+    ]
+    together = filled(model, *texts, p=0.5, top_k=20, temperature=1.0, batch_size=3)
+    assert together != texts
+    for i, text in enumerate(texts):
+        opened = [open_words(text, 0.5, np.random.default_rng((0, i)))]
+        alone = fill(opened, model, top_k=20, temperature=1.0, max_length=64, batch_size=1)
+        assert alone == together[i : i + 1]
+        assert len(alone[0].split()) == len(text.split())
+    assert filled(model, *texts, p=0.5, top_k=20, temperature=1.0, batch_size=3) == together
+    assert filled(model, *texts, p=0.5, seed=1, top_k=20, temperature=1.0, batch_size=3) != together
+
+
+def test_a_vocabulary_without_two_words_is_refused(known: TextModel) -> None:
+    """Of one word that is written in two ways, neither can stand for the other."""
+    tokens = {token: i for i, token in enumerate(["[UNK]", "[MASK]", "The", "the", "##a", "1"])}
+    inner = Tokenizer(WordPiece(tokens, unk_token="[UNK]"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", mask_token="[MASK]")
+    assert whole_words(tokenizer).tokens == {"the": [2, 3]}
+    with pytest.raises(InputError, match="pieces: its vocabulary has no whole words to put in"):
+        filled(TextModel("pieces", known.model, tokenizer, 64), "a b")

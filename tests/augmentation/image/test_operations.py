@@ -1,0 +1,483 @@
+"""What every operation on pictures keeps to, and what each does by itself, by hand and beside torchvision's own."""
+
+import dataclasses
+import pickle
+import typing
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from hf_finetune.augmentation.image.operations import (
+    AugMix,
+    AutoAugment,
+    AutoContrast,
+    Blur,
+    Colour,
+    Crop,
+    Equalize,
+    Erase,
+    Flip,
+    Grayscale,
+    Identity,
+    ImageOperation,
+    Invert,
+    Jpeg,
+    Mild,
+    Noise,
+    Perspective,
+    Posterize,
+    RandAugment,
+    ResizedCrop,
+    Rotate,
+    Scale,
+    Sharpness,
+    Shear,
+    Solarize,
+    ThreeAugment,
+    Translate,
+    TrivialAugment,
+)
+from hf_finetune.augmentation.operations import ImageBatch, Population, generators
+from hf_finetune.config.recipe import ImageData
+from hf_finetune.errors import InputError
+from hf_finetune.utils import codec
+
+MEMBERS = typing.get_args(ImageOperation)
+# Of every kind: one that does nothing though every picture is sent through it, where there is one, and some that do much.
+CASES: dict[type, tuple[ImageOperation | None, list[ImageOperation]]] = {
+    Flip: (None, [Flip(), Flip(1.0, "vertical")]),
+    Crop: (Crop(0), [Crop(3), Crop(3, "reflect"), Crop(40, fill=9)]),
+    ResizedCrop: (ResizedCrop(1, 1, ratio=1), [ResizedCrop(), ResizedCrop(0.3, 0.4, ratio=3)]),
+    Rotate: (Rotate(0), [Rotate(), Rotate(180, "ends", "nearest", 128)]),
+    Scale: (Scale(1, 1), [Scale(), Scale(0.05, 20, "nearest", 3)]),
+    Shear: (Shear(0, 0), [Shear(), Shear(0.3, 0.3, "corner", "ends", "nearest", 77)]),
+    Translate: (Translate(0, 0), [Translate(0.5, 0.5), Translate(9, 0, "pixels", "ends", 200)]),
+    Perspective: (Perspective(0, p=1.0), [Perspective(), Perspective(0.9, fill=50, p=1.0)]),
+    Colour: (Colour(0, 0, 0, 0), [Colour(), Colour(1, 1, 1, 0.5, "ends")]),
+    Grayscale: (None, [Grayscale(0.5)]),
+    Posterize: (Posterize(8, p=1.0), [Posterize(), Posterize(0, p=1.0)]),
+    Solarize: (Solarize(256, p=1.0), [Solarize(), Solarize(0, p=1.0)]),
+    AutoContrast: (None, [AutoContrast()]),
+    Equalize: (None, [Equalize()]),
+    Invert: (None, [Invert()]),
+    Identity: (Identity(), []),
+    Blur: (Blur(0, 0, p=1.0), [Blur(), Blur(20, 20, p=1.0)]),
+    Sharpness: (Sharpness(0, p=1.0), [Sharpness(), Sharpness(1, "ends", p=1.0)]),
+    Noise: (Noise(0, 0, p=1.0), [Noise(), Noise(1, 1, p=1.0)]),
+    Erase: (
+        Erase(0, 0, p=1.0),
+        [Erase(p=0.5), Erase(0.2, 0.9, 10, "noise", p=1.0), Erase(0.5, 1, cover="black", p=1.0)],
+    ),
+    Jpeg: (None, [Jpeg(), Jpeg(1, 1, p=1.0)]),
+    AutoAugment: (None, [AutoAugment(), AutoAugment("cifar10"), AutoAugment("svhn", fill=128)]),
+    RandAugment: (RandAugment(m=0), [RandAugment(), RandAugment(16, 30, fill=128)]),
+    TrivialAugment: (None, [TrivialAugment(), TrivialAugment(fill=128)]),
+    AugMix: (None, [AugMix(), AugMix(10, 2, 4, 0.5, False, 128)]),
+    ThreeAugment: (None, [ThreeAugment(), ThreeAugment(1.0, False)]),
+    Mild: (Mild(1.0, flip=False), [Mild(), Mild(0.1, flip=False)]),
+}
+ACTIVE = [operation for _, some in CASES.values() for operation in some]
+
+
+def pictures(count: int = 8, height: int = 20, width: int = 26) -> ImageBatch:
+    """Spots of colour with some noise, all values short of black and white."""
+    r = np.random.default_rng(5)
+    coarse = r.integers(20, 230, (count, 3, 4, 5))
+    spots = coarse[:, :, np.arange(height) * 4 // height][:, :, :, np.arange(width) * 5 // width]
+    values = spots + r.integers(-9, 10, spots.shape)
+    labels = np.arange(count) % 2
+    return ImageBatch(torch.from_numpy(values.astype(np.uint8)), labels, Population(("a", "b"), labels))
+
+
+def gens(count: int, seed: int = 0, epoch: int = 0, view: int = 0) -> list[np.random.Generator]:
+    return generators(seed, range(count), epoch, view)
+
+
+def one(operation: ImageOperation, picture: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    return operation(ImageBatch(picture[None]), gens(1, seed)).pixels[0]
+
+
+def outcomes(operation: ImageOperation, picture: torch.Tensor, draws: int = 40) -> set[bytes]:
+    """All that comes of a picture in so many draws."""
+    changed = operation(ImageBatch(picture.expand(draws, -1, -1, -1)), gens(draws)).pixels
+    return {each.numpy().tobytes() for each in changed}
+
+
+def as_bytes(*expected: torch.Tensor) -> set[bytes]:
+    return {each.contiguous().numpy().tobytes() for each in expected}
+
+
+def grey(rows: list[list[int]]) -> torch.Tensor:
+    """A picture of these values in all three channels."""
+    return torch.tensor(rows, dtype=torch.uint8).expand(3, -1, -1)
+
+
+def off(found: torch.Tensor, expected: torch.Tensor) -> int:
+    return int((found.int() - expected.int()).abs().max())
+
+
+# The contract.
+
+
+@pytest.mark.parametrize("kind", MEMBERS, ids=lambda k: k.__name__)
+def test_every_operation_has_cases_of_its_own_kind(kind: type) -> None:
+    nothing, some = CASES[kind]
+    assert all(type(o) is kind for o in [*some, *([] if nothing is None else [nothing])])
+    assert some or kind is Identity
+    assert 0 < kind().p <= 1, "made of defaults alone"
+
+
+@pytest.mark.parametrize("operation", ACTIVE, ids=repr)
+def test_rows_keep_size_type_and_class_and_change(operation: ImageOperation) -> None:
+    batch = pictures()
+    before = batch.pixels.clone()
+    after = operation(batch, gens(len(batch)))
+    assert (after.pixels.shape, after.pixels.dtype) == (before.shape, torch.uint8)
+    assert after.labels is batch.labels and after.population is batch.population
+    assert torch.equal(batch.pixels, before), "what came in stays"
+    assert not torch.equal(after.pixels, before)
+
+
+@pytest.mark.parametrize("operation", ACTIVE, ids=repr)
+def test_a_row_depends_on_its_own_generator_alone(operation: ImageOperation) -> None:
+    batch = pictures()
+    whole = operation(batch, gens(len(batch))).pixels
+    assert torch.equal(operation(batch, gens(len(batch))).pixels, whole), "again the same"
+    for rows in ([3], [7, 0, 5]):
+        part = operation(batch.take(np.array(rows)), generators(0, rows, 0)).pixels
+        assert torch.equal(part, whole[rows]), "whatever else is in the batch"
+
+
+ALWAYS_THE_SAME = [
+    Flip(1.0, "vertical"),
+    # A half turn is the same either way.
+    Rotate(180, "ends", "nearest", 128),
+    Posterize(0, p=1.0),
+    Solarize(0, p=1.0),
+    Blur(20, 20, p=1.0),
+    Jpeg(1, 1, p=1.0),
+]
+RANDOM = [operation for operation in ACTIVE if operation not in ALWAYS_THE_SAME]
+
+
+@pytest.mark.parametrize("operation", RANDOM, ids=repr)
+@pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}, {"view": 1}], ids=str)
+def test_seed_epoch_and_view_give_other_pictures(operation: ImageOperation, other: dict[str, int]) -> None:
+    batch = pictures(24)
+    first = operation(batch, gens(24)).pixels
+    assert not torch.equal(operation(batch, gens(24, **other)).pixels, first)
+
+
+@pytest.mark.parametrize("nothing", [o for o, _ in CASES.values() if o is not None], ids=repr)
+def test_strength_zero_changes_nothing(nothing: ImageOperation) -> None:
+    batch = pictures()
+    assert nothing.p == 1
+    assert torch.equal(nothing(batch, gens(len(batch))).pixels, batch.pixels)
+
+
+@pytest.mark.parametrize("kind", MEMBERS, ids=lambda k: k.__name__)
+def test_p_is_a_probability_and_at_zero_nothing_changes(kind: type) -> None:
+    batch, operation = pictures(), (CASES[kind][1] or [Identity()])[-1]
+    never = dataclasses.replace(operation, p=0.0)
+    assert torch.equal(never(batch, gens(len(batch))).pixels, batch.pixels)
+    for wrong in (1.5, -0.1, float("nan")):
+        with pytest.raises(InputError, match=rf"^{kind.__name__}\.p: expected 0 to 1, got {wrong}$"):
+            dataclasses.replace(operation, p=wrong)
+
+
+@pytest.mark.parametrize("operation", [*ACTIVE, Identity(0.5)], ids=repr)
+def test_pickle_and_yaml_give_it_back(operation: ImageOperation) -> None:
+    data = ImageData("x", augment=(operation,))
+    text = yaml.safe_dump(codec.to_plain(data))
+    assert codec.merge(ImageData("x"), yaml.safe_load(text)) == data
+    copy = pickle.loads(pickle.dumps(operation))
+    assert copy == operation and hash(copy) == hash(operation)
+    batch = pictures(2)
+    assert torch.equal(copy(batch, gens(2)).pixels, operation(batch, gens(2)).pixels)
+
+
+@pytest.mark.parametrize("operation", ACTIVE, ids=repr)
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (3, 2)], ids=str)
+def test_the_smallest_pictures(operation: ImageOperation, size: tuple[int, int]) -> None:
+    batch = pictures(6, *size)
+    after = operation(batch, gens(6)).pixels
+    assert after.shape == batch.pixels.shape and after.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("operation", ACTIVE, ids=repr)
+def test_no_rows(operation: ImageOperation) -> None:
+    assert len(operation(pictures().take(np.array([], dtype=int)), [])) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Flip(direction="left"), "Flip.direction: expected one of horizontal, vertical, got 'left'"),
+        (lambda: Crop(600), "Crop.padding: expected a whole number, 0 to 512, got 600"),
+        (lambda: Crop(2.5), "Crop.padding: expected a whole number, 0 to 512, got 2.5"),
+        (lambda: Crop(fill=256), "Crop.fill: expected a whole number, 0 to 255, got 256"),
+        (lambda: ResizedCrop(0), "ResizedCrop.min_scale: expected 0.0001 to 1, got 0"),
+        (lambda: ResizedCrop(0.9, 0.5), "ResizedCrop.min_scale: expected max_scale (0.5) at most, got 0.9"),
+        (lambda: ResizedCrop(ratio=0.5), "ResizedCrop.ratio: expected 1 to 10, got 0.5"),
+        (lambda: Rotate(181), "Rotate.degrees: expected 0 to 180, got 181"),
+        (lambda: Rotate(draw="normal"), "Rotate.draw: expected one of uniform, ends, got 'normal'"),
+        (lambda: Rotate(interpolation="lanczos"), "Rotate.interpolation: expected one of nearest, bilinear, got"),
+        (lambda: Scale(0.01), "Scale.smallest: expected 0.05 to 20, got 0.01"),
+        (lambda: Scale(1.5), "Scale.smallest: expected largest (1.25) at most, got 1.5"),
+        (lambda: Shear(-0.1), "Shear.x: expected 0 to 2, got -0.1"),
+        (lambda: Translate(1.5), "Translate.x: expected 0 to 1, got 1.5"),
+        (lambda: Translate(0, 5000, "pixels"), "Translate.y: expected 0 to 4096, got 5000"),
+        (lambda: Perspective(1), "Perspective.distortion: expected 0 to 0.9, got 1"),
+        (lambda: Colour(saturation=2), "Colour.saturation: expected 0 to 1, got 2"),
+        (lambda: Colour(hue=0.6), "Colour.hue: expected 0 to 0.5, got 0.6"),
+        (lambda: Posterize(9), "Posterize.bits: expected a whole number, 0 to 8, got 9"),
+        (lambda: Solarize(-1), "Solarize.threshold: expected 0 to 256, got -1"),
+        (lambda: Blur(3), "Blur.min_sigma: expected max_sigma (2) at most, got 3"),
+        (lambda: Sharpness(1.1), "Sharpness.strength: expected 0 to 1, got 1.1"),
+        (lambda: Noise(0, 2), "Noise.max_sigma: expected 0 to 1, got 2"),
+        (lambda: Erase(cover="white"), "Erase.cover: expected one of mean, noise, black, got 'white'"),
+        (lambda: Erase(0.5), "Erase.min_area: expected max_area (0.33) at most, got 0.5"),
+        (lambda: Jpeg(0), "Jpeg.min_quality: expected a whole number, 1 to 100, got 0"),
+        (lambda: AutoAugment("mnist"), "AutoAugment.policy: expected one of imagenet, cifar10, svhn, got 'mnist'"),
+        (lambda: RandAugment(m=31), "RandAugment.m: expected 0 to 30, got 31"),
+        (lambda: RandAugment(True), "RandAugment.n: expected a whole number, 0 to 16, got True"),
+        (lambda: TrivialAugment(-1), "TrivialAugment.fill: expected a whole number, 0 to 255, got -1"),
+        (lambda: AugMix(0), "AugMix.severity: expected a whole number, 1 to 10, got 0"),
+        (lambda: AugMix(alpha=0), "AugMix.alpha: expected 0.01 to 100, got 0"),
+        (lambda: ThreeAugment(1.1), "ThreeAugment.colour: expected 0 to 1, got 1.1"),
+        (lambda: Mild(0), "Mild.min_scale: expected 0.0001 to 1, got 0"),
+    ],
+    ids=lambda v: v[:40] if isinstance(v, str) else "",
+)
+def test_out_of_range_is_refused(make: typing.Callable[[], ImageOperation], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+# By hand.
+
+
+def test_flip_by_hand() -> None:
+    picture = grey([[1, 2, 3], [4, 5, 6]])
+    assert torch.equal(one(Flip(1.0), picture), grey([[3, 2, 1], [6, 5, 4]]))
+    assert torch.equal(one(Flip(1.0, "vertical"), picture), grey([[4, 5, 6], [1, 2, 3]]))
+
+
+def test_flips_are_as_frequent_as_p_says() -> None:
+    picture, count = grey([[0, 255]]), 2000
+    flipped = Flip(0.3)(ImageBatch(picture.expand(count, -1, -1, -1)), gens(count)).pixels[:, 0, 0, 0] == 255
+    # Four standard deviations: 4 * sqrt(0.3 * 0.7 / 2000).
+    assert abs(float(flipped.float().mean()) - 0.3) < 0.041
+
+
+def test_translate_by_hand() -> None:
+    picture = grey([[1, 2, 3, 4]])
+    either = as_bytes(grey([[9, 1, 2, 3]]), grey([[2, 3, 4, 9]]))
+    assert outcomes(Translate(0.25, 0, draw="ends", fill=9), picture) == either
+    assert outcomes(Translate(1, 0, "pixels", "ends", 9), picture) == either
+    assert outcomes(Translate(100, 0, "pixels", "ends", 9), picture) == as_bytes(grey([[9, 9, 9, 9]]))
+    upright = grey([[1], [2]])
+    assert outcomes(Translate(0, 0.5, draw="ends"), upright) == as_bytes(grey([[0], [1]]), grey([[2], [0]]))
+
+
+def test_translate_draws_every_distance() -> None:
+    picture = grey([[1, 2, 3, 4]])
+    found = outcomes(Translate(2.99, 0, "pixels"), picture, draws=200)
+    assert found == as_bytes(*(F.affine(picture, 0.0, [x, 0], 1.0, [0.0, 0.0]) for x in range(-2, 3)))
+
+
+def test_crop_draws_every_place_of_torchvisions() -> None:
+    picture = pictures().pixels[0, :, :3, :4]
+    for ours, theirs in (("constant", {"fill": 7}), ("reflect", {})):
+        padded = F.pad(picture, [1, 1, 1, 1], padding_mode=ours, **theirs)
+        expected = as_bytes(*(padded[:, y : y + 3, x : x + 4] for y in range(3) for x in range(3)))
+        assert outcomes(Crop(1, ours, fill=7), picture, draws=200) == expected
+
+
+def test_solarize_posterize_invert_by_hand() -> None:
+    picture = grey([[0, 127, 128, 200, 255]])
+    assert torch.equal(one(Solarize(128, p=1.0), picture), grey([[0, 127, 127, 55, 0]]))
+    assert torch.equal(one(Posterize(2, p=1.0), picture), grey([[0, 64, 128, 192, 192]]))
+    assert torch.equal(one(Posterize(0, p=1.0), picture), grey([[0] * 5]))
+    assert torch.equal(one(Invert(1.0), picture), grey([[255, 128, 127, 55, 0]]))
+
+
+def test_autocontrast_by_hand() -> None:
+    picture = torch.stack([grey([[50, 101, 152]])[0], grey([[7, 7, 7]])[0], grey([[0, 10, 255]])[0]])
+    expected = torch.tensor([[[0, 127, 255]], [[7, 7, 7]], [[0, 10, 255]]], dtype=torch.uint8)
+    # torchvision cuts off: 102 * 2.4999998 is 254.
+    assert off(one(AutoContrast(1.0), picture), expected) <= 1
+
+
+def test_equalize_by_hand() -> None:
+    """16 dark values, as often as each other: 15 steps of 17 make 255."""
+    dark = torch.arange(16, dtype=torch.uint8)[:, None].expand(3, 16, 17)
+    assert torch.equal(one(Equalize(1.0), dark), dark * 17)
+
+
+def test_colour_by_hand() -> None:
+    picture = grey([[100, 200]])
+    # Halved or half as bright again; about the mean, 150; a grey has no colour to change.
+    assert outcomes(Colour(0.5, 0, 0, draw="ends"), picture) == as_bytes(grey([[50, 100]]), grey([[150, 255]]))
+    contrast = as_bytes(grey([[125, 175]]), grey([[75, 225]]))
+    # torchvision weighs the channels: (1 + 1e-4) of a grey at most, cut off.
+    assert {tuple(np.frombuffer(b, np.uint8)[:2]) for b in outcomes(Colour(0, 0.5, 0, draw="ends"), picture)} <= {
+        tuple(int(v) + d for v, d in zip(np.frombuffer(b, np.uint8)[:2], ds, strict=True))
+        for b in contrast
+        for ds in ((0, 0), (-1, -1), (-1, 0), (0, -1))
+    }
+    assert outcomes(Colour(0, 0, 0, hue=0.5, draw="ends"), picture) == as_bytes(picture)
+
+
+def test_hue_by_hand() -> None:
+    red = torch.tensor([200, 50, 50], dtype=torch.uint8)[:, None, None]
+    cyan, green, blue = (
+        torch.tensor(v, dtype=torch.uint8)[:, None, None] for v in ([50, 200, 200], [50, 200, 50], [50, 50, 200])
+    )
+    assert outcomes(Colour(0, 0, 0, hue=0.5, draw="ends"), red) == as_bytes(cyan)
+    assert outcomes(Colour(0, 0, 0, hue=1 / 3, draw="ends"), red) == as_bytes(green, blue)
+
+
+def test_colours_change_in_every_order() -> None:
+    picture = pictures().pixels[0]
+    every = outcomes(Colour(0.5, 0.5, 0, draw="ends"), picture, draws=200)
+    expected = set()
+    for b in (0.5, 1.5):
+        for c in (0.5, 1.5):
+            expected |= as_bytes(F.adjust_contrast(F.adjust_brightness(picture, b), c))
+            expected |= as_bytes(F.adjust_brightness(F.adjust_contrast(picture, c), b))
+    assert every == expected
+
+
+def test_erase_covers_one_rectangle_of_the_drawn_area() -> None:
+    batch = pictures(60, 40, 40)
+    for cover in ("mean", "black", "noise"):
+        after = Erase(0.1, 0.3, 2.0, cover, p=1.0)(batch, gens(60)).pixels
+        for before, changed in zip(batch.pixels, after, strict=True):
+            ys, xs = torch.where((before != changed).any(0))
+            top, bottom, left, right = int(ys.min()), int(ys.max()) + 1, int(xs.min()), int(xs.max()) + 1
+            tall, wide = bottom - top, right - left
+            assert 0.08 < tall * wide / 1600 < 0.33 and 0.4 < tall / wide < 2.5
+            inside = changed[:, top:bottom, left:right]
+            if cover == "black":
+                assert not inside.any()
+            elif cover == "mean":
+                mean = before.float().mean((1, 2)).round().to(torch.uint8)
+                assert torch.equal(inside, mean[:, None, None].expand_as(inside))
+            else:
+                assert inside.float().std() > 50, "0 to 255 evenly have 74"
+
+
+def test_noise_has_the_deviation_asked_for() -> None:
+    middle = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    noise = one(Noise(0.1, 0.1, p=1.0), middle).float() - 128
+    # 12,288 values: standard errors of 0.23 and 0.16.
+    assert abs(noise.mean()) < 1 and abs(noise.std() - 25.5) < 0.8
+    deviations = [float(one(Noise(0, 0.1, p=1.0), middle, seed).float().std()) for seed in range(30)]
+    assert min(deviations) < 5 and 20 < max(deviations) < 26.5
+
+
+def test_perspective_shows_a_smaller_picture_about_the_same_place() -> None:
+    white = torch.full((3, 40, 60), 255, dtype=torch.uint8)
+    for seed in range(20):
+        after = one(Perspective(0.5, fill=7, p=1.0), white, seed)
+        assert torch.all(after[:, 11:29, 16:44] == 255), "corners move half of the way to the centre at most"
+        assert 0.25 < (after == 255).float().mean() < 1
+        assert torch.any(after == 7)
+
+
+def test_mild_shows_most_of_a_picture_and_as_often_mirrored() -> None:
+    ramp = torch.arange(64, dtype=torch.uint8).mul(4).expand(3, 64, 64)
+    after = Mild()(ImageBatch(ramp.expand(200, -1, -1, -1)), gens(200)).pixels.float()
+    mirrored = after[:, 0, 32, 0] > after[:, 0, 32, -1]
+    assert 70 < int(mirrored.sum()) < 130
+    seen = (after.amax((1, 2, 3)) - after.amin((1, 2, 3))) / 252
+    # A part of 0.7 of the area is at least sqrt(0.7 / 1.1) wide.
+    assert seen.min() > 0.75 and seen.min() < 0.9 < seen.max()
+
+
+# Beside torchvision's own.
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "tolerance"),
+    [
+        (Flip(1.0), v2.RandomHorizontalFlip(1.0), 0),
+        (Flip(1.0, "vertical"), v2.RandomVerticalFlip(1.0), 0),
+        (Grayscale(1.0), v2.Grayscale(3), 0),
+        (Posterize(3, p=1.0), v2.RandomPosterize(3, 1.0), 0),
+        (Solarize(100.5, p=1.0), v2.RandomSolarize(100.5, 1.0), 0),
+        (AutoContrast(1.0), v2.RandomAutocontrast(1.0), 0),
+        (Equalize(1.0), v2.RandomEqualize(1.0), 0),
+        (Invert(1.0), v2.RandomInvert(1.0), 0),
+        (Jpeg(25, 25, p=1.0), v2.JPEG(25), 0),
+        # Two passes of whole numbers there, one rounding here.
+        (Blur(1.5, 1.5, p=1.0), v2.GaussianBlur((11, 11), (1.5, 1.5)), 1),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_the_same_as_torchvisions_class(ours: ImageOperation, theirs: v2.Transform, tolerance: int) -> None:
+    batch = pictures()
+    assert off(ours(batch, gens(len(batch))).pixels, theirs(batch.pixels)) <= tolerance
+
+
+@pytest.mark.parametrize("fill", [0, 128])
+@pytest.mark.parametrize("name", ["nearest", "bilinear"])
+def test_turned_sheared_and_moved_as_torchvision_does(name: typing.Any, fill: int) -> None:
+    picture = pictures().pixels[1]
+    how = {"interpolation": InterpolationMode(name), "fill": [float(fill)] * 3 if fill else None}
+    turned = as_bytes(*(F.rotate(picture, angle, **how) for angle in (-40.0, 40.0)))
+    assert outcomes(Rotate(40, "ends", name, fill), picture) == turned
+    # atan(0.5) in degrees.
+    angle = 26.56505117707799
+    for ours, shears in (
+        (Shear(0.5, 0, "centre", "ends", name, fill), [[-angle, 0.0], [angle, 0.0]]),
+        (Shear(0, 0.5, "centre", "ends", name, fill), [[0.0, -angle], [0.0, angle]]),
+    ):
+        expected = as_bytes(*(F.affine(picture, 0.0, [0, 0], 1.0, shear, **how) for shear in shears))
+        assert outcomes(ours, picture) == expected
+    scaled = as_bytes(F.affine(picture, 0.0, [0, 0], 1.5, [0.0, 0.0], **how))
+    assert outcomes(Scale(1.5, 1.5, name, fill), picture) == scaled
+    moved = as_bytes(*(F.affine(picture, 0.0, [x, y], 1.0, [0.0, 0.0], **how) for x in (-3, 3) for y in (-2, 2)))
+    assert outcomes(Translate(3, 2, "pixels", "ends", fill), picture) == moved
+
+
+@pytest.mark.parametrize(
+    ("ours", "adjust"),
+    [
+        (Colour(0.4, 0, 0, draw="ends"), F.adjust_brightness),
+        (Colour(0, 0.4, 0, draw="ends"), F.adjust_contrast),
+        (Colour(0, 0, 0.4, draw="ends"), F.adjust_saturation),
+        (Sharpness(0.4, "ends", p=1.0), F.adjust_sharpness),
+    ],
+    ids=["brightness", "contrast", "saturation", "sharpness"],
+)
+def test_colours_and_sharpness_as_torchvision_adjusts_them(ours: ImageOperation, adjust: typing.Callable) -> None:
+    picture = pictures().pixels[2]
+    assert outcomes(ours, picture) == as_bytes(adjust(picture, 0.6), adjust(picture, 1.4))
+
+
+def test_hue_is_torchvisions_within_a_grey_level() -> None:
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8))
+    for turn in (0.1, 0.25, 0.5):
+        expected = [F.adjust_hue(noise, sign * turn) for sign in (-1, 1)]
+        for seed in range(4):
+            found = one(Colour(0, 0, 0, turn, "ends"), noise, seed)
+            assert min(off(found, e) for e in expected) <= 1
+
+
+def test_a_resized_crop_is_torchvisions_of_its_part() -> None:
+    picture, operation = pictures(1, 30, 40).pixels[0], ResizedCrop(0.2, 0.6)
+    for seed in range(10):
+        r = gens(1, seed)[0]
+        r.random()
+        top, left, tall, wide = operation.part(30, 40, r)
+        assert 0.15 < tall * wide / 1200 < 0.66 and 3 / 4.4 < tall * 40 / (wide * 30) < 4.4 / 3
+        expected = F.resized_crop(picture, top, left, tall, wide, [30, 40], antialias=True)
+        assert torch.equal(one(operation, picture, seed), expected)

@@ -1,0 +1,276 @@
+"""What the command line says and how it leaves, without training anything."""
+
+import logging
+import os
+import re
+import signal
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from hf_finetune import InputError, TrainingError
+from hf_finetune.cli import jobs, main, shipped
+from hf_finetune.cli.main import main_command, public_command
+
+
+def leave(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:
+    """Exit status, stdout, lines of stderr."""
+    status = 0
+    try:
+        main_command(arguments)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err.splitlines()
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = leave(capsys, "--help")
+    assert status == 0
+    for name in ("quickstart", "train", "run", "list", "cp", "plan", "evaluate", "predict", "card", "push"):
+        assert f"  {name} " in out
+
+
+@pytest.mark.parametrize("command", [*main.COMMANDS, "run sst2_full"])
+def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = leave(capsys, *command.split(), "--help")
+    assert status == 0 and err == []
+    assert out.startswith(f"usage: hf-finetune {command}") and len(out.splitlines()) > 2
+
+
+def test_an_error_is_said_before_what_the_loaders_had_to_say(capsys: pytest.CaptureFixture[str]) -> None:
+    loader, run = logging.getLogger("hf_finetune"), logging.getLogger("hf_finetune.run")
+
+    def fail(_: Sequence[str]) -> None:
+        loader.warning("is it the label?")
+        raise InputError("rows.csv: bad")
+
+    def work(_: Sequence[str]) -> None:
+        loader.warning("is it the label?")
+        run.info("training")
+        loader.warning("damaged")
+        raise TrainingError("the loss is not a number")
+
+    with patch.dict(main.COMMANDS, fail=fail, work=work):
+        assert leave(capsys, "fail") == (2, "", ["rows.csv: bad"])
+        status, _, err = leave(capsys, "work")
+    assert (status, err) == (1, ["is it the label?", "training", "damaged", "the loss is not a number"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_before_there_is_anything_to_save(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with patch.dict(main.COMMANDS, wait=lambda _: signal.raise_signal(number)):
+        status, out, err = leave(capsys, "wait")
+    assert (status, out, err) == (3, "", ["stopped before there was anything to save"])
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_list_shows_each_recipe_with_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = leave(capsys, "list")
+    assert status == 0
+    assert "quickstart  " in out and "MiniLM on BBC news" in out
+    assert len(out.splitlines()) == len(shipped.names()) >= 5
+
+
+def test_cp_copies_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "mine.py"
+    assert leave(capsys, "cp", "sst2_lora", str(target))[0] == 0
+    assert target.read_text() == shipped.names()["sst2_lora"].read_text()
+    status, _, err = leave(capsys, "cp", "sst2_lora", str(target))
+    assert status == 2 and "exists already" in err[0]
+    status, _, err = leave(capsys, "cp", "sst2_lorra", str(tmp_path))
+    assert status == 2 and "did you mean 'sst2_lora'" in err[0]
+    assert leave(capsys, "cp", "cpu-2.yaml", str(tmp_path))[0] == 0
+    assert "num_processes: 2" in (tmp_path / "cpu-2.yaml").read_text()
+
+
+def test_names_of_recipes_may_have_their_folder_before_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shipped.find("text/sst2_lora") == shipped.find("sst2_lora")
+    assert shipped.is_known("text/sst2_lora") and not shipped.is_known("vision/sst2_lora")
+    status, _, err = leave(capsys, "cp", "vision/sst2_lora", str(tmp_path))
+    assert status == 2 and "vision/sst2_lora: no recipe of this name; did you mean 'sst2_lora'?" in err[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (["trian"], "hf-finetune trian: no such command"),
+        (["run"], "usage: hf-finetune run RECIPE"),
+        (["run", "no_such"], "no_such: no recipe of this name"),
+        (
+            ["plan", "text/sst2_lora", "--plot-schedule", "x.png"],
+            "--plot-schedule x.png: expected a name that ends in .svg",
+        ),
+        (
+            ["run", "sst2_full", "--train.learning-rat", "1"],
+            "hf-finetune run sst2_full: Unrecognized options: --train.learning-rat",
+        ),
+        (["run", "sst2_full", "--epochs", "x"], "hf-finetune run sst2_full: Error parsing --epochs"),
+        (["run", "sst2_full", "--method", "lorra"], "hf-finetune run sst2_full: .*--method"),
+        (["predict", "m"], "hf-finetune predict: missing DATA"),
+        (["predict", "m", "d", "--output", "x.txt"], "--output x.txt: expected a name ending in .csv"),
+        (["card", "nowhere"], "nowhere: no recipe.json"),
+        (["card", __file__], ".*test_cli.py: no recipe.json; expected the folder of a finished run"),
+        (["cp", "sst2_lora"], "hf-finetune cp: missing DEST"),
+        (["cp", "sst2_lora", "nowhere/x.py"], "nowhere: no such folder"),
+        (["list", "x"], "hf-finetune list: takes no arguments, got 'x'"),
+        (["plan"], "usage: hf-finetune plan"),
+        (["train", "d.csv", "--data.path", "x"], "--data.path x: hf-finetune train takes the data as DATA"),
+        (["train", "d.csv", "--config", "."], "--config .: cannot be read"),
+        # Neither is folded at the terminal's width, and the remedy is on the first line.
+        (["train", "d.csv", "--epochs", "x"], "hf-finetune train: .*could not convert string to float: 'x'$"),
+        (["train", "d.csv", "--epoch", "3"], "hf-finetune train: .*--epoch, 3; perhaps you meant --epochs"),
+        (["train", "d.csv", "--epoch=3"], "hf-finetune train: .*--epoch, 3; perhaps you meant --epochs"),
+        (
+            ["search", "augmentation", "d.csv", "--text", "t", "--buget=5m"],
+            "hf-finetune search augmentation: .*--buget, 5m; perhaps you meant --budget",
+        ),
+        (["train", "d.csv", "--method", "lorra"], "hf-finetune train: .*'full', 'lora', 'top', 'head'"),
+        (["run", "sst2_full", "--num-processes", "0"], "--num-processes 0: expected at least 1"),
+    ],
+)
+def test_bad_usage_is_one_line_first(
+    arguments: list[str],
+    first: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = leave(capsys, *arguments)
+    assert status == 2 and out == ""
+    assert re.match(first, err[0]), err
+    assert len(err) <= 13
+    assert not list(tmp_path.iterdir())
+
+
+def test_yaml_sets_fields_and_flags_win(tmp_path: Path) -> None:
+    recipe = shipped.load_recipe("sst2_full")
+    file = tmp_path / "mine.yaml"
+    file.write_text("train:\n  learning_rate: 1e-3\n  seed: 7\ndata:\n  max_length: 64\n")
+    job = jobs.parse(jobs.RunJob, jobs.RunJob(recipe), ["--config", str(file), "--seed", "9"], "x")
+    assert (job.recipe.train.learning_rate, job.recipe.train.seed, job.recipe.data.max_length) == (1e-3, 9, 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train:\n  learning_rat: 1\n", "train.learning_rat: no such field; did you mean 'learning_rate'"),
+        ("train: [1\n", "--config .*mine.yaml: .*line"),
+        ("optim: {optimizer: SGD}\noptim: {optimizer: Lion}\n", "--config .*mine.yaml: 'optim' stands twice .*line 2"),
+        ("!!python/object/apply:os.system ['true']\n", "--config .*could not determine a constructor"),
+        ("- 1\n", "--config .*: expected a mapping"),
+    ],
+)
+def test_bad_yaml(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        jobs.parse(jobs.RunJob, jobs.RunJob(shipped.load_recipe("sst2_full")), ["--config", str(file)], "x")
+    with pytest.raises(InputError, match=r"cannot be read .No such file"):
+        jobs.parse(jobs.RunJob, jobs.RunJob(shipped.load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
+
+
+def test_public_command_keeps_no_path_of_this_machine(tmp_path: Path) -> None:
+    data = tmp_path / "movie"
+    data.mkdir()
+    command = [
+        "hf-finetune",
+        "train",
+        str(data),
+        f"--model={data}",
+        "--output",
+        str(tmp_path),
+        "--push=me/x",
+        "--resume",
+    ]
+    assert public_command([*command, "--epochs", "2"]) == "hf-finetune train movie --model=movie --epochs 2"
+
+
+@pytest.mark.parametrize("name", sorted(shipped.names()))
+def test_every_recipe_builds_and_its_values_hold(name: str) -> None:
+    from hf_finetune.config.rules import check
+    from hf_finetune.utils import codec
+
+    recipe = shipped.load_recipe(name)
+    check(recipe)
+    blank = jobs.Recipe(name="", data=jobs.TextData(path=""), model=jobs.Model(checkpoint=""))
+    assert codec.merge(blank, codec.to_plain(recipe)) == recipe
+    assert len(shipped.names()[name].read_text().splitlines()) <= 50
+
+
+@pytest.mark.parametrize("path", sorted((shipped.folder() / "accelerate").glob("*.yaml")), ids=lambda p: p.stem)
+def test_accelerate_configs_parse(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_processes == (2 if path.stem in ("cpu-2", "multi-gpu") else 1)
+    assert config.use_cpu == path.stem.startswith("cpu")
+    assert config.mixed_precision == {"bf16": "bf16", "fp16": "fp16", "multi-gpu": "bf16"}.get(path.stem, "no")
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "kind"),
+    [
+        ("data: {image: picture}", [], "ImageData"),
+        ("data: {type: ImageData}", [], "ImageData"),
+        ("data: {text: sentence, max_length: 32}", [], "TextData"),
+        ("data: {type: TextData}", [], "TextData"),
+        ("", ["--image", "picture"], "ImageData"),
+        ("", ["--text=sentence"], "TextData"),
+        ("", ["--data.no-decode-once"], "ImageData"),
+        ("data: {decode_once: false}", [], "ImageData"),
+    ],
+)
+def test_what_the_data_are_is_read_off_the_fields(
+    tmp_path: Path, content: str, flags: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nobody looks into the data for it, which need not even be there yet."""
+    monkeypatch.setattr("hf_finetune.data.loading.sniff", lambda *_, **__: pytest.fail("asked the data"))
+    (tmp_path / "mine.yaml").write_text(content)
+    job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
+    assert type(job.recipe.data).__name__ == kind and job.recipe.data.path == "nowhere"
+    assert kind == "TextData" or job.recipe.data.decode_once == ("once" not in f"{content} {flags}")
+
+
+@pytest.mark.parametrize(
+    ("operations", "kind", "message"),
+    [
+        ("[{type: Sometimes, operation: Flip}]", "image", None),
+        ("[SwapWords]", "text", None),
+        ("[Flip]", "text", r"^data\.augment\[0\]\.type: expected one of SwapWords, .*, got 'Flip'$"),
+        ("[SwapWords]", "image", r"^data\.augment\[0\]\.type: expected one of Flip, .*, got 'SwapWords'$"),
+    ],
+)
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_where_an_operation_alone_speaks_of_the_data_they_are_looked_at(
+    tmp_path: Path, operations: str, kind: str, message: str | None, by_flag: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_finetune.data.loading.sniff", lambda *_, **__: kind)
+    (tmp_path / "mine.yaml").write_text("" if by_flag else f"data: {{augment: {operations}}}")
+    arguments = ["data", "--config", str(tmp_path / "mine.yaml"), *(["--data.augment", operations] if by_flag else [])]
+    with nullcontext() if message is None else pytest.raises(InputError, match=message):
+        job, _ = jobs.train_job(arguments, "hf-finetune train")
+        assert isinstance(job.recipe.data, jobs.ImageData) == (kind == "image") and job.recipe.data.augment
+
+
+@pytest.mark.parametrize("flags", [["--max-length", "32"], ["--text", "text"], ["--data.encoding", "latin-1"]])
+def test_an_operation_on_pictures_beside_a_field_of_texts_is_refused_by_name(flags: list[str]) -> None:
+    with pytest.raises(InputError, match=r"^data\.augment\[0\]\.type: expected one of SwapWords, .*, got 'Rotate'$"):
+        jobs.train_job(["nowhere", "--data.augment", "[Rotate]", *flags], "hf-finetune train")
+
+
+def test_a_config_may_come_through_a_pipe() -> None:
+    """It can be read once only."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as file:
+        file.write("data: {text: sentence}\ntrain: {seed: 7}\n")
+    try:
+        job, _ = jobs.train_job(["nowhere", "--config", f"/dev/fd/{reading}"], "hf-finetune train")
+    finally:
+        os.close(reading)
+    assert job.recipe.train.seed == 7

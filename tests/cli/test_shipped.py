@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from hf_finetune import InputError
+from hf_finetune.cli import shipped
+
+GOOD = """
+from peft import LoraConfig
+
+from hf_finetune import Model, Recipe, TextData
+
+def recipe():
+    return Recipe(
+        name="mine",
+        data=TextData(path="x"),
+        model=Model(checkpoint="m"),
+        adapter=LoraConfig(r=4, target_modules="all-linear"),
+    )
+"""
+
+
+def test_recipe_of_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(GOOD)
+    recipe = shipped.load_recipe(str(path))
+    assert (recipe.name, recipe.adapter.r, recipe.trained) == ("mine", 4, "lora")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def recipe(:\n", "mine.py, line 1: invalid syntax"),
+        ("\nimport no_such_module\n", "mine.py, line 2: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("x = 1\n", r"mine.py: expected a function `recipe\(\)`"),
+        ("def recipe():\n    raise ValueError('two\\nlines')\n", "mine.py, line 2: ValueError: two lines$"),
+        ("def recipe(x):\n    return x\n", "mine.py: TypeError: .*missing 1 required"),
+        ("def recipe():\n    return 3\n", r"mine.py: recipe\(\) returned int, expected a Recipe"),
+        (GOOD.replace('path="x"', 'paht="x"'), "mine.py, line 9: TypeError: .*paht"),
+        (GOOD.replace('path="x"', 'path="x", max_length="32"'), "data.max_length: expected a whole number, got '32'"),
+    ],
+)
+def test_mistakes_in_it_are_one_line(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        shipped.load_recipe(str(path))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,52 @@
+import dataclasses
+import inspect
+
+import pytest
+from transformers import TrainingArguments
+
+from hf_finetune import ImageData, InputError, Launch, Model, Recipe, TextData, Train
+from hf_finetune.config import recipe as module
+from hf_finetune.config.rules import check
+
+RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
+OURS = {
+    "head_warm_start",
+    "head_inverse_strength",
+    "head_least_explained",
+    "early_stopping_patience",
+    "keep_checkpoints",
+    "extra",
+}
+
+
+def test_train_fields_are_those_of_training_arguments() -> None:
+    stock = {f.name for f in dataclasses.fields(TrainingArguments)}
+    assert {f.name for f in dataclasses.fields(Train)} - stock == OURS
+
+
+def test_every_field_has_its_docstring() -> None:
+    """The text under a field is its --help."""
+    kinds = [kind for kind in vars(module).values() if dataclasses.is_dataclass(kind) and kind is not Recipe]
+    assert {TextData, Model, Train, Launch} <= set(kinds)
+    for kind in kinds:
+        lines = inspect.getsource(kind).splitlines()
+        for field in dataclasses.fields(kind):
+            if field.name not in vars(kind)["__annotations__"]:
+                continue  # of the class above
+            at = next(i for i, line in enumerate(lines) if line.startswith(f"    {field.name}:"))
+            following = next(line for line in lines[at + 1 :] if line.startswith('    """') or line.startswith("    @"))
+            assert following.startswith('    """'), f"{kind.__name__}.{field.name}"
+
+
+def test_task_and_method() -> None:
+    from peft import IA3Config, LoraConfig
+
+    assert RECIPE.task == "text-classification"
+    assert dataclasses.replace(RECIPE, data=ImageData(path="x")).task == "image-classification"
+    assert RECIPE.trained == "full"
+    assert dataclasses.replace(RECIPE, adapter=LoraConfig()).trained == "lora"
+    assert dataclasses.replace(RECIPE, adapter=IA3Config()).trained == "ia3"
+    assert dataclasses.replace(RECIPE, adapter=IA3Config()).adapts and dataclasses.replace(RECIPE, method="lora").adapts
+    assert not any(dataclasses.replace(RECIPE, method=method).adapts for method in ("full", "top", "head"))
+    with pytest.raises(InputError, match="method: expected full or lora beside an adapter"):
+        check(dataclasses.replace(RECIPE, method="top", adapter=LoraConfig()))

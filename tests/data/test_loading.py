@@ -1,0 +1,575 @@
+"""`load`: what becomes of every kind of data, and the line that each kind of trouble gives."""
+
+import csv
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as Pictures
+
+from hf_finetune.data.loading import Splits, load, sniff
+from hf_finetune.errors import InputError
+
+
+def csv_file(path: Path, rows: list[tuple], header: tuple[str, ...] = ("text", "label")) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def jsonl_file(path: Path, rows: list[Any]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def parquet_file(path: Path, features: Features | None = None, **columns: list) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if features is not None:
+        Dataset.from_dict(columns, features=features).to_parquet(path)
+    else:
+        pq.write_table(pa.table(columns), path)
+    return path
+
+
+def texts(count: int, classes: tuple[str, ...] = ("no", "yes"), start: int = 0) -> list[tuple[str, str]]:
+    return [(f"text {i}", classes[i % len(classes)]) for i in range(start, start + count)]
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Pictures.new("L", (4, 4), value).save(file, "PNG")
+    return file.getvalue()
+
+
+def complaint(path: Path | str, kind: str = "text", **options) -> str:
+    with pytest.raises(InputError) as caught:
+        load(str(path), kind=kind, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def noted(splits: Splits, words: str) -> bool:
+    return any(words in note for note in splits.notes)
+
+
+# Forms of data
+
+
+def test_one_csv_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = csv_file(tmp_path / "a.csv", texts(40))
+    with caplog.at_level(logging.INFO, logger="hf_finetune"):
+        splits = load(str(file), kind="text")
+    assert (len(splits.train), len(splits.validation), splits.test) == (36, 4, None)
+    assert splits.labels == ("no", "yes")
+    assert splits.columns == {"text": "text", "label": "label"}
+    assert splits.train.features == Features({"text": Value("string"), "label": Value("int64"), "row": Value("int64")})
+    for rows in (splits.train, splits.validation):
+        for row in rows:
+            assert row["text"] == f"text {row['row']}" and row["label"] == row["row"] % 2
+    assert sorted([*splits.train["row"], *splits.validation["row"]]) == list(range(40))
+    assert list(splits.train["row"]) == sorted(splits.train["row"])
+    assert splits.notes == (
+        "inferred: text from column 'text', label from column 'label'",
+        "validation: 4 of 40 rows carved from train, each class by its share (fraction 0.1, split_seed 0)",
+        "no labelled test rows: nothing is claimed about test",
+    )
+    assert [r.getMessage() for r in caplog.records] == list(splits.notes)
+
+
+def test_text_that_others_take_for_missing(tmp_path: Path) -> None:
+    rows = [("NA", "null"), ("null", "None"), ("None", "NaN"), ("nan", "NA")] * 2
+    rows = [(text + " " * (i // 4), label) for i, (text, label) in enumerate(rows)]
+    splits = load(str(csv_file(tmp_path / "a.csv", rows)), kind="text")
+    assert splits.labels == ("NA", "NaN", "None", "null")
+    assert sorted([*splits.train["text"], *splits.validation["text"]]) == sorted(text for text, _ in rows)
+
+
+@pytest.mark.parametrize("form", ["tsv", "json", "jsonl", "parquet"])
+def test_every_format_gives_the_same(tmp_path: Path, form: str) -> None:
+    rows = texts(30)
+    expected = load(str(csv_file(tmp_path / "a.csv", rows)), kind="text")
+    path = tmp_path / f"a.{form}"
+    columns = {"text": [t for t, _ in rows], "label": [y for _, y in rows]}
+    match form:
+        case "tsv":
+            path.write_text("text\tlabel\n" + "".join(f"{t}\t{y}\n" for t, y in rows))
+        case "json":
+            path.write_text(json.dumps(columns))
+        case "jsonl":
+            jsonl_file(path, [{"text": t, "label": y} for t, y in rows])
+        case "parquet":
+            parquet_file(path, **columns)
+    found = load(str(path), kind="text")
+    assert found.fingerprint == expected.fingerprint
+    assert found.train.to_dict() == expected.train.to_dict()
+
+
+def test_fingerprint_is_pinned(tmp_path: Path) -> None:
+    """The same on every machine, whatever the paths; another seed of the carve is other data."""
+    one = load(str(csv_file(tmp_path / "a.csv", texts(30))), kind="text")
+    assert one.fingerprint == "1a468086015b8be551dd93fc7a15736baa066668fca907a59a9a5be6cddcc105"
+    assert load(str(csv_file(tmp_path / "deep/b.csv", texts(30))), kind="text").fingerprint == one.fingerprint
+    assert load(str(tmp_path / "a.csv"), kind="text", split_seed=1).fingerprint != one.fingerprint
+
+
+def test_folder_of_split_files(tmp_path: Path) -> None:
+    csv_file(tmp_path / "train.csv", texts(20))
+    csv_file(tmp_path / "dev.csv", texts(6, start=100))
+    csv_file(tmp_path / "test.csv", texts(4, start=200))
+    csv_file(tmp_path / "notes.csv", texts(4))
+    splits = load(str(tmp_path), kind="text")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (20, 6, 4)
+    assert list(splits.test["text"]) == ["text 200", "text 201", "text 202", "text 203"]
+    assert list(splits.test["row"]) == [0, 1, 2, 3]
+    assert splits.duplicates == {"validation": 0, "test": 0}
+    assert noted(splits, f"ignored in the folder {tmp_path.name}: notes.csv")
+    assert not noted(splits, "carved") and not noted(splits, str(tmp_path))
+
+
+def test_rows_are_counted_over_shards(tmp_path: Path) -> None:
+    parquet_file(tmp_path / "data/train-00000-of-00002.parquet", text=list("abcd"), label=[0, 1, 0, 1])
+    parquet_file(tmp_path / "data/train-00001-of-00002.parquet", text=list("efgh"), label=[0, 1, 0, 1])
+    parquet_file(tmp_path / "data/validation-00000-of-00001.parquet", text=["x"], label=[1])
+    splits = load(str(tmp_path), kind="text")
+    assert list(splits.train["row"]) == list(range(8)) and "".join(splits.train["text"]) == "abcdefgh"
+
+
+def test_folder_of_texts(tmp_path: Path) -> None:
+    for topic in ("tech", "arts"):
+        (tmp_path / topic).mkdir()
+        for i in range(10):
+            (tmp_path / topic / f"{i:03}.txt").write_text(f"about {topic} {i}\n", encoding="utf-8")
+    splits = load(str(tmp_path), kind="text", validation_fraction=0.2)
+    assert splits.labels == ("arts", "tech")
+    assert (len(splits.train), len(splits.validation)) == (16, 4)
+    rows = {**dict(zip(splits.train["row"], splits.train["text"], strict=True))}
+    assert all(text == f"about {('arts', 'tech')[row // 10]} {row % 10}\n" for row, text in rows.items())
+    (tmp_path / "tech/003.txt").write_bytes(b"first\ncaf\xe9")
+    assert complaint(tmp_path) == (
+        f"{tmp_path}/tech/003.txt, line 2: byte 0xe9 is not utf-8; name the file's encoding: "
+        "--data.encoding cp1252 (predict, evaluate: --encoding cp1252)"
+    )
+    assert "first\ncafé" in [
+        t
+        for s in [load(str(tmp_path), kind="text", encoding="cp1252")]
+        for t in [*s.train["text"], *s.validation["text"]]
+    ]
+    (tmp_path / "tech/003.txt").write_text(" \n")
+    assert f"{tmp_path}/tech/003.txt, column 'text': the text is empty; correct or remove it" == complaint(tmp_path)
+
+
+def test_folder_of_pictures(tmp_path: Path) -> None:
+    for i, name in enumerate(["train/cat/1", "train/cat/2", "train/dog/1", "train/dog/2", "test/dog/1", "val/cat/1"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.png").write_bytes(png(i))
+    splits = load(str(tmp_path), kind="image")
+    assert splits.labels == ("cat", "dog")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (4, 1, 1)
+    assert splits.train.features["image"] == Image(decode=False)
+    assert splits.train[0]["image"] == {"bytes": None, "path": str(tmp_path / "train/cat/1.png")}
+    assert sniff(str(tmp_path)) == "image"
+    (tmp_path / "train/dog/2.png").write_bytes(png(0)[:40])
+    (tmp_path / "train/dog/1.png").write_bytes(b"no picture")
+    assert complaint(tmp_path, "image") == (
+        f"{tmp_path}/train/dog/1.png, column 'image': unreadable picture (of no known format) "
+        "(1 other row has a bad image too); correct or remove them"
+    )
+
+
+def test_parquet_with_pictures(tmp_path: Path) -> None:
+    features = Features({"img": Image(), "label": ClassLabel(names=["zebra", "ant", "unused"])})
+    pictures = [{"bytes": png(i), "path": f"{i}.png"} for i in range(20)]
+    parquet_file(tmp_path / "train.parquet", features, img=pictures, label=[i % 2 for i in range(20)])
+    splits = load(str(tmp_path), kind="image")
+    assert splits.labels == ("zebra", "ant")
+    assert noted(splits, "classes without a training row are left out: unused")
+    assert splits.columns == {"image": "img", "label": "label"}
+    assert splits.train[0]["image"] == pictures[splits.train[0]["row"]]
+    bare = parquet_file(tmp_path / "bare.parquet", scan=[p["bytes"] for p in pictures], label=["a", "b"] * 10)
+    found = load(str(bare), kind="image")
+    assert found.columns["image"] == "scan" and found.train[0]["image"]["bytes"] == png(found.train[0]["row"])
+
+
+def test_pictures_that_are_missing_or_damaged(tmp_path: Path) -> None:
+    pictures = [png(1), None, png(2), b"", b"junk"]
+    path = parquet_file(tmp_path / "a.parquet", image=pa.array(pictures, pa.binary()), label=list("ababa"))
+    assert complaint(path, "image") == (
+        f"{path}, row 2, column 'image': the picture is missing (2 other rows have a bad image too); "
+        "correct or remove them"
+    )
+
+
+def test_pairs(tmp_path: Path) -> None:
+    rows = [(f"p{i}", f"h{i}" if i % 3 else "", i % 2, i) for i in range(20)]
+    path = csv_file(tmp_path / "a.csv", rows, ("premise", "hypothesis", "label", "idx"))
+    splits = load(str(path), kind="text")
+    assert splits.columns == {"text": "premise", "text_pair": "hypothesis", "label": "label"}
+    assert noted(splits, "inferred: text from column 'premise', text_pair from column 'hypothesis'")
+    assert splits.train.column_names == ["text", "text_pair", "label", "row"]
+    assert {row["text_pair"] for row in splits.train if row["row"] % 3 == 0} == {""}
+    csv_file(path, [*rows, ("", "h", 1, 20)], ("premise", "hypothesis", "label", "idx"))
+    assert "a.csv, row 21 (line 22), column 'premise': the text is empty; correct or remove it" in complaint(path)
+
+
+def test_sniff(tmp_path: Path) -> None:
+    assert sniff(str(csv_file(tmp_path / "a.csv", texts(2)))) == "text"
+    features = Features({"image": Image(), "label": Value("string"), "caption": Value("string")})
+    path = parquet_file(tmp_path / "b.parquet", features, image=[None], label=["a"], caption=["c"])
+    assert sniff(str(path)) == "image"
+    assert sniff(str(parquet_file(tmp_path / "c.parquet", bytes=[b"x"], label=["a"]))) == "image"
+    assert sniff(str(parquet_file(tmp_path / "d.parquet", hash=[b"x"], text=["a"], label=["a"]))) == "text"
+    assert sniff(str(parquet_file(tmp_path / "e.parquet", image=[b"x"], text=["a"], label=["a"]))) == "image"
+    with pytest.raises(InputError, match="no such file or folder; expected one, or a Hub id"):
+        sniff(str(tmp_path / "f.parquet"))
+
+
+# Texts and labels that are missing or of no use
+
+
+def test_missing_values_are_named_and_counted(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", [*texts(3000), ("", "no"), (" \t", "yes"), ("x", ""), ("", "no")])
+    assert complaint(path) == (
+        f"{path}, row 3001 (line 3002), column 'text': the text is empty (2 other rows have a bad text too); "
+        "correct or remove them"
+    )
+    path = csv_file(tmp_path / "b.csv", [*texts(5), ("x", " ")])
+    assert complaint(path) == f"{path}, row 6 (line 7), column 'label': the label is empty; correct or remove it"
+    path = parquet_file(tmp_path / "c.parquet", text=["a", None, "b"], label=["x", "y", None])
+    assert complaint(path) == f"{path}, row 2, column 'text': the text is empty; correct or remove it"
+
+
+def test_a_misspelt_key_is_suggested(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": i % 2} for i in range(6)]
+    path = jsonl_file(tmp_path / "a.jsonl", [*rows, {"txet": "b", "label": 1}])
+    assert complaint(path) == (
+        f"{path}, row 7 (line 7), column 'text': the text is empty, the row has no such key, did you mean 'txet'?; "
+        "correct or remove it"
+    )
+    path = jsonl_file(tmp_path / "b.jsonl", [*rows, {"text": "b", "zzz": 1}])
+    assert (
+        "row 7 (line 7), column 'label': the label is empty, the row has no such key, only 'text', 'zzz'"
+        in complaint(path)
+    )
+
+
+def test_text_must_be_text(tmp_path: Path) -> None:
+    path = jsonl_file(tmp_path / "a.jsonl", [{"text": "a", "label": 0}, {"text": 5, "label": 1}])
+    assert complaint(path) == f"{path}, row 2 (line 2), column 'text': expected text, got 5 (int); correct or remove it"
+    path.write_text('{"text": "a", "label": 0}\n{"text": NaN, "label": 1}')
+    assert "row 2 (line 2), column 'text': the text is empty" in complaint(path)
+    path.write_text('{"text": "a", "label": 0}\n{"text": "\\ud83d", "label": 1}')
+    assert "row 2 (line 2), column 'text': the text holds half a surrogate pair" in complaint(path)
+    path = parquet_file(tmp_path / "a.parquet", text=[1, 2], label=[0, 1])
+    assert "a.parquet: column 'text' holds int64, expected text; name another by --text COL" in complaint(
+        path, text="text"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([2, 10, 2, 10], ("2", "10")),
+        ([True, False] * 2, ("False", "True")),
+        (["b", "a"] * 2, ("a", "b")),
+        ([1.0, 2.0] * 2, ("1", "2")),
+        (["1.0", "2.0"] * 2, ("1.0", "2.0")),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_types_of_labels(tmp_path: Path, form: str, values: list, expected: tuple[str, ...]) -> None:
+    path = tmp_path / f"a.{form}"
+    if form == "jsonl":
+        jsonl_file(path, [{"text": f"t{i}", "label": v} for i, v in enumerate(values)])
+    else:
+        parquet_file(path, text=[f"t{i}" for i in range(len(values))], label=values)
+    splits = load(str(path), kind="text")
+    assert splits.labels == expected
+    for row in splits.train:
+        assert splits.labels[row["label"]] == str(values[row["row"]]).removesuffix(".0" if values[0] == 1.0 else "@")
+
+
+def test_labels_of_several_types_are_one_by_their_text(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": v} for i, v in enumerate([1, "1", 2, "2", 1, "2"])]
+    splits = load(str(jsonl_file(tmp_path / "a.jsonl", rows)), kind="text")
+    assert splits.labels == ("1", "2")
+    assert noted(splits, "the labels are of several types (int, str) and count as their text: 1 and '1' are one class")
+
+
+def test_numbers_in_csv_sort_as_numbers(tmp_path: Path) -> None:
+    splits = load(str(csv_file(tmp_path / "a.csv", texts(30, ("10", "9", "-1")))), kind="text")
+    assert splits.labels == ("-1", "9", "10")
+
+
+def test_class_names_keep_their_order(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["zebra", "ant"])})
+    path = parquet_file(tmp_path / "a.parquet", features, text=list("abcd"), label=[0, 1, 0, 1])
+    splits = load(str(path), kind="text")
+    assert splits.labels == ("zebra", "ant") and all(r["label"] == r["row"] % 2 for r in splits.train)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            [1.0, 2.5],
+            "row 2 (line 2), column 'label': the label is 2.5: regression is not supported yet, expected classes",
+        ),
+        (["a", ["b"]], "row 2 (line 2), column 'label': the label is ['b'] (list): multi-label is not supported yet"),
+        (
+            [["a"], ["b"]],
+            "a.jsonl: column 'label' holds lists: multi-label is not supported yet, expected one class a row",
+        ),
+        (["a", {"b": 1}], "row 2 (line 2), column 'label': the label is {'b': 1} (dict)"),
+        (["a", "a"], "a.jsonl: every row has the label 'a'; expected two classes at least"),
+        ([None, ""], "a.jsonl: every label in column 'label' is empty or -1; expected labelled rows for train"),
+        ([-1, -1], "a.jsonl: every label in column 'label' is empty or -1; expected labelled rows for train"),
+    ],
+)
+def test_labels_of_no_use(tmp_path: Path, values: list, expected: str) -> None:
+    path = jsonl_file(tmp_path / "a.jsonl", [{"text": f"t{i}", "label": v} for i, v in enumerate(values)])
+    assert expected in complaint(path, label="label")
+
+
+def test_float_columns(tmp_path: Path) -> None:
+    path = parquet_file(tmp_path / "a.parquet", text=["a", "b"], label=[0.5, 1.0])
+    assert "row 1, column 'label': the label is 0.5: regression is not supported yet, expected classes" in complaint(
+        path
+    )
+    path = parquet_file(tmp_path / "b.parquet", text=["a", "b", "c"], label=[0.0, 1.0, float("nan")])
+    assert "row 3, column 'label': the label is empty" in complaint(path)
+
+
+def test_class_numbers_without_a_name(tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
+    table = pa.table({"text": ["x", "y", "z"], "label": [0, 1, 7]}).replace_schema_metadata(
+        features.arrow_schema.metadata
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "row 3, column 'label': the label is 7, but its 2 classes are numbered 0 to 1" in complaint(
+        tmp_path / "a.parquet"
+    )
+    table = pa.table({"text": ["x", "y", "z"], "label": [0, 1, -1]}).replace_schema_metadata(
+        features.arrow_schema.metadata
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert "row 3, column 'label': the label is -1, which means none" in complaint(tmp_path / "a.parquet")
+
+
+def test_minus_one_is_a_class_beside_others(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", texts(12, ("-1", "0", "1")))
+    assert load(str(path), kind="text").labels == ("-1", "0", "1")
+
+
+def test_odd_classes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load(str(csv_file(tmp_path / "a.csv", texts(20, ("1.5", "2.0")))), kind="text")
+    assert "a.csv: the labels in column 'label' are numbers with fractions; each is a class of its own" in caplog.text
+    load(str(csv_file(tmp_path / "b.csv", [*texts(20, tuple("abcdefghijklmno"))])), kind="text")
+    assert "b.csv: column 'label' holds 15 classes in 20 rows; is it the label?" in caplog.text
+    said = "c.csv: column 'label' holds 15 different numbers with fractions in 20 rows: regression is not supported yet"
+    with pytest.raises(InputError, match=said):
+        load(str(csv_file(tmp_path / "c.csv", texts(20, tuple(f"{i / 2}" for i in range(15))))), kind="text")
+
+
+# Splits
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    csv_file(tmp_path / "train.csv", texts(20))
+    csv_file(tmp_path / "validation.csv", texts(6, start=100))
+    csv_file(tmp_path / "test.csv", texts(4, start=200))
+    return tmp_path
+
+
+def test_a_label_that_train_does_not_know(three: Path) -> None:
+    csv_file(three / "test.csv", [*texts(4), ("x", "yess")])
+    assert complaint(three) == (
+        f"{three}/test.csv, row 5 (line 6), column 'label': the label 'yess' is not among the 2 classes of the "
+        "training rows (no, yes), did you mean 'yes'?; correct or remove it"
+    )
+
+
+def test_validation_and_test_by_path_and_by_name(three: Path, tmp_path: Path) -> None:
+    other = csv_file(tmp_path / "other/mine.csv", texts(3, start=300))
+    csv_file(three / "validation_matched.csv", texts(2, start=400))
+    splits = load(str(three), kind="text", validation=str(other))
+    assert (len(splits.validation), len(splits.test)) == (3, 4)
+    assert noted(splits, "splits not used: validation")
+    assert len(load(str(three), kind="text", validation="validation_matched").validation) == 2
+    swapped = load(str(three), kind="text", validation="test")
+    assert (len(swapped.validation), swapped.test) == (4, None)
+    alone = load(str(three / "train.csv"), kind="text", test=str(other))
+    assert (len(alone.train), len(alone.validation), len(alone.test)) == (18, 2, 3)
+    assert complaint(three, validation="validaton") == (
+        f"--validation validaton: no such file or folder, and no split of {three}, did you mean 'validation'?; "
+        "it has test, train, validation, validation_matched"
+    )
+    assert f"--test {three}: it holds several splits (test, train, validation)" in complaint(three, test=str(three))
+    assert f"--validation: {three}/train.csv is train already; name other rows" in complaint(three, validation="train")
+    assert f"--test: {three}/test.csv is validation already" in complaint(three, validation="test", test="test")
+    # The data's own files by their path, and by another spelling of it, are known for what they are.
+    spelt = load(str(three), kind="text", validation=f"{three}/../{three.name}/test.csv")
+    assert (len(spelt.validation), spelt.test) == (4, None) and noted(spelt, "splits not used: validation")
+    unlike = csv_file(tmp_path / "other/unlike.csv", [("a", "b")], ("texts", "label"))
+    assert f"{unlike}: no column 'text', which {three}/train.csv has, did you mean 'texts'?" in complaint(
+        three, test=str(unlike)
+    )
+
+
+@pytest.mark.parametrize("blank", ["-1", "", " "])
+def test_an_unlabelled_test_split_is_not_scored(three: Path, blank: str) -> None:
+    csv_file(three / "test.csv", [(text, blank) for text, _ in texts(4)])
+    splits = load(str(three), kind="text")
+    assert splits.test is None and list(splits.duplicates) == ["validation"]
+    assert noted(splits, "test: no row of test has a label (all are -1 or empty), so it is not scored")
+    carved = load(str(three), kind="text", test_fraction=0.2)
+    assert (len(carved.test), len(carved.train), len(carved.validation)) == (4, 16, 6)
+
+
+def test_a_test_split_without_a_label_column(three: Path) -> None:
+    csv_file(three / "test.csv", [("x",)], ("text",))
+    splits = load(str(three), kind="text")
+    assert splits.test is None and noted(splits, "test: no row of test has a label")
+
+
+def test_an_unlabelled_validation_split(three: Path) -> None:
+    csv_file(three / "validation.csv", [("x", "-1")])
+    splits = load(str(three), kind="text")
+    assert len(splits.validation) == 2 and noted(splits, "validation: 2 of 20 rows carved from train")
+    assert "validation.csv: every label in column 'label' is empty or -1; expected labelled rows for validation" in (
+        complaint(three, validation="validation")
+    )
+
+
+def test_several_validation_splits_ask_for_one(three: Path) -> None:
+    csv_file(three / "dev.csv", texts(2, start=500))
+    assert complaint(three) == f"{three}: several splits could be validation; name one by --validation: dev, validation"
+    assert len(load(str(three), kind="text", validation="dev").validation) == 2
+
+
+def test_train_must_be_there(tmp_path: Path) -> None:
+    csv_file(tmp_path / "test.csv", texts(4))
+    assert complaint(tmp_path) == f"{tmp_path}: no split is called train; it has test"
+
+
+def test_carving_test_and_validation(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "c", "c")))
+    splits = load(str(path), kind="text", test_fraction=0.2, validation_fraction=0.25)
+    assert (len(splits.test), len(splits.validation), len(splits.train)) == (20, 20, 60)
+    for rows in (splits.test, splits.validation):
+        assert np.bincount(rows["label"][:]).tolist() == [5, 5, 10]
+    assert sorted([*splits.train["row"], *splits.validation["row"], *splits.test["row"]]) == list(range(100))
+    again = load(str(path), kind="text", test_fraction=0.2, validation_fraction=0.25)
+    assert again.fingerprint == splits.fingerprint and again.test.to_dict() == splits.test.to_dict()
+    other = load(str(path), kind="text", test_fraction=0.2, validation_fraction=0.25, split_seed=1)
+    assert list(other.test["row"]) != list(splits.test["row"])
+
+
+def test_reading_quotation_marks_as_text_is_said(tmp_path: Path) -> None:
+    rows = "".join(f'"word {i}\t{"ab"[i % 2]}\n' for i in range(20))
+    (tmp_path / "a.tsv").write_text(f"text\tlabel\n{rows}")
+    splits = load(str(tmp_path / "a.tsv"), kind="text")
+    assert any("a.tsv: its quotation marks are read as they stand" in note for note in splits.notes)
+    assert all(text.startswith('"word') for text in splits.train["text"])
+
+
+def test_too_little_to_carve(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", [("x", "a"), ("y", "b")])
+    assert complaint(path) == (
+        f"{path}: no validation split, and its 2 rows are too few to set some aside; a class needs two different ones; "
+        "name a split by --validation"
+    )
+    path = csv_file(tmp_path / "b.csv", texts(10))
+    assert complaint(path, validation_fraction=0.0) == (
+        "data.validation_fraction 0.0: the data has no validation split; name one by --validation, "
+        "or carve a share above 0"
+    )
+
+
+def test_a_class_of_one_row_stays_in_train(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", [*texts(10), ("rare text", "rare")])
+    splits = load(str(path), kind="text", validation_fraction=0.9)
+    assert "rare text" in splits.train["text"]
+    assert noted(splits, "classes of a single row, which stays in train: rare")
+
+
+def test_duplicates_are_counted(three: Path) -> None:
+    csv_file(three / "test.csv", [("text 1", "yes"), ("text 1", "no"), ("Text 1", "no"), ("new", "no")])
+    csv_file(three / "validation.csv", [("text 2", "no"), ("new", "yes")])
+    splits = load(str(three), kind="text")
+    assert splits.duplicates == {"validation": 1, "test": 2}
+    assert noted(splits, "duplicates: 2 of 4 test rows are in train too, exactly alike")
+
+
+def test_duplicates_stay_on_one_side_of_the_carve(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", texts(20) * 3)
+    splits = load(str(path), kind="text", validation_fraction=0.2)
+    assert splits.duplicates == {"validation": 0} and len(splits.validation) == 12
+    assert noted(
+        splits, "validation: 40 rows repeat an earlier one exactly; they were kept on the same side of the carve"
+    )
+
+
+def test_duplicate_pictures(tmp_path: Path) -> None:
+    parquet_file(tmp_path / "train.parquet", image=[png(1), png(2), png(3)], label=list("aba"))
+    parquet_file(tmp_path / "test.parquet", image=[png(2), png(9)], label=list("ab"))
+    parquet_file(tmp_path / "val.parquet", image=[png(8)], label=["a"])
+    assert load(str(tmp_path), kind="image").duplicates == {"validation": 0, "test": 1}
+
+
+def test_max_train_rows(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "b", "b")))
+    whole = load(str(path), kind="text")
+    splits = load(str(path), kind="text", max_train_rows=20)
+    assert len(splits.train) == 20 and np.bincount(splits.train["label"][:]).tolist() == [5, 15]
+    assert splits.validation.to_dict() == whole.validation.to_dict()
+    assert noted(splits, "train: 20 of 90 rows drawn, each class by its share (split_seed 0)")
+    assert load(str(path), kind="text", max_train_rows=5000).fingerprint == whole.fingerprint
+
+
+def test_rows_per_class(tmp_path: Path) -> None:
+    """Of the same validation rows as ever; what is not drawn is handed over where it is asked for, and is all the rest."""
+    path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "b", "b")))
+    whole = load(str(path), kind="text")
+    splits = load(str(path), kind="text", rows_per_class=7, keep_left_out=True)
+    assert np.bincount(splits.train["label"][:]).tolist() == [7, 7]
+    assert splits.validation.to_dict() == whole.validation.to_dict()
+    assert noted(splits, "train: 14 of 90 rows drawn, 7 of a class at most (split_seed 0)")
+    assert sorted(splits.train["row"][:] + splits.left_out["row"][:]) == sorted(whole.train["row"][:])
+    assert load(str(path), kind="text", rows_per_class=7).left_out is None
+    both = load(str(path), kind="text", rows_per_class=7, max_train_rows=6, keep_left_out=True)
+    assert np.bincount(both.train["label"][:]).tolist() == [3, 3] and len(both.left_out) == 84
+    assert set(both.train["row"][:]) < set(splits.train["row"][:])
+    every = load(str(path), kind="text", rows_per_class=68, keep_left_out=True)
+    assert every.fingerprint == whole.fingerprint and every.left_out is None
+
+
+def test_columns_by_name(tmp_path: Path) -> None:
+    path = csv_file(
+        tmp_path / "a.csv", [(f"a{i}", f"b{i}", f"c{i % 2}", i) for i in range(10)], ("one", "two", "three", "n")
+    )
+    splits = load(str(path), kind="text", text="two", label="three")
+    assert splits.columns == {"text": "two", "label": "three"} and not noted(splits, "inferred")
+    assert (
+        load(str(path), kind="text", text="two", text_pair="one", label="three").train[0]["text_pair"].startswith("a")
+    )
+    assert (
+        "which column holds the text is not obvious, it could be 'one', 'two', 'three'; name it by --text COL"
+        in complaint(path)
+    )
+    assert f"--text twoo: {path} has no such column, did you mean 'two'?; it has 'one', 'two', 'three', 'n'" in (
+        complaint(path, text="twoo")
+    )
+
+
+def test_nothing_touches_the_cache(tmp_path: Path) -> None:
+    splits = load(str(csv_file(tmp_path / "a.csv", texts(40))), kind="text")
+    assert splits.train.cache_files == [] and splits.validation.cache_files == []

@@ -1,0 +1,63 @@
+"""Rows for pretraining: each once, none that is judged by, of all splits but validation and test."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from hf_finetune.data.unlabeled import gather, read
+from hf_finetune.errors import InputError
+
+COLUMNS = {"text": "text", "label": "label"}
+
+
+def rows(*texts: str) -> Dataset:
+    return Dataset.from_dict({"text": list(texts), "label": [0] * len(texts), "row": list(range(len(texts)))})
+
+
+def csv_of(path: Path, column: str, *texts: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([[column, "n"], *([text, i] for i, text in enumerate(texts))])
+    return str(path)
+
+
+def test_each_once_and_none_that_is_judged_by(tmp_path: Path) -> None:
+    further = csv_of(tmp_path / "more.csv", "body", "c", "d", "b", "v", "d", "", "t")
+    found = gather(
+        [rows("a", "b", "a"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
+    )
+    assert found.rows.to_dict() == {"text": ["a", "b", "c", "d"], "row": [0, 1, 2, 3]}
+    assert found.counts == {"train": 3, "further": 1, "evaluated": 2, "repeated": 4, "unusable": 1}
+    again = gather(
+        [rows("a", "b"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
+    )
+    assert again.fingerprint == found.fingerprint
+    assert gather([rows("a", "b")], [], evaluated=[], kind="text", columns=COLUMNS).fingerprint != found.fingerprint
+
+
+def test_every_split_but_validation_and_test(tmp_path: Path) -> None:
+    for name in ("train", "validation", "test"):
+        csv_of(tmp_path / "all" / f"{name}.csv", "text", f"of {name}")
+    assert read(str(tmp_path / "all"), kind="text", columns=COLUMNS)["text"][:] == ["of train"]
+    (tmp_path / "all" / "train.csv").unlink()
+    with pytest.raises(InputError, match=r"pretrain.rows: .*all has validation and test rows alone; name others"):
+        read(str(tmp_path / "all"), kind="text", columns=COLUMNS)
+
+
+def test_pairs_need_pairs(tmp_path: Path) -> None:
+    columns = {"text": "one", "text_pair": "two", "label": "label"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"one": "a", "two": "b"}))
+    assert read(str(tmp_path / "pairs.jsonl"), kind="text", columns=columns).to_dict() == {
+        "text": ["a"],
+        "text_pair": ["b"],
+    }
+    with pytest.raises(InputError, match=r"single.csv: expected 'one' and 'two' as in the labelled rows"):
+        read(csv_of(tmp_path / "single.csv", "one", "a"), kind="text", columns=columns)
+
+
+def test_too_few() -> None:
+    with pytest.raises(InputError, match=r"pretrain.rows: 1 rows to pretrain on; expected two at least"):
+        gather([rows("a", "a", "v")], [], evaluated=[rows("v")], kind="text", columns=COLUMNS)

@@ -1,0 +1,95 @@
+"""A scikit-learn pipeline as a teacher: its own probabilities, its classes by name; and what is not loaded."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.small_runs import text_rows
+from helpers.tiny import tiny_tokenizer
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.tree import DecisionTreeClassifier
+
+from hf_finetune.augmentation.online import Augmentation, Views, population_of
+from hf_finetune.data.inputs import TextInputs
+from hf_finetune.distillation import logit_cache, teachers
+from hf_finetune.distillation.sklearn_pipelines import read_pipeline
+from hf_finetune.errors import InputError
+
+skops = pytest.importorskip("skops.io")
+ROWS = text_rows(40)
+WORDS = ROWS["text"][:], ROWS["label"][:]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    teachers.forget()
+
+
+def fitted(labels: tuple[str, str] = ("poor", "fine")) -> Pipeline:
+    """The class of an even row is the first."""
+    return make_pipeline(CountVectorizer(), LogisticRegression()).fit(
+        ROWS["text"][:], [labels[i] for i in ROWS["label"]]
+    )
+
+
+def stored(path: Path, model: object) -> str:
+    skops.dump(model, path)
+    return str(path)
+
+
+def test_its_probabilities_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of kept rows and of views, in the order of the data's classes, which is not the alphabet's; found again."""
+    model = fitted()
+    name = stored(tmp_path / "words.skops", model)
+    loaded = teachers.load_teacher(name, ("poor", "fine"), "text", trust_remote_code=False)
+    expected = model.predict_proba(ROWS["text"][:])[:, ::-1]
+    first, second = (teachers.ask((loaded,), {"train": ROWS, "validation": ROWS}, budget_gb=1.0) for _ in range(2))
+    assert np.allclose(np.exp(first.logits["validation"]), expected, atol=1e-6)
+    assert np.array_equal(second.of_training[np.arange(40)], first.logits["validation"])
+    assert (first.reused, second.reused) == (False, True)
+    live = teachers.ask((loaded,), {"train": ROWS, "validation": ROWS}, budget_gb=1.0, live=True).of_training
+    views = Views(ROWS, TextInputs(tiny_tokenizer(), 8), Augmentation((), 0, population_of(ROWS, ("poor", "fine"))))
+    assert np.array_equal(live(views)[np.arange(40)], first.logits["validation"])
+    assert not teachers.ask((loaded,), {"validation": text_rows(40, seed=1)}, budget_gb=1.0).reused
+    # As if two classes were many.
+    monkeypatch.setattr(logit_cache, "MANY", 1)
+    monkeypatch.setattr(logit_cache, "TOP", 1)
+    for whole in (True, False):
+        matched = teachers.load_teacher(name, ("poor", "fine"), "text", trust_remote_code=False, whole=whole)
+        logits = teachers.ask((matched,), {"validation": ROWS}, budget_gb=1.0).logits["validation"]
+        assert np.array_equal(logits, first.logits["validation"]) == whole
+
+
+class Stranger(LogisticRegression):
+    """Not scikit-learn's own."""
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.skops").write_bytes(b"no archive")
+    numbers = LogisticRegression().fit(np.eye(2), ["poor", "fine"])
+    for name, said in (
+        (
+            str(tmp_path / "gone.skops"),
+            r"gone.skops: not a fitted classifier as skops.io.dump writes it \(.*No such file",
+        ),
+        (str(tmp_path / "broken.skops"), r"broken.skops: not a fitted classifier as skops.io.dump writes it"),
+        (stored(tmp_path / "words.skops", CountVectorizer()), r"not a fitted classifier .*classes_"),
+        (
+            stored(tmp_path / "stranger.skops", Stranger()),
+            r"holds .*Stranger, which could run code .* and is not loaded",
+        ),
+        (
+            stored(tmp_path / "tree.skops", make_pipeline(CountVectorizer(), DecisionTreeClassifier()).fit(*WORDS)),
+            r"holds sklearn.tree._tree.Tree, .*expected a vectorizer and a linear model .*columns text and p:NAME",
+        ),
+        (stored(tmp_path / "other.skops", fitted(("poor", "good"))), r"which lacks 'fine' and has 'good' besides"),
+    ):
+        with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
+            read_pipeline(name, ("poor", "fine"))
+    with pytest.raises(InputError, match=r"numbers.skops: expected a pipeline that takes a list of texts"):
+        read_pipeline(stored(tmp_path / "numbers.skops", numbers), ("poor", "fine")).logits(["a text"])
+    with pytest.raises(InputError, match=r"expected a classifier of images, got .*words.skops, which reads texts"):
+        teachers.load_teacher(str(tmp_path / "words.skops"), ("poor", "fine"), "image", trust_remote_code=False)

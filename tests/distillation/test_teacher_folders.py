@@ -1,0 +1,110 @@
+"""Teachers as others left them: without a limit, without a tokenizer's config, for pairs, with a precision that files lack; and
+what of many classes is kept."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+from helpers.small_runs import small_recipe, text_rows
+from helpers.tiny import tiny_text_checkpoint
+
+from hf_finetune.config.recipe import Distill
+from hf_finetune.distillation import logit_cache
+from hf_finetune.distillation import teachers as teacher
+from hf_finetune.distillation.config import MatchLogits, SoftTargets
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.models.loading import load_classifier
+from hf_finetune.pipeline.setup import load_splits, prepare, teachers_of
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    teacher.forget()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A RoBERTa with positions for 64 tokens, which are 66 rows of its table."""
+    checkpoint = tiny_text_checkpoint(tmp_path / "roberta", "roberta")
+    loaded = load_classifier(str(checkpoint), task="text-classification", labels=("bad", "good"))
+    loaded.model.save_pretrained(checkpoint)
+    return checkpoint
+
+
+def load(folder: Path) -> teacher.AnyTeacher:
+    teacher.forget()
+    return teacher.load_teacher(str(folder), ("bad", "good"), "text", trust_remote_code=False)
+
+
+def test_the_length_that_it_can_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As stored; else as many tokens as it has positions for, which is said."""
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    caplog.set_level("INFO")
+    for stored, length, said in (
+        (8, 8, None),
+        (66, 64, "stores a limit of 66; texts are cut off at 64 tokens"),
+        (int(1e30), 64, "stores no limit; texts are cut off at 64 tokens"),
+        (None, 64, "stores no limit; texts are cut off at 64 tokens"),
+    ):
+        caplog.clear()
+        file.write_text(json.dumps({**config, "model_max_length": stored}))
+        assert load(folder).classifier.inputs.max_length == length
+        assert (said or "") in caplog.text and ("cut off" in caplog.text) == (said is not None)
+    file.unlink()
+    assert load(folder).classifier.inputs.max_length == 64
+
+
+def test_pairs_for_a_teacher_of_single_texts(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = text_rows(4)
+    pairs = Dataset.from_dict({**rows.to_dict(), "text_pair": rows["text"][:]})
+    asked = load(folder)
+    teacher.ask((asked,), {"validation": rows}, budget_gb=1.0)
+    assert "these are pairs" not in caplog.text
+    teacher.ask((asked,), {"validation": pairs}, budget_gb=1.0)
+    assert "roberta: these are pairs of texts, and nothing says that the teacher was trained on such" in caplog.text
+
+
+def test_what_is_noted_and_refused(folder: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    rows = text_rows(60)
+    texts, good = [*rows["text"], rows["text"][0]], [0.9 if label else 0.1 for label in rows["label"]]
+    columns = {"text": texts, "p:good": [*good, good[0] + 0.01], "p:bad": [*(1 - p for p in good), 0.89]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    taught = Distill(teacher=str(tmp_path / "a.parquet"), teacher_precision="bf16")
+    found = [note for note in prepare(dataclasses.replace(recipe, objective=taught)).notes if "a.parquet" in note]
+    given, network = load(tmp_path / "a.parquet"), load(folder)
+    assert found == list(teacher.notes_on([given], "bf16")) and len(found) == 2
+    assert "objective.teacher_precision has no effect here" in found[1] and found[:1] == list(given.notes)
+    assert teacher.notes_on([given, network], "bf16") == given.notes
+    config = json.loads((folder / "config.json").read_text())
+    names = {"id2label": {0: "bad", 1: "bad"}, "label2id": {"bad": 0}}
+    (folder / "config.json").write_text(json.dumps(config | names))
+    with pytest.raises(InputError, match=r"another name for each class, got .*roberta, which has 'bad' more than once"):
+        load(folder)
+
+
+def test_all_logits_where_each_is_matched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two classes as if they were many: soft targets have the likeliest, in logarithms, the squares have the logits."""
+    recipe, rows = small_recipe(tmp_path), text_rows(20)
+    few = teacher.ask((load(folder),), {"validation": rows}, budget_gb=1.0).logits["validation"]
+    monkeypatch.setattr(logit_cache, "MANY", 1)
+    monkeypatch.setattr(logit_cache, "TOP", 1)
+    found = {}
+    for kind in (SoftTargets(), MatchLogits()):
+        teacher.forget()
+        taught = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
+        teachers = teachers_of(taught, load_splits(taught))
+        both = [teacher.ask(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
+        assert [one.reused for one in both] == [False, True]
+        found[type(kind)] = both[1].logits["validation"]
+    assert np.array_equal(found[MatchLogits], few)
+    assert np.abs(found[SoftTargets] - few).max() > 0.1
+    assert np.allclose(softmax(found[SoftTargets]), softmax(few), atol=5e-4)

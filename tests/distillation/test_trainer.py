@@ -1,0 +1,148 @@
+"""A student's loss and its training: the teacher's logits are those of its rows, however a step is cut."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.small_runs import furthest, small_trainer, trained_by_two, weights
+from torch import nn
+
+from hf_finetune.data.inputs import Rows, columns_of, with_labels
+from hf_finetune.distillation.config import DecoupledKD, HardLabel, MatchLogits, SoftTargets
+from hf_finetune.distillation.trainer import DistillationLoss, DistillationTrainer, Taught
+from hf_finetune.distillation.weight_schedules import Ramp
+from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy
+from hf_finetune.training.optim.sam import Sharpness
+
+LN2, LN3 = math.log(2), math.log(3)
+# The student says 1/2, 1/2; the teacher 1/4, 3/4.
+STUDENT, TEACHER = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, LN3]])
+
+
+def test_kinds_and_labels_add_up() -> None:
+    """Two rows: 0.5 of the soft targets, 3 of the hard label, and 2 of the cross-entropy times a weight of 0.25."""
+    loss = DistillationLoss(
+        WeightedLoss(weights_C=torch.tensor([1.0, 0.25])), 2.0, (SoftTargets(1.0, weight=0.5), HardLabel(weight=3.0))
+    )
+    soft = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    taught = Taught(torch.tensor([1, 1]), TEACHER.expand(2, 2))
+    assert len(taught) == 2
+    assert float(loss(STUDENT.expand(2, 2), taught)) == pytest.approx(2 * (0.5 * soft + 3 * LN2 + 2 * 0.25 * LN2))
+
+
+def test_labels_of_no_weight_are_not_looked_at() -> None:
+    loss = DistillationLoss(WeightedLoss(), 0.0, (MatchLogits(weight=2.0),))
+    assert float(loss(STUDENT, Taught(torch.tensor([-1]), TEACHER))) == pytest.approx(LN3**2)
+
+
+def test_a_labels_weight_that_changes() -> None:
+    """ln(3)^2 of the teacher, and of the labels' ln 2 nine tenths at the first step, half in the middle, one at the last."""
+    loss = DistillationLoss(WeightedLoss(), Ramp(0.9, 0.1), (MatchLogits(weight=2.0),))
+    found = [float(loss(STUDENT, Taught(torch.tensor([1]), TEACHER, progress))) for progress in (0.0, 0.5, 1.0)]
+    assert found == pytest.approx([LN3**2 + weight * LN2 for weight in (0.9, 0.5, 0.1)])
+
+
+def test_a_head_whose_part_is_0_now_has_a_gradient() -> None:
+    """Of 0: processes that share gradients wait for one of every weight."""
+    loss = DistillationLoss(WeightedLoss(), Ramp(1.0, 0.0), (HardLabel(),))
+    own, distilled = (torch.zeros(1, 2, requires_grad=True) for _ in range(2))
+    loss(torch.stack([own, distilled], 1), Taught(torch.tensor([0]), TEACHER, progress=1.0)).backward()
+    assert own.grad.tolist() == [[0.0, 0.0]] != distilled.grad.tolist()
+
+
+def test_each_of_two_heads_has_its_own_part() -> None:
+    """Labels ask the first, who says 1/2, 1/2; the teacher's answer, class 1, asks the second, who says 3/4, 1/4."""
+    loss = DistillationLoss(WeightedLoss(), 2.0, (HardLabel(weight=0.5),))
+    logits_BHC = torch.tensor([[[0.0, 0.0], [LN3, 0.0]]], requires_grad=True)
+    total = loss(logits_BHC, Taught(torch.tensor([0]), TEACHER))
+    assert float(total.detach()) == pytest.approx(2 * LN2 + 0.5 * math.log(4))
+    total.backward()
+    assert torch.allclose(logits_BHC.grad, torch.tensor([[[-1.0, 1.0], [0.375, -0.375]]]))
+
+
+def test_a_row_without_a_label() -> None:
+    """It costs what the kinds say, with the class that the teacher answers where one asks for a label; its neighbour more."""
+    kinds = (MatchLogits(weight=2.0), DecoupledKD(temperature=1.0, alpha=1.0, weight=1.0))
+    loss = DistillationLoss(WeightedLoss(weights_C=torch.tensor([1.0, 0.25])), 2.0, kinds)
+    target = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    alone = float(loss(STUDENT, Taught(torch.tensor([-1]), TEACHER)))
+    assert alone == pytest.approx(LN3**2 + target)
+    both = Taught(torch.tensor([-1, 1]), TEACHER.expand(2, 2))
+    assert float(loss(STUDENT.expand(2, 2), both)) == pytest.approx(2 * alone + 2 * 0.25 * LN2)
+
+
+LOSS = DistillationLoss(
+    WeightedLoss(weights_C=torch.tensor([1.6, 0.4])),
+    0.5,
+    (SoftTargets(2.0), HardLabel(0.1), MatchLogits(0.2), DecoupledKD(weight=0.1)),
+)
+
+
+def student(model: nn.Module, *args, train_rows, loss: DistillationLoss = LOSS, **fields) -> DistillationTrainer:
+    """Taught numbers that differ from row to row."""
+    teacher_NC = np.random.default_rng(0).normal(size=(len(train_rows), 2)).astype(np.float32)
+    return DistillationTrainer(model, *args, train_rows=train_rows, loss=loss, teacher=teacher_NC, **fields)
+
+
+def with_everything(model: nn.Module, *args, **fields) -> DistillationTrainer:
+    """Rows sent twice, drawn by class, over a climb up the slope."""
+    return student(model, *args, **fields, r_drop=1.0, sampling="balanced", sharpness=Sharpness(0.05, False))
+
+
+def losses(trainer: DistillationTrainer) -> list[float]:
+    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+
+
+def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
+    """20 rows in steps of 7 and 6, cut into unequal thirds, some without a label: each loss by hand, from the logits of its
+    very rows. The labels count 3 at the first step, 2 at the second, 1 at the last."""
+    loss = DistillationLoss(WeightedLoss(), Ramp(3.0, 1.0), (MatchLogits(2.0),))
+    fields = {"rows": 20, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
+    trainer = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, loss=loss, **f), **fields)
+    some = [label if i % 3 else -1 for i, label in enumerate(trainer.train_dataset["label"][:])]
+    trainer.train_dataset = trainer.train_dataset.remove_columns("label").add_column("label", some)
+    trainer.train()
+    rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
+    steps = trainer.get_train_dataloader().batch_sampler.step_rows()
+    for step, logged, weight in zip(steps, losses(trainer), (3, 2, 1), strict=True):
+        batch = with_labels(trainer.inputs.collate, rows.__getitems__(step))
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            logits = trainer.model.eval()(**batch).logits
+        squares = (logits - torch.from_numpy(trainer.teacher[step])).square().mean(-1)
+        known = labels >= 0
+        expected = (weight * cross_entropy(logits[known], labels[known]).sum() + 2 * squares.sum()) / len(step)
+        assert logged == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_accumulation_changes_nothing(tmp_path: Path, family: str) -> None:
+    """Five steps of 8 rows, as one batch or as four: same losses and weights, and not those without a teacher."""
+    plain = small_trainer(tmp_path, family)
+    plain.train()
+    whole = small_trainer(tmp_path, family, trainer=with_everything)
+    whole.train()
+    parts = small_trainer(tmp_path, family, trainer=with_everything, micro_batch=2, accumulation=4)
+    parts.train()
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
+    assert furthest(weights(whole), weights(parts)) < 1e-3 < furthest(weights(whole), weights(plain))
+    assert whole.rows_trained == parts.rows_trained == 40
+
+
+def test_a_teacher_of_no_weight_changes_nothing(tmp_path: Path) -> None:
+    alone = DistillationLoss(WeightedLoss(), 1.0, (SoftTargets(weight=0.0),))
+    plain = small_trainer(tmp_path, "bert")
+    taught = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, loss=alone, **f))
+    plain.train()
+    taught.train()
+    assert furthest(weights(plain), weights(taught)) == 0.0
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    alone = small_trainer(tmp_path, "bert", trainer=with_everything)
+    alone.train()
+    one, other = trained_by_two(tmp_path, with_everything)
+    assert furthest(one, other) == 0.0
+    assert furthest(one, weights(alone)) < 1e-3

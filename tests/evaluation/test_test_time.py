@@ -1,0 +1,56 @@
+"""Several views of each row: their mean, and what it is worth."""
+
+import numpy as np
+import pytest
+
+from hf_finetune.evaluation.intervals import paired_difference, verdict
+from hf_finetune.evaluation.metrics import classification_metrics
+from hf_finetune.evaluation.test_time import describe, gain, mean_of
+
+
+def probabilities(predicted: list[int]) -> np.ndarray:
+    return np.where(np.arange(2) == np.array(predicted)[:, None], 0.75, 0.25)
+
+
+def test_the_mean_is_that_of_the_probabilities() -> None:
+    """Of the logits it would be the first class: the view that is certain of it would have the say alone."""
+    views = [np.array([[0.98, 0.02]]), np.array([[0.2, 0.8]]), np.array([[0.2, 0.8]])]
+    assert np.allclose(mean_of(iter(views)), [[0.46, 0.54]], rtol=0, atol=1e-15)
+    logits = np.log(views).mean(axis=0)
+    assert logits.argmax() == 0 and mean_of(views).argmax() == 1
+    assert views[0].tolist() == [[0.98, 0.02]], "the first view is still to be compared with the mean"
+
+
+def test_one_view_is_itself() -> None:
+    assert mean_of([probabilities([0, 1])]).tolist() == [[0.75, 0.25], [0.25, 0.75]]
+
+
+def test_the_gain_is_the_difference_of_accuracy_on_the_same_rows() -> None:
+    labels = [0, 1] * 5
+    with_views, without = probabilities([0, 1] * 4 + [0, 0]), probabilities([0, 1] * 3 + [1, 1, 0, 0])
+    found = gain(labels, with_views, without, resamples=100)
+    expected = paired_difference([1] * 9 + [0], [1] * 6 + [0, 1, 1, 0])
+    assert found["difference"] == {**expected.to_dict(), "verdict": verdict(expected)}
+    assert found["difference"]["value"] == pytest.approx(0.1) and found["difference"]["n"] == 10
+    metrics = {name: cell["value"] for name, cell in found["without"].items()}
+    assert metrics["accuracy"] == 0.8
+    assert metrics == pytest.approx(classification_metrics(np.array(labels), without))
+
+
+@pytest.mark.parametrize(("better", "worse", "said"), [(30, 0, "better"), (0, 0, "no worse"), (0, 30, "worse")])
+def test_the_verdict_is_of_the_views(better: int, worse: int, said: str) -> None:
+    rows = 1000
+    with_views, without = np.zeros(rows, int), np.zeros(rows, int)
+    without[:better], with_views[:worse] = 1, 1
+    # The bootstrap wants two classes.
+    labels = np.append(np.zeros(rows - 1, int), 1)
+    found = gain(labels, probabilities(list(with_views)), probabilities(list(without)), resamples=100)
+    assert found["difference"]["verdict"] == said
+    assert found["difference"]["value"] == pytest.approx((better - worse) / rows)
+
+
+def test_one_line_tells_gain_and_cost() -> None:
+    difference = {"value": 0.0123, "low": -0.004, "high": 0.0286, "n": 500, "verdict": "no worse"}
+    assert describe({"number": 4, "difference": difference, "cost": 4.06}) == (
+        "accuracy with 4 views minus that of the unchanged rows: +0.012 [-0.004, +0.029], no worse; 4.1 times the seconds"
+    )

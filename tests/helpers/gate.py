@@ -1,0 +1,32 @@
+"""The gate's own script in the process that asks for it."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+from hf_finetune.pipeline import parity, parity_child
+from hf_finetune.training.precision import exact_float32
+
+
+def _here(job: Path) -> None:
+    threads, verbosity = torch.get_num_threads(), logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    with torch.random.fork_rng(devices=[]), exact_float32(), warnings.catch_warnings():
+        # What plain peft warns of is an error here alone.
+        warnings.simplefilter("ignore")
+        parity_child.main(job)
+    torch.set_num_threads(threads)
+    logging.set_verbosity(verbosity)
+    if bars:
+        logging.enable_progress_bar()
+
+
+def run_here(replace=setattr) -> None:
+    """The same loading by plain transformers, without the seconds that a new interpreter needs to import them.
+
+    Args:
+        replace: as `setattr`, or a monkeypatch's.
+    """
+    replace(parity, "in_fresh_process", _here)

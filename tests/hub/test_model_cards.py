@@ -1,0 +1,30 @@
+"""Every card in model_cards/ is what its run's recipe and result render to, byte for byte."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_finetune import Model, Recipe, TextData
+from hf_finetune.cli import shipped
+from hf_finetune.hub.card import render_card
+from hf_finetune.utils import codec
+
+CARDS = sorted((Path(__file__).parent.parent.parent / "model_cards").glob("*.json"))
+
+
+def test_there_are_cards_and_each_has_its_run() -> None:
+    folder = Path(__file__).parent.parent.parent / "model_cards"
+    assert CARDS
+    assert {p.stem for p in folder.glob("*.md")} == {p.stem for p in CARDS}
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda p: p.stem)
+def test_card_renders_again(path: Path) -> None:
+    stored = json.loads(path.read_text())
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    recipe = codec.merge(blank, stored["recipe"])
+    assert render_card(recipe, stored["result"]) == path.with_suffix(".md").read_text()
+    assert stored["commit"]
+    # A card is of a recipe that is shipped, perhaps with flags and under another name.
+    assert set(stored["result"]["command"].split()) & set(shipped.names())

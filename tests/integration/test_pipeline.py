@@ -1,0 +1,377 @@
+"""A whole run in this process, on tiny checkpoints: its gates hold, and what cannot end well is refused at once."""
+
+import dataclasses
+import errno
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.small_runs import small_recipe, stop_after
+from helpers.tiny import tiny_text_checkpoint
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import TrainerState
+
+from hf_finetune.config.recipe import Batching, Hub, Launch, Model, Optim, Precision, Recipe, Train
+from hf_finetune.data.tokens import ids_that_occur
+from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
+from hf_finetune.pipeline import before_training, finalize, run, setup
+from hf_finetune.pipeline.setup import prepare
+from hf_finetune.training import warm_start
+from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.precision import Kernels
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return small_recipe(tmp_path_factory.mktemp("input"))
+
+
+def change(path: Path, name: str) -> None:
+    """Make one tensor of a saved file a little larger."""
+    tensors = load_file(path)
+    tensors[name] += 0.01
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def damaging(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]) -> None:
+    """Between saving and the gate, `damage` is done to the run's folder."""
+    save = finalize.save_artefacts
+
+    def save_badly(model, prepared, folder):
+        artefacts = save(model, prepared, folder)
+        damage(folder)
+        return artefacts
+
+    monkeypatch.setattr(finalize, "save_artefacts", save_badly)
+
+
+def test_damaged_artefacts_are_neither_passed_nor_pushed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tensor of the merged model changes, and one of the adapter's own head."""
+
+    def damage(folder: Path) -> None:
+        change(folder / "model" / "model.safetensors", "classifier.bias")
+        change(folder / "adapter" / "adapter_model.safetensors", "base_model.model.classifier.weight")
+
+    damaging(monkeypatch, damage)
+    monkeypatch.setattr(run, "check_target", lambda *_: "token")
+    monkeypatch.setattr(finalize, "publish", lambda *_, **__: pytest.fail("pushed a damaged model"))
+    published = dataclasses.replace(recipe, method="lora", hub=Hub(repo_id="me/small"))
+    with pytest.raises(GateError, match="reload does not reproduce"):
+        run.run(published, Launch(output=str(tmp_path / "run")))
+    checks = json.loads((tmp_path / "run" / "result.json").read_text())["parity"]
+    assert checks["reload"]["ok"] is False and checks["reload"]["max_abs_difference"] > 1e-4
+    assert checks["adapter"]["ok"] is False
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_artefact_that_cannot_be_loaded_is_in_the_result(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaging(monkeypatch, lambda folder: (folder / "model" / "model.safetensors").write_bytes(b"no tensors"))
+    with pytest.raises(GateError, match="a fresh process could not load the saved folder: "):
+        run.run(recipe, Launch(output=str(tmp_path / "run")))
+    check = json.loads((tmp_path / "run" / "result.json").read_text())["parity"]["reload"]
+    assert check["ok"] is False and check["error"]
+    assert "it could not be loaded |  |  | NO |" in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_data_on_this_machine_are_called_by_their_own_name(tmp_path: Path) -> None:
+    (tmp_path / "movie.csv").touch()
+    assert finalize.path_name(str(tmp_path / "movie.csv"), None) == "movie.csv"
+    assert finalize.path_name(str(tmp_path / "movie.csv"), "Movie reviews") == "Movie reviews"
+    assert finalize.path_name("nyu-mll/glue", "GLUE") == "nyu-mll/glue", "the card links to it"
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_run_that_dies_before_its_result_can_be_resumed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is the last thing written: whoever finds one finds the rest. An own run can be trained further."""
+    write = finalize.write_json
+
+    def die(path: Path, value) -> None:
+        if path.name == "result.json":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    launch = Launch(output=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(finalize, "write_json", die)
+        patch.setattr(finalize.parity, "check_artefacts", lambda *_, **__: {"reload": {"ok": True}})
+        with pytest.raises(BaseException, match=r"resume|^$"):
+            run.run(recipe, launch)
+    before = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert (tmp_path / "run" / "README.md").exists() and not (tmp_path / "run" / "result.json").exists()
+    checkpoint = Path(recipe.model.checkpoint) / "model.safetensors"
+    whole = checkpoint.read_bytes()
+    change(checkpoint, "pooler.dense.bias")
+    with pytest.raises(InputError, match="weights of the checkpoint: the run in"):
+        run.run(recipe, dataclasses.replace(launch, resume=True))
+    checkpoint.write_bytes(whole)
+    result = run.run(recipe, dataclasses.replace(launch, resume=True))
+    assert result["parity"]["reload"]["ok"] and result["steps"] == 7
+    after = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+    further = dataclasses.replace(recipe, model=Model(checkpoint=str(tmp_path / "run"), frozen_layers=2), method="lora")
+    prepared = setup.prepare(further)
+    adapted = setup.with_adapter(prepared.model, further, prepared.fresh)
+    assert prepared.fresh == ()
+    assert torch.equal(prepared.model.classifier.original_module.weight, after["classifier.weight"])
+    assert adapted.peft_config["default"].base_model_name_or_path == str(tmp_path / "run" / "model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hub": Hub(repo_id="me/small")}, "HF_HUB_OFFLINE|no Hugging Face token"),
+        ({"hub": Hub(repo_id="small")}, "expected your-name/its-name"),
+        ({"train": Train(gradient_accumulation_steps=70)}, "a step of 54 rows cannot be shared"),
+        ({"train": Train(extra={"label_smoothing_factor": 0.1})}, "train.extra.label_smoothing_factor"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_at_once(recipe: Recipe, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run.run(dataclasses.replace(recipe, **changes), Launch(output=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 135104 vs 134992"),
+    ],
+)
+def test_full_disk_is_said_in_one_line(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run, "_train", fail)
+    with pytest.raises(TrainingError, match=r"run: cannot be written \(.+\); make room") as caught:
+        run.run(recipe, Launch(output=str(tmp_path / "run")))
+    assert "\n" not in str(caught.value)
+
+
+def test_interruption_before_training_leaves_nothing(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "warm_start_head", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run.run(recipe, Launch(output=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_interruption_after_training_can_be_resumed(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an empty folder `resume` starts anew; a signal during the evaluation leaves the checkpoint of the last step."""
+
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(run, "finish", interrupted)
+    with pytest.raises(StoppedBySignal, match="after training; --resume goes on"):
+        run.run(recipe, Launch(output=str(tmp_path), resume=True))
+    assert (tmp_path / "recipe.json").exists() and len(list((tmp_path / "checkpoints").iterdir())) == 1
+    assert capsys.readouterr().err.endswith("\n"), "the bar must not share a line with what is said next"
+
+
+def test_bar_ends_its_line_when_training_is_stopped(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_after(monkeypatch, 3)
+    with pytest.raises(StoppedBySignal, match="SIGTERM after saving step"):
+        run.run(recipe, Launch(output=str(tmp_path / "run")))
+    assert capsys.readouterr().err.endswith("\n")
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_a_resumed_run_computes_as_it_began(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels are those of recipe.json, whatever the machine would choose by then, and so are its weights."""
+    recipe = dataclasses.replace(
+        recipe, precision=Precision(), train=dataclasses.replace(recipe.train, logging_steps=1)
+    )
+    settings = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    chosen = Kernels(mixed_precision="no", float32_matmul="medium", attention="sdpa", threads=1)
+    seen = []
+
+    def stopped(_: object, args: object, state: TrainerState, control: object, **given: object) -> None:
+        seen.append((torch.get_num_threads(), torch.get_float32_matmul_precision(), args.bf16))
+        seen.append(given["model"].config._attn_implementation)
+        if state.global_step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.probe, "choose", lambda *_, **__: run.probe.Choice(chosen, ({},), "probe"))
+        straight = run.run(recipe, Launch(output=str(tmp_path / "straight")))
+        patch.setattr(LogLines, "on_step_end", stopped)
+        with pytest.raises(StoppedBySignal):
+            run.run(recipe, Launch(output=str(tmp_path / "stopped")))
+    assert set(seen) == {(1, "medium", False), "sdpa"}
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == settings
+    monkeypatch.setattr(run.probe, "choose", lambda *_, **__: pytest.fail("measured again"))
+    resumed = run.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
+    assert straight["kernels"] == {"chosen": dataclasses.asdict(chosen), "measured": [{}], "source": "probe"}
+    assert resumed["kernels"] == {**straight["kernels"], "source": "checkpoint"}
+    assert resumed["environment"]["mixed_precision"] == "no"
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_refusals_come_before_the_notes(recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wrong = dataclasses.replace(recipe, train=Train(extra={"adam_bet1": 0.9}))
+    with caplog.at_level("INFO", "hf_finetune.run"), pytest.raises(InputError, match="adam_bet1"):
+        run.run(wrong, Launch(output=str(tmp_path / "run")))
+    assert not [r for r in caplog.records if r.name == "hf_finetune.run"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_unpadded_steps_of_a_token_budget(recipe: Recipe, tmp_path: Path) -> None:
+    """The run ends after the steps that were planned, and its model/ is an ordinary one: the gate loads it elsewhere."""
+    budgeted = dataclasses.replace(recipe, batching=Batching(token_budget=160, unpadded=True))
+    result = run.run(budgeted, Launch(str(tmp_path / "run")))
+    prepared = setup.prepare(budgeted)
+    encoded = prepared.inputs.encode(prepared.splits.train)
+    batches = prepared.batches(prepared.inputs.lengths(encoded))
+    assert result["steps"] == batches.steps != setup.prepare(recipe).batches(None).steps
+    assert result["parity"]["reload"]["ok"]
+    assert result["throughput"]["train_tokens_per_s"] > 0
+
+
+def test_token_budget_that_the_processes_cannot_share_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    train = dataclasses.replace(recipe.train, gradient_accumulation_steps=4)
+    small = dataclasses.replace(recipe, batching=Batching(token_budget=20), train=train)
+    with pytest.raises(InputError, match=r"^batching.token_budget: 20 tokens make a step of 1 row"):
+        run.run(small, Launch(str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_head_of_an_earlier_run_changes_no_bit(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first run fits it, the second finds it, the third finds it damaged: the weights are the same."""
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(run, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+    fitted, found = [], "as an earlier run on this machine fitted it"
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, head_least_explained=-100.0))
+    fit = before_training.warm_start.fit_head
+    monkeypatch.setattr(
+        before_training.warm_start, "fit_head", lambda *given, **by_name: fitted.append(1) or fit(*given, **by_name)
+    )
+    trained = []
+    for number in range(3):
+        if number == 2:
+            [head] = (tmp_path / "cache" / "heads").iterdir()
+            head.write_bytes(head.read_bytes()[:-1] + b"?")
+        caplog.clear()
+        with caplog.at_level("INFO", "hf_finetune"):
+            trained.append(run.run(recipe, Launch(output=str(tmp_path / f"run-{number}"))))
+        assert (found in caplog.text) == (number == 1) and ("fitted anew" in caplog.text) == (number == 2)
+    assert len(fitted) == 2
+    assert all(torch.equal(trained[0][name], other[name]) for other in trained[1:] for name in other)
+
+
+def test_the_head_stays_random_where_a_fit_explains_too_little(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit as without a fit; and not so where it is taken."""
+    monkeypatch.setattr(
+        run, "finish", lambda _, trainer, __, record, *___: (record.get("head"), trainer.model.classifier.weight)
+    )
+
+    def began(name: str, **fields: Any) -> tuple[dict[str, Any] | None, torch.Tensor]:
+        train = dataclasses.replace(recipe.train, max_steps=1, learning_rate=1e-12, **fields)
+        return run.run(dataclasses.replace(recipe, train=train), Launch(output=str(tmp_path / name)))
+
+    without, random = began("without", head_warm_start=False)
+    little, left = began("little", head_least_explained=1.0)
+    enough, fitted = began("enough", head_least_explained=-100.0)
+    assert without is None and not little["fitted"] and enough["fitted"]
+    assert little["explained"] == enough["explained"] < 1
+    assert torch.equal(random, left) and not torch.allclose(random, fitted, atol=1e-3)
+
+
+def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole and narrow last layer, all words and those that occur: one end, and words that never occur stay."""
+    monkeypatch.setattr(run, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+    model = dataclasses.replace(recipe.model, dropout=0.0)
+
+    def trained(name: str, *, narrow: bool, words: str) -> dict[str, torch.Tensor]:
+        chosen = dataclasses.replace(
+            recipe,
+            model=dataclasses.replace(model, narrow_last_layer=narrow),
+            optim=Optim(word_embeddings=words),
+        )
+        return run.run(chosen, Launch(str(tmp_path / name)))
+
+    plain = trained("plain", narrow=False, words="dense")
+    spared = trained("spared", narrow=True, words="sparse")
+    frozen = trained("frozen", narrow=True, words="frozen")
+    table = next(name for name in plain if name.endswith("word_embeddings.weight"))
+    prepared = setup.prepare(recipe)
+    occur = ids_that_occur(prepared.inputs.encode(prepared.splits.train))
+    start = prepared.model.state_dict()[table]
+    others = np.setdiff1d(np.arange(len(start)), occur)
+    assert len(others) > 50 and torch.equal(spared[table][others], start[others])
+    assert torch.allclose(spared[table][occur], plain[table][occur], atol=1e-4)
+    assert not torch.allclose(spared[table][occur], start[occur], atol=1e-4)
+    assert all(torch.allclose(spared[name], plain[name], atol=1e-4) for name in plain if name != table)
+    assert torch.equal(frozen[table], start)
+
+
+def test_activations_that_are_computed_again(recipe: Recipe, tmp_path: Path) -> None:
+    """Draw the same dropout: to the bit the weights of a run that keeps them and draws a mask for each site. A family that
+    cannot is refused by name."""
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, max_steps=3, learning_rate=1e-3))
+    dropping = dataclasses.replace(recipe.model, dropout=0.3)
+    found = []
+    for name, model, extra in (
+        ("again", dropping, {"activation_checkpointing": True}),
+        ("kept", dataclasses.replace(dropping, fast_dropout=False), {}),
+    ):
+        train = dataclasses.replace(recipe.train, extra=extra)
+        run.run(dataclasses.replace(recipe, model=model, train=train), Launch(str(tmp_path / name)))
+        found.append(load_file(tmp_path / name / "model" / "model.safetensors"))
+    assert found[0].keys() == found[1].keys() and all(torch.equal(found[0][n], found[1][n]) for n in found[0])
+    mpnet = Model(str(tiny_text_checkpoint(tmp_path / "mpnet", "mpnet")))
+    train = dataclasses.replace(recipe.train, extra={"activation_checkpointing": True})
+    with pytest.raises(InputError, match="gradient_checkpointing: expected false here: mpnet cannot"):
+        run.run(dataclasses.replace(recipe, model=mpnet, train=train), Launch(str(tmp_path / "refused")))
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_class_that_no_drawn_row_has(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head is fitted to a row of it all the same."""
+    monkeypatch.setattr(warm_start, "MOST_ROWS", 1)
+    train = dataclasses.replace(recipe.train, max_steps=1, head_least_explained=-100.0)
+    result = run.run(dataclasses.replace(recipe, train=train), Launch(str(tmp_path / "run")))
+    assert result is not None and result["head"]["fitted"]
+
+
+def test_a_soup_of_a_run_that_was_scored_before_its_first_step(recipe: Recipe, tmp_path: Path) -> None:
+    train = dataclasses.replace(recipe.train, num_train_epochs=2.0, extra={"eval_on_start": True})
+    recipe = dataclasses.replace(recipe, train=train, averaging=dataclasses.replace(recipe.averaging, soup=True))
+    result = run.run(recipe, Launch(str(tmp_path / "run")))
+    assert result is not None and result["parity"]["reload"]["ok"]
+
+
+def test_several_gpus_add_up_dense_gradients(recipe: Recipe) -> None:
+    """NCCL adds up no sparse ones, gloo does."""
+    prepared = dataclasses.replace(prepare(recipe), processes=2)
+    assert prepared.sparse_embeddings
+    assert not dataclasses.replace(prepared, device=torch.device("cuda")).sparse_embeddings

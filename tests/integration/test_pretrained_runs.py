@@ -1,0 +1,497 @@
+"""Whole runs that pretrain first: what is saved and said, that they can be stopped anywhere, and what is refused."""
+
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.ranks import run_in_two_processes
+from helpers.small_runs import picture_folder, small_recipe, stop_after
+from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
+from peft import PromptTuningConfig
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from hf_finetune.augmentation.compose import Phases, Sometimes
+from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.cli import jobs
+from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
+from hf_finetune.config.rules import check
+from hf_finetune.config.unused_options import without_effect
+from hf_finetune.data.loading import load
+from hf_finetune.data.provenance import keys_of, trained_on
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.models.loading import load_classifier
+from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.models.surgery.layers import KeepLayers
+from hf_finetune.pipeline import run as pipeline
+from hf_finetune.pipeline.learning_rate_finder import find_rate
+from hf_finetune.pipeline.plan import describe, plan
+from hf_finetune.pipeline.pretrain import Stage, encoded_rows, estimate, prepare_stage, pretrain, trainer_of
+from hf_finetune.pipeline.setup import load_splits, prepare
+from hf_finetune.pretraining.config import (
+    MAE,
+    MaskedLanguage,
+    PictureObjective,
+    Pretrain,
+    PretrainObjective,
+    SimCLR,
+    SimCSE,
+    SimMIM,
+)
+from hf_finetune.training.callbacks import read_log
+from hf_finetune.utils import codec
+
+pytestmark = pytest.mark.usefixtures("gate_here")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Ten rows of each class with a label, all rows and a file of others to pretrain on."""
+    folder = tmp_path_factory.mktemp("texts")
+    plain = small_recipe(folder)
+    judged = load(plain.data.path, kind="text").validation["text"][:]
+    with (folder / "more.csv").open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["body"])
+        lines.writerows([[text] for text in ("a good film", "a good film", *judged[:2], "the worst of all games")])
+    return dataclasses.replace(
+        plain,
+        data=dataclasses.replace(plain.data, rows_per_class=10),
+        train=dataclasses.replace(plain.train, logging_steps=1, learning_rate=1e-3),
+        pretrain=Pretrain(
+            MaskedLanguage(share=0.3), rows=(str(folder / "more.csv"),), num_train_epochs=1.0, learning_rate=3e-3
+        ),
+    )
+
+
+def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tensor]:
+    """The weights that a run saves, resumed where it was stopped; what it saved is gated."""
+    result = pipeline.run(dataclasses.replace(recipe, **fields), Launch(str(folder), resume=True))
+    assert result is not None and all(check["ok"] for check in result["parity"].values())
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says; that the second stage begins with what the first one left; and that it can be stopped in either."""
+    run = tmp_path / "run"
+    straight = trained(texts, run)
+    found, card = result_of(run)["pretrain"], (run / "README.md").read_text()
+    # 60 rows, of which 6 are validation and 3 repeated; 2 of the further ones are new.
+    assert found["rows"] == {"pretrained": 50, "held_out": 3, "of_train": 51, "of_further": 2}
+    assert found["left_out"] == {"evaluated": 2, "repeated": 4, "unusable": 0}
+    assert found["steps"] == 7 and found["kept_step"] == 7 and found["seconds"] >= found["loop_s"] > 0
+    assert found["held_out_loss"]["kept"] == found["held_out_loss"]["last"] < found["held_out_loss"]["first"]
+    assert found["loss"]["last"] < found["loss"]["first"]
+    assert result_of(run)["rows"]["train"] == 20 and result_of(run)["time"]["pretrain_s"] == found["seconds"]
+    assert "`MaskedLanguage(share=0.3)` on 50 rows, 3 more held out: 51 from the training data" in card
+    assert "after more pretraining on rows without labels" in card and str(tmp_path) not in card
+    assert not (run / "pretraining" / "checkpoints").exists()
+    # What either stage saw, from wherever one goes on: all rows but those of validation.
+    seen = trained_on(str(run))
+    assert np.array_equal(trained_on(str(run / "pretrained")), seen)
+    assert np.isin(keys_of(load_splits(dataclasses.replace(texts, pretrain=Pretrain())).train), seen).all()
+    assert len(seen) == 53
+
+    kept = AutoModel.from_pretrained(run / "pretrained")
+    before = AutoModel.from_pretrained(texts.model.checkpoint)
+    moved = {n for n, x in kept.state_dict().items() if not torch.equal(x, before.state_dict()[n])}
+    assert "encoder.layer.0.output.dense.weight" in moved and not any(n.startswith("pooler") for n in moved)
+    from_there = dataclasses.replace(texts.model, checkpoint=str(run / "pretrained"))
+    assert same(straight, trained(texts, tmp_path / "second", model=from_there, pretrain=Pretrain()))
+    assert not same(straight, trained(texts, tmp_path / "alone", pretrain=Pretrain()))
+
+    stopped = tmp_path / "stopped"
+    stop_after(monkeypatch, 3, 2)
+    for stage in ("pretraining", ""):
+        with pytest.raises(StoppedBySignal):
+            pipeline.run(texts, Launch(str(stopped), resume=True))
+        assert (stopped / stage / "checkpoints").is_dir()
+    written = (stopped / "pretrained" / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(InputError, match=r"fingerprint of the rows without labels: the run in .* has '\w+', now it is"):
+        fewer = dataclasses.replace(texts.pretrain, rows=())
+        refused = dataclasses.replace(texts, pretrain=fewer)
+        record = stopped / "recipe.json"
+        plain = json.loads(record.read_text())
+        record.write_text(json.dumps({**plain, "recipe": codec.to_plain(refused)}))
+        pipeline.run(refused, Launch(str(stopped), resume=True))
+    record.write_text(json.dumps(plain))
+    assert same(straight, trained(texts, stopped))
+    assert (stopped / "pretrained" / "model.safetensors").stat().st_mtime_ns == written
+    assert same(load_file(run / "pretrained/model.safetensors"), load_file(stopped / "pretrained/model.safetensors"))
+    first, again = (json.loads((f / "pretrained/pretraining.json").read_text()) for f in (run, stopped))
+    assert first["held_out_loss"] == again["held_out_loss"] and first["loss"] == again["loss"]
+
+
+def test_with_and_without(texts: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The recipe alone has so many more steps that all steps take as long, and the difference is told, row by row."""
+    run = tmp_path / "run"
+    caplog.set_level("INFO")
+    trained(texts, run, pretrain=dataclasses.replace(texts.pretrain, compare=True))
+    # Of the run, which the test resumes, and not of the one without the stage.
+    assert sum("nothing to resume" in line for line in caplog.messages) == 1
+    without, alone = result_of(run)["pretrain"]["without"], result_of(run / "without")
+    assert without["steps"] == alone["steps"] > result_of(run)["steps"]
+    assert without["accuracy"] == alone["metrics"]["validation"]["accuracy"] and alone["pretrain"] is None
+    own = result_of(run)["metrics"]["validation"]["accuracy"]["value"]
+    assert without["difference"]["value"] == pytest.approx(own - without["accuracy"]["value"])
+    assert without["difference"]["verdict"] in ("better", "no worse", "worse", "undecided")
+    card = (run / "README.md").read_text()
+    assert "- Against the same recipe without this stage, trained for " in card
+    # Without a test split.
+    assert "- Both chose their best epoch on these very rows, the one without this stage among more epochs" in card
+
+
+def test_without_it_for_as_long_after_a_restart(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the stages took when they ended, though one loss alone is logged of each, and whatever was stopped when."""
+    recipe = dataclasses.replace(
+        texts,
+        train=dataclasses.replace(texts.train, logging_steps=10),
+        pretrain=dataclasses.replace(texts.pretrain, compare=True),
+    )
+    stop_after(monkeypatch, 3, 2, 1)
+    for stage in ("pretraining", "", "without"):
+        with pytest.raises(StoppedBySignal):
+            pipeline.run(recipe, Launch(str(tmp_path), resume=True))
+        assert (tmp_path / stage / "checkpoints").is_dir()
+    took = json.loads((tmp_path / "pretraining/stages.json").read_text())
+    trained(recipe, tmp_path)
+    found, alone = result_of(tmp_path)["pretrain"], result_of(tmp_path / "without")
+    epochs = json.loads((tmp_path / "without/recipe.json").read_text())["recipe"]["train"]["num_train_epochs"]
+    assert epochs == 1 + took["pretrain_s"] / took["train_s"] and took["pretrain_s"] == found["loop_s"]
+    assert found["without"]["loop_s"] == alone["time"]["all_steps_s"] > 0
+    assert found["without"]["loop_s_with"] == pytest.approx(sum(took.values()), abs=0.01)
+    # 7 steps and 3, of which those before a restart count.
+    assert found["without"]["steps"] == math.ceil(3 * epochs) < 60
+
+
+def test_sentences_and_an_adapter(texts: Recipe, tmp_path: Path) -> None:
+    """SimCSE before LoRA: the adapter is merged, and not offered for a checkpoint that is not the one it was trained on."""
+    pretrain = dataclasses.replace(texts.pretrain, objective=SimCSE(pooling="mean"), num_train_epochs=2.0)
+    result = pipeline.run(dataclasses.replace(texts, pretrain=pretrain, method="lora"), Launch(str(tmp_path / "run")))
+    assert result["artefacts"] == ["model"] and not (tmp_path / "run" / "adapter").exists()
+    assert any("it would need the checkpoint as pretraining left it" in note for note in result["notes"])
+    found = result["pretrain"]
+    assert found["objective"] == "SimCSE(pooling='mean')"
+    assert found["held_out_loss"]["kept"] != found["held_out_loss"]["first"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """24 pictures, of which 2 are validation rows, in steps of 8."""
+    folder = tmp_path_factory.mktemp("pictures")
+    return Recipe(
+        name="small",
+        data=ImageData(path=str(picture_folder(folder / "train", 24))),
+        model=Model(checkpoint=str(tiny_image_checkpoint(folder / "vit"))),
+        train=Train(num_train_epochs=1.0, per_device_train_batch_size=8),
+        precision=Precision(mixed_precision="no"),
+        evaluate=Evaluate(resamples=100, baselines=False),
+        pretrain=Pretrain(SimMIM(block=8), learning_rate=3e-3, num_train_epochs=4.0),
+    )
+
+
+@pytest.mark.parametrize(
+    "objective", [SimMIM(block=8), MAE(decoder_layers=1), SimCLR(augment=(Flip(),))], ids=lambda o: type(o).__name__
+)
+def test_pictures(
+    pictures: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: PictureObjective
+) -> None:
+    """It learns; plain transformers loads what is left of it; stopped in the stage it comes to the same weights."""
+    recipe = dataclasses.replace(pictures, pretrain=dataclasses.replace(pictures.pretrain, objective=objective))
+    run, stopped = tmp_path / "run", tmp_path / "stopped"
+    found = pipeline.run(recipe, Launch(str(run)))["pretrain"]
+    held_out = 2 if isinstance(objective, SimCLR) else 1
+    assert found["rows"]["pretrained"] == 22 - held_out and found["rows"]["held_out"] == held_out
+    assert found["held_out_loss"]["kept"] < found["held_out_loss"]["first"]
+    assert found["objective"] == codec.spelled(objective)
+    assert f"`{codec.spelled(objective)}` on " in (run / "README.md").read_text()
+    kept, before = (AutoModel.from_pretrained(f).state_dict() for f in (run / "pretrained", recipe.model.checkpoint))
+    moved = {name for name, x in kept.items() if not torch.equal(x, before[name])}
+    assert kept.keys() == before.keys() and "layers.0.mlp.fc1.weight" in moved
+    assert not any(name.startswith("pooler") for name in moved)
+
+    prepared = prepare(recipe)
+    assert estimate(prepared, tmp_path) > 0
+    stop_after(monkeypatch, 5)
+    with pytest.raises(StoppedBySignal):
+        pretrain(prepared, stopped, {})
+    pretrain(prepared, stopped, {})
+    assert same(*(load_file(folder / "pretrained/model.safetensors") for folder in (run, stopped)))
+
+
+def stage_of(recipe: Recipe) -> Stage:
+    prepared = prepare(recipe)
+    return prepare_stage(prepared, inspect_checkpoint(recipe.model.checkpoint), encoded_rows(prepared))
+
+
+def test_something_is_left_to_see(pictures: Recipe, tmp_path: Path) -> None:
+    """Squares of 32 pixels would cover these pictures; and where a picture is one patch, there are no parts."""
+    made = stage_of(dataclasses.replace(pictures, pretrain=Pretrain(SimMIM())))
+    assert made.objective == SimMIM(block=16)
+    read = trainer_of(made, tmp_path, first=True)._training_rows()
+    assert read.__getitems__([0, 1])["bool_masked_pos"].sum(1).tolist() == [8, 8]
+    one = Model(str(tiny_image_checkpoint(tmp_path / "vit", patch_size=32)))
+    for objective in (SimMIM(), MAE()):
+        with pytest.raises(InputError, match=r"leaves patches out, and a picture of 32 x 32 pixels is a single one"):
+            stage_of(dataclasses.replace(pictures, model=one, pretrain=Pretrain(objective)))
+
+
+@pytest.mark.parametrize(
+    ("objective", "inside"),
+    [
+        (MaskedLanguage(), "bert.encoder.layer.0.intermediate.dense"),
+        (SimCSE(), "encoder.layer.0.intermediate.dense"),
+        (MAE(), "encoder.layers.0.mlp.fc1"),
+    ],
+    ids=["MaskedLanguage", "SimCSE", "MAE"],
+)
+def test_further_arguments(
+    texts: Recipe, pictures: Recipe, tmp_path: Path, objective: PretrainObjective, inside: str
+) -> None:
+    """`train.extra` holds in the stage, too: activations are computed again, to the same loss. But for what is of the run."""
+    recipe = pictures if isinstance(objective, PictureObjective) else texts
+    # The fast dropout, which draws other masks, goes without.
+    model = dataclasses.replace(recipe.model, fast_dropout=False)
+    recipe = dataclasses.replace(recipe, model=model, pretrain=Pretrain(objective, max_steps=1))
+    losses, passes = [], []
+    for extra in ({}, {"activation_checkpointing": True, "dataloader_num_workers": 1, "eval_delay": 9.0}):
+        made = stage_of(dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, extra=extra)))
+        trainer = trainer_of(made, tmp_path, first=False, saving=False)
+        layer = trainer.model.get_submodule(inside)
+        layer.register_forward_pre_hook(lambda module, given: passes.append(torch.is_grad_enabled()))
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    # Of the steps, not of the held-out rows.
+    assert sum(passes) == 3 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert trainer.args.dataloader_num_workers == 1 and trainer.args.eval_delay == 0
+    wrong = dataclasses.replace(
+        recipe, train=dataclasses.replace(recipe.train, extra={"activation_chekpointing": True})
+    )
+    with pytest.raises(InputError, match="activation_chekpointing"):
+        stage_of(wrong)
+
+
+def test_a_row_alone_has_none_to_be_told_from(texts: Recipe, pictures: Recipe) -> None:
+    """However it comes that forward passes have one row: they would train nothing."""
+    for recipe, objective, batching in (
+        (texts, SimCSE(), Batching(rows_per_step=1)),
+        (texts, SimCSE(), Batching(token_budget=4)),
+        (pictures, SimCLR(), Batching(rows_per_step=1)),
+    ):
+        alone = dataclasses.replace(recipe, batching=batching, pretrain=Pretrain(objective))
+        with pytest.raises(
+            InputError, match=r"tells a row from the others of its forward pass, and here that has one row"
+        ):
+            stage_of(alone)
+
+
+OF_TWO = """
+import json, os, sys
+from pathlib import Path
+import torch
+from hf_finetune import codec, pretraining
+from hf_finetune.pipeline.setup import prepare
+from hf_finetune.config.recipe import Model, Recipe, TextData
+
+folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+train = pretraining.train_until_stopped
+
+
+def and_save(trainer, *arguments, **fields):
+    train(trainer, *arguments, **fields)
+    assert trainer.args.world_size == 2
+    torch.save(trainer.model.state_dict(), folder / f"{name}-{rank}.pt")
+
+
+pretraining.train_until_stopped = and_save
+for name in ("MaskedLanguage", "MAE"):
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    recipe = codec.merge(blank, json.loads((folder / f"{name}.json").read_text()))
+    _, report = pretraining.pretrain(prepare(recipe), folder / name, {})
+    print(json.dumps(report["held_out_loss"]))
+"""
+
+
+def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
+    """Both end with the same weights, and near those of one process: words are left out by their row, whoever has it.
+
+    The first step's gradient and loss are those of one process but for rounding: means over all words of the step, of which
+    the processes have unlike numbers. From then on Adam makes a step of any gradient, however small: rounding errors grow to
+    parts of its rate. Of the keys' biases, which a softmax does not see, the gradient is nothing else.
+    """
+    still = dataclasses.replace(texts.model, dropout=0.0)
+    rate = {"learning_rate": 1e-3, "num_train_epochs": 1.0}
+    words = dataclasses.replace(texts, model=still, pretrain=dataclasses.replace(texts.pretrain, **rate))
+    patches = dataclasses.replace(pictures, pretrain=Pretrain(MAE(decoder_layers=1), **rate))
+    alone = {"MaskedLanguage": words, "MAE": patches}
+    for name, recipe in alone.items():
+        pretrain(prepare(recipe), tmp_path / "alone" / name, {})
+        # The same steps, half of each in either process.
+        halved = dataclasses.replace(recipe.train, per_device_train_batch_size=4)
+        (tmp_path / f"{name}.json").write_text(json.dumps(codec.to_plain(dataclasses.replace(recipe, train=halved))))
+    said = run_in_two_processes(OF_TWO, tmp_path, folder=tmp_path)
+    assert said[0] == said[1]
+    for name in alone:
+        first, second = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
+        assert same(first, second)
+        one, two = (tmp_path / "alone" / name, tmp_path / name)
+        steps = [[line for line in read_log(f / "pretraining/log.jsonl") if "loss" in line] for f in (one, two)]
+        assert len(steps[0]) == len(steps[1])
+        for value in ("loss", "grad_norm"):
+            assert steps[1][0][value] == pytest.approx(steps[0][0][value], rel=1e-4)
+        weights = [load_file(f / "pretrained/model.safetensors") for f in (one, two)]
+        start = load_file(Path(alone[name].model.checkpoint) / "model.safetensors")
+        apart, moved = (
+            max(
+                float((x - other[n]).abs().max())
+                for n, x in weights[0].items()
+                if not n.endswith(("key.bias", "k_proj.bias"))
+            )
+            for other in (weights[1], start)
+        )
+        assert apart < moved / 10 and moved > 1e-3, name
+
+
+def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) -> None:
+    """Of a classifier of the very classes: taken over by itself, but not where a stage before hands over the encoder alone."""
+    checkpoint = tiny_text_checkpoint(tmp_path / "classifier")
+    load_classifier(str(checkpoint), task="text-classification", labels=("bad", "good")).model.save_pretrained(
+        checkpoint
+    )
+    recipe = dataclasses.replace(texts, model=Model(str(checkpoint)))
+    alone, after = (prepare(dataclasses.replace(recipe, pretrain=stage)) for stage in (Pretrain(), recipe.pretrain))
+    kept, replaced = (
+        "it has a head for these 2 classes",
+        "its head for 2 classes is replaced: what is pretrained is the encoder",
+    )
+    for prepared, said, not_said, fresh in ((alone, kept, replaced, ()), (after, replaced, kept, ("classifier",))):
+        notes = " ".join(prepared.notes)
+        assert said in notes and not_said not in notes and prepared.fresh == fresh
+
+
+def test_plan(texts: Recipe) -> None:
+    """The stage's time by its own steps, and that of the run without it where both are compared."""
+    made = plan(dataclasses.replace(texts, pretrain=dataclasses.replace(texts.pretrain, compare=True)))
+    assert made["parts"]["without_s"] > made["parts"]["pretrain_s"] > 0
+    assert "\npretraining   about " in describe(made)
+
+
+PICTURES = {"data": ImageData(path="x")}
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "fields", "said"),
+    [
+        ({"objective": MaskedLanguage(share=0.0)}, {}, "pretrain.objective.share: expected above 0 and below 1, got 0.0"),
+        ({"objective": MaskedLanguage(span=0)}, {}, "pretrain.objective.span: expected at least 1"),
+        ({"objective": SimCSE(temperature=0.0)}, {}, "pretrain.objective.temperature: expected a number above 0"),
+        ({"objective": SimMIM()}, {}, r"pretrain.objective: expected MaskedLanguage or SimCSE for texts, got 'SimMIM\(\)'"),
+        ({"objective": MAE()}, {}, "pretrain.objective: expected MaskedLanguage or SimCSE for texts"),
+        ({"objective": SimCLR()}, {}, "pretrain.objective: expected MaskedLanguage or SimCSE for texts"),
+        ({}, PICTURES, "pretrain.objective: expected SimMIM, MAE or SimCLR for pictures, got 'MaskedLanguage"),
+        ({"objective": SimCSE()}, PICTURES, "pretrain.objective: expected SimMIM, MAE or SimCLR for pictures"),
+        ({"objective": SimMIM(block=0)}, PICTURES, "pretrain.objective.block: expected at least 1"),
+        ({"objective": MAE(share=1.0)}, PICTURES, "pretrain.objective.share: expected above 0 and below 1, got 1.0"),
+        ({"objective": MAE(decoder_layers=0)}, PICTURES, "pretrain.objective.decoder_layers: expected at least 1"),
+        ({"objective": MAE(decoder_width=90)}, PICTURES, "pretrain.objective.decoder_width: expected a multiple of 4"),
+        ({"objective": SimCLR(temperature=0.0)}, PICTURES, "pretrain.objective.temperature: expected a number above 0"),
+        ({"objective": SimCLR(projection=0)}, PICTURES, "pretrain.objective.projection: expected at least 1"),
+        ({"objective": SimCLR(augment=())}, PICTURES, "pretrain.objective.augment: expected operations: without any"),
+        ({"objective": SimCLR(augment=(SwapWords(),))}, PICTURES, "pretrain.objective.augment: SwapWords is not for pictures"),
+        (
+            {"objective": SimCLR(augment=(Phases((Flip(),)),))},
+            PICTURES,
+            "pretrain.objective.augment: expected operations without Phases",
+        ),
+        (
+            {"objective": SimCLR(augment=(Sometimes(Flip(), by_class="rare"),))},
+            PICTURES,
+            "pretrain.objective.augment: expected by_class all: rows have no classes here",
+        ),
+        (
+            {"objective": SimCLR()},
+            PICTURES | {"train": Train(per_device_train_batch_size=1)},
+            "per_device_train_batch_size: expected 2 or more beside SimCLR",
+        ),
+        ({"num_train_epochs": 0.0}, {}, "pretrain.num_train_epochs: expected a number above 0"),
+        ({"max_steps": 0}, {}, "pretrain.max_steps: expected at least 1, or -1"),
+        ({"learning_rate": -1.0}, {}, "pretrain.learning_rate: expected a number above 0"),
+        ({"held_out_fraction": 0.0}, {}, "pretrain.held_out_fraction: expected above 0 and below 1"),
+        ({"objective": SimCSE()}, {"train": Train(per_device_train_batch_size=1)}, "per_device_train_batch_size: expected 2"),
+        ({}, {"model": Model("m", surgery=(KeepLayers(first=2),))}, r"model.surgery: .* whose --model is the pretrained/ of"),
+        ({"compare": True}, {"train": Train(early_stopping_patience=2)}, "early_stopping_patience: expected None beside pretrain.c"),
+        ({}, {"model": Model("m", trust_remote_code=True)}, "model.trust_remote_code: expected false beside pretrain"),
+        ({}, {"adapter": PromptTuningConfig(num_virtual_tokens=4)}, "adapter: expected another beside pretrain.objective"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(pretrain: dict[str, Any], fields: dict[str, Any], said: str) -> None:
+    recipe = Recipe(name="x", data=TextData(path="x"), model=Model("m"), pretrain=Pretrain(MaskedLanguage()))
+    with pytest.raises(InputError, match=said):
+        check(dataclasses.replace(recipe, pretrain=dataclasses.replace(recipe.pretrain, **pretrain), **fields))
+
+
+def test_refused_before_anything_is_written(texts: Recipe, tmp_path: Path) -> None:
+    """A family or a model that the objective is not for, and rows that are not there."""
+    swin = Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "swin", "swin")))
+    nowhere = ImageData(path="nowhere")
+    for fields, said in (
+        (
+            {"pretrain": dataclasses.replace(texts.pretrain, rows=("nowhere.csv",))},
+            "nowhere.csv: no such file or folder",
+        ),
+        (
+            {
+                "pretrain": Pretrain(SimCSE()),
+                "model": dataclasses.replace(texts.model, dropout=0.0),
+            },
+            "pretrain.objective: SimCSE tells views apart by dropout",
+        ),
+        # By its config: the data are not looked for.
+        (
+            {"pretrain": Pretrain(MAE()), "model": swin, "data": nowhere},
+            "MAE leaves patches out, and swin needs every patch",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            pipeline.run(dataclasses.replace(texts, **fields), Launch(str(tmp_path / "run")))
+    with pytest.raises(InputError, match=r"--find-lr: expected no pretrain.objective, .* with --model RUN/pretrained"):
+        find_rate(texts, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags(texts: Recipe, tmp_path: Path) -> None:
+    """By flags, by YAML, and back from recipe.json; without an objective the other fields are said to do nothing."""
+    plain = dataclasses.replace(texts, pretrain=Pretrain())
+    flags = ["--pretrain.objective", "{type: MaskedLanguage, span: 10}", "--pretrain.rows", "a.csv", "b.csv"]
+    job = jobs.parse(jobs.RunJob, jobs.RunJob(plain), [*flags, "--pretrain.compare", "--rows-per-class", "20"], "x")
+    assert job.recipe.pretrain == Pretrain(MaskedLanguage(span=10), rows=("a.csv", "b.csv"), compare=True)
+    assert job.recipe.data.rows_per_class == 20
+    deeper = jobs.parse(jobs.RunJob, jobs.RunJob(job.recipe), ["--pretrain.objective.share", "0.2"], "x").recipe
+    assert deeper.pretrain.objective == MaskedLanguage(share=0.2, span=10)
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    assert codec.merge(blank, codec.to_plain(job.recipe)) == job.recipe
+    views = ["--pretrain.objective", "{type: SimCLR, augment: [Flip, {type: Sometimes, operation: Flip}]}"]
+    views += ["--pretrain.objective.temperature", "0.5", "--pretrain.objective.augment.0.p", "0.2"]
+    job = jobs.parse(jobs.RunJob, jobs.RunJob(plain), views, "x")
+    assert job.recipe.pretrain.objective == SimCLR(0.5, augment=(Flip(p=0.2), Sometimes(Flip())))
+    assert codec.merge(blank, codec.to_plain(job.recipe)) == job.recipe
+    assert codec.spelled(SimCLR()) == "SimCLR()" and codec.spelled(MAE(0.5)) == "MAE(share=0.5)"
+    idle = dataclasses.replace(plain, pretrain=Pretrain(rows=("a.csv",)))
+    assert without_effect(idle) == ("pretrain.rows has no effect here: pretrain.objective is not set",)
+    with pytest.raises(InputError, match=r"--pretrain.objective: this is not for search"):
+        jobs.search_job(["nowhere", "--text", "a", "--pretrain.objective", "SimCSE"], "x")

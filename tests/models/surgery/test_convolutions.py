@@ -1,0 +1,129 @@
+"""Kernel sizes and pooling of convolutional networks: values by hand, the same function, stock models that reload."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.surgery.convolutions import SetKernelSize, SetPooling, centred, spread
+
+FAMILIES = ("efficientnet", "poolformer")
+
+
+def pixels() -> torch.Tensor:
+    return torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(pixels()).logits
+
+
+def reloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    model.save_pretrained(folder)
+    return AutoModelForImageClassification.from_pretrained(folder)
+
+
+@pytest.fixture
+def model(classifier: Callable) -> Callable[[str], PreTrainedModel]:
+    return lambda family: copy.deepcopy(classifier(family).model)
+
+
+def kernels(model: PreTrainedModel) -> dict[str, int]:
+    """Sizes of the kernels that can change."""
+    names = ("depthwise_conv.depthwise_conv.weight", "projection.weight")
+    found = {n: t for n, t in model.state_dict().items() if n.endswith(names) and t.ndim == 4}
+    return {n: t.shape[-1] for n, t in found.items()}
+
+
+def test_kernels_by_hand() -> None:
+    kernel = torch.arange(9.0).reshape(1, 1, 3, 3)
+    assert torch.equal(centred(kernel, 5)[0, 0, 1:4, 1:4], kernel[0, 0]) and centred(kernel, 5).sum() == kernel.sum()
+    assert torch.equal(centred(centred(kernel, 5), 3), kernel)
+    assert centred(kernel, 1).item() == 4.0
+    # One weight, spread over nine; nine, gathered in one.
+    assert torch.allclose(spread(torch.tensor([[[[9.0]]]]), 3), torch.ones(1, 1, 3, 3))
+    assert spread(kernel, 1).item() == pytest.approx(36.0)
+    # 3 into 5: the first new weight is three fifths of the first old one, along each side.
+    assert spread(kernel + 1, 5)[0, 0, 0, 0].item() == pytest.approx(0.36)
+    assert spread(kernel, 5).sum().item() == pytest.approx(36.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_larger_centred_kernel_computes_the_same(family: str, model: Callable, tmp_path: Path) -> None:
+    before, after = model(family), SetKernelSize(9)(model(family))
+    assert set(kernels(after).values()) == {9} and max(kernels(before).values()) < 9
+    assert torch.allclose(logits(after), logits(before), atol=1e-5) and logits(before).std() > 1e-3
+    stock = reloaded(after, tmp_path)
+    assert kernels(stock) == kernels(after)
+    assert torch.allclose(logits(stock), logits(after), atol=1e-6)
+
+
+@pytest.mark.parametrize("fill", ["centre", "resize"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_sizes_carry_the_weights_over(family: str, fill: str, model: Callable, tmp_path: Path) -> None:
+    """Down to 3 everywhere, and one stage alone up by two."""
+    before = model(family)
+    after = SetKernelSize(3, fill=fill)(before)
+    sums = {n: t.sum((-2, -1)) for n, t in after.state_dict().items() if n in kernels(after)}
+    assert set(kernels(after).values()) == {3}
+    if fill == "resize":
+        assert all(torch.allclose(s, before.state_dict()[n].sum((-2, -1)), atol=1e-5) for n, s in sums.items())
+    assert logits(after).shape == logits(before).shape
+    one = SetKernelSize(5, stages=(1,), fill=fill)(after)
+    changed = {n for n, size in kernels(one).items() if size != kernels(after)[n]}
+    assert changed and len(changed) < len(kernels(one))
+    # Resizing blurs, so the answers move; zeros around do not.
+    assert torch.allclose(logits(one), logits(after), atol=1e-5) == (fill == "centre")
+    assert torch.allclose(logits(reloaded(one, tmp_path)), logits(one), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "step", "field", "value"),
+    [
+        ("efficientnet", SetPooling(kind="max"), "pooling_type", "max"),
+        ("poolformer", SetPooling(size=5), "pool_size", 5),
+    ],
+)
+def test_pooling(family: str, step: SetPooling, field: str, value, model: Callable, tmp_path: Path) -> None:
+    before = model(family)
+    after = step(before)
+    assert after.config.to_dict()[field] == value != before.config.to_dict()[field]
+    assert not torch.allclose(logits(after), logits(before), atol=1e-4)
+    assert all(torch.equal(t, after.state_dict()[n]) for n, t in before.state_dict().items())
+    assert torch.allclose(logits(reloaded(after, tmp_path)), logits(after), atol=1e-6)
+
+
+def test_max_pooling_by_hand(model: Callable) -> None:
+    """The head reads the largest value of every map."""
+    after = SetPooling(kind="max")(model("efficientnet")).eval()
+    with torch.no_grad():
+        output = after.efficientnet(pixels())
+    assert torch.equal(output.pooler_output, output.last_hidden_state.amax((-2, -1)))
+
+
+@pytest.mark.parametrize(
+    ("step", "family", "message"),
+    [
+        (SetKernelSize(5), "resnet", "SetKernelSize: resnet has none in its config"),
+        (SetKernelSize(5), "convnext", "SetKernelSize: convnext has none in its config"),
+        (SetKernelSize(5), "timm_wrapper", "SetKernelSize: timm_wrapper has none in its config"),
+        (SetKernelSize(5), "vit", "SetKernelSize: vit has none in its config"),
+        (SetKernelSize(4), "efficientnet", "SetKernelSize: size: stage 0 has kernels of 3; .* at least 3, got 4"),
+        (SetKernelSize(1), "efficientnet", "SetKernelSize: size: stage 0 has kernels of 3; .* at least 3, got 1"),
+        (SetKernelSize(1), "poolformer", "SetKernelSize: size: stage 0 has kernels of 7; .* at least 3, got 1"),
+        (SetKernelSize(5, stages=(4,)), "poolformer", "SetKernelSize: stages: poolformer has stages 0 to 3, got 4"),
+        (SetPooling(), "poolformer", "SetPooling: expected kind"),
+        (SetPooling(size=3), "resnet", "SetPooling: resnet has none in its config"),
+        (SetPooling(size=3), "efficientnet", "SetPooling: size: efficientnet has none"),
+        (SetPooling(kind="max"), "poolformer", "SetPooling: kind: poolformer always takes the mean"),
+        (SetPooling(size=4), "poolformer", "SetPooling: size: expected an odd number from 3, got 4"),
+    ],
+)
+def test_refused_by_the_config_alone(step, family: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^model\.surgery: {message}"):
+        step.refuse(AutoConfig.for_model(family))

@@ -1,0 +1,257 @@
+"""Layers kept, dropped, copied, added and begun anew: whose weights are where."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.surgery.layers import AddLayers, DropLayers, DuplicateLayers, KeepLayers, ReinitTopLayers
+
+TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 50}
+BATCH = {"input_ids": torch.arange(5, 25).view(2, 10)}
+
+
+def lively(family: str = "bert", depth: int = 4, **fields) -> PreTrainedModel:
+    """A classifier whose norms and biases are not those that they start with, so that all of them matter."""
+    sizes = TINY | {"num_hidden_layers": depth}
+    if family == "modernbert":
+        sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **sizes | fields)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(**BATCH).logits
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("step", "kept"),
+    [
+        (KeepLayers(first=2), [0, 1]),
+        (KeepLayers(last=2), [2, 3]),
+        (KeepLayers(every=2), [0, 2]),
+        (KeepLayers(every=3), [0, 3]),
+        (KeepLayers(layers=(1, 3)), [1, 3]),
+        (DropLayers(first=1), [1, 2, 3]),
+        (DropLayers(last=3), [0]),
+        (DropLayers(every=2), [1, 3]),
+        (DropLayers(layers=(0, 3)), [1, 2]),
+        (DuplicateLayers(last=1), [0, 1, 2, 3, 3]),
+        (DuplicateLayers(layers=(0, 2, 2)), [0, 0, 1, 2, 2, 2, 3]),
+    ],
+)
+def test_each_layer_has_the_weights_of_the_one_it_was(step, kept: list[int]) -> None:
+    model = lively()
+    after = step(model)
+    layers = after.bert.encoder.layer
+    assert len(layers) == after.config.num_hidden_layers == len(kept)
+    assert all(same(layer, model.bert.encoder.layer[n]) for layer, n in zip(layers, kept, strict=True))
+    assert same(after.bert.embeddings, model.bert.embeddings) and same(after.classifier, model.classifier)
+    if isinstance(step, DuplicateLayers):
+        # Copies with weights of their own: the original does not change with them.
+        with torch.no_grad():
+            layers[-2].output.dense.weight.zero_()
+        assert layers[-1].output.dense.weight.abs().sum() > 0
+
+
+def test_dropping_all_but_one_is_that_one_alone() -> None:
+    """By hand: the embeddings, then layer 2, then the pooler."""
+    model = lively()
+    hidden = model.bert.embeddings(**BATCH)
+    expected = model.classifier(model.bert.pooler(model.bert.encoder.layer[2](hidden)))
+    torch.testing.assert_close(logits(KeepLayers(layers=(2,))(model)), expected)
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-5])
+@pytest.mark.parametrize(
+    "step", [AddLayers(last=1), AddLayers(first=1), AddLayers(layers=(1, 1, 3)), AddLayers(every=1)]
+)
+def test_added_layers_change_nothing_behind_a_norm(step: AddLayers, eps: float) -> None:
+    model = lively("roberta", layer_norm_eps=eps)
+    after = step(model)
+    assert after.config.num_hidden_layers > 4
+    tolerance = 1e-5 if eps < 1e-6 else 1e-4
+    torch.testing.assert_close(logits(after), logits(model), rtol=0, atol=tolerance)
+
+
+def test_an_added_layer_takes_over_the_norm_below() -> None:
+    model = lively()
+    after = AddLayers(layers=(1, 1))(model)
+    layers, old = after.bert.encoder.layer, model.bert.encoder.layer[1].output.LayerNorm
+    assert same(layers[0], model.bert.encoder.layer[0]) and same(layers[4], model.bert.encoder.layer[2])
+    for layer in layers[1:3]:
+        assert torch.equal(layer.output.LayerNorm.weight, torch.ones(16))
+        assert torch.equal(layer.output.LayerNorm.bias, torch.zeros(16))
+    assert same(layers[3].output.LayerNorm, old)
+    for layer in layers[2:4]:
+        assert torch.equal(layer.attention.output.LayerNorm.weight, torch.ones(16))
+        assert layer.output.dense.weight.abs().sum() == layer.attention.output.dense.weight.abs().sum() == 0
+        assert same(layer.intermediate, model.bert.encoder.layer[1].intermediate)
+
+
+def test_an_added_layer_learns() -> None:
+    after = AddLayers(last=1)(lively())
+    after(**BATCH, labels=torch.tensor([0, 1])).loss.backward()
+    added = after.bert.encoder.layer[-1]
+    assert added.output.dense.weight.grad.abs().max() > 0 and added.attention.output.dense.weight.grad.abs().max() > 0
+
+
+def test_an_added_layer_of_swiglu_units_is_silent() -> None:
+    """As DINOv2's giant has them."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    config = AutoConfig.for_model("dinov2", use_swiglu_ffn=True, layerscale_value=1.0, initializer_range=0.5, **sizes)
+    model = AutoModelForImageClassification.from_config(config).eval()
+    pixels = torch.randn(2, 3, 16, 16)
+    after = AddLayers(last=1)(model)
+    assert len(after.dinov2.encoder.layer) == 3
+    torch.testing.assert_close(after(pixels).logits, model(pixels).logits, rtol=0, atol=1e-5)
+
+
+def test_modernbert_keeps_each_layers_kind_of_attention() -> None:
+    model = lively("modernbert", depth=7)
+    full, near = "full_attention", "sliding_attention"
+    assert model.config.layer_types == [full, near, near, full, near, near, full]
+    after = KeepLayers(layers=(0, 2, 3, 6))(model)
+    assert after.config.layer_types == [full, near, full, full]
+    assert [layer.attention_type for layer in after.model.layers] == after.config.layer_types
+    # The first layer has no norm to copy; the added one has, and is of the same kind.
+    added = AddLayers(first=1)(model)
+    assert added.config.layer_types[:3] == [full, full, near]
+    torch.testing.assert_close(logits(added), logits(model), rtol=0, atol=1e-5)
+    for step in (DropLayers(first=1), DuplicateLayers(first=1)):
+        with pytest.raises(InputError, match="modernbert's layer 0 has no norm before its attention"):
+            step.refuse(model.config)
+
+
+def test_a_convolution_beside_the_first_layer() -> None:
+    config = AutoConfig.for_model("deberta-v2", **TINY, num_hidden_layers=3, conv_kernel_size=3)
+    KeepLayers(first=2).refuse(config)
+    assert config.num_hidden_layers == 2
+    for step in (DropLayers(first=1), AddLayers(first=1)):
+        with pytest.raises(InputError, match="a convolution beside layer 0"):
+            step.refuse(config)
+
+
+def test_swins_layers_take_turns() -> None:
+    config = AutoConfig.for_model("swin", depths=[2, 4])
+    DropLayers(layers=(2, 3)).refuse(config)
+    assert config.depths == [2, 2]
+    DropLayers(layers=(1, 3)).refuse(config)
+    assert config.depths == [1, 1]
+    config = AutoConfig.for_model("swin", depths=[2, 4])
+    with pytest.raises(InputError, match="layer 4 of swin would come to place 1 of stage 1"):
+        DropLayers(layers=(3,)).refuse(config)
+    with pytest.raises(InputError, match="stage 0 of swin would have no layer left"):
+        KeepLayers(last=4).refuse(config)
+
+
+@pytest.mark.parametrize("family", ["resnet", "efficientnet"])
+def test_the_way_into_a_stage_stays_and_stays_alone(family: str) -> None:
+    config = AutoConfig.for_model(
+        family,
+        **({"depths": [2, 3]} if family == "resnet" else {"num_block_repeats": [2, 3], "depth_coefficient": 1.0}),
+    )
+    for step in (DropLayers(layers=(2,)), DuplicateLayers(layers=(2,)), AddLayers(layers=(2,)), KeepLayers(first=2)):
+        with pytest.raises(InputError, match=f"layer 2 of {family} is the way into stage 1: it must stay, and stay"):
+            step.refuse(config)
+
+
+def test_efficientnet_multiplies_its_depths() -> None:
+    """1.2 times (1, 2, 3), rounded up, are 2, 3 and 4 blocks; the padding of some is told by their numbers."""
+    config = AutoConfig.for_model(
+        "efficientnet", num_block_repeats=[1, 2, 3], depth_coefficient=1.2, depthwise_padding=[2, 5]
+    )
+    DropLayers(layers=(1, 4)).refuse(config)
+    assert (config.num_block_repeats, config.depth_coefficient) == ([1, 2, 4], 1.0)
+    assert config.depthwise_padding == [1, 3]
+    AddLayers(layers=(2,)).refuse(config)
+    assert (config.num_block_repeats, config.depthwise_padding) == ([1, 3, 4], [1, 4])
+
+
+def test_bottlenecks_add_nothing_by_their_last_norm() -> None:
+    """The norms inside stay, so that all of the new layer learns from the second step on."""
+    config = AutoConfig.for_model("resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2])
+    model = AutoModelForImageClassification.from_config(config).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    after = AddLayers(layers=(3,))(model)
+    torch.testing.assert_close(after(pictures).logits, model(pictures).logits, rtol=0, atol=1e-6)
+    norms = [layer.normalization for layer in after.resnet.encoder.stages[1].layers[2].layer]
+    assert [bool(norm.weight.any()) for norm in norms] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "error"),
+    [
+        ("resnet", {"hidden_act": "gelu"}, "this resnet has gelu behind each layer"),
+        ("poolformer", {"use_layer_scale": False}, "this poolformer has no layer scales"),
+    ],
+)
+def test_where_no_layer_can_be_silent(family: str, fields: dict, error: str) -> None:
+    with pytest.raises(InputError, match=f"AddLayers: {error}"):
+        AddLayers(last=1).refuse(AutoConfig.for_model(family, **fields))
+
+
+def test_the_features_of_a_backbone_follow_the_depth() -> None:
+    config = AutoConfig.for_model("dinov2", num_hidden_layers=12)
+    assert config.out_features == ["stage12"]
+    KeepLayers(first=3).refuse(config)
+    assert (config.out_features, config.out_indices, len(config.stage_names)) == (["stage3"], [3], 4)
+
+
+def test_reinitialised_layers_are_as_pretraining_starts() -> None:
+    model = lively(initializer_range=0.5)
+    torch.manual_seed(1)
+    after = ReinitTopLayers(2, pooler=True)(model)
+    before, layers = model.bert.encoder.layer, after.bert.encoder.layer
+    assert same(layers[0], before[0]) and same(layers[1], before[1]) and same(after.classifier, model.classifier)
+    for layer in layers[2:]:
+        assert torch.equal(layer.output.LayerNorm.weight, torch.ones(16))
+        assert torch.equal(layer.output.dense.bias, torch.zeros(16))
+        assert layer.output.dense.weight.std().item() == pytest.approx(0.5, rel=0.2)
+    assert torch.equal(after.bert.pooler.dense.bias, torch.zeros(16))
+    kept = ReinitTopLayers(1)(model)
+    assert same(kept.bert.pooler, model.bert.pooler) and same(kept.bert.encoder.layer[2], before[2])
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (KeepLayers(), "KeepLayers: expected one of first, last, every or layers, got none"),
+        (KeepLayers(first=1, last=1), "expected one of first, last, every or layers, got first, last"),
+        (KeepLayers(first=5), "first: expected 1 to 4, as many layers as there are, got 5"),
+        (DropLayers(every=0), "every: expected 1 to 4, as many layers as there are, got 0"),
+        (KeepLayers(layers=(3, 1)), r"layers: expected rising numbers from 0 to 3, got \[3, 1\]"),
+        (DropLayers(layers=(4,)), r"layers: expected rising numbers from 0 to 3, got \[4\]"),
+        (KeepLayers(layers=(1, 1)), r"layers: expected each number once, got \[1, 1\]"),
+        (DropLayers(first=4), "all 4 layers would be gone; leave at least one"),
+        (ReinitTopLayers(5), "count: expected 1 to 4, got 5"),
+    ],
+)
+def test_refused(step, error: str) -> None:
+    with pytest.raises(InputError, match=error):
+        step.refuse(AutoConfig.for_model("bert", num_hidden_layers=4))
+
+
+def test_a_pooler_that_pretraining_never_saw() -> None:
+    with pytest.raises(InputError, match="pooler: expected false, roberta has no pretrained pooler"):
+        ReinitTopLayers(1, pooler=True).refuse(AutoConfig.for_model("roberta"))

@@ -1,0 +1,124 @@
+"""Stochastic depth and LayerDrop: what a layer gives when it is passed over, and where that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
+from hf_finetune.models.loading import Loaded
+from hf_finetune.models.surgery.skip_layers import LayerDrop, Skip, StochasticDepth
+
+
+class AddOne(nn.Module):
+    """A layer by hand: what it adds is 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
+@pytest.mark.parametrize(("rescale", "added"), [(False, 1.0), (True, 4.0)])
+def test_a_row_is_passed_over_or_gets_what_the_layer_adds(rescale: bool, added: float) -> None:
+    layer, x = AddOne(), torch.randn(4000, 3, 2)
+    layer.register_forward_hook(Skip(0.75, rescale))
+    torch.manual_seed(0)
+    difference = layer(x) - x
+    passed = difference.abs().amax((1, 2)) == 0
+    torch.testing.assert_close(difference[~passed], torch.full_like(difference[~passed], added), rtol=0, atol=1e-5)
+    assert passed.float().mean().item() == pytest.approx(0.75, abs=0.03)
+    if rescale:
+        assert difference.mean().item() == pytest.approx(1.0, abs=0.15)
+    assert torch.equal(layer.eval()(x), x + 1)
+
+
+def test_chances_over_the_layers(classifier: Callable[..., Loaded]) -> None:
+    def rates(step: StochasticDepth | LayerDrop, family: str) -> list[float]:
+        model = step(classifier(family).model)
+        layers = model.vit.layers if family == "vit" else model.bert.encoder.layer
+        return [hook.rate for layer in layers for hook in layer._forward_hooks.values()]
+
+    assert rates(StochasticDepth(0.4), "vit") == [0.0, 0.2, 0.4]
+    assert rates(StochasticDepth(0.4, "constant"), "vit") == [0.4, 0.4, 0.4]
+    assert rates(LayerDrop(0.4), "bert") == [0.4, 0.4, 0.4]
+    assert rates(LayerDrop(0.4, "linear"), "bert") == [0.0, 0.2, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("family", "step"),
+    [
+        ("vit", StochasticDepth(0.5)),
+        ("modernbert", StochasticDepth(0.5)),
+        ("dinov2", StochasticDepth(0.5)),
+        ("dinov2", StochasticDepth(0.5, "constant")),
+        ("beit", StochasticDepth(0.5)),
+        ("beit", StochasticDepth(0.5, "constant")),
+        ("swin", StochasticDepth(0.5)),
+        ("convnext", StochasticDepth(0.5)),
+        ("poolformer", StochasticDepth(0.5)),
+        *(
+            (family, LayerDrop(0.5))
+            for family in ("bert", "roberta", "distilbert", "deberta-v2", "mpnet", "electra", "vit")
+        ),
+    ],
+)
+def test_training_alone_is_random(family: str, step, classifier: Callable[..., Loaded], inputs) -> None:
+    batch = {name: tensor.repeat(4, *[1] * (tensor.ndim - 1)) for name, tensor in inputs(family).items()}
+    model = classifier(family, dropout=0.0).model
+    with torch.no_grad():
+        expected = model(**batch).logits
+        after = step(model)
+        torch.testing.assert_close(after(**batch).logits, expected, rtol=0, atol=1e-6)
+        after.train()
+        torch.manual_seed(0)
+        first = after(**batch).logits
+        assert not torch.equal(first, after(**batch).logits)
+        torch.manual_seed(0)
+        assert torch.equal(after(**batch).logits, first)
+
+
+def test_where_the_config_says_it(classifier: Callable[..., Loaded]) -> None:
+    said = StochasticDepth(0.3)(classifier("beit").model)
+    assert said.config.drop_path_rate == 0.3 and not any(layer._forward_hooks for layer in said.beit.layers)
+    # Its config knows no other schedule, so this one is for training alone.
+    other = StochasticDepth(0.3, "constant")(classifier("beit").model)
+    assert other.config.drop_path_rate == 0.0 and all(layer._forward_hooks for layer in other.beit.layers)
+
+
+def test_every_weight_has_a_gradient_though_its_layer_is_passed_over(classifier: Callable[..., Loaded], inputs) -> None:
+    """Processes that share gradients wait for all of them."""
+    model = LayerDrop(0.999)(classifier("bert").model).train()
+    model(**inputs("bert"), labels=torch.tensor([0, 1])).loss.backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_a_last_layer_for_the_first_token_alone(classifier: Callable[..., Loaded], inputs) -> None:
+    model, batch = LayerDrop(0.5)(classifier("bert", dropout=0.0).model).train(), inputs("bert")
+    torch.manual_seed(0)
+    whole = model(**batch).logits
+    assert first_token_alone(model) is not None
+    torch.manual_seed(0)
+    torch.testing.assert_close(model(**batch).logits, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "step", "error"),
+    [
+        ("bert", StochasticDepth(0.1), "bert normalises after adding; use LayerDrop"),
+        ("vit", StochasticDepth(1.0), "rate: expected at least 0 and below 1, got 1.0"),
+        ("swin", StochasticDepth(0.1, "constant"), "schedule: swin has the linear one alone"),
+        ("swin", LayerDrop(0.1), "swin has stages; use StochasticDepth"),
+        ("resnet", LayerDrop(0.1), "resnet has stages; leave it out"),
+        ("resnet", StochasticDepth(0.1), "resnet's config has no such rate; leave it out"),
+        ("efficientnet", StochasticDepth(0.1), r"efficientnet's config has no such rate; use SetDropout\(hidden=...\)"),
+        ("albert", LayerDrop(0.1), "albert has one layer for all; leave it out"),
+        ("bert", LayerDrop(float("nan")), "rate: expected at least 0 and below 1, got nan"),
+    ],
+)
+def test_refused(family: str, step, error: str) -> None:
+    with pytest.raises(InputError, match=error):
+        step.refuse(AutoConfig.for_model(family))

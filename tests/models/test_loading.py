@@ -1,0 +1,504 @@
+"""Tokenizers, image processors and classifiers from checkpoints: what is loaded, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text_checkpoint
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoTokenizer,
+    BitImageProcessor,
+    ConvNextImageProcessor,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    EfficientNetImageProcessor,
+    GPT2Config,
+    GPT2Model,
+    PoolFormerImageProcessor,
+    ViTImageProcessor,
+)
+
+from hf_finetune.errors import InputError
+from hf_finetune.models import loading, processors
+from hf_finetune.models.freezing import freeze_batch_norm
+from hf_finetune.models.heads import classification_layer
+from hf_finetune.models.loading import load_classifier
+from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
+from hf_finetune.models.surgery.layers import ReinitTopLayers
+
+FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
+FRESH = {
+    "roberta": ("classifier.dense", "classifier.out_proj"),
+    "electra": ("classifier.dense", "classifier.out_proj"),
+    "mpnet": ("classifier.dense", "classifier.out_proj"),
+    "distilbert": ("pre_classifier", "classifier"),
+    "deberta-v2": ("pooler.dense", "classifier"),
+    "modernbert": ("head.dense", "head.norm", "classifier"),
+    "resnet": ("classifier.1",),
+    "poolformer": ("norm", "classifier"),
+}
+TEXT = {"task": "text-classification", "labels": ["a", "b", "c"]}
+IMAGE = {"task": "image-classification", "labels": ["a", "b", "c"]}
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path: Path) -> Path:
+    """A copy of the tiny BERT that a test may change."""
+    return Path(shutil.copytree(checkpoint("bert"), tmp_path / "bert"))
+
+
+def edit(path: Path, **entries) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def rewrite(folder: Path, change) -> None:
+    """Replace the weights by what `change` makes of them."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def refusal(call) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- classifiers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, classifier, inputs, checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture):
+    checkpoint(family)
+    capfd.readouterr()
+    loaded = classifier(family)
+    assert capfd.readouterr().err == ""
+    model = loaded.model
+    assert loaded.fresh == FRESH.get(family, ("classifier",))
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    with torch.no_grad():
+        assert model.eval()(**inputs(family)).logits.shape == (2, 3)
+    model.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.id2label == {0: "bad", 1: "good", 2: "so-so"} and config.label2id["so-so"] == 2
+    assert config.problem_type == "single_label_classification"
+    assert config.architectures == [type(model).__name__]
+    assert str(checkpoint(family)) not in (tmp_path / "config.json").read_text()
+
+
+def test_notes_are_logged(checkpoint, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO", logger="hf_finetune"):
+        loaded = load_classifier(checkpoint("vit"), **IMAGE, seed=7)
+    assert tuple(caplog.messages) == loaded.notes
+    assert any("classifier" in n and "seed 7" in n for n in loaded.notes)
+    assert any("pooler" in n and "not used" in n for n in loaded.notes)
+
+
+def test_half_precision_becomes_float32(folder: Path):
+    rewrite(folder, lambda weights: {k: v.bfloat16() for k, v in weights.items()})
+    edit(folder / "config.json", dtype="bfloat16")
+    model = load_classifier(folder, **TEXT).model
+    stored = load_file(folder / "model.safetensors")
+    assert model.dtype == torch.float32 and model.config.dtype == torch.float32
+    key = "embeddings.word_embeddings.weight"
+    assert torch.equal(model.bert.get_parameter(key), stored[key].float())
+
+
+@pytest.mark.parametrize("family", ["roberta", "vit"])
+def test_the_seed_decides_the_head_and_nothing_else(family: str, classifier):
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    first = classifier(family, seed=5).model.state_dict()
+    assert torch.equal(torch.rand(3), expected)
+    torch.rand(100)
+    second, other = classifier(family, seed=5).model.state_dict(), classifier(family, seed=6).model.state_dict()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    different = {k for k in first if not torch.equal(first[k], other[k])}
+    assert different and all(k.startswith("classifier") for k in different)
+
+
+def test_a_head_in_another_order_answers_by_name(classifier, inputs, tmp_path: Path):
+    """Three classes turned round, so that no swap undoes itself."""
+    old = classifier("roberta", labels=["x", "y", "z"]).model
+    with torch.no_grad():
+        old.classifier.out_proj.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    old.save_pretrained(tmp_path)
+    turned = load_classifier(tmp_path, task="text-classification", labels=["y", "z", "x"], seed=9)
+    assert turned.fresh == () and turned.model.config.id2label == {0: "y", 1: "z", 2: "x"}
+    assert any("a head for these 3 classes, in another order than the data's; they are" in n for n in turned.notes)
+    with torch.no_grad():
+        first, second = (model.eval()(**inputs("roberta")).logits for model in (old, turned.model))
+    assert torch.equal(second, first[:, [1, 2, 0]])
+    dropped = load_classifier(tmp_path, task="text-classification", labels=["y", "z", "x"], seed=9, keep_head=False)
+    assert dropped.fresh == ("classifier.out_proj",)
+
+
+@pytest.mark.parametrize(("family", "layer"), [("bert", "classifier"), ("roberta", "classifier.out_proj")])
+def test_head_for_other_classes_does_not_decide(family: str, layer: str, classifier, tmp_path: Path):
+    """As many classes under other names: whatever the old head answered would be wrong."""
+    old = classifier(family, labels=["x", "y"]).model
+    old.save_pretrained(tmp_path)
+    labels = ["spam", "ham"]
+    first, second = (load_classifier(tmp_path, task="text-classification", labels=labels, seed=9) for _ in range(2))
+    assert first.fresh == (layer,) and any("replaced" in n for n in first.notes)
+    weight = first.model.get_parameter(f"{layer}.weight")
+    assert not torch.allclose(weight, old.get_parameter(f"{layer}.weight"), atol=1e-3)
+    assert torch.equal(weight, second.model.get_parameter(f"{layer}.weight"))
+
+
+def test_head_of_another_size_is_replaced(classifier, tmp_path: Path):
+    loaded = classifier("bert", labels=["x", "y"])
+    loaded.model.save_pretrained(tmp_path)
+    kept = load_classifier(tmp_path, task="text-classification", labels=["x", "y"], seed=9)
+    assert kept.fresh == () and any("has a head for these 2 classes" in n for n in kept.notes)
+    assert torch.equal(kept.model.classifier.weight, loaded.model.classifier.weight)
+    dropped = load_classifier(tmp_path, task="text-classification", labels=["x", "y"], seed=9, keep_head=False)
+    assert dropped.fresh == ("classifier",) and not any("has a head" in n for n in dropped.notes)
+    assert any(
+        "its head for 2 classes is replaced: what is pretrained is the encoder alone" in n for n in dropped.notes
+    )
+    assert not torch.allclose(dropped.model.classifier.weight, loaded.model.classifier.weight, atol=1e-3)
+    replaced = load_classifier(tmp_path, **TEXT, seed=9)
+    assert replaced.fresh == ("classifier",) and any("replaced" in n for n in replaced.notes)
+    assert replaced.model.classifier.weight.shape == (3, 32)
+    assert torch.isfinite(replaced.model.classifier.weight).all()
+    assert torch.equal(
+        replaced.model.classifier.weight, load_classifier(tmp_path, **TEXT, seed=9).model.classifier.weight
+    )
+
+
+def test_missing_pooler_is_fresh(folder: Path):
+    rewrite(folder, lambda weights: {k: v for k, v in weights.items() if "pooler" not in k})
+    assert load_classifier(folder, **TEXT).fresh == ("bert.pooler.dense", "classifier")
+
+
+def test_missing_encoder_weight_warns(folder: Path, caplog: pytest.LogCaptureFixture):
+    gone = "encoder.layer.1.output.dense.weight"
+    rewrite(folder, lambda weights: {k: v for k, v in weights.items() if k != gone})
+    loaded = load_classifier(folder, **TEXT)
+    assert loaded.fresh == ("bert.encoder.layer.1.output.dense", "classifier")
+    assert any(r.levelname == "WARNING" and f"bert.{gone}" in r.message for r in caplog.records)
+
+
+def test_weights_of_another_model(folder: Path):
+    encoder = load_file(folder / "model.safetensors")
+    rewrite(folder, lambda weights: {f"h.{i}.attn.weight": v for i, v in enumerate(weights.values())})
+    assert "none of its weights fits BertForSequenceClassification" in refusal(lambda: load_classifier(folder, **TEXT))
+    rewrite(folder, lambda _: {k: v for k, v in encoder.items() if "embeddings" in k})
+    assert "do not belong together" in refusal(lambda: load_classifier(folder, **TEXT))
+    rewrite(folder, lambda _: encoder)
+    edit(folder / "config.json", vocab_size=500)
+    rows = len(encoder["embeddings.word_embeddings.weight"])
+    expected = f"word_embeddings.weight has the shape [{rows}, 32], its config.json says [500, 32]"
+    assert expected in refusal(lambda: load_classifier(folder, **TEXT))
+
+
+def test_other_kinds_of_model(checkpoint, tmp_path: Path):
+    assert "bert is a text model" in refusal(lambda: load_classifier(checkpoint("bert"), **IMAGE))
+    assert "vit is an image model" in refusal(lambda: load_classifier(checkpoint("vit"), **TEXT))
+    GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=20, n_positions=8)).save_pretrained(tmp_path)
+    assert "gpt2 generates text" in refusal(lambda: load_classifier(tmp_path, **TEXT))
+
+
+def test_config_of_a_wrong_type(folder: Path):
+    edit(folder / "config.json", hidden_size="wide")
+    assert "config.json" in refusal(lambda: load_classifier(folder, **TEXT))
+    edit(folder / "config.json", hidden_size=30)
+    assert refusal(lambda: load_classifier(folder, **TEXT)).startswith(str(folder))
+
+
+def test_distilled_deit_becomes_the_plain_class(tmp_path: Path):
+    """The class with a head for a teacher, which such a checkpoint's config names, is for a student alone."""
+    config = DeiTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8
+    )
+    DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path)
+    loaded = load_classifier(tmp_path, **IMAGE)
+    assert type(loaded.model).__name__ == "DeiTForImageClassification"
+    assert loaded.fresh == ("classifier",)
+
+
+def test_a_family_whose_number_of_classes_is_a_field_of_its_own(tmp_path: Path):
+    config = AutoConfig.for_model(
+        "pvt", hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1] * 4, image_size=32, mlp_ratios=[1] * 4
+    )
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    loaded = load_classifier(tmp_path, **IMAGE)
+    assert classification_layer(loaded.model).out_features == len(IMAGE["labels"]) == loaded.model.config.num_labels
+
+
+def test_layers_begun_anew_are_other_ones_even_from_the_checkpoints_own_seed(tmp_path: Path):
+    folder = tiny_text_checkpoint(tmp_path, "bert")
+    before = load_classifier(folder, **TEXT).model.bert.encoder.layer[-1].output.dense.weight
+    for seed in range(3):
+        loaded = load_classifier(folder, **TEXT, seed=seed, surgery=(ReinitTopLayers(1),))
+        assert (loaded.model.bert.encoder.layer[-1].output.dense.weight - before).abs().min() > 0
+
+
+# --- dropout and attention
+
+
+def rates(model: nn.Module) -> set[float]:
+    return {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_is_set_everywhere_and_survives(family: str, classifier, inputs, tmp_path: Path):
+    loaded = classifier(family, dropout=0.25)
+    model = loaded.model
+    if family == "resnet":
+        assert any("has no dropout" in n for n in loaded.notes)
+        return
+    # EfficientNet's grow with depth.
+    assert rates(model) <= {0.25} or (family == "efficientnet" and max(rates(model)) == 0.25)
+    assert rates(model) or family in ("convnext", "poolformer")
+    model.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path).to_dict()
+    assert {config[k] for k in config if "drop" in k} == {0.25}
+    batch = inputs(family)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        assert not torch.equal(model.train()(**batch).logits, model.eval()(**batch).logits)
+        without = classifier(family, dropout=0.0).model
+        freeze_batch_norm(without)
+        assert torch.equal(without.train()(**batch).logits, without.eval()(**batch).logits)
+
+
+def test_dropout_unset_is_the_checkpoints(classifier):
+    assert rates(classifier("bert").model) == {0.1}
+    assert rates(classifier("distilbert").model) == {0.1, 0.2}
+
+
+def test_dropout_that_no_config_governs(classifier):
+    model = classifier("bert", dropout=0.3).model
+    model.bert.encoder.layer[0].output.dropout.p = 0.1
+    assert "bert.encoder.layer.0.output.dropout" in refusal(lambda: loading._check_dropout(model, 0.3))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the default is another one there")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eager_is_the_default_without_an_accelerator(family: str, classifier):
+    assert classifier(family).model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "vit", "swin"])
+def test_sdpa_gives_the_same(family: str, classifier, inputs):
+    fast, plain = (classifier(family, attn_implementation=a).model.eval() for a in ("sdpa", "eager"))
+    assert fast.config._attn_implementation == "sdpa"
+    with torch.no_grad():
+        torch.testing.assert_close(fast(**inputs(family)).logits, plain(**inputs(family)).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "mpnet", "convnext", "resnet"])
+def test_sdpa_where_there_is_none(family: str, classifier):
+    message = refusal(lambda: classifier(family, attn_implementation="sdpa"))
+    assert message == f"model.attn_implementation: {family} has no sdpa attention; expected eager"
+
+
+# --- tokenizers
+
+SAMPLE = ["the movie was great", "a boring plot"]
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_tokenizer_and_model_fit(family: str, checkpoint, classifier, tmp_path: Path):
+    tokenizer = load_tokenizer(checkpoint(family), max_length=16, sample=SAMPLE)
+    batch = tokenizer(SAMPLE, ["so good", "so bad"], padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        assert classifier(family).model(**batch).logits.shape == (2, 3)
+    tokenizer.save_pretrained(tmp_path)
+    stored = AutoTokenizer.from_pretrained(tmp_path)
+    assert stored.model_max_length == 16
+    assert len(stored("so " * 50, truncation=True)["input_ids"]) == 16
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_longest_input(family: str, checkpoint, classifier, caplog: pytest.LogCaptureFixture):
+    """The limit is where the position table ends: one token more and the model itself fails."""
+    limited = family not in ("deberta-v2", "modernbert")
+    limit = position_limit(AutoConfig.from_pretrained(checkpoint(family)))
+    assert limit == (64 if limited else None)
+    load_tokenizer(checkpoint(family), max_length=64, sample=SAMPLE)
+    assert caplog.messages == []
+    model = classifier(family).model.eval()
+    with torch.no_grad():
+        model(input_ids=torch.full((1, 64), 9))
+        if limited:
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=torch.full((1, 65), 9))
+            message = refusal(lambda: load_tokenizer(checkpoint(family), max_length=65, sample=SAMPLE))
+            assert message.startswith("data.max_length: 65") and "64 tokens" in message
+        else:
+            model(input_ids=torch.full((1, 65), 9))
+            load_tokenizer(checkpoint(family), max_length=65, sample=SAMPLE)
+            assert "more than the 64" in caplog.text
+
+
+def without_tokenizer(folder: Path) -> Path:
+    for path in folder.glob("*token*"):
+        path.unlink()
+    return folder
+
+
+def test_blank_tokenizers_are_refused(folder: Path):
+    """transformers itself returns five special tokens here."""
+    without_tokenizer(folder)
+    assert len(AutoTokenizer.from_pretrained(folder)) == 5
+    assert "no tokenizer in it" in refusal(lambda: load_tokenizer(folder, max_length=16, sample=SAMPLE))
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    assert "has 5 tokens, the model" in refusal(lambda: load_tokenizer(folder, max_length=16, sample=SAMPLE))
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split()]))
+    assert len(load_tokenizer(folder, max_length=16, sample=SAMPLE)) == 5 + len(WORDS.split())
+
+
+def test_unknown_tokens(folder: Path, checkpoint, caplog: pytest.LogCaptureFixture):
+    foreign = ["кино", "это", "хорошо", "плохо"]
+    load_tokenizer(folder, max_length=16, sample=["the movie", "it was good", *foreign[:1]])
+    assert caplog.messages == []
+    # Five known words, two unknown ones.
+    load_tokenizer(folder, max_length=16, sample=["the movie", "it was good", *foreign[:2]])
+    assert "does not know 29%" in caplog.text
+    assert "does not know 100%" in refusal(lambda: load_tokenizer(folder, max_length=16, sample=foreign))
+    load_tokenizer(folder, max_length=16, sample=["", "  "])
+
+
+def test_tokenizer_of_a_larger_model(folder: Path, tmp_path: Path):
+    small = tiny_text_checkpoint(tmp_path / "small", vocab_size=100)
+    assert "gives token" in refusal(lambda: load_tokenizer(small, max_length=16, sample=SAMPLE))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["{not json", "{}"])
+def test_broken_tokenizer_files(folder: Path, name: str, content: str):
+    (folder / name).write_text(content)
+    if (name, content) == ("tokenizer_config.json", "{}"):
+        load_tokenizer(folder, max_length=16, sample=SAMPLE)
+    else:
+        assert refusal(lambda: load_tokenizer(folder, max_length=16, sample=SAMPLE)).startswith(str(folder))
+
+
+@pytest.mark.parametrize(("family", "name"), [("deberta-v2", "spm.model"), ("albert", "spiece.model")])
+def test_sentencepiece_remedy(family: str, name: str, checkpoint, tmp_path: Path):
+    copied = without_tokenizer(Path(shutil.copytree(checkpoint(family), tmp_path / family)))
+    (copied / name).write_bytes(b"no sentencepiece model")
+    message = refusal(lambda: load_tokenizer(copied, max_length=16, sample=SAMPLE))
+    assert "pip install sentencepiece protobuf" in message
+
+
+def test_chat_templates_are_dropped(folder: Path, tmp_path: Path):
+    """One of them is named so that saving it would write outside the folder."""
+    template = [{"name": "default", "template": "x"}, {"name": "../../evil", "template": "x"}]
+    edit(folder / "tokenizer_config.json", chat_template=template)
+    tokenizer = load_tokenizer(folder, max_length=16, sample=SAMPLE)
+    tokenizer.save_pretrained(tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_nystromformer_of_one_length_is_refused(tmp_path: Path):
+    """As many landmarks as a segment has tokens is attention between all, of any length; fewer are not filled up to."""
+    options = {"task": "text-classification", "labels": ["a", "b"]}
+    ids = torch.randint(5, 100, (2, 12), generator=torch.Generator().manual_seed(0))
+    loaded = load_classifier(tiny_text_checkpoint(tmp_path / "all", "nystromformer"), **options)
+    assert loaded.model.eval()(input_ids=ids).logits.isfinite().all()
+    folder = tiny_text_checkpoint(tmp_path / "few", "nystromformer", num_landmarks=4)
+    said = refusal(lambda: load_classifier(folder, **options))
+    assert said.startswith(f"{folder}: num_landmarks 4 takes texts of exactly 64 tokens")
+
+
+# --- image processors
+
+
+def test_image_processor(checkpoint):
+    processor = load_image_processor(checkpoint("vit"))
+    pixels = processor(np.full((20, 30, 3), 255, dtype=np.uint8), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 32, 32)
+    # ViT's own mean and deviation are .5: white is (1 - .5) / .5.
+    assert torch.allclose(pixels, torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("processor", "size"),
+    [
+        (ViTImageProcessor(size={"height": 32, "width": 32}), {"height": 64, "width": 64}),
+        (ConvNextImageProcessor(size={"shortest_edge": 32}), {"shortest_edge": 64}),
+        (EfficientNetImageProcessor(size={"height": 32, "width": 32}), {"height": 64, "width": 64}),
+        # DINOv2's: the middle 224 of 256 pixels, and 64 of 73 then.
+        (
+            BitImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}),
+            {"shortest_edge": 73},
+        ),
+        (PoolFormerImageProcessor(), {"shortest_edge": 64}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_image_processor_of_another_size(processor, size: dict[str, int], tmp_path: Path, checkpoint):
+    """As large as asked for, whatever the family's way of making pictures, and saved so."""
+    folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "copy"))
+    processor.save_pretrained(folder)
+    before, after = load_image_processor(folder), load_image_processor(folder, image_size=64)
+    assert before.to_dict()["size"] != size == after.to_dict()["size"]
+    picture = np.full((90, 90, 3), 255, dtype=np.uint8)
+    assert after(picture, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+    after.save_pretrained(folder)
+    assert load_image_processor(folder).to_dict() == after.to_dict()
+
+
+def test_without_a_processor_imagenet_is_assumed_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = tiny_image_checkpoint(tmp_path, "vit", image_size=48)
+    (folder / "preprocessor_config.json").unlink()
+    processor = load_image_processor(folder)
+    assert "no preprocessor_config.json" in caplog.text and "48x48" in caplog.text
+    pixels = processor(np.full((20, 30, 3), 255, dtype=np.uint8), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 48, 48)
+    expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(pixels[0, :, 0, 0], expected)
+
+
+@pytest.mark.parametrize("content", ["{not json", '{"image_processor_type": "NoSuchProcessor"}'])
+def test_broken_processor(tmp_path: Path, content: str):
+    folder = tiny_image_checkpoint(tmp_path, "vit")
+    (folder / "preprocessor_config.json").write_text(content)
+    assert refusal(lambda: load_image_processor(folder)).startswith(str(folder))
+
+
+def test_a_side_that_is_no_number(tmp_path: Path):
+    """As a config's image_size of two numbers leaves it where one is written for each side."""
+    folder = tiny_image_checkpoint(tmp_path, "vit")
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"size": {"height": [32, 32], "width": 32}}))
+    expected = f"{folder}: its image processor cannot be loaded: size.height: expected a number of pixels, got [32, 32]"
+    assert refusal(lambda: load_image_processor(folder)) == expected
+
+
+def test_two_numbers_in_the_config_are_height_and_width(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = tiny_image_checkpoint(tmp_path, "vit")
+    (folder / "preprocessor_config.json").unlink()
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_size": [32, 48]}))
+    pixels = load_image_processor(folder)(np.zeros((20, 30, 3), dtype=np.uint8), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 32, 48) and "32x48" in caplog.text
+
+
+def test_pictures_without_torchvision(checkpoint, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processors, "find_spec", lambda name: None)
+    assert "pip install 'hf_finetune[vision]'" in refusal(lambda: load_image_processor(checkpoint("vit")))
+
+
+def test_a_head_whose_classes_are_numbered_otherwise_is_replaced(tmp_path: Path) -> None:
+    """Whose rows are whose is not known, even where the names are ours."""
+    folder = tiny_text_checkpoint(tmp_path / "bert")
+    load_classifier(str(folder), task="text-classification", labels=("a", "b"), seed=1).model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert load_classifier(str(folder), task="text-classification", labels=("a", "b")).fresh == ()
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"1": "a", "2": "b"}}))
+    loaded = load_classifier(str(folder), task="text-classification", labels=("a", "b"))
+    assert loaded.fresh == ("classifier",) and any("2 other classes (1: a, 2: b)" in note for note in loaded.notes)

@@ -1,0 +1,150 @@
+"""The floors of the package: a module imports from its own folder and from floors below it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_finetune
+
+ROOT = Path(hf_finetune.__file__).parent
+FLOORS = [
+    {"errors", "utils"},
+    # Neither knows the other. Augmentation with language models loads checkpoints, so `models` is below it.
+    {"data", "models"},
+    {"augmentation", "evaluation"},
+    {"features", "training"},
+    {"distillation", "pretraining"},
+    {"config"},
+    {"hub"},
+    {"pipeline"},
+    {"inference", "doctor"},
+    {"search"},
+    {"cli"},
+    {"", "__main__"},
+]
+LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
+MOST_ENTRIES = 21
+# What describes a recipe or prepares a command line must stay cheap to import.
+CHEAP = ("__init__.py", "errors.py", *(f"cli/{name}.py" for name in ("main", "jobs", "arguments", "doctor", "shipped")))
+HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn"}
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in ROOT.rglob("*.py") if "_recipes" not in p.parts)
+
+
+def is_cheap(path: Path) -> bool:
+    relative = path.relative_to(ROOT)
+    return str(relative) in CHEAP or relative.parts[0] == "config" or path.stem == "config"
+
+
+def part(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_few_entries_at_the_root() -> None:
+    assert len([p for p in ROOT.iterdir() if p.name not in ("__pycache__", "_recipes")]) <= MOST_ENTRIES
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down(path: Path) -> None:
+    mine = part(path)
+    for name in imports(path):
+        pieces = name.split(".")
+        if pieces[0] != "hf_finetune":
+            continue
+        other = pieces[1] if len(pieces) > 1 and pieces[1] in LEVEL else ""
+        lower = LEVEL[other] < LEVEL[mine] or other == "errors"
+        assert other == mine or lower, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_few_modules_know_the_recipe() -> None:
+    """The rooms that do the work take what they need of it, and not the whole of it."""
+    knows = [p for p in modules() if any(name.startswith("hf_finetune.config.recipe") for name in imports(p))]
+    assert {part(p) for p in knows} <= {"config", "hub", "pipeline", "search", "cli", ""}
+
+
+def test_no_circles_inside_a_floor() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in modules():
+        name = ".".join(["hf_finetune", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
+        graph[name] = {i for i in imports(path) if i.startswith("hf_finetune.")}
+    reachable = {
+        name: {m for m in graph if any(i == m or i.startswith(f"{m}.") for i in names) and m != "hf_finetune"}
+        for name, names in graph.items()
+    }
+
+    finished: set[str] = set()
+
+    def walk(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name in finished:
+            return
+        for other in reachable[name] - {name}:
+            walk(other, (*trail, name))
+        finished.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if is_cheap(p)], ids=lambda p: str(p.relative_to(ROOT)))
+def test_cheap_modules_import_nothing_heavy(path: Path) -> None:
+    assert not {i.split(".")[0] for i in imports(path, top_level_only=True)} & HEAVY
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["cp", "quickstart", "."], ["train", "--help"]])
+def test_light_commands_load_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom hf_finetune.cli.main import main_command\n"
+        f"try:\n    main_command({arguments!r})\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print('LOADED', sorted(set(sys.modules) & {HEAVY!r}))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert answer.stdout.rstrip().endswith("LOADED []"), answer.stdout
+
+
+def test_public_names() -> None:
+    assert sorted(hf_finetune.__all__) == [
+        "Averaging",
+        "Batching",
+        "Distill",
+        "Evaluate",
+        "GateError",
+        "Hub",
+        "ImageData",
+        "InputError",
+        "Launch",
+        "Lora",
+        "Model",
+        "Optim",
+        "Precision",
+        "Pretrain",
+        "PushError",
+        "Recipe",
+        "Regularize",
+        "StoppedBySignal",
+        "Supervised",
+        "TextData",
+        "Train",
+        "TrainingError",
+        "main",
+        "run",
+    ]
+    assert all(vars(hf_finetune).get(n) or hf_finetune.__getattr__(n) for n in hf_finetune.__all__)

@@ -1,0 +1,61 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_finetune import InputError
+from hf_finetune.pipeline.run_folder import output_folder, refuse_changes
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("file", "--output .*/file: this is a file"),
+        ("file/run", "--output .*/file/run: no folder can be made in .*/file .Not a directory.; name another one"),
+        ("full", "--output .*/full: the folder is not empty"),
+        ("/proc/run", "--output /proc/run: no folder can be made in /proc"),
+    ],
+)
+def test_unusable_folders_are_refused_before_anything_is_done(tmp_path: Path, output: str, message: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    with pytest.raises(InputError, match=message):
+        output_folder("a", str(tmp_path / output), resume=False)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "full", "mine.txt"]
+
+
+def test_the_folder_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert output_folder("my run/1", None, resume=False) == tmp_path / "runs" / "my-run-1-1"
+    assert output_folder("a", "x/y/z", resume=True) == tmp_path / "x/y/z"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("")
+    with pytest.raises(InputError, match=r"no recipe\.json, this is not the folder of a run"):
+        output_folder("a", str(tmp_path), resume=True)
+    (tmp_path / "recipe.json").write_text("{}")
+    assert output_folder("a", str(tmp_path), resume=True) == tmp_path
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(InputError, match="is finished, there is nothing to resume"):
+        output_folder("a", str(tmp_path), resume=True)
+
+
+def test_what_may_differ_in_a_resumed_run(tmp_path: Path) -> None:
+    """A teacher may lie elsewhere, as its weights are compared; how it is asked is another matter."""
+    others = ("fingerprint", "weights", "teacher", "processes", "mixed_precision")
+
+    def record(**objective: str) -> dict:
+        return {
+            "recipe": {"objective": objective, "hub": {"repo_id": objective["teacher"]}},
+            **dict.fromkeys(others, "x"),
+        }
+
+    (tmp_path / "recipe.json").write_text(json.dumps(record(teacher="here", teacher_precision="float32")))
+    refuse_changes(tmp_path, record(teacher="there", teacher_precision="float32"))
+    with pytest.raises(InputError, match=r"objective.teacher_precision: the run in .* has 'float32', now it is 'bf16'"):
+        refuse_changes(tmp_path, record(teacher="here", teacher_precision="bf16"))
+    with pytest.raises(InputError, match=r"weights of the teacher: the run in .* has 'x', now it is 'y'"):
+        refuse_changes(tmp_path, {**record(teacher="here", teacher_precision="float32"), "teacher": "y"})

@@ -1,0 +1,100 @@
+"""A checkpoint with a head to guess with, built where it has none; and what is kept of it afterwards."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+
+from hf_finetune.errors import InputError
+from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.pretraining.heads import MaskedAutoencoder, project
+from hf_finetune.pretraining.models import Guess, check_pretrainable, load_pretrainable, save_encoder
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_built_head_is_tied(tmp_path: Path, family: str, tied: bool) -> None:
+    """To the very embeddings, whatever the config says; another seed gives another head on the same encoder."""
+    local = inspect_checkpoint(tiny_text_checkpoint(tmp_path / family, family, tie_word_embeddings=tied))
+    model, other = load_pretrainable(local, "words", seed=0), load_pretrainable(local, "words", seed=1)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    before = AutoModel.from_pretrained(local.folder).get_input_embeddings().weight
+    assert torch.equal(model.get_input_embeddings().weight, before)
+    differ = {n for n, x in model.state_dict().items() if not torch.equal(x, other.state_dict()[n])}
+    assert differ and not any(n.startswith(f"{model.base_model_prefix}.") for n in differ)
+
+
+def test_a_head_that_is_there_is_kept(tmp_path: Path) -> None:
+    """Tied or not."""
+    folder = tiny_text_checkpoint(tmp_path / "bert", tie_word_embeddings=False)
+    torch.manual_seed(3)
+    whole = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
+    whole.save_pretrained(folder)
+    model = load_pretrainable(inspect_checkpoint(folder), "words", seed=5)
+    assert all(torch.equal(x, whole.state_dict()[n]) for n, x in model.state_dict().items())
+    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize(
+    ("family", "guess"),
+    [
+        *((family, "words") for family in ("bert", "mpnet", "deberta-v2")),
+        ("bert", "nothing"),
+        ("vit", "patches"),
+        ("swin", "patches"),
+        ("deit", "unseen patches"),
+        ("dinov2", "unseen patches"),
+        *((family, "views") for family in ("vit", "beit", "convnext", "resnet")),
+    ],
+)
+def test_the_encoder_comes_back_as_it_was_trained(tmp_path: Path, family: str, guess: Guess) -> None:
+    """All that was trained, and what had no part in it as the checkpoint has it: BERT's pooler."""
+    make = tiny_image_checkpoint if family in IMAGE_FAMILIES else tiny_text_checkpoint
+    local = inspect_checkpoint(make(tmp_path / "before", family))
+    model = load_pretrainable(local, guess)
+    if guess == "unseen patches":
+        model = MaskedAutoencoder(model, layers=1, width=8, picture=(3, 32, 32), seed=0)
+    if guess == "views":
+        project(model, 8, seed=0)
+    idle = {n for n, p in model.base_model.named_parameters() if not p.requires_grad}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.5)
+    save_encoder(model, local, tmp_path / "after")
+    before, after = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("before", "after"))
+    trained = model.base_model.state_dict()
+    assert before.keys() == after.keys()
+    for name, tensor in after.items():
+        assert torch.equal(tensor, trained.get(name, before[name])), name
+    still = {name.split(".")[0] for name in after if name not in trained or name in idle}
+    assert still == ({"pooler"} if family in ("bert", "mpnet", "vit", "deit") else set())
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {n for n, _ in model.base_model.named_parameters()} & after.keys() - idle
+
+
+@pytest.mark.parametrize("guess", ["words", "nothing"])
+def test_a_pooler_that_was_not_there_is_not_made_up(tmp_path: Path, guess: Guess) -> None:
+    """So that a classifier begins it anew, from its own seed."""
+    folder = tiny_text_checkpoint(tmp_path / "bert")
+    AutoModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(folder)
+    local = inspect_checkpoint(folder)
+    save_encoder(load_pretrainable(local, guess), local, tmp_path / "after")
+    _, info = AutoModel.from_pretrained(tmp_path / "after", output_loading_info=True)
+    assert {name.split(".")[0] for name in info["missing_keys"]} == {"pooler"}
+
+
+def test_families_that_guess_nothing(tmp_path: Path) -> None:
+    for family, guess, said in (
+        ("resnet", "patches", "resnet guesses no patches; expected a vit, deit or swin checkpoint"),
+        ("vit", "words", "vit guesses no words; expected a bert, "),
+        (
+            "swin",
+            "unseen patches",
+            "MAE leaves patches out, and swin needs every patch; expected a vit, deit or dinov2 ",
+        ),
+    ):
+        with pytest.raises(InputError, match=f"pretrain.objective: {said}"):
+            check_pretrainable(inspect_checkpoint(tiny_image_checkpoint(tmp_path / family, family)), guess)

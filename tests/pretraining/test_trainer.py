@@ -1,0 +1,228 @@
+"""The trainers of pretraining on tiny models: the loss is the library's, and a step's whatever its micro-batches."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.small_runs import CPU, furthest, image_rows, text_rows, weights
+from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
+
+from hf_finetune.augmentation.online import TwoViews
+from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.models.processors import load_image_processor, load_tokenizer
+from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.pretraining.config import MAE, SimCLR, SimCSE, SimMIM
+from hf_finetune.pretraining.heads import MaskedAutoencoder, project
+from hf_finetune.pretraining.masking import Masking, with_words
+from hf_finetune.pretraining.models import load_pretrainable
+from hf_finetune.pretraining.trainer import (
+    HELD_OUT,
+    AutoencoderTrainer,
+    ContrastiveTrainer,
+    MaskedImageTrainer,
+    MaskedLanguageTrainer,
+    PretrainingTrainer,
+    ViewsTrainer,
+)
+from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.optim.config import SGD
+
+PICTURE = (3, 32, 32)
+OF_PICTURES: dict[type[PretrainingTrainer], tuple] = {
+    MaskedImageTrainer: ("patches", SimMIM(block=8)),
+    AutoencoderTrainer: ("unseen patches", MAE()),
+    ViewsTrainer: ("views", SimCLR(temperature=0.5)),
+}
+
+
+def small(folder: Path, family: str, kind: type[PretrainingTrainer], *, accumulation: int = 1, **fields: Any) -> Any:
+    """24 rows to train on, in steps of 8, and 8 held out; without dropout unless SimCSE needs it."""
+    rows = (image_rows if kind in OF_PICTURES else text_rows)(32)
+    inputs: Inputs
+    if kind in OF_PICTURES:
+        local = inspect_checkpoint(tiny_image_checkpoint(folder / family, family))
+        inputs = ImageInputs(load_image_processor(str(local.folder)))
+        guess, objective = OF_PICTURES[kind]
+        fields |= {"objective": objective} | ({} if kind is ViewsTrainer else {"picture": PICTURE})
+    else:
+        local = inspect_checkpoint(tiny_text_checkpoint(folder / family, family))
+        inputs = TextInputs(load_tokenizer(str(local.folder), max_length=32, sample=[]), 32)
+        rows = with_words(inputs.encode(rows), inputs, whole_word=True)
+        guess = "words" if kind is MaskedLanguageTrainer else "nothing"
+        masking = Masking.of(inputs.tokenizer, embeddings=len(inputs.tokenizer), share=0.3, span=1, seed=0)
+        fields |= {"masking": masking} if guess == "words" else {"objective": SimCSE()}
+    given = {"learning_rate": 1e-3, "num_train_epochs": 1.0, "seed": 0, "max_grad_norm": 0.0, "weight_decay": 0.0}
+    given |= {"lr_scheduler_type": "constant", "logging_steps": 1, "per_device_train_batch_size": 8 // accumulation}
+    arguments = training_arguments(
+        folder / "checkpoints",
+        metric=HELD_OUT,
+        mixed_precision="no",
+        device=CPU,
+        extra={},
+        gradient_accumulation_steps=accumulation,
+        **given,
+    )
+    model = load_pretrainable(local, guess, dropout=0.1 if guess == "nothing" else 0.0)
+    if kind is AutoencoderTrainer:
+        model = MaskedAutoencoder(model, layers=1, width=None, picture=PICTURE, seed=0)
+    if kind is ViewsTrainer:
+        project(model, 8, seed=0)
+    options = {"train_rows": rows.select(range(24)), "validation_rows": rows.select(range(24, 32)), "inputs": inputs}
+    return kind(model, arguments, rows_per_step=8, **options, **fields)
+
+
+def batch_of(trainer: PretrainingTrainer) -> dict[str, torch.Tensor]:
+    return trainer._training_collate()(trainer._training_rows().__getitems__(range(8)))
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_words_cost_what_they_cost_in_the_library(tmp_path: Path, family: str) -> None:
+    """Though the head is computed for the tokens alone that are asked for; the hook leaves every other pass as it is."""
+    trainer = small(tmp_path, family, MaskedLanguageTrainer)
+    model, batch = trainer.model.eval(), batch_of(trainer)
+    asked = int((batch["labels"] != -100).sum())
+    with torch.no_grad():
+        ours, whole = trainer._summed(model, batch), model(**batch)
+    assert ours.item() / asked == pytest.approx(whole.loss.item(), rel=1e-5) and 8 <= asked < 80
+    assert whole.logits.shape[:2] == batch["input_ids"].shape
+
+
+def test_patches_cost_what_they_cost_in_the_library(tmp_path: Path) -> None:
+    """Every picture has as many left out, so the mean over pictures is the library's over pixels."""
+    for family in ("vit", "swin"):
+        trainer = small(tmp_path / family, family, MaskedImageTrainer)
+        model, batch = trainer.model.eval(), batch_of(trainer)
+        inputs = {name: x for name, x in batch.items() if name != "labels"}
+        with torch.no_grad():
+            ours, theirs = trainer._summed(model, batch), model(**inputs).loss
+        assert ours.item() / 8 == pytest.approx(theirs.item(), rel=1e-4)
+        # .6 of 4 x 4 squares of 8 pixels.
+        assert batch["bool_masked_pos"].float().mean().item() == 10 / 16
+
+
+@pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "dinov2_with_registers"])
+def test_the_encoder_sees_what_is_not_to_be_guessed(tmp_path: Path, family: str) -> None:
+    """4 of 16 patches reach its layers, of each picture others; what is left out can be anything, and is what is asked for."""
+    trainer = small(tmp_path, family, AutoencoderTrainer)
+    model, batch = trainer.model.eval(), batch_of(trainer)
+    inputs, prefix = {n: x for n, x in batch.items() if n != "labels"}, model.decoder.prefix
+    tokens: list[int] = []
+    first = next(m for n, m in model.encoder.named_modules() if n.endswith(("q_proj", "query")))
+    first.register_forward_hook(lambda module, given, output: tokens.append(given[0].shape[1]))
+    left_out = batch["bool_masked_pos"]
+    places = left_out.view(-1, 4, 4).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    with torch.no_grad():
+        guessed, loss = model(**inputs), trainer._summed(model, batch)
+        hidden, shown = (torch.where(covered, torch.zeros(()), batch["pixel_values"]) for covered in (places, ~places))
+        assert torch.allclose(guessed, model(**{**inputs, "pixel_values": hidden}), atol=1e-5)
+        assert not torch.allclose(guessed, model(**{**inputs, "pixel_values": shown}), atol=1e-3)
+        # Of a patch of one colour 0 is to be guessed, of noise what has variance 1.
+        assert trainer._summed(model, {**batch, "pixel_values": hidden}) < 0.9 * loss
+    assert set(tokens) == {prefix + 4} and guessed.shape == (8, 12, 192)
+    assert left_out.sum(1).tolist() == [12] * 8 and len(set(map(tuple, left_out.tolist()))) > 1
+
+
+def test_the_decoder_knows_the_places(tmp_path: Path) -> None:
+    """It puts each state where its patch was, and the mask token elsewhere; positions tell all patches apart."""
+    model = small(tmp_path, "vit", AutoencoderTrainer).model.eval()
+    decoder, left_out = model.decoder, torch.zeros(1, 16, dtype=torch.bool)
+    left_out[0, [0, 5, 6]] = True
+    states, seen = torch.randn(1, 14, 32), []
+    decoder.layers[0].register_forward_pre_hook(lambda module, given: seen.append(given[0][0]))
+    with torch.no_grad():
+        decoder(states, left_out)
+        tokens, known = seen[0], decoder.embed(states)[0]
+        assert torch.allclose(tokens[0], known[0])
+        patches = tokens[1:] - decoder.positions_PD
+        assert torch.allclose(patches[~left_out[0]], known[1:], atol=1e-6)
+        assert torch.allclose(patches[left_out[0]], decoder.mask_token.expand(3, -1), atol=1e-6)
+    assert torch.pdist(decoder.positions_PD).min() > 0.1
+    # Row 1, column 2, at rates 1, 1/10, 1/100 and 1/1000 of 16 features.
+    row, column = (n * torch.tensor([1.0, 0.1, 0.01, 0.001]) for n in (1, 2))
+    assert torch.allclose(decoder.positions_PD[6], torch.cat([row.sin(), row.cos(), column.sin(), column.cos()]))
+
+
+@pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "swin", "beit", "convnext", "resnet", "efficientnet"])
+def test_two_views_of_each_picture(tmp_path: Path, family: str) -> None:
+    """The loss by hand, of what the family's own head reads; a row's views are of seed, row and epoch, whatever is beside it."""
+    trainer = small(tmp_path, family, ViewsTrainer)
+    model, batch = trainer.model.train(), batch_of(trainer)
+    assert batch["pixel_values"].shape == (16, 3, 32, 32) and batch["labels"].shape == (8,)
+    projected: list[torch.Tensor] = []
+    last = next(m for n, m in model.named_modules() if n.endswith(".2") and getattr(m, "out_features", 0) == 8)
+    last.register_forward_hook(lambda module, given, output: projected.append(output.detach()))
+    loss = trainer._summed(model, batch)
+    loss.backward()
+    z = torch.nn.functional.normalize(projected[0], dim=-1)
+    cosines = (z @ z.T / 0.5).exp()
+    by_hand = [-(cosines[i, (i + 8) % 16] / (cosines[i].sum() - cosines[i, i])).log() for i in range(16)]
+    assert loss.item() == pytest.approx(float(sum(by_hand)) / 2, rel=1e-3)
+    assert all(p.grad is not None for n, p in model.named_parameters() if not n.endswith("mask_token"))
+    views: TwoViews = trainer._training_rows()
+    alone = views.__getitems__([3])["pixels"]
+    assert torch.equal(alone, views.__getitems__(range(8))["pixels"][[3, 11]]) and not torch.equal(*alone)
+    views.set_epoch(1)
+    assert not torch.equal(alone, views.__getitems__([3])["pixels"])
+
+
+def test_views_differ_by_dropout_alone(tmp_path: Path) -> None:
+    """Without it a row's two vectors are one; a loss of the same vectors by hand says so. Padding has no part in a mean."""
+    trainer = small(tmp_path, "bert", ContrastiveTrainer)
+    batch = batch_of(trainer)
+    with torch.no_grad():
+        still, moving = trainer._summed(trainer.model.eval(), batch), trainer._summed(trainer.model.train(), batch)
+        inputs = {name: x for name, x in batch.items() if name != "labels"}
+        vectors = torch.nn.functional.normalize(trainer.model.eval()(**inputs).last_hidden_state[:, 0], dim=-1)
+        cosines = vectors @ vectors.T / 0.05
+        by_hand = (cosines.logsumexp(-1) - cosines.diagonal()).sum()
+        trainer.objective = dataclasses.replace(trainer.objective, pooling="mean")
+        mean = trainer._summed(trainer.model, batch)
+        # One more column of padding.
+        wider = {n: torch.nn.functional.pad(x, (0, 1)) if x.dim() == 2 else x for n, x in batch.items()}
+        assert trainer._summed(trainer.model, wider).item() == pytest.approx(mean.item(), rel=1e-4)
+    assert still.item() == pytest.approx(by_hand.item(), rel=1e-4) and moving.item() != pytest.approx(still.item())
+
+
+@pytest.mark.parametrize("kind", [MaskedLanguageTrainer, MaskedImageTrainer, AutoencoderTrainer])
+def test_micro_batches_change_nothing(tmp_path: Path, kind: type[PretrainingTrainer]) -> None:
+    """A step's loss is the mean over its words, not the mean over its parts' means."""
+    family = "bert" if kind is MaskedLanguageTrainer else "vit"
+    # Adam would make rounding errors as large as any other gradient.
+    whole = small(tmp_path / "a", family, kind, optimizer=SGD(momentum=0.0))
+    parts = small(tmp_path / "b", family, kind, optimizer=SGD(momentum=0.0), accumulation=4)
+    before = weights(whole)
+    for trainer in (whole, parts):
+        trainer.train()
+    assert furthest(weights(whole), before) > 1e-4
+    assert furthest(weights(whole), weights(parts)) < 1e-6
+    losses = [[line["loss"] for line in t.state.log_history if "loss" in line] for t in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 3
+
+
+@pytest.mark.parametrize("kind", OF_PICTURES)
+def test_held_out_pictures_cost_the_same_again(tmp_path: Path, kind: type[PretrainingTrainer]) -> None:
+    """Whatever epoch training is in: they have masks and views of their own."""
+    trainer = small(tmp_path, "vit", kind)
+    scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
+    assert scores[0] == scores[1]
+    read = trainer._rows(trainer.eval_dataset)
+    read.set_epoch(2**32 - 1)
+    with torch.no_grad():
+        loss = trainer._summed(trainer.model.eval(), trainer._training_collate()(read.__getitems__(range(8))))
+    assert scores[0][f"eval_{HELD_OUT}"] == pytest.approx(loss.item() / 8, rel=1e-5)
+
+
+def test_held_out_rows_have_masks_of_their_own_that_stay(tmp_path: Path) -> None:
+    """Scored twice they cost the same, as the library's mean over their words; training's random numbers are left alone."""
+    trainer = small(tmp_path, "bert", MaskedLanguageTrainer)
+    state = torch.get_rng_state()
+    scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
+    assert scores[0] == scores[1] and torch.equal(state, torch.get_rng_state())
+    read = trainer._rows(trainer.eval_dataset)
+    collate = trainer._training_collate()
+    read.set_epoch(2**32 - 1)
+    with torch.no_grad():
+        loss = trainer.model.eval()(**collate(read.__getitems__(range(8)))).loss
+    assert scores[0][f"eval_{HELD_OUT}"] == pytest.approx(loss.item(), rel=1e-5)

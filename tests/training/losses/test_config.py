@@ -1,0 +1,49 @@
+import math
+
+import pytest
+import torch
+
+from hf_finetune.errors import InputError
+from hf_finetune.training.losses.config import Balanced, CrossEntropy, EffectiveNumber, Focal, PerClass, log_shares
+
+COUNTS, NAMES = (6, 2), ("common", "rare")
+
+
+@pytest.mark.parametrize("weights", [Balanced(), EffectiveNumber(), PerClass({"rare": 5.0})])
+def test_mean_weight_of_the_rows_is_one(weights: Balanced | EffectiveNumber | PerClass) -> None:
+    common, rare = weights(COUNTS, NAMES)
+    assert (6 * common + 2 * rare) / 8 == pytest.approx(1) and rare > common
+
+
+def test_balanced_by_hand() -> None:
+    """8 rows, 2 classes: each is to count 4."""
+    assert Balanced()(COUNTS, NAMES) == pytest.approx((4 / 6, 4 / 2))
+
+
+def test_effective_number_by_hand() -> None:
+    """With beta 1/2: effective numbers 2 (1 - 1/64) and 2 (1 - 1/4), so the ratio of the weights is (63/64) / (3/4)."""
+    common, rare = EffectiveNumber(0.5)(COUNTS, NAMES)
+    assert rare / common == pytest.approx(63 / 64 / 0.75)
+    assert EffectiveNumber(0.0)(COUNTS, NAMES) == pytest.approx((1, 1))
+    assert EffectiveNumber(1 - 1e-9)(COUNTS, NAMES) == pytest.approx(Balanced()(COUNTS, NAMES), rel=1e-4)
+
+
+def test_per_class_by_hand() -> None:
+    """Weights 1 and 5 of 6 and 2 rows: their mean is 2."""
+    assert PerClass({"rare": 5.0})(COUNTS, NAMES) == pytest.approx((0.5, 2.5))
+    with pytest.raises(
+        InputError, match=r"objective.class_weights.weights: expected names of classes \(common, rare\)"
+    ):
+        PerClass({"rear": 5.0})(COUNTS, NAMES)
+
+
+def test_classes_without_rows_do_not_divide_by_zero() -> None:
+    assert all(math.isfinite(w) for w in (*Balanced()((6, 0), NAMES), *EffectiveNumber()((6, 0), NAMES)))
+    assert log_shares((6, 0)) == pytest.approx((math.log(6 / 7), math.log(1 / 7)))
+
+
+def test_losses_are_those_of_their_functions() -> None:
+    logits, labels = torch.tensor([[0.0, math.log(3)]]), torch.tensor([1])
+    assert float(CrossEntropy()(logits, labels)) == pytest.approx(-math.log(0.75))
+    assert float(Focal(1.0)(logits, labels)) == pytest.approx(-math.log(0.75) / 4)
+    assert float(Focal(1.0)(logits, labels, label_smoothing=0.2)) > float(Focal(1.0)(logits, labels))

@@ -1,0 +1,55 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.small_runs import small_trainer
+
+from hf_finetune.errors import InputError
+from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalised, proximal_step, sparsity
+
+
+def test_proximal_step_by_hand() -> None:
+    """Rate 0.1, l1 2: pulled by 0.2; l2 5: divided by 1.5."""
+    weight = torch.tensor([1.1, -0.5, 0.2, -0.1, 0.0])
+    proximal_step(weight, rate=0.1, l1=2.0, l2=5.0)
+    assert weight.tolist() == pytest.approx([0.6, -0.2, 0.0, 0.0, 0.0])
+    assert (weight[2:] == 0).all()
+
+
+def test_step_takes_the_rate_of_its_group_and_passes_over_what_overflowed() -> None:
+    fast, slow = (torch.nn.Parameter(torch.tensor([1.0, -0.05])) for _ in range(2))
+    groups = [{"params": [fast], "lr": 0.1}, {"params": [slow], "lr": 0.01}]
+    # As accelerate's wrapper has it of a fused optimiser, which passes over the step by itself.
+    optimizer = SimpleNamespace(step_was_skipped=False, param_groups=groups)
+    steps = ElasticNetSteps({"fast": fast}, l1=1.0, l2=0.0)
+    slow.grad = torch.tensor([0.1, float("inf")])
+    steps.on_optimizer_step(SimpleNamespace(fp16=True), None, None, optimizer=optimizer)
+    assert fast.tolist() == pytest.approx([1.0, -0.05])
+    slow.grad = torch.tensor([0.1, 0.2])
+    steps.parameters["slow"] = slow
+    steps.on_optimizer_step(SimpleNamespace(fp16=True), None, None, optimizer=optimizer)
+    assert fast.tolist() == pytest.approx([0.9, 0.0]) and slow.tolist() == pytest.approx([0.99, -0.04])
+    found = sparsity({"fast": fast, "slow": slow})
+    assert found == {"weights": 4, "zeros": 1, "share": 0.25, "parameters": {"fast": 0.5, "slow": 0.0}}
+
+
+def test_choice_of_parameters(tmp_path: Path) -> None:
+    model = small_trainer(tmp_path, "bert").model
+    assert list(penalised(model, ())) == ["classifier.weight"]
+    chosen = penalised(model, ("*.layer.0.*.weight", "classifier.bias"))
+    assert "classifier.bias" in chosen and "bert.encoder.layer.0.attention.self.query.weight" in chosen
+    assert not any("layer.1" in name for name in chosen)
+    model.bert.requires_grad_(False)
+    with pytest.raises(
+        InputError, match=r"elastic_net.parameters: .*\(the last one is classifier.bias\), got '\*layer"
+    ):
+        penalised(model, ("classifier.*", "*layer.0*"))
+
+
+def test_what_does_not_train_yet_stays() -> None:
+    """Gradual unfreezing: the optimiser has the weights from the start."""
+    waits = torch.nn.Parameter(torch.tensor([1.0, -0.05]), requires_grad=False)
+    optimizer, args = SimpleNamespace(param_groups=[{"params": [waits], "lr": 0.1}]), SimpleNamespace(fp16=False)
+    ElasticNetSteps({"waits": waits}, l1=1.0, l2=0.0).on_optimizer_step(args, None, None, optimizer=optimizer)
+    assert waits.tolist() == pytest.approx([1.0, -0.05])

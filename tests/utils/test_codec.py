@@ -1,0 +1,115 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from peft import LoraConfig
+
+from hf_finetune import ImageData, InputError, Model, Recipe, Supervised, TextData, Train
+from hf_finetune.augmentation.compose import OneOf, Sequence, Sometimes
+from hf_finetune.augmentation.text.operations import Eda, SwapWords
+from hf_finetune.distillation.weight_schedules import Ramp
+from hf_finetune.models.surgery.layers import KeepLayers
+from hf_finetune.models.surgery.skip_layers import StochasticDepth
+from hf_finetune.utils import codec
+from hf_finetune.utils.codec import spelled
+
+TEXT = Recipe(name="a", data=TextData(path="x", text="sentence"), model=Model("m"))
+BLANK = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        TEXT,
+        replace(TEXT, adapter=LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"])),
+        replace(TEXT, adapter=LoraConfig(target_modules="all-linear")),
+        replace(TEXT, train=Train(learning_rate=1e-4, extra={"adam_beta2": 0.98}), objective=Supervised(0.1)),
+        Recipe(name="b", data=ImageData(path="y", image="picture"), model=Model("m", frozen_layers=2), method="head"),
+    ],
+)
+def test_there_and_back_through_json(recipe: Recipe) -> None:
+    plain = json.loads(json.dumps(codec.to_plain(recipe)))
+    assert codec.merge(BLANK, plain) == recipe
+
+
+def test_union_members_carry_their_type() -> None:
+    assert codec.to_plain(TEXT)["data"]["type"] == "TextData"
+    assert "type" not in codec.to_plain(TEXT)["model"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"learning_rat": 1}}, "train.learning_rat: no such field; did you mean 'learning_rate'"),
+        ({"nonsense": 1}, "nonsense: no such field; known fields: name, data"),
+        ({"train": {"seed": "x"}}, "train.seed: expected a whole number, got 'x'"),
+        ({"train": {"seed": True}}, "train.seed: expected a whole number, got True"),
+        ({"train": 3}, "train: expected a mapping of fields, got 3"),
+        ({"method": "lorra"}, "method: expected one of full, lora, top, head, got 'lorra'"),
+        ({"data": {"type": "os.system", "path": "x"}}, "data.type: expected one of TextData, ImageData"),
+        ({"data": {"type": "ImageData"}}, "data.path: this field is needed by ImageData; the recipe has TextData"),
+        ({"train": None}, "train: expected a mapping of fields, got None"),
+        (
+            {"adapter": ["LORA"]},
+            "adapter: expected a PEFT config like {peft_type: LORA, ...}, or its type, got .'LORA'",
+        ),
+        ({"adapter": {"r": 4}}, "adapter: expected a PEFT config"),
+        ({"adapter": {"peft_type": "NOPE"}}, "adapter.peft_type: expected one of"),
+        ({"adapter": {"peft_type": "LORA", "rr": 3}}, "adapter.rr: no such field; did you mean 'r'"),
+    ],
+)
+def test_bad_fields_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        codec.merge(TEXT, changes)
+
+
+def test_a_list_of_operations_keeps_their_names() -> None:
+    """Which Python takes where a tuple is meant."""
+    listed = Recipe("x", TextData("x", augment=[Sequence([SwapWords(), Eda()])]), Model("m"))
+    plain = codec.to_plain(listed)
+    assert plain["data"]["augment"][0]["steps"][0] == {"type": "SwapWords", "p": 0.1, "keep": "nothing"}
+    assert codec.merge(BLANK, plain).data.augment == (Sequence((SwapWords(), Eda())),)
+
+
+def test_yaml_spellings() -> None:
+    merged = codec.merge(TEXT, {"train": {"learning-rate": "1e-4", "num_train_epochs": 2}, "data": {"max_length": 64}})
+    assert merged.train.learning_rate == 1e-4 and merged.train.num_train_epochs == 2.0
+    assert merged.data == replace(TEXT.data, max_length=64)
+
+
+def test_numbers_that_may_change_and_pairs() -> None:
+    """A number stays one; a mapping is what changes it. A tuple of a given length is no list of any."""
+    number, pairs = float | Ramp, Literal["all"] | tuple[tuple[int, int], ...]
+    assert [codec.checked(x, number, "x") for x in (1, "1e-4")] == [1.0, 1e-4]
+    assert codec.checked({"start": 1, "end": 0}, number, "x") == Ramp(1.0, 0.0)
+    assert codec.checked([[1, 2], [3, 4]], pairs, "x") == ((1, 2), (3, 4)) and codec.checked("all", pairs, "x") == "all"
+    for value, hint, said in (
+        ("low", number, "x: expected a number or a mapping of fields, got 'low'"),
+        ({"start": 1}, number, "x.end: this field is needed"),
+        ([[1, 2, 3]], pairs, r"x.0.: expected a list of 2, each a whole number, got .1, 2, 3."),
+        ([[1, "b"]], pairs, r"x.0..1.: expected a whole number, got 'b'"),
+        ("some", pairs, "x: expected one of all or a list, each a list of 2, each a whole number, got 'some'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            codec.checked(value, hint, "x")
+
+
+def test_write_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    codec.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        codec.write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_spelled_without_defaults() -> None:
+    assert spelled(KeepLayers(first=3)) == "KeepLayers(first=3)"
+    assert spelled(StochasticDepth(0.1, "constant")) == "StochasticDepth(rate=0.1, schedule='constant')"
+    assert spelled(OneOf((SwapWords(0.2), SwapWords()), (1.0, 2.0))) == (
+        "OneOf(choices=(SwapWords(p=0.2), SwapWords()), weights=(1.0, 2.0))"
+    )
+    assert spelled(Sequence((SwapWords(),))) == "Sequence(steps=(SwapWords(),))"
+    assert spelled(Sometimes(SwapWords(), p=0.25)) == "Sometimes(operation=SwapWords(), p=0.25)"

@@ -1,0 +1,206 @@
+"""Stores of every kind: whole or not there, checked when found, within one budget."""
+
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from hf_finetune.utils import disk_cache
+from hf_finetune.utils.disk_cache import NoStore, building, find, folder_of, growing, hold
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "letters" / "abc"
+
+
+def write(folder: Path, content: bytes = b"abcdef", *, budget_gb: float = 1.0, needed: int = 6) -> None:
+    with building(folder, needed=needed, budget_gb=budget_gb, about={"half": 3}) as build:
+        build.append("data", content[:3])
+        build.append("other", b"xyz")
+        build.append("data", memoryview(content[3:]))
+
+
+def read(folder: Path, manifest: dict) -> tuple[bytes, int]:
+    return (folder / "data").read_bytes(), manifest["half"]
+
+
+def names(root: Path) -> list[str]:
+    return sorted(p.name for p in root.glob("*/*"))
+
+
+def test_what_was_written_is_found(folder: Path) -> None:
+    write(folder)
+    assert find(folder, read) == (b"abcdef", 3)
+    assert names(folder.parents[1]) == ["abc"]
+    assert disk_cache.manifest(folder)["files"]["data"] == {
+        "bytes": 6,
+        "sha256": "bef57ec7f53a6d40beb640a780a639c83bc29ac8a9816f1fc6c5c6dcd93c4721",
+    }
+
+
+def test_absent_store_is_no_fault(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert find(folder, read) is None and not caplog.records
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: (s / "data").write_bytes(b"abcdeF"),
+        lambda s: (s / "other").write_bytes(b"xy"),
+        lambda s: (s / "data").unlink(),
+        lambda s: (s / disk_cache.MANIFEST).unlink(),
+        lambda s: (s / disk_cache.MANIFEST).write_text("{"),
+        lambda s: (s / disk_cache.MANIFEST).write_text("[]"),
+        lambda s: (s / disk_cache.MANIFEST).write_text(json.dumps({"files": {}})),
+    ],
+)
+def test_damaged_store_is_noticed_and_replaced(folder: Path, caplog: pytest.LogCaptureFixture, damage) -> None:
+    """The last one is whole, but its reader finds that it lacks something."""
+    write(folder)
+    damage(folder)
+    assert find(folder, read) is None
+    assert "damaged" in caplog.text and "built anew" in caplog.text
+    write(folder)
+    assert find(folder, read) == (b"abcdef", 3)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), NoStore("two sizes")])
+def test_broken_build_leaves_nothing(folder: Path, error: BaseException) -> None:
+    with (
+        pytest.raises((KeyboardInterrupt, NoStore)) as caught,
+        building(folder, needed=6, budget_gb=1.0, about={}) as build,
+    ):
+        build.append("data", b"abc")
+        raise error
+    assert names(folder.parents[1]) == []
+    if isinstance(error, OSError):
+        assert str(caught.value) == f"{folder.parent} cannot be written (No space left on device)"
+
+
+def test_manifest_comes_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that dies before leaves no store."""
+
+    def die(path: Path, value: object) -> None:
+        assert sorted(p.name for p in path.parent.iterdir()) == ["data", "other"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disk_cache, "write_json", die)
+    with pytest.raises(KeyboardInterrupt):
+        write(folder)
+    assert names(folder.parents[1]) == []
+
+
+def test_the_faster_of_two_builds_stays(folder: Path) -> None:
+    with building(folder, needed=6, budget_gb=1.0, about={"half": 3}) as build:
+        write(folder)
+        build.append("data", b"slower")
+    assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
+
+
+def aged(root: Path) -> tuple[list[Path], int]:
+    """Three stores of two kinds, oldest first, and the bytes of one."""
+    folders = [root / "letters" / "a", root / "numbers" / "b", root / "letters" / "c"]
+    for age, folder in enumerate(folders):
+        write(folder)
+        os.utime(folder / disk_cache.MANIFEST, (1000 + age, 1000 + age))
+    return folders, sum(f.stat().st_size for f in folders[0].iterdir())
+
+
+def test_least_recently_used_goes_first_whatever_its_kind(tmp_path: Path) -> None:
+    folders, size = aged(tmp_path)
+    new = tmp_path / "letters" / "d"
+    write(new, needed=size, budget_gb=4 * size / 1e9)
+    assert names(tmp_path) == ["a", "b", "c", "d"]
+    shutil.rmtree(new)
+    find(folders[0], read)  # used: now the youngest
+    write(new, needed=size, budget_gb=3 * size / 1e9)
+    assert names(tmp_path) == ["a", "c", "d"]
+
+
+def test_held_stores_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_cache, "_HELD", set())
+    folders, size = aged(tmp_path)
+    hold(folders[0])
+    hold(folders[1])
+    with pytest.raises(NoStore, match=r"beside what is in use, batching\.cache_gb allows 0\.00000\d+ in all"):
+        write(tmp_path / "letters" / "d", needed=2 * size, budget_gb=3 * size / 1e9)
+    assert names(tmp_path) == ["a", "b", "c"], "nothing goes where nothing is gained"
+    write(tmp_path / "letters" / "d", needed=size, budget_gb=3 * size / 1e9)
+    assert names(tmp_path) == ["a", "b", "d"]
+
+
+def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "letters" / "a")
+    new = tmp_path / "letters" / "b"
+    with pytest.raises(NoStore, match=r"^3\.00 GB are needed, batching\.cache_gb allows 2\.00$"):
+        write(new, needed=3_000_000_000, budget_gb=2)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 1_500_000_000))
+    with pytest.raises(NoStore, match=r"1\.00 GB are needed and 1 GB to spare"):
+        write(new, needed=1_000_000_000, budget_gb=2)
+    with pytest.raises(NoStore, match=r"^0\.0034 GB are needed, batching\.cache_gb allows 0\.0000012$"):
+        write(new, needed=3_400_000, budget_gb=1.2e-6)
+    write(new, needed=400_000_000, budget_gb=2)
+    assert names(tmp_path) == ["a", "b"]
+
+
+def test_abandoned_builds_are_removed(tmp_path: Path, folder: Path) -> None:
+    for name, age in ((".partial-old", 2 * disk_cache.ABANDONED_AFTER_SECONDS), (".partial-new", 0)):
+        partial = tmp_path / "numbers" / name
+        partial.mkdir(parents=True)
+        (partial / "data").touch()
+        then = partial.stat().st_mtime - age
+        for path in (partial / "data", partial):
+            os.utime(path, (then, then))
+    write(folder)
+    assert names(tmp_path) == [".partial-new", "abc"]
+
+
+def test_folder_depends_on_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path))
+    one = folder_of("letters", {"a": 1, "b": 2})
+    assert one == folder_of("letters", {"b": 2, "a": 1}) != folder_of("letters", {"a": 1, "b": 3})
+    assert one.parent == tmp_path / "letters"
+
+
+def test_what_a_killed_run_has_written_is_there(folder: Path) -> None:
+    """Files one by one; the manifest names them all once the block ends; of two that fill it, the second changes nothing."""
+    fields = {"needed": 6, "budget_gb": 1.0, "about": {"half": 3}}
+    with pytest.raises(KeyboardInterrupt), growing(folder, **fields) as unfinished:
+        (unfinished / "data").write_bytes(b"abc")
+        # Killed while it wrote, and once more as it ended.
+        (unfinished / ".other.x").write_bytes(b"x")
+        (unfinished / disk_cache.MANIFEST).write_text("{}")
+        raise KeyboardInterrupt
+    assert find(folder, read) is None and names(folder.parents[1]) == [".growing-abc"]
+    with growing(folder, **fields) as unfinished:
+        assert (unfinished / "data").read_bytes() == b"abc"
+        (unfinished / "data").write_bytes(b"abcdef")
+    assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
+    assert list(disk_cache.manifest(folder)["files"]) == ["data"] and not (folder / ".other.x").exists()
+    with growing(folder, **fields) as unfinished:
+        (unfinished / "data").write_bytes(b"other")
+    assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
+
+
+def test_what_was_left_makes_room_in_its_turn(folder: Path) -> None:
+    """Not while it may be growing; nothing stays of one that finds no room."""
+    fields = {"budget_gb": 1e-8, "about": {}}
+    with pytest.raises(KeyboardInterrupt), growing(folder, needed=8, **fields) as unfinished:
+        (unfinished / "data").write_bytes(b"abcdefgh")
+        raise KeyboardInterrupt
+    other = folder.with_name("other")
+    write(other, budget_gb=1e-8, needed=6)
+    assert names(folder.parents[1]) == [".growing-abc", "other"]
+    shutil.rmtree(other)
+    for file in (unfinished / "data", unfinished):
+        os.utime(file, (1, 1))
+    write(other, budget_gb=1e-8, needed=6)
+    assert names(folder.parents[1]) == ["other"]
+    with pytest.raises(NoStore), growing(folder, needed=11, **fields):
+        pass
+    assert names(folder.parents[1]) == ["other"]
