@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -74,7 +74,6 @@ class Teacher:
 AnyTeacher = Teacher | Given | Pipeline
 
 
-@cache
 def load_teacher(
     checkpoint: str,
     labels: tuple[str, ...],
@@ -84,7 +83,7 @@ def load_teacher(
     precision: Precision = "float32",
     whole: bool = False,
 ) -> AnyTeacher:
-    """A teacher for data of these classes; once per process, until `forget`.
+    """A teacher for data of these classes.
 
     Args:
         checkpoint: a run's folder, a classifier's, or a Hub id, see `training.classifier.load_trained`; or answers, see `distillation.precomputed`,
@@ -122,30 +121,65 @@ def load_teacher(
     return Teacher(checkpoint, classifier, places_of(labels, classifier.labels, owner=checkpoint), precision, whole)
 
 
-def matched_by_name(teachers: Sequence[AnyTeacher]) -> tuple[str, ...]:
-    """A note for each teacher whose classes stand in another order than the data's: by position it would teach other ones."""
-    return tuple(
-        f"{one.name}: its classes stand in another order than the data's; they are matched by name"
-        for one in teachers
-        if not isinstance(one, Given) and one.columns_C != tuple(range(len(one.columns_C)))
-    )
+@dataclass
+class Teachers:
+    """A run's teachers: loaded when they are first needed, and again when they are needed after `release`."""
+
+    names: tuple[str, ...]
+    """See `load_teacher`; likewise all fields below."""
+    labels: tuple[str, ...]
+    kind: Literal["text", "image"]
+    trust_remote_code: bool = False
+    precision: Precision = "float32"
+    whole: bool = False
+    _members: tuple[AnyTeacher, ...] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def members(self) -> tuple[AnyTeacher, ...]:
+        """The teachers, in memory.
+
+        Raises:
+            InputError: see `load_teacher`.
+        """
+        if self._members is None:
+            self._members = tuple(
+                load_teacher(
+                    name,
+                    self.labels,
+                    self.kind,
+                    trust_remote_code=self.trust_remote_code,
+                    precision=self.precision,
+                    whole=self.whole,
+                )
+                for name in self.names
+            )
+        return self._members
+
+    def release(self) -> None:
+        """Give back the teachers' memory."""
+        self._members = None
+
+    @property
+    def weights(self) -> str:
+        """What the predictions of all together depend on, see `weights_of`."""
+        return weights_of([one.weights for one in self.members])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user of these teachers should know."""
+        notes = [f"{one.name}: {OTHER_ORDER}" for one in self.members if _has_other_order(one)]
+        notes += [note for one in self.members if isinstance(one, Given) for note in one.notes]
+        if self.precision != "float32" and not any(isinstance(one, Teacher) for one in self.members):
+            notes.append(f"objective.teacher_precision has no effect here: {self.names[0]} is no network that computes")
+        return tuple(notes)
 
 
-def notes_on(teachers: Sequence[AnyTeacher], precision: Precision) -> tuple[str, ...]:
-    """What the user of these teachers should know, see also `matched_by_name`.
-
-    Args:
-        precision: that is asked for, of a classifier.
-    """
-    given = [note for one in teachers if isinstance(one, Given) for note in one.notes]
-    if precision != "float32" and teachers and not any(isinstance(one, Teacher) for one in teachers):
-        given.append(f"objective.teacher_precision has no effect here: {teachers[0].name} is no network that computes")
-    return (*matched_by_name(teachers), *given)
+# By position it would teach other classes.
+OTHER_ORDER = "its classes stand in another order than the data's; they are matched by name"
 
 
-def forget() -> None:
-    """Give back the teachers' memory."""
-    load_teacher.cache_clear()
+def _has_other_order(teacher: AnyTeacher) -> bool:
+    return not isinstance(teacher, Given) and teacher.columns_C != tuple(range(len(teacher.columns_C)))
 
 
 @contextmanager

@@ -31,7 +31,6 @@ from hf_finetune.models.peft import adapters
 from hf_finetune.models.peft.compatibility import cuts_out
 from hf_finetune.pipeline.context import Prepared
 from hf_finetune.pipeline.run_folder import replacing
-from hf_finetune.pipeline.setup import teachers_of
 from hf_finetune.training import head_cache, probe, warm_start
 from hf_finetune.training.rank_schedule import RankSchedule, orthogonality
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps
@@ -51,7 +50,8 @@ def search_layers(prepared: Prepared, model: nn.Module, train_rows: Dataset) -> 
     """
     found: list[Any] = [None]
     if PartialState().is_main_process:
-        (one,) = teachers_of(prepared.recipe, prepared.splits)
+        assert prepared.teachers is not None, "a teacher's layers are searched"
+        (one,) = prepared.teachers.members
         assert isinstance(one, teacher.Teacher), "refused before"
         found[0] = teacher_states.search_layers(
             one, prepared.kinds, prepared.inputs, model, train_rows, seed=prepared.recipe.train.seed
@@ -71,8 +71,9 @@ def ask_teacher(
         test: ask about the test rows as well, and look into the teachers' past.
     """
     recipe, splits = prepared.recipe, prepared.splits
-    if not (teachers := teachers_of(recipe, splits)):
+    if prepared.teachers is None:
         return None, None
+    teachers = prepared.teachers.members
     asked = {"train": splits.train, "validation": splits.validation}
     if test and splits.test is not None:
         asked["test"] = splits.test
@@ -94,7 +95,7 @@ def ask_teacher(
                 budget_gb=recipe.batching.cache_gb,
                 live=live,
             )
-    teacher.forget()
+    prepared.teachers.release()
     if test and PartialState().is_main_process:
         answers = replace(answers, seen=tuple(doubts_of_teachers(answers.names, splits)))
     for doubt in report.doubts(answers, asked):

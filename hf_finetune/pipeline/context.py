@@ -21,6 +21,7 @@ from hf_finetune.data.sampling import class_quotas, draw_of
 from hf_finetune.data.unlabeled import Unlabelled
 from hf_finetune.distillation.config import DistillationKind, RepresentationKind
 from hf_finetune.distillation.representation_config import OfBatches, is_searched
+from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.distillation.trainer import DistillationLoss
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.models.kernels.unpadded import use_unpadded
@@ -73,6 +74,8 @@ class Prepared:
     """What makes another network of the checkpoint, than which an adapter by itself could not be used."""
     picture_tokens: int | None = None
     """Patches of a picture."""
+    teachers: Teachers | None = None
+    """Released once they have been asked; None: there is none."""
     teacher: str | None = None
     """What the teacher's answers depend on, see `distillation.teachers.Teacher.weights`; None: there is no teacher."""
     unlabelled: Unlabelled | None = None

@@ -118,7 +118,7 @@ def prepare(recipe: Recipe) -> Prepared:
         inputs = image_inputs(recipe, checkpoint)
     unlabelled = unlabelled_rows(recipe, splits)
     teachers = teachers_of(recipe, splits)
-    for one in teachers:
+    for one in () if teachers is None else teachers.members:
         _check_teacher(one, recipe, splits, inputs)
     found = load_model(recipe, checkpoint, splits, inputs)
     loaded = found.loaded
@@ -147,7 +147,7 @@ def prepare(recipe: Recipe) -> Prepared:
             *splits.notes,
             *loaded.notes,
             *found.notes,
-            *(teacher.notes_on(teachers, recipe.objective.teacher_precision) if teachers else ()),
+            *(() if teachers is None else teachers.notes),
             *without_effect(recipe),
             *((WITHOUT_ADAPTER.format(changed),) if recipe.adapts and changed else ()),
         ),
@@ -155,7 +155,8 @@ def prepare(recipe: Recipe) -> Prepared:
         shrink=found.shrink,
         base_changed=changed,
         picture_tokens=found.picture_tokens,
-        teacher=teacher.weights_of([one.weights for one in teachers]) if teachers else None,
+        teachers=teachers,
+        teacher=None if teachers is None else teachers.weights,
         unlabelled=unlabelled,
         started_from={name: before[name] for name in ("name", "labels", "method")} if before else None,
     )
@@ -229,20 +230,20 @@ def _check_teacher(one: teacher.AnyTeacher, recipe: Recipe, splits: Splits, inpu
             teacher.check_views(one.name, theirs, inputs, images)
 
 
-def teachers_of(recipe: Recipe, splits: Splits) -> tuple[teacher.AnyTeacher, ...]:
-    """The recipe's teachers, loaded until `distillation.teachers.forget`; (): it has none.
-
-    Raises:
-        InputError: see `distillation.teachers.load_teacher`.
-    """
+def teachers_of(recipe: Recipe, splits: Splits) -> teacher.Teachers | None:
+    """The recipe's teachers, not loaded yet; None: it has none."""
     match recipe.objective:
         case Distill(teachers=names, teacher_precision=precision, kinds=kinds):
-            kind = "text" if isinstance(recipe.data, TextData) else "image"
-            how = {"trust_remote_code": recipe.model.trust_remote_code, "precision": precision}
-            how["whole"] = any(isinstance(one, MatchLogits) for one in kinds)
-            return tuple(teacher.load_teacher(name, splits.labels, kind, **how) for name in names)
+            return teacher.Teachers(
+                names,
+                splits.labels,
+                "text" if isinstance(recipe.data, TextData) else "image",
+                trust_remote_code=recipe.model.trust_remote_code,
+                precision=precision,
+                whole=any(isinstance(one, MatchLogits) for one in kinds),
+            )
         case _:
-            return ()
+            return None
 
 
 def unlabelled_rows(recipe: Recipe, splits: Splits) -> Unlabelled | None:
@@ -327,7 +328,8 @@ def check_insides(prepared: Prepared) -> None:
     """
     recipe, splits = prepared.recipe, prepared.splits
     if prepared.compares_insides:
-        (one,) = teachers_of(recipe, splits)
+        assert prepared.teachers is not None, "a teacher's features are compared"
+        (one,) = prepared.teachers.members
         if not isinstance(one, teacher.Teacher):
             raise InputError(
                 f"objective.kinds: expected kinds of the teacher's answers (SoftTargets) beside {one.name}, which is no network "

@@ -25,7 +25,6 @@ WORDS = ROWS["text"][:], ROWS["label"][:]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    teachers.forget()
 
 
 def fitted(labels: tuple[str, str] = ("poor", "fine")) -> Pipeline:

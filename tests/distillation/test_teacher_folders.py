@@ -26,7 +26,6 @@ from hf_finetune.pipeline.setup import load_splits, prepare, teachers_of
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    teacher.forget()
 
 
 @pytest.fixture
@@ -39,7 +38,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(folder: Path) -> teacher.AnyTeacher:
-    teacher.forget()
     return teacher.load_teacher(str(folder), ("bad", "good"), "text", trust_remote_code=False)
 
 
@@ -72,7 +70,16 @@ def test_pairs_for_a_teacher_of_single_texts(folder: Path, caplog: pytest.LogCap
     assert "roberta: these are pairs of texts, and nothing says that the teacher was trained on such" in caplog.text
 
 
-def test_what_is_noted_and_refused(folder: Path, tmp_path: Path) -> None:
+def test_loaded_once_until_released(folder: Path) -> None:
+    teachers = teacher.Teachers((str(folder),), ("bad", "good"), "text")
+    first = teachers.members
+    assert teachers.members is first
+    teachers.release()
+    (again,) = teachers.members
+    assert again is not first[0] and again.weights == first[0].weights == teachers.weights
+
+
+def test_what_is_noted_and_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(tmp_path)
     rows = text_rows(60)
     texts, good = [*rows["text"], rows["text"][0]], [0.9 if label else 0.1 for label in rows["label"]]
@@ -80,10 +87,11 @@ def test_what_is_noted_and_refused(folder: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     taught = Distill(teacher=str(tmp_path / "a.parquet"), teacher_precision="bf16")
     found = [note for note in prepare(dataclasses.replace(recipe, objective=taught)).notes if "a.parquet" in note]
-    given, network = load(tmp_path / "a.parquet"), load(folder)
-    assert found == list(teacher.notes_on([given], "bf16")) and len(found) == 2
-    assert "objective.teacher_precision has no effect here" in found[1] and found[:1] == list(given.notes)
-    assert teacher.notes_on([given, network], "bf16") == given.notes
+    assert len(found) == 2 and found[:1] == list(load(tmp_path / "a.parquet").notes)
+    assert "objective.teacher_precision has no effect here" in found[1]
+    monkeypatch.setattr(teacher, "has_native_bf16", lambda _: True)
+    both = (str(tmp_path / "a.parquet"), str(folder))
+    assert list(teacher.Teachers(both, ("bad", "good"), "text", precision="bf16").notes) == found[:1]
     config = json.loads((folder / "config.json").read_text())
     names = {"id2label": {0: "bad", 1: "bad"}, "label2id": {"bad": 0}}
     (folder / "config.json").write_text(json.dumps(config | names))
@@ -99,9 +107,8 @@ def test_all_logits_where_each_is_matched(folder: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(logit_cache, "TOP", 1)
     found = {}
     for kind in (SoftTargets(), MatchLogits()):
-        teacher.forget()
         taught = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
-        teachers = teachers_of(taught, load_splits(taught))
+        teachers = teachers_of(taught, load_splits(taught)).members
         both = [teacher.ask(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
         assert [one.reused for one in both] == [False, True]
         found[type(kind)] = both[1].logits["validation"]

@@ -32,9 +32,8 @@ from hf_finetune.training.precision import settings_restored
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No store of another test; nor a teacher."""
+    """No store of another test."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    teachers.forget()
     return tmp_path / "cache"
 
 
@@ -85,7 +84,6 @@ def test_answers_are_kept(tmp_path: Path, own_cache: Path) -> None:
     """Found to the bit, also by another process; a damaged store is made anew; what differs has a store of its own."""
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
     first = ask(checkpoint, rows)
-    teachers.forget()
     second = ask(checkpoint, rows)
     assert (first.reused, second.reused) == (False, True)
     assert np.array_equal(first.logits["validation"], second.logits["validation"]) and first.weights == second.weights
@@ -177,7 +175,6 @@ def test_half_precision(tmp_path: Path, own_cache: Path, monkeypatch: pytest.Mon
     assert not found.reused and len(list(own_cache.glob("teacher/*"))) == 2
     difference = np.abs(found.logits["validation"] - exact).max()
     assert 0 < difference < 0.05 and np.array_equal(found.logits["validation"].argmax(-1), exact.argmax(-1))
-    teachers.forget()
     monkeypatch.setattr(teachers, "has_native_bf16", lambda _: False)
     with pytest.raises(InputError, match=r"^objective.teacher_precision: expected float32 on this cpu, which does not"):
         teachers.load_teacher(*which, trust_remote_code=False, precision="bf16")

@@ -46,11 +46,6 @@ pytestmark = pytest.mark.usefixtures("gate_here")
 KINDS = (SoftTargets(3.0), HardLabel(0.1), MatchLogits(0.1), DecoupledKD(weight=0.1))
 
 
-@pytest.fixture(autouse=True)
-def no_teacher_from_before() -> None:
-    teachers.forget()
-
-
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A tiny BERT, taught by a tiny RoBERTa whose head is at random and whose classes are the other way round."""
@@ -273,7 +268,6 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     ):
         prepare(dataclasses.replace(taught, data=augmented))
     pq.write_table(pq.read_table(given).slice(1), given)
-    teachers.forget()
     with pytest.raises(
         InputError, match=r"given.parquet has no answer to 1 of the \d+ rows of (train|validation), the"
     ):
@@ -410,7 +404,6 @@ def test_pictures(tmp_path: Path) -> None:
         InputError, match=r"^objective.teacher: .*resnet: the checkpoint's .* pictures of several sizes"
     ):
         prepare(dataclasses.replace(recipe, data=ImageData(str(wide)), objective=Distill(teacher=str(big))))
-    teachers.forget()
     ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(big)
     with pytest.raises(
         InputError, match=r"data.augment: expected none beside .*resnet, which reads pictures of .48, 48."

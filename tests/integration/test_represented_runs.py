@@ -47,11 +47,6 @@ pytestmark = pytest.mark.usefixtures("gate_here")
 WIDER = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 64}
 
 
-@pytest.fixture(autouse=True)
-def no_teacher_from_before() -> None:
-    teachers.forget()
-
-
 def classifier(folder: Path, family: str, **shape: Any) -> Path:
     """With a head at random, of the classes the other way round."""
     pictures = family in ("vit", "deit", "resnet")
@@ -395,7 +390,6 @@ def test_pictures(tmp_path: Path) -> None:
 
 def refused(recipe: Recipe, folder: Path, said: str) -> None:
     """Before anything is written."""
-    teachers.forget()
     with pytest.raises(InputError, match=said):
         pipeline.run(recipe, Launch(str(folder / "refused")))
     assert not (folder / "refused").exists()

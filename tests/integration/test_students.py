@@ -32,11 +32,6 @@ PICTURES = 40
 TWO_HEADS = "DeiTForImageClassificationWithTeacher"
 
 
-@pytest.fixture(autouse=True)
-def no_teacher_from_before() -> None:
-    teachers.forget()
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A tiny ViT of 40 dark and bright pictures, one epoch of four steps."""
