@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hf_finetune.augmentation.generative.config import GenerativeOperation
 from hf_finetune.augmentation.image.operations import ImageOperation
-from hf_finetune.augmentation.operations import EachText, Rng, apply, each, expect, expect_one_of
-from hf_finetune.augmentation.text.generative import ModelOperation
+from hf_finetune.augmentation.operations import Rng, apply, each, expect, expect_one_of
+from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.augmentation.text.operations import TextOperation
 from hf_finetune.errors import InputError
 
@@ -139,30 +140,30 @@ ImageAugmentation = ImageOperation | Composed
 Augmentation = TextOperation | ImageOperation | Composed
 
 
-def every(operations: Several[Augmentation]) -> Iterator[Augmentation]:
+def walk(operations: Several[Augmentation]) -> Iterator[Augmentation]:
     """The operations and all that they are made of, however deep."""
     for operation in operations:
         yield operation
         match operation:
             case Sequence(parts) | OneOf(parts) | Phases(parts):
-                yield from every(parts)
+                yield from walk(parts)
             case Sometimes(part):
-                yield from every([part])
+                yield from walk([part])
 
 
-def phased(operations: Several[Augmentation]) -> bool:
+def depends_on_progress(operations: Several[Augmentation]) -> bool:
     """Whether what they do to a row depends on how far the training is."""
-    return any(isinstance(operation, Phases) for operation in every(operations))
+    return any(isinstance(operation, Phases) for operation in walk(operations))
 
 
 def leaves(operations: Several[Augmentation]) -> list[Augmentation]:
     """Those of `every` that are not made of others."""
-    return [operation for operation in every(operations) if not isinstance(operation, Composed)]
+    return [operation for operation in walk(operations) if not isinstance(operation, Composed)]
 
 
-def by_model(operations: Several[Augmentation]) -> list[ModelOperation]:
+def generative_operations(operations: Several[Augmentation]) -> list[GenerativeOperation]:
     """Those of `leaves` that ask a language model."""
-    return [operation for operation in leaves(operations) if isinstance(operation, ModelOperation)]
+    return [operation for operation in leaves(operations) if isinstance(operation, GenerativeOperation)]
 
 
 def check_kind(operations: Several[Augmentation], kind: Literal["text", "image"], field: str = "data.augment") -> None:

@@ -9,8 +9,7 @@ Legend: B rows of a batch, H height, W width.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
@@ -29,14 +28,14 @@ Rng = np.random.Generator | Sequence[np.random.Generator]
 
 @dataclass(frozen=True)
 class Population:
-    """The training rows, for operations that borrow from other rows of a class or look at how rare a class is."""
+    """The training rows, for operations that borrow from rows of the same class or depend on how rare a class is."""
 
     names: tuple[str, ...]
     """Class names, index = number."""
     labels: np.ndarray
     """Class of each row, shape (N,); -1 of one without a label."""
     texts: Sequence[str] = ()
-    """Text of each row; () for pictures."""
+    """Text of each row; () for images."""
 
     @cached_property
     def rows_per_class(self) -> np.ndarray:
@@ -49,11 +48,11 @@ class Population:
         return [np.flatnonzero(self.labels == label) for label in range(len(self.names))]
 
 
-class Reword(Protocol):
-    """Language models at work: this floor knows none, they come with the batch. See `augmentation.generative.cache`."""
+class Paraphrase(Protocol):
+    """Language models that change texts. They come with the batch: operations load none, see `generative.paraphraser`."""
 
     def __call__(self, operation: Any, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        """The texts as an operation of `text_models` changes them, each by the random numbers of its own seed."""
+        """The texts as an operation of `generative.config` changes them, each by the random numbers of its own seed."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class TextBatch:
     labels: np.ndarray | None = None
     """Shape (B,)."""
     population: Population | None = None
-    reword: Reword | None = None
-    """For operations that ask a language model."""
+    paraphrase: Paraphrase | None = None
+    """For operations with a language model."""
     progress: np.ndarray | None = None
     """Share of the training's steps that are over when each row comes, shape (B,); None: there is no training."""
 
@@ -79,23 +78,26 @@ class TextBatch:
             self,
             texts=[self.texts[i] for i in rows],
             pairs=None if self.pairs is None else [self.pairs[i] for i in rows],
-            labels=None if self.labels is None else self.labels[rows],
-            progress=None if self.progress is None else self.progress[rows],
+            labels=_at(self.labels, rows),
+            progress=_at(self.progress, rows),
         )
 
     def put(self, rows: np.ndarray, part: Self) -> Self:
         """With the rows at these places exchanged for those of `part`."""
-        texts, pairs = list(self.texts), None if self.pairs is None else list(self.pairs)
-        for place, i in enumerate(rows):
-            texts[i] = part.texts[place]
-            if pairs is not None:
-                pairs[i] = part.pairs[place]
-        return replace(self, texts=texts, pairs=pairs)
+        return replace(
+            self,
+            texts=_exchanged(self.texts, rows, part.texts),
+            pairs=None if self.pairs is None else _exchanged(self.pairs, rows, part.pairs or []),
+        )
+
+    def columns(self) -> dict[str, list[str]]:
+        """Columns of canonical rows: `text`, and `text_pair` where there is one."""
+        return {"text": self.texts} | ({} if self.pairs is None else {"text_pair": self.pairs})
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Pictures of one size, before they are rescaled and normalised."""
+    """Images of one size, before they are rescaled and normalized."""
 
     pixels: torch.Tensor
     """Shape (B, 3, H, W), uint8."""
@@ -110,18 +112,22 @@ class ImageBatch:
 
     def take(self, rows: np.ndarray) -> Self:
         """The rows at these places."""
-        return replace(
-            self,
-            pixels=self.pixels[rows],
-            labels=None if self.labels is None else self.labels[rows],
-            progress=None if self.progress is None else self.progress[rows],
-        )
+        return replace(self, pixels=self.pixels[rows], labels=_at(self.labels, rows), progress=_at(self.progress, rows))
 
     def put(self, rows: np.ndarray, part: Self) -> Self:
         """With the rows at these places exchanged for those of `part`."""
         pixels = self.pixels.clone()
         pixels[rows] = part.pixels
         return replace(self, pixels=pixels)
+
+
+def _at(values_B: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if values_B is None else values_B[rows]
+
+
+def _exchanged(texts: list[str], rows: np.ndarray, others: list[str]) -> list[str]:
+    new = dict(zip(rows.tolist(), others, strict=True))
+    return [new.get(i, text) for i, text in enumerate(texts)]
 
 
 class Operation(Protocol):
@@ -150,40 +156,6 @@ def each(rng: Rng, count: int) -> list[np.random.Generator]:
         return rng.spawn(count)
     assert len(rng) == count, f"{len(rng)} generators for {count} rows"
     return list(rng)
-
-
-def change_texts(batch: TextBatch, rng: Rng, change: Callable[[str, np.random.Generator], str]) -> TextBatch:
-    """The batch with every text, and every second text of a pair, sent through `change`."""
-    rngs = each(rng, len(batch))
-    texts = [change(text, r) for text, r in zip(batch.texts, rngs, strict=True)]
-    pairs = batch.pairs
-    if pairs is not None:
-        pairs = [change(text, r) if text.strip() else text for text, r in zip(pairs, rngs, strict=True)]
-    return replace(batch, texts=texts, pairs=pairs)
-
-
-class EachText(ABC):
-    """An operation that changes every text by itself, and both texts of a pair."""
-
-    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """The batch with each text sent through `change`.
-
-        Raises:
-            InputError: see `check_installed`.
-        """
-        self.check_installed()
-        return change_texts(batch, rng, self.change)
-
-    def check_installed(self) -> None:  # noqa: B027 most operations need none
-        """Refuse to go without a package that is needed.
-
-        Raises:
-            InputError: naming it, and how it is installed.
-        """
-
-    @abstractmethod
-    def change(self, text: str, rng: np.random.Generator) -> str:
-        """A text as another."""
 
 
 def apply(operations: Iterable[Operation], batch: Any, rng: Rng) -> Any:

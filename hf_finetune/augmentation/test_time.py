@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_finetune.augmentation.compose import Augmentation, Phases, Sometimes, by_model, check_kind, every
+from hf_finetune.augmentation.compose import Augmentation, Phases, Sometimes, check_kind, generative_operations, walk
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, apply, generators
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.errors import InputError
@@ -47,7 +47,7 @@ class SeveralViews:
             raise InputError(f"--seed {self.seed}: expected at least 0")
         if not self.operations:
             raise InputError("--augment []: expected at least one operation, such as [Flip]")
-        for operation in every(self.operations):
+        for operation in walk(self.operations):
             match operation:
                 case MixHalves() | Sometimes(by_class="rare"):
                     raise InputError(
@@ -58,7 +58,7 @@ class SeveralViews:
                     raise InputError(
                         "--augment: Phases is for training, which has a first step and a last one; expected the operations of one phase"
                     )
-        for operation in by_model(self.operations):
+        for operation in generative_operations(self.operations):
             raise InputError(
                 f"--augment: {type(operation).__name__} asks a language model, which takes far longer than the classifier "
                 "itself; it is for data.augment_copies: leave it out here"
@@ -85,8 +85,7 @@ class SeveralViews:
         """
         batch = TextBatch(raw["text"], raw.get("text_pair"))
         with _named_by_the_flag():
-            changed = apply(self.operations, batch, generators(self.seed, rows, 0, view))
-        return {"text": changed.texts} | ({} if changed.pairs is None else {"text_pair": changed.pairs})
+            return apply(self.operations, batch, generators(self.seed, rows, 0, view)).columns()
 
     def pixels(self, pixels_BCHW: torch.Tensor, rows: Sequence[int], view: int) -> torch.Tensor:
         """Pictures in view number `view`, shape (B, 3, H, W), uint8; see `texts`."""

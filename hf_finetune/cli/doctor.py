@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from hf_finetune.augmentation.compose import by_model, phased
+from hf_finetune.augmentation.compose import depends_on_progress, generative_operations
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.cli import shipped
 from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
@@ -126,7 +126,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
         raise InputError(f"--output {job.output}: this is a file, expected a folder for {SHEET}")
     if isinstance(recipe.data, ImageData):
         _check_writable(job.output)
-    from hf_finetune.augmentation.generative.cache import check_checkpoints
+    from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
     from hf_finetune.data.pixels import check_changeable
     from hf_finetune.doctor.contact_sheet import contact_sheet
     from hf_finetune.doctor.preview import looks, preview, some_rows
@@ -186,7 +186,7 @@ def _epochs(recipe: Recipe, rows: int) -> float:
     train, batching = recipe.train, recipe.batching
     if train.max_steps <= 0:
         return train.num_train_epochs
-    if batching.token_budget is not None and phased(recipe.data.augment):
+    if batching.token_budget is not None and depends_on_progress(recipe.data.augment):
         raise InputError(
             f"train.max_steps {train.max_steps}: expected train.num_train_epochs for a preview of Phases beside "
             "batching.token_budget, as the steps of an epoch depend on the tokens"
@@ -254,7 +254,7 @@ def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
             f"{flag}: it augments nothing, data.augment and objective.mix are empty; expected operations there, or inline: "
             f"{'[Flip]' if kind == 'image' else '[SwapWords]'}"
         )
-    if by_model(recipe.data.augment) and recipe.data.augment_copies == 0:
+    if generative_operations(recipe.data.augment) and recipe.data.augment_copies == 0:
         # What a language model changes is stored; as many copies as are to be seen.
         recipe = codec.merge(recipe, {"data": {"augment_copies": job.views}})
     return recipe

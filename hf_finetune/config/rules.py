@@ -6,7 +6,14 @@ import math
 import re
 from typing import Any
 
-from hf_finetune.augmentation.compose import Phases, Sometimes, by_model, check_kind, every, phased
+from hf_finetune.augmentation.compose import (
+    Phases,
+    Sometimes,
+    check_kind,
+    depends_on_progress,
+    generative_operations,
+    walk,
+)
 from hf_finetune.config.objective_rules import Refuse, check_objective
 from hf_finetune.config.recipe import Averaging, ImageData, Lora, Recipe, TextData
 from hf_finetune.errors import InputError
@@ -65,11 +72,11 @@ def check(recipe: Recipe) -> None:
     check_kind(data.augment, "text" if isinstance(data, TextData) else "image")
     if data.augment_copies < 0 or (data.augment_copies and not data.augment):
         refuse("data.augment_copies", data.augment_copies, "0, or 1 or more beside data.augment")
-    for operation in by_model(data.augment):
+    for operation in generative_operations(data.augment):
         if data.augment_copies == 0:
             name = type(operation).__name__
             refuse("data.augment_copies", 0, f"1 or more beside {name}, whose model is too slow to run in every epoch")
-    if data.augment_copies and phased(data.augment):
+    if data.augment_copies and depends_on_progress(data.augment):
         refuse(
             "data.augment_copies",
             data.augment_copies,
@@ -312,7 +319,7 @@ def _check_pretrain(recipe: Recipe, refuse: Refuse) -> None:
             refuse("pretrain.objective.augment", (), "operations: without any, the two views of a picture are one")
         case SimCLR(augment=augment):
             check_kind(augment, "image", "pretrain.objective.augment")
-            for operation in every(augment):
+            for operation in walk(augment):
                 if isinstance(operation, Sometimes) and operation.by_class == "rare":
                     refuse("pretrain.objective.augment", spelled(operation), "by_class all: rows have no classes here")
                 if isinstance(operation, Phases):

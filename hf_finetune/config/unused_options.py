@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from operator import attrgetter
 
-from hf_finetune.augmentation.compose import by_model
+from hf_finetune.augmentation.compose import generative_operations
 from hf_finetune.config.recipe import Distill, ImageData, Recipe
 from hf_finetune.training.losses.config import PerClass
 from hf_finetune.training.optim.config import Muon
@@ -47,7 +47,7 @@ def _nothing_is_cached(recipe: Recipe) -> bool:
     data = recipe.data
     pictures = isinstance(data, ImageData) and (data.decode_once or data.augment_copies > 0)
     answers = isinstance(recipe.objective, Distill)
-    return not pictures and not answers and not recipe.batching.cache_prefix and not by_model(data.augment)
+    return not pictures and not answers and not recipe.batching.cache_prefix and not generative_operations(data.augment)
 
 
 def _labels_are_not_asked(recipe: Recipe) -> bool:

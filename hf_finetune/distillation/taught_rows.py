@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_finetune.augmentation.online import Views
+from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import EpochRows, Rows
 
 # What every column of the teacher's begins with.
@@ -19,13 +19,13 @@ TAUGHT = "teacher_"
 COLUMN = f"{TAUGHT}logits"
 TOKENS = f"{TAUGHT}tokens"
 """The column of the teacher's states of tokens (B, T, K), see `distillation.token_cache`."""
-Answer = Callable[[Views], Any]
+Answer = Callable[[AugmentedRows], Any]
 """`the epoch's views -> the teacher's logits of all of them (N, C), as TaughtRows takes them`"""
-Embed = Callable[[Views], Mapping[str, Any]]
+Embed = Callable[[AugmentedRows], Mapping[str, Any]]
 """`the epoch's views -> the teacher's embeddings of all of them (N, D), by column`"""
 
 
-def no_embeddings(_: Views) -> Mapping[str, Any]:
+def no_embeddings(_: AugmentedRows) -> Mapping[str, Any]:
     """Where none are wanted."""
     return {}
 
@@ -45,7 +45,7 @@ class TaughtRows(EpochRows):
         inside: its embeddings of them (N, D), and states of their tokens (N, T, K), likewise, by column.
     """
 
-    def __init__(self, rows: Rows | Views, teacher_NC: Any, inside: Mapping[str, Any] = {}) -> None:
+    def __init__(self, rows: Rows | AugmentedRows, teacher_NC: Any, inside: Mapping[str, Any] = {}) -> None:
         self.rows, self.teacher = rows, {COLUMN: teacher_NC, **inside}
         assert all(len(rows) == len(column) for column in self.teacher.values()), "a row without a teacher's answer"
 
@@ -69,7 +69,7 @@ class TaughtViews(EpochRows):
         embed: asks it for embeddings.
     """
 
-    def __init__(self, views: Views, answer: Answer, embed: Embed = no_embeddings) -> None:
+    def __init__(self, views: AugmentedRows, answer: Answer, embed: Embed = no_embeddings) -> None:
         self.views, self.answer, self.embed = views, answer, embed
         self.taught: TaughtRows | None = None
 

@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from hf_finetune.augmentation.online import Views
+from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of, drawn_rows
 from hf_finetune.distillation import layer_search
 from hf_finetune.distillation.compatibility import Normalised
@@ -209,7 +209,7 @@ class EmbedViews:
     def __init__(self, teacher: Teacher, poolings: Collection[PoolingKind], clock: Clock, budget_gb: float) -> None:
         self.teacher, self.poolings, self.clock, self.budget_gb = teacher, poolings, clock, budget_gb
 
-    def __call__(self, views: Views) -> dict[str, Kept]:
+    def __call__(self, views: AugmentedRows) -> dict[str, Kept]:
         """Embeddings (N, D) of the epoch's views, by column."""
         called = f"epoch {views.epoch}"
         with asking(self.clock):

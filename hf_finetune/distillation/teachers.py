@@ -21,7 +21,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch.utils.data import Subset
 
-from hf_finetune.augmentation.online import Views
+from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.data.splits import row_digests
@@ -203,7 +203,7 @@ class Live:
     def __init__(self, teacher: Teacher | Pipeline, budget_gb: float) -> None:
         self.teacher, self.budget_gb, self.clock = teacher, budget_gb, Clock()
 
-    def __call__(self, views: Views) -> Logits:
+    def __call__(self, views: AugmentedRows) -> Logits:
         """Logits (N, C) of the epoch's views."""
         with asking(self.clock):
             return _of_views(self.teacher, views, self.budget_gb)
@@ -220,7 +220,7 @@ class LiveMean:
     def __init__(self, members: Sequence[Live]) -> None:
         self.members = members
 
-    def __call__(self, views: Views) -> Logits:
+    def __call__(self, views: AugmentedRows) -> Logits:
         """Logits (N, C) of the epoch's views."""
         return Mean([member(views) for member in self.members])
 
@@ -343,7 +343,9 @@ def _ask_one(teacher: AnyTeacher, splits: Mapping[str, Dataset], *, budget_gb: f
     )
 
 
-def embeddings(teacher: Teacher, rows: Dataset | Views, split: str, pooling: PoolingKind, *, budget_gb: float) -> Kept:
+def embeddings(
+    teacher: Teacher, rows: Dataset | AugmentedRows, split: str, pooling: PoolingKind, *, budget_gb: float
+) -> Kept:
     """The teacher's embeddings of all rows, shape (N, D), float32: found or computed and kept, as its answers are.
 
     Args:
@@ -354,14 +356,14 @@ def embeddings(teacher: Teacher, rows: Dataset | Views, split: str, pooling: Poo
     return _asked(teacher, rows, split, budget_gb, pooling)[0]
 
 
-def _of_views(teacher: Teacher | Pipeline, views: Views, budget_gb: float) -> Logits:
+def _of_views(teacher: Teacher | Pipeline, views: AugmentedRows, budget_gb: float) -> Logits:
     called = f"epoch {views.epoch}"
     if isinstance(teacher, Pipeline):
         return _of_texts(teacher, views.texts(), called, budget_gb)[0]
     return _logits(teacher, views, called, budget_gb)[0]
 
 
-def _logits(teacher: Teacher, rows: Dataset | Views, split: str, budget_gb: float) -> tuple[Kept, bool]:
+def _logits(teacher: Teacher, rows: Dataset | AugmentedRows, split: str, budget_gb: float) -> tuple[Kept, bool]:
     """Logits of the data's classes, and whether they were found."""
     kept, found = _asked(teacher, rows, split, budget_gb)
     return replace(kept, columns_C=teacher.columns_C), found
@@ -378,13 +380,13 @@ class AsRead:
     """Tokens of each; None of pictures."""
 
 
-def read_by(inputs: Inputs, rows: Dataset | Views) -> AsRead:
+def read_by(inputs: Inputs, rows: Dataset | AugmentedRows) -> AsRead:
     """Rows as these inputs read them."""
     if isinstance(inputs, TextInputs):
-        encoded = inputs.encode_in_memory(rows.texts() if isinstance(rows, Views) else rows)
+        encoded = inputs.encode_in_memory(rows.texts() if isinstance(rows, AugmentedRows) else rows)
         tokens = Rows(encoded, columns_of(inputs, labels=False))
         return AsRead(hashing.of_columns(encoded), tokens, inputs.lengths(encoded))
-    if isinstance(rows, Views):
+    if isinstance(rows, AugmentedRows):
         return AsRead(hashing.of_json([inputs.processor.to_json_string(), rows.identity]), rows, None)
     pictures = b"".join(row_digests(rows.with_format("arrow")[:]))
     seen = hashing.of_json([inputs.processor.to_json_string(), pictures.hex()])
@@ -405,7 +407,7 @@ def asked_of(teacher: Teacher, read: AsRead, precision: Precision) -> dict[str, 
 
 
 def _asked(
-    teacher: Teacher, rows: Dataset | Views, split: str, budget_gb: float, pooling: PoolingKind | None = None
+    teacher: Teacher, rows: Dataset | AugmentedRows, split: str, budget_gb: float, pooling: PoolingKind | None = None
 ) -> tuple[Kept, bool]:
     """Logits of the teacher's own classes, in its own order, and whether they were found; with `pooling`, embeddings."""
     classifier = teacher.classifier

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.modeling_outputs import ModelOutput
 
-from hf_finetune.augmentation.online import Views
+from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.distillation.config import AnswerKind, DistillationKind
 from hf_finetune.distillation.hidden_states import States, Wanted, Watch
 from hf_finetune.distillation.taught_rows import (
@@ -175,7 +175,7 @@ class DistillationTrainer(ClassifierTrainer):
     def _training_rows(self) -> TaughtRows | TaughtViews:
         rows = super()._training_rows()
         kept = {} if self.insides is None else self.insides.kept
-        if isinstance(rows, Views):
+        if isinstance(rows, AugmentedRows):
             assert callable(self.teacher), "the teacher has seen the rows as they are"
             return TaughtViews(rows, self.teacher, kept if callable(kept) else no_embeddings)
         assert not callable(self.teacher), "the teacher answers views, and the rows have none"

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_finetune.augmentation.mixed_rows import collate_mixed, generator
+from hf_finetune.augmentation.augmenter import Augmenter
 from hf_finetune.augmentation.mixing import Mixing
-from hf_finetune.augmentation.online import Augmentation
+from hf_finetune.augmentation.online import collate_mixed, mixing_generator
 from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.data.inputs import ImageInputs
 
@@ -106,7 +106,7 @@ def preview(
     train: Dataset,
     names: Sequence[str],
     places: Sequence[int],
-    augmentation: Augmentation,
+    augmentation: Augmenter,
     shown: Sequence[Look],
     inputs: ImageInputs | None = None,
     mix: tuple[Mixing, ...] = (),
@@ -139,7 +139,7 @@ def preview(
         return found
     firsts = [places[0] + look.view * len(train) for look in shown]
     mixed = [
-        _mixed(mix, view, generator(augmentation.seed, look.epoch, first))
+        _mixed(mix, view, mixing_generator(augmentation.seed, look.epoch, first))
         for view, look, first in zip(views, shown, firsts, strict=True)
     ]
     return replace(found, views=tuple(view for view, _ in mixed), mixtures=tuple(mixture for _, mixture in mixed))

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_finetune.augmentation.generative.cache import Rewording
-from hf_finetune.augmentation.online import Augmentation, population_of
+from hf_finetune.augmentation.augmenter import Augmenter, population_of
+from hf_finetune.augmentation.generative.paraphraser import Paraphraser
 from hf_finetune.config.recipe import Distill, Recipe
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.further_rows import labelled
@@ -43,11 +43,11 @@ from hf_finetune.training.regularization.elastic_net import penalised
 CPU_FORWARD_TOKENS = 2048
 
 
-def augmentation_of(recipe: Recipe, splits: Splits, device: torch.device) -> Augmentation:
+def augmentation_of(recipe: Recipe, splits: Splits, device: torch.device) -> Augmenter:
     """What changes the recipe's training rows, on these data; the trainer adds how far the training is."""
     population = population_of(splits.train, splits.labels)
-    reword = Rewording(device, recipe.batching.cache_gb)
-    return Augmentation(recipe.data.augment, recipe.train.seed, population, reword)
+    paraphrase = Paraphraser(device, recipe.batching.cache_gb)
+    return Augmenter(recipe.data.augment, recipe.train.seed, population, paraphrase)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Prepared:
         return any(isinstance(kind, OfBatches) for kind in self.kinds)
 
     @property
-    def augmentation(self) -> Augmentation | None:
+    def augmentation(self) -> Augmenter | None:
         """What changes the training rows; None: nothing."""
         return augmentation_of(self.recipe, self.splits, self.device) if self.recipe.data.augment else None
 

@@ -231,7 +231,7 @@ def finish(
 
 def _augmentation(prepared: Prepared, training_rows: int) -> dict[str, Any] | None:
     """What changed or mixed the training rows, how many there were with the copies, and how many copies were left out, see
-    `augmentation.online.without_scored`."""
+    `augmentation.offline.without_scored`."""
     data, mix = prepared.recipe.data, prepared.recipe.objective.mix
     if not data.augment and not mix:
         return None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from hf_finetune.augmentation.online import Views
+from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.data.further_rows import labelled, with_a_label
 from hf_finetune.data.inputs import TextInputs
@@ -203,7 +203,7 @@ def _copying_seconds(prepared: Prepared) -> float:
     rows, augmentation, copies = prepared.splits.train, prepared.augmentation, prepared.recipe.data.augment_copies
     if augmentation is None or copies == 0:
         return 0.0
-    views, some = Views(rows, prepared.inputs, augmentation), range(min(ROWS_COPIED, len(rows)))
+    views, some = AugmentedRows(rows, prepared.inputs, augmentation), range(min(ROWS_COPIED, len(rows)))
     with tempfile.TemporaryDirectory(prefix="hf-finetune-plan-") as folder, alone(Path(folder)):
         # The first row waits for a language model, or a list of synonyms.
         views.__getitems__(range(1))

@@ -17,9 +17,9 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
-from hf_finetune.augmentation.generative.cache import digest_of
 from hf_finetune.augmentation.generative.checkpoints import forget
-from hf_finetune.augmentation.online import with_copies, without_scored
+from hf_finetune.augmentation.generative.paraphraser import checkpoint_digests
+from hf_finetune.augmentation.offline import with_copies, without_scored
 from hf_finetune.config.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.provenance import doubts_of_start
@@ -151,7 +151,7 @@ def _without_pretraining(recipe: Recipe, folder: Path, stages: dict[str, float],
 
 def _record(prepared: Prepared, command: str | None) -> dict[str, Any]:
     """What recipe.json holds: enough to run it again."""
-    asked = digest_of(prepared.recipe.data.augment)
+    asked = checkpoint_digests(prepared.recipe.data.augment)
     return {
         "recipe": to_plain(prepared.recipe),
         "fingerprint": prepared.splits.fingerprint,
@@ -240,7 +240,7 @@ def _train(
             copied = without_scored(copied, len(prepared.splits.train), [rows for rows in scored if rows is not None])
             if len(copied) < made:
                 logger.info("data.augment: %d copies left out, which equal a row that is scored", made - len(copied))
-            asked = digest_of(recipe.data.augment)
+            asked = checkpoint_digests(recipe.data.augment)
             forget()
             how = hashing.of_json(
                 [prepared.splits.fingerprint, repr(augmentation.operations), asked, len(copied), train.seed]

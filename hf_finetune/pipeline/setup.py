@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.compose import leaves
-from hf_finetune.augmentation.generative.cache import check_checkpoints
+from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.config.recipe import Distill, Recipe, TextData
 from hf_finetune.config.rules import check

@@ -21,9 +21,9 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from hf_finetune.augmentation.mixed_rows import MixedRows, collate_mixed
+from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.mixing import Mixing
-from hf_finetune.augmentation.online import Augmentation, Views, population_of
+from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
 from hf_finetune.augmentation.operations import ImageBatch, Operation, TextBatch
 from hf_finetune.config.recipe import Averaging, ImageData, Optim, Recipe, Regularize
 from hf_finetune.data.batching import StepBatches
@@ -193,7 +193,7 @@ class Bench:
         steps = self._steps()
         collate = partial(with_labels, self._collate)
         for stage in stages:
-            views = Views(self.train_rows, self.inputs, Augmentation(stage.operations, self.seed, self.population))
+            views = AugmentedRows(self.train_rows, self.inputs, Augmenter(stage.operations, self.seed, self.population))
             data = MixedRows(views, self.seed) if stage.mix else views
             collate_stage = partial(collate_mixed, stage.mix, collate) if stage.mix else collate
             for epoch, rows in itertools.islice(steps, stage.steps):

@@ -21,10 +21,10 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_finetune.augmentation.compose import phased
-from hf_finetune.augmentation.mixed_rows import MixedRows, collate_mixed
+from hf_finetune.augmentation.augmenter import Augmenter
+from hf_finetune.augmentation.compose import depends_on_progress
 from hf_finetune.augmentation.mixing import Mixing
-from hf_finetune.augmentation.online import Augmentation, Views
+from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, TextInputs, columns_of, with_labels
 from hf_finetune.data.sampling import Sampling, draw_of
@@ -111,7 +111,7 @@ class ClassifierTrainer(Trainer):
         r_drop: float = 0.0,
         mixout: Mixout | None = None,
         sampling: Sampling = "none",
-        augmentation: Augmentation | None = None,
+        augmentation: Augmenter | None = None,
         mix: tuple[Mixing, ...] = (),
         shortcuts: Shortcuts = Shortcuts(),
         optimizer: Optimizer = AdamW(),
@@ -183,7 +183,7 @@ class ClassifierTrainer(Trainer):
             process=self.args.process_index,
             processes=self.args.world_size,
         )
-        if self.augmentation is not None and phased(self.augmentation.operations):
+        if self.augmentation is not None and depends_on_progress(self.augmentation.operations):
             given, epochs = self.args.max_steps, self.args.num_train_epochs
             progress = Progress(sampler, sampler.planned(epochs, given))
             self.augmentation = replace(self.augmentation, progress=progress)
@@ -201,7 +201,7 @@ class ClassifierTrainer(Trainer):
     def _training_rows(self) -> EpochRows:
         if self.augmentation is None:
             return Rows(self.train_dataset, columns_of(self.inputs, labels=True))
-        return Views(self.train_dataset, self.inputs, self.augmentation)
+        return AugmentedRows(self.train_dataset, self.inputs, self.augmentation)
 
     def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
         return partial(with_labels, self.collate)

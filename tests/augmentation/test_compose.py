@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from hf_finetune import InputError, Model, Recipe, TextData
-from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes, check_kind, every, leaves
+from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes, check_kind, leaves, walk
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.operations import ImageBatch, Population, TextBatch, generators
 from hf_finetune.augmentation.text.operations import Aeda, ChangeCase, DeleteWords, KeyboardTypos, SwapWords
@@ -98,7 +98,7 @@ def test_pictures_too() -> None:
 
 def test_what_they_are_made_of() -> None:
     assert leaves([DEEP, Aeda()]) == [SwapWords(0.3), DeleteWords(0.3), KeyboardTypos(0.3), Aeda()]
-    assert len(list(every([DEEP, Aeda()]))) == 7
+    assert len(list(walk([DEEP, Aeda()]))) == 7
     assert leaves([Phases((DEEP, Aeda()))]) == leaves([DEEP, Aeda()])
 
 

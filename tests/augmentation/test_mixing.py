@@ -12,10 +12,10 @@ from helpers.small_runs import image_rows
 from helpers.tiny import tiny_image_checkpoint
 
 from hf_finetune import ImageData, InputError, Model, Recipe, Supervised, TextData
+from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.image.operations import Flip
-from hf_finetune.augmentation.mixed_rows import MixedRows, collate_mixed
 from hf_finetune.augmentation.mixing import Batch, CutMix, Mixing, Mixup, ResizeMix
-from hf_finetune.augmentation.online import Augmentation, Views, population_of
+from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
 from hf_finetune.cli.jobs import train_job
 from hf_finetune.config.recipe import Batching
 from hf_finetune.config.rules import check
@@ -193,7 +193,7 @@ def batches(inputs: ImageInputs, epoch: int, *, seed: int = 0, views: bool = Fal
     encoded = image_rows(12)
     rows = Rows(encoded, columns_of(inputs, labels=True))
     if views:
-        rows = Views(encoded, inputs, Augmentation((Flip(),), 0, population_of(encoded, ("no", "yes"))))
+        rows = AugmentedRows(encoded, inputs, Augmenter((Flip(),), 0, population_of(encoded, ("no", "yes"))))
     loader = EpochLoader(
         MixedRows(rows, seed),
         batch_sampler=StepBatches(12, rows_per_step=4),

@@ -11,9 +11,11 @@ from helpers.small_runs import image_rows, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import AutoImageProcessor
 
+from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Phases, Sequence
 from hf_finetune.augmentation.image.operations import Flip, ResizedCrop
-from hf_finetune.augmentation.online import Augmentation, TwoViews, Views, population_of, with_copies, without_scored
+from hf_finetune.augmentation.offline import with_copies, without_scored
+from hf_finetune.augmentation.online import AugmentedRows, TwoViews
 from hf_finetune.augmentation.operations import TextBatch, generators
 from hf_finetune.augmentation.text.operations import ChangeCase, SwapWords
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
@@ -38,13 +40,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageInputs:
     )
 
 
-def augmentation(rows, *operations) -> Augmentation:
-    return Augmentation(operations, 0, population_of(rows, ("bad", "good")))
+def augmentation(rows, *operations) -> Augmenter:
+    return Augmenter(operations, 0, population_of(rows, ("bad", "good")))
 
 
 def test_views_change_with_the_epoch_and_are_what_the_operation_gives(texts: TextInputs) -> None:
     rows = text_rows(ROWS)
-    views = Views(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
+    views = AugmentedRows(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
     for epoch in range(2):
         views.set_epoch(epoch)
         expected = SwapWords(0.5)(TextBatch(rows["text"][:]), generators(0, range(ROWS), epoch)).texts
@@ -56,7 +58,7 @@ def test_views_change_with_the_epoch_and_are_what_the_operation_gives(texts: Tex
 
 def test_a_row_that_is_drawn_several_times_has_another_view_each_time(texts: TextInputs) -> None:
     rows = text_rows(ROWS)
-    views = Views(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
+    views = AugmentedRows(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
     views.set_epoch(2)
     found = views.changed([3, 3 + ROWS, 5 + 2 * ROWS])["text"]
     raw = TextBatch(rows["text"][:])
@@ -69,7 +71,11 @@ def test_a_row_that_is_drawn_again_is_in_the_phase_of_that_step(texts: TextInput
     known = augmentation(rows, Phases((ChangeCase(1.0, to="upper"), Sequence(()))))
     known = replace(known, progress=lambda _, numbers: np.array([over[number] for number in numbers.tolist()]))
     text = rows["text"][3]
-    assert Views(texts.encode(rows), texts, known).changed(list(over))["text"] == [text.upper(), text, text.upper()]
+    assert AugmentedRows(texts.encode(rows), texts, known).changed(list(over))["text"] == [
+        text.upper(),
+        text,
+        text.upper(),
+    ]
 
 
 def test_two_processes_see_what_one_sees(texts: TextInputs) -> None:
@@ -78,7 +84,7 @@ def test_two_processes_see_what_one_sees(texts: TextInputs) -> None:
     encoded = texts.encode(rows)
 
     def seen(process: int, processes: int) -> list[tuple[int, ...]]:
-        views = Views(encoded, texts, augmentation(rows, SwapWords(0.5)))
+        views = AugmentedRows(encoded, texts, augmentation(rows, SwapWords(0.5)))
         sampler = StepBatches(ROWS, rows_per_step=4, process=process, processes=processes)
         loader = EpochLoader(views, batch_sampler=sampler, collate_fn=lambda batch: batch["input_ids"])
         loader.set_epoch(3)
@@ -106,7 +112,7 @@ def test_two_views_are_others_in_every_epoch(pictures: ImageInputs) -> None:
 
 def test_pictures_are_changed_before_they_are_normalised(pictures: ImageInputs) -> None:
     rows = image_rows(6)
-    views = Views(pictures.encode(rows), pictures, augmentation(rows, Flip(p=1.0)))
+    views = AugmentedRows(pictures.encode(rows), pictures, augmentation(rows, Flip(p=1.0)))
     changed = pictures.collate(views.__getitems__(range(6)))["pixel_values"]
     plain = pictures.collate(Rows(rows, columns_of(pictures, labels=False)).__getitems__(range(6)))["pixel_values"]
     assert not torch.equal(changed, plain)
@@ -169,6 +175,8 @@ def test_pictures_of_phases_are_known_by_the_training_too(pictures: ImageInputs)
     def identity(steps: int) -> dict:
         known = augmentation(rows, Phases((Flip(), Flip(p=0.0))))
         batches = StepBatches(ROWS, rows_per_step=4)
-        return Views(pictures.encode(rows), pictures, replace(known, progress=Progress(batches, steps))).identity
+        return AugmentedRows(
+            pictures.encode(rows), pictures, replace(known, progress=Progress(batches, steps))
+        ).identity
 
     assert identity(6) == identity(6) != identity(60)

@@ -9,10 +9,10 @@ from helpers.small_runs import image_rows, text_rows
 from transformers import ViTImageProcessor
 
 from hf_finetune.augmentation.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
+from hf_finetune.augmentation.generative.config import BackTranslate, SubstituteByModel
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.operations import ImageBatch, Rng, TextBatch, generators
 from hf_finetune.augmentation.test_time import SeveralViews
-from hf_finetune.augmentation.text.generative import BackTranslate, SubstituteByModel
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.data.inputs import ImageInputs

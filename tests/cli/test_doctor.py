@@ -15,8 +15,7 @@ from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from hf_finetune.augmentation.mixed_rows import MixedRows, collate_mixed
-from hf_finetune.augmentation.online import Views
+from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
 from hf_finetune.cli import doctor
 from hf_finetune.cli.main import main_command
 from hf_finetune.data.inputs import with_labels
@@ -149,7 +148,7 @@ def test_the_preview_of_pictures_is_what_training_reads(pictures: str, tmp_path:
     recipe = doctor.augmented_recipe(job, "[Flip, {type: Rotate, degrees: 20}]", "image")
     prepared = prepare(merge(recipe, {"data": {"decode_once": False}}))
     train, inputs = prepared.splits.train, prepared.inputs
-    views = Views(inputs.encode(train), inputs, prepared.augmentation)
+    views = AugmentedRows(inputs.encode(train), inputs, prepared.augmentation)
     rows = [2, 7, 11]
     shown = preview(train, prepared.splits.labels, rows, prepared.augmentation, looks(3, 0), inputs)
     for epoch in range(3):
@@ -264,7 +263,7 @@ def test_pictures_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures:
     train, inputs, chosen = prepared.splits.train, prepared.inputs, recipe.objective.mix
     rows = [2, 7, 11]
     shown = preview(train, prepared.splits.labels, rows, prepared.augmentation, looks(2, 0), inputs, chosen)
-    trained = MixedRows(Views(inputs.encode(train), inputs, prepared.augmentation), recipe.train.seed)
+    trained = MixedRows(AugmentedRows(inputs.encode(train), inputs, prepared.augmentation), recipe.train.seed)
     collate = partial(with_labels, inputs.collate)
     for epoch, mixture in enumerate(shown.mixtures):
         trained.set_epoch(epoch)

@@ -5,8 +5,8 @@ import pytest
 from peft import LoraConfig
 
 from hf_finetune import Distill, ImageData, Model, Recipe, TextData, Train
+from hf_finetune.augmentation.generative.config import SubstituteByModel
 from hf_finetune.augmentation.image.operations import Flip
-from hf_finetune.augmentation.text.generative import SubstituteByModel
 from hf_finetune.cli import shipped
 from hf_finetune.cli.jobs import RunJob, parse
 from hf_finetune.config.unused_options import TABLE, without_effect

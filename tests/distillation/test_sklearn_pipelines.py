@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
-from hf_finetune.augmentation.online import Augmentation, Views, population_of
+from hf_finetune.augmentation.augmenter import Augmenter, population_of
+from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation import logit_cache, teachers
 from hf_finetune.distillation.sklearn_pipelines import read_pipeline
@@ -50,7 +51,9 @@ def test_its_probabilities_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert np.array_equal(second.of_training[np.arange(40)], first.logits["validation"])
     assert (first.reused, second.reused) == (False, True)
     live = teachers.ask((loaded,), {"train": ROWS, "validation": ROWS}, budget_gb=1.0, live=True).of_training
-    views = Views(ROWS, TextInputs(tiny_tokenizer(), 8), Augmentation((), 0, population_of(ROWS, ("poor", "fine"))))
+    views = AugmentedRows(
+        ROWS, TextInputs(tiny_tokenizer(), 8), Augmenter((), 0, population_of(ROWS, ("poor", "fine")))
+    )
     assert np.array_equal(live(views)[np.arange(40)], first.logits["validation"])
     assert not teachers.ask((loaded,), {"validation": text_rows(40, seed=1)}, budget_gb=1.0).reused
     # As if two classes were many.

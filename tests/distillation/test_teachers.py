@@ -20,8 +20,9 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.image.operations import Flip
-from hf_finetune.augmentation.online import Augmentation, Views, population_of
+from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.image import decode
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.distillation import report, teachers
@@ -198,7 +199,7 @@ def test_several_teachers_answer_the_mean_of_their_probabilities(tmp_path: Path,
     assert both.weights not in {t.weights for t in load}
     swapped = teachers.ask(load[::-1], splits, budget_gb=1.0)
     assert np.allclose(swapped.logits["validation"], both.logits["validation"], atol=1e-6)
-    views = Views(rows, load[0].classifier.inputs, Augmentation((), 0, population_of(rows, ("bad", "good"))))
+    views = AugmentedRows(rows, load[0].classifier.inputs, Augmenter((), 0, population_of(rows, ("bad", "good"))))
     live = teachers.LiveMean([teachers.Live(t, 1.0) for t in load])(views)
     assert np.allclose(live[np.arange(12)], both.logits["validation"], atol=1e-5)
 
@@ -208,7 +209,7 @@ def test_views_of_pictures_are_answered_as_they_are(tmp_path: Path, own_cache: P
     checkpoint, rows = classifier(tmp_path, "vit", ("bad", "good")), image_rows(8)
     loaded = teachers.load_teacher(str(checkpoint), ("bad", "good"), "image", trust_remote_code=False)
     own = ImageInputs(ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.1] * 3, image_std=[0.3] * 3))
-    views = Views(rows, own, Augmentation((Flip(),), 0, population_of(rows, ("bad", "good"))))
+    views = AugmentedRows(rows, own, Augmenter((Flip(),), 0, population_of(rows, ("bad", "good"))))
     live, found = teachers.Live(loaded, 1.0), []
     for epoch in (0, 1, 0):
         views.set_epoch(epoch)

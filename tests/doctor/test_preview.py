@@ -9,8 +9,8 @@ import torch
 from helpers.small_runs import text_rows
 from PIL import Image
 
+from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Phases, Sequence
-from hf_finetune.augmentation.online import Augmentation, population_of
 from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.augmentation.text.operations import ChangeCase
 from hf_finetune.doctor.contact_sheet import GAP, LINE, _in_words, contact_sheet
@@ -152,7 +152,7 @@ def test_small_pictures_are_enlarged_and_large_ones_shrunk() -> None:
 def test_of_phases_an_epoch_shows_that_of_its_first_step() -> None:
     rows = text_rows(4)
     phases = Phases((ChangeCase(1.0, to="upper"), Sequence(())))
-    augmentation = Augmentation((phases,), 0, population_of(rows, ("bad", "good")))
+    augmentation = Augmenter((phases,), 0, population_of(rows, ("bad", "good")))
     found = preview(rows, ("bad", "good"), [2, 0], augmentation, looks(3, 0), epochs=3.0)
     plain = [rows["text"][row] for row in (2, 0)]
     # At 0, 1/3 and 2/3 of the training.

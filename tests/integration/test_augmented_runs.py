@@ -10,8 +10,9 @@ from helpers.small_runs import picture_folder, small_recipe, stop_after
 from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 
+from hf_finetune.augmentation.augmenter import Augmenter
 from hf_finetune.augmentation.compose import Phases, Sequence, Sometimes
-from hf_finetune.augmentation.online import Augmentation, with_copies
+from hf_finetune.augmentation.offline import with_copies
 from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.augmentation.text.operations import ChangeCase, Eda, KeyboardTypos, MixHalves, SwapWords, TextOperation
 from hf_finetune.cli.main import main_command
@@ -88,13 +89,13 @@ def test_rows_that_are_scored_stay_as_they_are(
 ) -> None:
     """Whatever reaches the operations is a training row, each once an epoch or a copy."""
     shown: list[str] = []
-    change = Augmentation.texts
+    change = Augmenter.texts
 
-    def watched(self: Augmentation, raw: dict[str, list], *where, **more):
+    def watched(self: Augmenter, raw: dict[str, list], *where, **more):
         shown.extend(raw["text"])
         return change(self, raw, *where, **more)
 
-    monkeypatch.setattr(Augmentation, "texts", watched)
+    monkeypatch.setattr(Augmenter, "texts", watched)
     splits = load(recipe.data.path, kind="text")
     trained(augmented(recipe, *OPERATIONS, copies=copies), tmp_path / "run")
     assert sorted(shown) == sorted(splits.train["text"][:] * max(1, copies))
@@ -106,13 +107,13 @@ def test_phases_hold_for_their_steps_and_a_run_that_was_stopped_goes_on_in_its_o
 ) -> None:
     """14 steps: 6 in capitals, then 3 with typing errors, across the end of the epoch, then 5 as they are."""
     shown: list[TextBatch] = []
-    change = Augmentation.texts
+    change = Augmenter.texts
 
-    def watched(self: Augmentation, raw: dict[str, list], *where: int) -> TextBatch:
+    def watched(self: Augmenter, raw: dict[str, list], *where: int) -> TextBatch:
         shown.append(change(self, raw, *where))
         return shown[-1]
 
-    monkeypatch.setattr(Augmentation, "texts", watched)
+    monkeypatch.setattr(Augmenter, "texts", watched)
     phases = Phases((ChangeCase(1.0, to="upper"), KeyboardTypos(1.0), Sequence(())), (6 / 14, 9 / 14))
     twice = Train(num_train_epochs=2.0, per_device_train_batch_size=8, learning_rate=1e-3)
     chosen = replace(augmented(recipe, phases), train=twice)

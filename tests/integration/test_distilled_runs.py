@@ -22,7 +22,7 @@ from transformers import ViTImageProcessor
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.mixing import Mixup
-from hf_finetune.augmentation.online import Views
+from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import jobs, main
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
@@ -358,7 +358,7 @@ def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypa
     recipe = dataclasses.replace(texts, data=dataclasses.replace(texts.data, augment=(SwapWords(0.5),)))
     answer, asked = teachers.Live.__call__, []
 
-    def remember(self: teachers.Live, views: Views) -> Any:
+    def remember(self: teachers.Live, views: AugmentedRows) -> Any:
         asked.extend(views.texts()["text"])
         return answer(self, views)
 

@@ -12,13 +12,14 @@ from helpers.language_models import drawing_translator, masked_model, translator
 from helpers.small_runs import small_recipe, stop_after, text_rows
 from helpers.tiny import tiny_text_checkpoint
 
+from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Sometimes
-from hf_finetune.augmentation.generative import cache as cached
-from hf_finetune.augmentation.generative.cache import Rewording, ask
+from hf_finetune.augmentation.generative import paraphraser as cached
 from hf_finetune.augmentation.generative.checkpoints import forget
-from hf_finetune.augmentation.online import Augmentation, population_of, with_copies
+from hf_finetune.augmentation.generative.config import BackTranslate, SubstituteByModel
+from hf_finetune.augmentation.generative.paraphraser import Paraphraser, ask
+from hf_finetune.augmentation.offline import with_copies
 from hf_finetune.augmentation.operations import Operation
-from hf_finetune.augmentation.text.generative import BackTranslate, SubstituteByModel
 from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.data.inputs import TextInputs
@@ -64,8 +65,8 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def copies_of(rows: datasets.Dataset, *operations: Operation, folder: Path, seed: int = 0) -> list[str]:
     inputs = TextInputs(load_tokenizer(tiny_text_checkpoint(folder / "bert"), max_length=32, sample=["good"]), 32)
-    reword = Rewording(CPU, 1.0)
-    augmentation = Augmentation(operations, seed, population_of(rows, ("bad", "good")), reword)
+    paraphrase = Paraphraser(CPU, 1.0)
+    augmentation = Augmenter(operations, seed, population_of(rows, ("bad", "good")), paraphrase)
     copied = with_copies(rows, inputs, augmentation, 1)
     assert copied["text"][: len(rows)] == rows["text"][:] and copied["label"][:] == rows["label"][:] * 2
     return copied["text"][len(rows) :]
@@ -88,11 +89,11 @@ def test_copies_are_found_again_without_a_model(
 
 @pytest.mark.usefixtures("cache")
 def test_other_weights_in_the_same_folder_are_asked_anew(tmp_path: Path) -> None:
-    reword, operation = Rewording(CPU, 1.0), SubstituteByModel(str(tmp_path / "mlm"), p=1.0, top_k=1)
+    paraphrase, operation = Paraphraser(CPU, 1.0), SubstituteByModel(str(tmp_path / "mlm"), p=1.0, top_k=1)
     for word in ("good", "film"):
         masked_model(tmp_path / "mlm", **{word: 20.0})
         forget()
-        assert reword(operation, ["so it is"], [0]) == [f"{word} {word} {word}"]
+        assert paraphrase(operation, ["so it is"], [0]) == [f"{word} {word} {word}"]
 
 
 def test_drawn_translations_differ_between_rows_and_sentences_and_nothing_else(tmp_path: Path) -> None:
@@ -119,7 +120,7 @@ def test_no_room_to_keep_them_is_said_and_stops_nothing(
 ) -> None:
     texts, operation = ["so it is", "it was so"], SubstituteByModel(says_good, p=1.0, top_k=1)
     with caplog.at_level(logging.WARNING):
-        changed = Rewording(CPU, 1e-9)(operation, texts, [0, 1])
+        changed = Paraphraser(CPU, 1e-9)(operation, texts, [0, 1])
     assert changed == ["good good good"] * 2 and not list(cache.glob("*"))
     assert "changed texts are not kept for a later run: 0.000000036 GB are needed" in caplog.text
 

@@ -9,9 +9,9 @@ from helpers.small_runs import furthest, small_trainer, trained_by_two, weights
 from torch import nn
 from transformers.utils import ModelOutput
 
+from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Phases
 from hf_finetune.augmentation.image.operations import Flip, Translate
-from hf_finetune.augmentation.online import Augmentation, population_of
 from hf_finetune.augmentation.text.operations import DeleteWords, KeyboardTypos
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.models.kernels.shortcuts import Shortcuts
@@ -34,7 +34,7 @@ def with_everything(model: nn.Module, *args, train_rows, **fields) -> Classifier
         *args,
         train_rows=train_rows,
         **fields,
-        augmentation=Augmentation((Phases(changes),), 0, population_of(train_rows, ("bad", "good"))),
+        augmentation=Augmenter((Phases(changes),), 0, population_of(train_rows, ("bad", "good"))),
         loss=LOSS,
         r_drop=1.0,
         sampling="balanced",
@@ -147,7 +147,7 @@ def test_a_row_that_is_drawn_again_in_an_epoch_is_not_the_same_view_again(tmp_pa
     def lone(model: nn.Module, *args, train_rows, **fields) -> ClassifierTrainer:
         """One row of the first class, and seven of the other."""
         rows = train_rows.select([0, *range(1, 15, 2)])
-        changes = Augmentation((operation,), 0, population_of(rows, ("bad", "good")))
+        changes = Augmenter((operation,), 0, population_of(rows, ("bad", "good")))
         return ClassifierTrainer(model, *args, train_rows=rows, **fields, augmentation=changes, sampling="balanced")
 
     loader = small_trainer(tmp_path, family, trainer=lone).get_train_dataloader()

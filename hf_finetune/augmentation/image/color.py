@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_finetune.augmentation.image.drawing import DRAWS, Draw, PictureOperation, either_way, expect_whole
+from hf_finetune.augmentation.image.base import DRAWS, Draw, EachImage, either_way, expect_whole
 from hf_finetune.augmentation.operations import expect, expect_one_of
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Colour(PictureOperation):
+class Colour(EachImage):
     """Change brightness, contrast, saturation and hue, in an order drawn anew for every picture."""
 
     brightness: float = 0.3
@@ -38,7 +38,7 @@ class Colour(PictureOperation):
         expect_one_of(self, "draw", DRAWS)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from torchvision.transforms.v2 import functional as F
 
@@ -51,32 +51,32 @@ class Colour(PictureOperation):
             change = either_way(r, most, self.draw)
             match which:
                 case 0:
-                    picture_CHW = F.adjust_brightness(picture_CHW, 1 + change)
+                    image_CHW = F.adjust_brightness(image_CHW, 1 + change)
                 case 1:
-                    picture_CHW = F.adjust_contrast(picture_CHW, 1 + change)
+                    image_CHW = F.adjust_contrast(image_CHW, 1 + change)
                 case 2:
-                    picture_CHW = F.adjust_saturation(picture_CHW, 1 + change)
+                    image_CHW = F.adjust_saturation(image_CHW, 1 + change)
                 case 3:
-                    picture_CHW = hue_turned(picture_CHW, change)
-        return picture_CHW
+                    image_CHW = hue_turned(image_CHW, change)
+        return image_CHW
 
 
 @dataclass(frozen=True)
-class Grayscale(PictureOperation):
+class Grayscale(EachImage):
     """Take the colour out of a picture."""
 
     p: float = 0.1
     """Probability of each picture."""
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape, all three channels alike."""
         from torchvision.transforms.v2 import functional as F
 
-        return F.rgb_to_grayscale(picture_CHW, num_output_channels=3)
+        return F.rgb_to_grayscale(image_CHW, num_output_channels=3)
 
 
 @dataclass(frozen=True)
-class Posterize(PictureOperation):
+class Posterize(EachImage):
     """Keep only the highest bits of every value."""
 
     bits: int = 4
@@ -88,15 +88,15 @@ class Posterize(PictureOperation):
         expect_whole(self, "bits", 0, 8)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape, of fewer colours."""
         from torchvision.transforms.v2 import functional as F
 
-        return F.posterize(picture_CHW, self.bits)
+        return F.posterize(image_CHW, self.bits)
 
 
 @dataclass(frozen=True)
-class Solarize(PictureOperation):
+class Solarize(EachImage):
     """Invert the brighter values."""
 
     threshold: float = 128.0
@@ -108,62 +108,62 @@ class Solarize(PictureOperation):
         expect(self, "threshold", 0, 256)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from hf_finetune.augmentation.image.kernels import solarized
 
-        return solarized(picture_CHW, self.threshold)
+        return solarized(image_CHW, self.threshold)
 
 
 @dataclass(frozen=True)
-class AutoContrast(PictureOperation):
+class AutoContrast(EachImage):
     """Stretch every channel so that its darkest value is 0 and its brightest 255, or 254 by rounding."""
 
     p: float = 0.5
     """Probability of each picture."""
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape; a channel of one value stays itself."""
         from torchvision.transforms.v2 import functional as F
 
-        return F.autocontrast(picture_CHW)
+        return F.autocontrast(image_CHW)
 
 
 @dataclass(frozen=True)
-class Equalize(PictureOperation):
+class Equalize(EachImage):
     """Spread the values of every channel so that all are about as frequent."""
 
     p: float = 0.5
     """Probability of each picture."""
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape; a channel of fewer than 255 pixels below its brightest value stays itself."""
         from torchvision.transforms.v2 import functional as F
 
-        return F.equalize(picture_CHW)
+        return F.equalize(image_CHW)
 
 
 @dataclass(frozen=True)
-class Invert(PictureOperation):
+class Invert(EachImage):
     """Make a negative."""
 
     p: float = 0.5
     """Probability of each picture."""
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape, 255 less what every value was."""
         from torchvision.transforms.v2 import functional as F
 
-        return F.invert(picture_CHW)
+        return F.invert(image_CHW)
 
 
 @dataclass(frozen=True)
-class Identity(PictureOperation):
+class Identity(EachImage):
     """Leave a picture as it is: one of the choices of the published policies."""
 
     p: float = 1.0
     """Probability of each picture, for nothing."""
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """The picture itself."""
-        return picture_CHW
+        return image_CHW

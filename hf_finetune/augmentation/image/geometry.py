@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from hf_finetune.augmentation.image.drawing import (
+from hf_finetune.augmentation.image.base import (
     DRAWS,
     Draw,
-    PictureOperation,
+    EachImage,
     either_way,
     expect_in_order,
     expect_whole,
@@ -28,7 +28,7 @@ CROP_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Crop(PictureOperation):
+class Crop(EachImage):
     """Cut a picture of the same size out of it and a frame around it, at random."""
 
     padding: int = 4
@@ -46,25 +46,25 @@ class Crop(PictureOperation):
         expect_whole(self, "fill", 0, 255)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture moved by at most `padding` pixels each way."""
         from torchvision.transforms.v2 import functional as F
 
         from hf_finetune.augmentation.image.kernels import shifted
 
-        height, width = picture_CHW.shape[1:]
+        height, width = image_CHW.shape[1:]
         if self.frame == "constant":
             x, y = (int(r.integers(-self.padding, self.padding + 1)) for _ in range(2))
-            return shifted(picture_CHW, x, y, self.fill)
+            return shifted(image_CHW, x, y, self.fill)
         # A mirror shows no more than there is.
         right, down = (min(self.padding, side - 1) for side in (width, height))
-        framed = F.pad(picture_CHW, [right, down, right, down], padding_mode="reflect")
+        framed = F.pad(image_CHW, [right, down, right, down], padding_mode="reflect")
         left, top = int(r.integers(2 * right + 1)), int(r.integers(2 * down + 1))
         return framed[:, top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)
-class ResizedCrop(PictureOperation):
+class ResizedCrop(EachImage):
     """Cut out a part of a picture and resize it to the picture's size (Inception's crop, arXiv:1409.4842)."""
 
     min_scale: float = 0.08
@@ -83,15 +83,15 @@ class ResizedCrop(PictureOperation):
         expect(self, "ratio", 1, 10)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A part of the picture, of the same size."""
         from torchvision.transforms.v2 import functional as F
 
-        height, width = picture_CHW.shape[1:]
+        height, width = image_CHW.shape[1:]
         top, left, tall, wide = self.part(height, width, r)
         if (tall, wide) == (height, width):
-            return picture_CHW
-        return F.resized_crop(picture_CHW, top, left, tall, wide, [height, width], antialias=True)
+            return image_CHW
+        return F.resized_crop(image_CHW, top, left, tall, wide, [height, width], antialias=True)
 
     def part(self, height: int, width: int, r: np.random.Generator) -> tuple[int, int, int, int]:
         """Where it is: top, left, height and width."""
@@ -105,7 +105,7 @@ class ResizedCrop(PictureOperation):
 
 
 @dataclass(frozen=True)
-class Flip(PictureOperation):
+class Flip(EachImage):
     """Mirror a picture."""
 
     p: float = 0.5
@@ -117,13 +117,13 @@ class Flip(PictureOperation):
         super().__post_init__()
         expect_one_of(self, "direction", ("horizontal", "vertical"))
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
-        return picture_CHW.flip(-1 if self.direction == "horizontal" else -2)
+        return image_CHW.flip(-1 if self.direction == "horizontal" else -2)
 
 
 @dataclass(frozen=True)
-class Rotate(PictureOperation):
+class Rotate(EachImage):
     """Turn a picture about its centre."""
 
     degrees: float = 15.0
@@ -142,16 +142,16 @@ class Rotate(PictureOperation):
         _expect_common(self)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from hf_finetune.augmentation.image.kernels import affine
 
         angle = either_way(r, self.degrees, self.draw)
-        return affine(picture_CHW, self.interpolation, self.fill, angle=angle)
+        return affine(image_CHW, self.interpolation, self.fill, angle=angle)
 
 
 @dataclass(frozen=True)
-class Scale(PictureOperation):
+class Scale(EachImage):
     """Show a picture larger or smaller, about its centre."""
 
     smallest: float = 0.8
@@ -173,16 +173,16 @@ class Scale(PictureOperation):
         expect_whole(self, "fill", 0, 255)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from hf_finetune.augmentation.image.kernels import affine
 
         factor = math.exp(r.uniform(math.log(self.smallest), math.log(self.largest)))
-        return affine(picture_CHW, self.interpolation, self.fill, scale=factor)
+        return affine(image_CHW, self.interpolation, self.fill, scale=factor)
 
 
 @dataclass(frozen=True)
-class Shear(PictureOperation):
+class Shear(EachImage):
     """Slant a picture."""
 
     x: float = 0.2
@@ -207,7 +207,7 @@ class Shear(PictureOperation):
         _expect_common(self)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from hf_finetune.augmentation.image.kernels import affine
 
@@ -217,12 +217,12 @@ class Shear(PictureOperation):
             if most > 0:
                 angles = [0.0, 0.0]
                 angles[place] = math.degrees(math.atan(either_way(r, most, self.draw)))
-                picture_CHW = affine(picture_CHW, self.interpolation, self.fill, shear=angles, centre=centre)
-        return picture_CHW
+                image_CHW = affine(image_CHW, self.interpolation, self.fill, shear=angles, centre=centre)
+        return image_CHW
 
 
 @dataclass(frozen=True)
-class Translate(PictureOperation):
+class Translate(EachImage):
     """Move a picture by whole pixels."""
 
     x: float = 0.1
@@ -246,18 +246,18 @@ class Translate(PictureOperation):
         expect_whole(self, "fill", 0, 255)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from hf_finetune.augmentation.image.kernels import shifted
 
-        height, width = picture_CHW.shape[1:]
+        height, width = image_CHW.shape[1:]
         across, down = (width, height) if self.unit == "share" else (1, 1)
         x, y = (int(either_way(r, most * side, self.draw)) for most, side in ((self.x, across), (self.y, down)))
-        return shifted(picture_CHW, x, y, self.fill) if x or y else picture_CHW
+        return shifted(image_CHW, x, y, self.fill) if x or y else image_CHW
 
 
 @dataclass(frozen=True)
-class Perspective(PictureOperation):
+class Perspective(EachImage):
     """Show a picture as if it were seen at an angle."""
 
     distortion: float = 0.3
@@ -272,22 +272,22 @@ class Perspective(PictureOperation):
         expect_whole(self, "fill", 0, 255)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape; one of a single line of pixels stays itself."""
         from torchvision.transforms.v2 import functional as F
 
         from hf_finetune.augmentation.image.kernels import outside
 
-        height, width = picture_CHW.shape[1:]
+        height, width = image_CHW.shape[1:]
         right, bottom = width - 1, height - 1
         corners = [[0, 0], [right, 0], [right, bottom], [0, bottom]]
         reach = np.array([width // 2, height // 2]) * self.distortion
         inwards = r.integers(0, reach.astype(int) + 1, size=(4, 2))
         if not inwards.any() or min(height, width) < 2:
-            return picture_CHW
+            return image_CHW
         towards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
         moved = (np.array(corners) + inwards * towards).tolist()
-        return F.perspective(picture_CHW, corners, moved, fill=outside(self.fill))
+        return F.perspective(image_CHW, corners, moved, fill=outside(self.fill))
 
 
 def _expect_common(operation: Rotate | Shear) -> None:

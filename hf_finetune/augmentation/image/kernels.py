@@ -16,12 +16,12 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 
-def shifted(picture_CHW: torch.Tensor, x: int, y: int, fill: int) -> torch.Tensor:
+def shifted(image_CHW: torch.Tensor, x: int, y: int, fill: int) -> torch.Tensor:
     """Moved by whole pixels to the right and down; what comes in has the grey level `fill`."""
-    height, width = picture_CHW.shape[1:]
+    height, width = image_CHW.shape[1:]
     x, y = max(-width, min(x, width)), max(-height, min(y, height))
-    moved = torch.full_like(picture_CHW, fill)
-    moved[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)] = picture_CHW[
+    moved = torch.full_like(image_CHW, fill)
+    moved[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)] = image_CHW[
         :, max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)
     ]
     return moved
@@ -33,7 +33,7 @@ def outside(fill: int) -> list[float] | None:
 
 
 def affine(
-    picture_CHW: torch.Tensor,
+    image_CHW: torch.Tensor,
     interpolation: str,
     fill: int,
     *,
@@ -53,9 +53,9 @@ def affine(
         centre: the point, x and y in pixels. None: the picture's centre.
     """
     if angle == 0 and scale == 1 and not any(shear):
-        return picture_CHW
+        return image_CHW
     return F.affine(
-        picture_CHW,
+        image_CHW,
         angle=angle,
         translate=[0, 0],
         scale=scale,
@@ -66,12 +66,12 @@ def affine(
     )
 
 
-def hue_turned(picture_CHW: torch.Tensor, turn: float) -> torch.Tensor:
+def hue_turned(image_CHW: torch.Tensor, turn: float) -> torch.Tensor:
     """Hues turned by a share of the full circle; brightest channel and spread of the channels stay.
 
     Six times as fast as torchvision's way over HSV, and the same within one grey level.
     """
-    pixels = picture_CHW.float()
+    pixels = image_CHW.float()
     red, green, blue = pixels
     most = pixels.amax(0)
     spread = most - pixels.amin(0)
@@ -87,31 +87,31 @@ def hue_turned(picture_CHW: torch.Tensor, turn: float) -> torch.Tensor:
     return turned.round_().to(torch.uint8)
 
 
-def blurred(picture_CHW: torch.Tensor, sigma: float) -> torch.Tensor:
+def blurred(image_CHW: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gaussian blur up to three standard deviations; one axis after the other, which is 3 times as fast at sigma 2."""
-    height, width = picture_CHW.shape[1:]
+    height, width = image_CHW.shape[1:]
     radius = math.ceil(3 * sigma)
     # Mirrored at the edges: a picture cannot lend more than it has.
     across, down = (2 * min(radius, side - 1) + 1 for side in (width, height))
-    pixels = F.gaussian_blur(picture_CHW.float(), [across, 1], [sigma, sigma])
+    pixels = F.gaussian_blur(image_CHW.float(), [across, 1], [sigma, sigma])
     return F.gaussian_blur(pixels, [1, down], [sigma, sigma]).round_().to(torch.uint8)
 
 
-def with_noise(picture_CHW: torch.Tensor, sigma: float, r: np.random.Generator) -> torch.Tensor:
+def with_noise(image_CHW: torch.Tensor, sigma: float, r: np.random.Generator) -> torch.Tensor:
     """Gaussian noise of so many grey levels on every value. Rounded, where torchvision cuts off towards zero."""
-    noise = torch.from_numpy(r.standard_normal(tuple(picture_CHW.shape), dtype=np.float32))
-    return noise.mul_(sigma).add_(picture_CHW).round_().clamp_(0, 255).to(torch.uint8)
+    noise = torch.from_numpy(r.standard_normal(tuple(image_CHW.shape), dtype=np.float32))
+    return noise.mul_(sigma).add_(image_CHW).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def solarized(picture_CHW: torch.Tensor, threshold: float) -> torch.Tensor:
+def solarized(image_CHW: torch.Tensor, threshold: float) -> torch.Tensor:
     """Values of the threshold and above inverted; 6 times as fast as a choice between two pictures."""
     # As a whole number 256 would be wrapped to 0.
-    return picture_CHW ^ (picture_CHW >= float(threshold)).to(torch.uint8).mul_(255)
+    return image_CHW ^ (image_CHW >= float(threshold)).to(torch.uint8).mul_(255)
 
 
 def mixed(pictures: list[torch.Tensor], weights: np.ndarray) -> torch.Tensor:
     """Weighted sum of pictures of one size."""
     total = torch.zeros(pictures[0].shape)
-    for picture_CHW, weight in zip(pictures, weights, strict=True):
-        total.add_(picture_CHW, alpha=float(weight))
+    for image_CHW, weight in zip(pictures, weights, strict=True):
+        total.add_(image_CHW, alpha=float(weight))
     return total.round_().clamp_(0, 255).to(torch.uint8)

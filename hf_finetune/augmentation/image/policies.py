@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
+from hf_finetune.augmentation.image.base import EachImage
 from hf_finetune.augmentation.image.color import AutoContrast, Colour, Equalize, Identity, Invert, Posterize, Solarize
-from hf_finetune.augmentation.image.drawing import PictureOperation
 from hf_finetune.augmentation.image.geometry import Interpolation, Rotate, Shear, Translate
 from hf_finetune.augmentation.image.quality import Sharpness
 from hf_finetune.errors import InputError
@@ -79,7 +79,7 @@ def at_magnitude(
     interpolation: Interpolation = "nearest",
     fill: int = 0,
     p: float = 1.0,
-) -> PictureOperation:
+) -> EachImage:
     """One operation of a policy: what has a direction goes one way or the other, always as far.
 
     Searches build theirs in the same way: the larger the magnitude, the more a picture changes.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from hf_finetune.augmentation.image.base import EachImage, expect_whole, through
 from hf_finetune.augmentation.image.color import Colour, Grayscale, Solarize
-from hf_finetune.augmentation.image.drawing import PictureOperation, expect_whole, through
 from hf_finetune.augmentation.image.geometry import Crop, Flip, ResizedCrop
 from hf_finetune.augmentation.image.policies import (
     CIFAR10,
@@ -34,7 +34,7 @@ PLAIN_KINDS = tuple(k for k in RANDOM_KINDS if k not in ("Identity", "Brightness
 
 
 @dataclass(frozen=True)
-class AutoAugment(PictureOperation):
+class AutoAugment(EachImage):
     """For each picture one of the 25 pairs of operations that AutoAugment found (arXiv:1805.09501)."""
 
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
@@ -49,7 +49,7 @@ class AutoAugment(PictureOperation):
         expect_whole(self, "fill", 0, 255)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         match self.policy:
             case "imagenet":
@@ -62,11 +62,11 @@ class AutoAugment(PictureOperation):
             at_magnitude(kind, STRONGEST_MAGNITUDE * level / (LEVELS - 1), fill=self.fill, p=p)
             for kind, p, level in pairs[r.integers(len(pairs))]
         ]
-        return through(steps, picture_CHW, r)
+        return through(steps, image_CHW, r)
 
 
 @dataclass(frozen=True)
-class RandAugment(PictureOperation):
+class RandAugment(EachImage):
     """A number of operations of one magnitude, drawn for each picture (arXiv:1909.13719)."""
 
     n: int = 2
@@ -84,15 +84,15 @@ class RandAugment(PictureOperation):
         expect_whole(self, "fill", 0, 255)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         for number in r.integers(len(RANDOM_KINDS), size=self.n):
-            picture_CHW = at_magnitude(RANDOM_KINDS[number], self.m, fill=self.fill).change(picture_CHW, r)
-        return picture_CHW
+            image_CHW = at_magnitude(RANDOM_KINDS[number], self.m, fill=self.fill).change(image_CHW, r)
+        return image_CHW
 
 
 @dataclass(frozen=True)
-class TrivialAugment(PictureOperation):
+class TrivialAugment(EachImage):
     """One operation of a drawn magnitude, up to very strong ones, for each picture (wide space of arXiv:2103.10158)."""
 
     fill: int = 0
@@ -104,15 +104,15 @@ class TrivialAugment(PictureOperation):
         expect_whole(self, "fill", 0, 255)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         kind, magnitude = RANDOM_KINDS[r.integers(len(RANDOM_KINDS))], int(r.integers(STRONGEST_MAGNITUDE + 1))
         magnitude = STRONGEST_MAGNITUDE if kind in WHOLE_KINDS else magnitude
-        return at_magnitude(kind, magnitude, WIDE, fill=self.fill).change(picture_CHW, r)
+        return at_magnitude(kind, magnitude, WIDE, fill=self.fill).change(image_CHW, r)
 
 
 @dataclass(frozen=True)
-class AugMix(PictureOperation):
+class AugMix(EachImage):
     """A mixture of a picture and of chains of operations on it (arXiv:1912.02781, without its loss)."""
 
     severity: int = 3
@@ -138,16 +138,16 @@ class AugMix(PictureOperation):
         expect_whole(self, "fill", 0, 255)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from hf_finetune.augmentation.image.kernels import mixed
 
         changed = r.beta(self.alpha, self.alpha)
         shares = r.dirichlet([self.alpha] * self.width) * changed
-        chains = [self.chain(picture_CHW, r) for _ in range(self.width)]
-        return mixed([picture_CHW, *chains], [1 - changed, *shares])
+        chains = [self.chain(image_CHW, r) for _ in range(self.width)]
+        return mixed([image_CHW, *chains], [1 - changed, *shares])
 
-    def chain(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def chain(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture after one chain."""
         kinds = RANDOM_KINDS[1:] if self.all_operations else PLAIN_KINDS
         for _ in range(self.depth or int(r.integers(1, 4))):
@@ -155,12 +155,12 @@ class AugMix(PictureOperation):
             level = LEVELS - 1 if kind in WHOLE_KINDS else int(r.integers(self.severity))
             magnitude = STRONGEST_MAGNITUDE * level / (LEVELS - 1)
             step = at_magnitude(kind, magnitude, MIXED, interpolation="bilinear", fill=self.fill)
-            picture_CHW = step.change(picture_CHW, r)
-        return picture_CHW
+            image_CHW = step.change(image_CHW, r)
+        return image_CHW
 
 
 @dataclass(frozen=True)
-class ThreeAugment(PictureOperation):
+class ThreeAugment(EachImage):
     """One of grayscale, solarization and blur, then a change of colours, after a crop with 4 mirrored pixels around and a
     mirror image in every second picture (DeiT III's 3-Augment with its simple crop, arXiv:2204.07118)."""
 
@@ -175,15 +175,15 @@ class ThreeAugment(PictureOperation):
         expect(self, "colour", 0, 1)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         one_of_three = (Grayscale(p=1.0), Solarize(128.0, p=1.0), Blur(0.1, 2.0, p=1.0))[r.integers(3)]
         colours = Colour(self.colour, self.colour, self.colour)
-        return through([Crop(4, "reflect"), Flip(p=0.5 * self.flip), one_of_three, colours], picture_CHW, r)
+        return through([Crop(4, "reflect"), Flip(p=0.5 * self.flip), one_of_three, colours], image_CHW, r)
 
 
 @dataclass(frozen=True)
-class Mild(PictureOperation):
+class Mild(EachImage):
     """A large part of a picture, resized, and a mirror image in every second picture: a start where few rows are at hand."""
 
     min_scale: float = 0.7
@@ -197,6 +197,6 @@ class Mild(PictureOperation):
         expect(self, "min_scale", 1e-4, 1)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
-        return through([Flip(p=0.5 * self.flip), ResizedCrop(self.min_scale, ratio=1.1)], picture_CHW, r)
+        return through([Flip(p=0.5 * self.flip), ResizedCrop(self.min_scale, ratio=1.1)], image_CHW, r)

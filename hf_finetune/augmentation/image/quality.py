@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hf_finetune.augmentation.image.drawing import (
+from hf_finetune.augmentation.image.base import (
     DRAWS,
     Draw,
-    PictureOperation,
+    EachImage,
     either_way,
     expect_in_order,
     expect_whole,
@@ -28,7 +28,7 @@ ERASE_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class Blur(PictureOperation):
+class Blur(EachImage):
     """Gaussian blur."""
 
     min_sigma: float = 0.1
@@ -44,16 +44,16 @@ class Blur(PictureOperation):
         expect_in_order(self, "min_sigma", "max_sigma")
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from hf_finetune.augmentation.image.kernels import blurred
 
         sigma = float(r.uniform(self.min_sigma, self.max_sigma))
-        return blurred(picture_CHW, sigma) if sigma > SMALLEST_SIGMA else picture_CHW
+        return blurred(image_CHW, sigma) if sigma > SMALLEST_SIGMA else image_CHW
 
 
 @dataclass(frozen=True)
-class Sharpness(PictureOperation):
+class Sharpness(EachImage):
     """Sharpen a picture or smooth it."""
 
     strength: float = 0.5
@@ -68,17 +68,17 @@ class Sharpness(PictureOperation):
         expect_one_of(self, "draw", DRAWS)
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape; the outermost pixels stay."""
         from torchvision.transforms.v2 import functional as F
 
         if self.strength == 0:
-            return picture_CHW
-        return F.adjust_sharpness(picture_CHW, 1 + either_way(r, self.strength, self.draw))
+            return image_CHW
+        return F.adjust_sharpness(image_CHW, 1 + either_way(r, self.strength, self.draw))
 
 
 @dataclass(frozen=True)
-class Noise(PictureOperation):
+class Noise(EachImage):
     """Gaussian noise on every value."""
 
     min_sigma: float = 0.0
@@ -94,16 +94,16 @@ class Noise(PictureOperation):
         expect_in_order(self, "min_sigma", "max_sigma")
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from hf_finetune.augmentation.image.kernels import with_noise
 
         sigma = 255 * float(r.uniform(self.min_sigma, self.max_sigma))
-        return with_noise(picture_CHW, sigma, r) if sigma > 0 else picture_CHW
+        return with_noise(image_CHW, sigma, r) if sigma > 0 else image_CHW
 
 
 @dataclass(frozen=True)
-class Erase(PictureOperation):
+class Erase(EachImage):
     """Cover a rectangle (random erasing, arXiv:1708.04896)."""
 
     min_area: float = 0.02
@@ -125,21 +125,21 @@ class Erase(PictureOperation):
         expect_one_of(self, "cover", ("mean", "noise", "black"))
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         import torch
 
-        top, left, tall, wide = self.rectangle(*picture_CHW.shape[1:], r)
+        top, left, tall, wide = self.rectangle(*image_CHW.shape[1:], r)
         if tall == 0 or wide == 0:
-            return picture_CHW
+            return image_CHW
         match self.cover:
             case "mean":
-                cover = picture_CHW.float().mean((1, 2), keepdim=True).round_().to(torch.uint8)
+                cover = image_CHW.float().mean((1, 2), keepdim=True).round_().to(torch.uint8)
             case "noise":
                 cover = torch.from_numpy(r.integers(0, 256, (3, tall, wide), dtype=np.uint8))
             case "black":
                 cover = torch.zeros((), dtype=torch.uint8)
-        erased = picture_CHW.clone()
+        erased = image_CHW.clone()
         erased[:, top : top + tall, left : left + wide] = cover
         return erased
 
@@ -155,7 +155,7 @@ class Erase(PictureOperation):
 
 
 @dataclass(frozen=True)
-class Jpeg(PictureOperation):
+class Jpeg(EachImage):
     """What is left of a picture that was kept as JPEG."""
 
     min_quality: int = 30
@@ -171,8 +171,8 @@ class Jpeg(PictureOperation):
         expect_in_order(self, "min_quality", "max_quality")
         super().__post_init__()
 
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from torchvision.transforms.v2 import functional as F
 
-        return F.jpeg(picture_CHW, int(r.integers(self.min_quality, self.max_quality + 1)))
+        return F.jpeg(image_CHW, int(r.integers(self.min_quality, self.max_quality + 1)))

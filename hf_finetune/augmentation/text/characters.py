@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import EachText, expect, expect_one_of
+from hf_finetune.augmentation.operations import expect, expect_one_of
+from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.data.text_pieces import KEEPS, Keep, joined, stays, words_of
 
 # Rows of a QWERTY keyboard, and how far each is shifted to the right, in keys.

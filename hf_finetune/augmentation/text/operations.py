@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hf_finetune.augmentation.generative.config import BackTranslate, SubstituteByModel
 from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos, OcrConfusions
-from hf_finetune.augmentation.text.generative import BackTranslate, SubstituteByModel
 from hf_finetune.augmentation.text.presets import Aeda, Eda
 from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
 from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords

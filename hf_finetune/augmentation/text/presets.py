@@ -7,8 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import EachText, expect, expect_one_of
+from hf_finetune.augmentation.operations import expect, expect_one_of
 from hf_finetune.augmentation.text import synonyms
+from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.augmentation.text.words import DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
 from hf_finetune.data.text_pieces import KEEPS, Keep, joined, share, space_beside, words_of
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import EachText, Rng, TextBatch, each, expect
+from hf_finetune.augmentation.operations import Rng, TextBatch, each, expect
+from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.data.text_pieces import joined, joined_words, sentences_of, words_of
 from hf_finetune.errors import InputError
 

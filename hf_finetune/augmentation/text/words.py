@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import EachText, expect, expect_one_of
+from hf_finetune.augmentation.operations import expect, expect_one_of
 from hf_finetune.augmentation.text import synonyms
+from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.data.text_pieces import (
     KEEPS,
     Keep,

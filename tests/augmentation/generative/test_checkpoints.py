@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, MBartConfig, MBartForConditionalGeneration
 
 from hf_finetune.augmentation.compose import Sometimes
-from hf_finetune.augmentation.generative.cache import check_checkpoints, digest_of
 from hf_finetune.augmentation.generative.checkpoints import forget, load
-from hf_finetune.augmentation.text.generative import BackTranslate, SubstituteByModel
+from hf_finetune.augmentation.generative.config import BackTranslate, SubstituteByModel
+from hf_finetune.augmentation.generative.paraphraser import check_checkpoints, checkpoint_digests
 from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.errors import InputError
 
@@ -134,10 +134,10 @@ def test_a_digest_follows_weights_config_and_tokenizer(masked: Path, speaks: Pat
 
     def digest() -> list[str]:
         forget()
-        return digest_of([operation])
+        return checkpoint_digests([operation])
 
     found = [digest()]
-    assert found[0] == digest_of([SubstituteByModel(str(masked))]), "wherever it lies"
+    assert found[0] == checkpoint_digests([SubstituteByModel(str(masked))]), "wherever it lies"
     tensors = load_file(folder / "model.safetensors")
     tensors["cls.predictions.bias"] = tensors["cls.predictions.bias"] + 1
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -147,4 +147,4 @@ def test_a_digest_follows_weights_config_and_tokenizer(masked: Path, speaks: Pat
     change_json(folder / "tokenizer_config.json", model_max_length=7)
     found.append(digest())
     assert len({tuple(d) for d in found}) == 4
-    assert len(digest_of([BackTranslate(str(speaks), str(masked)), SwapWords()])) == 2
+    assert len(checkpoint_digests([BackTranslate(str(speaks), str(masked)), SwapWords()])) == 2

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from hf_finetune import InputError, Model, Recipe, TextData
 from hf_finetune.augmentation.compose import Sometimes
+from hf_finetune.augmentation.generative.config import GenerativeOperation
 from hf_finetune.augmentation.operations import Population, TextBatch, generators
-from hf_finetune.augmentation.text.generative import ModelOperation
 from hf_finetune.augmentation.text.operations import (
     Aeda,
     ChangeCase,
@@ -50,7 +50,7 @@ BATTERY = [
     Aeda(0.5),
 ]
 # SubstituteByModel and BackTranslate need a checkpoint: tests/data/test_text_models.py has theirs.
-ELSEWHERE = typing.get_args(ModelOperation)
+ELSEWHERE = typing.get_args(GenerativeOperation)
 every_operation = pytest.mark.parametrize("operation", BATTERY, ids=lambda o: type(o).__name__)
 
 TEXTS = [

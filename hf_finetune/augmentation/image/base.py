@@ -24,7 +24,7 @@ Draw = Literal["uniform", "ends"]
 DRAWS = get_args(Draw)
 
 
-class PictureOperation(ABC):
+class EachImage(ABC):
     """An operation that changes each picture by itself, with a probability that is its field `p`."""
 
     p: float
@@ -41,16 +41,16 @@ class PictureOperation(ABC):
         return dataclasses.replace(batch, pixels=pixels)
 
     @abstractmethod
-    def change(self, picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture, uint8, as another of its size, whatever `p` is; the one that came in stays as it was."""
 
 
-def through(operations: Iterable[PictureOperation], picture_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+def through(operations: Iterable[EachImage], image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
     """A picture after several operations, each with its own probability."""
     for operation in operations:
         if r.random() < operation.p:
-            picture_CHW = operation.change(picture_CHW, r)
-    return picture_CHW
+            image_CHW = operation.change(image_CHW, r)
+    return image_CHW
 
 
 def either_way(r: np.random.Generator, most: float, draw: Draw) -> float:

@@ -6,43 +6,43 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_finetune.augmentation.compose import OneOf, Sometimes, by_model
+from hf_finetune.augmentation.compose import OneOf, Sometimes, generative_operations
+from hf_finetune.augmentation.generative.config import BackTranslate, GenerativeOperation, SubstituteByModel
 from hf_finetune.augmentation.operations import TextBatch, apply, generators
 from hf_finetune.augmentation.test_time import SeveralViews
-from hf_finetune.augmentation.text.generative import BackTranslate, ModelOperation, SubstituteByModel
 from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.errors import InputError
 
 OPERATIONS = [SubstituteByModel("bert"), BackTranslate("en-de", "de-en")]
 
 
-def numbered(operation: ModelOperation, texts, seeds) -> list[str]:
+def numbered(operation: GenerativeOperation, texts, seeds) -> list[str]:
     """In place of a model: the text and its seed."""
     return [f"{text} {seed}" for text, seed in zip(texts, seeds, strict=True)]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_text_changes_by_its_row_alone(operation: ModelOperation) -> None:
+def test_a_text_changes_by_its_row_alone(operation: GenerativeOperation) -> None:
     texts, labels = ["one", "two", "three"], np.array([0, 1, 0])
-    batch = operation(TextBatch(texts, labels=labels, reword=numbered), generators(0, [4, 7, 9], 0, 1))
+    batch = operation(TextBatch(texts, labels=labels, paraphrase=numbered), generators(0, [4, 7, 9], 0, 1))
     assert batch.labels is labels and [text.split()[0] for text in batch.texts] == texts
     assert len({text.split()[1] for text in batch.texts}) == 3
-    alone = operation(TextBatch(["two"], reword=numbered), generators(0, [7], 0, 1)).texts
+    alone = operation(TextBatch(["two"], paraphrase=numbered), generators(0, [7], 0, 1)).texts
     assert alone == batch.texts[1:2]
     for other in ((1, [7], 0, 1), (0, [8], 0, 1), (0, [7], 1, 1), (0, [7], 0, 2)):
-        assert operation(TextBatch(["two"], reword=numbered), generators(*other)).texts != alone
+        assert operation(TextBatch(["two"], paraphrase=numbered), generators(*other)).texts != alone
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_second_texts_change_by_seeds_of_their_own_unless_there_is_none(operation: ModelOperation) -> None:
-    changed = operation(TextBatch(["a", "b", "c"], ["d", " ", "e"], reword=numbered), generators(0, [0, 1, 2], 0))
+def test_second_texts_change_by_seeds_of_their_own_unless_there_is_none(operation: GenerativeOperation) -> None:
+    changed = operation(TextBatch(["a", "b", "c"], ["d", " ", "e"], paraphrase=numbered), generators(0, [0, 1, 2], 0))
     assert changed.pairs[0].startswith("d ") and changed.pairs[1] == " "
     assert changed.pairs[0].split()[1] != changed.texts[0].split()[1]
-    assert operation(TextBatch(["c"], ["e"], reword=numbered), generators(0, [2], 0)).pairs == changed.pairs[2:]
+    assert operation(TextBatch(["c"], ["e"], paraphrase=numbered), generators(0, [2], 0)).pairs == changed.pairs[2:]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_without_models_it_is_refused(operation: ModelOperation) -> None:
+def test_without_models_it_is_refused(operation: GenerativeOperation) -> None:
     with pytest.raises(
         InputError, match=rf"data.augment: {type(operation).__name__} asks a language model .*augment_copies"
     ):
@@ -61,9 +61,9 @@ def test_no_share_of_the_words_is_the_text_itself() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_pickled_and_found_among_others(operation: ModelOperation) -> None:
+def test_pickled_and_found_among_others(operation: GenerativeOperation) -> None:
     assert pickle.loads(pickle.dumps(operation)) == operation
-    assert by_model([SwapWords(), Sometimes(OneOf((SwapWords(), operation)))]) == [operation]
+    assert generative_operations([SwapWords(), Sometimes(OneOf((SwapWords(), operation)))]) == [operation]
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_finetune.augmentation.compose import Augmentation, by_model
+from hf_finetune.augmentation.compose import Augmentation, generative_operations
 from hf_finetune.augmentation.generative.back_translation import Search, by_way_of, split_sentences
 from hf_finetune.augmentation.generative.checkpoints import Task, digest, load
+from hf_finetune.augmentation.generative.config import BackTranslate, GenerativeOperation, SubstituteByModel
 from hf_finetune.augmentation.generative.masked_lm import fill, open_words
-from hf_finetune.augmentation.text.generative import BackTranslate, ModelOperation, SubstituteByModel
 from hf_finetune.utils import disk_cache
 from hf_finetune.utils.codec import to_plain
 
@@ -37,21 +37,25 @@ def check_checkpoints(operations: Sequence[Augmentation]) -> None:
     Raises:
         InputError: see `checkpoints.load`.
     """
-    for operation in by_model(operations):
+    for operation in generative_operations(operations):
         for name, revision, task in _asked(operation):
             load(name, revision, task, torch.device("meta"))
 
 
-def digest_of(operations: Sequence[Augmentation]) -> list[str]:
+def checkpoint_digests(operations: Sequence[Augmentation]) -> list[str]:
     """What the answers of the models among the operations depend on beside the operations' fields.
 
     Raises:
         InputError: see `checkpoints.digest`.
     """
-    return [digest(name, revision) for operation in by_model(operations) for name, revision, _ in _asked(operation)]
+    return [
+        digest(name, revision)
+        for operation in generative_operations(operations)
+        for name, revision, _ in _asked(operation)
+    ]
 
 
-def _asked(operation: ModelOperation) -> list[tuple[str, str | None, Task]]:
+def _asked(operation: GenerativeOperation) -> list[tuple[str, str | None, Task]]:
     """Checkpoints of an operation, with their revisions and tasks."""
     match operation:
         case SubstituteByModel(checkpoint, revision=revision):
@@ -61,14 +65,14 @@ def _asked(operation: ModelOperation) -> list[tuple[str, str | None, Task]]:
 
 
 @dataclass(frozen=True)
-class Rewording:
-    """What `augmentation.operations.Reword` asks for: from an earlier run where it left it, else from the models."""
+class Paraphraser:
+    """What `operations.Paraphrase` asks for: from an earlier run where it left it, else from the models."""
 
     device: torch.device
     cache_gb: float
     """Gigabytes (10^9 bytes) that all stores may take together."""
 
-    def __call__(self, operation: ModelOperation, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    def __call__(self, operation: GenerativeOperation, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """The texts as the operation changes them.
 
         Raises:
@@ -79,7 +83,7 @@ class Rewording:
             {
                 "format": FORMAT,
                 "operation": {"type": type(operation).__name__, **to_plain(operation)},
-                "checkpoints": digest_of([operation]),
+                "checkpoints": checkpoint_digests([operation]),
                 "texts": list(texts),
                 "seeds": list(seeds),
             },
@@ -108,7 +112,7 @@ class Rewording:
         return changed
 
 
-def ask(operation: ModelOperation, texts: Sequence[str], seeds: Sequence[int], device: torch.device) -> list[str]:
+def ask(operation: GenerativeOperation, texts: Sequence[str], seeds: Sequence[int], device: torch.device) -> list[str]:
     """The texts as the operation's models change them, on a device.
 
     Raises:

@@ -53,7 +53,7 @@ class SubstituteByModel:
         Raises:
             InputError: the batch comes without models; the checkpoint cannot be read, or has no trained head.
         """
-        return batch if self.p == 0 else _reworded(self, batch, rng)
+        return batch if self.p == 0 else _paraphrased(self, batch, rng)
 
 
 @dataclass(frozen=True)
@@ -105,25 +105,25 @@ class BackTranslate:
         Raises:
             InputError: the batch comes without models; a checkpoint cannot be read, or is none that translates.
         """
-        return _reworded(self, batch, rng)
+        return _paraphrased(self, batch, rng)
 
 
-ModelOperation = SubstituteByModel | BackTranslate
+GenerativeOperation = SubstituteByModel | BackTranslate
 
 
-def _expect_named(operation: ModelOperation, name: str) -> None:
+def _expect_named(operation: GenerativeOperation, name: str) -> None:
     if not getattr(operation, name).strip():
         kind = type(operation).__name__
         raise InputError(f"{kind}.{name}: expected a Hub id or the folder of a checkpoint, got an empty name")
 
 
-def _reworded(operation: ModelOperation, batch: TextBatch, rng: Rng) -> TextBatch:
+def _paraphrased(operation: GenerativeOperation, batch: TextBatch, rng: Rng) -> TextBatch:
     """The batch with all texts, and all second texts of pairs that there are, reworded together.
 
     A row's generator gives one seed for each of its texts before any model is asked: what the row draws later depends neither
     on its company nor on whether the answer was kept from an earlier run.
     """
-    if batch.reword is None:
+    if batch.paraphrase is None:
         raise InputError(
             f"data.augment: {type(operation).__name__} asks a language model and is for stored copies alone; "
             "expected another operation here, or data.augment_copies 1 or more in training"
@@ -131,7 +131,7 @@ def _reworded(operation: ModelOperation, batch: TextBatch, rng: Rng) -> TextBatc
     rngs, pairs = each(rng, len(batch)), list(batch.pairs or ())
     seconds = [i for i, text in enumerate(pairs) if text.strip()]
     seeds = [int(r.integers(2**63)) for r in [*rngs, *(rngs[i] for i in seconds)]]
-    changed = batch.reword(operation, [*batch.texts, *(pairs[i] for i in seconds)], seeds)
+    changed = batch.paraphrase(operation, [*batch.texts, *(pairs[i] for i in seconds)], seeds)
     for i, text in zip(seconds, changed[len(batch) :], strict=True):
         pairs[i] = text
     return replace(batch, texts=changed[: len(batch)], pairs=None if batch.pairs is None else pairs)
