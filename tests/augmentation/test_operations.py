@@ -11,11 +11,11 @@ from hf_finetune.augmentation.operations import (
     Population,
     TextBatch,
     apply,
-    change_texts,
     each,
     expect,
     generators,
 )
+from hf_finetune.augmentation.text.characters import ChangeCase
 from hf_finetune.errors import InputError
 
 
@@ -54,7 +54,7 @@ def test_population_by_hand() -> None:
 
 
 def test_second_texts_of_pairs_change_too_unless_there_is_none() -> None:
-    batch = change_texts(TextBatch(["a", "b"], ["c", " "]), np.random.default_rng(0), lambda text, rng: text.upper())
+    batch = ChangeCase(1.0, "upper")(TextBatch(["a", "b"], ["c", " "]), np.random.default_rng(0))
     assert (batch.texts, batch.pairs) == (["A", "B"], ["C", " "])
 
 
