@@ -21,11 +21,10 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.freezing import encoder_layers
-from hf_finetune.models.heads import encoder
+from hf_finetune.models.heads.pooling import PATCHES_AFTER, STAGED, TEXTS, Pool, PoolingKind, reading_of, states_of
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens
-from hf_finetune.models.pooling import PATCHES_AFTER, STAGED, TEXTS, Pool, PoolingKind, reading_of, states_of
-from hf_finetune.models.projections import NAMES
+from hf_finetune.models.kernels.projections import NAMES
+from hf_finetune.models.modules import encoder, encoder_layers
 
 PROJECTIONS = ("query", "key", "value")
 # Attention is the softmax of queries times keys, and nothing is added.

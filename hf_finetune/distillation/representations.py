@@ -30,7 +30,7 @@ from hf_finetune.distillation.representation_config import (
     RepresentationKind,
 )
 from hf_finetune.errors import InputError
-from hf_finetune.models.pooling import width_of
+from hf_finetune.models.heads.pooling import width_of
 from hf_finetune.training.losses.contrastive import contrastive
 
 Configs = tuple[PreTrainedConfig, PreTrainedConfig]

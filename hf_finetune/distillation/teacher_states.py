@@ -38,8 +38,8 @@ from hf_finetune.distillation.teachers import embeddings as teachers_embeddings
 from hf_finetune.distillation.token_cache import KeptTokens, Layout, keep_tokens
 from hf_finetune.distillation.trainer import Clock, Insides
 from hf_finetune.evaluation.inference import evaluating, to_device
+from hf_finetune.models.heads.pooling import PoolingKind, tokens_before_patches, width_of
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens
-from hf_finetune.models.pooling import PoolingKind, tokens_before_patches, width_of
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.disk_cache import NoStore
 

@@ -35,8 +35,8 @@ from hf_finetune.distillation.trainer import Clock
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.inference import PART_ROWS, TOKENS, predict_logits
-from hf_finetune.models.pooled import PooledClassifier
-from hf_finetune.models.pooling import PoolingKind, width_of
+from hf_finetune.models.heads.custom import CustomHeadClassifier
+from hf_finetune.models.heads.pooling import PoolingKind, width_of
 from hf_finetune.training.classifier import Classifier, load_trained
 from hf_finetune.training.precision import default_device, exact_float32, has_native_bf16
 from hf_finetune.utils import environment, hashing
@@ -67,7 +67,7 @@ class Teacher:
         """SHA-256 of its weights, and of what else its answers to the same inputs depend on."""
         model = self.classifier.model
         config = {name: value for name, value in model.config.to_dict().items() if name not in WITHOUT_EFFECT}
-        reading = repr(model.reading) if isinstance(model, PooledClassifier) else None
+        reading = repr(model.reading) if isinstance(model, CustomHeadClassifier) else None
         return hashing.of_json([hashing.of_tensors(model.state_dict()), config, reading])
 
 

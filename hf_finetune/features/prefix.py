@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from hf_finetune.evaluation.inference import evaluating
-from hf_finetune.models.freezing import encoder_layers, lower_part
-from hf_finetune.models.heads import encoder
-from hf_finetune.models.pooled import last_layers_read
+from hf_finetune.models.freezing import lower_part
+from hf_finetune.models.heads.custom import last_layers_read
+from hf_finetune.models.modules import encoder, encoder_layers
 from hf_finetune.models.safety import first_line
 
 Batch = dict[str, torch.Tensor]
@@ -167,7 +167,7 @@ class Prefix:
         def run_or_pass(hidden_BTD: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             passed = self._given is not None if index < self.n else self._reading
             if not passed:
-                # That of its class: `models.kernels.fused_layers` gives it another one while the model trains.
+                # That of its class: `models.kernels.layers` gives it another one while the model trains.
                 return type(layer).forward(layer, hidden_BTD, *args, **kwargs)
             return (hidden_BTD, None) if self._in_tuples else hidden_BTD
 

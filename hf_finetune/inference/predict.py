@@ -28,7 +28,7 @@ from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.evaluation.test_time import gain, mean_of
 from hf_finetune.inference.decoded_images import Pictures, decoded
-from hf_finetune.models.kernels.fused_layers import fused_layers
+from hf_finetune.models.kernels.layers import fused_layers
 from hf_finetune.training.classifier import Classifier
 from hf_finetune.training.precision import default_device, has_native_bf16
 from hf_finetune.utils.tables import check_output, table_writer

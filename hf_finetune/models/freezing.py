@@ -12,31 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import encoder, head_modules
-
-
-def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The encoder's layers, bottom to top: the children of its outermost list of modules.
-
-    Transformer blocks for the flat families. For Swin, ConvNeXt and ResNet these are the stages, because the blocks of
-    a stage share its downsampling. ALBERT has one layer, which it applies many times. PoolFormer's are the blocks of all
-    its stages.
-
-    Raises:
-        InputError: the encoder has no list of layers.
-    """
-    if model.config.model_type == "poolformer":
-        # Its outermost list is that of the embeddings which stand between the stages.
-        return [layer for stage in encoder(model).encoder.block for layer in stage]
-    return list(_layer_list(model)[1])
-
-
-def _layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list and its name inside the encoder."""
-    for name, module in encoder(model).named_modules():
-        if isinstance(module, nn.ModuleList):
-            return name, module
-    raise InputError(f"{model.config.model_type}: this family has no list of layers to choose from")
+from hf_finetune.models.modules import encoder, encoder_layers, head_modules, layer_list
 
 
 def freeze_lower(model: PreTrainedModel, n: int) -> None:
@@ -93,7 +69,7 @@ def _above(model: PreTrainedModel, n: int) -> list[nn.Module]:
         # They stand inside its encoder.
         top = encoder(model).encoder
         return [*top.blocks[n:], top.top_conv, top.top_bn, encoder(model).pooler]
-    path, layers = _layer_list(model)
+    path, layers = layer_list(model)
     children = dict(encoder(model).named_children())
     list_at = list(children).index(path.split(".")[0])
     return [*layers[n:], *list(children.values())[list_at + 1 :]]

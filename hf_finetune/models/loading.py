@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.from_config import check_buildable, resized
-from hf_finetune.models.heads import classification_layers, encoder, head_modules, reorder
+from hf_finetune.models.modules import classification_layers, encoder, head_modules, reorder
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint, one_line
 from hf_finetune.models.surgery.operations import SurgeryStep, operate, planned
 from hf_finetune.utils.codec import spelled

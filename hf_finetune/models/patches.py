@@ -14,8 +14,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import encoder
-from hf_finetune.models.pooling import tokens_before_patches
+from hf_finetune.models.heads.pooling import tokens_before_patches
+from hf_finetune.models.modules import encoder
 
 # Their embeddings must be told that the positions may not fit the picture; those of the others always look.
 TOLD_TO_INTERPOLATE = ("vit", "deit")

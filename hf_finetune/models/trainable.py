@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.freezing import freeze_lower, frozen_layers
-from hf_finetune.models.heads import head_modules
+from hf_finetune.models.modules import head_modules
 
 Which = Literal["all", "biases", "norms", "attention"]
 

@@ -26,7 +26,7 @@ from hf_finetune.distillation import report, teacher_states
 from hf_finetune.distillation import teachers as teacher
 from hf_finetune.distillation.trainer import Insides
 from hf_finetune.features.frozen_layers import TrainingRows
-from hf_finetune.models.heads import classification_layers, set_layer
+from hf_finetune.models.modules import classification_layers, set_layer
 from hf_finetune.models.peft import adapters
 from hf_finetune.models.peft.compatibility import cuts_out
 from hf_finetune.pipeline.context import Prepared

@@ -14,9 +14,9 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.data.pixels import check_changeable, probed
 from hf_finetune.errors import InputError
 from hf_finetune.models import freezing
+from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.loading import Loaded, load_classifier
 from hf_finetune.models.patches import Shrink, drop_patches, shrink_for, takes_sizes
-from hf_finetune.models.pooled import with_head
 from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.models.surgery.layers import begun_anew, refuse_frozen
 from hf_finetune.models.trainable import train_only
@@ -146,7 +146,7 @@ def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
 
 
 def with_own_head(loaded: Loaded, recipe: Recipe) -> Loaded:
-    """The recipe's pooling and head on the classifier, see `pooled.with_head`."""
+    """The recipe's pooling and head on the classifier, see `heads.custom.with_head`."""
     model = recipe.model
     return with_head(
         loaded,

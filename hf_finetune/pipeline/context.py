@@ -23,10 +23,10 @@ from hf_finetune.distillation.config import DistillationKind, RepresentationKind
 from hf_finetune.distillation.representation_config import OfBatches, is_searched
 from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.distillation.trainer import DistillationLoss
+from hf_finetune.models.heads.pooling import width_of
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.models.kernels.unpadded import use_unpadded
 from hf_finetune.models.patches import Shrink
-from hf_finetune.models.pooling import width_of
 from hf_finetune.models.surgery.inner import SetAttention
 from hf_finetune.models.surgery.skip_layers import LayerDrop, StochasticDepth
 from hf_finetune.training import precision, warm_start

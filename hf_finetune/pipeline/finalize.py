@@ -29,11 +29,11 @@ from hf_finetune.evaluation.report import confusion
 from hf_finetune.features.baselines import linear_baseline, majority
 from hf_finetune.hub.card import render_card
 from hf_finetune.models import freezing
-from hf_finetune.models.head_file import save_head
-from hf_finetune.models.heads import encoder, without_adapter
+from hf_finetune.models.heads.custom import CustomHeadClassifier
+from hf_finetune.models.heads.head_file import save_head
+from hf_finetune.models.heads.stock import fold
+from hf_finetune.models.modules import encoder, without_adapter
 from hf_finetune.models.peft import adapters
-from hf_finetune.models.pooled import PooledClassifier
-from hf_finetune.models.stock_heads import fold
 from hf_finetune.pipeline import parity
 from hf_finetune.pipeline.context import Prepared
 from hf_finetune.pipeline.publish import publish
@@ -347,7 +347,7 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
     the Hub has nowhere.
     """
     artefacts, whole = [], model
-    pooled = isinstance(without_adapter(model), PooledClassifier)
+    pooled = isinstance(without_adapter(model), CustomHeadClassifier)
     if isinstance(model, PeftModel) and prepared.base_changed is None and not pooled:
         with replacing(folder / "adapter") as path:
             adapters.save_adapter(model, path, start=folder / "checkpoints" / adapters.START)
@@ -364,13 +364,13 @@ def save_artefacts(model: nn.Module, prepared: Prepared, folder: Path) -> list[p
             return artefacts
         whole = adapters.merge(model)
     _note_pairs(whole, prepared)
-    if isinstance(whole, PooledClassifier) and not whole.folds:
+    if isinstance(whole, CustomHeadClassifier) and not whole.folds:
         with replacing(folder / "encoder") as path:
             encoder(whole).save_pretrained(path)
             _save_processor(prepared.inputs, path)
         save_head(whole, folder / HEAD_FILE, prepared.recipe.task)
         return [parity.Artefact("reload", folder / "encoder", head=folder / HEAD_FILE)]
-    if isinstance(whole, PooledClassifier):
+    if isinstance(whole, CustomHeadClassifier):
         whole = fold(encoder(whole), whole.reading, whole.head)
     with replacing(folder / "model") as path:
         whole.save_pretrained(path)
@@ -389,7 +389,7 @@ def _standalone(model: nn.Module, folder: Path) -> dict[str, Any]:
     """What result.json says of it: whether plain transformers loads the whole model, else why not."""
     held, whole = artefacts_in(folder), without_adapter(model)
     found: dict[str, Any] = {"standalone": "model" in held, "artefacts": list(held)}
-    if "model" not in held and isinstance(whole, PooledClassifier):
+    if "model" not in held and isinstance(whole, CustomHeadClassifier):
         found["why_not_standalone"] = whole.why_not_standalone
     if isinstance(model, PeftModel) and not adapters.mergeable(model):
         found["why_not_standalone"] = adapters.WHY_ALONE

@@ -28,7 +28,7 @@ from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.data.loading import SET_ASIDE
 from hf_finetune.data.pixels import check_changeable
 from hf_finetune.errors import InputError
-from hf_finetune.models.dropout import drops_out
+from hf_finetune.models.kernels.dropout import drops_out
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.pipeline.context import Prepared
 from hf_finetune.pipeline.run_folder import replacing

@@ -31,7 +31,8 @@ from hf_finetune.distillation.sklearn_pipelines import Pipeline
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import ALONE_AFTER_A_RUN
 from hf_finetune.models import freezing
-from hf_finetune.models.dropout import drops_out
+from hf_finetune.models.heads.stock import can_switch, stock_head
+from hf_finetune.models.kernels.dropout import drops_out
 from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
 from hf_finetune.models.loading import Loaded, check_config
 from hf_finetune.models.meta_model import skeleton
@@ -39,7 +40,6 @@ from hf_finetune.models.peft import adapters
 from hf_finetune.models.peft.compatibility import check_added_layers, virtual_tokens
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
-from hf_finetune.models.stock_heads import can_switch, stock_head
 from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.models.surgery.patches import image_size_after
 from hf_finetune.models.surgery.positions import length_after

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.models.heads import classification_layers
+from hf_finetune.models.heads.pooling import tokens_before_patches
 from hf_finetune.models.loading import seeded
+from hf_finetune.models.modules import classification_layers
 from hf_finetune.models.patches import only_patches
-from hf_finetune.models.pooling import tokens_before_patches
 
 # Features of an attention head in the decoder, as in the paper's: 512 in 16 heads.
 HEAD_WIDTH = 32

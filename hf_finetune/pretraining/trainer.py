@@ -23,9 +23,9 @@ from hf_finetune.augmentation.online import TwoViews, collate_two_views
 from hf_finetune.data.inputs import EpochRows, ImageInputs, Rows
 from hf_finetune.evaluation.inference import cast, evaluating, to_device
 from hf_finetune.models.freezing import as_in_training
+from hf_finetune.models.heads.pooling import masked_mean
 from hf_finetune.models.loading import seeded
 from hf_finetune.models.patches import cut
-from hf_finetune.models.pooling import masked_mean
 from hf_finetune.pretraining.config import MAE, SimCLR, SimCSE, SimMIM
 from hf_finetune.pretraining.losses import masked_pixels, masked_tokens, nt_xent, unseen_patches
 from hf_finetune.pretraining.masking import (

@@ -36,8 +36,8 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.inference import cast, evaluating, to_device
 from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
-from hf_finetune.models.freezing import encoder_layers, frozen_layers, train_top
-from hf_finetune.models.heads import classification_layer, classification_layers
+from hf_finetune.models.freezing import frozen_layers, train_top
+from hf_finetune.models.modules import classification_layer, classification_layers, encoder_layers
 from hf_finetune.models.patches import Shrink, shrink_for, takes_sizes
 from hf_finetune.pipeline.before_training import begin_with, head_weights
 from hf_finetune.pipeline.setup import prepare

@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.errors import InputError
-from hf_finetune.models.head_file import load_pooled
+from hf_finetune.models.heads.head_file import load_custom_head
 from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
 from hf_finetune.models.loading import Task, class_names, load_classifier
 from hf_finetune.models.peft.adapters import load_adapter
@@ -64,7 +64,7 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         return _with_adapter(checkpoint, alone, trust_remote_code)
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     if artefacts_in(local.folder.parent).get("encoder") == local.folder:
-        model, task, labels = load_pooled(local.folder.parent)
+        model, task, labels = load_custom_head(local.folder.parent)
         return _classifier(model, local, task, labels)
     config = json.loads((local.folder / "config.json").read_text(encoding="utf-8"))
     architecture = next(iter(config.get("architectures") or []), "")

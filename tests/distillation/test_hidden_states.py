@@ -22,10 +22,10 @@ from hf_finetune.distillation.hidden_states import (
 )
 from hf_finetune.distillation.representation_losses import log_attention
 from hf_finetune.errors import InputError
-from hf_finetune.models.kernels.fused_layers import Fused, fused_layers
+from hf_finetune.models.heads.pooling import tokens_before_patches
+from hf_finetune.models.kernels.layers import Fused, fused_layers
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens, first_token_alone
 from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.pooling import tokens_before_patches
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
 TEXTS = ("bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert")

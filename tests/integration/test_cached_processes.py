@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from helpers.small_runs import small_trainer, weights
 from hf_finetune.features.frozen_layers import cache_frozen_layers
-from hf_finetune.models import freeze
+from hf_finetune.models import freezing
 
 folder = Path(sys.argv[1])
 trainer = small_trainer(folder, "bert", micro_batch=4)
-freeze.train_top(trainer.model, 1)
+freezing.train_top(trainer.model, 1)
 for _ in range(2):
     rows = cache_frozen_layers(
         trainer.model, trainer.inputs, trainer.train_dataset, trainer.eval_dataset,

@@ -12,7 +12,6 @@ from transformers import AutoModelForImageClassification
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.freezing import (
-    encoder_layers,
     freeze_batch_norm,
     freeze_body,
     freeze_lower,
@@ -21,7 +20,7 @@ from hf_finetune.models.freezing import (
     train_top,
     trainable_parameters,
 )
-from hf_finetune.models.heads import encoder
+from hf_finetune.models.modules import encoder, encoder_layers
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES

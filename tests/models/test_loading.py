@@ -28,8 +28,8 @@ from transformers import (
 from hf_finetune.errors import InputError
 from hf_finetune.models import loading, processors
 from hf_finetune.models.freezing import freeze_batch_norm
-from hf_finetune.models.heads import classification_layer
 from hf_finetune.models.loading import load_classifier
+from hf_finetune.models.modules import classification_layer
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
 from hf_finetune.models.surgery.layers import ReinitTopLayers
 

@@ -19,7 +19,7 @@ from hf_finetune.augmentation.text.operations import DeleteWords
 from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Model, Precision, Recipe, Train
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.inference import evaluating
-from hf_finetune.models.freezing import encoder_layers
+from hf_finetune.models.modules import encoder_layers
 from hf_finetune.pipeline.context import Prepared
 from hf_finetune.search import bench as bench_module
 from hf_finetune.search.bench import Bench, Stage

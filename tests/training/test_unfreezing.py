@@ -6,7 +6,7 @@ import torch
 from helpers.ranks import run_in_two_processes
 from helpers.small_runs import furthest, small_trainer, weights
 
-from hf_finetune.models.freezing import encoder_layers
+from hf_finetune.models.modules import encoder_layers
 from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, waiting
 
 # Head, three layers, embeddings: one more every two steps, so in steps 0, 2, 4, 6 and 8 of 10.

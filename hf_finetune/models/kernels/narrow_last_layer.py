@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from hf_finetune.models.freezing import encoder_layers
-from hf_finetune.models.pooled import PooledClassifier
+from hf_finetune.models.heads.custom import CustomHeadClassifier
+from hf_finetune.models.modules import encoder_layers
 
 # The module of a layer from which on each token is computed by itself, in families whose head reads the first token.
 FROM = {
@@ -33,7 +33,7 @@ def first_token_alone(model: PreTrainedModel) -> RemovableHandle | None:
         A handle that undoes it; None for families whose head reads other tokens, or whose layers mix them to the end.
     """
     name = FROM.get(model.config.model_type)
-    if isinstance(model, PooledClassifier):
+    if isinstance(model, CustomHeadClassifier):
         reads_no_other = model.reads_first_token_alone
     else:
         reads_no_other = type(model).__name__.endswith("ForSequenceClassification")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from hf_finetune.models.dropout import fast_dropout
-from hf_finetune.models.kernels.fused_layers import fused_layers
-from hf_finetune.models.projections import fused_projections
+from hf_finetune.models.kernels.dropout import fast_dropout
+from hf_finetune.models.kernels.layers import fused_layers
+from hf_finetune.models.kernels.projections import fused_projections
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Shortcuts:
     """Which of them are taken; on other devices than a CPU none is."""
 
     fast_dropout: bool = True
-    """See `models.dropout`."""
+    """See `models.kernels.dropout`."""
     fused_layers: bool = True
-    """See `models.kernels.fused_layers`."""
+    """See `models.kernels.layers`."""
     fused_projections: bool = True
-    """See `models.projections`; for layers that are not computed as one function."""
+    """See `models.kernels.projections`; for layers that are not computed as one function."""
 
     @property
     def without_gradients(self) -> Shortcuts:

@@ -24,8 +24,8 @@ from transformers.masking_utils import (
 from transformers.utils import is_flash_attn_2_available
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import encoder, without_adapter
-from hf_finetune.models.pooled import PooledClassifier
+from hf_finetune.models.heads.custom import CustomHeadClassifier
+from hf_finetune.models.modules import encoder, without_adapter
 
 # Families whose packed logits and gradients were found equal to the padded ones; a test holds them to it.
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
@@ -47,7 +47,7 @@ def use_unpadded(
     family = model.config.model_type
     if family not in FAMILIES or not type(model).__module__.startswith("transformers."):
         reason = f"{family} is none of {', '.join(FAMILIES)}"
-    if isinstance(model, PooledClassifier):
+    if isinstance(model, CustomHeadClassifier):
         reason = "the head of model.pooling, model.last_layers or model.head reads padded rows"
     if wanted and reason:
         raise InputError(f"batching.unpadded: expected false or unset here, got true: {reason}")

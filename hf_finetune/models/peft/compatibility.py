@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import family_of
-from hf_finetune.models.freezing import encoder_layers
-from hf_finetune.models.heads import encoder, head_modules
-from hf_finetune.models.layer_weights import layer_names
+from hf_finetune.models.modules import encoder, encoder_layers, head_modules
+from hf_finetune.models.surgery.weights import layer_names
 
 # Methods whose result is a stock model once merged: the merged and reloaded one gives the same logits, see the tests. LN
 # tuning merges into a model that still has peft's wrappers in it.

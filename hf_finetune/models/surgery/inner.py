@@ -114,7 +114,7 @@ def check_plain_units(config: PreTrainedConfig, name: str) -> None:
 
 
 def _same_weights(model: PreTrainedModel, step: SetActivation | SetDropout) -> PreTrainedModel:
-    from hf_finetune.models.layer_weights import built
+    from hf_finetune.models.surgery.weights import built
 
     config = copy.deepcopy(model.config)
     step.refuse(config)

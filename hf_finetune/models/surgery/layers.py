@@ -165,7 +165,7 @@ class ReinitTopLayers:
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model with new weights, drawn by torch's generator."""
-        from hf_finetune.models.layer_weights import started_anew
+        from hf_finetune.models.surgery.weights import started_anew
 
         self.refuse(model.config)
         family = family_of(model.config, "ReinitTopLayers")
@@ -179,7 +179,7 @@ def begun_anew(model: PreTrainedModel, steps: Sequence[object]) -> list[nn.Modul
     Args:
         model: after the operations.
     """
-    from hf_finetune.models.layer_weights import highest
+    from hf_finetune.models.surgery.weights import highest
 
     counts = [step.count for step in steps if isinstance(step, ReinitTopLayers)]
     return highest(model, family_of(model.config, "ReinitTopLayers"), max(counts)) if counts else []
@@ -312,7 +312,7 @@ def _check_own_weights(config: PreTrainedConfig, family: Family, name: str) -> N
 
 
 def _rearranged(model: PreTrainedModel, step: LayerStep) -> PreTrainedModel:
-    from hf_finetune.models.layer_weights import arranged, built
+    from hf_finetune.models.surgery.weights import arranged, built
 
     family, config = family_of(model.config, type(step).__name__), copy.deepcopy(model.config)
     stages = _rearrange(config, step)

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.models.families import family_of
-from hf_finetune.models.layer_weights import Weights, built, layer_names
-from hf_finetune.models.projections import NAMES
+from hf_finetune.models.kernels.projections import NAMES
+from hf_finetune.models.surgery.weights import Weights, built, layer_names
 
 
 def narrowed(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:

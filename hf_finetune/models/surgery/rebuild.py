@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from hf_finetune.models.layer_weights import Weights
+    from hf_finetune.models.surgery.weights import Weights
 
 Change = Callable[[str, "torch.Tensor", "torch.Size"], "torch.Tensor"]
 """From a weight's name, its values and the shape that it must have, to the values in that shape."""
@@ -25,7 +25,7 @@ def rebuild(model: PreTrainedModel, config: PreTrainedConfig, change: Change) ->
         config: of a model with the same weights by name, some of them in another shape.
         change: gives those.
     """
-    from hf_finetune.models.layer_weights import built
+    from hf_finetune.models.surgery.weights import built
 
     def weights(old: Weights, new: Weights) -> Weights:
         shapes = {name: tensor.shape for name, tensor in new.items()}

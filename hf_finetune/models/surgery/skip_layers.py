@@ -50,7 +50,7 @@ class StochasticDepth:
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model that drops."""
-        from hf_finetune.models.layer_weights import built
+        from hf_finetune.models.surgery.weights import built
 
         config = copy.deepcopy(model.config)
         self.refuse(config)
@@ -122,7 +122,7 @@ class Skip:
 
 
 def _skip(model: PreTrainedModel, family: Family, rate: float, schedule: str, *, rescale: bool) -> None:
-    from hf_finetune.models.freezing import encoder_layers
+    from hf_finetune.models.modules import encoder_layers
 
     depth = depth_of(model.config, family)
     for number, layer in enumerate(encoder_layers(model)):

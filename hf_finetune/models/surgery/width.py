@@ -65,7 +65,7 @@ class ResizeFeedForward:
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model with feed-forward networks of this width; new neurons are drawn by torch's generator."""
-        from hf_finetune.models.layer_weights import resized_feed_forward
+        from hf_finetune.models.surgery.weights import resized_feed_forward
 
         config = copy.deepcopy(model.config)
         self.refuse(config)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from hf_finetune.models.heads import head_logits
+from hf_finetune.models.modules import head_logits
 
 RowLosses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """`(logits (B, C), labels (B,)) -> loss of each row (B,)`, in nats.

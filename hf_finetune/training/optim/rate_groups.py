@@ -17,8 +17,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.freezing import encoder_layers, lower_part, parameters_by_layer
-from hf_finetune.models.heads import encoder, head_modules, without_adapter
+from hf_finetune.models.freezing import lower_part, parameters_by_layer
+from hf_finetune.models.modules import encoder, encoder_layers, head_modules, without_adapter
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import classification_layers
+from hf_finetune.models.modules import classification_layers
 
 
 def penalised(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:

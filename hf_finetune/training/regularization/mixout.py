@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from hf_finetune.models.dropout import random_mask
-from hf_finetune.models.heads import encoder
+from hf_finetune.models.kernels.dropout import random_mask
+from hf_finetune.models.modules import encoder
 
 # Apart from other things that are drawn from the run's seed.
 STREAM = 1909

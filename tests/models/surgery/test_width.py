@@ -14,11 +14,11 @@ from transformers import AutoConfig, PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES
-from hf_finetune.models.layer_weights import importance, layer_names, shares
+from hf_finetune.models.kernels.projections import NAMES
 from hf_finetune.models.loading import Loaded, load_classifier
-from hf_finetune.models.projections import NAMES
 from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.models.surgery.narrowing import approximated
+from hf_finetune.models.surgery.weights import importance, layer_names, shares
 from hf_finetune.models.surgery.width import ONE_WIDTH, NarrowHidden, ResizeFeedForward
 
 FED_FORWARD = [family for family in (*TEXT_FAMILIES, *IMAGE_FAMILIES) if FAMILIES[family].up is not None]

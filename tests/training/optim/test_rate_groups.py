@@ -15,9 +15,8 @@ from transformers import PreTrainedModel
 
 from hf_finetune.config.recipe import Launch, Optim, Recipe
 from hf_finetune.errors import InputError
-from hf_finetune.models.freezing import encoder_layers
-from hf_finetune.models.heads import encoder
 from hf_finetune.models.loading import load_classifier
+from hf_finetune.models.modules import encoder, encoder_layers
 from hf_finetune.models.peft.adapters import add_adapter
 from hf_finetune.pipeline import run
 from hf_finetune.training.optim.rate_groups import Rates, is_vector, rate_groups, rates_in_words

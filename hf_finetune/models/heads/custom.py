@@ -17,16 +17,17 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import ClassificationHead, encoder, without_adapter
+from hf_finetune.models.heads.classification import ClassificationHead
+from hf_finetune.models.heads.pooling import Pool, Reading, reading_of, states_of, width_of
+from hf_finetune.models.heads.stock import can_fold, can_switch, stock_class, stock_head, switch
 from hf_finetune.models.loading import Loaded, seeded
-from hf_finetune.models.pooling import Pool, Reading, reading_of, states_of, width_of
-from hf_finetune.models.stock_heads import can_fold, can_switch, stock_class, stock_head, switch
+from hf_finetune.models.modules import encoder, without_adapter
 
 # Spread of a new head's weights: what the families' own heads start with.
 INITIAL_STD = 0.02
 
 
-class PooledClassifier(PreTrainedModel):
+class CustomHeadClassifier(PreTrainedModel):
     """An encoder, a pooling of its states, a head.
 
     The encoder keeps the name that it has in the family's own class (`bert`, `vit`), so that whatever names weights or
@@ -113,7 +114,7 @@ class PooledClassifier(PreTrainedModel):
 
     @property
     def folds(self) -> bool:
-        """Whether `stock_heads.fold` can make a stock model of it."""
+        """Whether `stock.fold` can make a stock model of it."""
         return can_fold(self.config, self.reading, self.head)
 
     @property
@@ -151,7 +152,7 @@ def with_head(
     head_activation: Literal["tanh", "gelu", "relu"] | None = None,
     seed: int = 0,
 ) -> Loaded:
-    """The classifier with another pooling and head: as the stock class where that has them, else a `PooledClassifier`.
+    """The classifier with another pooling and head: as the stock class where that has them, else a `CustomHeadClassifier`.
 
     Args:
         loaded: a stock classifier. Its encoder goes into the new one.
@@ -197,7 +198,7 @@ def with_head(
     inside = set(body.modules())
     rates = [m.p for m in model.modules() if isinstance(m, nn.Dropout) and m not in inside]
     with seeded(seed):
-        pooled = PooledClassifier(
+        pooled = CustomHeadClassifier(
             body,
             reading,
             hidden=(head_width or width_of(body.config) * last_layers) if head == "mlp" else None,
@@ -218,4 +219,4 @@ def with_head(
 def last_layers_read(model: nn.Module) -> int:
     """The states of how many of the highest layers the head reads; through a PEFT model as well."""
     whole = without_adapter(model)
-    return whole.reading.last_layers if isinstance(whole, PooledClassifier) else 1
+    return whole.reading.last_layers if isinstance(whole, CustomHeadClassifier) else 1

@@ -5,7 +5,7 @@ import torch
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from torch import nn
 
-from hf_finetune.models.heads import classification_layer, encoder, head_modules, set_layer
+from hf_finetune.models.modules import classification_layer, encoder, head_modules, set_layer
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
 
 LAYER = {"roberta": "classifier.out_proj", "electra": "classifier.out_proj", "mpnet": "classifier.out_proj"} | {

@@ -7,7 +7,7 @@ import torch
 from helpers.tiny import TEXT_FAMILIES, tiny_text_checkpoint
 from torch import nn
 
-from hf_finetune.models.dropout import FastDropout, fast_dropout, masks
+from hf_finetune.models.kernels.dropout import FastDropout, fast_dropout, masks
 from hf_finetune.models.loading import load_classifier
 
 

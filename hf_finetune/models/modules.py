@@ -15,9 +15,6 @@ from transformers.utils import ModelOutput
 
 from hf_finetune.errors import InputError
 
-# Of a hidden layer: those that the families' own heads have.
-ACTIVATIONS = {"tanh": torch.tanh, "gelu": nn.functional.gelu, "relu": nn.functional.relu}
-
 
 def without_adapter(model: nn.Module) -> PreTrainedModel:
     """The classifier itself, which a PEFT model wraps."""
@@ -35,6 +32,30 @@ def encoder(model: PreTrainedModel) -> nn.Module:
     if not whole.base_model_prefix:
         raise InputError(f"{type(whole).__name__} names no encoder (base_model_prefix); use a stock family")
     return getattr(whole, whole.base_model_prefix)
+
+
+def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The encoder's layers, bottom to top: the children of its outermost list of modules.
+
+    Transformer blocks for the flat families. For Swin, ConvNeXt and ResNet these are the stages, because the blocks of
+    a stage share its downsampling. ALBERT has one layer, which it applies many times. PoolFormer's are the blocks of all
+    its stages.
+
+    Raises:
+        InputError: the encoder has no list of layers.
+    """
+    if model.config.model_type == "poolformer":
+        # Its outermost list is that of the embeddings which stand between the stages.
+        return [layer for stage in encoder(model).encoder.block for layer in stage]
+    return list(layer_list(model)[1])
+
+
+def layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The list and its name inside the encoder."""
+    for name, module in encoder(model).named_modules():
+        if isinstance(module, nn.ModuleList):
+            return name, module
+    raise InputError(f"{model.config.model_type}: this family has no list of layers to choose from")
 
 
 def classification_layer(model: PreTrainedModel) -> nn.Linear:
@@ -121,36 +142,3 @@ def reorder(layers: Sequence[nn.Linear], order: Sequence[int]) -> None:
     for layer in layers:
         for parameter in layer.parameters():
             parameter.copy_(parameter[list(order)])
-
-
-class ClassificationHead(nn.Module):
-    """From one vector a row to logits: a linear layer, or one hidden layer before it.
-
-    Args:
-        features: D, width of what it is given.
-        num_labels: C.
-        hidden: width of the hidden layer; None: there is none.
-        activation: of the hidden layer, a name of `ACTIVATIONS`.
-        dropout: rate before every linear layer.
-    """
-
-    def __init__(
-        self, features: int, num_labels: int, *, hidden: int | None = None, activation: str = "tanh", dropout: float
-    ) -> None:
-        super().__init__()
-        self.activation = activation
-        self.dropout = nn.Dropout(dropout)
-        if hidden is not None:
-            self.dense = nn.Linear(features, hidden)
-        self.has_hidden = hidden is not None
-        self.out = nn.Linear(features if hidden is None else hidden, num_labels)
-
-    def forward(self, features_BD: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of features (B, D)."""
-        if self.has_hidden:
-            features_BD = ACTIVATIONS[self.activation](self.dense(self.dropout(features_BD)))
-        return self.out(self.dropout(features_BD))
-
-    def extra_repr(self) -> str:
-        """So that two heads of one shape do not look alike."""
-        return f"activation={self.activation}" if self.has_hidden else ""

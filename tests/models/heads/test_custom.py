@@ -15,22 +15,22 @@ from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.features.frozen_layers import cache_frozen_layers
 from hf_finetune.features.prefix import NoBoundary, Prefix
 from hf_finetune.models import freezing
-from hf_finetune.models.dropout import FastDropout, fast_dropout
-from hf_finetune.models.heads import classification_layer, encoder, head_modules, set_layer
+from hf_finetune.models.heads.custom import CustomHeadClassifier, with_head
+from hf_finetune.models.heads.pooling import PATCHES_AFTER, STAGED, TEXTS
+from hf_finetune.models.kernels.dropout import FastDropout, fast_dropout
 from hf_finetune.models.kernels.narrow_last_layer import FROM, first_token_alone
 from hf_finetune.models.kernels.unpadded import use_unpadded
 from hf_finetune.models.loading import Loaded
+from hf_finetune.models.modules import classification_layer, encoder, head_modules, set_layer
 from hf_finetune.models.peft.adapters import add_adapter, lora_config, merge
-from hf_finetune.models.pooled import PooledClassifier, with_head
-from hf_finetune.models.pooling import PATCHES_AFTER, STAGED, TEXTS
 
 KNOWN = [f for f in TEXT_FAMILIES + IMAGE_FAMILIES if f in (*TEXTS, *PATCHES_AFTER, *STAGED)]
 
 
-def pooled(classifier, family: str, **options) -> PooledClassifier:
+def pooled(classifier, family: str, **options) -> CustomHeadClassifier:
     """Max pooling, which no stock class has, unless the options say otherwise; weights large enough to see a change."""
     model = with_head(classifier(family), **{"pooling": "max"} | options).model
-    assert isinstance(model, PooledClassifier)
+    assert isinstance(model, CustomHeadClassifier)
     with torch.no_grad():
         for name, parameter in [*model.head.named_parameters(), *model.pooling.named_parameters()]:
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(len(name)))
@@ -143,7 +143,7 @@ def test_lora_trains_and_merges(family: str, classifier, inputs) -> None:
         optimizer.step()
     adapted.eval()
     merged = merge(adapted).eval()
-    assert isinstance(merged, PooledClassifier)
+    assert isinstance(merged, CustomHeadClassifier)
     with torch.no_grad():
         assert torch.allclose(merged(**inputs(family)).logits, adapted(**inputs(family)).logits, atol=1e-4)
     assert any(not torch.equal(body[n], t) for n, t in encoder(merged).state_dict().items())

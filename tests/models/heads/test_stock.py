@@ -5,10 +5,10 @@ import torch
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from transformers import AutoModelForImageClassification
 
-from hf_finetune.models.heads import classification_layer, encoder
-from hf_finetune.models.pooled import PooledClassifier, with_head
-from hf_finetune.models.pooling import PATCHES_AFTER, STAGED, TEXTS
-from hf_finetune.models.stock_heads import StockHead, fold, stock_head, switch
+from hf_finetune.models.heads.custom import CustomHeadClassifier, with_head
+from hf_finetune.models.heads.pooling import PATCHES_AFTER, STAGED, TEXTS
+from hf_finetune.models.heads.stock import StockHead, fold, stock_head, switch
+from hf_finetune.models.modules import classification_layer, encoder
 
 MLP = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet")
 
@@ -44,14 +44,14 @@ def test_the_family_s_own_head_stays_its_class(family: str, classifier) -> None:
         loaded = classifier(family)
         assert with_head(loaded, **options).model is loaded.model
     other = with_head(classifier(family), head="mlp", head_width=16).model
-    assert isinstance(other, PooledClassifier) and not other.folds
+    assert isinstance(other, CustomHeadClassifier) and not other.folds
 
 
 @pytest.mark.parametrize("family", [f for f in MLP if f != "distilbert"])
 def test_linear_on_the_first_token_is_folded(family: str, classifier, inputs) -> None:
     """With states as large as pretrained networks have them: up to 30."""
     model = with_head(classifier(family), pooling="cls", head="linear").model.eval()
-    assert isinstance(model, PooledClassifier) and model.folds
+    assert isinstance(model, CustomHeadClassifier) and model.folds
     large = [p for n, p in model.named_parameters() if n.endswith(("LayerNorm.weight", "layer_norm.weight"))]
     with torch.no_grad():
         classification_layer(model).weight.normal_(std=0.3)
@@ -67,13 +67,13 @@ def test_linear_on_the_first_token_is_folded(family: str, classifier, inputs) ->
 
 def test_distilbert_s_relu_is_not_folded(classifier) -> None:
     model = with_head(classifier("distilbert"), pooling="cls", head="linear").model
-    assert isinstance(model, PooledClassifier) and not model.folds
+    assert isinstance(model, CustomHeadClassifier) and not model.folds
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_dinov2_reads_both_so_either_is_folded(pooling: str, classifier, inputs) -> None:
     model = with_head(classifier("dinov2"), pooling=pooling).model.eval()
-    assert isinstance(model, PooledClassifier) and model.folds
+    assert isinstance(model, CustomHeadClassifier) and model.folds
     with torch.no_grad():
         expected = model(**inputs("dinov2")).logits
         found = fold(encoder(model), model.reading, model.head)(**inputs("dinov2")).logits

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.pooling import Pool, Reading, masked_max, masked_mean, reading_of, states_of
+from hf_finetune.models.heads.pooling import Pool, Reading, masked_max, masked_mean, reading_of, states_of
 
 # Two rows of three tokens and two features; the second row's last token is padding.
 STATES = torch.tensor([[[1.0, -1.0], [2.0, -5.0], [6.0, -3.0]], [[4.0, 0.0], [2.0, -8.0], [100.0, 100.0]]])

@@ -18,8 +18,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_finetune.models.heads import ClassificationHead, encoder
-from hf_finetune.models.pooling import STAGED, PoolingKind, Reading
+from hf_finetune.models.heads.classification import ClassificationHead
+from hf_finetune.models.heads.pooling import STAGED, PoolingKind, Reading
+from hf_finetune.models.modules import encoder
 
 # Scale at which an activation is a straight line to the last digit of float32 for states up to about 30, and its slope
 # there. Powers of two: scaling by them rounds nothing. Half precision with 5 bits of exponent (fp16) has no room for

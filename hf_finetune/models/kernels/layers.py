@@ -21,11 +21,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation
 
-from hf_finetune.models import dropout
+from hf_finetune.models.kernels import dropout
 from hf_finetune.models.kernels.layer_function import Draw, EncoderLayer, Shape
 from hf_finetune.models.kernels.narrow_last_layer import is_first_token_alone
 
-# Attention of the library and of `models.dropout`, which the function computes.
+# Attention of the library and of `models.kernels.dropout`, which the function computes.
 EAGER = ("eager", dropout.ATTENTION)
 
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.head_file import load_pooled, save_head
-from hf_finetune.models.heads import encoder
-from hf_finetune.models.pooled import with_head
+from hf_finetune.models.heads.custom import with_head
+from hf_finetune.models.heads.head_file import load_custom_head, save_head
+from hf_finetune.models.modules import encoder
 from hf_finetune.pipeline import parity_child
 
 CASES = [
@@ -47,7 +47,7 @@ def saved(classifier, folder: Path, family: str, options: dict):
 def test_comes_back_here_and_without_this_package(family: str, options: dict, classifier, inputs, tmp_path) -> None:
     """Ours, and the function of the parity gate and of the card, on what plain AutoModel loads."""
     model, task = saved(classifier, tmp_path, family, options)
-    again, its_task, labels = load_pooled(tmp_path)
+    again, its_task, labels = load_custom_head(tmp_path)
     assert (its_task, labels) == (task, ("bad", "good", "so-so"))
     plain = AutoModel.from_pretrained(tmp_path / "encoder", attn_implementation="eager").eval()
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_foreign_headers_are_refused(changes: dict, message: str, classifier, tm
     saved(classifier, tmp_path, "bert", {"pooling": "mean"})
     change_header(tmp_path / "head.safetensors", **changes)
     with pytest.raises(InputError, match=f"head.safetensors: {message}"):
-        load_pooled(tmp_path)
+        load_custom_head(tmp_path)
 
 
 def test_damaged_files_are_refused(classifier, tmp_path) -> None:
@@ -91,7 +91,7 @@ def test_damaged_files_are_refused(classifier, tmp_path) -> None:
     lost = next(name for name in weights if "layer.0" in name)
     save_file({n: t for n, t in weights.items() if n != lost}, tmp_path / "encoder" / "model.safetensors")
     with pytest.raises(InputError, match="encoder: weights are missing"):
-        load_pooled(tmp_path)
+        load_custom_head(tmp_path)
     (tmp_path / "head.safetensors").write_bytes(b"no tensors")
     with pytest.raises(InputError, match=r"head\.safetensors: cannot be read"):
-        load_pooled(tmp_path)
+        load_custom_head(tmp_path)

@@ -6,9 +6,9 @@ from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpo
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from hf_finetune.models.kernels.projections import fused_projections
 from hf_finetune.models.loading import Loaded, load_classifier
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
-from hf_finetune.models.projections import fused_projections
 
 # ModernBERT has one projection of its own, convolutional networks none.
 FUSED = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "vit", "dinov2", "swin", "beit")

@@ -5,13 +5,13 @@ import torch
 from helpers.tiny import tiny_text_checkpoint
 from torch import nn
 
-from hf_finetune.models.freezing import encoder_layers
-from hf_finetune.models.kernels import fused_layers as module
-from hf_finetune.models.kernels.fused_layers import Fused, fused_layers
+from hf_finetune.models.kernels import layers as module
 from hf_finetune.models.kernels.layer_function import EncoderLayer
+from hf_finetune.models.kernels.layers import Fused, fused_layers
 from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.modules import encoder_layers
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
 
 FAMILIES = ("bert", "roberta", "electra", "distilbert")

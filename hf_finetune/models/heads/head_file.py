@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads import ACTIVATIONS
+from hf_finetune.models.heads.classification import ACTIVATIONS
+from hf_finetune.models.heads.custom import CustomHeadClassifier
+from hf_finetune.models.heads.pooling import Reading
 from hf_finetune.models.loading import Task
-from hf_finetune.models.pooled import PooledClassifier
-from hf_finetune.models.pooling import Reading
 from hf_finetune.models.safety import first_line
 from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.codec import write_bytes
@@ -31,7 +31,7 @@ POOLINGS = ("cls", "mean", "max", "attention")
 TASKS = ("text-classification", "image-classification")
 
 
-def save_head(model: PooledClassifier, path: Path, task: Task) -> None:
+def save_head(model: CustomHeadClassifier, path: Path, task: Task) -> None:
     """Write the file, whole or not at all."""
     names = model.config.id2label
     header = {
@@ -47,7 +47,7 @@ def save_head(model: PooledClassifier, path: Path, task: Task) -> None:
     write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, header))
 
 
-def load_pooled(folder: Path) -> tuple[PooledClassifier, Task, tuple[str, ...]]:
+def load_custom_head(folder: Path) -> tuple[CustomHeadClassifier, Task, tuple[str, ...]]:
     """The classifier in float32, its task and its class names.
 
     Args:
@@ -88,7 +88,7 @@ def load_pooled(folder: Path) -> tuple[PooledClassifier, Task, tuple[str, ...]]:
     body.config.id2label = dict(enumerate(labels))
     body.config.label2id = {name: i for i, name in enumerate(labels)}
     hidden = len(tensors["dense.weight"]) if "dense.weight" in tensors else None
-    model = PooledClassifier(body, reading, hidden=hidden, activation=activation or "tanh")
+    model = CustomHeadClassifier(body, reading, hidden=hidden, activation=activation or "tanh")
     try:
         model.pooling.load_state_dict({name: tensor for name, tensor in tensors.items() if name == "query"})
         model.head.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "query"})
