@@ -12,9 +12,9 @@ from datasets.fingerprint import generate_random_fingerprint
 from tqdm import tqdm
 
 from hf_finetune.augmentation.augmenter import Augmenter
-from hf_finetune.data import pixels
+from hf_finetune.data import image_cache
+from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.data.splits import row_digests
 from hf_finetune.errors import InputError
 from hf_finetune.utils import disk_cache
 
@@ -60,7 +60,7 @@ def without_scored(copied: Dataset, originals: int, scored: Sequence[Dataset]) -
 def identity_of(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter) -> dict[str, Any]:
     """All that changed images depend on, but for the epoch and the view, as JSON has it."""
     return {
-        "original": pixels.identity(rows, inputs.processor),
+        "original": image_cache.cache_key(rows, inputs.processor),
         "version": version("hf_finetune"),
         "operations": repr(augmentation.operations),
         "seed": augmentation.seed,
@@ -100,10 +100,10 @@ def _image_copies(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter, c
 
     identity = identity_of(rows, inputs, augmentation)
     try:
-        decoded = pixels.keep_decoded(rows, inputs.processor, budget_gb=inputs.cache_gb)
+        decoded = image_cache.cache_decoded(rows, inputs.processor, budget_gb=inputs.cache_gb)
         size = tuple(inputs.pixels(decoded[:1]["image"]).shape[1:])
         return [decoded] + [
-            pixels.keep(rows, changed(view), size, {**identity, "view": view}, budget_gb=inputs.cache_gb)
+            image_cache.cache_pixels(rows, changed(view), size, {**identity, "view": view}, budget_gb=inputs.cache_gb)
             for view in range(1, copies + 1)
         ]
     except disk_cache.NoStore as reason:

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -24,11 +24,9 @@ from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.cli.jobs import parse
 from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
 from hf_finetune.config.rules import check
+from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError
 from hf_finetune.utils import codec
-
-if TYPE_CHECKING:
-    from hf_finetune.data.class_folder import Kind
 
 SHEET = "augmentation.png"
 MIXING = {operation.__name__ for operation in typing.get_args(Mixing)}
@@ -96,8 +94,18 @@ def doctor(arguments: Sequence[str]) -> None:
         return
     from hf_finetune.doctor.examination import examine
 
-    given = {name: getattr(job, name) for name in WHERE} | {"encoding": job.encoding or "utf-8"}
-    report = examine(job.source, kind=_kind(job), **given, checkpoint=job.model, max_length=job.max_length)
+    source = Source(
+        job.source,
+        job.config_name,
+        job.revision,
+        text=job.text,
+        text_pair=job.text_pair,
+        image=job.image,
+        label=job.label,
+        encoding=job.encoding or "utf-8",
+    )
+    options = SplitOptions(validation=job.validation, test=job.test)
+    report = examine(source, _kind(job), options, checkpoint=job.model, max_length=job.max_length)
     print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if job.json else report.describe())
 
 
@@ -106,9 +114,9 @@ def _kind(job: DoctorJob) -> Kind:
         return "image"
     if job.text is not None or job.text_pair is not None:
         return "text"
-    from hf_finetune.data.loading import sniff
+    from hf_finetune.data.sources import sniff_kind
 
-    return sniff(job.source, config_name=job.config_name, revision=job.revision)
+    return sniff_kind(Source(job.source, job.config_name, job.revision))
 
 
 # Preview
@@ -127,7 +135,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
     if isinstance(recipe.data, ImageData):
         _check_writable(job.output)
     from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
-    from hf_finetune.data.pixels import check_changeable
+    from hf_finetune.data.image_processing import check_augmentable
     from hf_finetune.doctor.contact_sheet import contact_sheet
     from hf_finetune.doctor.preview import looks, preview, some_rows
     from hf_finetune.doctor.side_by_side import side_by_side
@@ -147,7 +155,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
         inputs = image_inputs(recipe, checkpoint)
     splits = load_splits(recipe)
     if inputs is not None:
-        check_changeable(
+        check_augmentable(
             inputs.processor,
             splits.train["image"],
             "data.augment" if recipe.data.augment else "--show-augmentation",

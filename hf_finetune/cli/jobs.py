@@ -22,7 +22,7 @@ from hf_finetune.augmentation.text.operations import TextOperation
 from hf_finetune.cli.arguments import flag_value, help_on_operations, merged, with_operations, yaml_fields
 from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.config.recipe import Distill, ImageData, Launch, Model, Recipe, TextData
-from hf_finetune.data.named import Source
+from hf_finetune.data.config import Source, SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.search.budget import SearcherName, seconds_in
 from hf_finetune.utils import codec
@@ -86,7 +86,7 @@ class ApplyJob:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder of a run or of a model, or a Hub id."""
-    data: Annotated[Source, tyro.conf.arg(name="")]
+    data: Annotated[SourceSplit, tyro.conf.arg(name="")]
     batch_size: int | None = None
     """Rows of one forward pass. None: as many as have 2048 tokens together, or 64 pictures."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -208,10 +208,10 @@ def train_job(arguments: Sequence[str], prog: str, kind: type[Train] = TrainJob)
 
     job = parsed(*(pictures if (said or guessed) is ImageData else blank))
     if said is None:
-        from hf_finetune.data.loading import sniff
+        from hf_finetune.data.sources import sniff_kind
 
         data = job.recipe.data
-        are_pictures = sniff(job.source, config_name=data.config_name, revision=data.revision) == "image"
+        are_pictures = sniff_kind(Source(job.source, data.config_name, data.revision)) == "image"
         if are_pictures != isinstance(data, ImageData):
             job = parsed(*(pictures if are_pictures else blank))  # what is for the other kind is refused by name
     recipe = job.recipe

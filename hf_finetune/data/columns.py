@@ -1,13 +1,14 @@
-"""Which column is the text, the picture, the class: as named by the user, else the obvious one."""
+"""Which column is the text, the image, the class: as named by the user, else the obvious one."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from hf_finetune.data.files import Column
+from hf_finetune.data.config import Kind
+from hf_finetune.data.readers.table import Column
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import did_you_mean, quoted
 
 PAIRS = (
     ("text", "text_pair"),
@@ -24,48 +25,32 @@ PAIRS = (
     ("query", "document"),
     ("query", "passage"),
 )
-TEXTS = (
-    ("text",),
-    (
-        "sentence",
-        "content",
-        "review",
-        "document",
-        "question",
-        "tweet",
-        "utterance",
-        "body",
-        "message",
-        "comment",
-        "post",
-    ),
-)
-LABELS = (
-    ("label",),
-    ("labels", "class", "category", "target", "intent", "topic", "sentiment", "emotion"),
-)
-IMAGES = (("image",), ("img", "picture", "photo"))
+# Well-known names, the more telling ones first: `text` before `review`.
+Tiers = tuple[tuple[str, ...], ...]
+_LONG_TEXTS = ("sentence", "content", "review", "document", "question", "tweet", "utterance", "body", "message")
+TEXTS: Tiers = (("text",), (*_LONG_TEXTS, "comment", "post"))
+LABELS: Tiers = (("label",), ("labels", "class", "category", "target", "intent", "topic", "sentiment", "emotion"))
+IMAGES: Tiers = (("image",), ("img", "picture", "photo"))
 # Numbers of rows, under the names that data sets and table tools give them.
 IGNORED = ("", "id", "idx", "index", "guid", "unnamed: 0", "__index_level_0__")
 
+# By canonical name: the flag, what the column is for, what it must hold, and the kinds of column that do.
 _FLAGS = {"text": "--text", "text_pair": "--text-pair", "image": "--image", "label": "--label"}
+_PURPOSE = {"text": "text", "image": "image", "label": "class of each row"}
+_EXPECTED = {"text": "text", "text_pair": "text", "image": "images", "label": "classes (text or whole numbers)"}
+_KINDS = {"text": ("string",), "text_pair": ("string",), "image": ("image",), "label": ("string", "number", "class")}
 
 
 def choose_columns(
-    columns: dict[str, Column],
-    asked: dict[str, str | None],
-    *,
-    kind: Literal["text", "image"],
-    need_label: bool,
-    place: str,
+    columns: dict[str, Column], requested: Mapping[str, str | None], *, kind: Kind, need_label: bool, place: str
 ) -> dict[str, str]:
     """Map `text` and `text_pair`, or `image`, and `label` to columns of the source.
 
-    What is asked for is taken. The rest is inferred: pairs by the well-known names alone, text, picture and class by
-    name (`text` before `review`), else because no other column can be it.
+    Requested columns are taken. The rest is inferred: pairs by the well-known names alone, text, image and class by name
+    (`text` before `review`), else because no other column can be it.
 
     Args:
-        asked: column names by canonical name, None where the user named none.
+        requested: column names by canonical name, None where the user named none.
         place: the source, for messages.
 
     Returns:
@@ -74,156 +59,40 @@ def choose_columns(
     Raises:
         InputError: for a name that is not there, a column of the wrong type, or one that is not obvious.
     """
-    chosen = {name: column for name, column in asked.items() if column is not None}
-    for name, column in chosen.items():
-        if column not in columns:
-            raise InputError(
-                f"{_FLAGS[name]} {column}: {place} has no such column{did_you_mean(column, columns)}; "
-                f"it has {_quoted(columns)}"
-            )
-    if len(set(chosen.values())) < len(chosen):
-        flags = " and ".join(_FLAGS[name] for name in chosen)
-        raise InputError(f"{flags}: the same column cannot serve for two; {place} has {_quoted(columns)}")
-    free = [c for c in columns if c not in chosen.values() and c.lower() not in IGNORED]
-
-    def unused(candidates: Iterable[str]) -> list[str]:
-        return [c for c in candidates if c not in chosen.values()]
-
-    if "label" not in chosen:
-        classes = [c for c in free if columns[c].kind == "class"]
-        label = _by_name(
-            [c for c in free if columns[c].kind != "image"], LABELS, "label", place if need_label else None
-        )
-        if label or len(classes) == 1:
-            chosen["label"] = label or classes[0]
+    choice = _Choice(columns, place, {name: column for name, column in requested.items() if column is not None})
+    choice.check_requested()
+    choice.infer_label(ambiguous_is_error=need_label)
     if kind == "text":
-        _choose_text(columns, chosen, unused(free), text_asked=asked.get("text") is not None, place=place)
-    elif "image" not in chosen:
-        pictures = unused(c for c in free if columns[c].kind == "image")
-        image = _by_name(pictures, IMAGES, "image", place) or (pictures[0] if len(pictures) == 1 else None)
-        if image is None:
-            raise _not_obvious("image", pictures, columns, place)
-        chosen["image"] = image
-    if "label" not in chosen and need_label:
-        left = unused(free)
-        if len(left) != 1 or columns[left[0]].kind == "image":
-            raise _not_obvious("label", left, columns, place)
-        chosen["label"] = left[0]
-    for name, column in chosen.items():
+        choice.infer_text()
+    else:
+        choice.infer_image()
+    if need_label:
+        choice.infer_label_from_rest()
+    for name, column in choice.chosen.items():
         _check_kind(name, column, columns[column], place)
-    return {name: chosen[name] for name in ("text", "text_pair", "image", "label") if name in chosen}
+    return {name: choice.chosen[name] for name in _FLAGS if name in choice.chosen}
 
 
-def choose_inputs(
-    columns: dict[str, Column], known: dict[str, str], *, kind: Literal["text", "image"], place: str
-) -> dict[str, str]:
+def choose_inputs(columns: dict[str, Column], known: dict[str, str], *, kind: Kind, place: str) -> dict[str, str]:
     """Map `text` and `text_pair`, or `image`, to columns of rows whose labels are not looked at.
 
     Args:
-        known: the columns of the labelled rows, by canonical name; taken where they are there, else the obvious ones.
+        known: the columns of the labeled rows, by canonical name; taken where they are there, else the obvious ones.
         place: the source, for messages.
 
     Raises:
         InputError: a column is not obvious, or the second text of pairs is not there under its name.
     """
-    names = [name for name in ("text", "text_pair", "image") if name in known]
-    asked = {name: known[name] if name == "text_pair" or known[name] in columns else None for name in names}
+    names = [name for name in _FLAGS if name in known and name != "label"]
+    requested = {name: known[name] if name == "text_pair" or known[name] in columns else None for name in names}
     try:
-        chosen = choose_columns(columns, asked, kind=kind, need_label=False, place=place)
+        chosen = choose_columns(columns, requested, kind=kind, need_label=False, place=place)
     except InputError as error:
         raise InputError(
-            f"{place}: expected {' and '.join(repr(known[name]) for name in names)} as in the labelled rows, or columns "
-            f"that are obvious; it has {_quoted(columns)}"
+            f"{place}: expected {' and '.join(repr(known[name]) for name in names)} as in the labeled rows, or columns "
+            f"that are obvious; it has {quoted(columns)}"
         ) from error
     return {name: chosen[name] for name in names}
-
-
-def _choose_text(
-    columns: dict[str, Column], chosen: dict[str, str], free: list[str], *, text_asked: bool, place: str
-) -> None:
-    """Add the text, and the second of a pair, to what is chosen."""
-    if text_asked:
-        return
-    texts = [c for c in free if columns[c].kind == "string"]
-    lower = {c.lower(): c for c in texts}
-    if "text_pair" in chosen:
-        firsts = [lower[a] for a, b in PAIRS if b == chosen["text_pair"].lower() and a in lower]
-        if len(set(firsts)) == 1:
-            chosen["text"] = firsts[0]
-            return
-    else:
-        pairs = [(lower[a], lower[b]) for a, b in PAIRS if a in lower and b in lower]
-        if len(pairs) > 1:
-            raise _not_obvious("text", [c for pair in pairs for c in pair], columns, place)
-        if pairs:
-            chosen["text"], chosen["text_pair"] = pairs[0]
-            return
-    named = _by_name(texts, TEXTS, "text", place)
-    wordy = [c for c in texts if not columns[c].numeric]
-    if named is None and len(wordy) != 1:
-        raise _not_obvious("text", wordy, columns, place)
-    chosen["text"] = named or wordy[0]
-
-
-def _by_name(candidates: list[str], tiers: tuple[tuple[str, ...], ...], name: str, place: str | None) -> str | None:
-    """The candidate of a well-known name, the earlier tier first; with a place, several of one tier are refused."""
-    for tier in tiers:
-        found = [c for c in candidates if c.lower() in tier]
-        if len(found) == 1:
-            return found[0]
-        if found and place is not None:
-            raise InputError(f"{place}: the {name} could be column {_quoted(found)}; name it by {_FLAGS[name]} COL")
-    return None
-
-
-def _not_obvious(name: str, candidates: list[str], columns: dict[str, Column], place: str) -> InputError:
-    what = {"text": "text", "image": "picture", "label": "class of each row"}[name]
-    if candidates:
-        found = f"which column holds the {what} is not obvious, it could be {_quoted(candidates)}"
-    else:
-        found = f"no column holds the {what}; there {'is' if len(columns) == 1 else 'are'} {_quoted(columns)}"
-    known = {n for names in (*PAIRS, *TEXTS, *LABELS, *IMAGES, IGNORED) for n in names}
-    no_header = place.lower().endswith((".csv", ".tsv")) and not known.intersection(c.lower() for c in columns)
-    header = "; the first line must name the columns" if no_header else ""
-    return InputError(f"{place}: {found}; name it by {_FLAGS[name]} COL{header}")
-
-
-def _check_kind(name: str, column: str, found: Column, place: str) -> None:
-    if name == "label":
-        if found.kind == "list":
-            raise InputError(
-                f"{place}: column {column!r} holds lists: multi-label is not supported yet, expected one class a row"
-            )
-        wanted, good = (
-            "classes (text or whole numbers)",
-            found.kind in ("string", "number", "class") or found.type in ("nothing", "null"),
-        )
-    elif name == "image":
-        wanted, good = "pictures", found.kind == "image"
-    else:
-        wanted, good = "text", found.kind == "string"
-    if not good:
-        raise InputError(
-            f"{place}: column {column!r} holds {found.type}, expected {wanted}; name another by {_FLAGS[name]} COL"
-        )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?` if something like it is known."""
-    by_lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return f", did you mean {by_lower[close[0]]!r}?" if close else ""
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Names in a row, the many cut short, on one line whatever is in them."""
-    return ", ".join(" ".join(name.splitlines()) for name in names[:most]) + (
-        f" and {len(names) - most} more" if len(names) > most else ""
-    )
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return listed([repr(n) for n in names], most=12)
 
 
 def require_columns(chosen: dict[str, str], columns: dict[str, Column], *, place: str, like: str) -> None:
@@ -234,8 +103,121 @@ def require_columns(chosen: dict[str, str], columns: dict[str, Column], *, place
     """
     for name, column in chosen.items():
         if column not in columns:
-            raise InputError(
-                f"{place}: no column {column!r}, which {like} has{did_you_mean(column, columns)}; "
-                f"it has {_quoted(columns)}"
-            )
+            hint = did_you_mean(column, columns)
+            raise InputError(f"{place}: no column {column!r}, which {like} has{hint}; it has {quoted(columns)}")
         _check_kind(name, column, columns[column], place)
+
+
+@dataclass
+class _Choice:
+    """Columns of a source, and which of them are chosen so far."""
+
+    columns: dict[str, Column]
+    place: str
+    chosen: dict[str, str]
+
+    def check_requested(self) -> None:
+        for name, column in self.chosen.items():
+            if column not in self.columns:
+                raise InputError(
+                    f"{_FLAGS[name]} {column}: {self.place} has no such column{did_you_mean(column, self.columns)}; "
+                    f"it has {quoted(self.columns)}"
+                )
+        if len(set(self.chosen.values())) < len(self.chosen):
+            flags = " and ".join(_FLAGS[name] for name in self.chosen)
+            raise InputError(f"{flags}: the same column cannot serve for two; {self.place} has {quoted(self.columns)}")
+
+    def infer_label(self, *, ambiguous_is_error: bool) -> None:
+        """By its name, or because it is the only one that declares classes."""
+        if "label" in self.chosen:
+            return
+        candidates = [column for column in self._free() if self.columns[column].kind != "image"]
+        classes = self._free("class")
+        label = self._by_name("label", candidates, LABELS, ambiguous_is_error=ambiguous_is_error)
+        if label or len(classes) == 1:
+            self.chosen["label"] = label or classes[0]
+
+    def infer_text(self) -> None:
+        """The text, and the second of a pair."""
+        if "text" in self.chosen:
+            return
+        texts = self._free("string")
+        lower = {column.lower(): column for column in texts}
+        if "text_pair" in self.chosen:
+            firsts = {lower[a] for a, b in PAIRS if b == self.chosen["text_pair"].lower() and a in lower}
+            if len(firsts) == 1:
+                self.chosen["text"] = firsts.pop()
+                return
+        else:
+            pairs = [(lower[a], lower[b]) for a, b in PAIRS if a in lower and b in lower]
+            if len(pairs) > 1:
+                raise self._not_obvious("text", [column for pair in pairs for column in pair])
+            if pairs:
+                self.chosen["text"], self.chosen["text_pair"] = pairs[0]
+                return
+        prose = [column for column in texts if not self.columns[column].numeric]
+        self.chosen["text"] = self._by_name("text", texts, TEXTS) or self._only("text", prose)
+
+    def infer_image(self) -> None:
+        """By its name, or because there is no other."""
+        if "image" not in self.chosen:
+            images = self._free("image")
+            self.chosen["image"] = self._by_name("image", images, IMAGES) or self._only("image", images)
+
+    def infer_label_from_rest(self) -> None:
+        """The one column that nothing else is read from."""
+        if "label" not in self.chosen:
+            label = self._only("label", self._free())
+            if self.columns[label].kind == "image":
+                raise self._not_obvious("label", [label])
+            self.chosen["label"] = label
+
+    def _free(self, kind: str | None = None) -> list[str]:
+        """Columns that nothing is read from, and that are no numbers of rows."""
+        taken = self.chosen.values()
+        free = [column for column in self.columns if column not in taken and column.lower() not in IGNORED]
+        return [column for column in free if kind in (None, self.columns[column].kind)]
+
+    def _by_name(
+        self, name: str, candidates: list[str], tiers: Tiers, *, ambiguous_is_error: bool = True
+    ) -> str | None:
+        """The candidate of a well-known name, the earlier tier first."""
+        for tier in tiers:
+            matches = [column for column in candidates if column.lower() in tier]
+            if len(matches) == 1:
+                return matches[0]
+            if matches and ambiguous_is_error:
+                flag = _FLAGS[name]
+                raise InputError(f"{self.place}: the {name} could be column {quoted(matches)}; name it by {flag} COL")
+        return None
+
+    def _only(self, name: str, candidates: list[str]) -> str:
+        if len(candidates) != 1:
+            raise self._not_obvious(name, candidates)
+        return candidates[0]
+
+    def _not_obvious(self, name: str, candidates: list[str]) -> InputError:
+        purpose = _PURPOSE[name]
+        if candidates:
+            problem = f"which column holds the {purpose} is not obvious, it could be {quoted(candidates)}"
+        else:
+            verb = "is" if len(self.columns) == 1 else "are"
+            problem = f"no column holds the {purpose}; there {verb} {quoted(self.columns)}"
+        known = {n for names in (*PAIRS, *TEXTS, *LABELS, *IMAGES, IGNORED) for n in names}
+        is_csv = self.place.lower().endswith((".csv", ".tsv"))
+        no_header = is_csv and not known.intersection(column.lower() for column in self.columns)
+        header = "; the first line must name the columns" if no_header else ""
+        return InputError(f"{self.place}: {problem}; name it by {_FLAGS[name]} COL{header}")
+
+
+def _check_kind(name: str, column: str, actual: Column, place: str) -> None:
+    if name == "label" and actual.kind == "list":
+        raise InputError(
+            f"{place}: column {column!r} holds lists: multi-label is not supported yet, expected one class a row"
+        )
+    is_empty_label = name == "label" and actual.type in ("nothing", "null")
+    if actual.kind not in _KINDS[name] and not is_empty_label:
+        raise InputError(
+            f"{place}: column {column!r} holds {actual.type}, expected {_EXPECTED[name]}; "
+            f"name another by {_FLAGS[name]} COL"
+        )

@@ -1,4 +1,4 @@
-"""From canonical rows to tensors: one class for texts and one for pictures, with the same two methods.
+"""From canonical rows to tensors: one class for texts and one for images, with the same methods.
 
 Legend: B rows, T tokens, H height, W width.
 """
@@ -15,9 +15,12 @@ import torch
 from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-from hf_finetune.data import pixels
-from hf_finetune.data.image import decode
+from hf_finetune.data import image_cache, image_processing
+from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.tokens import TokenLists, is_token_column, pack, pad
+
+# Columns of rows, by name.
+Columns = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,19 @@ class TextInputs:
         return list(self.tokenizer.model_input_names)
 
     def encode(self, rows: Dataset) -> Dataset:
-        """Tokenise once: adds `input_ids` (and `token_type_ids` where the model has them) and `length`; drops nothing."""
-        names = [n for n in self.tokenizer.model_input_names if n != "attention_mask"]
-
-        def tokenise(batch: dict[str, list]) -> dict[str, list]:
-            encoded = self.encode_batch(batch)
-            return {**{n: encoded[n] for n in names}, "length": [len(ids) for ids in encoded["input_ids"]]}
-
-        return rows.map(tokenise, batched=True, load_from_cache_file=False)
+        """Tokenize once: adds `input_ids` (and `token_type_ids` where the model has them) and `length`; drops nothing."""
+        return rows.map(self._token_lists, batched=True, load_from_cache_file=False)
 
     def encode_in_memory(self, rows: Dataset) -> Dataset:
         """As `encode`, with the token columns alone: for rows that are looked at once, in a third of the time."""
+        return Dataset.from_dict(
+            self._token_lists({n: rows[n][:] for n in ("text", "text_pair") if n in rows.column_names})
+        )
+
+    def _token_lists(self, batch: dict[str, list]) -> dict[str, list]:
+        encoded = self.encode_batch(batch)
         names = [n for n in self.tokenizer.model_input_names if n != "attention_mask"]
-        encoded = self.encode_batch({n: rows[n][:] for n in ("text", "text_pair") if n in rows.column_names})
-        columns = {n: encoded[n] for n in names}
-        return Dataset.from_dict({**columns, "length": [len(ids) for ids in encoded["input_ids"]]})
+        return {**{n: encoded[n] for n in names}, "length": [len(ids) for ids in encoded["input_ids"]]}
 
     def encode_batch(self, batch: dict[str, list], **options: Any) -> dict[str, list]:
         """Token columns of texts and, where `text_pair` is there and not None, pairs of texts."""
@@ -61,11 +62,11 @@ class TextInputs:
         full = np.flatnonzero(np.asarray(encoded["length"][:]) >= self.max_length)
         if len(full) == 0:
             return 0.0
-        looked_at = full[:sample]
-        batch = encoded.select(looked_at).to_dict()
+        probes = full[:sample]
+        batch = encoded.select(probes).to_dict()
         whole = self.tokenizer(batch["text"], batch.get("text_pair"), return_attention_mask=False, verbose=False)
         longer = sum(len(ids) > self.max_length for ids in whole["input_ids"])
-        return len(full) / len(encoded) * longer / len(looked_at)
+        return len(full) / len(encoded) * longer / len(probes)
 
     def lengths(self, encoded: Dataset) -> np.ndarray | None:
         """Tokens of each row, shape (rows,)."""
@@ -86,7 +87,7 @@ class TextInputs:
             padded.pop("attention_mask", None)
         return padded
 
-    def pack(self, batch: dict[str, list]) -> dict[str, Any]:
+    def pack(self, batch: dict[str, list]) -> Columns:
         """Encoded rows one behind the other in one long row, see `data.tokens.pack`."""
         return pack(self._token_columns(batch))
 
@@ -96,11 +97,11 @@ class TextInputs:
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """Pictures as the checkpoint's own processor makes them: resized, scaled, normalised."""
+    """Images as the checkpoint's own processor makes them: resized, scaled, normalized."""
 
     processor: BaseImageProcessor
     decode_once: bool = False
-    """Keep decoded pixels on the disk, see `data.pixels`; for pictures that are looked at more than once."""
+    """Cache decoded pixels on the disk, see `data.image_cache`; for images that are looked at more than once."""
     cache_gb: float = 8.0
     """Gigabytes (10^9 bytes) that they may take there."""
 
@@ -110,34 +111,34 @@ class ImageInputs:
         return ["image"]
 
     def encode(self, rows: Dataset) -> Dataset:
-        """Decode once, where that is wanted and possible; else pictures are decoded batch by batch."""
-        return pixels.decode_once(rows, self.processor, budget_gb=self.cache_gb) if self.decode_once else rows
+        """Decode once, where that is requested and possible; else images are decoded batch by batch."""
+        return image_cache.decode_once(rows, self.processor, budget_gb=self.cache_gb) if self.decode_once else rows
 
     def lengths(self, encoded: Dataset) -> np.ndarray | None:
-        """Every picture is of one size: None."""
+        """Every image is of one size: None."""
         return None
 
-    def collate(self, batch: dict[str, list]) -> dict[str, torch.Tensor]:
-        """Gather what was decoded before, or decode and transform: pixel_values (B, 3, H, W), float32.
+    def collate(self, batch: Columns) -> dict[str, torch.Tensor]:
+        """Read what was decoded before, or decode and transform: pixel_values (B, 3, H, W), float32.
 
-        Pictures that come as `pixels` (B, 3, H, W), uint8, are what `pixels` gave, changed.
+        Images that come as `pixels` (B, 3, H, W), uint8, are what `pixels` gave, changed.
 
         Raises:
-            InputError: the processor makes pictures of several sizes.
+            InputError: the processor makes images of several sizes.
         """
-        gathered = batch["pixels"] if "pixels" in batch else pixels.gather(batch["image"])
-        if gathered is not None:
-            return {"pixel_values": pixels.normalised(self.processor, gathered)}
-        pictures = [decode(image) for image in batch["image"]]
-        return {"pixel_values": pixels.processed(self.processor, pictures)}
+        pixels = batch["pixels"] if "pixels" in batch else image_cache.cached_pixels(batch["image"])
+        if pixels is not None:
+            return {"pixel_values": image_processing.normalize(self.processor, pixels)}
+        images = [decode(image) for image in batch["image"]]
+        return {"pixel_values": image_processing.process(self.processor, images)}
 
     def pixels(self, images: Sequence[dict[str, Any]]) -> torch.Tensor:
-        """Pictures as they are before they are rescaled and normalised: (B, 3, H, W), uint8.
+        """Images as they are before they are rescaled and normalized: (B, 3, H, W), uint8.
 
-        Only for a processor that `pixels.splits_in_two` says so of.
+        Only for a processor that `image_processing.splits_in_two` says so of.
         """
-        gathered = pixels.gather(images)
-        return gathered if gathered is not None else pixels.resized(self.processor, [decode(image) for image in images])
+        pixels = image_cache.cached_pixels(images)
+        return pixels if pixels is not None else image_processing.resize(self.processor, [decode(i) for i in images])
 
 
 Inputs = TextInputs | ImageInputs
@@ -157,7 +158,7 @@ class EpochRows(torch.utils.data.Dataset, ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+    def __getitems__(self, indices: Sequence[int]) -> Columns:
         """One dict of columns."""
 
 
@@ -182,15 +183,15 @@ class Rows(EpochRows):
     def __len__(self) -> int:
         return len(self.encoded)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Columns:
         return self.encoded[index]
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        wanted = [int(i) for i in indices]
+    def __getitems__(self, indices: Sequence[int]) -> Columns:
+        numbers = [int(i) for i in indices]
         if not self._tokens:
-            return self.encoded[wanted]
-        batch: dict[str, Any] = {name: column.take(wanted) for name, column in self._tokens.items()}
-        return batch if self._labels is None else {**batch, "label": self._labels[wanted]}
+            return self.encoded[numbers]
+        batch: Columns = {name: column.take(numbers) for name, column in self._tokens.items()}
+        return batch if self._labels is None else {**batch, "label": self._labels[numbers]}
 
 
 def columns_of(inputs: Inputs, *, labels: bool) -> list[str]:
@@ -198,7 +199,7 @@ def columns_of(inputs: Inputs, *, labels: bool) -> list[str]:
     return [*inputs.columns, "label"] if labels else inputs.columns
 
 
-def drawn_rows(
+def sample_rows(
     inputs: Inputs, encoded: Dataset, most: int, *, seed: int, among: np.ndarray | None = None
 ) -> np.ndarray:
     """Numbers of up to `most` rows that stand for all: drawn by the seed, texts of like length beside one another.
@@ -206,14 +207,12 @@ def drawn_rows(
     Args:
         among: the rows that can be drawn. None: all.
     """
-    able = np.arange(len(encoded)) if among is None else among
-    chosen = able[np.sort(np.random.default_rng(seed).permutation(len(able))[:most])]
+    candidates = np.arange(len(encoded)) if among is None else among
+    chosen = candidates[np.sort(np.random.default_rng(seed).permutation(len(candidates))[:most])]
     lengths = inputs.lengths(encoded)
     return chosen if lengths is None else chosen[np.argsort(lengths[chosen], kind="stable")]
 
 
-def with_labels(
-    collate: Callable[[dict[str, list]], dict[str, torch.Tensor]], batch: dict[str, list]
-) -> dict[str, Any]:
+def with_labels(collate: Callable[[Columns], dict[str, torch.Tensor]], batch: Columns) -> dict[str, torch.Tensor]:
     """A batch for training: the model's inputs and `labels` (B,), int64."""
     return {**collate(batch), "labels": torch.as_tensor(batch["label"], dtype=torch.long)}

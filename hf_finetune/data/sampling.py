@@ -68,6 +68,6 @@ class ClassDraw:
         return rng.permutation(np.concatenate(drawn))
 
 
-def draw_of(rows: Dataset, sampling: Sampling) -> ClassDraw | None:
+def class_draw(rows: Dataset, sampling: Sampling) -> ClassDraw | None:
     """What draws the epochs of labelled rows; None where every row comes once."""
     return None if sampling == "none" else ClassDraw(np.asarray(rows["label"][:]), sampling)

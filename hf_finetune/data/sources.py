@@ -9,24 +9,38 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from hf_finetune.data import class_folder
-from hf_finetune.data.class_folder import ClassFolder, Kind, find_classes, is_hidden
-from hf_finetune.data.columns import listed
-from hf_finetune.data.files import SUFFIXES, Chunk, Column, CsvFile, JsonFile
-from hf_finetune.data.from_hub import HubSplit, hub_splits
-from hf_finetune.data.parquet import ParquetFile
+from hf_finetune.data.columns import IMAGES
+from hf_finetune.data.config import Kind, Role, Source
+from hf_finetune.data.readers import class_folder
+from hf_finetune.data.readers.class_folder import ClassFolder, find_classes, is_hidden
+from hf_finetune.data.readers.csv_file import CsvFile
+from hf_finetune.data.readers.hub_dataset import HubSplit, hub_columns, hub_splits
+from hf_finetune.data.readers.json_file import JsonFile
+from hf_finetune.data.readers.parquet_file import ParquetFile
+from hf_finetune.data.readers.table import Chunk, Column
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import listed
 
-Role = Literal["train", "validation", "test"]
-Source = CsvFile | JsonFile | ParquetFile | ClassFolder | HubSplit
+Reader = CsvFile | JsonFile | ParquetFile | ClassFolder | HubSplit
 
+_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+_FILE_LIKE = (
+    *_SUFFIXES,
+    *class_folder.SUFFIXES["image"],
+    ".txt",
+    ".xls",
+    ".xlsx",
+    ".zip",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+)
 _ROLES: dict[str, Role] = {"train": "train", "test": "test"}
 _ROLES |= {name: "validation" for name in ("validation", "valid", "val", "dev")}
 # A shard as `datasets` writes it: train-00000-of-00002, in older repositories with a hash behind.
 _STEM = re.compile(r"(.+?)(?:-(\d{5,})-of-(\d{5,})(?:-[0-9a-f]+)?)?", re.IGNORECASE)
-_FILE_LIKE = (*SUFFIXES, *class_folder.SUFFIXES["image"], ".txt", ".xls", ".xlsx", ".zip", ".gz", ".bz2", ".xz", ".zst")
 
 
 def role_of(name: str, *, exact: bool = False) -> Role | None:
@@ -37,45 +51,45 @@ def role_of(name: str, *, exact: bool = False) -> Role | None:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one or several sources, one after the other."""
+    """Rows of one or several readers, one after the other."""
 
     name: str
-    sources: tuple[Source, ...]
+    readers: tuple[Reader, ...]
 
     @property
     def place(self) -> str:
         """Where its rows lie, for messages."""
-        return self.sources[0].name
+        return self.readers[0].name
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of how its files are read."""
-        return tuple(note for source in self.sources if isinstance(source, CsvFile) for note in source.notes)
+        return tuple(note for reader in self.readers if isinstance(reader, CsvFile) for note in reader.notes)
 
     def same_rows(self, other: Split) -> bool:
         """Whether it reads the same files, however they are spelt, or the same split on the Hub."""
-        return [os.path.realpath(s.name) for s in self.sources] == [os.path.realpath(s.name) for s in other.sources]
+        return [os.path.realpath(r.name) for r in self.readers] == [os.path.realpath(r.name) for r in other.readers]
 
     @functools.cached_property
     def columns(self) -> dict[str, Column]:
-        """Columns of the first source.
+        """Columns of the first reader.
 
         Raises:
             InputError: when it cannot be read or holds no rows.
         """
-        return self.sources[0].columns()
+        return self.readers[0].columns()
 
-    def chunks(self, wanted: Sequence[str], size: int = 1024) -> Iterator[Chunk]:
+    def chunks(self, columns: Sequence[str], size: int = 1024) -> Iterator[Chunk]:
         """Rows in order, at most `size` at a time.
 
         Raises:
-            InputError: as the sources do, or when one lacks a column that the first has.
+            InputError: as the readers do, or when one lacks a column that the first has.
         """
-        for source in self.sources:
-            lacking = [c for c in wanted if source is not self.sources[0] and c not in source.columns()]
+        for reader in self.readers:
+            lacking = [c for c in columns if reader is not self.readers[0] and c not in reader.columns()]
             if lacking:
-                raise InputError(f"{source.name}: no column {lacking[0]!r}, which {self.place} has")
-            yield from source.chunks(wanted, size)
+                raise InputError(f"{reader.name}: no column {lacking[0]!r}, which {self.place} has")
+            yield from reader.chunks(columns, size)
 
 
 @dataclass(frozen=True)
@@ -87,37 +101,52 @@ class Layout:
     """Files beside the splits that count only when they are named."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def by_name(self) -> dict[str, Split]:
+        """The splits, and the files beside them."""
+        return self.others | self.splits
 
-def locate(
-    path: str,
-    *,
-    kind: Kind | None,
-    labelled: bool,
-    config_name: str | None = None,
-    revision: str | None = None,
-    encoding: str = "utf-8",
-) -> Layout:
+
+def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:
     """Find the splits of DATA.
 
     Args:
         kind: which files of a folder of classes count; None: those that there are more of.
-        labelled: refuse files that lie in no folder of a class.
+        labeled: refuse files that lie in no folder of a class.
 
     Raises:
         InputError: when there is no such file, folder or Hub data set, or nothing in it that can be read.
     """
-    local = local_path(path)
-    if local is None:
-        found = hub_splits(path, config_name, revision)
-        return Layout({name: Split(name, (source,)) for name, source in found.items()})
-    for flag, value in (("--config-name", config_name), ("--revision", revision)):
+    path = local_path(source.path)
+    if path is None:
+        splits = hub_splits(source.path, source.config_name, source.revision)
+        return Layout({name: Split(name, (reader,)) for name, reader in splits.items()})
+    for flag, value in (("--config-name", source.config_name), ("--revision", source.revision)):
         if value is not None:
-            raise InputError(
-                f"{flag} {value}: {path} is a local {'folder' if local.is_dir() else 'file'}; leave the flag out"
-            )
-    if local.is_dir():
-        return _folder(local, kind, labelled, encoding)
-    return Layout({"train": Split("train", (_file(local, encoding),))})
+            where = "folder" if path.is_dir() else "file"
+            raise InputError(f"{flag} {value}: {source.path} is a local {where}; leave the flag out")
+    if path.is_dir():
+        return _folder(path, kind, labeled, source.encoding)
+    return Layout({"train": Split("train", (_file(path, source.encoding),))})
+
+
+def sniff_kind(source: Source) -> Kind:
+    """Whether DATA holds texts or images, by names of files and types of columns.
+
+    Raises:
+        InputError: when there is no such data, or it cannot be read.
+    """
+    if local_path(source.path) is None:
+        columns = hub_columns(source.path, source.config_name, source.revision)
+    else:
+        columns = next(iter(locate(source, kind=None, labeled=False).splits.values())).columns
+    if any(column.type == "images" for column in columns.values()):
+        return "image"
+    # Bare bytes are images if they are called so, or if nothing else can be what is classified.
+    binary = [name for name, column in columns.items() if column.kind == "image"]
+    texts = [name for name, column in columns.items() if column.kind == "string" and not column.numeric]
+    called_so = any(name.lower() in tier for name in binary for tier in IMAGES)
+    return "image" if called_so or (binary and len(texts) <= 1) else "text"
 
 
 def local_path(path: str) -> Path | None:
@@ -136,7 +165,7 @@ def local_path(path: str) -> Path | None:
     return None
 
 
-def _file(path: Path, encoding: str) -> Source:
+def _file(path: Path, encoding: str) -> Reader:
     match path.suffix.lower():
         case ".csv" | ".tsv":
             return CsvFile(path, encoding)
@@ -145,101 +174,100 @@ def _file(path: Path, encoding: str) -> Source:
         case ".parquet":
             return ParquetFile(path)
     what = f"{path.suffix} files" if path.suffix else "files without a suffix"
-    raise InputError(f"{path}: cannot read {what}; expected one of {' '.join(SUFFIXES)}")
+    raise InputError(f"{path}: cannot read {what}; expected one of {' '.join(_SUFFIXES)}")
 
 
-def _folder(root: Path, kind: Kind | None, labelled: bool, encoding: str) -> Layout:
+def _folder(root: Path, kind: Kind | None, labeled: bool, encoding: str) -> Layout:
     for folder in (root, root / "data"):
         if folder.is_dir() and any(role_of(stem, exact=True) for stem in _data_files(folder)):
-            return _folder_of_files(folder, encoding)
-    if found := _folder_of_folders(root, kind, encoding):
-        return found
+            return _split_files(folder, encoding)
+    if classes := _class_folders(root, kind, encoding):
+        return classes
     if flat := find_classes(root, kind, encoding, flat=True):
-        if labelled:
+        if labeled:
             raise InputError(
                 f"{root}: its files have no class; expected one sub-folder per class, holding the class's files"
             )
         return Layout({"train": Split("train", (flat,))})
-    raise _nothing_found(root, kind, encoding)
+    raise _no_data(root, kind, encoding)
 
 
-def _nothing_found(root: Path, kind: Kind | None, encoding: str) -> InputError:
-    if other := _folder_of_folders(root, None, encoding):
-        held = next(iter(other.splits.values())).sources[0].columns()
-        found, wanted = ("texts", "pictures") if "text" in held else ("pictures", "texts")
+def _no_data(root: Path, kind: Kind | None, encoding: str) -> InputError:
+    if other := _class_folders(root, None, encoding):
+        is_text = "text" in next(iter(other.splits.values())).columns
+        holds, expected = ("texts", "images") if is_text else ("images", "texts")
         return InputError(
-            f"{root}: the folder holds {found}, expected {wanted}; choose a checkpoint for {found}, or other data"
+            f"{root}: the folder holds {holds}, expected {expected}; choose a checkpoint for {holds}, or other data"
         )
     if loose := _data_files(root):
         file = next(iter(loose.values()))[0]
         return InputError(
             f"{root}: no file in it is called train, validation or test; name a file instead, like {file}"
         )
-    content = {"image": "pictures", "text": ".txt files", None: "pictures or .txt files"}[kind]
-    there = listed(sorted(p.name for p in root.iterdir())) or "nothing"
+    content = {"image": "images", "text": ".txt files", None: "images or .txt files"}[kind]
+    present = listed(sorted(path.name for path in root.iterdir())) or "nothing"
     return InputError(
-        f"{root}: found no data; expected train, validation and test files ({' '.join(SUFFIXES)}), or one sub-folder "
-        f"of {content} per class; it holds {there}"
+        f"{root}: found no data; expected train, validation and test files ({' '.join(_SUFFIXES)}), or one sub-folder "
+        f"of {content} per class; it holds {present}"
     )
 
 
 def _data_files(folder: Path) -> dict[str, list[Path]]:
     """Data files of a folder by their lower-case stem, shards together."""
-    found = defaultdict(list)
+    files = defaultdict(list)
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix.lower() in SUFFIXES and not is_hidden(path.name):
-            found[_stem(path)[0].lower()].append(path)
-    return dict(found)
+        if path.is_file() and path.suffix.lower() in _SUFFIXES and not is_hidden(path.name):
+            files[_stem(path)[0].lower()].append(path)
+    return dict(files)
 
 
 def _stem(path: Path) -> tuple[str, str | None, str | None]:
     """Name, number and total of a shard; both None for a file by itself."""
-    name, number, total = _STEM.fullmatch(path.stem).groups()
-    return name, number, total
+    match = _STEM.fullmatch(path.stem)
+    assert match is not None, "any name matches"
+    return match[1], match[2], match[3]
 
 
-def _folder_of_files(folder: Path, encoding: str) -> Layout:
-    splits, others, read = {}, {}, set()
+def _split_files(folder: Path, encoding: str) -> Layout:
+    """Files that are called as splits are."""
+    splits: dict[str, Split] = {}
+    others: dict[str, Split] = {}
+    read: set[Path] = set()
     for name, paths in _data_files(folder).items():
-        split = Split(name, tuple(_file(p, encoding) for p in paths))
-        if role_of(name, exact=True):
+        is_split = role_of(name, exact=True) is not None
+        if is_split:
             _refuse_incomplete(name, paths)
-            splits[name] = split
             read |= set(paths)
-        else:
-            others[name] = split
-    return Layout(splits, others, _ignored(folder, [p for p in folder.iterdir() if p not in read]))
+        (splits if is_split else others)[name] = Split(name, tuple(_file(path, encoding) for path in paths))
+    return Layout(splits, others, _ignored(folder, [path for path in folder.iterdir() if path not in read]))
 
 
 def _refuse_incomplete(split: str, paths: list[Path]) -> None:
     """Several files of one split must be the shards of one set."""
-    numbers, totals = {_stem(p)[1] for p in paths}, {_stem(p)[2] for p in paths}
+    numbers, totals = {_stem(path)[1] for path in paths}, {_stem(path)[2] for path in paths}
+    folder, total = paths[0].parent, int(next(iter(totals)) or 1)
     if len(totals) > 1 or len(numbers) < len(paths):
-        files = listed([p.name for p in paths])
-        raise InputError(f"{paths[0].parent}: {files} are all the split {split}; keep one of them")
-    total = int(totals.pop() or 1)
+        files = listed([path.name for path in paths])
+        raise InputError(f"{folder}: {files} are all the split {split}; keep one of them")
     if len(paths) != total:
-        raise InputError(
-            f"{paths[0].parent}: {len(paths)} of the {total} files of split {split} are there; add the others"
-        )
+        raise InputError(f"{folder}: {len(paths)} of the {total} files of split {split} are there; add the others")
 
 
-def _folder_of_folders(root: Path, kind: Kind | None, encoding: str) -> Layout | None:
+def _class_folders(root: Path, kind: Kind | None, encoding: str) -> Layout | None:
     """Sub-folders of classes, below folders of splits if there are such."""
-    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and role_of(p.name, exact=True)]
-    found = {p: find_classes(p, kind, encoding) for p in folders}
-    if any(found.values()):
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and role_of(path.name, exact=True)]
+    classes = {path: find_classes(path, kind, encoding) for path in folders}
+    if any(classes.values()):
         # Beside split folders with classes, a folder of bare files is a split without labels.
-        found = {p: source or find_classes(p, kind, encoding, flat=True) for p, source in found.items()}
-        sources = {p: source for p, source in found.items() if source}
-        splits = {p.name.lower(): Split(p.name.lower(), (source,)) for p, source in sources.items()}
-        return Layout(splits, notes=_ignored(root, [p for p in root.iterdir() if p not in sources]))
-    if classes := find_classes(root, kind, encoding):
-        unused = [p for p in root.iterdir() if p.name not in classes.classes]
-        return Layout({"train": Split("train", (classes,))}, notes=_ignored(root, unused))
+        readers = {path: each or find_classes(path, kind, encoding, flat=True) for path, each in classes.items()}
+        splits = {path.name.lower(): Split(path.name.lower(), (each,)) for path, each in readers.items() if each}
+        return Layout(splits, notes=_ignored(root, [path for path in root.iterdir() if not readers.get(path)]))
+    if train := find_classes(root, kind, encoding):
+        unused = [path for path in root.iterdir() if path.name not in train.classes]
+        return Layout({"train": Split("train", (train,))}, notes=_ignored(root, unused))
     return None
 
 
 def _ignored(folder: Path, paths: list[Path]) -> tuple[str, ...]:
-    names = sorted(p.name for p in paths if not is_hidden(p.name))
+    names = sorted(path.name for path in paths if not is_hidden(path.name))
     return (f"ignored in the folder {folder.resolve().name}: {listed(names)}",) if names else ()

@@ -28,13 +28,13 @@ class TokenLists:
     def take(self, indices: Sequence[int]) -> list[np.ndarray]:
         """One array of ids per index, shape (tokens of the row,)."""
         chunks = np.searchsorted(self._ends, indices, side="right")
-        found = []
+        lists = []
         for index, chunk in zip(indices, chunks.tolist(), strict=True):
             offsets = self._offsets[chunk]
             # From behind: the chunk ends at _ends[chunk], whatever lies before it.
             at = index - int(self._ends[chunk]) + len(offsets) - 1
-            found.append(self._values[chunk][offsets[at] : offsets[at + 1]])
-        return found
+            lists.append(self._values[chunk][offsets[at] : offsets[at + 1]])
+        return lists
 
 
 def is_token_column(kind: pa.DataType) -> bool:
@@ -42,7 +42,7 @@ def is_token_column(kind: pa.DataType) -> bool:
     return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(kind.value_type)
 
 
-def ids_that_occur(encoded: Dataset) -> np.ndarray:
+def used_token_ids(encoded: Dataset) -> np.ndarray:
     """Every token id that some row has, ascending, int64."""
     column = encoded.with_format("arrow")[:].column("input_ids")
     return np.unique(np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])).astype(np.int64)

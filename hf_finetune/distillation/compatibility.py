@@ -15,8 +15,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.data.pixels import check_changeable, probed
 from hf_finetune.distillation.config import DistillationKind, RepresentationKind
 from hf_finetune.distillation.representation_config import OfTokens
 from hf_finetune.distillation.representations import wanted
@@ -60,7 +60,7 @@ def _check_tokens(teacher: Teacher, inputs: Inputs, model: nn.Module, rows: Data
     if isinstance(inputs, TextInputs) and isinstance(theirs, TextInputs):
         _check_texts(teacher, inputs, theirs.tokenizer, rows)
     elif isinstance(inputs, ImageInputs) and isinstance(theirs, ImageInputs):
-        _check_pictures(teacher, inputs, theirs, model, rows.select(probed(len(rows)))["image"][:])
+        _check_pictures(teacher, inputs, theirs, model, rows.select(probe_indices(len(rows)))["image"][:])
 
 
 def _check_texts(teacher: Teacher, inputs: TextInputs, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
@@ -88,7 +88,7 @@ def _check_pictures(
     teacher: Teacher, inputs: ImageInputs, theirs: ImageInputs, model: nn.Module, images: list[dict[str, Any]]
 ) -> None:
     for each in (inputs, theirs):
-        check_changeable(each.processor, images, "the pixels beside this teacher")
+        check_augmentable(each.processor, images, "the pixels beside this teacher")
     own_BCHW, theirs_BCHW = (each.collate({"image": images})["pixel_values"] for each in (inputs, theirs))
     configs = model.config, teacher.classifier.model.config
     counts = [patches(c, tuple(x.shape[1:])) for c, x in zip(configs, (own_BCHW, theirs_BCHW), strict=True)]

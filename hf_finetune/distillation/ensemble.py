@@ -12,7 +12,7 @@ import numpy as np
 
 from hf_finetune.distillation.logit_cache import Logits
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.evaluation.test_time import mean_of
+from hf_finetune.evaluation.test_time import mean_probabilities
 
 
 def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
@@ -24,7 +24,7 @@ def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
     Returns:
         Shape (N, C), float32: normalised, so that their softmax is the mean itself.
     """
-    mean_NC = mean_of(softmax(logits_NC) for logits_NC in logits)
+    mean_NC = mean_probabilities(softmax(logits_NC) for logits_NC in logits)
     # A class that float64 cannot tell from impossible.
     return np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny)).astype(np.float32)
 

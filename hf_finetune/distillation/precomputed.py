@@ -3,7 +3,7 @@
 A parquet file has a column `digest`, or `text` (for pairs `text_pair`, too), and one for each class: `p:NAME`, its
 probability, or `logit:NAME`. An .npy file has logits (M, C), and beside it NAME.json says whose they are: {"labels":
 [C names], "digests": [M digests]}. A folder holds parquet files, or one .npy file with its .json. The digest of a row is the
-SHA-256, in hexadecimal, of its text in UTF-8, or of the bytes of the picture's file; see `data.splits.row_digests` for pairs.
+SHA-256, in hexadecimal, of its text in UTF-8, or of the bytes of the picture's file; see `data.duplicates.row_digests` for pairs.
 
 Legend: M answers, R of them to a row that was answered before, N rows, C classes.
 """
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from hf_finetune.data.splits import first_occurrences, row_digests
+from hf_finetune.data.duplicates import first_occurrences, row_digests
 from hf_finetune.distillation.classes import places_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_finetune.data.further_rows import labelled
+from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.distillation.teachers import Answers
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.metrics import softmax
@@ -28,7 +28,7 @@ def doubts(answers: Answers, splits: Mapping[str, Dataset]) -> list[str]:
     Args:
         splits: the rows that it has answered, with `label`; train and validation among them.
     """
-    train_labels = np.asarray(labelled(splits["train"])["label"][:])
+    train_labels = np.asarray(labeled_rows(splits["train"])["label"][:])
     labels_N = np.asarray(splits["validation"]["label"][:])
     accuracy = float((answers.logits["validation"].argmax(-1) == labels_N).mean())
     majority = float((labels_N == np.bincount(train_labels).argmax()).mean())

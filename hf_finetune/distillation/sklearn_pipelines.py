@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.data.columns import listed
 from hf_finetune.distillation.classes import places_of
 from hf_finetune.distillation.precomputed import LEAST
 from hf_finetune.errors import InputError
 from hf_finetune.utils import hashing
+from hf_finetune.utils.messages import listed
 
 SUFFIX = ".skops"
 # What skops raises for a file that is another, or an estimator that is not fitted.

@@ -24,7 +24,7 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from hf_finetune.augmentation.online import AugmentedRows
-from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of, drawn_rows
+from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of, sample_rows
 from hf_finetune.distillation import layer_search
 from hf_finetune.distillation.compatibility import Normalised
 from hf_finetune.distillation.config import DistillationKind, RepresentationKind
@@ -37,7 +37,7 @@ from hf_finetune.distillation.teachers import Teacher, asked_of, asking, read_by
 from hf_finetune.distillation.teachers import embeddings as teachers_embeddings
 from hf_finetune.distillation.token_cache import KeptTokens, Layout, keep_tokens
 from hf_finetune.distillation.trainer import Clock, Insides
-from hf_finetune.evaluation.inference import evaluating, to_device
+from hf_finetune.evaluation.logits import evaluating, to_device
 from hf_finetune.models.heads.pooling import PoolingKind, tokens_before_patches, width_of
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens
 from hf_finetune.training.precision import exact_float32
@@ -244,7 +244,7 @@ def search_layers(
     asked = {place: kind for place, kind in enumerate(kinds) if is_searched(kind)}
     own, theirs = _wanted_together(asked.values(), configs)
     found = {place: layer_search.alike(kind, configs, seed=seed) for place, kind in asked.items()}
-    chosen = drawn_rows(inputs, rows, layer_search.MOST_ROWS, seed=seed)
+    chosen = sample_rows(inputs, rows, layer_search.MOST_ROWS, seed=seed)
     batches, device = Rows(rows, columns_of(inputs, labels=False)), next(model.parameters()).device
     own_skip, teachers_skip = _skips(configs)
     with (

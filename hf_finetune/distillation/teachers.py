@@ -22,9 +22,9 @@ from datasets import Dataset
 from torch.utils.data import Subset
 
 from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.duplicates import row_digests
+from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
-from hf_finetune.data.pixels import check_changeable
-from hf_finetune.data.splits import row_digests
 from hf_finetune.distillation.classes import places_of
 from hf_finetune.distillation.ensemble import Mean, mean_logits
 from hf_finetune.distillation.hidden_states import Embedder
@@ -34,7 +34,7 @@ from hf_finetune.distillation.sklearn_pipelines import Pipeline, is_pipeline, re
 from hf_finetune.distillation.trainer import Clock
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
-from hf_finetune.evaluation.inference import PART_ROWS, TOKENS, predict_logits
+from hf_finetune.evaluation.logits import PART_ROWS, TOKENS, predict_logits
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.pooling import PoolingKind, width_of
 from hf_finetune.training.classifier import Classifier, load_trained
@@ -246,7 +246,7 @@ def check_views(name: str, theirs: ImageInputs, inputs: ImageInputs, images: lis
     Raises:
         InputError: naming both sizes; or its processor cannot be handed pixels.
     """
-    check_changeable(theirs.processor, images, "data.augment beside this teacher")
+    check_augmentable(theirs.processor, images, "data.augment beside this teacher")
     sides = [tuple(i.pixels(images).shape[-2:]) for i in (theirs, inputs)]
     if sides[0] != sides[1]:
         raise InputError(
@@ -274,7 +274,7 @@ class Answers:
     members: tuple[Answers, ...] = ()
     """What each of several says by itself."""
     seen: tuple[str, ...] = ()
-    """What speaks against it by what it was trained on, see `data.provenance.doubts_of_teachers`."""
+    """What speaks against it by what it was trained on, see `data.provenance.teacher_overlaps`."""
 
     @property
     def of_training(self) -> Logits | Live | LiveMean:

@@ -12,8 +12,8 @@ import numpy as np
 from scipy import sparse
 from scipy.special import betainc
 
-from hf_finetune.data.columns import listed
 from hf_finetune.doctor.findings import Finding, Material
+from hf_finetune.utils.messages import listed
 
 FEW_ROWS, UNEVEN = 10, 10.0
 """Rows that a class should have; how much larger the largest class than the smallest may be."""

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.data.class_folder import Kind
-from hf_finetune.data.labeled import Undivided, load_undivided
-from hf_finetune.data.rows import Unusable
-from hf_finetune.doctor.alike import alike_pictures, alike_texts, plain_words
+from hf_finetune.data.config import Kind, Source, SplitOptions
+from hf_finetune.data.labeled import LabeledData, read_labeled
+from hf_finetune.data.rows import UnusableRow
 from hf_finetune.doctor.classes import balance, of_marks, telltales
+from hf_finetune.doctor.duplicates import repeats
 from hf_finetune.doctor.findings import SEVERITIES, Finding, Material
 from hf_finetune.doctor.images import look, marks, pictures
-from hf_finetune.doctor.repeats import repeats
+from hf_finetune.doctor.near_duplicates import alike_pictures, alike_texts, plain_words
 from hf_finetune.doctor.texts import WORD, texts
 from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import Notes
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -77,18 +78,10 @@ class Report:
 
 
 def examine(
-    path: str,
-    *,
+    source: Source,
     kind: Kind,
-    config_name: str | None = None,
-    revision: str | None = None,
-    text: str | None = None,
-    text_pair: str | None = None,
-    image: str | None = None,
-    label: str | None = None,
-    validation: str | None = None,
-    test: str | None = None,
-    encoding: str = "utf-8",
+    options: SplitOptions | None = None,
+    *,
     checkpoint: str | None = None,
     max_length: int = 128,
 ) -> Report:
@@ -99,24 +92,15 @@ def examine(
         max_length: tokens that training would read of a text.
 
     Raises:
-        InputError: as `data.labeled.load_undivided` and `models.processors.load_tokenizer`; a checkpoint for pictures.
+        InputError: as `data.labeled.read_labeled` and `models.processors.load_tokenizer`; a checkpoint for images.
     """
     if checkpoint is not None and kind == "image":
-        raise InputError(f"--model {checkpoint}: it tells how long texts are, and {path} holds pictures; leave it out")
-    data = load_undivided(
-        path,
-        kind=kind,
-        config_name=config_name,
-        revision=revision,
-        text=text,
-        text_pair=text_pair,
-        image=image,
-        label=label,
-        validation=validation,
-        test=test,
-        encoding=encoding,
-    )
-    material = Material(data.splits, data.labels, tuple(d for digests in data.digests.values() for d in digests))
+        raise InputError(
+            f"--model {checkpoint}: it tells how long texts are, and {source.path} holds images; leave it out"
+        )
+    data = read_labeled(source, kind, options or SplitOptions(), Notes(), leave_out_unusable=True)
+    digests = tuple(digest for rows in data.rows.values() for digest in rows.digests)
+    material = Material(data.datasets, data.labels, digests)
     some = material.some(MOST)
     if len(some) < len(material):
         logger.info("of %d rows, %d are looked at more closely, drawn at random", len(material), len(some))
@@ -136,10 +120,10 @@ def examine(
     return Report(material, data.places, classes, statistics, tuple(found))
 
 
-def unusable(data: Undivided) -> list[Finding]:
+def unusable(data: LabeledData) -> list[Finding]:
     """Findings on rows that training would refuse, one for each column."""
     what = {"text": "text", "text_pair": "second text", "image": "picture", "label": "label"}
-    rows = sum(map(len, data.splits.values())) + sum(map(len, data.unusable.values()))
+    rows = sum(map(len, data.rows.values())) + sum(map(len, data.unusable.values()))
     findings = []
     for column, called in what.items():
         bad = [(split, row) for split, found in data.unusable.items() for row in found if row.column == column]
@@ -158,7 +142,7 @@ def unusable(data: Undivided) -> list[Finding]:
     return findings
 
 
-def _spot(row: Unusable) -> str:
+def _spot(row: UnusableRow) -> str:
     """What leads to a row beside its number: its line, or a file that holds nothing else."""
     if (line := re.search(r"\(line \d+\)$", row.place)) is not None:
         return f" {line[0]}"

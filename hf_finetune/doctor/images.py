@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from hf_finetune.data.image import decode
+from hf_finetune.data.image_decoding import decode
 from hf_finetune.doctor.findings import Finding, Material, Suspect, of_rows
 
 # A picture is of one colour whose channels stay within so many levels of 255.

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from hf_finetune.evaluation.inference import Collate, predict_logits
+from hf_finetune.evaluation.logits import Collate, predict_logits
 from hf_finetune.evaluation.metrics import softmax
 
 # A row is in doubt while its margin is below this many times the largest error that was seen in any row's margins.

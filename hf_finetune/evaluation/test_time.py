@@ -13,7 +13,7 @@ import numpy as np
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
 
 
-def mean_of(views: Iterable[np.ndarray]) -> np.ndarray:
+def mean_probabilities(views: Iterable[np.ndarray]) -> np.ndarray:
     """The arithmetic mean of the probabilities that each view of a row was given, shape (N, C).
 
     Of probabilities, not of logits, so that a view weighs no more than another however certain the model is of it; as in
@@ -36,7 +36,7 @@ def gain(labels: Any, with_views: Any, without: Any, *, resamples: int = 1000) -
 
     Args:
         labels: true class ids, shape (N,).
-        with_views: probabilities (N, C) by `mean_of`.
+        with_views: probabilities (N, C) by `mean_probabilities`.
         without: probabilities (N, C) of the unchanged rows.
         resamples: of the metrics' intervals, see `intervals.bootstrap`.
 

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 from scipy import sparse
 
-from hf_finetune.data.image import decode
+from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.text_pieces import UNSPACED
 
 logger = logging.getLogger("hf_finetune")

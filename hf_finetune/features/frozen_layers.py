@@ -21,8 +21,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows
-from hf_finetune.evaluation.inference import cast
-from hf_finetune.features.cache import FORMAT, Activations, find_activations, store_activations
+from hf_finetune.evaluation.logits import cast
+from hf_finetune.features.activation_cache import FORMAT, Activations, find_activations, store_activations
 from hf_finetune.features.prefix import Batch, NoBoundary, Prefix, rows_of
 from hf_finetune.models.freezing import frozen_layers
 from hf_finetune.utils import environment, hashing

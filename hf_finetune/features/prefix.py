@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from hf_finetune.evaluation.inference import evaluating
+from hf_finetune.evaluation.logits import evaluating
 from hf_finetune.models.freezing import lower_part
 from hf_finetune.models.heads.custom import last_layers_read
 from hf_finetune.models.modules import encoder, encoder_layers

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from hf_finetune.augmentation.test_time import SeveralViews
+from hf_finetune.data.image_cache import IMAGES_AT_A_TIME
+from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs
-from hf_finetune.data.pixels import PICTURES_AT_A_TIME, check_changeable
 
 
 def decoded(inputs: ImageInputs, images: Sequence[dict[str, Any]]) -> torch.Tensor:
@@ -21,8 +22,8 @@ def decoded(inputs: ImageInputs, images: Sequence[dict[str, Any]]) -> torch.Tens
     Raises:
         InputError: the processor gives no whole numbers there, or pictures of several sizes.
     """
-    check_changeable(inputs.processor, images, "--augment")
-    parts = [inputs.pixels(images[i : i + PICTURES_AT_A_TIME]) for i in range(0, len(images), PICTURES_AT_A_TIME)]
+    check_augmentable(inputs.processor, images, "--augment")
+    parts = [inputs.pixels(images[i : i + IMAGES_AT_A_TIME]) for i in range(0, len(images), IMAGES_AT_A_TIME)]
     return torch.cat(parts)
 
 

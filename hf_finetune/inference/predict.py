@@ -16,17 +16,17 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from hf_finetune.augmentation.test_time import SeveralViews
+from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of
-from hf_finetune.data.loading import stream
-from hf_finetune.data.named import Source
-from hf_finetune.data.provenance import keys_of
-from hf_finetune.data.splits import row_digests
+from hf_finetune.data.provenance import row_keys
+from hf_finetune.data.streaming import stream
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
-from hf_finetune.evaluation.inference import PART_ROWS, TOKENS, predict_logits
 from hf_finetune.evaluation.intervals import bootstrap
+from hf_finetune.evaluation.logits import PART_ROWS, TOKENS, predict_logits
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.evaluation.test_time import gain, mean_of
+from hf_finetune.evaluation.test_time import gain, mean_probabilities
 from hf_finetune.inference.decoded_images import Pictures, decoded
 from hf_finetune.models.kernels.layers import fused_layers
 from hf_finetune.training.classifier import Classifier
@@ -83,7 +83,7 @@ class Scorer:
         parts = self._of_views(rows)
         unchanged_NC = next(parts)
         self.seconds_unchanged += time.perf_counter() - started
-        mean_NC = mean_of(chain([unchanged_NC], parts))
+        mean_NC = mean_probabilities(chain([unchanged_NC], parts))
         self.seconds += time.perf_counter() - started
         return mean_NC, unchanged_NC
 
@@ -143,7 +143,7 @@ def probabilities(classifier: Classifier, rows: Dataset, *, batch_size: int | No
 
 def predict(
     classifier: Classifier,
-    source: Source,
+    source: SourceSplit,
     output: Path,
     *,
     batch_size: int | None = None,
@@ -158,7 +158,7 @@ def predict(
 
     Args:
         batch_size, precision, views: see `Scorer`.
-        digests: write the column `digest` as well, see `data.splits.row_digests`, by which `distillation.precomputed` finds a row.
+        digests: write the column `digest` as well, see `data.duplicates.row_digests`, by which `distillation.precomputed` finds a row.
 
     Returns:
         {"rows", "throughput", "precision"}, as in `evaluate`.
@@ -201,7 +201,7 @@ def predict(
 
 def evaluate(
     classifier: Classifier,
-    source: Source,
+    source: SourceSplit,
     *,
     batch_size: int | None = None,
     resamples: int = 1000,
@@ -235,7 +235,7 @@ def evaluate(
             unchanged.append(unchanged_NC)
             labels.append(np.asarray(rows["label"][:]))
             if trained_on is not None:
-                known += int(np.isin(keys_of(rows), trained_on).sum())
+                known += int(np.isin(row_keys(rows), trained_on).sum())
             bar.update(len(rows))
     all_labels, all_found_NC = np.concatenate(labels), np.concatenate(found)
     intervals = bootstrap(all_labels, all_found_NC, resamples=resamples)
@@ -258,24 +258,9 @@ def evaluate(
     return result
 
 
-def _batches(classifier: Classifier, source: Source, *, require_label: bool) -> Iterator[Dataset]:
-    own = (
-        {"text": source.text, "text_pair": source.text_pair, "encoding": source.encoding}
-        if classifier.kind == "text"
-        else {"image": source.image}
-    )
-    batches = stream(
-        source.path,
-        kind=classifier.kind,
-        config_name=source.config_name,
-        revision=source.revision,
-        split=source.split,
-        label=source.label,
-        labels=classifier.labels,
-        require_label=require_label,
-        batch_rows=PART_ROWS[classifier.kind],
-        **own,
-    )
+def _batches(classifier: Classifier, source: SourceSplit, *, require_label: bool) -> Iterator[Dataset]:
+    labels = classifier.labels if require_label else None
+    batches = stream(source, classifier.kind, labels=labels, batch_rows=PART_ROWS[classifier.kind])
     for number, rows in enumerate(batches):
         if number == 0 and classifier.pairs and "text_pair" not in rows.column_names:
             logger.warning(

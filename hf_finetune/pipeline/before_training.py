@@ -18,10 +18,10 @@ from peft import PeftModel, PeftType
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_finetune.data.inputs import Rows, TextInputs, columns_of, drawn_rows, with_labels
-from hf_finetune.data.provenance import doubts_of_teachers
-from hf_finetune.data.rows import UNLABELLED
-from hf_finetune.data.splits import first_sources
+from hf_finetune.data.duplicates import first_sources
+from hf_finetune.data.inputs import Rows, TextInputs, columns_of, sample_rows, with_labels
+from hf_finetune.data.labels import UNLABELED
+from hf_finetune.data.provenance import teacher_overlaps
 from hf_finetune.distillation import report, teacher_states
 from hf_finetune.distillation import teachers as teacher
 from hf_finetune.distillation.trainer import Insides
@@ -97,7 +97,7 @@ def ask_teacher(
             )
     prepared.teachers.release()
     if test and PartialState().is_main_process:
-        answers = replace(answers, seen=tuple(doubts_of_teachers(answers.names, splits)))
+        answers = replace(answers, seen=tuple(teacher_overlaps(answers.names, splits)))
     for doubt in report.doubts(answers, asked):
         logger.warning(doubt)
     return answers, insides
@@ -148,8 +148,8 @@ def warm_start_head(
     """
     recipe, inputs = prepared.recipe, prepared.inputs
     labels_N = np.asarray(train_rows["label"][:])
-    able = np.flatnonzero(labels_N != UNLABELLED)
-    drawn = drawn_rows(inputs, train_rows, warm_start.MOST_ROWS, seed=recipe.train.seed, among=able)
+    able = np.flatnonzero(labels_N != UNLABELED)
+    drawn = sample_rows(inputs, train_rows, warm_start.MOST_ROWS, seed=recipe.train.seed, among=able)
     chosen = warm_start.with_every_class(drawn, labels_N)
     sample = train_rows.select(chosen)
     weights_C = head_weights(prepared)

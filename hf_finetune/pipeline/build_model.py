@@ -8,10 +8,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.config.recipe import Averaging, Distill, Recipe, TextData
-from hf_finetune.data.image import decode
+from hf_finetune.data.image_decoding import decode
+from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, Inputs
 from hf_finetune.data.loading import Splits
-from hf_finetune.data.pixels import check_changeable, probed
 from hf_finetune.errors import InputError
 from hf_finetune.models import freezing
 from hf_finetune.models.heads.custom import with_head
@@ -67,10 +67,10 @@ def load_model(recipe: Recipe, checkpoint: LocalCheckpoint, splits: Splits, inpu
     shrink, picture_tokens, smaller = None, None, ()
     if isinstance(inputs, ImageInputs):
         # Of several, so that sizes that differ are refused now.
-        picture = tuple(inputs.collate(splits.train[probed(len(splits.train))])["pixel_values"].shape[1:])
+        picture = tuple(inputs.collate(splits.train[probe_indices(len(splits.train))])["pixel_values"].shape[1:])
         picture_tokens = patches(loaded.model.config, picture)
         if data.augment:
-            check_changeable(inputs.processor, splits.train["image"], "data.augment")
+            check_augmentable(inputs.processor, splits.train["image"], "data.augment")
         smaller = _small_pictures(recipe, splits, loaded.model, min(picture[-2:]))
         drop_patches(loaded.model, model.patch_drop)
         if data.low_resolution is not None:

@@ -14,11 +14,10 @@ from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.generative.paraphraser import Paraphraser
 from hf_finetune.config.recipe import Distill, Recipe
 from hf_finetune.data.batching import StepBatches
-from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.loading import Splits
-from hf_finetune.data.sampling import class_quotas, draw_of
-from hf_finetune.data.unlabeled import Unlabelled
+from hf_finetune.data.sampling import class_draw, class_quotas
+from hf_finetune.data.unlabeled import PretrainingRows, labeled_rows
 from hf_finetune.distillation.config import DistillationKind, RepresentationKind
 from hf_finetune.distillation.representation_config import OfBatches, is_searched
 from hf_finetune.distillation.teachers import Teachers
@@ -78,7 +77,7 @@ class Prepared:
     """Released once they have been asked; None: there is none."""
     teacher: str | None = None
     """What the teacher's answers depend on, see `distillation.teachers.Teacher.weights`; None: there is no teacher."""
-    unlabelled: Unlabelled | None = None
+    unlabelled: PretrainingRows | None = None
     """What is pretrained on first; None: nothing."""
     started_from: dict[str, Any] | None = None
     """The run whose model is the checkpoint: its `name`, `labels` and `method`; None: no run's is."""
@@ -165,7 +164,7 @@ class Prepared:
             accumulation=accumulation,
             lengths=lengths if batching.by_length else None,
             token_budget=batching.token_budget,
-            draw=draw_of(self.splits.train, batching.sampling),
+            draw=class_draw(self.splits.train, batching.sampling),
             seed=self.recipe.train.seed,
             processes=self.processes,
         )
@@ -173,7 +172,7 @@ class Prepared:
     @property
     def rows_per_class(self) -> np.ndarray:
         """Training rows of each class, shape (C,); those without a label are of none."""
-        return np.bincount(labelled(self.splits.train)["label"], minlength=len(self.splits.labels))
+        return np.bincount(labeled_rows(self.splits.train)["label"], minlength=len(self.splits.labels))
 
     @property
     def drawn_per_class(self) -> np.ndarray:

@@ -16,14 +16,14 @@ from peft import PeftModel
 from torch import nn
 
 from hf_finetune.data import provenance
-from hf_finetune.data.further_rows import labelled
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
+from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.distillation import report as teacher_report
 from hf_finetune.distillation import teachers
 from hf_finetune.errors import InputError, PushError
 from hf_finetune.evaluation import calibration
-from hf_finetune.evaluation.inference import predict_logits
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
+from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.evaluation.report import confusion
 from hf_finetune.features.baselines import linear_baseline, majority
@@ -77,7 +77,7 @@ def finish(
     model = trainer.trained_model()
     artefacts = save_artefacts(model, prepared, folder)
     pretrained = [] if prepared.unlabelled is None else [prepared.unlabelled.rows]
-    provenance.keep(folder, [splits.train, *pretrained], recipe.starts_from)
+    provenance.save_keys(folder, [splits.train, *pretrained], recipe.starts_from)
 
     started = time.perf_counter()
     evaluated = {name: rows for name, rows in (("validation", splits.validation), ("test", splits.test)) if rows}
@@ -141,7 +141,7 @@ def finish(
         "labels": list(splits.labels),
         "rows": {
             "train": int(prepared.rows_per_class.sum()),
-            **({} if splits.unlabelled is None else {"unlabelled": splits.unlabelled["rows"]}),
+            **({} if splits.unlabeled is None else {"unlabelled": splits.unlabeled["rows"]}),
             **{name: len(rows) for name, rows in evaluated.items()},
         },
         "metrics": metrics,
@@ -159,7 +159,7 @@ def finish(
             "columns": splits.columns,
             "duplicates": splits.duplicates,
             # Null: no rows without a label.
-            "unlabelled": splits.unlabelled,
+            "unlabelled": splits.unlabeled,
             "truncated_share": found["truncated_share"],
             "path_name": path_name(recipe.data.path, recipe.data.name),
             "rows_per_class": by_class(prepared.rows_per_class),
@@ -418,7 +418,7 @@ def _baselines(prepared: Prepared, judged: str, rows: Dataset, probabilities: np
     labels = np.asarray(rows["label"][:])
     found = {}
     for key, fit in (("majority", majority), ("linear", linear_baseline)):
-        baseline = fit(labelled(splits.train), {judged: rows}, num_labels=len(splits.labels))
+        baseline = fit(labeled_rows(splits.train), {judged: rows}, num_labels=len(splits.labels))
         intervals = bootstrap(labels, baseline.probabilities[judged], resamples=resamples)
         chosen = ("accuracy", "macro_f1", "log_loss")
         difference = paired_difference(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.config.recipe import Averaging, Recipe
-from hf_finetune.data.further_rows import labelled, with_a_label
+from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.pipeline import run
 from hf_finetune.pipeline.context import Prepared
@@ -110,7 +110,9 @@ def _growing(prepared: Prepared) -> Prepared:
     """The run with a rate that grows, on as many training rows as it reads."""
     recipe, splits, optim = prepared.recipe, prepared.splits, prepared.recipe.optim
     rng = np.random.default_rng(recipe.train.seed)
-    rows = with_a_label(rng.permutation(len(splits.train))[: range_test.STEPS * prepared.micro_batch[2]], splits.train)
+    rows = with_labeled_row(
+        rng.permutation(len(splits.train))[: range_test.STEPS * prepared.micro_batch[2]], splits.train
+    )
     if recipe.batching.token_budget is not None:
         rows = np.arange(len(splits.train))
     scored = np.sort(rng.permutation(len(splits.validation))[:VALIDATION_ROWS])
@@ -133,7 +135,7 @@ def _growing(prepared: Prepared) -> Prepared:
                 max_steps=range_test.STEPS,
                 logging_steps=1,
                 early_stopping_patience=None,
-                head_warm_start=recipe.train.head_warm_start and len(set(labelled(train)["label"][:])) > 1,
+                head_warm_start=recipe.train.head_warm_start and len(set(labeled_rows(train)["label"][:])) > 1,
             ),
         ),
     )

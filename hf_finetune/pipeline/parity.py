@@ -19,10 +19,10 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from hf_finetune.data.image import decode
+from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.inputs import Inputs, Rows, columns_of
 from hf_finetune.errors import GateError
-from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.pipeline import parity_child
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.artifacts import Kind

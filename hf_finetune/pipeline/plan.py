@@ -18,8 +18,8 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.config.recipe import Recipe
-from hf_finetune.data.further_rows import labelled, with_a_label
 from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
 from hf_finetune.distillation import layer_search
 from hf_finetune.evaluation.intervals import bootstrap
 from hf_finetune.evaluation.metrics import softmax
@@ -241,7 +241,7 @@ def _rehearse(
     recipe, splits, inputs = prepared.recipe, prepared.splits, prepared.inputs
     order = np.argsort(sizes, kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, STEPS).round().astype(int))]
-    rows = with_a_label(np.concatenate([all_steps[i] for i in chosen]), splits.train)
+    rows = with_labeled_row(np.concatenate([all_steps[i] for i in chosen]), splits.train)
     judged = concatenate_datasets([splits.validation, *([] if splits.test is None else [splits.test])])
     some = np.sort(np.random.default_rng(0).permutation(len(judged))[:ROWS])
     small = replace(
@@ -256,7 +256,7 @@ def _rehearse(
                 logging_steps=1,
                 early_stopping_patience=None,
                 head_warm_start=recipe.train.head_warm_start
-                and len(set(labelled(splits.train.select(rows))["label"][:])) > 1,
+                and len(set(labeled_rows(splits.train.select(rows))["label"][:])) > 1,
             ),
             # The rows of these steps were drawn already.
             batching=replace(recipe.batching, sampling="none"),
@@ -285,7 +285,7 @@ def _rehearse(
     else:
         slope, base = np.polyfit(taken, times, 1)
     started = time.perf_counter()
-    able = labelled(splits.train)
+    able = labeled_rows(splits.train)
     few = able.select(np.random.default_rng(0).permutation(len(able))[:BASELINE_ROWS])
     if recipe.evaluate.baselines:
         linear_baseline(few, {"some": judged.select(some)}, num_labels=len(splits.labels))

@@ -24,9 +24,9 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from hf_finetune.config.recipe import Supervised
+from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs, TextInputs
-from hf_finetune.data.loading import SET_ASIDE
-from hf_finetune.data.pixels import check_changeable
+from hf_finetune.data.splits import SET_ASIDE
 from hf_finetune.errors import InputError
 from hf_finetune.models.kernels.dropout import drops_out
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
@@ -227,7 +227,7 @@ def prepare_stage(prepared: Prepared, local: LocalCheckpoint, rows: Rows) -> Sta
             kind = partial(AutoencoderTrainer, objective=objective, picture=picture)
         case SimCLR(projection=width):
             assert isinstance(run.inputs, ImageInputs) and prepared.unlabelled is not None, "checked: it is of pictures"
-            check_changeable(run.inputs.processor, prepared.unlabelled.rows["image"], "pretrain.objective SimCLR")
+            check_augmentable(run.inputs.processor, prepared.unlabelled.rows["image"], "pretrain.objective SimCLR")
             project(model, width, seed=recipe.train.seed)
             kind = partial(ViewsTrainer, objective=objective)
     stage = Stage(run, rows, model, kind, objective)

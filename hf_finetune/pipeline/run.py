@@ -22,7 +22,7 @@ from hf_finetune.augmentation.generative.paraphraser import checkpoint_digests
 from hf_finetune.augmentation.offline import with_copies, without_scored
 from hf_finetune.config.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.data.provenance import doubts_of_start
+from hf_finetune.data.provenance import start_overlaps
 from hf_finetune.distillation.trainer import DistillationTrainer
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
@@ -86,7 +86,7 @@ def run(recipe: Recipe, launch: Launch = Launch(), *, command: str | None = None
         check_target(recipe.hub.repo_id, recipe.hub.revision, recipe.hub.create_pr)
     prepared = prepare(recipe)
     if PartialState().is_main_process and (start := recipe.starts_from) is not None:
-        notes = (*prepared.notes, *doubts_of_start(start, prepared.splits))
+        notes = (*prepared.notes, *start_overlaps(start, prepared.splits))
         prepared = dataclasses.replace(prepared, notes=notes)
     if launch.num_processes not in (None, prepared.processes):
         raise InputError(f"--num-processes {launch.num_processes}: {prepared.processes} process(es) were started")

@@ -19,10 +19,11 @@ from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.config.recipe import Distill, Recipe, TextData
 from hf_finetune.config.rules import check
 from hf_finetune.config.unused_options import without_effect
+from hf_finetune.data.config import Source, SplitOptions
+from hf_finetune.data.image_processing import probe_indices
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.loading import Splits, load
-from hf_finetune.data.pixels import probed
-from hf_finetune.data.unlabeled import Unlabelled, gather
+from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
 from hf_finetune.distillation import compatibility
 from hf_finetune.distillation import teachers as teacher
 from hf_finetune.distillation.config import MatchLogits
@@ -221,7 +222,7 @@ def _check_teacher(one: teacher.AnyTeacher, recipe: Recipe, splits: Splits, inpu
             )
         one.logits(splits.train["text"][:1])
     elif isinstance(theirs := one.classifier.inputs, ImageInputs):
-        images = splits.train.select(probed(len(splits.train)))["image"][:]
+        images = splits.train.select(probe_indices(len(splits.train)))["image"][:]
         try:
             theirs.collate({"image": images})
         except InputError as error:
@@ -246,16 +247,16 @@ def teachers_of(recipe: Recipe, splits: Splits) -> teacher.Teachers | None:
             return None
 
 
-def unlabelled_rows(recipe: Recipe, splits: Splits) -> Unlabelled | None:
+def unlabelled_rows(recipe: Recipe, splits: Splits) -> PretrainingRows | None:
     """What the recipe's pretraining reads; None: there is none.
 
     Raises:
-        InputError: see `data.unlabeled.gather`.
+        InputError: see `data.unlabeled.read_for_pretraining`.
     """
     if recipe.pretrain.objective is None:
         return None
     data = recipe.data
-    return gather(
+    return read_for_pretraining(
         [splits.train, *([] if splits.left_out is None else [splits.left_out])],
         recipe.pretrain.rows,
         evaluated=[splits.validation, *([] if splits.test is None else [splits.test])],
@@ -430,26 +431,23 @@ def load_splits(recipe: Recipe) -> Splits:
         InputError: see there.
     """
     data = recipe.data
+    where = Source(data.path, config_name=data.config_name, revision=data.revision, label=data.label)
     if isinstance(data, TextData):
-        own = {"kind": "text", "text": data.text, "text_pair": data.text_pair, "encoding": data.encoding}
+        where = replace(where, text=data.text, text_pair=data.text_pair, encoding=data.encoding)
     else:
-        own = {"kind": "image", "image": data.image}
-    splits = load(
-        data.path,
-        config_name=data.config_name,
-        revision=data.revision,
-        label=data.label,
+        where = replace(where, image=data.image)
+    options = SplitOptions(
         validation=data.validation,
         test=data.test,
         validation_fraction=data.validation_fraction,
         test_fraction=data.test_fraction,
-        split_seed=data.split_seed,
+        seed=data.split_seed,
         max_train_rows=data.max_train_rows,
-        unlabelled=data.unlabelled,
         rows_per_class=data.rows_per_class,
+        unlabeled=data.unlabelled,
         keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out,
-        **own,
     )
+    splits = load(where, "text" if isinstance(data, TextData) else "image", options)
     if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):
         raise InputError(
             "data.augment: MixHalves is for rows of one text; halves of two pairs would tear both apart; leave it out"

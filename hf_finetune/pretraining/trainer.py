@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from hf_finetune.augmentation.online import TwoViews, collate_two_views
 from hf_finetune.data.inputs import EpochRows, ImageInputs, Rows
-from hf_finetune.evaluation.inference import cast, evaluating, to_device
+from hf_finetune.evaluation.logits import cast, evaluating, to_device
 from hf_finetune.models.freezing import as_in_training
 from hf_finetune.models.heads.pooling import masked_mean
 from hf_finetune.models.loading import seeded

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
-from hf_finetune.evaluation.inference import to_device
+from hf_finetune.evaluation.logits import to_device
 from hf_finetune.models.freezing import as_in_training
 
 Batch = Mapping[str, Any]

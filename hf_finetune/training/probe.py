@@ -19,7 +19,7 @@ import torch
 import transformers
 from torch import nn
 
-from hf_finetune.evaluation.inference import cast
+from hf_finetune.evaluation.logits import cast
 from hf_finetune.models.freezing import trainable_parameters
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.training.precision import (

@@ -27,9 +27,9 @@ from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
 from hf_finetune.data.inputs import EpochRows, Inputs, Rows, TextInputs, columns_of, with_labels
-from hf_finetune.data.sampling import Sampling, draw_of
+from hf_finetune.data.sampling import Sampling, class_draw
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.inference import gathered, predict_logits
+from hf_finetune.evaluation.logits import gather_logits, predict_logits
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.models.kernels.unpadded import accept_packed, flash_attention, flash_fits
 from hf_finetune.models.patches import Shrink
@@ -177,7 +177,7 @@ class ClassifierTrainer(Trainer):
             accumulation=self.args.gradient_accumulation_steps,
             lengths=self.inputs.lengths(self.train_dataset) if self.by_length else None,
             token_budget=self.token_budget,
-            draw=draw_of(self.train_dataset, self.sampling),
+            draw=class_draw(self.train_dataset, self.sampling),
             several_views=self.several_views and (self.augmentation is not None or bool(self.mix)),
             seed=self.args.seed,
             process=self.args.process_index,
@@ -399,7 +399,7 @@ class ClassifierTrainer(Trainer):
             lengths=self.inputs.lengths(share),
             autocast=self._autocast,
         )
-        return gathered(part, len(rows), self.args.world_size)
+        return gather_logits(part, len(rows), self.args.world_size)
 
     @property
     def _autocast(self) -> torch.dtype | None:

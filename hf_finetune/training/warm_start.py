@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from hf_finetune.evaluation.inference import Collate, predict_logits
+from hf_finetune.evaluation.logits import Collate, predict_logits
 
 # Features of more rows than this change the fitted head little and cost a forward pass each.
 MOST_ROWS = 5_000
@@ -127,7 +127,7 @@ def fit_head(
         labels_N: shape (N,), class indices; every class of `num_labels` should be there, an absent one gets zeros.
         inverse_strength: scikit-learn's C, the inverse of the L2 penalty.
         weights_N: shape (N,), what each row counts. None: all the same.
-        first_N: shape (N,), of each row the first of those that it repeats, see `data.splits.first_sources`. None: none does.
+        first_N: shape (N,), of each row the first of those that it repeats, see `data.duplicates.first_sources`. None: none does.
     """
     mean, size = features_ND.mean(0), float(np.sqrt(np.square(features_ND, dtype=np.float64).mean()))
     scale = np.maximum(features_ND.std(0), LEAST_DEVIATION * size or 1.0)

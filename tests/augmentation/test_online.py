@@ -19,8 +19,8 @@ from hf_finetune.augmentation.online import AugmentedRows, TwoViews
 from hf_finetune.augmentation.operations import TextBatch, generators
 from hf_finetune.augmentation.text.operations import ChangeCase, SwapWords
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
+from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
-from hf_finetune.data.splits import first_sources
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 

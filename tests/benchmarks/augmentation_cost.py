@@ -30,6 +30,7 @@ from hf_finetune.augmentation.generative.config import GenerativeOperation
 from hf_finetune.augmentation.operations import TextBatch, generators
 from hf_finetune.augmentation.text.operations import Aeda, Eda, MixHalves, ShuffleSentences, TextOperation
 from hf_finetune.data.batching import StepBatches
+from hf_finetune.data.config import Source
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of
 from hf_finetune.data.loading import Splits, load
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
@@ -131,7 +132,7 @@ def main() -> None:
     job = parser.parse_args()
     torch.set_num_threads(1)
     quiet_libraries()
-    splits = load(job.data, kind="text")
+    splits = load(Source(job.data), "text")
     inputs = TextInputs(load_tokenizer(job.checkpoint, max_length=256, sample=splits.train["text"][:8]), 256)
     encoded = inputs.encode(splits.train)
     lengths = inputs.lengths(encoded)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from transformers import pipeline
 
-from hf_finetune.data.image import decode
+from hf_finetune.data.config import Source
+from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.loading import load
 from hf_finetune.evaluation.intervals import exact, paired_difference, verdict
 from hf_finetune.inference.predict import probabilities
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200, help="test rows that are timed")
     options = parser.parse_args()
     quiet_libraries()
-    splits = load(options.data, kind=options.kind)
+    splits = load(Source(options.data), options.kind)
     labels_N = np.asarray(splits.test["label"][:])
     right = []
     for folder in (options.teacher, *options.students):

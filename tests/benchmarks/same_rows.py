@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_finetune.data.config import Source, SplitOptions
 from hf_finetune.data.loading import load
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="how often each training row is written")
     parser.add_argument("--seed", type=int, default=0, help="of the rows that --per-class draws")
     options = parser.parse_args()
-    splits = load(options.data, kind=options.kind, max_train_rows=options.rows)
+    splits = load(Source(options.data), options.kind, SplitOptions(max_train_rows=options.rows))
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         table = rows.with_format("arrow")[:]

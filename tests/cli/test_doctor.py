@@ -250,7 +250,7 @@ def test_pictures_that_come_out_in_several_sizes_are_one_line(
         main_command([command.split()[0], str(tmp_path / "rows"), *flags])
     (line,) = capsys.readouterr().err.splitlines()
     assert left.value.code == 2 and not output.exists()
-    assert line.startswith("the checkpoint's CLIPImageProcessor makes pictures of several sizes (32x32, 32x64, 62x32)")
+    assert line.startswith("the checkpoint's CLIPImageProcessor makes images of several sizes (32x32, 32x64, 62x32)")
 
 
 @pytest.mark.parametrize("mix", ["Mixup", "CutMix", "ResizeMix"])

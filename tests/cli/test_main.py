@@ -114,7 +114,7 @@ def test_names_of_recipes_may_have_their_folder_before_them(tmp_path: Path, caps
         (["predict", "m"], "hf-finetune predict: missing DATA"),
         (["predict", "m", "d", "--output", "x.txt"], "--output x.txt: expected a name ending in .csv"),
         (["card", "nowhere"], "nowhere: no recipe.json"),
-        (["card", __file__], ".*test_main.py: no recipe.json; expected the folder of a finished run"),
+        (["card", __file__], ".*test_cli.py: no recipe.json; expected the folder of a finished run"),
         (["cp", "sst2_lora"], "hf-finetune cp: missing DEST"),
         (["cp", "sst2_lora", "nowhere/x.py"], "nowhere: no such folder"),
         (["list", "x"], "hf-finetune list: takes no arguments, got 'x'"),
@@ -230,7 +230,7 @@ def test_what_the_data_are_is_read_off_the_fields(
     tmp_path: Path, content: str, flags: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then nobody looks into the data for it, which need not even be there yet."""
-    monkeypatch.setattr("hf_finetune.data.loading.sniff", lambda *_, **__: pytest.fail("asked the data"))
+    monkeypatch.setattr("hf_finetune.data.sources.sniff_kind", lambda *_, **__: pytest.fail("asked the data"))
     (tmp_path / "mine.yaml").write_text(content)
     job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
     assert type(job.recipe.data).__name__ == kind and job.recipe.data.path == "nowhere"
@@ -250,7 +250,7 @@ def test_what_the_data_are_is_read_off_the_fields(
 def test_where_an_operation_alone_speaks_of_the_data_they_are_looked_at(
     tmp_path: Path, operations: str, kind: str, message: str | None, by_flag: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_finetune.data.loading.sniff", lambda *_, **__: kind)
+    monkeypatch.setattr("hf_finetune.data.sources.sniff_kind", lambda *_, **__: kind)
     (tmp_path / "mine.yaml").write_text("" if by_flag else f"data: {{augment: {operations}}}")
     arguments = ["data", "--config", str(tmp_path / "mine.yaml"), *(["--data.augment", operations] if by_flag else [])]
     with nullcontext() if message is None else pytest.raises(InputError, match=message):

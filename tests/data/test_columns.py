@@ -3,7 +3,7 @@
 import pytest
 
 from hf_finetune.data.columns import choose_columns, require_columns
-from hf_finetune.data.files import Column
+from hf_finetune.data.readers.table import Column
 from hf_finetune.errors import InputError
 
 KINDS = {
@@ -12,7 +12,7 @@ KINDS = {
     "i": Column("number", "int64"),
     "c": Column("class", "2 classes", ("no", "yes")),
     "l": Column("list", "lists"),
-    "b": Column("image", "pictures"),
+    "b": Column("image", "images"),
 }
 
 
@@ -71,7 +71,7 @@ def test_asked(columns: str, asked: dict[str, str], expected: str) -> None:
     assert chosen(columns, **asked) == expected
 
 
-def test_pictures() -> None:
+def test_images() -> None:
     assert chosen("image:b label:c", "image") == "image=image label=label"
     assert chosen("thumbnail:b img:b label:c", "image") == "image=img label=label"
     assert chosen("scan:b finding:s", "image") == "image=scan label=finding"
@@ -141,13 +141,13 @@ def test_label_may_be_absent_when_it_is_not_needed() -> None:
             "a:b b:b label:c",
             {},
             "image",
-            "which column holds the picture is not obvious, it could be 'a', 'b'; name it by --image COL",
+            "which column holds the image is not obvious, it could be 'a', 'b'; name it by --image COL",
         ),
         (
             "text:s label:c",
             {},
             "image",
-            "no column holds the picture; there are 'text', 'label'; name it by --image COL",
+            "no column holds the image; there are 'text', 'label'; name it by --image COL",
         ),
         ("premise:s hypothesis:s sentence1:s sentence2:s label:i", {}, "text", "name it by --text COL"),
         ("n:i label:s", {"text": "n"}, "text", "column 'n' holds int64, expected text; name another by --text COL"),
@@ -155,13 +155,13 @@ def test_label_may_be_absent_when_it_is_not_needed() -> None:
             "text:s image:b",
             {"label": "image"},
             "text",
-            "column 'image' holds pictures, expected classes (text or whole numbers)",
+            "column 'image' holds images, expected classes (text or whole numbers)",
         ),
         (
             "text:s label:s",
             {"image": "text"},
             "image",
-            "column 'text' holds text, expected pictures; name another by --image COL",
+            "column 'text' holds text, expected images; name another by --image COL",
         ),
         (
             "text:s label:l",

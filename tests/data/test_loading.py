@@ -12,9 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from helpers.loading import load
 from PIL import Image as Pictures
 
-from hf_finetune.data.loading import Splits, load, sniff
+from hf_finetune.data.config import Source
+from hf_finetune.data.loading import Splits
+from hf_finetune.data.sources import sniff_kind
 from hf_finetune.errors import InputError
 
 
@@ -51,7 +54,7 @@ def png(value: int) -> bytes:
 
 def complaint(path: Path | str, kind: str = "text", **options) -> str:
     with pytest.raises(InputError) as caught:
-        load(str(path), kind=kind, **options)
+        load(path, kind, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -66,7 +69,7 @@ def noted(splits: Splits, words: str) -> bool:
 def test_one_csv_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = csv_file(tmp_path / "a.csv", texts(40))
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
-        splits = load(str(file), kind="text")
+        splits = load(str(file))
     assert (len(splits.train), len(splits.validation), splits.test) == (36, 4, None)
     assert splits.labels == ("no", "yes")
     assert splits.columns == {"text": "text", "label": "label"}
@@ -79,7 +82,7 @@ def test_one_csv_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert splits.notes == (
         "inferred: text from column 'text', label from column 'label'",
         "validation: 4 of 40 rows carved from train, each class by its share (fraction 0.1, split_seed 0)",
-        "no labelled test rows: nothing is claimed about test",
+        "no labeled test rows: nothing is claimed about test",
     )
     assert [r.getMessage() for r in caplog.records] == list(splits.notes)
 
@@ -87,7 +90,7 @@ def test_one_csv_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_text_that_others_take_for_missing(tmp_path: Path) -> None:
     rows = [("NA", "null"), ("null", "None"), ("None", "NaN"), ("nan", "NA")] * 2
     rows = [(text + " " * (i // 4), label) for i, (text, label) in enumerate(rows)]
-    splits = load(str(csv_file(tmp_path / "a.csv", rows)), kind="text")
+    splits = load(str(csv_file(tmp_path / "a.csv", rows)))
     assert splits.labels == ("NA", "NaN", "None", "null")
     assert sorted([*splits.train["text"], *splits.validation["text"]]) == sorted(text for text, _ in rows)
 
@@ -95,7 +98,7 @@ def test_text_that_others_take_for_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["tsv", "json", "jsonl", "parquet"])
 def test_every_format_gives_the_same(tmp_path: Path, form: str) -> None:
     rows = texts(30)
-    expected = load(str(csv_file(tmp_path / "a.csv", rows)), kind="text")
+    expected = load(str(csv_file(tmp_path / "a.csv", rows)))
     path = tmp_path / f"a.{form}"
     columns = {"text": [t for t, _ in rows], "label": [y for _, y in rows]}
     match form:
@@ -107,17 +110,17 @@ def test_every_format_gives_the_same(tmp_path: Path, form: str) -> None:
             jsonl_file(path, [{"text": t, "label": y} for t, y in rows])
         case "parquet":
             parquet_file(path, **columns)
-    found = load(str(path), kind="text")
+    found = load(str(path))
     assert found.fingerprint == expected.fingerprint
     assert found.train.to_dict() == expected.train.to_dict()
 
 
 def test_fingerprint_is_pinned(tmp_path: Path) -> None:
     """The same on every machine, whatever the paths; another seed of the carve is other data."""
-    one = load(str(csv_file(tmp_path / "a.csv", texts(30))), kind="text")
+    one = load(str(csv_file(tmp_path / "a.csv", texts(30))))
     assert one.fingerprint == "1a468086015b8be551dd93fc7a15736baa066668fca907a59a9a5be6cddcc105"
-    assert load(str(csv_file(tmp_path / "deep/b.csv", texts(30))), kind="text").fingerprint == one.fingerprint
-    assert load(str(tmp_path / "a.csv"), kind="text", split_seed=1).fingerprint != one.fingerprint
+    assert load(str(csv_file(tmp_path / "deep/b.csv", texts(30)))).fingerprint == one.fingerprint
+    assert load(str(tmp_path / "a.csv"), seed=1).fingerprint != one.fingerprint
 
 
 def test_folder_of_split_files(tmp_path: Path) -> None:
@@ -125,7 +128,7 @@ def test_folder_of_split_files(tmp_path: Path) -> None:
     csv_file(tmp_path / "dev.csv", texts(6, start=100))
     csv_file(tmp_path / "test.csv", texts(4, start=200))
     csv_file(tmp_path / "notes.csv", texts(4))
-    splits = load(str(tmp_path), kind="text")
+    splits = load(str(tmp_path))
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (20, 6, 4)
     assert list(splits.test["text"]) == ["text 200", "text 201", "text 202", "text 203"]
     assert list(splits.test["row"]) == [0, 1, 2, 3]
@@ -138,7 +141,7 @@ def test_rows_are_counted_over_shards(tmp_path: Path) -> None:
     parquet_file(tmp_path / "data/train-00000-of-00002.parquet", text=list("abcd"), label=[0, 1, 0, 1])
     parquet_file(tmp_path / "data/train-00001-of-00002.parquet", text=list("efgh"), label=[0, 1, 0, 1])
     parquet_file(tmp_path / "data/validation-00000-of-00001.parquet", text=["x"], label=[1])
-    splits = load(str(tmp_path), kind="text")
+    splits = load(str(tmp_path))
     assert list(splits.train["row"]) == list(range(8)) and "".join(splits.train["text"]) == "abcdefgh"
 
 
@@ -147,7 +150,7 @@ def test_folder_of_texts(tmp_path: Path) -> None:
         (tmp_path / topic).mkdir()
         for i in range(10):
             (tmp_path / topic / f"{i:03}.txt").write_text(f"about {topic} {i}\n", encoding="utf-8")
-    splits = load(str(tmp_path), kind="text", validation_fraction=0.2)
+    splits = load(str(tmp_path), validation_fraction=0.2)
     assert splits.labels == ("arts", "tech")
     assert (len(splits.train), len(splits.validation)) == (16, 4)
     rows = {**dict(zip(splits.train["row"], splits.train["text"], strict=True))}
@@ -158,15 +161,13 @@ def test_folder_of_texts(tmp_path: Path) -> None:
         "--data.encoding cp1252 (predict, evaluate: --encoding cp1252)"
     )
     assert "first\ncafé" in [
-        t
-        for s in [load(str(tmp_path), kind="text", encoding="cp1252")]
-        for t in [*s.train["text"], *s.validation["text"]]
+        t for s in [load(str(tmp_path), encoding="cp1252")] for t in [*s.train["text"], *s.validation["text"]]
     ]
     (tmp_path / "tech/003.txt").write_text(" \n")
     assert f"{tmp_path}/tech/003.txt, column 'text': the text is empty; correct or remove it" == complaint(tmp_path)
 
 
-def test_folder_of_pictures(tmp_path: Path) -> None:
+def test_folder_of_images(tmp_path: Path) -> None:
     for i, name in enumerate(["train/cat/1", "train/cat/2", "train/dog/1", "train/dog/2", "test/dog/1", "val/cat/1"]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.png").write_bytes(png(i))
@@ -175,34 +176,34 @@ def test_folder_of_pictures(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (4, 1, 1)
     assert splits.train.features["image"] == Image(decode=False)
     assert splits.train[0]["image"] == {"bytes": None, "path": str(tmp_path / "train/cat/1.png")}
-    assert sniff(str(tmp_path)) == "image"
+    assert sniff_kind(Source(str(tmp_path))) == "image"
     (tmp_path / "train/dog/2.png").write_bytes(png(0)[:40])
-    (tmp_path / "train/dog/1.png").write_bytes(b"no picture")
+    (tmp_path / "train/dog/1.png").write_bytes(b"no image")
     assert complaint(tmp_path, "image") == (
-        f"{tmp_path}/train/dog/1.png, column 'image': unreadable picture (of no known format) "
+        f"{tmp_path}/train/dog/1.png, column 'image': unreadable image (of no known format) "
         "(1 other row has a bad image too); correct or remove them"
     )
 
 
-def test_parquet_with_pictures(tmp_path: Path) -> None:
+def test_parquet_with_images(tmp_path: Path) -> None:
     features = Features({"img": Image(), "label": ClassLabel(names=["zebra", "ant", "unused"])})
-    pictures = [{"bytes": png(i), "path": f"{i}.png"} for i in range(20)]
-    parquet_file(tmp_path / "train.parquet", features, img=pictures, label=[i % 2 for i in range(20)])
+    images = [{"bytes": png(i), "path": f"{i}.png"} for i in range(20)]
+    parquet_file(tmp_path / "train.parquet", features, img=images, label=[i % 2 for i in range(20)])
     splits = load(str(tmp_path), kind="image")
     assert splits.labels == ("zebra", "ant")
     assert noted(splits, "classes without a training row are left out: unused")
     assert splits.columns == {"image": "img", "label": "label"}
-    assert splits.train[0]["image"] == pictures[splits.train[0]["row"]]
-    bare = parquet_file(tmp_path / "bare.parquet", scan=[p["bytes"] for p in pictures], label=["a", "b"] * 10)
+    assert splits.train[0]["image"] == images[splits.train[0]["row"]]
+    bare = parquet_file(tmp_path / "bare.parquet", scan=[p["bytes"] for p in images], label=["a", "b"] * 10)
     found = load(str(bare), kind="image")
     assert found.columns["image"] == "scan" and found.train[0]["image"]["bytes"] == png(found.train[0]["row"])
 
 
-def test_pictures_that_are_missing_or_damaged(tmp_path: Path) -> None:
-    pictures = [png(1), None, png(2), b"", b"junk"]
-    path = parquet_file(tmp_path / "a.parquet", image=pa.array(pictures, pa.binary()), label=list("ababa"))
+def test_images_that_are_missing_or_damaged(tmp_path: Path) -> None:
+    images = [png(1), None, png(2), b"", b"junk"]
+    path = parquet_file(tmp_path / "a.parquet", image=pa.array(images, pa.binary()), label=list("ababa"))
     assert complaint(path, "image") == (
-        f"{path}, row 2, column 'image': the picture is missing (2 other rows have a bad image too); "
+        f"{path}, row 2, column 'image': the image is missing (2 other rows have a bad image too); "
         "correct or remove them"
     )
 
@@ -210,7 +211,7 @@ def test_pictures_that_are_missing_or_damaged(tmp_path: Path) -> None:
 def test_pairs(tmp_path: Path) -> None:
     rows = [(f"p{i}", f"h{i}" if i % 3 else "", i % 2, i) for i in range(20)]
     path = csv_file(tmp_path / "a.csv", rows, ("premise", "hypothesis", "label", "idx"))
-    splits = load(str(path), kind="text")
+    splits = load(str(path))
     assert splits.columns == {"text": "premise", "text_pair": "hypothesis", "label": "label"}
     assert noted(splits, "inferred: text from column 'premise', text_pair from column 'hypothesis'")
     assert splits.train.column_names == ["text", "text_pair", "label", "row"]
@@ -220,15 +221,17 @@ def test_pairs(tmp_path: Path) -> None:
 
 
 def test_sniff(tmp_path: Path) -> None:
-    assert sniff(str(csv_file(tmp_path / "a.csv", texts(2)))) == "text"
+    assert sniff_kind(Source(str(csv_file(tmp_path / "a.csv", texts(2))))) == "text"
     features = Features({"image": Image(), "label": Value("string"), "caption": Value("string")})
     path = parquet_file(tmp_path / "b.parquet", features, image=[None], label=["a"], caption=["c"])
-    assert sniff(str(path)) == "image"
-    assert sniff(str(parquet_file(tmp_path / "c.parquet", bytes=[b"x"], label=["a"]))) == "image"
-    assert sniff(str(parquet_file(tmp_path / "d.parquet", hash=[b"x"], text=["a"], label=["a"]))) == "text"
-    assert sniff(str(parquet_file(tmp_path / "e.parquet", image=[b"x"], text=["a"], label=["a"]))) == "image"
+    assert sniff_kind(Source(str(path))) == "image"
+    assert sniff_kind(Source(str(parquet_file(tmp_path / "c.parquet", bytes=[b"x"], label=["a"])))) == "image"
+    assert sniff_kind(Source(str(parquet_file(tmp_path / "d.parquet", hash=[b"x"], text=["a"], label=["a"])))) == "text"
+    assert (
+        sniff_kind(Source(str(parquet_file(tmp_path / "e.parquet", image=[b"x"], text=["a"], label=["a"])))) == "image"
+    )
     with pytest.raises(InputError, match="no such file or folder; expected one, or a Hub id"):
-        sniff(str(tmp_path / "f.parquet"))
+        sniff_kind(Source(str(tmp_path / "f.parquet")))
 
 
 # Texts and labels that are missing or of no use
@@ -290,7 +293,7 @@ def test_types_of_labels(tmp_path: Path, form: str, values: list, expected: tupl
         jsonl_file(path, [{"text": f"t{i}", "label": v} for i, v in enumerate(values)])
     else:
         parquet_file(path, text=[f"t{i}" for i in range(len(values))], label=values)
-    splits = load(str(path), kind="text")
+    splits = load(str(path))
     assert splits.labels == expected
     for row in splits.train:
         assert splits.labels[row["label"]] == str(values[row["row"]]).removesuffix(".0" if values[0] == 1.0 else "@")
@@ -298,20 +301,20 @@ def test_types_of_labels(tmp_path: Path, form: str, values: list, expected: tupl
 
 def test_labels_of_several_types_are_one_by_their_text(tmp_path: Path) -> None:
     rows = [{"text": f"t{i}", "label": v} for i, v in enumerate([1, "1", 2, "2", 1, "2"])]
-    splits = load(str(jsonl_file(tmp_path / "a.jsonl", rows)), kind="text")
+    splits = load(str(jsonl_file(tmp_path / "a.jsonl", rows)))
     assert splits.labels == ("1", "2")
     assert noted(splits, "the labels are of several types (int, str) and count as their text: 1 and '1' are one class")
 
 
 def test_numbers_in_csv_sort_as_numbers(tmp_path: Path) -> None:
-    splits = load(str(csv_file(tmp_path / "a.csv", texts(30, ("10", "9", "-1")))), kind="text")
+    splits = load(str(csv_file(tmp_path / "a.csv", texts(30, ("10", "9", "-1")))))
     assert splits.labels == ("-1", "9", "10")
 
 
 def test_class_names_keep_their_order(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["zebra", "ant"])})
     path = parquet_file(tmp_path / "a.parquet", features, text=list("abcd"), label=[0, 1, 0, 1])
-    splits = load(str(path), kind="text")
+    splits = load(str(path))
     assert splits.labels == ("zebra", "ant") and all(r["label"] == r["row"] % 2 for r in splits.train)
 
 
@@ -329,8 +332,8 @@ def test_class_names_keep_their_order(tmp_path: Path) -> None:
         ),
         (["a", {"b": 1}], "row 2 (line 2), column 'label': the label is {'b': 1} (dict)"),
         (["a", "a"], "a.jsonl: every row has the label 'a'; expected two classes at least"),
-        ([None, ""], "a.jsonl: every label in column 'label' is empty or -1; expected labelled rows for train"),
-        ([-1, -1], "a.jsonl: every label in column 'label' is empty or -1; expected labelled rows for train"),
+        ([None, ""], "a.jsonl: every label in column 'label' is empty or -1; expected labeled rows for train"),
+        ([-1, -1], "a.jsonl: every label in column 'label' is empty or -1; expected labeled rows for train"),
     ],
 )
 def test_labels_of_no_use(tmp_path: Path, values: list, expected: str) -> None:
@@ -365,17 +368,17 @@ def test_class_numbers_without_a_name(tmp_path: Path) -> None:
 
 def test_minus_one_is_a_class_beside_others(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", texts(12, ("-1", "0", "1")))
-    assert load(str(path), kind="text").labels == ("-1", "0", "1")
+    assert load(str(path)).labels == ("-1", "0", "1")
 
 
 def test_odd_classes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    load(str(csv_file(tmp_path / "a.csv", texts(20, ("1.5", "2.0")))), kind="text")
+    load(str(csv_file(tmp_path / "a.csv", texts(20, ("1.5", "2.0")))))
     assert "a.csv: the labels in column 'label' are numbers with fractions; each is a class of its own" in caplog.text
-    load(str(csv_file(tmp_path / "b.csv", [*texts(20, tuple("abcdefghijklmno"))])), kind="text")
+    load(str(csv_file(tmp_path / "b.csv", [*texts(20, tuple("abcdefghijklmno"))])))
     assert "b.csv: column 'label' holds 15 classes in 20 rows; is it the label?" in caplog.text
     said = "c.csv: column 'label' holds 15 different numbers with fractions in 20 rows: regression is not supported yet"
     with pytest.raises(InputError, match=said):
-        load(str(csv_file(tmp_path / "c.csv", texts(20, tuple(f"{i / 2}" for i in range(15))))), kind="text")
+        load(str(csv_file(tmp_path / "c.csv", texts(20, tuple(f"{i / 2}" for i in range(15))))))
 
 
 # Splits
@@ -400,13 +403,13 @@ def test_a_label_that_train_does_not_know(three: Path) -> None:
 def test_validation_and_test_by_path_and_by_name(three: Path, tmp_path: Path) -> None:
     other = csv_file(tmp_path / "other/mine.csv", texts(3, start=300))
     csv_file(three / "validation_matched.csv", texts(2, start=400))
-    splits = load(str(three), kind="text", validation=str(other))
+    splits = load(str(three), validation=str(other))
     assert (len(splits.validation), len(splits.test)) == (3, 4)
     assert noted(splits, "splits not used: validation")
-    assert len(load(str(three), kind="text", validation="validation_matched").validation) == 2
-    swapped = load(str(three), kind="text", validation="test")
+    assert len(load(str(three), validation="validation_matched").validation) == 2
+    swapped = load(str(three), validation="test")
     assert (len(swapped.validation), swapped.test) == (4, None)
-    alone = load(str(three / "train.csv"), kind="text", test=str(other))
+    alone = load(str(three / "train.csv"), test=str(other))
     assert (len(alone.train), len(alone.validation), len(alone.test)) == (18, 2, 3)
     assert complaint(three, validation="validaton") == (
         f"--validation validaton: no such file or folder, and no split of {three}, did you mean 'validation'?; "
@@ -416,7 +419,7 @@ def test_validation_and_test_by_path_and_by_name(three: Path, tmp_path: Path) ->
     assert f"--validation: {three}/train.csv is train already; name other rows" in complaint(three, validation="train")
     assert f"--test: {three}/test.csv is validation already" in complaint(three, validation="test", test="test")
     # The data's own files by their path, and by another spelling of it, are known for what they are.
-    spelt = load(str(three), kind="text", validation=f"{three}/../{three.name}/test.csv")
+    spelt = load(str(three), validation=f"{three}/../{three.name}/test.csv")
     assert (len(spelt.validation), spelt.test) == (4, None) and noted(spelt, "splits not used: validation")
     unlike = csv_file(tmp_path / "other/unlike.csv", [("a", "b")], ("texts", "label"))
     assert f"{unlike}: no column 'text', which {three}/train.csv has, did you mean 'texts'?" in complaint(
@@ -427,24 +430,24 @@ def test_validation_and_test_by_path_and_by_name(three: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("blank", ["-1", "", " "])
 def test_an_unlabelled_test_split_is_not_scored(three: Path, blank: str) -> None:
     csv_file(three / "test.csv", [(text, blank) for text, _ in texts(4)])
-    splits = load(str(three), kind="text")
+    splits = load(str(three))
     assert splits.test is None and list(splits.duplicates) == ["validation"]
     assert noted(splits, "test: no row of test has a label (all are -1 or empty), so it is not scored")
-    carved = load(str(three), kind="text", test_fraction=0.2)
+    carved = load(str(three), test_fraction=0.2)
     assert (len(carved.test), len(carved.train), len(carved.validation)) == (4, 16, 6)
 
 
 def test_a_test_split_without_a_label_column(three: Path) -> None:
     csv_file(three / "test.csv", [("x",)], ("text",))
-    splits = load(str(three), kind="text")
+    splits = load(str(three))
     assert splits.test is None and noted(splits, "test: no row of test has a label")
 
 
 def test_an_unlabelled_validation_split(three: Path) -> None:
     csv_file(three / "validation.csv", [("x", "-1")])
-    splits = load(str(three), kind="text")
+    splits = load(str(three))
     assert len(splits.validation) == 2 and noted(splits, "validation: 2 of 20 rows carved from train")
-    assert "validation.csv: every label in column 'label' is empty or -1; expected labelled rows for validation" in (
+    assert "validation.csv: every label in column 'label' is empty or -1; expected labeled rows for validation" in (
         complaint(three, validation="validation")
     )
 
@@ -452,7 +455,7 @@ def test_an_unlabelled_validation_split(three: Path) -> None:
 def test_several_validation_splits_ask_for_one(three: Path) -> None:
     csv_file(three / "dev.csv", texts(2, start=500))
     assert complaint(three) == f"{three}: several splits could be validation; name one by --validation: dev, validation"
-    assert len(load(str(three), kind="text", validation="dev").validation) == 2
+    assert len(load(str(three), validation="dev").validation) == 2
 
 
 def test_train_must_be_there(tmp_path: Path) -> None:
@@ -462,21 +465,21 @@ def test_train_must_be_there(tmp_path: Path) -> None:
 
 def test_carving_test_and_validation(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "c", "c")))
-    splits = load(str(path), kind="text", test_fraction=0.2, validation_fraction=0.25)
+    splits = load(str(path), test_fraction=0.2, validation_fraction=0.25)
     assert (len(splits.test), len(splits.validation), len(splits.train)) == (20, 20, 60)
     for rows in (splits.test, splits.validation):
         assert np.bincount(rows["label"][:]).tolist() == [5, 5, 10]
     assert sorted([*splits.train["row"], *splits.validation["row"], *splits.test["row"]]) == list(range(100))
-    again = load(str(path), kind="text", test_fraction=0.2, validation_fraction=0.25)
+    again = load(str(path), test_fraction=0.2, validation_fraction=0.25)
     assert again.fingerprint == splits.fingerprint and again.test.to_dict() == splits.test.to_dict()
-    other = load(str(path), kind="text", test_fraction=0.2, validation_fraction=0.25, split_seed=1)
+    other = load(str(path), test_fraction=0.2, validation_fraction=0.25, seed=1)
     assert list(other.test["row"]) != list(splits.test["row"])
 
 
 def test_reading_quotation_marks_as_text_is_said(tmp_path: Path) -> None:
     rows = "".join(f'"word {i}\t{"ab"[i % 2]}\n' for i in range(20))
     (tmp_path / "a.tsv").write_text(f"text\tlabel\n{rows}")
-    splits = load(str(tmp_path / "a.tsv"), kind="text")
+    splits = load(str(tmp_path / "a.tsv"))
     assert any("a.tsv: its quotation marks are read as they stand" in note for note in splits.notes)
     assert all(text.startswith('"word') for text in splits.train["text"])
 
@@ -496,7 +499,7 @@ def test_too_little_to_carve(tmp_path: Path) -> None:
 
 def test_a_class_of_one_row_stays_in_train(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [*texts(10), ("rare text", "rare")])
-    splits = load(str(path), kind="text", validation_fraction=0.9)
+    splits = load(str(path), validation_fraction=0.9)
     assert "rare text" in splits.train["text"]
     assert noted(splits, "classes of a single row, which stays in train: rare")
 
@@ -504,21 +507,19 @@ def test_a_class_of_one_row_stays_in_train(tmp_path: Path) -> None:
 def test_duplicates_are_counted(three: Path) -> None:
     csv_file(three / "test.csv", [("text 1", "yes"), ("text 1", "no"), ("Text 1", "no"), ("new", "no")])
     csv_file(three / "validation.csv", [("text 2", "no"), ("new", "yes")])
-    splits = load(str(three), kind="text")
+    splits = load(str(three))
     assert splits.duplicates == {"validation": 1, "test": 2}
     assert noted(splits, "duplicates: 2 of 4 test rows are in train too, exactly alike")
 
 
 def test_duplicates_stay_on_one_side_of_the_carve(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", texts(20) * 3)
-    splits = load(str(path), kind="text", validation_fraction=0.2)
+    splits = load(str(path), validation_fraction=0.2)
     assert splits.duplicates == {"validation": 0} and len(splits.validation) == 12
-    assert noted(
-        splits, "validation: 40 rows repeat an earlier one exactly; they were kept on the same side of the carve"
-    )
+    assert noted(splits, "validation: 40 rows repeat an earlier one exactly; they stay on the same side of the carve")
 
 
-def test_duplicate_pictures(tmp_path: Path) -> None:
+def test_duplicate_images(tmp_path: Path) -> None:
     parquet_file(tmp_path / "train.parquet", image=[png(1), png(2), png(3)], label=list("aba"))
     parquet_file(tmp_path / "test.parquet", image=[png(2), png(9)], label=list("ab"))
     parquet_file(tmp_path / "val.parquet", image=[png(8)], label=["a"])
@@ -527,28 +528,28 @@ def test_duplicate_pictures(tmp_path: Path) -> None:
 
 def test_max_train_rows(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "b", "b")))
-    whole = load(str(path), kind="text")
-    splits = load(str(path), kind="text", max_train_rows=20)
+    whole = load(str(path))
+    splits = load(str(path), max_train_rows=20)
     assert len(splits.train) == 20 and np.bincount(splits.train["label"][:]).tolist() == [5, 15]
     assert splits.validation.to_dict() == whole.validation.to_dict()
     assert noted(splits, "train: 20 of 90 rows drawn, each class by its share (split_seed 0)")
-    assert load(str(path), kind="text", max_train_rows=5000).fingerprint == whole.fingerprint
+    assert load(str(path), max_train_rows=5000).fingerprint == whole.fingerprint
 
 
 def test_rows_per_class(tmp_path: Path) -> None:
     """Of the same validation rows as ever; what is not drawn is handed over where it is asked for, and is all the rest."""
     path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "b", "b")))
-    whole = load(str(path), kind="text")
-    splits = load(str(path), kind="text", rows_per_class=7, keep_left_out=True)
+    whole = load(str(path))
+    splits = load(str(path), rows_per_class=7, keep_left_out=True)
     assert np.bincount(splits.train["label"][:]).tolist() == [7, 7]
     assert splits.validation.to_dict() == whole.validation.to_dict()
     assert noted(splits, "train: 14 of 90 rows drawn, 7 of a class at most (split_seed 0)")
     assert sorted(splits.train["row"][:] + splits.left_out["row"][:]) == sorted(whole.train["row"][:])
-    assert load(str(path), kind="text", rows_per_class=7).left_out is None
-    both = load(str(path), kind="text", rows_per_class=7, max_train_rows=6, keep_left_out=True)
+    assert load(str(path), rows_per_class=7).left_out is None
+    both = load(str(path), rows_per_class=7, max_train_rows=6, keep_left_out=True)
     assert np.bincount(both.train["label"][:]).tolist() == [3, 3] and len(both.left_out) == 84
     assert set(both.train["row"][:]) < set(splits.train["row"][:])
-    every = load(str(path), kind="text", rows_per_class=68, keep_left_out=True)
+    every = load(str(path), rows_per_class=68, keep_left_out=True)
     assert every.fingerprint == whole.fingerprint and every.left_out is None
 
 
@@ -556,11 +557,9 @@ def test_columns_by_name(tmp_path: Path) -> None:
     path = csv_file(
         tmp_path / "a.csv", [(f"a{i}", f"b{i}", f"c{i % 2}", i) for i in range(10)], ("one", "two", "three", "n")
     )
-    splits = load(str(path), kind="text", text="two", label="three")
+    splits = load(str(path), text="two", label="three")
     assert splits.columns == {"text": "two", "label": "three"} and not noted(splits, "inferred")
-    assert (
-        load(str(path), kind="text", text="two", text_pair="one", label="three").train[0]["text_pair"].startswith("a")
-    )
+    assert load(str(path), text="two", text_pair="one", label="three").train[0]["text_pair"].startswith("a")
     assert (
         "which column holds the text is not obvious, it could be 'one', 'two', 'three'; name it by --text COL"
         in complaint(path)
@@ -571,5 +570,5 @@ def test_columns_by_name(tmp_path: Path) -> None:
 
 
 def test_nothing_touches_the_cache(tmp_path: Path) -> None:
-    splits = load(str(csv_file(tmp_path / "a.csv", texts(40))), kind="text")
+    splits = load(str(csv_file(tmp_path / "a.csv", texts(40))))
     assert splits.train.cache_files == [] and splits.validation.cache_files == []

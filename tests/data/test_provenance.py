@@ -11,7 +11,7 @@ from helpers.small_runs import image_rows, small_recipe
 
 from hf_finetune.cli.main import main_command
 from hf_finetune.config.recipe import Launch, Recipe
-from hf_finetune.data.provenance import FILE, doubts_of_start, doubts_of_teachers, keep, keys_of, trained_on
+from hf_finetune.data.provenance import FILE, row_keys, save_keys, start_overlaps, teacher_overlaps, trained_on
 from hf_finetune.pipeline import run
 from hf_finetune.pipeline.setup import load_splits
 
@@ -30,7 +30,7 @@ def carved_anew(recipe: Recipe) -> Recipe:
 def folder_of(recipe: Recipe, folder: Path, start: str | None = None) -> str:
     """As far as a run of the recipe tells of its past."""
     (folder / "model").mkdir(parents=True)
-    keep(folder, [load_splits(recipe).train], start)
+    save_keys(folder, [load_splits(recipe).train], start)
     return str(folder)
 
 
@@ -40,13 +40,11 @@ def test_other_rows_were_held_back(tmp_path: Path) -> None:
     seen = len(set(mine.validation["text"][:]) - set(theirs.validation["text"][:]))
     assert 0 < seen <= 6
     same, other = folder_of(recipe, tmp_path / "same"), folder_of(carved_anew(recipe), tmp_path / "other")
-    (line,) = doubts_of_teachers([same, other, "google-bert/bert-base-uncased"], mine)
+    (line,) = teacher_overlaps([same, other, "google-bert/bert-base-uncased"], mine)
     assert line.startswith(
-        f"the teacher other was trained on {seen} of the 6 validation rows: its answers to them are too"
+        f"the teacher other was trained on {seen} of the 6 validation rows: its predictions for them are too"
     )
-    assert doubts_of_teachers([f"{other}/model"], mine)[0].startswith(
-        f"the teacher model was trained on {seen} of the 6"
-    )
+    assert teacher_overlaps([f"{other}/model"], mine)[0].startswith(f"the teacher model was trained on {seen} of the 6")
 
 
 def test_a_start_and_what_it_started_from(tmp_path: Path) -> None:
@@ -57,15 +55,15 @@ def test_a_start_and_what_it_started_from(tmp_path: Path) -> None:
     # The second run has this run's rows: what it knows of the others it has from the first.
     second = folder_of(recipe, tmp_path / "second", first)
     for start in (first, second, f"{second}/model"):
-        (line,) = doubts_of_start(start, mine)
+        (line,) = start_overlaps(start, mine)
         assert line == (
             f"{Path(start).name}, which this run starts from, was trained on {seen} of the 6 validation rows: what is "
             "measured on them may be too good"
         )
-    assert doubts_of_start(recipe.model.checkpoint, mine) == []
+    assert start_overlaps(recipe.model.checkpoint, mine) == []
     keys = trained_on(second)
     assert keys is not None and keys.dtype == np.uint64
-    assert set(keys) == {*keys_of(mine.train), *keys_of(theirs.train)} and len(set(keys)) == len(keys)
+    assert set(keys) == {*row_keys(mine.train), *row_keys(theirs.train)} and len(set(keys)) == len(keys)
 
 
 def test_what_does_not_tell(tmp_path: Path) -> None:
@@ -87,9 +85,9 @@ def test_what_does_not_tell(tmp_path: Path) -> None:
 
 def test_keys_tell_rows_apart() -> None:
     rows = image_rows(300)
-    pictures = keys_of(rows)
-    assert len(set(pictures)) == 300 and list(keys_of(rows.select(range(7)))) == list(pictures[:7])
-    alike = keys_of(Dataset.from_dict({"text": ["a", "b", "a"]}))
+    pictures = row_keys(rows)
+    assert len(set(pictures)) == 300 and list(row_keys(rows.select(range(7)))) == list(pictures[:7])
+    alike = row_keys(Dataset.from_dict({"text": ["a", "b", "a"]}))
     assert alike[0] == alike[2] != alike[1]
 
 

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.loading import locate
 
-from hf_finetune.data.sources import Layout, local_path, locate
+from hf_finetune.data.sources import Layout, local_path
 from hf_finetune.errors import InputError
 
 
@@ -17,13 +18,9 @@ def put(root: Path, *files: str) -> Path:
     return root
 
 
-def find(path: Path, kind: str | None = "text", labelled: bool = True, **options) -> Layout:
-    return locate(str(path), kind=kind, labelled=labelled, **options)
-
-
 def complaint(path: Path | str, kind: str | None = "text", **options) -> str:
     with pytest.raises(InputError) as caught:
-        locate(str(path), kind=kind, labelled=True, **options)
+        locate(path, kind, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -31,20 +28,20 @@ def complaint(path: Path | str, kind: str | None = "text", **options) -> str:
 def files(layout: Layout) -> dict[str, list[str]]:
     """Names by split: of data files, or of the files that a class folder reads."""
     return {
-        name: [f for s in split.sources for f in (s.files if "ClassFolder" in repr(s) else [s.path.name])]
+        name: [f for s in split.readers for f in (s.files if "ClassFolder" in repr(s) else [s.path.name])]
         for name, split in layout.splits.items()
     }
 
 
 def test_a_file_is_train(tmp_path: Path) -> None:
     put(tmp_path, "test.CSV", "x.tsv")
-    assert list(find(tmp_path / "test.CSV").splits) == ["train"]
-    assert list(find(tmp_path / "x.tsv").splits) == ["train"]
+    assert list(locate(tmp_path / "test.CSV").splits) == ["train"]
+    assert list(locate(tmp_path / "x.tsv").splits) == ["train"]
 
 
 def test_split_files(tmp_path: Path) -> None:
     put(tmp_path, "Train.csv", "dev.csv", "test.csv", "extra.csv", "README.md", ".hidden.csv", "__pycache__/x.pyc")
-    layout = find(tmp_path)
+    layout = locate(tmp_path)
     assert files(layout) == {"train": ["Train.csv"], "dev": ["dev.csv"], "test": ["test.csv"]}
     assert list(layout.others) == ["extra"]
     assert layout.notes == (f"ignored in the folder {tmp_path.name}: README.md, extra.csv",)
@@ -53,13 +50,13 @@ def test_split_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
 def test_names_of_validation_files(tmp_path: Path, name: str) -> None:
     put(tmp_path, "train.json", f"{name}.jsonl")
-    assert set(find(tmp_path).splits) == {"train", name}
+    assert set(locate(tmp_path).splits) == {"train", name}
 
 
 def test_shards_in_a_data_folder(tmp_path: Path) -> None:
     put(tmp_path, "README.md", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet")
     put(tmp_path, "data/test-00000-of-00001-0123abcdef.parquet")
-    assert files(find(tmp_path)) == {
+    assert files(locate(tmp_path)) == {
         "test": ["test-00000-of-00001-0123abcdef.parquet"],
         "train": ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"],
     }
@@ -87,18 +84,18 @@ def test_class_folders(tmp_path: Path) -> None:
         "b/__x__/y.txt",
     )
     put(tmp_path, "empty/note.md", "README.md", "a/.hidden.txt")
-    layout = find(tmp_path)
+    layout = locate(tmp_path)
     assert files(layout) == {"train": ["a/1.txt", "b/10.txt", "b/2.txt", "b/deep/3.TXT", "b-c/1.txt"]}
     assert layout.notes == (f"ignored in the folder {tmp_path.name}: README.md, empty",)
-    source = layout.splits["train"].sources[0]
+    source = layout.splits["train"].readers[0]
     chunks = list(source.chunks(["text", "label"], 2))
     assert [label for c in chunks for label in c.columns["label"]] == ["a", "b", "b", "b", "b-c"]
-    assert chunks[1].where(0) == str(tmp_path / "b/2.txt")
+    assert chunks[1].place(0) == str(tmp_path / "b/2.txt")
 
 
 def test_class_folders_below_split_folders(tmp_path: Path) -> None:
     put(tmp_path, "train/a/1.png", "train/b/1.jpg", "Val/a/1.webp", "test/1.bmp", "other/a/1.png")
-    layout = find(tmp_path, "image")
+    layout = locate(tmp_path, "image")
     assert files(layout) == {"train": ["a/1.png", "b/1.jpg"], "val": ["a/1.webp"], "test": ["1.bmp"]}
     columns = [list(layout.splits[name].columns) for name in ("train", "val", "test")]
     assert columns == [["image", "label"], ["image", "label"], ["image"]]
@@ -107,28 +104,28 @@ def test_class_folders_below_split_folders(tmp_path: Path) -> None:
 
 def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
     put(tmp_path, "train/1.txt", "bus/1.txt")
-    assert files(find(tmp_path)) == {"train": ["bus/1.txt", "train/1.txt"]}
+    assert files(locate(tmp_path)) == {"train": ["bus/1.txt", "train/1.txt"]}
 
 
-def test_pictures_are_named_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_named_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "pets", "cat/1.png", "dog/1.png")
     monkeypatch.chdir(tmp_path)
-    chunk = next(find(Path("pets"), "image").splits["train"].chunks(["image", "label"]))
+    chunk = next(locate(Path("pets"), "image").splits["train"].chunks(["image", "label"]))
     assert chunk.columns["image"][0] == {"bytes": None, "path": str(tmp_path / "pets/cat/1.png")}
-    assert chunk.where(0) == "pets/cat/1.png"
+    assert chunk.place(0) == "pets/cat/1.png"
 
 
 def test_loose_files_have_no_class(tmp_path: Path) -> None:
     put(tmp_path, "1.png", "2.png")
     assert "its files have no class; expected one sub-folder per class" in complaint(tmp_path, "image")
-    assert files(find(tmp_path, "image", labelled=False)) == {"train": ["1.png", "2.png"]}
+    assert files(locate(tmp_path, "image", labeled=False)) == {"train": ["1.png", "2.png"]}
 
 
 def test_the_kind_may_be_open(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "a/2.png", "b/1.txt")
-    assert list(find(tmp_path, None).splits["train"].columns) == ["image", "label"]
+    assert list(locate(tmp_path, None).splits["train"].columns) == ["image", "label"]
     put(tmp_path, "b/2.txt", "b/3.txt")
-    assert list(find(tmp_path, None).splits["train"].columns) == ["text", "label"]
+    assert list(locate(tmp_path, None).splits["train"].columns) == ["text", "label"]
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
@@ -142,11 +139,11 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         "or one sub-folder of .txt files per class; it holds x.md, y.pdf"
     )
     (tmp_path / "c").mkdir()
-    assert "one sub-folder of pictures per class; it holds nothing" in complaint(tmp_path / "c", "image")
+    assert "one sub-folder of images per class; it holds nothing" in complaint(tmp_path / "c", "image")
     put(tmp_path / "d", "cat/1.png", "dog/1.png")
-    assert "the folder holds pictures, expected texts; choose a checkpoint for pictures" in complaint(tmp_path / "d")
+    assert "the folder holds images, expected texts; choose a checkpoint for images" in complaint(tmp_path / "d")
     put(tmp_path / "e", "cat/1.txt", "dog/1.txt")
-    assert "the folder holds texts, expected pictures" in complaint(tmp_path / "e", "image")
+    assert "the folder holds texts, expected images" in complaint(tmp_path / "e", "image")
     put(tmp_path, "x.docx", "Makefile")
     assert complaint(tmp_path / "x.docx").endswith(
         "cannot read .docx files; expected one of .csv .tsv .json .jsonl .parquet"
@@ -180,4 +177,4 @@ def test_shards_must_have_the_same_columns(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"train-00001-of-00002\.jsonl: no column 'text', which .*train-00000-of-00002\.jsonl has"
     ):
-        list(find(tmp_path).splits["train"].chunks(["text"]))
+        list(locate(tmp_path).splits["train"].chunks(["text"]))

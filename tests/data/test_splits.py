@@ -1,31 +1,11 @@
-"""Carving, subsampling, duplicates, the order of classes, the fingerprint."""
-
-import hashlib
-from pathlib import Path
+"""Carving and subsampling."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from datasets import Dataset, concatenate_datasets
 
-from hf_finetune.data.splits import (
-    at_most_per_class,
-    carve,
-    fingerprint,
-    first_occurrences,
-    first_sources,
-    order_classes,
-    row_digests,
-    subsample,
-)
+from hf_finetune.data.duplicates import first_occurrences
+from hf_finetune.data.splits import at_most_per_class, carve, subsample
 from hf_finetune.errors import InputError
-
-
-def test_order_of_classes() -> None:
-    assert order_classes({"b", "a", "B"}) == ("B", "a", "b")
-    assert order_classes({"10", "9", "-1"}) == ("-1", "9", "10")
-    assert order_classes({"10", "9", "x"}) == ("10", "9", "x")
-    assert order_classes({"b", "a"}, declared=("z", "b", "a")) == ("b", "a")
 
 
 def test_carving_keeps_the_shares() -> None:
@@ -94,37 +74,3 @@ def test_at_most_so_many_of_each_class() -> None:
     few, more, other = (at_most_per_class(labels, count=n, seed=(s, 2)) for n, s in ((5, 0), (20, 0), (5, 1)))
     assert np.bincount(labels[few]).tolist() == [5, 5, 5] and np.bincount(labels[more]).tolist() == [20, 20, 10]
     assert not (few & ~more).any() and (few != other).any()
-
-
-def test_digests_of_texts_and_pairs() -> None:
-    assert row_digests(pa.table({"text": ["é"], "label": [1]})) == [hashlib.sha256("é".encode()).digest()]
-    pairs = row_digests(pa.table({"text": ["ab", "a", "ab"], "text_pair": ["c", "bc", "c"]}))
-    assert pairs[0] == pairs[2] != pairs[1]
-
-
-def test_digests_of_pictures_are_of_their_bytes(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x")
-    rows = [{"bytes": b"x", "path": "one"}, {"bytes": None, "path": str(tmp_path / "a")}]
-    assert len(set(row_digests(pa.table({"image": rows})))) == 1
-
-
-def test_sources_of_rows_that_are_written_several_times() -> None:
-    rows = Dataset.from_dict({"text": ["a", "b", "a", "c"], "label": [0, 1, 0, 1], "row": [3, 4, 7, 9]})
-    assert first_sources(rows).tolist() == [0, 1, 0, 3]
-    # A changed copy of row 7, whose text is row 3's.
-    copy = Dataset.from_dict({"text": ["A"], "label": [0], "row": [7]})
-    assert first_sources(concatenate_datasets([rows, copy])).tolist() == [0, 1, 0, 3, 0]
-
-
-def test_fingerprint() -> None:
-    a, b = hashlib.sha256(b"a").digest(), hashlib.sha256(b"b").digest()
-    one = fingerprint(("x", "y"), {"train": ([a, b], np.array([0, 1]))})
-    by_hand = b'["x", "y"]' + b"train 2" + a + b + (0).to_bytes(8, "little") + (1).to_bytes(8, "little")
-    assert one == hashlib.sha256(by_hand).hexdigest()
-    others = [
-        fingerprint(("x", "z"), {"train": ([a, b], np.array([0, 1]))}),
-        fingerprint(("x", "y"), {"train": ([a, b], np.array([1, 1]))}),
-        fingerprint(("x", "y"), {"train": ([b, a], np.array([0, 1]))}),
-        fingerprint(("x", "y"), {"train": ([a], np.array([0])), "test": ([b], np.array([1]))}),
-    ]
-    assert len({one, *others}) == 5

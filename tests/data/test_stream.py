@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.loading import stream
 from PIL import Image
 
-from hf_finetune.data.loading import stream
 from hf_finetune.errors import InputError
 
-KNOWN = {"labels": ("no", "yes"), "require_label": True}
+KNOWN = {"labels": ("no", "yes")}
 
 
 def csv_file(path: Path, rows: list[str], header: str = "text,label") -> Path:
@@ -22,7 +22,7 @@ def csv_file(path: Path, rows: list[str], header: str = "text,label") -> Path:
 
 
 def texts(path: Path, **options) -> list[str]:
-    return [t for rows in stream(str(path), kind="text", **options) for t in rows["text"]]
+    return [t for rows in stream(str(path), **options) for t in rows["text"]]
 
 
 def complaint(path: Path, kind: str = "text", **options) -> str:
@@ -34,7 +34,7 @@ def complaint(path: Path, kind: str = "text", **options) -> str:
 
 def test_order_parts_and_rows(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [f"t{i},{('no', 'yes')[i % 2]}" for i in range(10)])
-    parts = list(stream(str(path), kind="text", batch_rows=4, **KNOWN))
+    parts = list(stream(str(path), batch_rows=4, **KNOWN))
     assert [len(p) for p in parts] == [4, 4, 2]
     assert [r for p in parts for r in p["row"]] == list(range(10))
     assert [t for p in parts for t in p["text"]] == [f"t{i}" for i in range(10)]
@@ -43,15 +43,13 @@ def test_order_parts_and_rows(tmp_path: Path) -> None:
 
 def test_labels_are_the_classifiers(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", ["a,yes", "b,yes"])
-    assert [list(p["label"]) for p in stream(str(path), kind="text", labels=("yes", "no"), require_label=True)] == [
-        [0, 0]
-    ]
+    assert [list(p["label"]) for p in stream(str(path), labels=("yes", "no"))] == [[0, 0]]
 
 
 def test_the_file_is_not_read_ahead(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join([json.dumps({"text": f"t{i}"}) for i in range(5000)] + ["broken"]))
-    parts = stream(str(path), kind="text", batch_rows=100)
+    parts = stream(str(path), batch_rows=100)
     assert len(next(parts)) == 100
     with pytest.raises(InputError, match=r"a\.jsonl, line 5001, column 1: not JSON"):
         list(parts)
@@ -59,7 +57,7 @@ def test_the_file_is_not_read_ahead(tmp_path: Path) -> None:
 
 def test_without_labels_they_are_not_looked_at(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", ["a,unheard of", "b,"])
-    parts = list(stream(str(path), kind="text"))
+    parts = list(stream(str(path)))
     assert parts[0].column_names == ["text", "row"]
     assert texts(csv_file(tmp_path / "b.csv", ["a", "b"], "sentence")) == ["a", "b"]
 
@@ -123,7 +121,7 @@ def test_the_split_is_chosen_aloud(folder: Path, caplog: pytest.LogCaptureFixtur
 
 def test_pairs(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", ["a,b", "c,"], "sentence1,sentence2")
-    assert [list(p["text_pair"]) for p in stream(str(path), kind="text")] == [["b", ""]]
+    assert [list(p["text_pair"]) for p in stream(str(path))] == [["b", ""]]
 
 
 def png() -> bytes:
@@ -140,7 +138,7 @@ def test_pictures(tmp_path: Path) -> None:
     assert "its files have no class" in complaint(tmp_path, "image", **KNOWN)
     (tmp_path / "1.png").write_bytes(b"junk")
     assert complaint(tmp_path, "image") == (
-        f"{tmp_path}/1.png, column 'image': unreadable picture (of no known format); correct or remove it"
+        f"{tmp_path}/1.png, column 'image': unreadable image (of no known format); correct or remove it"
     )
     pq.write_table(pa.table({"image": [png(), png()], "label": ["yes", "no"]}), tmp_path / "a.parquet")
     (parts,) = stream(str(tmp_path / "a.parquet"), kind="image", **KNOWN)

@@ -9,7 +9,7 @@ from helpers.small_runs import text_rows
 from helpers.tiny import TEXT_FAMILIES, tiny_tokenizer
 
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, with_labels
-from hf_finetune.data.tokens import TokenLists, ids_that_occur, pack, pad
+from hf_finetune.data.tokens import TokenLists, pack, pad, used_token_ids
 
 
 @pytest.fixture(scope="module")
@@ -104,5 +104,5 @@ def test_by_hand() -> None:
 
 def test_ids_that_occur() -> None:
     rows = Dataset.from_dict({"input_ids": [[5, 2], [9], [], [2, 7]]})
-    assert ids_that_occur(rows).tolist() == [2, 5, 7, 9]
-    assert ids_that_occur(rows.select([3, 1])).tolist() == [2, 7, 9]
+    assert used_token_ids(rows).tolist() == [2, 5, 7, 9]
+    assert used_token_ids(rows.select([3, 1])).tolist() == [2, 7, 9]

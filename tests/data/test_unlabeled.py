@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from hf_finetune.data.unlabeled import gather, read
+from hf_finetune.data.unlabeled import read_for_pretraining
 from hf_finetune.errors import InputError
 
 COLUMNS = {"text": "text", "label": "label"}
@@ -26,38 +26,45 @@ def csv_of(path: Path, column: str, *texts: str) -> str:
 
 def test_each_once_and_none_that_is_judged_by(tmp_path: Path) -> None:
     further = csv_of(tmp_path / "more.csv", "body", "c", "d", "b", "v", "d", "", "t")
-    found = gather(
+    found = read_for_pretraining(
         [rows("a", "b", "a"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
     )
     assert found.rows.to_dict() == {"text": ["a", "b", "c", "d"], "row": [0, 1, 2, 3]}
     assert found.counts == {"train": 3, "further": 1, "evaluated": 2, "repeated": 4, "unusable": 1}
-    again = gather(
+    again = read_for_pretraining(
         [rows("a", "b"), rows("c")], [further], evaluated=[rows("v"), rows("t")], kind="text", columns=COLUMNS
     )
     assert again.fingerprint == found.fingerprint
-    assert gather([rows("a", "b")], [], evaluated=[], kind="text", columns=COLUMNS).fingerprint != found.fingerprint
+    assert (
+        read_for_pretraining([rows("a", "b")], [], evaluated=[], kind="text", columns=COLUMNS).fingerprint
+        != found.fingerprint
+    )
+
+
+def pretraining_texts(path: str, columns: dict[str, str] = COLUMNS) -> dict[str, list]:
+    """What is read of a source, behind two rows of its own."""
+    own = Dataset.from_dict({name: ["own 1", "own 2"] for name in columns if name != "label"})
+    return read_for_pretraining([own], [path], evaluated=[], kind="text", columns=columns).rows[2:]
 
 
 def test_every_split_but_validation_and_test(tmp_path: Path) -> None:
     for name in ("train", "validation", "test"):
         csv_of(tmp_path / "all" / f"{name}.csv", "text", f"of {name}")
-    assert read(str(tmp_path / "all"), kind="text", columns=COLUMNS)["text"][:] == ["of train"]
+    assert pretraining_texts(str(tmp_path / "all"))["text"] == ["of train"]
     (tmp_path / "all" / "train.csv").unlink()
     with pytest.raises(InputError, match=r"pretrain.rows: .*all has validation and test rows alone; name others"):
-        read(str(tmp_path / "all"), kind="text", columns=COLUMNS)
+        pretraining_texts(str(tmp_path / "all"))
 
 
 def test_pairs_need_pairs(tmp_path: Path) -> None:
     columns = {"text": "one", "text_pair": "two", "label": "label"}
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"one": "a", "two": "b"}))
-    assert read(str(tmp_path / "pairs.jsonl"), kind="text", columns=columns).to_dict() == {
-        "text": ["a"],
-        "text_pair": ["b"],
-    }
-    with pytest.raises(InputError, match=r"single.csv: expected 'one' and 'two' as in the labelled rows"):
-        read(csv_of(tmp_path / "single.csv", "one", "a"), kind="text", columns=columns)
+    pairs = pretraining_texts(str(tmp_path / "pairs.jsonl"), columns)
+    assert pairs == {"text": ["a"], "text_pair": ["b"], "row": [2]}
+    with pytest.raises(InputError, match=r"single.csv: expected 'one' and 'two' as in the labeled rows"):
+        pretraining_texts(csv_of(tmp_path / "single.csv", "one", "a"), columns)
 
 
 def test_too_few() -> None:
     with pytest.raises(InputError, match=r"pretrain.rows: 1 rows to pretrain on; expected two at least"):
-        gather([rows("a", "a", "v")], [], evaluated=[rows("v")], kind="text", columns=COLUMNS)
+        read_for_pretraining([rows("a", "a", "v")], [], evaluated=[rows("v")], kind="text", columns=COLUMNS)

@@ -8,6 +8,7 @@ from helpers.hand_made import by_name, clean, examined, rows_of, write
 from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune import InputError
+from hf_finetune.data.config import Source
 from hf_finetune.doctor.examination import examine
 
 
@@ -174,7 +175,7 @@ def test_pairs(tmp_path: Path) -> None:
         + "".join(f"the {t},the other {t},{y}\n" for t, y in clean(30))
         + "The Sky!,is blue,yes\nthe sky,is Blue.,yes\nthe sky,is not blue,no\nthe sky is,blue,no\n"
     )
-    report = examine(str(tmp_path), kind="text")
+    report = examine(Source(str(tmp_path)), "text")
     assert by_name(report).keys() == {"near_duplicates"}
     assert rows_of(report, "near_duplicates") == [("train", 31)]
 
@@ -182,7 +183,7 @@ def test_pairs(tmp_path: Path) -> None:
 def test_the_report_is_the_same_every_time(tmp_path: Path) -> None:
     train = clean(60)
     report = examined(tmp_path, [*train, *train[:9]], [train[1], ("river", "no"), ("a<br>b", "yes")])
-    again = examine(str(tmp_path), kind="text")
+    again = examine(Source(str(tmp_path)), "text")
     assert report.describe() == again.describe() and report.to_dict() == again.to_dict()
     json.dumps(report.to_dict())
 
@@ -200,4 +201,4 @@ def test_the_report_names_three_rows_and_says_how_many_more(tmp_path: Path) -> N
 
 def test_no_validation_rows_are_carved(tmp_path: Path) -> None:
     write(tmp_path / "rows.csv", clean(50))
-    assert list(examine(str(tmp_path / "rows.csv"), kind="text").material.splits) == ["train"]
+    assert list(examine(Source(str(tmp_path / "rows.csv")), "text").material.splits) == ["train"]

@@ -12,8 +12,9 @@ from helpers.hand_made import by_name, rows_of
 from PIL import Image
 
 from hf_finetune import InputError
-from hf_finetune.doctor.alike import alike_pictures
+from hf_finetune.data.config import Source
 from hf_finetune.doctor.examination import Report, examine
+from hf_finetune.doctor.near_duplicates import alike_pictures
 
 
 def noise(seed: int, side: int = 32) -> Image.Image:
@@ -36,7 +37,7 @@ def examined(folder: Path, train: Sequence[bytes], test: Sequence[bytes] = ()) -
             }
             rows = Dataset.from_dict(columns).cast_column("image", datasets.Image(decode=False))
             rows.to_parquet(str(folder / f"{name}.parquet"))
-    return examine(str(folder), kind="image")
+    return examine(Source(str(folder)), "image")
 
 
 def test_nothing_is_found_in_clean_pictures(tmp_path: Path) -> None:
@@ -75,8 +76,8 @@ def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
     report = examined(tmp_path, train)
     found = by_name(report)["unusable_image"]
     assert (found.severity, found.count, found.of) == ("serious", 2, 30)
-    assert found.details[0] == "train row 4: unreadable picture (of no known format)"
-    assert found.details[1].startswith("train row 7: unreadable picture (")
+    assert found.details[0] == "train row 4: unreadable image (of no known format)"
+    assert found.details[1].startswith("train row 7: unreadable image (")
     assert len(report.material) == 28 and report.findings == (found,)
 
 
@@ -93,7 +94,7 @@ def test_rows_beyond_the_first_block_are_compared_too(monkeypatch: pytest.Monkey
     pixels[[9, 24]] = pixels[1]
     pixels[17] = pixels[16]
     pixels[20] = pixels[3]
-    monkeypatch.setattr("hf_finetune.doctor.alike.BLOCK", 4)
+    monkeypatch.setattr("hf_finetune.doctor.near_duplicates.BLOCK", 4)
     expected = list(range(25))
     expected[9] = expected[24] = 1
     expected[17], expected[20] = 16, 3
@@ -107,13 +108,13 @@ def test_a_chain_of_pictures_shares_its_first(monkeypatch: pytest.MonkeyPatch) -
     """The third is like the second alone, which is like the first: a test picture like it has leaked all the same."""
     pixels = np.array([[100] * 12, [103] * 12, [106] * 12, [200] * 12], dtype=np.uint8)
     for block in (4, 1):
-        monkeypatch.setattr("hf_finetune.doctor.alike.BLOCK", block)
+        monkeypatch.setattr("hf_finetune.doctor.near_duplicates.BLOCK", block)
         assert alike_pictures(pixels, np.arange(4)) == [0, 0, 0, 3]
 
 
 def test_a_checkpoint_is_for_texts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--model vit: it tells how long texts are"):
-        examine(str(tmp_path), kind="image", checkpoint="vit")
+        examine(Source(str(tmp_path)), "image", checkpoint="vit")
 
 
 def test_a_damaged_file_of_a_folder_is_named(tmp_path: Path) -> None:
@@ -122,7 +123,5 @@ def test_a_damaged_file_of_a_folder_is_named(tmp_path: Path) -> None:
         folder.mkdir(exist_ok=True)
         (folder / f"{i}.png").write_bytes(encoded(noise(i)))
     (tmp_path / "yes" / "bad.png").write_bytes(b"nothing")
-    (finding,) = examine(str(tmp_path), kind="image").findings
-    assert finding.details == (
-        f"train row 24 ({tmp_path / 'yes' / 'bad.png'}): unreadable picture (of no known format)",
-    )
+    (finding,) = examine(Source(str(tmp_path)), "image").findings
+    assert finding.details == (f"train row 24 ({tmp_path / 'yes' / 'bad.png'}): unreadable image (of no known format)",)

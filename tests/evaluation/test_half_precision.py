@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
 from hf_finetune.evaluation.half_precision import HalfPrecision, half_copy
-from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer

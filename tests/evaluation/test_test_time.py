@@ -5,7 +5,7 @@ import pytest
 
 from hf_finetune.evaluation.intervals import paired_difference, verdict
 from hf_finetune.evaluation.metrics import classification_metrics
-from hf_finetune.evaluation.test_time import describe, gain, mean_of
+from hf_finetune.evaluation.test_time import describe, gain, mean_probabilities
 
 
 def probabilities(predicted: list[int]) -> np.ndarray:
@@ -15,14 +15,14 @@ def probabilities(predicted: list[int]) -> np.ndarray:
 def test_the_mean_is_that_of_the_probabilities() -> None:
     """Of the logits it would be the first class: the view that is certain of it would have the say alone."""
     views = [np.array([[0.98, 0.02]]), np.array([[0.2, 0.8]]), np.array([[0.2, 0.8]])]
-    assert np.allclose(mean_of(iter(views)), [[0.46, 0.54]], rtol=0, atol=1e-15)
+    assert np.allclose(mean_probabilities(iter(views)), [[0.46, 0.54]], rtol=0, atol=1e-15)
     logits = np.log(views).mean(axis=0)
-    assert logits.argmax() == 0 and mean_of(views).argmax() == 1
+    assert logits.argmax() == 0 and mean_probabilities(views).argmax() == 1
     assert views[0].tolist() == [[0.98, 0.02]], "the first view is still to be compared with the mean"
 
 
 def test_one_view_is_itself() -> None:
-    assert mean_of([probabilities([0, 1])]).tolist() == [[0.75, 0.25], [0.25, 0.75]]
+    assert mean_probabilities([probabilities([0, 1])]).tolist() == [[0.75, 0.25], [0.25, 0.75]]
 
 
 def test_the_gain_is_the_difference_of_accuracy_on_the_same_rows() -> None:

@@ -11,8 +11,8 @@ from helpers.tiny import IMAGE_FAMILIES
 from transformers import AutoModelForSequenceClassification
 
 from hf_finetune.data.inputs import Rows, columns_of
-from hf_finetune.evaluation.inference import predict_logits
-from hf_finetune.features import cache
+from hf_finetune.evaluation.logits import predict_logits
+from hf_finetune.features import activation_cache
 from hf_finetune.features.frozen_layers import CachedInputs, TrainingRows, cache_frozen_layers
 from hf_finetune.models import freezing
 from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
@@ -192,7 +192,7 @@ def test_damaged_store_is_built_anew(tmp_path: Path, own_folder: Path, caplog: p
     rows = cached(trainer)
     expected = rows.inputs.store.tokens_TD.clone()
     rows.close()
-    with next(own_folder.glob(f"*/{cache.TOKENS}")).open("r+b") as file:
+    with next(own_folder.glob(f"*/{activation_cache.TOKENS}")).open("r+b") as file:
         file.write(b"\xff" * 64)
     again = cached(trainer)
     assert not again.reused and "damaged" in caplog.text

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
+from hf_finetune.data.config import Source
 from hf_finetune.doctor.examination import Report, examine
 from hf_finetune.doctor.findings import Finding
 
@@ -52,7 +53,7 @@ def examined(folder: Path, train: Iterable[Row], test: Iterable[Row] = (), **opt
     write(folder / "train.csv", train)
     if test := list(test):
         write(folder / "test.csv", test)
-    return examine(str(folder), kind="text", **options)
+    return examine(Source(str(folder)), "text", **options)
 
 
 def by_name(report: Report) -> dict[str, Finding]:

@@ -12,8 +12,8 @@ from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune import InputError
+from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.data.named import Source
 from hf_finetune.inference import predict as apply
 from hf_finetune.inference.predict import check_output, evaluate, predict
 from hf_finetune.models.loading import load_classifier
@@ -41,7 +41,7 @@ def rows(tmp_path: Path) -> Path:
 def test_every_format_says_the_same(classifier: Classifier, rows: Path) -> None:
     files = [rows.parent / "new" / name for name in ("p.csv", "p.jsonl", "p.parquet", "q.CSV")]
     for file in files:
-        assert predict(classifier, Source(str(rows)), file)["rows"] == 5
+        assert predict(classifier, SourceSplit(str(rows)), file)["rows"] == 5
     table = pq.read_table(files[2])
     assert table.column_names == ["row", "predicted", *(f"p:{name}" for name in LABELS)]
     assert table["row"].to_pylist() == list(range(5)) and set(table["predicted"].to_pylist()) <= set(LABELS)
@@ -49,7 +49,7 @@ def test_every_format_says_the_same(classifier: Classifier, rows: Path) -> None:
     with files[0].open(newline="") as file:
         assert [row["predicted"] for row in csv.DictReader(file)] == table["predicted"].to_pylist()
     assert files[3].read_bytes() == files[0].read_bytes()
-    predict(classifier, Source(str(rows)), files[2], digests=True)
+    predict(classifier, SourceSplit(str(rows)), files[2], digests=True)
     keyed = pq.read_table(files[2])
     assert keyed["digest"].to_pylist() == [sha256(f"a good film {i}".encode()).hexdigest() for i in range(5)]
     assert keyed.drop_columns("digest").equals(table)
@@ -58,7 +58,7 @@ def test_every_format_says_the_same(classifier: Classifier, rows: Path) -> None:
 def test_bad_rows_leave_nothing_behind(classifier: Classifier, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows.write_text("text\n" + "good\n" * 2000 + '" "\n')
     with pytest.raises(InputError, match="row 2001"):
-        predict(classifier, Source(str(rows)), rows.parent / "new" / "deep" / "p.csv")
+        predict(classifier, SourceSplit(str(rows)), rows.parent / "new" / "deep" / "p.csv")
     assert list(rows.parent.iterdir()) == [rows]
     assert capsys.readouterr().err == ""
 
@@ -77,7 +77,7 @@ def test_unusable_outputs(classifier: Classifier, rows: Path, output: str, messa
     (rows.parent / "folder.csv").mkdir()
     before = rows.read_bytes()
     with pytest.raises(InputError, match=message):
-        predict(classifier, Source(str(rows)), rows.parent / output)
+        predict(classifier, SourceSplit(str(rows)), rows.parent / output)
     assert rows.read_bytes() == before
 
 
@@ -85,7 +85,7 @@ def test_an_older_file_of_predictions_is_replaced(classifier: Classifier, rows: 
     output = rows.parent / "p.csv"
     output.write_text("old")
     check_output(output, str(rows))
-    predict(classifier, Source(str(rows)), output)
+    predict(classifier, SourceSplit(str(rows)), output)
     assert output.read_text().startswith("row,predicted,")
 
 
@@ -101,7 +101,7 @@ def test_labels_of_many_rows_are_those_of_float32(
     for precision in ("float32", "auto", "bf16"):
         with caplog.at_level("INFO", "hf_finetune"):
             caplog.clear()
-            result = predict(classifier, Source(str(rows)), rows.parent / "p.parquet", precision=precision)
+            result = predict(classifier, SourceSplit(str(rows)), rows.parent / "p.parquet", precision=precision)
             assert result["rows"] == 700 and result["throughput"]["predict_rows_per_s"] > 0
         said = [r.getMessage() for r in caplog.records if "computed in bfloat16" in r.getMessage()]
         assert len(said) == (precision != "float32")
@@ -120,27 +120,27 @@ def test_scores_are_of_float32_unless_asked(
 ) -> None:
     texts = [row["text"] for row in text_rows(300, seed=5)]
     rows.write_text("text,label\n" + "".join(f"{text},a/b\n" for text in texts))
-    exact = evaluate(classifier, Source(str(rows)), resamples=100)
+    exact = evaluate(classifier, SourceSplit(str(rows)), resamples=100)
     assert exact["precision"] == {"format": "float32"}
     monkeypatch.setattr(apply, "has_native_bf16", lambda _: True)
-    assert evaluate(classifier, Source(str(rows)), resamples=100)["metrics"] == exact["metrics"]
-    half = evaluate(classifier, Source(str(rows)), resamples=100, precision="bf16")
+    assert evaluate(classifier, SourceSplit(str(rows)), resamples=100)["metrics"] == exact["metrics"]
+    half = evaluate(classifier, SourceSplit(str(rows)), resamples=100, precision="bf16")
     assert half["precision"]["rows"] == 300 and half["precision"]["rows_of_label_agreement"] == 256
     assert half["precision"]["label_agreement"] > 0.9
     assert half["metrics"]["log_loss"]["value"] == pytest.approx(exact["metrics"]["log_loss"]["value"], rel=0.05)
     monkeypatch.setattr(apply, "has_native_bf16", lambda _: False)
     with pytest.raises(InputError, match="--precision bf16: this cpu does not multiply bf16 natively"):
-        evaluate(classifier, Source(str(rows)), precision="bf16")
-    predict(classifier, Source(str(rows)), rows.parent / "p.parquet")
+        evaluate(classifier, SourceSplit(str(rows)), precision="bf16")
+    predict(classifier, SourceSplit(str(rows)), rows.parent / "p.parquet")
     answer = pq.read_table(rows.parent / "p.parquet").to_pandas().iloc[:, 2:].values
     assert np.abs(answer - apply.probabilities(classifier, Dataset.from_dict({"text": texts}))).max() < 1e-6
 
 
 def test_batches_of_no_rows_are_refused(classifier: Classifier, rows: Path) -> None:
     with pytest.raises(InputError, match="--batch-size 0: expected at least 1"):
-        predict(classifier, Source(str(rows)), rows.parent / "p.csv", batch_size=0)
+        predict(classifier, SourceSplit(str(rows)), rows.parent / "p.csv", batch_size=0)
     with pytest.raises(InputError, match="--batch-size 0: expected at least 1"):
-        evaluate(classifier, Source(str(rows)), batch_size=0)
+        evaluate(classifier, SourceSplit(str(rows)), batch_size=0)
 
 
 @pytest.mark.parametrize(
@@ -150,5 +150,5 @@ def test_single_texts_for_a_model_of_pairs_are_said(
     classifier: Classifier, tmp_path: Path, caplog: pytest.LogCaptureFixture, pairs: bool, header: str, warned: bool
 ) -> None:
     (tmp_path / "rows.csv").write_text(f"{header}\n" + "good,bad\n"[: 9 if "pair" in header else 4] + "\n")
-    predict(dataclasses.replace(classifier, pairs=pairs), Source(str(tmp_path / "rows.csv")), tmp_path / "p.csv")
+    predict(dataclasses.replace(classifier, pairs=pairs), SourceSplit(str(tmp_path / "rows.csv")), tmp_path / "p.csv")
     assert [("trained on pairs" in r.message) for r in caplog.records if r.levelname == "WARNING"] == [True] * warned

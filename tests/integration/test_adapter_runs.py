@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hf_finetune.cli.jobs import RunJob, parse
 from hf_finetune.config.recipe import Launch, Lora, Recipe
-from hf_finetune.data.named import Source
+from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect
 from hf_finetune.inference import predict
@@ -49,7 +49,7 @@ def test_a_prompt_is_an_adapter_alone(recipe: Recipe, tmp_path: Path) -> None:
 
     classifier = trained.load_trained(str(tmp_path / "run"))
     assert classifier.labels == ("bad", "good") and classifier.inputs.max_length == 32
-    source = Source(path=recipe.data.path)
+    source = SourceSplit(path=recipe.data.path)
     output = tmp_path / "out.csv"
     assert predict.predict(classifier, source, output, precision="float32")["rows"] == 60
     assert predict.evaluate(classifier, source)["rows"] == 60

@@ -27,7 +27,7 @@ from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import jobs, main
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.config.rules import check
-from hf_finetune.data.further_rows import with_a_label
+from hf_finetune.data.unlabeled import with_labeled_row
 from hf_finetune.distillation import teachers
 from hf_finetune.distillation.config import DecoupledKD, HardLabel, MatchLogits, SoftTargets
 from hf_finetune.distillation.weight_schedules import Ramp
@@ -292,7 +292,7 @@ def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
     assert result["data"]["unlabelled"] == {"rows": 18, "evaluated": 2, "repeated": 0, "unusable": 0}
     assert result["augmentation"]["training_rows"] == 144 and sum(result["data"]["rows_per_class"].values()) == 54
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "18 rows of more.csv for the teacher to answer; left out: 2 that are scored" in card
+    assert "18 rows of more.csv for the teacher to label; left out: 2 that are scored" in card
 
 
 @pytest.mark.parametrize(
@@ -400,9 +400,7 @@ def test_pictures(tmp_path: Path) -> None:
     wide = picture_folder(tmp_path / "wide", 24)
     for number, file in enumerate(sorted(wide.glob("*/*.png"))[::2]):
         Image.new("RGB", (64, 32), (number, 0, 0)).save(file)
-    with pytest.raises(
-        InputError, match=r"^objective.teacher: .*resnet: the checkpoint's .* pictures of several sizes"
-    ):
+    with pytest.raises(InputError, match=r"^objective.teacher: .*resnet: the checkpoint's .* images of several sizes"):
         prepare(dataclasses.replace(recipe, data=ImageData(str(wide)), objective=Distill(teacher=str(big))))
     ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(big)
     with pytest.raises(
@@ -431,8 +429,8 @@ def test_a_plan_tries_a_row_with_a_label_where_they_are_rare(texts: Recipe, tmp_
     )
     assert plan(recipe)["parts"]["teacher_s"] > 0
     labels = Dataset.from_dict({"label": [-1, 0, -1, 1]})
-    assert list(with_a_label(np.array([2, 0]), labels)) == [0, 1, 2]
-    assert list(with_a_label(np.array([3, 0]), labels)) == [0, 3]
+    assert list(with_labeled_row(np.array([2, 0]), labels)) == [0, 1, 2]
+    assert list(with_labeled_row(np.array([3, 0]), labels)) == [0, 3]
 
 
 def test_a_head_is_not_fitted_to_labels_that_are_not_looked_at(texts: Recipe, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_glue_shaped_data_train_push_and_pull(hub: HubServer, home: Path) -> Non
     assert result["rows"] == {"train": 48, "validation": 20}
     assert "test" not in result["metrics"] and result["metrics"]["validation"]["accuracy"]["n"] == 20
     assert result["base_model"] == "lab/tiny-bert"
-    assert "no labelled test rows" in answer.stderr
+    assert "no labeled test rows" in answer.stderr
     commits = [r for r in hub.requests if r.method == "POST" and "/models/tester/pairs-bert/commit/" in r.path]
     assert len(commits) == 1
     assert not hub.holding(hub.token)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerState
 
 from hf_finetune.config.recipe import Batching, Hub, Launch, Model, Optim, Precision, Recipe, Train
-from hf_finetune.data.tokens import ids_that_occur
+from hf_finetune.data.tokens import used_token_ids
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
 from hf_finetune.pipeline import before_training, finalize, run, setup
 from hf_finetune.pipeline.setup import prepare
@@ -324,7 +324,7 @@ def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monk
     frozen = trained("frozen", narrow=True, words="frozen")
     table = next(name for name in plain if name.endswith("word_embeddings.weight"))
     prepared = setup.prepare(recipe)
-    occur = ids_that_occur(prepared.inputs.encode(prepared.splits.train))
+    occur = used_token_ids(prepared.inputs.encode(prepared.splits.train))
     start = prepared.model.state_dict()[table]
     others = np.setdiff1d(np.arange(len(start)), occur)
     assert len(others) > 50 and torch.equal(spared[table][others], start[others])

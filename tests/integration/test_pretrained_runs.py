@@ -25,7 +25,7 @@ from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Mod
 from hf_finetune.config.rules import check
 from hf_finetune.config.unused_options import without_effect
 from hf_finetune.data.loading import load
-from hf_finetune.data.provenance import keys_of, trained_on
+from hf_finetune.data.provenance import row_keys, trained_on
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.safety import inspect_checkpoint
@@ -104,7 +104,7 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     # What either stage saw, from wherever one goes on: all rows but those of validation.
     seen = trained_on(str(run))
     assert np.array_equal(trained_on(str(run / "pretrained")), seen)
-    assert np.isin(keys_of(load_splits(dataclasses.replace(texts, pretrain=Pretrain())).train), seen).all()
+    assert np.isin(row_keys(load_splits(dataclasses.replace(texts, pretrain=Pretrain())).train), seen).all()
     assert len(seen) == 53
 
     kept = AutoModel.from_pretrained(run / "pretrained")

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import main
 from hf_finetune.config.recipe import Distill, ImageData, Launch, Model, Recipe, Train
-from hf_finetune.data.image import decode
+from hf_finetune.data.image_decoding import decode
 from hf_finetune.distillation import teachers
 from hf_finetune.distillation.config import HardLabel, SoftTargets
 from hf_finetune.distillation.representation_config import Embedding

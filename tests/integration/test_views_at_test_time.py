@@ -26,8 +26,8 @@ from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import jobs
 from hf_finetune.cli.main import main_command
 from hf_finetune.config.recipe import ImageData, Launch, Model
+from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import ImageInputs, TextInputs
-from hf_finetune.data.named import Source
 from hf_finetune.inference import predict as apply
 from hf_finetune.inference.predict import evaluate, predict
 from hf_finetune.models.loading import load_classifier
@@ -61,23 +61,23 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> SourceSplit:
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["text", "label"])
         lines.writerows((row["text"], LABELS[row["label"]]) for row in text_rows(60, seed=3))
-    return Source(str(tmp_path / "rows.csv"))
+    return SourceSplit(str(tmp_path / "rows.csv"))
 
 
 @pytest.fixture
-def album(tmp_path: Path) -> Source:
+def album(tmp_path: Path) -> SourceSplit:
     rows = image_rows(10, seed=3).cast_column("image", datasets.Image(decode=False))
     rows = rows.map(lambda row: {"label": LABELS[row["label"]]}, features=None).remove_columns("row")
     rows.to_parquet(str(tmp_path / "rows.parquet"))
-    return Source(str(tmp_path / "rows.parquet"))
+    return SourceSplit(str(tmp_path / "rows.parquet"))
 
 
-def table(classifier: Classifier, source: Source, **options) -> np.ndarray:
+def table(classifier: Classifier, source: SourceSplit, **options) -> np.ndarray:
     """Probabilities (N, C) that `predict` writes."""
     output = Path(source.path).with_name("p.parquet")
     predict(classifier, source, output, **options)
@@ -87,7 +87,7 @@ def table(classifier: Classifier, source: Source, **options) -> np.ndarray:
     return found.iloc[:, 2:].values
 
 
-def test_texts_get_the_mean_over_their_views(texts: Classifier, source: Source) -> None:
+def test_texts_get_the_mean_over_their_views(texts: Classifier, source: SourceSplit) -> None:
     rows = text_rows(60, seed=3)["text"][:]
     seen = [rows] + [SwapWords(0.5)(TextBatch(rows), generators(7, range(60), 0, view)).texts for view in (1, 2)]
     each = [apply.probabilities(texts, Dataset.from_dict({"text": view})) for view in seen]
@@ -95,7 +95,7 @@ def test_texts_get_the_mean_over_their_views(texts: Classifier, source: Source) 
     assert np.abs(table(texts, source, views=SWAPS) - (each[0] + each[1] + each[2]) / 3).max() < 1e-6
 
 
-def test_pictures_get_the_mean_with_their_mirror(pictures: Classifier, album: Source) -> None:
+def test_pictures_get_the_mean_with_their_mirror(pictures: Classifier, album: SourceSplit) -> None:
     rows = image_rows(10, seed=3)
 
     def mirrored(picture: dict) -> dict:
@@ -126,14 +126,14 @@ def test_neither_batches_nor_parts_nor_the_run_make_a_difference(
         assert np.abs(table(classifier, rows, views=views, batch_size=batch_size) - first).max() < 1e-6
 
 
-def test_operations_that_change_nothing_change_nothing(texts: Classifier, source: Source) -> None:
+def test_operations_that_change_nothing_change_nothing(texts: Classifier, source: SourceSplit) -> None:
     plain = evaluate(texts, source, resamples=100)
     seen = evaluate(texts, source, resamples=100, views=SeveralViews((SwapWords(0.0),), 2))
     assert "views" not in plain and seen["metrics"] == plain["metrics"] == seen["views"]["without"]
     assert seen["views"]["difference"]["value"] == 0.0
 
 
-def test_every_format_has_the_same_rows(texts: Classifier, source: Source) -> None:
+def test_every_format_has_the_same_rows(texts: Classifier, source: SourceSplit) -> None:
     files = [Path(source.path).with_name(name) for name in ("p.csv", "p.jsonl", "p.parquet")]
     for file in files:
         assert predict(texts, source, file, views=SWAPS)["rows"] == 60
@@ -152,16 +152,18 @@ def test_auto_is_float32_with_views(
     monkeypatch.setattr(apply, "has_native_bf16", lambda _: True)
     path = tmp_path / "rows.csv"
     path.write_text("text\n" + "".join(f"{row['text']}\n" for row in text_rows(300, seed=5)))
-    exact = table(texts, Source(str(path)), views=SWAPS, precision="float32")
+    exact = table(texts, SourceSplit(str(path)), views=SWAPS, precision="float32")
     with caplog.at_level("INFO", "hf_finetune"):
-        assert np.array_equal(table(texts, Source(str(path)), views=SWAPS), exact)
+        assert np.array_equal(table(texts, SourceSplit(str(path)), views=SWAPS), exact)
         assert "computed in bfloat16" not in caplog.text
-        half = table(texts, Source(str(path)), views=SWAPS, precision="bf16")
+        half = table(texts, SourceSplit(str(path)), views=SWAPS, precision="bf16")
     assert 0 < np.abs(half - exact).max() < 0.1
     assert caplog.text.count("computed in bfloat16") == 1
 
 
-def test_labels_that_change_are_counted(texts: Classifier, source: Source, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_that_change_are_counted(
+    texts: Classifier, source: SourceSplit, caplog: pytest.LogCaptureFixture
+) -> None:
     other = (table(texts, source).argmax(-1) != table(texts, source, views=SWAPS).argmax(-1)).sum()
     assert 0 < other < 60
     with caplog.at_level("INFO", "hf_finetune"):
@@ -174,7 +176,7 @@ def test_labels_that_change_are_counted(texts: Classifier, source: Source, caplo
     )
 
 
-def test_a_result_with_views(texts: Classifier, source: Source) -> None:
+def test_a_result_with_views(texts: Classifier, source: SourceSplit) -> None:
     found = evaluate(texts, source, resamples=100, views=SWAPS)
     assert found.keys() == {"rows", "metrics", "rows_trained_on", "throughput", "precision", "views"}
     assert found["rows"] == 60 and found["precision"] == {"format": "float32"}
@@ -191,7 +193,9 @@ def test_a_result_with_views(texts: Classifier, source: Source) -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_what_the_classifier_cannot_read_is_refused(texts: Classifier, pictures: Classifier, source: Source) -> None:
+def test_what_the_classifier_cannot_read_is_refused(
+    texts: Classifier, pictures: Classifier, source: SourceSplit
+) -> None:
     with pytest.raises(InputError, match=r"^--augment: Flip is not for texts"):
         evaluate(texts, source, views=SeveralViews((Flip(),), 2))
     with pytest.raises(InputError, match=r"^--augment: SwapWords is not for pictures"):

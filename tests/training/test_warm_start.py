@@ -5,7 +5,7 @@ from helpers.small_runs import small_trainer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hf_finetune.data.inputs import Rows, columns_of
-from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.models.modules import classification_layer, set_layer
 from hf_finetune.training.warm_start import NotOfRows, fit_head, head_features, with_every_class
 

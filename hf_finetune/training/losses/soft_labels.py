@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hf_finetune.evaluation.inference import evaluating
+from hf_finetune.evaluation.logits import evaluating
 
 # Logits of a batch by its ids and by its word embeddings: the same numbers added up in another order.
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import nn
 
 from hf_finetune.data.inputs import Inputs, TextInputs
-from hf_finetune.data.tokens import ids_that_occur
+from hf_finetune.data.tokens import used_token_ids
 from hf_finetune.training.optim.vocabulary_adamw import clip_gradients
 
 
@@ -29,7 +29,7 @@ class SparseWords:
 
     def that_occur(self, encoded: Dataset) -> torch.Tensor:
         """Rows of the table that training reads, padding among them, shape (U,), int64."""
-        return torch.from_numpy(np.union1d(ids_that_occur(encoded), self.padding))
+        return torch.from_numpy(np.union1d(used_token_ids(encoded), self.padding))
 
     def clip(self, accelerator: Accelerator, model: nn.Module, max_norm: float) -> torch.Tensor:
         """What the Trainer does with `torch.nn.utils.clip_grad_norm_`, which knows no row-sparse gradients."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.errors import InputError
-from hf_finetune.evaluation.inference import predict_logits
+from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.features.frozen_layers import cache_frozen_layers
 from hf_finetune.features.prefix import NoBoundary, Prefix
 from hf_finetune.models import freezing

@@ -1,0 +1,98 @@
+"""Exact duplicates, by a digest of each row's input; the fingerprint of the data.
+
+Legend: N rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROWS_AT_ONCE = 256
+
+
+def row_digests(table: pa.Table) -> list[bytes]:
+    """SHA-256 of each row's input: the text or the pair, or the bytes of the image's file."""
+    digests = []
+    names = [name for name in ("text", "text_pair", "image") if name in table.column_names]
+    for batch in table.select(names).to_batches():
+        columns = [batch.column(name).to_pylist() for name in names]
+        if names == ["image"]:
+            digests += [_image_digest(image) for image in columns[0]]
+        elif names == ["text"]:
+            digests += [hashlib.sha256(text.encode()).digest() for text in columns[0]]
+        else:
+            digests += [_pair_digest(*pair) for pair in zip(*columns, strict=True)]
+    return digests
+
+
+def _pair_digest(first: str, second: str) -> bytes:
+    start = first.encode()
+    # The length in front keeps ("ab", "c") apart from ("a", "bc").
+    return hashlib.sha256(b"%d:%b%b" % (len(start), start, second.encode())).digest()
+
+
+def _image_digest(image: dict) -> bytes:
+    content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+    return hashlib.sha256(content).digest()
+
+
+def dataset_digests(rows: Dataset) -> list[bytes]:
+    """See `row_digests`. A few rows at a time: of drawn rows a table is a copy, images and all."""
+    return [digest for part in rows.with_format("arrow").iter(ROWS_AT_ONCE) for digest in row_digests(part)]
+
+
+def first_occurrences(digests: Sequence[bytes]) -> np.ndarray:
+    """Shape (N,): for each row the first row with the same input, itself if there is none before."""
+    first: dict[bytes, int] = {}
+    return np.fromiter((first.setdefault(digest, i) for i, digest in enumerate(digests)), np.int64, len(digests))
+
+
+def first_sources(rows: Dataset, *, by_content: bool = True) -> np.ndarray:
+    """Shape (N,): for each row the first one with the same input, or of the same row of the data, as stored copies are.
+
+    Args:
+        rows: canonical rows of one split, copies behind their originals.
+        by_content: False: the same row of the data alone, for images of which no file is left, but pixels.
+    """
+    numbers: list[int] = rows["row"][:]
+    digests = dataset_digests(rows) if by_content else [b"%d" % number for number in numbers]
+    known: dict[int, bytes] = {}
+    return first_occurrences([known.setdefault(n, digest) for n, digest in zip(numbers, digests, strict=True)])
+
+
+def unusable_for_training(
+    digests: Sequence[bytes], *, scored: Collection[bytes], before: Sequence[bytes] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unlabeled rows that are not to be trained on.
+
+    Args:
+        digests: of the rows, see `row_digests`.
+        scored: of validation and test rows.
+        before: of rows that are trained on already.
+
+    Returns:
+        Masks (N,): rows whose exact input is scored; of the others those that repeat one of `before` or an earlier one.
+    """
+    scored_N = np.fromiter((digest in scored for digest in digests), bool, len(digests))
+    first_N = first_occurrences([*before, *digests])[len(before) :]
+    return scored_N, ~scored_N & (first_N != len(before) + np.arange(len(digests)))
+
+
+def fingerprint(labels: Sequence[str], splits: Mapping[str, tuple[Sequence[bytes], np.ndarray]]) -> str:
+    """SHA-256 over class names and, split by split, every row's input digest and class: the same on every machine."""
+    total = hashlib.sha256(json.dumps(list(labels)).encode())
+    for name, (digests, labels_N) in splits.items():
+        total.update(f"{name} {len(digests)}".encode())
+        total.update(b"".join(digests))
+        total.update(np.ascontiguousarray(labels_N, dtype="<i8").tobytes())
+    return total.hexdigest()

@@ -1,0 +1,169 @@
+"""Images decoded once: resized pixels in a memory-mapped file of the disk cache.
+
+Only what a processor does up to its whole-number pixels (decoding, resizing, cropping) is cached, a quarter of the size
+of its floats; rescaling and normalizing is one cheap step on the batch.
+
+Legend: N images, B of a batch, H height, W width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from transformers import BaseImageProcessor
+
+from hf_finetune.data.image_decoding import decode
+from hf_finetune.data.image_processing import probe_indices, resize, splits_in_two
+from hf_finetune.data.rows import to_dataset
+from hf_finetune.utils import disk_cache
+
+logger = logging.getLogger("hf_finetune.run")
+
+FORMAT = 2
+PIXELS = "pixels.bin"
+IMAGES_AT_A_TIME = 64
+
+# Caches that this process reads, by folder: what another process removes from the disk stays readable here.
+_OPEN: dict[str, np.memmap] = {}
+
+
+def decode_once(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: float) -> Dataset:
+    """The rows with their images in the cache, see `cache_pixels`; rows that are there already stay as they are.
+
+    Where images cannot be cached, the rows come back as they are, and the reason is logged.
+
+    Args:
+        rows: canonical rows with encoded images.
+        budget_gb: gigabytes (10^9 bytes) of the whole disk cache, see `utils.disk_cache`.
+    """
+    if len(rows) == 0 or cached_pixels(rows[:1]["image"]) is not None:
+        return rows
+    try:
+        return cache_decoded(rows, processor, budget_gb=budget_gb)
+    except disk_cache.NoStore as why:
+        logger.info("images are decoded anew every epoch: %s", why)
+        return rows
+
+
+def cache_decoded(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: float) -> Dataset:
+    """As `decode_once`.
+
+    Raises:
+        NoStore: the images cannot be cached.
+    """
+    probes = [decode(image) for image in rows.select(probe_indices(len(rows)))["image"]]
+    if not splits_in_two(processor, probes):
+        raise disk_cache.NoStore(f"{type(processor).__name__} gives no whole-number pixels")
+    size = tuple(resize(processor, probes[:1]).shape[1:])
+    return cache_pixels(rows, _chunks(rows, processor), size, cache_key(rows, processor), budget_gb=budget_gb)
+
+
+def cache_pixels(
+    rows: Dataset, chunks: Iterable[torch.Tensor], size: tuple[int, ...], key: Mapping[str, Any], *, budget_gb: float
+) -> Dataset:
+    """The rows with images of the cache: `image` then names a place in it, which `cached_pixels` reads.
+
+    Args:
+        rows: whose images are exchanged.
+        chunks: the new ones, part by part, (B, 3, H, W), uint8; not read where an earlier run left them.
+        size: of each, (3, H, W).
+        key: all that they depend on, as JSON has it.
+        budget_gb: see `decode_once`.
+
+    Raises:
+        NoStore: see `utils.disk_cache.building`; or the images are of several sizes.
+    """
+    folder = disk_cache.folder_of("pixels", key)
+    pixels = disk_cache.find(folder, _map)
+    if pixels is None:
+        _build(folder, chunks, (len(rows), *size), budget_gb)
+        pixels = disk_cache.find(folder, _map)
+    if pixels is None:
+        raise disk_cache.NoStore(f"{folder} went away")
+    _OPEN[str(folder)] = pixels
+    disk_cache.hold(folder)
+    places = pa.array(
+        [{"bytes": None, "path": f"{folder}#{row}"} for row in range(len(rows))],
+        pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+    )
+    table = rows.remove_columns("image").with_format("arrow")[:]
+    return to_dataset(table.append_column("image", places))
+
+
+def cached_pixels(images: Sequence[dict[str, Any]]) -> torch.Tensor | None:
+    """Pixels (B, 3, H, W), uint8, of images that are in the cache; None when any of them is not."""
+    places = [("" if image["bytes"] else image["path"] or "").rpartition("#") for image in images]
+    if not all(row.isdigit() for _, _, row in places):
+        return None
+    for folder in {folder for folder, _, _ in places} - _OPEN.keys():
+        if not (Path(folder) / disk_cache.MANIFEST).is_file():
+            return None
+        _OPEN[folder] = _map(Path(folder), disk_cache.manifest(Path(folder)))
+    return torch.from_numpy(np.stack([_OPEN[folder][int(row)] for folder, _, row in places]))
+
+
+def cache_key(rows: Dataset, processor: BaseImageProcessor) -> dict[str, Any]:
+    """All that decoded images depend on: the files, the processor, the versions."""
+    # What comes after the whole-number pixels.
+    later = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    digest = hashlib.sha256()
+    for images in _images(rows):
+        for image in images:
+            content = image["bytes"]
+            if content is None:
+                path = Path(image["path"])
+                # One that went away is named when it is decoded.
+                stat = path.stat() if path.exists() else None
+                content = f"{path.absolute()} {stat and (stat.st_size, stat.st_mtime_ns)}".encode()
+            digest.update(b"%d " % len(content))
+            digest.update(content)
+    return {
+        "format": FORMAT,
+        "processor": {name: value for name, value in processor.to_dict().items() if name not in later},
+        "versions": {name: version(name) for name in ("pillow", "torchvision", "transformers")},
+        "pictures": digest.hexdigest(),
+    }
+
+
+def _images(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
+    for part in rows.select_columns("image").iter(batch_size=IMAGES_AT_A_TIME):
+        yield part["image"]
+
+
+def _chunks(rows: Dataset, processor: BaseImageProcessor) -> Iterator[torch.Tensor]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for images in _images(rows):
+            yield resize(processor, list(pool.map(decode, images)))
+
+
+def _map(folder: Path, manifest: dict[str, Any]) -> np.memmap:
+    shape = tuple(int(side) for side in manifest["shape"])
+    return np.memmap(folder / PIXELS, dtype=np.uint8, mode="r", shape=shape)
+
+
+def _build(folder: Path, chunks: Iterable[torch.Tensor], shape: tuple[int, ...], budget_gb: float) -> None:
+    """Write pixels of the shape (N, 3, H, W) to the cache.
+
+    Raises:
+        NoStore: see `utils.disk_cache.building`; or an image has another size.
+    """
+    started, size = time.perf_counter(), int(np.prod(shape))
+    with disk_cache.building(folder, needed=size, budget_gb=budget_gb, about={"shape": list(shape)}) as build:
+        for pixels in chunks:
+            if tuple(pixels.shape[1:]) != shape[1:] or pixels.dtype != torch.uint8:
+                raise disk_cache.NoStore("the processor gives images of several sizes")
+            build.append(PIXELS, pixels.contiguous().numpy())
+    seconds = time.perf_counter() - started
+    logger.info("%d images cached in %s: %.0f MB, %.1f s", shape[0], folder, size / 1e6, seconds)

@@ -1,0 +1,136 @@
+"""From labels as a source holds them to class ids, and the order of the classes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import did_you_mean, listed
+
+logger = logging.getLogger("hf_finetune")
+
+# The class of a row that has none, as GLUE's test sets have it. Not -100: the Trainer would leave such rows out of the
+# number that a step's loss is divided by.
+UNLABELED = -1
+
+
+class ClassIds:
+    """Numbers of class names: of those that are known, or of all that come, in order of appearance.
+
+    Args:
+        known: class names, index = number; None: every name is welcome.
+        owner: whose classes these are, for messages.
+    """
+
+    def __init__(self, known: Sequence[str] | None = None, owner: str = "") -> None:
+        self.ids = {name: i for i, name in enumerate(known or ())}
+        self.closed, self.owner = known is not None, owner
+        self.types: set[type] = set()
+        self._cache: dict[tuple[type, Any], int | None] = {}
+
+    def id_of(self, value: Any, names: Sequence[str]) -> int | None:
+        """Number of a label as a source holds it; None when it is missing.
+
+        Args:
+            names: the source's own class names, if the value is an index into them.
+
+        Raises:
+            ValueError: why it is no class, or not one of the known.
+        """
+        if isinstance(value, list | dict):
+            raise ValueError(
+                f"the label is {shortened(value)}: multi-label is not supported yet, expected one class a row"
+            )
+        # The type is part of the key: 1 and True and 1.0 are equal.
+        key = (type(value), value)
+        if key not in self._cache:
+            name = label_name(value, names)
+            self._cache[key] = None if name is None else self._id(name, type(value))
+        return self._cache[key]
+
+    def _id(self, name: str, kind: type) -> int:
+        self.types.add(kind)
+        if name not in self.ids and self.closed:
+            raise ValueError(
+                f"the label {name!r} is not among the {len(self.ids)} classes of {self.owner} "
+                f"({listed(list(self.ids))}){did_you_mean(name, self.ids)}"
+            )
+        return self.ids.setdefault(name, len(self.ids))
+
+
+def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
+    """Name of a class: a string as it is, whole numbers and booleans by `str`, an index by the name it points to.
+
+    Returns:
+        None for a missing label: null, NaN, white space, or -1 as an index.
+
+    Raises:
+        ValueError: for fractions, and indices without a name.
+    """
+    match value:
+        case None:
+            return None
+        case str():
+            return None if not value or value.isspace() else value
+        case int() if names:
+            if not -1 <= value < len(names):
+                raise ValueError(
+                    f"the label is {value}, but its {len(names)} classes are numbered 0 to {len(names) - 1}"
+                )
+            return None if value == UNLABELED else names[value]
+        case float():
+            if math.isnan(value):
+                return None
+            if not value.is_integer():
+                raise ValueError(f"the label is {value}: regression is not supported yet, expected classes")
+            return str(int(value))
+        case bool() | int():
+            return str(value)
+    raise ValueError(f"the label is {shortened(value)}, expected a class (text or a whole number)")
+
+
+def order_classes(names: Iterable[str], declared: Sequence[str] = ()) -> tuple[str, ...]:
+    """Class names in the order that the source declares, else numerically if all are whole numbers, else sorted."""
+    names = set(names)
+    if names <= set(declared):
+        return tuple(name for name in declared if name in names)
+    if all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def check_classes(labels: Sequence[str], rows: int, place: str, column: str) -> None:
+    """Warn of labels that may be something else; a file of texts does not tell numbers to be predicted from classes.
+
+    Raises:
+        InputError: a single class; numbers with fractions, hardly two of them alike.
+    """
+    if len(labels) == 1:
+        raise InputError(f"{place}: every row has the label {labels[0]!r}; expected two classes at least")
+    many = len(labels) > max(2, rows // 2)
+    try:
+        fractions = sum(not float(name).is_integer() for name in labels)
+    except (ValueError, OverflowError):
+        fractions = 0
+    if fractions and many:
+        raise InputError(
+            f"{place}: column {column!r} holds {len(labels)} different numbers with fractions in {rows} rows: "
+            "regression is not supported yet, expected classes; sort the numbers into some, or name another column by "
+            "--label"
+        )
+    if fractions:
+        logger.warning(
+            "%s: the labels in column %r are numbers with fractions; each is a class of its own", place, column
+        )
+    elif many:
+        logger.warning("%s: column %r holds %d classes in %d rows; is it the label?", place, column, len(labels), rows)
+
+
+def shortened(value: Any) -> str:
+    """A value and its type, for messages."""
+    text = repr(value)
+    return f"{text if len(text) <= 40 else text[:40] + '...'} ({type(value).__name__})"

@@ -1,0 +1,98 @@
+"""A folder of one sub-folder per class: each image or .txt file in it is a row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.data import image_decoding
+from hf_finetune.data.config import Kind
+from hf_finetune.data.readers.table import Chunk, Column, batched
+from hf_finetune.data.readers.text_file import codec_of, unreadable
+
+SUFFIXES: dict[Kind, tuple[str, ...]] = {"text": (".txt",), "image": image_decoding.SUFFIXES}
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """Files in the order of their folders, then of their names."""
+
+    root: Path
+    kind: Kind
+    files: tuple[str, ...]
+    """Below the root."""
+    labeled: bool = True
+    encoding: str = "utf-8"
+
+    @property
+    def name(self) -> str:
+        """The folder as the user named it."""
+        return str(self.root)
+
+    @property
+    def classes(self) -> set[str]:
+        """Names of the sub-folders that hold a file."""
+        return {_class_of(file) for file in self.files}
+
+    def columns(self) -> dict[str, Column]:
+        """The content, called as its kind, and `label` if there are sub-folders."""
+        content = Column("string", "text") if self.kind == "text" else Column("image", "images")
+        return {self.kind: content} | ({"label": Column("string", "folder names")} if self.labeled else {})
+
+    def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
+        """Rows in order, `size` at a time. Images are named, not read.
+
+        Raises:
+            InputError: for a text that does not decode, naming file and line.
+        """
+        read = {self.kind: self._content, "label": _class_of}
+        for first, files in batched(self.files, size):
+            values = {name: [read[name](file) for file in files] for name in columns}
+            yield Chunk(values, len(files), self.name, first, files=[str(self.root / file) for file in files])
+
+    def _content(self, file: str) -> str | dict[str, Any]:
+        path = self.root / file
+        if self.kind == "image":
+            return {"bytes": None, "path": os.path.abspath(path)}
+        try:
+            return path.read_text(encoding=codec_of(self.encoding))
+        except (OSError, UnicodeError) as error:
+            raise unreadable(path, self.encoding, error) from None
+
+
+def _class_of(file: str) -> str:
+    return file.partition("/")[0]
+
+
+def find_classes(root: Path, kind: Kind | None, encoding: str, *, flat: bool = False) -> ClassFolder | None:
+    """The texts or images in the sub-folders, however deep, or with `flat` those in the folder itself.
+
+    Args:
+        kind: what to look for; None: what there is more of.
+
+    Returns:
+        None when there are none. Hidden files and folders, and those like __pycache__, do not count.
+    """
+    files: dict[Kind, list[str]] = {"text": [], "image": []}
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [] if flat else [name for name in subfolders if not is_hidden(name)]
+        if Path(folder) == root and not flat:
+            continue
+        below = Path(folder).relative_to(root)
+        for name in names:
+            for each, suffixes in SUFFIXES.items():
+                if name.lower().endswith(suffixes) and not is_hidden(name):
+                    files[each].append((below / name).as_posix())
+    if kind is None:
+        kind = "image" if len(files["image"]) > len(files["text"]) else "text"
+    # By folder, then by file: a plain sort of the paths would put "a-b/1" before "a/1".
+    ordered = sorted(files[kind], key=lambda file: file.split("/"))
+    return ClassFolder(root, kind, tuple(ordered), labeled=not flat, encoding=encoding) if ordered else None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is for programs: .git, __pycache__."""
+    return name.startswith((".", "__"))

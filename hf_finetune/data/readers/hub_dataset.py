@@ -1,0 +1,108 @@
+"""Data sets on the Hugging Face Hub, through `datasets`; its many exceptions become one line with a remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import datasets
+from datasets.exceptions import DatasetNotFoundError
+
+from hf_finetune.data.readers.parquet_file import arrow_columns
+from hf_finetune.data.readers.table import Chunk, Column
+from hf_finetune.errors import InputError
+
+
+@dataclass(frozen=True)
+class HubSplit:
+    """One split of a data set on the Hub, or in `datasets`' cache of it."""
+
+    path: str
+    split: str
+    rows: datasets.Dataset
+
+    @property
+    def name(self) -> str:
+        """Id and split."""
+        return f"{self.path}, split {self.split}"
+
+    def columns(self) -> dict[str, Column]:
+        """Columns in order."""
+        return arrow_columns(self.rows.features.arrow_schema, self.rows.features)
+
+    def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
+        """Rows in order, `size` at a time.
+
+        Raises:
+            InputError: when there are none.
+        """
+        if len(self.rows) == 0:
+            raise InputError(f"{self.name}: there are no rows")
+        tables = self.rows.select_columns(list(columns)).with_format("arrow").iter(size)
+        for number, table in enumerate(tables):
+            values = {name: table.column(name).to_pylist() for name in columns}
+            yield Chunk(values, table.num_rows, self.name, number * size)
+
+
+def hub_splits(path: str, config_name: str | None, revision: str | None) -> dict[str, HubSplit]:
+    """Download, or find in the cache, every split of a data set.
+
+    Raises:
+        InputError: when it cannot be had; names the cause and the remedy.
+    """
+    with _one_line(path, revision):
+        splits = datasets.load_dataset(path, config_name, revision=revision)
+    return {name: HubSplit(path, name, rows) for name, rows in splits.items()}
+
+
+def hub_columns(path: str, config_name: str | None, revision: str | None) -> dict[str, Column]:
+    """Columns of a data set, without its rows where its card or its repository declare them.
+
+    Raises:
+        InputError: see `hub_splits`.
+    """
+    with _one_line(path, revision):
+        features = datasets.load_dataset_builder(path, config_name, revision=revision).info.features
+    if features is not None:
+        return arrow_columns(features.arrow_schema, features)
+    return next(iter(hub_splits(path, config_name, revision).values())).columns()
+
+
+@contextmanager
+def _one_line(path: str, revision: str | None) -> Iterator[None]:
+    # Columns are looked at before `training.classifier.quiet_libraries` is called; an error comes first on stderr.
+    datasets.disable_progress_bars()
+    try:
+        yield
+    except Exception as error:  # datasets, huggingface_hub, the network and the parsers below each raise their own
+        raise InputError(f"{path}: {_explained(error, revision)}") from error
+
+
+def _explained(error: Exception, revision: str | None) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, DatasetNotFoundError):
+        if "gated" in text:
+            return "this Hub data set is gated; ask for access on its page, then log in with `hf auth login`"
+        if "Revision" in text and revision is not None:
+            return f"this Hub data set has no revision {revision!r}; name a branch, tag or commit of it by --revision"
+        return (
+            "no such file or folder here, and no such data set on the Hub; check the name, "
+            "and if it is private log in with `hf auth login`"
+        )
+    if isinstance(error, ConnectionError):
+        return (
+            f"no such file or folder here, and the Hub cannot be reached ({text[:120]}); check the name and the "
+            "network, or unset HF_HUB_OFFLINE"
+        )
+    names = re.search(r"(?:Available|available configs): \[(.*?)\]", text)
+    if isinstance(error, ValueError) and names:
+        return f"name one of its configurations by --config-name: {names[1].replace(chr(39), '')}"
+    if "scripts are no longer supported" in text:
+        return "this Hub data set is built by its own code, which is never run; try --revision refs/convert/parquet"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = " ".join(str(cause).split()) or type(cause).__name__
+    return f"this Hub data set cannot be read ({reason[:200]}); open it on the Hub and check its files"

@@ -1,0 +1,135 @@
+"""Reader of json and jsonl files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
+from hf_finetune.data.readers.table import Chunk, Column, batched
+from hf_finetune.data.readers.text_file import read_lines
+from hf_finetune.errors import InputError
+
+Json = Any
+Row = dict[str, Json]
+
+
+@dataclass(frozen=True)
+class JsonFile:
+    """A json file: a list of objects, an object of columns, or either under "data"; or objects one a line (.jsonl)."""
+
+    path: Path
+    encoding: str = "utf-8"
+
+    @property
+    def name(self) -> str:
+        """The file as the user named it."""
+        return str(self.path)
+
+    def columns(self) -> dict[str, Column]:
+        """Columns in the order in which the first rows name them.
+
+        Raises:
+            InputError: see `chunks`.
+        """
+        rows = [row for _, row in islice(self._rows(), ROWS_INSPECTED)]
+        names = dict.fromkeys(key for row in rows for key in row)
+        return {name: _column([row.get(name) for row in rows]) for name in names}
+
+    def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
+        """Rows in order, `size` at a time; a key that a row lacks is None.
+
+        Raises:
+            InputError: for an undecodable or malformed line, naming it; for no rows.
+        """
+        for first, batch in batched(self._rows(), size):
+            lines, rows = zip(*batch, strict=True)
+            values = {name: [row.get(name) for row in rows] for name in columns}
+            yield Chunk(values, len(rows), self.name, first, lines=lines, objects=rows)
+
+    def _rows(self) -> Iterator[tuple[int | None, Row]]:
+        """The objects, each with its line if lines are what separates them."""
+        document = None if self.path.suffix.lower() == ".jsonl" else self._document()
+        number = 0
+        if document is None:
+            for number, row in self._by_line():
+                yield number, self._checked(row, f"line {number}")
+        else:
+            for number, row in enumerate(document, 1):
+                yield None, self._checked(row, f"row {number}")
+        if not number:
+            raise InputError(f"{self.path}: the file holds no rows; expected one object per example")
+
+    def _checked(self, row: Json, place: str) -> Row:
+        if not isinstance(row, dict):
+            expected = 'an object like {"text": ..., "label": ...}'
+            raise InputError(f"{self.path}, {place}: expected {expected}, got {_short(row)}")
+        return row
+
+    def _document(self) -> list[Json] | None:
+        """The rows of one JSON document; None when it is one document a line, as in many files called .json."""
+        text = "".join(read_lines(self.path, self.encoding))
+        if not text.strip():
+            return []
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            if error.msg.startswith("Extra data") and text.lstrip().startswith("{"):
+                return None
+            raise self._malformed(error, error.lineno) from None
+        except (ValueError, RecursionError) as error:
+            raise self._malformed(error) from None
+        if isinstance(content, dict) and isinstance(content.get("data"), list | dict):
+            content = content["data"]
+        if isinstance(content, dict):
+            content = self._rows_of_columns(content)
+        if not isinstance(content, list):
+            raise InputError(f"{self.path}: expected a list of objects, got {_short(content)}")
+        return content
+
+    def _by_line(self) -> Iterator[tuple[int, Json]]:
+        for number, line in enumerate(read_lines(self.path, self.encoding), 1):
+            if not line.isspace():
+                try:
+                    yield number, json.loads(line.rstrip())
+                except json.JSONDecodeError as error:
+                    raise self._malformed(error, number, "; expected one object a line") from None
+                except (ValueError, RecursionError) as error:
+                    raise self._malformed(error, number) from None
+
+    def _malformed(self, error: ValueError | RecursionError, line: int | None = None, hint: str = "") -> InputError:
+        place = f"{self.path}" if line is None else f"{self.path}, line {line}"
+        if isinstance(error, json.JSONDecodeError):
+            return InputError(f"{place}, column {error.colno}: not JSON ({error.msg}){hint}")
+        return InputError(f"{place}: not readable as JSON ({error})")
+
+    def _rows_of_columns(self, columns: dict[str, Json]) -> list[Row]:
+        if not all(isinstance(column, list) for column in columns.values()):
+            raise InputError(
+                f'{self.path}: expected a list of objects, an object of columns (lists), or {{"data": [...]}}'
+            )
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            spelled = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise InputError(f"{self.path}: the columns differ in length: {spelled}")
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _short(value: Json) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _column(values: list[Json]) -> Column:
+    types = {type(value) for value in values} - {type(None)}
+    if str in types:
+        return Column("string", "text")
+    if types and types <= {int, float, bool}:
+        return Column("number", "numbers")
+    if list in types:
+        return Column("list", "lists")
+    return Column("other", "objects" if types else "nothing")

@@ -1,0 +1,62 @@
+"""Lines of text files in any encoding, and the one-line error of those that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hf_finetune.errors import InputError
+
+_ENCODING_FLAGS = "--data.encoding {0} (predict, evaluate: --encoding {0})"
+
+
+def read_lines(path: Path, encoding: str) -> Iterator[str]:
+    """Lines of a text file with their ends, a byte order mark left out.
+
+    Raises:
+        InputError: for an unreadable file, an unknown encoding, or, naming the line, undecodable or NUL bytes.
+    """
+    try:
+        with path.open(encoding=codec_of(encoding), newline="") as file:
+            for number, line in enumerate(file, 1):
+                if "\0" in line:
+                    raise InputError(
+                        f"{path}, line {number}: a NUL byte; remove it, or if the file is UTF-16 say so: "
+                        f"{_ENCODING_FLAGS.format('utf-16')}"
+                    )
+                yield line
+    except (OSError, UnicodeError) as error:
+        raise unreadable(path, encoding, error) from None
+
+
+def codec_of(encoding: str) -> str:
+    """The codec for an encoding's name; for UTF-8 the one that tolerates a byte order mark.
+
+    Raises:
+        InputError: when Python knows no such encoding.
+    """
+    try:
+        "".encode(encoding)
+    except LookupError:
+        raise InputError(f"--data.encoding {encoding}: no such encoding; try utf-8, cp1252 or utf-16") from None
+    return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+
+
+def unreadable(path: Path, encoding: str, error: OSError | UnicodeError) -> InputError:
+    """The error for a text file that cannot be read, naming the line of the first undecodable byte."""
+    if isinstance(error, OSError):
+        return InputError(f"{path}: cannot be read ({error.strerror})")
+    data = path.read_bytes()
+    line, culprit = 1, "it"
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as failure:
+        line, culprit = data.count(b"\n", 0, failure.start) + 1, f"byte 0x{data[failure.start]:02x}"
+    except UnicodeError:
+        pass
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        likely = "utf-16"
+    else:
+        likely = {"utf-8-sig": "cp1252", "cp1252": "latin-1"}.get(codec_of(encoding), "utf-8")
+    flags = _ENCODING_FLAGS.format(likely)
+    return InputError(f"{path}, line {line}: {culprit} is not {encoding}; name the file's encoding: {flags}")

@@ -1,0 +1,182 @@
+"""Which splits of DATA train, validate and test: by their names, or as the user says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hf_finetune.data.columns import choose_columns, require_columns
+from hf_finetune.data.config import Kind, Role, Source, SplitOptions
+from hf_finetune.data.readers.table import Column
+from hf_finetune.data.rows import has_labels
+from hf_finetune.data.sources import Layout, Split, locate, role_of
+from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import Notes, did_you_mean, listed
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The splits that a run reads, and the columns that it reads of them."""
+
+    labeled: dict[Role, Split]
+    unlabeled: tuple[Split, ...]
+    """Further training rows, whose labels are not read."""
+    columns: dict[str, str]
+    """The columns of train by canonical name."""
+
+
+def select_splits(source: Source, kind: Kind, options: SplitOptions, notes: Notes) -> Selection:
+    """Find which splits of DATA train, validate and test, and which columns to read.
+
+    Raises:
+        InputError: for a split or a column that is not there, not obvious or without labels.
+    """
+    layout = locate(source, kind=kind, labeled=True)
+    for note in layout.notes:
+        notes.add(note)
+    train = train_split(layout, source.path)
+    requested = source.columns(kind)
+    columns = choose_columns(train.columns, requested, kind=kind, need_label=True, place=train.place)
+    note_inferred(columns, requested, train.columns, notes)
+    labeled: dict[Role, Split] = {"train": train}
+    named: dict[Role, str | None] = {"validation": options.validation, "test": options.test}
+    for role, name in named.items():
+        if name is not None:
+            labeled[role] = named_split(layout, name, f"--{role}", source, kind)
+            require_columns(columns, labeled[role].columns, place=labeled[role].place, like=train.place)
+    _refuse_shared(labeled)
+    for role, name in named.items():
+        if name is None and (own := _own_split(layout, role, list(labeled.values()), source.path, notes)):
+            labeled[role] = own
+    unlabeled = tuple(
+        named_split(layout, name, "--unlabelled", source, kind, labeled=False) for name in options.unlabeled
+    )
+    read = [*labeled.values(), *unlabeled]
+    if unused := [name for name, split in layout.splits.items() if not any(split.same_rows(each) for each in read)]:
+        notes.add(f"splits not used: {listed(unused)}")
+    labeled = _with_labels(labeled, columns["label"], options, notes)
+    for note in dict.fromkeys(note for split in (*labeled.values(), *unlabeled) for note in split.notes):
+        notes.add(note)
+    return Selection(labeled, unlabeled, columns)
+
+
+def note_inferred(
+    chosen: dict[str, str], requested: dict[str, str | None], columns: dict[str, Column], notes: Notes
+) -> None:
+    """Note which columns were taken without being named, and which were left."""
+    inferred = [f"{name} from column {column!r}" for name, column in chosen.items() if requested[name] is None]
+    others = [repr(column) for column in columns if column not in chosen.values()]
+    if inferred:
+        notes.add("inferred: " + ", ".join(inferred) + (f" (not used: {listed(others)})" if others else ""))
+
+
+def _refuse_shared(splits: dict[Role, Split]) -> None:
+    """No row may serve for two of training, validating and testing."""
+    roles = list(splits)
+    for i, role in enumerate(roles):
+        for other in roles[:i]:
+            if splits[role].same_rows(splits[other]):
+                raise InputError(
+                    f"--{role}: {splits[role].place} is {other} already; name other rows, or leave --{role} out"
+                )
+
+
+def _own_split(layout: Layout, role: Role, taken: list[Split], path: str, notes: Notes) -> Split | None:
+    """The data's own split for this; of several, validation is asked for and test is left out."""
+    candidates = splits_for(layout, role, taken)
+    if len(candidates) == 1:
+        return candidates[0]
+    names = listed([split.name for split in candidates])
+    if candidates and role == "validation":
+        raise InputError(f"{path}: several splits could be validation; name one by --validation: {names}")
+    if candidates:
+        notes.add(f"several splits could be test, none is used; name one by --test: {names}")
+    return None
+
+
+def _with_labels(splits: dict[Role, Split], label: str, options: SplitOptions, notes: Notes) -> dict[Role, Split]:
+    """The splits that have labels; one that must have some is refused."""
+    labeled: dict[Role, Split] = {}
+    for role, split in splits.items():
+        if has_labels(split, label):
+            labeled[role] = split
+        elif role == "train" or (role == "validation" and options.validation is not None):
+            raise InputError(
+                f"{split.place}: every label in column {label!r} is empty or -1; expected labeled rows for {role}"
+            )
+        else:
+            notes.add(f"{role}: no row of {split.name} has a label (all are -1 or empty), so it is not scored")
+    return labeled
+
+
+def train_split(layout: Layout, path: str) -> Split:
+    """The split called train, or the only one there is, unless its name says that it is for something else.
+
+    Raises:
+        InputError: when there is none, or several could be it.
+    """
+    if "train" in layout.splits:
+        return layout.splits["train"]
+    if len(layout.splits) == 1 and role_of(only := next(iter(layout.splits))) in (None, "train"):
+        return layout.splits[only]
+    raise InputError(f"{path}: no split is called train; it has {listed(list(layout.splits))}")
+
+
+def named_split(layout: Layout, name: str, flag: str, source: Source, kind: Kind, *, labeled: bool = True) -> Split:
+    """A split of the data by its name, or the rows of a path of its own.
+
+    Args:
+        layout: what `source` holds.
+        labeled: refuse a path of rows without labels.
+
+    Raises:
+        InputError: when it is neither, or the path holds several splits.
+    """
+    if name in layout.by_name:
+        return layout.by_name[name]
+    if not Path(name).expanduser().exists():
+        known = [*layout.splits, *layout.others]
+        raise InputError(
+            f"{flag} {name}: no such file or folder, and no split of {source.path}{did_you_mean(name, known)}; "
+            f"it has {listed(known)}"
+        )
+    splits = locate(Source(name, encoding=source.encoding), kind=kind, labeled=labeled).splits
+    if len(splits) > 1:
+        raise InputError(
+            f"{flag} {name}: it holds several splits ({listed(list(splits))}); name one file or folder of them"
+        )
+    return replace(next(iter(splits.values())), name=Path(name).name)
+
+
+def splits_for(layout: Layout, role: Role, taken: list[Split]) -> list[Split]:
+    """Splits that are for this by their name: those of a plain name alone if there are, else all that begin so."""
+    free = [split for split in layout.splits.values() if not any(split.same_rows(t) for t in taken)]
+    exact = [split for split in free if role_of(split.name, exact=True) == role]
+    return exact or [split for split in free if role_of(split.name) == role]
+
+
+def split_to_read(layout: Layout, path: str, name: str | None, usable: Callable[[Split], bool]) -> Split:
+    """The split to score or to label: by its name, else test if usable, else validation, else train.
+
+    Raises:
+        InputError: when there is no such split, or several could be it.
+    """
+    if name is not None:
+        known = [*layout.splits, *layout.others]
+        if name not in known:
+            raise InputError(
+                f"--split {name}: {path} has no such split{did_you_mean(name, known)}; it has {listed(known)}"
+            )
+        return layout.by_name[name]
+    if len(layout.splits) == 1:
+        return next(iter(layout.splits.values()))
+    roles: tuple[Role, ...] = ("test", "validation", "train")
+    for role in roles:
+        candidates = [split for split in splits_for(layout, role, []) if usable(split)]
+        if len(candidates) > 1:
+            names = listed([split.name for split in candidates])
+            raise InputError(f"{path}: several splits could be read; name one by --split: {names}")
+        if candidates:
+            return candidates[0]
+    raise InputError(f"{path}: name the split to read by --split; it has {listed(list(layout.splits))}")

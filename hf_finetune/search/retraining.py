@@ -1,0 +1,257 @@
+"""The runs that decide: the user's own recipe, with a policy and without, judged on validation rows that no trial has seen."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+
+from hf_finetune.augmentation.compose import Augmentation
+from hf_finetune.augmentation.mixing import Mixing, Mixup
+from hf_finetune.config.recipe import Averaging, ImageData, Recipe
+from hf_finetune.config.rules import check
+from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.data.loading import Splits
+from hf_finetune.errors import InputError
+from hf_finetune.evaluation.logits import predict_logits
+from hf_finetune.evaluation.metrics import row_log_losses, softmax
+from hf_finetune.features.frozen_layers import TrainingRows, cache_frozen_layers
+from hf_finetune.models.surgery.patches import ResizeImage
+from hf_finetune.pipeline import run as pipeline
+from hf_finetune.pipeline.context import Prepared
+from hf_finetune.pipeline.setup import check_mix, prepare
+from hf_finetune.training.callbacks import read_log
+from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS, in_proportion, of_shorter_run
+from hf_finetune.training.probe import Choice
+
+MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 3, 16, 32
+"""Steps of so many rows that tell what a run costs, and rows that it scores."""
+WATCHED = 1
+"""Validation rows that the Trainer scores after an epoch, where nobody asks for it: all are where the schedule does."""
+MOST_JUDGED = 1000
+"""Validation rows that a run answers for, at most."""
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A run, and what it says of the validation rows."""
+
+    predicted: list[int]
+    accuracy: float
+    log_loss: float
+    seconds: float
+    head_s: float
+    """Of the fit of its head, which later runs of the seed find done, and those of other seeds where only the head is random."""
+    kept_s: float
+    """Of what the frozen layers make of its rows, which all later runs find."""
+    step_s: float
+    """Of a step; not the first one, with its allocations and choices of kernels, where there are others."""
+    score_s: float
+    """Of its answers."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes, in seconds."""
+
+    kept_s: float
+    """The first run, beside the rest."""
+    head_s: float
+    """The first run of every seed but the first one, whose head was fitted when this was measured, beside the rest."""
+    fixed_s: float
+    row_s: float
+    score_s: float
+    rows_per_step: int
+    scored: int
+
+    def of(self, steps: int) -> float:
+        """A run of so many steps, without what is done once."""
+        return self.fixed_s + steps * self.rows_per_step * self.row_s + self.scored * self.score_s
+
+    def pairs(self, seeds: int, steps: int) -> float:
+        """All runs of so many seeds, two of each."""
+        return self.kept_s + (seeds - 1) * self.head_s + 2 * seeds * self.of(steps)
+
+    def times(self, factor: float) -> Cost:
+        """The same on a machine that is so many times slower."""
+        parts = ("kept_s", "head_s", "fixed_s", "row_s", "score_s")
+        return replace(self, **{name: factor * getattr(self, name) for name in parts})
+
+
+def retrain(recipe: Recipe, *, seed: int, steps: int, whole: int, judged: int) -> Retrained:
+    """Train as `train` does, for so many steps, and answer for the validation rows with the weights of the last one.
+
+    Nothing is chosen on these rows: neither an epoch nor an average of weights. Test rows are not looked at.
+
+    Args:
+        whole: steps of the recipe's own run; what its rate does over them it does here over fewer.
+    """
+    train, part = recipe.train, steps / whole
+    warmup_steps = None if train.warmup_steps is None else in_proportion(train.warmup_steps, part)
+    shorter = replace(train, seed=seed, max_steps=steps, warmup_steps=warmup_steps, early_stopping_patience=None)
+    schedule = of_shorter_run(train.lr_scheduler_type, recipe.schedule, part)
+    return _run(replace(recipe, train=shorter, schedule=schedule, averaging=Averaging()), most_scored=judged)
+
+
+def with_policy(recipe: Recipe, augment: tuple[Augmentation, ...], mix: tuple[Mixing, ...]) -> Recipe:
+    """The recipe with what a policy sets."""
+    data, objective = replace(recipe.data, augment=augment), replace(recipe.objective, mix=mix)
+    return replace(recipe, data=data, objective=objective)
+
+
+def with_side(recipe: Recipe, side: int) -> Recipe:
+    """The recipe for pictures of so many pixels a side."""
+    assert isinstance(recipe.data, ImageData), "pictures alone have a side"
+    data = replace(recipe.data, low_resolution=None)
+    return replace(recipe, data=data, model=replace(recipe.model, surgery=(*recipe.model.surgery, ResizeImage(side))))
+
+
+def why_no_mixing(recipe: Recipe, prepared: Prepared) -> str | None:
+    """Why a policy cannot mix the recipe's rows with one another; None: it can.
+
+    Args:
+        prepared: of the recipe, or of one with the same rows, batches and encoder.
+    """
+    if recipe.objective.mix:
+        return "objective.mix has the recipe's own, which all trials and runs have"
+    mixing = with_policy(recipe, (), (Mixup(),))
+    try:
+        check(mixing)
+        if recipe.adapts:
+            # Its own model alone tells whether it takes word embeddings.
+            with _quiet():
+                prepare(mixing)
+        else:
+            check_mix(replace(prepared, recipe=with_policy(prepared.recipe, (), (Mixup(),))), prepared.model)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def measure(recipe: Recipe, augment: tuple[Augmentation, ...], *, rows: int, rows_per_step: int, scored: int) -> Cost:
+    """What `retrain` takes, by a few rows of it.
+
+    Args:
+        augment: operations like those to come.
+        rows, rows_per_step, scored: of the runs to come: training rows, of a step, and validation rows.
+    """
+    few = min(MEASURED_ROWS, rows_per_step)
+    run = _run(
+        replace(
+            recipe,
+            data=replace(recipe.data, augment=augment),
+            batching=replace(recipe.batching, rows_per_step=few, token_budget=None),
+            train=replace(
+                recipe.train,
+                max_steps=MEASURED_STEPS,
+                gradient_accumulation_steps=1,
+                early_stopping_patience=None,
+            ),
+            averaging=Averaging(),
+        ),
+        most_scored=MEASURED_SCORED,
+    )
+    return Cost(
+        # Without augmentation the training rows go through the frozen layers, too.
+        kept_s=run.kept_s * (rows + scored) / len(run.predicted),
+        head_s=run.head_s,
+        fixed_s=run.seconds - run.head_s - run.kept_s - run.score_s - MEASURED_STEPS * run.step_s,
+        row_s=run.step_s / few,
+        score_s=run.score_s / len(run.predicted),
+        rows_per_step=rows_per_step,
+        scored=scored,
+    )
+
+
+def judged_rows(splits: Splits, most: int) -> Dataset:
+    """The validation rows that runs answer for, so many at most, drawn where there are more."""
+    rows = np.random.default_rng(0).permutation(len(splits.validation))[:most]
+    return splits.validation.select(np.sort(rows))
+
+
+def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
+    started = time.perf_counter()
+    recipe = replace(recipe, train=replace(recipe.train, logging_steps=1))
+    with _quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
+        prepared = prepare(recipe)
+        judged = judged_rows(prepared.splits, most_scored)
+        watched = judged.select(range(WATCHED if recipe.train.lr_scheduler_type not in BY_EVALUATIONS else len(judged)))
+        # Under a name of their own: `train` would take what is kept for these rows for that of all of its own.
+        name = f"{prepared.splits.fingerprint} {len(judged)} judged, {len(watched)} watched"
+        few = replace(prepared.splits, validation=watched, fingerprint=name)
+        choice = Choice(prepared.kernels)
+        trainer, parts, _ = pipeline.rehearse(replace(prepared, splits=few), Path(folder), choice)
+        trained = time.perf_counter()
+        step_s = _step_seconds(Path(folder) / "log.jsonl", trainer.loop_seconds)
+        logits_NC, kept_s = _answers(trainer.trained_model(), prepared, judged)
+    labels_N = np.asarray(judged["label"][:])
+    return Retrained(
+        predicted=logits_NC.argmax(-1).tolist(),
+        accuracy=float((logits_NC.argmax(-1) == labels_N).mean()),
+        log_loss=float(row_log_losses(labels_N, softmax(logits_NC)).mean()),
+        seconds=time.perf_counter() - started,
+        head_s=parts.get("head_warm_start_s", 0.0),
+        kept_s=kept_s + parts["cache_s"],
+        step_s=step_s,
+        score_s=time.perf_counter() - trained - kept_s,
+    )
+
+
+def _step_seconds(log: Path, loop_s: float) -> float:
+    """Of a step, by the times at which steps ended.
+
+    Args:
+        log: has a line for every step.
+        loop_s: of all steps.
+    """
+    times = [line["time"] for line in read_log(log) if "loss" in line]
+    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else loop_s
+
+
+def _answers(model: nn.Module, prepared: Prepared, judged: Dataset) -> tuple[np.ndarray, float]:
+    """Logits (N, C) of the rows, and the seconds that it took to compute what frozen layers make of them, where any are."""
+    recipe, encoded = prepared.recipe, prepared.inputs.encode(judged)
+    rows = TrainingRows(prepared.inputs, encoded, encoded)
+    if recipe.batching.cache_prefix and not recipe.adapts:
+        rows = cache_frozen_layers(
+            model,
+            prepared.inputs,
+            encoded,
+            encoded.select([0]),
+            fingerprint=f"{prepared.splits.fingerprint} {len(judged)} judged",
+            autocast=None,
+            budget_gb=recipe.batching.cache_gb,
+        )
+    try:
+        logits_NC = predict_logits(
+            model,
+            Rows(rows.train, columns_of(rows.inputs, labels=False)),
+            rows.inputs.collate,
+            batch_size=recipe.train.per_device_eval_batch_size,
+            lengths=rows.inputs.lengths(rows.train),
+        )
+    finally:
+        rows.close()
+    return logits_NC, rows.build_s
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[Any]:
+    """Nothing of a run's notes and bars: the search has one bar for all."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            yield said
+    finally:
+        logging.disable(level)

@@ -1,0 +1,85 @@
+"""What a search measures before it begins: a few steps of a run that decides, and of a trial."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from hf_finetune.augmentation.operations import Operation
+from hf_finetune.config.recipe import ImageData, Recipe
+from hf_finetune.errors import InputError
+from hf_finetune.search.bench import Bench
+from hf_finetune.search.plan import Pace, too_dear
+from hf_finetune.search.retraining import MOST_JUDGED, Cost, measure, with_side
+
+logger = logging.getLogger("hf_finetune.run")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What there is to plan by."""
+
+    steps: int
+    """Of the recipe."""
+    pace: Pace
+    side: int | None
+    """Of the pictures of the runs that decide, in pixels; None: they are the recipe's."""
+    whole: Cost
+    """Of a run on the recipe's pictures, by their pixels where that was not measured."""
+    measured: bool
+    """Whether it was."""
+
+
+def timed(
+    recipe: Recipe, bench: Bench, usual: tuple[Operation, ...], *, seeds: int, left: Callable[[], float]
+) -> Timing:
+    """Measure, and choose the pictures of the runs that decide: whole ones, or of half the side where these are too dear.
+
+    Args:
+        usual: operations like those to come.
+        seeds: pairs of runs that there must be time for.
+        left: seconds of the budget that are left now.
+    """
+    prepared, train = bench.prepared, recipe.train
+    batches = prepared.batches(prepared.inputs.lengths(bench.encoded))
+    steps = batches.planned(train.num_train_epochs, train.max_steps)
+    rows, scored = len(prepared.splits.train), min(len(prepared.splits.validation), MOST_JUDGED)
+
+    def measured(recipe: Recipe) -> Cost:
+        cost = measure(recipe, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
+        return replace(cost, head_s=0.0) if bench.one_head else cost
+
+    def dear(cost: Cost) -> bool:
+        return too_dear(cost, wanted=steps, seeds=seeds, left_s=left())
+
+    small_side, whole_side = bench.sides or (None, None)
+    small = None if small_side is None else _of_small_pictures(recipe, small_side, measured)
+    if small_side is None or whole_side is None or small is None:
+        cost = measured(recipe)
+        return Timing(steps, Pace(*bench.seconds(usual), cost), None, cost, True)
+    pixels = (whole_side / small_side) ** 2
+    whole = more_pixels(small, pixels)
+    # Whole ones are not measured where half of what their pixels ask for is too much already; at a low resolution a run does
+    # not train on them.
+    low = isinstance(recipe.data, ImageData) and recipe.data.low_resolution is not None
+    is_measured = low or not dear(more_pixels(small, pixels / 2))
+    if is_measured:
+        whole = measured(recipe)
+    cost, side = (whole, None) if is_measured and not dear(whole) else (small, small_side)
+    return Timing(steps, Pace(*bench.seconds(usual), cost), side, whole, is_measured)
+
+
+def more_pixels(cost: Cost, factor: float) -> Cost:
+    """Of a run on pictures with so many times the pixels, were all that goes by rows as many times as dear."""
+    parts = ("kept_s", "head_s", "row_s", "score_s")
+    return replace(cost, **{name: factor * getattr(cost, name) for name in parts})
+
+
+def _of_small_pictures(recipe: Recipe, side: int, measured: Callable[[Recipe], Cost]) -> Cost | None:
+    """None where there are none for this recipe."""
+    try:
+        return measured(with_side(recipe, side))
+    except InputError as error:
+        logger.info("the runs that decide have whole pictures: %s", error)
+        return None

@@ -1,0 +1,207 @@
+"""csv and json files: what is read, and the one line that each kind of damage gives."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_finetune.data.readers.csv_file import CsvFile
+from hf_finetune.data.readers.json_file import JsonFile
+from hf_finetune.errors import InputError
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def values(source: CsvFile | JsonFile, column: str, size: int = 2) -> list:
+    return [v for chunk in source.chunks([column], size) for v in chunk.columns[column]]
+
+
+def places(source: CsvFile | JsonFile, column: str) -> list[str]:
+    return [chunk.place(i) for chunk in source.chunks([column], 2) for i in range(chunk.size)]
+
+
+def complaint(source: CsvFile | JsonFile, column: str = "text") -> str:
+    with pytest.raises(InputError) as caught:
+        source.columns()
+        values(source, column)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_csv_rows_and_their_places(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", 'text,label\n"two\nlines",x\n\nNA,null\n"say ""hi"", you",None\n')
+    source = CsvFile(file)
+    assert values(source, "text") == ["two\nlines", "NA", 'say "hi", you']
+    assert values(source, "label") == ["x", "null", "None"]
+    assert places(source, "text") == [f"{file}, row 1 (line 2)", f"{file}, row 2 (line 5)", f"{file}, row 3 (line 6)"]
+
+
+def test_csv_column_kinds(tmp_path: Path) -> None:
+    columns = CsvFile(write(tmp_path / "a.csv", "text,stars, label \nfine,1.5,a\n7,2,b\n")).columns()
+    assert list(columns) == ["text", "stars", "label"]
+    assert [c.numeric for c in columns.values()] == [False, True, False]
+
+
+def test_byte_order_mark_and_carriage_returns(tmp_path: Path) -> None:
+    source = CsvFile(write(tmp_path / "a.csv", b"\xef\xbb\xbftext,label\r\na,b\r\nc,d\r\n"))
+    assert list(source.columns()) == ["text", "label"]
+    assert values(source, "label") == ["b", "d"]
+
+
+def test_tsv_is_separated_by_tabs(tmp_path: Path) -> None:
+    assert values(CsvFile(write(tmp_path / "a.tsv", "text\tlabel\na, b\tc\n")), "text") == ["a, b"]
+
+
+def test_bare_quotation_marks_of_a_tsv_are_text(tmp_path: Path) -> None:
+    """GLUE's files hold quotation marks that open fields and are never closed."""
+    bare = CsvFile(write(tmp_path / "a.tsv", 'text\tlabel\n"Open\tx\nsays "hi"\ty\n"a" b\tx\n'))
+    assert values(bare, "text") == ['"Open', 'says "hi"', '"a" b']
+    assert bare.notes == ("a.tsv: its quotation marks are read as they stand, for they do not enclose whole fields",)
+    quoted = CsvFile(write(tmp_path / "b.tsv", 'text\tlabel\n"two\nlines, ""b"""\tx\n'))
+    assert values(quoted, "text") == ['two\nlines, "b"'] and quoted.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'text,label\n"Open,x\n'),
+        # Quoted as it should be, but for one row: taking the marks as text would change all the others.
+        ("a.tsv", '"text"\t"label"\n"a"\t"x"\n"b" c\t"y"\n'),
+    ],
+)
+def test_quotation_marks_are_not_guessed_at(tmp_path: Path, name: str, content: str) -> None:
+    assert "quotation mark" in complaint(CsvFile(write(tmp_path / name, content)))
+
+
+def test_huge_field(tmp_path: Path) -> None:
+    assert (
+        len(values(CsvFile(write(tmp_path / "a.csv", "text,label\n" + "x" * 300_000 + ",a\n")), "text")[0]) == 300_000
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "a.csv: the file is empty; expected a header line that names the columns, then rows"),
+        ("\n\n", "a.csv: the file is empty"),
+        ("text,label\n", "a.csv: a header and no rows; expected one row per example below it"),
+        ("text,label\na,b\nc\n", "a.csv, row 2 (line 3): expected 2 fields as in the header, got 1"),
+        (
+            "text,label\n\na, b,c\n",
+            "a.csv, row 1 (line 3): expected 2 fields as in the header, got 3; "
+            "a field that contains a comma must be enclosed in quotation marks",
+        ),
+        ("text,label,text\na,b,c\n", "a.csv: the header names the column 'text' twice; rename one of them"),
+        ("text;label\na;b\n", "the file seems to be separated by semicolons, expected commas: save it with commas"),
+        ("text\tlabel\na\tb\n", "the file seems to be separated by tabs, expected commas: name it .tsv"),
+        ('text,label\na,b\n"c,d\ne,f\n', "a.csv, line 3: a quotation mark is never closed; a field that begins with"),
+        (
+            'text,label\na,b\n"c" d,e\n',
+            "a.csv, line 3: ',' expected after '\"'; a field that begins with a quotation mark",
+        ),
+        (
+            b"text,label\na,b\nc\0d,e\n",
+            "a.csv, line 3: a NUL byte; remove it, or if the file is UTF-16 say so: --data.encoding utf-16",
+        ),
+        (
+            b"text,label\na,b\ncaf\xe9,e\n",
+            "a.csv, line 3: byte 0xe9 is not utf-8; name the file's encoding: --data.encoding cp1252",
+        ),
+        (
+            "text,label\na,b\n".encode("utf-16"),
+            "a.csv, line 1: byte 0xff is not utf-8; name the file's encoding: --data.encoding utf-16",
+        ),
+    ],
+)
+def test_csv_damage(tmp_path: Path, content: str | bytes, expected: str) -> None:
+    assert expected in complaint(CsvFile(write(tmp_path / "a.csv", content)))
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    assert values(CsvFile(write(tmp_path / "a.csv", b"text,label\ncaf\xe9,e\n"), "cp1252"), "text") == ["café"]
+    assert values(CsvFile(write(tmp_path / "b.csv", "text,label\ncafé,e\n".encode("utf-16")), "utf-16"), "text") == [
+        "café"
+    ]
+    assert complaint(CsvFile(tmp_path / "a.csv", "klingon")) == (
+        "--data.encoding klingon: no such encoding; try utf-8, cp1252 or utf-16"
+    )
+    assert "byte 0x81 is not cp1252; name the file's encoding: --data.encoding latin-1" in complaint(
+        CsvFile(write(tmp_path / "c.csv", b"text,label\n\x81,e\n"), "cp1252")
+    )
+
+
+ROWS = [{"text": "a", "label": 1}, {"text": "NA", "label": None}, {"label": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", json.dumps(ROWS)),
+        ("a.json", json.dumps({"data": ROWS}, indent=1)),
+        ("a.json", json.dumps({"text": ["a", "NA", None], "label": [1, None, "x"]})),
+        ("a.json", "\n".join(map(json.dumps, ROWS))),
+        ("a.jsonl", "\ufeff" + "\n\n".join(map(json.dumps, ROWS)) + "\n"),
+    ],
+)
+def test_json_forms(tmp_path: Path, name: str, content: str) -> None:
+    source = JsonFile(write(tmp_path / name, content))
+    assert {name: column.kind for name, column in source.columns().items()} == {"text": "string", "label": "string"}
+    assert values(source, "text") == ["a", "NA", None]
+    assert values(source, "label") == [1, None, "x"]
+
+
+def test_json_column_kinds(tmp_path: Path) -> None:
+    row = {"a": 1, "b": True, "c": 1.5, "d": [1], "e": {"f": 1}, "g": None, "h": "x"}
+    columns = JsonFile(write(tmp_path / "a.jsonl", json.dumps(row))).columns()
+    assert [c.kind for c in columns.values()] == ["number", "number", "number", "list", "other", "other", "string"]
+
+
+def test_jsonl_places_name_the_line(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", '{"text": "a"}\n\n{"text": "b"}\n')
+    assert places(JsonFile(file), "text") == [f"{file}, row 1 (line 1)", f"{file}, row 2 (line 3)"]
+    file = write(tmp_path / "a.json", '[{"text": "a"},\n\n{"text": "b"}]\n')
+    assert places(JsonFile(file), "text") == [f"{file}, row 1", f"{file}, row 2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", "", "a.jsonl: the file holds no rows; expected one object per example"),
+        ("a.json", "", "a.json: the file holds no rows"),
+        ("a.json", "[]", "a.json: the file holds no rows"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"text": "b"\n',
+            "a.jsonl, line 2, column 13: not JSON (Expecting ',' delimiter); expected one object a line",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n["b"]\n',
+            'a.jsonl, line 2: expected an object like {"text": ..., "label": ...}, got ["b"]',
+        ),
+        ("a.json", '[{"text": "a"},\n {"text" "b"}]', "a.json, line 2, column 10: not JSON (Expecting ':' delimiter)"),
+        (
+            "a.json",
+            '[{"text": "a"}, "b"]',
+            'a.json, row 2: expected an object like {"text": ..., "label": ...}, got "b"',
+        ),
+        ("a.json", '"b"', 'a.json: expected a list of objects, got "b"'),
+        (
+            "a.json",
+            '{"text": {"0": "a"}}',
+            'expected a list of objects, an object of columns (lists), or {"data": [...]}',
+        ),
+        ("a.json", '{"text": ["a"], "label": [1, 2]}', "a.json: the columns differ in length: 1 text, 2 label"),
+        ("a.jsonl", b'{"text": "caf\xe9"}\n', "a.jsonl, line 1: byte 0xe9 is not utf-8"),
+    ],
+)
+def test_json_damage(tmp_path: Path, name: str, content: str | bytes, expected: str) -> None:
+    assert expected in complaint(JsonFile(write(tmp_path / name, content)))
+
+
+def test_missing_and_forbidden_files(tmp_path: Path) -> None:
+    assert complaint(CsvFile(tmp_path / "a.csv")) == f"{tmp_path}/a.csv: cannot be read (No such file or directory)"

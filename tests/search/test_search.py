@@ -1,0 +1,637 @@
+"""A search from its data to its verdict: what it leaves, how it goes on, what it refuses."""
+
+import json
+import logging
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Image, Value
+from helpers.small_runs import image_rows, small_recipe
+from helpers.tiny import tiny_image_checkpoint
+
+from hf_finetune.augmentation.compose import Phases, Sequence
+from hf_finetune.augmentation.mixing import Mixup
+from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
+from hf_finetune.cli.jobs import search_job, train_job
+from hf_finetune.cli.main import main_command
+from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
+from hf_finetune.errors import InputError, StoppedBySignal
+from hf_finetune.models.surgery.patches import image_size_after
+from hf_finetune.pipeline.context import Prepared
+from hf_finetune.pipeline.run import run
+from hf_finetune.pipeline.setup import prepare
+from hf_finetune.search import augmentation, retraining, timing
+from hf_finetune.search.augmentation import SEARCHERS, Wanted, search
+from hf_finetune.search.bench import Bench, Score, shortened
+from hf_finetune.search.report import NONE_HELPS, UNDECIDED, describe
+from hf_finetune.search.retraining import Cost, Retrained
+from hf_finetune.search.searchers import Trial
+from hf_finetune.search.space import Mix, Move, Policy
+from hf_finetune.training.optim.schedule_config import Schedule
+from hf_finetune.utils.codec import merge
+
+PLENTY = 100_000.0
+JUDGED = Dataset.from_dict({"label": [i % 2 for i in range(200)]})
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return small_recipe(tmp_path_factory.mktemp("input"))
+
+
+def fake_runs(monkeypatch: pytest.MonkeyPatch, *, right_with: int, right_without: int) -> list[dict[str, Any]]:
+    """In place of runs: so many of the validation rows right, whatever the seed."""
+    asked: list[dict[str, Any]] = []
+
+    def retrain(recipe: Recipe, *, seed: int, steps: int, whole: int, judged: int) -> Retrained:
+        augment, mix = recipe.data.augment, recipe.objective.mix
+        asked.append({"augment": augment, "mix": mix, "seed": seed, "steps": steps})
+        labels = np.asarray(JUDGED["label"][:])
+        right = right_with if augment or mix else right_without
+        predicted = np.where(np.arange(len(labels)) < right, labels, 1 - labels)
+        return Retrained(predicted.tolist(), right / len(labels), 0.5, 1.0, 0.1, 0.1, 0.5, 0.1)
+
+    monkeypatch.setattr(augmentation, "retrain", retrain)
+    monkeypatch.setattr(augmentation, "judged_rows", lambda splits, most: JUDGED)
+    return asked
+
+
+def without_times(state: dict[str, Any]) -> dict[str, Any]:
+    """What a search found, without seconds and places."""
+    state = json.loads(json.dumps(state))
+    for name in ("seconds", "folder"):
+        state.pop(name)
+    state["plan"] = {
+        n: v for n, v in state["plan"].items() if n in ("steps", "wanted_steps", "trials", "rung_steps", "judged")
+    }
+    for entry in [*state["trials"], *state["with"], *state["without"]]:
+        for name in ("seconds", "step_s", "score_s", "head_s", "kept_s"):
+            entry.pop(name, None)
+    return state
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_a_real_search_from_the_command_line(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "search"
+    flags = ["--model", recipe.model.checkpoint, "--train.max-steps", "2", "--max-length", "32"]
+    main_command(
+        [
+            "search",
+            "augmentation",
+            recipe.data.path,
+            *flags,
+            "--trials",
+            "3",
+            "--budget",
+            "27h",
+            "--seeds",
+            "3",
+            "--output",
+            str(output),
+        ]
+    )
+    said = capsys.readouterr().out
+    state = json.loads((output / "search.json").read_text())
+    assert state["rows"] == {"train": 54, "fit": 35, "scored": 19, "validation": 6}
+    assert [t["policy"] for t in state["trials"][:3]] == ["none"] * 3 and len(state["trials"]) == 6
+    assert [t["steps"] for t in state["trials"]] == [4, 8, 16] * 2
+    assert [r["seed"] for r in state["with"]] == [r["seed"] for r in state["without"]] == [0, 1, 2]
+    assert all(len(r["predicted"]) == 6 for r in [*state["with"], *state["without"]])
+    assert state["plan"]["steps"] == 2 and state["evidence"]["n"] == 6
+    for word in ("space ", "tried ", "evidence ", "verdict ", state["best"]["policy"], f"{output}/policy.yaml"):
+        assert word in said
+    assert ElementTree.parse(output / "search.svg").getroot().tag.endswith("svg")
+    # Six rows allow no verdict: the fragment sets nothing, and can be used all the same.
+    assert state["verdict"] == UNDECIDED
+    job, _ = train_job([recipe.data.path, *flags, "--config", str(output / "policy.yaml")], "train")
+    assert job.recipe.data.augment == ()
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
+    """Without a choice of the epoch: one epoch has the same weights at its end."""
+    changed = retraining.with_policy(recipe, (SwapWords(0.3),), (Mixup(),))
+    found = retraining.retrain(changed, seed=1, steps=7, whole=7, judged=6)
+    wanted = replace(
+        recipe,
+        data=replace(recipe.data, augment=(SwapWords(0.3),)),
+        objective=replace(recipe.objective, mix=(Mixup(),)),
+        train=replace(recipe.train, seed=1, max_steps=7),
+        evaluate=replace(recipe.evaluate, parity_rows=1),
+    )
+    result = run(wanted, Launch(output=str(tmp_path / "run")))
+    assert result is not None
+    assert found.accuracy == pytest.approx(result["metrics"]["validation"]["accuracy"]["value"])
+    assert found.log_loss == pytest.approx(result["metrics"]["validation"]["log_loss"]["value"], abs=1e-5)
+    assert retraining.retrain(recipe, seed=1, steps=7, whole=7, judged=6).log_loss != found.log_loss
+
+
+def pictures_in(folder: Path, *, side: int = 32, rows: int = 16) -> Recipe:
+    """A recipe of some pictures and a tiny ViT for this side; 40 validation rows."""
+    features = Features({"image": Image(), "label": Value("int64")})
+    for name, count in (("train", rows), ("validation", 40)):
+        made = image_rows(count, seed=count).remove_columns("row").to_list()
+        Dataset.from_list(made, features=features).to_parquet(folder / f"{name}.parquet")
+    return Recipe(
+        name="pictures",
+        data=ImageData(path=str(folder)),
+        model=Model(checkpoint=str(tiny_image_checkpoint(folder / "vit", image_size=side, patch_size=side // 4))),
+        method="head",
+        train=Train(per_device_train_batch_size=8, max_steps=2),
+        precision=Precision(mixed_precision="no"),
+        evaluate=Evaluate(resamples=100, baselines=False, parity_rows=1),
+    )
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_path: Path) -> None:
+    """Pictures are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all 40."""
+    pictures = pictures_in(tmp_path)
+    assert len(retraining.retrain(pictures, seed=0, steps=2, whole=2, judged=40).predicted) == 40
+    result = run(pictures, Launch(output=str(tmp_path / "run")))
+    assert result is not None and result["rows"]["validation"] == 40
+
+
+@pytest.mark.usefixtures("gate_here")
+def test_where_whole_pictures_are_too_dear_smaller_ones_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = pictures_in(tmp_path, side=128, rows=40)
+    sides: list[tuple[str, int | None]] = []
+
+    def noted(module: ModuleType, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(recipe: Recipe, *arguments: Any, **named: Any) -> Any:
+            sides.append((name, image_size_after(recipe.model.surgery)))
+            return real(recipe, *arguments, **named)
+
+        monkeypatch.setattr(module, name, call)
+
+    noted(timing, "measure")
+    noted(augmentation, "retrain")
+    monkeypatch.setattr(timing, "too_dear", lambda cost, **_: True)
+    with caplog.at_level(logging.INFO):
+        state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    # Whole ones are not even measured.
+    assert sides == [("measure", 64)] + [("retrain", 64)] * 6
+    assert state["plan"]["side"] == 64 and state["plan"]["steps"] == 2
+    assert "the runs that decide will have pictures of 64 pixels a side; --budget" in caplog.text
+    assert "would do for the recipe as it is, by the pixels" in caplog.text
+    assert "2 of 2 steps, pictures of 64 pixels a side; accuracy" in describe(state)
+    fragment = (tmp_path / "out" / "policy.yaml").read_text()
+    assert "pictures of 64 pixels a side" in fragment and "surgery" not in fragment
+
+
+@pytest.mark.parametrize(
+    ("dear", "measured", "taken"),
+    [
+        ([False, False], [64, None], None),
+        ([False, True], [64, None], 64),
+        ([True], [64], 64),
+    ],
+)
+def test_whole_pictures_decide_where_there_is_time(
+    dear: list[bool], measured: list[int | None], taken: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, sides, asked = pictures_in(tmp_path, side=128, rows=40), [], iter(dear)
+    cost = Cost(kept_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, score_s=0.01, rows_per_step=8, scored=40)
+
+    def measure(recipe: Recipe, *_: Any, **__: Any) -> Cost:
+        sides.append(side := image_size_after(recipe.model.surgery))
+        return cost if side else cost.times(5)
+
+    seen: list[Cost] = []
+
+    def too_dear(cost: Cost, **_: Any) -> bool:
+        seen.append(cost)
+        return next(asked)
+
+    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(timing, "too_dear", too_dear)
+    fake_runs(monkeypatch, right_with=190, right_without=150)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    assert sides == measured and state["plan"]["side"] == taken
+    # A head is fitted to the same features with every seed.
+    assert state["plan"]["pace"]["run"] == asdict(replace(cost if taken else cost.times(5), head_s=0.0))
+    # Half of four times the pixels, then as measured.
+    assert [round(cost.row_s, 6) for cost in seen] == [0.2, 0.5][: len(dear)]
+    assert state["evidence"]["side"] == taken
+
+
+def test_training_at_a_low_resolution_costs_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels tell nothing of it: whole pictures are measured in any case; and pictures that no smaller ones can stand for."""
+    recipe, measured = pictures_in(tmp_path, side=128, rows=40), []
+    cost = Cost(kept_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, score_s=0.01, rows_per_step=8, scored=40)
+
+    def measure(recipe: Recipe, *_: Any, **__: Any) -> Cost:
+        measured.append(side := image_size_after(recipe.model.surgery))
+        if side and recipe.train.seed == 1:
+            raise InputError("not these")
+        return cost
+
+    monkeypatch.setattr(timing, "measure", measure)
+    monkeypatch.setattr(timing, "too_dear", lambda cost, **_: True)
+    fake_runs(monkeypatch, right_with=190, right_without=150)
+    low = replace(recipe, data=replace(recipe.data, low_resolution=96))
+    state = search(low, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "low"))
+    assert measured == [64, None] and state["plan"]["side"] == 64
+    other = replace(recipe, train=replace(recipe.train, seed=1))
+    state = search(other, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "none"))
+    assert measured[2:] == [64, None] and state["plan"]["side"] is None
+
+
+def test_a_network_of_one_size_is_measured_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = pictures_in(tmp_path, side=128, rows=40)
+    recipe = replace(recipe, model=Model(str(tiny_image_checkpoint(tmp_path / "swin", "swin", image_size=128))))
+    fake_runs(monkeypatch, right_with=190, right_without=150)
+    monkeypatch.setattr(timing, "too_dear", lambda cost, **_: True)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    assert state["plan"]["side"] is None and "a side" not in describe(state)
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_a_policy_that_helps_is_a_fragment_that_train_uses(
+    recipe: Recipe, searcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    state = search(recipe, Wanted(searcher, PLENTY, trials=8), output=str(tmp_path / "out"))
+    assert state["verdict"] == "helps" and state["evidence"]["value"] == pytest.approx(0.2)
+    assert state["evidence"]["low"] > 0 and "better" in describe(state)
+    augment = asked[-1]["augment"]
+    # As many pairs as there are at most: there is time for all.
+    assert [a["augment"] for a in asked] == [(), augment] * 10
+    assert [a["mix"] for a in asked] == [(), asked[-1]["mix"]] * 10 and (augment or asked[-1]["mix"])
+    assert [a["seed"] for a in asked] == [seed for seed in range(10) for _ in range(2)]
+    assert {a["steps"] for a in asked} == {state["plan"]["wanted_steps"]} == {7}
+    job, _ = train_job([recipe.data.path, "--config", str(tmp_path / "out" / "policy.yaml")], "train")
+    assert job.recipe.data.augment == augment and job.recipe.objective.mix == asked[-1]["mix"]
+
+
+def best_is(monkeypatch: pytest.MonkeyPatch, *schedule: Policy) -> None:
+    """Whatever the trials say; a policy after another on the next rung."""
+    real = augmentation._Search._best
+
+    def best(self: augmentation._Search) -> Trial:
+        real(self)
+        return Trial(schedule, len(schedule) - 1)
+
+    monkeypatch.setattr(augmentation._Search, "_best", best)
+
+
+MIX = Mix("Mixup", 0.6, 0.4)
+SWAP = ((Move("SwapWords", 1.0, 1.0),),)
+
+
+@pytest.mark.parametrize(
+    ("policy", "lines"),
+    [
+        (Policy(mix=MIX), ["objective:", "  mix:", "  - {type: Mixup, alpha: 0.4, p: 0.6}"]),
+        (
+            Policy(SWAP, mix=MIX),
+            [
+                "data:",
+                "  type: TextData",
+                "  augment:",
+                "  - {type: SwapWords, p: 0.3, keep: nothing}",
+                "objective:",
+                "  mix:",
+                "  - {type: Mixup, alpha: 0.4, p: 0.6}",
+            ],
+        ),
+    ],
+)
+def test_a_policy_that_mixes_is_in_the_runs_and_in_the_fragment(
+    recipe: Recipe, policy: Policy, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    best_is(monkeypatch, policy)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    assert state["verdict"] == "helps" and "Mixup" in state["space"]
+    assert [a["mix"] for a in asked] == [(), (Mixup(0.4, p=0.6),)] * 3
+    fragment = tmp_path / "out" / "policy.yaml"
+    assert [line for line in fragment.read_text().splitlines() if not line.startswith("#")] == lines
+    job, _ = train_job([recipe.data.path, "--text", "text", "--config", str(fragment)], "train")
+    assert job.recipe.objective.mix == asked[-1]["mix"] and job.recipe.data.augment == asked[-1]["augment"]
+
+
+def test_a_schedule_of_policies_is_in_the_runs_and_in_the_fragment(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one starts after 4 of 16 steps of the longest trials, and the third after 8."""
+    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    later = Policy(((Move("DeleteWords", 1.0, 0.4),),))
+    best_is(monkeypatch, Policy(SWAP), Policy(), later)
+    state = search(recipe, Wanted("population", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    phases = Phases((SwapWords(0.3), Sequence(()), DeleteWords(0.12)), (0.25, 0.5))
+    assert [a["augment"] for a in asked] == [(), (phases,)] * 3
+    assert state["best"]["policy"] == "SwapWords 1 then none then DeleteWords 0.4"
+    assert state["best"]["starts"] == [0.25, 0.5] and len(state["best"]["schedule"]) == 3
+    fragment = ["--config", str(tmp_path / "out" / "policy.yaml")]
+    job, _ = train_job([recipe.data.path, "--text", "text", *fragment], "train")
+    assert job.recipe.data.augment == (phases,)
+
+
+@pytest.mark.parametrize(("searcher", "made"), [("sweep", 4), ("tpe", 5)])
+def test_trials_are_as_many_as_asked_for_or_it_is_said_why_not(
+    recipe: Recipe, tmp_path: Path, searcher: str, made: int, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    fake_runs(monkeypatch, right_with=120, right_without=120)
+    monkeypatch.setattr(Bench, "run", lambda self, stages: Score(0.0, 0.0, 0.1))
+    with caplog.at_level(logging.INFO, "hf_finetune.run"):
+        state = search(recipe, Wanted(searcher, PLENTY, trials=5, seeds=3), output=str(tmp_path / "out"))
+    # Three of none beside them.
+    assert state["plan"]["trials"] == len(state["trials"]) - 3 == made
+    assert (f"--trials 5: {searcher} makes {made}" in caplog.text) == (made < 5)
+
+
+def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(recipe, objective=replace(recipe.objective, mix=(Mixup(0.9),)))
+    asked, stages = fake_runs(monkeypatch, right_with=160, right_without=150), []
+    real = Bench.run
+
+    def recorded(self: Bench, given: list) -> Any:
+        stages.extend(given)
+        return real(self, given)
+
+    monkeypatch.setattr(Bench, "run", recorded)
+    state = search(own, Wanted("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out"))
+    assert "Mixup" not in state["space"] and "objective.mix has the recipe's own" in state["left_out"][-1]
+    assert [a["mix"] for a in asked] == [(Mixup(0.9),)] * 6
+    # Two of them are for measuring.
+    assert [stage.mix for stage in stages] == [()] * 2 + [(Mixup(0.9),)] * (len(stages) - 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"objective": Supervised(mix=(Mixup(),))}, "objective.mix has the recipe's own"),
+        ({"batching": Batching(unpadded=True)}, "batching.unpadded: expected false or None beside objective.mix"),
+        ({"train": Train(per_device_train_batch_size=1)}, "a forward pass has one row"),
+        ({"method": "lora"}, None),
+        ({"method": "lora", "train": Train(per_device_train_batch_size=1)}, "a forward pass has one row"),
+    ],
+)
+def test_whether_rows_can_be_mixed(recipe: Recipe, changes: dict, reason: str | None) -> None:
+    wanted = replace(recipe, **changes)
+    found = retraining.why_no_mixing(wanted, prepare(shortened(wanted)))
+    assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize(("right", "word"), [(151, UNDECIDED), (110, NONE_HELPS)])
+def test_what_is_not_shown_to_help_is_in_comments_alone(
+    recipe: Recipe, right: int, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fake_runs(monkeypatch, right_with=right, right_without=150)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
+    assert state["verdict"] == word and state["evidence"]["value"] == pytest.approx((right - 150) / 200)
+    assert f"verdict       {word}" in describe(state)
+    lines = (tmp_path / "out" / "policy.yaml").read_text().splitlines()
+    assert lines and all(line.startswith("# ") for line in lines)
+    tried = tmp_path / "tried.yaml"
+    tried.write_text("\n".join(line.removeprefix("# ") for line in lines[3:]))
+    job, _ = train_job([recipe.data.path, "--text", "text", "--config", str(tried)], "train")
+    assert job.recipe.data.augment == asked[-1]["augment"] != ()
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_a_search_that_was_killed_goes_on_to_the_same_answer(
+    recipe: Recipe, searcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_runs(monkeypatch, right_with=160, right_without=150)
+    wanted = Wanted(searcher, PLENTY, trials=9)
+    whole = search(recipe, wanted, output=str(tmp_path / "whole"))
+    real, calls = Bench.run, []
+
+    def dies(self: Bench, policies: Any) -> Any:
+        calls.append(policies)
+        # Three are for measuring, three without augmentation, then four trials.
+        if len(calls) > 10:
+            raise KeyboardInterrupt
+        return real(self, policies)
+
+    monkeypatch.setattr(Bench, "run", dies)
+    with pytest.raises(StoppedBySignal, match="stopped after 7 trials; --resume"):
+        search(recipe, wanted, output=str(tmp_path / "killed"))
+    monkeypatch.setattr(Bench, "run", real)
+    assert len(json.loads((tmp_path / "killed" / "search.json").read_text())["trials"]) == 7
+    again = search(recipe, wanted, output=str(tmp_path / "killed"), resume=True)
+    assert without_times(again) == without_times(whole)
+    assert (tmp_path / "killed" / "policy.yaml").read_text() == (tmp_path / "whole" / "policy.yaml").read_text()
+    with pytest.raises(InputError, match="finished, there is nothing to resume"):
+        search(recipe, wanted, output=str(tmp_path / "killed"), resume=True)
+
+
+def test_another_search_is_not_gone_on_with(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runs(monkeypatch, right_with=160, right_without=150)
+    wanted, output = Wanted("sweep", PLENTY, trials=3), str(tmp_path / "out")
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(augmentation, "retrain", dies)
+        with pytest.raises(StoppedBySignal):
+            search(recipe, wanted, output=output)
+    with pytest.raises(InputError, match=r"searcher: the search in .* has 'sweep', now it is 'reinforce'"):
+        search(recipe, replace(wanted, searcher="reinforce"), output=output, resume=True)
+    other = replace(recipe, train=replace(recipe.train, weight_decay=0.5))
+    with pytest.raises(InputError, match=r"train\.weight_decay"):
+        search(other, wanted, output=output, resume=True)
+    with pytest.raises(InputError, match="the folder is not empty"):
+        search(recipe, wanted, output=output)
+
+
+def test_the_folder_of_a_run_is_not_that_of_a_search(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"no search\.json, this is not the folder of a search"):
+        search(recipe, Wanted(), output=str(tmp_path), resume=True)
+    assert (tmp_path / "recipe.json").read_text() == "{}"
+
+
+def test_runs_too_slow_for_three_seeds_decide_nothing(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that would be called better, did it not rest on two seeds."""
+    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    real = augmentation.retrain
+
+    def slower(*arguments: Any, **fields: Any) -> Retrained:
+        # The fourth run takes nearly all of the time.
+        return replace(real(*arguments, **fields), seconds=PLENTY - 3600 if len(asked) == 4 else 1.0)
+
+    monkeypatch.setattr(augmentation, "retrain", slower)
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
+    assert len(state["with"]) == len(state["without"]) == 10 and state["verdict"] == "helps"
+    monkeypatch.setattr(
+        augmentation._Search, "elapsed", property(lambda self: sum(r["seconds"] for r in self.state["with"]))
+    )
+    asked.clear()
+    state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / "slow"))
+    assert len(state["with"]) == len(state["without"]) == 2
+    assert state["evidence"]["low"] > 0 and state["verdict"] == UNDECIDED
+
+
+def test_macro_f1_of_few_rows_decides_nothing(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runs(monkeypatch, right_with=190, right_without=150)
+    recipe = replace(recipe, evaluate=replace(recipe.evaluate, metric="macro_f1"))
+    for least, word in ((200, "helps"), (201, UNDECIDED)):
+        monkeypatch.setattr(augmentation, "LEAST_JUDGED", least)
+        state = search(recipe, Wanted("sweep", PLENTY, trials=3), output=str(tmp_path / word))
+        assert state["evidence"]["metric"] == "macro_f1" and state["verdict"] == word
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, None), (0.1, 0.1), (40, 20), (1, 1)])
+def test_steps_of_the_schedule_take_the_same_part_of_a_shorter_run(
+    recipe: Recipe, given: float | None, taken: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Recipe] = []
+    monkeypatch.setattr(retraining, "_run", lambda recipe, **_: asked.append(recipe))
+    recipe = replace(recipe, train=replace(recipe.train, warmup_steps=given))
+    recipe = replace(
+        recipe,
+        train=replace(recipe.train, lr_scheduler_type="multistep"),
+        schedule=Schedule(milestones=(0.2, 50, 90), gamma=0.5),
+    )
+    retraining.retrain(recipe, seed=0, steps=50, whole=100, judged=6)
+    assert (asked[0].train.warmup_steps, asked[0].train.max_steps) == (taken, 50)
+    assert asked[0].schedule == Schedule(milestones=(0.2, 25, 45), gamma=0.5)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("linear", 1), ("reduce_lr_on_plateau", 6)])
+def test_a_schedule_that_goes_by_evaluations_sees_all_rows(
+    recipe: Recipe, name: Any, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, real = [], retraining.pipeline.rehearse
+
+    def rehearse(prepared: Prepared, *arguments: Any) -> Any:
+        seen.append(len(prepared.splits.validation))
+        return real(prepared, *arguments)
+
+    monkeypatch.setattr(retraining.pipeline, "rehearse", rehearse)
+    recipe = replace(recipe, train=replace(recipe.train, lr_scheduler_type=name))
+    assert len(retraining.retrain(recipe, seed=0, steps=2, whole=2, judged=6).predicted) == 6 and seen == [rows]
+
+
+def test_a_recipe_that_accumulates_can_be_measured(recipe: Recipe) -> None:
+    recipe = replace(recipe, train=replace(recipe.train, gradient_accumulation_steps=2))
+    assert retraining.measure(recipe, (SwapWords(0.3),), rows=54, rows_per_step=16, scored=6).row_s > 0
+
+
+def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runs(monkeypatch, right_with=160, right_without=150)
+    real = Bench.run
+    slow = {"by": 1.0}
+
+    def slower(self: Bench, policies: Any) -> Any:
+        found = real(self, policies)
+        return replace(found, seconds=found.seconds * slow["by"])
+
+    monkeypatch.setattr(Bench, "run", slower)
+    planned = augmentation._Search.plan_trials
+
+    def then_slow(self: augmentation._Search) -> None:
+        planned(self)
+        slow["by"] = 1e6
+
+    monkeypatch.setattr(augmentation._Search, "plan_trials", then_slow)
+    state = search(recipe, Wanted("sweep", 900.0), output=str(tmp_path / "out"))
+    # Those without augmentation have used it up; one policy is tried in any case.
+    assert state["plan"]["trials"] > 3 and len(state["trials"]) == 4
+    assert "verdict" in state
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "message"),
+    [
+        ({"data": {"augment": ["SwapWords"]}}, Wanted(), r"data\.augment: this is what the search looks for"),
+        ({"data": {"augment_copies": 2}}, Wanted(), r"data\.augment_copies: this is what the search looks for"),
+        (
+            {"evaluate": {"metric": "log_loss"}},
+            Wanted(),
+            r"evaluate\.metric: .* by accuracy or macro_f1, .* got log_loss",
+        ),
+        (
+            {"train": {"seed": 2**32 - 1}},
+            Wanted(),
+            r"train\.seed: expected at most 4294967286, .* 10 pairs .*, got 4294967295",
+        ),
+        (
+            {"train": {"seed": 2**32 - 3}},
+            Wanted(seeds=4),
+            r"train\.seed: expected at most 4294967292, .* 4 pairs .*, got 4294967293",
+        ),
+        ({}, Wanted(seeds=2), "--seeds 2: expected at least 3"),
+        ({}, Wanted(trials=2), "--trials 2: expected at least 3"),
+        ({}, Wanted(budget_s=1.0), "--budget 1s: 6 runs of 4 steps and a few trials"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(
+    recipe: Recipe, changes: dict, wanted: Wanted, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        search(merge(recipe, changes), wanted, output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_that_is_too_small_is_the_first_line(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before what is noted while the data are read and the head is fitted."""
+    flags = ["--model", recipe.model.checkpoint, "--max-length", "32", "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as left:
+        main_command(["search", "augmentation", recipe.data.path, *flags, "--budget", "1s"])
+    assert left.value.code == 2 and not (tmp_path / "out").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--budget 1s: 6 runs of 4 steps and a few trials take longer here; expected ")
+
+
+def test_layers_that_wait_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    waiting = replace(recipe, model=Model(recipe.model.checkpoint, unfreeze_every=0.5))
+    with pytest.raises(InputError, match="not AdaLoRA or"):
+        search(waiting, Wanted(), output=str(tmp_path / "out"))
+
+
+def test_tpe_without_optuna(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"pip install hf_finetune\[search\]"):
+        search(recipe, Wanted("tpe"), output=str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--find-lr"], "--find-lr: this is not for search"),
+        (["--push", "you/name"], "--push: this is not for search"),
+        (["--num-processes", "2"], "--num-processes: this is not for search"),
+        (["--budget", "soon"], "--budget soon: expected a time such as"),
+        (["--searcher", "luck"], "luck"),
+    ],
+)
+def test_flags_that_are_refused(recipe: Recipe, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        search_job([recipe.data.path, "--text", "text", *flags], "search")
+
+
+def test_rows_are_training_rows(recipe: Recipe) -> None:
+    job, seconds = search_job([recipe.data.path, "--text", "text", "--rows", "30", "--budget", "2m"], "search")
+    assert job.recipe.data.max_train_rows == 30 and seconds == 120 and job.searcher == "sweep"
+
+
+def test_another_thing_to_search_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main_command(["search", "luck", "rows.csv"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "hf-finetune search luck: expected `hf-finetune search augmentation DATA`\n"

@@ -1,0 +1,131 @@
+"""What a search can choose, and the policies made of it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes
+from hf_finetune.augmentation.image.geometry import Rotate
+from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
+from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
+from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
+from hf_finetune.search.space import (
+    BRANCHES,
+    LEVELS,
+    MOVES,
+    NONE,
+    PICTURES,
+    Mix,
+    Move,
+    Policy,
+    Space,
+    Strength,
+    described,
+    space_of,
+)
+
+SPACE = Space("text", (Strength("Swap", SwapWords), Strength("Delete", DeleteWords)))
+TEXTS = TextBatch(["one two three four. five six", "seven eight nine"], None, np.array([0, 1]))
+
+
+def test_a_policy_as_operations() -> None:
+    one = Policy(((Move("Swap", 0.4, 0.2), Move("Delete", 1.0, 0.6)),))
+    assert SPACE.augment(one) == (Sometimes(SwapWords(0.2), 0.4), DeleteWords(0.6))
+    two = Policy((*one.branches, (Move("Swap", 1.0, 1.0),)), draws=2)
+    drawn = OneOf((Sequence((Sometimes(SwapWords(0.2), 0.4), DeleteWords(0.6))), SwapWords(1.0)))
+    assert SPACE.augment(two) == (drawn, drawn)
+    assert SPACE.augment(NONE) == ()
+
+
+def test_the_policies_of_one_or_two_numbers() -> None:
+    assert SPACE.augment(SPACE.every(0.4, 2)) == (OneOf((SwapWords(0.4), DeleteWords(0.4))),) * 2
+    (any_magnitude,) = SPACE.augment(SPACE.every_at_any())
+    assert {o.p for o in any_magnitude.choices} == set(LEVELS) and len(any_magnitude.choices) == 2 * len(LEVELS)
+
+
+def test_policies_in_turn() -> None:
+    swap, both = Policy(((Move("Swap", 1.0, 0.2),),)), SPACE.every(0.6, 2)
+    drawn = OneOf((SwapWords(0.6), DeleteWords(0.6)))
+    assert SPACE.augment_in_turn((swap,), ()) == (SwapWords(0.2),)
+    assert SPACE.augment_in_turn((swap, NONE, both), (0.25, 0.5)) == (
+        Phases((SwapWords(0.2), Sequence(()), Sequence((drawn, drawn))), (0.25, 0.5)),
+    )
+    # What does not change is no new phase.
+    assert SPACE.augment_in_turn((swap, swap, NONE), (0.25, 0.5)) == (Phases((SwapWords(0.2), Sequence(())), (0.5,)),)
+    assert SPACE.augment_in_turn((swap, swap, swap), (0.25, 0.5)) == (SwapWords(0.2),)
+
+
+def test_a_policy_that_mixes() -> None:
+    space = dataclasses.replace(SPACE, mixings=(Mixup, CutMix))
+    policy = Policy(((Move("Swap", 1.0, 0.2),),), mix=Mix("CutMix", probability=0.4, alpha=0.8))
+    assert space.mix(policy) == (CutMix(alpha=0.8, p=0.4),) and space.augment(policy) == (SwapWords(0.2),)
+    assert space.mix(NONE) == ()
+    assert described(policy) == "Swap 0.2 + CutMix 0.8 x 0.4"
+    assert [described(p) for p in space.mixed()] == ["Mixup 0.2", "CutMix 1"]
+    assert [space.mix(p) for p in space.mixed()] == [(Mixup(),), (CutMix(),)] and space.augment(space.mixed()[0]) == ()
+
+
+def test_any_mixing_and_one_near_it() -> None:
+    space, rng = dataclasses.replace(SPACE, mixings=(Mixup, CutMix)), np.random.default_rng(0)
+    seen = [space.policy(rng).mix for _ in range(300)]
+    for name in (None, "Mixup", "CutMix"):
+        assert 80 < sum((mix and mix.operation) == name for mix in seen) < 120
+    near = [space.near(Policy(mix=Mix("Mixup", 0.6, 0.6)), rng).mix for _ in range(300)]
+    same = [m for m in near if m and m.operation == "Mixup" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.alpha <= 0.8]
+    assert 0.75 < len(same) / len(near) < 0.95 and {mix and mix.operation for mix in near} == {None, "Mixup", "CutMix"}
+    assert all(SPACE.policy(rng).mix is None for _ in range(20))
+
+
+def test_near_is_a_step_away_or_another_operation() -> None:
+    rng, policy = np.random.default_rng(0), Policy(((Move("Swap", 0.6, 0.6),) * MOVES,) * BRANCHES)
+    seen = [move for _ in range(200) for branch in SPACE.near(policy, rng).branches for move in branch]
+    same = [m for m in seen if m.operation == "Swap" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.magnitude <= 0.8]
+    assert 0.75 < len(same) / len(seen) < 0.95
+    assert {m.magnitude for m in seen} == set(LEVELS)
+
+
+def test_every_operation_of_texts_with_a_share_is_there() -> None:
+    space, left_out = space_of(TEXTS)
+    assert space.kind == "text" and {"SwapWords", "DeleteWords", "KeyboardTypos", "Aeda"} <= set(space.names)
+    assert not {"Eda", "SubstituteByModel", "BackTranslate"} & set(space.names)
+    assert space.mixing_names == ("Mixup",)
+    # MixHalves needs the training rows.
+    assert [line.split(" is ")[0] for line in left_out] == ["MixHalves"]
+
+
+def test_an_operation_that_does_not_go_with_the_data_is_left_out_and_said() -> None:
+    pairs = TextBatch(TEXTS.texts, list(TEXTS.texts), TEXTS.labels)
+    space, left_out = space_of(pairs)
+    assert "MixHalves" not in space.names and "pairs" in left_out[0]
+    space, left_out = space_of(TEXTS, "it cannot be")
+    assert space.mixings == () and left_out[-1] == "mixing rows is not in the space: it cannot be"
+
+
+@pytest.mark.parametrize("magnitude", LEVELS)
+def test_every_operation_of_pictures_at_every_magnitude(magnitude: float) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 24, 24), generator=torch.Generator().manual_seed(0)).byte()
+    space, left_out = space_of(ImageBatch(pixels, np.array([0, 1])))
+    assert space.kind == "image" and not left_out and space.mixings == (Mixup, CutMix, ResizeMix)
+    assert {"Rotate", "ShearX", "Flip", "Jpeg"} <= set(space.names)
+    for operation in space.operations:
+        changed = operation.at(magnitude)(ImageBatch(pixels), generators(0, range(2), 0)).pixels
+        assert changed.shape == pixels.shape and changed.dtype == torch.uint8
+    at = {o.name: o.at for o in space.operations}
+    assert at["Rotate"](0.4) == Rotate(12.0, draw="ends", interpolation="nearest")
+
+
+def test_numbers_of_a_policy_are_for_people() -> None:
+    at = {operation.name: operation.at for operation in PICTURES}
+    assert at["Brightness"](0.2).brightness == 0.18
+    assert at["TranslateX"](0.2).x == pytest.approx(0.2 * 150 / 331, abs=1e-6) == round(at["TranslateX"](0.2).x, 6)
+
+
+def test_a_policy_on_one_line() -> None:
+    policy = Policy(((Move("Swap", 1.0, 0.2), Move("Delete", 0.6, 0.4)), (Move("Swap", 1.0, 1.0),)))
+    assert described(policy) == "Swap 0.2, Delete 0.4 x 0.6 | Swap 1"
+    assert described(NONE) == "none"
+    many = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEF"))
+    assert described(many.every(0.4, 2)) == "2 of all operations at 0.4"
+    assert described(many.every_at_any()) == "1 of all operations at 0.2 to 1"
