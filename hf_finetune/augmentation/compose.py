@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hf_finetune.augmentation.generative.config import GenerativeOperation
+from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.image.operations import ImageOperation
 from hf_finetune.augmentation.operations import Rng, apply, each, expect, expect_one_of
 from hf_finetune.augmentation.text.base import EachText

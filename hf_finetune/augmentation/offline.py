@@ -26,6 +26,8 @@ IMAGES_AT_A_TIME, TEXTS_AT_A_TIME = 64, 512
 def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmenter, copies: int) -> Dataset:
     """The rows, and behind them so many changed copies of all of them; copy v of a row is its view v in epoch 0.
 
+    Language models that were loaded for it are released.
+
     Args:
         rows: canonical training rows.
         copies: how many of each.
@@ -38,7 +40,9 @@ def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmenter, copies: 
             parts = [rows, *(_text_copy(rows, augmentation, view, bar) for view in range(1, copies + 1))]
         else:
             parts = _image_copies(rows, inputs, augmentation, copies, bar)
-        return concatenate_datasets(parts)
+    if augmentation.paraphrase is not None:
+        augmentation.paraphrase.release()
+    return concatenate_datasets(parts)
 
 
 def without_scored(copied: Dataset, originals: int, scored: Sequence[Dataset]) -> Dataset:

@@ -52,7 +52,10 @@ class Paraphrase(Protocol):
     """Language models that change texts. They come with the batch: operations load none, see `generative.paraphraser`."""
 
     def __call__(self, operation: Any, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        """The texts as an operation of `generative.config` changes them, each by the random numbers of its own seed."""
+        """The texts as an operation of `augmentation.generative` changes them, each by the random numbers of its seed."""
+
+    def release(self) -> None:
+        """Give back the memory of the models."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
-from hf_finetune.augmentation.generative.checkpoints import forget
 from hf_finetune.augmentation.generative.paraphraser import checkpoint_digests
 from hf_finetune.augmentation.offline import with_copies, without_scored
 from hf_finetune.config.recipe import Averaging, Distill, ImageData, Launch, Recipe, Supervised
@@ -241,7 +240,6 @@ def _train(
             if len(copied) < made:
                 logger.info("data.augment: %d copies left out, which equal a row that is scored", made - len(copied))
             asked = checkpoint_digests(recipe.data.augment)
-            forget()
             how = hashing.of_json(
                 [prepared.splits.fingerprint, repr(augmentation.operations), asked, len(copied), train.seed]
             )

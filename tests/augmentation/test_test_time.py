@@ -9,7 +9,8 @@ from helpers.small_runs import image_rows, text_rows
 from transformers import ViTImageProcessor
 
 from hf_finetune.augmentation.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
-from hf_finetune.augmentation.generative.config import BackTranslate, SubstituteByModel
+from hf_finetune.augmentation.generative.back_translation import BackTranslate
+from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.operations import ImageBatch, Rng, TextBatch, generators
 from hf_finetune.augmentation.test_time import SeveralViews

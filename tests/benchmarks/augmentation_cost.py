@@ -26,7 +26,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from hf_finetune.augmentation.augmenter import population_of
-from hf_finetune.augmentation.generative.config import GenerativeOperation
+from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.operations import TextBatch, generators
 from hf_finetune.augmentation.text.operations import Aeda, Eda, MixHalves, ShuffleSentences, TextOperation
 from hf_finetune.data.batching import StepBatches
@@ -114,7 +114,7 @@ def seconds_a_batch(
 
 def operations() -> list[TextOperation]:
     """Every operation with its defaults, and at three times the share of the words, or on every text."""
-    kinds = [kind for kind in typing.get_args(TextOperation) if kind not in typing.get_args(GenerativeOperation)]
+    kinds = [kind for kind in typing.get_args(TextOperation) if not issubclass(kind, GenerativeOperation)]
     stronger = [
         dataclasses.replace(kind(), p=0.3) for kind in kinds if kind not in (Aeda, Eda, MixHalves, ShuffleSentences)
     ]

@@ -5,7 +5,7 @@ import pytest
 from peft import LoraConfig
 
 from hf_finetune import Distill, ImageData, Model, Recipe, TextData, Train
-from hf_finetune.augmentation.generative.config import SubstituteByModel
+from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import shipped
 from hf_finetune.cli.jobs import RunJob, parse

@@ -15,9 +15,9 @@ from helpers.tiny import tiny_text_checkpoint
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.generative import paraphraser as cached
-from hf_finetune.augmentation.generative.checkpoints import forget
-from hf_finetune.augmentation.generative.config import BackTranslate, SubstituteByModel
-from hf_finetune.augmentation.generative.paraphraser import Paraphraser, ask
+from hf_finetune.augmentation.generative.back_translation import BackTranslate
+from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
+from hf_finetune.augmentation.generative.paraphraser import Paraphraser
 from hf_finetune.augmentation.offline import with_copies
 from hf_finetune.augmentation.operations import Operation
 from hf_finetune.augmentation.text.words import SwapWords
@@ -56,9 +56,9 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on no weights are read."""
     load = cached.load
 
-    def looked_at(checkpoint, revision, task, device):
-        assert device.type == "meta", f"{checkpoint} is loaded"
-        return load(checkpoint, revision, task, device)
+    def looked_at(source, device):
+        assert device.type == "meta", f"{source.checkpoint} is loaded"
+        return load(source, device)
 
     monkeypatch.setattr(cached, "load", looked_at)
 
@@ -89,18 +89,17 @@ def test_copies_are_found_again_without_a_model(
 
 @pytest.mark.usefixtures("cache")
 def test_other_weights_in_the_same_folder_are_asked_anew(tmp_path: Path) -> None:
-    paraphrase, operation = Paraphraser(CPU, 1.0), SubstituteByModel(str(tmp_path / "mlm"), p=1.0, top_k=1)
+    operation = SubstituteByModel(str(tmp_path / "mlm"), p=1.0, top_k=1)
     for word in ("good", "film"):
         masked_model(tmp_path / "mlm", **{word: 20.0})
-        forget()
-        assert paraphrase(operation, ["so it is"], [0]) == [f"{word} {word} {word}"]
+        assert Paraphraser(CPU, 1.0)(operation, ["so it is"], [0]) == [f"{word} {word} {word}"]
 
 
 def test_drawn_translations_differ_between_rows_and_sentences_and_nothing_else(tmp_path: Path) -> None:
     dice = drawing_translator(tmp_path, good=0.4, film=0.4, end=0.2)
     operation, text = BackTranslate(dice, dice, temperature=1.0, max_length=60), " ".join(["It is."] * 12)
-    one, other = ask(operation, [text, text], [1, 2], CPU)
-    assert one != other and ask(operation, [text], [2], CPU) == [other]
+    one, other = Paraphraser(CPU, 0.0)(operation, [text, text], [1, 2])
+    assert one != other and Paraphraser(CPU, 0.0)(operation, [text], [2]) == [other]
     words = one.split()
     assert " ".join(words[: len(words) // 12] * 12) != one
 
@@ -144,7 +143,6 @@ def test_a_run_trains_on_them_and_the_next_one_finds_them(
     half = len(seen[0]) // 2
     assert set(seen[0][half:]) == {"good film"} and "good film" not in seen[0][:half]
     without_models(monkeypatch)
-    forget()
     run.run(augment, Launch(output=str(tmp_path / "second")))
     assert seen[0] == seen[1]
     first, second = (json.loads((tmp_path / n / "result.json").read_text()) for n in ("first", "second"))
@@ -167,7 +165,6 @@ def test_a_run_does_not_go_on_with_another_model(
     masked_model(tmp_path / "mlm", film=20.0)
     with pytest.raises(InputError, match=r"^checkpoints of data\.augment: the run in .* has \['.*'\], now it is \['"):
         run.run(augment, Launch(output=str(folder), resume=True))
-    forget()
     masked_model(tmp_path / "mlm", good=20.0)
     assert run.run(augment, Launch(output=str(folder), resume=True)) is not None
 

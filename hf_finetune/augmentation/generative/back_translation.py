@@ -10,15 +10,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
 
-from hf_finetune.augmentation.generative.checkpoints import TextModel
+from hf_finetune.augmentation.generative.base import MANY, GenerativeOperation, Load, expect_named
+from hf_finetune.augmentation.generative.sources import Source
+from hf_finetune.augmentation.operations import expect
 from hf_finetune.data.text_pieces import sentences_of
-from hf_finetune.models.loading import quiet
+from hf_finetune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hf_finetune.augmentation.generative.checkpoints import LanguageModel
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -29,14 +35,79 @@ LINES = re.compile(r"(^\s+|\s+$|\s*\n\s*)")
 
 
 @dataclass(frozen=True)
-class Search:
-    """How a translation is looked for; see the fields of `text_models.BackTranslate`."""
+class BackTranslate(GenerativeOperation):
+    """Translate texts into another language and back, sentence by sentence (arXiv:1511.06709, arXiv:1904.12848).
 
-    num_beams: int
-    temperature: float
-    top_k: int
-    max_length: int
-    batch_size: int
+    A sentence that is too long for the models, or whose translation does not end in time, stays itself. For checkpoints that
+    translate between two languages (Marian, FSMT), or read in words which (T5); not those that need a token for it (NLLB,
+    mBART).
+    """
+
+    there: str
+    """Hub id or folder of a sequence-to-sequence checkpoint out of the texts' language, such as Helsinki-NLP/opus-mt-en-de."""
+    back: str
+    """Hub id or folder of one into it again, such as Helsinki-NLP/opus-mt-de-en; T5 can be both."""
+    there_prefix: str = ""
+    """What `there` needs before a sentence: "translate English to German: " for T5, ">>fr<< " for Marian of many
+    languages."""
+    back_prefix: str = ""
+    """What `back` needs before a sentence."""
+    num_beams: int = 1
+    """Beams of the search for the likeliest translation. 1: greedy."""
+    temperature: float = 0.0
+    """Above 0, words are drawn at random: more variety and more mistakes, and copies that differ. 0: the likeliest
+    translation, the same in every copy."""
+    top_k: int = 50
+    """How many of the likeliest tokens are drawn from, where temperature is above 0."""
+    max_length: int = 128
+    """Longest sentence in tokens, prefix included, and longest translation; fewer where a model has fewer positions."""
+    batch_size: int = 32
+    """Sentences that are translated together."""
+    there_revision: str | None = None
+    """Branch, tag or commit of `there` on the Hub."""
+    back_revision: str | None = None
+    """Branch, tag or commit of `back` on the Hub."""
+
+    def __post_init__(self) -> None:
+        expect_named(self, "there")
+        expect_named(self, "back")
+        expect(self, "num_beams", 1, 100)
+        expect(self, "temperature", 0, 100)
+        expect(self, "top_k", 1, MANY)
+        expect(self, "max_length", 4, MANY)
+        expect(self, "batch_size", 1, MANY)
+        if self.num_beams > 1 and self.temperature:
+            raise InputError(f"BackTranslate.temperature: expected 0 with num_beams above 1, got {self.temperature!r}")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The models there and back."""
+        outward = Source(self.there, self.there_revision, "translation")
+        return outward, Source(self.back, self.back_revision, "translation")
+
+    def rewrite(self, texts: Sequence[str], seeds: Sequence[int], load: Load) -> list[str]:
+        """See `GenerativeOperation`. White space between sentences stays as it was."""
+        pieces = [split_sentences(text) for text in texts]
+        places = [
+            (i, j) for i, parts in enumerate(pieces) for j, part in enumerate(parts) if any(map(str.isalpha, part))
+        ]
+        if not places:
+            return list(texts)
+        there, back = map(load, self.sources)
+        sentences, outward_seeds = [pieces[i][j] for i, j in places], [(seeds[i], j, 0) for i, j in places]
+        outward = translate(sentences, outward_seeds, there, self, prefix=self.there_prefix, bar="there")
+        abroad = {place: sentence for place, sentence in zip(places, outward, strict=True) if sentence is not None}
+        sentences, homeward_seeds = list(abroad.values()), [(seeds[i], j, 1) for i, j in abroad]
+        homeward = translate(sentences, homeward_seeds, back, self, prefix=self.back_prefix, bar="back")
+        for (i, j), sentence in zip(abroad, homeward, strict=True):
+            if sentence is not None:
+                pieces[i][j] = sentence
+        unchanged = len(places) - sum(sentence is not None for sentence in homeward)
+        if unchanged:
+            logger.info(
+                "BackTranslate: %d of %d sentences stay themselves: too long, or no end", unchanged, len(places)
+            )
+        return ["".join(parts) for parts in pieces]
 
 
 def split_sentences(text: str) -> list[str]:
@@ -49,89 +120,54 @@ def split_sentences(text: str) -> list[str]:
     return parts[:-1]
 
 
-def by_way_of(
-    sentences: Sequence[str],
-    seeds: Sequence[tuple[Seed, Seed]],
-    there: TextModel,
-    back: TextModel,
-    *,
-    prefixes: tuple[str, str],
-    search: Search,
-) -> list[str]:
-    """The sentences, translated there and back; one that does not come through stays itself.
-
-    Args:
-        seeds: of each sentence, for the way there and the way back.
-    """
-    outward = translate(sentences, [s for s, _ in seeds], there, prefix=prefixes[0], search=search, bar="there")
-    came = [i for i, sentence in enumerate(outward) if sentence is not None]
-    found = translate(
-        [outward[i] for i in came], [seeds[i][1] for i in came], back, prefix=prefixes[1], search=search, bar="back"
-    )
-    changed = list(sentences)
-    for i, sentence in zip(came, found, strict=True):
-        if sentence is not None:
-            changed[i] = sentence
-    stayed = len(sentences) - sum(sentence is not None for sentence in found)
-    if stayed:
-        logger.info("BackTranslate: %d of %d sentences stay themselves: too long, or no end", stayed, len(sentences))
-    return changed
-
-
 def translate(
-    sentences: Sequence[str], seeds: Sequence[Seed], translator: TextModel, *, prefix: str, search: Search, bar: str
+    sentences: Sequence[str],
+    seeds: Sequence[Seed],
+    translator: LanguageModel,
+    operation: BackTranslate,
+    *,
+    prefix: str,
+    bar: str,
 ) -> list[str | None]:
     """Each sentence's translation, in batches of like length; None where there is none that is whole.
 
     Args:
-        seeds: of the sentences, for `search.temperature` above 0.
-        bar: what the progress bar says.
+        seeds: of the sentences, for a temperature above 0.
+        bar: text of the progress bar.
     """
     prompts = [prefix + sentence for sentence in sentences]
     lengths = [len(ids) for ids in translator.tokenizer(prompts, verbose=False)["input_ids"]] if prompts else []
-    longest = min(search.max_length, translator.positions)
+    longest = min(operation.max_length, translator.positions)
     todo = sorted((i for i, length in enumerate(lengths) if length <= longest), key=lengths.__getitem__)
-    found: list[str | None] = [None] * len(prompts)
+    translations: list[str | None] = [None] * len(prompts)
     with tqdm(
         total=len(todo), desc=f"translation {bar}", unit="sentence", leave=False, dynamic_ncols=True, disable=None
     ) as progress:
-        for start in range(0, len(todo), search.batch_size):
-            rows = todo[start : start + search.batch_size]
-            texts = _generated([prompts[i] for i in rows], [seeds[i] for i in rows], translator, search)
+        for start in range(0, len(todo), operation.batch_size):
+            rows = todo[start : start + operation.batch_size]
+            texts = _generated([prompts[i] for i in rows], [seeds[i] for i in rows], translator, operation, longest)
             for i, text in zip(rows, texts, strict=True):
-                found[i] = text
+                translations[i] = text
             progress.update(len(rows))
-    return found
+    return translations
 
 
-class Drawn(LogitsProcessor):
-    """Makes the greedy choice of a token a draw, by each sentence's own random numbers.
+def _generated(
+    prompts: list[str], seeds: list[Seed], translator: LanguageModel, operation: BackTranslate, longest: int
+) -> list[str | None]:
+    import torch
+    from transformers import LogitsProcessorList
 
-    The largest of scores with Gumbel noise on them is a draw from their softmax (the Gumbel-max trick).
-    """
+    from hf_finetune.models.loading import quiet
 
-    def __init__(self, seeds: Sequence[Seed], temperature: float, top_k: int) -> None:
-        self._rngs = [np.random.default_rng(seed) for seed in seeds]
-        self._temperature, self._top_k = temperature, top_k
-
-    def __call__(self, input_ids: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
-        """Scores (B, V) whose largest is the token drawn."""
-        best = scores_BV.topk(min(self._top_k, scores_BV.shape[1]))
-        noise_BK = np.stack([rng.gumbel(size=best.values.shape[1]) for rng in self._rngs])
-        drawn_BK = best.values / self._temperature + torch.as_tensor(noise_BK).to(best.values)
-        return torch.full_like(scores_BV, -torch.inf).scatter(1, best.indices, drawn_BK)
-
-
-def _generated(prompts: list[str], seeds: list[Seed], translator: TextModel, search: Search) -> list[str | None]:
     model, tokenizer = translator.model, translator.tokenizer
-    longest = min(search.max_length, translator.positions)
     encoded = tokenizer(prompts, padding=True, return_tensors="pt").to(translator.device)
-    processors = [Drawn(seeds, search.temperature, search.top_k)] if search.temperature else []
+    processors = [Sampler(seeds, operation.temperature, operation.top_k)] if operation.temperature else []
     with torch.inference_mode(), quiet():
         generated = model.generate(
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
-            num_beams=search.num_beams,
+            num_beams=operation.num_beams,
             do_sample=False,
             max_new_tokens=longest,
             logits_processor=LogitsProcessorList(processors),
@@ -142,3 +178,23 @@ def _generated(prompts: list[str], seeds: list[Seed], translator: TextModel, sea
     whole_B = torch.isin(generated[:, 1:longest], ends).any(1).tolist()
     texts = [" ".join(text.split()) for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
     return [text if whole and text else None for text, whole in zip(texts, whole_B, strict=True)]
+
+
+class Sampler:
+    """A logits processor that turns the greedy choice of a token into a draw, by each sentence's own random numbers.
+
+    The largest of scores with Gumbel noise on them is a draw from their softmax (the Gumbel-max trick).
+    """
+
+    def __init__(self, seeds: Sequence[Seed], temperature: float, top_k: int) -> None:
+        self._rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._temperature, self._top_k = temperature, top_k
+
+    def __call__(self, input_ids: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
+        """Scores (B, V) whose largest is the token drawn."""
+        import torch
+
+        best = scores_BV.topk(min(self._top_k, scores_BV.shape[1]))
+        noise_BK = np.stack([rng.gumbel(size=best.values.shape[1]) for rng in self._rngs])
+        noisy_BK = best.values / self._temperature + torch.as_tensor(noise_BK).to(best.values)
+        return torch.full_like(scores_BV, -torch.inf).scatter(1, best.indices, noisy_BK)

@@ -6,8 +6,7 @@ They are looked at before a run begins, without their weights, and loaded when a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Literal
+from functools import cached_property
 
 import torch
 from transformers import (
@@ -20,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_finetune.augmentation.generative.sources import Source, Task
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import config_of, quiet, seeded
 from hf_finetune.models.processors import load_tokenizer, position_limit
@@ -28,12 +28,10 @@ from hf_finetune.utils import hashing
 
 # Beside the weights, what decides how a checkpoint reads and writes.
 SETTINGS = ("*.json", "*.txt", "*.model", "*.spm")
-# They wait for a token that names the language, as no field here does.
-TOLD_BY_TOKEN = ("m2m_100", "mbart", "nllb-moe", "plbart", "seamless_m4t", "seamless_m4t_v2")
-# What a tokenizer is told of a model without a table of positions.
+# They read the language from a token, which no field here sets.
+LANGUAGE_BY_TOKEN = ("m2m_100", "mbart", "nllb-moe", "plbart", "seamless_m4t", "seamless_m4t_v2")
+# The limit for a model without a table of positions.
 UNLIMITED = 1_000_000
-
-Task = Literal["masked words", "translation"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class TextModel:
+class LanguageModel:
     """A language model in float32 and evaluation mode, and its tokenizer."""
 
     name: str
@@ -81,23 +79,21 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     return Vocabulary(words, by_word)
 
 
-@lru_cache(maxsize=8)
-def digest(checkpoint: str, revision: str | None) -> str:
-    """Commit on the Hub, or SHA-256 of the files: weights, config and tokenizer; once per process, until `forget`.
+def digest(source: Source) -> str:
+    """Commit on the Hub, or SHA-256 of the files: weights, config and tokenizer.
 
     Raises:
         InputError: see `inspect_checkpoint`.
     """
-    local = inspect_checkpoint(checkpoint, revision=revision)
+    local = inspect_checkpoint(source.checkpoint, revision=source.revision)
     if local.commit is not None:
         return local.commit
     settings = sorted({path for pattern in SETTINGS for path in local.folder.glob(pattern)})
     return hashing.of_files(*local.weights, *settings)
 
 
-@lru_cache(maxsize=16)
-def load(checkpoint: str, revision: str | None, task: Task, device: torch.device) -> TextModel:
-    """A checkpoint for one of the tasks; once per process, until `forget`.
+def load(source: Source, device: torch.device) -> LanguageModel:
+    """Load a checkpoint for its task.
 
     Args:
         device: `meta` to look at config, tokenizer and the names of the weights alone.
@@ -106,25 +102,19 @@ def load(checkpoint: str, revision: str | None, task: Task, device: torch.device
         InputError: see `inspect_checkpoint` and `load_tokenizer`; it is another kind of model, lacks weights of that kind, has
             no token for what is masked, or none that ends a translation.
     """
-    local = inspect_checkpoint(checkpoint, revision=revision)
+    local, task = inspect_checkpoint(source.checkpoint, revision=source.revision), source.task
     config = config_of(local, False)
     (_check_masked if task == "masked words" else _check_translator)(local, config)
     positions = position_limit(config) or config.to_dict().get("max_position_embeddings") or UNLIMITED
     tokenizer = load_tokenizer(local.name, revision=local.commit, max_length=positions, sample=())
-    # Whatever the checkpoint says: the mask tokens that are left of a text must be its first ones, see `masked_words.fill`.
+    # Whatever the checkpoint says: the mask tokens that are left of a text must be its first ones, see `masked_lm.fill`.
     tokenizer.truncation_side = "right"
     if task == "masked words" and tokenizer.mask_token is None:
         raise InputError(f"{local.name}: its tokenizer has no mask token; name it in tokenizer_config.json")
     model = _model(local, config, task, device)
     if task == "translation" and model.generation_config.eos_token_id is None:
         raise InputError(f"{local.name}: no token ends its translations; set eos_token_id in generation_config.json")
-    return TextModel(local.name, model, tokenizer, positions)
-
-
-def forget() -> None:
-    """Give back the memory of all that was loaded."""
-    digest.cache_clear()
-    load.cache_clear()
+    return LanguageModel(local.name, model, tokenizer, positions)
 
 
 def _check_masked(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
@@ -142,7 +132,7 @@ def _check_translator(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
             f"{local.name}: {kind} translates nothing; expected a sequence-to-sequence checkpoint such as "
             "Helsinki-NLP/opus-mt-en-de"
         )
-    if kind in TOLD_BY_TOKEN:
+    if kind in LANGUAGE_BY_TOKEN:
         raise InputError(
             f"{local.name}: {kind} is told the language by a token, which is not supported; "
             "expected a checkpoint for two languages, such as Helsinki-NLP/opus-mt-en-de"

@@ -9,19 +9,76 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from hf_finetune.augmentation.generative.checkpoints import TextModel, Vocabulary
+from hf_finetune.augmentation.generative.base import MANY, GenerativeOperation, Load, expect_named
+from hf_finetune.augmentation.generative.sources import Source
+from hf_finetune.augmentation.operations import Rng, TextBatch, expect
 from hf_finetune.data.text_pieces import words_of
 from hf_finetune.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hf_finetune.augmentation.generative.checkpoints import LanguageModel, Vocabulary
 
 # Letters, perhaps with apostrophes and hyphens inside, in quotes or brackets and before punctuation.
 WORD = re.compile(r"""(["'“‘«(\[{¿¡*-]*)([^\W\d_]+(?:['’-][^\W\d_]+)*)(\W*)""")
 # Logits of a pass take this much memory at most, or one text's.
 LOGIT_BYTES = 500_000_000
+
+
+@dataclass(frozen=True)
+class SubstituteByModel(GenerativeOperation):
+    """Exchange words for others that a masked language model finds likely in their place (arXiv:1805.06201).
+
+    Words of letters alone are exchanged, whole, for whole words of the model's vocabulary that are not the same word; numbers,
+    @names, #tags and addresses stay. The new word need not mean the same: a negation or the word that decides the class may
+    go, so keep p low.
+    """
+
+    checkpoint: str
+    """Hub id or folder of a checkpoint with a trained masked-language-model head, such as distilbert/distilroberta-base."""
+    p: float = 0.15
+    """Share of the words; at least one where it is above 0."""
+    top_k: int = 20
+    """How many of the likeliest words are drawn from."""
+    temperature: float = 1.0
+    """Below 1 the likelier ones are drawn more often. 0: always the likeliest."""
+    max_length: int = 256
+    """Tokens of a text that the model reads, or fewer where it has fewer positions; words behind stay."""
+    batch_size: int = 32
+    """Texts of a pass at most; fewer where the vocabulary is large."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+
+    def __post_init__(self) -> None:
+        expect_named(self, "checkpoint")
+        expect(self, "p", 0, 1)
+        expect(self, "top_k", 1, MANY)
+        expect(self, "temperature", 0, 100)
+        expect(self, "max_length", 4, MANY)
+        expect(self, "batch_size", 1, MANY)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The masked language model."""
+        return (Source(self.checkpoint, self.revision, "masked words"),)
+
+    def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
+        """Texts of as many words; one of fewer than two stays itself. See `GenerativeOperation`."""
+        return batch if self.p == 0 else super().__call__(batch, rng)
+
+    def rewrite(self, texts: Sequence[str], seeds: Sequence[int], load: Load) -> list[str]:
+        """See `GenerativeOperation`."""
+        rngs = map(np.random.default_rng, seeds)
+        opened = [open_words(text, self.p, rng) for text, rng in zip(texts, rngs, strict=True)]
+        if not any(text.places for text in opened):
+            return list(texts)
+        return fill(opened, load(self.sources[0]), self)
 
 
 @dataclass(frozen=True)
@@ -70,9 +127,7 @@ def _is_mark(character: str) -> bool:
     return character != "" and unicodedata.category(character).startswith("M")
 
 
-def fill(
-    opened: Sequence[Opened], masked: TextModel, *, top_k: int, temperature: float, max_length: int, batch_size: int
-) -> list[str]:
+def fill(opened: Sequence[Opened], masked: LanguageModel, operation: SubstituteByModel) -> list[str]:
     """The texts with words of the model's choice in the open places, in batches of like length.
 
     A word that lies behind `max_length` tokens stays, and so does a text in which the mask token itself is written.
@@ -88,31 +143,35 @@ def fill(
         )
     todo = [i for i, text in enumerate(opened) if text.places and tokenizer.mask_token not in texts[i]]
     todo.sort(key=lambda i: -len(texts[i]))
-    length, size = min(max_length, masked.positions), masked.model.config.vocab_size
+    length, size = min(operation.max_length, masked.positions), masked.model.config.vocab_size
     with tqdm(total=len(todo), desc="masked words", unit="text", leave=False, dynamic_ncols=True, disable=None) as bar:
         while todo:
             # The first one is the longest, and has hardly more tokens than characters.
             longest = min(length, len(texts[todo[0]]) + 2)
-            at_once = min(batch_size, max(1, LOGIT_BYTES // (4 * longest * size)))
+            at_once = min(operation.batch_size, max(1, LOGIT_BYTES // (4 * longest * size)))
             rows, todo = todo[:at_once], todo[at_once:]
             logits = _logits([opened[i].text(tokenizer.mask_token) for i in rows], masked, length)
             for i, logits_MV in zip(rows, logits, strict=True):
-                texts[i] = _filled(opened[i], logits_MV, vocabulary, top_k=top_k, temperature=temperature)
+                texts[i] = _filled(opened[i], logits_MV, vocabulary, operation)
             bar.update(len(rows))
     return texts
 
 
-@torch.inference_mode()
-def _logits(texts: list[str], masked: TextModel, length: int) -> list[torch.Tensor]:
+def _logits(texts: list[str], masked: LanguageModel, length: int) -> list[torch.Tensor]:
     """Logits (M, V) of each text's masked words that are within `length` tokens."""
+    import torch
+
     tokenizer = masked.tokenizer
     encoded = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
-    logits_BTV = masked.model(**encoded.to(masked.device)).logits
-    found_BT = encoded["input_ids"] == tokenizer.mask_token_id
-    return [logits_TV[found_T].float().cpu() for logits_TV, found_T in zip(logits_BTV, found_BT, strict=True)]
+    with torch.inference_mode():
+        logits_BTV = masked.model(**encoded.to(masked.device)).logits
+        is_mask_BT = encoded["input_ids"] == tokenizer.mask_token_id
+        return [logits_TV[is_mask_T].float().cpu() for logits_TV, is_mask_T in zip(logits_BTV, is_mask_BT, strict=True)]
 
 
-def _filled(opened: Opened, logits_MV: torch.Tensor, vocabulary: Vocabulary, *, top_k: int, temperature: float) -> str:
+def _filled(opened: Opened, logits_MV: torch.Tensor, vocabulary: Vocabulary, operation: SubstituteByModel) -> str:
+    import torch
+
     pieces, tokens = list(opened.pieces), torch.tensor(list(vocabulary.words))
     allowed_V = torch.full(logits_MV.shape[1:], -torch.inf)
     allowed_V[tokens] = 0.0
@@ -121,13 +180,15 @@ def _filled(opened: Opened, logits_MV: torch.Tensor, vocabulary: Vocabulary, *, 
         old = pieces[place]
         scores_V = logits_V + allowed_V
         scores_V[vocabulary.tokens.get(old.casefold(), [])] = -torch.inf
-        token = draw_token(scores_V, draw, top_k=top_k, temperature=temperature)
+        token = draw_token(scores_V, draw, top_k=operation.top_k, temperature=operation.temperature)
         pieces[place] = _cased(vocabulary.words[token], old)
     return "".join(pieces)
 
 
 def draw_token(scores_V: torch.Tensor, draw: float, *, top_k: int, temperature: float) -> int:
     """One of the `top_k` best tokens by their softmax; `draw`, from 0 to 1, says where among them, the best first."""
+    import torch
+
     best = scores_V.topk(min(top_k, int(scores_V.isfinite().sum())))
     if temperature == 0:
         return int(best.indices[0])

@@ -1,7 +1,7 @@
-"""Texts that language models have changed, kept on the disk: the next run finds the same ones to the bit and loads no model.
+"""Texts that language models have changed, in the disk cache: the next run reads the same ones to the bit and loads no model.
 
-A model's numbers round differently in other company, so that a word drawn on the edge may differ between two machines or two
-ways to put batches together; what was kept does not.
+A model's numbers round differently in another batch, so that a word drawn on the edge may differ between two machines or two
+ways to put batches together; cached texts do not.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from hf_finetune.augmentation.compose import Augmentation, generative_operations
-from hf_finetune.augmentation.generative.back_translation import Search, by_way_of, split_sentences
-from hf_finetune.augmentation.generative.checkpoints import Task, digest, load
-from hf_finetune.augmentation.generative.config import BackTranslate, GenerativeOperation, SubstituteByModel
-from hf_finetune.augmentation.generative.masked_lm import fill, open_words
+from hf_finetune.augmentation.generative.base import GenerativeOperation
+from hf_finetune.augmentation.generative.checkpoints import LanguageModel, digest, load
+from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.utils import disk_cache
 from hf_finetune.utils.codec import to_plain
 
@@ -37,40 +34,37 @@ def check_checkpoints(operations: Sequence[Augmentation]) -> None:
     Raises:
         InputError: see `checkpoints.load`.
     """
-    for operation in generative_operations(operations):
-        for name, revision, task in _asked(operation):
-            load(name, revision, task, torch.device("meta"))
+    for source in _sources(operations):
+        load(source, torch.device("meta"))
 
 
 def checkpoint_digests(operations: Sequence[Augmentation]) -> list[str]:
-    """What the answers of the models among the operations depend on beside the operations' fields.
+    """What the paraphrases of the operations depend on beside the operations' fields.
 
     Raises:
         InputError: see `checkpoints.digest`.
     """
-    return [
-        digest(name, revision)
-        for operation in generative_operations(operations)
-        for name, revision, _ in _asked(operation)
-    ]
+    return [digest(source) for source in _sources(operations)]
 
 
-def _asked(operation: GenerativeOperation) -> list[tuple[str, str | None, Task]]:
-    """Checkpoints of an operation, with their revisions and tasks."""
-    match operation:
-        case SubstituteByModel(checkpoint, revision=revision):
-            return [(checkpoint, revision, "masked words")]
-        case BackTranslate(there, back, there_revision=outward, back_revision=homeward):
-            return [(there, outward, "translation"), (back, homeward, "translation")]
+def _sources(operations: Sequence[Augmentation]) -> list[Source]:
+    return [source for operation in generative_operations(operations) for source in operation.sources]
 
 
-@dataclass(frozen=True)
 class Paraphraser:
-    """What `operations.Paraphrase` asks for: from an earlier run where it left it, else from the models."""
+    """Changes texts by language models, see `operations.Paraphrase`, or reads what an earlier run has changed.
 
-    device: torch.device
-    cache_gb: float
-    """Gigabytes (10^9 bytes) that all stores may take together."""
+    Each model is loaded once, when the first text needs it, until `release`.
+
+    Args:
+        device: of the models.
+        cache_gb: gigabytes (10^9 bytes) that the whole disk cache may take.
+    """
+
+    def __init__(self, device: torch.device, cache_gb: float) -> None:
+        self.device, self.cache_gb = device, cache_gb
+        self._models: dict[Source, LanguageModel] = {}
+        self._digests: dict[Source, str] = {}
 
     def __call__(self, operation: GenerativeOperation, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
         """The texts as the operation changes them.
@@ -83,82 +77,42 @@ class Paraphraser:
             {
                 "format": FORMAT,
                 "operation": {"type": type(operation).__name__, **to_plain(operation)},
-                "checkpoints": checkpoint_digests([operation]),
+                "checkpoints": [self._digest(source) for source in operation.sources],
                 "texts": list(texts),
                 "seeds": list(seeds),
             },
         )
 
         def read(folder: Path, _: dict[str, Any]) -> list[str]:
-            found = json.loads((folder / FILE).read_bytes())
-            if len(found) != len(texts):
-                raise ValueError(f"{FILE} holds {len(found)} texts")
-            return found
+            cached = json.loads((folder / FILE).read_bytes())
+            if len(cached) != len(texts):
+                raise ValueError(f"{FILE} holds {len(cached)} texts")
+            return cached
 
-        if (found := disk_cache.find(folder, read)) is not None:
+        if (cached := disk_cache.find(folder, read)) is not None:
             logger.info("%s: %d changed texts found in %s", type(operation).__name__, len(texts), folder)
             disk_cache.hold(folder)
-            return found
-        changed = ask(operation, texts, seeds, self.device)
-        content = json.dumps(changed).encode()
+            return cached
+        changed = operation.rewrite(texts, seeds, self._load)
+        content, about = json.dumps(changed).encode(), {"texts": len(texts)}
         try:
-            with disk_cache.building(
-                folder, needed=len(content), budget_gb=self.cache_gb, about={"texts": len(texts)}
-            ) as new:
+            with disk_cache.building(folder, needed=len(content), budget_gb=self.cache_gb, about=about) as new:
                 new.append(FILE, content)
             disk_cache.hold(folder)
         except disk_cache.NoStore as reason:
             logger.warning("changed texts are not kept for a later run: %s", reason)
         return changed
 
+    def release(self) -> None:
+        """Give back the memory of the models."""
+        self._models.clear()
 
-def ask(operation: GenerativeOperation, texts: Sequence[str], seeds: Sequence[int], device: torch.device) -> list[str]:
-    """The texts as the operation's models change them, on a device.
+    def _load(self, source: Source) -> LanguageModel:
+        if source not in self._models:
+            self._models[source] = load(source, self.device)
+        return self._models[source]
 
-    Raises:
-        InputError: see `checkpoints.load`.
-    """
-    match operation:
-        case SubstituteByModel():
-            return _substituted(operation, texts, seeds, device)
-        case BackTranslate():
-            return _translated(operation, texts, seeds, device)
-
-
-def _substituted(
-    operation: SubstituteByModel, texts: Sequence[str], seeds: Sequence[int], device: torch.device
-) -> list[str]:
-    rngs = map(np.random.default_rng, seeds)
-    opened = [open_words(text, operation.p, rng) for text, rng in zip(texts, rngs, strict=True)]
-    if not any(text.places for text in opened):
-        return list(texts)
-    return fill(
-        opened,
-        *(load(*asked, device) for asked in _asked(operation)),
-        top_k=operation.top_k,
-        temperature=operation.temperature,
-        max_length=operation.max_length,
-        batch_size=operation.batch_size,
-    )
-
-
-def _translated(
-    operation: BackTranslate, texts: Sequence[str], seeds: Sequence[int], device: torch.device
-) -> list[str]:
-    pieces = [split_sentences(text) for text in texts]
-    places = [(i, j) for i, parts in enumerate(pieces) for j, part in enumerate(parts) if any(map(str.isalpha, part))]
-    if not places:
-        return list(texts)
-    changed = by_way_of(
-        [pieces[i][j] for i, j in places],
-        # Of each sentence, for the way there and the way back.
-        [((seeds[i], j, 0), (seeds[i], j, 1)) for i, j in places],
-        *(load(*asked, device) for asked in _asked(operation)),
-        prefixes=(operation.there_prefix, operation.back_prefix),
-        search=Search(
-            operation.num_beams, operation.temperature, operation.top_k, operation.max_length, operation.batch_size
-        ),
-    )
-    for (i, j), sentence in zip(places, changed, strict=True):
-        pieces[i][j] = sentence
-    return ["".join(parts) for parts in pieces]
+    def _digest(self, source: Source) -> str:
+        if source not in self._digests:
+            self._digests[source] = digest(source)
+        return self._digests[source]

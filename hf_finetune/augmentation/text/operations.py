@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hf_finetune.augmentation.generative.config import BackTranslate, SubstituteByModel
+from hf_finetune.augmentation.generative.back_translation import BackTranslate
+from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos, OcrConfusions
 from hf_finetune.augmentation.text.presets import Aeda, Eda
 from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences

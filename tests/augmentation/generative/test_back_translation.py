@@ -8,23 +8,24 @@ import pytest
 import torch
 from helpers.language_models import drawing_translator, translator
 
-from hf_finetune.augmentation.generative.back_translation import Drawn, Search, by_way_of, split_sentences, translate
-from hf_finetune.augmentation.generative.checkpoints import TextModel, load
+from hf_finetune.augmentation.generative.back_translation import BackTranslate, Sampler, split_sentences, translate
+from hf_finetune.augmentation.generative.checkpoints import LanguageModel, load
+from hf_finetune.augmentation.generative.sources import Source
 
 CPU = torch.device("cpu")
-GREEDY = Search(num_beams=1, temperature=0.0, top_k=50, max_length=20, batch_size=2)
+GREEDY = BackTranslate("there", "back", max_length=20, batch_size=2)
 DRAWN = replace(GREEDY, temperature=1.0, batch_size=64)
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
-    return load(translator(tmp_path_factory.mktemp("out"), ["good", "film"]), None, "translation", CPU)
+def out(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return load(Source(translator(tmp_path_factory.mktemp("out"), ["good", "film"]), None, "translation"), CPU)
 
 
 @pytest.fixture(scope="module")
-def dice(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+def dice(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     folder = drawing_translator(tmp_path_factory.mktemp("dice"), good=0.5, film=0.2, end=0.3)
-    return load(folder, None, "translation", CPU)
+    return load(Source(folder, None, "translation"), CPU)
 
 
 @pytest.mark.parametrize(
@@ -43,68 +44,63 @@ def test_sentences_and_their_seams(text: str, parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_there_and_back(out: TextModel, tmp_path: Path, beams: int) -> None:
-    back = load(translator(tmp_path, ["best", "movie", "ever"]), None, "translation", CPU)
+def test_there_and_back(out: LanguageModel, tmp_path: Path, beams: int) -> None:
+    back = load(Source(translator(tmp_path, ["best", "movie", "ever"]), None, "translation"), CPU)
     search = replace(GREEDY, num_beams=beams)
-    changed = by_way_of(
-        ["a race was won", "it", "so it is"],
-        [((i, 0), (i, 1)) for i in range(3)],
-        out,
-        back,
-        prefixes=("", ""),
-        search=search,
-    )
+    models = {"there": out, "back": back}
+    texts = ["a race was won", "it", "so it is"]
+    changed = search.rewrite(texts, range(3), lambda source: models[source.checkpoint])
     assert changed == ["best movie ever"] * 3
 
 
-def test_what_is_too_long_or_does_not_end_stays(out: TextModel) -> None:
-    long, seeds = " ".join(["so"] * 30), [((i, 0), (i, 1)) for i in range(2)]
-    assert translate(["it", long], [(0,), (1,)], out, prefix="", search=GREEDY, bar="") == ["good film", None]
-    assert by_way_of(["it", long], seeds, out, out, prefixes=("", ""), search=GREEDY) == ["good film", long]
+def test_what_is_too_long_or_does_not_end_stays(out: LanguageModel) -> None:
+    def changed(operation: BackTranslate, *texts: str) -> list[str]:
+        return operation.rewrite(texts, range(len(texts)), lambda _: out)
+
+    long = " ".join(["so"] * 30)
+    assert translate(["it", long], [(0,), (1,)], out, GREEDY, prefix="", bar="") == ["good film", None]
+    assert changed(GREEDY, "it", long) == ["good film", long]
     # 20 tokens hold the prefix too.
-    prefixes = (" ".join(["so"] * 18) + " ", "")
-    assert by_way_of(["it is", "it"], seeds, out, out, prefixes=prefixes, search=GREEDY) == ["it is", "it"]
+    prefix = " ".join(["so"] * 18) + " "
+    assert changed(replace(GREEDY, there_prefix=prefix), "it is", "it") == ["it is", "it"]
     # "good", "film" and the end are three tokens.
-    assert by_way_of(["it"], seeds[:1], out, out, prefixes=("", ""), search=replace(GREEDY, max_length=4)) == [
-        "good film"
-    ]
-    assert translate(["it"], [(0,)], out, prefix="", search=replace(GREEDY, max_length=3), bar="") == [None]
+    assert changed(replace(GREEDY, max_length=4), "it") == ["good film"]
 
 
 def test_an_end_that_the_checkpoint_forces_is_none(tmp_path: Path) -> None:
     """As Marian's configs do with what has grown as long as it may."""
-    cut = load(translator(tmp_path, ["best", "movie", "ever"]), None, "translation", CPU)
+    cut = load(Source(translator(tmp_path, ["best", "movie", "ever"]), None, "translation"), CPU)
     cut.model.generation_config.forced_eos_token_id = cut.tokenizer.sep_token_id
-    for longest, found in ((3, None), (5, "best movie ever")):
+    for longest, found in ((4, None), (5, "best movie ever")):
         search = replace(GREEDY, max_length=longest)
-        assert translate(["it"], [(0,)], cut, prefix="", search=search, bar="") == [found]
+        assert translate(["it"], [(0,)], cut, search, prefix="", bar="") == [found]
 
 
-def test_longer_than_the_model_has_positions_for_stays(out: TextModel) -> None:
+def test_longer_than_the_model_has_positions_for_stays(out: LanguageModel) -> None:
     search = replace(GREEDY, max_length=1000)
     texts = [" ".join(["so"] * 62), " ".join(["so"] * 63)]
-    assert translate(texts, [(0,), (1,)], out, prefix="", search=search, bar="") == ["good film", None]
+    assert translate(texts, [(0,), (1,)], out, search, prefix="", bar="") == ["good film", None]
 
 
-def test_words_are_drawn_by_their_probability(dice: TextModel) -> None:
+def test_words_are_drawn_by_their_probability(dice: LanguageModel) -> None:
     """The first word is "good" in half of the sentences, and with it 5 of 7 of those that have one."""
-    found = translate(["it"] * 1400, [(i,) for i in range(1400)], dice, prefix="", search=DRAWN, bar="")
+    found = translate(["it"] * 1400, [(i,) for i in range(1400)], dice, DRAWN, prefix="", bar="")
     first = Counter(text.split()[0] for text in found if text is not None)
     assert first.keys() == {"good", "film"}
     assert abs(first["good"] / first.total() - 5 / 7) < 0.06
     assert abs(first.total() / 1400 - 0.7) < 0.05, "an end at once is no translation"
 
 
-def test_a_sentence_is_drawn_by_its_own_seed_whatever_its_company(dice: TextModel) -> None:
+def test_a_sentence_is_drawn_by_its_own_seed_whatever_its_company(dice: LanguageModel) -> None:
     texts, seeds = ["it", "a race was won", "so", "good"], [(3,), (4,), (5,), (6,)]
-    together = translate(texts, seeds, dice, prefix="", search=DRAWN, bar="")
-    alone = [translate([t], [s], dice, prefix="", search=DRAWN, bar="")[0] for t, s in zip(texts, seeds, strict=True)]
+    together = translate(texts, seeds, dice, DRAWN, prefix="", bar="")
+    alone = [translate([t], [s], dice, DRAWN, prefix="", bar="")[0] for t, s in zip(texts, seeds, strict=True)]
     assert together == alone and len(set(together)) > 1
 
 
 def test_draws_keep_to_the_likeliest_tokens() -> None:
     scores_BV = torch.tensor([[0.0, 3.0, 2.9, -5.0]]).expand(200, 4)
-    drawn = Drawn([(i,) for i in range(200)], 1.0, 2)(torch.zeros(200, 1), scores_BV).argmax(1)
+    drawn = Sampler([(i,) for i in range(200)], 1.0, 2)(torch.zeros(200, 1), scores_BV).argmax(1)
     assert set(drawn.tolist()) == {1, 2}
-    cold = Drawn([(i,) for i in range(200)], 1e-3, 4)(torch.zeros(200, 1), scores_BV).argmax(1)
+    cold = Sampler([(i,) for i in range(200)], 1e-3, 4)(torch.zeros(200, 1), scores_BV).argmax(1)
     assert set(cold.tolist()) == {1}

@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, MBartConfig, MBartForConditionalGeneration
 
 from hf_finetune.augmentation.compose import Sometimes
-from hf_finetune.augmentation.generative.checkpoints import forget, load
-from hf_finetune.augmentation.generative.config import BackTranslate, SubstituteByModel
+from hf_finetune.augmentation.generative.back_translation import BackTranslate
+from hf_finetune.augmentation.generative.checkpoints import load
+from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints, checkpoint_digests
+from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.errors import InputError
 
@@ -46,12 +48,10 @@ def refused(operation: SubstituteByModel | BackTranslate) -> str:
 
 def test_whole_checkpoints_are_looked_at_without_their_weights(masked: Path, speaks: Path) -> None:
     check_checkpoints([SubstituteByModel(str(masked)), BackTranslate(str(speaks), str(speaks))])
-    assert load(str(masked), None, "masked words", torch.device("meta")).device.type == "meta"
-    whole = load(str(masked), None, "masked words", CPU)
+    assert load(Source(str(masked), None, "masked words"), torch.device("meta")).device.type == "meta"
+    whole = load(Source(str(masked), None, "masked words"), CPU)
     assert not whole.model.training and {p.dtype for p in whole.model.parameters()} == {torch.float32}
-    assert whole is load(str(masked), None, "masked words", CPU) and whole.positions == 64
-    forget()
-    assert whole is not load(str(masked), None, "masked words", CPU)
+    assert whole.positions == 64
 
 
 def test_an_encoder_without_its_head_is_refused(tmp_path: Path) -> None:
@@ -133,7 +133,6 @@ def test_a_digest_follows_weights_config_and_tokenizer(masked: Path, speaks: Pat
     operation = SubstituteByModel(str(folder))
 
     def digest() -> list[str]:
-        forget()
         return checkpoint_digests([operation])
 
     found = [digest()]

@@ -16,23 +16,25 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from hf_finetune.augmentation.generative.checkpoints import TextModel, forget, load, whole_words
-from hf_finetune.augmentation.generative.masked_lm import Opened, draw_token, fill, open_words
+from hf_finetune.augmentation.generative.checkpoints import LanguageModel, load, whole_words
+from hf_finetune.augmentation.generative.masked_lm import Opened, SubstituteByModel, draw_token, fill, open_words
+from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.errors import InputError
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+def known(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     """Likes the middle of a word best, then "good", then "film", then "story"."""
     scores = {"##a": 30.0, "good": 20.0, "film": 19.0, "story": 12.0}
-    return load(masked_model(tmp_path_factory.mktemp("known"), **scores), None, "masked words", CPU)
+    return load(Source(masked_model(tmp_path_factory.mktemp("known"), **scores), None, "masked words"), CPU)
 
 
-def filled(model: TextModel, *texts: str, p: float = 1.0, seed: int = 0, **options) -> list[str]:
+def filled(model: LanguageModel, *texts: str, p: float = 1.0, seed: int = 0, **options) -> list[str]:
     opened = [open_words(text, p, np.random.default_rng((seed, i))) for i, text in enumerate(texts)]
-    return fill(opened, model, **({"top_k": 1, "temperature": 0.0, "max_length": 64, "batch_size": 4} | options))
+    options = {"top_k": 1, "temperature": 0.0, "max_length": 64, "batch_size": 4} | options
+    return fill(opened, model, SubstituteByModel("any", **options))
 
 
 def test_words_of_letters_are_opened_whole_and_nothing_else() -> None:
@@ -86,7 +88,7 @@ def test_whole_words_of_the_vocabulary() -> None:
     assert found.tokens["film"] == [tokenizer.convert_tokens_to_ids("film")]
 
 
-def test_the_likeliest_whole_word_that_is_another(known: TextModel) -> None:
+def test_the_likeliest_whole_word_that_is_another(known: LanguageModel) -> None:
     """Neither the middle of a word nor the word itself, though the model likes them better."""
     # Every word at once, one of which the vocabulary has in pieces alone.
     assert filled(known, 'It is "Good",  GOOD and\nwonderful!') == ['Good good "Film",  FILM good\ngood!']
@@ -106,7 +108,7 @@ def test_a_draw_by_hand() -> None:
 
 def test_words_are_drawn_by_their_probability(tmp_path: Path) -> None:
     shares = {"good": np.log(0.6), "film": np.log(0.3), "story": np.log(0.1)}
-    model = load(masked_model(tmp_path, **{w: 50 + s for w, s in shares.items()}), None, "masked words", CPU)
+    model = load(Source(masked_model(tmp_path, **{w: 50 + s for w, s in shares.items()}), None, "masked words"), CPU)
     words = " ".join(filled(model, *["so so"] * 1000, top_k=3, temperature=1.0, batch_size=64)).split()
     counts = Counter(words)
     assert counts.keys() == shares.keys()
@@ -114,7 +116,7 @@ def test_words_are_drawn_by_their_probability(tmp_path: Path) -> None:
     assert abs(counts["good"] / 2000 - 0.6) < 0.044 and abs(counts["story"] / 2000 - 0.1) < 0.027
 
 
-def test_what_lies_behind_the_length_stays(known: TextModel) -> None:
+def test_what_lies_behind_the_length_stays(known: LanguageModel) -> None:
     """Of 8 tokens two are the text's ends."""
     text = " ".join(["so"] * 10)
     (changed,) = filled(known, text, max_length=8)
@@ -125,20 +127,19 @@ def test_what_lies_behind_the_length_stays(known: TextModel) -> None:
 
 def test_a_checkpoint_that_cuts_texts_off_in_front_fills_in_the_same_words(tmp_path: Path) -> None:
     folder, text = Path(masked_model(tmp_path)), "a good film of a long race and so it is"
-    in_front = filled(load(str(folder), None, "masked words", CPU), text, p=0.5, max_length=8)
+    in_front = filled(load(Source(str(folder), None, "masked words"), CPU), text, p=0.5, max_length=8)
     settings = folder / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"truncation_side": "left"}))
-    forget()
-    assert filled(load(str(folder), None, "masked words", CPU), text, p=0.5, max_length=8) == in_front != [text]
+    assert filled(load(Source(str(folder), None, "masked words"), CPU), text, p=0.5, max_length=8) == in_front != [text]
 
 
-def test_a_text_with_the_mask_token_in_it_stays(known: TextModel) -> None:
+def test_a_text_with_the_mask_token_in_it_stays(known: LanguageModel) -> None:
     assert filled(known, "so [MASK] it is", "so it is")[0] == "so [MASK] it is"
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_text_changes_alone_as_it_does_in_company(tmp_path: Path, family: str) -> None:
-    model = load(masked_model(tmp_path, family), None, "masked words", CPU)
+    model = load(Source(masked_model(tmp_path, family), None, "masked words"), CPU)
     texts = [
         "the film was good",
         "a race",
@@ -149,14 +150,14 @@ def test_a_text_changes_alone_as_it_does_in_company(tmp_path: Path, family: str)
     assert together != texts
     for i, text in enumerate(texts):
         opened = [open_words(text, 0.5, np.random.default_rng((0, i)))]
-        alone = fill(opened, model, top_k=20, temperature=1.0, max_length=64, batch_size=1)
+        alone = fill(opened, model, SubstituteByModel("any", max_length=64, batch_size=1))
         assert alone == together[i : i + 1]
         assert len(alone[0].split()) == len(text.split())
     assert filled(model, *texts, p=0.5, top_k=20, temperature=1.0, batch_size=3) == together
     assert filled(model, *texts, p=0.5, seed=1, top_k=20, temperature=1.0, batch_size=3) != together
 
 
-def test_a_vocabulary_without_two_words_is_refused(known: TextModel) -> None:
+def test_a_vocabulary_without_two_words_is_refused(known: LanguageModel) -> None:
     """Of one word that is written in two ways, neither can stand for the other."""
     tokens = {token: i for i, token in enumerate(["[UNK]", "[MASK]", "The", "the", "##a", "1"])}
     inner = Tokenizer(WordPiece(tokens, unk_token="[UNK]"))
@@ -164,4 +165,4 @@ def test_a_vocabulary_without_two_words_is_refused(known: TextModel) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", mask_token="[MASK]")
     assert whole_words(tokenizer).tokens == {"the": [2, 3]}
     with pytest.raises(InputError, match="pieces: its vocabulary has no whole words to put in"):
-        filled(TextModel("pieces", known.model, tokenizer, 64), "a b")
+        filled(LanguageModel("pieces", known.model, tokenizer, 64), "a b")

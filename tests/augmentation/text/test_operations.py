@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hf_finetune import InputError, Model, Recipe, TextData
 from hf_finetune.augmentation.compose import Sometimes
-from hf_finetune.augmentation.generative.config import GenerativeOperation
+from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.operations import Population, TextBatch, generators
 from hf_finetune.augmentation.text.operations import (
     Aeda,
@@ -50,7 +50,7 @@ BATTERY = [
     Aeda(0.5),
 ]
 # SubstituteByModel and BackTranslate need a checkpoint: tests/data/test_text_models.py has theirs.
-ELSEWHERE = typing.get_args(GenerativeOperation)
+ELSEWHERE = {kind for kind in typing.get_args(TextOperation) if issubclass(kind, GenerativeOperation)}
 every_operation = pytest.mark.parametrize("operation", BATTERY, ids=lambda o: type(o).__name__)
 
 TEXTS = [
@@ -77,7 +77,7 @@ def seen(operation: TextOperation, text: str, times: int = 200) -> set[str]:
 
 
 def test_every_operation_is_in_the_battery() -> None:
-    assert {type(o) for o in BATTERY} | set(ELSEWHERE) == set(typing.get_args(TextOperation))
+    assert {type(o) for o in BATTERY} | ELSEWHERE == set(typing.get_args(TextOperation))
     assert all(o != type(o)() for o in BATTERY)
 
 

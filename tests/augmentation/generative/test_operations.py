@@ -7,7 +7,9 @@ import pytest
 from datasets import Dataset
 
 from hf_finetune.augmentation.compose import OneOf, Sometimes, generative_operations
-from hf_finetune.augmentation.generative.config import BackTranslate, GenerativeOperation, SubstituteByModel
+from hf_finetune.augmentation.generative.back_translation import BackTranslate
+from hf_finetune.augmentation.generative.base import GenerativeOperation
+from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.operations import TextBatch, apply, generators
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.augmentation.text.words import SwapWords
