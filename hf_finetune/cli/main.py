@@ -109,11 +109,11 @@ def search(arguments: Sequence[str]) -> None:
         raise InputError(f"hf-finetune search {what}: expected `hf-finetune search augmentation DATA`")
     job, seconds = search_job(rest, "hf-finetune search augmentation")
     with _importing():
-        from hf_finetune.search import augmentation, report
+        from hf_finetune.search.augmentation import policy_search, report
         from hf_finetune.utils.environment import seconds_since_start
 
-    wanted = augmentation.Wanted(job.searcher, seconds, job.trials, job.seeds)
-    found = augmentation.search(
+    wanted = policy_search.SearchOptions(job.searcher, seconds, job.trials, job.seeds)
+    found = policy_search.search_policy(
         job.recipe, wanted, output=job.launch.output, resume=job.launch.resume, used_s=seconds_since_start()
     )
     print(json.dumps(found, indent=2) if job.json else report.describe(found))

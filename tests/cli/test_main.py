@@ -114,7 +114,7 @@ def test_names_of_recipes_may_have_their_folder_before_them(tmp_path: Path, caps
         (["predict", "m"], "hf-finetune predict: missing DATA"),
         (["predict", "m", "d", "--output", "x.txt"], "--output x.txt: expected a name ending in .csv"),
         (["card", "nowhere"], "nowhere: no recipe.json"),
-        (["card", __file__], ".*test_cli.py: no recipe.json; expected the folder of a finished run"),
+        (["card", __file__], ".*test_main.py: no recipe.json; expected the folder of a finished run"),
         (["cp", "sst2_lora"], "hf-finetune cp: missing DEST"),
         (["cp", "sst2_lora", "nowhere/x.py"], "nowhere: no such folder"),
         (["list", "x"], "hf-finetune list: takes no arguments, got 'x'"),

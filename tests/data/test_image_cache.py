@@ -197,7 +197,7 @@ def test_another_process_finds_the_store_by_its_name(rows: Dataset) -> None:
 
 
 def test_images_of_several_sizes_are_decoded_every_time(rows: Dataset, cache: Path, caplog, monkeypatch) -> None:
-    """What the probed ones did not show."""
+    """What the probe_indices ones did not show."""
     caplog.set_level(logging.INFO, "hf_finetune.run")
     monkeypatch.setattr(image_cache, "_chunks", lambda *_: iter([torch.zeros(5, 3, 24, 25, dtype=torch.uint8)]))
     kept = ImageInputs(PROCESSORS[0], decode_once=True).encode(rows)

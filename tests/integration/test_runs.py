@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 # The command line in a process that gets a signal in the middle of a step, at the same one however busy the machine is.
 SIGNALLED = """
-import signal, sys, gate
+import signal, sys
+from helpers import gate
 from hf_finetune.cli.main import main_command
 from hf_finetune.training.callbacks import LogLines
 

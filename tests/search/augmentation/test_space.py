@@ -11,7 +11,7 @@ from hf_finetune.augmentation.image.geometry import Rotate
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
 from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
-from hf_finetune.search.space import (
+from hf_finetune.search.augmentation.space import (
     BRANCHES,
     LEVELS,
     MOVES,

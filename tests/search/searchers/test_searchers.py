@@ -8,10 +8,10 @@ import pytest
 
 from hf_finetune.augmentation.mixing import CutMix, Mixup
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.search.augmentation import SEARCHERS
-from hf_finetune.search.population import Population
-from hf_finetune.search.searchers import RUNGS, Halving, Sweep, Trial, halved, most_arms
-from hf_finetune.search.space import Mix, Policy, Space, Strength
+from hf_finetune.search.augmentation.policy_search import SEARCHERS
+from hf_finetune.search.augmentation.space import Mix, Policy, Space, Strength
+from hf_finetune.search.searchers.base import RUNGS, Halving, Sweep, Trial, halved, most_arms
+from hf_finetune.search.searchers.population import Population
 
 SPACE = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEFGH"))
 MIXING = replace(SPACE, mixings=(Mixup, CutMix))

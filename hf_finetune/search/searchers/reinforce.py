@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hf_finetune.search.searchers import Halving, Trial, halved
-from hf_finetune.search.space import BRANCHES, LEVELS, MOVES, Mix, Move, Policy, Space
+from hf_finetune.search.augmentation.space import BRANCHES, LEVELS, MOVES, Mix, Move, Policy, Space
+from hf_finetune.search.searchers.base import Halving, Trial, halved
 
 WIDTH = 6
 LEARNING_RATE = 0.05

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.search.reinforce import Controller, MovingScale, Reinforce, reinforce_loss
-from hf_finetune.search.space import Space, Strength
+from hf_finetune.search.augmentation.space import Space, Strength
+from hf_finetune.search.searchers.reinforce import Controller, MovingScale, Reinforce, reinforce_loss
 
 SPACE = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEFGH"))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from hf_finetune.search.space import LEVELS, Policy, Space
+from hf_finetune.search.augmentation.space import LEVELS, Policy, Space
 
 RUNGS = 3
 """A policy is tried on few steps first, on twice as many when it did well, and again."""

@@ -8,16 +8,16 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from hf_finetune.search.budget import spoken
-from hf_finetune.search.plan import FEWEST_SEEDS, MOST_SEEDS, RESERVE, Runs, planned_runs, shortest_runs
-from hf_finetune.search.retraining import Cost, Retrained
+from hf_finetune.search.final_runs import Cost, FinalRun
+from hf_finetune.search.time_plan import FEWEST_SEEDS, MOST_SEEDS, RESERVE, Runs, planned_runs, shortest_runs
 
 logger = logging.getLogger("hf_finetune.run")
 
-Train = Callable[[str, int, int, int], Retrained]
+Train = Callable[[str, int, int, int], FinalRun]
 """`(side, seed, steps, validation rows) -> run`; the side is without or with."""
 
 
-class Deciding:
+class PairedRuns:
     """Plans the runs by what was measured and what those before them took, and has them made.
 
     Their steps are planned before the first one: as many as three seeds (or those that were asked for) have time for. Should

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_finetune.search.searchers import RUNGS, Trial
-from hf_finetune.search.space import Policy, Space
+from hf_finetune.search.augmentation.space import Policy, Space
+from hf_finetune.search.searchers.base import RUNGS, Trial
 
 FEW_MEMBERS, MOST_MEMBERS, TRIALS_A_MEMBER = 4, 16, 8
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from hf_finetune.search.deciding import Deciding
-from hf_finetune.search.retraining import Cost, Retrained
+from hf_finetune.search.final_runs import Cost, FinalRun
+from hf_finetune.search.paired_runs import PairedRuns
 
 # A run of n steps takes 4 + n seconds: three pairs 6 (4 + n), four pairs 8 (4 + n).
 COST = Cost(kept_s=0.0, head_s=0.0, fixed_s=3.0, row_s=0.5, score_s=0.1, rows_per_step=2, scored=10)
@@ -20,16 +20,16 @@ class Clock:
         self.state: dict[str, Any] = {"plan": {}, "without": [], "with": []}
         self.kept: list[tuple[int, int]] = []
 
-    def train(self, side: str, seed: int, steps: int, judged: int) -> Retrained:
+    def train(self, side: str, seed: int, steps: int, judged: int) -> FinalRun:
         slower = self.slower if isinstance(self.slower, float) else self.slower.get(len(self.made), 1.0)
         kept_s = 0.0 if self.made else self.once_s
         self.made.append((side, seed, steps))
         seconds = kept_s + slower * (3.9 + steps + 0.1 * judged / 10)
         self.left_s -= seconds
-        return Retrained([], 0.5, 0.7, seconds=seconds, head_s=0.0, kept_s=kept_s, step_s=1.0, score_s=0.1)
+        return FinalRun([], 0.5, 0.7, seconds=seconds, head_s=0.0, kept_s=kept_s, step_s=1.0, score_s=0.1)
 
     def decided(self, *, wanted: int, seeds: int | None = None) -> list[tuple[str, int, int]]:
-        deciding = Deciding(self.state, COST, wanted=wanted, seeds=seeds, first_seed=5, left=lambda: self.left_s)
+        deciding = PairedRuns(self.state, COST, wanted=wanted, seeds=seeds, first_seed=5, left=lambda: self.left_s)
         if "steps" not in self.state["plan"]:
             deciding.begin()
         deciding.run(self.train, lambda: self.kept.append((len(self.state["without"]), len(self.state["with"]))))
@@ -111,7 +111,7 @@ def test_it_goes_on_where_it_was_stopped() -> None:
     whole, stopped = Clock(102.0), Clock(102.0)
     expected = whole.decided(wanted=6)
 
-    def dies(side: str, seed: int, steps: int, judged: int) -> Retrained:
+    def dies(side: str, seed: int, steps: int, judged: int) -> FinalRun:
         if len(stopped.made) == 3:
             raise KeyboardInterrupt
         return train(side, seed, steps, judged)

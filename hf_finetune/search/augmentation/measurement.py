@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from hf_finetune.augmentation.operations import Operation
 from hf_finetune.config.recipe import ImageData, Recipe
 from hf_finetune.errors import InputError
-from hf_finetune.search.bench import Bench
-from hf_finetune.search.plan import Pace, too_dear
-from hf_finetune.search.retraining import MOST_JUDGED, Cost, measure, with_side
+from hf_finetune.search.augmentation.proxy_task import ProxyTask
+from hf_finetune.search.final_runs import MOST_JUDGED, Cost, measure, with_side
+from hf_finetune.search.time_plan import Pace, too_dear
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -32,7 +32,7 @@ class Timing:
 
 
 def timed(
-    recipe: Recipe, bench: Bench, usual: tuple[Operation, ...], *, seeds: int, left: Callable[[], float]
+    recipe: Recipe, proxy: ProxyTask, usual: tuple[Operation, ...], *, seeds: int, left: Callable[[], float]
 ) -> Timing:
     """Measure, and choose the pictures of the runs that decide: whole ones, or of half the side where these are too dear.
 
@@ -41,23 +41,23 @@ def timed(
         seeds: pairs of runs that there must be time for.
         left: seconds of the budget that are left now.
     """
-    prepared, train = bench.prepared, recipe.train
-    batches = prepared.batches(prepared.inputs.lengths(bench.encoded))
+    prepared, train = proxy.prepared, recipe.train
+    batches = prepared.batches(prepared.inputs.lengths(proxy.encoded))
     steps = batches.planned(train.num_train_epochs, train.max_steps)
     rows, scored = len(prepared.splits.train), min(len(prepared.splits.validation), MOST_JUDGED)
 
     def measured(recipe: Recipe) -> Cost:
         cost = measure(recipe, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
-        return replace(cost, head_s=0.0) if bench.one_head else cost
+        return replace(cost, head_s=0.0) if proxy.one_head else cost
 
     def dear(cost: Cost) -> bool:
         return too_dear(cost, wanted=steps, seeds=seeds, left_s=left())
 
-    small_side, whole_side = bench.sides or (None, None)
+    small_side, whole_side = proxy.sides or (None, None)
     small = None if small_side is None else _of_small_pictures(recipe, small_side, measured)
     if small_side is None or whole_side is None or small is None:
         cost = measured(recipe)
-        return Timing(steps, Pace(*bench.seconds(usual), cost), None, cost, True)
+        return Timing(steps, Pace(*proxy.seconds(usual), cost), None, cost, True)
     pixels = (whole_side / small_side) ** 2
     whole = more_pixels(small, pixels)
     # Whole ones are not measured where half of what their pixels ask for is too much already; at a low resolution a run does
@@ -67,7 +67,7 @@ def timed(
     if is_measured:
         whole = measured(recipe)
     cost, side = (whole, None) if is_measured and not dear(whole) else (small, small_side)
-    return Timing(steps, Pace(*bench.seconds(usual), cost), side, whole, is_measured)
+    return Timing(steps, Pace(*proxy.seconds(usual), cost), side, whole, is_measured)
 
 
 def more_pixels(cost: Cost, factor: float) -> Cost:

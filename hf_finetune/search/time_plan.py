@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from hf_finetune.errors import InputError
 from hf_finetune.search.budget import affordable, spoken
-from hf_finetune.search.retraining import Cost
-from hf_finetune.search.searchers import RUNGS
+from hf_finetune.search.final_runs import Cost
+from hf_finetune.search.searchers.base import RUNGS
 
 RESERVE = 0.1
 """Of the time left, kept back whenever runs are planned, for what no measurement knew of. What is not needed of it goes to

@@ -1,4 +1,4 @@
-"""The test bench of a search: a policy trains the shared start for a few steps, and rows that it did not see score it.
+"""The proxy task of a search: a policy trains the shared start for a few steps, and rows that it did not see score it.
 
 What makes a trial cheap: the run's checkpoint is loaded once, its head fitted once, its lower layers stay as they are, large
 pictures have half their side, and what the lower layers make of the scored rows is computed once.
@@ -105,7 +105,7 @@ class Stage:
     """Mix them with one another, and their labels."""
 
 
-class Bench:
+class ProxyTask:
     """Loads the shared start, and runs trials from it.
 
     Raises:

@@ -43,7 +43,7 @@ MOST_JUDGED = 1000
 
 
 @dataclass(frozen=True)
-class Retrained:
+class FinalRun:
     """A run, and what it says of the validation rows."""
 
     predicted: list[int]
@@ -88,7 +88,7 @@ class Cost:
         return replace(self, **{name: factor * getattr(self, name) for name in parts})
 
 
-def retrain(recipe: Recipe, *, seed: int, steps: int, whole: int, judged: int) -> Retrained:
+def retrain(recipe: Recipe, *, seed: int, steps: int, whole: int, judged: int) -> FinalRun:
     """Train as `train` does, for so many steps, and answer for the validation rows with the weights of the last one.
 
     Nothing is chosen on these rows: neither an epoch nor an average of weights. Test rows are not looked at.
@@ -179,7 +179,7 @@ def judged_rows(splits: Splits, most: int) -> Dataset:
     return splits.validation.select(np.sort(rows))
 
 
-def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
+def _run(recipe: Recipe, *, most_scored: int) -> FinalRun:
     started = time.perf_counter()
     recipe = replace(recipe, train=replace(recipe.train, logging_steps=1))
     with _quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
@@ -195,7 +195,7 @@ def _run(recipe: Recipe, *, most_scored: int) -> Retrained:
         step_s = _step_seconds(Path(folder) / "log.jsonl", trainer.loop_seconds)
         logits_NC, kept_s = _answers(trainer.trained_model(), prepared, judged)
     labels_N = np.asarray(judged["label"][:])
-    return Retrained(
+    return FinalRun(
         predicted=logits_NC.argmax(-1).tolist(),
         accuracy=float((logits_NC.argmax(-1) == labels_N).mean()),
         log_loss=float(row_log_losses(labels_N, softmax(logits_NC)).mean()),

@@ -24,11 +24,19 @@ from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
 from hf_finetune.pipeline.run_folder import output_folder, plain_disk_errors
-from hf_finetune.search import report, tpe
-from hf_finetune.search.bench import Bench, Stage
+from hf_finetune.search.augmentation import report
+from hf_finetune.search.augmentation.measurement import timed
+from hf_finetune.search.augmentation.proxy_task import ProxyTask, Stage
+from hf_finetune.search.augmentation.space import NONE, Policy, Space, described, plain, space_of
 from hf_finetune.search.budget import SearcherName, spoken
-from hf_finetune.search.deciding import Deciding
-from hf_finetune.search.plan import (
+from hf_finetune.search.final_runs import Cost, FinalRun, judged_rows, retrain, why_no_mixing, with_policy, with_side
+from hf_finetune.search.paired_runs import PairedRuns
+from hf_finetune.search.searchers import tpe
+from hf_finetune.search.searchers.base import RUNGS, Searcher, Sweep, Trial
+from hf_finetune.search.searchers.population import Population
+from hf_finetune.search.searchers.reinforce import Reinforce
+from hf_finetune.search.state import SCHEMA, check_same, state_in
+from hf_finetune.search.time_plan import (
     FEWEST_SEEDS,
     LEAST_JUDGED,
     MOST_SEEDS,
@@ -37,13 +45,6 @@ from hf_finetune.search.plan import (
     trial_plan,
     trial_seconds,
 )
-from hf_finetune.search.population import Population
-from hf_finetune.search.reinforce import Reinforce
-from hf_finetune.search.retraining import Cost, Retrained, judged_rows, retrain, why_no_mixing, with_policy, with_side
-from hf_finetune.search.searchers import RUNGS, Searcher, Sweep, Trial
-from hf_finetune.search.space import NONE, Policy, Space, described, plain, space_of
-from hf_finetune.search.state import SCHEMA, check_same, state_in
-from hf_finetune.search.timing import timed
 from hf_finetune.utils import environment
 from hf_finetune.utils.codec import to_plain, write_json, write_text
 from hf_finetune.utils.exit_status import notes_afterwards
@@ -56,7 +57,7 @@ SEARCHERS = {"sweep": Sweep, "tpe": tpe.Tpe, "population": Population, "reinforc
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchOptions:
     """What the user asks of a search."""
 
     searcher: SearcherName = "sweep"
@@ -67,8 +68,8 @@ class Wanted:
     """None: at least three, and more where time is left."""
 
 
-def search(
-    recipe: Recipe, wanted: Wanted, *, output: str | None = None, resume: bool = False, used_s: float = 0.0
+def search_policy(
+    recipe: Recipe, wanted: SearchOptions, *, output: str | None = None, resume: bool = False, used_s: float = 0.0
 ) -> dict[str, Any]:
     """Find a policy and judge it; write recipe.json, search.json, policy.yaml and search.svg.
 
@@ -102,7 +103,7 @@ def search(
 
 
 def _begin(
-    recipe: Recipe, wanted: Wanted, folder: Path, state: dict[str, Any] | None, started: float
+    recipe: Recipe, wanted: SearchOptions, folder: Path, state: dict[str, Any] | None, started: float
 ) -> tuple[_Search, dict[str, Any]]:
     """Load everything, and plan the time of a new search; nothing is written.
 
@@ -113,12 +114,12 @@ def _begin(
         The search, and what its recipe.json holds.
 
     Raises:
-        InputError, StoppedBySignal: see `search`.
+        InputError, StoppedBySignal: see `search_policy`.
     """
-    bench = Bench(recipe)
-    prepared = bench.prepared
-    with bench.all_layers():
-        space, left_out = space_of(bench.sample(), why_no_mixing(recipe, prepared))
+    proxy = ProxyTask(recipe)
+    prepared = proxy.prepared
+    with proxy.all_layers():
+        space, left_out = space_of(proxy.sample(), why_no_mixing(recipe, prepared))
     names = [*space.names, *space.mixing_names]
     if prepared.processes > 1:
         raise InputError(f"search: expected one process, got {prepared.processes}")
@@ -142,8 +143,8 @@ def _begin(
         "left_out": list(left_out),
         "rows": {
             "train": len(prepared.splits.train),
-            "fit": len(bench.train_rows),
-            "scored": len(bench.scored_labels),
+            "fit": len(proxy.train_rows),
+            "scored": len(proxy.scored_labels),
             "validation": len(prepared.splits.validation),
         },
         "plan": {},
@@ -152,7 +153,7 @@ def _begin(
         "with": [],
     }
     state["folder"] = str(folder)
-    run = _Search(recipe, wanted, bench, space, state, folder, started)
+    run = _Search(recipe, wanted, proxy, space, state, folder, started)
     if new:
         try:
             with plain_disk_errors(folder):
@@ -162,7 +163,7 @@ def _begin(
     return run, record
 
 
-def _check(recipe: Recipe, wanted: Wanted) -> None:
+def _check(recipe: Recipe, wanted: SearchOptions) -> None:
     """Raises: InputError: what no search can be made with."""
     data = recipe.data
     for name, given in (("augment", data.augment), ("augment_copies", data.augment_copies)):
@@ -202,14 +203,14 @@ class _Search:
     def __init__(
         self,
         recipe: Recipe,
-        wanted: Wanted,
-        bench: Bench,
+        wanted: SearchOptions,
+        proxy: ProxyTask,
         space: Space,
         state: dict[str, Any],
         folder: Path,
         started: float,
     ) -> None:
-        self.recipe, self.wanted, self.bench, self.space = recipe, wanted, bench, space
+        self.recipe, self.wanted, self.proxy, self.space = recipe, wanted, proxy, space
         self.state, self.folder, self.started = state, folder, started
         # What a search that goes on has used before.
         self.before = state.get("seconds", 0.0)
@@ -241,7 +242,7 @@ class _Search:
         """
         budget_s, seeds = self.wanted.budget_s, self.wanted.seeds or FEWEST_SEEDS
         usual = self.space.augment(self.space.every(0.6))
-        found = timed(self.recipe, self.bench, usual, seeds=seeds, left=lambda: budget_s - self.elapsed)
+        found = timed(self.recipe, self.proxy, usual, seeds=seeds, left=lambda: budget_s - self.elapsed)
         planned = {"wanted": found.steps, "seeds": seeds, "used_s": self.elapsed}
         trials_s = trial_seconds(found.pace, budget_s=budget_s, **planned)
         self.plan |= {
@@ -348,7 +349,7 @@ class _Search:
     def _decide(self, best: Trial) -> None:
         """Runs with the policy and without, in all the time that is left."""
         plan, wanted = self.plan, self.wanted
-        deciding = Deciding(
+        deciding = PairedRuns(
             self.state,
             self.cost,
             wanted=plan["wanted_steps"],
@@ -363,7 +364,7 @@ class _Search:
             logger.info("runs of %d of the recipe's %d steps are to decide", plan["steps"], plan["wanted_steps"])
         self.bar.update(len(self.state["without"]) + len(self.state["with"]))
 
-        def train(side: str, seed: int, steps: int, judged: int) -> Retrained:
+        def train(side: str, seed: int, steps: int, judged: int) -> FinalRun:
             self.bar.set_postfix_str("run without augmentation" if side == "without" else "run with the policy")
             tried = self._with(Trial((NONE,), 0) if side == "without" else best)
             tried = tried if plan["side"] is None else with_side(tried, plan["side"])
@@ -411,7 +412,7 @@ class _Search:
         else:
             lasts = [end - before for end, before in zip(ends, [0, *ends], strict=False)][: trial.rung + 1]
             held = [trial.schedule[min(i, len(trial.schedule) - 1)] for i in range(trial.rung + 1)]
-            found = self.bench.run(
+            found = self.proxy.run(
                 [Stage(n, self.space.augment(p), self._mix(p)) for p, n in zip(held, lasts, strict=True)]
             )
             trials.append(
@@ -432,7 +433,7 @@ class _Search:
 
     def _evidence(self) -> dict[str, Any]:
         """The paired difference between the runs with the policy and those without, and what it allows to say."""
-        labels_N = np.asarray(judged_rows(self.bench.prepared.splits, self.plan["judged"])["label"][:])
+        labels_N = np.asarray(judged_rows(self.proxy.prepared.splits, self.plan["judged"])["label"][:])
         mine, theirs = (np.array([run["predicted"] for run in self.state[side]]) for side in ("with", "without"))
         metric = self.recipe.evaluate.metric
         if metric == "macro_f1":

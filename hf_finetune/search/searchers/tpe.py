@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.errors import InputError
-from hf_finetune.search.searchers import RUNGS, Trial, halved, most_arms
-from hf_finetune.search.space import BRANCHES, LEVELS, MOVES, Mix, Move, Policy, Space
+from hf_finetune.search.augmentation.space import BRANCHES, LEVELS, MOVES, Mix, Move, Policy, Space
+from hf_finetune.search.searchers.base import RUNGS, Trial, halved, most_arms
 
 
 def library() -> Any:
