@@ -7,14 +7,17 @@ from typing import Any
 
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.config.recipe import Averaging, Distill, ImageData, Recipe, TextData
-from hf_finetune.distillation.config import DecoupledKD, DistillationKind, RepresentationKind, SoftTargets
-from hf_finetune.distillation.representation_config import (
+from hf_finetune.distillation.config import (
     AttentionMaps,
     AttentionRelations,
     Contrastive,
+    DecoupledKD,
+    DistillationKind,
+    FeatureKind,
     HiddenStates,
-    OfTokens,
     RelationalKD,
+    SoftTargets,
+    TokenKind,
 )
 from hf_finetune.distillation.weight_schedules import ends_of
 from hf_finetune.models.surgery.layers import ReinitTopLayers
@@ -104,7 +107,7 @@ def _check_distill(objective: Distill, recipe: Recipe, refuse: Refuse) -> None:
             objective.labels_weight,
             "above 0, or a kind of the teacher's answers (SoftTargets) beside these, of which the head learns nothing",
         )
-    if any(isinstance(kind, RepresentationKind) for kind in objective.kinds):
+    if any(isinstance(kind, FeatureKind) for kind in objective.kinds):
         _check_insides(objective, recipe, refuse)
     if objective.mix:
         refuse("objective.mix", ", ".join(map(spelled, objective.mix)), "none beside a teacher, who sees no mixed rows")
@@ -143,7 +146,7 @@ def _check_kind(kind: DistillationKind, where: str, refuse: Refuse) -> None:
 
 def _check_insides(objective: Distill, recipe: Recipe, refuse: Refuse) -> None:
     """What would give the student other tokens than its teacher, or take them where they cannot be compared."""
-    names = ", ".join(type(kind).__name__ for kind in objective.kinds if isinstance(kind, RepresentationKind))
+    names = ", ".join(type(kind).__name__ for kind in objective.kinds if isinstance(kind, FeatureKind))
     if recipe.trained == "head":
         refuse("method", "head", f"another beside {names}: what they compare is of the encoder, which would not train")
     if len(objective.teachers) > 1:
@@ -158,7 +161,7 @@ def _check_insides(objective: Distill, recipe: Recipe, refuse: Refuse) -> None:
         refuse(
             "train.extra.gradient_checkpointing", True, f"false beside {names}, which reads the states it throws away"
         )
-    if any(isinstance(kind, OfTokens) for kind in objective.kinds):
+    if any(isinstance(kind, TokenKind) for kind in objective.kinds):
         if recipe.model.patch_drop:
             refuse("model.patch_drop", recipe.model.patch_drop, f"0 beside {names}: the teacher sees all patches")
         if isinstance(recipe.data, ImageData) and recipe.data.low_resolution is not None:

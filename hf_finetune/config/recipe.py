@@ -13,7 +13,7 @@ import tyro
 
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.config.data import ImageData, TextData, flag
-from hf_finetune.distillation.config import AnswerKind, DistillationKind, SoftTargets
+from hf_finetune.distillation.config import DistillationKind, LogitKind, SoftTargets
 from hf_finetune.distillation.weight_schedules import Number, ends_of
 from hf_finetune.models.surgery.operations import SurgeryStep
 from hf_finetune.pretraining.config import Pretrain
@@ -134,8 +134,7 @@ class Distill(Supervised):
     kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: of its answers SoftTargets, HardLabel, MatchLogits,
     DecoupledKD; of its inside HiddenStates, AttentionMaps, AttentionRelations, Embedding, RelationalKD, Contrastive; see
-    `distillation.config` and `distillation.representation_config`. A DeiT has a head for the answers on its
-    distillation token, and answers by both."""
+    `distillation.config`. A DeiT has a head for the answers on its distillation token, and answers by both."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
     """Format in which rows are read; in bf16 those whose class could be another there are read again in float32."""
     labels_weight: Number = 0.5
@@ -150,7 +149,7 @@ class Distill(Supervised):
     @property
     def asks_answers(self) -> bool:
         """Whether what the teacher answers counts at any time, and not its inside alone."""
-        return any(any(ends_of(kind.weight)) for kind in self.kinds if isinstance(kind, AnswerKind))
+        return any(any(ends_of(kind.weight)) for kind in self.kinds if isinstance(kind, LogitKind))
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -17,9 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.distillation.config import DistillationKind, RepresentationKind
-from hf_finetune.distillation.representation_config import OfTokens
-from hf_finetune.distillation.representations import wanted
+from hf_finetune.distillation.config import DistillationKind, FeatureKind, TokenKind
+from hf_finetune.distillation.networks import Networks
 from hf_finetune.distillation.teachers import Teacher
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import positions_of
@@ -41,15 +40,15 @@ def check(teacher: Teacher, kinds: Sequence[DistillationKind], inputs: Inputs, m
     theirs = teacher.classifier.model
     prompts = isinstance(theirs, PeftModel) and theirs.active_peft_config.is_prompt_learning
     for place, kind in enumerate(kinds):
-        if not isinstance(kind, RepresentationKind):
+        if not isinstance(kind, FeatureKind):
             continue
         try:
             if prompts:
                 raise InputError(
                     f"{teacher.name} reads prompts before every row, of which the student has none; take a teacher without"
                 )
-            wanted(kind, (model.config, theirs.config))
-            if isinstance(kind, OfTokens):
+            kind.required(Networks(model.config, theirs.config))
+            if isinstance(kind, TokenKind):
                 _check_tokens(teacher, inputs, model, rows)
         except InputError as error:
             raise InputError(f"objective.kinds[{place}]: {error}") from error

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig
 
-from hf_finetune.distillation.hidden_states import States
-from hf_finetune.distillation.representation_config import AttentionMaps, HiddenStates, Pairs
-from hf_finetune.distillation.representation_losses import attention_kl, log_attention, mean_over_heads
+from hf_finetune.distillation.features import Features
+from hf_finetune.distillation.losses.attention_maps import AttentionMaps
+from hf_finetune.distillation.losses.functional import attention_kl, mean_over_heads
+from hf_finetune.distillation.losses.hidden_states import HiddenStates
+from hf_finetune.distillation.networks import LayerPairs, Networks
 
 # A row costs a forward pass of both networks; all its tokens would cost more in products of matrices than they tell: so many
 # of so many rows are several times as many vectors as networks are wide.
@@ -43,7 +44,7 @@ def _standardised(x_ND: torch.Tensor) -> torch.Tensor:
     return x_ND / (x_ND.T @ x_ND).norm().clamp_min(torch.finfo(x_ND.dtype).tiny).sqrt()
 
 
-def likest(likeness_SL: np.ndarray) -> Pairs:
+def likest(likeness_SL: np.ndarray) -> LayerPairs:
     """The layers (student's, teacher's), counted from 1, whose likeness adds up to most.
 
     A later layer of the student has a later one of the teacher, or, where the teacher has fewer layers than it, no earlier
@@ -83,20 +84,20 @@ class StatesAlike:
         self._generator = torch.Generator().manual_seed(seed)
         self._kept: tuple[list[list[torch.Tensor]], list[list[torch.Tensor]]] = ([], [])
 
-    def add(self, student: States, teacher: States) -> None:
+    def add(self, student: Features, teacher: Features) -> None:
         """Take of the states of the same batch."""
         rows, tokens = self._drawn(student)
         for kept, states in zip(self._kept, (student, teacher), strict=True):
-            kept.append([x_BTD[rows, tokens].float() for layer, x_BTD in sorted(states.hidden.items()) if layer])
+            kept.append([x_BTD[rows, tokens].float() for _, x_BTD in sorted(states.hidden.items())])
 
     def likeness(self) -> np.ndarray:
         """Shape (S, L)."""
         own, theirs = ([torch.cat(parts) for parts in zip(*kept, strict=True)] for kept in self._kept)
         return linear_cka(own, theirs)
 
-    def _drawn(self, states: States) -> tuple[torch.Tensor, torch.Tensor]:
+    def _drawn(self, states: Features) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and places of tokens that are no padding."""
-        x_BTD = states.hidden[0]
+        x_BTD = states.hidden[1]
         lots_BT = torch.rand(x_BTD.shape[:2], generator=self._generator).to(x_BTD.device)
         if states.mask_BT is not None:
             lots_BT = lots_BT.masked_fill(states.mask_BT == 0, -1.0)
@@ -106,7 +107,7 @@ class StatesAlike:
 
 
 class AttentionAlike:
-    """Minus the divergence of the student's attention from the teacher's, see `representation_losses.attention_kl`.
+    """Minus the divergence of the student's attention from the teacher's, see `losses.functional.attention_kl`.
 
     Each is the mean over its heads: before training no head of one network stands for one of the other.
 
@@ -120,13 +121,10 @@ class AttentionAlike:
         self.heads = heads
         self._rows, self._kl_SL = 0, np.zeros(())
 
-    def add(self, student: States, teacher: States) -> None:
+    def add(self, student: Features, teacher: Features) -> None:
         """Take of the states of the same batch."""
         own, theirs = (
-            [
-                mean_over_heads(log_attention(layer["query"], layer["key"], states.mask_BT, heads=heads))
-                for _, layer in sorted(states.attention.items())
-            ]
+            [mean_over_heads(states.log_attention(layer, heads)) for layer in sorted(states.attention)]
             for states, heads in zip((student, teacher), self.heads, strict=True)
         )
         kl_SL = [[float(attention_kl(one, other, student.mask_BT).sum()) for other in theirs] for one in own]
@@ -137,16 +135,13 @@ class AttentionAlike:
         return -self._kl_SL / self._rows
 
 
-def alike(
-    kind: HiddenStates | AttentionMaps, configs: tuple[PreTrainedConfig, PreTrainedConfig], *, seed: int
-) -> StatesAlike | AttentionAlike:
+def alike(kind: HiddenStates | AttentionMaps, networks: Networks, *, seed: int) -> StatesAlike | AttentionAlike:
     """What tells how alike the layers of two networks are in what `kind` compares.
 
     Args:
-        configs: of the student, and of the teacher.
+        networks: the student and its teacher.
         seed: see `StatesAlike`.
     """
     if isinstance(kind, HiddenStates):
         return StatesAlike(seed)
-    student, teacher = (config.num_attention_heads for config in configs)
-    return AttentionAlike((student, teacher))
+    return AttentionAlike(networks.heads)

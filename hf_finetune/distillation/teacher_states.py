@@ -27,11 +27,11 @@ from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of, sample_rows
 from hf_finetune.distillation import layer_search
 from hf_finetune.distillation.compatibility import Normalised
-from hf_finetune.distillation.config import DistillationKind, RepresentationKind
-from hf_finetune.distillation.hidden_states import States, Wanted, Watch
+from hf_finetune.distillation.config import DistillationKind, FeatureKind, searches_layers
+from hf_finetune.distillation.feature_loss import FeatureLoss
+from hf_finetune.distillation.features import FeatureRecorder, Features, RequiredFeatures
 from hf_finetune.distillation.logit_cache import Kept
-from hf_finetune.distillation.representation_config import is_searched
-from hf_finetune.distillation.representations import Configs, comparison, teachers_hidden, wanted
+from hf_finetune.distillation.networks import Networks
 from hf_finetune.distillation.taught_rows import TOKENS, embedding_column
 from hf_finetune.distillation.teachers import Teacher, asked_of, asking, read_by
 from hf_finetune.distillation.teachers import embeddings as teachers_embeddings
@@ -57,24 +57,26 @@ class AskedInside:
     Args:
         wanted: what is taken of it; the embeddings come with the batch, see `distillation.taught_rows`.
         inputs: the student's.
-        skip: see `inner_states.Watch`.
+        skip: see `features.FeatureRecorder`.
         as_kept: round the states as keeping them would, so that a student learns the same.
     """
 
-    def __init__(self, teacher: Teacher, wanted: Wanted, inputs: Inputs, *, skip: int, as_kept: bool = False) -> None:
+    def __init__(
+        self, teacher: Teacher, wanted: RequiredFeatures, inputs: Inputs, *, skip: int, as_kept: bool = False
+    ) -> None:
         self.poolings, self.as_kept = wanted.poolings, as_kept
         self.model, theirs = teacher.classifier.model, teacher.classifier.inputs
-        self.watch: Watch | None = None
+        self.watch: FeatureRecorder | None = None
         self.normalised: Normalised | None = None
         if wanted.hidden or wanted.attention:
-            self.watch = Watch(self.model, Wanted(wanted.hidden, wanted.attention), skip=skip)
+            self.watch = FeatureRecorder(self.model, wanted.of_tokens, skip=skip)
             if isinstance(inputs, ImageInputs) and isinstance(theirs, ImageInputs):
                 self.normalised = Normalised.of(inputs, theirs)
         self.names = theirs.tokenizer.model_input_names if isinstance(theirs, TextInputs) else ["pixel_values"]
 
-    def __call__(self, batch: dict[str, Any]) -> States:
+    def __call__(self, batch: dict[str, Any]) -> Features:
         """The states, without gradients, computed in float32, and the embeddings."""
-        found = States(batch.get("attention_mask"))
+        found = Features(batch.get("attention_mask"))
         if self.watch is not None:
             given = {name: batch[name] for name in self.names if name in batch}
             if self.normalised is not None:
@@ -121,9 +123,9 @@ class KeptInside:
     def __init__(self, layout: Layout | None, poolings: Collection[PoolingKind]) -> None:
         self.layout, self.poolings = layout, poolings
 
-    def __call__(self, batch: dict[str, Any]) -> States:
+    def __call__(self, batch: dict[str, Any]) -> Features:
         """The states, float32, and the embeddings."""
-        found = States(mask_BT := batch.get("attention_mask"))
+        found = Features(mask_BT := batch.get("attention_mask"))
         if self.layout is not None:
             found = self.layout.states(_in_place(batch[TOKENS].float(), mask_BT), mask_BT)
         found.pooled = {pooling: batch[embedding_column(pooling)] for pooling in self.poolings}
@@ -150,12 +152,12 @@ def kept_tokens(
         layout: what is kept of a token.
         inputs: the student's, whose tokens the teacher reads, too.
         rows: canonical rows.
-        skip: see `inner_states.Watch`.
+        skip: see `features.FeatureRecorder`.
         budget_gb: see `distillation.teachers.ask`.
     """
     theirs, device = teacher.classifier.inputs, next(teacher.classifier.model.parameters()).device
     read = read_by(inputs, rows)
-    wanted = Wanted(bool(layout.hidden), frozenset(layout.attention))
+    wanted = RequiredFeatures(frozenset(layout.hidden), frozenset(layout.attention))
     with closing(AskedInside(teacher, wanted, inputs, skip=skip)) as inside:
 
         def of(numbers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,15 +242,15 @@ def search_layers(
         student's layers with each of the teacher's was measured, and by what `measure`; and the `layers` that follow from it.
         All in JSON's types.
     """
-    configs = model.config, teacher.classifier.model.config
-    asked = {place: kind for place, kind in enumerate(kinds) if is_searched(kind)}
-    own, theirs = _wanted_together(asked.values(), configs)
-    found = {place: layer_search.alike(kind, configs, seed=seed) for place, kind in asked.items()}
+    networks = Networks(model.config, teacher.classifier.model.config)
+    asked = {place: kind for place, kind in enumerate(kinds) if searches_layers(kind)}
+    own, theirs = _wanted_together(asked.values(), networks)
+    found = {place: layer_search.alike(kind, networks, seed=seed) for place, kind in asked.items()}
     chosen = sample_rows(inputs, rows, layer_search.MOST_ROWS, seed=seed)
     batches, device = Rows(rows, columns_of(inputs, labels=False)), next(model.parameters()).device
-    own_skip, teachers_skip = _skips(configs)
+    own_skip, teachers_skip = _skips(networks)
     with (
-        closing(Watch(model, own, skip=own_skip)) as watch,
+        closing(FeatureRecorder(model, own, skip=own_skip)) as watch,
         closing(AskedInside(teacher, theirs, inputs, skip=teachers_skip)) as teachers_inside,
         evaluating(model),
         torch.no_grad(),
@@ -282,21 +284,23 @@ def with_layers(
 ) -> tuple[DistillationKind, ...]:
     """The kinds with the layers that were found for them, see `search_layers`."""
     found = {each["place"]: tuple((own, theirs) for own, theirs in each["layers"]) for each in layer_maps}
-    return tuple(replace(kind, layers=found[place]) if is_searched(kind) else kind for place, kind in enumerate(kinds))
+    return tuple(
+        replace(kind, layers=found[place]) if searches_layers(kind) else kind for place, kind in enumerate(kinds)
+    )
 
 
-def _wanted_together(kinds: Iterable[RepresentationKind], configs: Configs) -> tuple[Wanted, Wanted]:
+def _wanted_together(kinds: Iterable[FeatureKind], networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:
     """All that the kinds take of the student, and of the teacher."""
-    own, theirs = zip(*(wanted(kind, configs) for kind in kinds), strict=True)
+    own, theirs = zip(*(kind.required(networks) for kind in kinds), strict=True)
     return reduce(or_, own), reduce(or_, theirs)
 
 
-def _skips(configs: Configs) -> tuple[int, int]:
+def _skips(networks: Networks) -> tuple[int, int]:
     """Tokens before the patches of the student's pictures, and of the teacher's, that are left out.
 
     Where both have the same ones, these are compared as well.
     """
-    own, theirs = map(tokens_before_patches, configs)
+    own, theirs = map(tokens_before_patches, networks)
     return (own, theirs) if own != theirs else (0, 0)
 
 
@@ -320,20 +324,19 @@ def insides_of(
         seed: of the projections' first weights.
         budget_gb, live: see `distillation.teachers.ask`.
     """
-    configs = model.config, teacher.classifier.model.config
-    asked = {place: kind for place, kind in enumerate(kinds) if isinstance(kind, RepresentationKind)}
-    own, theirs = _wanted_together(asked.values(), configs)
-    own_skip, teachers_skip = _skips(configs)
+    networks = Networks(model.config, teacher.classifier.model.config)
+    asked = {place: kind for place, kind in enumerate(kinds) if isinstance(kind, FeatureKind)}
+    own, theirs = _wanted_together(asked.values(), networks)
+    own_skip, teachers_skip = _skips(networks)
     generator, clock, poolings = torch.Generator().manual_seed(seed), Clock(), sorted(theirs.poolings)
-    comparisons = {place: comparison(kind, configs, generator) for place, kind in asked.items()}
+    comparisons = {place: FeatureLoss(kind, networks, generator) for place, kind in asked.items()}
     if live:
         inside = AskedInside(teacher, theirs, inputs, skip=teachers_skip, as_kept=True)
         return Insides(own, comparisons, inside, EmbedViews(teacher, poolings, clock, budget_gb), own_skip, clock)
     kept: dict[str, Any] = {
         embedding_column(p): teachers_embeddings(teacher, rows, "train", p, budget_gb=budget_gb) for p in poolings
     }
-    hidden = frozenset().union(*(teachers_hidden(kind, configs) for kind in asked.values()))
-    layout = Layout(tuple(sorted(hidden)), tuple(sorted(theirs.attention)), width_of(configs[1]))
+    layout = Layout(tuple(sorted(theirs.hidden)), tuple(sorted(theirs.attention)), width_of(networks.teacher))
     inside = KeptInside(layout if layout.numbers else None, poolings)
     if layout.numbers:
         tokens = kept_tokens(teacher, layout, inputs, rows, skip=teachers_skip, budget_gb=budget_gb)

@@ -27,7 +27,7 @@ from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.distillation.classes import places_of
 from hf_finetune.distillation.ensemble import Mean, mean_logits
-from hf_finetune.distillation.hidden_states import Embedder
+from hf_finetune.distillation.features import EmbeddingModel
 from hf_finetune.distillation.logit_cache import Kept, Logits, keep
 from hf_finetune.distillation.precomputed import Given, is_given, read_given
 from hf_finetune.distillation.sklearn_pipelines import Pipeline, is_pipeline, read_pipeline
@@ -427,7 +427,7 @@ def _asked(
             found = HalfPrecision(model, inputs.collate, rescore=True, **options).logits(some, lengths)
         else:
             progress = f"the teacher answers {split}"
-            asked = model if pooling is None else Embedder(model, pooling)
+            asked = model if pooling is None else EmbeddingModel(model, pooling)
             found = predict_logits(asked, some, inputs.collate, lengths=lengths, progress=progress, **options)
         return _finite(found, numbers, teacher.name, split)
 

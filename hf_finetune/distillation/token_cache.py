@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_finetune.distillation.hidden_states import PROJECTIONS, States
+from hf_finetune.distillation.features import PROJECTIONS, Features
 from hf_finetune.distillation.logit_cache import FORMAT, found_or_made
 from hf_finetune.utils import disk_cache
 
@@ -38,17 +38,17 @@ class Layout:
         """K."""
         return self.width * (len(self.hidden) + len(PROJECTIONS) * len(self.attention))
 
-    def flat(self, states: States) -> torch.Tensor:
+    def flat(self, states: Features) -> torch.Tensor:
         """Shape (B, T, K)."""
         parts = [states.hidden[layer] for layer in self.hidden]
         parts += [states.attention[layer][name] for layer in self.attention for name in PROJECTIONS]
         return torch.cat(parts, -1)
 
-    def states(self, flat_BTK: torch.Tensor, mask_BT: torch.Tensor | None) -> States:
+    def states(self, flat_BTK: torch.Tensor, mask_BT: torch.Tensor | None) -> Features:
         """What `flat` was made of."""
         parts = iter(flat_BTK.split(self.width, -1))
         hidden = {layer: next(parts) for layer in self.hidden}
-        return States(mask_BT, hidden, {layer: {n: next(parts) for n in PROJECTIONS} for layer in self.attention})
+        return Features(mask_BT, hidden, {layer: {n: next(parts) for n in PROJECTIONS} for layer in self.attention})
 
 
 @dataclass(frozen=True)

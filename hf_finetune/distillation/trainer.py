@@ -18,8 +18,8 @@ from transformers import TrainingArguments
 from transformers.modeling_outputs import ModelOutput
 
 from hf_finetune.augmentation.online import AugmentedRows
-from hf_finetune.distillation.config import AnswerKind, DistillationKind
-from hf_finetune.distillation.hidden_states import States, Wanted, Watch
+from hf_finetune.distillation.config import DistillationKind, LogitKind
+from hf_finetune.distillation.features import FeatureRecorder, Features, RequiredFeatures
 from hf_finetune.distillation.taught_rows import (
     COLUMN,
     TAUGHT,
@@ -47,9 +47,9 @@ class Taught:
     """The teacher's logits."""
     progress: float = 0.0
     """Share of the training's steps that were taken before, 1 at the last one."""
-    inside: States = field(default_factory=States)
+    inside: Features = field(default_factory=Features)
     """What was taken of the student's forward pass."""
-    teachers_inside: States = field(default_factory=States)
+    teachers_inside: Features = field(default_factory=Features)
     """The same of the teacher's."""
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class DistillationLoss:
     kinds: Sequence[DistillationKind]
     """What is asked of the student beside the labels; each has its own weight."""
     comparisons: Mapping[int, nn.Module] = field(default_factory=dict)
-    """What compares the insides, by the place of its kind, see `representations.comparison`."""
+    """What compares the insides, by the place of its kind, see `feature_loss.FeatureLoss`."""
 
     def __call__(self, logits: torch.Tensor, taught: Taught) -> torch.Tensor:
         """Scalar.
@@ -96,7 +96,7 @@ class DistillationLoss:
     def _of_rows(
         self, place: int, kind: DistillationKind, logits_BC: torch.Tensor, labels_B: torch.Tensor, taught: Taught
     ) -> torch.Tensor:
-        if isinstance(kind, AnswerKind):
+        if isinstance(kind, LogitKind):
             return kind(logits_BC, taught.teacher_BC, labels_B)
         return self.comparisons[place](kind, taught.inside, taught.teachers_inside)
 
@@ -118,16 +118,16 @@ class Clock:
 class Insides:
     """How the inside of a student is compared with its teacher's."""
 
-    wanted: Wanted
+    wanted: RequiredFeatures
     """What is taken of the student."""
     comparisons: Mapping[int, nn.Module]
     """See `DistillationLoss`; their weights train with the student's."""
-    teacher: Callable[[dict[str, Any]], States]
+    teacher: Callable[[dict[str, Any]], Features]
     """From a batch, as the student gets it, to what the teacher has of it."""
     kept: Mapping[str, Any] | Embed
     """By column, what is kept of the teacher, see `TaughtRows`; with `augmentation`, what makes its embeddings of views."""
     skip: int = 0
-    """See `inner_states.Watch`."""
+    """See `features.FeatureRecorder`."""
     clock: Clock = field(default_factory=Clock)
     """Of the teacher's part of the training."""
 
@@ -164,9 +164,9 @@ class DistillationTrainer(ClassifierTrainer):
         assert not self.mix, "the teacher sees no mixed rows"
         assert insides is None or not (self.unpadded or self.r_drop), "the two networks would see other rows"
         self.teacher, self.insides = teacher, insides
-        self.watch: Watch | None = None
+        self.watch: FeatureRecorder | None = None
         if insides is not None:
-            self.watch = Watch(model, insides.wanted, skip=insides.skip)
+            self.watch = FeatureRecorder(model, insides.wanted, skip=insides.skip)
             # As a part of the model while it trains: optimiser, clipping, processes and checkpoints then know its weights.
             comparing = nn.ModuleDict({str(place): module for place, module in insides.comparisons.items()})
             model.add_module(COMPARING, comparing.to(args.device))

@@ -59,6 +59,12 @@ def ends_of(number: Number) -> tuple[float, ...]:
     return (number.start, number.end) if isinstance(number, Ramp) else (number,)
 
 
+def constant(number: Number) -> float:
+    """The number of an operation that `settled` has given."""
+    assert not isinstance(number, Ramp)
+    return number
+
+
 def settled(operation: Any, progress: float) -> Any:
     """The frozen dataclass `operation` as it is after this share of the training: every `Ramp` among its fields a number."""
     fields = ((f.name, getattr(operation, f.name)) for f in dataclasses.fields(operation))

@@ -18,8 +18,7 @@ from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.sampling import class_draw, class_quotas
 from hf_finetune.data.unlabeled import PretrainingRows, labeled_rows
-from hf_finetune.distillation.config import DistillationKind, RepresentationKind
-from hf_finetune.distillation.representation_config import OfBatches, is_searched
+from hf_finetune.distillation.config import DistillationKind, EmbeddingKind, FeatureKind, searches_layers
 from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.distillation.trainer import DistillationLoss
 from hf_finetune.models.heads.pooling import width_of
@@ -108,17 +107,17 @@ class Prepared:
     @property
     def compares_insides(self) -> bool:
         """Whether the teacher is asked for more than its answers. Then nothing of the student's forward pass is left out."""
-        return any(isinstance(kind, RepresentationKind) for kind in self.kinds)
+        return any(isinstance(kind, FeatureKind) for kind in self.kinds)
 
     @property
     def searches_layers(self) -> bool:
         """Whether which layers of student and teacher go together is told by both before training."""
-        return any(map(is_searched, self.kinds))
+        return any(map(searches_layers, self.kinds))
 
     @property
     def compares_rows(self) -> bool:
         """Whether what a row costs depends on the rows beside it in a forward pass."""
-        return any(isinstance(kind, OfBatches) for kind in self.kinds)
+        return any(isinstance(kind, EmbeddingKind) and kind.compares_rows for kind in self.kinds)
 
     @property
     def augmentation(self) -> Augmenter | None:

@@ -26,7 +26,7 @@ from hf_finetune.data.loading import Splits, load
 from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
 from hf_finetune.distillation import compatibility
 from hf_finetune.distillation import teachers as teacher
-from hf_finetune.distillation.config import MatchLogits
+from hf_finetune.distillation.config import LogitKind
 from hf_finetune.distillation.precomputed import Given
 from hf_finetune.distillation.sklearn_pipelines import Pipeline
 from hf_finetune.errors import InputError
@@ -241,7 +241,7 @@ def teachers_of(recipe: Recipe, splits: Splits) -> teacher.Teachers | None:
                 "text" if isinstance(recipe.data, TextData) else "image",
                 trust_remote_code=recipe.model.trust_remote_code,
                 precision=precision,
-                whole=any(isinstance(one, MatchLogits) for one in kinds),
+                whole=any(isinstance(one, LogitKind) and one.needs_all_logits for one in kinds),
             )
         case _:
             return None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_finetune.distillation.hidden_states import States
+from hf_finetune.distillation.features import Features
 from hf_finetune.distillation.layer_search import TOKENS_OF_A_ROW, AttentionAlike, StatesAlike, likest, linear_cka
 
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
@@ -67,12 +67,12 @@ def test_a_map_against_all_others(student: int, teacher: int) -> None:
 
 
 def test_states_of_tokens_that_are_no_padding() -> None:
-    """The padding of the first row would make the two unlike; the embeddings are not looked at."""
+    """The padding of the first row would make the two unlike."""
     own = torch.tensor([[[0.0], [1.0], [99.0]], [[2.0], [3.0], [4.0]]])
     theirs = torch.tensor([[[10.0], [8.0], [0.0]], [[6.0], [4.0], [2.0]]])
     alike = StatesAlike(0)
-    of_teacher = {0: theirs, 1: theirs.flip(1), 2: theirs}
-    alike.add(States(MASK, {0: torch.zeros(2, 3, 1), 1: own}), States(MASK, of_teacher))
+    of_teacher = {1: theirs.flip(1), 2: theirs}
+    alike.add(Features(MASK, {1: own}), Features(MASK, of_teacher))
     found = alike.likeness()
     assert found.shape == (1, 2) and found[0, 0] < 0.99 and found[0, 1] == pytest.approx(1.0)
 
@@ -86,7 +86,7 @@ def test_tokens_are_drawn_by_the_seed() -> None:
     for seed in (0, 0, 1):
         alike = StatesAlike(seed)
         for part in (slice(0, 1), slice(1, 3)):
-            states = States(mask_BT[part], {0: ramp_BTD[part], 1: ramp_BTD[part]})
+            states = Features(mask_BT[part], {1: ramp_BTD[part]})
             alike.add(states, states)
         own, theirs = (torch.cat([layers[0] for layers in kept]).flatten().tolist() for kept in alike._kept)
         assert own == theirs and len(set(own)) == len(own) == 5 + 2 * TOKENS_OF_A_ROW
@@ -109,6 +109,6 @@ def test_attention_by_hand() -> None:
     skewed = projected(torch.tensor([[0.0, 0.0], [math.log(3), math.log(3)]]))
     alike = AttentionAlike((1, 2))
     for _ in range(2):
-        alike.add(States(attention={1: projected(flat[0])}), States(attention={2: skewed, 1: opposite}))
+        alike.add(Features(attention={1: projected(flat[0])}), Features(attention={2: skewed, 1: opposite}))
     kl = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     assert alike.likeness().tolist() == [[pytest.approx(0.0, abs=1e-6), pytest.approx(-kl / 2, abs=1e-6)]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_finetune.distillation.hidden_states import States
+from hf_finetune.distillation.features import Features
 from hf_finetune.distillation.token_cache import KeptTokens, Layout, keep_tokens
 from hf_finetune.utils.disk_cache import NoStore
 
@@ -67,7 +67,9 @@ def test_a_layout_gives_back_what_it_laid_out() -> None:
     assert layout.numbers == 20
     drawn = iter(torch.randn(8, 2, 5, 4, generator=torch.Generator().manual_seed(0)))
     mask = torch.ones(2, 5)
-    given = States(mask, {n: next(drawn) for n in (0, 1, 3)}, {2: {n: next(drawn) for n in ("query", "key", "value")}})
+    given = Features(
+        mask, {n: next(drawn) for n in (0, 1, 3)}, {2: {n: next(drawn) for n in ("query", "key", "value")}}
+    )
     flat = layout.flat(given)
     assert flat.shape == (2, 5, 20)
     found = layout.states(flat, mask)

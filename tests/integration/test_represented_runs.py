@@ -23,16 +23,18 @@ from hf_finetune.cli import jobs, main
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.config.rules import check
 from hf_finetune.distillation import teacher_states, teachers
-from hf_finetune.distillation.config import DistillationKind, MatchLogits, SoftTargets
-from hf_finetune.distillation.hidden_states import States
-from hf_finetune.distillation.representation_config import (
+from hf_finetune.distillation.config import (
     AttentionMaps,
     AttentionRelations,
     Contrastive,
+    DistillationKind,
     Embedding,
     HiddenStates,
+    MatchLogits,
     RelationalKD,
+    SoftTargets,
 )
+from hf_finetune.distillation.features import Features
 from hf_finetune.distillation.trainer import COMPARING
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError, StoppedBySignal
@@ -285,7 +287,7 @@ def test_a_teacher_is_asked_in_float32_whatever_its_student_trains_in(
     seen = []
     asked = teacher_states.AskedInside.__call__
 
-    def watched(inside: teacher_states.AskedInside, batch: dict[str, torch.Tensor]) -> States:
+    def watched(inside: teacher_states.AskedInside, batch: dict[str, torch.Tensor]) -> Features:
         def note(*_: Any) -> None:
             seen.append((torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision()))
 
@@ -312,7 +314,7 @@ def test_the_time_of_a_teacher_that_is_asked_meanwhile_is_not_its_student_s(
     """Half a second for each of five steps."""
     asked = teacher_states.AskedInside.__call__
 
-    def slow(*given: Any) -> States:
+    def slow(*given: Any) -> Features:
         time.sleep(0.5)
         return asked(*given)
 

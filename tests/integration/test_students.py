@@ -18,8 +18,7 @@ from hf_finetune.cli import main
 from hf_finetune.config.recipe import Distill, ImageData, Launch, Model, Recipe, Train
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.distillation import teachers
-from hf_finetune.distillation.config import HardLabel, SoftTargets
-from hf_finetune.distillation.representation_config import Embedding
+from hf_finetune.distillation.config import Embedding, HardLabel, SoftTargets
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.inference.predict import probabilities

@@ -7,28 +7,39 @@ from functools import partial
 import pytest
 import torch
 
-from hf_finetune.distillation.representation_losses import (
+from hf_finetune.distillation.config import Embedding, EmbeddingKind, RelationalKD
+from hf_finetune.distillation.features import Features
+from hf_finetune.distillation.losses.functional import (
     attention_kl,
     attention_mse,
-    cosine,
-    hidden_states,
     log_attention,
     mean_over_heads,
-    relational_angle,
-    relational_distance,
+    squared_difference,
 )
+from hf_finetune.distillation.networks import Networks
 from hf_finetune.training.losses.contrastive import contrastive
 
 LN3 = math.log(3)
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 
 
-def test_hidden_states_by_hand() -> None:
+def compared(kind: EmbeddingKind, student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
+    """The loss between embeddings that need no projection."""
+    student, teacher = Features(pooled={"mean": student_BD}), Features(pooled={"mean": teacher_BD})
+    return kind(student, teacher, Networks(None, None), {})
+
+
+cosine = partial(compared, Embedding())
+relational_distance = partial(compared, RelationalKD(distance=1.0, angle=0.0))
+relational_angle = partial(compared, RelationalKD(distance=0.0, angle=1.0))
+
+
+def test_squared_difference_by_hand() -> None:
     """Token squares of 1 and 4, of which the mean is 2.5; the padding behind the first row's is not looked at."""
     student = torch.zeros(2, 3, 2)
     teacher = torch.tensor([[[1.0, 1.0], [2.0, 2.0], [99.0, 99.0]], [[1.0, 1.0], [2.0, 2.0], [2.0, 2.0]]])
-    assert hidden_states(student, teacher, MASK).tolist() == [2.5, 3.0]
-    assert hidden_states(student[1:], teacher[1:]).tolist() == [3.0]
+    assert squared_difference(student, teacher, MASK).tolist() == [2.5, 3.0]
+    assert squared_difference(student[1:], teacher[1:]).tolist() == [3.0]
 
 
 def test_attention_by_hand() -> None:
@@ -112,7 +123,7 @@ def through_attention(form: Callable[..., torch.Tensor], student: torch.Tensor, 
 @pytest.mark.parametrize(
     ("loss", "shape"),
     [
-        (partial(hidden_states, mask_BT=MASK), (2, 3, 8)),
+        (partial(squared_difference, mask_BT=MASK), (2, 3, 8)),
         (partial(through_attention, attention_kl), (2, 3, 8)),
         (partial(through_attention, attention_mse), (2, 3, 8)),
         (cosine, (4, 3)),

@@ -1,5 +1,7 @@
 """The inside of a student beside its teacher's: which layers go together, and that a step is the same however it is cut."""
 
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,17 +12,18 @@ from helpers.small_runs import furthest, small_trainer, trained_by_two, weights
 from helpers.tiny import tiny_text_checkpoint
 from torch import nn
 
-from hf_finetune.distillation.config import DistillationKind
-from hf_finetune.distillation.hidden_states import States, Wanted, Watch, embeddings
-from hf_finetune.distillation.representation_config import (
+from hf_finetune.distillation.config import (
     AttentionMaps,
     AttentionRelations,
     Contrastive,
     Embedding,
+    FeatureKind,
     HiddenStates,
     RelationalKD,
 )
-from hf_finetune.distillation.representations import comparison, pairs_of, wanted
+from hf_finetune.distillation.feature_loss import FeatureLoss
+from hf_finetune.distillation.features import FeatureRecorder, Features, embeddings
+from hf_finetune.distillation.networks import Networks, layer_pairs
 from hf_finetune.distillation.taught_rows import embedding_column
 from hf_finetune.distillation.trainer import DistillationLoss, DistillationTrainer, Insides
 from hf_finetune.distillation.weight_schedules import Ramp, settled
@@ -35,61 +38,63 @@ def config(layers: int, width: int = 4, heads: int = 2) -> SimpleNamespace:
     return SimpleNamespace(**plain, to_dict=lambda: plain)
 
 
-def compared(kind: DistillationKind, configs: tuple, student: States, teacher: States) -> list[float]:
-    module = comparison(kind, configs, torch.Generator().manual_seed(0))
+def compared(kind: FeatureKind, networks: Networks, student: Features, teacher: Features) -> list[float]:
+    module = FeatureLoss(kind, networks, torch.Generator().manual_seed(0))
     return module(settled(kind, 0.0), student, teacher).tolist()
 
 
 def test_layers_that_go_together() -> None:
     """Three of twelve: every fourth; three of four: rounded up; a deeper student has several with one."""
-    assert pairs_of("uniform", (config(3), config(12)), lowest=0) == ((1, 4), (2, 8), (3, 12))
-    assert pairs_of("uniform", (config(3), config(4)), lowest=0) == ((1, 2), (2, 3), (3, 4))
-    assert pairs_of("uniform", (config(4), config(2)), lowest=0) == ((1, 1), (2, 1), (3, 2), (4, 2))
-    assert pairs_of("last", (config(3), config(12)), lowest=1) == ((3, 12),)
-    assert pairs_of(((0, 0), (3, 5)), (config(3), config(12)), lowest=0) == ((0, 0), (3, 5))
+    assert layer_pairs("uniform", Networks(config(3), config(12)), lowest=0) == ((1, 4), (2, 8), (3, 12))
+    assert layer_pairs("uniform", Networks(config(3), config(4)), lowest=0) == ((1, 2), (2, 3), (3, 4))
+    assert layer_pairs("uniform", Networks(config(4), config(2)), lowest=0) == ((1, 1), (2, 1), (3, 2), (4, 2))
+    assert layer_pairs("last", Networks(config(3), config(12)), lowest=1) == ((3, 12),)
+    assert layer_pairs(((0, 0), (3, 5)), Networks(config(3), config(12)), lowest=0) == ((0, 0), (3, 5))
     for pairs, said in (
         (((4, 1),), "the student has the layers 0 to 3, not 4"),
         (((1, 13),), "teacher .* 0 to 12, not 13"),
     ):
         with pytest.raises(InputError, match=said):
-            pairs_of(pairs, (config(3), config(12)), lowest=0)
+            layer_pairs(pairs, Networks(config(3), config(12)), lowest=0)
     with pytest.raises(InputError, match="the student has the layers 1 to 3, not 0"):
-        wanted(AttentionMaps(((0, 1),)), (config(3), config(3)))
+        AttentionMaps(((0, 1),)).required(Networks(config(3), config(3)))
 
 
 def test_hidden_states_of_pairs_by_hand() -> None:
     """Of one width the projection begins as the identity: squares of 4 for the embeddings, of 1 for the layer, 2.5 together."""
     zero, one, two = (torch.full((1, 2, 4), float(x)) for x in range(3))
-    student, teacher = States(hidden={0: zero, 1: zero}), States(hidden={0: two, 1: zero, 2: one})
-    assert compared(HiddenStates(((0, 0), (1, 2))), (config(1), config(2)), student, teacher) == [2.5]
-    assert compared(HiddenStates("last"), (config(1), config(2)), student, teacher) == [1.0]
+    student, teacher = Features(hidden={0: zero, 1: zero}), Features(hidden={0: two, 1: zero, 2: one})
+    assert compared(HiddenStates(((0, 0), (1, 2))), Networks(config(1), config(2)), student, teacher) == [2.5]
+    assert compared(HiddenStates("last"), Networks(config(1), config(2)), student, teacher) == [1.0]
 
 
 def test_a_learned_map_by_hand() -> None:
     """At first the mean of the teacher's layers, 0 and 4: a square of 4; with the scores ln 3 and 0 a quarter of 4: 1."""
     zero, four = torch.zeros(1, 2, 4), torch.full((1, 2, 4), 4.0)
-    configs, kind = (config(1), config(2)), HiddenStates("learned")
-    module = comparison(kind, configs, torch.Generator())
-    student, teacher = States(hidden={0: zero, 1: zero}), States(hidden={0: four, 1: zero, 2: four})
+    networks, kind = Networks(config(1), config(2)), HiddenStates("learned")
+    module = FeatureLoss(kind, networks, torch.Generator())
+    student, teacher = Features(hidden={0: zero, 1: zero}), Features(hidden={0: four, 1: zero, 2: four})
     assert module(kind, student, teacher).tolist() == [4.0]
     with torch.no_grad():
-        module.map_PL.copy_(torch.tensor([[3.0, 1.0]]).log())
+        module.weights["layer_map"].copy_(torch.tensor([[3.0, 1.0]]).log())
     assert module(kind, student, teacher).tolist() == pytest.approx([1.0])
 
 
 def test_projections_between_widths() -> None:
     """Of another width: drawn by the seed, and small enough to keep the size; rows of relations need none."""
-    configs = config(1, width=400), config(1, width=300)
+    networks = Networks(config(1, width=400), config(1, width=300))
     one, same, other = (
-        comparison(HiddenStates("last"), configs, torch.Generator().manual_seed(seed)).projections[0].weight.detach()
+        FeatureLoss(HiddenStates("last"), networks, torch.Generator().manual_seed(seed))
+        .weights["projection_0"]
+        .detach()
         for seed in (0, 0, 1)
     )
     assert one.shape == (300, 400) and torch.equal(one, same) and not torch.equal(one, other)
     assert float((one @ torch.ones(400)).std()) == pytest.approx(1.0, abs=0.15)
     of_rows = (Embedding(), Contrastive(), RelationalKD())
-    sizes = [sum(p.numel() for p in comparison(k, configs, torch.Generator()).parameters()) for k in of_rows]
+    sizes = [sum(p.numel() for p in FeatureLoss(k, networks, torch.Generator()).parameters()) for k in of_rows]
     assert sizes == [120_000, 120_000, 0]
-    assert not list(comparison(Embedding(), (config(1), config(3)), torch.Generator()).parameters())
+    assert not list(FeatureLoss(Embedding(), Networks(config(1), config(3)), torch.Generator()).parameters())
 
 
 def test_attention_of_other_heads_is_compared_by_the_mean() -> None:
@@ -97,12 +102,14 @@ def test_attention_of_other_heads_is_compared_by_the_mean() -> None:
     half = torch.zeros(1, 2, 2)
     far = torch.tensor([[[9.0, 9.0], [0.0, 0.0]]])
     query = torch.tensor([[[9.0, -9.0], [9.0, -9.0]]])
-    student = States(attention={1: {"query": half, "key": half, "value": half}})
-    teacher = States(attention={1: {"query": query, "key": far, "value": far}})
+    student = Features(attention={1: {"query": half, "key": half, "value": half}})
+    teacher = Features(attention={1: {"query": query, "key": far, "value": far}})
     for form in ("kl", "mse"):
         kind = AttentionMaps("last", form)
-        assert compared(kind, (config(1, 2, 1), config(1, 2, 2)), student, teacher) == pytest.approx([0.0], abs=1e-6)
-        both = config(1, 2, 2), config(1, 2, 2)
+        assert compared(kind, Networks(config(1, 2, 1), config(1, 2, 2)), student, teacher) == pytest.approx(
+            [0.0], abs=1e-6
+        )
+        both = Networks(config(1, 2, 2), config(1, 2, 2))
         expected = {"kl": np.log(2), "mse": 0.5}[form]
         assert compared(kind, both, student, teacher) == pytest.approx([expected], abs=1e-4)
 
@@ -111,25 +118,25 @@ def test_relations_add_up_over_queries_keys_and_values() -> None:
     """Widths 2 and 4 in two heads: the teacher's first token relates to itself alone, the student's to both alike."""
     flat, sharp = torch.zeros(1, 2, 2), torch.zeros(1, 2, 4)
     sharp[0, 0] = 99.0
-    student = States(attention={1: dict.fromkeys(("query", "key", "value"), flat)})
-    teacher = States(attention={2: {"query": sharp, "key": sharp, "value": torch.zeros(1, 2, 4)}, 1: {}})
-    configs = config(1, width=2), config(3, width=4)
-    found = compared(AttentionRelations(teacher_layer=2), configs, student, teacher)
+    student = Features(attention={1: dict.fromkeys(("query", "key", "value"), flat)})
+    teacher = Features(attention={2: {"query": sharp, "key": sharp, "value": torch.zeros(1, 2, 4)}, 1: {}})
+    networks = Networks(config(1, width=2), config(3, width=4))
+    found = compared(AttentionRelations(teacher_layer=2), networks, student, teacher)
     # The first of two tokens costs ln 2 in the queries and in the keys.
     assert found == pytest.approx([np.log(2)])
     with pytest.raises(InputError, match="relation_heads: expected a divisor of the student's width 2, got 3"):
-        wanted(AttentionRelations(relation_heads=3), configs)
+        AttentionRelations(relation_heads=3).required(networks)
 
 
 def test_rows_among_one_another() -> None:
     """Distances and angles each by their weight, and a temperature as it is at this step."""
-    student, teacher = States(pooled={"cls": torch.eye(3)}), States(pooled={"cls": torch.eye(3)[:, :2]})
-    configs = config(1, width=3), config(1, width=2)
-    parts = [compared(RelationalKD(d, a, "cls"), configs, student, teacher) for d, a in ((1, 0), (0, 1), (2, 3))]
+    student, teacher = Features(pooled={"cls": torch.eye(3)}), Features(pooled={"cls": torch.eye(3)[:, :2]})
+    networks = Networks(config(1, width=3), config(1, width=2))
+    parts = [compared(RelationalKD(d, a, "cls"), networks, student, teacher) for d, a in ((1, 0), (0, 1), (2, 3))]
     assert parts[2] == pytest.approx([2 * d + 3 * a for d, a in zip(*parts[:2], strict=True)])
     assert min(map(sum, parts)) > 0
     kind = Contrastive(Ramp(1.0, 0.5), "cls")
-    module = comparison(kind, (config(1, 3), config(1, 3)), torch.Generator())
+    module = FeatureLoss(kind, Networks(config(1, 3), config(1, 3)), torch.Generator())
     found = [module(settled(kind, progress), student, student).tolist() for progress in (0.0, 1.0)]
     assert [x[0] for x in found] == pytest.approx([np.log(1 + 2 / np.e), np.log(1 + 2 / np.e**2)])
 
@@ -144,7 +151,7 @@ KINDS = (
 
 
 def student(
-    model: nn.Module, *args, train_rows, kinds: tuple[DistillationKind, ...] = KINDS, **fields
+    model: nn.Module, *args, train_rows, kinds: tuple[FeatureKind, ...] = KINDS, **fields
 ) -> DistillationTrainer:
     """Taught by a BERT at random of another width and depth, whose embeddings are numbers that differ from row to row."""
     checkpoint = Path(args[0].output_dir) / "teacher"
@@ -152,11 +159,11 @@ def student(
     if not checkpoint.exists():
         tiny_text_checkpoint(checkpoint, "bert", seed=1, **shape)
     teacher = load_classifier(str(checkpoint), task="text-classification", labels=("no", "yes"), seed=1).model.eval()
-    configs, rng = (model.config, teacher.config), np.random.default_rng(0)
-    own, theirs = (sum_of(side) for side in zip(*(wanted(kind, configs) for kind in kinds), strict=True))
-    watch = Watch(teacher, Wanted(theirs.hidden, theirs.attention))
+    networks, rng = Networks(model.config, teacher.config), np.random.default_rng(0)
+    own, theirs = (reduce(or_, side) for side in zip(*(kind.required(networks) for kind in kinds), strict=True))
+    watch = FeatureRecorder(teacher, theirs.of_tokens)
 
-    def inside(batch: dict[str, torch.Tensor]) -> States:
+    def inside(batch: dict[str, torch.Tensor]) -> Features:
         given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
         with torch.no_grad(), watch.recording(given) as states:
             teacher(**given)
@@ -166,7 +173,7 @@ def student(
     generator = torch.Generator().manual_seed(0)
     insides = Insides(
         own,
-        {place: comparison(kind, configs, generator) for place, kind in enumerate(kinds)},
+        {place: FeatureLoss(kind, networks, generator) for place, kind in enumerate(kinds)},
         inside,
         {embedding_column("mean"): rng.normal(size=(len(train_rows), 48)).astype(np.float32)},
     )
@@ -175,13 +182,6 @@ def student(
     return DistillationTrainer(
         model, *args, train_rows=train_rows, loss=loss, teacher=logits_NC, insides=insides, **fields
     )
-
-
-def sum_of(parts: tuple[Wanted, ...]) -> Wanted:
-    total = Wanted()
-    for part in parts:
-        total = total | part
-    return total
 
 
 def losses(trainer: DistillationTrainer) -> list[float]:
@@ -196,7 +196,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
     kinds = (Embedding(weight=Ramp(3.0, 1.0)),)
     fields = {"rows": 13, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
     trainer = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, kinds=kinds, **f), **fields)
-    project = trainer.insides.comparisons[0].project
+    projection = trainer.insides.comparisons[0].weights["projection"]
     teachers_ND = torch.from_numpy(trainer.insides.kept[embedding_column("mean")])
     trainer.train()
     steps = trainer.get_train_dataloader().batch_sampler.step_rows()
@@ -204,7 +204,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
         batch = trainer.inputs.collate(trainer.train_dataset[step])
         labels = torch.tensor(trainer.train_dataset[step]["label"])
         with torch.no_grad():
-            own_BD = project(embeddings(trainer.model.eval(), batch, ("mean",))["mean"])
+            own_BD = embeddings(trainer.model.eval(), batch, ("mean",))["mean"] @ projection.T
             logits = trainer.model(**batch).logits
         turned = 1 - torch.cosine_similarity(own_BD, teachers_ND[step])
         expected = 0.5 * torch.nn.functional.cross_entropy(logits, labels) + weight * turned.mean()
@@ -218,14 +218,14 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     whole, parts = (
         small_trainer(tmp_path, "bert", trainer=student, **cut) for cut in ({}, {"micro_batch": 2, "accumulation": 4})
     )
-    first = whole.insides.comparisons[0].projections[0].weight.detach().clone()
+    first = whole.insides.comparisons[0].weights["projection_0"].detach().clone()
     whole.train()
     parts.train()
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
     assert furthest(whole_but_biases(whole), whole_but_biases(parts)) < 1e-3 < furthest(weights(whole), weights(plain))
-    moved = [trainer.insides.comparisons[0].projections[0].weight.detach() for trainer in (whole, parts)]
+    moved = [trainer.insides.comparisons[0].weights["projection_0"].detach() for trainer in (whole, parts)]
     assert float((moved[0] - first).abs().max()) > 1e-3 > float((moved[0] - moved[1]).abs().max())
-    assert float(whole.insides.comparisons[1].map_PL.detach().abs().max()) > 1e-4
+    assert float(whole.insides.comparisons[1].weights["layer_map"].detach().abs().max()) > 1e-4
 
 
 def whole_but_biases(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:

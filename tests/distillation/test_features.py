@@ -7,20 +7,12 @@ import torch
 from helpers.small_runs import image_rows, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.data.inputs import ImageInputs, TextInputs
-from hf_finetune.distillation.hidden_states import (
-    LAYERED,
-    PLAIN,
-    PROJECTED,
-    Embedder,
-    States,
-    Wanted,
-    Watch,
-    embeddings,
-)
-from hf_finetune.distillation.representation_losses import log_attention
+from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Embedding, FeatureKind, HiddenStates
+from hf_finetune.distillation.features import EmbeddingModel, FeatureRecorder, Features, RequiredFeatures, embeddings
+from hf_finetune.distillation.networks import PLAIN_ATTENTION, PROJECTED_ATTENTION, UNIFORM_LAYERS, Networks
 from hf_finetune.errors import InputError
 from hf_finetune.models.heads.pooling import tokens_before_patches
 from hf_finetune.models.kernels.layers import Fused, fused_layers
@@ -29,7 +21,8 @@ from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
 TEXTS = ("bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert")
-PICTURES = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit")
+IMAGES = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit")
+ALL = frozenset(range(4))
 
 
 def made(folder: Path, family: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
@@ -46,23 +39,23 @@ def made(folder: Path, family: str) -> tuple[PreTrainedModel, dict[str, torch.Te
     return load_classifier(str(checkpoint), task=task, labels=("no", "yes"), dropout=0.0, seed=0).model.eval(), batch
 
 
-def taken(model: nn.Module, batch: dict[str, torch.Tensor], wanted: Wanted, skip: int = 0) -> States:
-    watch = Watch(model, wanted, skip=skip)
+def taken(model: nn.Module, batch: dict[str, torch.Tensor], required: RequiredFeatures, skip: int = 0) -> Features:
+    watch = FeatureRecorder(model, required, skip=skip)
     model(**batch)
     with watch.recording(batch) as states:
         model(**batch)
     watch.close()
     with watch.recording(batch) as nothing:
         model(**batch)
-    assert nothing == States(batch.get("attention_mask"))
+    assert nothing == Features(batch.get("attention_mask"))
     return states
 
 
-@pytest.mark.parametrize("family", [*TEXTS, *PICTURES])
+@pytest.mark.parametrize("family", [*TEXTS, *IMAGES])
 def test_what_is_taken(tmp_path: Path, family: str) -> None:
     """States as `output_hidden_states` gives them (below the final norm, for the last of those that have one), attention
     as `output_attentions`, embeddings by hand."""
-    assert family in LAYERED
+    assert family in UNIFORM_LAYERS
     model, batch = made(tmp_path, family)
     model.set_attn_implementation("eager")
     for name, parameter in model.named_parameters():
@@ -70,17 +63,17 @@ def test_what_is_taken(tmp_path: Path, family: str) -> None:
             # BEiT's begin at 0: nothing is added.
             torch.nn.init.normal_(parameter)
     expected = model(**batch, output_hidden_states=True, output_attentions=True)
-    layers = frozenset({1, 3}) if family in PROJECTED else frozenset()
-    states = taken(model, batch, Wanted(True, layers, frozenset({"mean", "cls"})))
+    layers = frozenset({1, 3}) if family in PROJECTED_ATTENTION else frozenset()
+    states = taken(model, batch, RequiredFeatures(ALL, layers, frozenset({"mean", "cls"})))
     assert len(states.hidden) == 4
     for layer, theirs in enumerate(expected.hidden_states[:-1]):
         assert torch.equal(states.hidden[layer], theirs)
     assert states.attention.keys() == layers
     for layer in layers:
         of = states.attention[layer]
-        found = log_attention(of["query"], of["key"], states.mask_BT, heads=model.config.num_attention_heads)
+        found = states.log_attention(layer, model.config.num_attention_heads)
         close = torch.allclose(found.exp(), expected.attentions[layer - 1], atol=1e-6)
-        assert close == (family in PLAIN)
+        assert close == (family in PLAIN_ATTENTION)
         assert of["value"].shape == of["query"].shape and not torch.equal(of["value"], of["query"])
     last_BTD = model.base_model(**batch).last_hidden_state
     mask_BT1 = torch.ones(last_BTD.shape[:2]) if states.mask_BT is None else states.mask_BT
@@ -94,9 +87,9 @@ def test_tokens_before_the_patches_are_left_out(tmp_path: Path) -> None:
     """Sixteen patches of 8 pixels, behind CLS and two registers."""
     model, batch = made(tmp_path, "dinov2_with_registers")
     assert tokens_before_patches(model.config) == 3
-    states = taken(model, batch, Wanted(True, frozenset({2})), skip=3)
+    states = taken(model, batch, RequiredFeatures(ALL, frozenset({2})), skip=3)
     assert {x.shape[1] for x in (*states.hidden.values(), *states.attention[2].values())} == {16}
-    whole = taken(model, batch, Wanted(True))
+    whole = taken(model, batch, RequiredFeatures(ALL))
     assert torch.equal(whole.hidden[1][:, 3:], states.hidden[1])
 
 
@@ -107,7 +100,7 @@ def test_embeddings_of_a_narrowed_model(tmp_path: Path) -> None:
     logits = model(**batch).logits
     first_token_alone(model)
     assert model.base_model(**batch).last_hidden_state.shape[1] == 1
-    embedder = Embedder(model, "mean")
+    embedder = EmbeddingModel(model, "mean")
     assert torch.equal(embedder(**batch).logits, expected) and not embedder.training
     with all_tokens(model):
         assert model.base_model(**batch).last_hidden_state.shape[1] > 1
@@ -118,8 +111,8 @@ def test_embeddings_of_a_narrowed_model(tmp_path: Path) -> None:
 def test_a_layer_that_is_looked_into_is_not_fused(tmp_path: Path) -> None:
     """All others are, and give the same states."""
     model, batch = made(tmp_path, "bert")
-    expected = taken(model, batch, Wanted(True, frozenset({3})))
-    watch = Watch(model, Wanted(True, frozenset({3})))
+    expected = taken(model, batch, RequiredFeatures(ALL, frozenset({3})))
+    watch = FeatureRecorder(model, RequiredFeatures(ALL, frozenset({3})))
     with fused_layers(model, shared_masks=False):
         assert [isinstance(layer, Fused) for layer in model.base_model.encoder.layer] == [True, True, False]
         with watch.recording(batch) as states:
@@ -129,19 +122,18 @@ def test_a_layer_that_is_looked_into_is_not_fused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "wanted", "maps", "said"),
+    ("family", "kind", "reason"),
     [
-        ("mpnet", Wanted(attention=frozenset({1})), True, "attention maps can be told of queries and keys in bert, "),
-        ("deberta-v2", Wanted(attention=frozenset({1})), False, "queries, keys and values stand apart in .* not in deberta-v2"),
-        ("albert", Wanted(hidden=True), False, "layers of one width follow one another in .* not in albert"),
-        ("swin", Wanted(poolings=frozenset({"cls"})), False, "swin has no first token that stands for a row; pooling mean"),
-        ("poolformer", Wanted(poolings=frozenset({"mean"})), False, "rows are read in bert, .* not in poolformer"),
+        ("mpnet", AttentionMaps(), "attention maps can be told of queries and keys in bert, "),
+        ("deberta-v2", AttentionRelations(), "queries, keys and values stand apart in .* not in deberta-v2"),
+        ("albert", HiddenStates(), "layers of one width follow one another in .* not in albert"),
+        ("swin", Embedding("cls"), "swin has no first token that stands for a row; pooling mean"),
+        ("poolformer", Embedding(), "rows are read in bert, .* not in poolformer"),
     ],
-)  # fmt: skip
-def test_families_that_do_not_have_it(tmp_path: Path, family: str, wanted: Wanted, maps: bool, said: str) -> None:
-    make = tiny_image_checkpoint if family in ("swin", "poolformer") else tiny_text_checkpoint
-    make(tmp_path, family)
-    task = "image-classification" if make is tiny_image_checkpoint else "text-classification"
-    config = load_classifier(str(tmp_path), task=task, labels=("no", "yes"), seed=0).model.config
-    with pytest.raises(InputError, match=said):
-        wanted.refuse(config, maps=maps)
+)
+def test_families_without_a_feature(family: str, kind: FeatureKind, reason: str) -> None:
+    known, other = PreTrainedConfig(), PreTrainedConfig()
+    known.model_type, other.model_type = "bert", family
+    for networks, role in ((Networks(other, known), "student"), (Networks(known, other), "teacher")):
+        with pytest.raises(InputError, match=f"^{type(kind).__name__} of the {role}: {reason}"):
+            kind.required(networks)

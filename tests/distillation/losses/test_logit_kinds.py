@@ -7,49 +7,48 @@ import pytest
 import torch
 
 from hf_finetune.distillation.config import DecoupledKD, DistillationKind, HardLabel, MatchLogits, SoftTargets
-from hf_finetune.distillation.losses import decoupled_kd, hard_label, match_logits, soft_targets
 
 LN2, LN3 = math.log(2), math.log(3)
 # The student says 1/2, 1/2; the teacher 1/4, 3/4.
 STUDENT, TEACHER = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, LN3]])
 # Three classes: the student 1/2, 1/4, 1/4; the teacher 1/4, 1/4, 1/2.
 STUDENT_3, TEACHER_3 = torch.tensor([[LN2, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, LN2]])
+FIRST = torch.tensor([0])
 
 
 def test_soft_targets_by_hand() -> None:
     """1/4 ln (1/4 / 1/2) + 3/4 ln (3/4 / 1/2); of logits that are twice as large at temperature 2, four times that."""
     expected = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    assert soft_targets(STUDENT, TEACHER, temperature=1.0).tolist() == pytest.approx([expected])
-    assert soft_targets(STUDENT, 2 * TEACHER, temperature=2.0).tolist() == pytest.approx([4 * expected])
-    assert soft_targets(TEACHER + 5, TEACHER, temperature=3.0).tolist() == pytest.approx([0.0], abs=1e-6)
+    assert SoftTargets(1.0)(STUDENT, TEACHER, FIRST).tolist() == pytest.approx([expected])
+    assert SoftTargets(2.0)(STUDENT, 2 * TEACHER, FIRST).tolist() == pytest.approx([4 * expected])
+    assert SoftTargets(3.0)(TEACHER + 5, TEACHER, FIRST).tolist() == pytest.approx([0.0], abs=1e-6)
 
 
 def test_hard_label_by_hand() -> None:
     """The teacher answers the second class, to which the student gives 1/4 in the second row."""
     student = torch.tensor([[0.0, 0.0], [LN3, 0.0]])
-    assert hard_label(student, TEACHER.expand(2, 2)).tolist() == pytest.approx([LN2, math.log(4)])
+    assert HardLabel()(student, TEACHER.expand(2, 2), FIRST.expand(2)).tolist() == pytest.approx([LN2, math.log(4)])
 
 
 def test_match_logits_by_hand() -> None:
     """Differences of 1 and 3: their squares' mean is 5."""
-    assert match_logits(torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 2.0]])).tolist() == [5.0]
+    assert MatchLogits()(torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 2.0]]), FIRST).tolist() == [5.0]
 
 
 def test_decoupled_by_hand() -> None:
     """Label 0: the teacher says 1/4 against 3/4, the student 1/2 against 1/2; of the rest 1/3, 2/3 against 1/2, 1/2."""
     target = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     others = math.log(2 / 3) / 3 + 2 * math.log(4 / 3) / 3
-    labels = torch.tensor([0])
-    found = decoupled_kd(STUDENT_3, TEACHER_3, labels, alpha=1.0, beta=8.0, temperature=1.0)
+    found = DecoupledKD(1.0, alpha=1.0, beta=8.0)(STUDENT_3, TEACHER_3, FIRST)
     assert found.tolist() == pytest.approx([target + 8 * others])
     # What soft targets weigh the second part by: the teacher's probability of the other classes.
-    whole = decoupled_kd(STUDENT_3, TEACHER_3, labels, alpha=1.0, beta=0.75, temperature=1.0)
-    assert whole.tolist() == pytest.approx(soft_targets(STUDENT_3, TEACHER_3, temperature=1.0).tolist())
+    whole = DecoupledKD(1.0, alpha=1.0, beta=0.75)(STUDENT_3, TEACHER_3, FIRST)
+    assert whole.tolist() == pytest.approx(SoftTargets(1.0)(STUDENT_3, TEACHER_3, FIRST).tolist())
 
 
 def test_decoupled_of_two_classes_has_no_second_part() -> None:
-    found = decoupled_kd(STUDENT, TEACHER, torch.tensor([1]), alpha=1.0, beta=100.0, temperature=2.0)
-    assert found.tolist() == pytest.approx(soft_targets(STUDENT, TEACHER, temperature=2.0).tolist())
+    found = DecoupledKD(2.0, beta=100.0)(STUDENT, TEACHER, torch.tensor([1]))
+    assert found.tolist() == pytest.approx(SoftTargets(2.0)(STUDENT, TEACHER, FIRST).tolist())
 
 
 KINDS = [SoftTargets(3.0), HardLabel(), MatchLogits(), DecoupledKD(temperature=2.0, beta=3.0)]

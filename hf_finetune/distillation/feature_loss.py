@@ -1,0 +1,38 @@
+"""The loss between the features of a student and its teacher, with the weights that it takes to compare them.
+
+Those are the student's projections onto the teacher's width, and the scores of a learned layer map. They train with the
+student, by its optimizer, and are of no use after: checkpoints hold them, the saved model does not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hf_finetune.distillation.config import FeatureKind
+from hf_finetune.distillation.features import Features
+from hf_finetune.distillation.networks import Networks
+
+
+class FeatureLoss(nn.Module):
+    """Loss of one kind between two networks.
+
+    Args:
+        kind: with the pairs of layers that were searched for it.
+        networks: the student and its teacher.
+        generator: of the first weights.
+    """
+
+    def __init__(self, kind: FeatureKind, networks: Networks, generator: torch.Generator) -> None:
+        super().__init__()
+        self.networks = networks
+        # As items: of a dict it would sort the names, and the optimizer sum up in another order.
+        self.weights = nn.ParameterDict(kind.initial_weights(networks, generator).items())
+
+    def forward(self, kind: FeatureKind, student: Features, teacher: Features) -> torch.Tensor:
+        """Compute the loss of each row (B,).
+
+        Args:
+            kind: as it is at this step, see `weight_schedules.settled`.
+        """
+        return kind(student, teacher, self.networks, dict(self.weights.items()))

@@ -1,0 +1,190 @@
+"""Intermediate features of a network: hidden states, queries, keys and values, and embeddings, recorded by hooks.
+
+Queries and keys are taken where they are projected, so whatever kernel computes the attention, its maps can be told of them
+without its dropout. A layer with such a hook inside is left alone by `fused_layers`; the last layer must not be narrowed to
+the first token, see `narrow_last_layer`.
+
+Legend: B rows, T tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_finetune.distillation.losses.functional import log_attention
+from hf_finetune.distillation.networks import Networks
+from hf_finetune.errors import InputError
+from hf_finetune.models.heads.pooling import PATCHES_AFTER, STAGED, TEXTS, Pool, PoolingKind, reading_of, states_of
+from hf_finetune.models.kernels.narrow_last_layer import all_tokens
+from hf_finetune.models.kernels.projections import NAMES
+from hf_finetune.models.modules import encoder, encoder_layers
+
+PROJECTIONS = ("query", "key", "value")
+POOLED = (*TEXTS, *PATCHES_AFTER, *STAGED)
+
+
+@dataclass(frozen=True)
+class RequiredFeatures:
+    """The features that losses need of one network."""
+
+    hidden: frozenset[int] = frozenset()
+    """The layers, counted from 1, after which the states of all tokens; 0: the embeddings."""
+    attention: frozenset[int] = frozenset()
+    """The layers, counted from 1, whose queries, keys and values."""
+    poolings: frozenset[PoolingKind] = frozenset()
+    """Embeddings of the rows."""
+
+    def __or__(self, other: RequiredFeatures) -> RequiredFeatures:
+        """Return the features that either needs."""
+        return RequiredFeatures(
+            self.hidden | other.hidden, self.attention | other.attention, self.poolings | other.poolings
+        )
+
+    @property
+    def of_tokens(self) -> RequiredFeatures:
+        """Those of tokens, without the embeddings."""
+        return RequiredFeatures(self.hidden, self.attention)
+
+
+def required_embeddings(
+    kind: object, pooling: PoolingKind, networks: Networks
+) -> tuple[RequiredFeatures, RequiredFeatures]:
+    """Return the same embeddings of the student and of the teacher.
+
+    Args:
+        kind: what compares them.
+
+    Raises:
+        InputError: one of the two has none.
+    """
+    networks.check_families(kind, POOLED, "rows are read")
+    for config, role in zip(networks, networks._fields, strict=True):
+        if pooling == "cls" and config.model_type in STAGED:
+            raise InputError(
+                f"{type(kind).__name__} of the {role}: {config.model_type} has no first token that stands for a row; pooling "
+                "mean reads all of it"
+            )
+    required = RequiredFeatures(poolings=frozenset({pooling}))
+    return required, required
+
+
+@dataclass
+class Features:
+    """The features of one forward pass."""
+
+    mask_BT: torch.Tensor | None = None
+    """0 for padding; None: there is none."""
+    hidden: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Shape (B, T, D) after each layer, counted from 1; 0: of the embeddings."""
+    attention: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
+    """`query`, `key` and `value` (B, T, D) by layer, counted from 1, all heads side by side."""
+    pooled: dict[PoolingKind, torch.Tensor] = field(default_factory=dict)
+    """Embeddings of the rows (B, D)."""
+
+    def log_attention(self, layer: int, heads: int) -> torch.Tensor:
+        """Compute the logarithms of a layer's attention map, shape (B, H, T, T)."""
+        projected = self.attention[layer]
+        return log_attention(projected["query"], projected["key"], self.mask_BT, heads=heads)
+
+
+class FeatureRecorder:
+    """Hooks on a classifier, through a PEFT model as well, until `close`; they are idle outside `recording`.
+
+    Args:
+        required: the features that they record.
+        skip: how many of the first tokens are left out, those that stand before an image's patches.
+    """
+
+    def __init__(self, model: nn.Module, required: RequiredFeatures, *, skip: int = 0) -> None:
+        self.skip = skip
+        self._features: Features | None = None
+        self._hooks = []
+        layers = encoder_layers(model) if required.hidden or required.attention else []
+        for number in sorted(required.hidden):
+            if number == 0:
+                self._hooks.append(layers[0].register_forward_pre_hook(self._record_embeddings))
+            else:
+                self._hooks.append(layers[number - 1].register_forward_hook(partial(self._record_hidden, number)))
+        for number in sorted(required.attention):
+            for name, module in zip(PROJECTIONS, _projections(layers[number - 1]), strict=True):
+                self._hooks.append(module.register_forward_hook(partial(self._record_projection, number, name)))
+        if required.poolings:
+            readings = {pooling: reading_of(model.config, pooling, 1) for pooling in sorted(required.poolings)}
+            self._pools = {pooling: Pool(reading, 0) for pooling, reading in readings.items()}
+            self._hooks.append(encoder(model).register_forward_hook(self._record_pooled))
+
+    @contextmanager
+    def recording(self, inputs: dict[str, Any]) -> Iterator[Features]:
+        """Fill in the features of the one forward pass that is made of these inputs."""
+        self._features = features = Features(inputs.get("attention_mask"))
+        try:
+            yield features
+        finally:
+            self._features = None
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _record_embeddings(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self._features is not None:
+            self._features.hidden[0] = inputs[0][:, self.skip :]
+
+    def _record_hidden(self, number: int, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if self._features is not None:
+            after_BTD = output[0] if isinstance(output, tuple) else output
+            self._features.hidden[number] = after_BTD[:, self.skip :]
+
+    def _record_projection(
+        self, number: int, name: str, _: nn.Module, __: tuple[Any, ...], output_BTD: torch.Tensor
+    ) -> None:
+        if self._features is not None:
+            self._features.attention.setdefault(number, {})[name] = output_BTD[:, self.skip :]
+
+    def _record_pooled(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if self._features is not None:
+            last_BTD = states_of(output.last_hidden_state, None, 1)
+            for pooling, pool in self._pools.items():
+                self._features.pooled[pooling] = pool(last_BTD, self._features.mask_BT)
+
+
+def embeddings(
+    model: nn.Module, inputs: dict[str, torch.Tensor], poolings: Collection[PoolingKind]
+) -> dict[PoolingKind, torch.Tensor]:
+    """Embeddings (B, D) of a batch, whatever its last layer was narrowed to."""
+    recorder = FeatureRecorder(model, RequiredFeatures(poolings=frozenset(poolings)))
+    with closing(recorder), all_tokens(model), recorder.recording(inputs) as features:
+        model(**inputs)
+    return features.pooled
+
+
+class EmbeddingModel(nn.Module):
+    """A classifier whose logits are the embeddings of its rows."""
+
+    def __init__(self, model: nn.Module, pooling: PoolingKind) -> None:
+        super().__init__()
+        self.model, self.pooling = model, pooling
+        self.train(model.training)
+
+    def forward(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
+        """`logits` are embeddings (B, D)."""
+        return SequenceClassifierOutput(logits=embeddings(self.model, inputs, (self.pooling,))[self.pooling])
+
+
+def _projections(layer: nn.Module) -> list[nn.Module]:
+    """What makes queries, keys and values in a layer of a family of `PROJECTED_ATTENTION`."""
+    for module in layer.modules():
+        children = dict(module.named_children())
+        for names in NAMES:
+            if all(name in children for name in names):
+                return [children[name] for name in names]
+    raise AssertionError(f"{type(layer).__name__} has no queries, keys and values")

@@ -1,0 +1,58 @@
+"""Decoupled knowledge distillation (arXiv:2203.08679).
+
+Legend: B rows, C classes, O = C - 1 other classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from hf_finetune.distillation.weight_schedules import Number, constant
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class DecoupledKD:
+    """Soft targets in two parts: how likely the label is, and how likely each other class is among the others
+    (arXiv:2203.08679). Of a row without a label, the class that the teacher predicts."""
+
+    temperature: Number = 4.0
+    """As of SoftTargets."""
+    alpha: float = 1.0
+    """Weight of the first part."""
+    beta: float = 8.0
+    """Weight of the second part, which a sure teacher would otherwise hardly tell; it is 0 where there are two classes."""
+    weight: Number = 0.5
+    """How much both count; Ramp(start, end) changes it over the training."""
+
+    needs_all_logits: ClassVar[bool] = False
+
+    def __call__(self, student_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        """Compute T^2 (alpha target + beta others) of each row (B,), in float32.
+
+        target is KL(teacher || student) of "the label or another class", others that among the other classes alone. Soft
+        targets are target + (1 - p) others, p the teacher's probability of the label: the surer the teacher, the less it
+        tells of the others.
+        """
+        from hf_finetune.distillation.losses.functional import kl_divergence
+
+        temperature = constant(self.temperature)
+        target_B2, others_BO = _parts(student_BC.float() / temperature, labels_B)
+        teacher_target_B2, teacher_others_BO = _parts(teacher_BC.float() / temperature, labels_B)
+        target_B = kl_divergence(teacher_target_B2, target_B2)
+        return temperature**2 * (self.alpha * target_B + self.beta * kl_divergence(teacher_others_BO, others_BO))
+
+
+def _parts(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probabilities: of the label and of any other class (B, 2), and of each among the others (B, O)."""
+    import torch
+    from torch.nn import functional as F
+
+    is_other_BC = F.one_hot(labels_B, logits_BC.shape[1]) == 0
+    others_BO = logits_BC[is_other_BC].view(len(logits_BC), -1)
+    label_B1 = logits_BC.gather(1, labels_B[:, None])
+    pair_B2 = torch.cat([label_B1, others_BO.logsumexp(-1, keepdim=True)], -1)
+    return F.log_softmax(pair_B2, -1), F.log_softmax(others_BO, -1)

@@ -1,0 +1,124 @@
+"""What several distillation losses compute: divergences, attention maps, means over tokens, projections.
+
+Nothing flows back into what is the teacher's. All is computed in float32 at least.
+
+Legend: B rows, T tokens, D width, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from hf_finetune.distillation.networks import Networks
+from hf_finetune.models.heads.pooling import width_of
+from hf_finetune.training.losses.contrastive import at_least_float32
+
+# Score of a token that is padding: its share of the softmax is exactly 0, and no gradient is infinite.
+PADDING = -1e9
+
+
+def kl_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """Compute KL(p || q) over the last axis, in nats."""
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def mean_over_tokens(x_BT: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+    """Mean over each row's own tokens (B,): long and short rows count the same, and padding not at all.
+
+    Args:
+        mask_BT: 0 for padding; None: there is none.
+    """
+    if mask_BT is None:
+        return x_BT.mean(-1)
+    real_BT = mask_BT.to(x_BT.dtype)
+    return (x_BT * real_BT).sum(-1) / real_BT.sum(-1)
+
+
+def squared_difference(
+    student_BTD: torch.Tensor, teacher_BTD: torch.Tensor, mask_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Squared difference of each token's state (B,), the mean over features and tokens."""
+    squares_BTD = (at_least_float32(student_BTD) - at_least_float32(teacher_BTD)).square()
+    return mean_over_tokens(squares_BTD.mean(-1), mask_BT)
+
+
+def log_attention(
+    query_BTD: torch.Tensor, key_BTD: torch.Tensor, mask_BT: torch.Tensor | None = None, *, heads: int
+) -> torch.Tensor:
+    """Compute logarithms of scaled dot-product attention: how much each token attends to each other one.
+
+    Args:
+        query_BTD: all heads side by side, D a multiple of `heads`; likewise the keys. The same tensor twice gives MiniLMv2's
+            relation of a layer's queries, keys or values among themselves (arXiv:2012.15828).
+        mask_BT: 0 for padding, to which nobody attends; None: there is none.
+        heads: H.
+
+    Returns:
+        Shape (B, H, T, T), the last axis over the tokens that are attended to.
+    """
+    query_BHTE, key_BHTE = (
+        at_least_float32(x).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query_BTD, key_BTD)
+    )
+    scores_BHTT = query_BHTE @ key_BHTE.transpose(-1, -2) / math.sqrt(query_BHTE.shape[-1])
+    if mask_BT is not None:
+        scores_BHTT = scores_BHTT.masked_fill(mask_BT[:, None, None, :] == 0, PADDING)
+    return scores_BHTT.log_softmax(-1)
+
+
+def attention_kl(
+    student_BHTT: torch.Tensor, teacher_BHTT: torch.Tensor, mask_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute KL(teacher || student) of what each token attends to (B,), the mean over heads and tokens, in nats.
+
+    As in arXiv:2002.10957.
+
+    Args:
+        student_BHTT: see `log_attention`; likewise the teacher's.
+        mask_BT: 0 for padding; None: there is none.
+    """
+    return mean_over_tokens(kl_divergence(teacher_BHTT, student_BHTT).mean(1), mask_BT)
+
+
+def attention_mse(
+    student_BHTT: torch.Tensor, teacher_BHTT: torch.Tensor, mask_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Squared difference of the attention's probabilities (B,), 2 at most, the mean over heads and tokens.
+
+    The sum over the tokens attended to, because the probabilities of a token share a mass of 1: their mean would shrink with
+    the length of the row.
+
+    Args:
+        student_BHTT: see `log_attention`; likewise the teacher's.
+        mask_BT: 0 for padding; None: there is none.
+    """
+    return mean_over_tokens((student_BHTT.exp() - teacher_BHTT.exp()).square().sum(-1).mean(1), mask_BT)
+
+
+def mean_over_heads(log_BHTT: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the mean probability over the heads, shape (B, 1, T, T)."""
+    return log_BHTT.logsumexp(1, keepdim=True) - math.log(log_BHTT.shape[1])
+
+
+def initial_projection(networks: Networks, generator: torch.Generator) -> torch.Tensor:
+    """Draw a linear map (teacher's width, student's width) from the student's states onto the teacher's.
+
+    It begins as the identity where the widths are the same, as for a student that was cut out of its teacher; else with
+    normal weights that keep the size of what they are given.
+    """
+    student, teacher = map(width_of, networks)
+    drawn = torch.randn(teacher, student, generator=generator) / math.sqrt(student)
+    return torch.eye(student) if student == teacher else drawn
+
+
+def embedding_projection(networks: Networks, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Return a projection where the widths differ, else no weights."""
+    student, teacher = map(width_of, networks)
+    return {} if student == teacher else {"projection": initial_projection(networks, generator)}
+
+
+def project(x: torch.Tensor, projection: torch.Tensor | None) -> torch.Tensor:
+    """Map states onto the teacher's width, in float32. None: they are of that width."""
+    return x if projection is None else F.linear(x.float(), projection)

@@ -1,0 +1,114 @@
+"""Relational knowledge distillation (RKD, arXiv:1904.05068).
+
+Legend: B rows, D width, O other rows or pairs of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from hf_finetune.distillation.networks import Networks
+from hf_finetune.distillation.weight_schedules import Number
+
+if TYPE_CHECKING:
+    import torch
+
+    from hf_finetune.distillation.features import Features, RequiredFeatures
+
+
+# Two rows nearer than so many times a network's mean distance have a direction shorter than 1.
+NEAREST = 0.01
+
+
+@dataclass(frozen=True)
+class RelationalKD:
+    """How the embeddings of a forward pass lie to one another: distances, and angles between three of them (RKD,
+    arXiv:1904.05068).
+
+    A row's part depends on the rows beside it: on the size of a forward pass, on accumulation and processes."""
+
+    distance: float = 1.0
+    """Weight of the distances within it."""
+    angle: float = 2.0
+    """Weight of the angles within it."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """See Embedding."""
+    weight: Number = 0.5
+    """How much it counts; Ramp(start, end) changes it over the training."""
+
+    compares_rows: ClassVar[bool] = True
+
+    def required(self, networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:
+        """Return what the loss needs of the student, and of the teacher.
+
+        Raises:
+            InputError: one of the two does not have it.
+        """
+        from hf_finetune.distillation.features import required_embeddings
+
+        return required_embeddings(self, self.pooling, networks)
+
+    def initial_weights(self, networks: Networks, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Return no weights: distances and angles have no width."""
+        return {}
+
+    def __call__(
+        self, student: Features, teacher: Features, networks: Networks, weights: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Compute the Huber losses between the two networks' distances and angles of each row (B,)."""
+        pair = student.pooled[self.pooling], teacher.pooled[self.pooling]
+        return self.distance * _huber(distances, *pair, least=2) + self.angle * _huber(angles, *pair, least=3)
+
+
+def distances(x_BD: torch.Tensor) -> torch.Tensor:
+    """Return the distance from each row to the others (B, O), divided by their mean, so that no scale matters."""
+    import torch
+
+    is_other_BB = ~torch.eye(len(x_BD), dtype=torch.bool, device=x_BD.device)
+    distance_BO = _differences(x_BD).norm(dim=-1)[is_other_BB].view(len(x_BD), -1)
+    return distance_BO / distance_BO.mean().clamp_min(torch.finfo(distance_BO.dtype).tiny)
+
+
+def angles(x_BD: torch.Tensor) -> torch.Tensor:
+    """Return the cosines of the angles under which each row sees two others (B, O).
+
+    Two rows that a network hardly tells apart have a direction shorter than 1: that of rounding, at full length, would send
+    gradients of any size back.
+    """
+    import torch
+
+    is_other_BB = ~torch.eye(len(x_BD), dtype=torch.bool, device=x_BD.device)
+    # The row in the corner, and the two that it sees, all three different.
+    is_triple_BBB = is_other_BB[:, :, None] & is_other_BB[:, None, :] & is_other_BB[None]
+    direction_BBD = _differences(x_BD)
+    distance_BB1 = direction_BBD.norm(dim=-1, keepdim=True)
+    nearest = NEAREST * distance_BB1.detach().mean()
+    direction_BBD = direction_BBD / distance_BB1.clamp_min(nearest.clamp_min(torch.finfo(nearest.dtype).tiny))
+    return (direction_BBD @ direction_BBD.transpose(1, 2))[is_triple_BBB].view(len(x_BD), -1)
+
+
+def _huber(
+    relation: Callable[[torch.Tensor], torch.Tensor], student_BD: torch.Tensor, teacher_BD: torch.Tensor, *, least: int
+) -> torch.Tensor:
+    """Huber loss between a relation of the two networks' embeddings (B,): the mean over the other rows.
+
+    Of fewer than `least` rows 0, with a gradient of 0: every weight takes part in every step, as processes that share
+    gradients need it.
+    """
+    from torch.nn import functional as F
+
+    from hf_finetune.training.losses.contrastive import at_least_float32
+
+    if len(student_BD) < least:
+        return 0 * at_least_float32(student_BD).sum(-1)
+    return F.smooth_l1_loss(relation(student_BD), relation(teacher_BD), reduction="none").mean(-1)
+
+
+def _differences(x_BD: torch.Tensor) -> torch.Tensor:
+    """Return every row minus every other one, shape (B, B, D)."""
+    from hf_finetune.training.losses.contrastive import at_least_float32
+
+    x_BD = at_least_float32(x_BD)
+    return x_BD[None] - x_BD[:, None]
