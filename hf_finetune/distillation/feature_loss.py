@@ -12,6 +12,7 @@ from torch import nn
 from hf_finetune.distillation.config import FeatureKind
 from hf_finetune.distillation.features import Features
 from hf_finetune.distillation.networks import Networks
+from hf_finetune.distillation.weight_schedules import settled
 
 
 class FeatureLoss(nn.Module):
@@ -25,14 +26,14 @@ class FeatureLoss(nn.Module):
 
     def __init__(self, kind: FeatureKind, networks: Networks, generator: torch.Generator) -> None:
         super().__init__()
-        self.networks = networks
+        self.kind, self.networks = kind, networks
         # As items: of a dict it would sort the names, and the optimizer sum up in another order.
         self.weights = nn.ParameterDict(kind.initial_weights(networks, generator).items())
 
-    def forward(self, kind: FeatureKind, student: Features, teacher: Features) -> torch.Tensor:
-        """Compute the loss of each row (B,).
+    def forward(self, student: Features, teacher: Features, progress: float) -> torch.Tensor:
+        """Compute the loss of each row (B,), without the kind's weight.
 
         Args:
-            kind: as it is at this step, see `weight_schedules.settled`.
+            progress: share of the training's steps that were taken before.
         """
-        return kind(student, teacher, self.networks, dict(self.weights.items()))
+        return settled(self.kind, progress)(student, teacher, self.networks, dict(self.weights.items()))

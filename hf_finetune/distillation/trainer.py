@@ -98,7 +98,7 @@ class DistillationLoss:
     ) -> torch.Tensor:
         if isinstance(kind, LogitKind):
             return kind(logits_BC, taught.teacher_BC, labels_B)
-        return self.comparisons[place](kind, taught.inside, taught.teachers_inside)
+        return self.comparisons[place](taught.inside, taught.teachers_inside, taught.progress)
 
 
 class Clock:

@@ -26,7 +26,7 @@ from hf_finetune.distillation.features import FeatureRecorder, Features, embeddi
 from hf_finetune.distillation.networks import Networks, layer_pairs
 from hf_finetune.distillation.taught_rows import embedding_column
 from hf_finetune.distillation.trainer import DistillationLoss, DistillationTrainer, Insides
-from hf_finetune.distillation.weight_schedules import Ramp, settled
+from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.training.losses.classification import WeightedLoss
@@ -40,7 +40,7 @@ def config(layers: int, width: int = 4, heads: int = 2) -> SimpleNamespace:
 
 def compared(kind: FeatureKind, networks: Networks, student: Features, teacher: Features) -> list[float]:
     module = FeatureLoss(kind, networks, torch.Generator().manual_seed(0))
-    return module(settled(kind, 0.0), student, teacher).tolist()
+    return module(student, teacher, 0.0).tolist()
 
 
 def test_layers_that_go_together() -> None:
@@ -74,10 +74,10 @@ def test_a_learned_map_by_hand() -> None:
     networks, kind = Networks(config(1), config(2)), HiddenStates("learned")
     module = FeatureLoss(kind, networks, torch.Generator())
     student, teacher = Features(hidden={0: zero, 1: zero}), Features(hidden={0: four, 1: zero, 2: four})
-    assert module(kind, student, teacher).tolist() == [4.0]
+    assert module(student, teacher, 0.0).tolist() == [4.0]
     with torch.no_grad():
         module.weights["layer_map"].copy_(torch.tensor([[3.0, 1.0]]).log())
-    assert module(kind, student, teacher).tolist() == pytest.approx([1.0])
+    assert module(student, teacher, 0.0).tolist() == pytest.approx([1.0])
 
 
 def test_projections_between_widths() -> None:
@@ -137,7 +137,7 @@ def test_rows_among_one_another() -> None:
     assert min(map(sum, parts)) > 0
     kind = Contrastive(Ramp(1.0, 0.5), "cls")
     module = FeatureLoss(kind, Networks(config(1, 3), config(1, 3)), torch.Generator())
-    found = [module(settled(kind, progress), student, student).tolist() for progress in (0.0, 1.0)]
+    found = [module(student, student, progress).tolist() for progress in (0.0, 1.0)]
     assert [x[0] for x in found] == pytest.approx([np.log(1 + 2 / np.e), np.log(1 + 2 / np.e**2)])
 
 
