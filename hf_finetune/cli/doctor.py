@@ -140,8 +140,8 @@ def _preview(job: DoctorJob, asked: str) -> None:
     from hf_finetune.doctor.preview import looks, preview, some_rows
     from hf_finetune.doctor.side_by_side import side_by_side
     from hf_finetune.models.safety import inspect_checkpoint
-    from hf_finetune.pipeline.context import augmentation_of
-    from hf_finetune.pipeline.setup import image_inputs, load_splits
+    from hf_finetune.pipeline.augment import augmenter_of
+    from hf_finetune.pipeline.load_data import image_inputs, load_splits
     from hf_finetune.training.classifier import quiet_libraries
     from hf_finetune.training.precision import default_device
 
@@ -152,8 +152,8 @@ def _preview(job: DoctorJob, asked: str) -> None:
         checkpoint = inspect_checkpoint(
             model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-        inputs = image_inputs(recipe, checkpoint)
-    splits = load_splits(recipe)
+        inputs = image_inputs(model, checkpoint, decode_once=recipe.data.decode_once, cache_gb=recipe.batching.cache_gb)
+    splits = load_splits(recipe.data)
     if inputs is not None:
         check_augmentable(
             inputs.processor,
@@ -167,7 +167,13 @@ def _preview(job: DoctorJob, asked: str) -> None:
         splits.train,
         splits.labels,
         some_rows(splits.train.with_format("numpy")["label"][:], job.rows),
-        augmentation_of(recipe, splits, default_device()),
+        augmenter_of(
+            recipe.data.augment,
+            splits,
+            seed=recipe.train.seed,
+            device=default_device(),
+            cache_gb=recipe.batching.cache_gb,
+        ),
         looks(job.views, recipe.data.augment_copies),
         inputs,
         mix if inputs is not None else (),

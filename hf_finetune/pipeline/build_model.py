@@ -1,138 +1,171 @@
-"""A recipe's checkpoint as the classifier that will train."""
+"""Build the classifier that will train: a checkpoint with the recipe's head, surgery, frozen layers and adapter."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Any, cast
 
-from torch import nn
+from peft import PeftModel
 from transformers import PreTrainedModel
 
-from hf_finetune.config.recipe import Averaging, Distill, Recipe, TextData
+from hf_finetune.config.data import ImageData, TextData
+from hf_finetune.config.recipe import Averaging, Distill, Model
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
-from hf_finetune.data.inputs import ImageInputs, Inputs
-from hf_finetune.data.loading import Splits
+from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.errors import InputError
+from hf_finetune.hub.contents import ALONE_AFTER_A_RUN
 from hf_finetune.models import freezing
 from hf_finetune.models.heads.custom import with_head
+from hf_finetune.models.heads.stock import can_switch, stock_head
+from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
 from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.modules import without_adapter
 from hf_finetune.models.patches import Shrink, drop_patches, shrink_for, takes_sizes
-from hf_finetune.models.safety import LocalCheckpoint
-from hf_finetune.models.surgery.layers import begun_anew, refuse_frozen
+from hf_finetune.models.peft import adapters
+from hf_finetune.models.peft.compatibility import check_added_layers
+from hf_finetune.models.surgery.layers import AddLayers, begun_anew, refuse_frozen
 from hf_finetune.models.trainable import train_only
+from hf_finetune.pipeline.batching import trains_unpadded
+from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData, RunModel
+from hf_finetune.pipeline.run_folder import finished_run
 from hf_finetune.training.flops import patches
+from hf_finetune.utils import hashing
 
+# Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
+KNOWN_WEIGHTS = {
+    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db": "sentence-transformers/all-MiniLM-L6-v2"
+}
 TWO_HEADS = (
-    "deit: the head of the class token learns the labels, that of the distillation token the teacher; the answer is the mean "
-    "of their logits"
+    "deit: the head of the class token learns the labels, that of the distillation token the teacher; a prediction is "
+    "the mean of their logits"
+)
+WITHOUT_ADAPTER = (
+    "adapter: only model/ is saved, with the adapter merged; by itself it would need the checkpoint as {} left it"
 )
 
 
+def build_model(context: RunContext, data: RunData) -> tuple[RunModel, PreTrainedModel]:
+    """Load the checkpoint as a classifier of the data's classes, and find out where its weights come from.
+
+    Returns:
+        The model, and the network as it will train, to be looked at: an adapter is on a copy of it. The head is fitted
+        before it goes on the network itself, but one that does not fit is refused now.
+
+    Raises:
+        InputError: see `load_network` and `with_adapter`; an adapter that could not be pushed.
+    """
+    recipe, checkpoint = context.recipe, context.checkpoint
+    student = load_network(context, data)
+    network, fresh = student.loaded.model, student.loaded.fresh
+    trial = with_adapter(copy.deepcopy(network), context, fresh) if recipe.adapts else network
+    weights = checkpoint.commit or hashing.of_files(*(checkpoint.weights or (checkpoint.folder / "config.json",)))
+    before = finished_run(checkpoint.folder) or {}
+    base_changed = _base_changed(context, network)
+    if before and isinstance(trial, PeftModel) and not recipe.model.base_model:
+        # Under an adapter lies what that run left, and not the checkpoint that it began from.
+        if adapters.mergeable(trial):
+            base_changed = base_changed or "the run before it"
+        elif recipe.hub.repo_id is not None:
+            raise InputError(f"hub.repo_id: {ALONE_AFTER_A_RUN.format(before['name'])}")
+    model = RunModel(
+        network,
+        fresh,
+        weights,
+        base_model=_base_model(context, weights, before),
+        base_changed=base_changed,
+        started_from={name: before[name] for name in ("name", "labels", "method")} if before else None,
+        shrink=student.shrink,
+        image_tokens=student.image_tokens,
+        notes=(*student.loaded.notes, *student.notes),
+    )
+    return model, trial
+
+
+def _base_model(context: RunContext, weights: str, before: dict[str, Any]) -> str | None:
+    """Hub id of what the weights come from; None where it is not known, or they come from nothing.
+
+    Args:
+        weights: see `RunModel.weights`.
+        before: result.json of the run that the checkpoint comes from; {}: from none.
+    """
+    model, checkpoint = context.recipe.model, context.checkpoint
+    if model.from_config is not None:
+        return None
+    known = checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights) or before.get("base_model")
+    return model.base_model or known
+
+
+def _base_changed(context: RunContext, network: PreTrainedModel) -> str | None:
+    """See `RunModel.base_changed`."""
+    recipe = context.recipe
+    if recipe.model.surgery:
+        return "surgery"
+    if recipe.pretrain.objective is not None:
+        return "pretraining"
+    # A field of the config, by which the stock class pools otherwise than the checkpoint's own.
+    pooling = recipe.model.pooling
+    if recipe.model.from_config is None and pooling != "default" and can_switch(network.config, pooling):
+        own = type(network.config).from_pretrained(context.checkpoint.folder)
+        return None if stock_head(own) == stock_head(network.config) else "model.pooling"
+    return None
+
+
 @dataclass(frozen=True)
-class Loading:
+class Student:
     """A classifier before its first step."""
 
     loaded: Loaded
     shrink: Shrink | None
-    picture_tokens: int | None
+    image_tokens: int | None
     notes: tuple[str, ...]
     """What its user should know."""
 
 
-def load_model(recipe: Recipe, checkpoint: LocalCheckpoint, splits: Splits, inputs: Inputs) -> Loading:
-    """The checkpoint as a classifier of the data's classes, as it will train.
+def load_network(context: RunContext, data: RunData) -> Student:
+    """The checkpoint as a classifier of the data's classes, with the recipe's head, surgery and frozen layers.
 
     Raises:
         InputError: see `load_classifier`, and what changes the model after it.
     """
-    data, model = recipe.data, recipe.model
-    by_two_heads = learns_by_two_heads(recipe, checkpoint)
+    recipe, checkpoint = context.recipe, context.checkpoint
+    model = recipe.model
+    two_heads = _learns_by_two_heads(context)
     loaded = load_classifier(
         checkpoint.name,
         task=recipe.task,
-        labels=splits.labels,
+        labels=data.splits.labels,
         dropout=model.dropout,
         attn_implementation=model.attn_implementation,
         seed=recipe.train.seed,
         from_config=model.from_config,
         surgery=model.surgery,
-        distilled=by_two_heads,
+        distilled=two_heads,
         keep_head=recipe.pretrain.objective is None,
         revision=checkpoint.commit,
         trust_remote_code=model.trust_remote_code,
     )
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
     loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
-    loaded = with_own_head(loaded, recipe)
-    shrink, picture_tokens, smaller = None, None, ()
-    if isinstance(inputs, ImageInputs):
-        # Of several, so that sizes that differ are refused now.
-        picture = tuple(inputs.collate(splits.train[probe_indices(len(splits.train))])["pixel_values"].shape[1:])
-        picture_tokens = patches(loaded.model.config, picture)
-        if data.augment:
-            check_augmentable(inputs.processor, splits.train["image"], "data.augment")
-        smaller = _small_pictures(recipe, splits, loaded.model, min(picture[-2:]))
-        drop_patches(loaded.model, model.patch_drop)
-        if data.low_resolution is not None:
-            shrink = shrink_for(loaded.model, data.low_resolution)
-            shrink.shape(*picture[-2:])
-    notes = _batch_norm(recipe, loaded.model)
-    if recipe.trained == "head":
-        freezing.freeze_body(loaded.model, loaded.fresh)
-    if recipe.trained == "top":
-        freezing.train_top(loaded.model, model.top_layers)
-    freezing.freeze_lower(loaded.model, model.frozen_layers)
-    train_only(loaded.model, model.trainable, model.trainable_pattern, loaded.fresh)
-    refuse_frozen(loaded.model, model.surgery, model.frozen_layers)
-    if recipe.optim.word_embeddings == "frozen" and isinstance(data, TextData):
-        loaded.model.get_input_embeddings().requires_grad_(False)
-    notes = (*notes, *((TWO_HEADS,) if by_two_heads else ()), *smaller)
-    return Loading(loaded, shrink, picture_tokens, notes)
+    loaded = with_own_head(loaded, model, seed=recipe.train.seed)
+    shrink, image_tokens, size_notes = _fit_to_images(context, data, loaded.model)
+    notes = _fix_batch_norm(context, loaded.model)
+    _freeze(context, loaded)
+    return Student(loaded, shrink, image_tokens, (*notes, *([TWO_HEADS] if two_heads else []), *size_notes))
 
 
-def _batch_norm(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
-    """Fix the statistics that pretraining has measured; of random weights there are none yet, which is to be said.
+def _learns_by_two_heads(context: RunContext) -> bool:
+    """Whether a DeiT learns from its teacher by the distillation token (arXiv:2012.12877).
 
-    Raises:
-        InputError: statistics that go on changing, beside averages of the weights, which would need others.
-    """
-    from_random = recipe.model.from_config is not None
-    measuring = [model] if from_random else begun_anew(model, recipe.model.surgery)
-    freezing.freeze_batch_norm(model, besides=measuring)
-    if not any(freezing.batch_norms(part) for part in measuring):
-        return ()
-    what = "model.from_config" if from_random else "ReinitTopLayers in model.surgery"
-    if recipe.averaging != Averaging():
-        raise InputError(
-            f"averaging: expected none beside {what} of a network with BatchNorm, whose statistics are those of the "
-            "last weights, not of averaged ones; leave it out"
-        )
-    return (
-        f"{what}: BatchNorm normalises by the rows of each forward pass, so the result depends on how a step is cut "
-        "into passes and shared by processes",
-    )
-
-
-def _small_pictures(recipe: Recipe, splits: Splits, model: nn.Module, side: int) -> tuple[str, ...]:
-    """A note where the network reads the pictures at twice their own size or more, and would do with less."""
-    largest = max(max(decode(image).size) for image in splits.train[:8]["image"])
-    if recipe.data.low_resolution is not None or 2 * largest > side or not takes_sizes(model.config):
-        return ()
-    return (
-        f"the pictures have {largest} pixels a side and are read at {side}: --data.low-resolution {side // 2} would train "
-        "most of the steps at about a quarter of the work",
-    )
-
-
-def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
-    """Whether a DeiT learns its teacher by the distillation token (arXiv:2012.12877): as a stock class holds it, so neither
-    with an adapter, which would be loaded onto the plain class, nor with a pooling or a head of the recipe's; nor where it is
-    given its teacher's inside alone, of which that token's head would learn nothing.
+    It does as a stock class holds it: neither with an adapter, which would be loaded onto the plain class, nor with a
+    pooling or head of the recipe's; nor where the teacher gives hidden states alone, of which that token's head would
+    learn nothing.
 
     Raises:
         InputError: the class token's head would learn nothing.
     """
-    config = checkpoint.config
+    recipe, config = context.recipe, context.checkpoint.config
     if not isinstance(recipe.objective, Distill) or config.get("model_type") != "deit" or config.get("auto_map"):
         return False
     if recipe.adapts or recipe.model.has_own_head or not recipe.objective.asks_answers:
@@ -145,9 +178,8 @@ def learns_by_two_heads(recipe: Recipe, checkpoint: LocalCheckpoint) -> bool:
     return True
 
 
-def with_own_head(loaded: Loaded, recipe: Recipe) -> Loaded:
+def with_own_head(loaded: Loaded, model: Model, *, seed: int) -> Loaded:
     """The recipe's pooling and head on the classifier, see `heads.custom.with_head`."""
-    model = recipe.model
     return with_head(
         loaded,
         pooling=model.pooling,
@@ -155,5 +187,125 @@ def with_own_head(loaded: Loaded, recipe: Recipe) -> Loaded:
         head=model.head,
         head_width=model.head_width,
         head_activation=model.head_activation,
-        seed=recipe.train.seed,
+        seed=seed,
     )
+
+
+def _fit_to_images(
+    context: RunContext, data: RunData, network: PreTrainedModel
+) -> tuple[Shrink | None, int | None, tuple[str, ...]]:
+    """What makes images smaller, the patches of one, and a note on their size; nothing of texts.
+
+    Raises:
+        InputError: the images differ in size, cannot be changed, or cannot be made smaller, where that is asked for.
+    """
+    config, inputs, rows = context.recipe.data, data.inputs, data.splits.train
+    if not isinstance(inputs, ImageInputs) or not isinstance(config, ImageData):
+        return None, None, ()
+    # Of several, so that sizes that differ are refused now.
+    shape_CHW = tuple(inputs.collate(rows[probe_indices(len(rows))])["pixel_values"].shape[1:])
+    image_tokens = patches(network.config, shape_CHW)
+    if config.augment:
+        check_augmentable(inputs.processor, rows["image"], "data.augment")
+    notes = _note_on_small_images(config, data, network, min(shape_CHW[-2:]))
+    drop_patches(network, context.recipe.model.patch_drop)
+    if config.low_resolution is None:
+        return None, image_tokens, notes
+    shrink = shrink_for(network, config.low_resolution)
+    shrink.shape(*shape_CHW[-2:])
+    return shrink, image_tokens, notes
+
+
+def _note_on_small_images(config: ImageData, data: RunData, network: PreTrainedModel, side: int) -> tuple[str, ...]:
+    """A note where the network reads the images at twice their own size or more, and would do with less."""
+    largest = max(max(decode(image).size) for image in data.splits.train[:8]["image"])
+    if config.low_resolution is not None or 2 * largest > side or not takes_sizes(network.config):
+        return ()
+    return (
+        f"the images have {largest} pixels a side and are read at {side}: --data.low-resolution {side // 2} would "
+        "train most of the steps at about a quarter of the work",
+    )
+
+
+def _fix_batch_norm(context: RunContext, network: PreTrainedModel) -> tuple[str, ...]:
+    """Fix the statistics that pretraining has measured; a note where random weights have none yet.
+
+    Raises:
+        InputError: statistics that go on changing, beside averages of the weights, which would need others.
+    """
+    model = context.recipe.model
+    from_random = model.from_config is not None
+    measuring = [network] if from_random else begun_anew(network, model.surgery)
+    freezing.freeze_batch_norm(network, besides=measuring)
+    if not any(freezing.batch_norms(part) for part in measuring):
+        return ()
+    what = "model.from_config" if from_random else "ReinitTopLayers in model.surgery"
+    if context.recipe.averaging != Averaging():
+        raise InputError(
+            f"averaging: expected none beside {what} of a network with BatchNorm, whose statistics are those of the "
+            "last weights, not of averaged ones; leave it out"
+        )
+    return (
+        f"{what}: BatchNorm normalizes by the rows of each forward pass, so the result depends on how a step is cut "
+        "into passes and shared by processes",
+    )
+
+
+def _freeze(context: RunContext, loaded: Loaded) -> None:
+    """Leave those weights trainable that the recipe trains.
+
+    Raises:
+        InputError: see `models.freezing` and `models.trainable`.
+    """
+    recipe, network = context.recipe, loaded.model
+    if recipe.trained == "head":
+        freezing.freeze_body(network, loaded.fresh)
+    if recipe.trained == "top":
+        freezing.train_top(network, recipe.model.top_layers)
+    freezing.freeze_lower(network, recipe.model.frozen_layers)
+    train_only(network, recipe.model.trainable, recipe.model.trainable_pattern, loaded.fresh)
+    refuse_frozen(network, recipe.model.surgery, recipe.model.frozen_layers)
+    if recipe.optim.word_embeddings == "frozen" and isinstance(recipe.data, TextData):
+        network.get_input_embeddings().requires_grad_(False)
+
+
+def with_adapter(
+    network: PreTrainedModel,
+    context: RunContext,
+    fresh: tuple[str, ...],
+    *,
+    steps: int | None = None,
+    empty: bool = False,
+) -> PreTrainedModel:
+    """Put the recipe's adapter on the network, none of it on the layers that stay frozen.
+
+    Returns:
+        A `PeftModel`, which hands on what a `PreTrainedModel` has.
+
+    Args:
+        fresh, steps, empty: see `adapters.add_adapter`.
+
+    Raises:
+        InputError: see there.
+    """
+    recipe = context.recipe
+    lora = recipe.lora
+    config = recipe.adapter or adapters.lora_config(
+        network, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, variant=lora.variant, fresh=fresh
+    )
+    if any(isinstance(step, AddLayers) for step in recipe.model.surgery):
+        check_added_layers(network, config)
+    adapted = adapters.add_adapter(network, config, fresh, seed=recipe.train.seed, steps=steps, empty=empty)
+    adapted.active_peft_config.revision = recipe.model.revision
+    freezing.freeze_lower(without_adapter(adapted), recipe.model.frozen_layers)
+    return cast(PreTrainedModel, adapted)
+
+
+def narrow_last_layer(run: PreparedRun) -> None:
+    """Compute the last layer for the first token alone, where the recipe allows it and the head reads no other.
+
+    Raises:
+        InputError: see `batching.trains_unpadded`.
+    """
+    if not trains_unpadded(run) and run.recipe.model.narrow_last_layer and not run.context.compares_hidden_states:
+        first_token_alone(run.model.network)

@@ -1,4 +1,4 @@
-"""The gate: a saved artefact must give the logits of the model it was made from, loaded by someone else's code.
+"""The gate: a saved artifact must give the logits of the model it was made from, loaded by someone else's code.
 
 Legend: N rows, C classes.
 """
@@ -9,8 +9,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """One folder to be loaded: a whole model, an encoder for a head, or an adapter on a base checkpoint."""
 
     name: str
@@ -47,6 +47,30 @@ class Artefact:
         """What the folder is."""
         return "adapter" if self.base is not None else "model" if self.head is None else "encoder"
 
+    def to_job(self) -> dict[str, Any]:
+        """As `parity_child` reads it."""
+        head = None if self.head is None else str(self.head)
+        return {**asdict(self), "kind": self.kind, "path": str(self.path), "head": head}
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether an artifact, or `pipeline(task, folder)` on it, gives what the model gives."""
+
+    ok: bool
+    rows: int | None = None
+    max_abs_difference: float | None = None
+    """Of the logits."""
+    tolerance: float | None = None
+    labels_agree: int | None = None
+    """How many labels of `pipeline` are the model's."""
+    error: str | None = None
+    """Why the fresh process could not load or run it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As result.json has it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
 
 def reference_logits(model: nn.Module, inputs: Inputs, encoded: Dataset) -> np.ndarray:
     """Logits (N, C) in exact float32, padded as the fresh process pads: consecutive rows, batch by batch."""
@@ -55,8 +79,8 @@ def reference_logits(model: nn.Module, inputs: Inputs, encoded: Dataset) -> np.n
         return predict_logits(model, rows, inputs.collate, batch_size=parity_child.BATCH_ROWS)
 
 
-def check_artefacts(
-    artefacts: Sequence[Artefact],
+def check_artifacts(
+    artifacts: Sequence[Artifact],
     *,
     rows: Dataset,
     expected_NC: np.ndarray,
@@ -64,8 +88,8 @@ def check_artefacts(
     task: str,
     trust_remote_code: bool = False,
     tolerance: float = TOLERANCE,
-) -> dict[str, dict[str, Any]]:
-    """Load every artefact in one fresh process and compare its logits with `expected_NC`.
+) -> dict[str, Check]:
+    """Load every artifact in one fresh process and compare its logits with `expected_NC`.
 
     Args:
         rows: canonical rows (`text`, `text_pair`, `image`), N of them.
@@ -73,55 +97,46 @@ def check_artefacts(
         labels: class names; `pipeline(task, folder)` must answer with the same ones.
 
     Returns:
-        By artefact: `max_abs_difference`, `tolerance`, `rows`, `ok`; and `pipeline`: how many labels agree. When the
-        fresh process cannot load or run one of them, by artefact: `ok`, which is false, and `error`.
+        By artifact's name; and as `pipeline`, how many labels agree.
     """
     with tempfile.TemporaryDirectory(prefix="hf_finetune_parity_") as name:
-        folder = Path(name)
-        job = folder / "job.json"
-        job.write_text(
-            json.dumps(
-                {
-                    "task": task,
-                    "rows": _plain_rows(rows, folder),
-                    "num_labels": len(labels),
-                    "threads": torch.get_num_threads(),
-                    "trust_remote_code": trust_remote_code,
-                    "artefacts": [
-                        {
-                            "name": a.name,
-                            "kind": a.kind,
-                            "path": str(a.path),
-                            "head": None if a.head is None else str(a.head),
-                            "base": a.base,
-                            "revision": a.revision,
-                        }
-                        for a in artefacts
-                    ],
-                }
-            )
-        )
-        complaint = in_fresh_process(job)
-        if complaint is not None:
-            return {a.name: {"ok": False, "error": complaint} for a in artefacts}
+        job = Path(name) / "job.json"
+        description = {
+            "task": task,
+            "rows": _plain_rows(rows, job.parent),
+            "num_labels": len(labels),
+            "threads": torch.get_num_threads(),
+            "trust_remote_code": trust_remote_code,
+            "artefacts": [artifact.to_job() for artifact in artifacts],
+        }
+        job.write_text(json.dumps(description))
+        error = in_fresh_process(job)
+        if error is not None:
+            return {artifact.name: Check(ok=False, error=error) for artifact in artifacts}
         with np.load(job.with_suffix(".npz")) as archive:
-            found = {a.name: archive[a.name] for a in artefacts}
-        answered = json.loads((folder / "labels.json").read_text())
+            logits = {artifact.name: archive[artifact.name] for artifact in artifacts}
+        predicted = json.loads((job.parent / "labels.json").read_text())
+    checks = {name: _compare(logits_NC, expected_NC, tolerance) for name, logits_NC in logits.items()}
+    if predicted is not None:
+        checks["pipeline"] = _compare_labels(predicted, expected_NC[: len(predicted)], labels, tolerance)
+    return checks
 
-    report: dict[str, dict[str, Any]] = {}
-    for artefact in artefacts:
-        difference = float(np.abs(found[artefact.name] - expected_NC).max())
-        # Not `difference > tolerance`: NaN must fail.
-        ok = bool(difference <= tolerance)
-        report[artefact.name] = {"max_abs_difference": difference, "tolerance": tolerance, "rows": len(rows), "ok": ok}
-    if answered is not None:
-        wanted = [labels[i] for i in expected_NC[: len(answered)].argmax(-1)]
-        # Two classes closer than the tolerance may change places.
-        margin = np.sort(expected_NC[: len(answered)], axis=-1)
-        near = margin[:, -1] - margin[:, -2] <= 2 * tolerance if len(labels) > 1 else np.zeros(len(answered), bool)
-        agree = sum(a == w or bool(n) for a, w, n in zip(answered, wanted, near, strict=True))
-        report["pipeline"] = {"labels_agree": agree, "rows": len(answered), "ok": agree == len(answered)}
-    return report
+
+def _compare(logits_NC: np.ndarray, expected_NC: np.ndarray, tolerance: float) -> Check:
+    difference = float(np.abs(logits_NC - expected_NC).max())
+    # Not `difference > tolerance`: NaN must fail.
+    return Check(ok=difference <= tolerance, rows=len(expected_NC), max_abs_difference=difference, tolerance=tolerance)
+
+
+def _compare_labels(
+    predicted: Sequence[str], expected_NC: np.ndarray, labels: Sequence[str], tolerance: float
+) -> Check:
+    expected = [labels[i] for i in expected_NC.argmax(-1)]
+    # Two classes closer than the tolerance may change places.
+    margin = np.sort(expected_NC, axis=-1)
+    near = margin[:, -1] - margin[:, -2] <= 2 * tolerance if len(labels) > 1 else np.zeros(len(predicted), bool)
+    agree = sum(one == other or bool(n) for one, other, n in zip(predicted, expected, near, strict=True))
+    return Check(ok=agree == len(predicted), rows=len(predicted), labels_agree=agree)
 
 
 def in_fresh_process(job: Path) -> str | None:
@@ -133,18 +148,18 @@ def in_fresh_process(job: Path) -> str | None:
     return None if child.returncode == 0 else (child.stderr.strip().splitlines()[-1:] or ["no output"])[0]
 
 
-def refuse_failed(report: dict[str, dict[str, Any]]) -> None:
-    """Raise when a check of the report failed.
+def refuse_failed(checks: Mapping[str, Check]) -> None:
+    """Raise when a check failed.
 
     Raises:
-        GateError: naming the artefact and its difference.
+        GateError: naming the artifact and its difference.
     """
-    for name, check in report.items():
-        if "error" in check:
-            raise GateError(f"parity: a fresh process could not load the saved folder: {check['error']}")
-        if not check["ok"]:
-            found = check.get("max_abs_difference", check.get("labels_agree"))
-            raise GateError(f"parity: {name} does not reproduce the trained model: {found} over {check['rows']} rows")
+    for name, check in checks.items():
+        if check.error is not None:
+            raise GateError(f"parity: a fresh process could not load the saved folder: {check.error}")
+        if not check.ok:
+            value = check.labels_agree if check.max_abs_difference is None else check.max_abs_difference
+            raise GateError(f"parity: {name} does not reproduce the trained model: {value} over {check.rows} rows")
 
 
 def _plain_rows(rows: Dataset, folder: Path) -> list[dict[str, str]]:

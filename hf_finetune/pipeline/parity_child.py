@@ -1,13 +1,15 @@
-"""Loads saved artefacts with plain transformers and peft and writes their logits. Run as a script, in a fresh process.
+"""Loads saved artifacts with plain transformers and peft and writes their logits. Run as a script, in a fresh process.
 
 Imports nothing of this package: what loads here loads for anyone who has the folder.
 
-    python parity_child.py JOB.json     writes JOB.npz (one array of logits (N, C) an artefact) and labels.json beside it
+    python parity_child.py JOB.json     writes JOB.npz (an array of logits (N, C) by artifact) and labels.json beside it
 """
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +18,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 BATCH_ROWS = 16
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": torch.nn.functional.gelu,
+    "relu": torch.relu,
+}
 
 
-def batches(job: dict, processor) -> list[dict]:
+def batches(job: dict[str, Any], processor: Any) -> list[dict[str, Any]]:
     """The job's rows as the saved tokenizer or image processor makes them, in order, padded batch by batch."""
     rows = job["rows"]
     parts = [rows[i : i + BATCH_ROWS] for i in range(0, len(rows), BATCH_ROWS)]
@@ -26,24 +33,24 @@ def batches(job: dict, processor) -> list[dict]:
         from PIL import Image
 
         return [dict(processor([Image.open(r["image"]) for r in part], return_tensors="pt")) for part in parts]
-    made = []
+    encoded = []
     for part in parts:
         pairs = [r["text_pair"] for r in part] if "text_pair" in part[0] else None
-        made.append(
+        encoded.append(
             dict(processor([r["text"] for r in part], pairs, truncation=True, padding=True, return_tensors="pt"))
         )
-    return made
+    return encoded
 
 
-def head_logits(encoder, inputs, path):
+def head_logits(encoder: torch.nn.Module, inputs: dict[str, Any], path: str) -> torch.Tensor:
     """Logits (N, C): head.safetensors, applied to what its header says of the encoder's states."""
     with safe_open(path, "pt") as file:
         how, head = file.metadata(), load_file(path)
     layers, first = int(how["last_layers"]), int(how["first"])
     output = encoder(**inputs, output_hidden_states=True)
-    states = [output.last_hidden_state, *(output.hidden_states[-n] for n in range(2, layers + 1))]
+    layer_states = [output.last_hidden_state, *(output.hidden_states[-n] for n in range(2, layers + 1))]
     # A convolutional network gives maps: as many tokens as they have places.
-    states = torch.cat([s.flatten(2).transpose(1, 2) if s.dim() == 4 else s for s in states], -1)
+    states = torch.cat([s.flatten(2).transpose(1, 2) if s.dim() == 4 else s for s in layer_states], -1)
     tokens = states[:, first:]
     mask = inputs.get("attention_mask", torch.ones(tokens.shape[:2]))[:, :, None].bool()
     if how["pooling"] == "cls":
@@ -56,36 +63,35 @@ def head_logits(encoder, inputs, path):
         weights = (tokens @ head["query"])[:, :, None].masked_fill(~mask, -torch.inf).softmax(1)
         features = (tokens * weights).sum(1)
     if how["activation"]:
-        act = {"tanh": torch.tanh, "gelu": torch.nn.functional.gelu, "relu": torch.relu}[how["activation"]]
-        features = act(features @ head["dense.weight"].T + head["dense.bias"])
+        features = ACTIVATIONS[how["activation"]](features @ head["dense.weight"].T + head["dense.bias"])
     return features @ head["out.weight"].T + head["out.bias"]
 
 
-def load(job: dict, artefact: dict):
-    """The artefact as a model in float32, and its tokenizer or image processor."""
+def load(job: dict[str, Any], artifact: dict[str, Any]) -> tuple[torch.nn.Module, Any]:
+    """The artifact as a model in float32, and its tokenizer or image processor."""
     text = job["task"] == "text-classification"
     auto = transformers.AutoModelForSequenceClassification if text else transformers.AutoModelForImageClassification
     processor = (transformers.AutoTokenizer if text else transformers.AutoImageProcessor).from_pretrained(
-        artefact["path"]
+        artifact["path"]
     )
     trust = {"trust_remote_code": True} if job["trust_remote_code"] else {}
-    if artefact["kind"] == "encoder":
-        return transformers.AutoModel.from_pretrained(artefact["path"], dtype=torch.float32, **trust), processor
-    if artefact["kind"] == "model":
-        return auto.from_pretrained(artefact["path"], dtype=torch.float32, **trust), processor
+    if artifact["kind"] == "encoder":
+        return transformers.AutoModel.from_pretrained(artifact["path"], dtype=torch.float32, **trust), processor
+    if artifact["kind"] == "model":
+        return auto.from_pretrained(artifact["path"], dtype=torch.float32, **trust), processor
     from peft import PeftModel
 
     # Whatever the head of the base starts from, the adapter must bring its own.
     torch.manual_seed(987654321)
     base = auto.from_pretrained(
-        artefact["base"],
-        revision=artefact["revision"],
+        artifact["base"],
+        revision=artifact["revision"],
         num_labels=job["num_labels"],
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         **trust,
     )
-    return PeftModel.from_pretrained(base, artefact["path"]), processor
+    return PeftModel.from_pretrained(base, artifact["path"]), processor
 
 
 def main(path: Path) -> None:
@@ -95,16 +101,16 @@ def main(path: Path) -> None:
     torch.set_float32_matmul_precision("highest")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    logits = {}
-    for artefact in job["artefacts"]:
-        model, processor = load(job, artefact)
+    logits: dict[str, Any] = {}
+    for artifact in job["artefacts"]:
+        model, processor = load(job, artifact)
         model.eval()
         with torch.inference_mode():
-            head = artefact["head"]
-            found = [
+            head = artifact["head"]
+            parts = [
                 model(**b).logits if head is None else head_logits(model, b, head) for b in batches(job, processor)
             ]
-        logits[artefact["name"]] = torch.cat(found).numpy()
+        logits[artifact["name"]] = torch.cat(parts).numpy()
     np.savez(path.with_suffix(".npz"), **logits)
 
     first = next((a for a in job["artefacts"] if a["kind"] == "model"), None)
@@ -112,11 +118,11 @@ def main(path: Path) -> None:
     if first is not None:
         pipe = transformers.pipeline(job["task"], first["path"], device="cpu")
         if job["task"] == "image-classification":
-            answers = [pipe(r["image"], top_k=1)[0] for r in job["rows"][:BATCH_ROWS]]
+            predictions = [pipe(r["image"], top_k=1)[0] for r in job["rows"][:BATCH_ROWS]]
         else:
             rows = [{k: r[k] for k in ("text", "text_pair") if k in r} for r in job["rows"][:BATCH_ROWS]]
-            answers = [pipe(r, top_k=1, truncation=True) for r in rows]
-        labels = [(a[0] if isinstance(a, list) else a)["label"] for a in answers]
+            predictions = [pipe(r, top_k=1, truncation=True) for r in rows]
+        labels = [(p[0] if isinstance(p, list) else p)["label"] for p in predictions]
     (path.parent / "labels.json").write_text(json.dumps(labels))
 
 

@@ -1,4 +1,4 @@
-"""A finished run to the Hub and back: what is pulled must answer as what was pushed."""
+"""A finished run to the Hub and back: what is pulled must predict as what was pushed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from hf_finetune.config.recipe import Hub
+from hf_finetune.errors import InputError, PushError
 from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 from hf_finetune.pipeline import parity
@@ -35,22 +37,22 @@ def publish(
 
     def same_logits(pulled: Path) -> None:
         sent = artefacts_in(pulled)
-        said_by_its_user = named_base(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))) is not None
+        as_named = named_base(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))) is not None
         local = load_trained(str(folder))
         rows = _probe_rows(local)
         kind = next(iter(artefacts_in(folder)))
         head = pulled / HEAD_FILE if kind == "encoder" else None
-        artefacts = [] if kind == "adapter" else [parity.Artefact("pull", sent[kind], head=head)]
-        if kind == "adapter" or ("adapter" in sent and said_by_its_user):
-            artefacts.append(_adapter(folder, sent["adapter"], as_named=said_by_its_user))
-        checked = parity.check_artefacts(
-            artefacts,
+        artifacts = [] if kind == "adapter" else [parity.Artifact("pull", sent[kind], head=head)]
+        if kind == "adapter" or ("adapter" in sent and as_named):
+            artifacts.append(_adapter(folder, sent["adapter"], as_named=as_named))
+        checks = parity.check_artifacts(
+            artifacts,
             rows=rows,
             expected_NC=parity.reference_logits(local.model, local.inputs, local.inputs.encode(rows)),
             labels=local.labels,
             task="text-classification" if local.kind == "text" else "image-classification",
         )
-        parity.refuse_failed(checked)
+        parity.refuse_failed(checks)
 
     return push(
         folder,
@@ -63,17 +65,33 @@ def publish(
     )
 
 
-def _adapter(folder: Path, pulled: Path, *, as_named: bool) -> parity.Artefact:
+def publish_run(folder: Path, hub: Hub) -> None:
+    """Publish a run that has just been finished, where its recipe names a repository.
+
+    Raises:
+        PushError: also where `publish` refuses: of bad input nothing would have been written, and here the run is.
+        GateError: see `publish`.
+    """
+    if hub.repo_id is None:
+        return
+    try:
+        publish(folder, hub.repo_id, private=hub.private, revision=hub.revision, create_pr=hub.create_pr)
+    except InputError as error:
+        again = f"hf-finetune push {folder} {hub.repo_id}"
+        raise PushError(f"{error}; the run is finished, `{again}` sends it") from None
+
+
+def _adapter(folder: Path, pulled: Path, *, as_named: bool) -> parity.Artifact:
     """A pulled adapter on its checkpoint.
 
     Args:
         folder: of the run.
-        as_named: on the one that the pulled adapter names: somebody's word is to be seen to hold. False: on the run's own, for
+        as_named: on the one that the pulled adapter names: the user's word is to be verified. False: on the run's own:
             the name is that of the same weights, or says where they lay here and loads nowhere.
     """
     sent, held = (json.loads((f / "adapter_config.json").read_text("utf-8")) for f in (pulled, folder / "adapter"))
     base = (sent if as_named else held)["base_model_name_or_path"]
-    return parity.Artefact("pulled adapter", pulled, base=base, revision=sent.get("revision"))
+    return parity.Artifact("pulled adapter", pulled, base=base, revision=sent.get("revision"))
 
 
 def _probe_rows(classifier: Classifier) -> Dataset:
@@ -83,9 +101,9 @@ def _probe_rows(classifier: Classifier) -> Dataset:
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for size in (32, 64, 96, 128):
         file = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(file, "PNG")
-        pictures.append({"bytes": file.getvalue(), "path": None})
-    return Dataset.from_dict({"image": pictures})
+        images.append({"bytes": file.getvalue(), "path": None})
+    return Dataset.from_dict({"image": images})

@@ -11,15 +11,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError
 
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.utils.codec import flatten
 
-# Fields that may differ between a run and its resumption: they change nothing that is trained. Of a teacher its weights are
-# compared, wherever they lie now.
+# Fields that may differ between a run and its resumption: they change nothing that is trained. Of a teacher its weights
+# are compared, wherever they lie now.
 MAY_CHANGE = frozenset(
     {"evaluate.resamples", "evaluate.baselines", "evaluate.parity_rows", "train.keep_checkpoints", "objective.teacher"}
 )
@@ -80,20 +80,6 @@ def finished_run(artefact: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-
-
-def kept_choice(folder: Path, name: Literal["kernels", "head", "layer_maps"]) -> dict[str, Any] | None:
-    """What the run in `folder` chose when it began; None: its recipe.json does not say.
-
-    Args:
-        name: kernels, see `training.probe.Choice`; head, see `pipeline.before_training.warm_start_head`; layer_maps, see
-            `distillation.teacher_states.search_layers`.
-    """
-    try:
-        record = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return None  # refuse_changes says so
-    return record.get(name)
 
 
 def refuse_changes(folder: Path, record: dict[str, Any]) -> None:

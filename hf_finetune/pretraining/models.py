@@ -23,12 +23,20 @@ from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.loading import config_of, quiet, seeded, set_dropout
 from hf_finetune.models.patches import takes_any_patches
 from hf_finetune.models.safety import LocalCheckpoint, first_line
+from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 
 logger = logging.getLogger("hf_finetune")
 
 Guess = Literal["words", "patches", "unseen patches", "views", "nothing"]
 """What the model guesses from the encoder's states: of unseen patches the encoder knows not even the places; of views, which are
 of one picture."""
+GUESSES: dict[type, Guess] = {
+    MaskedLanguage: "words",
+    SimCSE: "nothing",
+    SimMIM: "patches",
+    MAE: "unseen patches",
+    SimCLR: "views",
+}
 AUTO = {
     "words": AutoModelForMaskedLM,
     "patches": AutoModelForMaskedImageModeling,

@@ -27,9 +27,10 @@ from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.frozen_layers import TrainingRows, cache_frozen_layers
 from hf_finetune.models.surgery.patches import ResizeImage
-from hf_finetune.pipeline import run as pipeline
-from hf_finetune.pipeline.context import Prepared
-from hf_finetune.pipeline.setup import check_mix, prepare
+from hf_finetune.pipeline.check import check_mix
+from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.kernels import default_kernels
+from hf_finetune.pipeline.run import prepare, rehearse
 from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS, in_proportion, of_shorter_run
 from hf_finetune.training.probe import Choice
@@ -116,7 +117,7 @@ def with_side(recipe: Recipe, side: int) -> Recipe:
     return replace(recipe, data=data, model=replace(recipe.model, surgery=(*recipe.model.surgery, ResizeImage(side))))
 
 
-def why_no_mixing(recipe: Recipe, prepared: Prepared) -> str | None:
+def why_no_mixing(recipe: Recipe, prepared: PreparedRun) -> str | None:
     """Why a policy cannot mix the recipe's rows with one another; None: it can.
 
     Args:
@@ -132,7 +133,7 @@ def why_no_mixing(recipe: Recipe, prepared: Prepared) -> str | None:
             with _quiet():
                 prepare(mixing)
         else:
-            check_mix(replace(prepared, recipe=with_policy(prepared.recipe, (), (Mixup(),))), prepared.model)
+            check_mix(prepared.varied(recipe=with_policy(prepared.recipe, (), (Mixup(),))), prepared.model.network)
     except InputError as error:
         return str(error)
     return None
@@ -184,24 +185,23 @@ def _run(recipe: Recipe, *, most_scored: int) -> FinalRun:
     recipe = replace(recipe, train=replace(recipe.train, logging_steps=1))
     with _quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
         prepared = prepare(recipe)
-        judged = judged_rows(prepared.splits, most_scored)
+        judged = judged_rows(prepared.data.splits, most_scored)
         watched = judged.select(range(WATCHED if recipe.train.lr_scheduler_type not in BY_EVALUATIONS else len(judged)))
         # Under a name of their own: `train` would take what is kept for these rows for that of all of its own.
-        name = f"{prepared.splits.fingerprint} {len(judged)} judged, {len(watched)} watched"
-        few = replace(prepared.splits, validation=watched, fingerprint=name)
-        choice = Choice(prepared.kernels)
-        trainer, parts, _ = pipeline.rehearse(replace(prepared, splits=few), Path(folder), choice)
+        name = f"{prepared.data.splits.fingerprint} {len(judged)} judged, {len(watched)} watched"
+        few = replace(prepared.data.splits, validation=watched, fingerprint=name)
+        run = rehearse(prepared.varied(splits=few), Path(folder), Choice(default_kernels(prepared)))
         trained = time.perf_counter()
-        step_s = _step_seconds(Path(folder) / "log.jsonl", trainer.loop_seconds)
-        logits_NC, kept_s = _answers(trainer.trained_model(), prepared, judged)
+        step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.loop_seconds)
+        logits_NC, kept_s = _answers(run.trainer.trained_model(), prepared, judged)
     labels_N = np.asarray(judged["label"][:])
     return FinalRun(
         predicted=logits_NC.argmax(-1).tolist(),
         accuracy=float((logits_NC.argmax(-1) == labels_N).mean()),
         log_loss=float(row_log_losses(labels_N, softmax(logits_NC)).mean()),
         seconds=time.perf_counter() - started,
-        head_s=parts.get("head_warm_start_s", 0.0),
-        kept_s=kept_s + parts["cache_s"],
+        head_s=run.clock.seconds("head_warm_start_s"),
+        kept_s=kept_s + run.clock.seconds("cache_s"),
         step_s=step_s,
         score_s=time.perf_counter() - trained - kept_s,
     )
@@ -218,17 +218,17 @@ def _step_seconds(log: Path, loop_s: float) -> float:
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else loop_s
 
 
-def _answers(model: nn.Module, prepared: Prepared, judged: Dataset) -> tuple[np.ndarray, float]:
+def _answers(model: nn.Module, prepared: PreparedRun, judged: Dataset) -> tuple[np.ndarray, float]:
     """Logits (N, C) of the rows, and the seconds that it took to compute what frozen layers make of them, where any are."""
-    recipe, encoded = prepared.recipe, prepared.inputs.encode(judged)
-    rows = TrainingRows(prepared.inputs, encoded, encoded)
+    recipe, encoded = prepared.recipe, prepared.data.inputs.encode(judged)
+    rows = TrainingRows(prepared.data.inputs, encoded, encoded)
     if recipe.batching.cache_prefix and not recipe.adapts:
         rows = cache_frozen_layers(
             model,
-            prepared.inputs,
+            prepared.data.inputs,
             encoded,
             encoded.select([0]),
-            fingerprint=f"{prepared.splits.fingerprint} {len(judged)} judged",
+            fingerprint=f"{prepared.data.splits.fingerprint} {len(judged)} judged",
             autocast=None,
             budget_gb=recipe.batching.cache_gb,
         )

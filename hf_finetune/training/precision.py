@@ -15,14 +15,15 @@ from hf_finetune.errors import InputError
 # Relative error against float64 up to which a float32 matrix product counts as exact: float32's own is below 1e-6 at
 # the widths in use, one in bfloat16 is above 1e-3.
 EXACT = 1e-5
+Format = Literal["no", "bf16", "fp16"]
+"""Of matrix products under autocast; no: float32."""
 
 
 @dataclass(frozen=True)
 class Kernels:
     """How a model is computed, the weights being float32."""
 
-    mixed_precision: str
-    """no, bf16 or fp16: format of autocast."""
+    mixed_precision: Format
     float32_matmul: str
     """Argument of `torch.set_float32_matmul_precision`."""
     attention: str
@@ -95,9 +96,7 @@ def has_native_bf16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def resolve_mixed_precision(
-    choice: Literal["auto", "no", "bf16", "fp16"], device: torch.device
-) -> Literal["no", "bf16", "fp16"]:
+def resolve_mixed_precision(choice: Literal["auto", "no", "bf16", "fp16"], device: torch.device) -> Format:
     """Turn the recipe's choice into the one that runs.
 
     `auto` follows `accelerate launch --mixed_precision` where it was given, else takes bf16 where it is native.
@@ -114,7 +113,7 @@ def resolve_mixed_precision(
     return choice
 
 
-def launched() -> Literal["no", "bf16", "fp16"] | None:
+def launched() -> Format | None:
     """What `accelerate launch --mixed_precision` asked for."""
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
     return asked if asked in ("no", "bf16", "fp16") else None

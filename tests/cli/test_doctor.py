@@ -21,7 +21,8 @@ from hf_finetune.cli.main import main_command
 from hf_finetune.data.inputs import with_labels
 from hf_finetune.doctor.preview import looks, preview
 from hf_finetune.models.processors import load_tokenizer
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline.augment import run_augmenter
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.trainer import ClassifierTrainer
 from hf_finetune.utils.codec import merge
 
@@ -147,10 +148,10 @@ def test_the_preview_of_pictures_is_what_training_reads(pictures: str, tmp_path:
     job = doctor.DoctorJob(pictures, model=str(tiny_image_checkpoint(tmp_path / "vit", "vit")), seed=3)
     recipe = doctor.augmented_recipe(job, "[Flip, {type: Rotate, degrees: 20}]", "image")
     prepared = prepare(merge(recipe, {"data": {"decode_once": False}}))
-    train, inputs = prepared.splits.train, prepared.inputs
-    views = AugmentedRows(inputs.encode(train), inputs, prepared.augmentation)
+    train, inputs = prepared.data.splits.train, prepared.data.inputs
+    views = AugmentedRows(inputs.encode(train), inputs, run_augmenter(prepared))
     rows = [2, 7, 11]
-    shown = preview(train, prepared.splits.labels, rows, prepared.augmentation, looks(3, 0), inputs)
+    shown = preview(train, prepared.data.splits.labels, rows, run_augmenter(prepared), looks(3, 0), inputs)
     for epoch in range(3):
         views.set_epoch(epoch)
         assert torch.equal(views.__getitems__(rows)["pixels"], shown.views[epoch])
@@ -260,10 +261,10 @@ def test_pictures_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures:
     asked = f"[{{type: Flip, p: 1.0}}, {{type: {mix}, alpha: 1.0}}]"
     recipe = doctor.augmented_recipe(job, asked, "image")
     prepared = prepare(merge(recipe, {"data": {"decode_once": False}}))
-    train, inputs, chosen = prepared.splits.train, prepared.inputs, recipe.objective.mix
+    train, inputs, chosen = prepared.data.splits.train, prepared.data.inputs, recipe.objective.mix
     rows = [2, 7, 11]
-    shown = preview(train, prepared.splits.labels, rows, prepared.augmentation, looks(2, 0), inputs, chosen)
-    trained = MixedRows(AugmentedRows(inputs.encode(train), inputs, prepared.augmentation), recipe.train.seed)
+    shown = preview(train, prepared.data.splits.labels, rows, run_augmenter(prepared), looks(2, 0), inputs, chosen)
+    trained = MixedRows(AugmentedRows(inputs.encode(train), inputs, run_augmenter(prepared)), recipe.train.seed)
     collate = partial(with_labels, inputs.collate)
     for epoch, mixture in enumerate(shown.mixtures):
         trained.set_epoch(epoch)

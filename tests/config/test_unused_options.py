@@ -103,7 +103,7 @@ def test_shipped_recipes_set_nothing_in_vain() -> None:
 def test_a_run_tells_it(tmp_path: Path) -> None:
     from helpers.small_runs import small_recipe
 
-    from hf_finetune.pipeline.setup import prepare
+    from hf_finetune.pipeline.run import prepare
 
     recipe = small_recipe(tmp_path)
     prepared = prepare(replace(recipe, train=Train(num_train_epochs=5.0, max_steps=2)))

@@ -13,7 +13,7 @@ from hf_finetune.cli.main import main_command
 from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.data.provenance import FILE, row_keys, save_keys, start_overlaps, teacher_overlaps, trained_on
 from hf_finetune.pipeline import run
-from hf_finetune.pipeline.setup import load_splits
+from hf_finetune.pipeline.load_data import load_splits
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -30,13 +30,13 @@ def carved_anew(recipe: Recipe) -> Recipe:
 def folder_of(recipe: Recipe, folder: Path, start: str | None = None) -> str:
     """As far as a run of the recipe tells of its past."""
     (folder / "model").mkdir(parents=True)
-    save_keys(folder, [load_splits(recipe).train], start)
+    save_keys(folder, [load_splits(recipe.data).train], start)
     return str(folder)
 
 
 def test_other_rows_were_held_back(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
-    mine, theirs = load_splits(recipe), load_splits(carved_anew(recipe))
+    mine, theirs = load_splits(recipe.data), load_splits(carved_anew(recipe).data)
     seen = len(set(mine.validation["text"][:]) - set(theirs.validation["text"][:]))
     assert 0 < seen <= 6
     same, other = folder_of(recipe, tmp_path / "same"), folder_of(carved_anew(recipe), tmp_path / "other")
@@ -49,7 +49,7 @@ def test_other_rows_were_held_back(tmp_path: Path) -> None:
 
 def test_a_start_and_what_it_started_from(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
-    mine, theirs = load_splits(recipe), load_splits(carved_anew(recipe))
+    mine, theirs = load_splits(recipe.data), load_splits(carved_anew(recipe).data)
     seen = len(set(mine.validation["text"][:]) - set(theirs.validation["text"][:]))
     first = folder_of(carved_anew(recipe), tmp_path / "first")
     # The second run has this run's rows: what it knows of the others it has from the first.
@@ -100,7 +100,7 @@ def test_a_run_says_so_and_so_does_evaluate(tmp_path: Path, capsys: pytest.Captu
     (note,) = [note for note in result["notes"] if "which this run starts from, was trained on" in note]
     assert note[:10] in (tmp_path / "second" / "README.md").read_text()
     # Either run kept other rows from training; together they have seen nearly all, wherever the data are now.
-    kept = set(load_splits(recipe).validation["text"][:]) & set(load_splits(other).validation["text"][:])
+    kept = set(load_splits(recipe.data).validation["text"][:]) & set(load_splits(other.data).validation["text"][:])
     moved = Path(recipe.data.path).rename(tmp_path / "moved.csv")
     capsys.readouterr()
     main_command(["evaluate", f"{tmp_path}/second/model", str(moved), "--json"])

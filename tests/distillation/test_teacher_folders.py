@@ -20,7 +20,10 @@ from hf_finetune.distillation.config import MatchLogits, SoftTargets
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.loading import load_classifier
-from hf_finetune.pipeline.setup import load_splits, prepare, teachers_of
+from hf_finetune.pipeline.ask_teacher import teachers_of
+from hf_finetune.pipeline.context import start
+from hf_finetune.pipeline.load_data import load_splits
+from hf_finetune.pipeline.run import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +111,7 @@ def test_all_logits_where_each_is_matched(folder: Path, tmp_path: Path, monkeypa
     found = {}
     for kind in (SoftTargets(), MatchLogits()):
         taught = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
-        teachers = teachers_of(taught, load_splits(taught)).members
+        teachers = teachers_of(start(taught), load_splits(taught.data)).members
         both = [teacher.ask(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
         assert [one.reused for one in both] == [False, True]
         found[type(kind)] = both[1].logits["validation"]

@@ -19,8 +19,8 @@ from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect
 from hf_finetune.inference import predict
 from hf_finetune.models.surgery.layers import AddLayers
-from hf_finetune.pipeline import run
-from hf_finetune.pipeline.context import Prepared
+from hf_finetune.pipeline import make_ready, run
+from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.training import classifier as trained
 from hf_finetune.utils.codec import ADAPTERS
 
@@ -71,13 +71,13 @@ def test_the_head_is_fitted_to_what_it_will_read(
     adapter: str, after: bool, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FourierFT begins with random numbers: with the adapter on, the network computes something else."""
-    fit, seen = run.warm_start_head, []
+    fit, seen = make_ready.fit_head, []
 
-    def watched(prepared: Prepared, model: torch.nn.Module, *rest: Any) -> dict[str, Any]:
+    def watched(prepared: PreparedRun, model: torch.nn.Module, *rest: Any) -> Any:
         seen.append(isinstance(model, peft.PeftModel))
         return fit(prepared, model, *rest)
 
-    monkeypatch.setattr(run, "warm_start_head", watched)
+    monkeypatch.setattr(make_ready, "fit_head", watched)
     flags = ("--adapter", adapter, "--train.max-steps", "1")
     run.run(from_flags(recipe, *flags), Launch(output=str(tmp_path / "run")))
     assert seen == [after]
@@ -167,7 +167,7 @@ def test_gradual_unfreezing_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_before_the_data_are_read(
     changes: dict, words: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_finetune.pipeline.setup.load_splits", lambda _: pytest.fail("read the data"))
+    monkeypatch.setattr("hf_finetune.pipeline.load_data.load_splits", lambda *_, **__: pytest.fail("read the data"))
     inside = {name.removeprefix("model."): v for name, v in changes.items() if name.startswith("model.")}
     outside = {name: v for name, v in changes.items() if not name.startswith("model.")}
     wrong = replace(recipe, model=replace(recipe.model, **inside), **outside)

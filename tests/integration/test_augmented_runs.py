@@ -20,7 +20,8 @@ from hf_finetune.config.recipe import Launch, Model, Recipe, TextData, Train
 from hf_finetune.data.loading import load
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline import run
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline.augment import run_augmenter
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.utils import codec
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -74,7 +75,7 @@ def test_copies_that_equal_a_row_that_is_scored(recipe: Recipe, tmp_path: Path) 
     recipe = augmented(recipe, SwapWords(0.5), copies=1)
     recipe = replace(recipe, data=replace(recipe.data, validation=str(scored)))
     prepared = prepare(recipe)
-    copied = with_copies(prepared.splits.train, prepared.inputs, prepared.augmentation, 1)["text"][:]
+    copied = with_copies(prepared.data.splits.train, prepared.data.inputs, run_augmenter(prepared), 1)["text"][:]
     some = [text for text, before in zip(copied[60:], copied, strict=False) if text != before][:2]
     scored.write_text(f"text,label\n{some[0]},good\n{some[1]},bad\n")
     trained(recipe, tmp_path / "run")

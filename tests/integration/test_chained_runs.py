@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from hf_finetune.config.recipe import Hub, Launch, Model, TextData
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline import run
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline.kernels import default_kernels
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.probe import Choice
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -65,28 +66,28 @@ def test_a_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # As many classes, but others: nor does their head decide about these.
     other = dataclasses.replace(first, model=Model(checkpoint=str(tmp_path / "first")), method="full")
     again = prepare(other)
-    assert again.fresh == ()
+    assert again.model.fresh == ()
     text = Path(first.data.path).read_text().replace("film,good", "film,fine").replace("film,bad", "film,poor")
     (tmp_path / "renamed.csv").write_text(text)
     renamed = dataclasses.replace(other, data=dataclasses.replace(first.data, path=str(tmp_path / "renamed.csv")))
-    assert prepare(renamed).fresh == ("classifier",)
+    assert prepare(renamed).model.fresh == ("classifier",)
 
     # An adapter would need what the first run left: it is merged, pushed by its place on the Hub, or not at all.
     lora = dataclasses.replace(other, method="lora")
     with_place = dataclasses.replace(lora, model=dataclasses.replace(lora.model, base_model="me/first"))
-    assert [prepare(one).base_changed for one in (lora, with_place)] == ["the run before it", None]
+    assert [prepare(one).model.base_changed for one in (lora, with_place)] == ["the run before it", None]
     prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
     alone = dataclasses.replace(other, adapter=prompt, hub=Hub(repo_id="me/second"))
     with pytest.raises(
         InputError, match=r"hub.repo_id: adapter/ would be .*the run 'small' left.*name it by --base-model"
     ):
         prepare(alone)
-    assert prepare(dataclasses.replace(alone, hub=Hub())).base_changed is None
-    assert prepare(dataclasses.replace(alone, model=with_place.model)).base_model == "me/first"
+    assert prepare(dataclasses.replace(alone, hub=Hub())).model.base_changed is None
+    assert prepare(dataclasses.replace(alone, model=with_place.model)).model.base_model == "me/first"
 
     # What becomes of a head that was trained is said.
     with caplog.at_level(logging.INFO):
-        run.rehearse(again, tmp_path, Choice(again.kernels))
+        run.rehearse(again, tmp_path, Choice(default_kernels(again)))
     (said,) = (message for message in caplog.messages if message.startswith("the head starts"))
     assert "the checkpoint's" in said and "random" not in said
 

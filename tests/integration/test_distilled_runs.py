@@ -36,8 +36,10 @@ from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.models.surgery.width import NarrowHidden
 from hf_finetune.pipeline import run as pipeline
+from hf_finetune.pipeline.kernels import default_kernels
+from hf_finetune.pipeline.load_data import load_splits
 from hf_finetune.pipeline.plan import plan
-from hf_finetune.pipeline.setup import load_splits, prepare
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.losses.config import Balanced
 from hf_finetune.training.probe import Choice
 from hf_finetune.utils import codec
@@ -76,8 +78,8 @@ def rehearsed(recipe: Recipe) -> dict[str, torch.Tensor]:
     """The weights that a run of the recipe ends with, without what is saved and judged: in half the time."""
     prepared = prepare(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        trainer, _, _ = pipeline.rehearse(prepared, Path(folder), Choice(prepared.kernels))
-    return {name: tensor.detach().clone() for name, tensor in trainer.trained_model().state_dict().items()}
+        trained = pipeline.rehearse(prepared, Path(folder), Choice(default_kernels(prepared)))
+    return {name: tensor.detach().clone() for name, tensor in trained.trainer.trained_model().state_dict().items()}
 
 
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -211,8 +213,9 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
-from hf_finetune import codec, pipeline
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline.kernels import default_kernels
+from hf_finetune.pipeline.run import prepare, rehearse
+from hf_finetune.utils import codec
 from hf_finetune.config.recipe import Model, Recipe, TextData
 from hf_finetune.training.probe import Choice
 
@@ -220,8 +223,9 @@ folder = Path(sys.argv[1])
 for name in ("kept", "live"):
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     prepared = prepare(codec.merge(blank, json.loads((folder / f"{name}.json").read_text())))
-    trainer, _, found = pipeline.rehearse(prepared, folder / name, Choice(prepared.kernels))
-    assert trainer.args.world_size == 2 and (found["answers"].live is not None) == (name == "live")
+    trained = rehearse(prepared, folder / name, Choice(default_kernels(prepared)))
+    trainer, predictions = trained.trainer, trained.ready.teaching.predictions
+    assert trainer.args.world_size == 2 and (predictions.live is not None) == (name == "live")
     torch.save(trainer.trained_model().state_dict(), folder / f"{name}-{trainer.args.process_index}.pt")
 # A teacher may take longer than the half hour that processes wait for one another by default.
 group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
@@ -276,7 +280,7 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
 
 def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
     """20 rows of a further file, two of them scored ones: taught with their stored copies, and no part of the baselines."""
-    carved = load_splits(texts).validation["text"][:2]
+    carved = load_splits(texts.data).validation["text"][:2]
     lines = ["text", *carved, *(f"{row['text']} indeed" for row in text_rows(18, seed=5))]
     (tmp_path / "more.csv").write_text("\n".join(lines))
     data = dataclasses.replace(

@@ -20,7 +20,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.surgery.layers import ReinitTopLayers
 from hf_finetune.models.surgery.skip_layers import StochasticDepth
 from hf_finetune.pipeline import run as pipeline
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.utils import codec
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -79,7 +79,7 @@ def test_no_weights_need_be_there(texts: Recipe, tmp_path: Path) -> None:
         prepare(dataclasses.replace(without, model=Model(str(bare))))
     pictures = of_pictures(tmp_path, "vit", from_config=SMALL)
     (Path(pictures.model.checkpoint) / "model.safetensors").unlink()
-    assert prepare(pictures).model.config.hidden_size == 16
+    assert prepare(pictures).model.network.config.hidden_size == 16
 
 
 def test_a_picture_network_reads_its_own_size(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from hf_finetune.cli.jobs import RunJob, parse
 from hf_finetune.config.recipe import ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run
+from hf_finetune.pipeline.batching import MicroBatch, micro_batch, step_batches
 from hf_finetune.pipeline.plan import plan
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.losses.config import EffectiveNumber, Focal
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -162,8 +163,8 @@ def test_on_a_cpu_pictures_of_many_tokens_still_have_a_partner(
     pictures: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There a step is cut into small forward passes: else of single rows, at Swin's 3,136 tokens a picture, unmixed."""
-    monkeypatch.setattr("hf_finetune.pipeline.context.CPU_FORWARD_TOKENS", 16)
+    monkeypatch.setattr("hf_finetune.pipeline.batching.CPU_FORWARD_TOKENS", 16)
     prepared = prepare(dataclasses.replace(pictures, objective=MIXUP))
     # 54 rows in 7 steps, of 7 rows or 8 each: 3 forward passes of 2 rows at least.
-    assert prepared.micro_batch == (3, 3, 8)
-    assert min(map(len, prepared.batches(None))) == 2
+    assert micro_batch(prepared) == MicroBatch(3, 3, 8)
+    assert min(map(len, step_batches(prepared, None))) == 2

@@ -20,8 +20,13 @@ from transformers import TrainerState
 from hf_finetune.config.recipe import Batching, Hub, Launch, Model, Optim, Precision, Recipe, Train
 from hf_finetune.data.tokens import used_token_ids
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
-from hf_finetune.pipeline import before_training, finalize, run, setup
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline import document, fit_head, kernels, make_ready, publish, run, save, verify
+from hf_finetune.pipeline.batching import step_batches
+from hf_finetune.pipeline.build_model import with_adapter
+from hf_finetune.pipeline.fit_head import HeadStart
+from hf_finetune.pipeline.parity import Check
+from hf_finetune.pipeline.run import prepare
+from hf_finetune.pipeline.update_rule import trains_words_sparsely
 from hf_finetune.training import warm_start
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.precision import Kernels
@@ -41,14 +46,14 @@ def change(path: Path, name: str) -> None:
 
 def damaging(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]) -> None:
     """Between saving and the gate, `damage` is done to the run's folder."""
-    save = finalize.save_artefacts
+    save_artifacts = save.save_artifacts
 
-    def save_badly(model, prepared, folder):
-        artefacts = save(model, prepared, folder)
+    def save_badly(network, prepared, folder):
+        artifacts = save_artifacts(network, prepared, folder)
         damage(folder)
-        return artefacts
+        return artifacts
 
-    monkeypatch.setattr(finalize, "save_artefacts", save_badly)
+    monkeypatch.setattr(save, "save_artifacts", save_badly)
 
 
 def test_damaged_artefacts_are_neither_passed_nor_pushed(
@@ -62,7 +67,7 @@ def test_damaged_artefacts_are_neither_passed_nor_pushed(
 
     damaging(monkeypatch, damage)
     monkeypatch.setattr(run, "check_target", lambda *_: "token")
-    monkeypatch.setattr(finalize, "publish", lambda *_, **__: pytest.fail("pushed a damaged model"))
+    monkeypatch.setattr(publish, "publish", lambda *_, **__: pytest.fail("pushed a damaged model"))
     published = dataclasses.replace(recipe, method="lora", hub=Hub(repo_id="me/small"))
     with pytest.raises(GateError, match="reload does not reproduce"):
         run.run(published, Launch(output=str(tmp_path / "run")))
@@ -86,9 +91,9 @@ def test_artefact_that_cannot_be_loaded_is_in_the_result(
 @pytest.mark.usefixtures("gate_here")
 def test_data_on_this_machine_are_called_by_their_own_name(tmp_path: Path) -> None:
     (tmp_path / "movie.csv").touch()
-    assert finalize.path_name(str(tmp_path / "movie.csv"), None) == "movie.csv"
-    assert finalize.path_name(str(tmp_path / "movie.csv"), "Movie reviews") == "Movie reviews"
-    assert finalize.path_name("nyu-mll/glue", "GLUE") == "nyu-mll/glue", "the card links to it"
+    assert document.path_name(str(tmp_path / "movie.csv"), None) == "movie.csv"
+    assert document.path_name(str(tmp_path / "movie.csv"), "Movie reviews") == "Movie reviews"
+    assert document.path_name("nyu-mll/glue", "GLUE") == "nyu-mll/glue", "the card links to it"
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -96,7 +101,7 @@ def test_run_that_dies_before_its_result_can_be_resumed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The result is the last thing written: whoever finds one finds the rest. An own run can be trained further."""
-    write = finalize.write_json
+    write = document.write_json
 
     def die(path: Path, value) -> None:
         if path.name == "result.json":
@@ -105,8 +110,8 @@ def test_run_that_dies_before_its_result_can_be_resumed(
 
     launch = Launch(output=str(tmp_path / "run"))
     with monkeypatch.context() as patch:
-        patch.setattr(finalize, "write_json", die)
-        patch.setattr(finalize.parity, "check_artefacts", lambda *_, **__: {"reload": {"ok": True}})
+        patch.setattr(document, "write_json", die)
+        patch.setattr(verify, "check_artifacts", lambda *_, **__: {"reload": Check(ok=True)})
         with pytest.raises(BaseException, match=r"resume|^$"):
             run.run(recipe, launch)
     before = load_file(tmp_path / "run" / "model" / "model.safetensors")
@@ -123,10 +128,10 @@ def test_run_that_dies_before_its_result_can_be_resumed(
     assert all(torch.equal(before[n], after[n]) for n in before)
 
     further = dataclasses.replace(recipe, model=Model(checkpoint=str(tmp_path / "run"), frozen_layers=2), method="lora")
-    prepared = setup.prepare(further)
-    adapted = setup.with_adapter(prepared.model, further, prepared.fresh)
-    assert prepared.fresh == ()
-    assert torch.equal(prepared.model.classifier.original_module.weight, after["classifier.weight"])
+    model = prepare(further).model
+    adapted = with_adapter(model.network, prepare(further).context, model.fresh)
+    assert model.fresh == ()
+    assert torch.equal(model.network.classifier.original_module.weight, after["classifier.weight"])
     assert adapted.peft_config["default"].base_model_name_or_path == str(tmp_path / "run" / "model")
 
 
@@ -159,7 +164,7 @@ def test_full_disk_is_said_in_one_line(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(run, "_train", fail)
+    monkeypatch.setattr(run, "fit", fail)
     with pytest.raises(TrainingError, match=r"run: cannot be written \(.+\); make room") as caught:
         run.run(recipe, Launch(output=str(tmp_path / "run")))
     assert "\n" not in str(caught.value)
@@ -168,7 +173,7 @@ def test_full_disk_is_said_in_one_line(
 def test_interruption_before_training_leaves_nothing(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "warm_start_head", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(make_ready, "fit_head", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         run.run(recipe, Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
@@ -183,7 +188,7 @@ def test_interruption_after_training_can_be_resumed(
     def interrupted(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(run, "finish", interrupted)
+    monkeypatch.setattr(run, "save", interrupted)
     with pytest.raises(StoppedBySignal, match="after training; --resume goes on"):
         run.run(recipe, Launch(output=str(tmp_path), resume=True))
     assert (tmp_path / "recipe.json").exists() and len(list((tmp_path / "checkpoints").iterdir())) == 1
@@ -216,14 +221,14 @@ def test_a_resumed_run_computes_as_it_began(recipe: Recipe, tmp_path: Path, monk
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.probe, "choose", lambda *_, **__: run.probe.Choice(chosen, ({},), "probe"))
+        patch.setattr(kernels.probe, "choose", lambda *_, **__: kernels.probe.Choice(chosen, ({},), "probe"))
         straight = run.run(recipe, Launch(output=str(tmp_path / "straight")))
         patch.setattr(LogLines, "on_step_end", stopped)
         with pytest.raises(StoppedBySignal):
             run.run(recipe, Launch(output=str(tmp_path / "stopped")))
     assert set(seen) == {(1, "medium", False), "sdpa"}
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == settings
-    monkeypatch.setattr(run.probe, "choose", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(kernels.probe, "choose", lambda *_, **__: pytest.fail("measured again"))
     resumed = run.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
     assert straight["kernels"] == {"chosen": dataclasses.asdict(chosen), "measured": [{}], "source": "probe"}
     assert resumed["kernels"] == {**straight["kernels"], "source": "checkpoint"}
@@ -245,10 +250,10 @@ def test_unpadded_steps_of_a_token_budget(recipe: Recipe, tmp_path: Path) -> Non
     """The run ends after the steps that were planned, and its model/ is an ordinary one: the gate loads it elsewhere."""
     budgeted = dataclasses.replace(recipe, batching=Batching(token_budget=160, unpadded=True))
     result = run.run(budgeted, Launch(str(tmp_path / "run")))
-    prepared = setup.prepare(budgeted)
-    encoded = prepared.inputs.encode(prepared.splits.train)
-    batches = prepared.batches(prepared.inputs.lengths(encoded))
-    assert result["steps"] == batches.steps != setup.prepare(recipe).batches(None).steps
+    prepared = prepare(budgeted)
+    encoded = prepared.data.inputs.encode(prepared.data.splits.train)
+    batches = step_batches(prepared, prepared.data.inputs.lengths(encoded))
+    assert result["steps"] == batches.steps != step_batches(prepare(recipe), None).steps
     assert result["parity"]["reload"]["ok"]
     assert result["throughput"]["train_tokens_per_s"] > 0
 
@@ -266,12 +271,12 @@ def test_head_of_an_earlier_run_changes_no_bit(
 ) -> None:
     """The first run fits it, the second finds it, the third finds it damaged: the weights are the same."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(run, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+    monkeypatch.setattr(run, "finish", lambda trained: trained.trainer.model.state_dict())
     fitted, found = [], "as an earlier run on this machine fitted it"
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, head_least_explained=-100.0))
-    fit = before_training.warm_start.fit_head
+    fit = fit_head.warm_start.fit_head
     monkeypatch.setattr(
-        before_training.warm_start, "fit_head", lambda *given, **by_name: fitted.append(1) or fit(*given, **by_name)
+        fit_head.warm_start, "fit_head", lambda *given, **by_name: fitted.append(1) or fit(*given, **by_name)
     )
     trained = []
     for number in range(3):
@@ -291,24 +296,24 @@ def test_the_head_stays_random_where_a_fit_explains_too_little(
 ) -> None:
     """To the bit as without a fit; and not so where it is taken."""
     monkeypatch.setattr(
-        run, "finish", lambda _, trainer, __, record, *___: (record.get("head"), trainer.model.classifier.weight)
+        run, "finish", lambda trained: (trained.ready.record.head, trained.trainer.model.classifier.weight)
     )
 
-    def began(name: str, **fields: Any) -> tuple[dict[str, Any] | None, torch.Tensor]:
+    def began(name: str, **fields: Any) -> tuple[HeadStart | None, torch.Tensor]:
         train = dataclasses.replace(recipe.train, max_steps=1, learning_rate=1e-12, **fields)
         return run.run(dataclasses.replace(recipe, train=train), Launch(output=str(tmp_path / name)))
 
     without, random = began("without", head_warm_start=False)
     little, left = began("little", head_least_explained=1.0)
     enough, fitted = began("enough", head_least_explained=-100.0)
-    assert without is None and not little["fitted"] and enough["fitted"]
-    assert little["explained"] == enough["explained"] < 1
+    assert without is None and not little.fitted and enough.fitted
+    assert little.explained == enough.explained < 1
     assert torch.equal(random, left) and not torch.allclose(random, fitted, atol=1e-3)
 
 
 def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole and narrow last layer, all words and those that occur: one end, and words that never occur stay."""
-    monkeypatch.setattr(run, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+    monkeypatch.setattr(run, "finish", lambda trained: trained.trainer.model.state_dict())
     model = dataclasses.replace(recipe.model, dropout=0.0)
 
     def trained(name: str, *, narrow: bool, words: str) -> dict[str, torch.Tensor]:
@@ -323,9 +328,9 @@ def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monk
     spared = trained("spared", narrow=True, words="sparse")
     frozen = trained("frozen", narrow=True, words="frozen")
     table = next(name for name in plain if name.endswith("word_embeddings.weight"))
-    prepared = setup.prepare(recipe)
-    occur = used_token_ids(prepared.inputs.encode(prepared.splits.train))
-    start = prepared.model.state_dict()[table]
+    prepared = prepare(recipe)
+    occur = used_token_ids(prepared.data.inputs.encode(prepared.data.splits.train))
+    start = prepared.model.network.state_dict()[table]
     others = np.setdiff1d(np.arange(len(start)), occur)
     assert len(others) > 50 and torch.equal(spared[table][others], start[others])
     assert torch.allclose(spared[table][occur], plain[table][occur], atol=1e-4)
@@ -372,6 +377,8 @@ def test_a_soup_of_a_run_that_was_scored_before_its_first_step(recipe: Recipe, t
 
 def test_several_gpus_add_up_dense_gradients(recipe: Recipe) -> None:
     """NCCL adds up no sparse ones, gloo does."""
-    prepared = dataclasses.replace(prepare(recipe), processes=2)
-    assert prepared.sparse_embeddings
-    assert not dataclasses.replace(prepared, device=torch.device("cuda")).sparse_embeddings
+    prepared = prepare(recipe)
+    two = dataclasses.replace(prepared.context, processes=2)
+    assert trains_words_sparsely(dataclasses.replace(prepared, context=two))
+    on_gpu = dataclasses.replace(two, device=torch.device("cuda"))
+    assert not trains_words_sparsely(dataclasses.replace(prepared, context=on_gpu))

@@ -28,13 +28,15 @@ from hf_finetune.data.loading import load
 from hf_finetune.data.provenance import row_keys, trained_on
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.learning_rate_finder import find_rate
+from hf_finetune.pipeline.load_data import load_splits
 from hf_finetune.pipeline.plan import describe, plan
-from hf_finetune.pipeline.pretrain import Stage, encoded_rows, estimate, prepare_stage, pretrain, trainer_of
-from hf_finetune.pipeline.setup import load_splits, prepare
+from hf_finetune.pipeline.pretrain import estimate, pretrain
+from hf_finetune.pipeline.pretrain_setup import PretrainingSetup, build_trainer, encode_pretraining_rows, set_up
+from hf_finetune.pipeline.record import RunRecord
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.pretraining.config import (
     MAE,
     MaskedLanguage,
@@ -104,7 +106,7 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     # What either stage saw, from wherever one goes on: all rows but those of validation.
     seen = trained_on(str(run))
     assert np.array_equal(trained_on(str(run / "pretrained")), seen)
-    assert np.isin(row_keys(load_splits(dataclasses.replace(texts, pretrain=Pretrain())).train), seen).all()
+    assert np.isin(row_keys(load_splits(texts.data).train), seen).all()
     assert len(seen) == 53
 
     kept = AutoModel.from_pretrained(run / "pretrained")
@@ -229,25 +231,25 @@ def test_pictures(
     assert estimate(prepared, tmp_path) > 0
     stop_after(monkeypatch, 5)
     with pytest.raises(StoppedBySignal):
-        pretrain(prepared, stopped, {})
-    pretrain(prepared, stopped, {})
+        pretrain(prepared, stopped, RunRecord.of(prepared))
+    pretrain(prepared, stopped, RunRecord.of(prepared))
     assert same(*(load_file(folder / "pretrained/model.safetensors") for folder in (run, stopped)))
 
 
-def stage_of(recipe: Recipe) -> Stage:
+def stage_of(recipe: Recipe) -> PretrainingSetup:
     prepared = prepare(recipe)
-    return prepare_stage(prepared, inspect_checkpoint(recipe.model.checkpoint), encoded_rows(prepared))
+    return set_up(prepared, encode_pretraining_rows(prepared))
 
 
 def test_something_is_left_to_see(pictures: Recipe, tmp_path: Path) -> None:
     """Squares of 32 pixels would cover these pictures; and where a picture is one patch, there are no parts."""
     made = stage_of(dataclasses.replace(pictures, pretrain=Pretrain(SimMIM())))
     assert made.objective == SimMIM(block=16)
-    read = trainer_of(made, tmp_path, first=True)._training_rows()
+    read = build_trainer(made, tmp_path, first=True)._training_rows()
     assert read.__getitems__([0, 1])["bool_masked_pos"].sum(1).tolist() == [8, 8]
     one = Model(str(tiny_image_checkpoint(tmp_path / "vit", patch_size=32)))
     for objective in (SimMIM(), MAE()):
-        with pytest.raises(InputError, match=r"leaves patches out, and a picture of 32 x 32 pixels is a single one"):
+        with pytest.raises(InputError, match=r"leaves patches out, and an image of 32 x 32 pixels is a single one"):
             stage_of(dataclasses.replace(pictures, model=one, pretrain=Pretrain(objective)))
 
 
@@ -271,7 +273,7 @@ def test_further_arguments(
     losses, passes = [], []
     for extra in ({}, {"activation_checkpointing": True, "dataloader_num_workers": 1, "eval_delay": 9.0}):
         made = stage_of(dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, extra=extra)))
-        trainer = trainer_of(made, tmp_path, first=False, saving=False)
+        trainer = build_trainer(made, tmp_path, first=False, saving=False)
         layer = trainer.model.get_submodule(inside)
         layer.register_forward_pre_hook(lambda module, given: passes.append(torch.is_grad_enabled()))
         trainer.train()
@@ -304,12 +306,14 @@ OF_TWO = """
 import json, os, sys
 from pathlib import Path
 import torch
-from hf_finetune import codec, pretraining
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline import pretrain
+from hf_finetune.pipeline.record import RunRecord
+from hf_finetune.pipeline.run import prepare
+from hf_finetune.utils import codec
 from hf_finetune.config.recipe import Model, Recipe, TextData
 
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]
-train = pretraining.train_until_stopped
+train = pretrain.train_until_stopped
 
 
 def and_save(trainer, *arguments, **fields):
@@ -318,12 +322,13 @@ def and_save(trainer, *arguments, **fields):
     torch.save(trainer.model.state_dict(), folder / f"{name}-{rank}.pt")
 
 
-pretraining.train_until_stopped = and_save
+pretrain.train_until_stopped = and_save
 for name in ("MaskedLanguage", "MAE"):
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     recipe = codec.merge(blank, json.loads((folder / f"{name}.json").read_text()))
-    _, report = pretraining.pretrain(prepare(recipe), folder / name, {})
-    print(json.dumps(report["held_out_loss"]))
+    prepared = prepare(recipe)
+    _, pretraining = pretrain.pretrain(prepared, folder / name, RunRecord.of(prepared))
+    print(json.dumps(pretraining.report["held_out_loss"]))
 """
 
 
@@ -340,7 +345,8 @@ def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
     patches = dataclasses.replace(pictures, pretrain=Pretrain(MAE(decoder_layers=1), **rate))
     alone = {"MaskedLanguage": words, "MAE": patches}
     for name, recipe in alone.items():
-        pretrain(prepare(recipe), tmp_path / "alone" / name, {})
+        prepared = prepare(recipe)
+        pretrain(prepared, tmp_path / "alone" / name, RunRecord.of(prepared))
         # The same steps, half of each in either process.
         halved = dataclasses.replace(recipe.train, per_device_train_batch_size=4)
         (tmp_path / f"{name}.json").write_text(json.dumps(codec.to_plain(dataclasses.replace(recipe, train=halved))))
@@ -381,7 +387,7 @@ def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) ->
     )
     for prepared, said, not_said, fresh in ((alone, kept, replaced, ()), (after, replaced, kept, ("classifier",))):
         notes = " ".join(prepared.notes)
-        assert said in notes and not_said not in notes and prepared.fresh == fresh
+        assert said in notes and not_said not in notes and prepared.model.fresh == fresh
 
 
 def test_plan(texts: Recipe) -> None:

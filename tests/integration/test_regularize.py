@@ -101,7 +101,7 @@ def test_everything_survives_saving_and_resuming(
     assert stored["objective"]["loss"] == {"type": "Focal", "gamma": 1.5}
 
     stop_after(monkeypatch, 3, 10)
-    monkeypatch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+    monkeypatch.setattr(pipeline, "finish", lambda trained: trained.trainer.model.state_dict())
     launch = Launch(str(tmp_path / "stopped"), resume=True)
     for _ in range(2):
         with pytest.raises(StoppedBySignal):
@@ -123,7 +123,7 @@ def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory):
     def run(**fields: Any) -> dict[str, torch.Tensor]:
         number = len(list(folder.iterdir()))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline, "finish", lambda prepared, trainer, *_: trainer.model.state_dict())
+            patch.setattr(pipeline, "finish", lambda trained: trained.trainer.model.state_dict())
             return pipeline.run(dataclasses.replace(still, **fields), Launch(str(folder / str(number))))
 
     return run, run()

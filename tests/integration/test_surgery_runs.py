@@ -30,7 +30,7 @@ from hf_finetune.models.surgery.operations import (
     StochasticDepth,
     SurgeryStep,
 )
-from hf_finetune.pipeline import run, setup
+from hf_finetune.pipeline import run
 from hf_finetune.utils import codec
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -211,10 +211,10 @@ def test_layers_begun_anew_must_train(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=expected):
         run.run(wanted, Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
-    setup.prepare(operated(recipe, ReinitTopLayers(2), frozen_layers=depth - 2))
+    run.prepare(operated(recipe, ReinitTopLayers(2), frozen_layers=depth - 2))
 
 
 def test_layers_are_not_passed_by_for_a_whole_packed_batch(recipe: Recipe) -> None:
     wanted = dataclasses.replace(operated(recipe, LayerDrop(0.2)), batching=Batching(unpadded=True))
     with pytest.raises(InputError, match=r"batching.unpadded: .*model.surgery passes layers by for each row"):
-        setup.prepare(wanted)
+        run.prepare(wanted)

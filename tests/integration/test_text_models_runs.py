@@ -25,7 +25,7 @@ from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.processors import load_tokenizer
-from hf_finetune.pipeline import run
+from hf_finetune.pipeline import augment, run
 
 ROWS = 12
 CPU = torch.device("cpu")
@@ -137,13 +137,13 @@ def test_a_run_trains_on_them_and_the_next_one_finds_them(
         seen.append(copied["text"][:])
         return copied
 
-    monkeypatch.setattr(run, "with_copies", recorded)
-    augment = augmented(recipe, *operations, max_steps=2)
-    run.run(augment, Launch(output=str(tmp_path / "first")))
+    monkeypatch.setattr(augment, "with_copies", recorded)
+    rewritten = augmented(recipe, *operations, max_steps=2)
+    run.run(rewritten, Launch(output=str(tmp_path / "first")))
     half = len(seen[0]) // 2
     assert set(seen[0][half:]) == {"good film"} and "good film" not in seen[0][:half]
     without_models(monkeypatch)
-    run.run(augment, Launch(output=str(tmp_path / "second")))
+    run.run(rewritten, Launch(output=str(tmp_path / "second")))
     assert seen[0] == seen[1]
     first, second = (json.loads((tmp_path / n / "result.json").read_text()) for n in ("first", "second"))
     assert first["metrics"] == second["metrics"] and first["time"]["augment_s"] > 0

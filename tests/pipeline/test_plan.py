@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.pipeline import plan
+from hf_finetune.pipeline.rehearsal import Rehearsal, step_sizes
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
         def parameters(self):
             return iter(())
 
-    found = plan._Rehearsal(
-        model=Nothing(),
+    found = Rehearsal(
+        network=Nothing(),
         mixed_precision="no",
         rows=9,
         base_s=2.0,
@@ -69,11 +70,11 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
     )
     seen = {}
 
-    def rehearse(prepared, encoded, all_steps, sizes, steps):
-        seen["sizes"] = sizes
+    def rehearse(run, encoded, epoch, steps):
+        seen["sizes"] = step_sizes(run, epoch.step_rows(), run.data.inputs.lengths(encoded))
         return found
 
-    monkeypatch.setattr(plan, "_rehearse", rehearse)
+    monkeypatch.setattr(plan, "rehearse_steps", rehearse)
     made = plan.plan(recipe)
     # Seven steps an epoch, three epochs.
     assert len(seen["sizes"]) == 7
@@ -89,13 +90,12 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second a row: 54 and 6 of them once, or the 6 once and 54 in each of three epochs; the loop waits for none."""
-    found = plan._Rehearsal(None, "no", 9, 9.0, 0.0, 1.0, 0, 0, 0, 0, 0, 0, 0, teacher_s=0.5)
-    prepared = replace(plan.prepare(recipe), teacher="weights")
-    found = replace(found, model=prepared.model)
-    monkeypatch.setattr(plan, "_rehearse", lambda *_: found)
+    prepared = replace(plan.prepare(recipe), teacher_weights="weights")
+    found = Rehearsal(prepared.model.network, "no", 9, 9.0, 0.0, 1.0, teacher_s=0.5)
+    monkeypatch.setattr(plan, "rehearse_steps", lambda *_: found)
     for changes, asked in ((False, 54 + 6), (True, 3 * 54 + 6)):
         data = replace(recipe.data, augment=(SwapWords(),)) if changes else recipe.data
-        monkeypatch.setattr(plan, "prepare", lambda asked: replace(prepared, recipe=asked))
+        monkeypatch.setattr(plan, "prepare", lambda recipe: prepared.varied(recipe=recipe))
         made = plan.plan(replace(recipe, data=data))
         estimate = made["estimate"]
         assert made["parts"]["teacher_s"] == estimate["teacher_s"] == asked * 0.5
@@ -103,7 +103,7 @@ def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytes
         shown = plan.describe(made).splitlines()
         assert f"teacher       about {plan._duration(asked * 0.5)}" in shown
         assert f"student       about {plan._duration(3 * 7 * 9.0)}" in shown
-    monkeypatch.setattr(plan, "prepare", lambda asked: replace(prepared, teacher=None))
+    monkeypatch.setattr(plan, "prepare", lambda _: replace(prepared, teacher_weights=None))
     alone = plan.plan(recipe)
     assert "teacher_s" not in alone["estimate"] and "student  " not in plan.describe(alone)
 
@@ -111,10 +111,7 @@ def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytes
 def test_gradual_unfreezing_costs_less(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """21 steps, a layer more every 7: none, one, then two of four groups below the head go back, a quarter on average."""
 
-    def rehearse(prepared, encoded, all_steps, sizes, steps):
-        return plan._Rehearsal(prepared.model, "no", 9, 2.0, 0.0, 1.0, 0, 0, 0, 0, 0, 0, 0)
-
-    monkeypatch.setattr(plan, "_rehearse", rehearse)
+    monkeypatch.setattr(plan, "rehearse_steps", lambda run, *_: Rehearsal(run.model.network, "no", 9, 2.0, 0.0, 1.0))
     whole = plan.plan(recipe)
     gradual = plan.plan(replace(recipe, model=replace(recipe.model, unfreeze_every=1.0)))
     assert whole["estimate"]["train_loop_s"] == 21 * 2.0
@@ -126,5 +123,5 @@ def test_gradual_unfreezing_costs_less(recipe: Recipe, monkeypatch: pytest.Monke
 
 
 def test_no_step_is_thought_faster_than_half_the_fastest() -> None:
-    found = plan._Rehearsal(None, "no", 1, -5.0, 1.0, 2.0, 0, 0, 0, 0, 0, 0, 0)
+    found = Rehearsal(None, "no", 1, -5.0, 1.0, 2.0)
     assert found.loop(np.array([1.0, 10.0])) == 1.0 + 5.0

@@ -14,8 +14,7 @@ from peft import PromptTuningConfig
 from hf_finetune.config.recipe import Hub, Launch
 from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub.contents import collect
-from hf_finetune.pipeline import finalize, publish
-from hf_finetune.pipeline import run as pipeline
+from hf_finetune.pipeline import publish, run
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -24,11 +23,11 @@ def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: py
     recipe = small_recipe(tmp_path)
     named = dataclasses.replace(recipe.model, base_model="me/tiny")
     prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
-    run = tmp_path / "run"
-    pipeline.run(dataclasses.replace(recipe, model=named, adapter=prompt), Launch(str(run)))
+    folder = tmp_path / "run"
+    run.run(dataclasses.replace(recipe, model=named, adapter=prompt), Launch(str(folder)))
 
-    def pulled_at_once(folder: Path, repo_id: str, *, check: Any, **_: Any) -> None:
-        for path, file in collect(folder, repo_id).items():
+    def pulled_at_once(sent: Path, repo_id: str, *, check: Any, **_: Any) -> None:
+        for path, file in collect(sent, repo_id).items():
             place = tmp_path / "pulled" / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(file.content if isinstance(file.content, bytes) else file.content.read_bytes())
@@ -38,24 +37,24 @@ def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: py
     # Where transformers finds a folder of that name, it does not ask the Hub.
     monkeypatch.chdir(tmp_path)
     shutil.copytree(named.checkpoint, "me/tiny")
-    publish.publish(run, "me/prompt")
+    publish.publish(folder, "me/prompt")
     config = json.loads((tmp_path / "pulled" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "me/tiny"
     shutil.rmtree("me/tiny")
     tiny_text_checkpoint("me/tiny", seed=9)
     with pytest.raises(GateError, match="pulled adapter does not reproduce the trained model"):
-        publish.publish(run, "me/prompt")
+        publish.publish(folder, "me/prompt")
 
     # After another run, whose base model is another one, it must be named.
-    result, plan = (json.loads((run / name).read_text()) for name in ("result.json", "recipe.json"))
-    (run / "result.json").write_text(
+    result, plan = (json.loads((folder / name).read_text()) for name in ("result.json", "recipe.json"))
+    (folder / "result.json").write_text(
         json.dumps(result | {"started_from": {"name": "first", "labels": [], "method": "full"}})
     )
-    collect(run, "me/prompt")
+    collect(folder, "me/prompt")
     plan["recipe"]["model"]["base_model"] = None
-    (run / "recipe.json").write_text(json.dumps(plan))
+    (folder / "recipe.json").write_text(json.dumps(plan))
     with pytest.raises(InputError, match="run: adapter/ would be pushed, which needs what the run 'first' left"):
-        collect(run, "me/prompt")
+        collect(folder, "me/prompt")
 
 
 @pytest.mark.usefixtures("gate_here")
@@ -67,12 +66,12 @@ def test_a_push_that_is_refused_after_the_training_leaves_the_run(
     def refused(*_: Any, **__: Any) -> None:
         raise InputError("me/tiny: this token may not write there; take one of role write, or another name")
 
-    monkeypatch.setattr(pipeline, "check_target", lambda *_: "token")
-    monkeypatch.setattr(finalize, "publish", refused)
+    monkeypatch.setattr(run, "check_target", lambda *_: "token")
+    monkeypatch.setattr(publish, "publish", refused)
     recipe = dataclasses.replace(small_recipe(tmp_path), hub=Hub(repo_id="me/tiny"))
-    run = tmp_path / "run"
+    folder = tmp_path / "run"
     with pytest.raises(
-        PushError, match=rf"may not write there.*; the run is finished, `hf-finetune push {run} me/tiny`"
+        PushError, match=rf"may not write there.*; the run is finished, `hf-finetune push {folder} me/tiny`"
     ):
-        pipeline.run(recipe, Launch(str(run)))
-    assert (run / "result.json").is_file() and (run / "model" / "model.safetensors").is_file()
+        run.run(recipe, Launch(str(folder)))
+    assert (folder / "result.json").is_file() and (folder / "model" / "model.safetensors").is_file()

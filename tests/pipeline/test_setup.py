@@ -8,8 +8,9 @@ from helpers.small_runs import image_rows, picture_folder, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 
 from hf_finetune.config.recipe import ImageData, Model, Train
-from hf_finetune.pipeline import context
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline import update_rule
+from hf_finetune.pipeline.run import prepare
+from hf_finetune.pipeline.update_rule import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_a_note_where_pictures_are_half_of_what_the_network_reads(
     )
     notes = [note for note in prepare(recipe).notes if "low-resolution" in note]
     expected = (
-        "the pictures have 32 pixels a side and are read at 64: --data.low-resolution 32 would train most of the steps"
+        "the images have 32 pixels a side and are read at 64: --data.low-resolution 32 would train most of the steps"
     )
     assert [note.startswith(expected) for note in notes] == [True] * said
 
@@ -44,5 +45,5 @@ def test_the_width_decides_no_rate_of_pictures(tmp_path: Path, monkeypatch: pyte
         train=Train(),
     )
     found = prepare(recipe)
-    monkeypatch.setattr(context, "width_of", None)
-    assert found.learning_rate == 1e-3
+    monkeypatch.setattr(update_rule, "width_of", None)
+    assert learning_rate(found) == 1e-3

@@ -15,7 +15,7 @@ from hf_finetune.cli.main import main_command
 from hf_finetune.config.recipe import Model, Optim, Recipe
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline import learning_rate_finder, plan
-from hf_finetune.pipeline.setup import load_splits
+from hf_finetune.pipeline.load_data import load_splits
 from hf_finetune.training import range_test
 from hf_finetune.training.optim.config import Adafactor
 from hf_finetune.training.range_test import growth, read, smooth
@@ -90,23 +90,23 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(range_test, "STEPS", 60)
     seen = []
-    rehearse = learning_rate_finder.pipeline.rehearse
+    rehearse = learning_rate_finder.rehearse
 
     def watched(prepared, *given):
         seen.append(prepared)
-        trainer, *rest = rehearse(prepared, *given)
-        seen.append([group["initial_lr"] for group in trainer.optimizer.param_groups])
-        return trainer, *rest
+        trained = rehearse(prepared, *given)
+        seen.append([group["initial_lr"] for group in trained.trainer.optimizer.param_groups])
+        return trained
 
-    monkeypatch.setattr(learning_rate_finder.pipeline, "rehearse", watched)
+    monkeypatch.setattr(learning_rate_finder, "rehearse", watched)
     recipe = replace(
         small,
         optim=Optim(head_learning_rate=3e-2),
         train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
     )
     found = learning_rate_finder.find_rate(recipe)
-    assert seen[0].recipe.train.max_steps == 60 and set(seen[0].splits.train["text"]) <= set(
-        load_splits(small).train["text"][:]
+    assert seen[0].recipe.train.max_steps == 60 and set(seen[0].data.splits.train["text"]) <= set(
+        load_splits(small.data).train["text"][:]
     )
     assert len(seen) == 2, "the rate grew until the loss was not a number"
     assert sorted(set(seen[1])) == pytest.approx([3e-6, 3e-5]), "the head's rate grows by the same factor"
@@ -189,7 +189,8 @@ def test_flags_in_the_wrong_place(command: list[str], message: str, capsys: pyte
 
 
 def test_more_than_one_process_is_refused(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare = learning_rate_finder.prepare
-    monkeypatch.setattr(learning_rate_finder, "prepare", lambda recipe: replace(prepare(recipe), processes=2))
+    run = learning_rate_finder.prepare(small)
+    of_two = replace(run, context=replace(run.context, processes=2))
+    monkeypatch.setattr(learning_rate_finder, "prepare", lambda _: of_two)
     with pytest.raises(InputError, match="--find-lr: expected one process, got 2"):
         learning_rate_finder.find_rate(small, str(tmp_path / "out"))

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_finetune import Averaging, Launch
-from hf_finetune.pipeline import run
+from hf_finetune.pipeline import run, train
 from hf_finetune.training.averaging import put_in
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.soup import Candidate, Soup, best_of, ingredients
@@ -126,7 +126,7 @@ def test_checkpoint_without_an_ingredient_is_passed_over(tmp_path: Path) -> None
 def test_run_keeps_its_soup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is scored later is better: the soup takes the three epochs, the last one first; model/ holds their mean."""
     scores = itertools.count(1)
-    monkeypatch.setattr(run, "classification_metrics", lambda *_: {"accuracy": next(scores) / 10})
+    monkeypatch.setattr(train, "classification_metrics", lambda *_: {"accuracy": next(scores) / 10})
     small = small_recipe(tmp_path)
     recipe = replace(
         small,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from hf_finetune.augmentation.operations import Operation
 from hf_finetune.config.recipe import ImageData, Recipe
 from hf_finetune.errors import InputError
+from hf_finetune.pipeline.batching import step_batches
 from hf_finetune.search.augmentation.proxy_task import ProxyTask
 from hf_finetune.search.final_runs import MOST_JUDGED, Cost, measure, with_side
 from hf_finetune.search.time_plan import Pace, too_dear
@@ -42,9 +43,9 @@ def timed(
         left: seconds of the budget that are left now.
     """
     prepared, train = proxy.prepared, recipe.train
-    batches = prepared.batches(prepared.inputs.lengths(proxy.encoded))
+    batches = step_batches(prepared, prepared.data.inputs.lengths(proxy.encoded))
     steps = batches.planned(train.num_train_epochs, train.max_steps)
-    rows, scored = len(prepared.splits.train), min(len(prepared.splits.validation), MOST_JUDGED)
+    rows, scored = len(prepared.data.splits.train), min(len(prepared.data.splits.validation), MOST_JUDGED)
 
     def measured(recipe: Recipe) -> Cost:
         cost = measure(recipe, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)

@@ -121,13 +121,13 @@ def _begin(
     with proxy.all_layers():
         space, left_out = space_of(proxy.sample(), why_no_mixing(recipe, prepared))
     names = [*space.names, *space.mixing_names]
-    if prepared.processes > 1:
-        raise InputError(f"search: expected one process, got {prepared.processes}")
+    if prepared.context.processes > 1:
+        raise InputError(f"search: expected one process, got {prepared.context.processes}")
     record = {
         "recipe": to_plain(recipe),
-        "fingerprint": prepared.splits.fingerprint,
-        "weights": prepared.weights,
-        "mixed_precision": prepared.mixed_precision,
+        "fingerprint": prepared.data.splits.fingerprint,
+        "weights": prepared.model.weights,
+        "mixed_precision": prepared.context.mixed_precision,
         "processes": 1,
         "versions": environment.versions(),
     }
@@ -142,10 +142,10 @@ def _begin(
         "space": names,
         "left_out": list(left_out),
         "rows": {
-            "train": len(prepared.splits.train),
+            "train": len(prepared.data.splits.train),
             "fit": len(proxy.train_rows),
             "scored": len(proxy.scored_labels),
-            "validation": len(prepared.splits.validation),
+            "validation": len(prepared.data.splits.validation),
         },
         "plan": {},
         "without": [],
@@ -433,7 +433,7 @@ class _Search:
 
     def _evidence(self) -> dict[str, Any]:
         """The paired difference between the runs with the policy and those without, and what it allows to say."""
-        labels_N = np.asarray(judged_rows(self.proxy.prepared.splits, self.plan["judged"])["label"][:])
+        labels_N = np.asarray(judged_rows(self.proxy.prepared.data.splits, self.plan["judged"])["label"][:])
         mine, theirs = (np.array([run["predicted"] for run in self.state[side]]) for side in ("with", "without"))
         metric = self.recipe.evaluate.metric
         if metric == "macro_f1":

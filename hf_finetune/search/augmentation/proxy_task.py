@@ -39,8 +39,11 @@ from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
 from hf_finetune.models.freezing import frozen_layers, train_top
 from hf_finetune.models.modules import classification_layer, classification_layers, encoder_layers
 from hf_finetune.models.patches import Shrink, shrink_for, takes_sizes
-from hf_finetune.pipeline.before_training import begin_with, head_weights
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline.batching import micro_batch
+from hf_finetune.pipeline.fit_head import begin_with, fit_settings, head_weights
+from hf_finetune.pipeline.objective import training_loss
+from hf_finetune.pipeline.run import prepare
+from hf_finetune.pipeline.update_rule import shortcuts
 from hf_finetune.training.losses.soft_labels import mixed
 from hf_finetune.training.optim import optimizers
 from hf_finetune.training.optim.config import AdamW
@@ -109,18 +112,18 @@ class ProxyTask:
     """Loads the shared start, and runs trials from it.
 
     Raises:
-        InputError: see `pipeline.setup.prepare`; or too few training rows to set some aside, or pictures that no operation
+        InputError: see `pipeline.run.prepare`; or too few training rows to set some aside, or pictures that no operation
             can change.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         prepared = prepare(shortened(recipe))
-        splits, self.inputs, self.seed = prepared.splits, prepared.inputs, recipe.train.seed
+        splits, self.inputs, self.seed = prepared.data.splits, prepared.data.inputs, recipe.train.seed
         if isinstance(self.inputs, ImageInputs):
             check_augmentable(
                 self.inputs.processor, splits.train["image"], "data.augment, which search augmentation looks for"
             )
-        self.prepared, self.model = prepared, prepared.model.to(prepared.device)
+        self.prepared, self.model = prepared, prepared.model.network.to(prepared.context.device)
         labels_N = np.asarray(splits.train["label"][:])
         is_scored_N = _set_aside(splits.train, labels_N, recipe.data.split_seed)
         self.fit_rows = splits.train.select(np.flatnonzero(~is_scored_N))
@@ -128,7 +131,8 @@ class ProxyTask:
         self.population = population_of(self.fit_rows, splits.labels)
         self.encoded = encoded = self.inputs.encode(splits.train)
         self.train_rows = encoded.select(np.flatnonzero(~is_scored_N))
-        self.micro_batch, _, self.rows_per_step = prepared.micro_batch
+        cut = micro_batch(prepared)
+        self.micro_batch, self.rows_per_step = cut.rows, cut.rows_per_step
         self._shrink, self.sides = self._half_side()
         count = len(encoder_layers(self.model))
         train_top(self.model, 0 if recipe.trained == "head" else min(TOP_LAYERS, count))
@@ -141,7 +145,7 @@ class ProxyTask:
     def one_head(self) -> bool:
         """Whether a run's head is fitted to the same features with every seed, so that one fit does for all."""
         fitted = {name for name, module in self.model.named_modules() if module in classification_layers(self.model)}
-        return set(self.prepared.fresh) <= fitted and len(self.prepared.splits.train) <= MOST_ROWS
+        return set(self.prepared.model.fresh) <= fitted and len(self.prepared.data.splits.train) <= MOST_ROWS
 
     def sample(self) -> TextBatch | ImageBatch:
         """A few training rows, as operations see them."""
@@ -154,7 +158,7 @@ class ProxyTask:
     def run(self, stages: Sequence[Stage]) -> Score:
         """Train from the shared start, then score. The same stages give the same score."""
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=[]), self.prepared.shortcuts.taken(self.model):
+        with torch.random.fork_rng(devices=[]), shortcuts(self.prepared.context).taken(self.model):
             torch.manual_seed(self.seed)
             with self.all_layers():
                 self._train(stages)
@@ -183,9 +187,9 @@ class ProxyTask:
             for name, parameter in model.named_parameters():
                 if name in self._start:
                     parameter.copy_(self._start[name])
-        lr = RATE[prepared.recipe.task]
+        lr, loss = RATE[prepared.recipe.task], training_loss(prepared)
         groups = rate_groups(
-            model, lr=lr, weight_decay=prepared.recipe.train.weight_decay, rates=Rates(fresh=prepared.fresh)
+            model, lr=lr, weight_decay=prepared.recipe.train.weight_decay, rates=Rates(fresh=prepared.model.fresh)
         )
         # At one rate throughout: the first steps of a long trial are those of a short one.
         optimizer = optimizers.build(AdamW(), groups, lr=lr)
@@ -199,13 +203,13 @@ class ProxyTask:
             for epoch, rows in itertools.islice(steps, stage.steps):
                 data.set_epoch(epoch)
                 for part in np.array_split(rows, self._parts(len(rows), mixed=bool(stage.mix))):
-                    batch = to_device(collate_stage(data.__getitems__(part.tolist())), prepared.device)
+                    batch = to_device(collate_stage(data.__getitems__(part.tolist())), prepared.context.device)
                     if "partners" in batch:
                         batch = mixed(model, batch)
                     labels_B = batch.pop("labels")
-                    with cast(prepared.device, prepared.autocast):
+                    with cast(prepared.context.device, prepared.context.autocast):
                         logits_BC = model(**batch).logits
-                    (prepared.loss(logits_BC, labels_B) / len(rows)).backward()
+                    (loss(logits_BC, labels_B) / len(rows)).backward()
                 nn.utils.clip_grad_norm_(model.parameters(), prepared.recipe.train.max_grad_norm or float("inf"))
                 optimizer.step()
                 optimizer.zero_grad()
@@ -232,9 +236,13 @@ class ProxyTask:
     def logits(self) -> np.ndarray:
         """Logits (N, C) of the scored rows, in their order."""
         parts, places = [], []
-        with evaluating(self.model), torch.no_grad(), cast(self.prepared.device, self.prepared.autocast):
+        with (
+            evaluating(self.model),
+            torch.no_grad(),
+            cast(self.prepared.context.device, self.prepared.context.autocast),
+        ):
             for rows, batch in self._scored:
-                parts.append(self.model(**to_device(batch, self.prepared.device)).logits.float().cpu().numpy())
+                parts.append(self.model(**to_device(batch, self.prepared.context.device)).logits.float().cpu().numpy())
                 places.append(rows)
         return np.concatenate(parts)[np.argsort(np.concatenate(places))]
 
@@ -268,14 +276,14 @@ class ProxyTask:
             [layer],
             Rows(sample, columns_of(self.inputs, labels=False)),
             self._collate,
-            autocast=self.prepared.autocast,
+            autocast=self.prepared.context.autocast,
             progress="fit the head",
         )
         head = fit_head(
             features_ND,
             labels,
-            len(self.prepared.splits.labels),
-            inverse_strength=self.prepared.head_fit.inverse_strength,
+            len(self.prepared.data.splits.labels),
+            inverse_strength=fit_settings(self.prepared).inverse_strength,
             weights_N=None if weights_C is None else weights_C[labels],
             first_N=first_sources(self.fit_rows.select(chosen)),
         )
@@ -289,14 +297,14 @@ class ProxyTask:
         layer = frozen_layers(self.model)
         for first in range(0, len(rows), size):
             places = order_N[first : first + size]
-            batch = to_device(self._collate(rows.__getitems__(places.tolist())), self.prepared.device)
+            batch = to_device(self._collate(rows.__getitems__(places.tolist())), self.prepared.context.device)
             if layer and self._prefix is None:
                 try:
                     self._prefix = Prefix(self.model, layer, batch)
                 except NoBoundary:
                     layer = 0
             if (prefix := self._prefix) is not None:
-                with cast(self.prepared.device, self.prepared.autocast):
+                with cast(self.prepared.context.device, self.prepared.context.autocast):
                     batch = prefix.as_batch(list(rows_of(prefix.read(self.model, batch), batch)))
             yield places, batch
 

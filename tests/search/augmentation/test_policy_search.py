@@ -23,9 +23,8 @@ from hf_finetune.cli.main import main_command
 from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.patches import image_size_after
-from hf_finetune.pipeline.context import Prepared
-from hf_finetune.pipeline.run import run
-from hf_finetune.pipeline.setup import prepare
+from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.run import prepare, run
 from hf_finetune.search import final_runs
 from hf_finetune.search.augmentation import measurement, policy_search
 from hf_finetune.search.augmentation.policy_search import SEARCHERS, SearchOptions, search_policy
@@ -515,13 +514,13 @@ def test_steps_of_the_schedule_take_the_same_part_of_a_shorter_run(
 def test_a_schedule_that_goes_by_evaluations_sees_all_rows(
     recipe: Recipe, name: Any, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, real = [], final_runs.pipeline.rehearse
+    seen, real = [], final_runs.rehearse
 
-    def rehearse(prepared: Prepared, *arguments: Any) -> Any:
-        seen.append(len(prepared.splits.validation))
+    def rehearse(prepared: PreparedRun, *arguments: Any) -> Any:
+        seen.append(len(prepared.data.splits.validation))
         return real(prepared, *arguments)
 
-    monkeypatch.setattr(final_runs.pipeline, "rehearse", rehearse)
+    monkeypatch.setattr(final_runs, "rehearse", rehearse)
     recipe = replace(recipe, train=replace(recipe.train, lr_scheduler_type=name))
     assert len(final_runs.retrain(recipe, seed=0, steps=2, whole=2, judged=6).predicted) == 6 and seen == [rows]
 

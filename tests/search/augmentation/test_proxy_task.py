@@ -20,7 +20,6 @@ from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Model, Prec
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import evaluating
 from hf_finetune.models.modules import encoder_layers
-from hf_finetune.pipeline.context import Prepared
 from hf_finetune.search.augmentation import proxy_task
 from hf_finetune.search.augmentation.proxy_task import ProxyTask, Stage
 from hf_finetune.training.losses.soft_labels import why_not_by_embeddings
@@ -40,7 +39,7 @@ def proxy(recipe: Recipe) -> ProxyTask:
 
 
 def test_the_rows_that_score_are_training_rows_that_no_trial_trains_on(recipe: Recipe, proxy: ProxyTask) -> None:
-    splits = proxy.prepared.splits
+    splits = proxy.prepared.data.splits
     fitted = set(proxy.fit_rows["text"][:])
     assert len(proxy.fit_rows) + len(proxy.scored_labels) == len(splits.train) == 54
     assert len(proxy.scored_labels) == pytest.approx(54 / 3, abs=2)
@@ -78,8 +77,7 @@ def test_rows_are_mixed_with_their_labels(proxy: ProxyTask, monkeypatch: pytest.
         seen.append(labels)
         return torch.nn.functional.cross_entropy(logits_BC.float(), labels, reduction="sum")
 
-    # A new one each time, from the recipe.
-    monkeypatch.setattr(Prepared, "loss", property(lambda _: spy))
+    monkeypatch.setattr(proxy_task, "training_loss", lambda _: spy)
     mixed = proxy.run([Stage(6, mix=(Mixup(1.0),))])
     assert proxy.run([Stage(6, mix=(Mixup(1.0),))]).value == mixed.value
     soft = torch.cat(seen)
@@ -137,7 +135,7 @@ def test_the_score_by_hand(proxy: ProxyTask) -> None:
 def test_what_frozen_layers_give_is_computed_once_and_changes_no_logit(proxy: ProxyTask) -> None:
     proxy.run([Stage(3)])
     assert any("inputs_embeds" in batch for _, batch in proxy._scored)
-    splits = proxy.prepared.splits
+    splits = proxy.prepared.data.splits
     scored = [i for i, text in enumerate(splits.train["text"][:]) if text not in set(proxy.fit_rows["text"][:])]
     encoded = proxy.encoded.select(scored)
     batch = proxy.inputs.collate(encoded[:])

@@ -1,0 +1,210 @@
+"""Refuse what cannot end well, before anything is written: a checkpoint, a teacher, parts that do not go together."""
+
+from __future__ import annotations
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
+from hf_finetune.config.data import TextData
+from hf_finetune.data.image_processing import probe_indices
+from hf_finetune.data.inputs import ImageInputs, TextInputs
+from hf_finetune.distillation import compatibility
+from hf_finetune.distillation import teachers as teacher
+from hf_finetune.distillation.precomputed import Given
+from hf_finetune.distillation.sklearn_pipelines import Pipeline
+from hf_finetune.errors import InputError
+from hf_finetune.models.kernels.dropout import drops_out
+from hf_finetune.models.loading import Loaded, check_config
+from hf_finetune.models.meta_model import skeleton
+from hf_finetune.models.peft.compatibility import virtual_tokens
+from hf_finetune.models.processors import position_limit
+from hf_finetune.models.trainable import train_only
+from hf_finetune.pipeline.batching import micro_batch, step_batches
+from hf_finetune.pipeline.build_model import with_adapter, with_own_head
+from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData
+from hf_finetune.pipeline.objective import training_loss
+from hf_finetune.pipeline.update_rule import penalized_parameters
+from hf_finetune.pretraining.models import GUESSES, check_pretrainable
+from hf_finetune.training.losses.soft_labels import why_not_by_embeddings
+from hf_finetune.training.regularization.mixout import pretrained_layers
+from hf_finetune.utils.codec import spelled
+
+
+def check_checkpoint(context: RunContext) -> None:
+    """Refuse what the checkpoint's family cannot do, by its config alone: no weights and no rows have been read yet.
+
+    Raises:
+        InputError: naming the field and the family.
+    """
+    recipe, checkpoint = context.recipe, context.checkpoint
+    check_config(
+        # By name, not by its place in the cache: what is refused is then named as the user did.
+        checkpoint.name,
+        from_config=recipe.model.from_config,
+        surgery=recipe.model.surgery,
+        task=recipe.task,
+        revision=checkpoint.commit,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
+    _check_family(context)
+    if recipe.pretrain.objective is not None:
+        check_pretrainable(checkpoint, GUESSES[type(recipe.pretrain.objective)])
+    check_checkpoints(recipe.data.augment)
+
+
+def _check_family(context: RunContext) -> None:
+    """Put the recipe's head, choice of weights and adapter on a network without weights."""
+    recipe, checkpoint = context.recipe, context.checkpoint
+    model, data = recipe.model, recipe.data
+    chosen = model.trainable != "all" or model.trainable_pattern is not None
+    if not (recipe.adapts or chosen or model.has_own_head):
+        return
+    if (network := skeleton(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
+        return
+    network = with_own_head(Loaded(network, (), ()), model, seed=recipe.train.seed).model
+    train_only(network, model.trainable, model.trainable_pattern)
+    if not recipe.adapts:
+        return
+    with_adapter(network, context, (), empty=True)
+    prompt = 0 if recipe.adapter is None else virtual_tokens(recipe.adapter)
+    limit = position_limit(network.config)
+    if prompt and limit is not None and isinstance(data, TextData) and data.max_length + prompt > limit:
+        raise InputError(
+            f"data.max_length: {data.max_length} and the prompt's {prompt} tokens, but {checkpoint.name} has positions "
+            f"for {limit} tokens; give {limit - prompt} or less"
+        )
+
+
+def check_teachers(teachers: teacher.Teachers | None, context: RunContext, data: RunData) -> None:
+    """Load the teachers, and refuse one that cannot predict the rows as the run will ask for it.
+
+    Raises:
+        InputError: see `distillation.teachers.load_teacher`, `precomputed.Given.of`,
+            `sklearn_pipelines.Pipeline.logits` and `teachers.check_views`; or precomputed predictions of changed rows.
+    """
+    for one in () if teachers is None else teachers.members:
+        _check_teacher(one, context, data)
+
+
+def _check_teacher(one: teacher.AnyTeacher, context: RunContext, data: RunData) -> None:
+    splits, augment = data.splits, context.recipe.data.augment
+    if isinstance(one, Given):
+        if augment:
+            raise InputError(
+                f"data.augment: expected none beside {one.name}, which answers the rows as they are, got "
+                f"{', '.join(map(spelled, augment))}; take a classifier that can be asked"
+            )
+        for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+            if rows is not None:
+                one.of(rows, name)
+    elif isinstance(one, Pipeline):
+        if "text_pair" in splits.train.column_names:
+            raise InputError(
+                f"objective.teacher: expected a classifier of pairs of texts, got {one.name}, which reads one"
+            )
+        one.logits(splits.train["text"][:1])
+    elif isinstance(theirs := one.classifier.inputs, ImageInputs):
+        images = splits.train.select(probe_indices(len(splits.train)))["image"][:]
+        try:
+            theirs.collate({"image": images})
+        except InputError as error:
+            raise InputError(f"objective.teacher: {one.name}: {error}") from None
+        if isinstance(data.inputs, ImageInputs) and context.augments_online:
+            teacher.check_views(one.name, theirs, data.inputs, images)
+
+
+def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:
+    """Refuse what the data and the network, as it trains, do not go with.
+
+    Args:
+        trial: see `build_model.build_model`.
+
+    Raises:
+        InputError: naming the field.
+    """
+    recipe, network = run.recipe, run.model.network
+    if recipe.batching.token_budget is None:
+        step_batches(run, None)
+    if recipe.train.checkpoints_activations and not network.supports_gradient_checkpointing:
+        raise InputError(
+            f"train.extra.gradient_checkpointing: expected false here: {network.config.model_type} cannot compute its "
+            "activations again"
+        )
+    training_loss(run), penalized_parameters(run, trial)
+    check_mix(run, trial)
+    _check_distillation(run)
+    if recipe.regularize.mixout and not pretrained_layers(trial, run.model.fresh):
+        raise InputError(
+            f"regularize.mixout: expected 0 here, got {recipe.regularize.mixout}: no linear layer of the encoder trains"
+        )
+    if recipe.objective.r_drop:
+        _check_dropout(run, trial)
+
+
+def check_mix(run: PreparedRun, trial: PreTrainedModel) -> None:
+    """Refuse mixing where a forward pass has one row alone, or the family cannot read mixed word embeddings.
+
+    Raises:
+        InputError: naming the remedy.
+    """
+    recipe, inputs, rows = run.recipe, run.data.inputs, run.data.splits.train
+    if not recipe.objective.mix:
+        return
+    operations = ", ".join(map(spelled, recipe.objective.mix))
+    if recipe.batching.token_budget is None and micro_batch(run).rows < 2:
+        raise InputError(
+            f"objective.mix: expected none here, got {operations}: a forward pass has one row, and no other to mix it "
+            "with; raise train.per_device_train_batch_size"
+        )
+    if isinstance(inputs, TextInputs):
+        some = inputs.encode(rows.select(range(min(64, len(rows)))))
+        lengths = np.asarray(some["length"][:])
+        # Padding is what a family may count otherwise without ids.
+        if reason := why_not_by_embeddings(trial, inputs.collate(some[[lengths.argmin(), lengths.argmax()]])):
+            raise InputError(
+                f"objective.mix: expected none here, got {operations}: {run.model.network.config.model_type} cannot be "
+                f"given word embeddings in place of texts ({reason}); leave it out"
+            )
+
+
+def _check_distillation(run: PreparedRun) -> None:
+    """Refuse a teacher whose hidden states cannot be compared with the student's, or rows compared with none."""
+    recipe, context = run.recipe, run.context
+    if context.compares_hidden_states:
+        assert run.teachers is not None, "a teacher's hidden states are compared"
+        (one,) = run.teachers.members
+        if not isinstance(one, teacher.Teacher):
+            raise InputError(
+                f"objective.kinds: expected kinds of the teacher's predictions (SoftTargets) beside {one.name}, which "
+                "is no network to look into"
+            )
+        compatibility.check(one, context.kinds, run.data.inputs, run.model.network, run.data.splits.train)
+    if context.compares_rows and recipe.batching.token_budget is None and micro_batch(run).rows < 2:
+        raise InputError(
+            "objective.kinds: expected no RelationalKD and Contrastive here: a forward pass has one row, and no other "
+            "to compare it with; raise train.per_device_train_batch_size"
+        )
+
+
+def _check_dropout(run: PreparedRun, trial: PreTrainedModel) -> None:
+    """Refuse R-Drop where both passes would give the same."""
+    inputs, rows = run.data.inputs, run.data.splits.train.select(range(1))
+    encoded = inputs.encode(rows) if isinstance(inputs, TextInputs) else rows
+    if not drops_out(trial, inputs.collate(encoded[:])):
+        raise InputError(
+            f"objective.r_drop: expected 0 here, got {run.recipe.objective.r_drop}: the model drops nothing out, so "
+            "that two passes give the same; set model.dropout to 0.1"
+        )
+
+
+def note_on_compared_rows(run: PreparedRun) -> tuple[str, ...]:
+    """A note where what the rows of a step are compared with depends on how the step is cut."""
+    cut = micro_batch(run)
+    parts = cut.accumulation * run.context.processes
+    if not run.context.compares_rows or parts == 1:
+        return ()
+    return (
+        f"objective.kinds: RelationalKD and Contrastive compare the rows of a forward pass, and a step of "
+        f"{cut.rows_per_step} rows is cut into {parts}: cut otherwise, it trains to other weights",
+    )

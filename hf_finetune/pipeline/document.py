@@ -1,0 +1,230 @@
+"""Document a finished run: result.json, and the model card that renders it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_finetune.distillation import report as teacher_report
+from hf_finetune.evaluation.report import confusion
+from hf_finetune.hub.card import render_card
+from hf_finetune.models import freezing
+from hf_finetune.pipeline.comparison import comparison_section
+from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.evaluate import Evaluation, calibration_section
+from hf_finetune.pipeline.objective import class_weights, drawn_per_class
+from hf_finetune.pipeline.parity import Check
+from hf_finetune.pipeline.save import standalone
+from hf_finetune.pipeline.train import TrainedRun
+from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, sparsity
+from hf_finetune.utils import environment
+from hf_finetune.utils.codec import spelled, write_json, write_text
+
+
+def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> dict[str, Any]:
+    """Write the card, then result.json: a run that has it is finished.
+
+    Returns:
+        The content of result.json.
+    """
+    result = {
+        "schema": 1,
+        **_identity(trained.run, evaluation),
+        **_quality(trained, evaluation, checks),
+        "data": _data(trained.run, trained.ready.encoded.truncated_share),
+        **_techniques(trained, evaluation),
+        **_training(trained),
+        **_cost(trained, evaluation),
+        **_surroundings(trained),
+    }
+    write_text(trained.folder / "README.md", render_card(trained.run.recipe, result))
+    write_json(trained.folder / "result.json", result)
+    return result
+
+
+def _identity(run: PreparedRun, evaluation: Evaluation) -> dict[str, Any]:
+    recipe, splits = run.recipe, run.data.splits
+    unlabeled = {} if splits.unlabeled is None else {"unlabelled": splits.unlabeled["rows"]}
+    return {
+        "name": recipe.name,
+        "task": recipe.task,
+        "problem_type": "single_label_classification",
+        "checkpoint": recipe.model.checkpoint,
+        "base_model": run.model.base_model,
+        # Null: the checkpoint's weights; else all were random, in a network with these fields of its config changed.
+        "from_config": recipe.model.from_config,
+        # Null: from no run.
+        "started_from": run.model.started_from,
+        "method": recipe.trained,
+        "seed": recipe.train.seed,
+        "labels": list(splits.labels),
+        "rows": {
+            "train": int(run.data.rows_per_class.sum()),
+            **unlabeled,
+            **{name: len(split.rows) for name, split in evaluation.splits.items()},
+        },
+    }
+
+
+def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> dict[str, Any]:
+    judged = evaluation.judged_split
+    predicted_N = judged.probabilities_NC.argmax(-1)
+    return {
+        "metrics": {
+            name: {metric: interval.to_dict() for metric, interval in split.metrics.items()}
+            for name, split in evaluation.splits.items()
+        },
+        "baselines": evaluation.baselines,
+        "calibration": calibration_section(evaluation),
+        # The pairs of classes with the most wrong rows, most first.
+        "confused": [asdict(pair) for pair in confusion(judged.labels_N, predicted_N, trained.run.data.splits.labels)],
+        "parity": {name: check.to_dict() for name, check in checks.items()},
+        **standalone(trained.network, trained.folder),
+    }
+
+
+def _data(run: PreparedRun, truncated_share: float | None) -> dict[str, Any]:
+    recipe, splits = run.recipe, run.data.splits
+    rows_C, drawn_C, weights_C = run.data.rows_per_class, drawn_per_class(run), class_weights(run)
+
+    def by_class(values_C: np.ndarray) -> dict[str, Any]:
+        return dict(zip(splits.labels, values_C.tolist(), strict=True))
+
+    return {
+        "fingerprint": splits.fingerprint,
+        "columns": splits.columns,
+        "duplicates": splits.duplicates,
+        # Null: no rows without a label.
+        "unlabelled": splits.unlabeled,
+        "truncated_share": truncated_share,
+        "path_name": path_name(recipe.data.path, recipe.data.name),
+        "rows_per_class": by_class(rows_C),
+        # Null: every row once an epoch, and all rows alike.
+        "drawn_share": None if recipe.batching.sampling == "none" else by_class((drawn_C / rows_C.sum()).round(6)),
+        "class_weights": None if weights_C is None else by_class(np.round(weights_C, 6)),
+        "license": recipe.data.license,
+        "notes": list(splits.notes),
+    }
+
+
+def path_name(path: str, name: str | None) -> str:
+    """What the data are called where their path on this machine says nothing: their own name, or that of the file."""
+    local = Path(path)
+    return (name or local.absolute().name) if local.exists() else path
+
+
+def _techniques(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
+    """What result.json says of the techniques that a recipe may ask for. Null: it did not."""
+    return {
+        "augmentation": _augmentation(trained),
+        "elastic_net": _sparsity(trained),
+        "pretrain": _pretraining(trained, evaluation),
+        "teacher": _teacher(trained, evaluation),
+        "notes": list(trained.run.notes[len(trained.run.data.splits.notes) :]),
+    }
+
+
+def _augmentation(trained: TrainedRun) -> dict[str, Any] | None:
+    """What changed or mixed the training rows, how many there were, and how many copies equal a row that is scored."""
+    data, mix = trained.run.recipe.data, trained.run.recipe.objective.mix
+    if not data.augment and not mix:
+        return None
+    training_rows = len(trained.ready.encoded.train)
+    return {
+        "operations": list(map(spelled, data.augment)),
+        "mix": list(map(spelled, mix)),
+        "copies": data.augment_copies,
+        "training_rows": training_rows,
+        "left_out": len(trained.run.data.splits.train) * (1 + data.augment_copies) - training_rows,
+    }
+
+
+def _sparsity(trained: TrainedRun) -> dict[str, Any] | None:
+    """How many of the weights with a penalty are 0: of those that the run began with, even if their turn never came."""
+    callbacks = [c for c in trained.trainer.callback_handler.callbacks if isinstance(c, ElasticNetSteps)]
+    return sparsity(callbacks[0].parameters) if callbacks else None
+
+
+def _pretraining(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] | None:
+    """What pretraining did; where the recipe ran without it, too, with what that came to on the same judged rows."""
+    if trained.pretraining is None:
+        return None
+    report = trained.pretraining.report
+    if not trained.run.recipe.pretrain.compare:
+        return report
+    return {**report, "without": comparison_section(trained.folder, evaluation.judged_split)}
+
+
+def _teacher(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] | None:
+    """Who taught, how the student stands beside it, and which layers were found to go together."""
+    teaching, splits = trained.ready.teaching, evaluation.splits
+    if teaching is None:
+        return None
+    report = teacher_report.report(
+        teaching.predictions,
+        {"train": trained.run.data.splits.train, **{name: split.rows for name, split in splits.items()}},
+        {name: split.probabilities_NC for name, split in splits.items()},
+        resamples=trained.run.recipe.evaluate.resamples,
+        shown=lambda name: path_name(name, None),
+    )
+    # Null: not searched.
+    return {**report, "layer_maps": trained.ready.record.layer_maps}
+
+
+def _training(trained: TrainedRun) -> dict[str, Any]:
+    trainer = trained.trainer
+    trainable, total = freezing.trainable_parameters(trained.network)
+    return {
+        "learning_rate": trainer.args.learning_rate,
+        "best": _best(trained),
+        "steps": trainer.state.global_step,
+        "parameters": {"trained": trainable, "total": total},
+    }
+
+
+def _best(trained: TrainedRun) -> dict[str, Any]:
+    """Which weights the run ended with, and what validation said of all that it could have kept."""
+    trainer, metric = trained.trainer, trained.run.recipe.evaluate.metric
+    if trainer.kept is None:
+        return {"step": trainer.state.best_global_step, metric: trainer.state.best_metric}
+    averaged = {"candidates": [c.to_dict(metric) for c in trainer.candidates]} if len(trainer.candidates) > 1 else {}
+    return {"step": trainer.kept.step, **trainer.kept.to_dict(metric), **averaged}
+
+
+def _cost(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
+    trainer, clock, context = trained.trainer, trained.clock, trained.run.context
+    loop_s, used = clock.seconds("train_loop_s") + clock.seconds("probe_s"), trainer.utilisation
+    return {
+        "time": {"total_s": round(environment.seconds_since_start(), 2), **clock.to_dict()},
+        "throughput": {
+            "train_rows_per_s": round(trainer.rows_trained * context.processes / loop_s, 2),
+            "train_tokens_per_s": round(trainer.tokens_trained * context.processes / loop_s, 1),
+            "predict_rows_per_s": round(evaluation.judged_split.rows_per_s, 2),
+            "flop_utilisation": None if used is None else round(used.share, 4),
+        },
+        # Null where the run was over before it was resumed: then nothing was trained that could be measured.
+        "flops": None if used is None else used.to_dict(),
+        "memory": environment.memory(context.device),
+    }
+
+
+def _surroundings(trained: TrainedRun) -> dict[str, Any]:
+    record, context = trained.ready.record, trained.run.context
+    assert record.kernels is not None, "chosen before training"
+    return {
+        "kernels": record.kernels.to_dict(),
+        # Null: not fitted before training.
+        "head": None if record.head is None else record.head.to_dict(),
+        "cache": trained.ready.rows.report,
+        "environment": {
+            "versions": record.versions,
+            "commit": environment.package_commit(),
+            "mixed_precision": record.mixed_precision,
+            **environment.hardware(context.device, context.processes),
+        },
+        "command": record.command,
+    }

@@ -1,0 +1,146 @@
+"""Evaluate the trained model on validation and test rows, and compare it with simple baselines.
+
+Legend: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+
+from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, columns_of
+from hf_finetune.data.unlabeled import labeled_rows
+from hf_finetune.evaluation import calibration
+from hf_finetune.evaluation.intervals import Interval, bootstrap, paired_difference, verdict
+from hf_finetune.evaluation.logits import predict_logits
+from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.features.baselines import linear_baseline, majority
+from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.train import TrainedRun
+from hf_finetune.utils.tables import write_predictions
+
+BASELINE_METRICS = ("accuracy", "macro_f1", "log_loss")
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """A split, and what the model predicts for it."""
+
+    rows: Dataset
+    labels_N: np.ndarray
+    logits_NC: np.ndarray
+    metrics: dict[str, Interval]
+    rows_per_s: float
+
+    @property
+    def probabilities_NC(self) -> np.ndarray:
+        """Of the classes."""
+        return softmax(self.logits_NC)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation of a run has shown."""
+
+    splits: dict[str, ScoredSplit]
+    """Validation, and test where there is one."""
+    baselines: dict[str, dict[str, Any]]
+    """As result.json has them; {}: the recipe wants none."""
+
+    @property
+    def judged(self) -> str:
+        """The split by which the model is judged: test, or validation without one."""
+        return "test" if "test" in self.splits else "validation"
+
+    @property
+    def judged_split(self) -> ScoredSplit:
+        """See `judged`."""
+        return self.splits[self.judged]
+
+
+def evaluate(trained: TrainedRun) -> Evaluation:
+    """Score every labeled split, write predictions.parquet, and fit the baselines."""
+    run, splits = trained.run, trained.run.data.splits
+    network, evaluated = trained.network, {"validation": splits.validation, "test": splits.test}
+    with trained.clock.measure("evaluate_s"):
+        scored = {name: _score(network, run, name, rows) for name, rows in evaluated.items() if rows}
+        write_predictions(
+            trained.folder / "predictions.parquet",
+            {name: split.rows for name, split in scored.items()},
+            {name: split.probabilities_NC for name, split in scored.items()},
+            splits.labels,
+        )
+    evaluation = Evaluation(scored, {})
+    with trained.clock.measure("baselines_s"):
+        if not run.recipe.evaluate.baselines:
+            return evaluation
+        return replace(evaluation, baselines=_baselines(run, evaluation))
+
+
+def _score(network: nn.Module, run: PreparedRun, name: str, rows: Dataset) -> ScoredSplit:
+    started = time.perf_counter()
+    logits_NC = predict(network, run, rows, progress=f"evaluate {name}")
+    seconds = time.perf_counter() - started
+    labels_N = np.asarray(rows["label"][:])
+    metrics = bootstrap(labels_N, softmax(logits_NC), resamples=run.recipe.evaluate.resamples)
+    return ScoredSplit(rows, labels_N, logits_NC, metrics, len(rows) / seconds)
+
+
+def predict(network: nn.Module, run: PreparedRun, rows: Dataset, *, progress: str | None = None) -> np.ndarray:
+    """Logits (N, C) of canonical rows, as whoever uses the model gets them: from text or image to logits.
+
+    Args:
+        progress: label of a bar, see `predict_logits`.
+    """
+    inputs = inputs_in_use(run.data.inputs)
+    encoded = inputs.encode(rows)
+    return predict_logits(
+        network,
+        Rows(encoded, columns_of(inputs, labels=False)),
+        inputs.collate,
+        batch_size=run.recipe.train.per_device_eval_batch_size,
+        lengths=inputs.lengths(encoded),
+        progress=progress,
+    )
+
+
+def inputs_in_use(inputs: Inputs) -> Inputs:
+    """As whoever uses the model will read rows: no image is decoded before."""
+    return replace(inputs, decode_once=False) if isinstance(inputs, ImageInputs) else inputs
+
+
+def _baselines(run: PreparedRun, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """What the majority and a linear model on shallow features reach on the judged rows, with intervals.
+
+    Each with `difference`: the accuracy of the model minus its own, row by row.
+    """
+    splits, judged, split = run.data.splits, evaluation.judged, evaluation.judged_split
+    baselines = {}
+    for key, fit in (("majority", majority), ("linear", linear_baseline)):
+        baseline = fit(labeled_rows(splits.train), {judged: split.rows}, num_labels=len(splits.labels))
+        probabilities_NC = baseline.probabilities[judged]
+        intervals = bootstrap(split.labels_N, probabilities_NC, resamples=run.recipe.evaluate.resamples)
+        difference = paired_difference(
+            split.probabilities_NC.argmax(-1) == split.labels_N, probabilities_NC.argmax(-1) == split.labels_N
+        )
+        baselines[key] = {
+            "name": baseline.name,
+            **{metric: interval.to_dict() for metric, interval in intervals.items() if metric in BASELINE_METRICS},
+            "difference": {**difference.to_dict(), "verdict": verdict(difference)},
+        }
+    return baselines
+
+
+def calibration_section(evaluation: Evaluation) -> dict[str, Any]:
+    """For result.json: reliability of the judged split, and the temperature that validation chooses."""
+    validation, judged = evaluation.splits["validation"], evaluation.judged_split
+    return {
+        "split": evaluation.judged,
+        "temperature": calibration.temperature(validation.labels_N, validation.logits_NC),
+        "bins": [b.to_dict() for b in calibration.reliability(judged.labels_N, judged.probabilities_NC)],
+    }

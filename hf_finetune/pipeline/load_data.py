@@ -1,0 +1,110 @@
+"""Load the rows of a run, and the tokenizer or image processor that turns them into tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hf_finetune.augmentation.compose import leaves
+from hf_finetune.augmentation.text.sentences import MixHalves
+from hf_finetune.config.data import ImageData, TextData
+from hf_finetune.config.recipe import Model
+from hf_finetune.data.config import Source, SplitOptions
+from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
+from hf_finetune.data.loading import Splits, load
+from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
+from hf_finetune.errors import InputError
+from hf_finetune.models.processors import load_image_processor, load_tokenizer
+from hf_finetune.models.safety import LocalCheckpoint
+from hf_finetune.models.surgery.patches import image_size_after
+from hf_finetune.models.surgery.positions import length_after
+from hf_finetune.pipeline.context import RunContext, RunData
+
+
+def load_data(context: RunContext) -> RunData:
+    """Load the splits, the tokenizer or image processor, and what is pretrained on.
+
+    Raises:
+        InputError: see `load_splits`, `models.processors` and `data.unlabeled.read_for_pretraining`.
+    """
+    recipe = context.recipe
+    splits = load_splits(recipe.data, keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out)
+    return RunData(splits, _inputs(context, splits), _unlabeled_rows(context, splits))
+
+
+def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> Splits:
+    """The rows of a recipe's data, see `data.loading.load`.
+
+    Raises:
+        InputError: see there.
+    """
+    source = Source(data.path, config_name=data.config_name, revision=data.revision, label=data.label)
+    if isinstance(data, TextData):
+        source = replace(source, text=data.text, text_pair=data.text_pair, encoding=data.encoding)
+    else:
+        source = replace(source, image=data.image)
+    options = SplitOptions(
+        validation=data.validation,
+        test=data.test,
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        seed=data.split_seed,
+        max_train_rows=data.max_train_rows,
+        rows_per_class=data.rows_per_class,
+        unlabeled=data.unlabelled,
+        keep_left_out=keep_left_out,
+    )
+    splits = load(source, "text" if isinstance(data, TextData) else "image", options)
+    if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):
+        raise InputError(
+            "data.augment: MixHalves is for rows of one text; halves of two pairs would tear both apart; leave it out"
+        )
+    return splits
+
+
+def _inputs(context: RunContext, splits: Splits) -> Inputs:
+    """What turns rows into the network's input."""
+    recipe, checkpoint = context.recipe, context.checkpoint
+    data, model = recipe.data, recipe.model
+    if isinstance(data, ImageData):
+        return image_inputs(model, checkpoint, decode_once=data.decode_once, cache_gb=recipe.batching.cache_gb)
+    tokenizer = load_tokenizer(
+        checkpoint.name,
+        max_length=data.max_length,
+        sample=splits.train["text"][:200],
+        from_config=model.from_config,
+        positions=length_after(model.surgery),
+        revision=checkpoint.commit,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return TextInputs(tokenizer, data.max_length)
+
+
+def image_inputs(model: Model, checkpoint: LocalCheckpoint, *, decode_once: bool, cache_gb: float) -> ImageInputs:
+    """What turns images into the network's input.
+
+    Args:
+        decode_once, cache_gb: see `ImageInputs`.
+    """
+    processor = load_image_processor(
+        checkpoint.name,
+        image_size=image_size_after(model.surgery) or (model.from_config or {}).get("image_size"),
+        need_weights=model.from_config is None,
+        revision=checkpoint.commit,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return ImageInputs(processor, decode_once=decode_once, cache_gb=cache_gb)
+
+
+def _unlabeled_rows(context: RunContext, splits: Splits) -> PretrainingRows | None:
+    """What the run is pretrained on; None: nothing."""
+    data, pretrain = context.recipe.data, context.recipe.pretrain
+    if pretrain.objective is None:
+        return None
+    return read_for_pretraining(
+        [rows for rows in (splits.train, splits.left_out) if rows is not None],
+        pretrain.rows,
+        evaluated=[rows for rows in (splits.validation, splits.test) if rows is not None],
+        kind="text" if isinstance(data, TextData) else "image",
+        columns=splits.columns,
+        encoding=data.encoding if isinstance(data, TextData) else "utf-8",
+    )

@@ -1,0 +1,294 @@
+"""What a pretraining stage trains: its rows, its network, and its objective's trainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from hf_finetune.config.recipe import Supervised
+from hf_finetune.data.image_processing import check_augmentable
+from hf_finetune.data.inputs import ImageInputs, TextInputs
+from hf_finetune.data.splits import SET_ASIDE
+from hf_finetune.errors import InputError
+from hf_finetune.models.kernels.dropout import drops_out
+from hf_finetune.pipeline.batching import micro_batch, step_batches
+from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.kernels import default_kernels
+from hf_finetune.pipeline.update_rule import shortcuts
+from hf_finetune.pretraining.config import MAE, MaskedLanguage, PretrainObjective, SimCLR, SimCSE, SimMIM
+from hf_finetune.pretraining.heads import MaskedAutoencoder, project
+from hf_finetune.pretraining.masking import WORDS, Masking, with_words
+from hf_finetune.pretraining.models import GUESSES, load_pretrainable
+from hf_finetune.pretraining.trainer import (
+    HELD_OUT,
+    AutoencoderTrainer,
+    ContrastiveTrainer,
+    MaskedImageTrainer,
+    MaskedLanguageTrainer,
+    PretrainingTrainer,
+    ViewsTrainer,
+)
+from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.callbacks import LogLines, ProgressBar
+from hf_finetune.training.optim.config import AdamW
+from hf_finetune.training.optim.schedule_config import course
+
+logger = logging.getLogger("hf_finetune.run")
+
+LOG = "log.jsonl"
+# Of the held-out rows: more tell the loss no better than anyone needs it.
+MOST_HELD_OUT = 1000
+# Of `train.extra`, what says when the run evaluates, and where it reports: pretraining does both in its own way.
+OF_THE_RUN_ALONE = {"eval_on_start", "eval_delay", "logging_first_step", "report_to"}
+
+
+@dataclass(frozen=True)
+class PretrainingSplit:
+    """What is pretrained on, encoded, and a share that is held out."""
+
+    train: Dataset
+    held_out: Dataset
+    wordless: int
+    """Rows without a word to be guessed, which are left out."""
+
+
+@dataclass(frozen=True)
+class PretrainingSetup:
+    """A pretraining stage before its first step: what can be refused has been looked at, and nothing is written."""
+
+    run: PreparedRun
+    """The run as if these were its training rows."""
+    rows: PretrainingSplit
+    network: PreTrainedModel
+    trainer_type: Callable[..., PretrainingTrainer]
+    """The objective's trainer."""
+    objective: PretrainObjective
+    """The recipe's, as it fits the images."""
+
+
+def encode_pretraining_rows(run: PreparedRun) -> PretrainingSplit:
+    """The rows as tokens or pixels, a share of them held out.
+
+    Raises:
+        InputError: hardly a row has a word that could be guessed, or the tokenizer does not fit the objective.
+    """
+    inputs, recipe, objective = run.data.inputs, run.recipe, run.recipe.pretrain.objective
+    assert run.data.unlabeled is not None, "the recipe pretrains"
+    whole = encoded = inputs.encode(run.data.unlabeled.rows)
+    if isinstance(objective, MaskedLanguage):
+        assert isinstance(inputs, TextInputs), "checked: words are those of texts"
+        words = with_words(encoded, inputs, whole_word=objective.whole_word)
+        encoded = words.select([i for i, row in enumerate(words[WORDS][:]) if max(row) >= 0])
+    if len(encoded) < 2:
+        raise InputError(f"pretrain.rows: {len(encoded)} rows with words to guess; expected two at least")
+    # A row alone has none to be told from.
+    least = 2 if isinstance(objective, SimCSE | SimCLR) and len(encoded) > 3 else 1
+    share = max(least, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(encoded)), len(encoded) - 1))
+    order = np.random.default_rng((recipe.data.split_seed, SET_ASIDE)).permutation(len(encoded))
+    held_out, train = np.sort(order[:share]), np.sort(order[share:])
+    return PretrainingSplit(encoded.select(train), encoded.select(held_out), len(whole) - len(encoded))
+
+
+def set_up(run: PreparedRun, rows: PretrainingSplit) -> PretrainingSetup:
+    """Load what is pretrained.
+
+    Raises:
+        InputError: the batches do not fit, or compare no rows where that is the objective; a field of train.extra;
+            there is no mask token; the model drops nothing out where that makes the views, its images cannot be changed
+            where that does, or they are of one patch where patches are left out.
+    """
+    objective, recipe = run.recipe.pretrain.objective, run.recipe
+    assert objective is not None, "the recipe pretrains"
+    network = load_pretrainable(
+        run.context.checkpoint,
+        GUESSES[type(objective)],
+        dropout=recipe.model.dropout,
+        attn_implementation=recipe.model.attn_implementation,
+        seed=recipe.train.seed,
+    )
+    as_run = _as_training_rows(run, rows)
+    _check_batches(as_run, objective)
+    setup = _with_objective(PretrainingSetup(as_run, rows, network, PretrainingTrainer, objective))
+    trainer_arguments(setup, Path())  # what they refuse is refused now
+    return setup
+
+
+def _as_training_rows(run: PreparedRun, rows: PretrainingSplit) -> PreparedRun:
+    """The run as its batches would be cut if these were its training rows."""
+    recipe = run.recipe
+    run = run.varied(
+        recipe=replace(recipe, objective=Supervised(), batching=replace(recipe.batching, sampling="none")),
+        splits=replace(run.data.splits, train=rows.train, validation=rows.held_out, test=None),
+    )
+    if isinstance(recipe.pretrain.objective, SimCLR):
+        # Where passes of few images are faster a step is cut into such; here each would have fewer to be told from.
+        return replace(run, model=replace(run.model, image_tokens=None))
+    return run
+
+
+def pretraining_steps(run: PreparedRun, rows: PretrainingSplit) -> list[np.ndarray]:
+    """The rows of each optimizer step of an epoch."""
+    return step_batches(_as_training_rows(run, rows), run.data.inputs.lengths(rows.train)).step_rows()
+
+
+def _check_batches(run: PreparedRun, objective: PretrainObjective) -> None:
+    """Refuse steps that cannot be cut as they are to be, and passes of one row where rows are told from one another."""
+    batches = step_batches(run, run.data.inputs.lengths(run.data.splits.train))
+    if not isinstance(objective, SimCSE | SimCLR):
+        return
+    if max(map(len, batches.step_rows())) <= batches.accumulation * batches.processes:
+        raise InputError(
+            f"pretrain.objective: {type(objective).__name__} tells a row from the others of its forward pass, and here "
+            "that has one row; raise train.per_device_train_batch_size, batching.rows_per_step or batching.token_budget"
+        )
+
+
+def _with_objective(setup: PretrainingSetup) -> PretrainingSetup:
+    """Put on the network what the objective needs, and choose its trainer."""
+    network, inputs, seed = setup.network, setup.run.data.inputs, setup.run.recipe.train.seed
+    first = inputs.collate(setup.rows.train[:1])
+    match setup.objective:
+        case MaskedLanguage(share=share, span=span):
+            assert isinstance(inputs, TextInputs), "checked: words are those of texts"
+            table = network.get_input_embeddings()
+            assert isinstance(table, nn.Embedding), "of words"
+            masking = Masking.of(inputs.tokenizer, embeddings=table.num_embeddings, share=share, span=span, seed=seed)
+            return replace(setup, trainer_type=partial(MaskedLanguageTrainer, masking=masking))
+        case SimCSE() as objective:
+            if not drops_out(network, first):
+                raise InputError(
+                    "pretrain.objective: SimCSE tells views apart by dropout, and the model drops nothing out; set "
+                    "model.dropout to 0.1"
+                )
+            return replace(setup, trainer_type=partial(ContrastiveTrainer, objective=objective))
+        case SimCLR(projection=width) as objective:
+            unlabeled = setup.run.data.unlabeled
+            assert isinstance(inputs, ImageInputs) and unlabeled is not None, "checked: it is of images"
+            check_augmentable(inputs.processor, unlabeled.rows["image"], "pretrain.objective SimCLR")
+            project(network, width, seed=seed)
+            return replace(setup, trainer_type=partial(ViewsTrainer, objective=objective))
+        case objective:
+            shape_CHW = tuple(first["pixel_values"].shape[1:])
+            return _with_masked_patches(setup, objective, shape_CHW)
+
+
+def _with_masked_patches(
+    setup: PretrainingSetup, objective: SimMIM | MAE, shape_CHW: tuple[int, ...]
+) -> PretrainingSetup:
+    """As `_with_objective`, where patches of images of this shape are left out."""
+    network = setup.network
+    objective = _with_something_to_see(objective, network.config.patch_size, shape_CHW)
+    if isinstance(objective, SimMIM):
+        trainer_type = partial(MaskedImageTrainer, objective=objective, picture=shape_CHW)
+        return replace(setup, trainer_type=trainer_type, objective=objective)
+    autoencoder = MaskedAutoencoder(
+        network,
+        layers=objective.decoder_layers,
+        width=objective.decoder_width,
+        picture=shape_CHW,
+        seed=setup.run.recipe.train.seed,
+    )
+    return replace(
+        setup,
+        network=autoencoder,
+        trainer_type=partial(AutoencoderTrainer, objective=objective, picture=shape_CHW),
+        objective=objective,
+    )
+
+
+def _with_something_to_see(objective: SimMIM | MAE, patch: int, shape_CHW: tuple[int, ...]) -> SimMIM | MAE:
+    """The objective with squares that leave a part of the image; of MAE they are its patches.
+
+    Args:
+        patch: side in pixels.
+
+    Raises:
+        InputError: the image is a single patch.
+    """
+    _, height, width = shape_CHW
+    if height // patch * (width // patch) < 2:
+        raise InputError(
+            f"pretrain.objective: {type(objective).__name__} leaves patches out, and an image of {height} x {width} "
+            f"pixels is a single one of {patch}; expected SimCLR, or a checkpoint with smaller patches"
+        )
+    most = max(1, min(height, width) // patch // 2) * patch
+    if isinstance(objective, MAE) or round(objective.block / patch) * patch <= most:
+        return objective
+    logger.info(
+        "pretrain.objective.block: %d here, not %d, of images of %d x %d pixels: a part of each is to be seen",
+        most,
+        objective.block,
+        height,
+        width,
+    )
+    return replace(objective, block=most)
+
+
+def build_trainer(setup: PretrainingSetup, folder: Path, *, first: bool, saving: bool = True) -> PretrainingTrainer:
+    """The stage's trainer.
+
+    Args:
+        folder: takes checkpoints and log.jsonl.
+        first: it begins now: the held-out rows are scored before the first step, too.
+        saving: write checkpoints.
+    """
+    run, batching = setup.run, setup.run.recipe.batching
+    network: nn.Module = setup.network
+    network.to(run.context.device)
+    default_kernels(run).switch_on(network)
+    trainer = setup.trainer_type(
+        network,
+        trainer_arguments(setup, folder, first=first, saving=saving),
+        train_rows=setup.rows.train,
+        validation_rows=setup.rows.held_out,
+        inputs=run.data.inputs,
+        rows_per_step=micro_batch(run).rows_per_step,
+        by_length=batching.by_length,
+        token_budget=batching.token_budget,
+        shortcuts=shortcuts(run.context),
+        course=course(None, warmup_steps=None, optimizer=AdamW()),
+        callbacks=[ProgressBar(HELD_OUT, "pretrain"), LogLines(folder / LOG)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if not saving:
+        trainer.args.save_strategy, trainer.args.load_best_model_at_end = SaveStrategy.NO, False
+    return trainer
+
+
+def trainer_arguments(
+    setup: PretrainingSetup, folder: Path, *, first: bool = True, saving: bool = True
+) -> TrainingArguments:
+    """Of the stage's trainer, see `build_trainer`; also what `train.extra` says of the loader, memory and the like.
+
+    Raises:
+        InputError: see `training_arguments`.
+    """
+    run, pretrain, train = setup.run, setup.run.recipe.pretrain, setup.run.recipe.train
+    cut = micro_batch(run)
+    return training_arguments(
+        folder / "checkpoints",
+        learning_rate=pretrain.rate,
+        metric=HELD_OUT,
+        device=run.context.device,
+        mixed_precision=run.context.mixed_precision,
+        extra={name: value for name, value in train.extra.items() if name not in OF_THE_RUN_ALONE},
+        num_train_epochs=pretrain.num_train_epochs,
+        max_steps=pretrain.max_steps,
+        per_device_train_batch_size=cut.rows,
+        per_device_eval_batch_size=train.per_device_eval_batch_size,
+        gradient_accumulation_steps=cut.accumulation,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        seed=train.seed,
+        logging_steps=train.logging_steps if saving else 1,
+        eval_on_start=first and saving,
+    )

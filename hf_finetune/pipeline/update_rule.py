@@ -1,0 +1,85 @@
+"""How the weights of a run are updated: learning rate and schedule, which weights how, and by what shortcuts."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from hf_finetune.data.inputs import TextInputs
+from hf_finetune.models.heads.pooling import width_of
+from hf_finetune.models.kernels.shortcuts import Shortcuts
+from hf_finetune.pipeline.context import PreparedRun, RunContext
+from hf_finetune.training.arguments import default_learning_rate
+from hf_finetune.training.optim.config import AdamW
+from hf_finetune.training.optim.rate_groups import Rates
+from hf_finetune.training.optim.schedule_config import Course, course
+from hf_finetune.training.regularization.elastic_net import penalised
+
+
+def learning_rate(run: PreparedRun) -> float:
+    """Peak learning rate of the run."""
+    recipe = run.recipe
+    plain_lora = recipe.method == "lora" and recipe.adapter is None and recipe.lora.variant == "plain"
+    is_text = isinstance(run.data.inputs, TextInputs)
+    return recipe.train.learning_rate or default_learning_rate(
+        recipe.trained,
+        recipe.task,
+        recipe.optim.optimizer,
+        from_scratch=recipe.model.from_config is not None,
+        plain_lora_width=width_of(run.model.network.config) if plain_lora and is_text else None,
+    )
+
+
+def schedule(context: RunContext) -> Course:
+    """The learning rate's schedule."""
+    recipe = context.recipe
+    return course(
+        recipe.train.lr_scheduler_type,
+        recipe.schedule,
+        warmup_steps=recipe.train.warmup_steps,
+        optimizer=recipe.optim.optimizer,
+    )
+
+
+def rates(run: PreparedRun) -> Rates:
+    """How learning rates differ between parameters."""
+    optim = run.recipe.optim
+    return Rates(optim.head_learning_rate, optim.layer_decay, optim.lora_plus_ratio, run.model.fresh)
+
+
+def penalized_parameters(run: PreparedRun, network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that `regularize.elastic_net` is on, of the network as it trains.
+
+    Raises:
+        InputError: see `elastic_net.penalised`.
+    """
+    elastic_net = run.recipe.regularize.elastic_net
+    return penalised(network, elastic_net.parameters) if elastic_net.on else {}
+
+
+def trains_words_sparsely(run: PreparedRun) -> bool:
+    """Whether the words that occur train alone; only our own AdamW can do so."""
+    recipe, context, network = run.recipe, run.context, run.model.network
+    if not isinstance(run.data.inputs, TextInputs):
+        # Not every image network names what stands there in place of word embeddings (EfficientNet).
+        return False
+    if context.processes > 1 and context.device.type == "cuda":
+        # NCCL does not add up sparse gradients.
+        return False
+    if context.augments_online or recipe.adapts:
+        # Typing errors and synonyms bring words that are in no row.
+        return False
+    if recipe.optim.word_embeddings != "sparse" or not isinstance(recipe.optim.optimizer, AdamW):
+        return False
+    table = network.get_input_embeddings()
+    if not isinstance(table, nn.Embedding) or not table.weight.requires_grad:
+        return False
+    # Of the words that occur the optimizer keeps the weights itself: what else changes the table would be undone.
+    return not any(p is table.weight for p in penalized_parameters(run, network).values())
+
+
+def shortcuts(context: RunContext) -> Shortcuts:
+    """What training computes in another way than the library does."""
+    model = context.recipe.model
+    # A layer that is computed again for its gradient would find the pass's mask drawn, and other numbers after it.
+    fast_dropout = model.fast_dropout and not context.recipe.train.checkpoints_activations
+    return Shortcuts(fast_dropout, model.fused_layers, model.fused_projections)
