@@ -136,9 +136,9 @@ def _preview(job: DoctorJob, asked: str) -> None:
         _check_writable(job.output)
     from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
     from hf_finetune.data.image_processing import check_augmentable
-    from hf_finetune.doctor.contact_sheet import contact_sheet
-    from hf_finetune.doctor.preview import looks, preview, some_rows
-    from hf_finetune.doctor.side_by_side import side_by_side
+    from hf_finetune.doctor.contact_sheet import draw_contact_sheet
+    from hf_finetune.doctor.preview import ImagePreview, first_views, preview, rows_of_every_class
+    from hf_finetune.doctor.side_by_side import text_table
     from hf_finetune.models.safety import inspect_checkpoint
     from hf_finetune.pipeline.augment import augmenter_of
     from hf_finetune.pipeline.load_data import image_inputs, load_splits
@@ -166,7 +166,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
     shown = preview(
         splits.train,
         splits.labels,
-        some_rows(splits.train.with_format("numpy")["label"][:], job.rows),
+        rows_of_every_class(splits.train.with_format("numpy")["label"][:], job.rows),
         augmenter_of(
             recipe.data.augment,
             splits,
@@ -174,19 +174,19 @@ def _preview(job: DoctorJob, asked: str) -> None:
             device=default_device(),
             cache_gb=recipe.batching.cache_gb,
         ),
-        looks(job.views, recipe.data.augment_copies),
+        first_views(job.views, recipe.data.augment_copies),
         inputs,
         mix if inputs is not None else (),
         epochs=_epochs(recipe, len(splits.train)),
     )
     written, lines = {}, []
-    if inputs is not None:
-        codec.write_bytes(sheet, contact_sheet(shown))
+    if isinstance(shown, ImagePreview):
+        codec.write_bytes(sheet, draw_contact_sheet(shown))
         written["sheet"] = str(sheet)
         mixed = ", mixed with one another" if mix else ""
-        lines.append(f"{len(shown.rows)} pictures, {len(shown.looks)} views of each{mixed} -> {sheet}")
+        lines.append(f"{len(shown.rows)} images, {len(shown.views)} views of each{mixed} -> {sheet}")
     else:
-        lines.append(side_by_side(shown, width=shutil.get_terminal_size((120, 24)).columns))
+        lines.append(text_table(shown, width=shutil.get_terminal_size((120, 24)).columns))
         lines += [NOTHING_TO_SEE] if mix else []
     _say(job, {**_asked(recipe), **shown.to_dict(), **written}, *lines)
 

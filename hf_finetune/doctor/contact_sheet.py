@@ -1,4 +1,4 @@
-"""Pictures and their views on one sheet: a row for each picture, a column for each view.
+"""Images and their views on one sheet: a row for each image, a column for each view.
 
 Legend: H height, W width.
 """
@@ -10,29 +10,28 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hf_finetune.doctor.preview import Preview
+from hf_finetune.doctor.preview import ImagePreview
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pixels: between pictures, of a line of text; a picture's longer side is enlarged or shrunk to lie between the two.
+# Pixels: between images, of a line of text; an image's longer side is enlarged or shrunk to lie between the two.
 GAP, LINE = 6, 18
 SMALLEST, LARGEST = 112, 224
-# A light grey: the edge of a white picture is seen on it.
+# A light grey: the edge of a white image is seen on it.
 PAPER = (225, 225, 225)
 
 
-def contact_sheet(shown: Preview) -> bytes:
-    """A preview of pictures, as PNG: what stands in a column at the top, row and class above every row of pictures, and where
+def draw_contact_sheet(preview: ImagePreview) -> bytes:
+    """A preview of images, as PNG: what stands in a column at the top, row and class above every row of images, and where
     they are mixed, shares and classes above every one."""
     from PIL import Image, ImageDraw, ImageFont
 
-    assert isinstance(shown.original, torch.Tensor)
-    columns = [shown.original, *shown.views]
-    cells = [[_cell(pixels[i]) for pixels in columns] for i in range(len(shown.rows))]
+    columns = [preview.original, *preview.batches]
+    cells = [[_cell(pixels[i]) for pixels in columns] for i in range(len(preview.rows))]
     wide, high = cells[0][0].size
-    # Above each row of pictures: a line on the row, and one on what is in each picture.
-    head = LINE * (2 if shown.mixtures else 1)
+    # Above each row of images: a line on the row, and one on what is in each image.
+    head = LINE * (2 if preview.mixtures else 1)
     sheet = Image.new("RGB", (GAP + len(columns) * (wide + GAP), LINE + GAP + len(cells) * (head + high + GAP)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
 
@@ -41,37 +40,37 @@ def contact_sheet(shown: Preview) -> bytes:
             text = text[:-1]
         draw.text((x, y), text, fill="black", font=font)
 
-    for column, name in enumerate(["as it is", *(look.name for look in shown.looks)]):
+    for column, name in enumerate(["as it is", *(view.name for view in preview.views)]):
         write(GAP + column * (wide + GAP), GAP // 2, name, wide)
-    for i, (row, label) in enumerate(zip(shown.rows, shown.labels, strict=True)):
+    for i, (row, label) in enumerate(zip(preview.rows, preview.labels, strict=True)):
         top = LINE + GAP + i * (head + high + GAP)
         write(GAP, top, f"row {row}, {label}", sheet.width - 2 * GAP)
-        for look in range(len(shown.mixtures)):
-            write(GAP + (look + 1) * (wide + GAP), top + LINE, _in_words(shown, look, i), wide)
-        for column, picture in enumerate(cells[i]):
-            sheet.paste(picture, (GAP + column * (wide + GAP), top + head))
+        for view in range(len(preview.mixtures)):
+            write(GAP + (view + 1) * (wide + GAP), top + LINE, describe_mixture(preview, view, i), wide)
+        for column, image in enumerate(cells[i]):
+            sheet.paste(image, (GAP + column * (wide + GAP), top + head))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
 
 
-def _in_words(shown: Preview, look: int, i: int) -> str:
-    """The classes in a picture, each with its share: `73% cat, 27% dog`; `cat`, where it is not mixed."""
-    parts = [(shown.labels[row], share) for row, share in shown.parts(look, i)]
+def describe_mixture(preview: ImagePreview, view: int, i: int) -> str:
+    """The classes in an image, each with its share: `73% cat, 27% dog`; `cat`, where it is not mixed."""
+    parts = [(preview.labels[row], share) for row, share in preview.parts(view, i)]
     if len({label for label, _ in parts}) == 1:
         return parts[0][0]
     return ", ".join(f"{share:.0%} {label}" for label, share in parts)
 
 
 def _cell(pixels_3HW: torch.Tensor) -> Image:
-    """A picture at its own size, unless that is too small to see much or too large for a sheet."""
+    """An image at its own size, unless that is too small to see much or too large for a sheet."""
     from PIL import Image
 
-    picture = Image.fromarray(pixels_3HW.permute(1, 2, 0).numpy())
-    side = max(picture.size)
+    image = Image.fromarray(pixels_3HW.permute(1, 2, 0).numpy())
+    side = max(image.size)
     if side < SMALLEST:
         times = -(-SMALLEST // side)
-        return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+        return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     if side > LARGEST:
-        picture.thumbnail((LARGEST, LARGEST))
-    return picture
+        image.thumbnail((LARGEST, LARGEST))
+    return image

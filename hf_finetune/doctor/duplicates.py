@@ -6,113 +6,73 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from hf_finetune.doctor.findings import Finding, Material, Suspect, of_rows
+from hf_finetune.doctor.findings import Examples, Finding, Suspect, diagnose
 
 
-def repeats(material: Material, near: Sequence[Hashable | None]) -> list[Finding]:
+def find_duplicates(examples: Examples, near: Sequence[Hashable | None]) -> list[Finding]:
     """Rows that repeat others.
 
     Args:
-        near: what nearly equal rows share, None for rows that were not compared; see `alike`.
+        near: what nearly equal rows share, None for rows that were not compared; see `near_duplicates`.
     """
-    exact = material.digests
-    what = "text" if material.of_texts else "picture"
-    same, similar = _compared(material, exact, near)
-    train, evals = int((material.split_N == 0).sum()), int((material.split_N > 0).sum())
-    trained = material.split_N == 0
-    conflicts = _conflicts(material, exact)
-    twice, leaked = [s for s in same if trained[s.index]], [s for s in same if not trained[s.index]]
-    near_twice, near_leaked = [s for s in similar if trained[s.index]], [s for s in similar if not trained[s.index]]
-    compared = np.array([key is not None for key in near], dtype=bool)
-    alike = "nearly the same words" if material.of_texts else "nearly the same pixels"
+    trained_N = examples.split_N == 0
+    compared_N = np.array([key is not None for key in near], dtype=bool)
+    same, similar = _repeats(examples, near)
+    conflicts = _conflicts(examples)
+
+    def split(suspects: list[Suspect], *, trained: bool) -> list[Suspect]:
+        return [suspect for suspect in suspects if trained_N[suspect.index] == trained]
+
+    def otherwise(suspects: list[Suspect]) -> str:
+        pairs = [(s.index, s.other) for s in suspects if s.other is not None]
+        count = sum(examples.labels_N[i] != examples.labels_N[other] for i, other in pairs)
+        return f", {count:,} of them with another label" if count else ""
+
+    alike = "nearly the same words" if examples.is_text else "nearly the same pixels"
+    near_leaked, near_twice = split(similar, trained=False), split(similar, trained=True)
+    compared_evals, compared_train = int((compared_N & ~trained_N).sum()), int((compared_N & trained_N).sum())
     return [
-        *of_rows(
-            "leaked",
-            "serious",
-            leaked,
-            evals,
-            "evaluation rows are in train too, exactly alike: scores on them are too good",
-            "take them out of train, or out of the evaluation rows",
-        ),
-        *of_rows(
-            "conflicts",
-            "serious",
-            conflicts,
-            len(material),
-            f"rows have a {what} that occurs with another label as well",
-            "decide on one label, or remove them: no model can have both right",
-        ),
-        *of_rows(
-            "near_leaked",
-            "serious",
-            near_leaked,
-            int((compared & ~trained).sum()),
-            f"evaluation rows have {alike} as a row of train{_otherwise(material, near_leaked)}",
-            "take one of the two out: scores on such rows are too good",
-        ),
-        *of_rows(
-            "duplicates",
-            "look",
-            twice,
-            train,
-            "training rows repeat an earlier one exactly",
-            "keep one of each, unless repetition is meant as weight",
-        ),
-        *of_rows(
-            "near_duplicates",
-            "look",
-            near_twice,
-            int((compared & trained).sum()),
-            f"training rows have {alike} as an earlier one{_otherwise(material, near_twice)}",
-            "keep one of each; where their labels differ, decide on one",
-        ),
+        diagnose("leaked", int((~trained_N).sum()), split(same, trained=False)),
+        diagnose("conflicts", len(examples), conflicts, input="text" if examples.is_text else "image"),
+        diagnose("near_leaked", compared_evals, near_leaked, alike=alike, otherwise=otherwise(near_leaked)),
+        diagnose("duplicates", int(trained_N.sum()), split(same, trained=True)),
+        diagnose("near_duplicates", compared_train, near_twice, alike=alike, otherwise=otherwise(near_twice)),
     ]
 
 
-def _otherwise(material: Material, suspects: Sequence[Suspect]) -> str:
-    """How many are labelled otherwise than what they are like."""
-    count = sum(material.labels_N[s.index] != material.labels_N[s.other] for s in suspects if s.other is not None)
-    return f", {count:,} of them with another label" if count else ""
-
-
-def _compared(
-    material: Material, exact: Sequence[bytes], near: Sequence[Hashable | None]
-) -> tuple[list[Suspect], list[Suspect]]:
+def _repeats(examples: Examples, near: Sequence[Hashable | None]) -> tuple[list[Suspect], list[Suspect]]:
     """Rows that are exactly, and rows that are only nearly, what an earlier row of train is."""
     first: dict[bytes, int] = {}
     first_near: dict[Hashable, int] = {}
-    same, alike = [], []
-    for i in range(len(material)):
-        trained = material.split_N[i] == 0
-        if exact[i] in first:
-            same.append(Suspect(i, f"exact copy of {material.place(first[exact[i]])}", first[exact[i]]))
+    same: list[Suspect] = []
+    similar: list[Suspect] = []
+    for i, (digest, key) in enumerate(zip(examples.digests, near, strict=True)):
+        is_train = examples.split_N[i] == 0
+        if digest in first:
+            same.append(Suspect(i, f"exact copy of {examples.place(first[digest])}", first[digest]))
             continue
-        if trained:
-            first[exact[i]] = i
-        key = near[i]
-        if key is None:
-            continue
-        if key in first_near:
+        if is_train:
+            first[digest] = i
+        if key is not None and key in first_near:
             other = first_near[key]
-            differs = material.labels_N[i] != material.labels_N[other]
-            labels = f", which is labelled {material.name(other)}, this one {material.name(i)}" if differs else ""
-            alike.append(Suspect(i, f"nearly a copy of {material.place(other)}{labels}", other))
-        elif trained:
+            labels = f", which is labeled {examples.label(other)}, this one {examples.label(i)}"
+            labels = labels if examples.labels_N[i] != examples.labels_N[other] else ""
+            similar.append(Suspect(i, f"nearly a copy of {examples.place(other)}{labels}", other))
+        elif key is not None and is_train:
             first_near[key] = i
-    return same, alike
+    return same, similar
 
 
-def _conflicts(material: Material, exact: Sequence[bytes]) -> list[Suspect]:
+def _conflicts(examples: Examples) -> list[Suspect]:
     """Rows whose input has another label elsewhere, in any split; those of one input stand together."""
     groups: dict[bytes, list[int]] = {}
-    for i, key in enumerate(exact):
-        groups.setdefault(key, []).append(i)
-    found = []
+    for i, digest in enumerate(examples.digests):
+        groups.setdefault(digest, []).append(i)
+    conflicts = []
     for rows in groups.values():
-        if len(set(material.labels_N[rows].tolist())) < 2:
-            continue
         for i in rows:
-            other = next(j for j in rows if material.labels_N[j] != material.labels_N[i])
-            reason = f"labelled {material.name(i)}, in {material.place(other)} {material.name(other)}"
-            found.append(Suspect(i, reason, other))
-    return found
+            other = next((j for j in rows if examples.labels_N[j] != examples.labels_N[i]), None)
+            if other is not None:
+                reason = f"labeled {examples.label(i)}, in {examples.place(other)} {examples.label(other)}"
+                conflicts.append(Suspect(i, reason, other))
+    return conflicts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,12 @@ import numpy as np
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.data.labeled import LabeledData, read_labeled
 from hf_finetune.data.rows import UnusableRow
-from hf_finetune.doctor.classes import balance, of_marks, telltales
-from hf_finetune.doctor.duplicates import repeats
-from hf_finetune.doctor.findings import SEVERITIES, Finding, Material
-from hf_finetune.doctor.images import look, marks, pictures
-from hf_finetune.doctor.near_duplicates import alike_pictures, alike_texts, plain_words
-from hf_finetune.doctor.texts import WORD, texts
+from hf_finetune.doctor.classes import count_classes, examine_balance, find_telltales, mark_table
+from hf_finetune.doctor.duplicates import find_duplicates
+from hf_finetune.doctor.findings import SEVERITIES, Examples, Finding, diagnose
+from hf_finetune.doctor.images import decode_images, examine_images
+from hf_finetune.doctor.near_duplicates import near_duplicate_images, near_duplicate_texts, plain_words
+from hf_finetune.doctor.texts import WORD, Statistics, examine_texts
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes
 
@@ -28,53 +29,53 @@ logger = logging.getLogger("hf_finetune.run")
 MOST = 20_000
 # Rows, and classes or words, that the report names of each finding.
 ROWS_NAMED, DETAILS_NAMED = 3, 5
+INDENT = " " * 9
 
 
 @dataclass(frozen=True)
 class Report:
-    """What there is, and what was found."""
+    """What there is, and what is wrong with it."""
 
-    material: Material
+    examples: Examples
     places: dict[str, str]
     """What each split was read from."""
     classes: dict[str, dict[str, int]]
     """Rows by class and split."""
-    statistics: dict[str, Any]
+    statistics: Statistics
     """Of lengths, or of sizes."""
     findings: tuple[Finding, ...]
     """The most severe first."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
+        splits = self.examples.splits.items()
         return {
-            "kind": "text" if self.material.of_texts else "image",
-            "splits": {
-                split: {"rows": len(rows), "source": self.places[split]} for split, rows in self.material.splits.items()
-            },
+            "kind": "text" if self.examples.is_text else "image",
+            "splits": {split: {"rows": len(rows), "source": self.places[split]} for split, rows in splits},
             "classes": self.classes,
             "statistics": self.statistics,
-            "findings": [finding.to_dict(self.material) for finding in self.findings],
+            "findings": [finding.to_dict(self.examples) for finding in self.findings],
         }
 
     def describe(self) -> str:
         """As lines of text, with some rows of each finding."""
-        material, kind = self.material, "texts" if self.material.of_texts else "pictures"
-        lines = [f"{len(material):,} {kind}, {len(material.names)} classes; rows are counted from 0"]
-        for split, rows in material.splits.items():
+        examples, kind = self.examples, "texts" if self.examples.is_text else "images"
+        lines = [f"{len(examples):,} {kind}, {len(examples.names)} classes; rows are counted from 0"]
+        for split, rows in examples.splits.items():
             lines.append(f"  {split:<11} {len(rows):>9,} rows  {self.places[split]}")
         for finding in self.findings:
             lines += ["", f"{finding.severity + ':':<9}{finding.summary}"]
             for suspect in finding.suspects[:ROWS_NAMED]:
-                quote = material.quote(suspect.index)
-                lines.append(f"         {material.place(suspect.index)}: {suspect.reason}{quote and f' - {quote}'}")
-            lines += [f"         {detail}" for detail in finding.details[:DETAILS_NAMED]]
+                quote = examples.quote(suspect.index)
+                lines.append(f"{INDENT}{examples.place(suspect.index)}: {suspect.reason}{quote and f' - {quote}'}")
+            lines += [INDENT + detail for detail in finding.details[:DETAILS_NAMED]]
             left = max(0, len(finding.suspects) - ROWS_NAMED) + max(0, len(finding.details) - DETAILS_NAMED)
             if left:
-                lines.append(f"         and {left:,} more (--json names all)")
-            lines.append(f"         remedy: {finding.remedy}")
-        counts = [(severity, sum(f.severity == severity for f in self.findings)) for severity in SEVERITIES]
-        told = ", ".join(f"{count} {severity}" for severity, count in counts if count)
-        return "\n".join([*lines, "", f"findings: {told}" if told else "nothing found"])
+                lines.append(f"{INDENT}and {left:,} more (--json names all)")
+            lines.append(f"{INDENT}remedy: {finding.remedy}")
+        counts = Counter(finding.severity for finding in self.findings)
+        total = ", ".join(f"{counts[severity]} {severity}" for severity in SEVERITIES if counts[severity])
+        return "\n".join([*lines, "", f"findings: {total}" if total else "nothing found"])
 
 
 def examine(
@@ -100,45 +101,55 @@ def examine(
         )
     data = read_labeled(source, kind, options or SplitOptions(), Notes(), leave_out_unusable=True)
     digests = tuple(digest for rows in data.rows.values() for digest in rows.digests)
-    material = Material(data.datasets, data.labels, digests)
-    some = material.some(MOST)
-    if len(some) < len(material):
-        logger.info("of %d rows, %d are looked at more closely, drawn at random", len(material), len(some))
-    uneven, classes = balance(material)
-    found = [*unusable(data), *uneven]
-    if kind == "text":
-        counted = None if checkpoint is None else _tokens_of(material, checkpoint, max_length)
-        more, statistics = texts(material, max_length=max_length, count_tokens=counted, sample=some)
-        near, shown, what = alike_texts(material), of_marks(_words(material, some)), "words"
-    else:
-        looks = look(material)
-        more, statistics = pictures(material, looks)
-        near, shown, what = alike_pictures(looks.shrunken_NF, some), of_marks(marks(looks)), "sizes of pictures"
-    labels_N = material.labels_N[some] if kind == "text" else material.labels_N
-    found += [*more, *repeats(material, near), *telltales(*shown, labels_N, material.names, what=what)]
-    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Report(material, data.places, classes, statistics, tuple(found))
+    examples = Examples({str(role): rows for role, rows in data.datasets.items()}, data.labels, digests)
+    sample = examples.sample(MOST)
+    if len(sample) < len(examples):
+        logger.info("of %d rows, %d are looked at more closely, drawn at random", len(examples), len(sample))
+    counts = count_classes(examples)
+    examine_content = _examine_images if kind == "image" else _examine_texts
+    content, statistics = examine_content(examples, sample, checkpoint, max_length)
+    findings = [f for f in (*_unusable(data), *examine_balance(data.labels, counts), *content) if f.count]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    classes = {name: {split: int(rows[c]) for split, rows in counts.items()} for c, name in enumerate(data.labels)}
+    places = {str(role): place for role, place in data.places.items()}
+    return Report(examples, places, classes, statistics, tuple(findings))
 
 
-def unusable(data: LabeledData) -> list[Finding]:
+def _examine_texts(
+    examples: Examples, sample: np.ndarray, checkpoint: str | None, max_length: int
+) -> tuple[list[Finding], Statistics]:
+    from hf_finetune.models.processors import load_tokenizer
+
+    tokenizer = None
+    if checkpoint is not None:
+        tokenizer = load_tokenizer(checkpoint, max_length=max_length, sample=examples.sides[0][:200])
+    findings, statistics = examine_texts(examples, max_length=max_length, tokenizer=tokenizer, sample=sample)
+    repeats = find_duplicates(examples, near_duplicate_texts(examples))
+    words = mark_table(_words(examples, sample))
+    telltales = find_telltales(*words, examples.labels_N[sample], examples.names, marks="words")
+    return [*findings, *repeats, *telltales], statistics
+
+
+def _examine_images(
+    examples: Examples, sample: np.ndarray, _checkpoint: str | None, _max_length: int
+) -> tuple[list[Finding], Statistics]:
+    facts = decode_images(examples)
+    findings, statistics = examine_images(facts)
+    repeats = find_duplicates(examples, near_duplicate_images(facts.shrunken_NF, sample))
+    sizes = mark_table(facts.sizes)
+    telltales = find_telltales(*sizes, examples.labels_N, examples.names, marks="sizes of images")
+    return [*findings, *repeats, *telltales], statistics
+
+
+def _unusable(data: LabeledData) -> list[Finding]:
     """Findings on rows that training would refuse, one for each column."""
-    what = {"text": "text", "text_pair": "second text", "image": "picture", "label": "label"}
+    names = {"text": "text", "text_pair": "second text", "image": "image", "label": "label"}
     rows = sum(map(len, data.rows.values())) + sum(map(len, data.unusable.values()))
     findings = []
-    for column, called in what.items():
-        bad = [(split, row) for split, found in data.unusable.items() for row in found if row.column == column]
-        if bad:
-            findings.append(
-                Finding(
-                    f"unusable_{column}",
-                    "serious",
-                    f"{len(bad):,} of {rows:,} rows have a {called} that cannot be used: training would refuse them",
-                    "correct or remove them; they are left out below",
-                    len(bad),
-                    rows,
-                    details=tuple(f"{split} row {row.row}{_spot(row)}: {row.reason}" for split, row in bad),
-                )
-            )
+    for column, name in names.items():
+        bad = [(split, row) for split, unusable in data.unusable.items() for row in unusable if row.column == column]
+        details = [f"{split} row {row.row}{_spot(row)}: {row.reason}" for split, row in bad]
+        findings.append(diagnose("unusable", rows, name=f"unusable_{column}", details=details, column=name))
     return findings
 
 
@@ -150,21 +161,7 @@ def _spot(row: UnusableRow) -> str:
     return "" if ", row " in row.place else f" ({row.place})"
 
 
-def _words(material: Material, some: np.ndarray) -> Iterator[list[str]]:
+def _words(examples: Examples, sample: np.ndarray) -> Iterator[list[str]]:
     """Words of the rows at these places."""
-    for i in some.tolist():
-        both = material.texts[i] if material.pairs is None else f"{material.texts[i]} {material.pairs[i]}"
-        yield WORD.findall(plain_words(both))
-
-
-def _tokens_of(material: Material, checkpoint: str, max_length: int) -> Callable[[list[int]], list[int]]:
-    from hf_finetune.models.processors import load_tokenizer
-
-    tokenizer = load_tokenizer(checkpoint, max_length=max_length, sample=material.texts[:200])
-
-    def count(rows: list[int]) -> list[int]:
-        pairs = None if material.pairs is None else [material.pairs[i] for i in rows]
-        encoded = tokenizer([material.texts[i] for i in rows], pairs, return_attention_mask=False, verbose=False)
-        return [len(ids) for ids in encoded["input_ids"]]
-
-    return count
+    for i in sample.tolist():
+        yield WORD.findall(plain_words(examples.joined_text(i, " ")))

@@ -1,4 +1,4 @@
-"""Which rows are nearly the same: by the words of texts, by the shrunken pixels of pictures.
+"""Which rows are nearly the same: by the words of texts, by the shrunken pixels of images.
 
 Legend: N rows, S shingles (three words in a row) of a text, H hashes, F features.
 """
@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from hf_finetune.doctor.findings import Material
+from hf_finetune.doctor.findings import Examples
 from hf_finetune.doctor.texts import WORD
 
 # White space, and punctuation of ASCII, Latin-1, typography and CJK. Emoji and combining marks are no such thing.
@@ -20,9 +20,9 @@ _BETWEEN_WORDS = re.compile(r"[\s!-/:-@\[-`{-~\xa1-\xbf\u2000-\u206f\u3000-\u303
 SHARED, SHORTEST, LONGEST = 0.8, 8, 2_000
 # MinHash (Broder 1997): of texts that share 0.8 of their shingles, 98% agree in one of 8 bands of 4 hashes.
 BANDS, OF_A_BAND = 8, 4
-# Pictures are alike whose shrunken pixels differ by so many levels of 255 at most (root mean square). A picture saved again as
-# JPEG of quality 85 differs from itself by 2.6 (median, emoji of 64 pixels); of 1.1 million pairs of different emoji the
-# nearest differ by 4.7. BLOCK: rows compared at a time.
+# Images are alike whose shrunken pixels differ by so many levels of 255 at most (root mean square). An image saved again
+# as JPEG of quality 85 differs from itself by 2.6 (median, emoji of 64 pixels); of 1.1 million pairs of different emoji
+# the nearest differ by 4.7. BLOCK: rows compared at a time.
 LEVELS, BLOCK = 4.0, 2_048
 
 
@@ -31,14 +31,13 @@ def plain_words(text: str) -> str:
     return _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
-def alike_texts(material: Material) -> list[int | None]:
-    """By row the first row that has the same words, or nearly the same, itself if there is none; None without any word."""
-    sides = [material.texts] if material.pairs is None else [material.texts, material.pairs]
+def near_duplicate_texts(examples: Examples) -> list[int | None]:
+    """By row the first row that has the same words, or nearly the same, itself if there is none; None without words."""
     numbers: dict[str, int] = {}
 
     @lru_cache(maxsize=1)
     def plain(i: int) -> str:
-        return "\n".join(plain_words(side[i]) for side in sides)
+        return "\n".join(plain_words(side[i]) for side in examples.sides)
 
     @lru_cache(maxsize=4096)
     def shingles(i: int) -> np.ndarray:
@@ -46,24 +45,19 @@ def alike_texts(material: Material) -> list[int | None]:
         ids = np.array([numbers.setdefault(w, len(numbers)) for w in words], dtype=np.uint64)
         return np.unique((ids[:-2] * _FACTORS[0]) ^ (ids[1:-1] * _FACTORS[1]) ^ (ids[2:] * _FACTORS[2]))
 
-    found: list[int | None] = []
+    firsts: list[int | None] = []
     same: dict[str, int] = {}
     bands: dict[tuple[int, bytes], int] = {}
-    for i in range(len(material)):
+    for i in range(len(examples)):
         first = same.setdefault(plain(i), i) if plain(i).strip() else None
-        if first != i:
-            found.append(first)
-            continue
-        shingles_S = shingles(i)
-        if len(shingles_S) < SHORTEST:
-            found.append(i)
-            continue
-        hashes_H = ((shingles_S[:, None] * _HASHES[0] + _HASHES[1]) >> np.uint64(32)).min(axis=0)
-        keys = [(b, hashes_H[b * OF_A_BAND : (b + 1) * OF_A_BAND].tobytes()) for b in range(BANDS)]
-        others = sorted({bands.setdefault(key, i) for key in keys} - {i})
-        near = next((j for j in others if _jaccard(shingles(j), shingles_S) >= SHARED), None)
-        found.append(i if near is None else found[near])
-    return found
+        if first == i and len(shingles_S := shingles(i)) >= SHORTEST:
+            hashes_H = ((shingles_S[:, None] * _HASHES[0] + _HASHES[1]) >> np.uint64(32)).min(axis=0)
+            keys = [(b, hashes_H[b * OF_A_BAND : (b + 1) * OF_A_BAND].tobytes()) for b in range(BANDS)]
+            others = sorted({bands.setdefault(key, i) for key in keys} - {i})
+            near = next((j for j in others if _jaccard(shingles(j), shingles_S) >= SHARED), None)
+            first = i if near is None else firsts[near]
+        firsts.append(first)
+    return firsts
 
 
 # Odd numbers without a pattern; the same in every run.
@@ -77,8 +71,9 @@ def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def alike_pictures(shrunken_NF: np.ndarray, compared: np.ndarray) -> list[int | None]:
-    """By row the first row whose shrunken pixels are nearly the same, or nearly those of one like it; itself if there is none.
+def near_duplicate_images(shrunken_NF: np.ndarray, compared: np.ndarray) -> list[int | None]:
+    """By row the first row whose shrunken pixels are nearly the same, or nearly those of one like it; itself if there is
+    none.
 
     Args:
         shrunken_NF: uint8.
@@ -104,7 +99,7 @@ def alike_pictures(shrunken_NF: np.ndarray, compared: np.ndarray) -> list[int | 
     for i in range(len(first_N)):
         # What it is like may itself be like an earlier one: all of a chain share the first.
         first_N[i] = first_N[first_N[i]]
-    found: list[int | None] = [None] * len(shrunken_NF)
-    for place, first in zip(compared.tolist(), first_N.tolist(), strict=True):
-        found[place] = int(compared[first])
-    return found
+    firsts: list[int | None] = [None] * len(shrunken_NF)
+    for place, first in zip(compared.tolist(), compared[first_N].tolist(), strict=True):
+        firsts[place] = first
+    return firsts

@@ -1,6 +1,6 @@
-"""A few training rows as augmentation shows them: the very views that training sees, and pictures mixed with one another.
+"""A few training rows as augmentation shows them: the very views that training sees, and images mixed with one another.
 
-Legend: B rows, V views, H height, W width.
+Legend: B rows, H height, W width.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from hf_finetune.data.inputs import ImageInputs
 
 
 @dataclass(frozen=True)
-class Look:
+class View:
     """Which view of a row."""
 
     name: str
     epoch: int
-    view: int = 0
+    number: int = 0
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """How the rows of a look were mixed with one another."""
+    """How the rows of a view were mixed with one another."""
 
     share: float
     """That every row kept of itself."""
@@ -46,59 +46,82 @@ class Preview:
     rows: tuple[int, ...]
     """Their numbers in what they were read from."""
     labels: tuple[str, ...]
-    looks: tuple[Look, ...]
-    original: TextBatch | torch.Tensor
-    """The texts; or the pictures at the size that the network reads, shape (B, 3, H, W), uint8."""
-    views: tuple[TextBatch | torch.Tensor, ...]
-    """As `original`, by look."""
-    mixtures: tuple[Mixture | None, ...] = ()
-    """By look; None: its rows were not mixed. Empty: none ever is."""
+    views: tuple[View, ...]
 
-    def parts(self, look: int, i: int) -> tuple[tuple[int, float], ...]:
-        """Which rows are in row i of a look, each with its share, what is nothing left out."""
-        if (mixture := self.mixtures[look]) is None:
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; of images without the images."""
+        records = [
+            {"row": row, "label": label, **self._content(i)}
+            for i, (row, label) in enumerate(zip(self.rows, self.labels, strict=True))
+        ]
+        return {"views": [view.name for view in self.views], "rows": records}
+
+    def _content(self, i: int) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class TextPreview(Preview):
+    """Texts, or pairs of texts."""
+
+    original: TextBatch
+    batches: tuple[TextBatch, ...]
+    """As `original`, by view."""
+
+    def _content(self, i: int) -> dict[str, Any]:
+        pairs = zip(self.views, self.batches, strict=True)
+        return {
+            "text": whole_text(self.original, i),
+            "views": {view.name: whole_text(batch, i) for view, batch in pairs},
+        }
+
+
+@dataclass(frozen=True)
+class ImagePreview(Preview):
+    """Images at the size that the network reads, shape (B, 3, H, W), uint8."""
+
+    original: torch.Tensor
+    batches: tuple[torch.Tensor, ...]
+    """As `original`, by view."""
+    mixtures: tuple[Mixture | None, ...] = ()
+    """By view; None: its rows were not mixed. Empty: none ever is."""
+
+    def parts(self, view: int, i: int) -> tuple[tuple[int, float], ...]:
+        """Which rows are in row i of a view, each with its share, what is nothing left out."""
+        if (mixture := self.mixtures[view]) is None:
             return ((i, 1.0),)
         both = ((i, mixture.share), (mixture.partners[i], 1 - mixture.share))
         return tuple((row, share) for row, share in both if share > 0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON; of pictures without the pictures."""
-        records: list[dict[str, Any]] = [
-            {"row": row, "label": label} for row, label in zip(self.rows, self.labels, strict=True)
-        ]
-        if isinstance(self.original, TextBatch):
-            for i, record in enumerate(records):
-                record["text"] = whole_text(self.original, i)
-                record["views"] = {
-                    look.name: whole_text(batch, i) for look, batch in zip(self.looks, self.views, strict=True)
-                }
-        for i, record in enumerate(records if self.mixtures else []):
-            record["mixed"] = {
-                look.name: [
-                    {"row": self.rows[row], "label": self.labels[row], "share": round(share, 4)}
-                    for row, share in self.parts(number, i)
-                ]
-                for number, look in enumerate(self.looks)
-            }
-        return {"views": [look.name for look in self.looks], "rows": records}
+    def _content(self, i: int) -> dict[str, Any]:
+        if not self.mixtures:
+            return {}
+        mixed = {
+            view.name: [
+                {"row": self.rows[row], "label": self.labels[row], "share": round(share, 4)}
+                for row, share in self.parts(number, i)
+            ]
+            for number, view in enumerate(self.views)
+        }
+        return {"mixed": mixed}
 
 
-def looks(views: int, copies: int) -> tuple[Look, ...]:
+def first_views(epochs: int, copies: int) -> tuple[View, ...]:
     """The views that training begins with: those of the first epochs; or, of rows with stored copies, the first copies."""
     if copies:
-        return tuple(Look(f"copy {view}", 0, view) for view in range(1, min(views, copies) + 1))
-    return tuple(Look(f"epoch {epoch}", epoch) for epoch in range(views))
+        return tuple(View(f"copy {number}", 0, number) for number in range(1, min(epochs, copies) + 1))
+    return tuple(View(f"epoch {epoch}", epoch) for epoch in range(epochs))
 
 
-def some_rows(labels_N: np.ndarray, count: int) -> list[int]:
-    """Places of so many rows, the first of every class, then the second of every class, and so on; none without a label (-1)."""
+def rows_of_every_class(labels_N: np.ndarray, count: int) -> list[int]:
+    """Places of so many rows: the first of every class, then the second of every class, and so on; none without a label
+    (-1)."""
     before: dict[int, int] = {}
     order = []
     for place, label in enumerate(labels_N.tolist()):
-        if label < 0:
-            continue
-        before[label] = before.get(label, 0) + 1
-        order.append((before[label], label, place))
+        if label >= 0:
+            before[label] = before.get(label, 0) + 1
+            order.append((before[label], label, place))
     return [place for _, _, place in sorted(order)[:count]]
 
 
@@ -106,58 +129,54 @@ def preview(
     train: Dataset,
     names: Sequence[str],
     places: Sequence[int],
-    augmentation: Augmenter,
-    shown: Sequence[Look],
+    augmenter: Augmenter,
+    views: Sequence[View],
     inputs: ImageInputs | None = None,
     mix: tuple[Mixing, ...] = (),
     *,
     epochs: float = 1.0,
-) -> Preview:
-    """Rows of `train` and their views; pictures mixed as if the rows were those of one forward pass.
+) -> TextPreview | ImagePreview:
+    """Rows of `train` and their views; images mixed as if the rows were those of one forward pass.
 
     Args:
         train: all canonical training rows; which row has which view depends on its place among them.
         names: class names, index = number.
         places: of the rows to show, which have a label.
-        inputs: what brings pictures to their size; None for texts.
-        mix: for pictures; who is mixed with whom depends in training on which rows a step has, here on which are shown.
+        inputs: what brings images to their size; None for texts.
+        mix: for images; who is mixed with whom depends in training on which rows a step has, here on which are shown.
         epochs: of the training. Of `Phases` a row has that of its epoch's first step, whichever step it comes in.
     """
-    augmentation = replace(augmentation, progress=lambda epoch, numbers: np.full(len(numbers), epoch / epochs))
-    raw = train[list(places)]
-    original: TextBatch | torch.Tensor
-    views: tuple[TextBatch | torch.Tensor, ...]
+    augmenter = replace(augmenter, progress=lambda epoch, numbers: np.full(len(numbers), epoch / epochs))
+    rows = train[list(places)]
+    labels = tuple(names[label] for label in rows["label"])
+    numbers, views = tuple(rows["row"]), tuple(views)
     if inputs is None:
-        original = TextBatch(raw["text"], raw.get("text_pair"))
-        views = tuple(augmentation.texts(raw, places, look.epoch, look.view) for look in shown)
-    else:
-        original = inputs.pixels(raw["image"])
-        views = tuple(augmentation.pixels(original, raw["label"], places, look.epoch, look.view) for look in shown)
-    labels = tuple(names[label] for label in raw["label"])
-    found = Preview(tuple(raw["row"]), labels, tuple(shown), original, views)
-    if not mix:
-        return found
-    firsts = [places[0] + look.view * len(train) for look in shown]
-    mixed = [
-        _mixed(mix, view, mixing_generator(augmentation.seed, look.epoch, first))
-        for view, look, first in zip(views, shown, firsts, strict=True)
-    ]
-    return replace(found, views=tuple(view for view, _ in mixed), mixtures=tuple(mixture for _, mixture in mixed))
+        texts = tuple(augmenter.texts(rows, places, view.epoch, view.number) for view in views)
+        return TextPreview(numbers, labels, views, TextBatch(rows["text"], rows.get("text_pair")), texts)
+    original = inputs.pixels(rows["image"])
+    images = [augmenter.pixels(original, rows["label"], places, view.epoch, view.number) for view in views]
+    mixtures: list[Mixture | None] = []
+    if mix:
+        for i, view in enumerate(views):
+            rng = mixing_generator(augmenter.seed, view.epoch, places[0] + view.number * len(train))
+            images[i], mixture = _mixed(mix, images[i], rng)
+            mixtures.append(mixture)
+    return ImagePreview(numbers, labels, views, original, tuple(images), tuple(mixtures))
 
 
 def _mixed(
     mix: tuple[Mixing, ...], pixels_B3HW: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, Mixture | None]:
-    """Pictures mixed with one another, uint8 again, and how.
+    """Images mixed with one another, uint8 again, and how.
 
-    Training mixes them after they were normalised; all operations are means of pixels, so that it comes to the same.
+    Training mixes them after they were normalized; all operations are means of pixels, so that it comes to the same.
     """
     batch = {"pixel_values": pixels_B3HW.float(), "labels": torch.arange(len(pixels_B3HW))}
-    found = collate_mixed(mix, lambda _: batch, {"generator": rng})
-    if "shares" not in found:
+    mixed = collate_mixed(mix, lambda _: batch, {"generator": rng})
+    if "shares" not in mixed:
         return pixels_B3HW, None
-    mixture = Mixture(float(found["shares"][0]), tuple(found["partners"].tolist()))
-    return found["pixel_values"].round().clamp(0, 255).byte(), mixture
+    mixture = Mixture(float(mixed["shares"][0]), tuple(mixed["partners"].tolist()))
+    return mixed["pixel_values"].round().clamp(0, 255).byte(), mixture
 
 
 def whole_text(batch: TextBatch, i: int) -> str:

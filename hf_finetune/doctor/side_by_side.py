@@ -7,9 +7,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.data.text_pieces import UNSPACED
-from hf_finetune.doctor.preview import Preview, whole_text
+from hf_finetune.doctor.preview import TextPreview, whole_text
 
 # A word, or a character of a script without spaces, with the white space before it.
 _PIECE = re.compile(rf"\s*(?:[{UNSPACED}]|[^\s{UNSPACED}]+)")
@@ -19,33 +18,31 @@ SAME = "(unchanged)"
 GAP, NARROWEST, LINES = "  ", 18, 12
 
 
-def side_by_side(shown: Preview, *, width: int) -> str:
+def text_table(preview: TextPreview, *, width: int) -> str:
     """All rows of a preview of texts, each as a block of columns: the text as it is, then its views.
 
     Args:
         width: characters of a line.
     """
-    assert isinstance(shown.original, TextBatch)
-    columns = 1 + len(shown.looks)
-    wide = max(NARROWEST, (width - len(GAP) * (columns - 1)) // columns)
+    heads = ["as it is", *(view.name for view in preview.views)]
+    wide = max(NARROWEST, (width - len(GAP) * (len(heads) - 1)) // len(heads))
     blocks = [LEGEND]
-    for i, (row, label) in enumerate(zip(shown.rows, shown.labels, strict=True)):
-        text = whole_text(shown.original, i)
-        cells = [" ".join(text.split()), *(marked(text, whole_text(view, i)) for view in shown.views)]
-        heads = ["as it is", *(look.name for look in shown.looks)]
+    for i, (row, label) in enumerate(zip(preview.rows, preview.labels, strict=True)):
+        text = whole_text(preview.original, i)
+        cells = [" ".join(text.split()), *(mark_changes(text, whole_text(batch, i)) for batch in preview.batches)]
         table = [[head, "-" * wide, *_lines(cell, wide)] for head, cell in zip(heads, cells, strict=True)]
         blocks.append("\n".join([f"row {row}, {label}", *_beside(table, wide)]))
     return "\n\n".join(blocks)
 
 
-def marked(before: str, after: str) -> str:
+def mark_changes(before: str, after: str) -> str:
     """The text `after` with marks around what is not in `before`, and where something of `before` is missing."""
     if before == after:
         return SAME
     old, new = _PIECE.findall(before), _PIECE.findall(after)
-    found = difflib.SequenceMatcher(None, [p.strip() for p in old], [p.strip() for p in new], autojunk=False)
+    matcher = difflib.SequenceMatcher(None, [p.strip() for p in old], [p.strip() for p in new], autojunk=False)
     parts = []
-    for what, _, _, start, end in found.get_opcodes():
+    for what, _, _, start, end in matcher.get_opcodes():
         pieces = "".join(" " * (piece[0].isspace()) + piece.strip() for piece in new[start:end])
         if what == "equal":
             parts.append(pieces)

@@ -1,15 +1,24 @@
-"""Texts that look wrong: damaged characters, markup, hardly any words or far too many."""
+"""Texts that look wrong: damaged characters, markup, hardly any words or far too many.
+
+Legend: N rows.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_finetune.data.text_pieces import UNSPACED
-from hf_finetune.doctor.findings import Finding, Material, Suspect, of_rows
+from hf_finetune.doctor.findings import Examples, Finding, Severity, Suspect, diagnose
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# By name: quantiles, or a single number.
+Statistics = dict[str, dict[str, float] | float]
 
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*")
 # Characters that a byte above 127 becomes when it is read as cp1252, or as Latin-1 where that has none.
@@ -31,12 +40,7 @@ USUAL_WORDS, LONG_TIMES, LONG_WORDS = 5, 10, 100
 MANY_CUT_OFF = 0.1
 
 
-def count_words(text: str) -> int:
-    """Words, without punctuation; in scripts without spaces, characters."""
-    return len(WORD.findall(text))
-
-
-def damaged(text: str) -> str | None:
+def _damage(text: str) -> str | None:
     """What is broken in the characters of a text, or None.
 
     UTF-8 that was read as cp1252 or Latin-1 is found by reading it back: a run of characters above 127 that are one byte
@@ -44,11 +48,9 @@ def damaged(text: str) -> str | None:
     """
     if "\ufffd" in text:
         return "replacement character \ufffd"
-    if (found := _CONTROL.search(text)) is not None:
-        return f"control character {found[0]!r}"
-    if text.isascii():
-        return None
-    for run in _HIGH_RUN.findall(text):
+    if (control := _CONTROL.search(text)) is not None:
+        return f"control character {control[0]!r}"
+    for run in [] if text.isascii() else _HIGH_RUN.findall(text):
         try:
             bytes(_HIGH_BYTES[c] for c in run).decode("utf-8")
         except UnicodeDecodeError:
@@ -57,108 +59,80 @@ def damaged(text: str) -> str | None:
     return None
 
 
-def markup(text: str) -> str | None:
+def _markup(text: str) -> str | None:
     """A piece of HTML in a text, or None."""
     if "<" not in text and "&" not in text:
         return None
-    found = _TAG.search(text) or _ENTITY.search(text)
-    return None if found is None else f"HTML: {found[0][:30]!r}"
+    piece = _TAG.search(text) or _ENTITY.search(text)
+    return None if piece is None else f"HTML: {piece[0][:30]!r}"
 
 
-def only_urls(text: str) -> str | None:
-    """Whether a text is nothing but web addresses."""
+def _only_urls(text: str) -> str | None:
     return "nothing but web addresses" if _URLS.fullmatch(text) else None
 
 
-def texts(
-    material: Material,
-    *,
-    max_length: int,
-    count_tokens: Callable[[list[int]], list[int]] | None,
-    sample: np.ndarray,
-) -> tuple[list[Finding], dict[str, Any]]:
+CHECKS: dict[str, Callable[[str], str | None]] = {
+    "damaged_characters": _damage,
+    "markup": _markup,
+    "only_urls": _only_urls,
+}
+"""By defect, what says why a text has it."""
+
+
+def examine_texts(
+    examples: Examples, *, max_length: int, tokenizer: PreTrainedTokenizerBase | None, sample: np.ndarray
+) -> tuple[list[Finding], Statistics]:
     """Findings on texts, and the statistics of their lengths.
 
     Args:
         max_length: tokens that the network reads of a text.
-        count_tokens: tokens of the rows at these places, special ones included. None: there is no tokenizer.
+        tokenizer: counts tokens. None: words are counted in their place.
         sample: rows whose tokens are counted.
     """
-    sides = [material.texts] if material.pairs is None else [material.texts, material.pairs]
-    rows = len(material)
+    findings = []
+    for defect, check in CHECKS.items():
+        reasons = [next(filter(None, map(check, texts)), None) for texts in zip(*examples.sides, strict=True)]
+        suspects = [Suspect(i, reason) for i, reason in enumerate(reasons) if reason is not None]
+        findings.append(diagnose(defect, len(examples), suspects))
+    words_N = np.sum([[len(WORD.findall(text)) for text in side] for side in examples.sides], axis=0)
+    cut_off, statistics = _cut_off(examples, words_N, max_length, tokenizer, sample)
+    return [*findings, *_unusual_lengths(words_N), cut_off], {"words": _quantiles(words_N), **statistics}
 
-    def that(look: Callable[[str], str | None]) -> list[Suspect]:
-        reasons = ((i, next((r for side in sides if (r := look(side[i]))), None)) for i in range(rows))
-        return [Suspect(i, reason) for i, reason in reasons if reason is not None]
 
-    words_N = np.sum([[count_words(text) for text in side] for side in sides], axis=0)
-    findings = [
-        *of_rows(
-            "damaged_characters",
-            "look",
-            that(damaged),
-            rows,
-            "texts have damaged characters",
-            "read the source again in its own encoding (--data.encoding), or repair the texts",
-        ),
-        *of_rows("markup", "look", that(markup), rows, "texts hold HTML", "strip tags and entities"),
-        *of_rows(
-            "only_urls",
-            "look",
-            that(only_urls),
-            rows,
-            "texts are nothing but web addresses",
-            "remove them, or fetch the text",
-        ),
-        *_lengths(words_N),
-    ]
-    statistics: dict[str, Any] = {"words": _quantiles(words_N)}
-    if count_tokens is None:
-        cut, looked_at = np.flatnonzero(words_N > max_length), rows
-        how = f"texts have more words than the {max_length} tokens that are read, so at least these are cut off"
-        reasons = {int(i): f"{words_N[i]} words, {max_length} tokens are read" for i in cut}
+def _cut_off(
+    examples: Examples,
+    words_N: np.ndarray,
+    max_length: int,
+    tokenizer: PreTrainedTokenizerBase | None,
+    sample: np.ndarray,
+) -> tuple[Finding, Statistics]:
+    statistics: Statistics = {}
+    if tokenizer is None:
+        sample, lengths, unit = np.arange(len(examples)), words_N, "words"
+        how = f"have more words than the {max_length} tokens that are read, so at least these are cut off"
     else:
-        tokens = np.array(count_tokens(sample.tolist()), dtype=np.int64)
-        statistics["tokens"] = _quantiles(tokens)
-        cut, looked_at = sample[tokens > max_length], len(sample)
-        how = f"texts are longer than the {max_length} tokens that are read; the rest is cut off"
-        reasons = {
-            int(i): f"{n} tokens, {max_length} are read" for i, n in zip(sample, tokens, strict=True) if n > max_length
-        }
-    statistics["cut_off_share"] = len(cut) / max(1, looked_at)
-    findings += of_rows(
-        "cut_off",
-        "look" if len(cut) > MANY_CUT_OFF * looked_at else "note",
-        [Suspect(i, reason) for i, reason in reasons.items()],
-        looked_at,
-        how,
-        "raise --max-length if what matters stands there",
-    )
-    return findings, statistics
+        sides = [[side[i] for i in sample.tolist()] for side in examples.sides]
+        encoded = tokenizer(*sides, return_attention_mask=False, verbose=False)
+        lengths, unit = np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64), "tokens"
+        statistics["tokens"] = _quantiles(lengths)
+        how = f"are longer than the {max_length} tokens that are read; the rest is cut off"
+    read = f"{max_length} {'tokens ' if unit == 'words' else ''}are read"
+    pairs = zip(sample.tolist(), lengths.tolist(), strict=True)
+    suspects = [Suspect(i, f"{length} {unit}, {read}") for i, length in pairs if length > max_length]
+    statistics["cut_off_share"] = len(suspects) / max(1, len(sample))
+    severity: Severity | None = "look" if len(suspects) > MANY_CUT_OFF * len(sample) else None
+    return diagnose("cut_off", len(sample), suspects, severity=severity, how=how), statistics
 
 
-def _lengths(words_N: np.ndarray) -> list[Finding]:
+def _unusual_lengths(words_N: np.ndarray) -> list[Finding]:
     usual = float(np.median(words_N))
-    short = np.flatnonzero(words_N <= 1) if usual >= USUAL_WORDS else []
-    long = np.flatnonzero(words_N > max(LONG_WORDS, LONG_TIMES * usual))
-    half = f"half of the texts have {usual:g} words or more"
+    limit = max(LONG_WORDS, LONG_TIMES * usual)
+    words = words_N.tolist()
+    short = [Suspect(i, "one word" if n else "no word") for i, n in enumerate(words) if n <= 1 and usual >= USUAL_WORDS]
+    long = [Suspect(i, f"{n} words") for i, n in enumerate(words) if n > limit]
     return [
-        *of_rows(
-            "very_short",
-            "note",
-            [Suspect(int(i), "one word" if words_N[i] else "no word") for i in short],
-            len(words_N),
-            f"texts have one word or none; {half}",
-            "see whether they say anything of their class",
-        ),
-        *of_rows(
-            "very_long",
-            "note",
-            [Suspect(int(i), f"{words_N[i]} words") for i in long],
-            len(words_N),
-            f"texts have more than {max(LONG_WORDS, LONG_TIMES * usual):g} words; {half}",
-            "see whether several texts ran together",
-        ),
+        diagnose("very_short", len(words), short, usual=usual),
+        diagnose("very_long", len(words), long, usual=usual, limit=limit),
     ]
 
 

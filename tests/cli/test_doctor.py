@@ -19,7 +19,7 @@ from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mi
 from hf_finetune.cli import doctor
 from hf_finetune.cli.main import main_command
 from hf_finetune.data.inputs import with_labels
-from hf_finetune.doctor.preview import looks, preview
+from hf_finetune.doctor.preview import first_views, preview
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.run import prepare
@@ -151,11 +151,11 @@ def test_the_preview_of_pictures_is_what_training_reads(pictures: str, tmp_path:
     train, inputs = prepared.data.splits.train, prepared.data.inputs
     views = AugmentedRows(inputs.encode(train), inputs, run_augmenter(prepared))
     rows = [2, 7, 11]
-    shown = preview(train, prepared.data.splits.labels, rows, run_augmenter(prepared), looks(3, 0), inputs)
+    shown = preview(train, prepared.data.splits.labels, rows, run_augmenter(prepared), first_views(3, 0), inputs)
     for epoch in range(3):
         views.set_epoch(epoch)
-        assert torch.equal(views.__getitems__(rows)["pixels"], shown.views[epoch])
-    assert not torch.equal(shown.views[0], shown.views[1]) and recipe.train.seed == 3
+        assert torch.equal(views.__getitems__(rows)["pixels"], shown.batches[epoch])
+    assert not torch.equal(shown.batches[0], shown.batches[1]) and recipe.train.seed == 3
 
 
 def test_pictures_are_written_to_a_sheet(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +163,7 @@ def test_pictures_are_written_to_a_sheet(pictures: str, tmp_path: Path, capsys: 
     asked = ["--show-augmentation", "[{type: Flip, p: 1.0}]", "--model", checkpoint, "--output", str(output)]
     status, out, _ = leave(capsys, pictures, *asked, "--rows", "3", "--views", "2")
     assert status == 0
-    assert out.splitlines()[-1] == f"3 pictures, 2 views of each -> {output / 'augmentation.png'}"
+    assert out.splitlines()[-1] == f"3 images, 2 views of each -> {output / 'augmentation.png'}"
     assert [path.name for path in output.iterdir()] == ["augmentation.png"]
     sheet = np.asarray(Image.open(output / "augmentation.png"))
     # Pictures of 32 pixels at four times their size, between gaps of 6, under two lines of text.
@@ -263,7 +263,9 @@ def test_pictures_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures:
     prepared = prepare(merge(recipe, {"data": {"decode_once": False}}))
     train, inputs, chosen = prepared.data.splits.train, prepared.data.inputs, recipe.objective.mix
     rows = [2, 7, 11]
-    shown = preview(train, prepared.data.splits.labels, rows, run_augmenter(prepared), looks(2, 0), inputs, chosen)
+    shown = preview(
+        train, prepared.data.splits.labels, rows, run_augmenter(prepared), first_views(2, 0), inputs, chosen
+    )
     trained = MixedRows(AugmentedRows(inputs.encode(train), inputs, run_augmenter(prepared)), recipe.train.seed)
     collate = partial(with_labels, inputs.collate)
     for epoch, mixture in enumerate(shown.mixtures):
@@ -271,7 +273,7 @@ def test_pictures_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures:
         batch = collate_mixed(chosen, collate, trained.__getitems__(rows))
         # A level of 255 is .0078 after the normalisation; half of one is lost by rounding.
         assert torch.allclose(
-            inputs.collate({"pixels": shown.views[epoch]})["pixel_values"], batch["pixel_values"], atol=4e-3
+            inputs.collate({"pixels": shown.batches[epoch]})["pixel_values"], batch["pixel_values"], atol=4e-3
         )
         assert mixture.partners == tuple(batch["partners"].tolist())
         assert mixture.share == float(batch["shares"][0])
@@ -284,7 +286,7 @@ def test_a_sheet_of_mixed_pictures(pictures: str, tmp_path: Path, capsys: pytest
     status, out, _ = leave(capsys, pictures, *asked)
     assert status == 0
     sheet = tmp_path / "augmentation.png"
-    assert out == f"Mixup(alpha=1.0); seed 0\n4 pictures, 3 views of each, mixed with one another -> {sheet}\n"
+    assert out == f"Mixup(alpha=1.0); seed 0\n4 images, 3 views of each, mixed with one another -> {sheet}\n"
     result = json.loads(leave(capsys, pictures, *asked, "--json")[1])
     assert (result["operations"], result["mix"], result["sheet"]) == ([], ["Mixup(alpha=1.0)"], str(sheet))
     labels = {row["row"]: row["label"] for row in result["rows"]}

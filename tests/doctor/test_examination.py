@@ -29,7 +29,7 @@ def test_exact_copies_within_train_and_in_test(tmp_path: Path) -> None:
     leaked = by_name(report)["leaked"]
     assert (leaked.severity, leaked.count, leaked.of) == ("serious", 1, 21)
     assert leaked.suspects[0].reason == "exact copy of train row 7"
-    assert leaked.to_dict(report.material)["rows"][0]["other"] == {"split": "train", "row": 7}
+    assert leaked.to_dict(report.examples)["rows"][0]["other"] == {"split": "train", "row": 7}
 
 
 def test_copies_that_differ_in_case_punctuation_or_a_word(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_copies_that_differ_in_case_punctuation_or_a_word(tmp_path: Path) -> Non
     assert rows_of(report, "near_leaked") == [("test", 20)]
     assert by_name(report)["near_duplicates"].summary.endswith("as an earlier one, 1 of them with another label")
     assert by_name(report)["near_duplicates"].suspects[1].reason == (
-        "nearly a copy of train row 61, which is labelled yes, this one no"
+        "nearly a copy of train row 61, which is labeled yes, this one no"
     )
 
 
@@ -148,9 +148,9 @@ def test_rows_that_training_would_refuse_are_named_one_by_one(tmp_path: Path) ->
         .details[1]
         .startswith("test row 20 (line 22): the label 'mabye' is not among the 2 classes")
     )
-    assert len(report.material.splits["train"]) == 37
+    assert len(report.examples.splits["train"]) == 37
     # What is left keeps its number.
-    assert 4 not in set(report.material.row_N[:3]) and report.material.row_N[3] == 4
+    assert 4 not in set(report.examples.row_N[:3]) and report.examples.row_N[3] == 4
 
 
 def test_rows_are_numbered_as_in_their_file_behind_ones_that_are_left_out(tmp_path: Path) -> None:
@@ -201,4 +201,4 @@ def test_the_report_names_three_rows_and_says_how_many_more(tmp_path: Path) -> N
 
 def test_no_validation_rows_are_carved(tmp_path: Path) -> None:
     write(tmp_path / "rows.csv", clean(50))
-    assert list(examine(Source(str(tmp_path / "rows.csv")), "text").material.splits) == ["train"]
+    assert list(examine(Source(str(tmp_path / "rows.csv")), "text").examples.splits) == ["train"]

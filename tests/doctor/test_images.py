@@ -1,4 +1,4 @@
-"""What the doctor finds in pictures: each defect put in by hand, and counted."""
+"""What the doctor finds in images: each defect put in by hand, and counted."""
 
 import io
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from PIL import Image
 from hf_finetune import InputError
 from hf_finetune.data.config import Source
 from hf_finetune.doctor.examination import Report, examine
-from hf_finetune.doctor.near_duplicates import alike_pictures
+from hf_finetune.doctor.near_duplicates import near_duplicate_images
 
 
 def noise(seed: int, side: int = 32) -> Image.Image:
@@ -28,19 +28,19 @@ def encoded(picture: Image.Image, **options) -> bytes:
 
 
 def examined(folder: Path, train: Sequence[bytes], test: Sequence[bytes] = ()) -> Report:
-    """The report on these pictures, every other one of each class."""
-    for name, pictures in (("train", train), ("test", test)):
-        if pictures:
+    """The report on these images, every other one of each class."""
+    for name, images in (("train", train), ("test", test)):
+        if images:
             columns = {
-                "image": [{"bytes": b, "path": None} for b in pictures],
-                "label": [("no", "yes")[i % 2] for i in range(len(pictures))],
+                "image": [{"bytes": b, "path": None} for b in images],
+                "label": [("no", "yes")[i % 2] for i in range(len(images))],
             }
             rows = Dataset.from_dict(columns).cast_column("image", datasets.Image(decode=False))
             rows.to_parquet(str(folder / f"{name}.parquet"))
     return examine(Source(str(folder)), "image")
 
 
-def test_nothing_is_found_in_clean_pictures(tmp_path: Path) -> None:
+def test_nothing_is_found_in_clean_images(tmp_path: Path) -> None:
     report = examined(tmp_path, [encoded(noise(i)) for i in range(30)], [encoded(noise(100 + i)) for i in range(6)])
     assert report.findings == ()
     assert report.statistics == {"shorter_side": {"least": 32.0, "median": 32.0, "most": 32.0}}
@@ -78,7 +78,7 @@ def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
     assert (found.severity, found.count, found.of) == ("serious", 2, 30)
     assert found.details[0] == "train row 4: unreadable image (of no known format)"
     assert found.details[1].startswith("train row 7: unreadable image (")
-    assert len(report.material) == 28 and report.findings == (found,)
+    assert len(report.examples) == 28 and report.findings == (found,)
 
 
 def test_a_size_that_gives_the_class_away(tmp_path: Path) -> None:
@@ -98,18 +98,18 @@ def test_rows_beyond_the_first_block_are_compared_too(monkeypatch: pytest.Monkey
     expected = list(range(25))
     expected[9] = expected[24] = 1
     expected[17], expected[20] = 16, 3
-    assert alike_pictures(pixels, np.arange(25)) == expected
+    assert near_duplicate_images(pixels, np.arange(25)) == expected
     # Of some rows alone: the others are not compared.
     some = np.array([9, 16, 17, 24])
-    assert [alike_pictures(pixels, some)[i] for i in (9, 16, 17, 24, 1)] == [9, 16, 16, 9, None]
+    assert [near_duplicate_images(pixels, some)[i] for i in (9, 16, 17, 24, 1)] == [9, 16, 16, 9, None]
 
 
-def test_a_chain_of_pictures_shares_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_of_images_shares_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third is like the second alone, which is like the first: a test picture like it has leaked all the same."""
     pixels = np.array([[100] * 12, [103] * 12, [106] * 12, [200] * 12], dtype=np.uint8)
     for block in (4, 1):
         monkeypatch.setattr("hf_finetune.doctor.near_duplicates.BLOCK", block)
-        assert alike_pictures(pixels, np.arange(4)) == [0, 0, 0, 3]
+        assert near_duplicate_images(pixels, np.arange(4)) == [0, 0, 0, 3]
 
 
 def test_a_checkpoint_is_for_texts(tmp_path: Path) -> None:

@@ -13,14 +13,23 @@ from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Phases, Sequence
 from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.augmentation.text.operations import ChangeCase
-from hf_finetune.doctor.contact_sheet import GAP, LINE, _in_words, contact_sheet
-from hf_finetune.doctor.preview import Look, Mixture, Preview, looks, preview, some_rows
-from hf_finetune.doctor.side_by_side import LEGEND, marked, side_by_side
+from hf_finetune.doctor.contact_sheet import GAP, LINE, describe_mixture, draw_contact_sheet
+from hf_finetune.doctor.preview import (
+    ImagePreview,
+    Mixture,
+    TextPreview,
+    View,
+    first_views,
+    preview,
+    rows_of_every_class,
+)
+from hf_finetune.doctor.side_by_side import LEGEND, mark_changes, text_table
 
 
-def shown(original, *views, labels=("no", "yes")) -> Preview:
-    names = tuple(Look(f"epoch {i}", i) for i in range(len(views)))
-    return Preview((4, 9)[: len(labels)], labels, names, original, views)
+def shown(original, *batches, labels=("no", "yes")) -> TextPreview | ImagePreview:
+    views = tuple(View(f"epoch {i}", i) for i in range(len(batches)))
+    kind = TextPreview if isinstance(original, TextBatch) else ImagePreview
+    return kind((4, 9)[: len(labels)], labels, views, original, batches)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +46,7 @@ def shown(original, *views, labels=("no", "yes")) -> Preview:
     ],
 )
 def test_marks(before: str, after: str, expected: str) -> None:
-    assert marked(before, after) == expected
+    assert mark_changes(before, after) == expected
 
 
 def test_texts_stand_side_by_side() -> None:
@@ -46,7 +55,7 @@ def test_texts_stand_side_by_side() -> None:
         TextBatch(["a film", "so long a text that it is folded"]),
         TextBatch(["a good film", "so long a text that it is bent"]),
     )
-    assert side_by_side(preview, width=60) == "\n".join(
+    assert text_table(preview, width=60) == "\n".join(
         [
             LEGEND,
             "",
@@ -66,21 +75,21 @@ def test_texts_stand_side_by_side() -> None:
 
 def test_wide_characters_and_long_words_keep_the_columns() -> None:
     preview = shown(TextBatch(["\u597d" * 12, "x" * 20]), TextBatch(["\u597d" * 12, "x" * 19]), labels=("no", "yes"))
-    lines = side_by_side(preview, width=38).splitlines()
+    lines = text_table(preview, width=38).splitlines()
     assert lines[5] == "\u597d" * 9 + "  (unchanged)" and lines[6] == "\u597d" * 3
     assert lines[-2] == "x" * 18 + "  «" + "x" * 17 and lines[-1] == "xx" + " " * 18 + "xx»"
 
 
 def test_long_texts_are_cut_short() -> None:
     text = " ".join(["word"] * 100)
-    lines = side_by_side(shown(TextBatch([text]), TextBatch([text]), labels=("no",)), width=38).splitlines()
+    lines = text_table(shown(TextBatch([text]), TextBatch([text]), labels=("no",)), width=38).splitlines()
     # Three words a line: eleven lines of 34.
     assert len(lines) == 3 + 2 + 12 and lines[-1] == "... 23 more lines"
 
 
 def test_both_texts_of_a_pair_are_shown() -> None:
     preview = shown(TextBatch(["one"], ["two"]), TextBatch(["one"], ["three"]), labels=("no",))
-    assert side_by_side(preview, width=60).splitlines()[-1].split("  ")[0] == "one | two"
+    assert text_table(preview, width=60).splitlines()[-1].split("  ")[0] == "one | two"
     assert preview.to_dict() == {
         "views": ["epoch 0"],
         "rows": [{"row": 4, "label": "no", "text": "one | two", "views": {"epoch 0": "one | three"}}],
@@ -90,7 +99,7 @@ def test_both_texts_of_a_pair_are_shown() -> None:
 def test_a_contact_sheet_has_a_row_for_each_picture_and_a_column_for_each_view() -> None:
     colours = torch.tensor([[200, 30, 30], [30, 200, 30]], dtype=torch.uint8)
     original = colours[:, :, None, None].expand(2, 3, 150, 120)
-    sheet = Image.open(io.BytesIO(contact_sheet(shown(original, original.flip(1), labels=("no", "yes")))))
+    sheet = Image.open(io.BytesIO(draw_contact_sheet(shown(original, original.flip(1), labels=("no", "yes")))))
     assert sheet.size == (GAP + 2 * (120 + GAP), LINE + GAP + 2 * (LINE + 150 + GAP))
     pixels = np.asarray(sheet.convert("RGB"))
     for row in range(2):
@@ -105,10 +114,10 @@ def test_a_contact_sheet_has_a_row_for_each_picture_and_a_column_for_each_view()
 
 def test_what_is_in_a_mixed_picture() -> None:
     pixels = torch.zeros(2, 3, 150, 120, dtype=torch.uint8)
-    mixed = Preview(
+    mixed = ImagePreview(
         (4, 9),
         ("no", "yes"),
-        (Look("epoch 0", 0), Look("epoch 1", 1), Look("epoch 2", 2)),
+        (View("epoch 0", 0), View("epoch 1", 1), View("epoch 2", 2)),
         pixels,
         (pixels,) * 3,
         (Mixture(0.75, (1, 0)), None, Mixture(0.0, (1, 1))),
@@ -122,15 +131,15 @@ def test_what_is_in_a_mixed_picture() -> None:
         "epoch 1": [{"row": 4, "label": "no", "share": 1.0}],
         "epoch 2": [{"row": 9, "label": "yes", "share": 1.0}],
     }
-    assert [_in_words(mixed, look, 0) for look in range(3)] == ["75% no, 25% yes", "no", "yes"]
+    assert [describe_mixture(mixed, look, 0) for look in range(3)] == ["75% no, 25% yes", "no", "yes"]
     # Two rows of a class are of that class.
-    assert _in_words(dataclasses.replace(mixed, labels=("no", "no")), 0, 0) == "no"
+    assert describe_mixture(dataclasses.replace(mixed, labels=("no", "no")), 0, 0) == "no"
 
 
 def test_a_sheet_of_mixed_pictures_says_above_each_what_is_in_it() -> None:
     pixels = torch.full((2, 3, 150, 120), 250, dtype=torch.uint8)
     preview = dataclasses.replace(shown(pixels, pixels), mixtures=(Mixture(0.75, (1, 0)),))
-    sheet = Image.open(io.BytesIO(contact_sheet(preview)))
+    sheet = Image.open(io.BytesIO(draw_contact_sheet(preview)))
     assert sheet.size == (GAP + 2 * (120 + GAP), LINE + GAP + 2 * (2 * LINE + 150 + GAP))
     grey = np.asarray(sheet.convert("L"))
     for row in range(2):
@@ -145,7 +154,7 @@ def test_small_pictures_are_enlarged_and_large_ones_shrunk() -> None:
     small = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     large = torch.zeros(1, 3, 448, 448, dtype=torch.uint8)
     for pixels, side in ((small, 128), (large, 224)):
-        sheet = Image.open(io.BytesIO(contact_sheet(shown(pixels, labels=("no",)))))
+        sheet = Image.open(io.BytesIO(draw_contact_sheet(shown(pixels, labels=("no",)))))
         assert sheet.width == GAP + side + GAP
 
 
@@ -153,19 +162,19 @@ def test_of_phases_an_epoch_shows_that_of_its_first_step() -> None:
     rows = text_rows(4)
     phases = Phases((ChangeCase(1.0, to="upper"), Sequence(())))
     augmentation = Augmenter((phases,), 0, population_of(rows, ("bad", "good")))
-    found = preview(rows, ("bad", "good"), [2, 0], augmentation, looks(3, 0), epochs=3.0)
+    found = preview(rows, ("bad", "good"), [2, 0], augmentation, first_views(3, 0), epochs=3.0)
     plain = [rows["text"][row] for row in (2, 0)]
     # At 0, 1/3 and 2/3 of the training.
-    assert [view.texts for view in found.views] == [[text.upper() for text in plain]] * 2 + [plain]
+    assert [view.texts for view in found.batches] == [[text.upper() for text in plain]] * 2 + [plain]
 
 
 def test_rows_of_every_class_in_turn() -> None:
-    assert some_rows(np.array([0, 0, 1, 0, 2, 1]), 4) == [0, 2, 4, 1]
-    assert some_rows(np.array([0, 0, 1]), 9) == [0, 2, 1]
+    assert rows_of_every_class(np.array([0, 0, 1, 0, 2, 1]), 4) == [0, 2, 4, 1]
+    assert rows_of_every_class(np.array([0, 0, 1]), 9) == [0, 2, 1]
     # What has no label is of none.
-    assert some_rows(np.array([-1, 0, 1, -1, 0]), 9) == [1, 2, 4]
+    assert rows_of_every_class(np.array([-1, 0, 1, -1, 0]), 9) == [1, 2, 4]
 
 
 def test_stored_copies_are_views_of_the_first_epoch() -> None:
-    assert looks(3, 0) == (Look("epoch 0", 0), Look("epoch 1", 1), Look("epoch 2", 2))
-    assert looks(3, 2) == (Look("copy 1", 0, 1), Look("copy 2", 0, 2))
+    assert first_views(3, 0) == (View("epoch 0", 0), View("epoch 1", 1), View("epoch 2", 2))
+    assert first_views(3, 2) == (View("copy 1", 0, 1), View("copy 2", 0, 2))

@@ -64,4 +64,4 @@ def by_name(report: Report) -> dict[str, Finding]:
 
 def rows_of(report: Report, name: str) -> list[tuple[str, int]]:
     """Split and row of a finding's rows."""
-    return [(row["split"], row["row"]) for row in by_name(report)[name].to_dict(report.material)["rows"]]
+    return [(row["split"], row["row"]) for row in by_name(report)[name].to_dict(report.examples)["rows"]]
