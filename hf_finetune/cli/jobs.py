@@ -24,7 +24,8 @@ from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.config.recipe import Distill, ImageData, Launch, Model, Recipe, TextData
 from hf_finetune.data.config import Source, SourceSplit
 from hf_finetune.errors import InputError
-from hf_finetune.search.budget import SearcherName, seconds_in
+from hf_finetune.search.budget import seconds_in
+from hf_finetune.search.config import SearcherName
 from hf_finetune.utils import codec
 
 T = TypeVar("T")

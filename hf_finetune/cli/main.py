@@ -110,9 +110,10 @@ def search(arguments: Sequence[str]) -> None:
     job, seconds = search_job(rest, "hf-finetune search augmentation")
     with _importing():
         from hf_finetune.search.augmentation import policy_search, report
+        from hf_finetune.search.config import SearchOptions
         from hf_finetune.utils.environment import seconds_since_start
 
-    wanted = policy_search.SearchOptions(job.searcher, seconds, job.trials, job.seeds)
+    wanted = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
     found = policy_search.search_policy(
         job.recipe, wanted, output=job.launch.output, resume=job.launch.resume, used_s=seconds_since_start()
     )

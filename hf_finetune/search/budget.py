@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from hf_finetune.errors import InputError
 
-SearcherName = Literal["sweep", "tpe", "population", "reinforce"]
 MOST_TRIALS = 1_000
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 

@@ -6,9 +6,10 @@ import pytest
 
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.errors import InputError
-from hf_finetune.search.augmentation.space import Space, Strength
+from hf_finetune.search.augmentation.space import Space
 from hf_finetune.search.final_runs import Cost
-from hf_finetune.search.searchers.base import Sweep, halved
+from hf_finetune.search.searchers.base import halved
+from hf_finetune.search.searchers.sweep import Sweep
 from hf_finetune.search.time_plan import (
     LEAST_STEPS,
     Pace,
@@ -22,7 +23,7 @@ from hf_finetune.search.time_plan import (
     trial_seconds,
 )
 
-SPACE = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEFGH"))
+SPACE = Space({name: SwapWords for name in "ABCDEFGH"})
 # A run of n steps takes 2 + n + 1 seconds; three pairs of them 10 + 2 4 + 6 (3 + n) = 36 + 6 n.
 PACE = Pace(
     step_s=0.1,

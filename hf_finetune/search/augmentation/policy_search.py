@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,15 @@ from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1,
 from hf_finetune.pipeline.run_folder import output_folder, plain_disk_errors
 from hf_finetune.search.augmentation import report
 from hf_finetune.search.augmentation.measurement import timed
+from hf_finetune.search.augmentation.policy import NONE, Policy, describe_schedule
 from hf_finetune.search.augmentation.proxy_task import ProxyTask, Stage
-from hf_finetune.search.augmentation.space import NONE, Policy, Space, described, plain, space_of
-from hf_finetune.search.budget import SearcherName, spoken
+from hf_finetune.search.augmentation.space import Space, space_of
+from hf_finetune.search.budget import spoken
+from hf_finetune.search.config import SearchOptions
 from hf_finetune.search.final_runs import Cost, FinalRun, judged_rows, retrain, why_no_mixing, with_policy, with_side
 from hf_finetune.search.paired_runs import PairedRuns
-from hf_finetune.search.searchers import tpe
-from hf_finetune.search.searchers.base import RUNGS, Searcher, Sweep, Trial
-from hf_finetune.search.searchers.population import Population
-from hf_finetune.search.searchers.reinforce import Reinforce
+from hf_finetune.search.searchers.base import RUNGS, Searcher, Trial
+from hf_finetune.search.searchers.table import SEARCHERS
 from hf_finetune.search.state import SCHEMA, check_same, state_in
 from hf_finetune.search.time_plan import (
     FEWEST_SEEDS,
@@ -53,19 +52,6 @@ logger = logging.getLogger("hf_finetune.run")
 
 # Metrics whose paired differences have intervals, see `evaluation.intervals`.
 JUDGED_BY = ("accuracy", "macro_f1")
-SEARCHERS = {"sweep": Sweep, "tpe": tpe.Tpe, "population": Population, "reinforce": Reinforce}
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What the user asks of a search."""
-
-    searcher: SearcherName = "sweep"
-    budget_s: float = 600.0
-    trials: int | None = None
-    """None: as many as there is time for."""
-    seeds: int | None = None
-    """None: at least three, and more where time is left."""
 
 
 def search_policy(
@@ -193,8 +179,7 @@ def _check(recipe: Recipe, wanted: SearchOptions) -> None:
             "pretrain.objective: expected none here, as every run that decides would be pretrained anew; pretrain once, then "
             "search with --model DIR/pretrained"
         )
-    if wanted.searcher == "tpe":
-        tpe.library()
+    SEARCHERS[wanted.searcher].check_installed()
 
 
 class _Search:
@@ -317,9 +302,9 @@ class _Search:
             self.bar.total = self.plan["trials"] + RUNGS + 2 * (wanted.seeds or FEWEST_SEEDS)
             best = self._best()
             state["best"] = {
-                "policy": _named(best.schedule),
-                "moves": plain((best.policy,))[0],
-                "schedule": plain(best.schedule),
+                "policy": describe_schedule(best.schedule),
+                "moves": to_plain(best.candidate),
+                "schedule": _plain(best),
                 "starts": self._starts(best),
             }
             self.write()
@@ -339,7 +324,7 @@ class _Search:
     def _with(self, trial: Trial) -> Recipe:
         """The recipe with what a trial did, over a whole run."""
         augment = self.space.augment_in_turn(trial.schedule, self._starts(trial))
-        return with_policy(self.recipe, augment, self._mix(trial.policy))
+        return with_policy(self.recipe, augment, self._mix(trial.candidate))
 
     def _starts(self, trial: Trial) -> list[float]:
         """When each policy of a trial but the first started, as a share of its steps."""
@@ -407,7 +392,7 @@ class _Search:
         trials, ends = self.state["trials"], self.plan["rung_steps"]
         if number < len(trials):
             known = trials[number]
-            if (known["schedule"], known["rung"]) != (plain(trial.schedule), trial.rung):
+            if (known["schedule"], known["rung"]) != (_plain(trial), trial.rung):
                 raise InputError(f"{self.folder / 'search.json'}: trial {number} is of another search; start a new one")
         else:
             lasts = [end - before for end, before in zip(ends, [0, *ends], strict=False)][: trial.rung + 1]
@@ -417,13 +402,13 @@ class _Search:
             )
             trials.append(
                 {
-                    "policy": _named(trial.schedule),
+                    "policy": describe_schedule(trial.schedule),
                     "steps": ends[trial.rung],
                     "score": round(found.value, 6),
                     "accuracy": round(found.accuracy, 6),
                     "seconds": round(found.seconds, 3),
                     "rung": trial.rung,
-                    "schedule": plain(trial.schedule),
+                    "schedule": _plain(trial),
                 }
             )
             self.write()
@@ -447,12 +432,12 @@ class _Search:
         return {"metric": metric, **found.to_dict(), "side": self.plan["side"], "judgement": judgement}
 
 
-def _named(schedule: tuple[Policy, ...]) -> str:
-    """The policies of a schedule on one line."""
-    return " then ".join(described(policy) for policy, _ in groupby(schedule))
-
-
 def _asked(searcher: Searcher) -> Iterator[Trial]:
     """One trial after another, each told its score before the next is asked for."""
     while (trial := searcher.ask()) is not None:
         yield trial
+
+
+def _plain(trial: Trial) -> list[Any]:
+    """The policies of a trial as JSON has them."""
+    return [to_plain(policy) for policy in trial.schedule]

@@ -1,16 +1,24 @@
-"""Bayesian search: Optuna's tree-structured Parzen estimator, poor policies given up after few steps."""
+"""Bayesian search: Optuna's tree-structured Parzen estimator; poor candidates are given up after few steps."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hf_finetune.errors import InputError
-from hf_finetune.search.augmentation.space import BRANCHES, LEVELS, MOVES, Mix, Move, Policy, Space
-from hf_finetune.search.searchers.base import RUNGS, Trial, halved, most_arms
+from hf_finetune.search.searchers.base import (
+    RUNGS,
+    Candidate,
+    Decision,
+    Searcher,
+    SearchSpace,
+    Trial,
+    halved,
+    most_arms,
+)
 
 
-def library() -> Any:
-    """Optuna, which says nothing of its own.
+def _library() -> Any:
+    """Optuna, which logs nothing of its own.
 
     Raises:
         InputError: it is not installed.
@@ -25,17 +33,17 @@ def library() -> Any:
     return optuna
 
 
-class Tpe:
-    """Optuna's TPE (Bergstra et al. 2011, "Algorithms for hyper-parameter optimization") over all moves of a policy, with
-    asynchronous successive halving (arXiv:1810.05934): a policy that is not in the better half of those that came as far as
-    it did goes no further.
+class Tpe(Searcher):
+    """Optuna's TPE (Bergstra et al. 2011, "Algorithms for hyper-parameter optimization") over all decisions, with
+    asynchronous successive halving (arXiv:1810.05934): a candidate that is not in the better half of those that came as far
+    as it did goes no further.
 
     Raises:
         InputError: Optuna is not installed.
     """
 
-    def __init__(self, space: Space, *, trials: int, seed: int = 0) -> None:
-        optuna = library()
+    def __init__(self, space: SearchSpace, *, trials: int, seed: int = 0) -> None:
+        optuna = _library()
         self.space, self.left = space, trials
         self.pruned = optuna.trial.TrialState.PRUNED
         self.study = optuna.create_study(
@@ -44,13 +52,18 @@ class Tpe:
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
         )
         self.open: Any = None
-        self.asked = Trial((), 0)
+        self.next = Trial((), 0)
 
     @staticmethod
-    def counts(trials: int, space: Space) -> tuple[int, ...]:
-        """Trials by rung, of so many, on average."""
+    def counts(trials: int, space: SearchSpace) -> tuple[int, ...]:
+        """See `Searcher`: on average."""
         later = halved(most_arms(trials))[1:]
         return (max(1, trials - sum(later)), *later)
+
+    @staticmethod
+    def check_installed() -> None:
+        """See `Searcher`."""
+        _library()
 
     def ask(self) -> Trial | None:
         """See `Searcher`."""
@@ -59,15 +72,15 @@ class Tpe:
         self.left -= 1
         if self.open is None:
             self.open = self.study.ask()
-            self.asked = Trial((self._policy(),), 0)
-        return self.asked
+            self.next = Trial((self.space.candidate(self._choose),), 0)
+        return self.next
 
     def tell(self, trial: Trial, score: float) -> None:
         """See `Searcher`."""
         self.open.report(score, 2**trial.rung)
         is_last = trial.rung + 1 == RUNGS
         if not is_last and not self.open.should_prune():
-            self.asked = Trial(trial.schedule, trial.rung + 1)
+            self.next = Trial(trial.schedule, trial.rung + 1)
             return
         if is_last:
             self.study.tell(self.open, score)
@@ -75,16 +88,7 @@ class Tpe:
             self.study.tell(self.open, state=self.pruned)
         self.open = None
 
-    def _policy(self) -> Policy:
-        def level(name: str) -> float:
-            return LEVELS[self.open.suggest_int(name, 0, len(LEVELS) - 1)]
-
-        def move(where: str) -> Move:
-            name = self.open.suggest_categorical(f"{where} operation", self.space.names)
-            return Move(name, level(f"{where} probability"), level(f"{where} magnitude"))
-
-        branches = tuple(tuple(move(f"{b}.{m}") for m in range(MOVES)) for b in range(BRANCHES))
-        names = ("none", *self.space.mixing_names)
-        if len(names) == 1 or (name := self.open.suggest_categorical("mix", names)) == "none":
-            return Policy(branches)
-        return Policy(branches, mix=Mix(name, level("mix probability"), level("mix alpha")))
+    def _choose(self, decision: Decision) -> Candidate:
+        if decision.ordered:
+            return decision.options[self.open.suggest_int(decision.name, 0, len(decision.options) - 1)]
+        return self.open.suggest_categorical(decision.name, decision.options)

@@ -27,12 +27,14 @@ from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.run import prepare, run
 from hf_finetune.search import final_runs
 from hf_finetune.search.augmentation import measurement, policy_search
-from hf_finetune.search.augmentation.policy_search import SEARCHERS, SearchOptions, search_policy
+from hf_finetune.search.augmentation.policy import Mix, Move, Policy
+from hf_finetune.search.augmentation.policy_search import search_policy
 from hf_finetune.search.augmentation.proxy_task import ProxyTask, Score, shortened
 from hf_finetune.search.augmentation.report import NONE_HELPS, UNDECIDED, describe
-from hf_finetune.search.augmentation.space import Mix, Move, Policy
+from hf_finetune.search.config import SearchOptions
 from hf_finetune.search.final_runs import Cost, FinalRun
 from hf_finetune.search.searchers.base import Trial
+from hf_finetune.search.searchers.table import SEARCHERS
 from hf_finetune.training.optim.schedule_config import Schedule
 from hf_finetune.utils.codec import merge
 

@@ -11,22 +11,11 @@ from hf_finetune.augmentation.image.geometry import Rotate
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
 from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
-from hf_finetune.search.augmentation.space import (
-    BRANCHES,
-    LEVELS,
-    MOVES,
-    NONE,
-    PICTURES,
-    Mix,
-    Move,
-    Policy,
-    Space,
-    Strength,
-    described,
-    space_of,
-)
+from hf_finetune.search.augmentation.policy import BRANCHES, LEVELS, MOVES, NONE, Mix, Move, Policy
+from hf_finetune.search.augmentation.space import Space, image_operations, space_of
+from hf_finetune.search.searchers.base import drawn
 
-SPACE = Space("text", (Strength("Swap", SwapWords), Strength("Delete", DeleteWords)))
+SPACE = Space({"Swap": SwapWords, "Delete": DeleteWords})
 TEXTS = TextBatch(["one two three four. five six", "seven eight nine"], None, np.array([0, 1]))
 
 
@@ -62,20 +51,20 @@ def test_a_policy_that_mixes() -> None:
     policy = Policy(((Move("Swap", 1.0, 0.2),),), mix=Mix("CutMix", probability=0.4, alpha=0.8))
     assert space.mix(policy) == (CutMix(alpha=0.8, p=0.4),) and space.augment(policy) == (SwapWords(0.2),)
     assert space.mix(NONE) == ()
-    assert described(policy) == "Swap 0.2 + CutMix 0.8 x 0.4"
-    assert [described(p) for p in space.mixed()] == ["Mixup 0.2", "CutMix 1"]
+    assert str(policy) == "Swap 0.2 + CutMix 0.8 x 0.4"
+    assert [str(p) for p in space.mixed()] == ["Mixup 0.2", "CutMix 1"]
     assert [space.mix(p) for p in space.mixed()] == [(Mixup(),), (CutMix(),)] and space.augment(space.mixed()[0]) == ()
 
 
 def test_any_mixing_and_one_near_it() -> None:
     space, rng = dataclasses.replace(SPACE, mixings=(Mixup, CutMix)), np.random.default_rng(0)
-    seen = [space.policy(rng).mix for _ in range(300)]
+    seen = [space.candidate(drawn(rng)).mix for _ in range(300)]
     for name in (None, "Mixup", "CutMix"):
         assert 80 < sum((mix and mix.operation) == name for mix in seen) < 120
     near = [space.near(Policy(mix=Mix("Mixup", 0.6, 0.6)), rng).mix for _ in range(300)]
     same = [m for m in near if m and m.operation == "Mixup" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.alpha <= 0.8]
     assert 0.75 < len(same) / len(near) < 0.95 and {mix and mix.operation for mix in near} == {None, "Mixup", "CutMix"}
-    assert all(SPACE.policy(rng).mix is None for _ in range(20))
+    assert all(SPACE.candidate(drawn(rng)).mix is None for _ in range(20))
 
 
 def test_near_is_a_step_away_or_another_operation() -> None:
@@ -88,7 +77,7 @@ def test_near_is_a_step_away_or_another_operation() -> None:
 
 def test_every_operation_of_texts_with_a_share_is_there() -> None:
     space, left_out = space_of(TEXTS)
-    assert space.kind == "text" and {"SwapWords", "DeleteWords", "KeyboardTypos", "Aeda"} <= set(space.names)
+    assert {"SwapWords", "DeleteWords", "KeyboardTypos", "Aeda"} <= set(space.names)
     assert not {"Eda", "SubstituteByModel", "BackTranslate"} & set(space.names)
     assert space.mixing_names == ("Mixup",)
     # MixHalves needs the training rows.
@@ -107,25 +96,24 @@ def test_an_operation_that_does_not_go_with_the_data_is_left_out_and_said() -> N
 def test_every_operation_of_pictures_at_every_magnitude(magnitude: float) -> None:
     pixels = torch.randint(0, 256, (2, 3, 24, 24), generator=torch.Generator().manual_seed(0)).byte()
     space, left_out = space_of(ImageBatch(pixels, np.array([0, 1])))
-    assert space.kind == "image" and not left_out and space.mixings == (Mixup, CutMix, ResizeMix)
+    assert not left_out and space.mixings == (Mixup, CutMix, ResizeMix)
     assert {"Rotate", "ShearX", "Flip", "Jpeg"} <= set(space.names)
-    for operation in space.operations:
-        changed = operation.at(magnitude)(ImageBatch(pixels), generators(0, range(2), 0)).pixels
+    for of_strength in space.operations.values():
+        changed = of_strength(magnitude)(ImageBatch(pixels), generators(0, range(2), 0)).pixels
         assert changed.shape == pixels.shape and changed.dtype == torch.uint8
-    at = {o.name: o.at for o in space.operations}
-    assert at["Rotate"](0.4) == Rotate(12.0, draw="ends", interpolation="nearest")
+    assert space.operations["Rotate"](0.4) == Rotate(12.0, draw="ends", interpolation="nearest")
 
 
 def test_numbers_of_a_policy_are_for_people() -> None:
-    at = {operation.name: operation.at for operation in PICTURES}
+    at = image_operations()
     assert at["Brightness"](0.2).brightness == 0.18
     assert at["TranslateX"](0.2).x == pytest.approx(0.2 * 150 / 331, abs=1e-6) == round(at["TranslateX"](0.2).x, 6)
 
 
 def test_a_policy_on_one_line() -> None:
     policy = Policy(((Move("Swap", 1.0, 0.2), Move("Delete", 0.6, 0.4)), (Move("Swap", 1.0, 1.0),)))
-    assert described(policy) == "Swap 0.2, Delete 0.4 x 0.6 | Swap 1"
-    assert described(NONE) == "none"
-    many = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEF"))
-    assert described(many.every(0.4, 2)) == "2 of all operations at 0.4"
-    assert described(many.every_at_any()) == "1 of all operations at 0.2 to 1"
+    assert str(policy) == "Swap 0.2, Delete 0.4 x 0.6 | Swap 1"
+    assert str(NONE) == "none"
+    many = Space({name: SwapWords for name in "ABCDEF"})
+    assert str(many.every(0.4, 2)) == "2 of all operations at 0.4"
+    assert str(many.every_at_any()) == "1 of all operations at 0.2 to 1"

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.search.augmentation.space import Space, Strength
+from hf_finetune.search.augmentation.space import Space
 from hf_finetune.search.searchers.reinforce import Controller, MovingScale, Reinforce, reinforce_loss
 
-SPACE = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEFGH"))
+SPACE = Space({name: SwapWords for name in "ABCDEFGH"})
 
 
 def share_of(controller: Controller, operation: int, draws: int = 200) -> float:
@@ -23,7 +23,7 @@ def test_the_operation_that_is_rewarded_is_drawn_more_often() -> None:
     assert share_of(searcher.controller, 3) == pytest.approx(1 / 8, abs=0.04)
     for _ in range(100):
         trial = searcher.ask()
-        moves = [move for branch in trial.policy.branches for move in branch]
+        moves = [move for branch in trial.candidate.branches for move in branch]
         searcher.tell(trial, sum(move.operation == "D" for move in moves) / len(moves))
     assert share_of(searcher.controller, 3) > 0.5
 

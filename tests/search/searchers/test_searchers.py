@@ -8,12 +8,14 @@ import pytest
 
 from hf_finetune.augmentation.mixing import CutMix, Mixup
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.search.augmentation.policy_search import SEARCHERS
-from hf_finetune.search.augmentation.space import Mix, Policy, Space, Strength
-from hf_finetune.search.searchers.base import RUNGS, Halving, Sweep, Trial, halved, most_arms
+from hf_finetune.search.augmentation.policy import Mix, Policy
+from hf_finetune.search.augmentation.space import Space
+from hf_finetune.search.searchers.base import RUNGS, Halving, Trial, drawn, halved, most_arms
 from hf_finetune.search.searchers.population import Population
+from hf_finetune.search.searchers.sweep import Sweep
+from hf_finetune.search.searchers.table import SEARCHERS
 
-SPACE = Space("text", tuple(Strength(name, SwapWords) for name in "ABCDEFGH"))
+SPACE = Space({name: SwapWords for name in "ABCDEFGH"})
 MIXING = replace(SPACE, mixings=(Mixup, CutMix))
 EVERY = pytest.mark.parametrize("name", SEARCHERS)
 
@@ -34,7 +36,7 @@ def trials(
 ) -> list[tuple[Trial, float]]:
     searcher, told = SEARCHERS[name](space, trials=count, seed=seed), []
     while (trial := searcher.ask()) is not None:
-        told.append((trial, score(trial.policy)))
+        told.append((trial, score(trial.candidate)))
         searcher.tell(*told[-1])
     return told
 
@@ -62,7 +64,9 @@ def test_told_the_same_it_asks_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in SEARCHERS if n != "sweep"])
 def test_it_finds_better_policies_than_chance(name: str) -> None:
     count, seeds = 60, range(8)
-    by_chance = [max(value(SPACE.policy(np.random.default_rng((9, seed, i)))) for i in range(count)) for seed in seeds]
+    by_chance = [
+        max(value(SPACE.candidate(drawn(np.random.default_rng((9, seed, i))))) for i in range(count)) for seed in seeds
+    ]
     found = [max(score for trial, score in trials(name, count, seed) if trial.rung == RUNGS - 1) for seed in seeds]
     assert np.mean(found) > np.mean(by_chance) + 0.04
 
@@ -71,22 +75,22 @@ def test_halving_keeps_the_better_half() -> None:
     policies = [SPACE.every(level) for level in (0.2, 0.4, 0.6, 0.8)]
     halving, order = Halving(policies), []
     while (trial := halving.ask()) is not None:
-        order.append((policies.index(trial.policy), trial.rung))
-        halving.tell(trial, [1.0, 4.0, 2.0, 3.0][policies.index(trial.policy)])
+        order.append((policies.index(trial.candidate), trial.rung))
+        halving.tell(trial, [1.0, 4.0, 2.0, 3.0][policies.index(trial.candidate)])
     assert order == [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (3, 1), (1, 2)]
     assert halved(4) == (4, 2, 1) and halved(4, start=1) == (0, 4, 2)
     assert most_arms(7) == 4 and most_arms(6) == 3 and most_arms(0) == 1
 
 
 def test_a_sweep_has_two_numbers_and_the_middle_ones_first() -> None:
-    shown = [trial.policy for trial, _ in trials("sweep", 1000) if trial.rung == 0]
+    shown = [trial.candidate for trial, _ in trials("sweep", 1000) if trial.rung == 0]
     assert shown[0] == SPACE.every_at_any()
     assert shown[1:4] == [SPACE.every(0.6), SPACE.every(0.6, 2), SPACE.every(0.4)]
     assert len(shown) == 11 and sum(Sweep.counts(1000, SPACE)) == len(trials("sweep", 1000)) == 20
 
 
 def test_a_sweep_with_mixing_tries_it_alone_and_after_any_operation() -> None:
-    shown = [trial.policy for trial, _ in trials("sweep", 1000, score=any_value, space=MIXING) if trial.rung == 0]
+    shown = [trial.candidate for trial, _ in trials("sweep", 1000, score=any_value, space=MIXING) if trial.rung == 0]
     mixup, cutmix = Mix("Mixup", 1.0, 0.2), Mix("CutMix", 1.0, 1.0)
     any_magnitude = SPACE.every_at_any()
     assert shown[:3] == [any_magnitude, SPACE.every(0.6), SPACE.every(0.6, 2)]
@@ -105,21 +109,21 @@ def test_it_comes_to_mix_as_is_rewarded(name: str) -> None:
     found = []
     for seed in range(6):
         told = trials(name, 60, seed, lambda p: float(p.mix is not None and p.mix.operation == "CutMix"), MIXING)
-        found += [trial.policy.mix for trial, _ in told if trial.rung == RUNGS - 1]
-        tried = {None if t.policy.mix is None else t.policy.mix.operation for t, _ in told}
+        found += [trial.candidate.mix for trial, _ in told if trial.rung == RUNGS - 1]
+        tried = {None if t.candidate.mix is None else t.candidate.mix.operation for t, _ in told}
         assert tried == {None, "Mixup", "CutMix"}
     assert np.mean([mix is not None and mix.operation == "CutMix" for mix in found]) > 0.6
 
 
 def test_the_worst_of_a_population_take_the_place_of_the_best() -> None:
     population = Population(SPACE, trials=32)
-    first = [trial.policy for trial in population.waiting]
+    first = [trial.candidate for trial in population.waiting]
     assert len(first) == 4
     worst, best = first[1], first[2]
     schedules = []
     while (trial := population.ask()) is not None:
         # The second one is always the worst, the third the best.
-        population.tell(trial, {worst: -1.0, best: 3.0}.get(trial.policy, 1.0))
+        population.tell(trial, {worst: -1.0, best: 3.0}.get(trial.candidate, 1.0))
         if trial.rung == 1:
             schedules.append(trial.schedule)
     assert all(worst not in schedule for schedule in schedules)

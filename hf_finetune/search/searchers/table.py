@@ -1,0 +1,17 @@
+"""The searchers by the names that users type."""
+
+from __future__ import annotations
+
+from hf_finetune.search.config import SearcherName
+from hf_finetune.search.searchers.base import Searcher
+from hf_finetune.search.searchers.population import Population
+from hf_finetune.search.searchers.reinforce import Reinforce
+from hf_finetune.search.searchers.sweep import Sweep
+from hf_finetune.search.searchers.tpe import Tpe
+
+SEARCHERS: dict[SearcherName, type[Searcher]] = {
+    "sweep": Sweep,
+    "tpe": Tpe,
+    "population": Population,
+    "reinforce": Reinforce,
+}
