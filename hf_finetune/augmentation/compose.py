@@ -5,7 +5,6 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -17,13 +16,14 @@ from hf_finetune.augmentation.operations import Rng, apply, each, expect, expect
 from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.augmentation.text.operations import TextOperation
 from hf_finetune.errors import InputError
+from hf_finetune.utils.config import Choice, Operations, configclass
 
 
-@dataclass(frozen=True)
+@configclass
 class Sequence:
     """One operation after another."""
 
-    steps: tuple[Augmentation, ...]
+    steps: Operations[Augmentation]
     """The operations, in order."""
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
@@ -31,11 +31,11 @@ class Sequence:
         return apply(self.steps, batch, rng)
 
 
-@dataclass(frozen=True)
+@configclass
 class OneOf:
     """For every row one of several operations, drawn at random."""
 
-    choices: tuple[Augmentation, ...]
+    choices: Operations[Augmentation]
     """The operations to draw from."""
     weights: tuple[float, ...] = ()
     """How likely each is, relative to the others. (): all alike."""
@@ -61,11 +61,11 @@ class OneOf:
         return batch
 
 
-@dataclass(frozen=True)
+@configclass
 class Sometimes:
     """An operation on some of the rows."""
 
-    operation: Augmentation
+    operation: Choice[Augmentation]
     """What is done to them."""
     p: float = 0.5
     """Probability of each row."""
@@ -89,12 +89,12 @@ class Sometimes:
         return _on(np.flatnonzero(chosen), self.operation, batch, rngs)
 
 
-@dataclass(frozen=True)
+@configclass
 class Phases:
     """One operation after another over the training: a schedule of policies, as population-based search finds it
     (arXiv:1905.05393). For views that are made while training, as only there is a first step and a last one."""
 
-    phases: tuple[Augmentation, ...]
+    phases: Operations[Augmentation]
     """What is done in each phase; `{type: Sequence, steps: []}` is nothing."""
     starts: tuple[float, ...] = ()
     """Where each phase but the first starts, as a share of the training's steps. (): all are equally long."""

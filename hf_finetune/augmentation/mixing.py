@@ -11,12 +11,12 @@ Legend: B rows of a forward pass, H height, W width, T tokens.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_finetune.augmentation.operations import expect
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Batch = dict[str, "torch.Tensor"]
 
 
-@dataclass(frozen=True)
+@configclass
 class Mixup:
     """Blend each row with another: pictures pixel by pixel (arXiv:1710.09412), texts word embedding by word embedding
     (arXiv:1905.08941)."""
@@ -50,7 +50,7 @@ class Mixup:
         return _noted({**batch, "pixel_values": blended}, share, partners)
 
 
-@dataclass(frozen=True)
+@configclass
 class CutMix:
     """Put a box of another picture in the same place of each picture (arXiv:1905.04899)."""
 
@@ -77,7 +77,7 @@ class CutMix:
         return _pasted(batch, pixels_BCHW[partners][:, :, box[0], box[1]], box, partners)
 
 
-@dataclass(frozen=True)
+@configclass
 class ResizeMix:
     """Put the whole of another picture, shrunk, in a box of each picture (arXiv:2012.11101)."""
 

@@ -17,7 +17,7 @@ from hf_finetune.augmentation.compose import Augmentation, Phases, Sometimes, ch
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, apply, generators
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.errors import InputError
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import short_repr, to_plain
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ class SeveralViews:
             match operation:
                 case MixHalves() | Sometimes(by_class="rare"):
                     raise InputError(
-                        f"--augment: {codec.spelled(operation)} goes by the classes of rows and by the training rows, and here "
+                        f"--augment: {short_repr(operation)} goes by the classes of rows and by the training rows, and here "
                         "there are neither; expected operations on a row alone"
                     )
                 case Phases():
@@ -93,7 +93,7 @@ class SeveralViews:
 
     def to_dict(self) -> dict[str, Any]:
         """{"number", "augment", "seed"}, in plain values."""
-        augment = [{"type": type(o).__name__, **codec.to_plain(o)} for o in self.operations]
+        augment = [{"type": type(o).__name__, **to_plain(o)} for o in self.operations]
         return {"number": self.number, "augment": augment, "seed": self.seed}
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 from hf_finetune.config.recipe import Distill, Recipe, Supervised
 from hf_finetune.errors import InputError
-from hf_finetune.utils import codec
+from hf_finetune.models.peft.config import PEFT_TYPES
+from hf_finetune.utils.config_errors import configs_in
+from hf_finetune.utils.files import parse_yaml
+from hf_finetune.utils.plain import merge
 
 
 def yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:
         return {}
     path = Path(file)
     try:
-        fields = codec.yaml_value(path.read_text(encoding="utf-8"))
+        fields = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
@@ -37,7 +40,7 @@ def merged(recipe: Recipe, fields: dict[str, Any], arguments: Sequence[str]) -> 
     """The recipe with the fields of a file, which may be a student's where a flag names its teacher.
 
     Raises:
-        InputError: see `utils.codec.merge`; or a flag that is of a student's objective alone, without a teacher.
+        InputError: see `utils.plain.merge`; or a flag that is of a student's objective alone, without a teacher.
     """
     written = fields.get("objective")
     written = {"type": written} if isinstance(written, str) else written
@@ -48,7 +51,7 @@ def merged(recipe: Recipe, fields: dict[str, Any], arguments: Sequence[str]) -> 
     else:
         recipe = _with_teacher(recipe, arguments)
     # Again, for the file may say `type: Supervised`.
-    recipe = _with_teacher(codec.merge(recipe, fields), arguments)
+    recipe = _with_teacher(merge(recipe, fields), arguments)
     if isinstance(recipe.objective, Distill) or flag_value(arguments, "--objective") is not None:
         return recipe
     own = {f.name for f in dataclasses.fields(Distill)} - {f.name for f in dataclasses.fields(Supervised)}
@@ -80,7 +83,7 @@ def with_operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, l
     """
     # A PEFT config is none of ours, but is given in the same way; its fields, too (`--adapter.r 16`).
     fields, rest = {name: [m.__name__ for m in members] for name, members in operation_fields(Recipe).items()}, []
-    fields["adapter"] = list(codec.ADAPTERS)
+    fields["adapter"] = list(PEFT_TYPES)
     fields["model.from_config"] = ["'{num_hidden_layers: 4}'"]
     left = iter(arguments)
     for argument in left:
@@ -91,7 +94,7 @@ def with_operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, l
             rest.append(argument)
             continue
         try:
-            changes = codec.yaml_value(value if given else next(left))
+            changes = parse_yaml(value if given else next(left))
         except StopIteration:
             such = "" if of_adapter else f", such as {fields[name][0]}"
             raise InputError(f"{flag}: expected a value{such}") from None
@@ -99,7 +102,7 @@ def with_operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, l
             raise InputError(f"{flag}: {error}") from None
         for part in reversed(name.split(".")):
             changes = {part: changes}
-        recipe = codec.merge(recipe, changes)
+        recipe = merge(recipe, changes)
     return recipe, rest
 
 
@@ -107,7 +110,7 @@ def operation_fields(kind: type, prefix: str = "") -> dict[str, list[type]]:
     """Fields below the dataclass `kind` that hold one of several operations, or a list of them, with those they may hold."""
     found: dict[str, list[type]] = {}
     for name, hint in typing.get_type_hints(kind).items():
-        members = codec.operations(hint)
+        members = configs_in(hint)
         dotted = f"{prefix}{name}"
         if len(members) > 1 and dotted != "data":
             found[dotted] = members
@@ -133,7 +136,7 @@ def help_on_operations() -> str:
         "      a PEFT config, {peft_type: NAME, field: value}, or its name for PEFT's defaults; fields of one that is",
         "      configured are flags, --adapter.r 4; one of:",
     ]
-    lines += [f"      {', '.join(name for name in codec.ADAPTERS if name != 'PREFIX_TUNING')}"]
+    lines += [f"      {', '.join(name for name in PEFT_TYPES if name != 'PREFIX_TUNING')}"]
     lines += [
         "  --model.from-config",
         "      random weights, in a network with these fields of the checkpoint's config: {num_hidden_layers: 4, hidden_size: 192}",

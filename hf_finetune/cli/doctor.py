@@ -26,7 +26,8 @@ from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError
-from hf_finetune.utils import codec
+from hf_finetune.utils.files import parse_yaml, write_bytes
+from hf_finetune.utils.plain import merge, short_repr
 
 SHEET = "augmentation.png"
 MIXING = {operation.__name__ for operation in typing.get_args(Mixing)}
@@ -181,7 +182,7 @@ def _preview(job: DoctorJob, asked: str) -> None:
     )
     written, lines = {}, []
     if isinstance(shown, ImagePreview):
-        codec.write_bytes(sheet, draw_contact_sheet(shown))
+        write_bytes(sheet, draw_contact_sheet(shown))
         written["sheet"] = str(sheet)
         mixed = ", mixed with one another" if mix else ""
         lines.append(f"{len(shown.rows)} images, {len(shown.views)} views of each{mixed} -> {sheet}")
@@ -211,8 +212,8 @@ def _epochs(recipe: Recipe, rows: int) -> float:
 
 def _asked(recipe: Recipe) -> dict[str, Any]:
     """What is shown."""
-    mix = [codec.spelled(o) for o in recipe.objective.mix]
-    found = {"operations": [codec.spelled(o) for o in recipe.data.augment], "seed": recipe.train.seed}
+    mix = [short_repr(o) for o in recipe.objective.mix]
+    found = {"operations": [short_repr(o) for o in recipe.data.augment], "seed": recipe.train.seed}
     return {**found, "mix": mix} if mix else found
 
 
@@ -252,17 +253,17 @@ def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
     else:
         blank = ImageData(path="") if kind == "image" else TextData(path="")
         model = Model(checkpoint=IMAGE_CHECKPOINT if kind == "image" else minilm())
-        recipe = codec.merge(Recipe(name="preview", data=blank, model=model), _fields(asked, flag))
+        recipe = merge(Recipe(name="preview", data=blank, model=model), _fields(asked, flag))
     here = {name: getattr(job, name) for name in WHERE if name in {f.name for f in dataclasses.fields(recipe.data)}}
     if recipe.data.path != job.source:
         # What the recipe says of its own source does not hold here.
         defaults = {f.name: f.default for f in dataclasses.fields(recipe.data)}
-        recipe = codec.merge(recipe, {"data": {"path": job.source} | {name: defaults[name] for name in here}})
-    recipe = codec.merge(recipe, {"data": {name: value for name, value in here.items() if value is not None}})
+        recipe = merge(recipe, {"data": {"path": job.source} | {name: defaults[name] for name in here}})
+    recipe = merge(recipe, {"data": {name: value for name, value in here.items() if value is not None}})
     if job.model is not None:
-        recipe = codec.merge(recipe, {"model": {"checkpoint": job.model}})
+        recipe = merge(recipe, {"model": {"checkpoint": job.model}})
     if job.seed is not None:
-        recipe = codec.merge(recipe, {"train": {"seed": job.seed}})
+        recipe = merge(recipe, {"train": {"seed": job.seed}})
     if not recipe.data.augment and not recipe.objective.mix:
         raise InputError(
             f"{flag}: it augments nothing, data.augment and objective.mix are empty; expected operations there, or inline: "
@@ -270,7 +271,7 @@ def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
         )
     if generative_operations(recipe.data.augment) and recipe.data.augment_copies == 0:
         # What a language model changes is stored; as many copies as are to be seen.
-        recipe = codec.merge(recipe, {"data": {"augment_copies": job.views}})
+        recipe = merge(recipe, {"data": {"augment_copies": job.views}})
     return recipe
 
 
@@ -283,7 +284,7 @@ def _fields(asked: str, flag: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{flag}: cannot be read ({error})") from None
     try:
-        value = codec.yaml_value(text)
+        value = parse_yaml(text)
     except ValueError as error:
         raise InputError(f"{flag}: {error}") from None
     if value is None:

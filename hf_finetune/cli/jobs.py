@@ -26,7 +26,8 @@ from hf_finetune.data.config import Source, SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.search.budget import seconds_in
 from hf_finetune.search.config import SearcherName
-from hf_finetune.utils import codec
+from hf_finetune.utils.config import validated
+from hf_finetune.utils.files import parse_yaml
 
 T = TypeVar("T")
 Config = Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")]
@@ -330,10 +331,10 @@ def views_of(job: ApplyJob) -> SeveralViews | None:
     if job.views is None:
         raise InputError(f"--augment {job.augment}: expected --views N beside it, how often each row is seen")
     try:
-        value = codec.yaml_value(job.augment)
+        value = parse_yaml(job.augment)
     except ValueError as error:
         raise InputError(f"--augment: {error}") from None
-    return SeveralViews(codec.checked(value, tuple[Augmentation, ...], "--augment"), job.views, job.seed)
+    return SeveralViews(validated(value, tuple[Augmentation, ...], "--augment"), job.views, job.seed)
 
 
 def first_positional(arguments: Sequence[str], text: str) -> tuple[str, list[str]]:

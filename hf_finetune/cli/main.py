@@ -34,8 +34,9 @@ from hf_finetune.cli.jobs import (
 )
 from hf_finetune.config.recipe import Model, Recipe, TextData
 from hf_finetune.errors import InputError
-from hf_finetune.utils import codec
 from hf_finetune.utils.exit_status import exit_status
+from hf_finetune.utils.files import write_text
+from hf_finetune.utils.plain import merge
 
 # Metrics of the table at the end of a run; result.json has them all.
 SHOWN = ("accuracy", "macro_f1", "log_loss")
@@ -199,7 +200,7 @@ def card(arguments: Sequence[str]) -> None:
 
     recipe, result = read_run(Path(job.run))
     text = render_card(recipe, result)
-    codec.write_text(Path(job.run) / "README.md", text)
+    write_text(Path(job.run) / "README.md", text)
     print(text, end="")
 
 
@@ -347,7 +348,7 @@ def read_run(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     if not isinstance(record, dict) or "recipe" not in record:
         raise InputError(f"{folder}: recipe.json holds no recipe; expected the folder of a finished run")
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    return codec.merge(blank, record["recipe"]), result
+    return merge(blank, record["recipe"]), result
 
 
 # Entry points

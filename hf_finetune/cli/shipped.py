@@ -15,7 +15,6 @@ from typing import Any
 
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import InputError
-from hf_finetune.utils import codec
 
 
 def folder() -> Path:
@@ -86,7 +85,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def make(function: Callable[[], Any], path: Path) -> Recipe:
-    """What `recipe()` of the file `path` returns, its fields held to their types.
+    """What `recipe()` of the file `path` returns.
 
     Raises:
         InputError: when it fails, or returns something else.
@@ -95,8 +94,7 @@ def make(function: Callable[[], Any], path: Path) -> Recipe:
         made = function()
     if not isinstance(made, Recipe):
         raise InputError(f"{path}: recipe() returned {type(made).__name__}, expected a Recipe")
-    plain = codec.to_plain(made)
-    return codec.merge(made, {name: value for name, value in plain.items() if name != "adapter"})
+    return made
 
 
 @contextmanager
@@ -104,14 +102,13 @@ def _named(path: Path) -> Iterator[None]:
     """Whatever the user's code raises becomes one line that names the file and the line."""
     try:
         yield
-    except InputError:
-        raise
     except SyntaxError as error:
         raise InputError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
         here = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.absolute()]
         line = f", line {here[-1]}" if here else ""
-        raise InputError(f"{path}{line}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}{line}: {' '.join(what.split())}") from error
 
 
 def copy(name: str, destination: Path) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
+from hf_finetune.utils.config import Operations, configclass
 
 
 def flag(*aliases: str) -> Any:
@@ -15,7 +15,7 @@ def flag(*aliases: str) -> Any:
     return tyro.conf.arg(aliases=aliases)
 
 
-@dataclass(frozen=True)
+@configclass
 class Data:
     """Labelled rows, and how they are divided."""
 
@@ -53,7 +53,7 @@ class Data:
     """What the card calls data that are not on the Hub. None: the last part of their path."""
 
 
-@dataclass(frozen=True)
+@configclass
 class TextData(Data):
     """Labelled texts, or pairs of texts."""
 
@@ -63,7 +63,7 @@ class TextData(Data):
     """Column of the second text, for sentence pairs."""
     max_length: Annotated[int, flag("--max-length")] = 128
     """Longest text in tokens, special tokens included; the rest is cut off. Stored with the tokenizer."""
-    augment: Annotated[tuple[TextAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
+    augment: Operations[TextAugmentation] = ()
     """Operations that change the training texts at random, in order: another view of every row in every epoch; see
     `augmentation.text.operations` and `augmentation.compose`. Rows that are scored stay as they are."""
     augment_copies: int = 0
@@ -72,13 +72,13 @@ class TextData(Data):
     """Encoding of text files."""
 
 
-@dataclass(frozen=True)
+@configclass
 class ImageData(Data):
     """Labelled pictures."""
 
     image: Annotated[str | None, flag("--image")] = None
     """Column of the picture. Default: the obvious one, said aloud."""
-    augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = ()
+    augment: Operations[ImageAugmentation] = ()
     """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
     row in every epoch; see `augmentation.image.operations` and `augmentation.compose`. Rows that are scored stay as they are."""
     augment_copies: int = 0

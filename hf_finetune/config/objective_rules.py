@@ -23,7 +23,7 @@ from hf_finetune.distillation.weight_schedules import ends_of
 from hf_finetune.models.surgery.layers import ReinitTopLayers
 from hf_finetune.training.losses.config import EffectiveNumber, Focal, PerClass
 from hf_finetune.training.optim.config import ScheduleFree
-from hf_finetune.utils.codec import spelled
+from hf_finetune.utils.plain import short_repr
 
 Refuse = Callable[[str, Any, str], None]
 """`(field, value, what was expected) -> never`"""
@@ -67,7 +67,7 @@ def check_objective(recipe: Recipe, refuse: Refuse) -> None:
             refuse(
                 "regularize.mixout",
                 regularize.mixout,
-                f"0 beside {spelled(step)}, whose weights have none before them to go back to",
+                f"0 beside {short_repr(step)}, whose weights have none before them to go back to",
             )
     for name in ("l1", "l2"):
         if getattr(regularize.elastic_net, name) < 0:
@@ -110,7 +110,9 @@ def _check_distill(objective: Distill, recipe: Recipe, refuse: Refuse) -> None:
     if any(isinstance(kind, FeatureKind) for kind in objective.kinds):
         _check_insides(objective, recipe, refuse)
     if objective.mix:
-        refuse("objective.mix", ", ".join(map(spelled, objective.mix)), "none beside a teacher, who sees no mixed rows")
+        refuse(
+            "objective.mix", ", ".join(map(short_repr, objective.mix)), "none beside a teacher, who sees no mixed rows"
+        )
     data = recipe.data
     if data.augment_copies and isinstance(data, ImageData):
         refuse(
@@ -175,6 +177,6 @@ def _check_mix(recipe: Recipe, refuse: Refuse) -> None:
     mix = recipe.objective.mix
     for operation in mix:
         if isinstance(recipe.data, TextData) and not isinstance(operation, Mixup):
-            refuse("objective.mix", spelled(operation), "Mixup for texts, which have no areas to put together")
+            refuse("objective.mix", short_repr(operation), "Mixup for texts, which have no areas to put together")
     if mix and recipe.batching.unpadded:
         refuse("batching.unpadded", True, "false or None beside objective.mix, which lays one text over another")

@@ -6,7 +6,7 @@ its name and its meaning. A variant of a recipe is `dataclasses.replace(recipe, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -15,18 +15,20 @@ from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.config.data import ImageData, TextData, flag
 from hf_finetune.distillation.config import DistillationKind, LogitKind, SoftTargets
 from hf_finetune.distillation.weight_schedules import Number, ends_of
+from hf_finetune.models.peft.config import Adapter
 from hf_finetune.models.surgery.operations import SurgeryStep
 from hf_finetune.pretraining.config import Pretrain
 from hf_finetune.training.losses.config import ClassWeights, CrossEntropy, Loss
 from hf_finetune.training.optim.config import AdamW, Optimizer
 from hf_finetune.training.optim.schedule_config import Schedule, ScheduleName
 from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
+from hf_finetune.utils.config import Choice, Operations, configclass
 
 Method = Literal["full", "lora", "top", "head"]
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
 
-@dataclass(frozen=True)
+@configclass
 class Model:
     """The pretrained checkpoint and what is done to it before training."""
 
@@ -86,7 +88,7 @@ class Model:
     attn_implementation: Literal["eager", "sdpa"] | None = None
     """Attention kernel. None: on CPU eager (its backward is the faster one for short texts), or sdpa where `precision.probe`
     finds it faster; on GPU the library's choice."""
-    surgery: Annotated[tuple[SurgeryStep, ...], tyro.conf.AvoidSubcommands] = ()
+    surgery: Operations[SurgeryStep] = ()
     """Operations on the loaded checkpoint, in order: layers kept, dropped, copied, added or begun anew, other activations,
     dropout rates, widths, patch and kernel sizes, pooling, more positions; see `models.surgery.operations`. The result loads with plain
     transformers; what a family's config cannot say is refused before anything is loaded."""
@@ -97,15 +99,15 @@ class Model:
         return (self.pooling, self.last_layers, self.head) != ("default", 1, "default")
 
 
-@dataclass(frozen=True)
+@configclass
 class Supervised:
     """The loss against the labels: a mean over the rows of a step, whatever the micro-batches and processes."""
 
     label_smoothing: float = 0.0
     """Share of the target's mass that is spread evenly over all classes."""
-    loss: Annotated[Loss, tyro.conf.AvoidSubcommands] = CrossEntropy()
+    loss: Choice[Loss] = CrossEntropy()
     """What a row costs: CrossEntropy, or Focal, by which rows that are right already count less."""
-    class_weights: Annotated[ClassWeights | None, tyro.conf.AvoidSubcommands] = None
+    class_weights: Choice[ClassWeights | None] = None
     """What a row's loss is multiplied with, by its class: Balanced, EffectiveNumber or PerClass; from the rows as they are
     drawn, scaled to a mean of 1 over the training set, not over a batch. The head is fitted with them, too. None: all alike."""
     logit_adjustment: float = 0.0
@@ -114,13 +116,13 @@ class Supervised:
     r_drop: float = 0.0
     """Send every row through twice, under other dropout, and add this times the symmetric KL divergence of the two answers
     to the mean of their losses (arXiv:2106.14448). Twice the work. 0: off."""
-    mix: Annotated[tuple[Mixing, ...], tyro.conf.AvoidSubcommands] = ()
+    mix: Operations[Mixing] = ()
     """Mix the rows of a step with one another, and their labels in the same proportion: one of these is drawn for every
     forward pass. Mixup (of texts, their word embeddings), CutMix, ResizeMix; see `augmentation.mixing`. The training loss in the log is
     that of the mixtures. (): every row by itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configclass(kw_only=True)
 class Distill(Supervised):
     """The loss against the labels, and beside it what the answers of a teacher cost; `--teacher MODEL` alone chooses it."""
 
@@ -131,7 +133,7 @@ class Distill(Supervised):
     which are kept likewise. Also answers from elsewhere (.parquet, .npy, a folder of them; `distillation.precomputed`), or a scikit-learn
     pipeline of texts (.skops). Of several, `--teacher A B`, the mean of their probabilities teaches; its logarithms stand for
     their logits."""
-    kinds: Annotated[tuple[DistillationKind, ...], tyro.conf.AvoidSubcommands] = (SoftTargets(),)
+    kinds: Operations[DistillationKind] = (SoftTargets(),)
     """What the student is to have of its teacher, each with a weight: of its answers SoftTargets, HardLabel, MatchLogits,
     DecoupledKD; of its inside HiddenStates, AttentionMaps, AttentionRelations, Embedding, RelationalKD, Contrastive; see
     `distillation.config`. A DeiT has a head for the answers on its distillation token, and answers by both."""
@@ -160,7 +162,7 @@ class Distill(Supervised):
 Objective = Supervised | Distill
 
 
-@dataclass(frozen=True)
+@configclass
 class Regularize:
     """What keeps the weights in bounds."""
 
@@ -173,7 +175,7 @@ class Regularize:
     """Normal noise on the gradients, the less the later (arXiv:1511.06807)."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Train:
     """Optimisation. Names that TrainingArguments has mean what they mean there."""
 
@@ -229,7 +231,7 @@ class Train:
         return any(self.extra.get(name) for name in ("gradient_checkpointing", "activation_checkpointing"))
 
 
-@dataclass(frozen=True)
+@configclass
 class Batching:
     """How rows become batches."""
 
@@ -257,7 +259,7 @@ class Batching:
     none: every row once."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Precision:
     """Number formats."""
 
@@ -274,11 +276,11 @@ class Precision:
     kernels and thread counts; a choice made once on this machine is used again. False: the defaults, unmeasured."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Optim:
     """How weights are updated."""
 
-    optimizer: Annotated[Optimizer, tyro.conf.AvoidSubcommands] = AdamW()
+    optimizer: Choice[Optimizer] = AdamW()
     """AdamW, SGD, Adafactor, Lion, Muon (matrices; AdamW for the rest), ScheduleFree or AdamW8bit."""
     head_learning_rate: float | None = None
     """Peak learning rate of the head: all that sits on the encoder, and what the checkpoint did not have. None: as the rest."""
@@ -298,7 +300,7 @@ class Optim:
     """Measure `sam_rho` relative to the size of each weight (ASAM, arXiv:2102.11600)."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Averaging:
     """Averages of the weights over the run. Validation decides between each of them and the best epoch's weights; of equals
     the average is kept, and result.json tells them all. Not beside an L1 penalty, whose zeros an average loses."""
@@ -316,7 +318,7 @@ class Averaging:
     arXiv:2203.05482). Takes the trained weights once more on disk an epoch."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Evaluate:
     """Metrics, baselines and the parity gate."""
 
@@ -330,7 +332,7 @@ class Evaluate:
     """Rows whose logits the saved folder must reproduce in a fresh process."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Hub:
     """Where the result goes."""
 
@@ -348,7 +350,7 @@ class Hub:
     """Language of the texts (`en`), for the card."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Lora:
     """The adapter of method lora, on every linear layer of the encoder (arXiv:2106.09685)."""
 
@@ -364,23 +366,23 @@ class Lora:
     (arXiv:2404.02948, arXiv:2406.01775)."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Recipe:
     """One run, from labelled data to a verified classifier."""
 
     name: str
     """What the run is called: its folder under runs/, its card's title."""
-    data: Annotated[TextData | ImageData, tyro.conf.AvoidSubcommands]
+    data: Choice[TextData | ImageData]
     model: Model
     method: Method = "full"
     """What trains: all weights, LoRA adapters and the head, the top layers and the head, or the head alone. A PEFT config
     in `adapter` decides itself."""
-    adapter: Annotated[Any, tyro.conf.Suppress] = None
-    """A PEFT config of a type in `utils.codec.ADAPTERS`, or its type alone for PEFT's defaults; None with method lora: as `lora` says."""
+    adapter: Adapter = None
+    """A PEFT config of a type in `models.peft.config.PEFT_TYPES`, or its type alone for PEFT's defaults; None with method lora: as `lora` says."""
     lora: Lora = Lora()
     """LoRA by its numbers, where `adapter` gives no PEFT config."""
     pretrain: Pretrain = Pretrain()
-    objective: Annotated[Objective, tyro.conf.AvoidSubcommands] = Supervised()
+    objective: Choice[Objective] = Supervised()
     regularize: Regularize = Regularize()
     train: Train = Train()
     batching: Batching = Batching()
@@ -418,7 +420,7 @@ class Recipe:
         return self.trained not in ("full", "top", "head")
 
 
-@dataclass(frozen=True)
+@configclass
 class Launch:
     """Where and how a recipe runs; no part of what it computes."""
 

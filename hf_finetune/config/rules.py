@@ -17,12 +17,13 @@ from hf_finetune.augmentation.compose import (
 from hf_finetune.config.objective_rules import Refuse, check_objective
 from hf_finetune.config.recipe import Averaging, ImageData, Lora, Recipe, TextData
 from hf_finetune.errors import InputError
+from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.surgery.inner import SetAttention
 from hf_finetune.models.surgery.layers import ReinitTopLayers
 from hf_finetune.pretraining.config import MAE, MaskedLanguage, PictureObjective, SimCLR, SimCSE, SimMIM
 from hf_finetune.training.optim.config import Muon, ScheduleFree, check_optimizer
 from hf_finetune.training.optim.schedule_config import course
-from hf_finetune.utils.codec import ADAPTERS, flatten, spelled, to_plain
+from hf_finetune.utils.plain import flatten, short_repr, to_plain
 
 
 def check(recipe: Recipe) -> None:
@@ -106,13 +107,15 @@ def check(recipe: Recipe) -> None:
         if isinstance(step, ReinitTopLayers) and not (
             recipe.trained == "full" or (recipe.trained == "top" and model.top_layers >= step.count)
         ):
-            refuse("method", recipe.trained, f"full, or top with model.top_layers {step.count}, beside {spelled(step)}")
+            refuse(
+                "method", recipe.trained, f"full, or top with model.top_layers {step.count}, beside {short_repr(step)}"
+            )
         if isinstance(step, ReinitTopLayers) and (model.trainable != "all" or model.trainable_pattern is not None):
             name = "trainable_pattern" if model.trainable_pattern is not None else "trainable"
             refuse(
                 f"model.{name}",
                 getattr(model, name),
-                f"its default beside {spelled(step)}, all of whose weights must train",
+                f"its default beside {short_repr(step)}, all of whose weights must train",
             )
         if isinstance(step, SetAttention) and model.attn_implementation is not None:
             refuse("model.attn_implementation", model.attn_implementation, "None beside SetAttention in model.surgery")
@@ -132,8 +135,8 @@ def check(recipe: Recipe) -> None:
         refuse("data.low_resolution_share", data.low_resolution_share, "above 0 and at most 1")
     if recipe.adapter is not None and not type(recipe.adapter).__module__.startswith("peft."):
         refuse("adapter", recipe.adapter, "a PEFT config like LoraConfig(...), in YAML {peft_type: LORA, ...}")
-    if recipe.adapter is not None and recipe.adapter.peft_type.value not in ADAPTERS:
-        refuse("adapter.peft_type", recipe.adapter.peft_type.value, f"one of {', '.join(ADAPTERS)}")
+    if recipe.adapter is not None and recipe.adapter.peft_type.value not in PEFT_TYPES:
+        refuse("adapter.peft_type", recipe.adapter.peft_type.value, f"one of {', '.join(PEFT_TYPES)}")
     if recipe.adapter is not None and recipe.method in ("top", "head"):
         refuse("method", recipe.method, "full or lora beside an adapter")
     if model.has_own_head and recipe.adapter is not None and recipe.adapter.is_prompt_learning:
@@ -200,7 +203,7 @@ def _check_from_config(recipe: Recipe, refuse: Refuse) -> None:
         refuse("optim.word_embeddings", "frozen", f"sparse or dense {why}")
     for step in model.surgery:
         if isinstance(step, ReinitTopLayers):
-            refuse("model.surgery", spelled(step), f"others {why}")
+            refuse("model.surgery", short_repr(step), f"others {why}")
 
 
 def _check_trained(recipe: Recipe, refuse: Refuse) -> None:
@@ -296,7 +299,7 @@ def _check_pretrain(recipe: Recipe, refuse: Refuse) -> None:
     if isinstance(objective, PictureObjective) == isinstance(recipe.data, TextData):
         texts = isinstance(recipe.data, TextData)
         fits = "MaskedLanguage or SimCSE for texts" if texts else "SimMIM, MAE or SimCLR for pictures"
-        refuse("pretrain.objective", spelled(objective), fits)
+        refuse("pretrain.objective", short_repr(objective), fits)
     match objective:
         case MaskedLanguage(share=share) | SimMIM(share=share) | MAE(share=share) if not 0 < share < 1:
             refuse("pretrain.objective.share", share, "above 0 and below 1")
@@ -321,11 +324,13 @@ def _check_pretrain(recipe: Recipe, refuse: Refuse) -> None:
             check_kind(augment, "image", "pretrain.objective.augment")
             for operation in walk(augment):
                 if isinstance(operation, Sometimes) and operation.by_class == "rare":
-                    refuse("pretrain.objective.augment", spelled(operation), "by_class all: rows have no classes here")
+                    refuse(
+                        "pretrain.objective.augment", short_repr(operation), "by_class all: rows have no classes here"
+                    )
                 if isinstance(operation, Phases):
                     refuse(
                         "pretrain.objective.augment",
-                        spelled(operation),
+                        short_repr(operation),
                         "operations without Phases, which are data.augment's",
                     )
     if pretrain.compare and recipe.train.early_stopping_patience is not None:
@@ -337,7 +342,7 @@ def _check_pretrain(recipe: Recipe, refuse: Refuse) -> None:
     if model.surgery:
         refuse(
             "model.surgery",
-            ", ".join(map(spelled, model.surgery)),
+            ", ".join(map(short_repr, model.surgery)),
             "none beside pretrain.objective; do it in a run of its own, whose --model is the pretrained/ of this one",
         )
     if model.from_config is not None:

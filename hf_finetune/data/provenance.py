@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from hf_finetune.data.duplicates import dataset_digests
 from hf_finetune.data.loading import Splits
-from hf_finetune.utils.codec import write_bytes
+from hf_finetune.utils.files import write_bytes
 
 FILE = "trained_on.npy"
 ARTEFACTS = ("model", "encoder", "adapter", "pretrained")

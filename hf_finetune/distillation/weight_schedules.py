@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from hf_finetune.utils.config import configclass
 
-@dataclass(frozen=True)
+
+@configclass
 class Ramp:
     """From one number at the first optimiser step to another at the last."""
 

@@ -24,7 +24,7 @@ from hf_finetune.config.recipe import Recipe, TextData
 from hf_finetune.hub.local_paths import is_local, last_name, shorten
 from hf_finetune.hub.markdown import code, interval, number, plain, quoted, table, value_cell
 from hf_finetune.hub.procedure import adapter_config, procedure
-from hf_finetune.utils.codec import spelled
+from hf_finetune.utils.plain import short_repr
 
 PLACEHOLDER = "DIR"
 """Stands in a snippet for the run's folder until the run has a repository."""
@@ -219,7 +219,7 @@ def _subject(result: Mapping[str, Any], recipe: Recipe, base: str | None) -> str
         kind = "text pair"
     model = _network(recipe, base)
     if recipe.model.surgery:
-        model += f", after {code(', '.join(map(spelled, recipe.model.surgery)))},"
+        model += f", after {code(', '.join(map(short_repr, recipe.model.surgery)))},"
     match result["method"]:
         case "full":
             how = "all its weights " + (

@@ -11,7 +11,7 @@ from hf_finetune.config.recipe import Distill, Model, Recipe
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.hub.markdown import code, number, value_cell
 from hf_finetune.training.optim.schedule_config import course
-from hf_finetune.utils.codec import flatten, spelled, to_plain
+from hf_finetune.utils.plain import flatten, short_repr, to_plain
 
 # What decides a result, with its default or not; the rest is in recipe.json.
 SHOWN_FIELDS = (
@@ -75,12 +75,12 @@ def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]
         ("objective.mix", recipe.objective.mix),
     ):
         if operations:
-            shown[name] = ", ".join(map(spelled, operations))
+            shown[name] = ", ".join(map(short_repr, operations))
     if isinstance(recipe.objective, Distill):
-        shown["objective.kinds"] = ", ".join(map(spelled, recipe.objective.kinds))
+        shown["objective.kinds"] = ", ".join(map(short_repr, recipe.objective.kinds))
         if isinstance(weight := recipe.objective.labels_weight, Ramp):
             shown = {name: value for name, value in shown.items() if not name.startswith("objective.labels_weight.")}
-            shown["objective.labels_weight"] = spelled(weight)
+            shown["objective.labels_weight"] = short_repr(weight)
         # By its name: where it lay on this machine tells nobody anything.
         shown["objective.teacher"] = (result.get("teacher") or {}).get("name", " + ".join(recipe.objective.teachers))
     if maps := (result.get("teacher") or {}).get("layer_maps"):

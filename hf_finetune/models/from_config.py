@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.safety import one_line
-from hf_finetune.utils.codec import checked
+from hf_finetune.utils.config import validated
 
 FIELD = "model.from_config"
 # Of a family's own fields, what a classifier is told by something else, or is none with.
@@ -94,7 +94,7 @@ def _checked(config: PreTrainedConfig, name: str, own: str, value: Any) -> Any:
         close = difflib.get_close_matches(name, free, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(free))}"
         _refuse(name, f"the config of {config.model_type} has no such field; {hint}")
-    value = checked(value, typing.get_type_hints(type(config), localns={"torch": torch})[own], f"{FIELD}.{name}")
+    value = validated(value, typing.get_type_hints(type(config), localns={"torch": torch})[own], f"{FIELD}.{name}")
     if own == "image_size" and not isinstance(value, int):
         _refuse(name, f"expected one number, the side of a square picture in pixels, got {value}")
     if own.endswith(("_act", "activation")) and isinstance(value, str) and value not in ACT2FN:

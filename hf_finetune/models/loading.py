@@ -33,7 +33,7 @@ from hf_finetune.models.from_config import check_buildable, resized
 from hf_finetune.models.modules import classification_layers, encoder, head_modules, reorder
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint, one_line
 from hf_finetune.models.surgery.operations import SurgeryStep, operate, planned
-from hf_finetune.utils.codec import spelled
+from hf_finetune.utils.plain import short_repr
 
 log = logging.getLogger("hf_finetune")
 
@@ -167,7 +167,7 @@ def load_classifier(
         with seeded(int(np.random.SeedSequence([seed, SURGERY]).generate_state(1)[0])), quiet():
             model = operate(model, surgery)
         fresh = tuple(name for name, _ in model.named_modules() if name in fresh)
-        notes.append(f"{local.name}: after surgery: {', '.join(map(spelled, surgery))}")
+        notes.append(f"{local.name}: after surgery: {', '.join(map(short_repr, surgery))}")
     # So that adapters and cards name the checkpoint, not the place in the cache it was read from.
     model.name_or_path = model.config.name_or_path = local.name
     for note in notes:

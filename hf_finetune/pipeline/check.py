@@ -28,7 +28,7 @@ from hf_finetune.pipeline.update_rule import penalized_parameters
 from hf_finetune.pretraining.models import GUESSES, check_pretrainable
 from hf_finetune.training.losses.soft_labels import why_not_by_embeddings
 from hf_finetune.training.regularization.mixout import pretrained_layers
-from hf_finetune.utils.codec import spelled
+from hf_finetune.utils.plain import short_repr
 
 
 def check_checkpoint(context: RunContext) -> None:
@@ -93,7 +93,7 @@ def _check_teacher(one: teacher.AnyTeacher, context: RunContext, data: RunData) 
         if augment:
             raise InputError(
                 f"data.augment: expected none beside {one.name}, which answers the rows as they are, got "
-                f"{', '.join(map(spelled, augment))}; take a classifier that can be asked"
+                f"{', '.join(map(short_repr, augment))}; take a classifier that can be asked"
             )
         for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
             if rows is not None:
@@ -151,7 +151,7 @@ def check_mix(run: PreparedRun, trial: PreTrainedModel) -> None:
     recipe, inputs, rows = run.recipe, run.data.inputs, run.data.splits.train
     if not recipe.objective.mix:
         return
-    operations = ", ".join(map(spelled, recipe.objective.mix))
+    operations = ", ".join(map(short_repr, recipe.objective.mix))
     if recipe.batching.token_budget is None and micro_batch(run).rows < 2:
         raise InputError(
             f"objective.mix: expected none here, got {operations}: a forward pass has one row, and no other to mix it "

@@ -16,7 +16,7 @@ from hf_finetune.config.recipe import Train
 from hf_finetune.evaluation.intervals import paired_difference, verdict
 from hf_finetune.pipeline.evaluate import ScoredSplit
 from hf_finetune.pipeline.train import TrainedRun
-from hf_finetune.utils.codec import write_json
+from hf_finetune.utils.files import write_json
 
 WITHOUT = "without"
 """Folder of the run without pretraining, within that of the run that it is compared with."""

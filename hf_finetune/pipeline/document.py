@@ -22,7 +22,8 @@ from hf_finetune.pipeline.save import standalone
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, sparsity
 from hf_finetune.utils import environment
-from hf_finetune.utils.codec import spelled, write_json, write_text
+from hf_finetune.utils.files import write_json, write_text
+from hf_finetune.utils.plain import short_repr
 
 
 def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> dict[str, Any]:
@@ -135,8 +136,8 @@ def _augmentation(trained: TrainedRun) -> dict[str, Any] | None:
         return None
     training_rows = len(trained.ready.encoded.train)
     return {
-        "operations": list(map(spelled, data.augment)),
-        "mix": list(map(spelled, mix)),
+        "operations": list(map(short_repr, data.augment)),
+        "mix": list(map(short_repr, mix)),
         "copies": data.augment_copies,
         "training_rows": training_rows,
         "left_out": len(trained.run.data.splits.train) * (1 + data.augment_copies) - training_rows,

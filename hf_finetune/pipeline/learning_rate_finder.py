@@ -25,7 +25,7 @@ from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.optim.config import highest_rate
 from hf_finetune.training.optim.schedule_config import Schedule
 from hf_finetune.training.probe import Choice
-from hf_finetune.utils.codec import write_json, write_text
+from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.plots import line_chart, sparkline
 
 logger = logging.getLogger("hf_finetune.run")

@@ -30,8 +30,8 @@ from hf_finetune.pipeline.run import prepare
 from hf_finetune.pipeline.update_rule import learning_rate, schedule
 from hf_finetune.training.optim.schedules import factors
 from hf_finetune.training.warm_start import MOST_ROWS
-from hf_finetune.utils.codec import write_text
 from hf_finetune.utils.environment import hardware, memory, seconds_since_start
+from hf_finetune.utils.files import write_text
 from hf_finetune.utils.plots import line_chart, sparkline
 
 # The parity gate's process reads a little less than this one did until now, then loads the model and scores a few rows.

@@ -37,7 +37,8 @@ from hf_finetune.pretraining.models import save_encoder
 from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
 from hf_finetune.training.callbacks import ProgressBar, loop_seconds, read_log
 from hf_finetune.training.checkpoints import is_whole, newest_whole, seal, train_until_stopped
-from hf_finetune.utils.codec import spelled, write_json
+from hf_finetune.utils.files import write_json
+from hf_finetune.utils.plain import short_repr
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -106,7 +107,7 @@ def _pretrain(run: PreparedRun, folder: Path, record: RunRecord) -> None:
         logger.info("resuming from %s of the pretraining", resume_from.name)
     logger.info(
         "pretraining by %s on %d rows, %d held out, learning rate %g",
-        spelled(run.recipe.pretrain.objective),
+        short_repr(run.recipe.pretrain.objective),
         len(rows.train),
         len(rows.held_out),
         run.recipe.pretrain.rate,
@@ -140,7 +141,7 @@ def _report(setup: PretrainingSetup, trainer: PretrainingTrainer, log: Path, sec
     losses = [line["loss"] for line in lines if "loss" in line]
     held_out = [line[f"eval_{HELD_OUT}"] for line in lines if f"eval_{HELD_OUT}" in line]
     return {
-        "objective": spelled(setup.objective),
+        "objective": short_repr(setup.objective),
         "rows": {
             "pretrained": len(rows.train),
             "held_out": len(rows.held_out),

@@ -15,7 +15,8 @@ from hf_finetune.pipeline.run_folder import refuse_changes
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.probe import Choice
 from hf_finetune.utils import environment
-from hf_finetune.utils.codec import to_plain, write_json
+from hf_finetune.utils.files import write_json
+from hf_finetune.utils.plain import to_plain
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from hf_finetune.errors import InputError, TrainingError
-from hf_finetune.utils.codec import flatten
+from hf_finetune.utils.plain import flatten
 
 # Fields that may differ between a run and its resumption: they change nothing that is trained. Of a teacher its weights
 # are compared, wherever they lie now.

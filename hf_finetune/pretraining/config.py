@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from hf_finetune.augmentation.compose import ImageAugmentation
 from hf_finetune.augmentation.image.operations import Blur, Colour, Flip, Grayscale, ResizedCrop
+from hf_finetune.utils.config import Choice, Operations, configclass
 
 # SimCLR's own (arXiv:2002.05709, appendix A), at full strength.
 TWO_VIEWS = (ResizedCrop(), Flip(), Colour(0.8, 0.8, 0.8, hue=0.2, p=0.8), Grayscale(p=0.2), Blur())
 
 
-@dataclass(frozen=True)
+@configclass
 class MaskedLanguage:
     """Of texts: guess words that are left out, other ones in every epoch (BERT, arXiv:1810.04805)."""
 
@@ -29,7 +27,7 @@ class MaskedLanguage:
     (arXiv:1907.10529). As there, a run is masked, exchanged or stays as a whole. 1: single words."""
 
 
-@dataclass(frozen=True)
+@configclass
 class SimCSE:
     """Of texts: tell a text, under another dropout mask, from the others of its forward pass (arXiv:2104.08821)."""
 
@@ -39,7 +37,7 @@ class SimCSE:
     """A text's vector: the state of its first token, or the mean over its tokens."""
 
 
-@dataclass(frozen=True)
+@configclass
 class SimMIM:
     """Of pictures: guess the pixels of patches that are left out (arXiv:2111.09886). For vit, deit and swin."""
 
@@ -50,7 +48,7 @@ class SimMIM:
     shorter side at most."""
 
 
-@dataclass(frozen=True)
+@configclass
 class MAE:
     """Of pictures: guess the pixels of patches that the encoder is not shown at all (arXiv:2111.06377). For vit, deit and
     dinov2, whose layers take any part of the patches; they compute no other."""
@@ -65,7 +63,7 @@ class MAE:
     """Features of a token in the decoder, a multiple of 4. None: half as many as in the encoder, as the paper's 512 to 1,024."""
 
 
-@dataclass(frozen=True)
+@configclass
 class SimCLR:
     """Of pictures: tell a picture, changed in another way, from the others of its forward pass (arXiv:2002.05709). So what a
     row costs depends on the rows beside it, and the weights on how a step is cut into passes. For all families."""
@@ -74,7 +72,7 @@ class SimCLR:
     """Divides the cosine of two views."""
     projection: int = 128
     """Outputs of the two layers that stand in the place of the head, which are thrown away afterwards."""
-    augment: Annotated[tuple[ImageAugmentation, ...], tyro.conf.AvoidSubcommands] = TWO_VIEWS
+    augment: Operations[ImageAugmentation] = TWO_VIEWS
     """Operations that make either view, as in `data.augment`. By default crops, mirror images, colours and blur, as in the
     paper; leave Flip out for pictures that a mirror makes another class of: digits, letters, signs."""
 
@@ -87,12 +85,12 @@ PretrainObjective = MaskedLanguage | SimCSE | PictureObjective
 LEARNING_RATE: dict[type, float] = {MaskedLanguage: 5e-5, SimCSE: 3e-5, SimMIM: 1e-4, MAE: 1.5e-4, SimCLR: 1.5e-4}
 
 
-@dataclass(frozen=True)
+@configclass
 class Pretrain:
     """More pretraining of the checkpoint on rows without labels, before all else. With AdamW, a linear schedule, and the
     batches, seed, number format and `train.extra` of the run."""
 
-    objective: Annotated[PretrainObjective | None, tyro.conf.AvoidSubcommands] = None
+    objective: Choice[PretrainObjective | None] = None
     """What is learned: MaskedLanguage or SimCSE of texts; SimMIM, MAE or SimCLR of pictures. None: the checkpoint is fine-tuned
     as it is."""
     rows: tuple[str, ...] = ()

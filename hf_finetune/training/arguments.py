@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from hf_finetune.errors import InputError
 from hf_finetune.training.optim.config import AdamW, Optimizer, rate_factor
-from hf_finetune.utils.codec import checked
+from hf_finetune.utils.config import validated
 
 # Decided here, so that no run can be configured into a known defect of the stock Trainer.
 DECIDED = {
@@ -122,7 +122,7 @@ def training_arguments(
             raise InputError(f"train.extra.{name}: this is decided elsewhere in the recipe or fixed; remove it")
     # TrainingArguments itself takes a value of any type, and fails on it when it is used.
     hints = typing.get_type_hints(TrainingArguments)
-    extra = {n: checked(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}
+    extra = {n: validated(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}
     chosen = {
         **DECIDED,
         **fields,

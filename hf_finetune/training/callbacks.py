@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_finetune.utils.codec import write_text
+from hf_finetune.utils.files import write_text
 
 
 class ProgressBar(TrainerCallback):

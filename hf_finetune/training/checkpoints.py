@@ -20,7 +20,7 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training.soup import ingredients
 from hf_finetune.utils import hashing
-from hf_finetune.utils.codec import write_json
+from hf_finetune.utils.files import write_json
 
 logger = logging.getLogger("hf_finetune")
 MANIFEST = "manifest.json"

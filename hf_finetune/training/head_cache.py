@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.training.warm_start import FittedHead
 from hf_finetune.utils import environment, hashing
-from hf_finetune.utils.codec import write_bytes
+from hf_finetune.utils.files import write_bytes
 
 logger = logging.getLogger("hf_finetune")
 

@@ -31,7 +31,7 @@ from hf_finetune.training.precision import (
     settings_restored,
 )
 from hf_finetune.utils import environment, hashing
-from hf_finetune.utils.codec import write_json
+from hf_finetune.utils.files import write_json
 
 logger = logging.getLogger("hf_finetune")
 

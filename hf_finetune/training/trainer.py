@@ -50,7 +50,7 @@ from hf_finetune.training.optim.schedule_free import show_average
 from hf_finetune.training.optim.sparse_embeddings import SparseWords
 from hf_finetune.training.regularization.mixout import Mixout
 from hf_finetune.training.soup import Candidate, Soup
-from hf_finetune.utils.codec import write_json
+from hf_finetune.utils.files import write_json
 
 
 class ClassifierTrainer(Trainer):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hf_finetune.utils import environment, hashing
-from hf_finetune.utils.codec import write_json
+from hf_finetune.utils.files import write_json
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -143,7 +143,7 @@ def building(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str,
 
 @contextmanager
 def growing(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str, Any]) -> Iterator[Path]:
-    """Fill a store file by file, each written whole (`utils.codec.write_bytes`), so that what was written is never lost.
+    """Fill a store file by file, each written whole (`utils.files.write_bytes`), so that what was written is never lost.
 
     The block fills the folder that it is given, in which it finds the files of an earlier one that was killed or failed.
     When it ends without an error, the manifest is written and the folder moved to its place.

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.codec import write_bytes
+from hf_finetune.utils.files import write_bytes
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 

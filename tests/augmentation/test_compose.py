@@ -13,7 +13,7 @@ from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes,
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.operations import ImageBatch, Population, TextBatch, generators
 from hf_finetune.augmentation.text.operations import Aeda, ChangeCase, DeleteWords, KeyboardTypos, SwapWords
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, to_plain
 
 UPPER, LOWER = ChangeCase(1.0, to="upper"), ChangeCase(1.0, to="lower")
 DEEP = Sequence((OneOf((SwapWords(0.3), Sometimes(DeleteWords(0.3), 0.9))), KeyboardTypos(0.3)))
@@ -107,10 +107,10 @@ def test_through_a_file_and_from_names() -> None:
     assert pickle.loads(pickle.dumps(phases)) == phases
     augment = (DEEP, Sometimes(Aeda(), 0.2, "rare"), phases)
     recipe = Recipe(name="a", data=TextData(path="x", augment=augment), model=Model("m"))
-    plain = yaml.safe_load(yaml.safe_dump(codec.to_plain(recipe)))
-    assert codec.merge(Recipe(name="", data=TextData(path=""), model=Model("")), plain) == recipe
+    plain = yaml.safe_load(yaml.safe_dump(to_plain(recipe)))
+    assert merge(Recipe(name="", data=TextData(path=""), model=Model("")), plain) == recipe
     written = yaml.safe_load("[DeleteWords, {type: KeyboardTypos, p: 0.05}, {type: OneOf, choices: [Aeda, SwapWords]}]")
-    found = codec.merge(recipe, {"data": {"augment": written}}).data.augment
+    found = merge(recipe, {"data": {"augment": written}}).data.augment
     assert found == (DeleteWords(), KeyboardTypos(0.05), OneOf((Aeda(), SwapWords())))
 
 

@@ -22,7 +22,7 @@ from hf_finetune.config.rules import check
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
 from hf_finetune.models.processors import load_image_processor
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, to_plain
 
 OPERATIONS = [Mixup(alpha=1.0), CutMix(), ResizeMix()]
 PICTURES = Recipe(name="a", data=ImageData(path="x"), model=Model("m"))
@@ -255,9 +255,9 @@ def test_every_operation_is_drawn() -> None:
 def test_there_and_back_through_json(recipe: Recipe) -> None:
     mix = (Mixup(alpha=0.4), *((CutMix(p=0.5), ResizeMix()) if recipe is PICTURES else ()))
     chosen = dataclasses.replace(recipe, objective=Supervised(mix=mix))
-    plain = codec.to_plain(chosen)
+    plain = to_plain(chosen)
     assert plain["objective"]["mix"][0] == {"type": "Mixup", "alpha": 0.4, "p": 1.0}
-    assert codec.merge(recipe, plain) == chosen
+    assert merge(recipe, plain) == chosen
     check(chosen)
 
 

@@ -19,7 +19,7 @@ from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.errors import InputError
 from hf_finetune.inference.decoded_images import Pictures, decoded
-from hf_finetune.utils import codec
+from hf_finetune.utils.config import validated
 
 PIXELS = torch.arange(6 * 3 * 4 * 4, dtype=torch.uint8).reshape(6, 3, 4, 4)
 
@@ -135,5 +135,5 @@ def test_what_is_reported_makes_the_same_views() -> None:
     found = json.loads(json.dumps(views.to_dict()))
     assert found.keys() == {"number", "augment", "seed"}
     assert (found["augment"][0]["type"], found["augment"][0]["p"]) == ("SwapWords", 0.2)
-    operations = codec.checked(found["augment"], tuple[Augmentation, ...], "--augment")
+    operations = validated(found["augment"], tuple[Augmentation, ...], "--augment")
     assert SeveralViews(operations, found["number"], found["seed"]) == views

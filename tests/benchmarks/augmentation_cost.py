@@ -40,7 +40,7 @@ from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.classifier import quiet_libraries
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.trainer import ClassifierTrainer
-from hf_finetune.utils.codec import spelled
+from hf_finetune.utils.plain import short_repr
 
 BOUND = 0.05
 CPU = torch.device("cpu")
@@ -170,7 +170,7 @@ def main() -> None:
             batch = TextBatch([texts[i] for i in rows], None, population.labels[rows], population)
             operation(batch, generators(0, rows, epoch))
 
-        row(f"`{spelled(operation)}`", seconds_a_batch(change, batches))
+        row(f"`{short_repr(operation)}`", seconds_a_batch(change, batches))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from PIL import Image
 
 from hf_finetune.augmentation.image.operations import AutoAugment, Blur, Colour, ImageOperation, RandAugment, Shear
 from hf_finetune.augmentation.operations import ImageBatch, generators
-from hf_finetune.utils.codec import spelled
+from hf_finetune.utils.plain import short_repr
 
 BOUND = 300
 # The slowest that the presets use, beside the defaults of all.
@@ -72,7 +72,7 @@ def main() -> None:
             operation(batch, generators(0, range(job.rows), epoch))
 
         found = rate(change, job.rows, job.seconds)
-        print(f"| `{spelled(operation)}` | {found:.0f} | {'ok' if found >= BOUND else 'TOO SLOW'} |", flush=True)
+        print(f"| `{short_repr(operation)}` | {found:.0f} | {'ok' if found >= BOUND else 'TOO SLOW'} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.trainer import ClassifierTrainer
-from hf_finetune.utils.codec import merge
+from hf_finetune.utils.plain import merge
 
 
 def leave(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:
@@ -81,7 +81,7 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
         (["{texts}", "--show-augmentation", "# none helps"], "--show-augmentation # none helps: it augments nothing"),
         (
             ["{texts}", "--show-augmentation", "{data: {type: ImageData, augment: [Flip]}}"],
-            "data.path: this field is needed by ImageData; the recipe has TextData",
+            "data.path: this field is needed by ImageData",
         ),
         (["{texts}", "--show-augmentation", "7"], "--show-augmentation 7: expected a recipe, or operations"),
         (["{texts}", "--show-augmentation", "[a: {"], "--show-augmentation [a: {: "),

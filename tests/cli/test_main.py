@@ -194,12 +194,12 @@ def test_public_command_keeps_no_path_of_this_machine(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(shipped.names()))
 def test_every_recipe_builds_and_its_values_hold(name: str) -> None:
     from hf_finetune.config.rules import check
-    from hf_finetune.utils import codec
+    from hf_finetune.utils.plain import merge, to_plain
 
     recipe = shipped.load_recipe(name)
     check(recipe)
     blank = jobs.Recipe(name="", data=jobs.TextData(path=""), model=jobs.Model(checkpoint=""))
-    assert codec.merge(blank, codec.to_plain(recipe)) == recipe
+    assert merge(blank, to_plain(recipe)) == recipe
     assert len(shipped.names()[name].read_text().splitlines()) <= 50
 
 

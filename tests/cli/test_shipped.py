@@ -36,8 +36,11 @@ def test_recipe_of_the_users_own(tmp_path: Path) -> None:
         ("def recipe():\n    raise ValueError('two\\nlines')\n", "mine.py, line 2: ValueError: two lines$"),
         ("def recipe(x):\n    return x\n", "mine.py: TypeError: .*missing 1 required"),
         ("def recipe():\n    return 3\n", r"mine.py: recipe\(\) returned int, expected a Recipe"),
-        (GOOD.replace('path="x"', 'paht="x"'), "mine.py, line 9: TypeError: .*paht"),
-        (GOOD.replace('path="x"', 'path="x", max_length="32"'), "data.max_length: expected a whole number, got '32'"),
+        (GOOD.replace('path="x"', 'paht="x"'), "mine.py, line 9: TextData.paht: no such field"),
+        (
+            GOOD.replace('path="x"', 'path="x", max_length="32"'),
+            "line 9: TextData.max_length: expected a whole number, got '32'",
+        ),
     ],
 )
 def test_mistakes_in_it_are_one_line(tmp_path: Path, content: str, message: str) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from hf_finetune.config.recipe import Hub, Model, Recipe, TextData
 from hf_finetune.hub.card import render_card
-from hf_finetune.utils.codec import to_plain
+from hf_finetune.utils.plain import to_plain
 
 RECIPE = Recipe(
     name="movie-full",

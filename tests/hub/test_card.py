@@ -17,7 +17,7 @@ from huggingface_hub.repocard import metadata_load
 
 from hf_finetune.config.recipe import Hub, ImageData, Model, Recipe, TextData, Train
 from hf_finetune.hub.card import render_card
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, to_plain
 
 
 def card_of(recipe: Recipe = RECIPE, result: dict[str, Any] | None = None, **changes: Any) -> ModelCard:
@@ -252,7 +252,7 @@ def test_the_same_facts_give_the_same_bytes() -> None:
     recipe = replace(RECIPE, train=Train(num_train_epochs=2, extra={"optim": "adamw_torch", "hub_token": "secret"}))
     text = render_card(recipe, example_result())
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    again = codec.merge(blank, json.loads(json.dumps(codec.to_plain(recipe))))
+    again = merge(blank, json.loads(json.dumps(to_plain(recipe))))
     assert render_card(again, json.loads(json.dumps(example_result()))) == text
     assert "| train.optim | `adamw_torch` |" in text and "secret" not in text
 

@@ -8,7 +8,7 @@ import pytest
 from hf_finetune import Model, Recipe, TextData
 from hf_finetune.cli import shipped
 from hf_finetune.hub.card import render_card
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge
 
 CARDS = sorted((Path(__file__).parent.parent.parent / "model_cards").glob("*.json"))
 
@@ -23,7 +23,7 @@ def test_there_are_cards_and_each_has_its_run() -> None:
 def test_card_renders_again(path: Path) -> None:
     stored = json.loads(path.read_text())
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    recipe = codec.merge(blank, stored["recipe"])
+    recipe = merge(blank, stored["recipe"])
     assert render_card(recipe, stored["result"]) == path.with_suffix(".md").read_text()
     assert stored["commit"]
     # A card is of a recipe that is shipped, perhaps with flags and under another name.

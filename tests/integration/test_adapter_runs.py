@@ -18,11 +18,11 @@ from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect
 from hf_finetune.inference import predict
+from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.pipeline import make_ready, run
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.training import classifier as trained
-from hf_finetune.utils.codec import ADAPTERS
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -146,7 +146,7 @@ def test_gradual_unfreezing_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
         ({"adapter": peft.PromptTuningConfig(num_virtual_tokens=40)}, "32 and the prompt's 40 tokens"),
         (
             {"adapter": peft.LNTuningConfig()},
-            f"adapter.peft_type: expected one of {', '.join(ADAPTERS)}, got 'LN_TUNING'",
+            f"adapter.peft_type: expected one of {', '.join(PEFT_TYPES)}, got 'LN_TUNING'",
         ),
         ({"adapter": peft.LoraConfig(), "lora": Lora(r=4)}, "lora: expected the default"),
         ({"lora": Lora(r=4)}, "lora: expected the default"),
@@ -186,8 +186,8 @@ def test_adapters_on_the_command_line(recipe: Recipe) -> None:
     lora = from_flags(recipe, "--method", "lora", "--lora.alpha", "32", "--lora.dropout", "0.1").lora
     assert lora == Lora(alpha=32.0, dropout=0.1)
     for flags, words in (
-        (["--adapter", "DORA"], f"adapter.peft_type: expected one of {', '.join(ADAPTERS)}, got 'DORA'"),
-        (["--adapter", "{peft_type: LN_TUNING}"], f"expected one of {', '.join(ADAPTERS)}, got 'LN_TUNING'"),
+        (["--adapter", "DORA"], f"adapter.peft_type: expected one of {', '.join(PEFT_TYPES)}, got 'DORA'"),
+        (["--adapter", "{peft_type: LN_TUNING}"], f"expected one of {', '.join(PEFT_TYPES)}, got 'LN_TUNING'"),
         (["--adapter"], "--adapter: expected a value, such as LORA"),
         (
             ["--adapter", "{peft_type: LORA, lora_dropot: 3}"],

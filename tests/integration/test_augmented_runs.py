@@ -22,7 +22,7 @@ from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline import run
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.run import prepare
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -51,7 +51,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_the_saved_recipe_makes_the_same_run_again(recipe: Recipe, tmp_path: Path, copies: int) -> None:
     first = trained(augmented(recipe, *OPERATIONS, copies=copies), tmp_path / "first")
     saved = json.loads((tmp_path / "first" / "recipe.json").read_text())["recipe"]
-    again = codec.merge(Recipe(name="", data=TextData(path=""), model=Model("")), saved)
+    again = merge(Recipe(name="", data=TextData(path=""), model=Model("")), saved)
     assert again.data.augment == OPERATIONS and again.data.augment_copies == copies
     assert same(first, trained(again, tmp_path / "again"))
     assert not same(first, trained(recipe, tmp_path / "plain"))

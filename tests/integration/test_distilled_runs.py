@@ -42,7 +42,7 @@ from hf_finetune.pipeline.plan import plan
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.losses.config import Balanced
 from hf_finetune.training.probe import Choice
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, to_plain
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 KINDS = (SoftTargets(3.0), HardLabel(0.1), MatchLogits(0.1), DecoupledKD(weight=0.1))
@@ -215,14 +215,14 @@ from pathlib import Path
 import torch
 from hf_finetune.pipeline.kernels import default_kernels
 from hf_finetune.pipeline.run import prepare, rehearse
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge
 from hf_finetune.config.recipe import Model, Recipe, TextData
 from hf_finetune.training.probe import Choice
 
 folder = Path(sys.argv[1])
 for name in ("kept", "live"):
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    prepared = prepare(codec.merge(blank, json.loads((folder / f"{name}.json").read_text())))
+    prepared = prepare(merge(blank, json.loads((folder / f"{name}.json").read_text())))
     trained = rehearse(prepared, folder / name, Choice(default_kernels(prepared)))
     trainer, predictions = trained.trainer, trained.ready.teaching.predictions
     assert trainer.args.world_size == 2 and (predictions.live is not None) == (name == "live")
@@ -243,7 +243,7 @@ def test_two_processes_ask_as_one(texts: Recipe, tmp_path: Path) -> None:
     )
     live = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, augment=(Sometimes(SwapWords(), p=0.0),)))
     for name, one in (("kept", recipe), ("live", live)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(codec.to_plain(one)))
+        (tmp_path / f"{name}.json").write_text(json.dumps(to_plain(one)))
     alone = rehearsed(recipe)
     run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path)
     for name in ("kept", "live"):
@@ -529,7 +529,7 @@ def test_flags(texts: Recipe, flags: list[str], expected: Supervised) -> None:
     assert jobs.parse(jobs.RunJob, jobs.RunJob(recipe), flags, "x").recipe.objective == expected
     taught = dataclasses.replace(recipe, objective=expected)
     blank = Recipe(name="", data=texts.data, model=texts.model)
-    assert codec.merge(blank, codec.to_plain(taught)) == taught
+    assert merge(blank, to_plain(taught)) == taught
 
 
 def test_a_teacher_by_yaml_and_by_train(texts: Recipe, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from hf_finetune.config.recipe import ImageData, Launch, Model, Recipe
 from hf_finetune.errors import InputError
 from hf_finetune.models.peft.compatibility import MERGEABLE, PROMPTS
+from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.peft.state import FILE
 from hf_finetune.pipeline import run
-from hf_finetune.utils.codec import ADAPTERS
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 # Sizes that fit a width of 32; the other types take PEFT's own.
@@ -79,7 +79,7 @@ def weights_at(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def test_every_type_is_here() -> None:
-    assert sorted(CONFIGS) == sorted(ADAPTERS)
+    assert sorted(CONFIGS) == sorted(PEFT_TYPES)
 
 
 @pytest.mark.parametrize(

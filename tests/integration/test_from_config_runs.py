@@ -21,7 +21,7 @@ from hf_finetune.models.surgery.layers import ReinitTopLayers
 from hf_finetune.models.surgery.skip_layers import StochasticDepth
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.run import prepare
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, to_plain
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 SMALL = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
@@ -148,7 +148,7 @@ def test_by_flag_and_by_yaml(tmp_path: Path) -> None:
     job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
     assert job.recipe.model.from_config == {"depths": [1, 2], "layer_type": "basic"}
     blank = Recipe(name="", data=job.recipe.data, model=Model(checkpoint=""))
-    assert codec.merge(blank, codec.to_plain(job.recipe)) == job.recipe
+    assert merge(blank, to_plain(job.recipe)) == job.recipe
     with pytest.raises(InputError, match=r"model.from_config: expected a mapping or null, got 4"):
         jobs.train_job(["nowhere", "--text", "a", "--model.from-config", "4"], "x")
     with pytest.raises(InputError, match=r"--model.from-config: this is not for search"):

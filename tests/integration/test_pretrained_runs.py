@@ -48,7 +48,7 @@ from hf_finetune.pretraining.config import (
     SimMIM,
 )
 from hf_finetune.training.callbacks import read_log
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, short_repr, to_plain
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -129,7 +129,7 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
         refused = dataclasses.replace(texts, pretrain=fewer)
         record = stopped / "recipe.json"
         plain = json.loads(record.read_text())
-        record.write_text(json.dumps({**plain, "recipe": codec.to_plain(refused)}))
+        record.write_text(json.dumps({**plain, "recipe": to_plain(refused)}))
         pipeline.run(refused, Launch(str(stopped), resume=True))
     record.write_text(json.dumps(plain))
     assert same(straight, trained(texts, stopped))
@@ -220,8 +220,8 @@ def test_pictures(
     held_out = 2 if isinstance(objective, SimCLR) else 1
     assert found["rows"]["pretrained"] == 22 - held_out and found["rows"]["held_out"] == held_out
     assert found["held_out_loss"]["kept"] < found["held_out_loss"]["first"]
-    assert found["objective"] == codec.spelled(objective)
-    assert f"`{codec.spelled(objective)}` on " in (run / "README.md").read_text()
+    assert found["objective"] == short_repr(objective)
+    assert f"`{short_repr(objective)}` on " in (run / "README.md").read_text()
     kept, before = (AutoModel.from_pretrained(f).state_dict() for f in (run / "pretrained", recipe.model.checkpoint))
     moved = {name for name, x in kept.items() if not torch.equal(x, before[name])}
     assert kept.keys() == before.keys() and "layers.0.mlp.fc1.weight" in moved
@@ -309,7 +309,7 @@ import torch
 from hf_finetune.pipeline import pretrain
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.run import prepare
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge
 from hf_finetune.config.recipe import Model, Recipe, TextData
 
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]
@@ -325,7 +325,7 @@ def and_save(trainer, *arguments, **fields):
 pretrain.train_until_stopped = and_save
 for name in ("MaskedLanguage", "MAE"):
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    recipe = codec.merge(blank, json.loads((folder / f"{name}.json").read_text()))
+    recipe = merge(blank, json.loads((folder / f"{name}.json").read_text()))
     prepared = prepare(recipe)
     _, pretraining = pretrain.pretrain(prepared, folder / name, RunRecord.of(prepared))
     print(json.dumps(pretraining.report["held_out_loss"]))
@@ -349,7 +349,7 @@ def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
         pretrain(prepared, tmp_path / "alone" / name, RunRecord.of(prepared))
         # The same steps, half of each in either process.
         halved = dataclasses.replace(recipe.train, per_device_train_batch_size=4)
-        (tmp_path / f"{name}.json").write_text(json.dumps(codec.to_plain(dataclasses.replace(recipe, train=halved))))
+        (tmp_path / f"{name}.json").write_text(json.dumps(to_plain(dataclasses.replace(recipe, train=halved))))
     said = run_in_two_processes(OF_TWO, tmp_path, folder=tmp_path)
     assert said[0] == said[1]
     for name in alone:
@@ -490,13 +490,13 @@ def test_flags(texts: Recipe, tmp_path: Path) -> None:
     deeper = jobs.parse(jobs.RunJob, jobs.RunJob(job.recipe), ["--pretrain.objective.share", "0.2"], "x").recipe
     assert deeper.pretrain.objective == MaskedLanguage(share=0.2, span=10)
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    assert codec.merge(blank, codec.to_plain(job.recipe)) == job.recipe
+    assert merge(blank, to_plain(job.recipe)) == job.recipe
     views = ["--pretrain.objective", "{type: SimCLR, augment: [Flip, {type: Sometimes, operation: Flip}]}"]
     views += ["--pretrain.objective.temperature", "0.5", "--pretrain.objective.augment.0.p", "0.2"]
     job = jobs.parse(jobs.RunJob, jobs.RunJob(plain), views, "x")
     assert job.recipe.pretrain.objective == SimCLR(0.5, augment=(Flip(p=0.2), Sometimes(Flip())))
-    assert codec.merge(blank, codec.to_plain(job.recipe)) == job.recipe
-    assert codec.spelled(SimCLR()) == "SimCLR()" and codec.spelled(MAE(0.5)) == "MAE(share=0.5)"
+    assert merge(blank, to_plain(job.recipe)) == job.recipe
+    assert short_repr(SimCLR()) == "SimCLR()" and short_repr(MAE(0.5)) == "MAE(share=0.5)"
     idle = dataclasses.replace(plain, pretrain=Pretrain(rows=("a.csv",)))
     assert without_effect(idle) == ("pretrain.rows has no effect here: pretrain.objective is not set",)
     with pytest.raises(InputError, match=r"--pretrain.objective: this is not for search"):

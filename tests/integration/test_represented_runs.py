@@ -43,7 +43,7 @@ from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.plan import plan
 from hf_finetune.training import precision
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, short_repr
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 WIDER = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 64}
@@ -145,8 +145,8 @@ def test_each_kind_from_the_command_line(
     )
     assert furthest(saved(run), alone) > 1e-4
     stored = json.loads((run / "recipe.json").read_text())["recipe"]
-    assert codec.merge(texts, stored).objective.kinds == (kind,)
-    assert f"| objective.kinds | `{codec.spelled(kind)}` |" in (run / "README.md").read_text()
+    assert merge(texts, stored).objective.kinds == (kind,)
+    assert f"| objective.kinds | `{short_repr(kind)}` |" in (run / "README.md").read_text()
 
 
 def test_a_resumed_run_ends_with_the_same_weights(

@@ -31,7 +31,7 @@ from hf_finetune.models.surgery.operations import (
     SurgeryStep,
 )
 from hf_finetune.pipeline import run
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -84,7 +84,7 @@ def test_texts_and_resume(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.Mo
     assert "KeepLayers(layers=(0, 2)), AddLayers(last=1), ResizeFeedForward(width=80)" in card
     record = json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]
     assert record["model"]["surgery"][0]["type"] == "KeepLayers"
-    assert codec.merge(Recipe("other", recipe.data, Model("other")), {"model": record["model"]}).model == recipe.model
+    assert merge(Recipe("other", recipe.data, Model("other")), {"model": record["model"]}).model == recipe.model
 
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
@@ -198,7 +198,7 @@ def test_said_in_yaml_and_by_flags(tmp_path: Path) -> None:
     job, _ = jobs.train_job(["nowhere", *flags[:2], "--model.surgery", whole], "hf-finetune train")
     assert job.recipe.model.surgery == (KeepLayers(first=4), SetDropout(hidden=0.2))
     with pytest.raises(InputError, match="SetDropout"):
-        codec.merge(job.recipe, {"model": {"surgery": ["SetDropuot"]}})
+        merge(job.recipe, {"model": {"surgery": ["SetDropuot"]}})
 
 
 def test_layers_begun_anew_must_train(recipe: Recipe, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.augmentation.operations import expect
 from hf_finetune.data.text_pieces import sentences_of
 from hf_finetune.errors import InputError
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ Seed = tuple[int, ...]
 LINES = re.compile(r"(^\s+|\s+$|\s*\n\s*)")
 
 
-@dataclass(frozen=True)
+@configclass
 class BackTranslate(GenerativeOperation):
     """Translate texts into another language and back, sentence by sentence (arXiv:1511.06709, arXiv:1904.12848).
 

@@ -19,6 +19,7 @@ from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.augmentation.operations import Rng, TextBatch, expect
 from hf_finetune.data.text_pieces import words_of
 from hf_finetune.errors import InputError
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ WORD = re.compile(r"""(["'“‘«(\[{¿¡*-]*)([^\W\d_]+(?:['’-][^\W\d_]+)*)(
 LOGIT_BYTES = 500_000_000
 
 
-@dataclass(frozen=True)
+@configclass
 class SubstituteByModel(GenerativeOperation):
     """Exchange words for others that a masked language model finds likely in their place (arXiv:1805.06201).
 

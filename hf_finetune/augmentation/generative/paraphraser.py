@@ -19,7 +19,7 @@ from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.generative.checkpoints import LanguageModel, digest, load
 from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.utils import disk_cache
-from hf_finetune.utils.codec import to_plain
+from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_finetune.augmentation.image.base import DRAWS, Draw, EachImage, either_way, expect_whole
 from hf_finetune.augmentation.operations import expect, expect_one_of
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
+@configclass
 class Colour(EachImage):
     """Change brightness, contrast, saturation and hue, in an order drawn anew for every picture."""
 
@@ -61,7 +61,7 @@ class Colour(EachImage):
         return image_CHW
 
 
-@dataclass(frozen=True)
+@configclass
 class Grayscale(EachImage):
     """Take the colour out of a picture."""
 
@@ -75,7 +75,7 @@ class Grayscale(EachImage):
         return F.rgb_to_grayscale(image_CHW, num_output_channels=3)
 
 
-@dataclass(frozen=True)
+@configclass
 class Posterize(EachImage):
     """Keep only the highest bits of every value."""
 
@@ -95,7 +95,7 @@ class Posterize(EachImage):
         return F.posterize(image_CHW, self.bits)
 
 
-@dataclass(frozen=True)
+@configclass
 class Solarize(EachImage):
     """Invert the brighter values."""
 
@@ -115,7 +115,7 @@ class Solarize(EachImage):
         return solarized(image_CHW, self.threshold)
 
 
-@dataclass(frozen=True)
+@configclass
 class AutoContrast(EachImage):
     """Stretch every channel so that its darkest value is 0 and its brightest 255, or 254 by rounding."""
 
@@ -129,7 +129,7 @@ class AutoContrast(EachImage):
         return F.autocontrast(image_CHW)
 
 
-@dataclass(frozen=True)
+@configclass
 class Equalize(EachImage):
     """Spread the values of every channel so that all are about as frequent."""
 
@@ -143,7 +143,7 @@ class Equalize(EachImage):
         return F.equalize(image_CHW)
 
 
-@dataclass(frozen=True)
+@configclass
 class Invert(EachImage):
     """Make a negative."""
 
@@ -157,7 +157,7 @@ class Invert(EachImage):
         return F.invert(image_CHW)
 
 
-@dataclass(frozen=True)
+@configclass
 class Identity(EachImage):
     """Leave a picture as it is: one of the choices of the published policies."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -17,6 +16,7 @@ from hf_finetune.augmentation.image.base import (
     expect_whole,
 )
 from hf_finetune.augmentation.operations import expect, expect_one_of
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ INTERPOLATIONS = get_args(Interpolation)
 CROP_ATTEMPTS = 10
 
 
-@dataclass(frozen=True)
+@configclass
 class Crop(EachImage):
     """Cut a picture of the same size out of it and a frame around it, at random."""
 
@@ -63,7 +63,7 @@ class Crop(EachImage):
         return framed[:, top : top + height, left : left + width]
 
 
-@dataclass(frozen=True)
+@configclass
 class ResizedCrop(EachImage):
     """Cut out a part of a picture and resize it to the picture's size (Inception's crop, arXiv:1409.4842)."""
 
@@ -104,7 +104,7 @@ class ResizedCrop(EachImage):
         return 0, 0, height, width
 
 
-@dataclass(frozen=True)
+@configclass
 class Flip(EachImage):
     """Mirror a picture."""
 
@@ -122,7 +122,7 @@ class Flip(EachImage):
         return image_CHW.flip(-1 if self.direction == "horizontal" else -2)
 
 
-@dataclass(frozen=True)
+@configclass
 class Rotate(EachImage):
     """Turn a picture about its centre."""
 
@@ -150,7 +150,7 @@ class Rotate(EachImage):
         return affine(image_CHW, self.interpolation, self.fill, angle=angle)
 
 
-@dataclass(frozen=True)
+@configclass
 class Scale(EachImage):
     """Show a picture larger or smaller, about its centre."""
 
@@ -181,7 +181,7 @@ class Scale(EachImage):
         return affine(image_CHW, self.interpolation, self.fill, scale=factor)
 
 
-@dataclass(frozen=True)
+@configclass
 class Shear(EachImage):
     """Slant a picture."""
 
@@ -221,7 +221,7 @@ class Shear(EachImage):
         return image_CHW
 
 
-@dataclass(frozen=True)
+@configclass
 class Translate(EachImage):
     """Move a picture by whole pixels."""
 
@@ -256,7 +256,7 @@ class Translate(EachImage):
         return shifted(image_CHW, x, y, self.fill) if x or y else image_CHW
 
 
-@dataclass(frozen=True)
+@configclass
 class Perspective(EachImage):
     """Show a picture as if it were seen at an angle."""
 

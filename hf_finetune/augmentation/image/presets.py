@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,6 +22,7 @@ from hf_finetune.augmentation.image.policies import (
 )
 from hf_finetune.augmentation.image.quality import Blur
 from hf_finetune.augmentation.operations import expect, expect_one_of
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ LEVELS = 10
 PLAIN_KINDS = tuple(k for k in RANDOM_KINDS if k not in ("Identity", "Brightness", "Color", "Contrast", "Sharpness"))
 
 
-@dataclass(frozen=True)
+@configclass
 class AutoAugment(EachImage):
     """For each picture one of the 25 pairs of operations that AutoAugment found (arXiv:1805.09501)."""
 
@@ -65,7 +65,7 @@ class AutoAugment(EachImage):
         return through(steps, image_CHW, r)
 
 
-@dataclass(frozen=True)
+@configclass
 class RandAugment(EachImage):
     """A number of operations of one magnitude, drawn for each picture (arXiv:1909.13719)."""
 
@@ -91,7 +91,7 @@ class RandAugment(EachImage):
         return image_CHW
 
 
-@dataclass(frozen=True)
+@configclass
 class TrivialAugment(EachImage):
     """One operation of a drawn magnitude, up to very strong ones, for each picture (wide space of arXiv:2103.10158)."""
 
@@ -111,7 +111,7 @@ class TrivialAugment(EachImage):
         return at_magnitude(kind, magnitude, WIDE, fill=self.fill).change(image_CHW, r)
 
 
-@dataclass(frozen=True)
+@configclass
 class AugMix(EachImage):
     """A mixture of a picture and of chains of operations on it (arXiv:1912.02781, without its loss)."""
 
@@ -159,7 +159,7 @@ class AugMix(EachImage):
         return image_CHW
 
 
-@dataclass(frozen=True)
+@configclass
 class ThreeAugment(EachImage):
     """One of grayscale, solarization and blur, then a change of colours, after a crop with 4 mirrored pixels around and a
     mirror image in every second picture (DeiT III's 3-Augment with its simple crop, arXiv:2204.07118)."""
@@ -182,7 +182,7 @@ class ThreeAugment(EachImage):
         return through([Crop(4, "reflect"), Flip(p=0.5 * self.flip), one_of_three, colours], image_CHW, r)
 
 
-@dataclass(frozen=True)
+@configclass
 class Mild(EachImage):
     """A large part of a picture, resized, and a mirror image in every second picture: a start where few rows are at hand."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from hf_finetune.augmentation.image.base import (
     expect_whole,
 )
 from hf_finetune.augmentation.operations import expect, expect_one_of
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ SMALLEST_SIGMA = 0.1
 ERASE_ATTEMPTS = 10
 
 
-@dataclass(frozen=True)
+@configclass
 class Blur(EachImage):
     """Gaussian blur."""
 
@@ -52,7 +52,7 @@ class Blur(EachImage):
         return blurred(image_CHW, sigma) if sigma > SMALLEST_SIGMA else image_CHW
 
 
-@dataclass(frozen=True)
+@configclass
 class Sharpness(EachImage):
     """Sharpen a picture or smooth it."""
 
@@ -77,7 +77,7 @@ class Sharpness(EachImage):
         return F.adjust_sharpness(image_CHW, 1 + either_way(r, self.strength, self.draw))
 
 
-@dataclass(frozen=True)
+@configclass
 class Noise(EachImage):
     """Gaussian noise on every value."""
 
@@ -102,7 +102,7 @@ class Noise(EachImage):
         return with_noise(image_CHW, sigma, r) if sigma > 0 else image_CHW
 
 
-@dataclass(frozen=True)
+@configclass
 class Erase(EachImage):
     """Cover a rectangle (random erasing, arXiv:1708.04896)."""
 
@@ -154,7 +154,7 @@ class Erase(EachImage):
         return 0, 0, 0, 0
 
 
-@dataclass(frozen=True)
+@configclass
 class Jpeg(EachImage):
     """What is left of a picture that was kept as JPEG."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from hf_finetune.augmentation.operations import expect, expect_one_of
 from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.data.text_pieces import KEEPS, Keep, joined, stays, words_of
+from hf_finetune.utils.config import configclass
 
 # Rows of a QWERTY keyboard, and how far each is shifted to the right, in keys.
 ROWS = (("1234567890", 0.0), ("qwertyuiop", 0.5), ("asdfghjkl", 0.75), ("zxcvbnm", 1.25))
@@ -36,7 +36,7 @@ PAIRS = {"rn": "m", "m": "rn", "cl": "d", "d": "cl", "vv": "w", "w": "vv"}
 _CONFUSABLE = re.compile("|".join([*sorted(PAIRS, key=len, reverse=True), f"[{''.join(CONFUSIONS)}]"]))
 
 
-@dataclass(frozen=True)
+@configclass
 class KeyboardTypos(EachText):
     """Hit a neighbouring key of a QWERTY keyboard once in some of the words."""
 
@@ -54,7 +54,7 @@ class KeyboardTypos(EachText):
         return _some_words(text, rng, self.p, self.keep, _typo)
 
 
-@dataclass(frozen=True)
+@configclass
 class OcrConfusions(EachText):
     """Read one place wrong in some of the words, as a scanner does: 0 for O, 1 for l, m for rn."""
 
@@ -72,7 +72,7 @@ class OcrConfusions(EachText):
         return _some_words(text, rng, self.p, self.keep, _misread)
 
 
-@dataclass(frozen=True)
+@configclass
 class ChangeCase(EachText):
     """Write some of the words in other capitals. A tokenizer that lower-cases everything sees nothing of it."""
 

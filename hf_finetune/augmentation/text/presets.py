@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,12 +11,13 @@ from hf_finetune.augmentation.text import synonyms
 from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.augmentation.text.words import DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
 from hf_finetune.data.text_pieces import KEEPS, Keep, joined, share, space_beside, words_of
+from hf_finetune.utils.config import configclass
 
 MARKS = (".", ";", "?", ":", "!", ",")
 """AEDA's."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Eda(EachText):
     """Easy data augmentation (arXiv:1901.11196): in every text synonyms, an insertion, swaps or deletions, one of the four.
 
@@ -56,7 +56,7 @@ class Eda(EachText):
         )
 
 
-@dataclass(frozen=True)
+@configclass
 class Aeda(EachText):
     """An easier data augmentation (arXiv:2108.13230): punctuation marks between the words, which all stay as they are."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,9 +11,10 @@ from hf_finetune.augmentation.operations import Rng, TextBatch, each, expect
 from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.data.text_pieces import joined, joined_words, sentences_of, words_of
 from hf_finetune.errors import InputError
+from hf_finetune.utils.config import configclass
 
 
-@dataclass(frozen=True)
+@configclass
 class ShuffleSentences(EachText):
     """Put the sentences of a text in random order. White space between them stays where it was.
 
@@ -37,7 +38,7 @@ class ShuffleSentences(EachText):
         return joined([sentences[i] for i in order], gaps)
 
 
-@dataclass(frozen=True)
+@configclass
 class MixHalves:
     """Put the first half of a text and the second half of another training text of its class together: the label stays.
 

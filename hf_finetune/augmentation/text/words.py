@@ -4,7 +4,6 @@ words. The white space stays where it was. A text of fewer than two words stays 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -23,9 +22,10 @@ from hf_finetune.data.text_pieces import (
     without,
     words_of,
 )
+from hf_finetune.utils.config import configclass
 
 
-@dataclass(frozen=True)
+@configclass
 class SwapWords(EachText):
     """Exchange two words, as often as there are words times p (EDA's random swap, arXiv:1901.11196)."""
 
@@ -52,7 +52,7 @@ class SwapWords(EachText):
         return joined_words(words, gaps)
 
 
-@dataclass(frozen=True)
+@configclass
 class DeleteWords(EachText):
     """Leave out words, each with probability p (EDA's random deletion, arXiv:1901.11196)."""
 
@@ -77,7 +77,7 @@ class DeleteWords(EachText):
         return without(words, gaps, gone)
 
 
-@dataclass(frozen=True)
+@configclass
 class InsertWords(EachText):
     """Put further words at random places, as many as there are words times p (EDA's random insertion, arXiv:1901.11196)."""
 
@@ -122,7 +122,7 @@ class InsertWords(EachText):
         return joined_words(words, gaps)
 
 
-@dataclass(frozen=True)
+@configclass
 class ReplaceSynonyms(EachText):
     """Exchange words for synonyms in WordNet, as many as there are words times p (arXiv:1509.01626, EDA's arXiv:1901.11196).
 
@@ -164,7 +164,7 @@ class ReplaceSynonyms(EachText):
         return joined_words(words, gaps)
 
 
-@dataclass(frozen=True)
+@configclass
 class CutSpan(EachText):
     """Leave out words that stand together (span cut-off, arXiv:2009.13818)."""
 

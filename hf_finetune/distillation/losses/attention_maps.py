@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.distillation.networks import PLAIN_ATTENTION, LayerPairs, Networks, layer_pairs
 from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hf_finetune.distillation.features import Features, RequiredFeatures
 
 
-@dataclass(frozen=True)
+@configclass
 class AttentionMaps:
     """How much each token attends to each other one, head by head (arXiv:1909.10351, arXiv:2002.10957).
 

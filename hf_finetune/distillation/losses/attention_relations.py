@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hf_finetune.distillation.networks import PROJECTED_ATTENTION, Networks, layer_pairs
 from hf_finetune.distillation.weight_schedules import Number
 from hf_finetune.errors import InputError
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hf_finetune.distillation.features import Features, RequiredFeatures
 
 
-@dataclass(frozen=True)
+@configclass
 class AttentionRelations:
     """How alike a layer's queries are among themselves, its keys and its values, token by token (MiniLMv2,
     arXiv:2012.15828): for networks of any width and any number of heads."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hf_finetune.distillation.networks import Networks
 from hf_finetune.distillation.weight_schedules import Number, constant
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hf_finetune.distillation.features import Features, RequiredFeatures
 
 
-@dataclass(frozen=True)
+@configclass
 class Contrastive:
     """Which of a forward pass's rows an embedding belongs to: the student's is to be nearest to the teacher's of the same row
     (InfoNCE, as in CRD, arXiv:1910.10699); projected where the widths differ.

@@ -5,16 +5,16 @@ Legend: B rows, C classes, O = C - 1 other classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hf_finetune.distillation.weight_schedules import Number, constant
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
+@configclass
 class DecoupledKD:
     """Soft targets in two parts: how likely the label is, and how likely each other class is among the others
     (arXiv:2203.08679). Of a row without a label, the class that the teacher predicts."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hf_finetune.distillation.networks import Networks
 from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hf_finetune.distillation.features import Features, RequiredFeatures
 
 
-@dataclass(frozen=True)
+@configclass
 class Embedding:
     """The direction of a row's embedding, by the cosine; projected where the widths differ."""
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
+@configclass
 class HardLabel:
     """The class that the teacher predicts, as if it were a label (DeiT, arXiv:2012.12877)."""
 

@@ -6,11 +6,11 @@ Legend: B rows, T tokens, S the student's width, D the teacher's, L its layers, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.distillation.networks import UNIFORM_LAYERS, LayerPairs, Networks, layer_pairs
 from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hf_finetune.distillation.features import Features, RequiredFeatures
 
 
-@dataclass(frozen=True)
+@configclass
 class HiddenStates:
     """The state of every token after a layer, projected onto the teacher's width, by the squared difference
     (FitNets, arXiv:1412.6550; TinyBERT, arXiv:1909.10351)."""

@@ -6,11 +6,11 @@ Legend: B rows, D width, O other rows or pairs of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hf_finetune.distillation.networks import Networks
 from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NEAREST = 0.01
 
 
-@dataclass(frozen=True)
+@configclass
 class RelationalKD:
     """How the embeddings of a forward pass lie to one another: distances, and angles between three of them (RKD,
     arXiv:1904.05068).

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hf_finetune.distillation.weight_schedules import Number, constant
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
+@configclass
 class SoftTargets:
     """The teacher's probabilities of all classes, softened by a temperature (arXiv:1503.02531)."""
 

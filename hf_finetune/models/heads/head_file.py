@@ -24,7 +24,7 @@ from hf_finetune.models.heads.pooling import Reading
 from hf_finetune.models.loading import Task
 from hf_finetune.models.safety import first_line
 from hf_finetune.utils.artifacts import HEAD_FILE
-from hf_finetune.utils.codec import write_bytes
+from hf_finetune.utils.files import write_bytes
 
 FORMAT = "hf_finetune head 1"
 POOLINGS = ("cls", "mean", "max", "attention")

@@ -6,11 +6,11 @@ Legend: K, L side of a kernel before and after.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.models.families import refusal
 from hf_finetune.models.surgery.rebuild import rebuild
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,7 @@ INEXPRESSIBLE = (
 )
 
 
-@dataclass(frozen=True)
+@configclass
 class SetKernelSize:
     """Change the kernel size of a convolutional network's stages, the weights carried over.
 
@@ -83,7 +83,7 @@ class SetKernelSize:
         return rebuild(model, config, lambda _, kernel, shape: change(kernel, shape[-1]))
 
 
-@dataclass(frozen=True)
+@configclass
 class SetPooling:
     """Change how a convolutional network pools. No weight changes, but what the network computes does."""
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import difflib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.models.families import family_of, refusal
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-@dataclass(frozen=True)
+@configclass
 class SetActivation:
     """Exchange the activation of the feed-forward networks, of ResNet and EfficientNet that of their layers. The weights
     stay, so the network has to get used to it."""
@@ -42,7 +42,7 @@ class SetActivation:
         return _same_weights(model, self)
 
 
-@dataclass(frozen=True)
+@configclass
 class SetDropout:
     """Set dropout rates by site, or add dropout where the checkpoint has a rate of 0. None leaves a site as it is."""
 
@@ -82,7 +82,7 @@ class SetDropout:
         return _same_weights(model, self)
 
 
-@dataclass(frozen=True)
+@configclass
 class SetAttention:
     """Choose the attention kernel, as `model.attn_implementation` does. It is no part of a saved model."""
 

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import Family, Source, depth_of, depths_of, family_of, refusal
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-@dataclass(frozen=True)
+@configclass
 class _Chosen:
     """Which layers; exactly one of the fields says it."""
 
@@ -54,7 +54,7 @@ class _Chosen:
         return every_layer[:count] if self.first else every_layer[-count:] if self.last else every_layer[::count]
 
 
-@dataclass(frozen=True)
+@configclass
 class KeepLayers(_Chosen):
     """Keep these encoder layers and drop the others.
 
@@ -75,7 +75,7 @@ class KeepLayers(_Chosen):
         return _rearranged(model, self)
 
 
-@dataclass(frozen=True)
+@configclass
 class DropLayers(_Chosen):
     """Drop these encoder layers and keep the others (arXiv:2004.03844)."""
 
@@ -93,7 +93,7 @@ class DropLayers(_Chosen):
         return _rearranged(model, self)
 
 
-@dataclass(frozen=True)
+@configclass
 class DuplicateLayers(_Chosen):
     """Put a copy behind each of these encoder layers, with weights of its own: it does its work twice from the start.
 
@@ -113,7 +113,7 @@ class DuplicateLayers(_Chosen):
         return _rearranged(model, self)
 
 
-@dataclass(frozen=True)
+@configclass
 class AddLayers(_Chosen):
     """Put a new layer behind each of these encoder layers; the network computes what it did, until the new ones learn.
 
@@ -136,7 +136,7 @@ class AddLayers(_Chosen):
         return _rearranged(model, self)
 
 
-@dataclass(frozen=True)
+@configclass
 class ReinitTopLayers:
     """Begin the highest layers anew, with random weights as pretraining started (arXiv:2006.05987).
 

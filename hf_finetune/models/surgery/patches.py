@@ -8,12 +8,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.models.families import check_family, refusal
 from hf_finetune.models.surgery.rebuild import rebuild
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ CONVOLUTIONAL = ("convnext", "convnextv2", "resnet", "efficientnet", "poolformer
 SIZED = (*GRIDS, "swin", *CONVOLUTIONAL)
 
 
-@dataclass(frozen=True)
+@configclass
 class ResizePatches:
     """Cut pictures into patches of another size: larger ones are fewer, and cost less.
 
@@ -60,7 +60,7 @@ class ResizePatches:
         return rebuild(model, config, partial(_resized, config.model_type))
 
 
-@dataclass(frozen=True)
+@configclass
 class ResizeImage:
     """Take pictures of another size: positions are interpolated as the family itself does it, once and for all.
 

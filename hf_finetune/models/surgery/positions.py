@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_finetune.models.families import check_family, refusal
 from hf_finetune.models.surgery.rebuild import rebuild
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ FROM_ZERO = ("bert", "electra", "distilbert", "albert", "deberta", "deberta-v2")
 FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
-@dataclass(frozen=True)
+@configclass
 class ExtendPositions:
     """Give a text encoder positions for longer texts; `data.max_length` may then be as large.
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_finetune.models.families import Family, depth_of, family_of, refusal
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-@dataclass(frozen=True)
+@configclass
 class StochasticDepth:
     """While training, drop what a layer adds to a row's stream, and scale up what is not dropped (arXiv:1603.09382).
 
@@ -62,7 +63,7 @@ class StochasticDepth:
         return model
 
 
-@dataclass(frozen=True)
+@configclass
 class LayerDrop:
     """While training, let a row pass a whole layer by (arXiv:1909.11556), so that the network gets used to being shallower.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.models.families import check_family, family_of, refusal
 from hf_finetune.models.surgery.inner import check_plain_units
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -21,7 +21,7 @@ ONE_WIDTH = (
 )
 
 
-@dataclass(frozen=True)
+@configclass
 class ResizeFeedForward:
     """Widen or narrow the feed-forward networks of all layers.
 
@@ -73,7 +73,7 @@ class ResizeFeedForward:
         return resized_feed_forward(model, config, family, split=self.new == "split")
 
 
-@dataclass(frozen=True)
+@configclass
 class NarrowHidden:
     """Narrow the stream of states through the whole network: embeddings, layers, pooler and head.
 

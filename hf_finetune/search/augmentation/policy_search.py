@@ -45,8 +45,9 @@ from hf_finetune.search.time_plan import (
     trial_seconds,
 )
 from hf_finetune.utils import environment
-from hf_finetune.utils.codec import to_plain, write_json, write_text
 from hf_finetune.utils.exit_status import notes_afterwards
+from hf_finetune.utils.files import write_json, write_text
+from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
 

@@ -9,7 +9,7 @@ import yaml
 
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.search.budget import spoken
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import to_plain
 from hf_finetune.utils.plots import line_chart
 
 SHOWN = 8
@@ -28,7 +28,7 @@ def fragment(recipe: Recipe, state: dict[str, Any]) -> str:
         state: what search.json holds.
     """
     head = f"# {state['verdict']}: {_evidence(state)}\n# Found by `hf-finetune search augmentation`: {state['best']['policy']}\n"
-    plain, fields = codec.to_plain(recipe), {}
+    plain, fields = to_plain(recipe), {}
     if recipe.data.augment:
         fields["data"] = {"type": type(recipe.data).__name__, "augment": plain["data"]["augment"]}
     if recipe.objective.mix:

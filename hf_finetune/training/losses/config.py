@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from hf_finetune.errors import InputError
+from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
+@configclass
 class CrossEntropy:
     """Minus the logarithm of the label's probability."""
 
@@ -29,7 +30,7 @@ class CrossEntropy:
         return cross_entropy(logits_BC, labels_B, label_smoothing=label_smoothing)
 
 
-@dataclass(frozen=True)
+@configclass
 class Focal:
     """Cross-entropy times (1 - p)^gamma, p the label's probability: rows that are right count less (arXiv:1708.02002)."""
 
@@ -46,7 +47,7 @@ class Focal:
 Loss = CrossEntropy | Focal
 
 
-@dataclass(frozen=True)
+@configclass
 class Balanced:
     """Every class weighs the same in sum: a row's weight is one over the rows of its class."""
 
@@ -55,7 +56,7 @@ class Balanced:
         return _mean_of_one([1 / _at_least_one(n) for n in counts], counts)
 
 
-@dataclass(frozen=True)
+@configclass
 class EffectiveNumber:
     """Class-balanced loss: one over the effective number of rows of a class, (1 - beta^n) / (1 - beta) (arXiv:1901.05555)."""
 
@@ -67,7 +68,7 @@ class EffectiveNumber:
         return _mean_of_one([(1 - self.beta) / (1 - self.beta ** _at_least_one(n)) for n in counts], counts)
 
 
-@dataclass(frozen=True)
+@configclass
 class PerClass:
     """A weight for each class by its name."""
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from hf_finetune.errors import InputError
+from hf_finetune.utils.config import configclass
 
 
-@dataclass(frozen=True)
+@configclass
 class AdamW:
     """Adam with decoupled weight decay (arXiv:1711.05101), torch's fused one."""
 
@@ -25,7 +25,7 @@ class AdamW:
     """Added to the root of that mean before it divides."""
 
 
-@dataclass(frozen=True)
+@configclass
 class SGD:
     """Stochastic gradient descent with momentum; its weight decay is part of the gradient."""
 
@@ -35,7 +35,7 @@ class SGD:
     """Look ahead by one step of the momentum."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Adafactor:
     """Adafactor (arXiv:1804.04235), torch's: row and column sums of squares in place of all squares; the rate is relative to
     the size of the weights, and never above 1 / sqrt(step)."""
@@ -48,7 +48,7 @@ class Adafactor:
     """Updates of a larger root mean square are scaled down to it."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Lion:
     """The sign of a momentum (arXiv:2302.06675): one state per weight in place of AdamW's two, and a lower rate."""
 
@@ -58,7 +58,7 @@ class Lion:
     """Share of the past that the momentum keeps at a step."""
 
 
-@dataclass(frozen=True)
+@configclass
 class Muon:
     """Orthogonalised momentum for the matrices inside the encoder's layers (kellerjordan.github.io/posts/muon), scaled to
     AdamW's size of update (arXiv:2502.16982); AdamW for embeddings, head and vectors."""
@@ -77,7 +77,7 @@ class Muon:
     """Of AdamW, for the rest."""
 
 
-@dataclass(frozen=True)
+@configclass
 class ScheduleFree:
     """AdamW whose average over the steps takes the place of a falling rate (arXiv:2405.15682): what is evaluated and saved
     is the average. Its schedule is constant_with_warmup."""
@@ -94,7 +94,7 @@ class ScheduleFree:
     """And by the highest rate so far to this power."""
 
 
-@dataclass(frozen=True)
+@configclass
 class AdamW8bit:
     """AdamW with its states in 8 bits (arXiv:2110.02861), by bitsandbytes: `pip install bitsandbytes`."""
 

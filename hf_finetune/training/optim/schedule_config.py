@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from hf_finetune.errors import InputError
 from hf_finetune.training.optim.config import Optimizer, ScheduleFree
+from hf_finetune.utils.config import configclass
 
 ScheduleName: TypeAlias = Literal[
     "linear",
@@ -38,7 +39,7 @@ WITHOUT_WARMUP = frozenset({"constant", "cyclic", "one_cycle"})
 BY_EVALUATIONS = frozenset({"reduce_lr_on_plateau"})
 
 
-@dataclass(frozen=True)
+@configclass
 class Schedule:
     """Numbers of the schedule that `train.lr_scheduler_type` names; one that it does not read is refused. Steps are optimiser
     steps after the warm-up; below 1, a share of all of them."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hf_finetune.utils.config import configclass
 
 
-@dataclass(frozen=True)
+@configclass
 class ElasticNet:
     """L1 and L2 penalties on chosen weights, by a proximal step after each optimiser step: small weights become exactly 0.
 
@@ -28,7 +28,7 @@ class ElasticNet:
         return self.l1 > 0 or self.l2 > 0
 
 
-@dataclass(frozen=True)
+@configclass
 class GradientNoise:
     """Normal noise of variance eta / (1 + t)^gamma on every gradient of step t, after clipping (arXiv:1511.06807)."""
 

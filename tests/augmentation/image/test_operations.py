@@ -45,7 +45,7 @@ from hf_finetune.augmentation.image.operations import (
 from hf_finetune.augmentation.operations import ImageBatch, Population, generators
 from hf_finetune.config.recipe import ImageData
 from hf_finetune.errors import InputError
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, to_plain
 
 MEMBERS = typing.get_args(ImageOperation)
 # Of every kind: one that does nothing though every picture is sent through it, where there is one, and some that do much.
@@ -193,8 +193,8 @@ def test_p_is_a_probability_and_at_zero_nothing_changes(kind: type) -> None:
 @pytest.mark.parametrize("operation", [*ACTIVE, Identity(0.5)], ids=repr)
 def test_pickle_and_yaml_give_it_back(operation: ImageOperation) -> None:
     data = ImageData("x", augment=(operation,))
-    text = yaml.safe_dump(codec.to_plain(data))
-    assert codec.merge(ImageData("x"), yaml.safe_load(text)) == data
+    text = yaml.safe_dump(to_plain(data))
+    assert merge(ImageData("x"), yaml.safe_load(text)) == data
     copy = pickle.loads(pickle.dumps(operation))
     assert copy == operation and hash(copy) == hash(operation)
     batch = pictures(2)

@@ -32,7 +32,7 @@ from hf_finetune.augmentation.text.operations import (
     TextOperation,
 )
 from hf_finetune.config.rules import check
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, to_plain
 
 # None with its defaults, so that what is lost on the way through a file is seen.
 BATTERY = [
@@ -134,11 +134,11 @@ def test_pickled_for_workers(operation: TextOperation) -> None:
 @every_operation
 def test_through_a_file_and_back(operation: TextOperation) -> None:
     recipe = Recipe(name="a", data=TextData(path="x", augment=(operation, Sometimes(operation, 0.2))), model=Model("m"))
-    plain = yaml.safe_load(yaml.safe_dump(codec.to_plain(recipe)))
+    plain = yaml.safe_load(yaml.safe_dump(to_plain(recipe)))
     assert plain["data"]["augment"][0]["type"] == type(operation).__name__
     empty = Recipe(name="", data=TextData(path=""), model=Model(""))
-    assert codec.merge(empty, plain) == recipe
-    named = codec.merge(recipe, {"data": {"augment": [type(operation).__name__]}})
+    assert merge(empty, plain) == recipe
+    named = merge(recipe, {"data": {"augment": [type(operation).__name__]}})
     assert named.data.augment == (type(operation)(),), "a bare name is the operation with its defaults"
 
 

@@ -18,10 +18,10 @@ from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.meta_model import skeleton
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, lora_config, merge, mergeable, save_adapter
 from hf_finetune.models.peft.compatibility import SUPPORTED, check_added_layers
+from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.peft.state import load_state, save_state
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.surgery.layers import AddLayers
-from hf_finetune.utils.codec import ADAPTERS
 
 CONVOLUTIONS_ALONE = ("resnet", "efficientnet", "poolformer")
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
@@ -281,7 +281,7 @@ def test_families_that_no_adapter_fits_are_told_without_weights(family: str, why
 
 
 def test_names_on_the_command_line_are_those_supported():
-    assert tuple(kind.value for kind in SUPPORTED) == ADAPTERS
+    assert tuple(kind.value for kind in SUPPORTED) == PEFT_TYPES
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from hf_finetune.search.final_runs import Cost, FinalRun
 from hf_finetune.search.searchers.base import Trial
 from hf_finetune.search.searchers.table import SEARCHERS
 from hf_finetune.training.optim.schedule_config import Schedule
-from hf_finetune.utils.codec import merge
+from hf_finetune.utils.plain import merge
 
 PLENTY = 100_000.0
 JUDGED = Dataset.from_dict({"label": [i % 2 for i in range(200)]})

@@ -37,7 +37,7 @@ from hf_finetune.training.optim.optimizers import build
 from hf_finetune.training.optim.schedule_config import course
 from hf_finetune.training.optim.schedule_free import ScheduleFreeAdamW
 from hf_finetune.training.trainer import ClassifierTrainer
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, to_plain
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
@@ -316,8 +316,8 @@ def test_flags_and_yaml_say_the_same(tmp_path: Path) -> None:
     assert read("--optim.optimizer", "{type: SGD, momentum: 0.7}").optim.optimizer == SGD(momentum=0.7)
     assert read("--optim.optimizer", "SGD", "--optim.optimizer.nesterov").optim.optimizer == SGD(nesterov=True)
     assert read("--optim.optimizer.beta2", "0.95").optim.optimizer == AdamW(beta2=0.95)
-    assert codec.to_plain(found)["optim"]["optimizer"] == {"type": "SGD", "momentum": 0.8, "nesterov": False}
-    assert codec.merge(RECIPE, codec.to_plain(found)) == found
+    assert to_plain(found)["optim"]["optimizer"] == {"type": "SGD", "momentum": 0.8, "nesterov": False}
+    assert merge(RECIPE, to_plain(found)) == found
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from hf_finetune.training.optim.config import AdamW, ScheduleFree
 from hf_finetune.training.optim.schedule_config import READS, Course, Schedule, ScheduleName, course, of_shorter_run
 from hf_finetune.training.optim.schedules import WarmPlateau, factors, scheduler, steps_of, warmup_of
 from hf_finetune.training.trainer import ClassifierTrainer
-from hf_finetune.utils import codec
+from hf_finetune.utils.plain import merge, to_plain
 
 STEPS, WARMUP, RATE = 40, 4, 3e-4
 
@@ -276,7 +276,7 @@ def test_flags_and_yaml(tmp_path: Path) -> None:
     flags = ["--train.lr-scheduler-type", "multistep", "--schedule.milestones", "0.3", "0.6", "--schedule.gamma", "0.5"]
     assert parse(RunJob, RunJob(RECIPE), flags, "test").recipe == found
     assert found.schedule == Schedule(milestones=(0.3, 0.6), gamma=0.5)
-    assert codec.merge(RECIPE, codec.to_plain(found)) == found
+    assert merge(RECIPE, to_plain(found)) == found
     check(found)
 
 

@@ -1,0 +1,100 @@
+"""PEFT's own configs as a field of a recipe: `{peft_type: LORA, r: 8}`, by PEFT's own mapping; cheap to import."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import typing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from hf_finetune.errors import InputError
+from hf_finetune.utils.config import validated
+from hf_finetune.utils.config_errors import no_such_field
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
+PEFT_TYPES = (
+    *("LORA", "ADALORA", "IA3", "VERA", "OFT", "BOFT", "LOHA", "LOKR", "HRA", "FOURIERFT", "RANDLORA"),
+    *("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
+)
+"""Methods that a recipe can name; `models.peft.compatibility` tells which of them fits a family."""
+
+
+class _ByPeftType:
+    """A PEFT config in Python, `{peft_type: LORA, ...}` in files, or its type alone for PEFT's defaults."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        written = core_schema.plain_serializer_function_ser_schema(plain_adapter)
+        return core_schema.no_info_plain_validator_function(_adapter, serialization=written)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        kind = {"enum": list(PEFT_TYPES)}
+        return {"anyOf": [kind, {"type": "object", "properties": {"peft_type": kind}}, {"type": "null"}]}
+
+
+Adapter = Annotated[Any, tyro.conf.Suppress, _ByPeftType()]
+"""A `peft.PeftConfig`, or None."""
+
+
+def plain_adapter(adapter: Any) -> dict[str, Any] | None:
+    """Return a PEFT config as PEFT writes it, without what is None."""
+    return None if adapter is None else {str(k): _plain(v) for k, v in adapter.to_dict().items() if v is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _adapter(value: Any) -> Any:
+    if value is None or type(value).__module__.startswith("peft."):
+        return value
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    if isinstance(value, str):
+        value = {"peft_type": value}
+    if not isinstance(value, dict) or value.get("peft_type") is None:
+        raise InputError(
+            f"adapter: expected a PEFT config like LoraConfig(...), in YAML {{peft_type: LORA, ...}} or its type, got {value!r}"
+        )
+    fields = dict(value)
+    name = fields.pop("peft_type")
+    name = name.value if isinstance(name, enum.Enum) else name
+    if name not in PEFT_TYPES:
+        raise InputError(f"adapter.peft_type: expected one of {', '.join(PEFT_TYPES)}, got {name!r}")
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[name]
+    _check_fields(kind, fields)
+    if name == "ADALORA":
+        # It asks for the steps of the run, which are known later, see `models.peft.adapters`.
+        phases = [fields.get(n, 0) for n in ("tinit", "tfinal")]
+        fields = {"total_step": 1 + sum(p for p in phases if isinstance(p, int)), **fields}
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"adapter: {error}") from error
+
+
+def _check_fields(kind: type, fields: dict[str, Any]) -> None:
+    """What PEFT would say less clearly, or not before it computes: a misspelt field, text in place of a number."""
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    for name, value in fields.items():
+        if name not in known:
+            raise no_such_field(f"adapter.{name}", known)
+        # Whole numbers stand in its hints where it takes any (lora_alpha).
+        expected = float if hints[name] is int else hints[name]
+        if expected in (float, bool):
+            validated(value, expected, f"adapter.{name}")

@@ -1,0 +1,180 @@
+"""Errors of pydantic as one line of ours: the dotted field, what it expects, and the value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+from hf_finetune.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema, ErrorDetails, ValidationError
+
+NOUNS = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+NOUNS |= {dict: "a mapping", list: "a list"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What a field's type and range cannot say of its value: `Annotated[int, Check(is_even, "an even number")]`."""
+
+    fits: Callable[[Any], bool]
+    expected: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: Any) -> Any:
+        if not self.fits(value):
+            raise ValueError(self.expected)
+        return value
+
+
+def input_error(error: ValidationError, hint: Any, where: str) -> InputError:
+    """Return what `error` says of a value for the type `hint`, which stands at `where` ("": a recipe as a whole)."""
+    # Of a union pydantic tells why each member refuses; the one that comes furthest is meant.
+    details: ErrorDetails = max(error.errors(include_url=False), key=_weight)
+    cause = details.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return cause
+    field, hint, owner = _follow(hint, details["loc"], where)
+    kind, value = details["type"], details["input"]
+    names = ", ".join(m.__name__ for m in configs_in(hint))
+    if kind == "unexpected_keyword_argument":
+        return no_such_field(field, [f.name for f in dataclasses.fields(owner)])
+    if kind in ("missing", "missing_argument"):
+        return InputError(f"{field}: this field is needed by {owner.__name__}")
+    if kind == "union_tag_not_found" and isinstance(value, dict):
+        return InputError(f"{field}.type: this field is needed, one of {names}")
+    if kind == "union_tag_invalid":
+        return InputError(f"{field}.type: expected one of {names}, got {details['ctx']['tag']!r}")
+    if kind == "finite_number":
+        return InputError(f"{field}: expected a finite number, got {value!r}")
+    return InputError(f"{field or 'recipe'}: expected {expectation(hint)}, got {value!r}")
+
+
+def _weight(details: ErrorDetails) -> tuple[int, bool]:
+    return len(details["loc"]), details["type"] == "unexpected_keyword_argument"
+
+
+def no_such_field(field: str, known: Iterable[str]) -> InputError:
+    """Return the error for a field that there is not, with the nearest of those that there are."""
+    name = field.rpartition(".")[2]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
+    return InputError(f"{field}: no such field; {hint}")
+
+
+def configs_in(hint: Any) -> list[type]:
+    """Return the configs that a field of type `hint` holds: members of its union, or of the union that its tuple is of."""
+    hint, _ = unwrapped(hint)
+    if is_union(hint):
+        return [member for option in typing.get_args(hint) for member in configs_in(option)]
+    if typing.get_origin(hint) is tuple:
+        return configs_in(typing.get_args(hint)[0])
+    return [hint] if isinstance(hint, type) and dataclasses.is_dataclass(hint) else []
+
+
+def is_union(hint: Any) -> bool:
+    """Whether a type is `A | B`."""
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return a type without its annotations, and these."""
+    annotations: tuple[Any, ...] = ()
+    while hasattr(hint, "__metadata__"):
+        hint, annotations = hint.__origin__, (*hint.__metadata__, *annotations)
+    return hint, annotations
+
+
+def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, Any, Any]:
+    """Follow a location of pydantic's through types, from `where`: return the dotted field, its type, and its class."""
+    owner = None
+    for step in location:
+        bare = _without_null(hint)
+        if is_union(bare):
+            # Here pydantic names a member, which is no part of the field's name.
+            options = [unwrapped(option)[0] for option in typing.get_args(bare)]
+            matches = [o for o in options if _label(o) == str(step).partition("[")[0]]
+            if not matches:
+                break
+            hint = matches[0]
+        elif dataclasses.is_dataclass(bare):
+            owner, names = bare, [f.name for f in dataclasses.fields(bare)]
+            name = names[step] if isinstance(step, int) and step < len(names) else str(step)
+            where = f"{where}.{name}" if where else name
+            hint = typing.get_type_hints(bare, include_extras=True).get(name, Any)
+        elif typing.get_origin(bare) is dict:
+            where, hint = f"{where}.{step}", typing.get_args(bare)[1]
+        elif isinstance(step, int):
+            where, hint = f"{where}[{step}]", (typing.get_args(bare) or (Any,))[0]
+    return where, hint, owner
+
+
+def _without_null(hint: Any) -> Any:
+    """A type without its annotations, and without the null that it may be."""
+    bare, _ = unwrapped(hint)
+    options = [o for o in typing.get_args(bare) if o is not type(None)] if is_union(bare) else []
+    return _without_null(options[0]) if len(options) == 1 else bare
+
+
+def _label(option: Any) -> str:
+    """What pydantic calls a member of a union that is a config or a tuple."""
+    if typing.get_origin(option) is tuple:
+        return "tuple"
+    return option.__name__ if isinstance(option, type) and dataclasses.is_dataclass(option) else ""
+
+
+def expectation(hint: Any) -> str:
+    """Return what a field of type `hint` expects, in words."""
+    bare, annotations = unwrapped(hint)
+    checks = [a.expected for a in annotations if isinstance(a, Check)]
+    if checks:
+        return checks[-1]
+    noun, bounds = _noun(bare), _bounds(annotations)
+    return f"{noun} {bounds}" if bounds else noun
+
+
+def _noun(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if is_union(hint):
+        return " or ".join(dict.fromkeys(expectation(option) for option in arguments))
+    if dataclasses.is_dataclass(hint):
+        return "a mapping of fields"
+    if origin is tuple and arguments[-1] is not ...:
+        return f"a list of {len(arguments)}, each {expectation(arguments[0])}"
+    if origin is tuple:
+        configs = configs_in(hint)
+        example = f", such as [{{type: {configs[0].__name__}, ...}}]" if configs else ""
+        return f"a list, each {expectation(arguments[0])}{example}"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return "text"
+    return NOUNS.get(origin or hint, str(hint))
+
+
+def _bounds(annotations: Iterable[Any]) -> str:
+    words = []
+    for bound in (part for a in annotations for part in (a if isinstance(a, Interval) else (a,))):
+        match bound:
+            case Gt(value):
+                words.append(f"above {value}")
+            case Ge(value):
+                words.append(f"of at least {value}")
+            case Lt(value):
+                words.append(f"below {value}")
+            case Le(value):
+                words.append(f"of at most {value}")
+    return " and ".join(words)
