@@ -1,7 +1,6 @@
 """Augmentations made of augmentations."""
 
 import pickle
-from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,19 +14,9 @@ from hf_finetune.augmentation.operations import ImageBatch, Population, TextBatc
 from hf_finetune.augmentation.text.operations import Aeda, ChangeCase, DeleteWords, KeyboardTypos, SwapWords
 from hf_finetune.utils.plain import merge, to_plain
 
-UPPER, LOWER = ChangeCase(1.0, to="upper"), ChangeCase(1.0, to="lower")
+UPPER, LOWER, TITLE = (ChangeCase(1.0, to=to) for to in ("upper", "lower", "title"))
 DEEP = Sequence((OneOf((SwapWords(0.3), Sometimes(DeleteWords(0.3), 0.9))), KeyboardTypos(0.3)))
 TEXTS = [f"the {word} is only one of these words" for word in ("first", "second", "third", "fourth")]
-
-
-@dataclass(frozen=True)
-class Append:
-    """Puts something behind every text, so that the order of operations is seen."""
-
-    what: str
-
-    def __call__(self, batch: TextBatch, rng) -> TextBatch:
-        return replace(batch, texts=[text + self.what for text in batch.texts])
 
 
 def rngs(count: int, epoch: int = 0) -> list[np.random.Generator]:
@@ -41,7 +30,8 @@ def share_changed(operation, batch: TextBatch) -> np.ndarray:
 
 
 def test_a_sequence_is_in_order() -> None:
-    assert Sequence((Append("a"), Append("b")))(TextBatch(["x", "y"]), rngs(2)).texts == ["xab", "yab"]
+    assert Sequence((UPPER, LOWER))(TextBatch(["aB", "Cd"]), rngs(2)).texts == ["ab", "cd"]
+    assert Sequence((LOWER, UPPER))(TextBatch(["aB", "Cd"]), rngs(2)).texts == ["AB", "CD"]
     assert Sequence(())(TextBatch(["x"]), rngs(1)).texts == ["x"]
 
 
@@ -68,12 +58,12 @@ def test_sometimes_by_row_and_by_how_rare_a_class_is() -> None:
 
 
 def test_phases_go_by_how_much_of_the_training_is_over() -> None:
-    batch = TextBatch(["x"] * 4, progress=np.array([0.6, 0.0, 0.25, 0.99]))
-    phases = Phases((Append("a"), Append("b"), Sequence(())), (0.25, 0.7))
-    assert phases(batch, rngs(4)).texts == ["xb", "xa", "xb", "x"]
-    assert Phases((Append("a"), Append("b"), Append("c")))(batch, rngs(4)).texts == ["xb", "xa", "xa", "xc"]
+    batch = TextBatch(["xY"] * 4, progress=np.array([0.6, 0.0, 0.25, 0.99]))
+    phases = Phases((UPPER, LOWER, Sequence(())), (0.25, 0.7))
+    assert phases(batch, rngs(4)).texts == ["xy", "XY", "xy", "xY"]
+    assert Phases((UPPER, LOWER, TITLE))(batch, rngs(4)).texts == ["xy", "XY", "XY", "Xy"]
     # Each row by its own, inside what draws rows as well.
-    assert OneOf((phases,))(batch, rngs(4)).texts == ["xb", "xa", "xb", "x"]
+    assert OneOf((phases,))(batch, rngs(4)).texts == ["xy", "XY", "xy", "xY"]
     pixels = torch.arange(2 * 3 * 2 * 2, dtype=torch.uint8).view(2, 3, 2, 2)
     shown = Phases((Flip(p=1.0), Sequence(())))(ImageBatch(pixels, progress=np.array([0.4, 0.5])), rngs(2)).pixels
     assert torch.equal(shown, torch.stack([pixels[0].flip(-1), pixels[1]]))
