@@ -1,8 +1,8 @@
-"""Does the model know how sure it may be? Reliability bins and temperature scaling (arXiv:1706.04599)."""
+"""Whether the model is as confident as it is right: reliability bins and temperature scaling (arXiv:1706.04599)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,6 @@ class ReliabilityBin:
     accuracy: float
     """Share of rows predicted right."""
     count: int
-
-    def to_dict(self) -> dict[str, float | int]:
-        """Plain numbers, for JSON."""
-        return asdict(self)
 
 
 def reliability(labels: Any, scores: Any, *, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
@@ -67,8 +63,8 @@ def temperature(labels: Any, logits: Any) -> float:
         logits: shape (N, C).
 
     Returns:
-        A temperature within `TEMPERATURES`, above 1 for a model that is too sure; 1 if every row is right, since the best
-        one would then be 0: certainty, in the next wrong answer too.
+        A temperature within `TEMPERATURES`, above 1 for an over-confident model; 1 if every row is right, since the best
+        one would then be 0: certainty, in the next wrong prediction too.
 
     Raises:
         InputError: as `metrics.labels_and_scores`.
@@ -80,8 +76,8 @@ def temperature(labels: Any, logits: Any) -> float:
 
 
 def least_log_loss(labels: Any, logits: Any) -> float:
-    """The log loss, in nats, at whichever temperature within `TEMPERATURES` it is least, whether or not every row is right: of
-    the same logits it never falls where a row becomes wrong.
+    """The least log loss, in nats, over the temperatures within `TEMPERATURES`, also where every row is right: of the same
+    logits it never falls where a row becomes wrong.
 
     Args:
         labels: true class ids, shape (N,).
@@ -104,5 +100,5 @@ def _best_temperature(labels: np.ndarray, logits: np.ndarray) -> tuple[float, fl
         scale = np.exp(-log_temperature)
         return float((highest[:, 0] * scale + np.log(np.exp(below * scale).sum(axis=1))).mean())
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x)), float(found.fun)
+    best = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(best.x)), float(best.fun)

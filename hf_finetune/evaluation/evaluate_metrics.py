@@ -7,7 +7,7 @@ this module where it is used.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 import evaluate
@@ -23,8 +23,15 @@ _SCORES = datasets.List(datasets.Value("float64"))
 class ClassMetric(evaluate.Metric):
     """A metric of predicted class ids. Batches are checked before they are stored: arrow would cut 0.7 down to 0."""
 
+    key = ""
+    """Its name in `metrics.count_metrics`."""
+
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self, {"predictions": _IDS, "references": _IDS})
+
+    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
+        counts = metrics.class_counts(references, predictions)
+        return {self.key: float(metrics.count_metrics(counts)[self.key])}
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add predicted and true class ids."""
@@ -34,18 +41,55 @@ class ClassMetric(evaluate.Metric):
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Add one predicted and one true class id."""
-        super().add(
-            prediction=metrics.class_ids([prediction], name="prediction")[0],
-            reference=metrics.class_ids([reference], name="reference")[0],
-            **kwargs,
-        )
+        prediction = metrics.class_ids([prediction], name="prediction")[0]
+        reference = metrics.class_ids([reference], name="reference")[0]
+        super().add(prediction=prediction, reference=reference, **kwargs)
+
+
+class Accuracy(ClassMetric):
+    """Share of rows predicted right."""
+
+    key = "accuracy"
+
+
+class BalancedAccuracy(ClassMetric):
+    """Mean recall over the classes that have rows."""
+
+    key = "balanced_accuracy"
+
+
+class MatthewsCorrelation(ClassMetric):
+    """Correlation of labels and predictions for any number of classes."""
+
+    key = "matthews_correlation"
+
+
+class F1(ClassMetric):
+    """Harmonic mean of precision and recall; `F1("macro")`, the default, `F1("micro")` or `F1("weighted")`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        average = "macro" if self.config_name == "default" else self.config_name
+        if average not in get_args(metrics.Average):
+            raise InputError(f"F1: expected macro, micro or weighted, got {average!r}")
+        self.key = f"{average}_f1"
+        return super()._info()
 
 
 class ScoreMetric(evaluate.Metric):
     """A metric of probabilities, one row of them for each reference."""
 
+    key = ""
+
     def _info(self) -> evaluate.MetricInfo:
         return _describe(self, {"prediction_scores": _SCORES, "references": _IDS})
+
+    def _compute(self, *, prediction_scores: Any, references: Any) -> dict[str, float]:
+        labels, scores = metrics.labels_and_scores(references, prediction_scores)
+        value = self._value(labels, metrics.as_probabilities(scores))
+        return {} if value is None else {self.key: float(value)}
+
+    def _value(self, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+        raise NotImplementedError
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add `prediction_scores`, rows of probabilities, and true class ids."""
@@ -56,75 +100,39 @@ class ScoreMetric(evaluate.Metric):
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
         """Add one row of `prediction_scores` and its true class id."""
-        self.add_batch(
-            predictions=prediction, references=[reference], prediction_scores=[kwargs.pop("prediction_scores", None)]
-        )
-
-
-class Accuracy(ClassMetric):
-    """Share of rows predicted right."""
-
-    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
-        return {"accuracy": float(metrics.accuracy(metrics.class_counts(references, predictions)))}
-
-
-class BalancedAccuracy(ClassMetric):
-    """Mean recall over the classes that have rows."""
-
-    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
-        return {"balanced_accuracy": float(metrics.balanced_accuracy(metrics.class_counts(references, predictions)))}
-
-
-class F1(ClassMetric):
-    """Harmonic mean of precision and recall; `F1("macro")`, the default, `F1("micro")` or `F1("weighted")`."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in ("default", "macro", "micro", "weighted"):
-            raise InputError(f"F1: expected macro, micro or weighted, got {self.config_name!r}")
-        return super()._info()
-
-    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
-        average = "macro" if self.config_name == "default" else self.config_name
-        return {f"{average}_f1": float(metrics.f1(metrics.class_counts(references, predictions), average))}
-
-
-class MatthewsCorrelation(ClassMetric):
-    """Correlation of labels and predictions for any number of classes."""
-
-    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
-        counts = metrics.class_counts(references, predictions)
-        return {"matthews_correlation": float(metrics.matthews_correlation(counts))}
+        scores = [kwargs.pop("prediction_scores", None)]
+        self.add_batch(predictions=prediction, references=[reference], prediction_scores=scores)
 
 
 class LogLoss(ScoreMetric):
     """Mean negative log-likelihood of the true classes, in nats."""
 
-    def _compute(self, *, prediction_scores: Any, references: Any) -> dict[str, float]:
-        labels, probabilities = _checked(references, prediction_scores)
-        return {"log_loss": float(metrics.row_log_losses(labels, probabilities).mean())}
+    key = "log_loss"
+
+    def _value(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
+        return metrics.row_log_losses(labels, probabilities).mean()
 
 
 class ExpectedCalibrationError(ScoreMetric):
     """Mean distance of confidence and accuracy over 15 confidence bins (arXiv:1706.04599)."""
 
-    def _compute(self, *, prediction_scores: Any, references: Any) -> dict[str, float]:
-        return {"ece": metrics.expected_calibration_error(*_checked(references, prediction_scores))}
+    key = "ece"
+
+    def _value(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
+        return metrics.expected_calibration_error(labels, probabilities)
 
 
 class RocAuc(ScoreMetric):
     """Area under the ROC curve: of class 1, or each class against the rest; nothing when a class has no references."""
 
-    def _compute(self, *, prediction_scores: Any, references: Any) -> dict[str, float]:
-        area = metrics.roc_auc(*_checked(references, prediction_scores))
-        return {} if area is None else {"roc_auc": area[0]}
+    key = "roc_auc"
+
+    def _value(self, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+        area = metrics.roc_auc(labels, probabilities)
+        return None if area is None else area[0]
 
 
 def _describe(metric: evaluate.Metric, features: dict[str, Any]) -> evaluate.MetricInfo:
     return evaluate.MetricInfo(
         description=type(metric).__doc__ or "", citation="", features=datasets.Features(features)
     )
-
-
-def _checked(references: Any, scores: Any) -> tuple[np.ndarray, np.ndarray]:
-    labels, scores = metrics.labels_and_scores(references, scores)
-    return labels, metrics.as_probabilities(scores)

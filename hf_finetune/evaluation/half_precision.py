@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
-from hf_finetune.evaluation.logits import Collate, predict_logits
+from hf_finetune.evaluation.logits import Collate, Indexed, predict_logits
 from hf_finetune.evaluation.metrics import softmax
 
 # A row is in doubt while its margin is below this many times the largest error that was seen in any row's margins.
@@ -61,37 +61,35 @@ class HalfPrecision:
         self.rows, self.compared, self.rescored, self.sampled, self.agreed = 0, 0, 0, 0, 0
         self.largest_error, self.largest_difference = 0.0, 0.0
 
-    def logits(self, rows: Dataset, lengths: np.ndarray | None) -> np.ndarray:
+    def logits(self, rows: Indexed, lengths: np.ndarray | None) -> np.ndarray:
         """Shape (N, C), float32, in row order; arguments as in `predict_logits`."""
-        if self.half is None:
-            found_NC = predict_logits(self.exact, rows, lengths=lengths, autocast=torch.bfloat16, **self.options)
-        else:
-            found_NC = predict_logits(self.half, rows, lengths=lengths, **self.options)
+        model, autocast = (self.exact, torch.bfloat16) if self.half is None else (self.half, None)
+        logits_NC = predict_logits(model, rows, lengths=lengths, autocast=autocast, **self.options)
         known_N = np.zeros(len(rows), dtype=bool)
+
+        def replace(chosen: np.ndarray) -> None:
+            part = None if lengths is None else lengths[chosen]
+            exact_SC = predict_logits(self.exact, Subset(rows, chosen.tolist()), lengths=part, **self.options)
+            self._compare(logits_NC[chosen], exact_SC)
+            logits_NC[chosen], known_N[chosen] = exact_SC, True
+
         if self.compared == 0:
             order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
             size = min(COMPARED if self.rescore else 4 * COMPARED, len(rows))
             sample = np.sort(order[np.linspace(0, len(rows) - 1, size).astype(int)])
-            exact_SC = self._again(rows, lengths, sample)
-            self.sampled, self.agreed = len(sample), int((exact_SC.argmax(-1) == found_NC[sample].argmax(-1)).sum())
-            self._compare(found_NC[sample], exact_SC)
-            found_NC[sample], known_N[sample] = exact_SC, True
-        while self.rescore and found_NC.shape[1] > 1:
+            labels = logits_NC[sample].argmax(-1)
+            replace(sample)
+            self.sampled, self.agreed = len(sample), int((logits_NC[sample].argmax(-1) == labels).sum())
+        while self.rescore and logits_NC.shape[1] > 1:
             # Again when a compared row showed a larger error: rows that had seemed certain may no longer be.
-            best_NC = np.sort(found_NC, axis=-1)
+            best_NC = np.sort(logits_NC, axis=-1)
             doubt = np.flatnonzero(~known_N & (best_NC[:, -1] - best_NC[:, -2] < SAFETY * self.largest_error))
             if len(doubt) == 0:
                 break
-            exact_SC = self._again(rows, lengths, doubt)
-            self._compare(found_NC[doubt], exact_SC)
-            found_NC[doubt], known_N[doubt] = exact_SC, True
+            replace(doubt)
             self.rescored += len(doubt)
         self.rows += len(rows)
-        return found_NC
-
-    def _again(self, rows: Dataset, lengths: np.ndarray | None, chosen: np.ndarray) -> np.ndarray:
-        part = None if lengths is None else lengths[chosen]
-        return predict_logits(self.exact, Subset(rows, chosen.tolist()), lengths=part, **self.options)
+        return logits_NC
 
     def _compare(self, half_SC: np.ndarray, exact_SC: np.ndarray) -> None:
         error_SC = half_SC - exact_SC
@@ -101,7 +99,7 @@ class HalfPrecision:
         self.largest_difference = max(self.largest_difference, difference)
         self.compared += len(half_SC)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, str | float]:
         """What was computed how, and how far it is from float32 on the rows that were computed in both."""
         return {
             "format": "bf16",

@@ -81,23 +81,32 @@ def bootstrap(
     if (area := metrics.roc_auc(labels, probabilities)) is not None:
         values["roc_auc"], influence = area
         bounds["roc_auc"] = _delong(values["roc_auc"], influence, z)
-
-    right = int((labels == predicted).sum())
-    bounds["accuracy"] = bounds["micro_f1"] = exact(right, rows, confidence)
-    alike = _rows_that_weigh_alike(labels)
-    if right in (0, rows):
-        bounds["weighted_f1"] = bounds["accuracy"]
-        bounds["balanced_accuracy"] = bounds["macro_f1"] = exact(right / rows * alike, alike, confidence)
-    if right == rows and len(kinds) > 1:
-        # Every class is right, so there are as many classes as kinds; a guess among them has correlation 0.
-        chance = 1 / len(kinds)
-        bounds["matthews_correlation"] = ((bounds["macro_f1"][0] - chance) / (1 - chance), 1.0)
-    if values.get("roc_auc") in (0.0, 1.0):
-        bounds["roc_auc"] = exact(values["roc_auc"] * alike, alike, confidence)
+    bounds |= _exact_bounds(labels, predicted, values, confidence)
     return {
         name: Interval(value, min(float(bounds[name][0]), value), max(float(bounds[name][1]), value), rows)
         for name, value in values.items()
     }
+
+
+def _exact_bounds(
+    labels: np.ndarray, predicted: np.ndarray, values: dict[str, float], confidence: float
+) -> dict[str, tuple[float, float]]:
+    """Bounds of the metrics that count rows; and of those that show no spread in resamples."""
+    rows, right = len(labels), int((labels == predicted).sum())
+    bounds = dict.fromkeys(("accuracy", "micro_f1"), exact(right, rows, confidence))
+    # How many rows, one weight each, would leave a mean over classes as uncertain as these labels do.
+    support = np.unique(labels, return_counts=True)[1]
+    alike = float(len(support) ** 2 / (1 / support).sum())
+    if right in (0, rows):
+        bounds["weighted_f1"] = bounds["accuracy"]
+        bounds["balanced_accuracy"] = bounds["macro_f1"] = exact(right / rows * alike, alike, confidence)
+    if right == rows and len(support) > 1:
+        # Every class is right; a guess among them has correlation 0.
+        chance = 1 / len(support)
+        bounds["matthews_correlation"] = ((bounds["macro_f1"][0] - chance) / (1 - chance), 1.0)
+    if values.get("roc_auc") in (0.0, 1.0):
+        bounds["roc_auc"] = exact(values["roc_auc"] * alike, alike, confidence)
+    return bounds
 
 
 def exact(right: float, rows: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -148,7 +157,7 @@ def paired_macro_f1(labels: Any, predicted_a: Any, predicted_b: Any, *, confiden
     As `paired_difference`, with what each row adds to the score in place of right or wrong: the score is linear in the
     rows near its value (delta method). Row i adds to the F1 of class c, 2 TP / (labels + predictions), its derivative
     (2 [both are c] - F1 ([its label is c] + [its prediction is c])) N / (labels + predictions). For a few hundred rows
-    and more; models that give the same answers everywhere differ by 0 for certain.
+    and more; models that predict the same everywhere differ by 0 for certain.
 
     Args:
         labels: true class ids, (N,).
@@ -175,12 +184,12 @@ def paired_macro_f1(labels: Any, predicted_a: Any, predicted_b: Any, *, confiden
 
 
 def _macro_f1_by_row(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """What each row adds to macro F1, shape (N,); their mean is macro F1 over the classes that are labels or answers."""
+    """What each row adds to macro F1, shape (N,); their mean is macro F1 over the classes that are labels or predictions."""
     classes = np.union1d(labels, predicted)
-    is_label, is_answer = (found[:, None] == classes for found in (labels, predicted))
-    both, total_C = is_label & is_answer, is_label.sum(axis=0) + is_answer.sum(axis=0)
+    is_label, is_prediction = (ids[:, None] == classes for ids in (labels, predicted))
+    both, total_C = is_label & is_prediction, is_label.sum(axis=0) + is_prediction.sum(axis=0)
     f1_C = 2 * both.sum(axis=0) / total_C
-    added = (2 * both - f1_C * (is_label.astype(float) + is_answer)) * len(labels) / total_C
+    added = (2 * both - f1_C * (is_label.astype(float) + is_prediction)) * len(labels) / total_C
     return (f1_C + added).mean(axis=1)
 
 
@@ -211,7 +220,7 @@ def _mean_and_half(cells: np.ndarray, confidence: float) -> tuple[float, float]:
 
 
 def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
-    """What a paired difference allows to say of the first model.
+    """What a paired difference shows of the first model.
 
     Args:
         difference: of `paired_difference`, or of any score where more is better.
@@ -226,12 +235,6 @@ def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
     if difference.low > -margin:
         return "no worse"
     return "worse" if difference.high < 0 else "undecided"
-
-
-def _rows_that_weigh_alike(labels: np.ndarray) -> float:
-    """How many rows, one weight each, would leave a mean over classes as uncertain as these labels do."""
-    support = np.unique(labels, return_counts=True)[1]
-    return float(len(support) ** 2 / (1 / support).sum())
 
 
 def _row_statistics(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> sparse.csr_array:
@@ -257,7 +260,7 @@ def _row_statistics(labels: np.ndarray, predicted: np.ndarray, probabilities: np
 
 def _metrics_of(chunks: Iterable[np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
     """Metrics (R,) of sums of row statistics (K, R) that come in chunks along R."""
-    parts = []
+    parts: list[dict[str, np.ndarray]] = []
     for sums in chunks:
         right, support, predicted, rest = np.split(sums, [num_labels, 2 * num_labels, 3 * num_labels])
         rows = support.sum(axis=0)
@@ -298,12 +301,13 @@ def _acceleration(without_one: np.ndarray, times: np.ndarray | float = 1.0) -> f
     return float((times * deviation**3).sum() / (6 * squares**1.5)) if squares > 0 else 0.0
 
 
-def _bca(value: float, resampled: np.ndarray, acceleration: float, z: float) -> np.ndarray:
+def _bca(value: float, resampled: np.ndarray, acceleration: float, z: float) -> tuple[float, float]:
     """Bias-corrected and accelerated bounds; resamples that equal the value count half below it."""
     below = ((resampled < value).mean() + (resampled <= value).mean()) / 2
     bias = ndtri(np.clip(below, 1 / len(resampled), 1 - 1 / len(resampled)))
     shifted = bias + np.array([-z, z])
-    return np.quantile(resampled, ndtr(bias + shifted / (1 - acceleration * shifted)))
+    low, high = np.quantile(resampled, ndtr(bias + shifted / (1 - acceleration * shifted)))
+    return float(low), float(high)
 
 
 def _biased_upwards(value: float, resampled: np.ndarray, z: float) -> tuple[float, float]:
@@ -317,4 +321,4 @@ def _delong(area: float, influence: np.ndarray, z: float) -> tuple[float, float]
     if area in (0.0, 1.0):
         return area, area
     half = z * np.sqrt((influence**2).sum()) / (area * (1 - area))
-    return expit(logit(area) - half), expit(logit(area) + half)
+    return float(expit(logit(area) - half)), float(expit(logit(area) + half))

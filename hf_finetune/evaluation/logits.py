@@ -12,20 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
+
+from hf_finetune.data.inputs import EpochRows
 
 # Rows are sorted by length within parts of so many: texts are small, and a longer part has less padding.
 PART_ROWS = {"text": 8192, "image": 512}
 # Padded tokens of a forward pass that a processor's caches hold: with 512 rows of 12, or 48 of 128, it is 10 to 30%
 # slower, with a quarter of these tokens as well.
 TOKENS = 2048
-Collate = Callable[[dict[str, list]], dict[str, torch.Tensor]]
+Collate = Callable[[Any], dict[str, torch.Tensor]]
+# Rows that a DataLoader reads by lists of indices, see `data.inputs.Rows`, or some of them.
+Indexed = EpochRows | Subset
 
 
 def predict_logits(
     model: nn.Module,
-    rows: Dataset,
+    rows: Indexed,
     collate: Collate,
     *,
     batch_size: int | None = 64,
@@ -50,7 +54,11 @@ def predict_logits(
     weight = next(model.parameters())
     device, dtype = weight.device, weight.dtype
     order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
-    batches = _batches(order, lengths, batch_size, tokens)
+    if batch_size is None and lengths is not None and tokens is not None:
+        batches = cut_by_tokens(order, lengths, tokens)
+    else:
+        size = batch_size or 64
+        batches = [order[i : i + size].tolist() for i in range(0, len(order), size)]
     loader = DataLoader(rows, batch_sampler=batches, collate_fn=collate)
     parts = []
     # Not inference_mode: BEiT keeps an index tensor from one forward pass to the next, and could not be trained after.
@@ -86,16 +94,16 @@ def gather_logits(part: np.ndarray, rows: int, processes: int) -> np.ndarray:
     return whole_NC
 
 
-def _batches(
-    order: np.ndarray, lengths: np.ndarray | None, batch_size: int | None, tokens: int | None
-) -> list[list[int]]:
-    """Rows of each forward pass, `order` cut as `predict_logits` says."""
-    if batch_size is not None or lengths is None or tokens is None:
-        batch_size = batch_size or 64
-        return [order[i : i + batch_size].tolist() for i in range(0, len(order), batch_size)]
+def cut_by_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> list[list[int]]:
+    """Rows of each forward pass: as many as stay within so many padded tokens, at least one.
+
+    Args:
+        order: rows, short ones first.
+        lengths: shape (N,), tokens of each row.
+    """
     batches, start, in_order = [], 0, lengths[order]
     while start < len(order):
-        # The rows come short ones first, so a batch is as long as its last row.
+        # A batch is as long as its last row.
         longest = in_order[start : start + max(1, tokens // int(in_order[start]))]
         size = max(1, int(np.searchsorted(longest * np.arange(1, len(longest) + 1), tokens, side="right")))
         batches.append(order[start : start + size].tolist())

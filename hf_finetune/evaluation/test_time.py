@@ -14,7 +14,7 @@ from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdi
 
 
 def mean_probabilities(views: Iterable[np.ndarray]) -> np.ndarray:
-    """The arithmetic mean of the probabilities that each view of a row was given, shape (N, C).
+    """The arithmetic mean of the probabilities of a row's views, shape (N, C).
 
     Of probabilities, not of logits, so that a view weighs no more than another however certain the model is of it; as in
     Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", section 4.1.
@@ -44,7 +44,7 @@ def gain(labels: Any, with_views: Any, without: Any, *, resamples: int = 1000) -
         {"without": metrics, "difference": {"value", "low", "high", "n", "verdict"}}; above 0 the views are better.
     """
     labels = np.asarray(labels)
-    right, right_without = (np.asarray(found).argmax(-1) == labels for found in (with_views, without))
+    right, right_without = (np.asarray(p).argmax(-1) == labels for p in (with_views, without))
     difference = paired_difference(right, right_without)
     return {
         "without": {name: i.to_dict() for name, i in bootstrap(labels, without, resamples=resamples).items()},

@@ -1,4 +1,4 @@
-"""Activations of rows in a store on disk, see `store`.
+"""Activations of rows in the disk cache, see `utils.disk_cache`.
 
 Legend: N rows, T tokens, D width.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Activations:
 
 
 def find_activations(folder: Path) -> Activations | None:
-    """Map a store. None when there is none there, or when it is damaged, see `utils.disk_cache.find`."""
+    """Map cached activations. None when there are none, or when they are damaged, see `utils.disk_cache.find`."""
     return disk_cache.find(folder, _map)
 
 
@@ -60,7 +60,7 @@ def _map(folder: Path, manifest: dict[str, Any]) -> Activations:
 
 def store_activations(
     folder: Path,
-    chunks: Iterable[tuple[np.ndarray, list[torch.Tensor]]],
+    chunks: Iterable[tuple[Sequence[int], list[torch.Tensor]]],
     *,
     rows: int,
     tokens: int,
@@ -68,27 +68,27 @@ def store_activations(
     dtype: torch.dtype,
     budget_gb: float,
 ) -> None:
-    """Fill a store.
+    """Write activations to the disk cache.
 
     Args:
         chunks: `(row indices, one (T, D) tensor of `dtype` per row)`; every row once, in any order.
         rows: N.
         tokens: of all rows together.
-        budget_gb: gigabytes (10^9 bytes) that all stores may take together.
+        budget_gb: gigabytes (10^9 bytes) that the disk cache may take.
 
     Raises:
         NoStore: see `utils.disk_cache.building`.
     """
-    starts, lengths, written = np.zeros(rows, np.int64), np.zeros(rows, np.int64), 0
+    table, written = np.zeros((2, rows), np.int64), 0
     about = {"format": FORMAT, "dtype": str(dtype).removeprefix("torch."), "width": width, "rows": rows}
-    needed = tokens * width * dtype.itemsize + starts.nbytes + lengths.nbytes
+    needed = tokens * width * dtype.itemsize + table.nbytes
     with disk_cache.building(folder, needed=needed, budget_gb=budget_gb, about=about) as build:
         logger.info("activations of %d rows: %.0f MB in %s", rows, needed / 1e6, folder)
         for indices, tensors in chunks:
             for row, tensor in zip(indices, tensors, strict=True):
-                starts[row], lengths[row] = written, len(tensor)
+                table[:, row] = written, len(tensor)
                 written += len(tensor)
             build.append(TOKENS, torch.cat(tensors).contiguous().view(torch.uint8).numpy())
-        table = io.BytesIO()
-        np.save(table, np.stack([starts, lengths]))
-        build.append(TABLE, table.getbuffer())
+        file = io.BytesIO()
+        np.save(file, table)
+        build.append(TABLE, file.getbuffer())

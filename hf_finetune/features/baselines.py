@@ -1,4 +1,4 @@
-"""What no pretrained network is needed for: the majority class, and a linear model of words or pixels.
+"""Baselines without a pretrained network: the majority class, and a linear model of words or pixels.
 
 Legend: N rows, C classes, F features.
 """
@@ -9,7 +9,6 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -22,21 +21,21 @@ logger = logging.getLogger("hf_finetune")
 
 MAX_CHARACTERS = 20_000_000
 """Training texts beyond this are left out: about 10 s of counting words."""
-MAX_PICTURES = 10_000
-"""Training pictures beyond this are left out: about 10 s of decoding photographs."""
+MAX_IMAGES = 10_000
+"""Training images beyond this are left out: about 10 s of decoding photographs."""
 MIN_ROWS = 1_000
-"""Training rows that are kept however long their texts are."""
+"""Training rows that stay however long their texts are."""
 MAX_FEATURES = 50_000
 """Most frequent words and word pairs of a text column."""
 SIDE = 16
-"""Pictures are shrunk to SIDE x SIDE pixels."""
+"""Images are shrunk to SIDE x SIDE pixels."""
 # Punctuation counts as a word, too: "!" and "?" tell classes apart.
 _WORDS = rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]"
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A simple model's answers, to stand beside those of the fine-tuned one."""
+    """A simple model's predictions, to stand beside those of the fine-tuned one."""
 
     name: str
     """majority, tfidf+logistic or pixels+logistic."""
@@ -57,35 +56,35 @@ def majority(train: Dataset, evals: Mapping[str, Dataset], *, num_labels: int) -
 
 
 def linear_baseline(train: Dataset, evals: Mapping[str, Dataset], *, num_labels: int, seed: int = 0) -> Baseline:
-    """Logistic regression on TF-IDF of words and word pairs, or on the standardised pixels of shrunken pictures.
+    """Logistic regression on TF-IDF of words and word pairs, or on the standardised pixels of shrunken images.
 
-    Deterministic. Large training splits are cut, by `seed`, to MAX_CHARACTERS or MAX_PICTURES, which is logged.
+    Deterministic. Large training splits are cut, by `seed`, to MAX_CHARACTERS or MAX_IMAGES, which is logged.
 
     Args:
         train: training rows with the column `label` and either `text`, perhaps `text_pair`, or `image`.
         evals: rows to score, by the split's name.
         num_labels: number of classes C.
-        seed: which rows are kept, and the order in which the solver visits them.
+        seed: which rows stay, and the order in which the solver visits them.
     """
     # Half a second that no run should wait for before its first step; so below.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     if "image" in train.column_names:
-        kept = _cut(np.ones(len(train)), MAX_PICTURES, "pictures", seed)
-        name, features, test = "pixels+logistic", *_pixels(train.select(kept), evals)
+        chosen = _cut(np.ones(len(train)), MAX_IMAGES, "images", seed)
+        name, features, test = "pixels+logistic", *_pixels(train.select(chosen), evals)
         # The inputs are dense and their number is small: here the quasi-Newton solver is five times the faster one.
         model = LogisticRegression(C=0.01, tol=1e-3, max_iter=100)
     else:
         columns = [column for column in ("text", "text_pair") if column in train.column_names]
         characters = np.sum([[len(text) for text in _texts(train, column)] for column in columns], axis=0)
-        kept = _cut(characters, MAX_CHARACTERS, "characters", seed)
-        name, features, test = "tfidf+logistic", *_tfidf(train.select(kept), evals, columns)
+        chosen = _cut(characters, MAX_CHARACTERS, "characters", seed)
+        name, features, test = "tfidf+logistic", *_tfidf(train.select(chosen), evals, columns)
         # On sparse inputs SAGA (arXiv:1407.0202) needs a quarter of L-BFGS's time and, stopped this early, loses nothing.
         model = LogisticRegression(C=10, solver="saga", tol=1e-2, max_iter=100, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(features, _labels(train)[kept])
+        model.fit(features, _labels(train)[chosen])
     probabilities = {}
     for split in evals:
         probabilities[split] = np.zeros((len(evals[split]), num_labels))
@@ -113,11 +112,14 @@ def _cut(sizes: np.ndarray, limit: int, unit: str, seed: int) -> np.ndarray:
     return np.sort(order[:count])
 
 
-def _tfidf(train: Dataset, evals: Mapping[str, Dataset], columns: list[str]) -> tuple[Any, dict[str, Any]]:
+def _tfidf(
+    train: Dataset, evals: Mapping[str, Dataset], columns: list[str]
+) -> tuple[sparse.csr_matrix, dict[str, sparse.csr_matrix]]:
     """Sparse features (N, F) of the training rows and of each split; those of a pair's two texts stand side by side."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    parts: dict[str | None, list[Any]] = {split: [] for split in (None, *evals)}
+    fitted: list[sparse.csr_matrix] = []
+    others: dict[str, list[sparse.csr_matrix]] = {split: [] for split in evals}
     for column in columns:
         vectorizer = TfidfVectorizer(
             token_pattern=_WORDS, ngram_range=(1, 2), sublinear_tf=True, max_features=MAX_FEATURES, dtype=np.float32
@@ -125,11 +127,11 @@ def _tfidf(train: Dataset, evals: Mapping[str, Dataset], columns: list[str]) -> 
         texts = _texts(train, column)
         if not any(text.strip() for text in texts):
             continue
-        parts[None].append(vectorizer.fit_transform(texts))
+        fitted.append(vectorizer.fit_transform(texts))
         for split, rows in evals.items():
-            parts[split].append(vectorizer.transform(_texts(rows, column)))
-    stacked = {split: sparse.hstack(blocks, format="csr") for split, blocks in parts.items()}
-    return stacked.pop(None), stacked
+            others[split].append(vectorizer.transform(_texts(rows, column)))
+    stacked = {split: sparse.hstack(blocks, format="csr") for split, blocks in others.items()}
+    return sparse.hstack(fitted, format="csr"), stacked
 
 
 def _pixels(train: Dataset, evals: Mapping[str, Dataset]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Training rows as activations of the frozen layers: computed once, kept on disk, used by every epoch and later runs.
+"""Training rows as activations of the frozen layers: computed once, cached on the disk, used by every epoch and later runs.
 
 Legend: N rows, T tokens, D width.
 """
@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, Rows
-from hf_finetune.evaluation.logits import cast
+from hf_finetune.evaluation.logits import Collate, cast, cut_by_tokens, to_device
 from hf_finetune.features.activation_cache import FORMAT, Activations, find_activations, store_activations
 from hf_finetune.features.prefix import Batch, NoBoundary, Prefix, rows_of
 from hf_finetune.models.freezing import frozen_layers
@@ -30,7 +30,7 @@ from hf_finetune.utils.disk_cache import NoStore, folder_of
 
 logger = logging.getLogger("hf_finetune.run")
 
-# Tokens of one forward pass while a store is built: enough to fill the processor, few enough to stay in its caches.
+# Tokens of one forward pass while the cache is filled: enough to fill the processor, few enough to stay in its caches.
 TOKENS_PER_BATCH = 4096
 # Nothing of a config that bears these in its name changes an activation in evaluation mode.
 WITHOUT_EFFECT = ("drop", "label", "name", "architectures", "problem_type", "version", "dtype", "pool")
@@ -38,9 +38,9 @@ WITHOUT_EFFECT = ("drop", "label", "name", "architectures", "problem_type", "ver
 
 @dataclass(frozen=True)
 class CachedInputs:
-    """Rows of a store in the place of texts or pictures, see `data.inputs`.
+    """Cached rows in the place of texts or images, see `data.inputs`.
 
-    Their column `cached` says where a row's tokens lie in the store: the first one, and how many. A list, because
+    Their column `cached` says where a row's tokens lie in the cache: the first one, and how many. A list, because
     `data.inputs.Rows` reads those without a detour.
     """
 
@@ -61,6 +61,13 @@ class CachedInputs:
         tokens_TD = self.store.tokens_TD
         return self.prefix.as_batch([tokens_TD[start : start + count] for start, count in batch["cached"]])
 
+    def rows(self, encoded: Dataset, first: int) -> Dataset:
+        """As many cached rows as there are encoded ones, from the `first` on, with what is known of these."""
+        here = slice(first, first + len(encoded))
+        places = np.stack([self.store.starts_N[here], self.store.lengths_N[here]], axis=1)
+        known = {name: encoded[name][:] for name in ("label", "length") if name in encoded.column_names}
+        return Dataset.from_dict({"cached": places.tolist(), **known})
+
 
 @dataclass(frozen=True)
 class TrainingRows:
@@ -77,13 +84,13 @@ class TrainingRows:
     build_s: float = 0.0
 
     @property
-    def report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, bool | float | str | None]:
         """What result.json says of the cache."""
-        used = isinstance(self.inputs, CachedInputs)
+        size = self.inputs.store.size if isinstance(self.inputs, CachedInputs) else 0
         return {
-            "used": used,
+            "used": isinstance(self.inputs, CachedInputs),
             "why": self.why,
-            "mb": round(self.inputs.store.size / 1e6, 1) if used else 0.0,
+            "mb": round(size / 1e6, 1),
             "build_s": round(self.build_s, 2),
             "reused": self.reused,
             "layer": self.layer,
@@ -108,137 +115,133 @@ def cache_frozen_layers(
 ) -> TrainingRows:
     """Compute what the frozen layers give for all rows, or find it where an earlier run left it.
 
-    The main process builds the store while the others wait. Where it cannot be used, the run goes on without, says why,
+    The main process fills the cache while the others wait. Where it cannot be used, the run goes on without, says why,
     and gives the same weights up to rounding.
 
     Args:
         model: with its frozen layers' parameters frozen, on its device; an adapter is on it already.
         train, validation: encoded rows.
         fingerprint: identifies the rows.
-        autocast: as in training. The store is in bfloat16 when that is, else in float32.
-        budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
+        autocast: as in training. The cache is in bfloat16 when that is, else in float32.
+        budget_gb: gigabytes (10^9 bytes) that the disk cache may take.
         why_not: to cache nothing, the reason; None: wherever it can be used.
     """
-    plain = TrainingRows(inputs, train, validation)
-    layer = frozen_layers(model)
-    if layer == 0 or why_not is not None:
-        return replace(plain, why="no layer is frozen" if layer == 0 else why_not)
+    plain = TrainingRows(inputs, train, validation, layer=frozen_layers(model))
+    if plain.layer == 0 or why_not is not None:
+        return replace(plain, why="no layer is frozen" if plain.layer == 0 else why_not, layer=0)
     started = time.perf_counter()
     columns = [c for c in inputs.columns if c in train.column_names]
     rows = concatenate_datasets([train.select_columns(columns), validation.select_columns(columns)])
-    lengths_N = _lengths(inputs, train, validation)
+    lengths = [each for each in map(inputs.lengths, (train, validation)) if each is not None]
+    lengths_N = np.concatenate(lengths) if lengths else None
     try:
-        prefix = Prefix(model, layer, _sample(model, inputs, rows, lengths_N))
+        prefix = Prefix(model, plain.layer, _sample(model, inputs, rows, lengths_N))
     except NoBoundary as reason:
-        return _without(plain, layer, f"{model.config.model_type} cannot be entered above its frozen layers: {reason}")
-    dtype = torch.bfloat16 if autocast == torch.bfloat16 else torch.float32
-    folder = folder_of(
-        "activations",
-        {
-            "format": FORMAT,
-            "weights": hashing.of_tensors(prefix.weights),
-            "config": {k: v for k, v in model.config.to_dict().items() if not any(w in k for w in WITHOUT_EFFECT)},
-            "attention": model.config._attn_implementation,
-            "rows": fingerprint,
-            "inputs": _identity(inputs, rows),
-            "layer": layer,
-            # One where the last layer is computed for the first token alone: of no use to a head that reads others.
-            "tokens": prefix.tokens,
-            "dtype": str(dtype),
-            "autocast": str(autocast),
-            "float32": torch.get_float32_matmul_precision(),
-            "device": model.device.type,
-            "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
-        },
-    )
-    why, reused = None, True
+        return _without(plain, f"{model.config.model_type} cannot be entered above its frozen layers: {reason}")
+    source = _Source(model, inputs, rows, lengths_N, prefix, autocast)
+    folder = folder_of("activations", source.key(fingerprint))
+    why: str | None = None
+    reused = True
     if PartialState().is_main_process and find_activations(folder) is None:
-        order_N, reused = np.full(len(rows), prefix.tokens) if lengths_N is None else lengths_N, False
+        reused = False
         try:
-            store_activations(
-                folder,
-                _chunks(prefix, model, inputs, rows, order_N, dtype, autocast),
-                rows=len(rows),
-                tokens=int(order_N.sum()) if prefix.tokens is None else prefix.tokens * len(rows),
-                width=prefix.width,
-                dtype=dtype,
-                budget_gb=budget_gb,
-            )
+            source.fill(folder, budget_gb)
         except NoStore as reason:
             why = str(reason)
     why, reused = broadcast_object_list([why, reused])
     store = None if why else find_activations(folder)
     if store is None:
         prefix.close()
-        return _without(plain, layer, why or f"{folder} went away")
+        return _without(plain, why or f"{folder} went away")
     if reused:
-        logger.info("activations below layer %d of %d rows: found in %s", layer, len(rows), folder)
-    return TrainingRows(
-        CachedInputs(prefix, store),
-        _cached_rows(train, store, 0),
-        _cached_rows(validation, store, len(train)),
-        layer=layer,
-        reused=reused,
-        build_s=time.perf_counter() - started,
-    )
+        logger.info("activations below layer %d of %d rows: found in %s", plain.layer, len(rows), folder)
+    cached = CachedInputs(prefix, store)
+    cached_train, cached_validation = cached.rows(train, 0), cached.rows(validation, len(train))
+    seconds = time.perf_counter() - started
+    return TrainingRows(cached, cached_train, cached_validation, None, plain.layer, reused, seconds)
 
 
-def _without(plain: TrainingRows, layer: int, why: str) -> TrainingRows:
+def _without(plain: TrainingRows, why: str) -> TrainingRows:
     logger.info("training without a cache of the frozen layers' activations: %s", why)
-    return replace(plain, why=why, layer=layer)
+    return replace(plain, why=why)
 
 
-def _chunks(
-    prefix: Prefix,
-    model: PreTrainedModel,
-    inputs: Inputs,
-    rows: Dataset,
-    lengths_N: np.ndarray,
-    dtype: torch.dtype,
-    autocast: torch.dtype | None,
-) -> Iterator[tuple[np.ndarray, list[torch.Tensor]]]:
-    """Activations of all rows, batches of like length one after another."""
-    order = np.argsort(lengths_N, kind="stable")
-    # No batch is longer in tokens than TOKENS_PER_BATCH, its longest row counted for all, unless it is one row.
-    batches, begin = [], 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - begin) * lengths_N[order[end]] > TOKENS_PER_BATCH:
-            batches.append(order[begin:end])
-            begin = end
-    loader = DataLoader(
-        Rows(rows, rows.column_names), batch_sampler=[b.tolist() for b in batches], collate_fn=inputs.collate
-    )
-    with tqdm(total=len(order), desc="activations of the frozen layers", unit="row", leave=False, disable=None) as bar:
-        for indices, batch in zip(batches, loader, strict=True):
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            with cast(model.device, autocast):
-                hidden_BTD = prefix.read(model, batch)
-            yield indices, [row.to("cpu", dtype) for row in rows_of(hidden_BTD, batch)]
-            bar.update(len(indices))
+@dataclass(frozen=True)
+class _Source:
+    """Rows, and the frozen layers that make activations of them."""
 
+    model: PreTrainedModel
+    inputs: Inputs
+    rows: Dataset
+    lengths_N: np.ndarray | None
+    """Tokens of each text."""
+    prefix: Prefix
+    autocast: torch.dtype | None
 
-def _lengths(inputs: Inputs, *parts: Dataset) -> np.ndarray | None:
-    found = [inputs.lengths(part) for part in parts]
-    return None if found[0] is None else np.concatenate(found)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the cached activations."""
+        return torch.bfloat16 if self.autocast == torch.bfloat16 else torch.float32
+
+    def key(self, fingerprint: str) -> dict[str, object]:
+        """All that the activations depend on."""
+        config = self.model.config
+        return {
+            "format": FORMAT,
+            "weights": hashing.of_tensors(self.prefix.weights),
+            "config": {k: v for k, v in config.to_dict().items() if not any(w in k for w in WITHOUT_EFFECT)},
+            "attention": config._attn_implementation,
+            "rows": fingerprint,
+            "inputs": self._inputs_key(),
+            "layer": self.prefix.n,
+            # One where the last layer is computed for the first token alone: of no use to a head that reads others.
+            "tokens": self.prefix.tokens,
+            "dtype": str(self.dtype),
+            "autocast": str(self.autocast),
+            "float32": torch.get_float32_matmul_precision(),
+            "device": self.model.device.type,
+            "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
+        }
+
+    def _inputs_key(self) -> str:
+        """What the model reads of the rows: the texts' tokens, or how images become tensors."""
+        if isinstance(self.inputs, ImageInputs):
+            return f"{self.inputs.processor.to_json_string()} {self.inputs.decode_once}"
+        return hashing.of_columns(self.rows)
+
+    def fill(self, folder: Path, budget_gb: float) -> None:
+        """Compute the activations of all rows, batches of like length one after another.
+
+        Raises:
+            NoStore: see `activation_cache.store_activations`.
+        """
+        rows, tokens = len(self.rows), self.prefix.tokens
+        lengths_N = np.full(rows, tokens) if self.lengths_N is None else self.lengths_N
+        store_activations(
+            folder,
+            self._chunks(lengths_N),
+            rows=rows,
+            tokens=int(lengths_N.sum()) if tokens is None else tokens * rows,
+            width=self.prefix.width,
+            dtype=self.dtype,
+            budget_gb=budget_gb,
+        )
+
+    def _chunks(self, lengths_N: np.ndarray) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
+        batches = cut_by_tokens(np.argsort(lengths_N, kind="stable"), lengths_N, TOKENS_PER_BATCH)
+        collate: Collate = self.inputs.collate
+        loader = DataLoader(Rows(self.rows, self.rows.column_names), batch_sampler=batches, collate_fn=collate)
+        label = "activations of the frozen layers"
+        with tqdm(total=len(self.rows), desc=label, unit="row", leave=False, disable=None) as bar:
+            for indices, batch in zip(batches, loader, strict=True):
+                batch = to_device(batch, self.model.device)
+                with cast(self.model.device, self.autocast):
+                    hidden_BTD = self.prefix.read(self.model, batch)
+                yield indices, [row.to("cpu", self.dtype) for row in rows_of(hidden_BTD, batch)]
+                bar.update(len(indices))
 
 
 def _sample(model: PreTrainedModel, inputs: Inputs, rows: Dataset, lengths_N: np.ndarray | None) -> Batch:
     """The shortest row, the longest, and one between them."""
     chosen = [0] if lengths_N is None else np.argsort(lengths_N, kind="stable")[[0, len(rows) // 2, -1]].tolist()
-    batch = inputs.collate(Rows(rows, rows.column_names).__getitems__(chosen))
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}
-
-
-def _identity(inputs: Inputs, rows: Dataset) -> str:
-    """What the model is given for the rows: the texts' tokens, or how pictures become tensors."""
-    if isinstance(inputs, ImageInputs):
-        return f"{inputs.processor.to_json_string()} {inputs.decode_once}"
-    return hashing.of_columns(rows)
-
-
-def _cached_rows(encoded: Dataset, store: Activations, first: int) -> Dataset:
-    """As many rows of the store as there are encoded ones, from the `first` on, with what is known of these."""
-    rows = slice(first, first + len(encoded))
-    places = np.stack([store.starts_N[rows], store.lengths_N[rows]], axis=1)
-    kept = {name: encoded[name][:] for name in ("label", "length") if name in encoded.column_names}
-    return Dataset.from_dict({"cached": places.tolist(), **kept})
+    return to_device(inputs.collate(Rows(rows, rows.column_names).__getitems__(chosen)), model.device)

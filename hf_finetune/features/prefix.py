@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from hf_finetune.evaluation.logits import evaluating
+from hf_finetune.evaluation.logits import evaluating, to_device
 from hf_finetune.models.freezing import lower_part
 from hf_finetune.models.heads.custom import last_layers_read
 from hf_finetune.models.modules import encoder, encoder_layers
@@ -95,6 +95,7 @@ class Prefix:
         try:
             with evaluating(model), torch.no_grad():
                 model(**batch)
+            assert self._read is not None, "noted by the layer's hook"
             return self._read
         finally:
             self._reading, self._read = False, None
@@ -181,13 +182,9 @@ class Prefix:
             self.tokens = tokens
         with evaluating(model), torch.no_grad():
             expected = model(**batch).logits
-            found = model(**self._move(self.as_batch(list(rows_of(hidden_BTD, batch))), hidden_BTD.device)).logits
-        if not torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
-            raise NoBoundary(f"logits from the activations differ by {float((found - expected).abs().max()):.1e}")
-
-    @staticmethod
-    def _move(batch: Batch, device: torch.device) -> Batch:
-        return {name: tensor.to(device) for name, tensor in batch.items()}
+            actual = model(**to_device(self.as_batch(list(rows_of(hidden_BTD, batch))), hidden_BTD.device)).logits
+        if not torch.allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE):
+            raise NoBoundary(f"logits from the activations differ by {float((actual - expected).abs().max()):.1e}")
 
 
 def rows_of(hidden_BTD: torch.Tensor, batch: Batch) -> Iterator[torch.Tensor]:

@@ -6,7 +6,7 @@ Legend: N rows, C classes.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -142,5 +142,5 @@ def calibration_section(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "split": evaluation.judged,
         "temperature": calibration.temperature(validation.labels_N, validation.logits_NC),
-        "bins": [b.to_dict() for b in calibration.reliability(judged.labels_N, judged.probabilities_NC)],
+        "bins": [asdict(each) for each in calibration.reliability(judged.labels_N, judged.probabilities_NC)],
     }

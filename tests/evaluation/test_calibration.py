@@ -1,5 +1,7 @@
 """Reliability bins and temperature scaling."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ def test_bins_by_hand() -> None:
     assert [(b.low, b.high) for b in bins] == [(0.4, 0.5), (0.6, 0.7), (0.8, 0.9)]
     assert [(b.count, b.accuracy) for b in bins] == [(1, 0), (1, 1), (2, 0.5)]
     assert [b.confidence for b in bins] == pytest.approx([0.5, 0.7, 0.89])
-    assert bins[0].to_dict() == {"low": 0.4, "high": 0.5, "confidence": 0.5, "accuracy": 0.0, "count": 1}
+    assert asdict(bins[0]) == {"low": 0.4, "high": 0.5, "confidence": 0.5, "accuracy": 0.0, "count": 1}
 
 
 def test_bins_sum_to_the_calibration_error() -> None:

@@ -151,8 +151,8 @@ def test_pixels_are_learnt(mode: str) -> None:
 
 
 def test_many_pictures_are_cut(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(baselines, "MAX_PICTURES", 30)
+    monkeypatch.setattr(baselines, "MAX_IMAGES", 30)
     monkeypatch.setattr(baselines, "MIN_ROWS", 10)
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
         linear_baseline(pictures(50, 0), {"test": pictures(5, 1)}, num_labels=2)
-    assert caplog.messages == ["linear baseline: fitted on 30 of 50 training rows (30 pictures)"]
+    assert caplog.messages == ["linear baseline: fitted on 30 of 50 training rows (30 images)"]
