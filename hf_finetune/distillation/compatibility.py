@@ -1,6 +1,6 @@
-"""That the inside of a teacher can be compared with its student's, token by token where that is asked.
+"""Check that the features of a teacher can be compared with its student's, token by token where a kind does so.
 
-Legend: B pictures, C channels, H height, W width.
+Legend: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.distillation.config import DistillationKind, FeatureKind, TokenKind
 from hf_finetune.distillation.networks import Networks
-from hf_finetune.distillation.teachers import Teacher
+from hf_finetune.distillation.network_teacher import NetworkTeacher
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import positions_of
 from hf_finetune.training.flops import patches
 
-INSTEAD = "ask for what is of rows (Embedding, RelationalKD, Contrastive)"
+INSTEAD = "take kinds that compare rows (Embedding, RelationalKD, Contrastive)"
 
 
-def check(teacher: Teacher, kinds: Sequence[DistillationKind], inputs: Inputs, model: nn.Module, rows: Dataset) -> None:
+def check_features(
+    teacher: NetworkTeacher, kinds: Sequence[DistillationKind], inputs: Inputs, model: nn.Module, rows: Dataset
+) -> None:
     """Refuse kinds that the two networks, or what turns rows into their inputs, do not go with.
 
     Args:
@@ -37,91 +39,98 @@ def check(teacher: Teacher, kinds: Sequence[DistillationKind], inputs: Inputs, m
     Raises:
         InputError: naming the kind, what stands against it, and the remedy.
     """
-    theirs = teacher.classifier.model
-    prompts = isinstance(theirs, PeftModel) and theirs.active_peft_config.is_prompt_learning
+    network = teacher.classifier.model
+    reads_prompts = isinstance(network, PeftModel) and network.active_peft_config.is_prompt_learning
     for place, kind in enumerate(kinds):
         if not isinstance(kind, FeatureKind):
             continue
         try:
-            if prompts:
+            if reads_prompts:
                 raise InputError(
                     f"{teacher.name} reads prompts before every row, of which the student has none; take a teacher without"
                 )
-            kind.required(Networks(model.config, theirs.config))
+            kind.required(Networks(model.config, teacher.config))
             if isinstance(kind, TokenKind):
                 _check_tokens(teacher, inputs, model, rows)
         except InputError as error:
             raise InputError(f"objective.kinds[{place}]: {error}") from error
 
 
-def _check_tokens(teacher: Teacher, inputs: Inputs, model: nn.Module, rows: Dataset) -> None:
-    theirs = teacher.classifier.inputs
-    if isinstance(inputs, TextInputs) and isinstance(theirs, TextInputs):
-        _check_texts(teacher, inputs, theirs.tokenizer, rows)
-    elif isinstance(inputs, ImageInputs) and isinstance(theirs, ImageInputs):
-        _check_pictures(teacher, inputs, theirs, model, rows.select(probe_indices(len(rows)))["image"][:])
+def _check_tokens(teacher: NetworkTeacher, inputs: Inputs, model: nn.Module, rows: Dataset) -> None:
+    teacher_inputs = teacher.classifier.inputs
+    if isinstance(inputs, TextInputs) and isinstance(teacher_inputs, TextInputs):
+        _check_texts(teacher, inputs, teacher_inputs.tokenizer, rows)
+    elif isinstance(inputs, ImageInputs) and isinstance(teacher_inputs, ImageInputs):
+        _check_images(teacher, inputs, teacher_inputs, model, rows.select(probe_indices(len(rows)))["image"][:])
 
 
-def _check_texts(teacher: Teacher, inputs: TextInputs, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
-    some = rows.select(range(min(200, len(rows))))
-    batch = {name: some[name][:] for name in ("text", "text_pair") if name in some.column_names}
+def _check_texts(
+    teacher: NetworkTeacher, inputs: TextInputs, tokenizer: PreTrainedTokenizerBase, rows: Dataset
+) -> None:
+    own_tokenizer, sample = inputs.tokenizer, rows.select(range(min(200, len(rows))))
+    batch = {name: sample[name][:] for name in ("text", "text_pair") if name in sample.column_names}
     own, theirs = (
-        TextInputs(t, inputs.max_length).encode_batch(batch)["input_ids"] for t in (inputs.tokenizer, tokenizer)
+        TextInputs(t, inputs.max_length).encode_batch(batch)["input_ids"] for t in (own_tokenizer, tokenizer)
     )
-    own_names = inputs.tokenizer.model_input_names
-    if inputs.tokenizer.get_vocab() != tokenizer.get_vocab() or own != theirs:
+    if own_tokenizer.get_vocab() != tokenizer.get_vocab() or own != theirs:
         raise InputError(
-            f"it compares token by token, and {teacher.name} cuts texts into other ones than the student; {INSTEAD}, or take a "
+            f"it compares token by token, and {teacher.name} cuts texts into other ones than the student; {INSTEAD}, or a "
             "teacher of the same tokenizer"
         )
-    if "text_pair" in batch and "token_type_ids" in set(tokenizer.model_input_names) - set(own_names):
+    if "text_pair" in batch and "token_type_ids" in {*tokenizer.model_input_names} - {*own_tokenizer.model_input_names}:
         raise InputError(f"{teacher.name} is told which text of a pair a token is of, the student is not; {INSTEAD}")
     limit = positions_of(teacher.classifier.model)
     if limit is not None and limit < inputs.max_length:
         raise InputError(
-            f"{teacher.name} has positions for {limit} tokens, and data.max_length is {inputs.max_length}; give {limit} or less"
+            f"{teacher.name} has positions for {limit} tokens, and data.max_length is {inputs.max_length}; give {limit} or "
+            "less"
         )
 
 
-def _check_pictures(
-    teacher: Teacher, inputs: ImageInputs, theirs: ImageInputs, model: nn.Module, images: list[dict[str, Any]]
+def _check_images(
+    teacher: NetworkTeacher,
+    inputs: ImageInputs,
+    teacher_inputs: ImageInputs,
+    model: nn.Module,
+    images: list[dict[str, Any]],
 ) -> None:
-    for each in (inputs, theirs):
+    for each in (inputs, teacher_inputs):
         check_augmentable(each.processor, images, "the pixels beside this teacher")
-    own_BCHW, theirs_BCHW = (each.collate({"image": images})["pixel_values"] for each in (inputs, theirs))
-    configs = model.config, teacher.classifier.model.config
-    counts = [patches(c, tuple(x.shape[1:])) for c, x in zip(configs, (own_BCHW, theirs_BCHW), strict=True)]
+    own_BCHW, theirs_BCHW = (each.collate({"image": images})["pixel_values"] for each in (inputs, teacher_inputs))
+    counts = [
+        patches(config, tuple(x_BCHW.shape[1:]))
+        for config, x_BCHW in ((model.config, own_BCHW), (teacher.config, theirs_BCHW))
+    ]
     if own_BCHW.shape != theirs_BCHW.shape or counts[0] != counts[1]:
-        sizes = [
-            f"{c} patches of {tuple(x.shape[-2:])} pixels" for c, x in zip(counts, (own_BCHW, theirs_BCHW), strict=True)
-        ]
-        raise InputError(
-            f"it compares patch by patch, and {teacher.name} reads {sizes[1]}, the student {sizes[0]}; {INSTEAD}, or take a "
-            "teacher of as many"
+        own_size, size = (
+            f"{count} patches of {tuple(x_BCHW.shape[-2:])} pixels"
+            for count, x_BCHW in zip(counts, (own_BCHW, theirs_BCHW), strict=True)
         )
-    if not torch.allclose(Normalised.of(inputs, theirs)(own_BCHW), theirs_BCHW, atol=1e-3):
         raise InputError(
-            f"the processor of {teacher.name} resizes pictures in another way than the student's; {INSTEAD}"
+            f"it compares patch by patch, and {teacher.name} reads {size}, the student {own_size}; {INSTEAD}, or a teacher of "
+            "as many"
         )
+    if not torch.allclose(PixelScaling.between(inputs, teacher_inputs)(own_BCHW), theirs_BCHW, atol=1e-3):
+        raise InputError(f"the processor of {teacher.name} resizes images in another way than the student's; {INSTEAD}")
 
 
 @dataclass(frozen=True)
-class Normalised:
-    """From one processor's normalised pixels to another's."""
+class PixelScaling:
+    """From one processor's normalized pixels to another's."""
 
     scale_C11: torch.Tensor
     shift_C11: torch.Tensor
 
     @classmethod
-    def of(cls, inputs: ImageInputs, theirs: ImageInputs) -> Normalised:
-        """By what they make of black and of white."""
+    def between(cls, inputs: ImageInputs, other: ImageInputs) -> PixelScaling:
+        """Derive it from what the two make of black and of white."""
         ends = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 1, 1)
-        (black, white), (their_black, their_white) = (
-            i.collate({"pixels": ends})["pixel_values"] for i in (inputs, theirs)
+        (black, white), (other_black, other_white) = (
+            each.collate({"pixels": ends})["pixel_values"] for each in (inputs, other)
         )
-        scale = (their_white - their_black) / (white - black)
-        return cls(scale, their_black - scale * black)
+        scale = (other_white - other_black) / (white - black)
+        return cls(scale, other_black - scale * black)
 
     def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Shape (B, 3, H, W), likewise."""
+        """Scale pixels (B, 3, H, W)."""
         return pixels_BCHW * self.scale_C11.to(pixels_BCHW.device) + self.shift_C11.to(pixels_BCHW.device)

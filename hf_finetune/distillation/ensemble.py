@@ -1,6 +1,6 @@
-"""What several teachers answer together.
+"""The predictions of several teachers together.
 
-Legend: N rows, B rows that are asked for, C classes.
+Legend: N rows, B rows of a batch, C classes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from hf_finetune.evaluation.test_time import mean_probabilities
 
 
 def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """Logarithms of the arithmetic mean of several teachers' probabilities (an ensemble as in arXiv:1503.02531).
+    """Compute logarithms of the arithmetic mean of several teachers' probabilities (an ensemble as in arXiv:1503.02531).
 
     Args:
         logits: of the same rows, each of shape (N, C).
 
     Returns:
-        Shape (N, C), float32: normalised, so that their softmax is the mean itself.
+        Shape (N, C), float32: normalized, so that their softmax is the mean itself.
     """
     mean_NC = mean_probabilities(softmax(logits_NC) for logits_NC in logits)
     # A class that float64 cannot tell from impossible.
@@ -30,8 +30,8 @@ def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Mean:
-    """`mean_logits` of rows as they are asked for, see `kept.Logits`."""
+class EnsembleLogits:
+    """`mean_logits` of rows as they are read, see `logit_cache.Logits`."""
 
     members: Sequence[Logits]
 
@@ -39,5 +39,5 @@ class Mean:
         return len(self.members[0])
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Shape (B, C), float32."""
+        """Return the logits (B, C), float32, of the rows of these numbers."""
         return mean_logits([member[rows] for member in self.members])

@@ -6,13 +6,19 @@ student, by its optimizer, and are of no use after: checkpoints hold them, the s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
 import torch
 from torch import nn
 
 from hf_finetune.distillation.config import FeatureKind
-from hf_finetune.distillation.features import Features
+from hf_finetune.distillation.features import Features, RequiredFeatures
 from hf_finetune.distillation.networks import Networks
+from hf_finetune.distillation.training_rows import ColumnsOfViews, TeacherColumns
 from hf_finetune.distillation.weight_schedules import settled
+from hf_finetune.utils.timer import Timer
 
 
 class FeatureLoss(nn.Module):
@@ -37,3 +43,21 @@ class FeatureLoss(nn.Module):
             progress: share of the training's steps that were taken before.
         """
         return settled(self.kind, progress)(student, teacher, self.networks, dict(self.weights.items()))
+
+
+@dataclass(frozen=True)
+class FeatureDistillation:
+    """How the features of a student are compared with its teacher's."""
+
+    required: RequiredFeatures
+    """The student's."""
+    losses: Mapping[int, FeatureLoss]
+    """See `DistillationLoss.feature_losses`; their weights train with the student's."""
+    teacher: Callable[[dict[str, Any]], Features]
+    """From a batch, as the student gets it, to the teacher's features of it."""
+    columns: TeacherColumns | ColumnsOfViews
+    """The teacher's features that are cached, see `DistillationRows`; of online augmentation, what computes them of views."""
+    skip: int = 0
+    """See `features.FeatureRecorder`."""
+    timer: Timer = field(default_factory=Timer)
+    """Of the teacher's part of the training."""

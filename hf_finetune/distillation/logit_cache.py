@@ -1,35 +1,31 @@
-"""Answers, and embeddings, in a store on the disk, a chunk of rows at a time: read where they lie, and found again by a run
-that was killed.
+"""Logits, and embeddings, in the disk cache: computed chunk by chunk, and read where they lie.
 
-Up to `MANY` classes the logits themselves are kept, in float32. Of more classes the `TOP` likeliest of each row, as logarithms
-of their probabilities in float16, and the probability that is left, which counts as spread evenly over the other classes: no
-probability is then off by more than 5e-4 for the rounding, and the likeliest class stays the likeliest. Who compares every
-logit by itself (`MatchLogits`) has all of them kept. A run that computes the answers uses them as they are kept, so that the
-next one trains the same.
+Up to `MANY` classes the logits themselves are cached, in float32. Of more classes the `TOP` likeliest of each row, as
+logarithms of their probabilities in float16, and the probability that is left, which counts as spread evenly over the other
+classes: no probability is then off by more than 5e-4 for the rounding, and the likeliest class stays the likeliest. A loss
+that compares every logit by itself (`needs_all_logits`) has all of them cached. A run that computes the logits uses them as
+they are cached, so that the next one trains the same.
 
-Legend: N rows, n rows of a chunk, B rows that are asked for, C classes, K = `TOP`.
+Legend: N rows, n rows of a chunk, B rows of a batch, C classes, K = `TOP`.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from hf_finetune.distillation.chunk_cache import Chunks, cached_chunks
+from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.utils import disk_cache
-from hf_finetune.utils.files import write_bytes
+from hf_finetune.utils.disk_cache import NoStore
 
 logger = logging.getLogger("hf_finetune.run")
 
-# Raised whenever the same rows come to be answered otherwise, or answers to be kept otherwise.
-FORMAT = 2
 # 500 classes of a million rows in float32 are 2 GB; 64 likeliest of them with their numbers are 0.26 GB.
 MANY, TOP = 512, 64
 
@@ -41,19 +37,19 @@ class Logits(Protocol):
         """N."""
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Shape (B, C), float32, of the rows of these numbers (B,)."""
+        """Return the logits (B, C), float32, of the rows of these numbers (B,)."""
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedLogits:
     """Logits in chunks, memory-mapped where they lie on the disk."""
 
     chunks: Sequence[np.ndarray]
-    """As `packed` gives them, one after another."""
+    """As `pack` gives them, one after another."""
     classes: int
     """Of the chunks."""
     columns_C: tuple[int, ...]
-    """Which of these classes are asked for, in this order."""
+    """Which of these classes are read, in this order."""
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -67,168 +63,105 @@ class Kept:
         """See `Logits`."""
         rows = np.asarray(rows)
         chunk_B = np.searchsorted(self.starts, rows, side="right") - 1
-        found_BC = np.empty((len(rows), len(self.columns_C)), dtype=np.float32)
+        logits_BC = np.empty((len(rows), len(self.columns_C)), dtype=np.float32)
         for chunk in np.unique(chunk_B):
-            mine = chunk_B == chunk
-            part = self.chunks[chunk][rows[mine] - self.starts[chunk]]
-            found_BC[mine] = unpacked(part, self.classes)[:, list(self.columns_C)]
-        return found_BC
+            is_here_B = chunk_B == chunk
+            packed = self.chunks[chunk][rows[is_here_B] - self.starts[chunk]]
+            logits_BC[is_here_B] = unpack(packed, self.classes)[:, list(self.columns_C)]
+        return logits_BC
 
 
-def keep(
-    parts: Mapping[str, Any],
+def cached_logits(
+    key: Mapping[str, Any],
     rows: int,
-    answer: Callable[[np.ndarray], np.ndarray],
+    compute: Callable[[np.ndarray], np.ndarray],
     *,
-    numbers: int,
-    likeliest: bool = True,
+    classes: int,
     size: int,
-    budget_gb: float,
     name: str,
-) -> tuple[list[np.ndarray], bool]:
-    """Answers where an earlier run left them, else computed chunk by chunk and kept, each chunk as soon as it is there.
+    budget_gb: float,
+    whole: bool = False,
+) -> tuple[CachedLogits, bool]:
+    """Return logits where an earlier run left them, else computed and cached.
 
     Args:
-        parts: what the answers depend on, as JSON has it.
+        key: what they depend on, as JSON has it.
         rows: N.
-        answer: `places of rows (n,) -> logits (n, C)`.
-        numbers: C, of each answer.
-        likeliest: keep the likeliest of many alone. False: all are kept, as these are no logits, or each is asked for.
+        compute: `numbers of rows (n,) -> logits (n, C)`.
+        classes: C, of all that are computed.
         size: rows of a chunk; what a killed run may lose.
-        budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
         name: of the rows, for the log.
+        budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
+        whole: cache all logits of many classes, and not the likeliest alone.
 
     Returns:
-        The chunks as `packed` gives them, and whether all were found whole.
+        The logits, of all classes in their order, and whether all were cached.
     """
-    # Of few classes it is the same either way, and one store.
-    all_of_many = {} if likeliest or numbers <= MANY else {"whole": True}
-    folder = disk_cache.folder_of("teacher", {"format": FORMAT, "size": size, **all_of_many, **parts})
-    places = [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
-    pack = packed if likeliest else partial(np.asarray, dtype=np.float32)
-    made: dict[int, np.ndarray] = {}
+    if whole and classes > MANY:
+        # Of few classes it is the same either way, and one cache.
+        key = {"whole": True, **key}
+    encode = partial(np.asarray, dtype=np.float32) if whole else pack
+    chunks = Chunks(
+        f"the teacher's predictions of {rows} {name} rows", rows, size, encode(np.zeros((1, classes), dtype=np.float32))
+    )
+    computed: dict[int, np.ndarray] = {}
 
-    def make(chunk: int) -> np.ndarray:
-        made[chunk] = pack(answer(places[chunk]))
-        return made[chunk]
+    def compute_chunk(numbers: np.ndarray) -> np.ndarray:
+        first = int(numbers[0])
+        if first not in computed:
+            computed[first] = encode(compute(numbers))
+        return computed[first]
 
     try:
-        found, there = found_or_made(
-            folder,
-            [len(chunk) for chunk in places],
-            pack(np.zeros((1, numbers), dtype=np.float32)),
-            make,
-            budget_gb=budget_gb,
-            about={"rows": rows, "numbers": numbers},
+        arrays, cached = cached_chunks(key, chunks, compute_chunk, budget_gb=budget_gb)
+    except NoStore as reason:
+        logger.warning("the teacher's predictions are not kept for a later run: %s", reason)
+        arrays, cached = [compute_chunk(numbers) for numbers in chunks.row_numbers], False
+    return CachedLogits(arrays, classes, tuple(range(classes))), cached
+
+
+def check_finite(logits_nC: np.ndarray, numbers: np.ndarray, teacher: str, split: str) -> np.ndarray:
+    """Return logits of the rows of these numbers as they are.
+
+    Raises:
+        InputError: one is no number, or infinite: nothing could be learned from it, and it would be cached.
+    """
+    if not np.isfinite(logits_nC).all():
+        first = int(np.flatnonzero(~np.isfinite(logits_nC).all(axis=1))[0])
+        raise InputError(
+            f"objective.teacher: {teacher}: its prediction of row {numbers[first] + 1} of {split} is not finite "
+            f"({', '.join(f'{v:.3g}' for v in logits_nC[first][:5])}); its weights may be damaged, expected another teacher"
         )
-    except disk_cache.NoStore as reason:
-        logger.warning("the teacher's answers are not kept for a later run: %s", reason)
-        return [made[i] if i in made else make(i) for i in range(len(places))], False
-    if there == len(places):
-        logger.info("the teacher's answers to %d %s rows: found in %s", rows, name, folder)
-    elif there:
-        logger.info("%d of %d parts of the answers were there, of a run that was stopped", there, len(places))
-    return found, there == len(places)
+    return logits_nC
 
 
-def found_or_made(
-    folder: Path,
-    heights: Sequence[int],
-    one: np.ndarray,
-    make: Callable[[int], np.ndarray],
-    *,
-    budget_gb: float,
-    about: Mapping[str, Any],
-) -> tuple[list[np.ndarray], int]:
-    """Chunks where an earlier run left them, else made and kept, each as soon as it is there.
-
-    Args:
-        folder: see `utils.disk_cache.folder_of`.
-        heights: of each chunk, its first dimension.
-        one: of that dimension 1, in all else as a chunk is kept.
-        make: the chunk of a number.
-        budget_gb: gigabytes (10^9 bytes) that all stores may take on the disk.
-        about: what the manifest says.
-
-    Returns:
-        The chunks, mapped where they lie, and how many of them were there.
-
-    Raises:
-        NoStore: see `utils.disk_cache.growing`.
-    """
-
-    def read(folder: Path, _: dict[str, Any]) -> list[np.ndarray]:
-        return [_read(folder, i, height, one) for i, height in enumerate(heights)]
-
-    there = len(heights)
-    if (found := disk_cache.find(folder, read)) is None:
-        with disk_cache.growing(folder, needed=sum(heights) * one.nbytes, budget_gb=budget_gb, about=about) as part:
-            for i, height in enumerate(heights):
-                try:
-                    _read(part, i, height, one)
-                except (OSError, ValueError):
-                    there -= 1
-                    write_bytes(part / _file(i), _content(make(i)))
-        if (found := disk_cache.find(folder, read)) is None:
-            raise disk_cache.NoStore(f"{folder} was damaged as soon as it was written")
-    disk_cache.hold(folder)
-    return found, there
-
-
-def _file(chunk: int) -> str:
-    return f"{chunk:05d}.npy"
-
-
-def _content(packed_n: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    np.save(content, packed_n, allow_pickle=False)
-    return content.getvalue()
-
-
-def _read(folder: Path, chunk: int, rows: int, one: np.ndarray) -> np.ndarray:
-    """A chunk, mapped.
-
-    Args:
-        one: a row as it is kept, shape (1, ...).
-
-    Raises:
-        OSError: there is none.
-        ValueError: it is another.
-    """
-    found = np.load(folder / _file(chunk), mmap_mode="r", allow_pickle=False)
-    if found.dtype != one.dtype or found.shape != (rows, *one.shape[1:]):
-        raise ValueError(f"{_file(chunk)} has the shape {found.shape}, not {(rows, *one.shape[1:])}")
-    return found
-
-
-def packed(logits_nC: np.ndarray) -> np.ndarray:
-    """Logits as they are kept: themselves, float32 (n, C); or of more than `MANY` classes records (n,) of `log_p`, float16
-    (K + 1,), the likeliest first and what is left last, and `classes` (K,)."""
+def pack(logits_nC: np.ndarray) -> np.ndarray:
+    """Return logits as they are cached: themselves, float32 (n, C); or of more than `MANY` classes records (n,) of `log_p`,
+    float16 (K + 1,), the likeliest first and what is left last, and `classes` (K,)."""
     logits_nC = np.asarray(logits_nC, dtype=np.float32)
     classes = logits_nC.shape[1]
     if classes <= MANY:
         return logits_nC
     order_nC = np.argsort(-logits_nC, axis=1, kind="stable")
     p_nC = np.take_along_axis(softmax(logits_nC), order_nC, axis=1)
-    kept_n = np.empty(
-        len(logits_nC), [("log_p", np.float16, (TOP + 1,)), ("classes", np.min_scalar_type(classes), (TOP,))]
-    )
+    record = [("log_p", np.float16, (TOP + 1,)), ("classes", np.min_scalar_type(classes), (TOP,))]
+    packed_n = np.empty(len(logits_nC), record)
     p_nK = np.concatenate([p_nC[:, :TOP], p_nC[:, TOP:].sum(axis=1, keepdims=True)], axis=1)
     log_p_nK = np.log(np.maximum(p_nK, np.finfo(np.float64).tiny)).astype(np.float16)
-    # Rounded, the second could be as likely as the first, which is the answer.
+    # Rounded, the second could be as likely as the first, which is the predicted class.
     log_p_nK[:, 1:TOP] = np.minimum(log_p_nK[:, 1:TOP], np.nextafter(log_p_nK[:, :1], np.float16(-np.inf)))
-    kept_n["log_p"], kept_n["classes"] = log_p_nK, order_nC[:, :TOP]
-    return kept_n
+    packed_n["log_p"], packed_n["classes"] = log_p_nK, order_nC[:, :TOP]
+    return packed_n
 
 
-def unpacked(kept_n: np.ndarray, classes: int) -> np.ndarray:
-    """Logits (n, C), float32, of what `packed` gave."""
-    if kept_n.dtype.names is None:
-        return kept_n
-    log_p_nK = kept_n["log_p"].astype(np.float32)
-    # Of nearly uniform answers the likeliest may have been rounded below the mean of the rest: it stays the likeliest.
+def unpack(packed_n: np.ndarray, classes: int) -> np.ndarray:
+    """Return the logits (n, C), float32, of what `pack` gave."""
+    if packed_n.dtype.names is None:
+        return packed_n
+    log_p_nK = packed_n["log_p"].astype(np.float32)
+    # Of nearly uniform predictions the likeliest may have been rounded below the mean of the rest: it stays the likeliest.
     below_n1 = np.nextafter(log_p_nK[:, :1], np.float32(-np.inf))
     rest_n1 = np.minimum(log_p_nK[:, TOP:] - np.log(np.float32(classes - TOP)), below_n1)
     logits_nC = np.repeat(rest_n1, classes, axis=1)
-    np.put_along_axis(logits_nC, kept_n["classes"].astype(np.int64), log_p_nK[:, :TOP], axis=1)
+    np.put_along_axis(logits_nC, packed_n["classes"].astype(np.int64), log_p_nK[:, :TOP], axis=1)
     return logits_nC

@@ -34,3 +34,8 @@ class Notes(list[str]):
         """Log a note, and collect it."""
         logger.info(note)
         self.append(note)
+
+
+def one_line(error: Exception, most: int = 150) -> str:
+    """What a library says of an error, on one line."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
