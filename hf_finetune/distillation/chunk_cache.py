@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.utils import disk_cache
-from hf_finetune.utils.codec import write_bytes
+from hf_finetune.utils.files import write_bytes
 
 logger = logging.getLogger("hf_finetune.run")
 

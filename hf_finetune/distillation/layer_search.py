@@ -203,9 +203,7 @@ def search_layers(
     return [_layer_map(i, type(kinds[i]).__name__, len(sample), each) for i, each in similarities.items()]
 
 
-def with_layers(
-    kinds: Sequence[DistillationKind], layer_maps: Sequence[LayerMap]
-) -> tuple[DistillationKind, ...]:
+def with_layers(kinds: Sequence[DistillationKind], layer_maps: Sequence[LayerMap]) -> tuple[DistillationKind, ...]:
     """Replace the layers that are to be searched by those that were found, see `search_layers`."""
     pairs = {each["place"]: tuple((own, other) for own, other in each["layers"]) for each in layer_maps}
     return tuple(replace(kind, layers=pairs[i]) if searches_layers(kind) else kind for i, kind in enumerate(kinds))
@@ -217,9 +215,7 @@ def _similarity(
     return HiddenStateSimilarity(seed) if isinstance(kind, HiddenStates) else AttentionSimilarity(networks.heads)
 
 
-def _layer_map(
-    place: int, kind: str, rows: int, similarity: HiddenStateSimilarity | AttentionSimilarity
-) -> LayerMap:
+def _layer_map(place: int, kind: str, rows: int, similarity: HiddenStateSimilarity | AttentionSimilarity) -> LayerMap:
     # To four digits, so that the map follows from the very numbers that are reported; and no -0.
     likeness_SL = np.array([[float(f"{x:.4g}") for x in row] for row in similarity.likeness()]) + 0.0
     pairs = best_pairs(likeness_SL)

@@ -19,9 +19,9 @@ from torch.utils.data import Subset
 from transformers import PreTrainedConfig
 
 from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import EpochRows, ImageInputs, Inputs, Rows, TextInputs, columns_of
-from hf_finetune.data.splits import row_digests
 from hf_finetune.distillation.class_order import class_columns, order_notes
 from hf_finetune.distillation.features import EmbeddingModel
 from hf_finetune.distillation.logit_cache import CachedLogits, Logits, cached_logits, check_finite
@@ -97,9 +97,7 @@ class NetworkTeacher:
         reading = repr(model.reading) if isinstance(model, CustomHeadClassifier) else None
         return hashing.of_json([hashing.of_tensors(model.state_dict()), config, reading])
 
-    def check(
-        self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool
-    ) -> None:
+    def check(self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it cannot predict, see `Teacher.check`.
 
         Raises:

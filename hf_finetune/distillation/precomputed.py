@@ -3,7 +3,7 @@
 A parquet file has a column `digest`, or `text` (for pairs `text_pair`, too), and one for each class: `p:NAME`, its
 probability, or `logit:NAME`. An .npy file has logits (M, C), and beside it NAME.json says whose they are: {"labels":
 [C names], "digests": [M digests]}. A folder holds parquet files, or one .npy file with its .json. The digest of a row is the
-SHA-256, in hexadecimal, of its text in UTF-8, or of the bytes of the image's file; see `data.splits.row_digests` for pairs.
+SHA-256, in hexadecimal, of its text in UTF-8, or of the bytes of the image's file; see `data.duplicates.row_digests` for pairs.
 
 Legend: M predictions, R of them of a row that was predicted before, N rows, C classes.
 """
@@ -21,16 +21,16 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.duplicates import first_occurrences, row_digests
 from hf_finetune.data.inputs import Inputs
-from hf_finetune.data.splits import first_occurrences, row_digests
 from hf_finetune.distillation.class_order import class_columns
 from hf_finetune.distillation.logit_cache import Logits
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils import hashing
 from hf_finetune.utils.artifacts import artefacts_in
-from hf_finetune.utils.codec import spelled
 from hf_finetune.utils.messages import one_line
+from hf_finetune.utils.plain import short_repr
 
 SUFFIXES = (".parquet", ".npy")
 PROBABILITY, LOGIT = "p:", "logit:"
@@ -58,9 +58,7 @@ class PrecomputedPredictions:
     notes: tuple[str, ...] = ()
     """What its user should know."""
 
-    def check(
-        self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool
-    ) -> None:
+    def check(self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it has no prediction of, see `Teacher.check`.
 
         Raises:
@@ -69,7 +67,7 @@ class PrecomputedPredictions:
         if augment:
             raise InputError(
                 f"data.augment: expected none beside {self.name}, which predicts the rows as they are, got "
-                f"{', '.join(map(spelled, augment))}; take a classifier as teacher"
+                f"{', '.join(map(short_repr, augment))}; take a classifier as teacher"
             )
         for split, rows in splits.items():
             self.logits(rows, split)

@@ -105,7 +105,9 @@ def predict_rows(
             weights=combined_weights([member.weights for member in members]),
             logits={split: mean_logits([member.logits[split] for member in members]) for split in together.logits},
             cached=all(member.cached for member in members),
-            training=EnsembleLogits([m.training for m in members if m.training is not None]) if "train" in rows else None,
+            training=EnsembleLogits([m.training for m in members if m.training is not None])
+            if "train" in rows
+            else None,
             members=members,
         )
     return replace(together, online=OnlinePredictions(teachers, budget_gb)) if online else together

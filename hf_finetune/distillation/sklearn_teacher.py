@@ -17,9 +17,8 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.augmentation.online import AugmentedRows
-
+from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.inputs import Inputs
-from hf_finetune.data.splits import row_digests
 from hf_finetune.distillation.class_order import class_columns, order_notes
 from hf_finetune.distillation.logit_cache import Logits, cached_logits, check_finite
 from hf_finetune.distillation.precomputed import LEAST_PROBABILITY
@@ -63,9 +62,7 @@ class SklearnTeacher:
         """What its user should know."""
         return order_notes(self.name, self.columns_C)
 
-    def check(
-        self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool
-    ) -> None:
+    def check(self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it cannot predict, see `Teacher.check`.
 
         Raises:

@@ -67,9 +67,7 @@ class ComputedFeatures:
             self.recorder = FeatureRecorder(self.model, required.of_tokens, skip=skip)
             if isinstance(inputs, ImageInputs) and isinstance(own_inputs, ImageInputs):
                 self.scaling = PixelScaling.between(inputs, own_inputs)
-        self.names = (
-            own_inputs.tokenizer.model_input_names if isinstance(own_inputs, TextInputs) else ["pixel_values"]
-        )
+        self.names = own_inputs.tokenizer.model_input_names if isinstance(own_inputs, TextInputs) else ["pixel_values"]
 
     def __call__(self, batch: dict[str, Any]) -> Features:
         """Return the states, without gradients, computed in float32, and the embeddings."""
@@ -155,7 +153,11 @@ class OnlineEmbeddings:
 
 
 def _embeddings(
-    teacher: NetworkTeacher, rows: Dataset | AugmentedRows, split: str, poolings: Collection[PoolingKind], budget_gb: float
+    teacher: NetworkTeacher,
+    rows: Dataset | AugmentedRows,
+    split: str,
+    poolings: Collection[PoolingKind],
+    budget_gb: float,
 ) -> dict[str, TeacherColumn]:
     return {embedding_column(p): teacher.embeddings(rows, split, p, budget_gb=budget_gb) for p in poolings}
 
@@ -230,9 +232,7 @@ def _cached_states(
             return None
 
 
-def required_together(
-    kinds: Iterable[FeatureKind], networks: Networks
-) -> tuple[RequiredFeatures, RequiredFeatures]:
+def required_together(kinds: Iterable[FeatureKind], networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:
     """Return all features that the kinds need of the student, and of the teacher."""
     student, teacher = zip(*(kind.required(networks) for kind in kinds), strict=True)
     return reduce(or_, student), reduce(or_, teacher)

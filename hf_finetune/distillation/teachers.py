@@ -36,9 +36,7 @@ class Teacher(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What its user should know."""
 
-    def check(
-        self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool
-    ) -> None:
+    def check(self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it cannot predict as the run will ask for it.
 
         Args:

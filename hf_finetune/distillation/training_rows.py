@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from hf_finetune.augmentation.online import AugmentedRows
-from hf_finetune.data.inputs import Columns, EpochRows, Rows
+from hf_finetune.data.inputs import Columns, EpochRows
 
 # What every column of the teacher's begins with.
 TEACHER = "teacher_"
@@ -92,7 +92,9 @@ class DistillationViews(EpochRows):
         return self.rows.__getitems__(indices)
 
 
-def collate_with_teacher(collate: Callable[[Columns], dict[str, torch.Tensor]], batch: Columns) -> dict[str, torch.Tensor]:
+def collate_with_teacher(
+    collate: Callable[[Columns], dict[str, torch.Tensor]], batch: Columns
+) -> dict[str, torch.Tensor]:
     """Collate a batch for training, and the teacher's columns beside it.
 
     Args:

@@ -15,10 +15,13 @@ from hf_finetune.config.data import TextData
 from hf_finetune.config.recipe import Distill
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.provenance import teacher_overlaps
-from hf_finetune.distillation import report, teacher_states
-from hf_finetune.distillation import teachers as teacher
+from hf_finetune.distillation import layer_search, report
 from hf_finetune.distillation.config import LogitKind
-from hf_finetune.distillation.trainer import Insides
+from hf_finetune.distillation.feature_loss import FeatureDistillation
+from hf_finetune.distillation.layer_search import LayerMap
+from hf_finetune.distillation.predictions import TeacherPredictions, predict_rows
+from hf_finetune.distillation.teacher_features import feature_distillation
+from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.pipeline.context import PreparedRun, RunContext
 from hf_finetune.pipeline.stopwatch import Stopwatch
 
@@ -29,55 +32,56 @@ logger = logging.getLogger("hf_finetune.run")
 class Teaching:
     """What a student learns from its teachers."""
 
-    predictions: teacher.Answers
-    hidden_states: Insides | None
-    """How the student's hidden states are compared with the teacher's; None: not at all."""
+    predictions: TeacherPredictions
+    features: FeatureDistillation | None
+    """How the student's features are compared with the teacher's; None: not at all."""
 
     def seconds_in_training(self, *, rehearsal: bool) -> float:
-        """What the teachers took while the student trained. A rehearsal counts hidden states as the student's."""
-        live, states = self.predictions.live, self.hidden_states
-        states_s = 0.0 if states is None or rehearsal else states.clock.seconds
-        return states_s + (0.0 if live is None else live.seconds)
+        """What the teachers took while the student trained. A rehearsal counts features as the student's."""
+        online, features = self.predictions.online, self.features
+        features_s = 0.0 if features is None or rehearsal else features.timer.seconds
+        return features_s + (0.0 if online is None else online.timer.seconds)
 
 
-def teachers_of(context: RunContext, splits: Splits) -> teacher.Teachers | None:
+def teachers_of(context: RunContext, splits: Splits) -> Teachers | None:
     """The recipe's teachers, not loaded yet; None: it has none."""
     recipe, objective = context.recipe, context.recipe.objective
     if not isinstance(objective, Distill):
         return None
-    return teacher.Teachers(
+    return Teachers(
         objective.teachers,
         splits.labels,
         "text" if isinstance(recipe.data, TextData) else "image",
         trust_remote_code=recipe.model.trust_remote_code,
         precision=objective.teacher_precision,
-        whole=any(isinstance(kind, LogitKind) and kind.needs_all_logits for kind in objective.kinds),
+        all_logits=any(isinstance(kind, LogitKind) and kind.needs_all_logits for kind in objective.kinds),
     )
 
 
-def search_layers(run: PreparedRun, train_rows: Dataset) -> list[dict[str, Any]]:
+def search_layers(run: PreparedRun, train_rows: Dataset) -> list[LayerMap]:
     """Which layers of student and teacher go together; the main process decides for all.
 
     Args:
         train_rows: encoded.
 
     Returns:
-        See `distillation.teacher_states.search_layers`.
+        See `distillation.layer_search.search_layers`.
     """
     layer_maps: list[Any] = [None]
     if PartialState().is_main_process:
         assert run.teachers is not None, "a teacher's layers are searched"
-        (one,) = run.teachers.members
-        assert isinstance(one, teacher.Teacher), "refused before"
-        layer_maps[0] = teacher_states.search_layers(
-            one, run.context.kinds, run.data.inputs, run.model.network, train_rows, seed=run.recipe.train.seed
+        layer_maps[0] = layer_search.search_layers(
+            run.teachers.network,
+            run.context.kinds,
+            run.data.inputs,
+            run.model.network,
+            train_rows,
+            seed=run.recipe.train.seed,
         )
     return broadcast_object_list(layer_maps)[0]
 
 
-def ask_teacher(
-    run: PreparedRun, layer_maps: Sequence[dict[str, Any]], clock: Stopwatch, *, test: bool
-) -> Teaching | None:
+def ask_teacher(run: PreparedRun, layer_maps: Sequence[LayerMap], clock: Stopwatch, *, test: bool) -> Teaching | None:
     """What the run's teachers predict for its rows, and a warning where that is of no use; None: it has no teacher.
 
     Args:
@@ -90,40 +94,38 @@ def ask_teacher(
         return _ask(run, run.teachers, layer_maps, test=test)
 
 
-def _ask(run: PreparedRun, teachers: teacher.Teachers, layer_maps: Sequence[dict[str, Any]], *, test: bool) -> Teaching:
+def _ask(run: PreparedRun, teachers: Teachers, layer_maps: Sequence[LayerMap], *, test: bool) -> Teaching:
     splits = run.data.splits
     rows = {"train": splits.train, "validation": splits.validation}
     if test and splits.test is not None:
         rows["test"] = splits.test
     # The others find what the first one leaves.
     with PartialState().main_process_first():
-        predictions = teacher.ask(
-            teachers.members, rows, budget_gb=run.recipe.batching.cache_gb, live=run.context.augments_online
+        predictions = predict_rows(
+            teachers.members, rows, budget_gb=run.recipe.batching.cache_gb, online=run.context.augments_online
         )
-        hidden_states = _ask_for_hidden_states(run, teachers, layer_maps)
+        features = _ask_for_features(run, teachers, layer_maps)
     teachers.release()
     if test and PartialState().is_main_process:
-        predictions = replace(predictions, seen=tuple(teacher_overlaps(predictions.names, splits)))
+        predictions = replace(predictions, overlaps=tuple(teacher_overlaps(predictions.names, splits)))
     for doubt in report.doubts(predictions, rows):
         logger.warning(doubt)
-    return Teaching(predictions, hidden_states)
+    return Teaching(predictions, features)
 
 
-def _ask_for_hidden_states(
-    run: PreparedRun, teachers: teacher.Teachers, layer_maps: Sequence[dict[str, Any]]
-) -> Insides | None:
-    """See `Teaching.hidden_states`."""
+def _ask_for_features(
+    run: PreparedRun, teachers: Teachers, layer_maps: Sequence[LayerMap]
+) -> FeatureDistillation | None:
+    """See `Teaching.features`."""
     if not run.context.compares_hidden_states:
         return None
-    (one,) = teachers.members
-    assert isinstance(one, teacher.Teacher), "refused before"
-    return teacher_states.insides_of(
-        one,
-        teacher_states.with_layers(run.context.kinds, layer_maps),
+    return feature_distillation(
+        teachers.network,
+        layer_search.with_layers(run.context.kinds, layer_maps),
         run.data.inputs,
         run.model.network,
         run.data.splits.train,
         seed=run.recipe.train.seed,
         budget_gb=run.recipe.batching.cache_gb,
-        live=run.context.augments_online,
+        online=run.context.augments_online,
     )

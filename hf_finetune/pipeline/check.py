@@ -7,12 +7,9 @@ from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.config.data import TextData
-from hf_finetune.data.image_processing import probe_indices
-from hf_finetune.data.inputs import ImageInputs, TextInputs
-from hf_finetune.distillation import compatibility
-from hf_finetune.distillation import teachers as teacher
-from hf_finetune.distillation.precomputed import Given
-from hf_finetune.distillation.sklearn_pipelines import Pipeline
+from hf_finetune.data.inputs import TextInputs
+from hf_finetune.distillation.compatibility import check_features
+from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.models.kernels.dropout import drops_out
 from hf_finetune.models.loading import Loaded, check_config
@@ -76,42 +73,17 @@ def _check_family(context: RunContext) -> None:
         )
 
 
-def check_teachers(teachers: teacher.Teachers | None, context: RunContext, data: RunData) -> None:
+def check_teachers(teachers: Teachers | None, context: RunContext, data: RunData) -> None:
     """Load the teachers, and refuse one that cannot predict the rows as the run will ask for it.
 
     Raises:
-        InputError: see `distillation.teachers.load_teacher`, `precomputed.Given.of`,
-            `sklearn_pipelines.Pipeline.logits` and `teachers.check_views`; or precomputed predictions of changed rows.
+        InputError: see `Teachers.members` and `distillation.teachers.Teacher.check`.
     """
-    for one in () if teachers is None else teachers.members:
-        _check_teacher(one, context, data)
-
-
-def _check_teacher(one: teacher.AnyTeacher, context: RunContext, data: RunData) -> None:
-    splits, augment = data.splits, context.recipe.data.augment
-    if isinstance(one, Given):
-        if augment:
-            raise InputError(
-                f"data.augment: expected none beside {one.name}, which answers the rows as they are, got "
-                f"{', '.join(map(short_repr, augment))}; take a classifier that can be asked"
-            )
-        for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
-            if rows is not None:
-                one.of(rows, name)
-    elif isinstance(one, Pipeline):
-        if "text_pair" in splits.train.column_names:
-            raise InputError(
-                f"objective.teacher: expected a classifier of pairs of texts, got {one.name}, which reads one"
-            )
-        one.logits(splits.train["text"][:1])
-    elif isinstance(theirs := one.classifier.inputs, ImageInputs):
-        images = splits.train.select(probe_indices(len(splits.train)))["image"][:]
-        try:
-            theirs.collate({"image": images})
-        except InputError as error:
-            raise InputError(f"objective.teacher: {one.name}: {error}") from None
-        if isinstance(data.inputs, ImageInputs) and context.augments_online:
-            teacher.check_views(one.name, theirs, data.inputs, images)
+    splits = data.splits
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    present = {name: split for name, split in rows.items() if split is not None}
+    for teacher in () if teachers is None else teachers.members:
+        teacher.check(present, data.inputs, context.recipe.data.augment, online=context.augments_online)
 
 
 def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:
@@ -173,13 +145,7 @@ def _check_distillation(run: PreparedRun) -> None:
     recipe, context = run.recipe, run.context
     if context.compares_hidden_states:
         assert run.teachers is not None, "a teacher's hidden states are compared"
-        (one,) = run.teachers.members
-        if not isinstance(one, teacher.Teacher):
-            raise InputError(
-                f"objective.kinds: expected kinds of the teacher's predictions (SoftTargets) beside {one.name}, which "
-                "is no network to look into"
-            )
-        compatibility.check(one, context.kinds, run.data.inputs, run.model.network, run.data.splits.train)
+        check_features(run.teachers.network, context.kinds, run.data.inputs, run.model.network, run.data.splits.train)
     if context.compares_rows and recipe.batching.token_budget is None and micro_batch(run).rows < 2:
         raise InputError(
             "objective.kinds: expected no RelationalKD and Contrastive here: a forward pass has one row, and no other "

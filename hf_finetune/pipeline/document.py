@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.distillation import report as teacher_report
+from hf_finetune.distillation.report import summarize
 from hf_finetune.evaluation.report import confusion
 from hf_finetune.hub.card import render_card
 from hf_finetune.models import freezing
@@ -165,12 +165,12 @@ def _teacher(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] | No
     teaching, splits = trained.ready.teaching, evaluation.splits
     if teaching is None:
         return None
-    report = teacher_report.report(
+    report = summarize(
         teaching.predictions,
         {"train": trained.run.data.splits.train, **{name: split.rows for name, split in splits.items()}},
         {name: split.probabilities_NC for name, split in splits.items()},
         resamples=trained.run.recipe.evaluate.resamples,
-        shown=lambda name: path_name(name, None),
+        public_name=lambda name: path_name(name, None),
     )
     # Null: not searched.
     return {**report, "layer_maps": trained.ready.record.layer_maps}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.augmentation.generative.paraphraser import checkpoint_digests
+from hf_finetune.distillation.layer_search import LayerMap
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.fit_head import HeadStart
 from hf_finetune.pipeline.kernels import default_kernels, free_kernels
@@ -39,8 +40,8 @@ class RunRecord:
     """None: not chosen yet."""
     head: HeadStart | None = None
     """None: not fitted before training."""
-    layer_maps: list[dict[str, Any]] | None = None
-    """See `distillation.teacher_states.search_layers`; None: not searched."""
+    layer_maps: list[LayerMap] | None = None
+    """See `distillation.layer_search.search_layers`; None: not searched."""
 
     @classmethod
     def of(cls, run: PreparedRun, command: str | None = None) -> RunRecord:

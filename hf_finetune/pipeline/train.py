@@ -118,7 +118,7 @@ def _build_trainer(ready: ReadyRun, folder: Path, bar: ProgressBar, *, rehearsal
     trainer_type: Any = ClassifierTrainer
     if ready.teaching is not None:
         trainer_type = partial(
-            DistillationTrainer, teacher=ready.teaching.predictions.of_training, insides=ready.teaching.hidden_states
+            DistillationTrainer, teacher=ready.teaching.predictions.of_training, insides=ready.teaching.features
         )
     trainer = trainer_type(
         network,

@@ -1,4 +1,4 @@
-"""How alike layers are, against numbers made by hand, and the map that follows against all maps there are."""
+"""How similarity layers are, against numbers made by hand, and the map that follows against all maps there are."""
 
 import itertools
 import math
@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from hf_finetune.distillation.features import Features
-from hf_finetune.distillation.layer_search import TOKENS_OF_A_ROW, AttentionAlike, StatesAlike, likest, linear_cka
+from hf_finetune.distillation.layer_search import (
+    TOKENS_OF_A_ROW,
+    AttentionSimilarity,
+    HiddenStateSimilarity,
+    best_pairs,
+    linear_cka,
+)
 
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 
@@ -41,13 +47,13 @@ def test_what_linear_cka_does_not_see() -> None:
 def test_a_map_by_hand() -> None:
     """The likest of each alone, 3 and 2, would cross; 3 and 4 are worth 1.4, 1 and 4 as much, and 1 is lower."""
     likeness_SL = np.array([[0.5, 0.1, 0.5, 0.0], [0.2, 0.8, 0.6, 0.9]])
-    assert likest(likeness_SL) == ((1, 1), (2, 4))
+    assert best_pairs(likeness_SL) == ((1, 1), (2, 4))
     # The last has the last, however unlike, and the others what is left before it.
-    assert likest(np.array([[0.0, 0.0, 1.0], [0.9, 1.0, 0.0]])) == ((1, 1), (2, 3))
-    assert likest(np.array([[0.3, 0.9]])) == likest(np.array([[0.9, 0.3]])) == ((1, 2),)
+    assert best_pairs(np.array([[0.0, 0.0, 1.0], [0.9, 1.0, 0.0]])) == ((1, 1), (2, 3))
+    assert best_pairs(np.array([[0.3, 0.9]])) == best_pairs(np.array([[0.9, 0.3]])) == ((1, 2),)
     # As many: each its own. Fewer: several with one.
-    assert likest(np.eye(3)[::-1]) == ((1, 1), (2, 2), (3, 3))
-    assert likest(-np.array([[0.1, 0.2], [0.3, 0.1], [0.2, 0.3]])) == ((1, 1), (2, 2), (3, 2))
+    assert best_pairs(np.eye(3)[::-1]) == ((1, 1), (2, 2), (3, 3))
+    assert best_pairs(-np.array([[0.1, 0.2], [0.3, 0.1], [0.2, 0.3]])) == ((1, 1), (2, 2), (3, 2))
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(1, 4), (3, 3), (3, 6), (4, 6), (5, 3), (2, 1)])
@@ -63,17 +69,17 @@ def test_a_map_against_all_others(student: int, teacher: int) -> None:
         likeness_SL = np.random.default_rng(seed).normal(size=(student, teacher))
         sums = [sum(likeness_SL[own, layer] for own, layer in enumerate(layers)) for layers in every]
         best = every[int(np.argmax(sums))]
-        assert likest(likeness_SL) == tuple((own + 1, layer + 1) for own, layer in enumerate(best))
+        assert best_pairs(likeness_SL) == tuple((own + 1, layer + 1) for own, layer in enumerate(best))
 
 
 def test_states_of_tokens_that_are_no_padding() -> None:
     """The padding of the first row would make the two unlike."""
     own = torch.tensor([[[0.0], [1.0], [99.0]], [[2.0], [3.0], [4.0]]])
     theirs = torch.tensor([[[10.0], [8.0], [0.0]], [[6.0], [4.0], [2.0]]])
-    alike = StatesAlike(0)
+    similarity = HiddenStateSimilarity(0)
     of_teacher = {1: theirs.flip(1), 2: theirs}
-    alike.add(Features(MASK, {1: own}), Features(MASK, of_teacher))
-    found = alike.likeness()
+    similarity.add(Features(MASK, {1: own}), Features(MASK, of_teacher))
+    found = similarity.likeness()
     assert found.shape == (1, 2) and found[0, 0] < 0.99 and found[0, 1] == pytest.approx(1.0)
 
 
@@ -84,11 +90,11 @@ def test_tokens_are_drawn_by_the_seed() -> None:
     mask_BT[0, 5:] = 0
     drawn = []
     for seed in (0, 0, 1):
-        alike = StatesAlike(seed)
+        similarity = HiddenStateSimilarity(seed)
         for part in (slice(0, 1), slice(1, 3)):
             states = Features(mask_BT[part], {1: ramp_BTD[part]})
-            alike.add(states, states)
-        own, theirs = (torch.cat([layers[0] for layers in kept]).flatten().tolist() for kept in alike._kept)
+            similarity.add(states, states)
+        own, theirs = (torch.cat([layers[0] for layers in kept]).flatten().tolist() for kept in similarity._states)
         assert own == theirs and len(set(own)) == len(own) == 5 + 2 * TOKENS_OF_A_ROW
         assert sorted(own)[:5] == [0, 1, 2, 3, 4]
         drawn.append(own)
@@ -97,7 +103,7 @@ def test_tokens_are_drawn_by_the_seed() -> None:
 
 def test_attention_by_hand() -> None:
     """One token of two attends by halves in the student; in the teacher's first layer so do both heads together, one to each
-    token, in its second both by 1/4 and 3/4. The other token attends alike in all."""
+    token, in its second both by 1/4 and 3/4. The other token attends similarity in all."""
     far, flat = 40.0, torch.zeros(1, 2, 2)
 
     def projected(scores: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -107,8 +113,8 @@ def test_attention_by_hand() -> None:
 
     opposite = projected(torch.tensor([[far, 0.0], [0.0, far]]))
     skewed = projected(torch.tensor([[0.0, 0.0], [math.log(3), math.log(3)]]))
-    alike = AttentionAlike((1, 2))
+    similarity = AttentionSimilarity((1, 2))
     for _ in range(2):
-        alike.add(Features(attention={1: projected(flat[0])}), Features(attention={2: skewed, 1: opposite}))
+        similarity.add(Features(attention={1: projected(flat[0])}), Features(attention={2: skewed, 1: opposite}))
     kl = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    assert alike.likeness().tolist() == [[pytest.approx(0.0, abs=1e-6), pytest.approx(-kl / 2, abs=1e-6)]]
+    assert similarity.likeness().tolist() == [[pytest.approx(0.0, abs=1e-6), pytest.approx(-kl / 2, abs=1e-6)]]

@@ -1,4 +1,4 @@
-"""Answers from files: found by the row, whatever their order; and the line that each kind of trouble gives."""
+"""Predictions from files: matched by the row, whatever their order; and the line that each kind of trouble gives."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 from helpers.small_runs import image_rows, text_rows
 
-from hf_finetune.distillation.precomputed import Given, is_given, read_given
+from hf_finetune.distillation.precomputed import PrecomputedPredictions, is_precomputed, read_precomputed
 from hf_finetune.errors import InputError
 
 ROWS = text_rows(6)
@@ -34,11 +34,11 @@ def array(folder: Path, logits: np.ndarray, **about: Any) -> str:
 
 
 def read(name: str, rows: Dataset = ROWS) -> np.ndarray:
-    return read_given(name, ("bad", "good")).of(rows, "train")
+    return read_precomputed(name, ("bad", "good")).logits(rows, "train")
 
 
 def test_three_ways_to_say_the_same(tmp_path: Path) -> None:
-    """Backwards, with rows that nobody asks about, by text or digest; the columns in the order of the data's classes."""
+    """Backwards, with rows that are not in the data, by text or digest; the columns in the order of the data's classes."""
     back, texts = slice(None, None, -1), ROWS["text"][:]
     expected = np.log(np.stack([1 - GOOD, GOOD], axis=1))
     by_text = {"text": [*texts[back], "another"], "p:good": [*GOOD[back], 0.5], "p:bad": [*(1 - GOOD)[back], 0.5]}
@@ -49,9 +49,9 @@ def test_three_ways_to_say_the_same(tmp_path: Path) -> None:
         array(tmp_path, np.log(np.stack([GOOD, 1 - GOOD], axis=1))),
     ]
     for name in named:
-        assert is_given(name) and np.allclose(read(name), expected, atol=1e-6), name
-    given = [read_given(name, ("bad", "good")) for name in named]
-    assert len({g.weights for g in given}) == 3 and all(isinstance(g, Given) for g in given)
+        assert is_precomputed(name) and np.allclose(read(name), expected, atol=1e-6), name
+    given = [read_precomputed(name, ("bad", "good")) for name in named]
+    assert len({g.weights for g in given}) == 3 and all(isinstance(g, PrecomputedPredictions) for g in given)
 
 
 def test_shards_of_a_folder(tmp_path: Path) -> None:
@@ -60,23 +60,23 @@ def test_shards_of_a_folder(tmp_path: Path) -> None:
     for i, part in enumerate((slice(0, 4), slice(3, 6))):
         columns = {"text": ROWS["text"][part], "p:good": GOOD[part], "p:bad": (1 - GOOD)[part]}
         parquet(tmp_path / "shards" / f"{i}.parquet", **columns)
-    assert is_given(str(tmp_path / "shards")) and np.allclose(np.exp(read(str(tmp_path / "shards")))[:, 1], GOOD)
+    assert is_precomputed(str(tmp_path / "shards")) and np.allclose(np.exp(read(str(tmp_path / "shards")))[:, 1], GOOD)
     (tmp_path / "shards" / "recipe.json").write_text("{}")
-    assert not is_given(str(tmp_path / "shards")) and not is_given("google-bert/bert-base-uncased")
+    assert not is_precomputed(str(tmp_path / "shards")) and not is_precomputed("google-bert/bert-base-uncased")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    assert not is_given(str(tmp_path / "adapter"))
+    assert not is_precomputed(str(tmp_path / "adapter"))
 
 
-def test_pairs_pictures_and_impossible_classes(tmp_path: Path) -> None:
+def test_pairs_images_and_impossible_classes(tmp_path: Path) -> None:
     pairs = Dataset.from_dict({"text": ["a", "ab"], "text_pair": ["bc", "c"], "row": [0, 1]})
     columns = {"text": ["ab", "a"], "text_pair": ["c", "bc"], "p:good": [1.0, 0.25], "p:bad": [0.0, 0.75]}
     found = read(parquet(tmp_path / "a.parquet", **columns), pairs)
     assert np.allclose(np.exp(found), [[0.75, 0.25], [0, 1]]) and np.isfinite(found).all()
-    pictures = image_rows(2)
-    digests = [hashlib.sha256(i["bytes"]).hexdigest() for i in pictures["image"]]
+    images = image_rows(2)
+    digests = [hashlib.sha256(i["bytes"]).hexdigest() for i in images["image"]]
     columns = {"digest": digests[::-1], "p:good": [0.2, 0.8], "p:bad": [0.8, 0.2]}
-    found = read(parquet(tmp_path / "b.parquet", **columns), pictures)
+    found = read(parquet(tmp_path / "b.parquet", **columns), images)
     assert np.allclose(np.exp(found), [[0.2, 0.8], [0.8, 0.2]])
 
 
@@ -88,7 +88,7 @@ GOODS = {"p:good": GOOD, "p:bad": 1 - GOOD}
     [
         (
             {"text": [*ROWS["text"][1:], "other"], **GOODS},
-            r"a.parquet has no answer to 1 of the 6 rows of train, the first of them row 0 \(text '.*', digest [0-9a-f]{64}\)",
+            r"a.parquet has no prediction of 1 of the 6 rows of train, the first of them row 0 \(text '.*', digest [0-9a-f]{64}\)",
         ),
         ({"row": [0, 1, 2, 3, 4, 5], **GOODS}, r"no column 'digest' or 'text'.* write it by `hf-finetune predict --digests`"),
         ({"text": ROWS["text"][:]}, r"a.parquet: no column p:NAME or logit:NAME of a class; it has text"),
@@ -98,7 +98,7 @@ GOODS = {"p:good": GOOD, "p:bad": 1 - GOOD}
         ({"text": ROWS["text"][:], "p:good": GOOD, "p:bad": GOOD}, r"row 1: the columns p:NAME add up to 0.2, expected 1"),
         ({"text": ROWS["text"][:], "logit:good": [*GOOD[:5], np.nan], "logit:bad": GOOD}, r"row 6, column 'logit:good': expected a f"),
         ({"text": ROWS["text"][:], "p:good": ["x"] * 6, "p:bad": GOOD}, r"a column p:NAME does not hold numbers"),
-        ({"text": [*ROWS["text"][:5], ROWS["text"][0]], **GOODS}, r"rows 1 and 6 answer the same row, and not alike; keep one"),
+        ({"text": [*ROWS["text"][:5], ROWS["text"][0]], **GOODS}, r"rows 1 and 6 predict the same row, and not alike; keep one"),
         ({"text": [*ROWS["text"][:5], None], **GOODS}, r"row 6, column 'text': expected text, got nothing"),
         ({"text": ROWS["text"][:], **GOODS, "logit:good": GOOD, "logit:bad": GOOD}, r"has columns logit:NAME and p:NAME; keep"),
         ({"digest": ["xy"] * 6, **GOODS}, r"column 'digest' does not hold hexadecimal digits alone"),
@@ -110,32 +110,32 @@ def test_what_is_refused(tmp_path: Path, columns: dict[str, Any], said: str) -> 
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
-def test_rows_that_are_answered_twice(tmp_path: Path, kind: type) -> None:
+def test_rows_that_are_predicted_twice(tmp_path: Path, kind: type) -> None:
     """Neighbours of float16, of which two differ by .0078 at 8, and a row of two classes as good as equal: the first counts,
-    and what it is worth is said once. Two classes that neither answer doubts are refused."""
+    and what it is worth is said once. Two classes that neither prediction doubts are refused."""
     twice = np.array([[8.0, -3.0], [0.01, 0.0], [8.0078, -3.0], [0.0, 0.05]])
     digests = [DIGESTS[i] for i in (0, 1, 0, 1)]
-    given = read_given(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
+    given = read_precomputed(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
     (note,) = given.notes
-    assert "2 answers are to rows that were answered before, with probabilities that differ by up to 0.015" in note
-    assert np.allclose(given.of(ROWS.select([1, 0]), "train"), twice[[1, 0], ::-1], atol=1e-3)
+    assert "2 predictions are of rows that were predicted before, with probabilities that differ by up to 0.015" in note
+    assert np.allclose(given.logits(ROWS.select([1, 0]), "train"), twice[[1, 0], ::-1], atol=1e-3)
     alike = array(tmp_path, twice[[0, 1, 2, 1]].astype(kind), digests=digests)
-    assert read_given(alike, ("bad", "good")).notes == ()
+    assert read_precomputed(alike, ("bad", "good")).notes == ()
     twice[3] = 0.0, 0.25
-    with pytest.raises(InputError, match="rows 2 and 4 answer the same row, and not alike; keep one"):
-        read_given(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
+    with pytest.raises(InputError, match="rows 2 and 4 predict the same row, and not alike; keep one"):
+        read_precomputed(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
 
 
 def test_a_folder_by_names_in_capitals(tmp_path: Path) -> None:
     parquet(tmp_path / "A.PARQUET", text=ROWS["text"][:], **GOODS)
-    assert is_given(str(tmp_path)) and np.allclose(np.exp(read(str(tmp_path)))[:, 1], GOOD)
+    assert is_precomputed(str(tmp_path)) and np.allclose(np.exp(read(str(tmp_path)))[:, 1], GOOD)
 
 
 def test_other_names_of_an_arrays_classes_are_another_teacher(tmp_path: Path) -> None:
     logits = np.zeros((6, 2), np.float32)
-    first = read_given(array(tmp_path, logits), ("bad", "good")).weights
-    assert read_given(array(tmp_path, logits), ("bad", "good")).weights == first
-    assert read_given(array(tmp_path, logits, labels=["bad", "good"]), ("bad", "good")).weights != first
+    first = read_precomputed(array(tmp_path, logits), ("bad", "good")).weights
+    assert read_precomputed(array(tmp_path, logits), ("bad", "good")).weights == first
+    assert read_precomputed(array(tmp_path, logits, labels=["bad", "good"]), ("bad", "good")).weights != first
 
 
 def test_arrays_that_are_refused(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_arrays_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"bad.parquet: not a readable parquet file"):
         read(str(tmp_path / "bad.parquet"))
-    with pytest.raises(InputError, match=r"gone.parquet: no such file or folder; expected answers in"):
+    with pytest.raises(InputError, match=r"gone.parquet: no such file or folder; expected predictions in"):
         read(str(tmp_path / "gone.parquet"))
     with pytest.raises(InputError, match=r"expected parquet files, or one .npy file"):
         read(str(tmp_path))

@@ -25,7 +25,10 @@ from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.inputs import ImageInputs
-from hf_finetune.distillation import report, teachers
+from hf_finetune.distillation import network_teacher, report
+from hf_finetune.distillation.ensemble import mean_logits
+from hf_finetune.distillation.predictions import OnlinePredictions, TeacherPredictions, predict_rows
+from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.training.precision import settings_restored
@@ -33,7 +36,7 @@ from hf_finetune.training.precision import settings_restored
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No store of another test."""
+    """No cache of another test."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -50,15 +53,15 @@ def classifier(folder: Path, family: str, labels: tuple[str, ...], *, seed: int 
     return checkpoint
 
 
-def ask(checkpoint: Path, rows: Dataset, kind: str = "text", *, budget_gb: float = 1.0) -> teachers.Answers:
-    loaded = teachers.load_teacher(str(checkpoint), ("bad", "good"), kind, trust_remote_code=False)
-    return teachers.ask((loaded,), {"validation": rows}, budget_gb=budget_gb)
+def predict(checkpoint: Path, rows: Dataset, kind: str = "text", *, budget_gb: float = 1.0) -> TeacherPredictions:
+    teachers = Teachers((str(checkpoint),), ("bad", "good"), kind)
+    return predict_rows(teachers.members, {"validation": rows}, budget_gb=budget_gb)
 
 
 def test_answers_are_those_of_its_own_tokenizer_in_the_order_of_the_data(tmp_path: Path) -> None:
     """RoBERTa's tokens, 8 at most, row by row in plain transformers; its classes are the other way round."""
     checkpoint, rows = classifier(tmp_path, "roberta", ("good", "bad")), text_rows(12)
-    found = ask(checkpoint, rows).logits["validation"]
+    found = predict(checkpoint, rows).logits["validation"]
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
     with torch.no_grad():
@@ -75,34 +78,34 @@ def test_pictures_go_through_its_own_processor(tmp_path: Path) -> None:
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
     with torch.no_grad():
         expected = model(**processor([decode(i) for i in rows["image"][:]], return_tensors="pt")).logits
-    first, second = ask(checkpoint, rows, "image"), ask(checkpoint, rows, "image")
+    first, second = predict(checkpoint, rows, "image"), predict(checkpoint, rows, "image")
     assert np.allclose(first.logits["validation"], expected.numpy(), atol=1e-5)
-    assert not first.reused and second.reused
-    assert not ask(checkpoint, image_rows(6, seed=1), "image").reused
+    assert not first.cached and second.cached
+    assert not predict(checkpoint, image_rows(6, seed=1), "image").cached
 
 
 def test_answers_are_kept(tmp_path: Path, own_cache: Path) -> None:
     """Found to the bit, also by another process; a damaged store is made anew; what differs has a store of its own."""
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
-    first = ask(checkpoint, rows)
-    second = ask(checkpoint, rows)
-    assert (first.reused, second.reused) == (False, True)
+    first = predict(checkpoint, rows)
+    second = predict(checkpoint, rows)
+    assert (first.cached, second.cached) == (False, True)
     assert np.array_equal(first.logits["validation"], second.logits["validation"]) and first.weights == second.weights
     (kept,) = own_cache.glob("teacher/*/00000.npy")
     kept.write_bytes(kept.read_bytes()[:-4] + b"\0\0\0\0")
-    third = ask(checkpoint, rows)
-    assert not third.reused and np.array_equal(first.logits["validation"], third.logits["validation"])
-    assert not ask(checkpoint, text_rows(12, seed=1)).reused
-    other = ask(classifier(tmp_path, "bert", ("good", "bad"), seed=1), rows)
-    assert not other.reused and other.weights != first.weights
+    third = predict(checkpoint, rows)
+    assert not third.cached and np.array_equal(first.logits["validation"], third.logits["validation"])
+    assert not predict(checkpoint, text_rows(12, seed=1)).cached
+    other = predict(classifier(tmp_path, "bert", ("good", "bad"), seed=1), rows)
+    assert not other.cached and other.weights != first.weights
     assert len(list(own_cache.glob("teacher/*"))) == 3
 
 
 def test_without_room_the_answers_are_the_same(tmp_path: Path, own_cache: Path) -> None:
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(12)
-    unkept = [ask(checkpoint, rows, budget_gb=1e-9) for _ in range(2)]
-    assert not any(answers.reused for answers in unkept) and not list(own_cache.glob("teacher/*"))
-    assert np.array_equal(unkept[1].logits["validation"], ask(checkpoint, rows).logits["validation"])
+    unkept = [predict(checkpoint, rows, budget_gb=1e-9) for _ in range(2)]
+    assert not any(answers.cached for answers in unkept) and not list(own_cache.glob("teacher/*"))
+    assert np.array_equal(unkept[1].logits["validation"], predict(checkpoint, rows).logits["validation"])
 
 
 def test_answers_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, own_cache: Path) -> None:
@@ -112,9 +115,9 @@ def test_answers_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, ow
     rare = AutoTokenizer.from_pretrained(checkpoint)(rows["text"][7])["input_ids"][1]
     weights["bert.embeddings.word_embeddings.weight"][rare] = torch.nan
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
-    said = r"^objective.teacher: .*bert-0: its answer to row \d+ of validation is not finite \(nan, nan\); its weights may be damaged"
+    said = r"^objective.teacher: .*bert-0: its prediction of row \d+ of validation is not finite \(nan, nan\); its weights may be damaged"
     with pytest.raises(InputError, match=said):
-        ask(checkpoint, rows)
+        predict(checkpoint, rows)
     assert not list(own_cache.glob("teacher/*/*.npy"))
 
 
@@ -131,7 +134,7 @@ def test_answers_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, ow
 def test_other_classes_are_refused(tmp_path: Path, labels: tuple[str, ...], said: str) -> None:
     checkpoint = classifier(tmp_path, "bert", labels)
     with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
-        ask(checkpoint, text_rows(4))
+        predict(checkpoint, text_rows(4))
 
 
 @pytest.mark.parametrize("names", [{"bad": "bad", "good": "good"}, {"1": "bad", "2": "good"}, ["bad", "good"]])
@@ -140,45 +143,45 @@ def test_classes_that_are_not_numbered_from_0_are_refused(tmp_path: Path, names:
     path = checkpoint / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": names}))
     with pytest.raises(InputError, match=r"^objective.teacher: .*numbers its classes .* in id2label; expected 0 to 1"):
-        ask(checkpoint, text_rows(4))
+        predict(checkpoint, text_rows(4))
 
 
 def test_no_classifier_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^objective.teacher: .*is not a trained classifier"):
-        ask(tiny_text_checkpoint(tmp_path / "bert"), text_rows(4))
+        predict(tiny_text_checkpoint(tmp_path / "bert"), text_rows(4))
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(
         InputError, match=r"^objective.teacher: .*adapter: a PEFT adapter, .*merge it into its base model"
     ):
-        ask(tmp_path / "adapter", text_rows(4))
+        predict(tmp_path / "adapter", text_rows(4))
     with pytest.raises(InputError, match=r"^objective.teacher: .*nowhere: no such folder"):
-        ask(tmp_path / "nowhere", text_rows(4))
+        predict(tmp_path / "nowhere", text_rows(4))
     of_several = classifier(tmp_path, "electra", ("bad", "good"))
     told = json.loads((of_several / "config.json").read_text()) | {"problem_type": "multi_label_classification"}
     (of_several / "config.json").write_text(json.dumps(told))
     with pytest.raises(
         InputError, match=r"^objective.teacher: .*problem_type multi_label_classification, which is not"
     ):
-        ask(of_several, text_rows(4))
+        predict(of_several, text_rows(4))
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*, which reads texts"):
-        ask(classifier(tmp_path, "bert", ("bad", "good")), image_rows(4), "image")
+        predict(classifier(tmp_path, "bert", ("bad", "good")), image_rows(4), "image")
 
 
 def test_half_precision(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The classes of float32 and not its numbers, in a store of its own; refused where it would be emulated."""
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(200)
-    exact = ask(checkpoint, rows).logits["validation"]
-    which = (str(checkpoint), ("bad", "good"), "text")
-    monkeypatch.setattr(teachers, "has_native_bf16", lambda _: True)
-    half = teachers.load_teacher(*which, trust_remote_code=False, precision="bf16")
-    found = teachers.ask((half,), {"validation": rows}, budget_gb=1.0)
-    assert not found.reused and len(list(own_cache.glob("teacher/*"))) == 2
+    exact = predict(checkpoint, rows).logits["validation"]
+    half = Teachers((str(checkpoint),), ("bad", "good"), "text", precision="bf16")
+    monkeypatch.setattr(network_teacher, "has_native_bf16", lambda _: True)
+    found = predict_rows(half.members, {"validation": rows}, budget_gb=1.0)
+    half.release()
+    assert not found.cached and len(list(own_cache.glob("teacher/*"))) == 2
     difference = np.abs(found.logits["validation"] - exact).max()
     assert 0 < difference < 0.05 and np.array_equal(found.logits["validation"].argmax(-1), exact.argmax(-1))
-    monkeypatch.setattr(teachers, "has_native_bf16", lambda _: False)
+    monkeypatch.setattr(network_teacher, "has_native_bf16", lambda _: False)
     with pytest.raises(InputError, match=r"^objective.teacher_precision: expected float32 on this cpu, which does not"):
-        teachers.load_teacher(*which, trust_remote_code=False, precision="bf16")
+        _ = half.members
 
 
 def test_several_teachers_answer_the_mean_of_their_probabilities(tmp_path: Path, own_cache: Path) -> None:
@@ -188,46 +191,46 @@ def test_several_teachers_answer_the_mean_of_their_probabilities(tmp_path: Path,
         for family, labels in (("bert", ("bad", "good")), ("roberta", ("good", "bad")))
     )
     rows, splits = text_rows(12), {"validation": text_rows(12)}
-    load = [teachers.load_teacher(str(c), ("bad", "good"), "text", trust_remote_code=False) for c in (one, other)]
-    alone = [ask(checkpoint, rows).logits["validation"] for checkpoint in (one, other)]
+    teachers = Teachers((str(one), str(other)), ("bad", "good"), "text").members
+    alone = [predict(checkpoint, rows).logits["validation"] for checkpoint in (one, other)]
     assert len(list(own_cache.glob("teacher/*"))) == 2
-    both = teachers.ask(load, splits, budget_gb=1.0)
-    assert both.reused and len(list(own_cache.glob("teacher/*"))) == 2
+    both = predict_rows(teachers, splits, budget_gb=1.0)
+    assert both.cached and len(list(own_cache.glob("teacher/*"))) == 2
     expected = sum(torch.from_numpy(logits).softmax(-1) for logits in alone) / 2
     assert np.allclose(np.exp(both.logits["validation"]), expected.numpy(), atol=1e-6)
-    assert both.names == (str(one), str(other)) and [m.weights for m in both.members] == [t.weights for t in load]
-    assert both.weights not in {t.weights for t in load}
-    swapped = teachers.ask(load[::-1], splits, budget_gb=1.0)
+    assert both.names == (str(one), str(other)) and [m.weights for m in both.members] == [t.weights for t in teachers]
+    assert both.weights not in {t.weights for t in teachers}
+    swapped = predict_rows(teachers[::-1], splits, budget_gb=1.0)
     assert np.allclose(swapped.logits["validation"], both.logits["validation"], atol=1e-6)
-    views = AugmentedRows(rows, load[0].classifier.inputs, Augmenter((), 0, population_of(rows, ("bad", "good"))))
-    live = teachers.LiveMean([teachers.Live(t, 1.0) for t in load])(views)
-    assert np.allclose(live[np.arange(12)], both.logits["validation"], atol=1e-5)
+    views = AugmentedRows(rows, teachers[0].classifier.inputs, Augmenter((), 0, population_of(rows, ("bad", "good"))))
+    online = OnlinePredictions(teachers, 1.0)(views)
+    assert np.allclose(online[np.arange(12)], both.logits["validation"], atol=1e-5)
 
 
 def test_views_of_pictures_are_answered_as_they_are(tmp_path: Path, own_cache: Path) -> None:
     """Those of the epoch, by the teacher's own processor, and kept by epoch and operation."""
     checkpoint, rows = classifier(tmp_path, "vit", ("bad", "good")), image_rows(8)
-    loaded = teachers.load_teacher(str(checkpoint), ("bad", "good"), "image", trust_remote_code=False)
+    (teacher,) = Teachers((str(checkpoint),), ("bad", "good"), "image").members
     own = ImageInputs(ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.1] * 3, image_std=[0.3] * 3))
     views = AugmentedRows(rows, own, Augmenter((Flip(),), 0, population_of(rows, ("bad", "good"))))
-    live, found = teachers.Live(loaded, 1.0), []
+    online, found = OnlinePredictions((teacher,), 1.0), []
     for epoch in (0, 1, 0):
         views.set_epoch(epoch)
-        found.append(live(views)[np.arange(8)])
-        pixels = loaded.classifier.inputs.collate({"pixels": views.changed(range(8))["pixels"]})
+        found.append(online(views)[np.arange(8)])
+        pixels = teacher.classifier.inputs.collate({"pixels": views.changed(range(8))["pixels"]})
         with torch.no_grad():
-            expected = loaded.classifier.model(**pixels).logits.numpy()
+            expected = teacher.classifier.model(**pixels).logits.numpy()
         assert np.allclose(found[-1], expected, atol=1e-5)
         assert len(list(own_cache.glob("teacher/*"))) == min(len(found), 2)
     assert np.array_equal(found[0], found[2]) and not np.allclose(found[0], found[1], atol=1e-3)
-    assert live.seconds > 0
+    assert online.timer.seconds > 0
 
 
 def test_mean_of_teachers_by_hand() -> None:
     """1/4 and 3/4, scaled logits and all, have the mean 1/2; a class that is impossible for all stays finite."""
     one, other = np.log([[0.25, 0.75]]) + 5, np.log([[0.75, 0.25]])
-    assert np.allclose(teachers.mean_logits([one, other]), np.log([[0.5, 0.5]]))
-    assert np.isfinite(teachers.mean_logits([np.array([[0.0, -2000.0]])] * 2)).all()
+    assert np.allclose(mean_logits([one, other]), np.log([[0.5, 0.5]]))
+    assert np.isfinite(mean_logits([np.array([[0.0, -2000.0]])] * 2)).all()
 
 
 def answered(*classes: int) -> np.ndarray:
@@ -241,11 +244,11 @@ def test_report_by_hand() -> None:
         "validation": Dataset.from_dict({"label": [0, 0, 0, 1]}),
         "test": Dataset.from_dict({"label": [0, 0, 1, 1]}),
     }
-    answers = teachers.Answers(
-        ("big",), "hash", {"validation": answered(1, 0, 0, 0), "test": answered(0, 0, 1, 1)}, reused=True
+    answers = TeacherPredictions(
+        ("big",), "hash", {"validation": answered(1, 0, 0, 0), "test": answered(0, 0, 1, 1)}, cached=True
     )
     student = {"validation": answered(0, 0, 0, 0), "test": answered(0, 0, 1, 0)}
-    found = report.report(answers, splits, student, resamples=100)
+    found = report.summarize(answers, splits, student, resamples=100)
     assert found["metrics"]["validation"]["accuracy"]["value"] == 0.5
     assert found["metrics"]["test"]["accuracy"]["value"] == 1.0
     assert (found["difference"]["value"], found["retention"], found["agreement"]) == (-0.25, 0.75, 0.75)
@@ -254,28 +257,28 @@ def test_report_by_hand() -> None:
         "the teacher's accuracy on the validation rows, 0.500, is not above that of the most frequent"
     )
     assert worse.startswith("the teacher is less accurate on the validation rows, 0.500, than its student, 0.750")
-    good = teachers.Answers(("big",), "hash", answers.logits | {"validation": answered(0, 0, 0, 1)}, reused=True)
-    assert report.report(good, splits, student, resamples=100)["notes"] == []
+    good = TeacherPredictions(("big",), "hash", answers.logits | {"validation": answered(0, 0, 0, 1)}, cached=True)
+    assert report.summarize(good, splits, student, resamples=100)["notes"] == []
     alike = splits | {"validation": Dataset.from_dict({"label": [0, 0, 0, 0]})}
     perfect = dataclasses.replace(answers, logits=answers.logits | {"validation": answered(0, 0, 0, 0)})
     assert report.doubts(perfect, alike) == [], "rows of one class tell nothing"
     assert found["members"] is None
     pair = dataclasses.replace(answers, names=("a/big", "good"), members=(answers, good))
-    named = report.report(pair, splits, student, resamples=100, shown=lambda name: name[-3:])
+    named = report.summarize(pair, splits, student, resamples=100, public_name=lambda name: name[-3:])
     assert named["name"] == "big + ood"
     assert [m["accuracy"] for m in named["members"]] == [{"validation": v, "test": 1.0} for v in (0.5, 1.0)]
 
 
 def test_answers_are_computed_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of other views the same as beforehand, whatever the student's matrix products are."""
-    seen, predict = [], teachers.predict_logits
+    seen, predict_logits = [], network_teacher.predict_logits
 
     def watched(*given: Any, **fields: Any) -> np.ndarray:
         seen.append(torch.get_float32_matmul_precision())
-        return predict(*given, **fields)
+        return predict_logits(*given, **fields)
 
-    monkeypatch.setattr(teachers, "predict_logits", watched)
+    monkeypatch.setattr(network_teacher, "predict_logits", watched)
     with settings_restored():
         torch.set_float32_matmul_precision("medium")
-        ask(classifier(tmp_path, "bert", ("bad", "good")), text_rows(4))
+        predict(classifier(tmp_path, "bert", ("bad", "good")), text_rows(4))
         assert seen == ["highest"] and torch.get_float32_matmul_precision() == "medium"

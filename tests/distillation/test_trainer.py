@@ -11,7 +11,8 @@ from torch import nn
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.distillation.config import DecoupledKD, HardLabel, MatchLogits, SoftTargets
-from hf_finetune.distillation.trainer import DistillationLoss, DistillationTrainer, Taught
+from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
+from hf_finetune.distillation.trainer import DistillationTrainer
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy
 from hf_finetune.training.optim.sam import Sharpness
@@ -27,20 +28,22 @@ def test_kinds_and_labels_add_up() -> None:
         WeightedLoss(weights_C=torch.tensor([1.0, 0.25])), 2.0, (SoftTargets(1.0, weight=0.5), HardLabel(weight=3.0))
     )
     soft = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    taught = Taught(torch.tensor([1, 1]), TEACHER.expand(2, 2))
+    taught = DistillationTargets(torch.tensor([1, 1]), TEACHER.expand(2, 2))
     assert len(taught) == 2
     assert float(loss(STUDENT.expand(2, 2), taught)) == pytest.approx(2 * (0.5 * soft + 3 * LN2 + 2 * 0.25 * LN2))
 
 
 def test_labels_of_no_weight_are_not_looked_at() -> None:
     loss = DistillationLoss(WeightedLoss(), 0.0, (MatchLogits(weight=2.0),))
-    assert float(loss(STUDENT, Taught(torch.tensor([-1]), TEACHER))) == pytest.approx(LN3**2)
+    assert float(loss(STUDENT, DistillationTargets(torch.tensor([-1]), TEACHER))) == pytest.approx(LN3**2)
 
 
 def test_a_labels_weight_that_changes() -> None:
     """ln(3)^2 of the teacher, and of the labels' ln 2 nine tenths at the first step, half in the middle, one at the last."""
     loss = DistillationLoss(WeightedLoss(), Ramp(0.9, 0.1), (MatchLogits(weight=2.0),))
-    found = [float(loss(STUDENT, Taught(torch.tensor([1]), TEACHER, progress))) for progress in (0.0, 0.5, 1.0)]
+    found = [
+        float(loss(STUDENT, DistillationTargets(torch.tensor([1]), TEACHER, progress))) for progress in (0.0, 0.5, 1.0)
+    ]
     assert found == pytest.approx([LN3**2 + weight * LN2 for weight in (0.9, 0.5, 0.1)])
 
 
@@ -48,7 +51,7 @@ def test_a_head_whose_part_is_0_now_has_a_gradient() -> None:
     """Of 0: processes that share gradients wait for one of every weight."""
     loss = DistillationLoss(WeightedLoss(), Ramp(1.0, 0.0), (HardLabel(),))
     own, distilled = (torch.zeros(1, 2, requires_grad=True) for _ in range(2))
-    loss(torch.stack([own, distilled], 1), Taught(torch.tensor([0]), TEACHER, progress=1.0)).backward()
+    loss(torch.stack([own, distilled], 1), DistillationTargets(torch.tensor([0]), TEACHER, progress=1.0)).backward()
     assert own.grad.tolist() == [[0.0, 0.0]] != distilled.grad.tolist()
 
 
@@ -56,7 +59,7 @@ def test_each_of_two_heads_has_its_own_part() -> None:
     """Labels ask the first, who says 1/2, 1/2; the teacher's answer, class 1, asks the second, who says 3/4, 1/4."""
     loss = DistillationLoss(WeightedLoss(), 2.0, (HardLabel(weight=0.5),))
     logits_BHC = torch.tensor([[[0.0, 0.0], [LN3, 0.0]]], requires_grad=True)
-    total = loss(logits_BHC, Taught(torch.tensor([0]), TEACHER))
+    total = loss(logits_BHC, DistillationTargets(torch.tensor([0]), TEACHER))
     assert float(total.detach()) == pytest.approx(2 * LN2 + 0.5 * math.log(4))
     total.backward()
     assert torch.allclose(logits_BHC.grad, torch.tensor([[[-1.0, 1.0], [0.375, -0.375]]]))
@@ -67,9 +70,9 @@ def test_a_row_without_a_label() -> None:
     kinds = (MatchLogits(weight=2.0), DecoupledKD(temperature=1.0, alpha=1.0, weight=1.0))
     loss = DistillationLoss(WeightedLoss(weights_C=torch.tensor([1.0, 0.25])), 2.0, kinds)
     target = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    alone = float(loss(STUDENT, Taught(torch.tensor([-1]), TEACHER)))
+    alone = float(loss(STUDENT, DistillationTargets(torch.tensor([-1]), TEACHER)))
     assert alone == pytest.approx(LN3**2 + target)
-    both = Taught(torch.tensor([-1, 1]), TEACHER.expand(2, 2))
+    both = DistillationTargets(torch.tensor([-1, 1]), TEACHER.expand(2, 2))
     assert float(loss(STUDENT.expand(2, 2), both)) == pytest.approx(2 * alone + 2 * 0.25 * LN2)
 
 

@@ -28,8 +28,9 @@ from hf_finetune.cli import jobs, main
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.config.rules import check
 from hf_finetune.data.unlabeled import with_labeled_row
-from hf_finetune.distillation import teachers
+from hf_finetune.distillation import network_teacher
 from hf_finetune.distillation.config import DecoupledKD, HardLabel, MatchLogits, SoftTargets
+from hf_finetune.distillation.predictions import OnlinePredictions
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.loading import load_classifier
@@ -188,11 +189,11 @@ def test_a_run_killed_while_the_teacher_answers_goes_on(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the parts that were there: it asks about the others alone, and trains to the same weights, to the bit."""
-    monkeypatch.setitem(teachers.PART_ROWS, "text", 16)
+    monkeypatch.setitem(network_teacher.PART_ROWS, "text", 16)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "whole"))
     straight = rehearsed(texts)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "killed"))
-    answer, asked = teachers.predict_logits, []
+    answer, asked = network_teacher.predict_logits, []
 
     def killed(model: Any, rows: Any, *args: Any, **options: Any) -> Any:
         if len(asked) == 2:
@@ -201,7 +202,7 @@ def test_a_run_killed_while_the_teacher_answers_goes_on(
         asked.append(len(rows))
         return answer(model, rows, *args, **options)
 
-    monkeypatch.setattr(teachers, "predict_logits", killed)
+    monkeypatch.setattr(network_teacher, "predict_logits", killed)
     with pytest.raises(KeyboardInterrupt):
         rehearsed(texts)
     assert furthest(straight, rehearsed(texts)) == 0.0
@@ -360,20 +361,20 @@ def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypa
     another run of the same views finds the answers kept."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     recipe = dataclasses.replace(texts, data=dataclasses.replace(texts.data, augment=(SwapWords(0.5),)))
-    answer, asked = teachers.Live.__call__, []
+    answer, asked = OnlinePredictions.__call__, []
 
-    def remember(self: teachers.Live, views: AugmentedRows) -> Any:
+    def remember(self: OnlinePredictions, views: AugmentedRows) -> Any:
         asked.extend(views.texts()["text"])
         return answer(self, views)
 
-    monkeypatch.setattr(teachers.Live, "__call__", remember)
+    monkeypatch.setattr(OnlinePredictions, "__call__", remember)
     straight = trained(recipe, tmp_path / "straight")
     rows = {row["text"] for row in text_rows(60)}
     # 54 rows in each of two epochs, few of them as they were, or as in the other.
     assert len(asked) == 108 and len(set(asked) - rows) > 60 and len(set(asked)) > 80
 
     with monkeypatch.context() as patched:
-        patched.setattr(teachers, "predict_logits", None)
+        patched.setattr(network_teacher, "predict_logits", None)
         assert furthest(straight, trained(recipe, tmp_path / "again")) == 0.0
 
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "another"))

@@ -22,7 +22,7 @@ from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import jobs, main
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.config.rules import check
-from hf_finetune.distillation import teacher_states, teachers
+from hf_finetune.distillation import network_teacher
 from hf_finetune.distillation.config import (
     AttentionMaps,
     AttentionRelations,
@@ -35,6 +35,7 @@ from hf_finetune.distillation.config import (
     SoftTargets,
 )
 from hf_finetune.distillation.features import Features
+from hf_finetune.distillation.teacher_features import ComputedFeatures
 from hf_finetune.distillation.trainer import COMPARING
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError, StoppedBySignal
@@ -269,8 +270,8 @@ def test_states_of_tokens_are_kept(
     # Of two splits the answers, and of one the states.
     assert len(list((tmp_path / "cache").glob("teacher/*"))) == 3
     with monkeypatch.context() as patch:
-        patch.setattr(teacher_states.AskedInside, "__call__", None)
-        patch.setattr(teachers, "predict_logits", None)
+        patch.setattr(ComputedFeatures, "__call__", None)
+        patch.setattr(network_teacher, "predict_logits", None)
         assert furthest(kept, trained(recipe, tmp_path / "found")) == 0.0
     trained(with_kinds(texts, HiddenStates("last")), tmp_path / "last")
     assert len(list((tmp_path / "cache").glob("teacher/*"))) == 4
@@ -285,9 +286,9 @@ def test_a_teacher_is_asked_in_float32_whatever_its_student_trains_in(
 ) -> None:
     """In every step as beforehand: kept states and asked ones teach the same, to rounding, under autocast to bf16."""
     seen = []
-    asked = teacher_states.AskedInside.__call__
+    asked = ComputedFeatures.__call__
 
-    def watched(inside: teacher_states.AskedInside, batch: dict[str, torch.Tensor]) -> Features:
+    def watched(inside: ComputedFeatures, batch: dict[str, torch.Tensor]) -> Features:
         def note(*_: Any) -> None:
             seen.append((torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision()))
 
@@ -297,7 +298,7 @@ def test_a_teacher_is_asked_in_float32_whatever_its_student_trains_in(
         assert all(states.dtype == torch.float32 for states in found.hidden.values())
         return found
 
-    monkeypatch.setattr(teacher_states.AskedInside, "__call__", watched)
+    monkeypatch.setattr(ComputedFeatures, "__call__", watched)
     monkeypatch.setattr(precision, "has_native_bf16", lambda _: True)
     trained(
         with_kinds(texts, HiddenStates("last")),
@@ -312,13 +313,13 @@ def test_the_time_of_a_teacher_that_is_asked_meanwhile_is_not_its_student_s(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a second for each of five steps."""
-    asked = teacher_states.AskedInside.__call__
+    asked = ComputedFeatures.__call__
 
     def slow(*given: Any) -> Features:
         time.sleep(0.5)
         return asked(*given)
 
-    monkeypatch.setattr(teacher_states.AskedInside, "__call__", slow)
+    monkeypatch.setattr(ComputedFeatures, "__call__", slow)
     started = time.perf_counter()
     trained(with_kinds(texts, HiddenStates("last")), tmp_path / "run", batching=Batching(cache_gb=1e-5))
     seconds, all_s = result_of(tmp_path / "run")["time"], time.perf_counter() - started
@@ -335,8 +336,8 @@ def test_states_of_patches_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     kept = trained(recipe, tmp_path / "kept")
     with monkeypatch.context() as patch:
         # Of one picture, which tells how many tokens each has.
-        asked, once = [], teacher_states.AskedInside.__call__
-        patch.setattr(teacher_states.AskedInside, "__call__", lambda *given: asked.append(0) or once(*given))
+        asked, once = [], ComputedFeatures.__call__
+        patch.setattr(ComputedFeatures, "__call__", lambda *given: asked.append(0) or once(*given))
         assert furthest(kept, trained(recipe, tmp_path / "found")) == 0.0 and len(asked) == 1
     asked = trained(recipe, tmp_path / "asked", batching=Batching(cache_gb=1e-3))
     assert furthest(kept, asked) < 1e-4 < furthest(kept, trained(with_kinds(recipe, SoftTargets()), tmp_path / "other"))
@@ -352,7 +353,7 @@ def test_embeddings_of_another_tokenizer(
     # Of two splits the answers, and of one the embeddings.
     assert kept == 3
     with monkeypatch.context() as patch:
-        patch.setattr(teachers, "predict_logits", None)
+        patch.setattr(network_teacher, "predict_logits", None)
         assert furthest(asked, trained(recipe, tmp_path / "found")) == 0.0
     views = dataclasses.replace(recipe.data, augment=(SwapWords(0.5),))
     apart = trained(with_kinds(recipe, MatchLogits(1e-9)), tmp_path / "apart", data=views)

@@ -17,8 +17,9 @@ from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import main
 from hf_finetune.config.recipe import Distill, ImageData, Launch, Model, Recipe, Train
 from hf_finetune.data.image_decoding import decode
-from hf_finetune.distillation import teachers
 from hf_finetune.distillation.config import Embedding, HardLabel, SoftTargets
+from hf_finetune.distillation.predictions import predict_rows
+from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.inference.predict import probabilities
@@ -102,9 +103,9 @@ def test_a_deit_learns_the_labels_by_one_token_and_its_teacher_by_the_other(
     assert "accuracy" in capsys.readouterr().out
 
     # And it can teach in its turn, with the mean of its heads.
-    loaded = teachers.load_teacher(str(tmp_path / "run"), ("dark", "bright"), "image", trust_remote_code=False)
-    asked_NC = teachers.ask((loaded,), {"validation": rows}, budget_gb=1.0).logits["validation"]
-    assert np.allclose(softmax(asked_NC), ours[:, list(loaded.columns_C)], atol=1e-5)
+    teachers = Teachers((str(tmp_path / "run"),), ("dark", "bright"), "image").members
+    asked_NC = predict_rows(teachers, {"validation": rows}, budget_gb=1.0).logits["validation"]
+    assert np.allclose(softmax(asked_NC), ours[:, list(teachers[0].columns_C)], atol=1e-5)
 
 
 def test_a_deit_without_a_teacher_is_the_plain_class(pictures: Recipe, flipped_teacher: str, tmp_path: Path) -> None:

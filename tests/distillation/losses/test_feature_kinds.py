@@ -21,11 +21,12 @@ from hf_finetune.distillation.config import (
     HiddenStates,
     RelationalKD,
 )
-from hf_finetune.distillation.feature_loss import FeatureLoss
+from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss
 from hf_finetune.distillation.features import FeatureRecorder, Features, embeddings
+from hf_finetune.distillation.loss import DistillationLoss
 from hf_finetune.distillation.networks import Networks, layer_pairs
-from hf_finetune.distillation.taught_rows import embedding_column
-from hf_finetune.distillation.trainer import DistillationLoss, DistillationTrainer, Insides
+from hf_finetune.distillation.trainer import DistillationTrainer
+from hf_finetune.distillation.training_rows import embedding_column
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
@@ -171,7 +172,7 @@ def student(
         return states
 
     generator = torch.Generator().manual_seed(0)
-    insides = Insides(
+    insides = FeatureDistillation(
         own,
         {place: FeatureLoss(kind, networks, generator) for place, kind in enumerate(kinds)},
         inside,
@@ -196,8 +197,8 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
     kinds = (Embedding(weight=Ramp(3.0, 1.0)),)
     fields = {"rows": 13, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
     trainer = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, kinds=kinds, **f), **fields)
-    projection = trainer.insides.comparisons[0].weights["projection"]
-    teachers_ND = torch.from_numpy(trainer.insides.kept[embedding_column("mean")])
+    projection = trainer.insides.losses[0].weights["projection"]
+    teachers_ND = torch.from_numpy(trainer.insides.columns[embedding_column("mean")])
     trainer.train()
     steps = trainer.get_train_dataloader().batch_sampler.step_rows()
     for step, logged, weight in zip(steps, losses(trainer), (3.0, 1.0), strict=True):
@@ -218,14 +219,14 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     whole, parts = (
         small_trainer(tmp_path, "bert", trainer=student, **cut) for cut in ({}, {"micro_batch": 2, "accumulation": 4})
     )
-    first = whole.insides.comparisons[0].weights["projection_0"].detach().clone()
+    first = whole.insides.losses[0].weights["projection_0"].detach().clone()
     whole.train()
     parts.train()
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
     assert furthest(whole_but_biases(whole), whole_but_biases(parts)) < 1e-3 < furthest(weights(whole), weights(plain))
-    moved = [trainer.insides.comparisons[0].weights["projection_0"].detach() for trainer in (whole, parts)]
+    moved = [trainer.insides.losses[0].weights["projection_0"].detach() for trainer in (whole, parts)]
     assert float((moved[0] - first).abs().max()) > 1e-3 > float((moved[0] - moved[1]).abs().max())
-    assert float(whole.insides.comparisons[1].weights["layer_map"].detach().abs().max()) > 1e-4
+    assert float(whole.insides.losses[1].weights["layer_map"].detach().abs().max()) > 1e-4
 
 
 def whole_but_biases(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:

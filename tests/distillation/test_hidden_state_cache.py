@@ -1,11 +1,11 @@
-"""States of tokens in the store, by hand."""
+"""States of tokens in the disk cache, by hand."""
 
 import numpy as np
 import pytest
 import torch
 
 from hf_finetune.distillation.features import Features
-from hf_finetune.distillation.token_cache import KeptTokens, Layout, keep_tokens
+from hf_finetune.distillation.hidden_state_cache import CachedTokens, TokenLayout, cached_tokens
 from hf_finetune.utils.disk_cache import NoStore
 
 TOKENS = np.array([2, 1, 3, 1, 2])
@@ -23,13 +23,13 @@ def states(rows: np.ndarray) -> np.ndarray:
     return np.stack([firsts, firsts / 3], -1).astype(np.float16)
 
 
-def kept(parts: dict, of=states, **fields) -> tuple[KeptTokens, bool]:
-    return keep_tokens(parts, TOKENS, of, **{"numbers": 2, "size": 2, "budget_gb": 1.0, **fields})
+def cached(key: dict, compute=states, **fields) -> CachedTokens:
+    return cached_tokens(key, TOKENS, compute, **{"numbers": 2, "size": 2, "budget_gb": 1.0, **fields})
 
 
 def test_rows_of_several_chunks_in_any_order() -> None:
-    found, there = kept({"a": 1})
-    assert not there and len(found) == 5 and [len(chunk) for chunk in found.chunks] == [3, 4, 2]
+    found = cached({"a": 1})
+    assert len(found) == 5 and [len(chunk) for chunk in found.chunks] == [3, 4, 2]
     taken = found[np.array([4, 1, 2])]
     assert taken.dtype == np.float16
     expected = np.float16([[40, 41, 0], [10, 0, 0], [20, 21, 22]])
@@ -37,42 +37,44 @@ def test_rows_of_several_chunks_in_any_order() -> None:
     assert np.array_equal(taken[..., 1], (expected.astype(np.float64) / 3).astype(np.float16))
 
 
-def test_what_is_there_is_not_asked_for_again() -> None:
+def test_what_is_cached_is_not_computed_again() -> None:
     def stops(rows: np.ndarray) -> np.ndarray:
         if rows[0] == 4:
             raise KeyboardInterrupt
         return states(rows)
 
     with pytest.raises(KeyboardInterrupt):
-        kept({"a": 1}, stops)
-    asked = []
-    found, there = kept({"a": 1}, lambda rows: asked.append(rows.tolist()) or states(rows))
-    assert asked == [[4]] and not there
-    again, there = kept({"a": 1}, stops)
-    assert there and np.array_equal(again[np.arange(5)], found[np.arange(5)])
+        cached({"a": 1}, stops)
+    computed = []
+    found = cached({"a": 1}, lambda rows: computed.append(rows.tolist()) or states(rows))
+    assert computed == [[4]]
+    again = cached({"a": 1}, stops)
+    assert np.array_equal(again[np.arange(5)], found[np.arange(5)])
     with pytest.raises(KeyboardInterrupt):
-        kept({"a": 2}, stops)
+        cached({"a": 2}, stops)
 
 
 def test_what_finds_no_room_or_does_not_fit_float16() -> None:
     with pytest.raises(NoStore, match="cache"):
-        kept({"a": 1}, budget_gb=1e-9)
+        cached({"a": 1}, budget_gb=1e-9)
     with pytest.raises(NoStore, match="a state is larger than 65504"):
-        kept({"a": 1}, lambda rows: np.full_like(states(rows), np.inf))
-    assert kept({"a": 1})[1] is False, "nothing is left of it"
+        cached({"a": 1}, lambda rows: np.full_like(states(rows), np.inf))
+    computed = []
+    cached({"a": 1}, lambda rows: computed.append(len(rows)) or states(rows))
+    assert computed == [2, 2, 1], "nothing is left of it"
 
 
 def test_a_layout_gives_back_what_it_laid_out() -> None:
-    layout = Layout((0, 3), (2,), width=4)
+    layout = TokenLayout((0, 3), (2,), width=4)
     assert layout.numbers == 20
     drawn = iter(torch.randn(8, 2, 5, 4, generator=torch.Generator().manual_seed(0)))
     mask = torch.ones(2, 5)
-    given = Features(
+    features = Features(
         mask, {n: next(drawn) for n in (0, 1, 3)}, {2: {n: next(drawn) for n in ("query", "key", "value")}}
     )
-    flat = layout.flat(given)
-    assert flat.shape == (2, 5, 20)
-    found = layout.states(flat, mask)
+    joined = layout.join(features)
+    assert joined.shape == (2, 5, 20)
+    found = layout.split(joined, mask)
     assert found.hidden.keys() == {0, 3} and found.attention.keys() == {2} and found.mask_BT is mask
-    assert all(torch.equal(found.hidden[n], given.hidden[n]) for n in (0, 3))
-    assert all(torch.equal(x, given.attention[2][n]) for n, x in found.attention[2].items())
+    assert all(torch.equal(found.hidden[n], features.hidden[n]) for n in (0, 3))
+    assert all(torch.equal(x, features.attention[2][n]) for n, x in found.attention[2].items())

@@ -14,8 +14,10 @@ from sklearn.tree import DecisionTreeClassifier
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.distillation import logit_cache, teachers
-from hf_finetune.distillation.sklearn_pipelines import read_pipeline
+from hf_finetune.distillation import logit_cache
+from hf_finetune.distillation.predictions import predict_rows
+from hf_finetune.distillation.sklearn_teacher import read_sklearn
+from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.errors import InputError
 
 skops = pytest.importorskip("skops.io")
@@ -41,27 +43,27 @@ def stored(path: Path, model: object) -> str:
 
 
 def test_its_probabilities_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of kept rows and of views, in the order of the data's classes, which is not the alphabet's; found again."""
+    """Of rows and of views, in the order of the data's classes, which is not the alphabet's; cached."""
     model = fitted()
     name = stored(tmp_path / "words.skops", model)
-    loaded = teachers.load_teacher(name, ("poor", "fine"), "text", trust_remote_code=False)
+    teachers = Teachers((name,), ("poor", "fine"), "text").members
     expected = model.predict_proba(ROWS["text"][:])[:, ::-1]
-    first, second = (teachers.ask((loaded,), {"train": ROWS, "validation": ROWS}, budget_gb=1.0) for _ in range(2))
+    first, second = (predict_rows(teachers, {"train": ROWS, "validation": ROWS}, budget_gb=1.0) for _ in range(2))
     assert np.allclose(np.exp(first.logits["validation"]), expected, atol=1e-6)
     assert np.array_equal(second.of_training[np.arange(40)], first.logits["validation"])
-    assert (first.reused, second.reused) == (False, True)
-    live = teachers.ask((loaded,), {"train": ROWS, "validation": ROWS}, budget_gb=1.0, live=True).of_training
+    assert (first.cached, second.cached) == (False, True)
+    online = predict_rows(teachers, {"train": ROWS, "validation": ROWS}, budget_gb=1.0, online=True).of_training
     views = AugmentedRows(
         ROWS, TextInputs(tiny_tokenizer(), 8), Augmenter((), 0, population_of(ROWS, ("poor", "fine")))
     )
-    assert np.array_equal(live(views)[np.arange(40)], first.logits["validation"])
-    assert not teachers.ask((loaded,), {"validation": text_rows(40, seed=1)}, budget_gb=1.0).reused
+    assert np.array_equal(online(views)[np.arange(40)], first.logits["validation"])
+    assert not predict_rows(teachers, {"validation": text_rows(40, seed=1)}, budget_gb=1.0).cached
     # As if two classes were many.
     monkeypatch.setattr(logit_cache, "MANY", 1)
     monkeypatch.setattr(logit_cache, "TOP", 1)
     for whole in (True, False):
-        matched = teachers.load_teacher(name, ("poor", "fine"), "text", trust_remote_code=False, whole=whole)
-        logits = teachers.ask((matched,), {"validation": ROWS}, budget_gb=1.0).logits["validation"]
+        teachers = Teachers((name,), ("poor", "fine"), "text", all_logits=whole).members
+        logits = predict_rows(teachers, {"validation": ROWS}, budget_gb=1.0).logits["validation"]
         assert np.array_equal(logits, first.logits["validation"]) == whole
 
 
@@ -90,8 +92,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (stored(tmp_path / "other.skops", fitted(("poor", "good"))), r"which lacks 'fine' and has 'good' besides"),
     ):
         with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
-            read_pipeline(name, ("poor", "fine"))
+            read_sklearn(name, ("poor", "fine"))
     with pytest.raises(InputError, match=r"numbers.skops: expected a pipeline that takes a list of texts"):
-        read_pipeline(stored(tmp_path / "numbers.skops", numbers), ("poor", "fine")).logits(["a text"])
+        read_sklearn(stored(tmp_path / "numbers.skops", numbers), ("poor", "fine")).logits(["a text"])
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*words.skops, which reads texts"):
-        teachers.load_teacher(str(tmp_path / "words.skops"), ("poor", "fine"), "image", trust_remote_code=False)
+        _ = Teachers((str(tmp_path / "words.skops"),), ("poor", "fine"), "image").members

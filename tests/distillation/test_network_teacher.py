@@ -1,5 +1,5 @@
 """Teachers as others left them: without a limit, without a tokenizer's config, for pairs, with a precision that files lack; and
-what of many classes is kept."""
+what of many classes is cached."""
 
 import dataclasses
 import json
@@ -14,9 +14,10 @@ from helpers.small_runs import small_recipe, text_rows
 from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune.config.recipe import Distill
-from hf_finetune.distillation import logit_cache
-from hf_finetune.distillation import teachers as teacher
+from hf_finetune.distillation import logit_cache, network_teacher
 from hf_finetune.distillation.config import MatchLogits, SoftTargets
+from hf_finetune.distillation.predictions import predict_rows
+from hf_finetune.distillation.teachers import Teacher, Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.loading import load_classifier
@@ -40,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
     return checkpoint
 
 
-def load(folder: Path) -> teacher.AnyTeacher:
-    return teacher.load_teacher(str(folder), ("bad", "good"), "text", trust_remote_code=False)
+def load(folder: Path) -> Teacher:
+    return Teachers((str(folder),), ("bad", "good"), "text").members[0]
 
 
 def test_the_length_that_it_can_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -66,15 +67,15 @@ def test_the_length_that_it_can_read(folder: Path, caplog: pytest.LogCaptureFixt
 def test_pairs_for_a_teacher_of_single_texts(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = text_rows(4)
     pairs = Dataset.from_dict({**rows.to_dict(), "text_pair": rows["text"][:]})
-    asked = load(folder)
-    teacher.ask((asked,), {"validation": rows}, budget_gb=1.0)
+    single = load(folder)
+    predict_rows((single,), {"validation": rows}, budget_gb=1.0)
     assert "these are pairs" not in caplog.text
-    teacher.ask((asked,), {"validation": pairs}, budget_gb=1.0)
+    predict_rows((single,), {"validation": pairs}, budget_gb=1.0)
     assert "roberta: these are pairs of texts, and nothing says that the teacher was trained on such" in caplog.text
 
 
 def test_loaded_once_until_released(folder: Path) -> None:
-    teachers = teacher.Teachers((str(folder),), ("bad", "good"), "text")
+    teachers = Teachers((str(folder),), ("bad", "good"), "text")
     first = teachers.members
     assert teachers.members is first
     teachers.release()
@@ -92,9 +93,9 @@ def test_what_is_noted_and_refused(folder: Path, tmp_path: Path, monkeypatch: py
     found = [note for note in prepare(dataclasses.replace(recipe, objective=taught)).notes if "a.parquet" in note]
     assert len(found) == 2 and found[:1] == list(load(tmp_path / "a.parquet").notes)
     assert "objective.teacher_precision has no effect here" in found[1]
-    monkeypatch.setattr(teacher, "has_native_bf16", lambda _: True)
+    monkeypatch.setattr(network_teacher, "has_native_bf16", lambda _: True)
     both = (str(tmp_path / "a.parquet"), str(folder))
-    assert list(teacher.Teachers(both, ("bad", "good"), "text", precision="bf16").notes) == found[:1]
+    assert list(Teachers(both, ("bad", "good"), "text", precision="bf16").notes) == found[:1]
     config = json.loads((folder / "config.json").read_text())
     names = {"id2label": {0: "bad", 1: "bad"}, "label2id": {"bad": 0}}
     (folder / "config.json").write_text(json.dumps(config | names))
@@ -105,15 +106,15 @@ def test_what_is_noted_and_refused(folder: Path, tmp_path: Path, monkeypatch: py
 def test_all_logits_where_each_is_matched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two classes as if they were many: soft targets have the likeliest, in logarithms, the squares have the logits."""
     recipe, rows = small_recipe(tmp_path), text_rows(20)
-    few = teacher.ask((load(folder),), {"validation": rows}, budget_gb=1.0).logits["validation"]
+    few = predict_rows((load(folder),), {"validation": rows}, budget_gb=1.0).logits["validation"]
     monkeypatch.setattr(logit_cache, "MANY", 1)
     monkeypatch.setattr(logit_cache, "TOP", 1)
     found = {}
     for kind in (SoftTargets(), MatchLogits()):
         taught = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
         teachers = teachers_of(start(taught), load_splits(taught.data)).members
-        both = [teacher.ask(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
-        assert [one.reused for one in both] == [False, True]
+        both = [predict_rows(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
+        assert [one.cached for one in both] == [False, True]
         found[type(kind)] = both[1].logits["validation"]
     assert np.array_equal(found[MatchLogits], few)
     assert np.abs(found[SoftTargets] - few).max() > 0.1
