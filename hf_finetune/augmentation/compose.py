@@ -6,17 +6,18 @@ import typing
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import MinLen
 
 from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.image.operations import ImageOperation
-from hf_finetune.augmentation.operations import Rng, apply, each, expect, expect_one_of
+from hf_finetune.augmentation.operations import Rng, apply, each
 from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.augmentation.text.operations import TextOperation
 from hf_finetune.errors import InputError
-from hf_finetune.utils.config import Choice, Operations, configclass
+from hf_finetune.utils.config import Choice, NonNegative, Operations, Probability, configclass
 
 
 @configclass
@@ -35,19 +36,15 @@ class Sequence:
 class OneOf:
     """For every row one of several operations, drawn at random."""
 
-    choices: Operations[Augmentation]
+    choices: Annotated[Operations[Augmentation], MinLen(1)]
     """The operations to draw from."""
-    weights: tuple[float, ...] = ()
+    weights: tuple[NonNegative, ...] = ()
     """How likely each is, relative to the others. (): all alike."""
 
     def __post_init__(self) -> None:
-        if not self.choices:
-            raise InputError("OneOf.choices: expected at least one operation, got none")
-        if self.weights and (
-            len(self.weights) != len(self.choices) or min(self.weights) < 0 or not 0 < sum(self.weights) < np.inf
-        ):
+        if self.weights and (len(self.weights) != len(self.choices) or not 0 < sum(self.weights) < np.inf):
             raise InputError(
-                f"OneOf.weights: expected {len(self.choices)} numbers of 0 or more, one for each choice and not all 0, "
+                f"OneOf.weights: expected {len(self.choices)} numbers, one for each choice and not all 0, "
                 f"got {self.weights!r}"
             )
 
@@ -67,15 +64,11 @@ class Sometimes:
 
     operation: Choice[Augmentation]
     """What is done to them."""
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each row."""
     by_class: Literal["all", "rare"] = "all"
     """all: p for every row. rare: p for rows of the rarest class, less for the others, in proportion to how rare they are;
     rows without a label count as those of the most frequent class."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-        expect_one_of(self, "by_class", ("all", "rare"))
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
         """The batch with some of its rows changed."""
@@ -94,14 +87,12 @@ class Phases:
     """One operation after another over the training: a schedule of policies, as population-based search finds it
     (arXiv:1905.05393). For views that are made while training, as only there is a first step and a last one."""
 
-    phases: Operations[Augmentation]
+    phases: Annotated[Operations[Augmentation], MinLen(1)]
     """What is done in each phase; `{type: Sequence, steps: []}` is nothing."""
     starts: tuple[float, ...] = ()
     """Where each phase but the first starts, as a share of the training's steps. (): all are equally long."""
 
     def __post_init__(self) -> None:
-        if not self.phases:
-            raise InputError("Phases.phases: expected at least one operation, got none")
         in_order = all(low < high for low, high in pairwise((0.0, *self.starts, 1.0)))
         if self.starts and not (in_order and len(self.starts) == len(self.phases) - 1):
             raise InputError(

@@ -11,12 +11,11 @@ Legend: B rows of a forward pass, H height, W width, T tokens.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import expect
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Probability, between, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -29,14 +28,11 @@ class Mixup:
     """Blend each row with another: pictures pixel by pixel (arXiv:1710.09412), texts word embedding by word embedding
     (arXiv:1905.08941)."""
 
-    alpha: float = 0.2
+    alpha: Annotated[float, between(0, 100)] = 0.2
     """A row's own share is drawn from Beta(alpha, alpha): at 1 any share is as likely as another, towards 0 one of the two
     rows has nearly all. 0: off."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability that the rows of a forward pass are mixed."""
-
-    def __post_init__(self) -> None:
-        _check(self)
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """Of texts only what stands beside the word embeddings is mixed here; see `soft_labels.mixed` for the rest."""
@@ -54,14 +50,11 @@ class Mixup:
 class CutMix:
     """Put a box of another picture in the same place of each picture (arXiv:1905.04899)."""
 
-    alpha: float = 1.0
+    alpha: Annotated[float, between(0, 100)] = 1.0
     """A row's own share of the area is drawn from Beta(alpha, alpha), and counted again where the box reaches over the
     border. 0: off."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability that the rows of a forward pass are mixed."""
-
-    def __post_init__(self) -> None:
-        _check(self)
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """One box for all rows; its middle is anywhere in the picture."""
@@ -81,14 +74,11 @@ class CutMix:
 class ResizeMix:
     """Put the whole of another picture, shrunk, in a box of each picture (arXiv:2012.11101)."""
 
-    alpha: float = 1.0
+    alpha: Annotated[float, between(0, 100)] = 1.0
     """A row's own share of the area is drawn from Beta(alpha, alpha); the paper draws the box's side instead, from 0.1 to
     0.8 of the picture's. 0: off."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability that the rows of a forward pass are mixed."""
-
-    def __post_init__(self) -> None:
-        _check(self)
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """One box for all rows, wholly inside the picture."""
@@ -109,12 +99,6 @@ class ResizeMix:
 
 
 Mixing = Mixup | CutMix | ResizeMix
-
-
-def _check(operation: Mixing) -> None:
-    """Raises: InputError: a field is out of its range."""
-    expect(operation, "alpha", 0, 100)
-    expect(operation, "p", 0, 1)
 
 
 def _draw(operation: Mixing, batch: Batch, rng: np.random.Generator) -> tuple[float, np.ndarray] | None:

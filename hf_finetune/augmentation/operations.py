@@ -180,25 +180,3 @@ def apply(operations: Iterable[Operation], batch: Any, rng: Rng) -> Any:
                     )
         batch = changed
     return batch
-
-
-def expect(operation: Any, name: str, low: float, high: float) -> None:
-    """Refuse a field of an operation that is out of its range.
-
-    Raises:
-        InputError: naming the operation, the field, the range and the value.
-    """
-    value = getattr(operation, name)
-    if not low <= value <= high:
-        raise InputError(f"{type(operation).__name__}.{name}: expected {low:g} to {high:g}, got {value!r}")
-
-
-def expect_one_of(operation: Any, name: str, choices: Iterable[str]) -> None:
-    """Refuse a field that is none of its choices.
-
-    Raises:
-        InputError: naming the operation, the field, the choices and the value.
-    """
-    value, choices = getattr(operation, name), tuple(choices)
-    if value not in choices:
-        raise InputError(f"{type(operation).__name__}.{name}: expected one of {', '.join(choices)}, got {value!r}")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from itertools import chain
-from typing import Literal, get_args
+from typing import Literal
 
 Keep = Literal["nothing", "numbers", "entities"]
 """Words that stay as and where they are. numbers: those with a digit. entities: these, addresses of the web and of mail,
 @mentions, #tags, and words with a capital that do not start a sentence: names, as English and many other languages write
 them."""
-KEEPS: tuple[Keep, ...] = get_args(Keep)
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"

@@ -25,9 +25,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+def between(low: float, high: float) -> Interval:
+    """Return the bound of a field from `low` to `high`, both of them included: `Annotated[int, between(0, 255)]`."""
+    return Interval(ge=low, le=high)
+
+
 Positive: TypeAlias = Annotated[float, Gt(0)]
 NonNegative: TypeAlias = Annotated[float, Ge(0)]
-Probability: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
+Probability: TypeAlias = Annotated[float, between(0, 1)]
 Share: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
 """A part of a whole, and never all of it."""
 Part: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]

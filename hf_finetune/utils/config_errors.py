@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 from hf_finetune.errors import InputError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema, ErrorDetails, ValidationError
 
 NOUNS = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "too_short")
 NOUNS |= {dict: "a mapping", list: "a list"}
 
 
@@ -60,7 +61,8 @@ def input_error(error: ValidationError, hint: Any, where: str) -> InputError:
         return InputError(f"{field}.type: expected one of {names}, got {details['ctx']['tag']!r}")
     if kind == "finite_number":
         return InputError(f"{field}: expected a finite number, got {value!r}")
-    return InputError(f"{field or 'recipe'}: expected {expectation(hint)}, got {value!r}")
+    expected = expectation(hint, of_range=kind in OUT_OF_RANGE)
+    return InputError(f"{field or 'recipe'}: expected {expected}, got {value!r}")
 
 
 def _weight(details: ErrorDetails) -> tuple[int, bool]:
@@ -136,14 +138,16 @@ def _label(option: Any) -> str:
     return option.__name__ if isinstance(option, type) and dataclasses.is_dataclass(option) else ""
 
 
-def expectation(hint: Any) -> str:
-    """Return what a field of type `hint` expects, in words."""
+def expectation(hint: Any, *, of_range: bool = False) -> str:
+    """Return what a field of type `hint` expects, in words; `of_range`: of a value that has the type."""
     bare, annotations = unwrapped(hint)
     checks = [a.expected for a in annotations if isinstance(a, Check)]
     if checks:
         return checks[-1]
     noun, bounds = _noun(bare), _bounds(annotations)
-    return f"{noun} {bounds}" if bounds else noun
+    if not bounds:
+        return noun
+    return f"{noun} {bounds}" if bounds.startswith("above") else bounds if of_range else f"{noun}, {bounds}"
 
 
 def _noun(hint: Any) -> str:
@@ -158,23 +162,30 @@ def _noun(hint: Any) -> str:
         return f"a list of {len(arguments)}, each {expectation(arguments[0])}"
     if origin is tuple:
         configs = configs_in(hint)
-        example = f", such as [{{type: {configs[0].__name__}, ...}}]" if configs else ""
-        return f"a list, each {expectation(arguments[0])}{example}"
+        return (
+            f"a list such as [{{type: {configs[0].__name__}, ...}}]"
+            if configs
+            else f"a list, each {expectation(arguments[0])}"
+        )
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return "text"
     return NOUNS.get(origin or hint, str(hint))
 
 
 def _bounds(annotations: Iterable[Any]) -> str:
-    words = []
+    low, high = "", ""
     for bound in (part for a in annotations for part in (a if isinstance(a, Interval) else (a,))):
         match bound:
             case Gt(value):
-                words.append(f"above {value}")
+                low = f"above {value:g}"
             case Ge(value):
-                words.append(f"of at least {value}")
+                low = f"at least {value:g}"
+            case MinLen(value):
+                low = f"at least {value}"
             case Lt(value):
-                words.append(f"below {value}")
+                high = f"below {value:g}"
             case Le(value):
-                words.append(f"of at most {value}")
-    return " and ".join(words)
+                high = f"at most {value:g}"
+    if low.startswith("at least") and high.startswith("at most"):
+        return f"{low.removeprefix('at least ')} to {high.removeprefix('at most ')}"
+    return f"{low} and {high}" if low and high else {"at least 0": "0 or more"}.get(low, low) or high

@@ -269,7 +269,7 @@ def test_yaml_and_flags(tmp_path: Path) -> None:
     assert said.objective.mix == (Mixup(0.4, p=0.5), CutMix())
     said = train_job([*arguments, "--objective.mix", "[ResizeMix]"], "train")[0].recipe
     assert said.objective.mix == (ResizeMix(),)
-    with pytest.raises(InputError, match=r"Mixup.alpha: expected 0 to 100, got -1"):
+    with pytest.raises(InputError, match=r"objective.mix.0..alpha: expected 0 to 100, got -1"):
         train_job([*arguments, "--objective.mix", "[{type: Mixup, alpha: -1}]"], "train")
     with pytest.raises(
         InputError, match=r"objective.mix\[0\].type: expected one of Mixup, CutMix, ResizeMix, got 'Mix'"

@@ -12,7 +12,6 @@ from hf_finetune.augmentation.operations import (
     TextBatch,
     apply,
     each,
-    expect,
     generators,
 )
 from hf_finetune.augmentation.text.characters import ChangeCase
@@ -70,8 +69,3 @@ def test_an_empty_result_is_refused_with_the_operation_and_the_text() -> None:
     with pytest.raises(InputError, match=r"data.augment: Erase\(strength=1.0\) leaves nothing of the text 'one two'"):
         apply([Erase()], TextBatch(["one two"]), np.random.default_rng(0))
     assert apply([Erase()], TextBatch([" "]), np.random.default_rng(0)).texts == [" "], "nothing was there before"
-
-
-def test_out_of_range_names_operation_field_range_and_value() -> None:
-    with pytest.raises(InputError, match=r"Erase.strength: expected 0 to 0.5, got 1.0"):
-        expect(Erase(), "strength", 0, 0.5)

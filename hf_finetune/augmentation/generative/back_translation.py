@@ -9,17 +9,16 @@ import logging
 import re
 from collections.abc import Sequence
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from tqdm import tqdm
 
-from hf_finetune.augmentation.generative.base import MANY, GenerativeOperation, Load, expect_named
+from hf_finetune.augmentation.generative.base import MANY, CheckpointName, GenerativeOperation, Load
 from hf_finetune.augmentation.generative.sources import Source
-from hf_finetune.augmentation.operations import expect
 from hf_finetune.data.text_pieces import sentences_of
 from hf_finetune.errors import InputError
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import between, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -43,25 +42,25 @@ class BackTranslate(GenerativeOperation):
     mBART).
     """
 
-    there: str
+    there: CheckpointName
     """Hub id or folder of a sequence-to-sequence checkpoint out of the texts' language, such as Helsinki-NLP/opus-mt-en-de."""
-    back: str
+    back: CheckpointName
     """Hub id or folder of one into it again, such as Helsinki-NLP/opus-mt-de-en; T5 can be both."""
     there_prefix: str = ""
     """What `there` needs before a sentence: "translate English to German: " for T5, ">>fr<< " for Marian of many
     languages."""
     back_prefix: str = ""
     """What `back` needs before a sentence."""
-    num_beams: int = 1
+    num_beams: Annotated[int, between(1, 100)] = 1
     """Beams of the search for the likeliest translation. 1: greedy."""
-    temperature: float = 0.0
+    temperature: Annotated[float, between(0, 100)] = 0.0
     """Above 0, words are drawn at random: more variety and more mistakes, and copies that differ. 0: the likeliest
     translation, the same in every copy."""
-    top_k: int = 50
+    top_k: Annotated[int, between(1, MANY)] = 50
     """How many of the likeliest tokens are drawn from, where temperature is above 0."""
-    max_length: int = 128
+    max_length: Annotated[int, between(4, MANY)] = 128
     """Longest sentence in tokens, prefix included, and longest translation; fewer where a model has fewer positions."""
-    batch_size: int = 32
+    batch_size: Annotated[int, between(1, MANY)] = 32
     """Sentences that are translated together."""
     there_revision: str | None = None
     """Branch, tag or commit of `there` on the Hub."""
@@ -69,13 +68,6 @@ class BackTranslate(GenerativeOperation):
     """Branch, tag or commit of `back` on the Hub."""
 
     def __post_init__(self) -> None:
-        expect_named(self, "there")
-        expect_named(self, "back")
-        expect(self, "num_beams", 1, 100)
-        expect(self, "temperature", 0, 100)
-        expect(self, "top_k", 1, MANY)
-        expect(self, "max_length", 4, MANY)
-        expect(self, "batch_size", 1, MANY)
         if self.num_beams > 1 and self.temperature:
             raise InputError(f"BackTranslate.temperature: expected 0 with num_beams above 1, got {self.temperature!r}")
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.augmentation.operations import Rng, TextBatch, each
 from hf_finetune.errors import InputError
+from hf_finetune.utils.config_errors import Check
 
 if TYPE_CHECKING:
     from hf_finetune.augmentation.generative.checkpoints import LanguageModel
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # A bound that can be named, above any sensible value.
 MANY = 100_000
 
+CheckpointName = Annotated[str, Check(str.strip, "a Hub id or the folder of a checkpoint")]
 Load = Callable[[Source], "LanguageModel"]
 
 
@@ -57,14 +59,3 @@ class GenerativeOperation(ABC):
         for i, text in zip(seconds, changed[len(batch) :], strict=True):
             pairs[i] = text
         return replace(batch, texts=changed[: len(batch)], pairs=None if batch.pairs is None else pairs)
-
-
-def expect_named(operation: GenerativeOperation, name: str) -> None:
-    """Refuse an empty name of a checkpoint.
-
-    Raises:
-        InputError: naming the field.
-    """
-    if not getattr(operation, name).strip():
-        kind = type(operation).__name__
-        raise InputError(f"{kind}.{name}: expected a Hub id or the folder of a checkpoint, got an empty name")

@@ -9,17 +9,17 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from tqdm import tqdm
 
-from hf_finetune.augmentation.generative.base import MANY, GenerativeOperation, Load, expect_named
+from hf_finetune.augmentation.generative.base import MANY, CheckpointName, GenerativeOperation, Load
 from hf_finetune.augmentation.generative.sources import Source
-from hf_finetune.augmentation.operations import Rng, TextBatch, expect
+from hf_finetune.augmentation.operations import Rng, TextBatch
 from hf_finetune.data.text_pieces import words_of
 from hf_finetune.errors import InputError
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Probability, between, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -41,28 +41,20 @@ class SubstituteByModel(GenerativeOperation):
     go, so keep p low.
     """
 
-    checkpoint: str
+    checkpoint: CheckpointName
     """Hub id or folder of a checkpoint with a trained masked-language-model head, such as distilbert/distilroberta-base."""
-    p: float = 0.15
+    p: Probability = 0.15
     """Share of the words; at least one where it is above 0."""
-    top_k: int = 20
+    top_k: Annotated[int, between(1, MANY)] = 20
     """How many of the likeliest words are drawn from."""
-    temperature: float = 1.0
+    temperature: Annotated[float, between(0, 100)] = 1.0
     """Below 1 the likelier ones are drawn more often. 0: always the likeliest."""
-    max_length: int = 256
+    max_length: Annotated[int, between(4, MANY)] = 256
     """Tokens of a text that the model reads, or fewer where it has fewer positions; words behind stay."""
-    batch_size: int = 32
+    batch_size: Annotated[int, between(1, MANY)] = 32
     """Texts of a pass at most; fewer where the vocabulary is large."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
-
-    def __post_init__(self) -> None:
-        expect_named(self, "checkpoint")
-        expect(self, "p", 0, 1)
-        expect(self, "top_k", 1, MANY)
-        expect(self, "temperature", 0, 100)
-        expect(self, "max_length", 4, MANY)
-        expect(self, "batch_size", 1, MANY)
 
     @property
     def sources(self) -> tuple[Source, ...]:

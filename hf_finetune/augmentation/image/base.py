@@ -9,28 +9,26 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import ImageBatch, Rng, each, expect
+from hf_finetune.augmentation.operations import ImageBatch, Rng, each
 from hf_finetune.errors import InputError
+from hf_finetune.utils.config import Probability, between
 
 if TYPE_CHECKING:
     import torch
 
 Draw = Literal["uniform", "ends"]
 """uniform: any value between the two ends of a range; ends: one of the two, as the published policies do it."""
-DRAWS = get_args(Draw)
+GreyLevel = Annotated[int, between(0, 255)]
 
 
 class EachImage(ABC):
     """An operation that changes each picture by itself, with a probability that is its field `p`."""
 
-    p: float
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
+    p: Probability
 
     def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
         """The batch with each picture sent through `change` with probability p."""
@@ -56,17 +54,6 @@ def through(operations: Iterable[EachImage], image_CHW: torch.Tensor, r: np.rand
 def either_way(r: np.random.Generator, most: float, draw: Draw) -> float:
     """A number from -most to most, or one of the two."""
     return float(r.uniform(-most, most)) if draw == "uniform" else most * (1 - 2 * int(r.integers(2)))
-
-
-def expect_whole(operation: Any, name: str, low: int, high: int) -> None:
-    """Refuse a field that is no whole number of its range.
-
-    Raises:
-        InputError: naming the operation, the field, the range and the value.
-    """
-    value = getattr(operation, name)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"{type(operation).__name__}.{name}: expected a whole number, {low} to {high}, got {value!r}")
 
 
 def expect_in_order(operation: Any, smaller: str, larger: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from hf_finetune.augmentation.image.base import DRAWS, Draw, EachImage, either_way, expect_whole
-from hf_finetune.augmentation.operations import expect, expect_one_of
-from hf_finetune.utils.config import configclass
+from hf_finetune.augmentation.image.base import Draw, EachImage, either_way
+from hf_finetune.utils.config import Probability, between, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -18,25 +17,18 @@ if TYPE_CHECKING:
 class Colour(EachImage):
     """Change brightness, contrast, saturation and hue, in an order drawn anew for every picture."""
 
-    brightness: float = 0.3
+    brightness: Probability = 0.3
     """Largest change of the factor on all values either way, 0 to 1. At a factor of 0 everything is black."""
-    contrast: float = 0.3
+    contrast: Probability = 0.3
     """Largest change of the factor on what differs from the mean grey, 0 to 1."""
-    saturation: float = 0.3
+    saturation: Probability = 0.3
     """Largest change of the factor on what differs from grey, 0 to 1."""
-    hue: float = 0.0
+    hue: Annotated[float, between(0, 0.5)] = 0.0
     """Furthest turn of the hues either way, 0 to 0.5 of the full circle."""
     draw: Draw = "uniform"
     """uniform: any change up to the largest either way; ends: the largest, one way or the other."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            expect(self, name, 0, 1)
-        expect(self, "hue", 0, 0.5)
-        expect_one_of(self, "draw", DRAWS)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -65,7 +57,7 @@ class Colour(EachImage):
 class Grayscale(EachImage):
     """Take the colour out of a picture."""
 
-    p: float = 0.1
+    p: Probability = 0.1
     """Probability of each picture."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
@@ -79,14 +71,10 @@ class Grayscale(EachImage):
 class Posterize(EachImage):
     """Keep only the highest bits of every value."""
 
-    bits: int = 4
+    bits: Annotated[int, between(0, 8)] = 4
     """How many of the 8, 0 to 8."""
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect_whole(self, "bits", 0, 8)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape, of fewer colours."""
@@ -99,14 +87,10 @@ class Posterize(EachImage):
 class Solarize(EachImage):
     """Invert the brighter values."""
 
-    threshold: float = 128.0
+    threshold: Annotated[float, between(0, 256)] = 128.0
     """Those from here on, 0 (all of them) to 256 (none)."""
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect(self, "threshold", 0, 256)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -119,7 +103,7 @@ class Solarize(EachImage):
 class AutoContrast(EachImage):
     """Stretch every channel so that its darkest value is 0 and its brightest 255, or 254 by rounding."""
 
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
@@ -133,7 +117,7 @@ class AutoContrast(EachImage):
 class Equalize(EachImage):
     """Spread the values of every channel so that all are about as frequent."""
 
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
@@ -147,7 +131,7 @@ class Equalize(EachImage):
 class Invert(EachImage):
     """Make a negative."""
 
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
@@ -161,7 +145,7 @@ class Invert(EachImage):
 class Identity(EachImage):
     """Leave a picture as it is: one of the choices of the published policies."""
 
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture, for nothing."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
 from hf_finetune.augmentation.image.base import (
-    DRAWS,
     Draw,
     EachImage,
+    GreyLevel,
     either_way,
     expect_in_order,
-    expect_whole,
 )
-from hf_finetune.augmentation.operations import expect, expect_one_of
-from hf_finetune.utils.config import configclass
+from hf_finetune.errors import InputError
+from hf_finetune.utils.config import Probability, between, configclass
 
 if TYPE_CHECKING:
     import torch
 
 Interpolation = Literal["nearest", "bilinear"]
-INTERPOLATIONS = get_args(Interpolation)
 # A crop of drawn area and shape may not fit; after so many the whole picture is taken.
 CROP_ATTEMPTS = 10
 
@@ -31,20 +29,14 @@ CROP_ATTEMPTS = 10
 class Crop(EachImage):
     """Cut a picture of the same size out of it and a frame around it, at random."""
 
-    padding: int = 4
+    padding: Annotated[int, between(0, 512)] = 4
     """Pixels of the frame on every side, 0 to 512."""
     frame: Literal["constant", "reflect"] = "constant"
     """constant: of one grey level; reflect: the picture mirrored at its edges."""
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of a constant frame, 0 to 255."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect_whole(self, "padding", 0, 512)
-        expect_one_of(self, "frame", ("constant", "reflect"))
-        expect_whole(self, "fill", 0, 255)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture moved by at most `padding` pixels each way."""
@@ -67,21 +59,17 @@ class Crop(EachImage):
 class ResizedCrop(EachImage):
     """Cut out a part of a picture and resize it to the picture's size (Inception's crop, arXiv:1409.4842)."""
 
-    min_scale: float = 0.08
+    min_scale: Annotated[float, between(1e-4, 1)] = 0.08
     """Smallest part as a share of the area, above 0 to 1."""
-    max_scale: float = 1.0
+    max_scale: Annotated[float, between(1e-4, 1)] = 1.0
     """Largest part as a share of the area, up to 1."""
-    ratio: float = 4 / 3
+    ratio: Annotated[float, between(1, 10)] = 4 / 3
     """Strongest stretch of the part's sides against each other, 1 to 10: drawn from 1/ratio to ratio of the picture's own."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
 
     def __post_init__(self) -> None:
-        expect(self, "min_scale", 1e-4, 1)
-        expect(self, "max_scale", 1e-4, 1)
         expect_in_order(self, "min_scale", "max_scale")
-        expect(self, "ratio", 1, 10)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A part of the picture, of the same size."""
@@ -108,14 +96,10 @@ class ResizedCrop(EachImage):
 class Flip(EachImage):
     """Mirror a picture."""
 
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
     direction: Literal["horizontal", "vertical"] = "horizontal"
     """horizontal: left becomes right; vertical: top becomes bottom."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        expect_one_of(self, "direction", ("horizontal", "vertical"))
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -126,21 +110,16 @@ class Flip(EachImage):
 class Rotate(EachImage):
     """Turn a picture about its centre."""
 
-    degrees: float = 15.0
+    degrees: Annotated[float, between(0, 180)] = 15.0
     """Furthest turn either way, 0 to 180."""
     draw: Draw = "uniform"
     """uniform: any angle up to `degrees` either way; ends: `degrees` one way or the other."""
     interpolation: Interpolation = "bilinear"
     """Values between pixels: nearest or bilinear."""
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of what was outside, 0 to 255."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect(self, "degrees", 0, 180)
-        _expect_common(self)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -154,24 +133,19 @@ class Rotate(EachImage):
 class Scale(EachImage):
     """Show a picture larger or smaller, about its centre."""
 
-    smallest: float = 0.8
+    smallest: Annotated[float, between(0.05, 20)] = 0.8
     """Smallest factor on both sides, 0.05 to 20; 1 is the picture as it is."""
-    largest: float = 1.25
+    largest: Annotated[float, between(0.05, 20)] = 1.25
     """Largest factor, 0.05 to 20. The factor's logarithm is drawn evenly."""
     interpolation: Interpolation = "bilinear"
     """Values between pixels: nearest or bilinear."""
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of what was outside, 0 to 255."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
 
     def __post_init__(self) -> None:
-        expect(self, "smallest", 0.05, 20)
-        expect(self, "largest", 0.05, 20)
         expect_in_order(self, "smallest", "largest")
-        expect_one_of(self, "interpolation", INTERPOLATIONS)
-        expect_whole(self, "fill", 0, 255)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -185,9 +159,9 @@ class Scale(EachImage):
 class Shear(EachImage):
     """Slant a picture."""
 
-    x: float = 0.2
+    x: Annotated[float, between(0, 2)] = 0.2
     """Furthest sideways, in pixels for every pixel of height, 0 to 2."""
-    y: float = 0.0
+    y: Annotated[float, between(0, 2)] = 0.0
     """Furthest up or down, in pixels for every pixel of width, 0 to 2; after the one sideways."""
     about: Literal["centre", "corner"] = "centre"
     """What stays in its place: the centre, or the upper left corner as in the published policies."""
@@ -195,17 +169,10 @@ class Shear(EachImage):
     """uniform: any slant up to the furthest either way; ends: the furthest one way or the other."""
     interpolation: Interpolation = "bilinear"
     """Values between pixels: nearest or bilinear."""
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of what was outside, 0 to 255."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect(self, "x", 0, 2)
-        expect(self, "y", 0, 2)
-        expect_one_of(self, "about", ("centre", "corner"))
-        _expect_common(self)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -225,26 +192,23 @@ class Shear(EachImage):
 class Translate(EachImage):
     """Move a picture by whole pixels."""
 
-    x: float = 0.1
+    x: Annotated[float, between(0, 4096)] = 0.1
     """Furthest to the left or right: 0 to 1 of the width, or 0 to 4096 pixels."""
-    y: float = 0.1
+    y: Annotated[float, between(0, 4096)] = 0.1
     """Furthest up or down: 0 to 1 of the height, or 0 to 4096 pixels."""
     unit: Literal["share", "pixels"] = "share"
     """What x and y are counted in."""
     draw: Draw = "uniform"
     """uniform: any distance up to the furthest either way; ends: the furthest one way or the other."""
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of what was outside, 0 to 255."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
 
     def __post_init__(self) -> None:
-        expect_one_of(self, "unit", ("share", "pixels"))
-        for name in ("x", "y"):
-            expect(self, name, 0, 1 if self.unit == "share" else 4096)
-        expect_one_of(self, "draw", DRAWS)
-        expect_whole(self, "fill", 0, 255)
-        super().__post_init__()
+        for name, value in (("x", self.x), ("y", self.y)):
+            if self.unit == "share" and value > 1:
+                raise InputError(f"Translate.{name}: expected a number from 0 to 1, or unit pixels, got {value!r}")
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -260,17 +224,12 @@ class Translate(EachImage):
 class Perspective(EachImage):
     """Show a picture as if it were seen at an angle."""
 
-    distortion: float = 0.3
+    distortion: Annotated[float, between(0, 0.9)] = 0.3
     """How far each corner goes towards the centre at most, 0 to 0.9 of the way along both sides."""
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of what was outside, 0 to 255."""
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect(self, "distortion", 0, 0.9)
-        expect_whole(self, "fill", 0, 255)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape; one of a single line of pixels stays itself."""
@@ -288,9 +247,3 @@ class Perspective(EachImage):
         towards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
         moved = (np.array(corners) + inwards * towards).tolist()
         return F.perspective(image_CHW, corners, moved, fill=outside(self.fill))
-
-
-def _expect_common(operation: Rotate | Shear) -> None:
-    expect_one_of(operation, "draw", DRAWS)
-    expect_one_of(operation, "interpolation", INTERPOLATIONS)
-    expect_whole(operation, "fill", 0, 255)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
-from hf_finetune.augmentation.image.base import EachImage, expect_whole, through
+from hf_finetune.augmentation.image.base import EachImage, GreyLevel, through
 from hf_finetune.augmentation.image.color import Colour, Grayscale, Solarize
 from hf_finetune.augmentation.image.geometry import Crop, Flip, ResizedCrop
 from hf_finetune.augmentation.image.policies import (
@@ -21,8 +21,7 @@ from hf_finetune.augmentation.image.policies import (
     at_magnitude,
 )
 from hf_finetune.augmentation.image.quality import Blur
-from hf_finetune.augmentation.operations import expect, expect_one_of
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Probability, between, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -39,15 +38,10 @@ class AutoAugment(EachImage):
 
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
     """The data it was found on: imagenet, cifar10 or svhn (digits)."""
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of what was outside, 0 to 255."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect_one_of(self, "policy", ("imagenet", "cifar10", "svhn"))
-        expect_whole(self, "fill", 0, 255)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -69,20 +63,14 @@ class AutoAugment(EachImage):
 class RandAugment(EachImage):
     """A number of operations of one magnitude, drawn for each picture (arXiv:1909.13719)."""
 
-    n: int = 2
+    n: Annotated[int, between(0, 16)] = 2
     """How many one after another, 0 to 16."""
-    m: float = 9.0
+    m: Annotated[float, between(0, STRONGEST_MAGNITUDE)] = 9.0
     """Their magnitude, 0 (nothing) to 30."""
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of what was outside, 0 to 255."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect_whole(self, "n", 0, 16)
-        expect(self, "m", 0, STRONGEST_MAGNITUDE)
-        expect_whole(self, "fill", 0, 255)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -95,14 +83,10 @@ class RandAugment(EachImage):
 class TrivialAugment(EachImage):
     """One operation of a drawn magnitude, up to very strong ones, for each picture (wide space of arXiv:2103.10158)."""
 
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of what was outside, 0 to 255."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect_whole(self, "fill", 0, 255)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -115,28 +99,20 @@ class TrivialAugment(EachImage):
 class AugMix(EachImage):
     """A mixture of a picture and of chains of operations on it (arXiv:1912.02781, without its loss)."""
 
-    severity: int = 3
+    severity: Annotated[int, between(1, LEVELS)] = 3
     """How strong the operations may be, 1 to 10."""
-    width: int = 3
+    width: Annotated[int, between(1, 10)] = 3
     """Chains, 1 to 10."""
-    depth: int = 0
+    depth: Annotated[int, between(0, 10)] = 0
     """Operations of a chain, 1 to 10. 0: one to three, drawn."""
-    alpha: float = 1.0
+    alpha: Annotated[float, between(0.01, 100)] = 1.0
     """How even the shares of the mixture are, 0.01 to 100."""
     all_operations: bool = True
     """Also brightness, colour, contrast and sharpness, which the paper keeps for its tests."""
-    fill: int = 0
+    fill: GreyLevel = 0
     """Grey level of what was outside, 0 to 255."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect_whole(self, "severity", 1, LEVELS)
-        expect_whole(self, "width", 1, 10)
-        expect_whole(self, "depth", 0, 10)
-        expect(self, "alpha", 0.01, 100)
-        expect_whole(self, "fill", 0, 255)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -164,16 +140,12 @@ class ThreeAugment(EachImage):
     """One of grayscale, solarization and blur, then a change of colours, after a crop with 4 mirrored pixels around and a
     mirror image in every second picture (DeiT III's 3-Augment with its simple crop, arXiv:2204.07118)."""
 
-    colour: float = 0.3
+    colour: Probability = 0.3
     """Largest change of brightness, contrast and saturation, 0 to 1."""
     flip: bool = True
     """Mirror every second picture. Off for pictures that a mirror makes another class of: digits, letters, signs."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect(self, "colour", 0, 1)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -186,16 +158,12 @@ class ThreeAugment(EachImage):
 class Mild(EachImage):
     """A large part of a picture, resized, and a mirror image in every second picture: a start where few rows are at hand."""
 
-    min_scale: float = 0.7
+    min_scale: Annotated[float, between(1e-4, 1)] = 0.7
     """Smallest part as a share of the area, above 0 to 1."""
     flip: bool = True
     """Mirror every second picture. Off for pictures that a mirror makes another class of: digits, letters, signs."""
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect(self, "min_scale", 1e-4, 1)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""

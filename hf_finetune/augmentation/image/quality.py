@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
 from hf_finetune.augmentation.image.base import (
-    DRAWS,
     Draw,
     EachImage,
     either_way,
     expect_in_order,
-    expect_whole,
 )
-from hf_finetune.augmentation.operations import expect, expect_one_of
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Probability, between, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -31,18 +28,15 @@ ERASE_ATTEMPTS = 10
 class Blur(EachImage):
     """Gaussian blur."""
 
-    min_sigma: float = 0.1
+    min_sigma: Annotated[float, between(0, 20)] = 0.1
     """Smallest standard deviation in pixels, 0 (none) to 20."""
-    max_sigma: float = 2.0
+    max_sigma: Annotated[float, between(0, 20)] = 2.0
     """Largest standard deviation in pixels, up to 20."""
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
 
     def __post_init__(self) -> None:
-        expect(self, "min_sigma", 0, 20)
-        expect(self, "max_sigma", 0, 20)
         expect_in_order(self, "min_sigma", "max_sigma")
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -56,17 +50,12 @@ class Blur(EachImage):
 class Sharpness(EachImage):
     """Sharpen a picture or smooth it."""
 
-    strength: float = 0.5
+    strength: Probability = 0.5
     """Largest change of the factor on what differs from the smoothed picture either way, 0 to 1."""
     draw: Draw = "uniform"
     """uniform: any change up to the largest either way; ends: the largest, one way or the other."""
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
-
-    def __post_init__(self) -> None:
-        expect(self, "strength", 0, 1)
-        expect_one_of(self, "draw", DRAWS)
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape; the outermost pixels stay."""
@@ -81,18 +70,15 @@ class Sharpness(EachImage):
 class Noise(EachImage):
     """Gaussian noise on every value."""
 
-    min_sigma: float = 0.0
+    min_sigma: Probability = 0.0
     """Smallest standard deviation, 0 to 1 of the range of values."""
-    max_sigma: float = 0.1
+    max_sigma: Probability = 0.1
     """Largest standard deviation, up to 1."""
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
 
     def __post_init__(self) -> None:
-        expect(self, "min_sigma", 0, 1)
-        expect(self, "max_sigma", 0, 1)
         expect_in_order(self, "min_sigma", "max_sigma")
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -106,24 +92,19 @@ class Noise(EachImage):
 class Erase(EachImage):
     """Cover a rectangle (random erasing, arXiv:1708.04896)."""
 
-    min_area: float = 0.02
+    min_area: Probability = 0.02
     """Smallest rectangle as a share of the picture, 0 to 1."""
-    max_area: float = 0.33
+    max_area: Probability = 0.33
     """Largest rectangle as a share of the picture, up to 1. 0: none."""
-    ratio: float = 3.3
+    ratio: Annotated[float, between(1, 10)] = 3.3
     """Most that one side is of the other, 1 to 10."""
     cover: Literal["mean", "noise", "black"] = "mean"
     """mean: the picture's mean colour; noise: every value drawn anew; black."""
-    p: float = 0.25
+    p: Probability = 0.25
     """Probability of each picture."""
 
     def __post_init__(self) -> None:
-        expect(self, "min_area", 0, 1)
-        expect(self, "max_area", 0, 1)
         expect_in_order(self, "min_area", "max_area")
-        expect(self, "ratio", 1, 10)
-        expect_one_of(self, "cover", ("mean", "noise", "black"))
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -158,18 +139,15 @@ class Erase(EachImage):
 class Jpeg(EachImage):
     """What is left of a picture that was kept as JPEG."""
 
-    min_quality: int = 30
+    min_quality: Annotated[int, between(1, 100)] = 30
     """Lowest quality, 1 to 100."""
-    max_quality: int = 95
+    max_quality: Annotated[int, between(1, 100)] = 95
     """Highest quality, up to 100, which still is not the picture itself."""
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each picture."""
 
     def __post_init__(self) -> None:
-        expect_whole(self, "min_quality", 1, 100)
-        expect_whole(self, "max_quality", 1, 100)
         expect_in_order(self, "min_quality", "max_quality")
-        super().__post_init__()
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""

@@ -8,10 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import expect, expect_one_of
 from hf_finetune.augmentation.text.base import EachText
-from hf_finetune.data.text_pieces import KEEPS, Keep, joined, stays, words_of
-from hf_finetune.utils.config import configclass
+from hf_finetune.data.text_pieces import Keep, joined, stays, words_of
+from hf_finetune.utils.config import Probability, configclass
 
 # Rows of a QWERTY keyboard, and how far each is shifted to the right, in keys.
 ROWS = (("1234567890", 0.0), ("qwertyuiop", 0.5), ("asdfghjkl", 0.75), ("zxcvbnm", 1.25))
@@ -40,14 +39,10 @@ _CONFUSABLE = re.compile("|".join([*sorted(PAIRS, key=len, reverse=True), f"[{''
 class KeyboardTypos(EachText):
     """Hit a neighbouring key of a QWERTY keyboard once in some of the words."""
 
-    p: float = 0.1
+    p: Probability = 0.1
     """Probability of each word."""
     keep: Keep = "nothing"
     """Words without mistakes, see `text_pieces.Keep`."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the same length; words without a Latin letter or a digit stay themselves."""
@@ -58,14 +53,10 @@ class KeyboardTypos(EachText):
 class OcrConfusions(EachText):
     """Read one place wrong in some of the words, as a scanner does: 0 for O, 1 for l, m for rn."""
 
-    p: float = 0.1
+    p: Probability = 0.1
     """Probability of each word."""
     keep: Keep = "nothing"
     """Words without mistakes, see `text_pieces.Keep`."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of as many words; those without a character that is taken for another stay themselves."""
@@ -76,17 +67,12 @@ class OcrConfusions(EachText):
 class ChangeCase(EachText):
     """Write some of the words in other capitals. A tokenizer that lower-cases everything sees nothing of it."""
 
-    p: float = 0.1
+    p: Probability = 0.1
     """Probability of each word."""
     to: Literal["any", "lower", "upper", "title"] = "any"
     """lower: word. upper: WORD. title: Word. any: one of them, drawn for each word."""
     keep: Keep = "nothing"
     """Words that stay as written, see `text_pieces.Keep`."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-        expect_one_of(self, "keep", KEEPS)
-        expect_one_of(self, "to", ("any", "lower", "upper", "title"))
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the same letters."""

