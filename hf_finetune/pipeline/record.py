@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from hf_finetune.distillation.layer_search import LayerMap
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.fit_head import HeadStart
 from hf_finetune.pipeline.kernels import default_kernels, free_kernels
-from hf_finetune.pipeline.run_folder import refuse_changes
+from hf_finetune.pipeline.run_folder import read_record, refuse_changes
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.probe import Choice
 from hf_finetune.utils import environment
@@ -62,23 +61,16 @@ class RunRecord:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As recipe.json has it."""
-        return {
-            "recipe": self.recipe,
-            "fingerprint": self.fingerprint,
-            "labels": list(self.labels),
-            "weights": self.weights,
-            "teacher": self.teacher,
-            **({"augment_checkpoints": self.augment_checkpoints} if self.augment_checkpoints else {}),
-            "pretrain_fingerprint": self.pretrain_fingerprint,
-            "mixed_precision": self.mixed_precision,
-            "processes": self.processes,
-            "versions": self.versions,
-            "command": self.command,
-            **({} if self.layer_maps is None else {"layer_maps": self.layer_maps}),
-            **({} if self.kernels is None else {"kernels": self.kernels.to_dict()}),
-            **({} if self.head is None else {"head": self.head.to_dict()}),
+        """As recipe.json has it: without what a run does not have."""
+        kernels, head = self.kernels, self.head
+        optional = {
+            "augment_checkpoints": self.augment_checkpoints or None,
+            "kernels": None if kernels is None else kernels.to_dict(),
+            "head": None if head is None else head.to_dict(),
+            "layer_maps": self.layer_maps,
         }
+        fields = {name: value for name, value in vars(self).items() if name not in optional}
+        return fields | {name: value for name, value in optional.items() if value is not None}
 
     def write(self, folder: Path) -> None:
         """Write recipe.json."""
@@ -91,34 +83,16 @@ def resumed(record: RunRecord, run: PreparedRun, folder: Path) -> RunRecord:
     Raises:
         InputError: see `refuse_changes`.
     """
-    record = _with_earlier_choices(record, run, _choices(folder))
+    earlier = read_record(folder)
+    # Without kernels it was stopped while it was pretrained: nothing has been chosen yet.
+    if "kernels" in earlier or run.data.unlabeled is None:
+        choice = Choice(default_kernels(run), source="checkpoint")
+        if "kernels" in earlier:
+            choice = Choice.from_dict(earlier["kernels"], "checkpoint")
+        head = None if earlier.get("head") is None else HeadStart(**earlier["head"])
+        record = replace(record, kernels=choice, head=head, layer_maps=earlier.get("layer_maps"))
+        number_format = choice.kernels.mixed_precision
+        if "mixed_precision" in free_kernels(run) and (number_format != "bf16" or has_native_bf16(run.context.device)):
+            record = replace(record, mixed_precision=number_format)
     refuse_changes(folder, record.to_dict())
     return record
-
-
-def _with_earlier_choices(record: RunRecord, run: PreparedRun, choices: dict[str, Any]) -> RunRecord:
-    stored = choices.get("kernels")
-    if stored is None and run.data.unlabeled is not None:
-        # It was stopped while it was pretrained: nothing has been chosen yet.
-        return record
-    kernels = Choice(default_kernels(run), source="checkpoint")
-    if stored is not None:
-        kernels = Choice.from_dict(stored, "checkpoint")
-    number_format = kernels.kernels.mixed_precision
-    if "mixed_precision" in free_kernels(run) and (number_format != "bf16" or has_native_bf16(run.context.device)):
-        record = replace(record, mixed_precision=number_format)
-    head = choices.get("head")
-    return replace(
-        record,
-        kernels=kernels,
-        head=None if head is None else HeadStart(**head),
-        layer_maps=choices.get("layer_maps"),
-    )
-
-
-def _choices(folder: Path) -> dict[str, Any]:
-    """What the run in `folder` chose when it began; {}: its recipe.json does not say."""
-    try:
-        return json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return {}  # refuse_changes says so

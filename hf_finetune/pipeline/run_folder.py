@@ -71,10 +71,10 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
     return folder
 
 
-def finished_run(artefact: Path) -> dict[str, Any] | None:
+def finished_run(artifact: Path) -> dict[str, Any] | None:
     """The result.json of the run that wrote a model/ or encoder/; None: it was written by none, or has lost it."""
-    path = artefact.parent / "result.json"
-    if artefact.name not in ("model", "encoder") or not path.is_file():
+    path = artifact.parent / "result.json"
+    if artifact.name not in ("model", "encoder") or not path.is_file():
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -82,18 +82,26 @@ def finished_run(artefact: Path) -> dict[str, Any] | None:
         return None
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """The folder's recipe.json.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / "recipe.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); start the run anew in another folder") from error
+
+
 def refuse_changes(folder: Path, record: dict[str, Any]) -> None:
     """Compare what a resumed run would do with what the folder's recipe.json says.
 
     Raises:
-        InputError: naming the first field that differs, with both values.
+        InputError: naming the first field that differs, with both values; or see `read_record`.
     """
-    path = folder / "recipe.json"
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); start the run anew in another folder") from error
-    old, new = _comparable(before), _comparable(record)
+    old, new = _comparable(read_record(folder)), _comparable(record)
     for name in sorted(old.keys() | new.keys()):
         if name in MAY_CHANGE or name.startswith("hub."):
             continue

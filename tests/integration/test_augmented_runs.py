@@ -17,10 +17,10 @@ from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.augmentation.text.operations import ChangeCase, Eda, KeyboardTypos, MixHalves, SwapWords, TextOperation
 from hf_finetune.cli.main import main_command
 from hf_finetune.config.recipe import Launch, Model, Recipe, TextData, Train
-from hf_finetune.data.loading import load
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline import run
 from hf_finetune.pipeline.augment import run_augmenter
+from hf_finetune.pipeline.load_data import load_splits
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.utils.plain import merge
 
@@ -97,7 +97,7 @@ def test_rows_that_are_scored_stay_as_they_are(
         return change(self, raw, *where, **more)
 
     monkeypatch.setattr(Augmenter, "texts", watched)
-    splits = load(recipe.data.path, kind="text")
+    splits = load_splits(recipe.data)
     trained(augmented(recipe, *OPERATIONS, copies=copies), tmp_path / "run")
     assert sorted(shown) == sorted(splits.train["text"][:] * max(1, copies))
     assert set(splits.validation["text"]) - set(splits.train["text"])
@@ -119,7 +119,7 @@ def test_phases_hold_for_their_steps_and_a_run_that_was_stopped_goes_on_in_its_o
     twice = Train(num_train_epochs=2.0, per_device_train_batch_size=8, learning_rate=1e-3)
     chosen = replace(augmented(recipe, phases), train=twice)
     straight = trained(chosen, tmp_path / "straight")
-    plain = set(load(recipe.data.path, kind="text").train["text"])
+    plain = set(load_splits(recipe.data).train["text"])
     assert [
         "capitals" if all(text.isupper() for text in batch.texts) else "none" if set(batch.texts) <= plain else "typos"
         for batch in shown

@@ -24,7 +24,6 @@ from hf_finetune.cli import jobs
 from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.config.rules import check
 from hf_finetune.config.unused_options import without_effect
-from hf_finetune.data.loading import load
 from hf_finetune.data.provenance import row_keys, trained_on
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.loading import load_classifier
@@ -58,7 +57,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """Ten rows of each class with a label, all rows and a file of others to pretrain on."""
     folder = tmp_path_factory.mktemp("texts")
     plain = small_recipe(folder)
-    judged = load(plain.data.path, kind="text").validation["text"][:]
+    judged = load_splits(plain.data).validation["text"][:]
     with (folder / "more.csv").open("w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["body"])
@@ -245,7 +244,7 @@ def test_something_is_left_to_see(pictures: Recipe, tmp_path: Path) -> None:
     """Squares of 32 pixels would cover these pictures; and where a picture is one patch, there are no parts."""
     made = stage_of(dataclasses.replace(pictures, pretrain=Pretrain(SimMIM())))
     assert made.objective == SimMIM(block=16)
-    read = build_trainer(made, tmp_path, first=True)._training_rows()
+    read = build_trainer(made, tmp_path, first=True).get_train_dataloader().dataset
     assert read.__getitems__([0, 1])["bool_masked_pos"].sum(1).tolist() == [8, 8]
     one = Model(str(tiny_image_checkpoint(tmp_path / "vit", patch_size=32)))
     for objective in (SimMIM(), MAE()):
