@@ -20,7 +20,7 @@ from hf_finetune.distillation.config import (
     TokenKind,
 )
 from hf_finetune.distillation.weight_schedules import ends_of
-from hf_finetune.models.surgery.layers import ReinitTopLayers
+from hf_finetune.models.surgery.reinit import ReinitTopLayers
 from hf_finetune.training.losses.config import EffectiveNumber, Focal, PerClass
 from hf_finetune.training.optim.config import ScheduleFree
 from hf_finetune.utils.plain import short_repr

@@ -18,8 +18,8 @@ from hf_finetune.config.objective_rules import Refuse, check_objective
 from hf_finetune.config.recipe import Averaging, ImageData, Lora, Recipe, TextData
 from hf_finetune.errors import InputError
 from hf_finetune.models.peft.config import PEFT_TYPES
-from hf_finetune.models.surgery.inner import SetAttention
-from hf_finetune.models.surgery.layers import ReinitTopLayers
+from hf_finetune.models.surgery.attention import SetAttention
+from hf_finetune.models.surgery.reinit import ReinitTopLayers
 from hf_finetune.pretraining.config import MAE, MaskedLanguage, PictureObjective, SimCLR, SimCSE, SimMIM
 from hf_finetune.training.optim.config import Muon, ScheduleFree, check_optimizer
 from hf_finetune.training.optim.schedule_config import course

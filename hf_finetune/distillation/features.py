@@ -22,13 +22,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_finetune.distillation.losses.functional import log_attention
 from hf_finetune.distillation.networks import Networks
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads.pooling import PATCHES_AFTER, STAGED, TEXTS, Pool, PoolingKind, reading_of, states_of
+from hf_finetune.models.families import FAMILIES, PoolingKind
+from hf_finetune.models.heads.pooling import POOLED, Pool, last_states, pooling_spec
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens
-from hf_finetune.models.kernels.projections import NAMES
-from hf_finetune.models.modules import encoder, encoder_layers
+from hf_finetune.models.modules import encoder, encoder_layers, query_key_value
 
 PROJECTIONS = ("query", "key", "value")
-POOLED = (*TEXTS, *PATCHES_AFTER, *STAGED)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def required_embeddings(
     """
     networks.check_families(kind, POOLED, "rows are read")
     for config, role in zip(networks, networks._fields, strict=True):
-        if pooling == "cls" and config.model_type in STAGED:
+        if pooling == "cls" and FAMILIES[config.model_type].staged:
             raise InputError(
                 f"{type(kind).__name__} of the {role}: {config.model_type} has no first token that stands for a row; pooling "
                 "mean reads all of it"
@@ -117,7 +116,7 @@ class FeatureRecorder:
             for name, module in zip(PROJECTIONS, _projections(layers[number - 1]), strict=True):
                 self._hooks.append(module.register_forward_hook(partial(self._record_projection, number, name)))
         if required.poolings:
-            readings = {pooling: reading_of(model.config, pooling, 1) for pooling in sorted(required.poolings)}
+            readings = {pooling: pooling_spec(model.config, pooling, 1) for pooling in sorted(required.poolings)}
             self._pools = {pooling: Pool(reading, 0) for pooling, reading in readings.items()}
             self._hooks.append(encoder(model).register_forward_hook(self._record_pooled))
 
@@ -152,7 +151,7 @@ class FeatureRecorder:
 
     def _record_pooled(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         if self._features is not None:
-            last_BTD = states_of(output.last_hidden_state, None, 1)
+            last_BTD = last_states(output.last_hidden_state, None, 1)
             for pooling, pool in self._pools.items():
                 self._features.pooled[pooling] = pool(last_BTD, self._features.mask_BT)
 
@@ -183,8 +182,6 @@ class EmbeddingModel(nn.Module):
 def _projections(layer: nn.Module) -> list[nn.Module]:
     """What makes queries, keys and values in a layer of a family of `PROJECTED_ATTENTION`."""
     for module in layer.modules():
-        children = dict(module.named_children())
-        for names in NAMES:
-            if all(name in children for name in names):
-                return [children[name] for name in names]
+        if names := query_key_value(module):
+            return [module.get_submodule(name) for name in names]
     raise AssertionError(f"{type(layer).__name__} has no queries, keys and values")

@@ -28,8 +28,8 @@ from hf_finetune.distillation.logit_cache import CachedLogits, Logits, cached_lo
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.logits import PART_ROWS, TOKENS, predict_logits
+from hf_finetune.models.families import PoolingKind, width_of
 from hf_finetune.models.heads.custom import CustomHeadClassifier
-from hf_finetune.models.heads.pooling import PoolingKind, width_of
 from hf_finetune.training.classifier import Classifier, load_trained
 from hf_finetune.training.precision import default_device, exact_float32, has_native_bf16
 from hf_finetune.utils import environment, hashing
@@ -94,7 +94,7 @@ class NetworkTeacher:
         """SHA-256 of its weights, and of what else its predictions of the same inputs depend on."""
         model = self.classifier.model
         config = {name: value for name, value in self.config.to_dict().items() if name not in WITHOUT_EFFECT}
-        reading = repr(model.reading) if isinstance(model, CustomHeadClassifier) else None
+        reading = repr(model.spec) if isinstance(model, CustomHeadClassifier) else None
         return hashing.of_json([hashing.of_tensors(model.state_dict()), config, reading])
 
     def check(self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool) -> None:

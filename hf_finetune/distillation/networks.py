@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.families import names_where
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -13,14 +14,11 @@ LayerPairs = tuple[tuple[int, int], ...]
 """Layers (student's, teacher's), counted from 1; 0 are the embeddings."""
 
 # Attention is the softmax of queries times keys, and nothing is added.
-PLAIN_ATTENTION = (
-    *("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"),
-    *("vit", "deit", "dinov2", "dinov2_with_registers"),
-)
+PLAIN_ATTENTION = names_where(lambda family: family.one_width and family.attention == "plain")
 # Positions are added to the scores, but a layer has queries, keys and values.
-PROJECTED_ATTENTION = (*PLAIN_ATTENTION, "mpnet", "beit")
+PROJECTED_ATTENTION = names_where(lambda family: family.one_width and family.attention is not None)
 # One layer after the other, all of one width.
-UNIFORM_LAYERS = (*PROJECTED_ATTENTION, "deberta-v2", "modernbert")
+UNIFORM_LAYERS = names_where(lambda family: family.one_width)
 
 
 class Networks(NamedTuple):

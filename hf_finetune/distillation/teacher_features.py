@@ -34,7 +34,7 @@ from hf_finetune.distillation.networks import Networks
 from hf_finetune.distillation.predictions import main_process_first
 from hf_finetune.distillation.training_rows import TOKENS, TeacherColumn, embedding_column
 from hf_finetune.evaluation.logits import evaluating, to_device
-from hf_finetune.models.heads.pooling import PoolingKind, tokens_before_patches, width_of
+from hf_finetune.models.families import PoolingKind, tokens_before_patches, width_of
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.disk_cache import NoStore

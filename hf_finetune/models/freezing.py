@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
+from typing import Self
 
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.modules import encoder, encoder_layers, head_modules, layer_list
+from hf_finetune.models.families import depths_of, family_of
+from hf_finetune.models.modules import config_of, encoder, encoder_layers, head_modules, layer_list, submodule
 
 
-def freeze_lower(model: PreTrainedModel, n: int) -> None:
+def freeze_lower(model: nn.Module, n: int) -> None:
     """Freeze the embeddings and the lowest `n` encoder layers. 0 freezes nothing.
 
     All that the frozen layers read is frozen with them (position biases that all layers share), and they run in
@@ -26,57 +27,54 @@ def freeze_lower(model: PreTrainedModel, n: int) -> None:
     Raises:
         InputError: the encoder has fewer than `n` layers.
     """
-    _at_least("model.frozen_layers", n, model)
+    _check_depth("model.frozen_layers", n, model)
     if n > 0:
         _freeze_below(model, n)
 
 
-def train_top(model: PreTrainedModel, k: int) -> None:
+def train_top(model: nn.Module, k: int) -> None:
     """Freeze the embeddings and all encoder layers but the top `k`, as `freeze_lower` does.
 
     Raises:
         InputError: the encoder has fewer than `k` layers.
     """
-    _freeze_below(model, _at_least("model.top_layers", k, model) - k)
+    _freeze_below(model, _check_depth("model.top_layers", k, model) - k)
 
 
-def _at_least(field: str, wanted: int, model: PreTrainedModel) -> int:
-    """How many layers the encoder has, `wanted` or more."""
-    count = len(encoder_layers(model))
-    if wanted > count:
-        raise InputError(f"{field}: {wanted}, but {model.config.model_type} has {count} layers here; give 0 to {count}")
-    return count
+def _check_depth(field: str, n: int, model: nn.Module) -> int:
+    """Number of layers of the encoder, `n` or more."""
+    depth = len(encoder_layers(model))
+    if n > depth:
+        raise InputError(f"{field}: {n}, but {config_of(model).model_type} has {depth} layers here; give 0 to {depth}")
+    return depth
 
 
-def _freeze_below(model: PreTrainedModel, n: int) -> None:
+def _freeze_below(model: nn.Module, n: int) -> None:
     above = _above(model, n)
-    after = {parameter for module in above for parameter in module.parameters()}
+    trained = {parameter for module in above for parameter in module.parameters()}
     for parameter in encoder(model).parameters():
-        if parameter not in after:
+        if parameter not in trained:
             parameter.requires_grad_(False)
     _evaluate_all_but(encoder(model), above)
 
 
-def _above(model: PreTrainedModel, n: int) -> list[nn.Module]:
+def _above(model: nn.Module, n: int) -> list[nn.Module]:
     """The encoder's layers from the `n`-th on, and what follows the layers."""
-    if model.config.model_type == "poolformer":
-        stages = encoder(model).encoder
-        first = [0, *accumulate(len(stage) for stage in stages.block)]
-        # An embedding that leads from one stage to the next goes with the block behind it; the first one is below all.
-        between = [e for e, at in zip(stages.patch_embeddings, first, strict=False) if at >= max(n, 1)]
-        return [*between, *encoder_layers(model)[n:]]
-    if model.config.model_type == "efficientnet":
-        # They stand inside its encoder.
-        top = encoder(model).encoder
-        return [*top.blocks[n:], top.top_conv, top.top_bn, encoder(model).pooler]
-    path, layers = layer_list(model)
-    children = dict(encoder(model).named_children())
+    body, config, layers = encoder(model), config_of(model), encoder_layers(model)[n:]
+    family = family_of(config)
+    if family is not None and family.stage_entries is not None:
+        entries = submodule(body, family.stage_entries, nn.ModuleList)
+        first_layers = accumulate(depths_of(config, family), initial=0)
+        # An entry goes with the layer behind it; that of the first stage is below all.
+        return [*(e for e, at in zip(entries, first_layers, strict=False) if at >= max(n, 1)), *layers]
+    children, path = dict(body.named_children()), layer_list(model)[0]
     list_at = list(children).index(path.split(".")[0])
-    return [*layers[n:], *list(children.values())[list_at + 1 :]]
+    beside = [body.get_submodule(name) for name in family.above] if family else []
+    return [*layers, *beside, *list(children.values())[list_at + 1 :]]
 
 
-def freeze_body(model: PreTrainedModel, fresh: Sequence[str] = ()) -> None:
-    """Freeze everything but the head, see `heads.head_modules`; the encoder runs in evaluation mode from then on."""
+def freeze_body(model: nn.Module, fresh: Sequence[str] = ()) -> None:
+    """Freeze everything but the head, see `modules.head_modules`; the encoder runs in evaluation mode from then on."""
     model.requires_grad_(False)
     head = [model.get_submodule(name) for name in head_modules(model, fresh)]
     for module in head:
@@ -86,12 +84,12 @@ def freeze_body(model: PreTrainedModel, fresh: Sequence[str] = ()) -> None:
 
 def _evaluate_all_but(whole: nn.Module, trained: Sequence[nn.Module]) -> None:
     """Keep every part of `whole` that holds none of the `trained` modules in evaluation mode."""
-    kept = {m for module in trained for m in module.modules()}
+    training = {m for module in trained for m in module.modules()}
     for child in whole.children():
-        if child in kept:
+        if child in training:
             continue
         # A list of modules is never called itself.
-        if kept.isdisjoint(child.modules()) and not isinstance(child, nn.ModuleList):
+        if training.isdisjoint(child.modules()) and not isinstance(child, nn.ModuleList):
             child.register_forward_pre_hook(_evaluate)
         else:
             _evaluate_all_but(child, trained)
@@ -103,23 +101,25 @@ def _evaluate(module: nn.Module, _inputs: object) -> None:
         module.eval()
 
 
-def lower_part(model: PreTrainedModel, n: int) -> dict[str, torch.Tensor]:
+def lower_part(model: nn.Module, n: int) -> dict[str, torch.Tensor]:
     """Weights of the embeddings, of the lowest `n` encoder layers and of all else that these read, by name."""
     above = {id(tensor) for module in _above(model, n) for tensor in module.state_dict(keep_vars=True).values()}
     return {k: v.detach() for k, v in encoder(model).state_dict(keep_vars=True).items() if id(v) not in above}
 
 
-def parameters_by_layer(model: PreTrainedModel) -> list[list[nn.Parameter]]:
+def _parameters_above(model: nn.Module) -> list[dict[nn.Parameter, None]]:
+    """For each number of layers, from 0 to all: the parameters of the layers above these and of what follows."""
+    depths = range(len(encoder_layers(model)) + 1)
+    return [dict.fromkeys(p for module in _above(model, n) for p in module.parameters()) for n in depths]
+
+
+def parameters_by_layer(model: nn.Module) -> list[list[nn.Parameter]]:
     """Of each encoder layer, the lowest first: its own, and those of what leads into it from the layer below."""
-    above = [
-        dict.fromkeys(p for module in _above(model, n) for p in module.parameters())
-        for n in range(len(encoder_layers(model)) + 1)
-    ]
-    return [[p for p in at if p not in behind] for at, behind in pairwise(above)]
+    return [[p for p in here if p not in above] for here, above in pairwise(_parameters_above(model))]
 
 
-def frozen_layers(model: PreTrainedModel) -> int:
-    """How many of the lowest encoder layers are frozen, together with all that they read. 0 when the embeddings train."""
+def frozen_layers(model: nn.Module) -> int:
+    """Number of the lowest encoder layers that are frozen, with all that they read. 0 when the embeddings train."""
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return 0  # What trains stands below all layers.
     layers = encoder_layers(model)
@@ -130,7 +130,7 @@ def frozen_layers(model: PreTrainedModel) -> int:
     return trains.index(True) if any(trains) else len(layers)
 
 
-def groups_from_the_top(model: PreTrainedModel, fresh: Sequence[str] = ()) -> list[list[nn.Parameter]]:
+def groups_from_the_top(model: nn.Module, fresh: Sequence[str] = ()) -> list[list[nn.Parameter]]:
     """The parameters that train, from the top down: the head with what follows the layers, each layer, the embeddings.
 
     What several layers share (position biases) goes with the embeddings. Groups of which nothing trains are left out.
@@ -138,24 +138,23 @@ def groups_from_the_top(model: PreTrainedModel, fresh: Sequence[str] = ()) -> li
     Args:
         fresh: modules that the checkpoint did not have; they go with the head.
     """
-    count = len(encoder_layers(model))
-    inside = set(encoder(model).parameters())
-    on_top = [p for p in model.parameters() if p not in inside]
+    in_body = set(encoder(model).parameters())
+    on_top = [p for p in model.parameters() if p not in in_body]
     on_top += [p for name in fresh for p in model.get_submodule(name).parameters()]
-    above = [[p for module in _above(model, n) for p in module.parameters()] for n in range(count, -1, -1)]
-    candidates = [on_top + above[0], *above[1:], list(model.parameters())]
-    groups, seen = [], set()
-    for group in candidates:
-        new = [p for p in dict.fromkeys(group) if p not in seen]
+    top, *below = reversed(_parameters_above(model))
+    groups: list[list[nn.Parameter]] = []
+    seen: set[nn.Parameter] = set()
+    for candidates in ([*on_top, *top], *below, model.parameters()):
+        new = [p for p in dict.fromkeys(candidates) if p not in seen]
         seen |= set(new)
         groups.append([p for p in new if p.requires_grad])
     return [group for group in groups if group]
 
 
-class _FixedStatistics:
-    """BatchNorm that normalises with its running statistics whatever the mode, and never updates them."""
+class _FixedStatistics(nn.Module):
+    """BatchNorm that normalizes with its running statistics whatever the mode, and never updates them."""
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
 
@@ -171,7 +170,11 @@ class FixedBatchNorm3d(_FixedStatistics, nn.BatchNorm3d):
     """`nn.BatchNorm3d` with fixed statistics."""
 
 
-FIXED = {nn.BatchNorm1d: FixedBatchNorm1d, nn.BatchNorm2d: FixedBatchNorm2d, nn.BatchNorm3d: FixedBatchNorm3d}
+FIXED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: FixedBatchNorm1d,
+    nn.BatchNorm2d: FixedBatchNorm2d,
+    nn.BatchNorm3d: FixedBatchNorm3d,
+}
 
 
 def freeze_batch_norm(model: nn.Module, besides: Sequence[nn.Module] = ()) -> int:
@@ -183,7 +186,7 @@ def freeze_batch_norm(model: nn.Module, besides: Sequence[nn.Module] = ()) -> in
     concerned.
 
     Args:
-        besides: modules in which they go on measuring: those of random weights, whose statistics are yet to be found.
+        besides: modules in which they go on measuring: those of random weights, whose statistics are still unknown.
 
     Returns:
         Number of layers that were changed.
@@ -203,7 +206,7 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def as_in_training(model: nn.Module) -> Iterator[None]:
-    """Training mode inside, the former mode after. BatchNorm alone is as in evaluation: its statistics stay what they are."""
+    """Training mode inside, the former mode after. BatchNorm alone is as in evaluation: its statistics stay."""
     was_training = model.training
     model.train()
     for layer in batch_norms(model):

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hf_finetune.models.loading import config_of
+from hf_finetune.models.loading import AUTO_CLASS, Task, load_config
 from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.models.surgery.operations import SurgeryStep, planned
 
 
-def skeleton(
+def meta_classifier(
     checkpoint: LocalCheckpoint,
-    task: Literal["text-classification", "image-classification"],
+    task: Task,
     surgery: Sequence[SurgeryStep] = (),
     from_config: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel | None:
     """The modules that a checkpoint's config describes, with shapes but no memory behind them.
 
     Args:
-        surgery: operations that the checkpoint will go through, see `models.surgery.operations`.
-        from_config: fields of the config that are set otherwise, see `models.from_config`.
+        surgery: operations that the checkpoint will go through, see `surgery.operations`.
+        from_config: fields of the config to set otherwise, see `from_config.resized`.
 
     Returns:
-        None where foreign code, or a config that `load.load_classifier` will refuse, describes them.
+        None where foreign code, or a config that `loading.load_classifier` will refuse, describes them.
     """
     if checkpoint.config.get("auto_map"):
         return None
-    auto = AutoModelForSequenceClassification if task == "text-classification" else AutoModelForImageClassification
-    config = config_of(checkpoint, False, from_config)
+    config = load_config(checkpoint, False, from_config)
+    auto: Any = AUTO_CLASS[task]
     if type(config) not in auto._model_mapping:
         return None
     with torch.device("meta"):

@@ -1,6 +1,6 @@
-"""Fewer patches while training: pictures at a lower resolution, and patches dropped at random.
+"""Fewer patches while training: images at a lower resolution, and patches dropped at random.
 
-Legend: B pictures, P patches, K patches that go on, T tokens (the patches and those that stand before them), D width, C
+Legend: B images, P patches, K patches that go on, T tokens (the patches and those that stand before them), D width, C
 channels, H height, W width, E values of a patch's pixels.
 """
 
@@ -14,20 +14,16 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads.pooling import tokens_before_patches
+from hf_finetune.models.families import family_of, tokens_before_patches
 from hf_finetune.models.modules import encoder
 
-# Their embeddings must be told that the positions may not fit the picture; those of the others always look.
-TOLD_TO_INTERPOLATE = ("vit", "deit")
-# Families that take pictures of any size in whole patches, or in whole strides of 32 pixels. Not Swin: it fits its windows
-# to the first small picture that it meets, and is of no use for a large one after.
-PATCHED = ("vit", "deit", "beit", "dinov2", "dinov2_with_registers")
-CONVOLUTIONAL = ("convnext", "convnextv2", "resnet")
+# Pixels of the strides of a convolutional network together.
+STRIDE = 32
 
 
 @dataclass(frozen=True)
 class Shrink:
-    """Pictures at a lower resolution."""
+    """Images at a lower resolution."""
 
     size: int
     """Pixels of the shorter side, before it is rounded to whole patches."""
@@ -35,7 +31,7 @@ class Shrink:
     """Pixels that a side must be a multiple of."""
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of a picture of this height and width once shrunk.
+        """Height and width of an image of this height and width once shrunk.
 
         Raises:
             InputError: it would not become smaller.
@@ -45,41 +41,42 @@ class Shrink:
         if low[0] >= height or low[1] >= width:
             raise InputError(
                 f"data.low_resolution: {self.size} is {low[0]}x{low[1]} in whole patches, expected less than the "
-                f"{height}x{width} of the checkpoint's pictures; lower it or leave it out"
+                f"{height}x{width} of the checkpoint's images; lower it or leave it out"
             )
         return low[0], low[1]
 
     def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """The pictures in less pixels, each averaged over the area that it covers."""
+        """The images in less pixels, each averaged over the area that it covers."""
         size = self.shape(*pixels_BCHW.shape[-2:])
         return nn.functional.interpolate(pixels_BCHW, size, mode="bilinear", antialias=True)
 
 
 def takes_sizes(config: PreTrainedConfig) -> bool:
-    """Whether the family is known to take pictures of another size than its own."""
-    return config.model_type in PATCHED + CONVOLUTIONAL
+    """Whether the family is known to take images of another size than its own."""
+    family = family_of(config)
+    return family is not None and family.images is not None and family.images.any_size
 
 
 def shrink_for(model: PreTrainedModel, size: int) -> Shrink:
-    """How pictures are shrunk for this model, which from now on interpolates its positions where they do not fit.
+    """How images are shrunk for this model, which from now on interpolates its positions where they do not fit.
 
     Args:
         size: pixels of the shorter side.
 
     Raises:
-        InputError: the family is not known to take pictures of another size than its own.
+        InputError: the family is not known to take images of another size than its own.
     """
-    config = model.config
-    if not takes_sizes(config):
+    config, family = model.config, family_of(model.config)
+    if family is None or family.images is None or not family.images.any_size:
         raise InputError(
-            f"data.low_resolution: {config.model_type} takes pictures of one size only; leave it out, or use a vit, deit, "
+            f"data.low_resolution: {config.model_type} takes images of one size only; leave it out, or use a vit, deit, "
             "beit, dinov2, convnext or resnet checkpoint"
         )
-    multiple = config.patch_size if config.model_type in PATCHED else 32
-    if config.model_type in TOLD_TO_INTERPOLATE:
+    if family.images.on_request:
         # Here, so that whoever calls the model need not know; positions that fit stay as they are.
-        encoder(model).embeddings.register_forward_pre_hook(_interpolate_positions, with_kwargs=True)
-    return Shrink(size, multiple)
+        embeddings = encoder(model).get_submodule("embeddings")
+        embeddings.register_forward_pre_hook(_interpolate_positions, with_kwargs=True)
+    return Shrink(size, config.patch_size if family.patch_grid else STRIDE)
 
 
 def _interpolate_positions(
@@ -90,14 +87,15 @@ def _interpolate_positions(
 
 def takes_any_patches(config: PreTrainedConfig) -> bool:
     """Whether a family's layers take any part of the patches; others need the whole grid."""
-    return config.model_type in ("vit", "deit", "dinov2", "dinov2_with_registers")
+    family = family_of(config)
+    return family is not None and family.patch_grid and family.attention == "plain"
 
 
 def only_patches(embeddings_BTD: torch.Tensor, chosen_BK: torch.Tensor, prefix: int) -> torch.Tensor:
     """The tokens before the patches and some of the patches, shape (B, prefix + K, D).
 
     Args:
-        chosen_BK: numbers of each picture's patches that go on, from 0.
+        chosen_BK: numbers of each image's patches that go on, from 0.
         prefix: tokens before the patches, which always go on.
     """
     batch, tokens, width = embeddings_BTD.shape
@@ -119,7 +117,7 @@ def cut(pixels_BCHW: torch.Tensor, size: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class DropPatches:
-    """A forward hook on the embeddings: in training mode, only a random part of each picture's patches goes on.
+    """A forward hook on the embeddings: in training mode, only a random part of each image's patches goes on.
 
     It has no parameters, so nothing of it is saved.
     """
@@ -127,22 +125,22 @@ class DropPatches:
     share: float
     """Part of the patches that is dropped."""
     prefix: int
-    """See `pooling.tokens_before_patches`."""
+    """See `families.tokens_before_patches`."""
 
     def __call__(
         self, module: nn.Module, inputs: tuple[torch.Tensor, ...], embeddings_BTD: torch.Tensor
     ) -> torch.Tensor:
-        """The tokens that go on, each picture's patches drawn by torch's generator; all of them in evaluation mode."""
+        """The tokens that go on, each image's patches drawn by torch's generator; all of them in evaluation mode."""
         if not module.training:
             return embeddings_BTD
         batch, patches = len(embeddings_BTD), embeddings_BTD.shape[1] - self.prefix
-        kept = max(1, round(patches * (1 - self.share)))
-        drawn_BP = torch.rand(batch, patches, device=embeddings_BTD.device).argsort(1)
-        return only_patches(embeddings_BTD, drawn_BP[:, :kept].sort(1).values, self.prefix)
+        count = max(1, round(patches * (1 - self.share)))
+        order_BP = torch.rand(batch, patches, device=embeddings_BTD.device).argsort(1)
+        return only_patches(embeddings_BTD, order_BP[:, :count].sort(1).values, self.prefix)
 
 
 def drop_patches(model: PreTrainedModel, share: float) -> None:
-    """Let a random `share` of every picture's patches be dropped while training (PatchDropout, arXiv:2208.07220).
+    """Let a random `share` of every image's patches be dropped while training (PatchDropout, arXiv:2208.07220).
 
     They are dropped after the positions were added, so those that go on know where they are. 0 does nothing.
 
@@ -152,7 +150,7 @@ def drop_patches(model: PreTrainedModel, share: float) -> None:
     if share == 0:
         return
     if not takes_any_patches(model.config):
-        raise InputError(
-            f"model.patch_drop: {model.config.model_type} needs every patch; expected 0, or a vit, deit or dinov2 checkpoint"
-        )
-    encoder(model).embeddings.register_forward_hook(DropPatches(share, tokens_before_patches(model.config)))
+        name = model.config.model_type
+        raise InputError(f"model.patch_drop: {name} needs every patch; expected 0, or a vit, deit or dinov2 checkpoint")
+    embeddings = encoder(model).get_submodule("embeddings")
+    embeddings.register_forward_hook(DropPatches(share, tokens_before_patches(model.config)))

@@ -1,4 +1,4 @@
-"""From a checkpoint to what turns rows into tensors: a tokenizer or an image processor, each seen to fit the model."""
+"""From a checkpoint to what turns rows into tensors: a tokenizer or an image processor, each checked to fit the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import config_of, quiet
+from hf_finetune.models.loading import load_config, quiet
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint, one_line
 
 log = logging.getLogger("hf_finetune")
@@ -31,6 +31,8 @@ log = logging.getLogger("hf_finetune")
 # Emoji and foreign scripts are often unknown to a vocabulary that serves the rest of the text well, so a share of
 # unknown tokens is refused only where hardly anything else is left.
 UNKNOWN_WARNS, UNKNOWN_REFUSED = 0.2, 0.9
+# Sizes of an image processor that one number can replace.
+SIDES = ("height", "width", "shortest_edge")
 
 
 def load_tokenizer(
@@ -51,7 +53,7 @@ def load_tokenizer(
 
     Args:
         max_length: longest text in tokens, special tokens included; stored with the tokenizer as `model_max_length`.
-        from_config: fields of the checkpoint's config that are set otherwise, see `models.from_config`.
+        from_config: fields of the checkpoint's config to set otherwise, see `from_config.resized`.
         positions: tokens that the model will have positions for. None: as many as its config says.
         sample: texts of the data, a few hundred at most, to see whether the vocabulary knows them.
 
@@ -63,44 +65,45 @@ def load_tokenizer(
     local = inspect_checkpoint(
         checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=from_config is None
     )
-    config = config_of(local, trust_remote_code, from_config)
+    config = load_config(local, trust_remote_code, from_config)
     _check_length(local, config, max_length, positions)
-    serialized = (local.folder / "tokenizer.json").is_file()
-    if not serialized and not any(chain(local.folder.glob("vocab.*"), local.folder.glob("*.model"))):
-        raise InputError(f"{checkpoint}: no tokenizer in it; expected tokenizer.json, beside config.json")
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
-    # tokenizers raises plain Exception for a file that it cannot parse.
-    except Exception as error:
-        if not serialized and any(chain(local.folder.glob("*.model"), local.folder.glob("*.spm"))):
-            # transformers asks for tiktoken here, whichever of the two packages is missing.
-            remedy = "it needs sentencepiece and protobuf; pip install sentencepiece protobuf"
-        else:
-            remedy = one_line(error)
-        raise InputError(f"{checkpoint}: its tokenizer cannot be loaded: {remedy}") from error
-    if tokenizer.pad_token is None:
-        raise InputError(f"{checkpoint}: its tokenizer has no padding token; name one in tokenizer_config.json")
-    _check_vocabulary(checkpoint, tokenizer, config, sample)
+    tokenizer = _read_tokenizer(str(checkpoint), local.folder, trust_remote_code)
+    _check_vocabulary(str(checkpoint), tokenizer, config, sample)
     tokenizer.model_max_length = max_length
     tokenizer.chat_template = None
     return tokenizer
 
 
+def _read_tokenizer(checkpoint: str, folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    serialized = (folder / "tokenizer.json").is_file()
+    if not serialized and not any(chain(folder.glob("vocab.*"), folder.glob("*.model"))):
+        raise InputError(f"{checkpoint}: no tokenizer in it; expected tokenizer.json, beside config.json")
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    # tokenizers raises plain Exception for a file that it cannot parse.
+    except Exception as error:
+        remedy = one_line(error)
+        if not serialized and any(chain(folder.glob("*.model"), folder.glob("*.spm"))):
+            # transformers asks for tiktoken here, whichever of the two packages is missing.
+            remedy = "it needs sentencepiece and protobuf; pip install sentencepiece protobuf"
+        raise InputError(f"{checkpoint}: its tokenizer cannot be loaded: {remedy}") from error
+    if tokenizer.pad_token is None:
+        raise InputError(f"{checkpoint}: its tokenizer has no padding token; name one in tokenizer_config.json")
+    return tokenizer
+
+
 def _check_length(local: LocalCheckpoint, config: PreTrainedConfig, max_length: int, positions: int | None) -> None:
     if local.config.get("auto_map"):
-        # A model in foreign code need not be buildable without memory; it says itself what is too long.
+        # A model in foreign code need not be buildable without memory; it refuses itself what is too long.
         return
     limit = position_limit(config) if positions is None else positions
     if limit is not None and max_length > limit:
-        raise InputError(
-            f"data.max_length: {max_length}, but {local.name} has positions for {limit} tokens; give {limit} or less"
-        )
-    made_for = local.config.get("max_position_embeddings")
-    if limit is None and made_for is not None and max_length > made_for:
-        log.warning(
-            "data.max_length: %d tokens, more than the %d that %s is made for", max_length, made_for, local.name
-        )
+        expected = f"{local.name} has positions for {limit} tokens; give {limit} or less"
+        raise InputError(f"data.max_length: {max_length}, but {expected}")
+    usual = local.config.get("max_position_embeddings")
+    if limit is None and usual is not None and max_length > usual:
+        log.warning("data.max_length: %d tokens, more than the %d that %s is made for", max_length, usual, local.name)
 
 
 def position_limit(config: PreTrainedConfig) -> int | None:
@@ -125,26 +128,21 @@ def _check_vocabulary(
     checkpoint: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sample: Sequence[str]
 ) -> None:
     size = config.to_dict().get("vocab_size", len(tokenizer))
+    where = f"{checkpoint}: its tokenizer"
     if len(tokenizer) < size / 2:
-        raise InputError(
-            f"{checkpoint}: its tokenizer has {len(tokenizer)} tokens, the model {size}; restore the tokenizer's files"
-        )
+        raise InputError(f"{where} has {len(tokenizer)} tokens, the model {size}; restore the tokenizer's files")
     texts = [text for text in sample if text.strip()]
     if not texts:
         return
     ids = list(chain.from_iterable(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
     if max(ids, default=0) >= size:
-        raise InputError(
-            f"{checkpoint}: its tokenizer gives token {max(ids)}, the model has {size}; the two do not belong together"
-        )
+        raise InputError(f"{where} gives token {max(ids)}, the model has {size}; the two do not belong together")
     unknown = sum(i == tokenizer.unk_token_id for i in ids) / len(ids) if ids else 1.0
     if unknown >= UNKNOWN_REFUSED:
-        raise InputError(
-            f"{checkpoint}: its tokenizer does not know {unknown:.0%} of the texts' tokens; "
-            "restore its files, or use a checkpoint for this language"
-        )
+        remedy = "restore its files, or use a checkpoint for this language"
+        raise InputError(f"{where} does not know {unknown:.0%} of the texts' tokens; {remedy}")
     if unknown >= UNKNOWN_WARNS:
-        log.warning("%s: its tokenizer does not know %.0f%% of the texts' tokens", checkpoint, 100 * unknown)
+        log.warning("%s does not know %.0f%% of the texts' tokens", where, 100 * unknown)
 
 
 def load_image_processor(
@@ -157,18 +155,18 @@ def load_image_processor(
 ) -> BaseImageProcessor:
     """Load the image processor of a checkpoint.
 
-    Without a preprocessor_config.json the pictures are resized to the config's image size and normalised with
-    ImageNet's mean and deviation, with a warning.
+    Without a preprocessor_config.json the images are resized to the config's image size and normalized with ImageNet's
+    mean and deviation, with a warning.
 
     Args:
-        image_size: side in pixels of the pictures that it is to make. None: as its file says.
+        image_size: side in pixels of the images that it is to make. None: its file's.
         need_weights: see `inspect_checkpoint`.
 
     Raises:
         InputError: as `inspect_checkpoint`; torchvision or pillow is not installed; the processor's file is broken.
     """
     if find_spec("torchvision") is None or find_spec("PIL") is None:
-        raise InputError("pictures need torchvision and pillow; pip install 'hf_finetune[vision]'")
+        raise InputError("images need torchvision and pillow; pip install 'hf_finetune[vision]'")
     local = inspect_checkpoint(
         checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=need_weights
     )
@@ -182,44 +180,36 @@ def load_image_processor(
             raise InputError(f"{checkpoint}: its image processor cannot be loaded: {one_line(error)}") from error
     size = image_size or local.config.get("image_size", 224)
     height, width = size if isinstance(size, list) else (size, size)
-    log.warning(
-        "%s: no preprocessor_config.json; pictures are resized to %dx%d and normalised as ImageNet's",
-        checkpoint,
-        height,
-        width,
-    )
+    default = f"images are resized to {height}x{width} and normalized as ImageNet's"
+    log.warning("%s: no preprocessor_config.json; %s", checkpoint, default)
     return ViTImageProcessor(
         size={"height": height, "width": width}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
     )
 
 
 def _check_sides(processor: BaseImageProcessor) -> None:
-    """Raises: ValueError: a side that is no number, which transformers fails on with the first picture only."""
+    """Raises: ValueError: a side that is no number, which transformers fails on with the first image only."""
     settings = processor.to_dict()
     for name in ("size", "crop_size"):
         sides = settings.get(name)
-        if not isinstance(sides, dict):
-            continue
-        for side, value in sides.items():
+        for side, value in sides.items() if isinstance(sides, dict) else ():
             if value is not None and not isinstance(value, int | float):
                 raise ValueError(f"{name}.{side}: expected a number of pixels, got {value!r}")
 
 
 def _resized_processor(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
-    """A processor that makes square pictures of this size where `processor` made them of its own size.
+    """A processor that makes square images of this size where `processor` made them of its own size.
 
-    One that cuts the middle out of a larger picture goes on to leave out the same share of it.
+    One that cuts the middle out of a larger image goes on to leave out the same share of it.
     """
     settings = processor.to_dict()
-    sides = ("height", "width", "shortest_edge")
-    whole = {n: v for n, v in settings["size"].items() if n in sides}
+    whole = {n: v for n, v in settings["size"].items() if n in SIDES}
     if not whole:
-        raise ValueError(f"{type(processor).__name__} has no size of the kinds {', '.join(sides)}")
+        raise ValueError(f"{type(processor).__name__} has no size of the kinds {', '.join(SIDES)}")
+    settings["size"] = dict.fromkeys(whole, image_size)
     if settings.get("do_center_crop"):
         crop = settings["crop_size"]
-        scale = image_size / min(v for n, v in crop.items() if n in sides)
-        settings["crop_size"] = {n: image_size for n in crop}
+        scale = image_size / min(v for n, v in crop.items() if n in SIDES)
+        settings["crop_size"] = dict.fromkeys(crop, image_size)
         settings["size"] = {n: round(v * scale) for n, v in whole.items()}
-    else:
-        settings["size"] = dict.fromkeys(whole, image_size)
     return type(processor).from_dict(settings)

@@ -10,7 +10,7 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.sampling import class_draw
 from hf_finetune.models.kernels.unpadded import use_unpadded
-from hf_finetune.models.surgery.skip_layers import LayerDrop, StochasticDepth
+from hf_finetune.models.surgery.stochastic_depth import LayerDrop, StochasticDepth
 from hf_finetune.pipeline.context import PreparedRun, RunContext
 
 # On a CPU a step of images is cut into forward passes of about so many tokens: 8 images at a time instead of 32 trained

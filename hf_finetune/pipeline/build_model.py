@@ -17,15 +17,17 @@ from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import ALONE_AFTER_A_RUN
 from hf_finetune.models import freezing
+from hf_finetune.models.families import stock_head
 from hf_finetune.models.heads.custom import with_head
-from hf_finetune.models.heads.stock import can_switch, stock_head
+from hf_finetune.models.heads.stock import can_switch
 from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
 from hf_finetune.models.loading import Loaded, load_classifier
 from hf_finetune.models.modules import without_adapter
 from hf_finetune.models.patches import Shrink, drop_patches, shrink_for, takes_sizes
 from hf_finetune.models.peft import adapters
 from hf_finetune.models.peft.compatibility import check_added_layers
-from hf_finetune.models.surgery.layers import AddLayers, begun_anew, refuse_frozen
+from hf_finetune.models.surgery.layers import AddLayers
+from hf_finetune.models.surgery.reinit import refuse_frozen, reinitialized_layers
 from hf_finetune.models.trainable import train_only
 from hf_finetune.pipeline.batching import trains_unpadded
 from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData, RunModel
@@ -235,7 +237,7 @@ def _fix_batch_norm(context: RunContext, network: PreTrainedModel) -> tuple[str,
     """
     model = context.recipe.model
     from_random = model.from_config is not None
-    measuring = [network] if from_random else begun_anew(network, model.surgery)
+    measuring = [network] if from_random else reinitialized_layers(network, model.surgery)
     freezing.freeze_batch_norm(network, besides=measuring)
     if not any(freezing.batch_norms(part) for part in measuring):
         return ()

@@ -13,7 +13,7 @@ from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.models.kernels.dropout import drops_out
 from hf_finetune.models.loading import Loaded, check_config
-from hf_finetune.models.meta_model import skeleton
+from hf_finetune.models.meta_model import meta_classifier
 from hf_finetune.models.peft.compatibility import virtual_tokens
 from hf_finetune.models.processors import position_limit
 from hf_finetune.models.trainable import train_only
@@ -57,7 +57,7 @@ def _check_family(context: RunContext) -> None:
     chosen = model.trainable != "all" or model.trainable_pattern is not None
     if not (recipe.adapts or chosen or model.has_own_head):
         return
-    if (network := skeleton(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
+    if (network := meta_classifier(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
         return
     network = with_own_head(Loaded(network, (), ()), model, seed=recipe.train.seed).model
     train_only(network, model.trainable, model.trainable_pattern)

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
-from hf_finetune.models.surgery.inner import SetAttention
+from hf_finetune.models.surgery.attention import SetAttention
 from hf_finetune.pipeline.batching import micro_batch, trains_unpadded
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.update_rule import shortcuts

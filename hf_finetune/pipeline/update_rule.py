@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.models.heads.pooling import width_of
+from hf_finetune.models.families import width_of
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.pipeline.context import PreparedRun, RunContext
 from hf_finetune.training.arguments import default_learning_rate

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.models.heads.pooling import tokens_before_patches
+from hf_finetune.models.families import tokens_before_patches
 from hf_finetune.models.loading import seeded
 from hf_finetune.models.modules import classification_layers
 from hf_finetune.models.patches import only_patches

@@ -20,7 +20,7 @@ from transformers import (
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.freezing import freeze_batch_norm
-from hf_finetune.models.loading import config_of, quiet, seeded, set_dropout
+from hf_finetune.models.loading import load_config, quiet, seeded, set_dropout
 from hf_finetune.models.patches import takes_any_patches
 from hf_finetune.models.safety import LocalCheckpoint, first_line
 from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
@@ -54,7 +54,7 @@ def check_pretrainable(local: LocalCheckpoint, guess: Guess) -> None:
     Raises:
         InputError: naming the family.
     """
-    config = config_of(local, False)
+    config = load_config(local, False)
     if guess == "words" and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         raise InputError(
             f"pretrain.objective: {config.model_type} guesses no words; expected a bert, roberta, distilbert, electra, deberta, "
@@ -95,7 +95,7 @@ def load_pretrainable(
         InputError: see `check_pretrainable`; or it cannot be loaded.
     """
     check_pretrainable(local, guess)
-    config = config_of(local, False)
+    config = load_config(local, False)
     if dropout is not None:
         set_dropout(config, dropout)
     if guess == "patches":

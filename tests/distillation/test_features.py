@@ -14,7 +14,7 @@ from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, E
 from hf_finetune.distillation.features import EmbeddingModel, FeatureRecorder, Features, RequiredFeatures, embeddings
 from hf_finetune.distillation.networks import PLAIN_ATTENTION, PROJECTED_ATTENTION, UNIFORM_LAYERS, Networks
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads.pooling import tokens_before_patches
+from hf_finetune.models.families import tokens_before_patches
 from hf_finetune.models.kernels.layers import Fused, fused_layers
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens, first_token_alone
 from hf_finetune.models.loading import load_classifier

@@ -34,8 +34,8 @@ from hf_finetune.distillation.predictions import OnlinePredictions
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.loading import load_classifier
+from hf_finetune.models.surgery.hidden_width import NarrowHidden
 from hf_finetune.models.surgery.layers import KeepLayers
-from hf_finetune.models.surgery.width import NarrowHidden
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.kernels import default_kernels
 from hf_finetune.pipeline.load_data import load_splits

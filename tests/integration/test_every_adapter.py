@@ -129,5 +129,5 @@ def test_adapter_config_names_its_type(texts: Recipe, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [*ALONE, "PREFIX_TUNING"])
 def test_prompts_on_pictures_are_refused(kind: str, pictures: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{kind} does not fit vit: pictures have no prompt"):
+    with pytest.raises(InputError, match=f"{kind} does not fit vit: images have no prompt"):
         run.run(two_epochs(pictures, kind), Launch(output=str(tmp_path / "run")))

@@ -17,8 +17,8 @@ from hf_finetune.cli import jobs
 from hf_finetune.config.recipe import Averaging, ImageData, Launch, Model, Optim, Recipe, Regularize, Train
 from hf_finetune.config.rules import check
 from hf_finetune.errors import InputError
-from hf_finetune.models.surgery.layers import ReinitTopLayers
-from hf_finetune.models.surgery.skip_layers import StochasticDepth
+from hf_finetune.models.surgery.reinit import ReinitTopLayers
+from hf_finetune.models.surgery.stochastic_depth import StochasticDepth
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.utils.plain import merge, to_plain

@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from hf_finetune.cli.main import main_command
 from hf_finetune.config.recipe import Averaging, ImageData, Launch, Model, Recipe
 from hf_finetune.errors import InputError
-from hf_finetune.models.surgery.convolutions import SetKernelSize, SetPooling, centred
-from hf_finetune.models.surgery.inner import SetActivation
-from hf_finetune.models.surgery.layers import AddLayers, ReinitTopLayers
+from hf_finetune.models.surgery.activation import SetActivation
+from hf_finetune.models.surgery.kernel_size import SetKernelSize, centred
+from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.models.surgery.patches import ResizeImage, ResizePatches, resize_kernel
+from hf_finetune.models.surgery.pooling import SetPooling
 from hf_finetune.models.surgery.positions import ExtendPositions
+from hf_finetune.models.surgery.reinit import ReinitTopLayers
 from hf_finetune.pipeline import run as pipeline
 
 pytestmark = pytest.mark.usefixtures("gate_here")

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageClassification
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import check_config, load_classifier
-from hf_finetune.models.meta_model import skeleton
+from hf_finetune.models.meta_model import meta_classifier
 from hf_finetune.models.modules import encoder
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint
@@ -58,7 +58,7 @@ def test_every_family_smaller_and_at_random(family: str, checkpoint, inputs, tmp
     plain = type(model).from_pretrained(tmp_path).eval()
     with torch.no_grad():
         assert torch.allclose(plain(**inputs(family)).logits, model(**inputs(family)).logits, atol=1e-5)
-    bones = skeleton(inspect_checkpoint(folder), task_of(family)["task"], from_config=changes)
+    bones = meta_classifier(inspect_checkpoint(folder), task_of(family)["task"], from_config=changes)
     assert bones is not None
     one, other = ([(n, p.shape) for n, p in encoder(m).named_parameters()] for m in (bones, model))
     assert one == other

@@ -31,7 +31,7 @@ from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.modules import classification_layer
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
-from hf_finetune.models.surgery.layers import ReinitTopLayers
+from hf_finetune.models.surgery.reinit import ReinitTopLayers
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 FRESH = {

@@ -117,5 +117,5 @@ def test_low_resolution_must_be_low(classifier: Callable) -> None:
 
 
 def test_families_of_one_size(classifier: Callable) -> None:
-    with pytest.raises(InputError, match=r"^data\.low_resolution: swin takes pictures of one size only"):
+    with pytest.raises(InputError, match=r"^data\.low_resolution: swin takes images of one size only"):
         shrink_for(classifier("swin").model, 16)

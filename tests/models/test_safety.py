@@ -97,7 +97,7 @@ def test_plain_attention_in_config_passes(folder: Path):
         ({"model_type": "brt"}, ("'brt'", "did you mean")),
         ({"model_type": None}, ("no model_type",)),
         ({"model_type": "timm_wrapper"}, ("got timm_wrapper", "timm.create_model", "use a ViT")),
-        ({"quantization_config": {"quant_method": "gptq"}}, ("quantised",)),
+        ({"quantization_config": {"quant_method": "gptq"}}, ("quantized",)),
     ],
 )
 def test_config_refusals(folder: Path, entries: dict, words: tuple[str, ...]):

@@ -10,7 +10,7 @@ from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
 from hf_finetune.errors import InputError
 from hf_finetune.models.freezing import frozen_layers, groups_from_the_top, train_top
 from hf_finetune.models.loading import Loaded, load_classifier
-from hf_finetune.models.meta_model import skeleton
+from hf_finetune.models.meta_model import meta_classifier
 from hf_finetune.models.modules import encoder_layers
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.trainable import train_only
@@ -45,7 +45,7 @@ def test_every_family(family: str, which: str, classifier: Callable[..., Loaded]
     """Some weights of every layer, or a refusal by name, which a model without weights gives as well."""
     loaded = classifier(family)
     task = "image-classification" if family in IMAGE_FAMILIES else "text-classification"
-    bones = skeleton(inspect_checkpoint(checkpoint(family)), task)
+    bones = meta_classifier(inspect_checkpoint(checkpoint(family)), task)
     assert bones is not None and all(p.is_meta for p in bones.parameters())
     if which == ("attention" if family in CONVOLUTIONAL else "biases") and family in (*CONVOLUTIONAL, "modernbert"):
         for model in (loaded.model, bones):
@@ -66,7 +66,7 @@ def test_the_norms_of_convnextv2(tmp_path: Path) -> None:
 
 
 def test_a_pattern_without_a_match_names_what_comes_near(classifier: Callable[..., Loaded]) -> None:
-    with pytest.raises(InputError, match=r"no weight of bert is named .*layer\.9.*come near: .*layer") as caught:
+    with pytest.raises(InputError, match=r"no weight of bert is named .*layer\.9.*close names: .*layer") as caught:
         train_only(classifier("bert").model, "all", "encoder.layer.9.output.dense.weight")
     assert "\n" not in str(caught.value)
 

@@ -11,7 +11,7 @@ from hf_finetune.augmentation.compose import OneOf, Sequence, Sometimes
 from hf_finetune.augmentation.text.operations import Eda, SwapWords
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.models.surgery.layers import KeepLayers
-from hf_finetune.models.surgery.skip_layers import StochasticDepth
+from hf_finetune.models.surgery.stochastic_depth import StochasticDepth
 from hf_finetune.utils.config import validated
 from hf_finetune.utils.files import parse_yaml, write_json
 from hf_finetune.utils.plain import merge, short_repr, to_plain

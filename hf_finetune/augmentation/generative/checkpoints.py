@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_finetune.augmentation.generative.sources import Source, Task
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import config_of, quiet, seeded
+from hf_finetune.models.loading import load_config, quiet, seeded
 from hf_finetune.models.processors import load_tokenizer, position_limit
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
 from hf_finetune.utils import hashing
@@ -103,7 +103,7 @@ def load(source: Source, device: torch.device) -> LanguageModel:
             no token for what is masked, or none that ends a translation.
     """
     local, task = inspect_checkpoint(source.checkpoint, revision=source.revision), source.task
-    config = config_of(local, False)
+    config = load_config(local, False)
     (_check_masked if task == "masked words" else _check_translator)(local, config)
     positions = position_limit(config) or config.to_dict().get("max_position_embeddings") or UNLIMITED
     tokenizer = load_tokenizer(local.name, revision=local.commit, max_length=positions, sample=())

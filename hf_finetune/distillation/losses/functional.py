@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_finetune.distillation.networks import Networks
-from hf_finetune.models.heads.pooling import width_of
+from hf_finetune.models.families import width_of
 from hf_finetune.training.losses.contrastive import at_least_float32
 
 # Score of a token that is padding: its share of the softmax is exactly 0, and no gradient is infinite.

@@ -5,11 +5,17 @@ Legend: B rows, C classes, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 # Of a hidden layer: those that the families' own heads have.
-ACTIVATIONS = {"tanh": torch.tanh, "gelu": nn.functional.gelu, "relu": nn.functional.relu}
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": nn.functional.gelu,
+    "relu": nn.functional.relu,
+}
 
 
 class ClassificationHead(nn.Module):

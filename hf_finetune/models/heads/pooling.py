@@ -1,4 +1,4 @@
-"""From the states of an encoder's last layers to one vector a row: the first token, a mean, a maximum, or attention.
+"""From the hidden states of an encoder's last layers to one vector a row: the first token, mean, maximum, or attention.
 
 Legend: B rows, T tokens, D width of what is pooled (of several layers together), H height and W width of a feature map.
 """
@@ -6,80 +6,46 @@ Legend: B rows, T tokens, D width of what is pooled (of several layers together)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.families import PoolingKind, family_of, names_where, tokens_before_patches
 
-PoolingKind = Literal["cls", "mean", "max", "attention"]
-
-# Families that are known to pool right; a test holds each of them to it.
-TEXTS = (
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "deberta-v2",
-    "mpnet",
-    "distilbert",
-    "albert",
-    "modernbert",
-)
-# Tokens that stand before the patches: CLS, and DeiT's distillation token. Registers are counted from the config.
-PATCHES_AFTER = {"vit": 1, "deit": 2, "beit": 1, "dinov2": 1, "dinov2_with_registers": 1}
-# Their layers come in stages of different width and resolution, and no token stands for the whole.
-STAGED = ("swin", "convnext", "convnextv2", "resnet", "efficientnet")
+# A test holds each of them to it.
+POOLED = names_where(lambda family: family.head is not None)
 
 
 @dataclass(frozen=True)
-class Reading:
+class PoolingSpec:
     """What a head reads of its encoder."""
 
-    pooling: PoolingKind
+    kind: PoolingKind
     last_layers: int = 1
-    """The states of this many of the highest layers, side by side."""
+    """The hidden states of this many of the highest layers, side by side."""
     first: int = 0
-    """Tokens before the first one that mean, max and attention read: not those that stand before a picture's patches."""
+    """Tokens before the first one that mean, max and attention read: those that stand before an image's patches."""
 
 
-def reading_of(config: PreTrainedConfig, pooling: PoolingKind, last_layers: int) -> Reading:
-    """How a family is read.
+def pooling_spec(config: PreTrainedConfig, kind: PoolingKind, last_layers: int) -> PoolingSpec:
+    """How a family is pooled.
 
     Raises:
         InputError: the family is not known here, has no such token, or not so many layers of one shape.
     """
-    family = config.model_type
-    if family in STAGED:
-        if pooling == "cls":
-            raise InputError(f"model.pooling: {family} has no CLS token; expected default, mean, max or attention")
-        if last_layers > 1:
-            raise InputError(
-                f"model.last_layers: the stages of {family} differ in shape; expected 1, got {last_layers}"
-            )
-        return Reading(pooling)
-    if family not in TEXTS and family not in PATCHES_AFTER:
-        known = ", ".join((*TEXTS, *PATCHES_AFTER, *STAGED))
-        raise InputError(f"model.pooling: {family} is none of {known}; leave model.pooling, last_layers and head unset")
-    if last_layers > config.num_hidden_layers:
+    name, family = config.model_type, family_of(config)
+    if family is None or family.head is None:
+        known = ", ".join(POOLED)
+        raise InputError(f"model.pooling: {name} is none of {known}; leave model.pooling, last_layers and head unset")
+    if family.staged and kind == "cls":
+        raise InputError(f"model.pooling: {name} has no CLS token; expected default, mean, max or attention")
+    if family.staged and last_layers > 1:
+        raise InputError(f"model.last_layers: the stages of {name} differ in shape; expected 1, got {last_layers}")
+    if not family.staged and last_layers > config.num_hidden_layers:
         raise InputError(f"model.last_layers: expected 1 to {config.num_hidden_layers}, got {last_layers}")
-    return Reading(pooling, last_layers, tokens_before_patches(config))
-
-
-def tokens_before_patches(config: PreTrainedConfig) -> int:
-    """Tokens of a picture that are no patch: CLS, DeiT's second one, registers. 0 for texts, and where layers come in stages."""
-    registers = config.num_register_tokens if config.model_type == "dinov2_with_registers" else 0
-    return PATCHES_AFTER.get(config.model_type, 0) + registers
-
-
-def width_of(config: PreTrainedConfig) -> int:
-    """Features of the last layer's states; of EfficientNet's, those of the convolution behind its layers."""
-    if config.model_type == "efficientnet":
-        return config.hidden_dim
-    return config.hidden_sizes[-1] if "hidden_sizes" in config.to_dict() else config.hidden_size
+    return PoolingSpec(kind, last_layers, tokens_before_patches(config))
 
 
 def masked_mean(states_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
@@ -104,27 +70,27 @@ class Pool(nn.Module):
     its product with one learned vector, the `query`. That starts at zero: as the mean.
 
     Args:
-        reading: how.
+        spec: how.
         width: D.
     """
 
-    def __init__(self, reading: Reading, width: int) -> None:
+    def __init__(self, spec: PoolingSpec, width: int) -> None:
         super().__init__()
-        self.reading = reading
-        if reading.pooling == "attention":
+        self.spec = spec
+        if spec.kind == "attention":
             self.query = nn.Parameter(torch.zeros(width))
 
     def forward(self, states_BTD: torch.Tensor, mask_BT: torch.Tensor | None = None) -> torch.Tensor:
-        """Shape (B, D), in the states' dtype.
+        """Shape (B, D), in the dtype of the hidden states.
 
         Args:
             states_BTD: shape (B, T, D).
             mask_BT: shape (B, T), 0 for padding; None: there is none.
         """
-        if self.reading.pooling == "cls":
+        if self.spec.kind == "cls":
             return states_BTD[:, 0]
-        states_BTD = states_BTD[:, self.reading.first :]
-        match self.reading.pooling:
+        states_BTD = states_BTD[:, self.spec.first :]
+        match self.spec.kind:
             case "mean":
                 pooled_BD = masked_mean(states_BTD, mask_BT)
             case "max":
@@ -137,12 +103,12 @@ class Pool(nn.Module):
         return pooled_BD.to(states_BTD.dtype)
 
     def extra_repr(self) -> str:
-        """So that two readings of one network do not look alike."""
-        return repr(self.reading)
+        """So that two poolings of one network do not look alike."""
+        return repr(self.spec)
 
 
-def states_of(last_BTD: torch.Tensor, hidden: tuple[torch.Tensor, ...] | None, last_layers: int) -> torch.Tensor:
-    """States of the highest layers side by side, the last layer's first. Shape (B, T, D).
+def last_states(last_BTD: torch.Tensor, hidden: tuple[torch.Tensor, ...] | None, last_layers: int) -> torch.Tensor:
+    """Hidden states of the highest layers side by side, the last layer's first. Shape (B, T, D).
 
     Args:
         last_BTD: the encoder's `last_hidden_state`, after its final norm; or a feature map (B, D, H, W).

@@ -51,7 +51,7 @@ class Masks:
 def random_mask(
     size: int, rate: float, dtype: torch.dtype, *, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """A dropout mask: 0 with probability `rate`, kept to 1 / 65536, and else 1 / (1 - rate).
+    """A dropout mask: 0 with probability `rate`, to 1 / 65536, and else 1 / (1 - rate).
 
     Args:
         size: number of elements.
@@ -63,8 +63,8 @@ def random_mask(
     device = None if generator is None else generator.device
     words = torch.empty(-(-size // 4), dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
     dropped = min(round(rate * 2**16), 2**16 - 1)
-    kept = words.view(torch.int16)[:size] >= dropped - 2**15
-    return kept.to(dtype).mul_(2**16 / (2**16 - dropped))
+    survives = words.view(torch.int16)[:size] >= dropped - 2**15
+    return survives.to(dtype).mul_(2**16 / (2**16 - dropped))
 
 
 masks = Masks()

@@ -3,11 +3,11 @@
 A layer of a small BERT is a dozen matrix products and, under autocast, a hundred small operations between them: casts of
 weights and activations, their copies back, nodes of the graph. On a processor that is fast at bf16 products these take
 most of a step. Here the forward and the backward pass are written out, so that each weight is cast once, each
-activation lies in memory once, and few shapes of products are asked for. The numbers are those of the layers in
+activation lies in memory once, and few shapes of products are used. The numbers are those of the layers in
 `transformers`, to the rounding of the format; the stream from layer to layer and the normalisations stay in float32 under
 autocast. For long sequences nothing is gained: a ViT with 257 tokens took a fifth longer than in its own layers.
 
-Legend: B rows, T tokens, Q tokens that are asked for (T, or 1), D width, F width of the feed-forward network, H heads,
+Legend: B rows, T tokens, Q tokens that are read (T, or 1), D width, F width of the feed-forward network, H heads,
 E = D / H.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -25,31 +25,28 @@ from torch.autograd.function import once_differentiable
 # milliseconds each, and batches by length have dozens of shapes a layer.
 ROWS = 64
 Draw = Callable[[torch.Size, float, torch.dtype], torch.Tensor]
+Value = TypeVar("Value")
 
 
-class Weights(NamedTuple):
-    """Parameters of a layer, as `nn.Linear` and `nn.LayerNorm` keep them."""
+class Weights(NamedTuple, Generic[Value]):
+    """For each parameter of a layer, as `nn.Linear` and `nn.LayerNorm` have them, its values or whether it trains."""
 
-    query: torch.Tensor
-    query_bias: torch.Tensor
-    key: torch.Tensor
-    key_bias: torch.Tensor
-    value: torch.Tensor
-    value_bias: torch.Tensor
-    out: torch.Tensor
-    out_bias: torch.Tensor
-    norm_1: torch.Tensor
-    norm_1_bias: torch.Tensor
-    up: torch.Tensor
-    up_bias: torch.Tensor
-    down: torch.Tensor
-    down_bias: torch.Tensor
-    norm_2: torch.Tensor
-    norm_2_bias: torch.Tensor
-
-
-# Which of them need a gradient, by the same names.
-Needed = NamedTuple("Needed", [(name, bool) for name in Weights._fields])
+    query: Value
+    query_bias: Value
+    key: Value
+    key_bias: Value
+    value: Value
+    value_bias: Value
+    out: Value
+    out_bias: Value
+    norm_1: Value
+    norm_1_bias: Value
+    up: Value
+    up_bias: Value
+    down: Value
+    down_bias: Value
+    norm_2: Value
+    norm_2_bias: Value
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,11 @@ class _Attended(NamedTuple):
     """What the backward pass of attention needs."""
 
     x: torch.Tensor  # (B * T, D)
-    asked: torch.Tensor  # (B * Q, D)
+    read: torch.Tensor  # (B * Q, D)
     query: torch.Tensor  # (B * H, Q, E)
     key_value: torch.Tensor  # (2, B * H, T, E)
     shares: torch.Tensor  # (B * H, Q, T), before dropout
-    kept: torch.Tensor | None  # the mask, likewise
+    dropout: torch.Tensor | None  # the mask, likewise
     context: torch.Tensor  # (B * Q, D)
     w_query: torch.Tensor
     w_key_value: torch.Tensor
@@ -102,7 +99,7 @@ class _Normed(NamedTuple):
 
 
 class EncoderLayer(torch.autograd.Function):
-    """`EncoderLayer.apply(x_BTD, mask, shape, *Weights)` gives (B, Q, D).
+    """`EncoderLayer.apply(x_BTD, mask, shape, *weights)` gives (B, Q, D).
 
     The mask is added to the scores, and broadcast to (B, H, T, T); None where every token is read. Products are computed
     in autocast's dtype where that is on, else in that of `x`.
@@ -119,14 +116,14 @@ class EncoderLayer(torch.autograd.Function):
             B, T, D = x_BTD.shape
             x = x_BTD.reshape(B * T, D)
             low = _low(x, dtype)
-            asked, low_asked = (x_BTD[:, 0], _low(x_BTD[:, 0], dtype)) if shape.first_alone else (x, low)
-            out, attended = _attend(low, low_asked, mask, (B, 1 if shape.first_alone else T, T), w, shape)
-            sum_1, kept_1 = _drop_and_add(out, asked, shape.out_dropout, shape.draw)
+            read, low_read = (x_BTD[:, 0], _low(x_BTD[:, 0], dtype)) if shape.first_alone else (x, low)
+            out, attended = _attend(low, low_read, mask, (B, 1 if shape.first_alone else T, T), w, shape)
+            sum_1, mask_1 = _drop_and_add(out, read, shape.out_dropout, shape.draw)
             y, normed_1 = _norm(sum_1, w.norm_1, w.norm_1_bias, shape.eps_1)
             down, fed = _feed(_low(y, dtype), len(y), w)
-            sum_2, kept_2 = _drop_and_add(down, y, shape.down_dropout, shape.draw)
+            sum_2, mask_2 = _drop_and_add(down, y, shape.down_dropout, shape.draw)
             result, normed_2 = _norm(sum_2, w.norm_2, w.norm_2_bias, shape.eps_2)
-        groups = (attended, fed, normed_1, normed_2, (kept_1, kept_2), parameters)
+        groups = (attended, fed, normed_1, normed_2, (mask_1, mask_2), parameters)
         ctx.save_for_backward(*(tensor for group in groups for tensor in group))
         ctx.shape, ctx.size = shape, (B, T, D)
         return result.view(B, -1, D)
@@ -139,40 +136,40 @@ class EncoderLayer(torch.autograd.Function):
         attended = _Attended(*(next(saved) for _ in _Attended._fields))
         fed = _Fed(*(next(saved) for _ in _Fed._fields))
         normed_1, normed_2 = (_Normed(*(next(saved) for _ in _Normed._fields)) for _ in range(2))
-        kept_1, kept_2 = next(saved), next(saved)
+        mask_1, mask_2 = next(saved), next(saved)
         w = Weights(*saved)
         shape, (B, T, D) = ctx.shape, ctx.size
-        needed = Needed(*ctx.needs_input_grad[3:])
+        needed = Weights(*ctx.needs_input_grad[3:])
         dtype = fed.x.dtype
         g = g_BQD.reshape(-1, D)
         g_sum, of_norm_2 = _norm_backward(g, normed_2, w.norm_2, w.norm_2_bias)
-        g_y, of_feed = _feed_backward(_drop_backward(g_sum, kept_2, dtype), len(g_sum), fed, needed)
+        g_y, of_feed = _feed_backward(_drop_backward(g_sum, mask_2, dtype), len(g_sum), fed, needed)
         g_sum, of_norm_1 = _norm_backward(g_sum.add_(g_y), normed_1, w.norm_1, w.norm_1_bias)
-        out = _drop_backward(g_sum, kept_1, dtype)
-        g_x, g_asked, of_attention = _attend_backward(out, attended, B, shape, needed)
-        g_asked = g_sum.add_(g_asked)
+        out = _drop_backward(g_sum, mask_1, dtype)
+        g_x, g_read, of_attention = _attend_backward(out, attended, B, shape, needed)
+        g_read = g_sum.add_(g_read)
         if shape.first_alone:
-            g_x = g_x.to(g_asked.dtype)
-            g_x.view(B, T, D)[:, 0] += g_asked
+            g_x = g_x.to(g_read.dtype)
+            g_x.view(B, T, D)[:, 0] += g_read
         else:
-            g_x = g_asked.add_(g_x)
-        found = (*of_attention, *of_norm_1, *of_feed, *of_norm_2)
+            g_x = g_read.add_(g_x)
+        all_gradients = (*of_attention, *of_norm_1, *of_feed, *of_norm_2)
         gradients = (
             g.to(parameter.dtype) if need and g is not None else None
-            for g, need, parameter in zip(found, ctx.needs_input_grad[3:], w, strict=True)
+            for g, need, parameter in zip(all_gradients, ctx.needs_input_grad[3:], w, strict=True)
         )
         return g_x.view(B, T, D) if ctx.needs_input_grad[0] else None, None, None, *gradients
 
 
 def _attend(
     x: torch.Tensor,
-    asked: torch.Tensor,
+    read: torch.Tensor,
     mask: torch.Tensor | None,
     sizes: tuple[int, int, int],
-    w: Weights,
+    w: Weights[torch.Tensor],
     shape: Shape,
 ) -> tuple[torch.Tensor, _Attended]:
-    """Attention and its output projection, (B * Q, D), of the tokens `asked`, (B * Q, D), over all, `x`, (B * T, D).
+    """Attention and its output projection, (B * Q, D), of the tokens `read`, (B * Q, D), over all, `x`, (B * T, D).
 
     Args:
         sizes: B, Q and T.
@@ -182,7 +179,7 @@ def _attend(
     E = D // H
     w_query, w_out = w.query.to(dtype), w.out.to(dtype)
     w_key_value, bias = (torch.cat(pair).to(dtype) for pair in ((w.key, w.value), (w.key_bias, w.value_bias)))
-    query = torch.addmm(w.query_bias.to(dtype), asked, w_query.t())
+    query = torch.addmm(w.query_bias.to(dtype), read, w_query.t())
     query = query[: B * Q].view(B, Q, H, E).transpose(1, 2).reshape(B * H, Q, E)
     key_value = torch.addmm(bias, x, w_key_value.t())
     key_value = key_value[: B * T].view(B, T, 2, H, E).permute(2, 0, 3, 1, 4).reshape(2, B * H, T, E)
@@ -191,32 +188,34 @@ def _attend(
         scores.view(B, H, Q, T).add_(mask[..., :Q, :] if mask.shape[-2] > 1 else mask)
     # torch's kernels of the 16-bit formats take twice as long.
     shares = torch.softmax(scores, -1, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
-    kept = _mask(shares, shape.attention_dropout, shape.draw)
-    context = torch.bmm(shares if kept is None else shares * kept, key_value[1])
+    dropout = _mask(shares, shape.attention_dropout, shape.draw)
+    context = torch.bmm(shares if dropout is None else shares * dropout, key_value[1])
     context = _rows_of_heads(context, 1, B)
     out = torch.addmm(w.out_bias.to(dtype), context, w_out.t())[: B * Q]
-    return out, _Attended(x, asked, query, key_value, shares, kept, context, w_query, w_key_value, w_out)
+    return out, _Attended(x, read, query, key_value, shares, dropout, context, w_query, w_key_value, w_out)
 
 
 def _attend_backward(
-    g: torch.Tensor, at: _Attended, B: int, shape: Shape, needed: Needed
+    g: torch.Tensor, at: _Attended, B: int, shape: Shape, needed: Weights[bool]
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
-    """Gradients of `x`, of `asked`, and of the first eight weights, of that of the output projection."""
+    """Gradients of `x`, of `read`, and of the first eight weights, of that of the output projection."""
     H, Q, T, E = shape.heads, at.query.shape[1], *at.key_value.shape[2:]
     g_out, g_out_bias = _linear_backward(g, at.context, needed.out, needed.out_bias)
     g_context = (g @ at.w_out)[: B * Q].view(B, Q, H, E).transpose(1, 2).reshape(B * H, Q, E)
     g_key_value = torch.empty_like(at.key_value)
-    torch.bmm((at.shares if at.kept is None else at.shares * at.kept).transpose(1, 2), g_context, out=g_key_value[1])
+    torch.bmm(
+        (at.shares if at.dropout is None else at.shares * at.dropout).transpose(1, 2), g_context, out=g_key_value[1]
+    )
     g_shares = torch.bmm(g_context, at.key_value[1].transpose(1, 2))
-    if at.kept is not None:
-        g_shares.mul_(at.kept)
+    if at.dropout is not None:
+        g_shares.mul_(at.dropout)
     wide = torch.promote_types(g.dtype, torch.float32)
     g_scores = torch._softmax_backward_data(g_shares.to(wide), at.shares.to(wide), -1, wide)
     g_scores = g_scores.mul_(E**-0.5).to(g.dtype)
     torch.bmm(g_scores.transpose(1, 2), at.query, out=g_key_value[0])
     g_query = _rows_of_heads(torch.bmm(g_scores, at.key_value[0]), 1, B)
     g_key_value = _rows_of_heads(g_key_value, 2, B)
-    g_w_query, g_query_bias = _linear_backward(g_query, at.asked, needed.query, needed.query_bias)
+    g_w_query, g_query_bias = _linear_backward(g_query, at.read, needed.query, needed.query_bias)
     g_w_both, g_both_bias = _linear_backward(
         g_key_value, at.x, needed.key or needed.value, needed.key_bias or needed.value_bias
     )
@@ -226,7 +225,7 @@ def _attend_backward(
     return (g_key_value @ at.w_key_value)[: B * T], (g_query @ at.w_query)[: B * Q], of_weights
 
 
-def _feed(x: torch.Tensor, rows: int, w: Weights) -> tuple[torch.Tensor, _Fed]:
+def _feed(x: torch.Tensor, rows: int, w: Weights[torch.Tensor]) -> tuple[torch.Tensor, _Fed]:
     """The feed-forward network of the first `rows` of `x`, (M, D)."""
     dtype = x.dtype
     w_up, w_down = w.up.to(dtype), w.down.to(dtype)
@@ -236,7 +235,7 @@ def _feed(x: torch.Tensor, rows: int, w: Weights) -> tuple[torch.Tensor, _Fed]:
 
 
 def _feed_backward(
-    g: torch.Tensor, rows: int, at: _Fed, needed: Needed
+    g: torch.Tensor, rows: int, at: _Fed, needed: Weights[bool]
 ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
     """Gradients of the input and of the four weights."""
     of_down = _linear_backward(g, at.active, needed.down, needed.down_bias)
@@ -273,14 +272,14 @@ def _drop_and_add(
     part: torch.Tensor, stream: torch.Tensor, rate: float, draw: Draw | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`stream` and what dropout leaves of `part`, (M, D), and the mask."""
-    kept = _mask(part, rate, draw)
-    return stream + (part if kept is None else part.mul_(kept)), kept
+    dropout = _mask(part, rate, draw)
+    return stream + (part if dropout is None else part.mul_(dropout)), dropout
 
 
-def _drop_backward(g: torch.Tensor, kept: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+def _drop_backward(g: torch.Tensor, dropout: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     low = _low(g, dtype)
-    if kept is not None:
-        low[: len(g)].mul_(kept)
+    if dropout is not None:
+        low[: len(g)].mul_(dropout)
     return low
 
 

@@ -1,7 +1,7 @@
 """Encoder layers computed by `layer_function.EncoderLayer` while a model trains or predicts on a CPU.
 
 Layers are exchanged where that changes nothing but the time: plain linear layers, GELU, eager attention, no hook inside
-and nothing else asked for. All others stay what they are. On two cores of a Xeon with AMX, training MiniLM in bf16 on short
+and no further output. All others stay what they are. On two cores of a Xeon with AMX, training MiniLM in bf16 on short
 reviews went from 193 to 226 rows a second (medians of 2 and 4 runs, in turns).
 
 Legend: B rows, T tokens, D width.
@@ -18,76 +18,35 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import GELUActivation
 
+from hf_finetune.models.families import Family, family_of
 from hf_finetune.models.kernels import dropout
 from hf_finetune.models.kernels.layer_function import Draw, EncoderLayer, Shape
 from hf_finetune.models.kernels.narrow_last_layer import is_first_token_alone
 
-# Attention of the library and of `models.kernels.dropout`, which the function computes.
+# Attention of the library and of `kernels.dropout`, which the function computes.
 EAGER = ("eager", dropout.ATTENTION)
 
 
 @dataclass(frozen=True)
-class Names:
-    """Where a family's layer keeps its parts."""
+class Parts:
+    """Modules of a layer that is computed as one function."""
 
-    attention: str
-    """What holds the config and the attention's dropout."""
-    query: str
-    key: str
-    value: str
-    out: str
-    norm_1: str
-    up: str
-    down: str
-    norm_2: str
-    activation: str
-    out_dropout: str | None
-    down_dropout: str
-
-    @property
-    def with_weights(self) -> tuple[str, ...]:
-        """In the order of `layer_function.Weights`."""
-        return (self.query, self.key, self.value, self.out, self.norm_1, self.up, self.down, self.norm_2)
+    config: PreTrainedConfig
+    weighted: tuple[nn.Module, ...]
+    """In the order of `layer_function.Weights`."""
+    eps: tuple[float, float]
+    """Of the two norms."""
+    dropouts: tuple[nn.Dropout | None, ...]
+    """Of the attention, of its output, of the feed-forward network's; None: there is none."""
+    first_alone: bool
+    draw: Draw
+    """Makes dropout masks, see `layer_function.Shape`."""
 
 
-BERT = Names(
-    attention="attention.self",
-    query="attention.self.query",
-    key="attention.self.key",
-    value="attention.self.value",
-    out="attention.output.dense",
-    norm_1="attention.output.LayerNorm",
-    up="intermediate.dense",
-    down="output.dense",
-    norm_2="output.LayerNorm",
-    activation="intermediate.intermediate_act_fn",
-    out_dropout="attention.output.dropout",
-    down_dropout="output.dropout",
-)
-DISTILBERT = Names(
-    attention="attention",
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    out="attention.out_lin",
-    norm_1="sa_layer_norm",
-    up="ffn.lin1",
-    down="ffn.lin2",
-    norm_2="output_layer_norm",
-    activation="ffn.activation",
-    out_dropout=None,
-    down_dropout="ffn.dropout",
-)
-FAMILIES = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT),
-    "distilbert": DISTILBERT,
-}
-
-
-class Fused:
+class Fused(nn.Module):
     """Mixed into the class of a layer that is computed by one function."""
 
     parts: Parts
@@ -98,55 +57,46 @@ class Fused:
         """As the layer's own, (B, T, D) in, (B, T, D) or (B, 1, D) out."""
         parts = self.parts
         rates = [site.p if site is not None and site.training else 0.0 for site in parts.dropouts]
-        more_asked = any(value is not None and value is not False for value in (*others, *named.values()))
-        config = parts.attention.config
-        if more_asked or max(rates) == 1 or config._attn_implementation not in EAGER:
+        has_options = any(value is not None and value is not False for value in (*others, *named.values()))
+        if has_options or max(rates) == 1 or parts.config._attn_implementation not in EAGER:
             return super().forward(hidden_states, attention_mask, *others, **named)
-        shape = Shape(config.num_attention_heads, *parts.eps, parts.first_alone, *rates, draw=parts.draw)
-        parameters = [parameter for module in parts.with_weights for parameter in (module.weight, module.bias)]
+        heads = parts.config.num_attention_heads
+        shape = Shape(heads, parts.eps[0], parts.eps[1], parts.first_alone, rates[0], rates[1], rates[2], parts.draw)
+        parameters = [parameter for module in parts.weighted for parameter in (module.weight, module.bias)]
         return EncoderLayer.apply(hidden_states, attention_mask, shape, *parameters)
 
 
-class Parts:
-    """Modules of a layer.
-
-    Args:
-        layer: one that `fits`.
-        names: of its family.
-        draw: makes dropout masks, see `layer_function.Shape`.
-    """
-
-    def __init__(self, layer: nn.Module, names: Names, draw: Draw) -> None:
-        self.draw = draw
-        self.attention = layer.get_submodule(names.attention)
-        self.with_weights = [layer.get_submodule(name) for name in names.with_weights]
-        self.eps = [layer.get_submodule(name).eps for name in (names.norm_1, names.norm_2)]
-        self.dropouts = [
-            None if name is None else layer.get_submodule(name)
-            for name in (f"{names.attention}.dropout", names.out_dropout, names.down_dropout)
-        ]
-        self.first_alone = is_first_token_alone(layer)
-
-
-def fits(layer: nn.Module, names: Names) -> bool:
-    """Whether the function gives what this module gives."""
+def parts_of(layer: nn.Module, family: Family, draw: Draw) -> Parts | None:
+    """The modules of a layer; None where the function would not give what this module gives."""
+    fused, feed_forward = family.fused, family.feed_forward
+    assert fused is not None and feed_forward is not None, "a family whose layers are computed as one function"
+    projections = [f"{fused.attention}.{name}" for name in fused.projections]
+    products = (*projections, family.outputs[0], feed_forward.up, feed_forward.down)
     try:
-        products = (names.query, names.key, names.value, names.out, names.up, names.down)
         linear = [layer.get_submodule(name) for name in products]
-        activation = layer.get_submodule(names.activation)
+        activation = layer.get_submodule(fused.activation)
     except AttributeError:
-        return False
-    # What is done inside would be left out: hooks, of which the function knows that of the first token, and mixout's products.
+        return None
+    # What is done inside would be left out: hooks, of which the function knows that of the first token, and mixout's
+    # products.
     hooked = any(m._forward_hooks or m._forward_pre_hooks for name, m in layer.named_modules() if name)
-    replaced = any("forward" in vars(module) for module in linear)
-    return (
-        all(type(module) is nn.Linear and module.bias is not None for module in linear)
-        and linear[0].out_features == linear[0].in_features
-        and isinstance(activation, GELUActivation)
-        and (not hooked or is_first_token_alone(layer))
-        and not replaced
-        and not isinstance(layer, Fused)
-    )
+    first_alone = is_first_token_alone(layer)
+    if (
+        any(type(module) is not nn.Linear or module.bias is None or "forward" in vars(module) for module in linear)
+        or linear[0].out_features != linear[0].in_features
+        or not isinstance(activation, GELUActivation)
+        or (hooked and not first_alone)
+        or isinstance(layer, Fused)
+    ):
+        return None
+    sites: list[Any] = [
+        None if name is None else layer.get_submodule(name)
+        for name in (f"{fused.attention}.dropout", fused.out_dropout, fused.down_dropout)
+    ]
+    norms: list[Any] = [layer.get_submodule(name) for name in family.norms]
+    attention: Any = layer.get_submodule(fused.attention)
+    weighted = (*linear[:4], norms[0], *linear[4:], norms[1])
+    return Parts(attention.config, weighted, (norms[0].eps, norms[1].eps), tuple(sites), first_alone, draw)
 
 
 @contextmanager
@@ -156,22 +106,26 @@ def fused_layers(model: PreTrainedModel, *, shared_masks: bool = True) -> Iterat
     Args:
         shared_masks: take dropout masks from `dropout.masks`, inside `fast_dropout`; else each is drawn.
     """
-    names = FAMILIES.get(model.config.model_type) if model.device.type == "cpu" else None
-    layers = [] if names is None else [module for module in model.modules() if fits(module, names)]
-    own = [type(layer) for layer in layers]
-    for layer, cls in zip(layers, own, strict=True):
-        layer.parts = Parts(layer, names, dropout.masks.piece if shared_masks else _drawn)
-        layer.__class__ = _fused(cls)
+    family = family_of(model.config) if model.device.type == "cpu" else None
+    draw = dropout.masks.piece if shared_masks else _drawn
+    own_class: dict[nn.Module, type[nn.Module]] = {}
+    if family is not None and family.fused is not None:
+        for layer in list(model.modules()):
+            if (parts := parts_of(layer, family, draw)) is not None:
+                cls: Any = type(layer)
+                own_class[layer], layer.__class__ = cls, _fused(cls)
+                assert isinstance(layer, Fused)
+                layer.parts = parts
     try:
         yield
     finally:
-        for layer, cls in zip(layers, own, strict=True):
-            layer.__class__ = cls
+        for layer, own in own_class.items():
+            layer.__class__ = own
             del layer.parts
 
 
 @cache
-def _fused(cls: type[nn.Module]) -> type[nn.Module]:
+def _fused(cls: Any) -> type[nn.Module]:
     return type(f"Fused{cls.__name__}", (Fused, cls), {})
 
 

@@ -15,15 +15,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from hf_finetune.models.families import family_of
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.modules import encoder_layers
-
-# The module of a layer from which on each token is computed by itself, in families whose head reads the first token.
-FROM = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta-v2"), "attention.output"),
-    "mpnet": "attention.LayerNorm",
-    "distilbert": "sa_layer_norm",
-}
 
 
 def first_token_alone(model: PreTrainedModel) -> RemovableHandle | None:
@@ -32,14 +26,14 @@ def first_token_alone(model: PreTrainedModel) -> RemovableHandle | None:
     Returns:
         A handle that undoes it; None for families whose head reads other tokens, or whose layers mix them to the end.
     """
-    name = FROM.get(model.config.model_type)
+    family = family_of(model.config)
     if isinstance(model, CustomHeadClassifier):
-        reads_no_other = model.reads_first_token_alone
+        reads_first = model.reads_first_token_alone
     else:
-        reads_no_other = type(model).__name__.endswith("ForSequenceClassification")
-    if name is None or not reads_no_other:
+        reads_first = type(model).__name__.endswith("ForSequenceClassification")
+    if family is None or family.tokenwise_from is None or not reads_first:
         return None
-    return encoder_layers(model)[-1].get_submodule(name).register_forward_pre_hook(_first_token)
+    return encoder_layers(model)[-1].get_submodule(family.tokenwise_from).register_forward_pre_hook(_first_token)
 
 
 def _first_token(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -66,7 +60,6 @@ def all_tokens(model: nn.Module) -> Iterator[None]:
 
 def is_first_token_alone(layer: nn.Module) -> bool:
     """Whether this layer is computed so, and has no other hook inside."""
-    inside = (module for module in layer.modules() if module is not layer)
-    return [hook for m in inside for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())] == [
-        _first_token
-    ]
+    inner = (module for module in layer.modules() if module is not layer)
+    hooks = [hook for m in inner for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
+    return hooks == [_first_token]

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# How the families call the three.
-NAMES = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"), ("q", "k", "v"))
+from hf_finetune.models.modules import query_key_value
 
 
 class _Together:
@@ -29,29 +28,30 @@ class _Together:
         self.outputs: dict[nn.Linear, torch.Tensor] = {}
 
     def __call__(self, layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        """What `layer` gives for `x`, shape (..., D) in, (..., its outputs) out."""
+        """The output of `layer` for `x`, shape (..., D) in, (..., its outputs) out."""
         if x is not self.input:
-            biases = [
+            weights: list[torch.Tensor] = [layer.weight for layer in self.layers]
+            biases: list[torch.Tensor] = [
                 layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
                 for layer in self.layers
             ]
-            together = F.linear(x, torch.cat([layer.weight for layer in self.layers]), torch.cat(biases))
+            together = F.linear(x, torch.cat(weights), torch.cat(biases))
             ends = accumulate(layer.out_features for layer in self.layers)
             # Not by split, whose parts no model may change in place, as Longformer does.
-            parts = {
+            self.outputs = {
                 layer: together.narrow(-1, end - layer.out_features, layer.out_features)
                 for layer, end in zip(self.layers, ends, strict=True)
             }
-            self.input, self.outputs = x, parts
-        found = self.outputs.pop(layer)
+            self.input = x
+        output = self.outputs.pop(layer)
         if not self.outputs:
-            # Nothing is kept alive from one pass to the next.
+            # Nothing stays alive from one pass to the next.
             self.input = None
-        return found
+        return output
 
 
 class _Part(nn.Linear):
-    """A linear layer that is computed together with its neighbours."""
+    """A linear layer that is computed together with its neighbors."""
 
     together: _Together
 
@@ -64,20 +64,20 @@ class _Part(nn.Linear):
 def fused_projections(model: nn.Module) -> Iterator[None]:
     """Inside, attention layers compute query, key and value at once; after, the model is as before.
 
-    Layers of other kinds (with an adapter on one of the three, say) are left alone, and those that read other inputs each
-    (MobileBERT's).
+    Layers of other kinds (with an adapter on one of the three, say) are left alone, and those that read other inputs
+    each (MobileBERT's).
     """
     parts: list[nn.Linear] = []
     for module in model.modules():
-        children = dict(module.named_children())
-        for names in NAMES:
-            layers = [children[name] for name in names if name in children]
-            alike = all(type(layer) is nn.Linear for layer in layers) and len({x.in_features for x in layers}) == 1
-            if len(layers) == 3 and alike:
-                together = _Together(layers)
-                for layer in layers:
-                    layer.__class__, layer.together = _Part, together
-                parts += layers
+        children = [module.get_submodule(name) for name in query_key_value(module) or ()]
+        layers = [layer for layer in children if type(layer) is nn.Linear]
+        if len(layers) == 3 and len({layer.in_features for layer in layers}) == 1:
+            together = _Together(layers)
+            for layer in layers:
+                layer.__class__ = _Part
+                assert isinstance(layer, _Part)
+                layer.together = together
+                parts.append(layer)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What is computed in another way than the library does while a model trains on a CPU: the same numbers, or the same odds."""
+"""Faster computation of what a model does on a CPU: the same numbers, or dropout with the same odds."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hf_finetune.models.kernels.projections import fused_projections
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """Which of them are taken; on other devices than a CPU none is."""
+    """Which of them are used; on other devices than a CPU none is."""
 
     fast_dropout: bool = True
-    """See `models.kernels.dropout`."""
+    """See `kernels.dropout`."""
     fused_layers: bool = True
-    """See `models.kernels.layers`."""
+    """See `kernels.layers`."""
     fused_projections: bool = True
-    """See `models.kernels.projections`; for layers that are not computed as one function."""
+    """See `kernels.projections`; for layers that are not computed as one function."""
 
     @property
     def without_gradients(self) -> Shortcuts:
@@ -31,7 +31,7 @@ class Shortcuts:
 
     @contextmanager
     def taken(self, model: PreTrainedModel) -> Iterator[None]:
-        """Inside, they are; after, the model is as before."""
+        """Inside, they are used; after, the model is as before."""
         with ExitStack() as stack:
             if model.device.type == "cpu":
                 if self.fast_dropout:

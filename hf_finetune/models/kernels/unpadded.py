@@ -24,21 +24,27 @@ from transformers.masking_utils import (
 from transformers.utils import is_flash_attn_2_available
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.families import family_of, names_where, stock_head
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.modules import encoder, without_adapter
 
-# Families whose packed logits and gradients were found equal to the padded ones; a test holds them to it.
-FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
+# A test holds each of them to it.
+FAMILIES = names_where(lambda family: family.packable)
 FLASH = "flash_attention_2"
 
 
 def use_unpadded(
-    wanted: bool | None, model: PreTrainedModel, *, device: torch.device, autocast: torch.dtype | None, reason: str = ""
+    requested: bool | None,
+    model: PreTrainedModel,
+    *,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    reason: str = "",
 ) -> bool:
     """Whether batches go without padding.
 
     Args:
-        wanted: True, False, or None: where a flash-attention kernel runs them, which is on a GPU in half precision.
+        requested: True, False, or None: where a flash-attention kernel runs them, which is on a GPU in half precision.
         reason: what else stands against it, in words; empty: nothing.
 
     Raises:
@@ -49,9 +55,9 @@ def use_unpadded(
         reason = f"{family} is none of {', '.join(FAMILIES)}"
     if isinstance(model, CustomHeadClassifier):
         reason = "the head of model.pooling, model.last_layers or model.head reads padded rows"
-    if wanted and reason:
+    if requested and reason:
         raise InputError(f"batching.unpadded: expected false or unset here, got true: {reason}")
-    return bool(wanted) or (wanted is None and not reason and flash_fits(device, autocast))
+    return bool(requested) or (requested is None and not reason and flash_fits(device, autocast))
 
 
 def flash_fits(device: torch.device, autocast: torch.dtype | None) -> bool:
@@ -73,33 +79,33 @@ def flash_attention(model: nn.Module) -> Iterator[None]:
 
 def accept_packed(model: nn.Module) -> None:
     """Make a classifier take the batches of `data.tokens.pack` as well as ordinary ones; through a PEFT model too."""
-    body = encoder(without_adapter(model))
-    body.register_forward_pre_hook(_tell_rows_apart, with_kwargs=True)
+    body = encoder(model)
+    body.register_forward_pre_hook(_separate_rows, with_kwargs=True)
     body.register_forward_hook(_one_vector_a_row, with_kwargs=True)
 
 
-def _tell_rows_apart(body: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+def _separate_rows(body: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
     """Positions as the family counts them, and a block mask where the attention kernel does not read row bounds."""
     bounds = kwargs.get("cu_seq_lens_q")
     if bounds is None:
         return None
+    assert isinstance(body, PreTrainedModel)
     config, kwargs = body.config, dict(kwargs)
-    positions = kwargs["position_ids"]
-    if config.model_type == "roberta":
-        kwargs["position_ids"] = positions + body.embeddings.padding_idx + 1
+    family, positions = family_of(config), kwargs["position_ids"]
+    if family is not None and family.first_position is not None:
+        kwargs["position_ids"] = positions + family.first_position(config)
     if not config._attn_implementation.startswith("flash"):
-        own_row = packed_sequence_mask_function(_row_of_token(bounds, positions)[None])
-        asked = {
+        options = {
             "config": config,
             # Read for its shape, dtype and device.
             "inputs_embeds": torch.empty(*positions.shape, 0, dtype=body.dtype, device=positions.device),
             "attention_mask": None,
-            "and_mask_function": own_row,
+            "and_mask_function": packed_sequence_mask_function(_row_of_token(bounds, positions)[None]),
         }
-        mask: Any = create_bidirectional_mask(**asked)
-        if config.model_type == "modernbert":
+        mask: Any = create_bidirectional_mask(**options)
+        if "layer_types" in config.to_dict():
             # Rows lie side by side, so a window of so many tokens is the same within a row and in the long row.
-            mask = {"full_attention": mask, "sliding_attention": create_bidirectional_sliding_window_mask(**asked)}
+            mask = {"full_attention": mask, "sliding_attention": create_bidirectional_sliding_window_mask(**options)}
         kwargs["attention_mask"] = mask
     return args, kwargs
 
@@ -115,13 +121,15 @@ def _one_vector_a_row(body: nn.Module, args: tuple, kwargs: dict[str, Any], outp
     bounds = kwargs.get("cu_seq_lens_q")
     if bounds is None:
         return None
+    assert isinstance(body, PreTrainedModel)
     hidden_SD = output.last_hidden_state[0]
     assert len(hidden_SD) == kwargs["position_ids"].shape[1], "the last layer must not be narrowed to the first token"
-    if body.config.model_type == "modernbert" and body.config.classifier_pooling == "mean":
+    stock = stock_head(body.config)
+    if stock is not None and stock.pooling == "mean":
         read_BD = torch.segment_reduce(hidden_SD, "mean", offsets=bounds.long(), axis=0, unsafe=True)
     else:
         read_BD = hidden_SD.index_select(0, bounds[:-1])
     output.last_hidden_state = read_BD[:, None]
-    if body.config.model_type == "bert" and body.pooler is not None:
-        output.pooler_output = body.pooler(output.last_hidden_state)
+    if (pooler := dict(body.named_children()).get("pooler")) is not None:
+        output.pooler_output = pooler(output.last_hidden_state)
     return output

@@ -18,10 +18,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save_file
@@ -30,13 +30,24 @@ from transformers import PreTrainedModel
 from hf_finetune.errors import InputError
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.loading import seeded
-from hf_finetune.models.peft.compatibility import MERGEABLE, complete, cuts_out
+from hf_finetune.models.peft.compatibility import MERGEABLE, complete, cuts_out, method_of
 from hf_finetune.models.safety import first_line
 from hf_finetune.utils.artifacts import ADAPTER_FILE
 
 # peft checks little of a config before it uses it. Seen, beside its own words: r 8.5 is a TypeError, VeRA's r 0 a division
 # by zero, a token index past the vocabulary an IndexError, on pictures an AttributeError, a broken pattern re.error.
 PEFT_COMPLAINTS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, re.error)
+HARMLESS_WARNINGS = (
+    # A property of transformers that peft 0.21 still reads.
+    "`is_gradient_checkpointing` is deprecated",
+    # BOFT's kernel for GPUs, in whose place torch computes.
+    "Setting boft_n_butterfly_factor to 1",
+    "Failed to load the CUDA extension",
+    # AdaLoRA's ranks and layers left without any, which load as they should.
+    "The following rank_pattern keys did not match",
+    ".*LoRA tensor.s. have invalid shape",
+    "Initializing zero-element tensors is a no-op",
+)
 Variant = Literal["plain", "rslora", "dora", "pissa", "olora"]
 START = "adapter_at_start"
 """Folder beside a run's checkpoints, see `save_adapter`."""
@@ -60,18 +71,19 @@ def lora_config(
         r: rank of the update.
         alpha: the update is scaled by alpha / r.
         dropout: rate on the adapter's input.
-        fresh: modules that the checkpoint did not have, see `load.Loaded`.
+        fresh: modules that the checkpoint did not have, see `loading.Loaded`.
         variant: plain; rslora scales by alpha / sqrt(r) (https://arxiv.org/abs/2312.03732); dora learns the length of every
-            row apart from its direction (https://arxiv.org/abs/2402.09353); pissa and olora, see `adapter_fit.cuts_out`.
+            row apart from its direction (https://arxiv.org/abs/2402.09353); pissa and olora, see
+            `compatibility.cuts_out`.
     """
-    begin: dict[Variant, Literal["pissa", "olora"]] = {"pissa": "pissa", "olora": "olora"}
     config = LoraConfig(
         r=r,
-        lora_alpha=alpha,
+        # peft takes any number.
+        lora_alpha=cast(int, alpha),
         lora_dropout=dropout,
         use_rslora=variant == "rslora",
         use_dora=variant == "dora",
-        init_lora_weights=begin.get(variant, True),
+        init_lora_weights=variant if variant in ("pissa", "olora") else True,
     )
     return complete(model, config, fresh)
 
@@ -94,39 +106,37 @@ def add_adapter(
 
     Args:
         config: a PEFT config, complete or not.
-        fresh: modules that the checkpoint did not have, see `load.Loaded`.
+        fresh: modules that the checkpoint did not have, see `loading.Loaded`.
         seed: of the adapter's first weights; torch's global generator is left as it was.
         steps: optimiser steps of the run, for AdaLoRA. None: as the config says.
-        empty: give the adapter shapes but no memory, to see whether it fits a `skeleton.skeleton`.
+        empty: give the adapter shapes but no memory, to see whether it fits a model of `meta_model`.
 
     Raises:
         InputError: the method is not supported, does not fit this family, or names a module that the model does not have;
             AdaLoRA's schedule does not fit the steps.
     """
     whole = complete(model, config, fresh)
-    if config.peft_type == PeftType.ADALORA:
+    if isinstance(whole, AdaLoraConfig):
         _set_schedule(whole, steps)
     freeze_batch_norm(model)
     try:
         with seeded(seed), _quiet():
             adapted = get_peft_model(model, whole, low_cpu_mem_usage=empty)
     except PEFT_COMPLAINTS as error:
-        kind = f"{config.peft_type.value} does not fit {model.config.model_type}"
-        raise InputError(f"adapter: {kind}: {first_line(error)}") from error
+        misfit = f"{method_of(config)} does not fit {model.config.model_type}"
+        raise InputError(f"adapter: {misfit}: {first_line(error)}") from error
     return adapted
 
 
-def _set_schedule(config: PeftConfig, steps: int | None) -> None:
+def _set_schedule(config: AdaLoraConfig, steps: int | None) -> None:
     config.total_step = steps or config.total_step or 1
     if steps is None:
         return
     if config.tinit == config.tfinal == 0:
         config.tinit, config.tfinal = steps // 10, 3 * steps // 10
     if config.tinit + config.tfinal >= steps:
-        raise InputError(
-            f"adapter: tinit {config.tinit} and tfinal {config.tfinal} leave none of the {steps} steps for cutting ranks; "
-            "lower them"
-        )
+        phases = f"tinit {config.tinit} and tfinal {config.tfinal}"
+        raise InputError(f"adapter: {phases} leave none of the {steps} steps for cutting ranks; lower them")
 
 
 def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
@@ -141,15 +151,10 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without warnings that say nothing here: of a property of transformers that peft 0.21 still asks for, of BOFT's kernel
-    for GPUs, in whose place torch computes, and of AdaLoRA's ranks and layers left without any, which load as they should."""
+    """Without warnings that mean nothing here."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="Setting boft_n_butterfly_factor to 1")
-        warnings.filterwarnings("ignore", message="Failed to load the CUDA extension")
-        warnings.filterwarnings("ignore", message="The following rank_pattern keys did not match")
-        warnings.filterwarnings("ignore", message=".*LoRA tensor.s. have invalid shape")
-        warnings.filterwarnings("ignore", message="Initializing zero-element tensors is a no-op")
+        for message in HARMLESS_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
         yield
 
 
@@ -185,8 +190,8 @@ def save_adapter(adapted: PeftModel, folder: str | Path, *, start: str | Path | 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if adapted.active_peft_config.peft_type == PeftType.ADALORA:
-        _note_ranks(adapted)
+    if isinstance(adapted.active_peft_config, AdaLoraConfig):
+        _note_ranks(adapted, adapted.active_peft_config)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary, _quiet():
         # Embeddings are never resized here; asking peft to find out would ask the Hub.
         adapted.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
@@ -199,9 +204,9 @@ def save_adapter(adapted: PeftModel, folder: str | Path, *, start: str | Path | 
                 os.replace(path, folder / path.name)
 
 
-def _note_ranks(adapted: PeftModel) -> None:
-    """Say which ranks are left, by the values themselves: the schedule's last word may be older than the weights are."""
-    adapted.active_peft_config.rank_pattern = {
+def _note_ranks(adapted: PeftModel, config: AdaLoraConfig) -> None:
+    """Write which ranks are left, by the values themselves: the schedule's may be older than the weights are."""
+    config.rank_pattern = {
         name.removeprefix("base_model.model."): (values != 0).flatten().tolist()
         for name, values in adapted.named_parameters()
         if ".lora_E." in name

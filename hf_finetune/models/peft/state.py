@@ -7,9 +7,10 @@ cut for now, and neither loads into a model that trains.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftModel, PeftType
+from peft import AdaLoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
 from hf_finetune.errors import InputError
@@ -20,12 +21,12 @@ FILE = "adapter_state.safetensors"
 def save_state(adapted: PeftModel, folder: Path) -> None:
     """Write `FILE` into a checkpoint's folder."""
     tensors = {f"weight:{n}": p.detach().cpu().contiguous() for n, p in adapted.named_parameters() if p.requires_grad}
-    if adapted.active_peft_config.peft_type == PeftType.ADALORA:
-        ledger = adapted.base_model.rankallocator
+    config = adapted.active_peft_config
+    if isinstance(config, AdaLoraConfig):
+        ledger = _ledger(adapted)
         tensors |= {f"importance:{n}": t.cpu() for n, t in ledger.exp_avg_ipt.items()}
         tensors |= {f"uncertainty:{n}": t.cpu() for n, t in ledger.exp_avg_unc.items()}
-        kept = adapted.active_peft_config.rank_pattern or {}
-        tensors |= {f"kept:{n}": torch.tensor(mask) for n, mask in kept.items()}
+        tensors |= {f"kept:{n}": torch.tensor(mask) for n, mask in (config.rank_pattern or {}).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / FILE, metadata={"format": "pt"})
 
@@ -44,8 +45,9 @@ def load_state(adapted: PeftModel, folder: Path) -> None:
         raise InputError(f"{folder}: its weights are those of another adapter; start the run anew in another --output")
     for name, parameter in weights.items():
         parameter.copy_(saved[name])
-    if adapted.active_peft_config.peft_type == PeftType.ADALORA:
-        device, ledger = adapted.device, adapted.base_model.rankallocator
+    config = adapted.active_peft_config
+    if isinstance(config, AdaLoraConfig):
+        device, ledger = adapted.device, _ledger(adapted)
         ledger.reset_ipt()
         for name, tensor in tensors.items():
             kind, _, own = name.partition(":")
@@ -55,5 +57,10 @@ def load_state(adapted: PeftModel, folder: Path) -> None:
                 ledger.exp_avg_ipt[own] = tensor.to(device)
             elif kind == "uncertainty":
                 ledger.exp_avg_unc[own] = tensor.to(device)
-        kept = {n.removeprefix("kept:"): t.tolist() for n, t in tensors.items() if n.startswith("kept:")}
-        adapted.active_peft_config.rank_pattern = kept or None
+        ranks = {n.removeprefix("kept:"): t.tolist() for n, t in tensors.items() if n.startswith("kept:")}
+        config.rank_pattern = ranks or None
+
+
+def _ledger(adapted: PeftModel) -> Any:
+    """What AdaLoRA remembers of each weight's importance."""
+    return adapted.base_model.rankallocator

@@ -1,27 +1,46 @@
-"""Surgery on the encoder's depth: layers kept, dropped, copied, added or begun anew.
+"""Surgery on the encoder's depth: layers kept, dropped, copied or added.
 
 Layers are numbered from 0, the lowest, over all stages where a family has stages.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from hf_finetune.errors import InputError
-from hf_finetune.models.families import Family, Source, depth_of, depths_of, family_of, refusal
+from hf_finetune.models.families import Family, depth_of, depths_of
+from hf_finetune.models.surgery.rebuild import (
+    check_own_weights,
+    known_family,
+    layer_names,
+    rebuilt,
+    refusal,
+    unchanged,
+    updated_config,
+)
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from hf_finetune.models.surgery.rebuild import Weights
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights of a layer come from."""
+
+    layer: int
+    """Number of the layer, before."""
+    adds_nothing: bool = False
+    """Whether its outputs are set to zero, so that it passes on what it gets."""
 
 
 @configclass
-class _Chosen:
-    """Which layers; exactly one of the fields says it."""
+class LayerStep:
+    """An operation on layers; exactly one of the fields says which."""
 
     first: int | None = None
     """The lowest so many layers."""
@@ -36,227 +55,172 @@ class _Chosen:
         """Numbers of the layers, of `depth` in all.
 
         Raises:
-            InputError: none or several of the fields are given, or they name layers that are not there.
+            InputError: none or several of the fields are set, or they name layers that are not there.
         """
-        name = type(self).__name__
-        given = [n for n in ("first", "last", "every", "layers") if getattr(self, n) not in (None, ())]
-        if len(given) != 1:
-            raise refusal(name, f"expected one of first, last, every or layers, got {', '.join(given) or 'none'}")
-        if given == ["layers"]:
+        counts = {n: v for n, v in (("first", self.first), ("last", self.last), ("every", self.every)) if v is not None}
+        options = [*counts, *(["layers"] if self.layers else [])]
+        if len(options) != 1:
+            raise refusal(self, f"expected one of first, last, every or layers, got {', '.join(options) or 'none'}")
+        if self.layers:
             numbers = list(self.layers)
             if sorted(numbers) != numbers or not all(0 <= n < depth for n in numbers):
-                raise refusal(name, f"layers: expected rising numbers from 0 to {depth - 1}, got {numbers}")
+                raise refusal(self, f"layers: expected rising numbers from 0 to {depth - 1}, got {numbers}")
             return numbers
-        count = getattr(self, given[0])
+        ((option, count),) = counts.items()
         if not 1 <= count <= depth:
-            raise refusal(name, f"{given[0]}: expected 1 to {depth}, as many layers as there are, got {count}")
-        every_layer = list(range(depth))
-        return every_layer[:count] if self.first else every_layer[-count:] if self.last else every_layer[::count]
+            raise refusal(self, f"{option}: expected 1 to {depth}, as many layers as there are, got {count}")
+        numbers = list(range(depth))
+        return numbers[:count] if option == "first" else numbers[-count:] if option == "last" else numbers[::count]
+
+    def sources(self, depth: int) -> list[Source]:
+        """Where the weights of each layer come from, once the operation is done."""
+        raise NotImplementedError
+
+    def update_config(self, config: PreTrainedConfig) -> list[Source]:
+        """Write the new depth to `config`, and return where the weights of each layer come from.
+
+        Raises:
+            InputError: see `chosen`; a layer is dropped or kept twice, or none would be left; the family's config cannot
+                express the result.
+        """
+        family = known_family(self, config)
+        if config.to_dict().get("num_hidden_groups", 1) > 1:
+            check_own_weights(self, config, family)
+        sources = self.sources(depth_of(config, family))
+        _check_first(self, config, family, sources)
+        if family.staged:
+            stages = _check_stages(self, config, family, sources)
+            setattr(config, family.depths, [len(stage) for stage in stages])
+        else:
+            config.num_hidden_layers = len(sources)
+        _update_fields_by_layer(config, family, sources)
+        return sources
+
+    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with other layers."""
+        family, config = known_family(self, model.config), updated_config(self, model)
+        sources = self.sources(depth_of(model.config, family))
+
+        def weights(old: Weights, fresh: Weights) -> Weights:
+            before, after = (layer_names(model, family, names) for names in (old, fresh))
+            return _arranged(old, fresh, before, after, sources, family)
+
+        return rebuilt(model, config, unchanged if family.shared else weights)
 
 
 @configclass
-class KeepLayers(_Chosen):
+class KeepLayers(LayerStep):
     """Keep these encoder layers and drop the others.
 
     Keep the highest among them where the head reads the first token or a pooler: the layers below may not have written
     anything there yet.
     """
 
-    def refuse(self, config: PreTrainedConfig) -> None:
-        """Write the new depth to `config`.
-
-        Raises:
-            InputError: see `_Chosen.chosen`; a layer is named twice; the family cannot say the result.
-        """
-        _rearrange(config, self)
-
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with these layers alone."""
-        return _rearranged(model, self)
+    def sources(self, depth: int) -> list[Source]:
+        """These layers alone."""
+        return _remaining(self, depth, drop=False)
 
 
 @configclass
-class DropLayers(_Chosen):
+class DropLayers(LayerStep):
     """Drop these encoder layers and keep the others (arXiv:2004.03844)."""
 
-    def refuse(self, config: PreTrainedConfig) -> None:
-        """Write the new depth to `config`.
-
-        Raises:
-            InputError: see `_Chosen.chosen`; a layer is named twice, or none would be left; the family cannot say the
-                result.
-        """
-        _rearrange(config, self)
-
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model without these layers."""
-        return _rearranged(model, self)
+    def sources(self, depth: int) -> list[Source]:
+        """All layers but these."""
+        return _remaining(self, depth, drop=True)
 
 
 @configclass
-class DuplicateLayers(_Chosen):
+class DuplicateLayers(LayerStep):
     """Put a copy behind each of these encoder layers, with weights of its own: it does its work twice from the start.
 
     A layer that is named twice gets two copies. The network computes something else than before; `AddLayers` does not.
     """
 
-    def refuse(self, config: PreTrainedConfig) -> None:
-        """Write the new depth to `config`.
-
-        Raises:
-            InputError: see `_Chosen.chosen`; the family cannot say the result.
-        """
-        _rearrange(config, self)
-
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with the copies."""
-        return _rearranged(model, self)
+    def sources(self, depth: int) -> list[Source]:
+        """All layers, and the copies."""
+        chosen = self.chosen(depth)
+        return [Source(n) for n in range(depth) for _ in range(1 + chosen.count(n))]
 
 
 @configclass
-class AddLayers(_Chosen):
+class AddLayers(LayerStep):
     """Put a new layer behind each of these encoder layers; the network computes what it did, until the new ones learn.
 
     A new layer is a copy of the one below whose output weights are zero (arXiv:2401.02415), so it adds nothing to what it
-    gets. In families that normalise after adding (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, DeBERTa) it also takes over the
+    gets. In families that normalize after adding (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, DeBERTa) it also takes over the
     scale and shift of the LayerNorm below, which is left without. A layer that is named twice gets two. Adapters that
     multiply weights would leave it silent, and are refused.
     """
 
-    def refuse(self, config: PreTrainedConfig) -> None:
-        """Write the new depth to `config`.
+    def sources(self, depth: int) -> list[Source]:
+        """All layers, and the new ones."""
+        chosen = self.chosen(depth)
+        return [s for n in range(depth) for s in (Source(n), *[Source(n, adds_nothing=True)] * chosen.count(n))]
 
-        Raises:
-            InputError: see `_Chosen.chosen`; the family cannot say the result.
-        """
-        _rearrange(config, self)
-
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with the new layers."""
-        return _rearranged(model, self)
-
-
-@configclass
-class ReinitTopLayers:
-    """Begin the highest layers anew, with random weights as pretraining started (arXiv:2006.05987).
-
-    What the top layers know is closest to the pretraining task; on small data they can be in the way. They must train, so
-    methods that freeze them are refused; BatchNorm in them measures its statistics anew.
-    """
-
-    count: int
-    """Number of layers."""
-    pooler: bool = False
-    """Begin the encoder's pooler anew, too. Only BERT's comes from pretraining."""
-
-    def refuse(self, config: PreTrainedConfig) -> None:
-        """See that there are such layers; nothing changes in `config`.
-
-        Raises:
-            InputError: the encoder has fewer, all are one (ALBERT), or it has no pooler.
-        """
-        family = family_of(config, "ReinitTopLayers")
-        _check_own_weights(config, family, "ReinitTopLayers")
-        depth = depth_of(config, family)
-        if not 1 <= self.count <= depth:
-            raise refusal("ReinitTopLayers", f"count: expected 1 to {depth}, got {self.count}")
-        if self.pooler and config.model_type != "bert":
-            raise refusal("ReinitTopLayers", f"pooler: expected false, {config.model_type} has no pretrained pooler")
-
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with new weights, drawn by torch's generator."""
-        from hf_finetune.models.surgery.weights import started_anew
-
-        self.refuse(model.config)
-        family = family_of(model.config, "ReinitTopLayers")
-        depth = depth_of(model.config, family)
-        return started_anew(model, family, range(depth - self.count, depth), self.pooler)
+    def update_config(self, config: PreTrainedConfig) -> list[Source]:
+        """As of every operation on layers; refused where a layer cannot pass on what it gets."""
+        family, kind = known_family(self, config), config.model_type
+        check_own_weights(self, config, family)
+        for name, value in family.silent_if.items():
+            if (other := getattr(config, name)) != value:
+                why = f"with which a new layer cannot pass on what it gets; expected {value}, or leave it out"
+                raise refusal(self, f"this {kind} has {name} {other}, {why}")
+        return super().update_config(config)
 
 
-def begun_anew(model: PreTrainedModel, steps: Sequence[object]) -> list[nn.Module]:
-    """The layers that were begun anew.
-
-    Args:
-        model: after the operations.
-    """
-    from hf_finetune.models.surgery.weights import highest
-
-    counts = [step.count for step in steps if isinstance(step, ReinitTopLayers)]
-    return highest(model, family_of(model.config, "ReinitTopLayers"), max(counts)) if counts else []
+def _remaining(step: LayerStep, depth: int, *, drop: bool) -> list[Source]:
+    chosen = step.chosen(depth)
+    if len(set(chosen)) < len(chosen):
+        raise refusal(step, f"layers: expected each number once, got {chosen}")
+    remaining = [n for n in range(depth) if (n in chosen) != drop]
+    if not remaining:
+        raise refusal(step, f"all {depth} layers would be gone; leave at least one")
+    return [Source(n) for n in remaining]
 
 
-def refuse_frozen(model: PreTrainedModel, steps: Sequence[object], frozen_layers: int) -> None:
-    """See that layers which were begun anew train.
-
-    Args:
-        model: after the operations, and after all that freezes.
-        frozen_layers: how many of the lowest layers the recipe freezes.
-
-    Raises:
-        InputError: one of them does not.
-    """
-    begun = begun_anew(model, steps)
-    if any(not p.requires_grad for layer in begun for p in layer.parameters()):
-        family = family_of(model.config, "ReinitTopLayers")
-        what = f"at most {depth_of(model.config, family) - len(begun)}" if not family.staged else "fewer"
-        raise InputError(
-            f"model.frozen_layers: expected {what} beside ReinitTopLayers(count={len(begun)}), whose layers must train, "
-            f"got {frozen_layers}"
-        )
+def _check_first(step: LayerStep, config: PreTrainedConfig, family: Family, sources: Sequence[Source]) -> None:
+    """Layer 0 must stay, and stay alone, where it is built otherwise than the others."""
+    kind, firsts = config.model_type, [source for source in sources if source.layer == 0]
+    if family.first_differs and sum(not source.adds_nothing for source in firsts) != 1:
+        raise refusal(step, f"{kind}'s layer 0 has no norm before its attention: it must stay, and stay alone")
+    if config.to_dict().get("conv_kernel_size", 0) > 0 and len(firsts) != 1:
+        raise refusal(step, f"this {kind} has a convolution beside layer 0: it must stay, and stay alone")
 
 
-LayerStep = KeepLayers | DropLayers | DuplicateLayers | AddLayers
+def _check_stages(
+    step: LayerStep, config: PreTrainedConfig, family: Family, sources: Sequence[Source]
+) -> list[list[Source]]:
+    """The sources by stage, each with a layer left, its way in among them."""
+    kind, depths = config.model_type, depths_of(config, family)
+    stages = []
+    for number, (first, depth) in enumerate(zip(accumulate(depths, initial=0), depths, strict=False)):
+        stage = [source for source in sources if first <= source.layer < first + depth]
+        if family.leads and [source.layer for source in stage].count(first) != 1:
+            raise refusal(step, f"layer {first} of {kind} is the way into stage {number}: it must stay, and stay alone")
+        if not stage:
+            raise refusal(step, f"stage {number} of {kind} would have no layer left; leave at least one in each")
+        for place, source in enumerate(stage if family.alternating else ()):
+            # Windows, shifted windows: which one a layer has follows from its place alone.
+            if not source.adds_nothing and (source.layer - first) % 2 != place % 2:
+                moved = f"layer {source.layer} of {kind} would come to place {place} of stage {number}"
+                raise refusal(
+                    step,
+                    f"{moved}, but its layers take turns at shifting their windows, by place; keep an even distance "
+                    "between those that stay, and use AddLayers for more",
+                )
+        stages.append(stage)
+    return stages
 
 
-def _sources(step: LayerStep, depth: int) -> list[Source]:
-    """Where the weights of each layer come from, once the operation is done."""
-    name, chosen = type(step).__name__, step.chosen(depth)
-    match step:
-        case KeepLayers() | DropLayers():
-            if len(set(chosen)) < len(chosen):
-                raise refusal(name, f"layers: expected each number once, got {chosen}")
-            kept = [n for n in range(depth) if (n in chosen) == isinstance(step, KeepLayers)]
-            if not kept:
-                raise refusal(name, f"all {depth} layers would be gone; leave at least one")
-            return [Source(n) for n in kept]
-        case _:
-            adds_nothing = isinstance(step, AddLayers)
-            return [s for n in range(depth) for s in (Source(n), *[Source(n, adds_nothing)] * chosen.count(n))]
-
-
-def _staged(config: PreTrainedConfig, family: Family, sources: Sequence[Source]) -> list[list[Source]]:
-    """The sources by stage: one stage in families without."""
-    depths = depths_of(config, family)
-    ends = list(accumulate(depths))
-    return [[s for s in sources if end - depth <= s.layer < end] for end, depth in zip(ends, depths, strict=True)]
-
-
-def _rearrange(config: PreTrainedConfig, step: LayerStep) -> list[list[Source]]:
-    """Write the new depth to `config` and return the sources by stage, or refuse what it cannot say."""
+def _update_fields_by_layer(config: PreTrainedConfig, family: Family, sources: Sequence[Source]) -> None:
+    """Write the config fields that say something of each layer."""
     from transformers.backbone_utils import BackboneConfigMixin
 
-    name, kind = type(step).__name__, config.model_type
-    family = family_of(config, name)
-    if isinstance(step, AddLayers):
-        _check_can_add_nothing(config, family)
-    if config.to_dict().get("num_hidden_groups", 1) > 1:
-        _check_own_weights(config, family, name)
-    sources = _sources(step, depth_of(config, family))
-    stages = _staged(config, family, sources)
-    originals = [s.layer for s in sources if not s.adds_nothing]
-    if kind == "modernbert":
-        # The first layer is built without its first norm, and only the first.
-        if originals.count(0) != 1:
-            raise refusal(name, "modernbert's layer 0 has no norm before its attention: it must stay, and stay alone")
-        config.layer_types = [config.layer_types[s.layer] for s in sources]
-    if config.to_dict().get("conv_kernel_size", 0) > 0 and [s.layer for s in sources].count(0) != 1:
-        raise refusal(name, f"this {kind} has a convolution beside layer 0: it must stay, and stay alone")
-    if not family.staged:
-        config.num_hidden_layers = len(sources)
-    else:
-        _check_stages(config, family, name, stages)
-        setattr(config, family.depths, [len(stage) for stage in stages])
-    if kind == "efficientnet":
+    fields = config.to_dict()
+    if family.first_differs:
+        config.layer_types = [config.layer_types[source.layer] for source in sources]
+    if "depthwise_padding" in fields:
         config.depth_coefficient = 1.0
         # Blocks by number, over all stages.
         config.depthwise_padding = [i for i, s in enumerate(sources) if s.layer in config.depthwise_padding]
@@ -265,57 +229,41 @@ def _rearrange(config: PreTrainedConfig, step: LayerStep) -> list[list[Source]]:
             config.stage_names = ["stem", *(f"stage{i + 1}" for i in range(len(sources)))]
         # For use as a backbone: the features of the last layer, as is the default.
         config.set_output_features_output_indices(out_features=None, out_indices=None)
-    return stages
 
 
-def _check_stages(config: PreTrainedConfig, family: Family, name: str, stages: Sequence[Sequence[Source]]) -> None:
-    kind = config.model_type
-    begins = accumulate(depths_of(config, family), initial=0)
-    for number, (stage, first) in enumerate(zip(stages, begins, strict=False)):
-        if family.leads and [s.layer for s in stage].count(first) != 1:
-            raise refusal(name, f"layer {first} of {kind} is the way into stage {number}: it must stay, and stay alone")
-        if not stage:
-            raise refusal(name, f"stage {number} of {kind} would have no layer left; leave at least one in each")
-        if kind == "swin":
-            _check_turns(name, number, stage, first)
+def _arranged(
+    old: Weights, fresh: Weights, before: Sequence[str], after: Sequence[str], sources: Sequence[Source], family: Family
+) -> Weights:
+    """Weights of the layers named `after`, each from its source among those named `before`."""
+    result = {name: old[name] for name in fresh if not any(name.startswith(f"{layer}.") for layer in after)}
+    last = ""
+    for layer, source in zip(after, sources, strict=True):
+        for name in fresh:
+            if name.startswith(f"{layer}."):
+                origin = f"{before[source.layer]}{name[len(layer) :]}"
+                # ModernBERT's first layer has no norm to copy: the copy's is as it starts.
+                result[name] = (old[origin] if origin in old else fresh[name]).clone()
+        if source.adds_nothing:
+            _silence(result, family, layer, last)
+        last = layer
+    return result
 
 
-def _check_turns(name: str, number: int, stage: Sequence[Source], first: int) -> None:
-    """Swin's layers take turns: windows, shifted windows. Which one a layer is follows from its place alone."""
-    for place, source in enumerate(stage):
-        if not source.adds_nothing and (source.layer - first) % 2 != place % 2:
-            raise refusal(
-                name,
-                f"layer {source.layer} of swin would come to place {place} of stage {number}, but its layers take turns at "
-                "shifting their windows, by place; "
-                + ("use AddLayers" if name == "DuplicateLayers" else "keep an even distance between those that stay"),
-            )
+def _silence(weights: Weights, family: Family, layer: str, previous: str) -> None:
+    """Let a layer pass on what it gets, until its output weights have learned something.
 
-
-def _check_can_add_nothing(config: PreTrainedConfig, family: Family) -> None:
-    """See that a new layer can be made which passes on what it gets."""
-    kind = config.model_type
-    _check_own_weights(config, family, "AddLayers")
-    if kind == "resnet" and config.hidden_act != "relu":
-        raise refusal(
-            "AddLayers",
-            f"this resnet has {config.hidden_act} behind each layer, which would change what it gets; "
-            "relu alone would not",
-        )
-    if kind == "poolformer" and not config.use_layer_scale:
-        raise refusal("AddLayers", "this poolformer has no layer scales: its pooling cannot be silent; leave it out")
-
-
-def _check_own_weights(config: PreTrainedConfig, family: Family, name: str) -> None:
-    if family.shared:
-        raise refusal(name, f"the layers of {config.model_type} share their weights; leave it out")
-
-
-def _rearranged(model: PreTrainedModel, step: LayerStep) -> PreTrainedModel:
-    from hf_finetune.models.surgery.weights import arranged, built
-
-    family, config = family_of(model.config, type(step).__name__), copy.deepcopy(model.config)
-    stages = _rearrange(config, step)
-    if family.shared:
-        return built(model, config, lambda old, _: old)
-    return arranged(model, config, family, stages)
+    Behind a layer that ends in a LayerNorm y = g z + b this takes more than zeros: the layer's own norms would take g and
+    b away. So the previous layer ends in z alone, which a norm leaves as it is, and the last norm here makes g z + b.
+    """
+    for name in family.outputs:
+        for part in ("", ".weight", ".bias"):
+            if f"{layer}.{name}{part}" in weights:
+                weights[f"{layer}.{name}{part}"].zero_()
+    if not family.norms:
+        return
+    for part, neutral in (("weight", 1.0), ("bias", 0.0)):
+        last = weights[f"{previous}.{family.norms[-1]}.{part}"]
+        weights[f"{layer}.{family.norms[-1]}.{part}"].copy_(last)
+        for norm in family.norms[:-1]:
+            weights[f"{layer}.{norm}.{part}"].fill_(neutral)
+        last.fill_(neutral)

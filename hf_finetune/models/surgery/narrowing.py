@@ -13,54 +13,51 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_finetune.models.families import family_of
-from hf_finetune.models.kernels.projections import NAMES
-from hf_finetune.models.surgery.weights import Weights, built, layer_names
+from hf_finetune.models.families import FAMILIES
+from hf_finetune.models.modules import query_key_value
+from hf_finetune.models.surgery.rebuild import layer_names
+
+Weights = dict[str, torch.Tensor]
 
 
-def narrowed(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-    """The model as wide as `config` says, see `width_surgery.NarrowHidden`."""
+def narrowed_weights(
+    model: PreTrainedModel, config: PreTrainedConfig, old: Weights, fresh: Mapping[str, torch.Tensor]
+) -> Weights:
+    """The weights of a model as wide as `config` says, see `hidden_width.NarrowHidden`; `fresh` has their shapes."""
     before, after = model.config.hidden_size, config.hidden_size
-
-    def weights(old: Weights, fresh: Weights) -> Weights:
-        attentions = _attentions(model, old)
-        # What a head computes within itself is no feature of a token.
-        inner = {(f"{name}.{part}", 0) for *three, _ in attentions for name in three for part in ("weight", "bias")}
-        inner |= {(f"{out}.weight", 1) for *_, out in attentions}
-        features = {
-            name: [
-                dim
-                for dim, size in enumerate(fresh[name].shape)
-                if tensor.shape[dim] != size and (name, dim) not in inner
-            ]
-            for name, tensor in old.items()
-        }
-        kept_W = _importance(model, features).topk(after).indices.sort().values
-        result = dict(old)
-        for name, dims in features.items():
-            for dim in dims:
-                # DINOv2's head reads two tokens side by side.
-                tokens = old[name].shape[dim] // before
-                places = torch.cat([kept_W + before * token for token in range(tokens)])
-                result[name] = result[name].index_select(dim, places.to(result[name].device))
-        for attention in attentions:
-            result |= _with_narrow_heads(result, attention, config.num_attention_heads, after)
-        return result
-
-    return built(model, config, weights)
+    attentions = _attentions(model, old)
+    # What a head computes within itself is no feature of a token.
+    inner = {(f"{name}.{part}", 0) for *three, _ in attentions for name in three for part in ("weight", "bias")}
+    inner |= {(f"{out}.weight", 1) for *_, out in attentions}
+    features = {
+        name: [
+            dim for dim, size in enumerate(fresh[name].shape) if tensor.shape[dim] != size and (name, dim) not in inner
+        ]
+        for name, tensor in old.items()
+    }
+    best_W = _importance(model, features).topk(after).indices.sort().values
+    result = dict(old)
+    for name, dims in features.items():
+        for dim in dims:
+            # DINOv2's head reads two tokens side by side.
+            tokens = old[name].shape[dim] // before
+            places = torch.cat([best_W + before * token for token in range(tokens)])
+            result[name] = result[name].index_select(dim, places.to(result[name].device))
+    for attention in attentions:
+        result |= _with_narrow_heads(result, attention, config.num_attention_heads, after)
+    return result
 
 
 def _attentions(model: PreTrainedModel, weights: Weights) -> list[tuple[str, str, str, str]]:
     """Full names of query, key, value and output layer, of all layers from the bottom up."""
-    family = family_of(model.config, "NarrowHidden")
-    found = []
+    family = FAMILIES[model.config.model_type]
+    names = []
     for layer in layer_names(model, family, weights):
         for name, module in model.get_submodule(layer).named_modules(prefix=layer):
-            for three in NAMES:
-                if set(three) <= dict(module.named_children()).keys():
-                    query, key, value = (f"{name}.{part}" for part in three)
-                    found.append((query, key, value, f"{layer}.{family.outputs[0]}"))
-    return found
+            if three := query_key_value(module):
+                query, key, value = (f"{name}.{part}" for part in three)
+                names.append((query, key, value, f"{layer}.{family.outputs[0]}"))
+    return names
 
 
 def _importance(model: PreTrainedModel, features: Mapping[str, Sequence[int]]) -> torch.Tensor:
@@ -97,9 +94,9 @@ def _with_narrow_heads(weights: Weights, attention: Sequence[str], heads: int, w
 
     def named(name: str, rows_HFI: torch.Tensor) -> Weights:
         rows, like = rows_HFI.flatten(0, 1), weights[f"{name}.weight"]
-        found = {"weight": rows[:, : like.shape[1]]}
-        found |= {"bias": rows[:, -1]} if f"{name}.bias" in weights else {}
-        return {f"{name}.{part}": tensor.to(like.dtype) for part, tensor in found.items()}
+        parts = {"weight": rows[:, : like.shape[1]]}
+        parts |= {"bias": rows[:, -1]} if f"{name}.bias" in weights else {}
+        return {f"{name}.{part}": tensor.to(like.dtype) for part, tensor in parts.items()}
 
     query_HFI, key_HFI = approximated(rows(query), rows(key), width // heads)
     # Attention divides by the root of a head's features.

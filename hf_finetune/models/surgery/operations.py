@@ -1,8 +1,8 @@
-"""Surgery on a pretrained checkpoint: what `model.surgery` can hold, and how it is done.
+"""Surgery on a pretrained checkpoint: the operations that `model.surgery` can hold, and how they are done.
 
-An operation is a frozen dataclass. `refuse(config)` writes to a config what the operation changes in it, or raises what
-speaks against it; `model = step(model)` does it. The result is what plain transformers builds from the changed config, so
-a saved model loads with nothing of this package.
+An operation is a frozen dataclass, each in a module of its own. `update_config(config)` writes to a config what the
+operation changes in it, or raises what speaks against it; `model = step(model)` does it. The result is what plain
+transformers builds from the changed config, so a saved model loads with nothing of this package.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hf_finetune.models.families import refusal
-from hf_finetune.models.surgery.convolutions import SetKernelSize, SetPooling
-from hf_finetune.models.surgery.inner import SetActivation, SetAttention, SetDropout
-from hf_finetune.models.surgery.layers import (
-    AddLayers,
-    DropLayers,
-    DuplicateLayers,
-    KeepLayers,
-    LayerStep,
-    ReinitTopLayers,
-)
+from hf_finetune.models.surgery.activation import SetActivation
+from hf_finetune.models.surgery.attention import SetAttention
+from hf_finetune.models.surgery.dropout import SetDropout
+from hf_finetune.models.surgery.feed_forward import ResizeFeedForward
+from hf_finetune.models.surgery.hidden_width import NarrowHidden
+from hf_finetune.models.surgery.kernel_size import SetKernelSize
+from hf_finetune.models.surgery.layers import AddLayers, DropLayers, DuplicateLayers, KeepLayers, LayerStep
 from hf_finetune.models.surgery.patches import ResizeImage, ResizePatches
+from hf_finetune.models.surgery.pooling import SetPooling
 from hf_finetune.models.surgery.positions import ExtendPositions
-from hf_finetune.models.surgery.skip_layers import LayerDrop, StochasticDepth
-from hf_finetune.models.surgery.width import NarrowHidden, ResizeFeedForward
+from hf_finetune.models.surgery.rebuild import refusal
+from hf_finetune.models.surgery.reinit import ReinitTopLayers
+from hf_finetune.models.surgery.stochastic_depth import LayerDrop, StochasticDepth
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -56,21 +54,20 @@ def planned(config: PreTrainedConfig, steps: Sequence[SurgeryStep]) -> PreTraine
 
     Raises:
         InputError: naming the operation, what it expected, and the checkpoint's family; or two operations of a kind that
-            can be given once only, or layers that are begun anew before others are taken, added or moved.
+            can stand once only, or layers that are started anew before others are taken, added or moved.
     """
-    anew = False
+    reinit = None
     for step in steps:
-        anew = anew or isinstance(step, ReinitTopLayers)
-        if anew and isinstance(step, LayerStep):
-            raise refusal(
-                "ReinitTopLayers", f"expected behind {type(step).__name__}, which changes what layers there are"
-            )
+        reinit = step if isinstance(step, ReinitTopLayers) else reinit
+        if reinit is not None and isinstance(step, LayerStep):
+            raise refusal(reinit, f"expected behind {type(step).__name__}, which changes what layers there are")
     for kind in (StochasticDepth, LayerDrop):
-        if sum(isinstance(step, kind) for step in steps) > 1:
-            raise refusal(kind.__name__, "expected once at most")
+        alike = [step for step in steps if isinstance(step, kind)]
+        if len(alike) > 1:
+            raise refusal(alike[1], "expected once at most")
     config = copy.deepcopy(config)
     for step in _in_order(steps):
-        step.refuse(config)
+        step.update_config(config)
     return config
 
 
@@ -88,5 +85,5 @@ def operate(model: PreTrainedModel, steps: Sequence[SurgeryStep]) -> PreTrainedM
 
 
 def _in_order(steps: Sequence[SurgeryStep]) -> list[SurgeryStep]:
-    """As given, then stochastic depth, then LayerDrop: hooks on layers would not outlive what builds them anew."""
+    """The steps, then stochastic depth, then LayerDrop: hooks on layers would not outlive what builds them anew."""
     return sorted(steps, key=lambda step: (isinstance(step, LayerDrop), isinstance(step, StochasticDepth)))

@@ -15,16 +15,16 @@ from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.features.frozen_layers import cache_frozen_layers
 from hf_finetune.features.prefix import NoBoundary, Prefix
 from hf_finetune.models import freezing
+from hf_finetune.models.families import FAMILIES, tokens_before_patches
 from hf_finetune.models.heads.custom import CustomHeadClassifier, with_head
-from hf_finetune.models.heads.pooling import PATCHES_AFTER, STAGED, TEXTS
 from hf_finetune.models.kernels.dropout import FastDropout, fast_dropout
-from hf_finetune.models.kernels.narrow_last_layer import FROM, first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
 from hf_finetune.models.kernels.unpadded import use_unpadded
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.modules import classification_layer, encoder, head_modules, set_layer
 from hf_finetune.models.peft.adapters import add_adapter, lora_config, merge
 
-KNOWN = [f for f in TEXT_FAMILIES + IMAGE_FAMILIES if f in (*TEXTS, *PATCHES_AFTER, *STAGED)]
+KNOWN = [f for f in TEXT_FAMILIES + IMAGE_FAMILIES if FAMILIES[f].head is not None]
 
 
 def pooled(classifier, family: str, **options) -> CustomHeadClassifier:
@@ -41,7 +41,7 @@ def pooled(classifier, family: str, **options) -> CustomHeadClassifier:
 def test_logits_are_those_of_the_definition(family: str, classifier, inputs) -> None:
     """Computed apart, from what the encoder gives: the maximum of three features, and the mean over two layers."""
     batch = inputs(family)
-    flat = family not in STAGED
+    flat = not FAMILIES[family].staged
     model = pooled(classifier, family, last_layers=2 if flat else 1, head="mlp", head_width=5, head_activation="relu")
     with torch.no_grad():
         output = encoder(model)(**batch, output_hidden_states=True)
@@ -49,7 +49,7 @@ def test_logits_are_those_of_the_definition(family: str, classifier, inputs) -> 
         rows = []
         for row in range(2):
             parts = [s[row].flatten(1).T if s.dim() == 4 else s[row] for s in states]
-            tokens = torch.cat(parts, -1)[PATCHES_AFTER.get(family, 0) :]
+            tokens = torch.cat(parts, -1)[tokens_before_patches(model.config) :]
             if "attention_mask" in batch:
                 tokens = tokens[batch["attention_mask"][row].bool()]
             rows.append(tokens.max(0).values)
@@ -61,7 +61,7 @@ def test_logits_are_those_of_the_definition(family: str, classifier, inputs) -> 
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "attention"])
-@pytest.mark.parametrize("family", [f for f in KNOWN if f in TEXTS])
+@pytest.mark.parametrize("family", [f for f in KNOWN if f in TEXT_FAMILIES])
 def test_padding_changes_nothing(family: str, pooling: str, classifier, inputs) -> None:
     """A row alone, without a mask, has the logits that it has padded beside a longer one."""
     batch = inputs(family)
@@ -75,7 +75,7 @@ def test_padding_changes_nothing(family: str, pooling: str, classifier, inputs) 
 @pytest.mark.parametrize("family", KNOWN)
 def test_all_that_it_has_trains(family: str, classifier, inputs) -> None:
     """No weight without a gradient but those that the family's own class leaves without one, or reads elsewhere."""
-    layers = 1 if family in STAGED else 2
+    layers = 1 if FAMILIES[family].staged else 2
     model = pooled(classifier, family, pooling="attention", last_layers=layers, head="mlp")
     stock = classifier(family).model
     stock(**inputs(family)).logits.square().sum().backward()
@@ -149,7 +149,7 @@ def test_lora_trains_and_merges(family: str, classifier, inputs) -> None:
     assert any(not torch.equal(body[n], t) for n, t in encoder(merged).state_dict().items())
 
 
-@pytest.mark.parametrize("family", [f for f in TEXT_FAMILIES if f in FROM])
+@pytest.mark.parametrize("family", [f for f in TEXT_FAMILIES if FAMILIES[f].tokenwise_from])
 def test_last_layer_is_narrowed_for_the_first_token_alone(family: str, classifier, inputs) -> None:
     model = pooled(classifier, family, pooling="cls", head="mlp", head_width=4)
     with torch.no_grad():

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.heads.pooling import Pool, Reading, masked_max, masked_mean, reading_of, states_of
+from hf_finetune.models.heads.pooling import Pool, PoolingSpec, last_states, masked_max, masked_mean, pooling_spec
 
 # Two rows of three tokens and two features; the second row's last token is padding.
 STATES = torch.tensor([[[1.0, -1.0], [2.0, -5.0], [6.0, -3.0]], [[4.0, 0.0], [2.0, -8.0], [100.0, 100.0]]])
@@ -23,23 +23,23 @@ def test_mean_and_max_by_hand() -> None:
 @pytest.mark.parametrize(
     ("reading", "expected"),
     [
-        (Reading("cls"), [[1.0, -1.0], [4.0, 0.0]]),
-        (Reading("cls", first=1), [[1.0, -1.0], [4.0, 0.0]]),
-        (Reading("mean"), [[3.0, -3.0], [3.0, -4.0]]),
-        (Reading("max"), [[6.0, -1.0], [4.0, 0.0]]),
+        (PoolingSpec("cls"), [[1.0, -1.0], [4.0, 0.0]]),
+        (PoolingSpec("cls", first=1), [[1.0, -1.0], [4.0, 0.0]]),
+        (PoolingSpec("mean"), [[3.0, -3.0], [3.0, -4.0]]),
+        (PoolingSpec("max"), [[6.0, -1.0], [4.0, 0.0]]),
     ],
 )
-def test_pool_by_hand(reading: Reading, expected: list) -> None:
+def test_pool_by_hand(reading: PoolingSpec, expected: list) -> None:
     assert Pool(reading, 2)(STATES, MASK).tolist() == expected
 
 
 def test_tokens_before_the_patches_are_left_out() -> None:
-    assert Pool(Reading("mean", first=1), 2)(STATES).tolist() == [[4.0, -4.0], [51.0, 46.0]]
-    assert Pool(Reading("max", first=2), 2)(STATES).tolist() == [[6.0, -3.0], [100.0, 100.0]]
+    assert Pool(PoolingSpec("mean", first=1), 2)(STATES).tolist() == [[4.0, -4.0], [51.0, 46.0]]
+    assert Pool(PoolingSpec("max", first=2), 2)(STATES).tolist() == [[6.0, -3.0], [100.0, 100.0]]
 
 
 def test_attention_by_hand() -> None:
-    pool = Pool(Reading("attention"), 2)
+    pool = Pool(PoolingSpec("attention"), 2)
     assert torch.equal(pool(STATES, MASK), masked_mean(STATES, MASK)), "its query starts at zero"
     with torch.no_grad():
         pool.query.copy_(torch.tensor([0.0, torch.log(torch.tensor(3.0)) / 2]))
@@ -52,14 +52,14 @@ def test_attention_by_hand() -> None:
 
 def test_half_precision_sums_in_float32() -> None:
     states = torch.full((1, 4096, 1), 1.0, dtype=torch.bfloat16)
-    assert Pool(Reading("mean"), 1)(states, torch.ones(1, 4096)).item() == 1.0
-    assert Pool(Reading("mean"), 1)(states).dtype == torch.bfloat16
+    assert Pool(PoolingSpec("mean"), 1)(states, torch.ones(1, 4096)).item() == 1.0
+    assert Pool(PoolingSpec("mean"), 1)(states).dtype == torch.bfloat16
 
 
 def test_layers_side_by_side_the_last_one_first() -> None:
     hidden = tuple(torch.full((1, 2, 1), float(n)) for n in range(4))
-    assert states_of(torch.full((1, 2, 1), 9.0), hidden, 3)[0].tolist() == [[9.0, 2.0, 1.0]] * 2
-    assert states_of(torch.arange(4.0).view(1, 1, 2, 2), None, 1).tolist() == [[[0.0], [1.0], [2.0], [3.0]]]
+    assert last_states(torch.full((1, 2, 1), 9.0), hidden, 3)[0].tolist() == [[9.0, 2.0, 1.0]] * 2
+    assert last_states(torch.arange(4.0).view(1, 1, 2, 2), None, 1).tolist() == [[[0.0], [1.0], [2.0], [3.0]]]
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_layers_side_by_side_the_last_one_first() -> None:
 )
 def test_what_makes_no_sense_is_refused_by_name(family: str, pooling: str, layers: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        reading_of(AutoConfig.for_model(family), pooling, layers)
+        pooling_spec(AutoConfig.for_model(family), pooling, layers)
 
 
 def test_registers_are_no_patches() -> None:
     config = AutoConfig.for_model("dinov2_with_registers", num_register_tokens=4)
-    assert reading_of(config, "mean", 1).first == 5
+    assert pooling_spec(config, "mean", 1).first == 5

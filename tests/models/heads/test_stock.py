@@ -5,9 +5,9 @@ import torch
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from transformers import AutoModelForImageClassification
 
+from hf_finetune.models.families import FAMILIES, StockHead, stock_head
 from hf_finetune.models.heads.custom import CustomHeadClassifier, with_head
-from hf_finetune.models.heads.pooling import PATCHES_AFTER, STAGED, TEXTS
-from hf_finetune.models.heads.stock import StockHead, fold, stock_head, switch
+from hf_finetune.models.heads.stock import fold, switch
 from hf_finetune.models.modules import classification_layer, encoder
 
 MLP = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet")
@@ -19,7 +19,7 @@ def test_the_table_is_what_the_classes_do(family: str, classifier, inputs) -> No
     model = classifier(family).model.eval()
     stock = stock_head(model.config)
     if stock is None:
-        assert family not in (*TEXTS, *PATCHES_AFTER, *STAGED)
+        assert family not in FAMILIES or FAMILIES[family].head is None
         return
     if family != "resnet":
         assert model.get_submodule(stock.out) is classification_layer(model)
@@ -58,7 +58,7 @@ def test_linear_on_the_first_token_is_folded(family: str, classifier, inputs) ->
         classification_layer(model).bias.normal_()
         large[-1].mul_(10)
         expected = model(**inputs(family))
-        folded = fold(encoder(model), model.reading, model.head)
+        folded = fold(encoder(model), model.spec, model.head)
         assert type(folded).__module__.startswith("transformers.") and not folded.training
         found = folded(**inputs(family))
     assert expected.logits.abs().max() > 1
@@ -76,7 +76,7 @@ def test_dinov2_reads_both_so_either_is_folded(pooling: str, classifier, inputs)
     assert isinstance(model, CustomHeadClassifier) and model.folds
     with torch.no_grad():
         expected = model(**inputs("dinov2")).logits
-        found = fold(encoder(model), model.reading, model.head)(**inputs("dinov2")).logits
+        found = fold(encoder(model), model.spec, model.head)(**inputs("dinov2")).logits
     assert torch.allclose(found, expected, atol=1e-6)
 
 
@@ -114,5 +114,5 @@ def test_beit_is_switched_both_ways_and_reloads(classifier, inputs, tmp_path) ->
 @pytest.mark.parametrize("family", ["vit", "deit", "swin", "convnext", "resnet", "efficientnet"])
 def test_linear_heads_of_pictures_stay_their_class(family: str, classifier) -> None:
     loaded = classifier(family)
-    pooling = "mean" if family in STAGED else "cls"
+    pooling = "mean" if FAMILIES[family].staged else "cls"
     assert with_head(loaded, pooling=pooling, head="linear").model is loaded.model

@@ -6,12 +6,13 @@ import pytest
 import torch
 from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 
-from hf_finetune.models.kernels.narrow_last_layer import FROM, first_token_alone
+from hf_finetune.models.families import FAMILIES
+from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
 from hf_finetune.models.loading import load_classifier
 
 
 @pytest.mark.parametrize("attention", ["eager", None])
-@pytest.mark.parametrize("family", [f for f in TEXT_FAMILIES if f in FROM])
+@pytest.mark.parametrize("family", [f for f in TEXT_FAMILIES if FAMILIES[f].tokenwise_from])
 def test_same_numbers(tmp_path: Path, family: str, attention: str | None) -> None:
     tiny_text_checkpoint(tmp_path, family)
     model = load_classifier(

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from hf_finetune.errors import InputError
 from hf_finetune.models.freezing import frozen_layers, trainable_parameters
 from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.meta_model import skeleton
+from hf_finetune.models.meta_model import meta_classifier
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, lora_config, merge, mergeable, save_adapter
 from hf_finetune.models.peft.compatibility import SUPPORTED, check_added_layers
 from hf_finetune.models.peft.config import PEFT_TYPES
@@ -126,7 +126,7 @@ def test_other_methods(method: str, family: str, classifier, inputs, tmp_path: P
 @pytest.mark.parametrize(("method", "family"), sorted(NOT))
 def test_what_does_not_fit_is_told_without_weights(method: str, family: str, checkpoint):
     task = "image-classification"
-    bones = skeleton(inspect_checkpoint(checkpoint(family)), task)
+    bones = meta_classifier(inspect_checkpoint(checkpoint(family)), task)
     with pytest.raises(InputError, match=f"does not fit {family}"):
         add_adapter(bones, METHODS[method], (), empty=True)
 
@@ -135,7 +135,7 @@ def test_every_method_is_tried_without_weights(checkpoint):
     """A fitting one goes onto a model without memory, whatever its first weights are computed from."""
     folder = inspect_checkpoint(checkpoint("bert"))
     for config in METHODS.values():
-        adapted = add_adapter(skeleton(folder, "text-classification"), config, (), empty=True)
+        adapted = add_adapter(meta_classifier(folder, "text-classification"), config, (), empty=True)
         assert all(p.is_meta for p in adapted.parameters())
 
 
@@ -273,7 +273,7 @@ def test_biases_that_swin_v2_makes_of_positions_are_left_alone(method: str, inpu
 def test_families_that_no_adapter_fits_are_told_without_weights(family: str, why: str, tmp_path: Path):
     pictures = family.startswith("mobilenet")
     folder = (tiny_image_checkpoint if pictures else tiny_text_checkpoint)(tmp_path, family)
-    bones = skeleton(inspect_checkpoint(folder), "image-classification" if pictures else "text-classification")
+    bones = meta_classifier(inspect_checkpoint(folder), "image-classification" if pictures else "text-classification")
     with pytest.raises(InputError) as caught:
         add_adapter(bones, peft.LoraConfig(), (), empty=True)
     expected = f"adapter: LORA does not fit {family}, {why}"
@@ -353,7 +353,7 @@ def test_saved_config_names_the_checkpoint(classifier, checkpoint, tmp_path: Pat
 @pytest.mark.parametrize(
     ("family", "config", "words"),
     [
-        ("vit", peft.PromptTuningConfig(), "PROMPT_TUNING does not fit vit: pictures have no prompt"),
+        ("vit", peft.PromptTuningConfig(), "PROMPT_TUNING does not fit vit: images have no prompt"),
         *(
             (f, peft.PrefixTuningConfig(), f"PREFIX_TUNING does not fit {f}: its encoder takes no")
             for f in TEXT_FAMILIES
@@ -363,7 +363,11 @@ def test_saved_config_names_the_checkpoint(classifier, checkpoint, tmp_path: Pat
         ("bert", peft.LNTuningConfig(), "LN_TUNING is not supported yet; expected LORA"),
         *((f, peft.VeraConfig(), f"VERA does not fit {f}, which has convolutions alone") for f in CONVOLUTIONS_ALONE),
         ("convnext", peft.OFTConfig(oft_block_size=4), "OFT does not fit convnext"),
-        ("resnet", peft.LoraConfig(init_lora_weights="pissa"), "pissa does not fit resnet, which has no linear layers"),
+        (
+            "resnet",
+            peft.LoraConfig(init_lora_weights="pissa"),
+            "LORA does not fit resnet, which has no linear layers for init_lora_weights pissa",
+        ),
         ("bert", peft.LoraConfig(target_modules=["nope"]), "LORA does not fit bert"),
         ("bert", peft.LoraConfig(modules_to_save=["poler"]), "no module 'poler'"),
         ("bert", peft.LoraConfig(r=8.5), "LORA does not fit bert"),

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from hf_finetune.errors import InputError
-from hf_finetune.models.surgery.convolutions import SetKernelSize, SetPooling, centred, spread
+from hf_finetune.models.surgery.kernel_size import SetKernelSize, centred, spread
+from hf_finetune.models.surgery.pooling import SetPooling
 
 FAMILIES = ("efficientnet", "poolformer")
 
@@ -104,26 +104,3 @@ def test_max_pooling_by_hand(model: Callable) -> None:
     with torch.no_grad():
         output = after.efficientnet(pixels())
     assert torch.equal(output.pooler_output, output.last_hidden_state.amax((-2, -1)))
-
-
-@pytest.mark.parametrize(
-    ("step", "family", "message"),
-    [
-        (SetKernelSize(5), "resnet", "SetKernelSize: resnet has none in its config"),
-        (SetKernelSize(5), "convnext", "SetKernelSize: convnext has none in its config"),
-        (SetKernelSize(5), "timm_wrapper", "SetKernelSize: timm_wrapper has none in its config"),
-        (SetKernelSize(5), "vit", "SetKernelSize: vit has none in its config"),
-        (SetKernelSize(4), "efficientnet", "SetKernelSize: size: stage 0 has kernels of 3; .* at least 3, got 4"),
-        (SetKernelSize(1), "efficientnet", "SetKernelSize: size: stage 0 has kernels of 3; .* at least 3, got 1"),
-        (SetKernelSize(1), "poolformer", "SetKernelSize: size: stage 0 has kernels of 7; .* at least 3, got 1"),
-        (SetKernelSize(5, stages=(4,)), "poolformer", "SetKernelSize: stages: poolformer has stages 0 to 3, got 4"),
-        (SetPooling(), "poolformer", "SetPooling: expected kind"),
-        (SetPooling(size=3), "resnet", "SetPooling: resnet has none in its config"),
-        (SetPooling(size=3), "efficientnet", "SetPooling: size: efficientnet has none"),
-        (SetPooling(kind="max"), "poolformer", "SetPooling: kind: poolformer always takes the mean"),
-        (SetPooling(size=4), "poolformer", "SetPooling: size: expected an odd number from 3, got 4"),
-    ],
-)
-def test_refused_by_the_config_alone(step, family: str, message: str) -> None:
-    with pytest.raises(InputError, match=rf"^model\.surgery: {message}"):
-        step.refuse(AutoConfig.for_model(family))

@@ -8,9 +8,8 @@ import pytest
 import torch
 from helpers.tiny import tiny_image_checkpoint
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.surgery.patches import ResizeImage, ResizePatches, image_size_after, resize_kernel
 
@@ -136,38 +135,6 @@ def test_absolute_positions_of_swin(model: Callable, tmp_path: Path) -> None:
 def test_mode_stays(model: Callable) -> None:
     assert ResizeImage(16)(model("vit").train()).training
     assert not ResizeImage(16)(model("vit").eval()).training
-
-
-@pytest.mark.parametrize(
-    ("step", "family", "fields", "message"),
-    [
-        (ResizePatches(4), "swin", {}, "ResizePatches: expected one of vit, deit, .*, got swin; leave it out"),
-        (ResizePatches(4), "bert", {}, "ResizePatches: expected one of vit, deit, .*, got bert; leave it out"),
-        (ResizePatches(0), "vit", {}, "ResizePatches: size: expected at least 1 pixel, got 0"),
-        (
-            ResizePatches(28),
-            "dinov2",
-            {"image_size": 518},
-            "ResizePatches: image_size: expected a multiple of 28 .* got 518; give 504 or 532",
-        ),
-        (ResizePatches(32, 40), "vit", {}, r"ResizePatches: image_size: .* got 40; give 32 or 64"),
-        (
-            ResizeImage(10),
-            "vit",
-            {},
-            "ResizeImage: size: expected a multiple of 16 pixels for this vit, got 10; give 16 or 32",
-        ),
-        (ResizeImage(384), "swin", {}, "expected a multiple of 224 pixels for this swin, got 384; give 224 or 448"),
-        (ResizeImage(16), "convnext", {}, "expected a multiple of 32 pixels for this convnext, got 16"),
-        (ResizeImage(16), "resnet", {}, "expected at least 32 pixels for resnet, got 16"),
-        (ResizeImage(64), "timm_wrapper", {}, "ResizeImage: expected one of vit, .*, got timm_wrapper; leave it out"),
-        (ResizePatches(8), "vit", {"image_size": [32, 64]}, "expected a checkpoint with square pictures"),
-    ],
-)
-def test_refused_by_the_config_alone(step, family: str, fields: dict, message: str) -> None:
-    config = AutoConfig.for_model(family, **fields)
-    with pytest.raises(InputError, match=rf"^model\.surgery: .*{message}"):
-        step.refuse(config)
 
 
 def test_the_last_size_counts() -> None:

@@ -74,21 +74,6 @@ def test_short_texts_as_before_and_long_ones_reload(family: str, extended: Calla
     assert torch.equal(table[first : first + 64], table[first + 64 : first + 128])
 
 
-@pytest.mark.parametrize(
-    ("family", "fields", "message"),
-    [
-        ("modernbert", {}, "modernbert has rotary positions, which have no end; leave it out"),
-        ("deberta-v2", {"position_biased_input": False}, "this deberta-v2 has relative positions alone"),
-        ("vit", {}, "ExtendPositions: expected one of bert, .*, got vit; leave it out"),
-        ("bert", {"max_position_embeddings": 512}, "this bert has 512 positions; expected more, got 150"),
-        ("roberta", {"max_position_embeddings": 514}, "this roberta has 512 positions; expected more, got 150"),
-    ],
-)
-def test_refused_by_the_config_alone(family: str, fields: dict, message: str) -> None:
-    with pytest.raises(InputError, match=rf"^model\.surgery: .*{message}"):
-        ExtendPositions(150).refuse(AutoConfig.for_model(family, **fields))
-
-
 def test_the_tokenizers_length_knows_of_it(checkpoint: Callable) -> None:
     with pytest.raises(InputError, match=r"^data\.max_length: 150, but .* has positions for 64 tokens"):
         load_tokenizer(checkpoint("roberta"), max_length=150, sample=[])

@@ -13,15 +13,15 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import FAMILIES
-from hf_finetune.models.kernels.projections import NAMES
+from hf_finetune.models.families import FAMILIES, QUERY_KEY_VALUE
 from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.surgery.feed_forward import ResizeFeedForward, importance, shares
+from hf_finetune.models.surgery.hidden_width import ONE_WIDTH, NarrowHidden
 from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.models.surgery.narrowing import approximated
-from hf_finetune.models.surgery.weights import importance, layer_names, shares
-from hf_finetune.models.surgery.width import ONE_WIDTH, NarrowHidden, ResizeFeedForward
+from hf_finetune.models.surgery.rebuild import layer_names
 
-FED_FORWARD = [family for family in (*TEXT_FAMILIES, *IMAGE_FAMILIES) if FAMILIES[family].up is not None]
+FED_FORWARD = [family for family in (*TEXT_FAMILIES, *IMAGE_FAMILIES) if FAMILIES[family].feed_forward is not None]
 NARROW = [family for family in ONE_WIDTH if family in (*TEXT_FAMILIES, *IMAGE_FAMILIES)]
 
 
@@ -65,7 +65,7 @@ def test_neurons_that_nobody_listens_to_can_go(family: str, classifier: Callable
     names = FAMILIES[family]
     with torch.no_grad():
         for layer in layer_names(model, names, model.state_dict()):
-            model.get_submodule(f"{layer}.{names.down}").weight[:, ::2] = 0
+            model.get_submodule(f"{layer}.{names.feed_forward.down}").weight[:, ::2] = 0
     after = ResizeFeedForward(ratio=0.5)(model)
     torch.testing.assert_close(logits(after, batch), logits(model, batch), rtol=0, atol=1e-5)
 
@@ -116,7 +116,7 @@ def test_features_that_nobody_reads_can_go(family: str, inputs, tmp_path: Path) 
                 features = weight.movedim(dim, 0)
                 if weight.shape[dim] == shapes[name][dim]:
                     continue
-                if dim == 0 and name.split(".")[-2] in chain(*NAMES):
+                if dim == 0 and name.split(".")[-2] in chain(*QUERY_KEY_VALUE):
                     features.unflatten(0, (4, 8))[:, 4:] = 0
                 elif not (linear and dim == 1):
                     features[1::2] = features[::2]
@@ -149,46 +149,7 @@ def test_an_electra_whose_embeddings_are_narrower(classifier: Callable[..., Load
         NarrowHidden(width=16)(model)
 
 
-@pytest.mark.parametrize(
-    ("family", "step", "error"),
-    [
-        ("dinov2", ResizeFeedForward(ratio=2.0), "this dinov2 has SwiGLU units"),
-        ("bert", ResizeFeedForward(), "expected width or ratio, one of them"),
-        ("bert", ResizeFeedForward(width=8, ratio=2.0), "expected width or ratio, one of them"),
-        (
-            "bert",
-            ResizeFeedForward(ratio=0.0001),
-            "expected a whole number of neurons, at least 1, got 0.3072 from ratio",
-        ),
-        ("swin", ResizeFeedForward(width=8), "swin's stages differ in width; give ratio"),
-        ("poolformer", ResizeFeedForward(width=8), "poolformer's stages differ in width; give ratio"),
-        ("poolformer", ResizeFeedForward(ratio=0.01), "got 2.56 from ratio 0.01"),
-        ("resnet", ResizeFeedForward(ratio=2.0), "resnet's config does not say how wide"),
-        ("convnext", ResizeFeedForward(ratio=2.0), "convnext's config does not say how wide"),
-        ("vit", ResizeFeedForward(width=0), "at least 1, got 0 from width 0"),
-        ("modernbert", NarrowHidden(width=384), "expected one of bert, "),
-        ("bert", NarrowHidden(), "expected width or ratio, one of them"),
-        ("bert", NarrowHidden(ratio=0.3), "expected a whole number of features, at least 1, got 230.4 from ratio 0.3"),
-        ("bert", NarrowHidden(width=768), "expected fewer than 768 and a multiple of the 12 heads, got 768"),
-        ("vit", NarrowHidden(width=200), "expected fewer than 768 and a multiple of the 12 heads, got 200"),
-        ("dinov2", NarrowHidden(ratio=0.5), "this dinov2 has SwiGLU units"),
-    ],
-)
-def test_refused(family: str, step, error: str) -> None:
-    config = AutoConfig.for_model(family, **({"use_swiglu_ffn": True} if family == "dinov2" else {}))
-    with pytest.raises(InputError) as caught:
-        step.refuse(config)
-    assert error in str(caught.value)
-
-
-def test_a_width_that_is_a_ratio_must_be_a_whole_one() -> None:
-    with pytest.raises(InputError, match="expected a multiple of 768 for dinov2, got 1000; give 768 or 1536"):
-        ResizeFeedForward(width=1000).refuse(AutoConfig.for_model("dinov2"))
-
-
-def test_a_width_of_which_the_feed_forward_must_be_a_multiple() -> None:
+def test_a_width_that_divides_the_feed_forward() -> None:
     config = AutoConfig.for_model("dinov2")
-    with pytest.raises(InputError, match="expected a divisor of the feed-forward's width 3072, got 660"):
-        NarrowHidden(width=660).refuse(config)
-    NarrowHidden(width=384).refuse(config)
+    NarrowHidden(width=384).update_config(config)
     assert (config.hidden_size, config.mlp_ratio) == (384, 8)

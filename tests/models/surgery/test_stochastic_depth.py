@@ -7,12 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig
 
-from hf_finetune.errors import InputError
 from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
 from hf_finetune.models.loading import Loaded
-from hf_finetune.models.surgery.skip_layers import LayerDrop, Skip, StochasticDepth
+from hf_finetune.models.surgery.stochastic_depth import LayerDrop, Skip, StochasticDepth
 
 
 class AddOne(nn.Module):
@@ -103,22 +101,3 @@ def test_a_last_layer_for_the_first_token_alone(classifier: Callable[..., Loaded
     assert first_token_alone(model) is not None
     torch.manual_seed(0)
     torch.testing.assert_close(model(**batch).logits, whole, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("family", "step", "error"),
-    [
-        ("bert", StochasticDepth(0.1), "bert normalises after adding; use LayerDrop"),
-        ("vit", StochasticDepth(1.0), "rate: expected at least 0 and below 1, got 1.0"),
-        ("swin", StochasticDepth(0.1, "constant"), "schedule: swin has the linear one alone"),
-        ("swin", LayerDrop(0.1), "swin has stages; use StochasticDepth"),
-        ("resnet", LayerDrop(0.1), "resnet has stages; leave it out"),
-        ("resnet", StochasticDepth(0.1), "resnet's config has no such rate; leave it out"),
-        ("efficientnet", StochasticDepth(0.1), r"efficientnet's config has no such rate; use SetDropout\(hidden=...\)"),
-        ("albert", LayerDrop(0.1), "albert has one layer for all; leave it out"),
-        ("bert", LayerDrop(1.5), "rate: expected at least 0 and below 1, got 1.5"),
-    ],
-)
-def test_refused(family: str, step, error: str) -> None:
-    with pytest.raises(InputError, match=error):
-        step.refuse(AutoConfig.for_model(family))

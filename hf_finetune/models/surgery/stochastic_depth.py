@@ -5,11 +5,11 @@ Legend: B rows, T tokens, D width.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_finetune.models.families import Family, depth_of, family_of, refusal
+from hf_finetune.models.families import Family, depth_of
+from hf_finetune.models.surgery.rebuild import known_family, rebuilt, refusal, updated_config
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class StochasticDepth:
 
     Where the config has `drop_path_rate` with this schedule (linear: beit, swin, convnext, poolformer; constant: dinov2),
     that is set and saved. Elsewhere it holds while this package trains, and the saved model knows nothing of it. For
-    families that normalise before a layer; for the others there is `LayerDrop`.
+    families that normalize before a layer; for the others there is `LayerDrop`.
     """
 
     rate: float
@@ -31,35 +31,31 @@ class StochasticDepth:
     schedule: Literal["linear", "constant"] = "linear"
     """Chance over the layers. linear: from 0 at the lowest to `rate` at the highest; constant: `rate` for all."""
 
-    def refuse(self, config: PreTrainedConfig) -> None:
-        """Write the rate to `config`, where it can say it.
+    def update_config(self, config: PreTrainedConfig) -> None:
+        """Write the rate to `config`, where it has a field for it.
 
         Raises:
-            InputError: the rate is none, or the family normalises after a layer or has stages and another schedule.
+            InputError: the rate is out of range, or the family normalizes after a layer or has stages and another schedule.
         """
-        family = family_of(config, "StochasticDepth")
-        _check_rate("StochasticDepth", self.rate)
+        kind, family = config.model_type, known_family(self, config)
+        _check_rate(self)
         if family.norms:
-            raise refusal("StochasticDepth", f"{config.model_type} normalises after adding; use LayerDrop")
+            raise refusal(self, f"{kind} normalizes after adding; use LayerDrop")
         if family.staged and family.drop_path is None:
             instead = "use SetDropout(hidden=...)" if "hidden" in family.dropout else "leave it out"
-            raise refusal("StochasticDepth", f"{config.model_type}'s config has no such rate; {instead}")
+            raise refusal(self, f"{kind}'s config has no such rate; {instead}")
         if family.staged and self.schedule != family.drop_path:
-            raise refusal("StochasticDepth", f"schedule: {config.model_type} has the {family.drop_path} one alone")
+            raise refusal(self, f"schedule: {kind} has the {family.drop_path} one alone")
         if family.drop_path is not None:
             config.drop_path_rate = self.rate if self.schedule == family.drop_path else 0.0
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model that drops."""
-        from hf_finetune.models.surgery.weights import built
-
-        config = copy.deepcopy(model.config)
-        self.refuse(config)
-        family = family_of(config, "StochasticDepth")
+        config, family = updated_config(self, model), known_family(self, model.config)
         if family.drop_path is not None:
-            model = built(model, config, lambda old, _: old)
+            model = rebuilt(model, config)
         if self.schedule != family.drop_path:
-            _skip(model, family, self.rate, self.schedule, rescale=True)
+            _skip_layers(model, family, self, rescale=True)
         return model
 
 
@@ -75,62 +71,62 @@ class LayerDrop:
     schedule: Literal["linear", "constant"] = "constant"
     """Chance over the layers. linear: from 0 at the lowest to `rate` at the highest; constant: `rate` for all."""
 
-    def refuse(self, config: PreTrainedConfig) -> None:
+    def update_config(self, config: PreTrainedConfig) -> None:
         """See that the layers can be passed by; nothing changes in `config`.
 
         Raises:
-            InputError: the rate is none, or the family has stages or one layer for all.
+            InputError: the rate is out of range, or the family has stages or one layer for all.
         """
-        family = family_of(config, "LayerDrop")
-        _check_rate("LayerDrop", self.rate)
-        if family.staged or family.shared:
+        family = known_family(self, config)
+        _check_rate(self)
+        if not family.one_width:
             what = "has stages" if family.staged else "has one layer for all"
             instead = "use StochasticDepth" if family.staged and family.drop_path else "leave it out"
-            raise refusal("LayerDrop", f"{config.model_type} {what}; {instead}")
+            raise refusal(self, f"{config.model_type} {what}; {instead}")
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """The same model, dropping."""
-        self.refuse(model.config)
-        _skip(model, family_of(model.config, "LayerDrop"), self.rate, self.schedule, rescale=False)
+        self.update_config(model.config)
+        _skip_layers(model, known_family(self, model.config), self, rescale=False)
         return model
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A forward hook on a layer: in training mode, each row keeps what it had before the layer, with chance `rate`.
+    """A forward hook on a layer: in training mode, each row stays what it was before the layer, with chance `rate`.
 
     It has no weights, so nothing of it is saved.
     """
 
     rate: float
     rescale: bool
-    """Divide what the layer adds by 1 - rate where it is kept: the same on average as without dropping."""
+    """Divide what the layer adds by 1 - rate where it is not dropped: the same on average as without dropping."""
 
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """What the layer gives, (B, T, D) or a tuple that begins with it; drawn by torch's generator."""
+        """The layer's output, (B, T, D) or a tuple that begins with it; drawn by torch's generator."""
         import torch
 
         if not layer.training or self.rate == 0:
             return output
         after_BTD = output[0] if isinstance(output, tuple) else output
-        # A last layer may be computed for the first token alone, see `first_token`.
+        # A last layer may be computed for the first token alone, see `narrow_last_layer`.
         before_BTD = inputs[0][:, : after_BTD.shape[1]]
-        passes_B11 = torch.rand(len(after_BTD), 1, 1, device=after_BTD.device) < self.rate
+        skips_B11 = torch.rand(len(after_BTD), 1, 1, device=after_BTD.device) < self.rate
         # Both ways are computed: every weight takes part in every step, as processes that share gradients need it.
-        kept_BTD = before_BTD + (after_BTD - before_BTD) / (1 - self.rate) if self.rescale else after_BTD
-        chosen_BTD = torch.where(passes_B11, before_BTD, kept_BTD)
-        return (chosen_BTD, *output[1:]) if isinstance(output, tuple) else chosen_BTD
+        through_BTD = before_BTD + (after_BTD - before_BTD) / (1 - self.rate) if self.rescale else after_BTD
+        result_BTD = torch.where(skips_B11, before_BTD, through_BTD)
+        return (result_BTD, *output[1:]) if isinstance(output, tuple) else result_BTD
 
 
-def _skip(model: PreTrainedModel, family: Family, rate: float, schedule: str, *, rescale: bool) -> None:
+def _skip_layers(model: PreTrainedModel, family: Family, step: StochasticDepth | LayerDrop, *, rescale: bool) -> None:
     from hf_finetune.models.modules import encoder_layers
 
     depth = depth_of(model.config, family)
     for number, layer in enumerate(encoder_layers(model)):
-        share = number / max(depth - 1, 1) if schedule == "linear" else 1.0
-        layer.register_forward_hook(Skip(rate * share, rescale))
+        share = number / max(depth - 1, 1) if step.schedule == "linear" else 1.0
+        layer.register_forward_hook(Skip(step.rate * share, rescale))
 
 
-def _check_rate(name: str, rate: float) -> None:
-    if not 0 <= rate < 1:
-        raise refusal(name, f"rate: expected at least 0 and below 1, got {rate}")
+def _check_rate(step: StochasticDepth | LayerDrop) -> None:
+    if not 0 <= step.rate < 1:
+        raise refusal(step, f"rate: expected at least 0 and below 1, got {step.rate}")
