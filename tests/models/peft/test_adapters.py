@@ -264,8 +264,8 @@ def test_biases_that_swin_v2_makes_of_positions_are_left_alone(method: str, inpu
 @pytest.mark.parametrize(
     ("family", "why"),
     [
-        ("mobilenet_v1", "which reads the stride of a convolution to pad for it"),
-        ("mobilenet_v2", "which reads the stride of a convolution to pad for it"),
+        ("mobilenet_v1", "which pads a convolution by a stride"),
+        ("mobilenet_v2", "which pads a convolution by a stride"),
         ("squeezebert", "whose layers have no torch.nn.Linear or Conv2d"),
         ("ibert", "whose layers have no torch.nn.Linear or Conv2d"),
     ],
