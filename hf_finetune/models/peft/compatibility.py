@@ -14,19 +14,18 @@ from transformers import PreTrainedModel
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import family_of
 from hf_finetune.models.modules import encoder, encoder_layers, head_modules
+from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.surgery.rebuild import layer_names
 
-# Those that work on convolutions, of the networks that have nothing else (ResNet).
-ON_CONVOLUTIONS = (
-    *(PeftType.LORA, PeftType.ADALORA, PeftType.IA3, PeftType.BOFT),
-    *(PeftType.LOHA, PeftType.LOKR, PeftType.HRA),
-)
-# Methods whose result is a stock model once merged: the merged and reloaded one gives the same logits, see the tests. LN
-# tuning merges into a model that still has peft's wrappers in it.
-MERGEABLE = (*ON_CONVOLUTIONS, PeftType.VERA, PeftType.OFT, PeftType.FOURIERFT, PeftType.RANDLORA)
+SUPPORTED = tuple(map(PeftType, PEFT_TYPES))
 # Methods that add to the input, not to weights: no stock class can hold their result.
 PROMPTS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.PREFIX_TUNING)
-SUPPORTED = (*MERGEABLE, *PROMPTS)
+# Methods whose result is a stock model once merged: the merged and reloaded one gives the same logits, see the tests. LN
+# tuning merges into a model that still has peft's wrappers in it.
+MERGEABLE = tuple(kind for kind in SUPPORTED if kind not in PROMPTS)
+# Those that work on convolutions, of the networks that have nothing else (ResNet).
+NOT_ON_CONVOLUTIONS = (PeftType.VERA, PeftType.OFT, PeftType.FOURIERFT, PeftType.RANDLORA)
+ON_CONVOLUTIONS = tuple(kind for kind in MERGEABLE if kind not in NOT_ON_CONVOLUTIONS)
 # Methods that multiply the weights they are put on.
 MULTIPLYING = (PeftType.IA3, PeftType.OFT, PeftType.BOFT, PeftType.HRA)
 # Ways to initialize LoRA that take a part out of the pretrained weights, see `adapters.save_adapter`.

@@ -17,8 +17,7 @@ from hf_finetune.models.freezing import frozen_layers, trainable_parameters
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.meta_model import meta_classifier
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, lora_config, merge, mergeable, save_adapter
-from hf_finetune.models.peft.compatibility import SUPPORTED, check_added_layers
-from hf_finetune.models.peft.config import PEFT_TYPES
+from hf_finetune.models.peft.compatibility import check_added_layers
 from hf_finetune.models.peft.state import load_state, save_state
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.surgery.layers import AddLayers
@@ -278,10 +277,6 @@ def test_families_that_no_adapter_fits_are_told_without_weights(family: str, why
         add_adapter(bones, peft.LoraConfig(), (), empty=True)
     expected = f"adapter: LORA does not fit {family}, {why}"
     assert str(caught.value).startswith(expected) and str(caught.value).endswith("; use --method full, top or head")
-
-
-def test_names_on_the_command_line_are_those_supported():
-    assert tuple(kind.value for kind in SUPPORTED) == PEFT_TYPES
 
 
 @pytest.mark.parametrize(
