@@ -36,15 +36,16 @@ import golden_inputs
 import pyarrow.parquet as pq
 import yaml
 
+PACKAGE = [sys.executable, "-m", "hf_finetune"]
 STOPPED = 3
 """Exit status of a run that a signal stopped."""
 COMPUTED = re.compile(
     r"labels|rows|metrics|baselines|calibration|confused|parity|standalone|artefacts|data|augmentation|elastic_net|pretrain|"
-    r"teacher|learning_rate|best|steps|parameters|flops|head|cache"
+    r"teacher|learning_rate|best|steps|parameters|head|cache"
 )
 """Sections of result.json that a run computes."""
 # pretrain.compare trains its other side for as long as the clock says.
-MEASURED = re.compile(r"(_s|_mb|\.mb|seconds|max_abs_difference|gemm_peak_per_s)$|^pretrain\.without\.")
+MEASURED = re.compile(r"(_s|_mb|\.mb|seconds|max_abs_difference)$|^pretrain\.without\.")
 """Keys in them that the clock, the machine or rounding decides."""
 NAMES = re.compile(r"^(labels|artefacts)\.|^best\..*weights$|\.(label|predicted|verdict)$")
 """Keys in them whose texts count; the others are prose and paths."""
@@ -154,19 +155,24 @@ def perform(run: Run, work: Path) -> Golden:
 
 
 def start(arguments: list[str], work: Path, cache: Path, log: Path) -> subprocess.Popen[bytes]:
-    """A process of the package, one thread wide and without a network, that adds all it says to `log`."""
+    """A process of the package that adds all it says to `log`."""
+    with log.open("a", encoding="utf-8") as said:
+        command, own = [*PACKAGE, *arguments], environment(HF_FINETUNE_CACHE=str(cache))
+        return subprocess.Popen(command, cwd=work, env=own, stdout=said, stderr=subprocess.STDOUT)
+
+
+def environment(**own: str) -> dict[str, str]:
+    """Of a process of the package: one thread wide, without a network, and able to run in another folder."""
     searched = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    environment = {
+    return {
+        **os.environ,
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, searched)),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "HF_FINETUNE_CACHE": str(cache),
+        **own,
     }
-    with log.open("a", encoding="utf-8") as said:
-        command = [sys.executable, "-m", "hf_finetune", *arguments]
-        return subprocess.Popen(command, cwd=work, env=os.environ | environment, stdout=said, stderr=subprocess.STDOUT)
 
 
 def stop(process: subprocess.Popen[bytes], log: Path, step: int) -> int:
