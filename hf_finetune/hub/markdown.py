@@ -19,9 +19,15 @@ def table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def interval(found: Mapping[str, float] | None) -> str:
+def interval(metric: Mapping[str, float] | None) -> str:
     """A value with its bounds; nothing for None."""
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" if found else ""
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" if metric else ""
+
+
+def percentage_points(difference: Mapping[str, float]) -> str:
+    """A difference of shares with its bounds, in percentage points."""
+    value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def number(value: float) -> str:

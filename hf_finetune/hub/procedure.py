@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import yaml
 
-from hf_finetune.config.recipe import Distill, Model, Recipe
-from hf_finetune.distillation.weight_schedules import Ramp
+from hf_finetune.config.recipe import Distill, Recipe
 from hf_finetune.hub.markdown import code, number, value_cell
+from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.training.optim.schedule_config import course
 from hf_finetune.utils.plain import flatten, short_repr, to_plain
 
@@ -29,7 +30,7 @@ SHOWN_FIELDS = (
     "data.max_",
     "data.rows_per_class",
 )
-# Named where a recipe sets them otherwise. What these groups will have one day leaves the cards of today as they are.
+# Named where a recipe sets them otherwise. A field that is added later leaves the cards of today as they are.
 SHOWN_UNLESS_DEFAULT = (
     "lora.",
     "objective.",
@@ -43,79 +44,93 @@ SHOWN_UNLESS_DEFAULT = (
     "data.low_",
     "data.augment",
 )
+MOST_CLASSES = 20
+"""Numbers by class are printed for so many."""
 HIDDEN_FIELDS = ("model.checkpoint", "model.base_model", "train.extra", "train.logging_steps", "train.keep_checkpoints")
 
 
-def procedure(recipe: Recipe, result: Mapping[str, Any]) -> list[tuple[str, str]]:
+def procedure(run: RunFacts) -> list[tuple[str, str]]:
     """Rows of field and value: what decided the result, and what came of it in training."""
+    rows = _recipe_fields(run) | _operations(run) | dict(_outcomes(run.result)) | dict(_per_class(run.data))
+    return [("method", code(run.result["method"])), *((name, value_cell(value)) for name, value in rows.items())]
+
+
+def _recipe_fields(run: RunFacts) -> dict[str, Any]:
+    """Fields that decide a result, resolved where the recipe leaves them to a default."""
+    recipe, train = run.recipe, run.recipe.train
     fields = flatten(to_plain(recipe))
-    blank = Recipe(name="", data=type(recipe.data)(path=""), model=Model(checkpoint=""))
-    default = flatten(to_plain(blank))
-    # None in the recipe: by method; the result has what that came to.
-    fields["train.learning_rate"] = result.get("learning_rate", recipe.train.learning_rate)
-    train = recipe.train
-    settled = course(
-        train.lr_scheduler_type,
-        recipe.schedule,
-        warmup_steps=train.warmup_steps,
-        optimizer=recipe.optim.optimizer,
+    default = flatten(
+        to_plain(type(recipe)(name="", data=type(recipe.data)(path=""), model=type(recipe.model)(checkpoint="")))
     )
-    fields |= {"train.lr_scheduler_type": settled.name, "train.warmup_steps": settled.warmup_steps}
-    shown = {
+    # None in the recipe: by method; the result has what that came to.
+    fields["train.learning_rate"] = run.result.get("learning_rate", train.learning_rate)
+    schedule = course(
+        train.lr_scheduler_type, recipe.schedule, warmup_steps=train.warmup_steps, optimizer=recipe.optim.optimizer
+    )
+    fields |= {"train.lr_scheduler_type": schedule.name, "train.warmup_steps": schedule.warmup_steps}
+    return {
         name: value
         for name, value in fields.items()
         if not name.startswith(HIDDEN_FIELDS)
         and value is not None
+        and not name.startswith("objective.labels_weight.")
         and (name.startswith(SHOWN_FIELDS) or (name.startswith(SHOWN_UNLESS_DEFAULT) and value != default.get(name)))
+    } | {f"train.{name}": value for name, value in sorted(train.extra.items()) if "token" not in name}
+
+
+def _operations(run: RunFacts) -> dict[str, str]:
+    """Fields that hold operations, each short_repr as in Python."""
+    recipe, objective = run.recipe, run.recipe.objective
+    rows: dict[str, Sequence[Any]] = {
+        "model.surgery": recipe.model.surgery,
+        "data.augment": recipe.data.augment,
+        "objective.mix": objective.mix,
     }
-    shown |= {f"train.{name}": value for name, value in sorted(recipe.train.extra.items()) if "token" not in name}
-    for name, operations in (
-        ("model.surgery", recipe.model.surgery),
-        ("data.augment", recipe.data.augment),
-        ("objective.mix", recipe.objective.mix),
-    ):
-        if operations:
-            shown[name] = ", ".join(map(short_repr, operations))
-    if isinstance(recipe.objective, Distill):
-        shown["objective.kinds"] = ", ".join(map(short_repr, recipe.objective.kinds))
-        if isinstance(weight := recipe.objective.labels_weight, Ramp):
-            shown = {name: value for name, value in shown.items() if not name.startswith("objective.labels_weight.")}
-            shown["objective.labels_weight"] = short_repr(weight)
+    if isinstance(objective, Distill):
+        rows["objective.kinds"] = objective.kinds
+    shown = {name: ", ".join(map(short_repr, operations)) for name, operations in rows.items() if operations}
+    if isinstance(objective, Distill):
+        if is_dataclass(objective.labels_weight):
+            shown["objective.labels_weight"] = short_repr(objective.labels_weight)
         # By its name: where it lay on this machine tells nobody anything.
-        shown["objective.teacher"] = (result.get("teacher") or {}).get("name", " + ".join(recipe.objective.teachers))
+        shown["objective.teacher"] = run.teacher.get("name", " + ".join(objective.teachers))
+    return shown
+
+
+def _outcomes(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What training came to."""
     if maps := (result.get("teacher") or {}).get("layer_maps"):
-        shown["layers found to go together"] = "; ".join(map(_layer_map, maps))
+        yield "searched pairs of layers", "; ".join(map(_layer_map, maps))
     if head := result.get("head"):
         start = "fitted to the untrained network's features" if head["fitted"] else "random weights"
-        shown["the head's start"] = f"{start}; a fit explains {head['explained']:.2f} of the labels' entropy"
+        yield "head initialization", f"{start}; a fit explains {head['explained']:.2f} of the labels' entropy"
     if "steps" in result:
-        shown["optimiser steps"] = result["steps"]
+        yield "optimizer steps", result["steps"]
     if "candidates" in (best := result.get("best", {})):
-        after = ", ".join(map(number, best["steps"]))
-        shown["weights kept"] = (
-            f"{best['weights']}, after step {after}: the best on validation of {len(best['candidates'])}"
-        )
+        after, candidates = ", ".join(map(number, best["steps"])), len(best["candidates"])
+        yield "selected weights", f"{best['weights']}, after step {after}: the best on validation of {candidates}"
     if zeros := result.get("elastic_net"):
-        shown["weights at exactly 0"] = (
-            f"{number(zeros['zeros'])} of the {number(zeros['weights'])} that the elastic net is on "
-            f"({100 * zeros['share']:.1f}%)"
+        yield (
+            "weights at exactly 0",
+            f"{number(zeros['zeros'])} of the {number(zeros['weights'])} under the elastic net ({100 * zeros['share']:.1f}%)",
         )
+
+
+def _per_class(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Numbers by class, of the first classes."""
     for name, key in (("share of an epoch", "drawn_share"), ("class weight", "class_weights")):
-        found = result.get("data", {}).get(key) or {}
-        few = list(found.items())[:20]
-        if few:
-            shown[name] = ", ".join(f"{label} {value:.3g}" for label, value in few) + (
-                ", ..." if found != dict(few) else ""
-            )
-    return [("method", code(result["method"])), *((name, value_cell(value)) for name, value in shown.items())]
+        numbers = list((data.get(key) or {}).items())
+        if numbers:
+            more = ", ..." if len(numbers) > MOST_CLASSES else ""
+            yield name, ", ".join(f"{label} {value:.3g}" for label, value in numbers[:MOST_CLASSES]) + more
 
 
-def _layer_map(found: Mapping[str, Any]) -> str:
-    """The student's layers beside the teacher's, with how alike they are."""
+def _layer_map(layer_map: Mapping[str, Any]) -> str:
+    """The student's layers beside the teacher's, with their similarity."""
     pairs = ", ".join(
-        f"{own} with {theirs} ({found['likeness'][own - 1][theirs - 1]:.3g})" for own, theirs in found["layers"]
+        f"{own} with {theirs} ({layer_map['likeness'][own - 1][theirs - 1]:.3g})" for own, theirs in layer_map["layers"]
     )
-    return f"{found['kind']}: {pairs}, by {found['measure']} on {number(found['rows'])} rows"
+    return f"{layer_map['kind']}: {pairs}, by {layer_map['measure']} on {number(layer_map['rows'])} rows"
 
 
 def adapter_config(recipe: Recipe) -> str | None:

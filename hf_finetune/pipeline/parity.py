@@ -23,7 +23,7 @@ from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.inputs import Inputs, Rows, columns_of
 from hf_finetune.errors import GateError
 from hf_finetune.evaluation.logits import predict_logits
-from hf_finetune.pipeline import parity_child
+from hf_finetune.hub import plain_loading
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.artifacts import Kind
 
@@ -48,7 +48,7 @@ class Artifact:
         return "adapter" if self.base is not None else "model" if self.head is None else "encoder"
 
     def to_job(self) -> dict[str, Any]:
-        """As `parity_child` reads it."""
+        """As `plain_loading` reads it."""
         head = None if self.head is None else str(self.head)
         return {**asdict(self), "kind": self.kind, "path": str(self.path), "head": head}
 
@@ -76,7 +76,7 @@ def reference_logits(model: nn.Module, inputs: Inputs, encoded: Dataset) -> np.n
     """Logits (N, C) in exact float32, padded as the fresh process pads: consecutive rows, batch by batch."""
     rows = Rows(encoded, columns_of(inputs, labels=False))
     with exact_float32():
-        return predict_logits(model, rows, inputs.collate, batch_size=parity_child.BATCH_ROWS)
+        return predict_logits(model, rows, inputs.collate, batch_size=plain_loading.BATCH_ROWS)
 
 
 def check_artifacts(
@@ -140,10 +140,10 @@ def _compare_labels(
 
 
 def in_fresh_process(job: Path) -> str | None:
-    """Do the job of `parity_child` in a process of its own. What it failed with, in one line; None when it is done."""
+    """Do the job of `plain_loading` in a process of its own. What it failed with, in one line; None when it is done."""
     # -P: the script's folder, this package, does not become importable by accident.
     child = subprocess.run(
-        [sys.executable, "-P", str(Path(parity_child.__file__)), str(job)], capture_output=True, text=True
+        [sys.executable, "-P", str(Path(plain_loading.__file__)), str(job)], capture_output=True, text=True
     )
     return None if child.returncode == 0 else (child.stderr.strip().splitlines()[-1:] or ["no output"])[0]
 

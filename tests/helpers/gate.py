@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from hf_finetune.pipeline import parity, parity_child
+from hf_finetune.hub import plain_loading
+from hf_finetune.pipeline import parity
 from hf_finetune.training.precision import exact_float32
 
 
@@ -16,7 +17,7 @@ def _here(job: Path) -> None:
     with torch.random.fork_rng(devices=[]), exact_float32(), warnings.catch_warnings():
         # What plain peft warns of is an error here alone.
         warnings.simplefilter("ignore")
-        parity_child.main(job)
+        plain_loading.main(job)
     torch.set_num_threads(threads)
     logging.set_verbosity(verbosity)
     if bars:

@@ -88,11 +88,9 @@ def test_every_number_stands_with_its_interval_and_baselines() -> None:
 def test_the_classes_that_are_confused_most() -> None:
     result = example_result()
     result["confused"] = [{"label": "a", "predicted": "b", "count": 12, "support": 1200}]
-    assert "taken for" not in section(card_of(result=result), "Results")  # two classes: the metrics tell as much
+    assert "confusions" not in section(card_of(result=result), "Results")  # two classes: the metrics tell as much
     result["labels"] = [*result["labels"], "a third"]
-    assert "\n- Most often taken for another class: 12 of 1,200 `a` as `b`." in section(
-        card_of(result=result), "Results"
-    )
+    assert "\n- Most frequent confusions: 12 of 1,200 `a` as `b`." in section(card_of(result=result), "Results")
 
 
 def test_the_other_sections() -> None:
@@ -101,7 +99,7 @@ def test_the_other_sections() -> None:
     assert "| 0.50 to 0.60 | 0.550 | 0.500 | 1,234 |" in section(card, "Calibration")
     assert "22,713,986 of 22,713,986 parameters" in card.text
     data = section(card, "Training data")
-    assert "Local data: `movie`, licence: cc-by-4.0." in data
+    assert "Local data: `movie`, license: cc-by-4.0." in data
     assert "| test | 200 | 3 |" in data and "- 'notes.txt' is no split: ignored" in data and "ab" * 32 in data
     assert "| train.learning_rate | 8e-05 |" in section(card, "Training procedure")
     assert "| train rows | 312.7/s |" in section(card, "Time and hardware")
@@ -131,7 +129,7 @@ def test_what_is_unknown_is_said() -> None:
     assert card.data.base_model is None and card.data.license is None and card.data.language is None
     assert "the local checkpoint `minilm`" in card.text and "/home" not in card.text
     limits = section(card, "Limitations")
-    for unknown in ("base model's id", "language of the texts", "licence of the model", "licence of the data"):
+    for unknown in ("base model's id", "language of the texts", "license of the model", "license of the data"):
         assert unknown in limits
 
 
@@ -187,7 +185,7 @@ def test_images_and_adapters() -> None:
     assert card.data.pipeline_tag == "image-classification"
     assert card.data.tags == ["hf_finetune", "lora", "peft"]
     use = section(card, "How to use")
-    assert 'pipeline("image-classification", model="me/fashion")' in use and 'classify("picture.jpg")' in use
+    assert 'pipeline("image-classification", model="me/fashion")' in use and 'classify("image.jpg")' in use
     assert (
         'AutoModelForImageClassification.from_pretrained("sentence-transformers/all-MiniLM-L6-v2", num_labels=3' in use
     )
@@ -245,7 +243,7 @@ def test_words_that_break_yaml_or_markdown_do_not() -> None:
 
 def test_many_labels_are_not_all_listed() -> None:
     card = card_of(labels=[f"intent {i}" for i in range(77)])
-    assert "77 classes apart, among them `intent 0`" in card.text and "`intent 10`" not in card.text
+    assert "distinguishes 77 classes, among them `intent 0`" in card.text and "`intent 10`" not in card.text
 
 
 def test_the_same_facts_give_the_same_bytes() -> None:
@@ -316,7 +314,7 @@ def test_the_snippet_for_pictures_runs(
     model = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_labels=2, **sizes))
     model.save_pretrained(tmp_path / "DIR" / "model")
     ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "DIR" / "model")
-    Image.new("RGB", (8, 8)).save(tmp_path / "picture.jpg")
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     recipe = replace(RECIPE, data=ImageData(path="pictures"))
     [only] = snippets(card_of(recipe, task="image-classification"))

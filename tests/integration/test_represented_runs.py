@@ -215,7 +215,7 @@ def test_layers_that_are_searched(texts: Recipe, tmp_path: Path, capsys: pytest.
     shown = (
         f"HiddenStates: 1 with 1 (1), 2 with 2 (1), 3 with 4 ({states['likeness'][2][3]:.3g}), by linear CKA on 54 rows"
     )
-    assert f"| layers found to go together | `{shown}; AttentionMaps: 1 with 1 (" in card
+    assert f"| searched pairs of layers | `{shown}; AttentionMaps: 1 with 1 (" in card
     run = str(tmp_path / "searched")
     main.COMMANDS["predict"]([run, texts.data.path, "--output", str(tmp_path / "answers.csv")])
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 61

@@ -2,7 +2,7 @@
 
 It is built only where it must be. A head that the family's own class can express stays that class; one that it can
 express once trained is folded into it, see `stock`. What is left is saved as encoder/, which plain
-`AutoModel.from_pretrained` loads, and head.safetensors, which a few documented lines apply, see `parity_child`.
+`AutoModel.from_pretrained` loads, and head.safetensors, which a few documented lines apply, see `hub.plain_loading`.
 
 Legend: B rows, T tokens, C classes, D width.
 """

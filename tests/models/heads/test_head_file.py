@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
+from hf_finetune.hub import plain_loading
 from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.heads.head_file import load_custom_head, save_head
 from hf_finetune.models.modules import encoder
-from hf_finetune.pipeline import parity_child
 
 CASES = [
     ("bert", {"pooling": "mean"}),
@@ -53,7 +53,7 @@ def test_comes_back_here_and_without_this_package(family: str, options: dict, cl
     with torch.no_grad():
         expected = model(**inputs(family)).logits
         assert torch.equal(again(**inputs(family)).logits, expected)
-        found = parity_child.head_logits(plain, inputs(family), tmp_path / "head.safetensors")
+        found = plain_loading.head_logits(plain, inputs(family), tmp_path / "head.safetensors")
     assert torch.allclose(found, expected, atol=1e-5)
     with safe_open(tmp_path / "head.safetensors", "pt") as file:
         header = file.metadata()
