@@ -1,9 +1,11 @@
-"""Which rows go into which optimiser step, on which process: exact, seeded, and independent of how many share the work."""
+"""Which rows go into which optimizer step, on which process: exact, seeded, and the same for any number of
+processes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,13 +26,41 @@ BUCKET_WIDTH = 0.04
 EPOCHS_COUNTED = 16
 
 
+@dataclass(frozen=True)
+class _TokenBudget:
+    """Steps of so many padded tokens."""
+
+    tokens: int
+    lengths: np.ndarray
+    """Shape (rows,), see `bucket_lengths`."""
+    starts: np.ndarray
+    """Where each step starts in the epoch that has most of them."""
+    is_fixed: bool
+    """Whether every epoch has the same lengths, and so the same cuts."""
+
+    def cuts(self, longest_first: np.ndarray) -> np.ndarray:
+        """Where each of the epoch's steps starts, in rows of these lengths."""
+        if self.is_fixed:
+            return self.starts
+        budget = self.tokens
+        starts = budget_cuts(longest_first, budget)
+        while len(starts) > len(self.starts):
+            budget = math.ceil(budget * 1.01)
+            starts = budget_cuts(longest_first, budget)
+        while len(starts) < len(self.starts):
+            sizes = np.diff(starts, append=len(longest_first))
+            largest = int(sizes.argmax())
+            starts = np.insert(starts, largest + 1, starts[largest] + sizes[largest] // 2)
+        return starts
+
+
 class StepBatches(Sampler[list[int]]):
-    """Batch sampler of one process: its micro-batches of every optimiser step of an epoch.
+    """Batch sampler of one process: its micro-batches of every optimizer step of an epoch.
 
     An epoch is a seeded permutation of the rows, cut into `ceil(rows / rows_per_step)` steps whose sizes differ by one
     at most, so no row is lost or doubled and no step is a small remainder. With `lengths`, rows are sorted by length
-    within windows of steps before they are cut, and the order of the steps is shuffled again. Each step is then dealt to
-    `processes x accumulation` micro-batches. The steps depend on (seed, epoch) alone.
+    within windows of steps before they are cut, and the order of the steps is shuffled again. Each step is then dealt
+    to `processes x accumulation` micro-batches. The steps depend on (seed, epoch) alone.
 
     With `token_budget` a step holds as many rows as stay within that many padded tokens, so short texts come in large
     steps and long ones in small steps. The sizes follow from the lengths alone, so every epoch has the same number of
@@ -43,10 +73,10 @@ class StepBatches(Sampler[list[int]]):
 
     Args:
         rows: number of rows.
-        rows_per_step: rows of an optimiser step, over all processes; without effect beside `token_budget`.
+        rows_per_step: rows of an optimizer step, over all processes; without effect beside `token_budget`.
         accumulation: micro-batches a process runs per step.
         lengths: shape (rows,), tokens of each row; None: not sorted.
-        token_budget: padded tokens of an optimiser step, over all processes; needs `lengths`.
+        token_budget: padded tokens of an optimizer step, over all processes; needs `lengths`.
         draw: chooses the rows of an epoch, as many as `rows`. None: all of them, each once.
         several_views: a row that is drawn several times in an epoch is another number each time, see `number_repeats`.
         process: index of this process.
@@ -74,34 +104,36 @@ class StepBatches(Sampler[list[int]]):
         self.accumulation, self.process, self.processes = accumulation, process, processes
         self.epoch = 0
         self.follow: Callable[[int], None] | None = None
-        self._draw, self._bucket, self._budget = draw, None, token_budget
+        self._draw = draw
         self._several_views = several_views and draw is not None
-        parts = accumulation * processes
-        if token_budget is None:
-            self.steps = max(1, -(-rows // rows_per_step))
-            if rows // self.steps < parts:
-                raise InputError(
-                    f"a step of {rows // self.steps} rows cannot be shared by {processes} process(es) x {accumulation} "
-                    "accumulation step(s): lower one of them"
-                )
+        self._budget = None if token_budget is None else self._fit_budget(token_budget)
+        if self._budget is not None:
+            self.steps = len(self._budget.starts)
             return
-        assert lengths is not None, "a token budget needs the rows' lengths"
-        self._bucket = bucket_lengths(lengths)
-        # Without a draw every epoch has the same lengths, and so the same cuts.
-        epochs = [np.arange(rows)] if draw is None else [self._epoch_rows(e)[0] for e in range(EPOCHS_COUNTED)]
-        ordered = [np.sort(self._bucket[rows_])[::-1] for rows_ in epochs]
-        self._starts = max((budget_cuts(lengths_, token_budget) for lengths_ in ordered), key=len)
-        self.steps = len(self._starts)
-        longest_first, fewest = min(
-            ((lengths_, int(np.diff(self._cuts(lengths_), append=rows).min())) for lengths_ in ordered),
-            key=lambda found: found[1],
-        )
-        if fewest < parts:
+        self.steps = max(1, -(-rows // rows_per_step))
+        if rows // self.steps < accumulation * processes:
             raise InputError(
-                f"batching.token_budget: {token_budget} tokens make a step of {fewest} row(s) (the longest has "
-                f"{longest_first[0]} tokens), which {processes} process(es) x {accumulation} accumulation step(s) cannot "
-                f"share: expected {_enough(longest_first, token_budget, parts)} or more, or fewer of either"
+                f"a step of {rows // self.steps} rows cannot be shared by {processes} process(es) x {accumulation} "
+                "accumulation step(s): lower one of them"
             )
+
+    def _fit_budget(self, tokens: int) -> _TokenBudget:
+        """The cuts of the longest of the first epochs; all epochs have the same without a draw."""
+        assert self.lengths is not None, "a token budget needs the rows' lengths"
+        lengths = bucket_lengths(self.lengths)
+        epochs = [np.arange(self.rows)] if self._draw is None else map(self._rows_of, range(EPOCHS_COUNTED))
+        ordered = [np.sort(lengths[rows])[::-1] for rows in epochs]
+        starts = max((budget_cuts(longest_first, tokens) for longest_first in ordered), key=len)
+        budget = _TokenBudget(tokens, lengths, starts, is_fixed=self._draw is None)
+        fewest = [int(np.diff(budget.cuts(longest_first), append=self.rows).min()) for longest_first in ordered]
+        parts, longest_first = self.accumulation * self.processes, ordered[int(np.argmin(fewest))]
+        if min(fewest) < parts:
+            raise InputError(
+                f"batching.token_budget: {tokens} tokens make a step of {min(fewest)} row(s) (the longest has "
+                f"{longest_first[0]} tokens), which {self.processes} process(es) x {self.accumulation} accumulation "
+                f"step(s) cannot share: expected {_enough(longest_first, tokens, parts)} or more, or fewer of either"
+            )
+        return budget
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows; the rows follow, too, see `EpochLoader`."""
@@ -110,7 +142,7 @@ class StepBatches(Sampler[list[int]]):
             self.follow(epoch)
 
     def step_rows(self) -> list[np.ndarray]:
-        """Numbers of the rows of every optimiser step of this epoch, over all processes."""
+        """Numbers of the rows of every optimizer step of this epoch, over all processes."""
         return self._steps_of(self.epoch)
 
     def _steps_of(self, epoch: int) -> list[np.ndarray]:
@@ -118,10 +150,11 @@ class StepBatches(Sampler[list[int]]):
         return number_repeats(steps, self.rows) if self._several_views else steps
 
     def _drawn_steps(self, epoch: int) -> list[np.ndarray]:
-        order, rng = self._epoch_rows(epoch)
-        if self._bucket is not None:
-            in_order = order[np.argsort(-self._bucket[order], kind="stable")]
-            steps = np.split(in_order, self._cuts(self._bucket[in_order])[1:])
+        rng = np.random.default_rng((self.seed, epoch))
+        order = self._rows_of(epoch, rng)
+        if self._budget is not None:
+            in_order = order[np.argsort(-self._budget.lengths[order], kind="stable")]
+            steps = np.split(in_order, self._budget.cuts(self._budget.lengths[in_order])[1:])
         elif self.lengths is None:
             return np.array_split(order, self.steps)
         else:
@@ -132,27 +165,14 @@ class StepBatches(Sampler[list[int]]):
             steps = np.array_split(in_order, self.steps)
         return [steps[i] for i in rng.permutation(self.steps)]
 
-    def _epoch_rows(self, epoch: int) -> tuple[np.ndarray, np.random.Generator]:
-        """The rows of an epoch in random order, and the generator that they leave."""
-        rng = np.random.default_rng((self.seed, epoch))
-        return (rng.permutation(self.rows) if self._draw is None else self._draw(rng)), rng
-
-    def _cuts(self, longest_first: np.ndarray) -> np.ndarray:
-        """Where each of this sampler's steps starts in rows of these lengths."""
-        if self._draw is None:
-            return self._starts
-        starts, budget = budget_cuts(longest_first, self._budget), self._budget
-        while len(starts) > self.steps:
-            budget = math.ceil(budget * 1.01)
-            starts = budget_cuts(longest_first, budget)
-        while len(starts) < self.steps:
-            sizes = np.diff(starts, append=len(longest_first))
-            largest = int(sizes.argmax())
-            starts = np.insert(starts, largest + 1, starts[largest] + sizes[largest] // 2)
-        return starts
+    def _rows_of(self, epoch: int, rng: np.random.Generator | None = None) -> np.ndarray:
+        """The rows of an epoch in random order, by its generator."""
+        rng = rng or np.random.default_rng((self.seed, epoch))
+        return rng.permutation(self.rows) if self._draw is None else self._draw(rng)
 
     def first_steps(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the rows that come in an epoch, rising, and the step of it in which each comes first; shapes (K,)."""
+        """Numbers of the rows that come in an epoch, rising, and the step of it in which each comes first; shapes
+        (K,)."""
         steps = self._steps_of(epoch)
         numbers, first = np.unique(np.concatenate(steps), return_index=True)
         return numbers, np.repeat(np.arange(len(steps)), [len(step) for step in steps])[first]
@@ -195,18 +215,18 @@ class Progress:
 
     def __init__(self, batches: StepBatches, steps: int) -> None:
         self.batches, self.steps = batches, steps
-        self._made: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __call__(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
         """Share of the training that is over when rows come in an epoch, shape (B,).
 
         Args:
-            numbers: of the rows, as `StepBatches` gives them, shape (B,). One that comes several times has the share of the
-                first time, one that does not come that of the epoch's start.
+            numbers: of the rows, as `StepBatches` gives them, shape (B,). One that comes several times has the share of
+                the first time, one that does not come that of the epoch's start.
         """
-        if self._made is None or self._made[0] != epoch:
-            self._made = epoch, *self.batches.first_steps(epoch)
-        _, known, step = self._made
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, *self.batches.first_steps(epoch)
+        _, known, step = self._epoch
         at_B = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
         before_B = np.where(known[at_B] == numbers, step[at_B], 0)
         return (epoch * self.batches.steps + before_B) / self.steps
@@ -286,7 +306,7 @@ class EpochLoader(DataLoader):
         self,
         dataset: EpochRows,
         batch_sampler: StepBatches,
-        collate_fn: Callable[[dict[str, Any]], Any],
+        collate_fn: Callable[[Any], Any],
         *,
         num_workers: int = 0,
         pin_memory: bool = False,
@@ -304,4 +324,5 @@ class EpochLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         """See `StepBatches.set_epoch`."""
+        assert isinstance(self.batch_sampler, StepBatches)
         self.batch_sampler.set_epoch(epoch)

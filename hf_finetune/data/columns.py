@@ -46,8 +46,8 @@ def choose_columns(
 ) -> dict[str, str]:
     """Map `text` and `text_pair`, or `image`, and `label` to columns of the source.
 
-    Requested columns are taken. The rest is inferred: pairs by the well-known names alone, text, image and class by name
-    (`text` before `review`), else because no other column can be it.
+    Requested columns are taken. The rest is inferred: pairs by the well-known names alone, text, image and class by
+    name (`text` before `review`), else because no other column can be it.
 
     Args:
         requested: column names by canonical name, None where the user named none.

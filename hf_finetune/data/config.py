@@ -65,7 +65,7 @@ class SplitOptions:
     rows_per_class: int | None = None
     """At most this many rows of each class stay in train, drawn before `max_train_rows`."""
     unlabeled: tuple[str, ...] = ()
-    """Names of splits of the data, or paths, of rows whose labels are not read. Train itself may be one of them, for the
-    rows that were not drawn."""
+    """Names of splits of the data, or paths, of rows whose labels are not read. Train itself may be one of them, for
+    the rows that were not drawn."""
     keep_left_out: bool = False
     """Return the rows that `rows_per_class` and `max_train_rows` leave out as well."""

@@ -42,9 +42,9 @@ def process(processor: BaseImageProcessor, images: Sequence[Image], **options: A
             raise
         spelled = ", ".join(f"{height}x{width}" for height, width in sizes)
         raise InputError(
-            f"the checkpoint's {type(processor).__name__} makes images of several sizes ({spelled}), and a batch has one: "
-            "expected do_center_crop, or a size of height and width, in its preprocessor_config.json; or give images of "
-            "one shape"
+            f"the checkpoint's {type(processor).__name__} makes images of several sizes ({spelled}), and a batch has "
+            "one: expected do_center_crop, or a size of height and width, in its preprocessor_config.json; or give "
+            "images of one shape"
         ) from None
 
 

@@ -36,7 +36,7 @@ class TextInputs:
         return list(self.tokenizer.model_input_names)
 
     def encode(self, rows: Dataset) -> Dataset:
-        """Tokenize once: adds `input_ids` (and `token_type_ids` where the model has them) and `length`; drops nothing."""
+        """Tokenize once: add `input_ids` (and `token_type_ids` where the model has them) and `length`."""
         return rows.map(self._token_lists, batched=True, load_from_cache_file=False)
 
     def encode_in_memory(self, rows: Dataset) -> Dataset:
@@ -58,7 +58,7 @@ class TextInputs:
         )
 
     def truncated_share(self, encoded: Dataset, sample: int = 2000) -> float:
-        """Share of rows that do not fit in `max_length`, counted on the rows that fill it (at most `sample` of them)."""
+        """Share of rows that are longer than `max_length`, counted on at most `sample` rows that fill it."""
         full = np.flatnonzero(np.asarray(encoded["length"][:]) >= self.max_length)
         if len(full) == 0:
             return 0.0
@@ -135,7 +135,7 @@ class ImageInputs:
     def pixels(self, images: Sequence[dict[str, Any]]) -> torch.Tensor:
         """Images as they are before they are rescaled and normalized: (B, 3, H, W), uint8.
 
-        Only for a processor that `image_processing.splits_in_two` says so of.
+        Only for a processor of which `image_processing.splits_in_two` is true.
         """
         pixels = image_cache.cached_pixels(images)
         return pixels if pixels is not None else image_processing.resize(self.processor, [decode(i) for i in images])
@@ -145,8 +145,7 @@ Inputs = TextInputs | ImageInputs
 
 
 class EpochRows(torch.utils.data.Dataset, ABC):
-    """Rows for a torch DataLoader that are told which epoch comes, see `batching.EpochLoader`: they may look different in
-    each."""
+    """Rows for a torch DataLoader that may look different in each epoch, see `batching.EpochLoader`."""
 
     epoch = 0
 

@@ -42,7 +42,7 @@ class Splits:
     """Of the rows without a label, which stand behind the others in train with the label -1: how many they are, and how
     many were left out, see `unlabeled.read_for_teacher`. None: none were named."""
     left_out: Dataset | None = None
-    """Rows of train that `rows_per_class` and `max_train_rows` did not draw, where `keep_left_out` and there are any."""
+    """With `keep_left_out`: rows of train that `rows_per_class` and `max_train_rows` did not draw, if any."""
 
 
 def load(source: Source, kind: Kind, options: SplitOptions | None = None) -> Splits:
@@ -67,7 +67,7 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None) -> Spl
         further, unlabeled = read_for_teacher(data.selection, kind, rows, options.unlabeled, notes)
         rows["train"] = rows["train"].followed_by(further)
     roles: tuple[Role, ...] = ("train", "validation", "test")
-    contents = {role: (rows[role].digests, rows[role].labels_N) for role in roles if role in rows}
+    contents = {str(role): (rows[role].digests, rows[role].labels_N) for role in roles if role in rows}
     digest = fingerprint(data.labels, contents)
     datasets = {role: to_dataset(part.table, f"{digest[:24]}-{role}") for role, part in rows.items()}
     return Splits(
@@ -143,8 +143,8 @@ def _draw_train(labels_N: np.ndarray, options: SplitOptions, notes: Notes) -> np
 
 def _count_duplicates(rows: dict[Role, SplitRows], notes: Notes) -> dict[str, int]:
     trained = set(rows["train"].digests)
-    counts = {role: sum(d in trained for d in part.digests) for role, part in rows.items() if role != "train"}
-    for role, count in counts.items():
-        if count:
-            notes.add(f"duplicates: {count} of {len(rows[role])} {role} rows are in train too, exactly alike")
-    return dict(counts)
+    counts = {str(role): sum(d in trained for d in part.digests) for role, part in rows.items() if role != "train"}
+    for role, part in rows.items():
+        if count := counts.get(role):
+            notes.add(f"duplicates: {count} of {len(part)} {role} rows are in train too, exactly alike")
+    return counts

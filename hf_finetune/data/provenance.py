@@ -32,7 +32,7 @@ def row_keys(rows: Dataset) -> np.ndarray:
 
 
 def trained_on(checkpoint: str) -> np.ndarray | None:
-    """Keys of the rows that a run, given by its folder or that of its model, and those before it trained on.
+    """Keys of the rows that a run and those before it trained on, by its folder or that of its model.
 
     None: nothing is known, as of what is no run's, or of a damaged file.
     """
@@ -62,8 +62,8 @@ def save_keys(folder: Path, trained: Sequence[Dataset], start: str | None) -> No
 def teacher_overlaps(names: Sequence[str], splits: Splits) -> list[str]:
     """A line for each teacher, by the name that the user gave it, that was trained on rows which are scored here."""
     return [
-        f"the teacher {Path(name).name} was trained on {rows}: its predictions for them are too good, and what is said of "
-        "it and its student by them"
+        f"the teacher {Path(name).name} was trained on {rows}: its predictions for them are too good, and so is what "
+        "they show of it and its student"
         for name in names
         for rows in _overlaps(name, splits)
     ]
@@ -72,7 +72,8 @@ def teacher_overlaps(names: Sequence[str], splits: Splits) -> list[str]:
 def start_overlaps(start: str, splits: Splits) -> list[str]:
     """The same of the checkpoint that a run starts from."""
     return [
-        f"{Path(start).name}, which this run starts from, was trained on {rows}: what is measured on them may be too good"
+        f"{Path(start).name}, which this run starts from, was trained on {rows}: what is measured on them may be "
+        "too good"
         for rows in _overlaps(start, splits)
     ]
 

@@ -1,4 +1,4 @@
-"""Which rows an epoch is made of when rare classes are to be seen more often than they occur.
+"""Class-balanced sampling: which rows make an epoch when rare classes come more often than they occur.
 
 Legend: N rows, C classes.
 """
@@ -38,11 +38,11 @@ def class_quotas(counts_C: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 
 class ClassDraw:
-    """Draws the rows of an epoch by `class_quotas`: rows of rare classes come several times, some of common ones not. Rows
-    without a label (-1) come once each.
+    """Draws the rows of an epoch by `class_quotas`: rows of rare classes come several times, some of common ones not.
 
-    A class with n rows and a quota q gives every row q // n times, and q % n of its rows, drawn anew for each epoch, once
-    more. So a row comes at most once more than another of its class, and over the epochs all have their turn.
+    A class with n rows and a quota q gives every row q // n times, and q % n of its rows, drawn anew for each epoch,
+    once more. So a row comes at most once more than another of its class, and over the epochs all have their turn. Rows
+    without a label (-1) come once each.
 
     Args:
         labels_N: class of each row, shape (N,); -1: none.
@@ -53,15 +53,13 @@ class ClassDraw:
         counts_C = np.bincount(labels_N[labels_N >= 0])
         self.quota_C = class_quotas(counts_C, sampling)
         # Those without a label come first in this order.
-        unlabelled, *by_class = np.split(
-            np.argsort(labels_N, kind="stable"), np.cumsum([int((labels_N < 0).sum()), *counts_C])[:-1]
-        )
-        self._rows, self._unlabelled = by_class, unlabelled
+        ends = np.cumsum([int((labels_N < 0).sum()), *counts_C])
+        self._unlabeled, *self._by_class = np.split(np.argsort(labels_N, kind="stable"), ends[:-1])
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
         """Rows of one epoch in random order, shape (N,)."""
-        drawn = [self._unlabelled]
-        for rows, quota in zip(self._rows, self.quota_C, strict=True):
+        drawn = [self._unlabeled]
+        for rows, quota in zip(self._by_class, self.quota_C, strict=True):
             if len(rows):
                 times, more = divmod(int(quota), len(rows))
                 drawn += [np.tile(rows, times), rng.permutation(rows)[:more]]
@@ -69,5 +67,5 @@ class ClassDraw:
 
 
 def class_draw(rows: Dataset, sampling: Sampling) -> ClassDraw | None:
-    """What draws the epochs of labelled rows; None where every row comes once."""
+    """What draws the epochs of labeled rows; None where every row comes once."""
     return None if sampling == "none" else ClassDraw(np.asarray(rows["label"][:]), sampling)

@@ -8,28 +8,27 @@ from itertools import chain
 from typing import Literal
 
 Keep = Literal["nothing", "numbers", "entities"]
-"""Words that stay as and where they are. numbers: those with a digit. entities: these, addresses of the web and of mail,
-@mentions, #tags, and words with a capital that do not start a sentence: names, as English and many other languages write
-them."""
+"""Words that stay as and where they are. numbers: those with a digit. entities: these, addresses of the web and of
+mail, @mentions, #tags, and words with a capital that do not start a sentence: names, as English and many other
+languages write them."""
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\uff66-\uff9f\U00020000-\U0003ffff"
 )
-"""Characters of scripts that put no spaces between words (Thai and Lao, Burmese, Khmer, Japanese, Chinese), as they stand
-between the brackets of a regular expression: there each is taken for a word."""
+"""Characters of scripts that put no spaces between words (Thai and Lao, Burmese, Khmer, Japanese, Chinese), as they
+stand between the brackets of a regular expression: there each is taken for a word."""
 
 # A number that begins with a digit of such a script; some have none of their own.
 _OWN_NUMBER = rf"(?=[{UNSPACED}])\d+(?:[.,:/]\d+)*"
-# A number or else a letter of such a script is a word, with the marks on it and the punctuation behind it; else words stand
-# between white space.
+# A number or else a letter of such a script is a word, with the marks on it and the punctuation behind it; else words
+# stand between white space.
 _WORD = re.compile(rf"(?:{_OWN_NUMBER}|[{UNSPACED}])[^\w\s]*|[^\s{UNSPACED}]+")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
-_GAP = re.compile(r"\s*")
 _DIGIT = re.compile(r"\d")
 _ADDRESS = re.compile(r"://|[@#]\w|\w\.[a-z]{2,}\b")
-# The letters, with the marks that Unicode's NFD writes behind them, and digits of a word, without the punctuation around it; an
-# apostrophe or hyphen inside belongs to it, and what parts the digits of a number.
+# The letters, with the marks that Unicode's NFD writes behind them, and digits of a word, without the punctuation
+# around it; an apostrophe or hyphen inside belongs to it, and what parts the digits of a number.
 _LETTERS = r"[^\W_](?:[^\W_]|[\u0300-\u036f])*"
 _CORE = re.compile(rf"{_LETTERS}(?:(?:['’-]|(?<=\d)[.,:](?=\d)){_LETTERS})*")
 # Chinese and Japanese put no white space behind a full stop.
@@ -54,8 +53,8 @@ def joined(pieces: list[str], gaps: list[str]) -> str:
 
 
 def joined_words(words: list[str], gaps: list[str]) -> str:
-    """The text again, with a space between two words that would be one without: numbers between which a letter of a script
-    without spaces is gone."""
+    """The text again, with a space between two words that would be one without: numbers between which a letter of a
+    script without spaces is gone."""
     apart = list(gaps)
     for i in range(1, len(words)):
         before, after = words[i - 1], words[i]
@@ -77,7 +76,7 @@ def share(p: float, count: int) -> int:
 
 
 def stays(words: list[str], i: int, keep: Keep) -> bool:
-    """Whether a word is of those to keep."""
+    """Whether a word is to stay as and where it is."""
     if keep == "nothing":
         return False
     if _DIGIT.search(words[i]):
@@ -106,8 +105,8 @@ def _is_short(word: str) -> bool:
 
 def core_of(word: str) -> tuple[str, str, str]:
     """A word between the punctuation before and behind it; "" where it is nothing but punctuation."""
-    found = _CORE.search(word)
-    return ("", "", word) if found is None else (word[: found.start()], found[0], word[found.end() :])
+    core = _CORE.search(word)
+    return ("", "", word) if core is None else (word[: core.start()], core[0], word[core.end() :])
 
 
 def sentences_of(text: str) -> tuple[list[str], list[str]]:
@@ -123,12 +122,12 @@ def sentences_of(text: str) -> tuple[list[str], list[str]]:
     sentences, gaps = [], [text[:start]]
     has_capitals = any(map(str.isupper, text))
     for end in _END.finditer(text, start, stop):
-        gap = _GAP.match(text, end.end(), stop)
+        following = text[end.end() : stop].lstrip()
         is_short = end[0] == "." and _is_short(text[start : end.start()].rpartition(" ")[2])
-        goes_on = has_capitals and gap.end() < stop and text[gap.end()].islower()
-        if gap.end() == stop or goes_on or is_short:
+        goes_on = has_capitals and following[:1].islower()
+        if not following or goes_on or is_short:
             continue
         sentences.append(text[start : end.end()])
-        gaps.append(gap[0])
-        start = gap.end()
+        start = stop - len(following)
+        gaps.append(text[end.end() : start])
     return [*sentences, text[start:stop]], [*gaps, text[stop:]]

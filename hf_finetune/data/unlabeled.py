@@ -39,9 +39,9 @@ def read_for_teacher(
         names: the files, for messages.
 
     Returns:
-        The rows, in order, with the label -1; and `rows`, how many these are, `evaluated`, how many have the exact input
-        of a row that is scored, `repeated`, how many of the rest have that of a training row or of an earlier one among
-        themselves, `unusable`, how many are empty or damaged.
+        The rows, in order, with the label -1; and `rows`, how many these are, `evaluated`, how many have the exact
+        input of a row that is scored, `repeated`, how many of the rest have that of a training row or of an earlier one
+        among themselves, `unusable`, how many are empty or damaged.
 
     Raises:
         InputError: a file lacks a column; no row is left.
@@ -103,8 +103,8 @@ class PretrainingRows:
 
     rows: Dataset
     counts: dict[str, int]
-    """`train` and `further`: rows used of either; `evaluated`, `repeated` and `unusable`: rows left out, because they are
-    validation or test rows, equal an earlier one, or are empty or damaged."""
+    """`train` and `further`: rows used of either; `evaluated`, `repeated` and `unusable`: rows left out, because they
+    are validation or test rows, equal an earlier one, or are empty or damaged."""
     fingerprint: str
     """SHA-256 over the rows' contents, in order."""
 
@@ -122,8 +122,8 @@ def read_for_pretraining(
 
     Args:
         own: training rows; labels are not looked at.
-        further: files, folders or Hub ids, of which all splits but validation and test are read. Their columns are those
-            of the run's data, where they are there, else the obvious ones.
+        further: files, folders or Hub ids, of which all splits but validation and test are read. Their columns are
+            those of the run's data, where they are there, else the obvious ones.
         evaluated: validation and test rows.
         columns: of the run's data, by canonical name.
 

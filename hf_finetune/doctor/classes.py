@@ -20,8 +20,8 @@ FEW_ROWS, UNEVEN = 10, 10.0
 # A word gives a class away that occurs in so much of it, and of whose rows so many are of it, beyond chance among all
 # words and classes with this probability.
 RECALL, PRECISION, CHANCE = 0.5, 0.95, 0.01
-# In one of many classes that is natural ("visa" in questions on visas), until nearly all of its rows have the word, or it
-# decides so many of all rows.
+# In one of many classes that is natural ("visa" in questions on visas), until nearly all of its rows have the word, or
+# it decides so many of all rows.
 NEARLY_ALL, DECIDED = 0.9, 0.1
 
 
@@ -71,8 +71,8 @@ def find_telltales(
 ) -> list[Finding]:
     """Words, or other marks, that nearly all rows of a class and hardly any others have.
 
-    Against chance: with the class's share of the rows as the probability, a word is that pure in fewer than CHANCE of the
-    data sets of this size, counting all words and classes (Bonferroni).
+    Against chance: with the class's share of the rows as the probability, a word is that pure in fewer than CHANCE of
+    the data sets of this size, counting all words and classes (Bonferroni).
 
     Args:
         has_NV: whether a row has a word.

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 # Pixels: between images, of a line of text; an image's longer side is enlarged or shrunk to lie between the two.
 GAP, LINE = 6, 18
 SMALLEST, LARGEST = 112, 224
-# A light grey: the edge of a white image is seen on it.
+# A light gray: the edge of a white image is seen on it.
 PAPER = (225, 225, 225)
 
 
 def draw_contact_sheet(preview: ImagePreview) -> bytes:
-    """A preview of images, as PNG: what stands in a column at the top, row and class above every row of images, and where
-    they are mixed, shares and classes above every one."""
+    """A preview of images, as PNG: what stands in a column at the top, row and class above every row of images, and
+    where they are mixed, shares and classes above every one."""
     from PIL import Image, ImageDraw, ImageFont
 
     columns = [preview.original, *preview.batches]

@@ -86,7 +86,7 @@ def examine(
     checkpoint: str | None = None,
     max_length: int = 128,
 ) -> Report:
-    """Read a data set as `data.loading.load` does, but for rows that cannot be used, and look for whatever may be wrong.
+    """Read a data set, without rows that cannot be used, and look for whatever may be wrong.
 
     Args:
         checkpoint: whose tokens are counted; None: words are.

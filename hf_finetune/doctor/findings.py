@@ -106,8 +106,8 @@ class Defect:
     """A kind of defect, the same in every report."""
 
     severity: Severity
-    """serious: results would mislead, or training learns the wrong thing. look: some rows should be looked at. note: good
-    to know."""
+    """serious: results would mislead, or training learns the wrong thing. look: some rows should be looked at. note:
+    good to know."""
     summary: str
     """What is wrong, as a format; `{count}` of `{of}` have it."""
     remedy: str

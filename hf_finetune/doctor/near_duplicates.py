@@ -20,9 +20,9 @@ _BETWEEN_WORDS = re.compile(r"[\s!-/:-@\[-`{-~\xa1-\xbf\u2000-\u206f\u3000-\u303
 SHARED, SHORTEST, LONGEST = 0.8, 8, 2_000
 # MinHash (Broder 1997): of texts that share 0.8 of their shingles, 98% agree in one of 8 bands of 4 hashes.
 BANDS, OF_A_BAND = 8, 4
-# Images are alike whose shrunken pixels differ by so many levels of 255 at most (root mean square). An image saved again
-# as JPEG of quality 85 differs from itself by 2.6 (median, emoji of 64 pixels); of 1.1 million pairs of different emoji
-# the nearest differ by 4.7. BLOCK: rows compared at a time.
+# Images are alike whose shrunken pixels differ by so many levels of 255 at most (root mean square). An image saved
+# again as JPEG of quality 85 differs from itself by 2.6 (median, emoji of 64 pixels); of 1.1 million pairs of different
+# emoji the nearest differ by 4.7. BLOCK: rows compared at a time.
 LEVELS, BLOCK = 4.0, 2_048
 
 
@@ -72,8 +72,7 @@ def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def near_duplicate_images(shrunken_NF: np.ndarray, compared: np.ndarray) -> list[int | None]:
-    """By row the first row whose shrunken pixels are nearly the same, or nearly those of one like it; itself if there is
-    none.
+    """By row the first row with nearly the same shrunken pixels, directly or through others; itself if there is none.
 
     Args:
         shrunken_NF: uint8.

@@ -34,7 +34,7 @@ class Mixture:
     """How the rows of a view were mixed with one another."""
 
     share: float
-    """That every row kept of itself."""
+    """Of itself in every row."""
     partners: tuple[int, ...]
     """For each row, which of them the rest is of, counted from 0."""
 
@@ -107,7 +107,7 @@ class ImagePreview(Preview):
 
 
 def first_views(epochs: int, copies: int) -> tuple[View, ...]:
-    """The views that training begins with: those of the first epochs; or, of rows with stored copies, the first copies."""
+    """The views that training begins with: of the first epochs; or the first stored copies."""
     if copies:
         return tuple(View(f"copy {number}", 0, number) for number in range(1, min(epochs, copies) + 1))
     return tuple(View(f"epoch {epoch}", epoch) for epoch in range(epochs))
@@ -143,7 +143,7 @@ def preview(
         names: class names, index = number.
         places: of the rows to show, which have a label.
         inputs: what brings images to their size; None for texts.
-        mix: for images; who is mixed with whom depends in training on which rows a step has, here on which are shown.
+        mix: for images; who is mixed with whom depends on the rows of a step in training, here on those of the preview.
         epochs: of the training. Of `Phases` a row has that of its epoch's first step, whichever step it comes in.
     """
     augmenter = replace(augmenter, progress=lambda epoch, numbers: np.full(len(numbers), epoch / epochs))

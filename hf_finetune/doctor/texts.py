@@ -43,8 +43,8 @@ MANY_CUT_OFF = 0.1
 def _damage(text: str) -> str | None:
     """What is broken in the characters of a text, or None.
 
-    UTF-8 that was read as cp1252 or Latin-1 is found by reading it back: a run of characters above 127 that are one byte
-    each there, and together UTF-8.
+    UTF-8 that was read as cp1252 or Latin-1 is found by reading it back: a run of characters above 127 that are one
+    byte each there, and together UTF-8.
     """
     if "\ufffd" in text:
         return "replacement character \ufffd"
@@ -76,7 +76,7 @@ CHECKS: dict[str, Callable[[str], str | None]] = {
     "markup": _markup,
     "only_urls": _only_urls,
 }
-"""By defect, what says why a text has it."""
+"""By defect, why a text has it; None: it has not."""
 
 
 def examine_texts(

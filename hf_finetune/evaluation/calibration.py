@@ -63,8 +63,8 @@ def temperature(labels: Any, logits: Any) -> float:
         logits: shape (N, C).
 
     Returns:
-        A temperature within `TEMPERATURES`, above 1 for an over-confident model; 1 if every row is right, since the best
-        one would then be 0: certainty, in the next wrong prediction too.
+        A temperature within `TEMPERATURES`, above 1 for an over-confident model; 1 if every row is right, since the
+        best one would then be 0: certainty, in the next wrong prediction too.
 
     Raises:
         InputError: as `metrics.labels_and_scores`.
@@ -76,8 +76,8 @@ def temperature(labels: Any, logits: Any) -> float:
 
 
 def least_log_loss(labels: Any, logits: Any) -> float:
-    """The least log loss, in nats, over the temperatures within `TEMPERATURES`, also where every row is right: of the same
-    logits it never falls where a row becomes wrong.
+    """The least log loss, in nats, over the temperatures within `TEMPERATURES`, also where every row is right: of the
+    same logits it never falls where a row becomes wrong.
 
     Args:
         labels: true class ids, shape (N,).

@@ -174,8 +174,8 @@ def paired_macro_f1(labels: Any, predicted_a: Any, predicted_b: Any, *, confiden
     labels, a, b = np.asarray(labels), np.atleast_2d(np.asarray(predicted_a)), np.atleast_2d(np.asarray(predicted_b))
     if a.shape != b.shape or a.ndim != 2 or labels.shape != a.shape[1:] or a.size == 0:
         raise InputError(
-            f"paired macro F1: expected labels of shape (rows,) and predictions of shape (seeds, rows), got {labels.shape}, "
-            f"{a.shape} and {b.shape}"
+            "paired macro F1: expected labels of shape (rows,) and predictions of shape (seeds, rows), "
+            f"got {labels.shape}, {a.shape} and {b.shape}"
         )
     cells = np.stack(
         [_macro_f1_by_row(labels, one) - _macro_f1_by_row(labels, other) for one, other in zip(a, b, strict=True)]
@@ -184,7 +184,7 @@ def paired_macro_f1(labels: Any, predicted_a: Any, predicted_b: Any, *, confiden
 
 
 def _macro_f1_by_row(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """What each row adds to macro F1, shape (N,); their mean is macro F1 over the classes that are labels or predictions."""
+    """What each row adds to macro F1, shape (N,); the mean is macro F1 over the classes that occur."""
     classes = np.union1d(labels, predicted)
     is_label, is_prediction = (ids[:, None] == classes for ids in (labels, predicted))
     both, total_C = is_label & is_prediction, is_label.sum(axis=0) + is_prediction.sum(axis=0)
@@ -227,8 +227,8 @@ def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
         margin: largest loss that still counts as none; 0.01 is one point.
 
     Returns:
-        `better`: the lower bound is above 0; `no worse`: it is above -margin; `worse`: it is not, and the upper bound is
-        below 0; else `undecided`.
+        `better`: the lower bound is above 0; `no worse`: it is above -margin; `worse`: it is not, and the upper bound
+        is below 0; else `undecided`.
     """
     if difference.low > 0:
         return "better"
@@ -240,8 +240,8 @@ def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
 def _row_statistics(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> sparse.csr_array:
     """What each row adds to the sums that all metrics are functions of, shape (K, N).
 
-    K is, in this order: C counts of right rows, C of labels, C of predictions, 1 log loss, and the gap of right rows and
-    confidence in each confidence bin.
+    K is, in this order: C counts of right rows, C of labels, C of predictions, 1 log loss, and the gap of right rows
+    and confidence in each confidence bin.
     """
     rows, num_labels = probabilities.shape
     confidence = probabilities.max(axis=1)

@@ -77,7 +77,7 @@ def predict_logits(
 
 
 def gather_logits(part: np.ndarray, rows: int, processes: int) -> np.ndarray:
-    """Logits (N, C) of all rows, for every process, from the share of each: process i has the rows i, i + processes, ...
+    """Logits (N, C) of all rows, for every process, from the share of each: process i has rows i, i + processes, ...
 
     Args:
         part: this process's.
@@ -118,7 +118,7 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) inside, the former mode after."""
+    """Evaluation mode (no dropout) in the block, the former mode after."""
     was_training = model.training
     model.eval()
     try:

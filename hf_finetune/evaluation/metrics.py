@@ -98,7 +98,8 @@ def as_probabilities(scores: np.ndarray) -> np.ndarray:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise InputError(
-            f"scores: expected probabilities that sum to 1, got {scores[row].tolist()} in row {row}; take the softmax of logits"
+            f"scores: expected probabilities that sum to 1, got {scores[row].tolist()} in row {row}; "
+            "take the softmax of logits"
         )
     return scores
 
@@ -171,8 +172,8 @@ def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Negative log-likelihood (N,) of the true classes, in nats.
 
     Args:
-        labels: class ids, shape (N,); or soft, shape (N, C), how much of each class is in a row: then the same mixture of
-            the classes' losses.
+        labels: class ids, shape (N,); or soft, shape (N, C), how much of each class is in a row: then the same mixture
+            of the classes' losses.
         probabilities: shape (N, C).
     """
     if labels.ndim == 2:
@@ -218,15 +219,15 @@ def roc_auc(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.nd
     classes = [1] if num_labels == 2 else range(num_labels)
     areas, influence = [], np.zeros(len(labels))
     for column in classes:
-        inside = np.flatnonzero(labels == column)
-        outside = np.flatnonzero(labels != column)
-        inside = inside[np.argsort(probabilities[inside, column])]
-        outside = outside[np.argsort(probabilities[outside, column])]
-        above = _share_below(probabilities[inside, column], probabilities[outside, column])
-        below = 1 - _share_below(probabilities[outside, column], probabilities[inside, column])
+        positive = np.flatnonzero(labels == column)
+        negative = np.flatnonzero(labels != column)
+        positive = positive[np.argsort(probabilities[positive, column])]
+        negative = negative[np.argsort(probabilities[negative, column])]
+        above = _share_below(probabilities[positive, column], probabilities[negative, column])
+        below = 1 - _share_below(probabilities[negative, column], probabilities[positive, column])
         areas.append(above.mean())
-        influence[inside] += (above - areas[-1]) / len(inside)
-        influence[outside] += (below - areas[-1]) / len(outside)
+        influence[positive] += (above - areas[-1]) / len(positive)
+        influence[negative] += (below - areas[-1]) / len(negative)
     return float(np.mean(areas)), influence / len(classes)
 
 

@@ -23,11 +23,11 @@ class Confusion:
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] | None = None) -> str:
-    """One line a model: its name, then each metric with its interval, aligned, without colours.
+    """One line a model: its name, then each metric with its interval, aligned, without colors.
 
     Args:
-        rows: {"name": "this model", "accuracy": {"value", "low", "high", "n"}, ...}, as result.json has metrics; a metric
-            that a row lacks stays blank.
+        rows: {"name": "this model", "accuracy": {"value", "low", "high", "n"}, ...}, as result.json has metrics; a
+            metric that a row lacks stays blank.
         metrics: which metrics, in this order; None: all that occur, in the order of their first appearance.
     """
     if metrics is None:

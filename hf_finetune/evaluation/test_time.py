@@ -16,8 +16,8 @@ from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdi
 def mean_probabilities(views: Iterable[np.ndarray]) -> np.ndarray:
     """The arithmetic mean of the probabilities of a row's views, shape (N, C).
 
-    Of probabilities, not of logits, so that a view weighs no more than another however certain the model is of it; as in
-    Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", section 4.1.
+    Of probabilities, not of logits, so that a view weighs no more than another however certain the model is of it; as
+    in Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", section 4.1.
 
     Args:
         views: probabilities (N, C) of the same rows in the same order, at least one; held one at a time.

@@ -80,7 +80,8 @@ def linear_baseline(train: Dataset, evals: Mapping[str, Dataset], *, num_labels:
         characters = np.sum([[len(text) for text in _texts(train, column)] for column in columns], axis=0)
         chosen = _cut(characters, MAX_CHARACTERS, "characters", seed)
         name, features, test = "tfidf+logistic", *_tfidf(train.select(chosen), evals, columns)
-        # On sparse inputs SAGA (arXiv:1407.0202) needs a quarter of L-BFGS's time and, stopped this early, loses nothing.
+        # On sparse inputs SAGA (arXiv:1407.0202) needs a quarter of L-BFGS's time and, stopped this early, loses
+        # nothing.
         model = LogisticRegression(C=10, solver="saga", tol=1e-2, max_iter=100, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -1,4 +1,4 @@
-"""Training rows as activations of the frozen layers: computed once, cached on the disk, used by every epoch and later runs.
+"""Training rows as cached activations of the frozen layers, used by every epoch and by later runs.
 
 Legend: N rows, T tokens, D width.
 """
@@ -53,7 +53,7 @@ class CachedInputs:
         return ["cached"]
 
     def lengths(self, encoded: Dataset) -> np.ndarray | None:
-        """Tokens of each text, shape (N,), so that it trains in the step in which it would without a cache; else None."""
+        """Tokens of each text, shape (N,): it trains in the same step as without a cache. None for images."""
         return np.asarray(encoded["length"][:], dtype=np.int64) if "length" in encoded.column_names else None
 
     def collate(self, batch: dict[str, list]) -> Batch:
@@ -85,7 +85,7 @@ class TrainingRows:
 
     @property
     def report(self) -> dict[str, bool | float | str | None]:
-        """What result.json says of the cache."""
+        """The section `cache` of result.json."""
         size = self.inputs.store.size if isinstance(self.inputs, CachedInputs) else 0
         return {
             "used": isinstance(self.inputs, CachedInputs),
@@ -115,7 +115,7 @@ def cache_frozen_layers(
 ) -> TrainingRows:
     """Compute what the frozen layers give for all rows, or find it where an earlier run left it.
 
-    The main process fills the cache while the others wait. Where it cannot be used, the run goes on without, says why,
+    The main process fills the cache while the others wait. Where it cannot be used, the run goes on without, logs why,
     and gives the same weights up to rounding.
 
     Args:

@@ -1,10 +1,10 @@
-"""Entering a classifier above its frozen layers: what they give is handed in, and they are passed over.
+"""Entering a classifier above its frozen layers: their activations are handed in, and they are passed over.
 
 No module is exchanged and no weight moves: while a batch of activations runs, the embeddings hand it on and the frozen
 layers let it through. The model stays whole at every moment, its checkpoints are ordinary ones, and ordinary batches go
 through all of it as before.
 
-Legend: B rows, T tokens, D width, H height, W width of a picture.
+Legend: B rows, T tokens, D width, H height, W width of an image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Batch = dict[str, torch.Tensor]
 # other padding change the last digits.
 TOLERANCE = 1e-3
 # What a forward pass raises when it is handed activations that it was not written for: no ids, no tuple to take apart,
-# another length. The family's code is not known here, so whichever of these it is, it says that there is no way in.
+# another length. The family's code is not known here, so any of these means that there is no way in.
 MISFITS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError)
 
 
@@ -41,7 +41,7 @@ class NoBoundary(ValueError):
 class Prefix:
     """The embeddings and the lowest `n` layers of a classifier, frozen.
 
-    Once made, the model takes a batch from `as_batch` as well as ordinary ones, until `close`; inside
+    From then on the model takes a batch from `as_batch` as well as ordinary ones, until `close`; inside
     DistributedDataParallel, too.
 
     Args:
@@ -62,11 +62,11 @@ class Prefix:
         lowest_read = len(self._layers) + 1 - last_layers_read(model)
         if lowest_read < n:
             raise NoBoundary(f"the head reads the states of layer {lowest_read} as well, of {n} that are frozen")
-        self._given: torch.Tensor | None = None
+        self._activations: torch.Tensor | None = None
         self._reading = self._idle = False
         self._read: torch.Tensor | None = None
         before, self._in_tuples = _trace(model, self._layers, batch)
-        self.picture = batch["pixel_values"].shape[1:] if "pixel_values" in batch else None
+        self.image_shape = batch["pixel_values"].shape[1:] if "pixel_values" in batch else None
         self.width = 0
         self.tokens: int | None = None
         """Tokens of every row, where it is the same number for all."""
@@ -107,7 +107,7 @@ class Prefix:
             rows: activations of each row, shape (T, D), from `read`.
         """
         hidden_BTD = pad_sequence(rows, batch_first=True)
-        if self.picture is not None:
+        if self.image_shape is not None:
             return {"pixel_values": hidden_BTD}
         lengths_B = torch.tensor([len(row) for row in rows])
         mask_BT = torch.arange(hidden_BTD.shape[1]) < lengths_B[:, None]
@@ -132,27 +132,27 @@ class Prefix:
             del module.forward
 
     def _take(self, _encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        """Before the encoder: keep the activations of a batch that brings some.
+        """Before the encoder: hold the activations of a batch that brings some.
 
-        Text encoders ask for the shape of `inputs_embeds` only. BEiT asks for the picture's size, so the others get a
-        picture of that size, too: one number, seen B x 3 x H x W times.
+        Text encoders ask for the shape of `inputs_embeds` only. BEiT asks for the image's size, so the others get an
+        image of that size, too: one number, viewed B x 3 x H x W times.
         """
-        if self.picture is None:
-            given = kwargs.get("inputs_embeds")
+        if self.image_shape is None:
+            activations = kwargs.get("inputs_embeds")
         else:
             pixels = args[0] if args else kwargs["pixel_values"]
-            given = pixels if pixels.dim() == 3 else None
-        if given is None or self._idle:
+            activations = pixels if pixels.dim() == 3 else None
+        if activations is None or self._idle:
             return None
         # The layers above see the number format that they see when all layers are run.
-        self._given = given.float()
-        if self.picture is None:
-            return args, kwargs | {"inputs_embeds": self._given}
-        blank = self._given.new_zeros(()).expand(len(given), *self.picture)
+        self._activations = activations.float()
+        if self.image_shape is None:
+            return args, kwargs | {"inputs_embeds": self._activations}
+        blank = self._activations.new_zeros(()).expand(len(activations), *self.image_shape)
         return ((blank, *args[1:]), kwargs) if args else (args, kwargs | {"pixel_values": blank})
 
     def _forget(self, *_: object) -> None:
-        self._given = None
+        self._activations = None
 
     def _note(self, _layer: nn.Module, _inputs: tuple, output: Any) -> None:
         if self._reading:
@@ -160,13 +160,13 @@ class Prefix:
 
     def _entrance(self, forward: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def enter(*args: Any, **kwargs: Any) -> torch.Tensor:
-            return forward(*args, **kwargs) if self._given is None else self._given
+            return forward(*args, **kwargs) if self._activations is None else self._activations
 
         return enter
 
     def _passage(self, layer: nn.Module, index: int) -> Callable[..., Any]:
         def run_or_pass(hidden_BTD: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            passed = self._given is not None if index < self.n else self._reading
+            passed = self._activations is not None if index < self.n else self._reading
             if not passed:
                 # That of its class: `models.kernels.layers` gives it another one while the model trains.
                 return type(layer).forward(layer, hidden_BTD, *args, **kwargs)
@@ -178,7 +178,7 @@ class Prefix:
         """Raises: NoBoundary."""
         hidden_BTD = self.read(model, batch)
         _, tokens, self.width = hidden_BTD.shape
-        if self.picture is not None or tokens != batch["input_ids"].shape[1]:
+        if self.image_shape is not None or tokens != batch["input_ids"].shape[1]:
             self.tokens = tokens
         with evaluating(model), torch.no_grad():
             expected = model(**batch).logits
@@ -213,19 +213,19 @@ def _trace(model: PreTrainedModel, layers: list[nn.Module], batch: Batch) -> tup
         raise NoBoundary("its layers are not run once each, one after another")
     last: Any = None
     for module in [*before, *layers]:
-        given, output = calls[module][0]
+        entering, output = calls[module][0]
         if module in layers:
-            if not isinstance(given, torch.Tensor) or given.dim() != 3:
+            if not isinstance(entering, torch.Tensor) or entering.dim() != 3:
                 raise NoBoundary("its layers do not take rows of tokens")
-            if given is not last:
+            if entering is not last:
                 raise NoBoundary("something is done between its layers")
         last = output[0] if isinstance(output, tuple) else output
         # The last one may leave out tokens that the head does not read.
         same = [0, 2] if module is layers[-1] else [0, 1, 2]
-        if module in layers and (last.dim() != 3 or any(last.shape[i] != given.shape[i] for i in same)):
-            raise NoBoundary("its layers change the shape of what they are given")
+        if module in layers and (last.dim() != 3 or any(last.shape[i] != entering.shape[i] for i in same)):
+            raise NoBoundary("its layers change the shape of their input")
     if not all(isinstance(calls[module][0][1], torch.Tensor) for module in before):
-        # data2vec's tell the picture's size beside them, I-BERT's the scale of its integers.
+        # data2vec's tell the image's size beside them, I-BERT's the scale of its integers.
         raise NoBoundary("its embeddings give more than rows of tokens")
     return before, isinstance(calls[layers[0]][0][1], tuple)
 

@@ -137,7 +137,8 @@ class CsvFile:
         if len(record) > len(header):
             hint = f"; a field that contains a {_DELIMITERS[self._delimiter][0]} must be enclosed in quotation marks"
         return InputError(
-            f"{self.path}, row {row} (line {line}): expected {len(header)} fields as in the header, got {len(record)}{hint}"
+            f"{self.path}, row {row} (line {line}): expected {len(header)} fields as in the header, "
+            f"got {len(record)}{hint}"
         )
 
 
