@@ -7,7 +7,6 @@ Imports nothing of this package: what loads here loads for anyone who has the fo
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 BATCH_ROWS = 16
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "tanh": torch.tanh,
-    "gelu": torch.nn.functional.gelu,
-    "relu": torch.relu,
-}
 
 
 def batches(job: dict[str, Any], processor: Any) -> list[dict[str, Any]]:
@@ -42,8 +36,9 @@ def batches(job: dict[str, Any], processor: Any) -> list[dict[str, Any]]:
     return encoded
 
 
-def head_logits(encoder: torch.nn.Module, inputs: dict[str, Any], path: str) -> torch.Tensor:
+def head_logits(encoder: torch.nn.Module, inputs: dict, path: str) -> torch.Tensor:
     """Logits (N, C): head.safetensors, applied to what its header says of the encoder's states."""
+    # The model card shows this function: it uses names of torch and safetensors alone.
     with safe_open(path, "pt") as file:
         how, head = file.metadata(), load_file(path)
     layers, first = int(how["last_layers"]), int(how["first"])
@@ -63,7 +58,8 @@ def head_logits(encoder: torch.nn.Module, inputs: dict[str, Any], path: str) -> 
         weights = (tokens @ head["query"])[:, :, None].masked_fill(~mask, -torch.inf).softmax(1)
         features = (tokens * weights).sum(1)
     if how["activation"]:
-        features = ACTIVATIONS[how["activation"]](features @ head["dense.weight"].T + head["dense.bias"])
+        activations: dict = {"tanh": torch.tanh, "gelu": torch.nn.functional.gelu, "relu": torch.relu}
+        features = activations[how["activation"]](features @ head["dense.weight"].T + head["dense.bias"])
     return features @ head["out.weight"].T + head["out.bias"]
 
 

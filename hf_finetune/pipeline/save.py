@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -55,14 +55,14 @@ def save_artifacts(network: nn.Module, run: PreparedRun, folder: Path) -> list[A
     assert isinstance(network, PreTrainedModel), "a model of transformers"
     _note_pairs(network, run)
     if isinstance(network, CustomHeadClassifier):
-        body = cast(PreTrainedModel, encoder(network))
+        body = encoder(network)
         if not network.folds:
             with replacing(folder / "encoder") as path:
                 body.save_pretrained(path)
                 _save_processor(run.data.inputs, path)
             save_head(network, folder / HEAD_FILE, run.recipe.task)
             return [Artifact("reload", folder / "encoder", head=folder / HEAD_FILE)]
-        network = fold(body, network.reading, network.head)
+        network = fold(body, network.spec, network.head)
     with replacing(folder / "model") as path:
         network.save_pretrained(path)
         _save_processor(run.data.inputs, path)

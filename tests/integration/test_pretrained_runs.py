@@ -19,7 +19,6 @@ from transformers import AutoModel
 
 from hf_finetune.augmentation.compose import Phases, Sometimes
 from hf_finetune.augmentation.image.operations import Flip
-from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import jobs
 from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.config.rules import check
@@ -417,7 +416,6 @@ PICTURES = {"data": ImageData(path="x")}
         ({"objective": SimCLR(temperature=0.0)}, PICTURES, "pretrain.objective.temperature: expected a number above 0"),
         ({"objective": SimCLR(projection=0)}, PICTURES, "pretrain.objective.projection: expected at least 1"),
         ({"objective": SimCLR(augment=())}, PICTURES, "pretrain.objective.augment: expected operations: without any"),
-        ({"objective": SimCLR(augment=(SwapWords(),))}, PICTURES, "pretrain.objective.augment: SwapWords is not for pictures"),
         (
             {"objective": SimCLR(augment=(Phases((Flip(),)),))},
             PICTURES,
