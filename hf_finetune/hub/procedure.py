@@ -11,6 +11,7 @@ import yaml
 from hf_finetune.config.recipe import Distill, Recipe
 from hf_finetune.hub.markdown import code, number, value_cell
 from hf_finetune.hub.run_facts import RunFacts
+from hf_finetune.models.peft.config import plain_adapter
 from hf_finetune.training.optim.schedule_config import course
 from hf_finetune.utils.plain import flatten, short_repr, to_plain
 
@@ -135,9 +136,7 @@ def _layer_map(layer_map: Mapping[str, Any]) -> str:
 
 def adapter_config(recipe: Recipe) -> str | None:
     """The recipe's own adapter config as YAML, without what is not set."""
-    if recipe.adapter is None:
+    if (adapter := plain_adapter(recipe.adapter)) is None:
         return None
-    config = {
-        k: v for k, v in to_plain(recipe.adapter).items() if v not in (None, {}, []) and k != "base_model_name_or_path"
-    }
+    config = {k: v for k, v in adapter.items() if v not in ({}, []) and k != "base_model_name_or_path"}
     return yaml.safe_dump(config, sort_keys=True, allow_unicode=True).strip()
