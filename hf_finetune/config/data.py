@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import tyro
+from annotated_types import Ge, Interval
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
-from hf_finetune.utils.config import Operations, configclass
+from hf_finetune.utils.config import Count, CountOrZero, Fraction, Operations, Seed, configclass
 
 
 def flag(*aliases: str) -> Any:
@@ -33,15 +34,15 @@ class Data:
     """Test rows: the name of a split of the data, or a file or folder of its own."""
     label: Annotated[str | None, flag("--label")] = None
     """Column of the class. Default: the obvious one, said aloud."""
-    validation_fraction: float = 0.1
+    validation_fraction: Fraction = 0.1
     """Share of the training rows carved off for validation when the data has none."""
-    test_fraction: float = 0.0
+    test_fraction: Fraction = 0.0
     """Share of the rows carved off for test when the data has none. 0: no test split, and no claim about test."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Seed of the carving; apart from `train.seed`, so that runs with other seeds are judged on the same rows."""
-    max_train_rows: Annotated[int | None, flag("--max-train-rows")] = None
+    max_train_rows: Annotated[Annotated[int, Ge(2)] | None, flag("--max-train-rows")] = None
     """Train on this many rows at most, drawn with `split_seed`, the classes' shares kept."""
-    rows_per_class: Annotated[int | None, flag("--rows-per-class")] = None
+    rows_per_class: Annotated[Count | None, flag("--rows-per-class")] = None
     """Train on this many rows of each class at most, drawn with `split_seed`; those of a smaller number are among those of a
     larger one."""
     unlabelled: Annotated[tuple[str, ...], flag("--unlabelled")] = ()
@@ -61,12 +62,12 @@ class TextData(Data):
     """Column of the text. Default: the obvious one, said aloud."""
     text_pair: Annotated[str | None, flag("--text-pair")] = None
     """Column of the second text, for sentence pairs."""
-    max_length: Annotated[int, flag("--max-length")] = 128
+    max_length: Annotated[int, Ge(4), flag("--max-length")] = 128
     """Longest text in tokens, special tokens included; the rest is cut off. Stored with the tokenizer."""
     augment: Operations[TextAugmentation] = ()
     """Operations that change the training texts at random, in order: another view of every row in every epoch; see
     `augmentation.text.operations` and `augmentation.compose`. Rows that are scored stay as they are."""
-    augment_copies: int = 0
+    augment_copies: CountOrZero = 0
     """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training. 0: none."""
     encoding: str = "utf-8"
     """Encoding of text files."""
@@ -81,14 +82,14 @@ class ImageData(Data):
     augment: Operations[ImageAugmentation] = ()
     """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
     row in every epoch; see `augmentation.image.operations` and `augmentation.compose`. Rows that are scored stay as they are."""
-    augment_copies: int = 0
+    augment_copies: CountOrZero = 0
     """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training, all of them
     on the disk whatever `decode_once` says. 0: none."""
     decode_once: bool = True
     """Keep the resized pixels of all pictures on the disk, within `batching.cache_gb`, and read them from there in every
     epoch and every later run: the same pixels to the bit. False: decode every picture whenever it comes up."""
-    low_resolution: int | None = None
+    low_resolution: Annotated[int, Ge(8)] | None = None
     """Pixels of the pictures' shorter side in the first part of the training, rounded to whole patches: 160 of 224 costs
     about half. The rest of the training and every evaluation see full size. None: full size throughout."""
-    low_resolution_share: float = 0.67
+    low_resolution_share: Annotated[float, Interval(gt=0, le=1)] = 0.67
     """Share of the optimiser steps that `low_resolution` holds for."""

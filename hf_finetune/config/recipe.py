@@ -6,15 +6,17 @@ its name and its meaning. A variant of a recipe is `dataclasses.replace(recipe, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import tyro
+from annotated_types import Ge, Interval, Le
 
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.config.data import ImageData, TextData, flag
 from hf_finetune.distillation.config import DistillationKind, LogitKind, SoftTargets
-from hf_finetune.distillation.weight_schedules import Number, ends_of
+from hf_finetune.distillation.weight_schedules import Weight, ends_of
 from hf_finetune.models.peft.config import Adapter
 from hf_finetune.models.surgery.operations import SurgeryStep
 from hf_finetune.pretraining.config import Pretrain
@@ -22,10 +24,44 @@ from hf_finetune.training.losses.config import ClassWeights, CrossEntropy, Loss
 from hf_finetune.training.optim.config import AdamW, Optimizer
 from hf_finetune.training.optim.schedule_config import Schedule, ScheduleName
 from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
-from hf_finetune.utils.config import Choice, Operations, configclass
+from hf_finetune.utils.config import (
+    Choice,
+    Count,
+    CountOrZero,
+    Fraction,
+    MaxSteps,
+    NonNegative,
+    OpenFraction,
+    Operations,
+    Positive,
+    Probability,
+    Seed,
+    configclass,
+)
+from hf_finetune.utils.config_errors import Check
 
 Method = Literal["full", "lora", "top", "head"]
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+def _are_names(teacher: str | tuple[str, ...]) -> bool:
+    names = (teacher,) if isinstance(teacher, str) else teacher
+    return bool(names) and all(names) and len(set(names)) == len(names)
+
+
+HubId = Annotated[
+    str, Check(re.compile(r"[\w.-]+(/[\w.-]+)?").fullmatch, "a Hub id like google-bert/bert-base-uncased")
+]
+Pattern = Annotated[str, Check(_is_pattern, "a regular expression")]
+Teachers = Annotated[str | tuple[str, ...], Check(_are_names, "one name or several, each once")]
 
 
 @configclass
@@ -34,7 +70,7 @@ class Model:
 
     checkpoint: Annotated[str, flag("--model")]
     """Hub id or folder of a BERT- or ViT-like checkpoint."""
-    base_model: Annotated[str | None, flag("--base-model")] = None
+    base_model: Annotated[HubId | None, flag("--base-model")] = None
     """Hub id that the card names as base model when `checkpoint` is a local folder."""
     revision: str | None = None
     """Branch, tag or commit of the checkpoint on the Hub."""
@@ -44,36 +80,36 @@ class Model:
     """Start from random weights (of `train.seed`), in a network of the checkpoint's family with these fields of its config set
     otherwise, such as {num_hidden_layers: 4, hidden_size: 192, num_attention_heads: 3, intermediate_size: 768}; {} is its own
     size. The tokenizer or image processor is the checkpoint's, of which no weights need be there. None: its weights."""
-    top_layers: int = 2
+    top_layers: CountOrZero = 2
     """With method top: this many of the highest encoder layers train, and what follows them; all below stays as it is."""
-    frozen_layers: int = 0
+    frozen_layers: CountOrZero = 0
     """Keep the embeddings and this many of the lowest encoder layers as they are; they run without dropout. 0: everything
     trains."""
     trainable: Literal["all", "biases", "norms", "attention"] = "all"
     """With method full, which of the encoder's weights train: all; biases alone (BitFit, arXiv:2106.10199); norms alone, their
     scale and shift; or attention alone. The head trains in any case."""
-    trainable_pattern: str | None = None
+    trainable_pattern: Pattern | None = None
     """With method full: a regular expression; the weights in whose name it is found train (`layer\\.(10|11)\\.`), and the
     head. None: see `trainable`."""
-    unfreeze_every: float | None = None
+    unfreeze_every: Positive | None = None
     """With method full or top: train the head alone at first, and one more layer from the top down every so many epochs (0.5:
     two an epoch), the embeddings last (arXiv:1801.06146). None: all from the start."""
     pooling: Literal["default", "cls", "mean", "max", "attention"] = "default"
     """What the head reads of a row's states: the first token (cls), their mean or maximum without padding, or a learned
     weighted mean (attention); of pictures all but cls read the patches. default: as the family's own class. What no stock
     class can say is saved as encoder/ and head.safetensors in place of model/; what one can say is folded into it."""
-    last_layers: int = 1
+    last_layers: Count = 1
     """Put the states of this many of the highest layers side by side before the pooling."""
     head: Literal["default", "linear", "mlp"] = "default"
     """linear: one layer on what was pooled; mlp: a hidden layer before it. default: as the family's own class where that
     can pool so (BERT on cls: a hidden layer with tanh), else linear."""
-    head_width: int | None = None
+    head_width: Count | None = None
     """Width of the hidden layer of an mlp. None: as wide as what was pooled."""
     head_activation: Literal["tanh", "gelu", "relu"] | None = None
     """Activation of the hidden layer of an mlp. None: that of the family's own head (BERT: tanh), else gelu."""
-    dropout: float | None = None
+    dropout: Fraction | None = None
     """Rate of every dropout of the network, stochastic depth included. None: as the checkpoint's config says."""
-    patch_drop: float = 0.0
+    patch_drop: Fraction = 0.0
     """Share of every picture's patches that is left out of a training step, drawn anew each time (arXiv:2208.07220): half
     of them, half the cost. For vit, deit and dinov2; evaluation sees all patches."""
     fast_dropout: bool = True
@@ -103,17 +139,17 @@ class Model:
 class Supervised:
     """The loss against the labels: a mean over the rows of a step, whatever the micro-batches and processes."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
     """Share of the target's mass that is spread evenly over all classes."""
     loss: Choice[Loss] = CrossEntropy()
     """What a row costs: CrossEntropy, or Focal, by which rows that are right already count less."""
     class_weights: Choice[ClassWeights | None] = None
     """What a row's loss is multiplied with, by its class: Balanced, EffectiveNumber or PerClass; from the rows as they are
     drawn, scaled to a mean of 1 over the training set, not over a batch. The head is fitted with them, too. None: all alike."""
-    logit_adjustment: float = 0.0
+    logit_adjustment: NonNegative = 0.0
     """In training, add this times the logarithm of its share to each class's logit (arXiv:2007.07314): 1 makes the model
     answer as if all classes were as frequent. 0: off."""
-    r_drop: float = 0.0
+    r_drop: NonNegative = 0.0
     """Send every row through twice, under other dropout, and add this times the symmetric KL divergence of the two answers
     to the mean of their losses (arXiv:2106.14448). Twice the work. 0: off."""
     mix: Operations[Mixing] = ()
@@ -126,7 +162,7 @@ class Supervised:
 class Distill(Supervised):
     """The loss against the labels, and beside it what the answers of a teacher cost; `--teacher MODEL` alone chooses it."""
 
-    teacher: Annotated[str | tuple[str, ...], flag("--teacher")]
+    teacher: Annotated[str | tuple[str, ...], Check(_are_names, "one name or several, each once"), flag("--teacher")]
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It reads
     the rows through its own tokenizer or processor, at its own length, once: its answers are kept within `batching.cache_gb`
     and found again by later runs. Where `data.augment` makes new views in every epoch, it answers those as the epoch begins,
@@ -139,7 +175,7 @@ class Distill(Supervised):
     `distillation.config`. A DeiT has a head for the answers on its distillation token, and answers by both."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
     """Format in which rows are read; in bf16 those whose class could be another there are read again in float32."""
-    labels_weight: Number = 0.5
+    labels_weight: Weight = 0.5
     """How much the loss against the labels counts, of rows that have one; Ramp(start, end) changes it over the training. 0: the
     teacher alone is asked."""
 
@@ -168,7 +204,7 @@ class Regularize:
 
     elastic_net: ElasticNet = ElasticNet()
     """Pull chosen weights to exactly 0."""
-    mixout: float = 0.0
+    mixout: Fraction = 0.0
     """Share of the encoder's weights that are the pretrained ones again in a training step, drawn anew each time
     (arXiv:1909.11299, which puts it in the place of dropout: `model.dropout` 0). For full and top. 0: off."""
     gradient_noise: GradientNoise = GradientNoise()
@@ -179,45 +215,45 @@ class Regularize:
 class Train:
     """Optimisation. Names that TrainingArguments has mean what they mean there."""
 
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak learning rate. None: 1e-3 for head and lora, of plain LoRA on texts at a width of 768 (2e-3 at 384); on texts 1e-4 for
     full, 3e-4 for top; on pictures 2e-5 for both; 5e-4 under model.from_config; see the README. For SGD 100 times, Adafactor 25
     times, Lion a tenth of that. `--find-lr` proposes one."""
-    num_train_epochs: Annotated[float, flag("--epochs")] = 3.0
+    num_train_epochs: Annotated[Positive, flag("--epochs")] = 3.0
     """Passes over the training rows."""
-    max_steps: int = -1
+    max_steps: MaxSteps = -1
     """Stop after this many optimiser steps, whatever the epochs. -1: by epochs."""
-    per_device_train_batch_size: int = 32
+    per_device_train_batch_size: Count = 32
     """Rows of one forward pass on one device; on a CPU pictures go through in smaller parts, to the same gradient."""
-    per_device_eval_batch_size: int = 64
+    per_device_eval_batch_size: Count = 64
     """Rows of one forward pass when nothing is trained."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Count = 1
     """Forward passes per optimiser step."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """Decoupled weight decay (SGD's is part of the gradient) of the weights of matrix products, convolutions and embeddings;
     none for biases, norms, layer scales, tokens and position tables that are added."""
-    warmup_steps: float | None = None
+    warmup_steps: NonNegative | None = None
     """Steps of linear warm-up; below 1, the share of all steps. None: 0.06; 0 for constant, cyclic and one_cycle."""
     lr_scheduler_type: ScheduleName | None = None
     """Course of the learning rate after the warm-up; its numbers stand in `schedule`. None: linear, with optimizer
     ScheduleFree constant_with_warmup."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: NonNegative = 1.0
     """Gradients are scaled down to this norm when theirs is larger."""
-    seed: Annotated[int, flag("--seed")] = 0
+    seed: Annotated[Seed, flag("--seed")] = 0
     """Seed of the head's first weights, the row order and dropout. Never searched over."""
-    logging_steps: int = 10
+    logging_steps: Count = 10
     """Optimiser steps between two lines of log.jsonl; a loss that is not a number is noticed there."""
     head_warm_start: bool = True
     """Fit the classification layer by logistic regression on the untrained network's features first (arXiv:2202.10054); not
     under model.from_config, whose features are random."""
-    head_inverse_strength: float | None = None
+    head_inverse_strength: Positive | None = None
     """Inverse of that regression's L2 penalty, on standardised features (scikit-learn's C): less keeps the head nearer to 0.
     None: 0.1 for head, which it ends near; 0.01 for all others, which go on from it."""
-    head_least_explained: float | None = None
+    head_least_explained: Annotated[float, Le(1)] | None = None
     """The head stays random where a fit explains less than this share of the labels' entropy, on rows that it has not seen:
     it would hold the network to features that say little. 1: random always; -100: fitted always. None: 0.2; for head, whose
     features stay as they are, fitted always."""
-    early_stopping_patience: int | None = None
+    early_stopping_patience: Count | None = None
     """Stop after this many epochs without a better validation metric. None: never."""
     keep_checkpoints: bool = False
     """Keep DIR/checkpoints after success."""
@@ -235,17 +271,17 @@ class Train:
 class Batching:
     """How rows become batches."""
 
-    rows_per_step: int | None = None
+    rows_per_step: Count | None = None
     """Rows of one optimiser step over all processes and accumulation, so that the result does not depend on how many
     processes share the work. None: per_device_train_batch_size x gradient_accumulation_steps x processes."""
     by_length: bool = True
     """Put texts of like length into one step: less padding, the same rows an epoch."""
     cache_prefix: bool = True
     """Compute what frozen layers give for every row once, keep it on disk, and run only the layers above in every epoch."""
-    cache_gb: float = 8.0
+    cache_gb: Positive = 8.0
     """Gigabytes (10^9 bytes) that such activations, decoded pictures, their stored copies, texts of language models and a
     teacher's answers may take on disk together, over all runs; the least recently used go first."""
-    token_budget: int | None = None
+    token_budget: Count | None = None
     """Padded tokens of one optimiser step over all processes and accumulation: short texts then come in large steps, long
     ones in small steps, and per_device_train_batch_size has no effect. Counted of the rows as they are: data.augment in every
     epoch may lengthen some. None: every step has about the same number of rows."""
@@ -269,7 +305,7 @@ class Precision:
     float32_matmul: Literal["auto", "highest", "high", "medium"] = "auto"
     """How float32 matrix products are computed (`torch.set_float32_matmul_precision`). auto: highest; or medium, where it
     is faster and found to be just as exact on this processor."""
-    threads: int | None = None
+    threads: Count | None = None
     """Threads of a process. None: all that there are; or half of them, where that is measured to be faster."""
     probe: bool = True
     """Time a few real steps before a long run (600 steps or more) and keep what is fastest among number formats, attention
@@ -282,18 +318,18 @@ class Optim:
 
     optimizer: Choice[Optimizer] = AdamW()
     """AdamW, SGD, Adafactor, Lion, Muon (matrices; AdamW for the rest), ScheduleFree or AdamW8bit."""
-    head_learning_rate: float | None = None
+    head_learning_rate: Positive | None = None
     """Peak learning rate of the head: all that sits on the encoder, and what the checkpoint did not have. None: as the rest."""
-    layer_decay: float | None = None
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] | None = None
     """Factor of the learning rate from each encoder layer to the one below (0.65 to 0.95 are usual): layer k of L, counted
     from 0 at the bottom, learns at the rate times this to the power L - k, the embeddings to the power L + 1. None: one rate."""
-    lora_plus_ratio: float | None = None
+    lora_plus_ratio: Positive | None = None
     """LoRA's B matrices learn at so many times the rate (LoRA+, arXiv:2402.12354; the paper takes 16). None: at the rate."""
     word_embeddings: Literal["sparse", "dense", "frozen"] = "sparse"
     """Word embeddings. sparse: the words of the training texts train, by the same update as under dense; the others
     stay as pretrained (with AdamW, and without data.augment in every epoch; else all train). dense: weight decay shrinks
     the others, too. frozen: none trains."""
-    sam_rho: float = 0.0
+    sam_rho: NonNegative = 0.0
     """Sharpness-aware minimisation: take each step's gradient at this distance up the slope, at twice the cost a step (SAM,
     arXiv:2010.01412): 0.05 is usual, 0.5 to 2 with `sam_adaptive`. 0: off."""
     sam_adaptive: bool = False
@@ -305,10 +341,10 @@ class Averaging:
     """Averages of the weights over the run. Validation decides between each of them and the best epoch's weights; of equals
     the average is kept, and result.json tells them all. Not beside an L1 penalty, whose zeros an average loses."""
 
-    ema_decay: float | None = None
+    ema_decay: OpenFraction | None = None
     """Keep an exponential moving average of the weights, which keeps this share of itself at each step t: 0.999, or
     (1 + t) / (10 + t) where that is less. It is scored at each validation. None: no such average."""
-    tail_share: float = 0.0
+    tail_share: Probability = 0.0
     """Keep the plain mean of the weights over this share of the optimiser steps, the last ones (SWA, arXiv:1803.05407); made
     for a learning rate that does not fall to 0. 0: no such mean."""
     tail_every: Literal["step", "epoch"] = "step"
@@ -324,11 +360,11 @@ class Evaluate:
 
     metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "matthews_correlation", "log_loss"] = "accuracy"
     """Validation metric that chooses the epoch whose weights are kept."""
-    resamples: int = 1000
+    resamples: Annotated[int, Ge(100)] = 1000
     """Bootstrap resamples behind every 95% interval."""
     baselines: bool = True
     """Fit the majority and the linear baseline beside the model."""
-    parity_rows: int = 64
+    parity_rows: Count = 64
     """Rows whose logits the saved folder must reproduce in a fresh process."""
 
 
@@ -354,11 +390,11 @@ class Hub:
 class Lora:
     """The adapter of method lora, on every linear layer of the encoder (arXiv:2106.09685)."""
 
-    r: int = 8
+    r: Count = 8
     """Rank of the update of each weight matrix."""
-    alpha: float = 16.0
+    alpha: Positive = 16.0
     """The update is scaled by alpha / r."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """Dropout rate on what the adapter reads."""
     variant: Literal["plain", "rslora", "dora", "pissa", "olora"] = "plain"
     """rslora: scaled by alpha / sqrt(r) (arXiv:2312.03732); dora: the length of each row learned apart from its direction
@@ -397,6 +433,26 @@ class Recipe:
     def task(self) -> Literal["text-classification", "image-classification"]:
         """The Hub's name of the task."""
         return "text-classification" if isinstance(self.data, TextData) else "image-classification"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it classifies texts, and not images."""
+        return isinstance(self.data, TextData)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher's predictions or features are learned."""
+        return isinstance(self.objective, Distill)
+
+    @property
+    def distillation_kinds(self) -> tuple[DistillationKind, ...]:
+        """What is learned of a teacher; () without one."""
+        return self.objective.kinds if isinstance(self.objective, Distill) else ()
+
+    @property
+    def learns_prompts(self) -> bool:
+        """Whether the adapter adds to the input, and not to weights."""
+        return self.adapter is not None and self.adapter.is_prompt_learning
 
     @property
     def trained(self) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config_errors import Check
 
 
 @configclass
@@ -53,6 +54,8 @@ Number = Annotated[
     ),
 ]
 """A number, or what changes it; on the command line 0.5, or 1:0.1, or 1:0.1:cosine."""
+Weight = Annotated[Number, Check(lambda number: min(ends_of(number)) >= 0, "0 or more")]
+Temperature = Annotated[Number, Check(lambda number: min(ends_of(number)) > 0, "a number above 0")]
 
 
 def ends_of(number: Number) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from torch import nn
 
 from hf_finetune.config.recipe import Launch, Recipe
-from hf_finetune.config.unused_options import without_effect
+from hf_finetune.config.rules import unused_options
 from hf_finetune.data.provenance import start_overlaps
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.hub.push import check_target
@@ -114,7 +114,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         *data.splits.notes,
         *model.notes,
         *(() if teachers is None else teachers.notes),
-        *without_effect(recipe),
+        *unused_options(recipe),
         *([adapter_note] if recipe.adapts and model.base_changed else []),
     )
     run = PreparedRun(context, data, model, teachers, None if teachers is None else teachers.weights, notes)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, dataclass_
 import tyro
 from annotated_types import Ge, Gt, Interval
 
-from hf_finetune.utils.config_errors import configs_in, input_error
+from hf_finetune.utils.config_errors import Check, configs_in, input_error
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter
@@ -34,12 +34,16 @@ def between(low: float, high: float) -> Interval:
 Positive: TypeAlias = Annotated[float, Gt(0)]
 NonNegative: TypeAlias = Annotated[float, Ge(0)]
 Probability: TypeAlias = Annotated[float, between(0, 1)]
-Share: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
+Fraction: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
 """A part of a whole, and never all of it."""
-Part: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
+OpenFraction: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 """A part of a whole, neither nothing nor all of it."""
 Count: TypeAlias = Annotated[int, Ge(1)]
 CountOrZero: TypeAlias = Annotated[int, Ge(0)]
+Seed: TypeAlias = Annotated[int, between(0, 2**32 - 1)]
+MaxSteps: TypeAlias = Annotated[
+    int, Check(lambda n: n == -1 or n >= 1, "at least 1, or -1 for as many as the epochs have")
+]
 
 
 @overload

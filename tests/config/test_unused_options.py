@@ -9,7 +9,7 @@ from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import shipped
 from hf_finetune.cli.jobs import RunJob, parse
-from hf_finetune.config.unused_options import TABLE, without_effect
+from hf_finetune.config.rules import UNUSED, unused_options
 
 TEXT = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
 TAUGHT = replace(TEXT, objective=Distill(teacher="big"))
@@ -54,11 +54,11 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
 def said(recipe: Recipe, flags: str) -> list[str]:
     """Fields of which a note says that they do nothing."""
     parsed = parse(RunJob, RunJob(recipe), flags.split(), "hf-finetune run").recipe
-    return [note.split(" has no effect here: ")[0] for note in without_effect(parsed)]
+    return [note.split(" has no effect here: ")[0] for note in unused_options(parsed)]
 
 
 def test_every_row_has_a_case() -> None:
-    assert CASES.keys() == {name for name, _, _ in TABLE}
+    assert CASES.keys() == {option.field for option in UNUSED}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -91,12 +91,12 @@ def test_copies_and_answers_of_language_models_are_cached() -> None:
 
 def test_an_adapter_says_what_trains() -> None:
     recipe = replace(TEXT, adapter=LoraConfig(), model=Model("m", top_layers=3))
-    assert without_effect(recipe) == ("model.top_layers has no effect here: method top alone reads it",)
+    assert unused_options(recipe) == ("model.top_layers has no effect here: method top alone reads it",)
 
 
 def test_shipped_recipes_set_nothing_in_vain() -> None:
     for name in shipped.names():
-        assert without_effect(shipped.load_recipe(name)) == (), name
+        assert unused_options(shipped.load_recipe(name)) == (), name
 
 
 @pytest.mark.usefixtures("gate_here")

@@ -21,8 +21,7 @@ from hf_finetune.augmentation.compose import Phases, Sometimes
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import jobs
 from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
-from hf_finetune.config.rules import check
-from hf_finetune.config.unused_options import without_effect
+from hf_finetune.config.rules import check, unused_options
 from hf_finetune.data.provenance import row_keys, trained_on
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.loading import load_classifier
@@ -495,6 +494,6 @@ def test_flags(texts: Recipe, tmp_path: Path) -> None:
     assert merge(blank, to_plain(job.recipe)) == job.recipe
     assert short_repr(SimCLR()) == "SimCLR()" and short_repr(MAE(0.5)) == "MAE(share=0.5)"
     idle = dataclasses.replace(plain, pretrain=Pretrain(rows=("a.csv",)))
-    assert without_effect(idle) == ("pretrain.rows has no effect here: pretrain.objective is not set",)
+    assert unused_options(idle) == ("pretrain.rows has no effect here: pretrain.objective is not set",)
     with pytest.raises(InputError, match=r"--pretrain.objective: this is not for search"):
         jobs.search_job(["nowhere", "--text", "a", "--pretrain.objective", "SimCSE"], "x")

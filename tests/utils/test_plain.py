@@ -45,8 +45,8 @@ def test_union_members_carry_their_type() -> None:
     [
         ({"train": {"learning_rat": 1}}, "train.learning_rat: no such field; did you mean 'learning_rate'"),
         ({"nonsense": 1}, "nonsense: no such field; known fields: name, data"),
-        ({"train": {"seed": "x"}}, "train.seed: expected a whole number, got 'x'"),
-        ({"train": {"seed": True}}, "train.seed: expected a whole number, got True"),
+        ({"train": {"seed": "x"}}, "train.seed: expected a whole number.* got 'x'"),
+        ({"train": {"seed": True}}, "train.seed: expected a whole number.* got True"),
         ({"train": 3}, "train: expected a mapping of fields, got 3"),
         ({"method": "lorra"}, "method: expected one of full, lora, top, head, got 'lorra'"),
         ({"data": {"type": "os.system", "path": "x"}}, "data.type: expected one of TextData, ImageData"),

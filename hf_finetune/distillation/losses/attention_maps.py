@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.distillation.networks import PLAIN_ATTENTION, LayerPairs, Networks, layer_pairs
-from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class AttentionMaps:
     1."""
     form: Literal["kl", "mse"] = "kl"
     """kl: divergence from the teacher's attention; mse: squared difference of the probabilities."""
-    weight: Number = 0.5
+    weight: Weight = 0.5
     """How much the mean over the pairs counts; Ramp(start, end) changes it over the training."""
 
     def required(self, networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hf_finetune.distillation.networks import PROJECTED_ATTENTION, Networks, layer_pairs
-from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.errors import InputError
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Count, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -21,13 +21,13 @@ class AttentionRelations:
     """How alike a layer's queries are among themselves, its keys and its values, token by token (MiniLMv2,
     arXiv:2012.15828): for networks of any width and any number of heads."""
 
-    teacher_layer: int | None = None
+    teacher_layer: Count | None = None
     """The teacher's layer that the student's last one follows, counted from 1. None: the last; of 24 layers the paper takes
     the 21st."""
-    relation_heads: int | None = None
+    relation_heads: Count | None = None
     """Heads that the queries, keys and values are cut into anew, in both networks. None: as many as the student has; more
     tell more (the paper takes 48)."""
-    weight: Number = 0.5
+    weight: Weight = 0.5
     """How much the sum of the three counts; Ramp(start, end) changes it over the training."""
 
     def required(self, networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:

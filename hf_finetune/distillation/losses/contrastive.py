@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hf_finetune.distillation.networks import Networks
-from hf_finetune.distillation.weight_schedules import Number, constant
+from hf_finetune.distillation.weight_schedules import Temperature, Weight, constant
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ class Contrastive:
 
     A row's part depends on the rows beside it: on the size of a forward pass, on accumulation and processes."""
 
-    temperature: Number = 0.1
+    temperature: Temperature = 0.1
     """Divides the cosines: the lower, the more the nearest wrong rows count. Ramp(start, end) changes it over the training."""
     pooling: Literal["mean", "cls"] = "mean"
     """See Embedding."""
-    weight: Number = 0.1
+    weight: Weight = 0.1
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     compares_rows: ClassVar[bool] = True

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from hf_finetune.distillation.weight_schedules import Number, constant
-from hf_finetune.utils.config import configclass
+from hf_finetune.distillation.weight_schedules import Temperature, Weight, constant
+from hf_finetune.utils.config import NonNegative, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -19,13 +19,13 @@ class DecoupledKD:
     """Soft targets in two parts: how likely the label is, and how likely each other class is among the others
     (arXiv:2203.08679). Of a row without a label, the class that the teacher predicts."""
 
-    temperature: Number = 4.0
+    temperature: Temperature = 4.0
     """As of SoftTargets."""
-    alpha: float = 1.0
+    alpha: NonNegative = 1.0
     """Weight of the first part."""
-    beta: float = 8.0
+    beta: NonNegative = 8.0
     """Weight of the second part, which a sure teacher would otherwise hardly tell; it is 0 where there are two classes."""
-    weight: Number = 0.5
+    weight: Weight = 0.5
     """How much both count; Ramp(start, end) changes it over the training."""
 
     needs_all_logits: ClassVar[bool] = False

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hf_finetune.distillation.networks import Networks
-from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Embedding:
 
     pooling: Literal["mean", "cls"] = "mean"
     """What stands for a row: the mean of its last states, or that of the first token."""
-    weight: Number = 0.5
+    weight: Weight = 0.5
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     compares_rows: ClassVar[bool] = False

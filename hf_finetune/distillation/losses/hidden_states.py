@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.distillation.networks import UNIFORM_LAYERS, LayerPairs, Networks, layer_pairs
-from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class HiddenStates:
     train (a softmax, as in arXiv:2012.14022); searched: before training, each of the student's with one of the teacher's in
     their order, the last with the last, so that their states of some training rows are as alike as can be (linear CKA,
     arXiv:1905.00414); or pairs (student's, teacher's), counted from 1, 0 the embeddings."""
-    weight: Number = 0.5
+    weight: Weight = 0.5
     """How much the mean over the pairs counts; Ramp(start, end) changes it over the training."""
 
     def required(self, networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from hf_finetune.distillation.weight_schedules import Number
+from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class MatchLogits:
     """The teacher's logits themselves, by the squared difference (arXiv:1312.6184)."""
 
-    weight: Number = 0.5
+    weight: Weight = 0.5
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     needs_all_logits: ClassVar[bool] = True

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hf_finetune.distillation.networks import Networks
-from hf_finetune.distillation.weight_schedules import Number
-from hf_finetune.utils.config import configclass
+from hf_finetune.distillation.weight_schedules import Weight
+from hf_finetune.utils.config import NonNegative, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -29,13 +29,13 @@ class RelationalKD:
 
     A row's part depends on the rows beside it: on the size of a forward pass, on accumulation and processes."""
 
-    distance: float = 1.0
+    distance: NonNegative = 1.0
     """Weight of the distances within it."""
-    angle: float = 2.0
+    angle: NonNegative = 2.0
     """Weight of the angles within it."""
     pooling: Literal["mean", "cls"] = "mean"
     """See Embedding."""
-    weight: Number = 0.5
+    weight: Weight = 0.5
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     compares_rows: ClassVar[bool] = True

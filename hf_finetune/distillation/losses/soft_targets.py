@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from hf_finetune.distillation.weight_schedules import Number, constant
+from hf_finetune.distillation.weight_schedules import Temperature, Weight, constant
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 class SoftTargets:
     """The teacher's probabilities of all classes, softened by a temperature (arXiv:1503.02531)."""
 
-    temperature: Number = 2.0
+    temperature: Temperature = 2.0
     """Divides both logits: the higher, the more the classes count that the teacher does not answer. Ramp(start, end) changes
     it over the training."""
-    weight: Number = 0.5
+    weight: Weight = 0.5
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     needs_all_logits: ClassVar[bool] = False

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import MinLen
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Fraction, NonNegative, Positive, configclass
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ class CrossEntropy:
 class Focal:
     """Cross-entropy times (1 - p)^gamma, p the label's probability: rows that are right count less (arXiv:1708.02002)."""
 
-    gamma: float = 2.0
+    gamma: NonNegative = 2.0
     """How much less: 0 is cross-entropy."""
 
     def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -60,7 +61,7 @@ class Balanced:
 class EffectiveNumber:
     """Class-balanced loss: one over the effective number of rows of a class, (1 - beta^n) / (1 - beta) (arXiv:1901.05555)."""
 
-    beta: float = 0.999
+    beta: Fraction = 0.999
     """0: no weights; towards 1: one over the rows of the class."""
 
     def __call__(self, counts: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
@@ -72,7 +73,7 @@ class EffectiveNumber:
 class PerClass:
     """A weight for each class by its name."""
 
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Annotated[dict[str, Positive], MinLen(1)]
     """Name of a class: its weight, above 0. Classes that are not named weigh 1, before all are scaled to a mean of 1."""
 
     def __call__(self, counts: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
+
+from annotated_types import Ge, Le
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Fraction, NonNegative, OpenFraction, Positive, between, configclass
 
 
 @configclass
 class AdamW:
     """Adam with decoupled weight decay (arXiv:1711.05101), torch's fused one."""
 
-    beta1: float = 0.9
+    beta1: Fraction = 0.9
     """Share of the past that the mean of the gradients keeps at a step."""
-    beta2: float = 0.999
+    beta2: Fraction = 0.999
     """Share of the past that the mean of their squares keeps at a step."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Added to the root of that mean before it divides."""
 
 
@@ -29,10 +31,14 @@ class AdamW:
 class SGD:
     """Stochastic gradient descent with momentum; its weight decay is part of the gradient."""
 
-    momentum: float = 0.9
+    momentum: Fraction = 0.9
     """Share of the last update that the next one keeps. 0: none."""
     nesterov: bool = False
     """Look ahead by one step of the momentum."""
+
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise InputError("SGD.nesterov: expected false without momentum, got True")
 
 
 @configclass
@@ -40,11 +46,11 @@ class Adafactor:
     """Adafactor (arXiv:1804.04235), torch's: row and column sums of squares in place of all squares; the rate is relative to
     the size of the weights, and never above 1 / sqrt(step)."""
 
-    beta2_decay: float = -0.8
+    beta2_decay: Annotated[float, Le(0)] = -0.8
     """The mean of the squares forgets by step^beta2_decay."""
-    eps: float = 1e-3
+    eps: NonNegative = 1e-3
     """Least size of a weight that the rate is multiplied by."""
-    clip_threshold: float = 1.0
+    clip_threshold: Annotated[float, Ge(1)] = 1.0
     """Updates of a larger root mean square are scaled down to it."""
 
 
@@ -52,9 +58,9 @@ class Adafactor:
 class Lion:
     """The sign of a momentum (arXiv:2302.06675): one state per weight in place of AdamW's two, and a lower rate."""
 
-    beta1: float = 0.9
+    beta1: Fraction = 0.9
     """Weight of the momentum in what the sign is taken of."""
-    beta2: float = 0.99
+    beta2: Fraction = 0.99
     """Share of the past that the momentum keeps at a step."""
 
 
@@ -63,17 +69,17 @@ class Muon:
     """Orthogonalised momentum for the matrices inside the encoder's layers (kellerjordan.github.io/posts/muon), scaled to
     AdamW's size of update (arXiv:2502.16982); AdamW for embeddings, head and vectors."""
 
-    momentum: float = 0.95
+    momentum: Fraction = 0.95
     """Share of the past that the momentum keeps at a step."""
     nesterov: bool = True
     """Look ahead by one step of the momentum."""
-    ns_steps: int = 5
+    ns_steps: Annotated[int, between(1, 99)] = 5
     """Iterations that orthogonalise."""
-    beta1: float = 0.9
+    beta1: Fraction = 0.9
     """Of AdamW, for the rest."""
-    beta2: float = 0.999
+    beta2: Fraction = 0.999
     """Of AdamW, for the rest."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Of AdamW, for the rest."""
 
 
@@ -82,15 +88,15 @@ class ScheduleFree:
     """AdamW whose average over the steps takes the place of a falling rate (arXiv:2405.15682): what is evaluated and saved
     is the average. Its schedule is constant_with_warmup."""
 
-    beta1: float = 0.9
+    beta1: OpenFraction = 0.9
     """Where between the fast weights (0) and their average (1) the gradient is taken."""
-    beta2: float = 0.999
+    beta2: Fraction = 0.999
     """Share of the past that the mean of the squares keeps at a step."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Added to the root of that mean before it divides."""
-    r: float = 0.0
+    r: NonNegative = 0.0
     """A step counts in the average by its number to this power."""
-    weight_lr_power: float = 2.0
+    weight_lr_power: NonNegative = 2.0
     """And by the highest rate so far to this power."""
 
 
@@ -98,11 +104,11 @@ class ScheduleFree:
 class AdamW8bit:
     """AdamW with its states in 8 bits (arXiv:2110.02861), by bitsandbytes: `pip install bitsandbytes`."""
 
-    beta1: float = 0.9
+    beta1: Fraction = 0.9
     """As AdamW's."""
-    beta2: float = 0.999
+    beta2: Fraction = 0.999
     """As AdamW's."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """As AdamW's."""
 
 
@@ -123,33 +129,11 @@ def highest_rate(optimizer: Optimizer, step: int) -> float:
     return step**-0.5 if isinstance(optimizer, Adafactor) else math.inf
 
 
-def check_optimizer(optimizer: Optimizer) -> None:
-    """Refuse values that the optimiser cannot use, and a package that is not there.
+def check_installed(optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose package is not there.
 
     Raises:
-        InputError: naming the field, the value and the range.
+        InputError: naming it, and how it is installed.
     """
-
-    def refuse(field: str, value: object, expected: str) -> None:
-        raise InputError(f"optim.optimizer.{field}: expected {expected}, got {value!r}")
-
-    for field, value in vars(optimizer).items():
-        if field in ("beta1", "beta2", "momentum") and not 0 <= value < 1:
-            refuse(field, value, "at least 0 and below 1")
-        if field in ("eps", "r", "weight_lr_power") and value < 0:
-            refuse(field, value, "0 or more")
-    if not isinstance(optimizer, Adafactor) and getattr(optimizer, "eps", 1.0) == 0:
-        refuse("eps", 0, "above 0: the update of a weight without a gradient would be 0 / 0")
-    match optimizer:
-        case SGD(momentum=0, nesterov=True):
-            refuse("nesterov", True, "false without momentum")
-        case Adafactor() if optimizer.beta2_decay > 0:
-            refuse("beta2_decay", optimizer.beta2_decay, "0 or less")
-        case Adafactor() if optimizer.clip_threshold < 1:
-            refuse("clip_threshold", optimizer.clip_threshold, "at least 1")
-        case Muon() if not 1 <= optimizer.ns_steps < 100:
-            refuse("ns_steps", optimizer.ns_steps, "1 to 99")
-        case ScheduleFree(beta1=0):
-            refuse("beta1", 0, "above 0")
-        case AdamW8bit() if importlib.util.find_spec("bitsandbytes") is None:
-            raise InputError("optim.optimizer: AdamW8bit needs bitsandbytes: pip install bitsandbytes, or use AdamW")
+    if isinstance(optimizer, AdamW8bit) and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("optim.optimizer: AdamW8bit needs bitsandbytes: pip install bitsandbytes, or use AdamW")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from hf_finetune.errors import InputError
 from hf_finetune.training.optim.config import Optimizer, ScheduleFree
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Count, CountOrZero, Fraction, NonNegative, OpenFraction, Positive, configclass
+from hf_finetune.utils.config_errors import Check
 
 ScheduleName: TypeAlias = Literal[
     "linear",
@@ -39,58 +40,62 @@ WITHOUT_WARMUP = frozenset({"constant", "cyclic", "one_cycle"})
 BY_EVALUATIONS = frozenset({"reduce_lr_on_plateau"})
 
 
+def _rise(milestones: tuple[float, ...]) -> bool:
+    return bool(milestones) and list(milestones) == sorted(milestones)
+
+
 @configclass
 class Schedule:
     """Numbers of the schedule that `train.lr_scheduler_type` names; one that it does not read is refused. Steps are optimiser
     steps after the warm-up; below 1, a share of all of them."""
 
-    min_lr_ratio: float | None = None
+    min_lr_ratio: Fraction | None = None
     """Lowest rate as a share of the peak. cosine, polynomial, warmup_stable_decay, reduce_lr_on_plateau, cosine_annealing,
     cosine_annealing_warm_restarts: 0. cyclic: 0.25, where a cycle begins and ends."""
-    num_cycles: float | None = None
+    num_cycles: Positive | None = None
     """cosine: waves, 0.5 goes down once. cosine_with_restarts: how often it goes down, 1."""
-    power: float | None = None
+    power: Positive | None = None
     """polynomial: exponent, 1."""
-    timescale: float | None = None
+    timescale: Positive | None = None
     """inverse_sqrt: the rate is 1 / sqrt(step / timescale) after as many steps; the warm-up's, or 10000 without one."""
-    num_decay_steps: float | None = None
+    num_decay_steps: Positive | None = None
     """warmup_stable_decay: steps of the decay at the end, 0.2."""
     decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
     """warmup_stable_decay: form of the decay, cosine."""
-    step_size: float | None = None
+    step_size: Positive | None = None
     """step: steps between two drops, a third of all."""
-    milestones: tuple[float, ...] | None = None
+    milestones: Annotated[tuple[Positive, ...], Check(_rise, "rising numbers above 0")] | None = None
     """multistep: steps of the drops, 0.5 and 0.75."""
-    gamma: float | None = None
+    gamma: Positive | None = None
     """step, multistep: factor of a drop, 0.1. exponential: factor of a step; a hundredth of the peak at the end. cyclic with
     exp_range: factor of a step, 1."""
-    factor: float | None = None
+    factor: OpenFraction | None = None
     """reduce_lr_on_plateau: factor of a drop, 0.1."""
-    patience: int | None = None
+    patience: CountOrZero | None = None
     """reduce_lr_on_plateau: evaluations (one an epoch) without a better validation metric that are waited for, 0."""
-    threshold: float | None = None
+    threshold: NonNegative | None = None
     """reduce_lr_on_plateau: what counts as better, relative, 1e-4."""
-    cooldown: int | None = None
+    cooldown: CountOrZero | None = None
     """reduce_lr_on_plateau: evaluations after a drop that are not counted, 0."""
-    step_size_up: float | None = None
+    step_size_up: Positive | None = None
     """cyclic: steps of a climb, 0.25."""
-    step_size_down: float | None = None
+    step_size_down: Positive | None = None
     """cyclic: steps of a descent, as many as of a climb."""
     cycle_mode: Literal["triangular", "triangular2", "exp_range"] | None = None
     """cyclic: equal cycles (triangular), each half of the one before, or shrinking by gamma a step."""
-    pct_start: float | None = None
+    pct_start: OpenFraction | None = None
     """one_cycle: share of the steps that climb, 0.3."""
-    div_factor: float | None = None
+    div_factor: Positive | None = None
     """one_cycle: the peak over the first rate, 25."""
-    final_div_factor: float | None = None
+    final_div_factor: Positive | None = None
     """one_cycle: the first rate over the last, 1e4."""
     anneal_strategy: Literal["cos", "linear"] | None = None
     """one_cycle: form of both parts, cos."""
-    t_max: float | None = None
+    t_max: Positive | None = None
     """cosine_annealing: steps from the peak to the lowest rate, after which it climbs again; all of them."""
-    t_0: float | None = None
+    t_0: Positive | None = None
     """cosine_annealing_warm_restarts: steps until the first restart, 0.25."""
-    t_mult: int | None = None
+    t_mult: Count | None = None
     """cosine_annealing_warm_restarts: each period is so many times as long as the one before, 1."""
 
 
@@ -182,33 +187,6 @@ def course(
     if warmup_steps is None:
         warmup_steps = 0.0 if name in WITHOUT_WARMUP else WARMUP
     numbers = dataclasses.replace(Schedule(), **{**reads, **said})
-    _refuse_ranges(name, numbers)
-    return Course(name, numbers, warmup_steps)
-
-
-def _refuse_ranges(name: ScheduleName, numbers: Schedule) -> None:
-    def refuse(field: str, expected: str) -> None:
-        raise InputError(f"schedule.{field}: expected {expected}, got {getattr(numbers, field)!r}")
-
-    for field, value in vars(numbers).items():
-        if value is None:
-            continue
-        if field == "min_lr_ratio" and not 0 <= value < 1:
-            refuse(field, "at least 0 and below 1")
-        if field in ("num_cycles", "power", "timescale", "step_size", "num_decay_steps", "gamma", "t_max", "t_0"):
-            if not 0 < value < math.inf:
-                refuse(field, "a number above 0")
-        elif field in ("step_size_up", "step_size_down", "div_factor", "final_div_factor") and not value > 0:
-            refuse(field, "a number above 0")
-        if field in ("patience", "cooldown", "threshold") and value < 0:
-            refuse(field, "0 or more")
-        if field in ("factor", "pct_start") and not 0 < value < 1:
-            refuse(field, "above 0 and below 1")
-        if field == "t_mult" and value < 1:
-            refuse(field, "at least 1")
     if name == "cosine_with_restarts" and numbers.num_cycles != int(numbers.num_cycles or 0):
-        refuse("num_cycles", "a whole number")
-    if numbers.milestones is not None and (
-        not numbers.milestones or min(numbers.milestones) <= 0 or list(numbers.milestones) != sorted(numbers.milestones)
-    ):
-        refuse("milestones", "rising numbers above 0")
+        raise InputError(f"schedule.num_cycles: expected a whole number, got {numbers.num_cycles!r}")
+    return Course(name, numbers, warmup_steps)

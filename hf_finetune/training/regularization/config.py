@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import NonNegative, configclass
 
 
 @configclass
@@ -15,9 +15,9 @@ class ElasticNet:
     rate for a proximal step of its own.
     """
 
-    l1: float = 0.0
+    l1: NonNegative = 0.0
     """How far a weight is pulled towards 0 in a step, times the learning rate; what would cross 0 stays there. 0: off."""
-    l2: float = 0.0
+    l2: NonNegative = 0.0
     """By which share a weight shrinks in a step, times the learning rate; beside `train.weight_decay`. 0: off."""
     parameters: tuple[str, ...] = ()
     """Patterns of parameter names (`*.attention.*.weight`). Empty: the weights of the classification layer."""
@@ -32,7 +32,7 @@ class ElasticNet:
 class GradientNoise:
     """Normal noise of variance eta / (1 + t)^gamma on every gradient of step t, after clipping (arXiv:1511.06807)."""
 
-    eta: float = 0.0
+    eta: NonNegative = 0.0
     """Variance at the first step; 0.01, 0.3 and 1 in the paper. 0: off."""
-    gamma: float = 0.55
+    gamma: NonNegative = 0.55
     """How fast the variance falls."""

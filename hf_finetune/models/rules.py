@@ -1,0 +1,131 @@
+"""What does not go with surgery, with a head of its own, with an adapter and with random weights; see `utils.rules`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_finetune.models.peft.config import PEFT_TYPES
+from hf_finetune.models.surgery.attention import SetAttention
+from hf_finetune.models.surgery.reinit import ReinitTopLayers
+from hf_finetune.utils.rules import Conflict, Unused
+
+
+def _new_layers(recipe: Any) -> int:
+    """How many layers begin anew."""
+    return max((step.count for step in recipe.model.surgery if isinstance(step, ReinitTopLayers)), default=0)
+
+
+def _trains_new_layers(recipe: Any) -> bool:
+    return recipe.trained == "full" or (recipe.trained == "top" and recipe.model.top_layers >= _new_layers(recipe))
+
+
+HEAD = (
+    Conflict(
+        "model.head_width",
+        lambda r: r.model.head_width is not None and r.model.head != "mlp",
+        "None without model.head mlp",
+    ),
+    Conflict(
+        "model.head_activation",
+        lambda r: r.model.head_activation is not None and r.model.head != "mlp",
+        "None without model.head mlp, which has a hidden layer",
+    ),
+    Conflict("model.patch_drop", lambda r: r.model.patch_drop and r.is_text, "0 for texts"),
+)
+SURGERY = (
+    Conflict(
+        "method",
+        lambda r: _new_layers(r) and not _trains_new_layers(r),
+        "full, or top with as many model.top_layers, with ReinitTopLayers",
+        value="trained",
+    ),
+    *(
+        Conflict(
+            f"model.{name}",
+            lambda r, name=name, default=default: _new_layers(r) and vars(r.model)[name] != default,
+            f"{default} with ReinitTopLayers, all of whose weights must train",
+        )
+        for name, default in (("trainable", "all"), ("trainable_pattern", None))
+    ),
+    Conflict(
+        "model.attn_implementation",
+        lambda r: r.model.attn_implementation is not None and any(isinstance(s, SetAttention) for s in r.model.surgery),
+        "None with SetAttention in model.surgery",
+    ),
+)
+TRAINABLE = (
+    Conflict(
+        "model.frozen_layers",
+        lambda r: r.model.frozen_layers and r.method == "top",
+        "0 with method top, which freezes all but model.top_layers",
+    ),
+    *(
+        Conflict(
+            f"model.{name}",
+            lambda r, name=name, default=default: vars(r.model)[name] != default and r.trained != "full",
+            f"{default} with {{r.trained}}, which says itself what trains",
+        )
+        for name, default in (("trainable", "all"), ("trainable_pattern", None))
+    ),
+    Conflict(
+        "model.trainable",
+        lambda r: r.model.trainable_pattern is not None and r.model.trainable != "all",
+        "all with model.trainable_pattern",
+    ),
+    Conflict(
+        "model.unfreeze_every",
+        lambda r: r.model.unfreeze_every is not None and r.trained not in ("full", "top"),
+        "None with {r.trained}, which has no layers to wait",
+    ),
+)
+ADAPTERS = (
+    Conflict(
+        "adapter.peft_type",
+        lambda r: r.adapter is not None and r.adapter.peft_type.value not in PEFT_TYPES,
+        f"one of {', '.join(PEFT_TYPES)}",
+    ),
+    Conflict("method", lambda r: r.adapter is not None and r.method in ("top", "head"), "full or lora with an adapter"),
+    Conflict(
+        "adapter.peft_type",
+        lambda r: r.model.has_own_head and r.learns_prompts,
+        "another adapter with model.pooling, model.last_layers or model.head",
+    ),
+    Conflict(
+        "lora",
+        lambda r: r.lora != type(r.lora)() and (r.adapter is not None or r.method != "lora"),
+        "the default without method lora, and with adapter, which has such fields itself",
+    ),
+    Conflict(
+        "adapter.peft_type",
+        lambda r: r.learns_prompts and r.model.surgery,
+        "another with model.surgery: it would need the changed checkpoint",
+    ),
+    Conflict(
+        "model.frozen_layers",
+        lambda r: r.trained == "adalora" and r.model.frozen_layers,
+        "0 with ADALORA, which weighs all layers' ranks together",
+    ),
+)
+FROM_CONFIG = tuple(
+    Conflict(
+        field,
+        lambda r, clashes=clashes: r.model.from_config is not None and clashes(r),
+        f"{expected} with model.from_config, whose weights are all random",
+        value="trained" if field == "method" else None,
+    )
+    for field, clashes, expected in (
+        ("method", lambda r: r.trained != "full", "full"),
+        ("model.frozen_layers", lambda r: r.model.frozen_layers, "0"),
+        ("model.trainable", lambda r: r.model.trainable != "all", "all"),
+        ("model.trainable_pattern", lambda r: r.model.trainable_pattern is not None, "None"),
+        ("model.base_model", lambda r: r.model.base_model is not None, "None"),
+        ("regularize.mixout", lambda r: r.regularize.mixout, "0"),
+        ("optim.word_embeddings", lambda r: r.optim.word_embeddings == "frozen", "sparse or dense"),
+        ("model.surgery", _new_layers, "operations other than ReinitTopLayers"),
+    )
+)
+CONFLICTS = (*HEAD, *SURGERY, *FROM_CONFIG, *TRAINABLE, *ADAPTERS)
+UNUSED = (
+    Unused("model.top_layers", lambda r: r.trained != "top", "method top alone reads it"),
+    Unused("model.frozen_layers", lambda r: r.trained == "head", "method head trains no layer"),
+)
