@@ -36,8 +36,8 @@ from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.pretraining.config import (
     MAE,
+    ImageObjective,
     MaskedLanguage,
-    PictureObjective,
     Pretrain,
     PretrainObjective,
     SimCLR,
@@ -208,7 +208,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     "objective", [SimMIM(block=8), MAE(decoder_layers=1), SimCLR(augment=(Flip(),))], ids=lambda o: type(o).__name__
 )
 def test_pictures(
-    pictures: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: PictureObjective
+    pictures: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: ImageObjective
 ) -> None:
     """It learns; plain transformers loads what is left of it; stopped in the stage it comes to the same weights."""
     recipe = dataclasses.replace(pictures, pretrain=dataclasses.replace(pictures.pretrain, objective=objective))
@@ -263,7 +263,7 @@ def test_further_arguments(
     texts: Recipe, pictures: Recipe, tmp_path: Path, objective: PretrainObjective, inside: str
 ) -> None:
     """`train.extra` holds in the stage, too: activations are computed again, to the same loss. But for what is of the run."""
-    recipe = pictures if isinstance(objective, PictureObjective) else texts
+    recipe = pictures if isinstance(objective, ImageObjective) else texts
     # The fast dropout, which draws other masks, goes without.
     model = dataclasses.replace(recipe.model, fast_dropout=False)
     recipe = dataclasses.replace(recipe, model=model, pretrain=Pretrain(objective, max_steps=1))
