@@ -207,9 +207,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.mark.parametrize(
     "objective", [SimMIM(block=8), MAE(decoder_layers=1), SimCLR(augment=(Flip(),))], ids=lambda o: type(o).__name__
 )
-def test_pictures(
-    pictures: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: ImageObjective
-) -> None:
+def test_pictures(pictures: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: ImageObjective) -> None:
     """It learns; plain transformers loads what is left of it; stopped in the stage it comes to the same weights."""
     recipe = dataclasses.replace(pictures, pretrain=dataclasses.replace(pictures.pretrain, objective=objective))
     run, stopped = tmp_path / "run", tmp_path / "stopped"
