@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,24 +68,6 @@ def first_sources(rows: Dataset, *, by_content: bool = True) -> np.ndarray:
     digests = dataset_digests(rows) if by_content else [b"%d" % number for number in numbers]
     known: dict[int, bytes] = {}
     return first_occurrences([known.setdefault(n, digest) for n, digest in zip(numbers, digests, strict=True)])
-
-
-def unusable_for_training(
-    digests: Sequence[bytes], *, scored: Collection[bytes], before: Sequence[bytes] = ()
-) -> tuple[np.ndarray, np.ndarray]:
-    """Unlabeled rows that are not to be trained on.
-
-    Args:
-        digests: of the rows, see `row_digests`.
-        scored: of validation and test rows.
-        before: of rows that are trained on already.
-
-    Returns:
-        Masks (N,): rows whose exact input is scored; of the others those that repeat one of `before` or an earlier one.
-    """
-    scored_N = np.fromiter((digest in scored for digest in digests), bool, len(digests))
-    first_N = first_occurrences([*before, *digests])[len(before) :]
-    return scored_N, ~scored_N & (first_N != len(before) + np.arange(len(digests)))
 
 
 def fingerprint(labels: Sequence[str], splits: Mapping[str, tuple[Sequence[bytes], np.ndarray]]) -> str:

@@ -1,20 +1,28 @@
-"""The rows of a run: read, divided into train, validation and test, and checked."""
+"""Rows of a data set, checked: `load` divides labeled ones for a run, `stream` reads those to label or to score."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
-from hf_finetune.data.config import Kind, Role, Source, SplitOptions
+from hf_finetune.data.columns import choose_columns, require_columns
+from hf_finetune.data.config import Kind, Role, Source, SourceSplit, SplitOptions
 from hf_finetune.data.duplicates import fingerprint, first_occurrences
-from hf_finetune.data.labeled import LabeledData, SplitRows, read_labeled
-from hf_finetune.data.rows import to_dataset
+from hf_finetune.data.labels import ClassIds, check_classes, order_classes
+from hf_finetune.data.rows import SplitRows, UnusableRow, has_labels, read_rows, to_dataset, to_table
+from hf_finetune.data.sources import Split, locate
+from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
 from hf_finetune.data.splits import TEST, TRAIN, VALIDATION, at_most_per_class, carve, subsample
 from hf_finetune.data.unlabeled import read_for_teacher
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, listed
+
+logger = logging.getLogger("hf_finetune")
 
 
 @dataclass(frozen=True)
@@ -148,3 +156,116 @@ def _count_duplicates(rows: dict[Role, SplitRows], notes: Notes) -> dict[str, in
         if count := counts.get(role):
             notes.add(f"duplicates: {count} of {len(part)} {role} rows are in train too, exactly alike")
     return counts
+
+
+@dataclass(frozen=True)
+class LabeledData:
+    """Labeled rows by what they are for."""
+
+    selection: Selection
+    rows: dict[Role, SplitRows]
+    labels: tuple[str, ...]
+    """Class names; a row's `label` is the index."""
+    unusable: dict[Role, list[UnusableRow]]
+    """The rows that are left out, see `read_labeled`."""
+
+    @property
+    def places(self) -> dict[Role, str]:
+        """What each split was read from."""
+        return {role: split.place for role, split in self.selection.labeled.items()}
+
+    @property
+    def datasets(self) -> dict[Role, Dataset]:
+        """The rows of each split."""
+        return {role: to_dataset(rows.table) for role, rows in self.rows.items()}
+
+
+def read_labeled(
+    source: Source, kind: Kind, options: SplitOptions, notes: Notes, *, leave_out_unusable: bool = False
+) -> LabeledData:
+    """Read every labeled split, its labels numbered alike; the classes are those of train.
+
+    Args:
+        leave_out_unusable: leave out rows that cannot be used, instead of refusing them.
+
+    Raises:
+        InputError: see `load`; no training row can be used.
+    """
+    selection = select_splits(source, kind, options, notes)
+    columns, train = selection.columns, selection.labeled["train"]
+    unusable: dict[Role, list[UnusableRow]] = {}
+
+    def read(role: Role, classes: ClassIds) -> pa.Table:
+        aside = unusable.setdefault(role, []) if leave_out_unusable else None
+        return to_table(list(read_rows(selection.labeled[role], columns, classes, unusable=aside)))
+
+    for split in selection.labeled.values():
+        require_columns(columns, split.columns, place=split.place, like=train.place)
+    classes = ClassIds()
+    tables: dict[Role, pa.Table] = {"train": read("train", classes)}
+    if not len(tables["train"]):
+        first = unusable["train"][0]
+        raise InputError(f"{first.place}: {first.reason}; no training row can be used")
+    declared = train.columns[columns["label"]].names
+    labels = order_classes(classes.ids, declared)
+    _note_classes(classes, declared, notes)
+    check_classes(labels, len(tables["train"]), train.place, columns["label"])
+    ids = {name: i for i, name in enumerate(labels)}
+    tables["train"] = _renumbered(tables["train"], np.array([ids[name] for name in classes.ids]))
+    for role in selection.labeled:
+        if role != "train":
+            tables[role] = read(role, ClassIds(labels, "the training rows"))
+    rows = {role: SplitRows.of(table) for role, table in tables.items()}
+    return LabeledData(selection, rows, labels, unusable)
+
+
+def _note_classes(classes: ClassIds, declared: Sequence[str], notes: Notes) -> None:
+    if absent := [name for name in declared if name not in classes.ids]:
+        notes.add(f"classes without a training row are left out: {listed(absent)}")
+    if len(classes.types) > 1:
+        types = listed(sorted(t.__name__ for t in classes.types))
+        notes.add(f"the labels are of several types ({types}) and count as their text: 1 and '1' are one class")
+
+
+def _renumbered(table: pa.Table, numbers: np.ndarray) -> pa.Table:
+    position = table.column_names.index("label")
+    return table.set_column(position, "label", pa.array(numbers[table["label"].to_numpy()], pa.int64()))
+
+
+def stream(
+    source: SourceSplit, kind: Kind, *, labels: Sequence[str] | None = None, batch_rows: int = 1024
+) -> Iterator[Dataset]:
+    """Canonical rows in the order of the source, a part at a time (a .json file is read whole).
+
+    Args:
+        labels: the classifier's class names, to yield `label` as well. None: labels are not even read.
+        batch_rows: rows of a part.
+
+    Raises:
+        InputError: as `load`, and for a label that the classifier does not know.
+    """
+    need_label, requested = labels is not None, source.columns(kind)
+    layout = locate(source, kind=kind, labeled=need_label)
+
+    def choose(split: Split, *, need_label: bool = need_label) -> dict[str, str]:
+        return choose_columns(split.columns, requested, kind=kind, need_label=need_label, place=split.place)
+
+    def usable(split: Split) -> bool:
+        return not need_label or has_labels(split, choose(split, need_label=False).get("label"))
+
+    split = split_to_read(layout, source.path, source.split, usable)
+    if len(layout.splits) > 1:
+        logger.info("%s: reading the split %s", source.path, split.name)
+    for note in split.notes:
+        logger.info(note)
+    columns = choose(split)
+    if not need_label:
+        columns.pop("label", None)
+    note_inferred(columns, requested, {}, Notes())
+    if need_label and not has_labels(split, columns["label"]):
+        raise InputError(
+            f"{split.place}: every label in column {columns['label']!r} is empty or -1; only predict can use these rows"
+        )
+    classes = None if labels is None else ClassIds(labels, "the classifier")
+    for part in read_rows(split, columns, classes, size=batch_rows):
+        yield to_dataset(to_table([part]))

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets.table import InMemoryTable
 
+from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.image_decoding import damage
 from hf_finetune.data.labels import ClassIds, label_name, shortened
 from hf_finetune.data.readers.table import Chunk
@@ -37,6 +40,37 @@ Faults = dict[int, str]
 
 
 @dataclass(frozen=True)
+class SplitRows:
+    """Canonical rows of one split."""
+
+    table: pa.Table
+    digests: list[bytes]
+    """See `duplicates.row_digests`."""
+
+    @classmethod
+    def of(cls, table: pa.Table) -> SplitRows:
+        """The rows of a table."""
+        return cls(table, row_digests(table))
+
+    @cached_property
+    def labels_N(self) -> np.ndarray:
+        """Class of each row."""
+        return self.table["label"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def where(self, mask_N: np.ndarray) -> SplitRows:
+        """The rows of a mask, in order."""
+        digests = [digest for digest, chosen in zip(self.digests, mask_N, strict=True) if chosen]
+        return SplitRows(self.table.filter(pa.array(mask_N)), digests)
+
+    def followed_by(self, other: SplitRows) -> SplitRows:
+        """These rows, and behind them the others."""
+        return SplitRows(pa.concat_tables([self.table, other.table]), [*self.digests, *other.digests])
+
+
+@dataclass(frozen=True)
 class UnusableRow:
     """A row that cannot be used."""
 
@@ -47,29 +81,6 @@ class UnusableRow:
     column: str
     """Canonical name of the column that is wrong."""
     reason: str
-
-
-@dataclass(frozen=True)
-class _Converter:
-    """Makes Arrow arrays of a split's columns, and says what is wrong in each."""
-
-    split: Split
-    chosen: dict[str, str]
-    classes: ClassIds | None
-    pool: ThreadPoolExecutor
-
-    def __call__(self, values: dict[str, list]) -> tuple[Columns, dict[str, Faults]]:
-        columns: Columns = {}
-        faults: dict[str, Faults] = {}
-        for name, column in self.chosen.items():
-            if name == "image":
-                columns[name], faults[name] = _images(values[column], self.pool)
-            elif name == "label":
-                assert self.classes is not None
-                columns[name], faults[name] = _labels(values[column], self.classes, self.split.columns[column].names)
-            else:
-                columns[name], faults[name] = _texts(values[column], may_be_empty=name == "text_pair")
-        return columns, faults
 
 
 def read_rows(
@@ -92,7 +103,7 @@ def read_rows(
     """
     complaint, bad_column, counts, row = "", "", Counter[str](), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        convert = _Converter(split, chosen, classes, pool)
+        convert = partial(_convert, split=split, chosen=chosen, classes=classes, pool=pool)
         for chunk in split.chunks(list(chosen.values()), size):
             columns, by_column = convert(chunk.columns)
             # Of a row with several faults the first column's is named.
@@ -115,6 +126,23 @@ def read_rows(
         others = counts[bad_column] - 1
         more = f" ({others} other row{'s have' if others > 1 else ' has'} a bad {bad_column} too)" if others else ""
         raise InputError(f"{complaint}{more}; correct or remove {'them' if others else 'it'}")
+
+
+def _convert(
+    values: dict[str, list], *, split: Split, chosen: dict[str, str], classes: ClassIds | None, pool: ThreadPoolExecutor
+) -> tuple[Columns, dict[str, Faults]]:
+    """Arrow arrays by canonical name, and what is wrong in each."""
+    columns: Columns = {}
+    faults: dict[str, Faults] = {}
+    for name, column in chosen.items():
+        if name == "image":
+            columns[name], faults[name] = _images(values[column], pool)
+        elif name == "label":
+            assert classes is not None
+            columns[name], faults[name] = _labels(values[column], classes, split.columns[column].names)
+        else:
+            columns[name], faults[name] = _texts(values[column], may_be_empty=name == "text_pair")
+    return columns, faults
 
 
 def _complaint(chunk: Chunk, i: int, column: str, problem: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,9 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.data.columns import choose_inputs
 from hf_finetune.data.config import Kind, Role, Source
-from hf_finetune.data.duplicates import row_digests, unusable_for_training
-from hf_finetune.data.labeled import SplitRows
+from hf_finetune.data.duplicates import dataset_digests, first_occurrences
 from hf_finetune.data.labels import UNLABELED
-from hf_finetune.data.rows import UnusableRow, read_rows, to_dataset, to_table
+from hf_finetune.data.rows import SplitRows, UnusableRow, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, locate, role_of
 from hf_finetune.data.split_selection import Selection
 from hf_finetune.errors import InputError
@@ -24,6 +23,22 @@ from hf_finetune.utils import hashing
 from hf_finetune.utils.messages import Notes, listed
 
 logger = logging.getLogger("hf_finetune")
+
+
+def _screen(
+    digests: Sequence[bytes], *, scored: Collection[bytes], before: Sequence[bytes] = ()
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Mask (N,), true for the rows to train on; and how many of the others are `evaluated`, or else `repeated`.
+
+    Args:
+        digests: of the rows, see `duplicates.row_digests`.
+        scored: of validation and test rows.
+        before: of rows that are trained on already.
+    """
+    scored_N = np.fromiter((digest in scored for digest in digests), bool, len(digests))
+    first_N = first_occurrences([*before, *digests])[len(before) :]
+    repeated_N = ~scored_N & (first_N != len(before) + np.arange(len(digests)))
+    return ~scored_N & ~repeated_N, {"evaluated": int(scored_N.sum()), "repeated": int(repeated_N.sum())}
 
 
 # For a teacher
@@ -54,18 +69,11 @@ def read_for_teacher(
             notes.add(f"inferred for {split.name}: {', '.join(others)}")
         parts += read_rows(split, columns, None, unusable=unusable)
     table = to_table(parts)
-    labels_N = np.full(len(table), UNLABELED, dtype=np.int64)
-    table = table.add_column(table.column_names.index("row"), "label", pa.array(labels_N))
-    every = SplitRows(table, row_digests(table), labels_N)
-    scored = {digest for role, rows in labeled.items() if role != "train" for digest in rows.digests}
-    evaluated_N, repeated_N = unusable_for_training(every.digests, scored=scored, before=labeled["train"].digests)
-    rows = every.where(~evaluated_N & ~repeated_N)
-    counts = {
-        "rows": len(rows),
-        "evaluated": int(evaluated_N.sum()),
-        "repeated": int(repeated_N.sum()),
-        "unusable": len(unusable),
-    }
+    labels = pa.array(np.full(len(table), UNLABELED, dtype=np.int64))
+    rows = SplitRows.of(table.add_column(table.column_names.index("row"), "label", labels))
+    scored = {digest for role, part in labeled.items() if role != "train" for digest in part.digests}
+    usable_N, excluded = _screen(rows.digests, scored=scored, before=labeled["train"].digests)
+    counts = {"rows": int(usable_N.sum()), **excluded, "unusable": len(unusable)}
     files = listed([Path(name).name for name in names])
     left_out = (
         f"{counts['evaluated']} that are scored, {counts['repeated']} that repeat a training row or one another, "
@@ -77,7 +85,7 @@ def read_for_teacher(
     if not counts["rows"]:
         raise InputError(f"--unlabelled {files}: no row is left, without {left_out}; name other rows, or leave it out")
     notes.add(f"unlabelled: {counts['rows']} rows of {files} for the teacher to label; left out: {left_out}")
-    return rows, counts
+    return rows.where(usable_N), counts
 
 
 def with_labeled_row(chosen_n: np.ndarray, rows: Dataset) -> np.ndarray:
@@ -134,22 +142,16 @@ def read_for_pretraining(
     unusable: list[UnusableRow] = []
     train = [rows.select_columns(names) for rows in own]
     every = [*train, *(_read_source(Source(path, encoding=encoding), kind, columns, unusable) for path in further)]
-    scored = {digest for rows in evaluated for digest in _digests(rows)}
-    digests = [digest for rows in every for digest in _digests(rows)]
-    evaluated_N, repeated_N = unusable_for_training(digests, scored=scored)
-    chosen = np.flatnonzero(~evaluated_N & ~repeated_N)
+    scored = {digest for rows in evaluated for digest in dataset_digests(rows)}
+    digests = [digest for rows in every for digest in dataset_digests(rows)]
+    usable_N, excluded = _screen(digests, scored=scored)
+    chosen = np.flatnonzero(usable_N)
     if len(chosen) < 2:
         raise InputError(
             f"pretrain.rows: {len(chosen)} rows to pretrain on; expected two at least, name a file of them"
         )
     of_train = int((chosen < sum(map(len, train))).sum())
-    counts = {
-        "train": of_train,
-        "further": len(chosen) - of_train,
-        "evaluated": int(evaluated_N.sum()),
-        "repeated": int(repeated_N.sum()),
-        "unusable": len(unusable),
-    }
+    counts = {"train": of_train, "further": len(chosen) - of_train, **excluded, "unusable": len(unusable)}
     table = concatenate_datasets(every).select(chosen).with_format("arrow")[:]
     table = table.append_column("row", pa.array(range(len(chosen)), pa.int64()))
     fingerprint = hashing.of_json([digests[i].hex() for i in chosen])
@@ -168,7 +170,3 @@ def _read_source(source: Source, kind: Kind, columns: dict[str, str], unusable: 
     table = pa.concat_tables(tables)
     logger.info("pretrain.rows: %d rows of %s (%s)", len(table), source.path, ", ".join(s.name for s in splits))
     return to_dataset(table)
-
-
-def _digests(rows: Dataset) -> list[bytes]:
-    return row_digests(rows.with_format("arrow")[:])

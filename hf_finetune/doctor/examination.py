@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.data.config import Kind, Source, SplitOptions
-from hf_finetune.data.labeled import LabeledData, read_labeled
+from hf_finetune.data.loading import LabeledData, read_labeled
 from hf_finetune.data.rows import UnusableRow
 from hf_finetune.doctor.classes import count_classes, examine_balance, find_telltales, mark_table
 from hf_finetune.doctor.duplicates import find_duplicates
@@ -93,7 +93,7 @@ def examine(
         max_length: tokens that training would read of a text.
 
     Raises:
-        InputError: as `data.labeled.read_labeled` and `models.processors.load_tokenizer`; a checkpoint for images.
+        InputError: as `data.loading.read_labeled` and `models.processors.load_tokenizer`; a checkpoint for images.
     """
     if checkpoint is not None and kind == "image":
         raise InputError(

@@ -19,8 +19,8 @@ from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of
+from hf_finetune.data.loading import stream
 from hf_finetune.data.provenance import row_keys
-from hf_finetune.data.streaming import stream
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.intervals import bootstrap
