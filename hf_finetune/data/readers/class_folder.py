@@ -10,27 +10,20 @@ from typing import Any
 
 from hf_finetune.data import image_decoding
 from hf_finetune.data.config import Kind
-from hf_finetune.data.readers.table import Chunk, Column, batched
+from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
 from hf_finetune.data.readers.text_file import codec_of, unreadable
 
 SUFFIXES: dict[Kind, tuple[str, ...]] = {"text": (".txt",), "image": image_decoding.SUFFIXES}
 
 
 @dataclass(frozen=True)
-class ClassFolder:
+class ClassFolder(TextFile):
     """Files in the order of their folders, then of their names."""
 
-    root: Path
-    kind: Kind
-    files: tuple[str, ...]
-    """Below the root."""
+    kind: Kind = "text"
+    files: tuple[str, ...] = ()
+    """Below the folder."""
     labeled: bool = True
-    encoding: str = "utf-8"
-
-    @property
-    def name(self) -> str:
-        """The folder as the user named it."""
-        return str(self.root)
 
     @property
     def classes(self) -> set[str]:
@@ -51,10 +44,10 @@ class ClassFolder:
         read = {self.kind: self._content, "label": _class_of}
         for first, files in batched(self.files, size):
             values = {name: [read[name](file) for file in files] for name in columns}
-            yield Chunk(values, len(files), self.name, first, files=[str(self.root / file) for file in files])
+            yield Chunk(values, len(files), self.name, first, files=[str(self.path / file) for file in files])
 
     def _content(self, file: str) -> str | dict[str, Any]:
-        path = self.root / file
+        path = self.path / file
         if self.kind == "image":
             return {"bytes": None, "path": os.path.abspath(path)}
         try:
@@ -90,7 +83,7 @@ def find_classes(root: Path, kind: Kind | None, encoding: str, *, flat: bool = F
         kind = "image" if len(files["image"]) > len(files["text"]) else "text"
     # By folder, then by file: a plain sort of the paths would put "a-b/1" before "a/1".
     ordered = sorted(files[kind], key=lambda file: file.split("/"))
-    return ClassFolder(root, kind, tuple(ordered), labeled=not flat, encoding=encoding) if ordered else None
+    return ClassFolder(root, encoding, kind, tuple(ordered), labeled=not flat) if ordered else None
 
 
 def is_hidden(name: str) -> bool:

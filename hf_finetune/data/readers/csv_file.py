@@ -6,9 +6,8 @@ import csv
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from hf_finetune.data.readers.table import Chunk, Column, batched
+from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
 from hf_finetune.data.readers.text_file import read_lines
 from hf_finetune.errors import InputError
 
@@ -19,16 +18,8 @@ _DELIMITERS[";"] = ("semicolon", "semicolons", "save it with commas")
 
 
 @dataclass(frozen=True)
-class CsvFile:
+class CsvFile(TextFile):
     """Comma- or tab-separated rows under a header; quoting as in RFC 4180, or none where a .tsv cannot be read so."""
-
-    path: Path
-    encoding: str = "utf-8"
-
-    @property
-    def name(self) -> str:
-        """The file as the user named it."""
-        return str(self.path)
 
     @property
     def _delimiter(self) -> str:

@@ -19,14 +19,9 @@ from hf_finetune.errors import InputError
 class HubSplit:
     """One split of a data set on the Hub, or in `datasets`' cache of it."""
 
-    path: str
-    split: str
+    name: str
+    """Id and split."""
     rows: datasets.Dataset
-
-    @property
-    def name(self) -> str:
-        """Id and split."""
-        return f"{self.path}, split {self.split}"
 
     def columns(self) -> dict[str, Column]:
         """Columns in order."""
@@ -54,7 +49,7 @@ def hub_splits(path: str, config_name: str | None, revision: str | None) -> dict
     """
     with _one_line(path, revision):
         splits = datasets.load_dataset(path, config_name, revision=revision)
-    return {name: HubSplit(path, name, rows) for name, rows in splits.items()}
+    return {name: HubSplit(f"{path}, split {name}", rows) for name, rows in splits.items()}
 
 
 def hub_columns(path: str, config_name: str | None, revision: str | None) -> dict[str, Column]:

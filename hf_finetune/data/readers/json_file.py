@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from hf_finetune.data.readers.csv_file import ROWS_INSPECTED
-from hf_finetune.data.readers.table import Chunk, Column, batched
+from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
 from hf_finetune.data.readers.text_file import read_lines
 from hf_finetune.errors import InputError
 
@@ -19,16 +18,8 @@ Row = dict[str, Json]
 
 
 @dataclass(frozen=True)
-class JsonFile:
+class JsonFile(TextFile):
     """A json file: a list of objects, an object of columns, or either under "data"; or objects one a line (.jsonl)."""
-
-    path: Path
-    encoding: str = "utf-8"
-
-    @property
-    def name(self) -> str:
-        """The file as the user named it."""
-        return str(self.path)
 
     def columns(self) -> dict[str, Column]:
         """Columns in the order in which the first rows name them.

@@ -6,27 +6,19 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image
 
-from hf_finetune.data.readers.table import Chunk, Column
+from hf_finetune.data.readers.table import Chunk, Column, DataFile
 from hf_finetune.errors import InputError
 
 
 @dataclass(frozen=True)
-class ParquetFile:
+class ParquetFile(DataFile):
     """A parquet file; features that `datasets` wrote into it are honored."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """The file as the user named it."""
-        return str(self.path)
 
     def columns(self) -> dict[str, Column]:
         """Columns in order.

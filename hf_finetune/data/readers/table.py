@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -46,6 +47,25 @@ class Chunk:
             return self.files[i]
         line = self.lines[i] if self.lines else None
         return f"{self.source}, row {self.first + i + 1}" + ("" if line is None else f" (line {line})")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file or folder of rows."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """As the user named it."""
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class TextFile(DataFile):
+    """A file or folder whose texts are in some encoding."""
+
+    encoding: str = "utf-8"
 
 
 def batched(rows: Iterable[T], size: int) -> Iterator[tuple[int, list[T]]]:
