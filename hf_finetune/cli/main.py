@@ -112,11 +112,16 @@ def search(arguments: Sequence[str]) -> None:
     with _importing():
         from hf_finetune.search.augmentation import policy_search, report
         from hf_finetune.search.config import SearchOptions
+        from hf_finetune.search.searched_recipe import SearchedRecipe
         from hf_finetune.utils.environment import seconds_since_start
 
     wanted = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
     found = policy_search.search_policy(
-        job.recipe, wanted, output=job.launch.output, resume=job.launch.resume, used_s=seconds_since_start()
+        SearchedRecipe(job.recipe),
+        wanted,
+        output=job.launch.output,
+        resume=job.launch.resume,
+        used_s=seconds_since_start(),
     )
     print(json.dumps(found, indent=2) if job.json else report.describe(found))
 

@@ -1,14 +1,37 @@
-"""Time: what the user gives, and how many trials it is enough for."""
+"""Time: what the user allows, what is left of it, and how many trials it is enough for."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 
 from hf_finetune.errors import InputError
 
 MOST_TRIALS = 1_000
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+class Budget:
+    """The time of a search.
+
+    Args:
+        seconds: in all.
+        used_s: those that are gone already.
+    """
+
+    def __init__(self, seconds: float, used_s: float = 0.0) -> None:
+        self.seconds, self._start = seconds, time.perf_counter() - used_s
+
+    @property
+    def used_s(self) -> float:
+        """Seconds that are gone."""
+        return time.perf_counter() - self._start
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left."""
+        return self.seconds - self.used_s
 
 
 def seconds_in(text: str) -> float:
@@ -18,12 +41,12 @@ def seconds_in(text: str) -> float:
         InputError: it is none, or 0.
     """
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-    found = 0.0
+    seconds = 0.0
     if parts is not None:
-        found = sum(float(number) * unit for number, unit in zip(parts.groups("0"), _UNITS.values(), strict=True))
-    if found <= 0:
+        seconds = sum(float(number) * unit for number, unit in zip(parts.groups("0"), _UNITS.values(), strict=True))
+    if seconds <= 0:
         raise InputError(f"--budget {text}: expected a time such as 90s, 10m or 1h30m")
-    return found
+    return seconds
 
 
 def spoken(seconds: float) -> str:

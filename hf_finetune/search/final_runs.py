@@ -1,4 +1,5 @@
-"""The runs that decide: the user's own recipe, with a policy and without, judged on validation rows that no trial has seen."""
+"""The runs that decide: the user's own recipe, with the result of a search and without, judged on validation rows that no
+trial has seen."""
 
 from __future__ import annotations
 
@@ -7,32 +8,26 @@ import io
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from torch import nn
 
 from hf_finetune.augmentation.compose import Augmentation
-from hf_finetune.augmentation.mixing import Mixing, Mixup
-from hf_finetune.config.recipe import Averaging, ImageData, Recipe
-from hf_finetune.config.rules import check
 from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.loading import Splits
-from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.frozen_layers import TrainingRows, cache_frozen_layers
-from hf_finetune.models.surgery.patches import ResizeImage
-from hf_finetune.pipeline.check import check_mix
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.kernels import default_kernels
 from hf_finetune.pipeline.run import prepare, rehearse
+from hf_finetune.search.searched_recipe import SearchedRecipe
 from hf_finetune.training.callbacks import read_log
-from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS, in_proportion, of_shorter_run
+from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS
 from hf_finetune.training.probe import Choice
 
 MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 3, 16, 32
@@ -40,25 +35,30 @@ MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 3, 16, 32
 WATCHED = 1
 """Validation rows that the Trainer scores after an epoch, where nobody asks for it: all are where the schedule does."""
 MOST_JUDGED = 1000
-"""Validation rows that a run answers for, at most."""
+"""Validation rows that a run predicts, at most."""
 
 
 @dataclass(frozen=True)
 class FinalRun:
-    """A run, and what it says of the validation rows."""
+    """A run, and its predictions of the validation rows."""
 
     predicted: list[int]
     accuracy: float
     log_loss: float
     seconds: float
     head_s: float
-    """Of the fit of its head, which later runs of the seed find done, and those of other seeds where only the head is random."""
+    """Of the fit of its head, which later runs of the seed find done, and those of other seeds where only the head is
+    random."""
     kept_s: float
     """Of what the frozen layers make of its rows, which all later runs find."""
     step_s: float
     """Of a step; not the first one, with its allocations and choices of kernels, where there are others."""
     score_s: float
-    """Of its answers."""
+    """Of its predictions."""
+
+
+BY_ROWS = ("kept_s", "head_s", "row_s", "score_s")
+"""Parts of a run's cost that grow with what a row costs."""
 
 
 @dataclass(frozen=True)
@@ -83,85 +83,33 @@ class Cost:
         """All runs of so many seeds, two of each."""
         return self.kept_s + (seeds - 1) * self.head_s + 2 * seeds * self.of(steps)
 
-    def times(self, factor: float) -> Cost:
-        """The same on a machine that is so many times slower."""
-        parts = ("kept_s", "head_s", "fixed_s", "row_s", "score_s")
+    def times(self, factor: float, parts: Sequence[str] = (*BY_ROWS, "fixed_s")) -> Cost:
+        """Where these parts take so many times as long; all on a slower machine."""
         return replace(self, **{name: factor * getattr(self, name) for name in parts})
 
 
-def retrain(recipe: Recipe, *, seed: int, steps: int, whole: int, judged: int) -> FinalRun:
-    """Train as `train` does, for so many steps, and answer for the validation rows with the weights of the last one.
+def train_final(searched: SearchedRecipe, *, seed: int, steps: int, whole: int, judged: int) -> FinalRun:
+    """Train as `train` does, for so many steps, and predict the validation rows with the weights of the last one.
 
-    Nothing is chosen on these rows: neither an epoch nor an average of weights. Test rows are not looked at.
-
-    Args:
-        whole: steps of the recipe's own run; what its rate does over them it does here over fewer.
-    """
-    train, part = recipe.train, steps / whole
-    warmup_steps = None if train.warmup_steps is None else in_proportion(train.warmup_steps, part)
-    shorter = replace(train, seed=seed, max_steps=steps, warmup_steps=warmup_steps, early_stopping_patience=None)
-    schedule = of_shorter_run(train.lr_scheduler_type, recipe.schedule, part)
-    return _run(replace(recipe, train=shorter, schedule=schedule, averaging=Averaging()), most_scored=judged)
-
-
-def with_policy(recipe: Recipe, augment: tuple[Augmentation, ...], mix: tuple[Mixing, ...]) -> Recipe:
-    """The recipe with what a policy sets."""
-    data, objective = replace(recipe.data, augment=augment), replace(recipe.objective, mix=mix)
-    return replace(recipe, data=data, objective=objective)
-
-
-def with_side(recipe: Recipe, side: int) -> Recipe:
-    """The recipe for pictures of so many pixels a side."""
-    assert isinstance(recipe.data, ImageData), "pictures alone have a side"
-    data = replace(recipe.data, low_resolution=None)
-    return replace(recipe, data=data, model=replace(recipe.model, surgery=(*recipe.model.surgery, ResizeImage(side))))
-
-
-def why_no_mixing(recipe: Recipe, prepared: PreparedRun) -> str | None:
-    """Why a policy cannot mix the recipe's rows with one another; None: it can.
+    Test rows are not looked at.
 
     Args:
-        prepared: of the recipe, or of one with the same rows, batches and encoder.
+        whole: steps of the recipe's own run.
     """
-    if recipe.objective.mix:
-        return "objective.mix has the recipe's own, which all trials and runs have"
-    mixing = with_policy(recipe, (), (Mixup(),))
-    try:
-        check(mixing)
-        if recipe.adapts:
-            # Its own model alone tells whether it takes word embeddings.
-            with _quiet():
-                prepare(mixing)
-        else:
-            check_mix(prepared.varied(recipe=with_policy(prepared.recipe, (), (Mixup(),))), prepared.model.network)
-    except InputError as error:
-        return str(error)
-    return None
+    return _run(searched.of_steps(steps, seed=seed, whole=whole), most_scored=judged)
 
 
-def measure(recipe: Recipe, augment: tuple[Augmentation, ...], *, rows: int, rows_per_step: int, scored: int) -> Cost:
-    """What `retrain` takes, by a few rows of it.
+def measure(
+    searched: SearchedRecipe, augment: tuple[Augmentation, ...], *, rows: int, rows_per_step: int, scored: int
+) -> Cost:
+    """What `train_final` takes, by a few rows of it.
 
     Args:
         augment: operations like those to come.
         rows, rows_per_step, scored: of the runs to come: training rows, of a step, and validation rows.
     """
     few = min(MEASURED_ROWS, rows_per_step)
-    run = _run(
-        replace(
-            recipe,
-            data=replace(recipe.data, augment=augment),
-            batching=replace(recipe.batching, rows_per_step=few, token_budget=None),
-            train=replace(
-                recipe.train,
-                max_steps=MEASURED_STEPS,
-                gradient_accumulation_steps=1,
-                early_stopping_patience=None,
-            ),
-            averaging=Averaging(),
-        ),
-        most_scored=MEASURED_SCORED,
-    )
+    run = _run(searched.of_few_rows(MEASURED_STEPS, few, augment), most_scored=MEASURED_SCORED)
     return Cost(
         # Without augmentation the training rows go through the frozen layers, too.
         kept_s=run.kept_s * (rows + scored) / len(run.predicted),
@@ -175,25 +123,25 @@ def measure(recipe: Recipe, augment: tuple[Augmentation, ...], *, rows: int, row
 
 
 def judged_rows(splits: Splits, most: int) -> Dataset:
-    """The validation rows that runs answer for, so many at most, drawn where there are more."""
+    """The validation rows that runs predict, so many at most, drawn where there are more."""
     rows = np.random.default_rng(0).permutation(len(splits.validation))[:most]
     return splits.validation.select(np.sort(rows))
 
 
-def _run(recipe: Recipe, *, most_scored: int) -> FinalRun:
+def _run(searched: SearchedRecipe, *, most_scored: int) -> FinalRun:
     started = time.perf_counter()
-    recipe = replace(recipe, train=replace(recipe.train, logging_steps=1))
-    with _quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
+    recipe = replace(searched.recipe, train=replace(searched.recipe.train, logging_steps=1))
+    with quiet(), tempfile.TemporaryDirectory(prefix="hf-finetune-search-") as folder:
         prepared = prepare(recipe)
         judged = judged_rows(prepared.data.splits, most_scored)
         watched = judged.select(range(WATCHED if recipe.train.lr_scheduler_type not in BY_EVALUATIONS else len(judged)))
-        # Under a name of their own: `train` would take what is kept for these rows for that of all of its own.
+        # Under a name of their own: `train` would take what is cached for these rows for that of all its own.
         name = f"{prepared.data.splits.fingerprint} {len(judged)} judged, {len(watched)} watched"
         few = replace(prepared.data.splits, validation=watched, fingerprint=name)
         run = rehearse(prepared.varied(splits=few), Path(folder), Choice(default_kernels(prepared)))
         trained = time.perf_counter()
         step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.loop_seconds)
-        logits_NC, kept_s = _answers(run.trainer.trained_model(), prepared, judged)
+        logits_NC, kept_s = _predictions(run.trainer.trained_model(), prepared, judged)
     labels_N = np.asarray(judged["label"][:])
     return FinalRun(
         predicted=logits_NC.argmax(-1).tolist(),
@@ -218,8 +166,8 @@ def _step_seconds(log: Path, loop_s: float) -> float:
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else loop_s
 
 
-def _answers(model: nn.Module, prepared: PreparedRun, judged: Dataset) -> tuple[np.ndarray, float]:
-    """Logits (N, C) of the rows, and the seconds that it took to compute what frozen layers make of them, where any are."""
+def _predictions(model: nn.Module, prepared: PreparedRun, judged: Dataset) -> tuple[np.ndarray, float]:
+    """Logits (N, C) of the rows, and the seconds that it took to cache what frozen layers make of them, where any are."""
     recipe, encoded = prepared.recipe, prepared.data.inputs.encode(judged)
     rows = TrainingRows(prepared.data.inputs, encoded, encoded)
     if recipe.batching.cache_prefix and not recipe.adapts:
@@ -246,12 +194,12 @@ def _answers(model: nn.Module, prepared: PreparedRun, judged: Dataset) -> tuple[
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[Any]:
+def quiet() -> Iterator[None]:
     """Nothing of a run's notes and bars: the search has one bar for all."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stderr(io.StringIO()) as said:
-            yield said
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.disable(level)

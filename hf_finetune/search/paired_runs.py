@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_finetune.search.budget import spoken
 from hf_finetune.search.final_runs import Cost, FinalRun
+from hf_finetune.search.state import State
 from hf_finetune.search.time_plan import FEWEST_SEEDS, MOST_SEEDS, RESERVE, Runs, planned_runs, shortest_runs
 
 logger = logging.getLogger("hf_finetune.run")
@@ -36,7 +37,7 @@ class PairedRuns:
 
     def __init__(
         self,
-        state: dict[str, Any],
+        state: State,
         cost: Cost,
         *,
         wanted: int,

@@ -1,19 +1,23 @@
-"""A search that was begun: what its folder tells of it."""
+"""What search.json holds of a search that was begun, so that it can go on."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline.run_folder import refuse_changes
+from hf_finetune.search.config import SearchOptions
 
+State = dict[str, Any]
+"""The content of search.json."""
 SCHEMA = 2
 """Of search.json. 2: the side of the pictures that decide."""
 
 
-def state_in(folder: Path) -> dict[str, Any] | None:
+def state_in(folder: Path) -> State | None:
     """What search.json holds of the search in the folder; None: there is none yet.
 
     Raises:
@@ -39,15 +43,13 @@ def state_in(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def check_same(
-    folder: Path, state: dict[str, Any], record: dict[str, Any], wanted: dict[str, Any], space: list[str]
-) -> None:
+def check_same(folder: Path, state: State, record: dict[str, Any], options: SearchOptions, space: list[str]) -> None:
     """Refuse to go on with another search.
 
     Args:
         state: see `state_in`.
         record: what its recipe.json is compared with, see `pipeline.run_folder.refuse_changes`.
-        wanted: what is asked of the search now.
+        options: of the search now.
         space: names of the operations that there are now.
 
     Raises:
@@ -55,7 +57,7 @@ def check_same(
     """
     refuse_changes(folder, record)
     before = {**state["search"], "space": state["space"]}
-    for name, value in {**wanted, "space": space}.items():
+    for name, value in {**asdict(options), "space": space}.items():
         if before.get(name) != value:
             raise InputError(
                 f"{name}: the search in {folder} has {before.get(name)!r}, now it is {value!r}; resume with the same value, "

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hf_finetune.augmentation.operations import Operation
-from hf_finetune.config.recipe import ImageData, Recipe
+from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline.batching import step_batches
 from hf_finetune.search.augmentation.proxy_task import ProxyTask
-from hf_finetune.search.final_runs import MOST_JUDGED, Cost, measure, with_side
+from hf_finetune.search.final_runs import BY_ROWS, MOST_JUDGED, Cost, measure
+from hf_finetune.search.searched_recipe import SearchedRecipe
 from hf_finetune.search.time_plan import Pace, too_dear
 
 logger = logging.getLogger("hf_finetune.run")
@@ -25,62 +25,61 @@ class Timing:
     """Of the recipe."""
     pace: Pace
     side: int | None
-    """Of the pictures of the runs that decide, in pixels; None: they are the recipe's."""
+    """Of the images of the runs that decide, in pixels; None: they are the recipe's."""
     whole: Cost
-    """Of a run on the recipe's pictures, by their pixels where that was not measured."""
+    """Of a run on the recipe's images, by their pixels where that was not measured."""
     measured: bool
     """Whether it was."""
 
 
-def timed(
-    recipe: Recipe, proxy: ProxyTask, usual: tuple[Operation, ...], *, seeds: int, left: Callable[[], float]
+def measure_time(
+    searched: SearchedRecipe,
+    proxy: ProxyTask,
+    usual: tuple[Augmentation, ...],
+    *,
+    seeds: int,
+    left: Callable[[], float],
 ) -> Timing:
-    """Measure, and choose the pictures of the runs that decide: whole ones, or of half the side where these are too dear.
+    """Measure, and choose the images of the runs that decide: whole ones, or of half the side where these are too dear.
 
     Args:
         usual: operations like those to come.
         seeds: pairs of runs that there must be time for.
         left: seconds of the budget that are left now.
     """
-    prepared, train = proxy.prepared, recipe.train
+    prepared, recipe = proxy.prepared, searched.recipe
     batches = step_batches(prepared, prepared.data.inputs.lengths(proxy.encoded))
-    steps = batches.planned(train.num_train_epochs, train.max_steps)
+    steps = batches.planned(recipe.train.num_train_epochs, recipe.train.max_steps)
     rows, scored = len(prepared.data.splits.train), min(len(prepared.data.splits.validation), MOST_JUDGED)
 
-    def measured(recipe: Recipe) -> Cost:
-        cost = measure(recipe, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
+    def measured(searched: SearchedRecipe) -> Cost:
+        cost = measure(searched, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
         return replace(cost, head_s=0.0) if proxy.one_head else cost
 
     def dear(cost: Cost) -> bool:
         return too_dear(cost, wanted=steps, seeds=seeds, left_s=left())
 
     small_side, whole_side = proxy.sides or (None, None)
-    small = None if small_side is None else _of_small_pictures(recipe, small_side, measured)
+    small = None if small_side is None else _of_small_images(searched, small_side, measured)
     if small_side is None or whole_side is None or small is None:
-        cost = measured(recipe)
+        cost = measured(searched)
         return Timing(steps, Pace(*proxy.seconds(usual), cost), None, cost, True)
     pixels = (whole_side / small_side) ** 2
-    whole = more_pixels(small, pixels)
+    # Were all that goes by rows as many times as dear.
+    whole = small.times(pixels, BY_ROWS)
     # Whole ones are not measured where half of what their pixels ask for is too much already; at a low resolution a run does
     # not train on them.
-    low = isinstance(recipe.data, ImageData) and recipe.data.low_resolution is not None
-    is_measured = low or not dear(more_pixels(small, pixels / 2))
+    is_measured = searched.low_resolution or not dear(small.times(pixels / 2, BY_ROWS))
     if is_measured:
-        whole = measured(recipe)
+        whole = measured(searched)
     cost, side = (whole, None) if is_measured and not dear(whole) else (small, small_side)
     return Timing(steps, Pace(*proxy.seconds(usual), cost), side, whole, is_measured)
 
 
-def more_pixels(cost: Cost, factor: float) -> Cost:
-    """Of a run on pictures with so many times the pixels, were all that goes by rows as many times as dear."""
-    parts = ("kept_s", "head_s", "row_s", "score_s")
-    return replace(cost, **{name: factor * getattr(cost, name) for name in parts})
-
-
-def _of_small_pictures(recipe: Recipe, side: int, measured: Callable[[Recipe], Cost]) -> Cost | None:
+def _of_small_images(searched: SearchedRecipe, side: int, measured: Callable[[SearchedRecipe], Cost]) -> Cost | None:
     """None where there are none for this recipe."""
     try:
-        return measured(with_side(recipe, side))
+        return measured(searched.with_side(side))
     except InputError as error:
-        logger.info("the runs that decide have whole pictures: %s", error)
+        logger.info("the runs that decide have whole images: %s", error)
         return None

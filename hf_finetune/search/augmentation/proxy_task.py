@@ -12,7 +12,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,6 @@ from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
 from hf_finetune.augmentation.operations import ImageBatch, Operation, TextBatch
-from hf_finetune.config.recipe import Averaging, ImageData, Optim, Recipe, Regularize
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.duplicates import first_occurrences, first_sources, row_digests
 from hf_finetune.data.image_processing import check_augmentable
@@ -44,6 +43,7 @@ from hf_finetune.pipeline.fit_head import begin_with, fit_settings, head_weights
 from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.pipeline.update_rule import shortcuts
+from hf_finetune.search.searched_recipe import SearchedRecipe
 from hf_finetune.training.losses.soft_labels import mixed
 from hf_finetune.training.optim import optimizers
 from hf_finetune.training.optim.config import AdamW
@@ -58,32 +58,6 @@ SCORED_SHARE, MOST_SCORED = 1 / 3, 256
 """Of the training rows, set aside to score trials."""
 SMALL_SIDE = 128
 """Pixels; pictures below this keep their size."""
-
-
-def shortened(recipe: Recipe) -> Recipe:
-    """The run without all that makes its steps dearer or its rows others: what trials load."""
-    data = replace(recipe.data, augment=(), augment_copies=0)
-    if isinstance(data, ImageData):
-        data = replace(data, low_resolution=None)
-    return replace(
-        recipe,
-        data=data,
-        method="full",
-        adapter=None,
-        model=replace(
-            recipe.model,
-            frozen_layers=0,
-            trainable="all",
-            trainable_pattern=None,
-            unfreeze_every=None,
-            patch_drop=0.0,
-        ),
-        objective=replace(recipe.objective, r_drop=0.0, mix=()),
-        regularize=Regularize(),
-        optim=Optim(),
-        averaging=Averaging(),
-        train=replace(recipe.train, learning_rate=None),
-    )
 
 
 @dataclass(frozen=True)
@@ -116,8 +90,8 @@ class ProxyTask:
             can change.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        prepared = prepare(shortened(recipe))
+    def __init__(self, searched: SearchedRecipe) -> None:
+        recipe, prepared = searched.recipe, prepare(searched.proxy().recipe)
         splits, self.inputs, self.seed = prepared.data.splits, prepared.data.inputs, recipe.train.seed
         if isinstance(self.inputs, ImageInputs):
             check_augmentable(

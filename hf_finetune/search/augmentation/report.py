@@ -1,4 +1,4 @@
-"""What a search leaves behind: the policy as a recipe fragment, a picture, and a few lines for people."""
+"""What a search leaves behind: the policy as a recipe fragment, a chart, and a few lines for people."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 import yaml
 
-from hf_finetune.config.recipe import Recipe
 from hf_finetune.search.budget import spoken
+from hf_finetune.search.searched_recipe import SearchedRecipe
+from hf_finetune.search.state import State
 from hf_finetune.utils.plain import to_plain
 from hf_finetune.utils.plots import line_chart
 
-SHOWN = 8
+TABLE_ROWS = 8
 """Trials of the table, the best ones."""
 HELPS, UNDECIDED, NONE_HELPS = "helps", "undecided", "none helps"
 VERDICTS = {"better": HELPS, "undecided": UNDECIDED}
@@ -20,14 +21,15 @@ VERDICTS = {"better": HELPS, "undecided": UNDECIDED}
 MORE = {UNDECIDED: ": no augmentation stays the choice; more validation rows, seeds or time may tell"}
 
 
-def fragment(recipe: Recipe, state: dict[str, Any]) -> str:
-    """The fields of a recipe that use the policy, as YAML for `--config`; where it was not shown to help, as comments alone.
+def fragment(searched: SearchedRecipe, state: State) -> str:
+    """The fields of a recipe that use the policy, as YAML for `--config`; where it was not rows_of_table to help, as comments alone.
 
     Args:
-        recipe: with the policy in `data.augment` and `objective.mix`.
+        searched: with the policy in `data.augment` and `objective.mix`.
         state: what search.json holds.
     """
     head = f"# {state['verdict']}: {_evidence(state)}\n# Found by `hf-finetune search augmentation`: {state['best']['policy']}\n"
+    recipe = searched.recipe
     plain, fields = to_plain(recipe), {}
     if recipe.data.augment:
         fields["data"] = {"type": type(recipe.data).__name__, "augment": plain["data"]["augment"]}
@@ -39,7 +41,7 @@ def fragment(recipe: Recipe, state: dict[str, Any]) -> str:
     return f"{head}# It would be the following, and is left out:\n{textwrap.indent(text, '# ')}"
 
 
-def picture(state: dict[str, Any], name: str) -> str:
+def chart(state: State, name: str) -> str:
     """The scores of all trials in their order, a line for each number of steps, as SVG."""
     trials = state["trials"]
     lines: dict[str, tuple[list[float], list[float]]] = {}
@@ -53,16 +55,16 @@ def picture(state: dict[str, Any], name: str) -> str:
     return line_chart(lines, title=f"{name}: scores of trials", x_label="trial")
 
 
-def describe(state: dict[str, Any]) -> str:
+def describe(state: State) -> str:
     """A finished search as a few lines of text."""
     plan, rows, trials = state["plan"], state["rows"], state["trials"]
     tried = [t for t in trials if t["policy"] != "none"]
     best_first = sorted(tried, key=lambda t: (-t["steps"], -t["score"]))
-    shown = [
-        *best_first[:SHOWN],
+    rows_of_table = [
+        *best_first[:TABLE_ROWS],
         *(t for t in trials if t["policy"] == "none" and t["steps"] == best_first[0]["steps"]),
     ]
-    left = f", {len(tried) - SHOWN} more in search.json" if len(tried) > SHOWN else ""
+    left = f", {len(tried) - TABLE_ROWS} more in search.json" if len(tried) > TABLE_ROWS else ""
     seconds = sum(t["seconds"] for t in trials)
     return "\n".join(
         [
@@ -72,7 +74,10 @@ def describe(state: dict[str, Any]) -> str:
             *(f"note          {note}" for note in state["left_out"]),
             f"tried         {len(tried)} trials by {state['search']['searcher']} in {spoken(seconds)}{left}",
             "                 score  accuracy  steps  policy",
-            *(f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}" for t in shown),
+            *(
+                f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}"
+                for t in rows_of_table
+            ),
             f"policy        {state['best']['policy']}",
             f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps{_side(plan)}; accuracy "
             f"{_mean(state['with'])} with it, {_mean(state['without'])} without",
@@ -90,13 +95,13 @@ def _mean(runs: list[dict[str, Any]]) -> str:
 
 
 def _side(plan: dict[str, Any]) -> str:
-    return "" if plan["side"] is None else f", pictures of {plan['side']} pixels a side"
+    return "" if plan["side"] is None else f", images of {plan['side']} pixels a side"
 
 
-def _evidence(state: dict[str, Any]) -> str:
-    found = state["evidence"]
-    value, low, high = (100 * found[name] for name in ("value", "low", "high"))
+def _evidence(state: State) -> str:
+    evidence = state["evidence"]
+    value, low, high = (100 * evidence[name] for name in ("value", "low", "high"))
     return (
-        f"{value:+.2f} points of {found['metric']} [{low:+.2f}, {high:+.2f}] against no augmentation, {found['n']} validation "
-        f"rows, {len(state['with'])} paired seeds{_side(state['plan'])}: {found['judgement']}"
+        f"{value:+.2f} percentage points of {evidence['metric']} [{low:+.2f}, {high:+.2f}] against no augmentation, {evidence['n']} validation "
+        f"rows, {len(state['with'])} paired seeds{_side(state['plan'])}: {evidence['judgement']}"
     )
