@@ -260,12 +260,7 @@ class _Search:
             raise StoppedBySignal("stopped before there was anything to save") from None
         used_s = budget.used_s
         trials_s = trial_seconds(timing.pace, wanted=timing.steps, seeds=seeds, budget_s=budget.seconds, used_s=used_s)
-        self.plan |= {
-            "pace": asdict(timing.pace),
-            "wanted_steps": timing.steps,
-            "trials_s": trials_s,
-            "side": timing.side,
-        }
+        self.plan.update(pace=asdict(timing.pace), wanted_steps=timing.steps, trials_s=trials_s, side=timing.side)
         run_s = timing.pace.run.of(timing.steps)
         logger.info(
             "within %s: trials of policies for %s at most, then runs that decide, a whole one about %s",
@@ -308,7 +303,7 @@ class _Search:
             most_steps=self.plan["wanted_steps"],
             available=self.plan["trials_s"],
         )
-        self.plan["trials"], self.plan["rung_steps"] = trials, [least * 2**rung for rung in range(RUNGS)]
+        self.plan.update(trials=trials, rung_steps=[least * 2**rung for rung in range(RUNGS)])
         self.write()
         if options.trials is not None and trials < options.trials:
             logger.info(
