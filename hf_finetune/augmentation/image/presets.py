@@ -10,15 +10,14 @@ from hf_finetune.augmentation.image.base import EachImage, GreyLevel, through
 from hf_finetune.augmentation.image.color import Colour, Grayscale, Solarize
 from hf_finetune.augmentation.image.geometry import Crop, Flip, ResizedCrop
 from hf_finetune.augmentation.image.policies import (
-    CIFAR10,
-    IMAGENET,
     MIXED,
     RANDOM_KINDS,
+    STRONGEST_LEVEL,
     STRONGEST_MAGNITUDE,
-    SVHN,
     WHOLE_KINDS,
     WIDE,
     at_magnitude,
+    sub_policies,
 )
 from hf_finetune.augmentation.image.quality import Blur
 from hf_finetune.utils.config import Probability, between, configclass
@@ -45,15 +44,9 @@ class AutoAugment(EachImage):
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
-        match self.policy:
-            case "imagenet":
-                pairs = IMAGENET
-            case "cifar10":
-                pairs = CIFAR10
-            case "svhn":
-                pairs = SVHN
+        pairs = sub_policies(self.policy)
         steps = [
-            at_magnitude(kind, STRONGEST_MAGNITUDE * level / (LEVELS - 1), fill=self.fill, p=p)
+            at_magnitude(kind, STRONGEST_MAGNITUDE * level / STRONGEST_LEVEL, fill=self.fill, p=p)
             for kind, p, level in pairs[r.integers(len(pairs))]
         ]
         return through(steps, image_CHW, r)
@@ -128,8 +121,8 @@ class AugMix(EachImage):
         kinds = RANDOM_KINDS[1:] if self.all_operations else PLAIN_KINDS
         for _ in range(self.depth or int(r.integers(1, 4))):
             kind = kinds[r.integers(len(kinds))]
-            level = LEVELS - 1 if kind in WHOLE_KINDS else int(r.integers(self.severity))
-            magnitude = STRONGEST_MAGNITUDE * level / (LEVELS - 1)
+            level = STRONGEST_LEVEL if kind in WHOLE_KINDS else int(r.integers(self.severity))
+            magnitude = STRONGEST_MAGNITUDE * level / STRONGEST_LEVEL
             step = at_magnitude(kind, magnitude, MIXED, interpolation="bilinear", fill=self.fill)
             image_CHW = step.change(image_CHW, r)
         return image_CHW

@@ -20,21 +20,18 @@ from hf_finetune.augmentation.image.operations import (
     TrivialAugment,
 )
 from hf_finetune.augmentation.image.policies import (
-    ALL_KINDS,
-    CIFAR10,
-    IMAGENET,
+    KINDS,
     MIXED,
     RANDOM,
     RANDOM_KINDS,
-    SVHN,
     WHOLE_KINDS,
     WIDE,
     Strongest,
     at_magnitude,
+    sub_policies,
 )
 from hf_finetune.augmentation.image.presets import PLAIN_KINDS
 from hf_finetune.augmentation.operations import ImageBatch, generators
-from hf_finetune.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +47,11 @@ def outcomes(operation: ImageOperation, picture: torch.Tensor, draws: int = 24) 
     return {each.numpy().tobytes() for each in operation(batch, generators(0, range(draws), 0)).pixels}
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [(IMAGENET, AutoAugmentPolicy.IMAGENET), (CIFAR10, AutoAugmentPolicy.CIFAR10), (SVHN, AutoAugmentPolicy.SVHN)],
-    ids=["imagenet", "cifar10", "svhn"],
-)
-def test_autoaugments_tables_are_torchvisions(ours: tuple, theirs: AutoAugmentPolicy) -> None:
-    expected = v2.AutoAugment(theirs)._policies
-    assert len(ours) == 25
-    assert [tuple((kind, p, 9 if level is None else level) for kind, p, level in pair) for pair in expected] == list(
-        ours
-    )
-    levelless = {kind for pair in expected for kind, _, level in pair if level is None}
-    assert levelless <= set(WHOLE_KINDS)
+@pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
+def test_autoaugment_has_25_pairs_of_operations_that_are_known(policy: str) -> None:
+    pairs = sub_policies(policy)
+    assert len(pairs) == 25 and {kind for pair in pairs for kind, _, _ in pair} <= KINDS.keys()
+    assert sub_policies("imagenet")[0] == (("Posterize", 0.4, 8), ("Rotate", 0.6, 9))
 
 
 SCALES: list[tuple[typing.Any, Strongest, str, int]] = [
@@ -114,7 +103,7 @@ def test_what_the_presets_draw_from_is_torchvisions() -> None:
 
 
 def test_at_magnitude_zero_is_nothing_but_for_augmixs_posterize(picture: torch.Tensor) -> None:
-    for kind, strongest in itertools.product(ALL_KINDS, (RANDOM, WIDE)):
+    for kind, strongest in itertools.product(KINDS, (RANDOM, WIDE)):
         assert outcomes(at_magnitude(kind, 0, strongest), picture, 4) == {picture.numpy().tobytes()}
     assert at_magnitude("Posterize", 0, MIXED).bits == 4
     assert at_magnitude("Posterize", 30, MIXED).bits == 0
@@ -135,17 +124,6 @@ def test_more_magnitude_changes_more(kind: typing.Any) -> None:
     assert kind in WHOLE_KINDS or weak < strong
 
 
-@pytest.mark.parametrize("wrong", [-1, 31, math.nan])
-def test_magnitudes_out_of_range_are_refused(wrong: float) -> None:
-    with pytest.raises(InputError, match=r"Rotate: expected a magnitude of 0 to 30, got"):
-        at_magnitude("Rotate", wrong)
-
-
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InputError, match=r"kind: expected one of Identity, .*, got 'Swirl'"):
-        at_magnitude("Swirl", 1)
-
-
 def test_randaugment_is_n_of_its_operations(picture: torch.Tensor) -> None:
     assert outcomes(RandAugment(n=0), picture, 4) == {picture.numpy().tobytes()}
     singles = set().union(*(outcomes(at_magnitude(kind, 12), picture) for kind in RANDOM_KINDS))
@@ -161,11 +139,9 @@ def test_trivialaugment_is_one_operation_at_any_magnitude(picture: torch.Tensor)
     assert found <= singles and len(found) > 100
 
 
-@pytest.mark.parametrize(("policy", "pairs"), [("imagenet", IMAGENET), ("cifar10", CIFAR10), ("svhn", SVHN)])
-def test_autoaugment_leaves_as_many_pictures_alone_as_its_table_says(
-    policy: typing.Any, pairs: tuple, picture: torch.Tensor
-) -> None:
-    count = 500
+@pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
+def test_autoaugment_leaves_as_many_images_alone_as_its_table_says(policy: typing.Any, picture: torch.Tensor) -> None:
+    count, pairs = 500, sub_policies(policy)
     batch = ImageBatch(picture.expand(count, -1, -1, -1))
     after = AutoAugment(policy)(batch, generators(3, range(count), 0)).pixels
     same = float((after == batch.pixels).all(3).all(2).all(1).float().mean())
