@@ -115,7 +115,7 @@ def search(arguments: Sequence[str]) -> None:
         from hf_finetune.search.searched_recipe import SearchedRecipe
         from hf_finetune.utils.environment import seconds_since_start
 
-    wanted = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
+    options = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
     found = policy_search.search_policy(
         SearchedRecipe(job.recipe),
         wanted,

@@ -1,5 +1,5 @@
-"""The runs that decide: the user's own recipe, with the result of a search and without, judged on validation rows that no
-trial has seen."""
+"""The runs that decide: the user's own recipe, with the result of a search and without, judged on validation rows that
+no trial has seen."""
 
 from __future__ import annotations
 
@@ -167,7 +167,8 @@ def _step_seconds(log: Path, loop_s: float) -> float:
 
 
 def _predictions(model: nn.Module, prepared: PreparedRun, judged: Dataset) -> tuple[np.ndarray, float]:
-    """Logits (N, C) of the rows, and the seconds that it took to cache what frozen layers make of them, where any are."""
+    """Logits (N, C) of the rows, and the seconds that it took to cache what frozen layers make of them, where any
+    are."""
     recipe, encoded = prepared.recipe, prepared.data.inputs.encode(judged)
     rows = TrainingRows(prepared.data.inputs, encoded, encoded)
     if recipe.batching.cache_prefix and not recipe.adapts:

@@ -1,4 +1,5 @@
-"""The runs that decide, one pair after another in the time that is left: a seed without augmentation, then with the policy."""
+"""The runs that decide, one pair after another in the time that is left: a seed without augmentation, then with the
+policy."""
 
 from __future__ import annotations
 
@@ -19,17 +20,17 @@ Train = Callable[[str, int, int, int], FinalRun]
 
 
 class PairedRuns:
-    """Plans the runs by what was measured and what those before them took, and has them made.
+    """Plans the runs by what was measured and what those before them took, and makes them.
 
-    Their steps are planned before the first one: as many as three seeds (or those that were asked for) have time for. Should
-    the first pair take so much longer than measured that the others would not end in time, it begins again with fewer
-    steps; once a pair is done, all others have its steps, and none begins that would not end in time. Where seeds were not
-    asked for, further pairs follow while the last one's time fits once more.
+    Their steps are planned before the first one: as many as three seeds (or those that the user asks for) have time
+    for. Should the first pair take so much longer than measured that the others would not end in time, it begins again
+    with fewer steps; once a pair is done, all others have its steps, and none begins that would not end in time. Where
+    the user asks for no number, further pairs follow while the last one's time fits once more.
 
     Args:
         state: what search.json holds: `without`, `with`, and steps and judged rows in `plan`.
         cost: of a run, by what was measured in this search.
-        wanted: steps of the recipe.
+        whole_steps: steps of the recipe.
         seeds: pairs; None: at least `FEWEST_SEEDS`, and more where time is left.
         first_seed: of the first pair; every other one has the next.
         left: seconds of the budget that are left now.
@@ -40,20 +41,20 @@ class PairedRuns:
         state: State,
         cost: Cost,
         *,
-        wanted: int,
+        whole_steps: int,
         seeds: int | None,
         first_seed: int,
         left: Callable[[], float],
     ) -> None:
         self.plan, self.without, self.policy = state["plan"], state["without"], state["with"]
-        self.cost, self.wanted, self.first_seed, self.left = cost, wanted, first_seed, left
+        self.cost, self.whole_steps, self.first_seed, self.left = cost, whole_steps, first_seed, left
         self.least, self.most = seeds or FEWEST_SEEDS, seeds or MOST_SEEDS
 
     def begin(self) -> None:
         """Fix steps and judged rows."""
-        runs = self._planned(self.cost, most=self.wanted)
+        runs = self._planned(self.cost, most=self.whole_steps)
         if runs is None:
-            runs = shortest_runs(self.cost, wanted=1)
+            runs = shortest_runs(self.cost, whole_steps=1)
             logger.warning(
                 "everything takes longer than at the start: not even %d runs of one step may end within the %s left",
                 2 * self.least,
@@ -61,11 +62,11 @@ class PairedRuns:
             )
         self.plan |= asdict(runs)
 
-    def run(self, train: Train, keep: Callable[[], None]) -> None:
+    def run(self, train: Train, after_run: Callable[[], None]) -> None:
         """Make the runs that are not done yet.
 
         Args:
-            keep: called after every run.
+            after_run: called after every one.
         """
         while (side := self._next()) is not None:
             done = self.without if side == "without" else self.policy
@@ -73,7 +74,7 @@ class PairedRuns:
             done.append({"seed": seed, **asdict(train(side, seed, self.plan["steps"], self.plan["judged"]))})
             if len(self.policy) == 0 or len(self.policy) == len(self.without) == 1:
                 self._shorten()
-            keep()
+            after_run()
 
     def _next(self) -> str | None:
         """The side of the next run; None: it is over."""
@@ -96,9 +97,9 @@ class PairedRuns:
     def _shorten(self) -> None:
         """Begin again with fewer steps, should the runs that are left not end in time."""
         expected_s = replace(self.cost, scored=self.plan["judged"]).of(self.plan["steps"])
-        seen = [_again(side[0]) - side[0]["head_s"] for side in (self.without, self.policy) if side]
-        slowest_s = max(seen)
-        runs = 2 * self.least - len(seen)
+        taken_s = [_again(side[0]) - side[0]["head_s"] for side in (self.without, self.policy) if side]
+        slowest_s = max(taken_s)
+        runs = 2 * self.least - len(taken_s)
         rest_s = runs * max(slowest_s, expected_s) + (self.least - 1) * self.cost.head_s
         if rest_s <= self.left():
             return

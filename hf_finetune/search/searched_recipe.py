@@ -56,7 +56,7 @@ class SearchedRecipe:
         return SearchedRecipe(replace(recipe, data=data, batching=batching, train=train, averaging=Averaging()))
 
     def proxy(self) -> SearchedRecipe:
-        """Without all that makes its steps dearer or its rows others: what trials load."""
+        """Without all that makes its steps more expensive or its rows others: what trials load."""
         recipe, data = self.recipe, replace(self.recipe.data, augment=(), augment_copies=0)
         if isinstance(data, ImageData):
             data = replace(data, low_resolution=None)

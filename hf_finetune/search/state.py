@@ -35,8 +35,8 @@ def state_in(folder: Path) -> State | None:
         raise InputError(f"{path}: not valid JSON ({error}); start the search anew in another folder") from None
     if state.get("schema") != SCHEMA:
         raise InputError(
-            f"{path}: schema {state.get('schema')}, expected {SCHEMA}: it is of another version of hf_finetune; start the search "
-            "anew in another folder"
+            f"{path}: schema {state.get('schema')}, expected {SCHEMA}: it is of another version of hf_finetune; "
+            "start the search anew in another folder"
         )
     if "verdict" in state:
         raise InputError(f"--output {folder}: the search in it is finished, there is nothing to resume")
@@ -60,6 +60,6 @@ def check_same(folder: Path, state: State, record: dict[str, Any], options: Sear
     for name, value in {**asdict(options), "space": space}.items():
         if before.get(name) != value:
             raise InputError(
-                f"{name}: the search in {folder} has {before.get(name)!r}, now it is {value!r}; resume with the same value, "
-                "or start a new search"
+                f"{name}: the search in {folder} has {before.get(name)!r}, now it is {value!r}; resume with the same "
+                "value, or start a new search"
             )

@@ -11,18 +11,19 @@ from hf_finetune.search.final_runs import Cost
 from hf_finetune.search.searchers.base import RUNGS
 
 RESERVE = 0.1
-"""Of the time left, kept back whenever runs are planned, for what no measurement knew of. What is not needed of it goes to
-further seeds."""
+"""Of the time left, kept back whenever runs are planned, for what no measurement knew of. What is not needed of it goes
+to further seeds."""
 TRIALS_SHARE = 0.4
 """Of the time after the start that trials may take, beside what runs of all the recipe's steps would leave."""
 FEWEST_SEEDS = 3
 """Runs of each side that a verdict needs."""
 WORTH_WHOLE = 0.5
-"""Of the recipe's steps: where runs on whole pictures have time for fewer, they are made on pictures of half the side."""
+"""Of the recipe's steps: where runs on whole images have time for fewer, they are made on images of half the side."""
 MOST_SEEDS = 10
 """However much time there is."""
 FEWEST_STEPS = 4
-"""Of runs that decide, unless the recipe has fewer, that a search is begun for: below, a policy has hardly been seen."""
+"""Of runs that decide, unless the recipe has fewer, that a search is begun for: below, a policy has hardly been
+seen."""
 LEAST_JUDGED = 100
 """Validation rows: fewer would leave any difference undecided."""
 LEAST_STEPS = 4
@@ -57,7 +58,7 @@ class Runs:
 
     steps: int
     judged: int
-    """Validation rows that they answer for."""
+    """Validation rows that they predict."""
 
 
 def planned_runs(cost: Cost, *, most: int, seeds: int, left_s: float) -> Runs | None:
@@ -80,16 +81,16 @@ def planned_runs(cost: Cost, *, most: int, seeds: int, left_s: float) -> Runs | 
     return Runs(fitting[-1], judged) if fitting else None
 
 
-def too_dear(cost: Cost, *, wanted: int, seeds: int, left_s: float) -> bool:
+def too_expensive(cost: Cost, *, whole_steps: int, seeds: int, left_s: float) -> bool:
     """Whether runs that decide would have too few of the recipe's steps, beside the trials' share, to be made on whole
-    pictures where smaller ones will do."""
-    runs = planned_runs(cost, most=wanted, seeds=seeds, left_s=left_s * (1 - TRIALS_SHARE))
-    return runs is None or runs.steps < WORTH_WHOLE * wanted
+    images where smaller ones will do."""
+    runs = planned_runs(cost, most=whole_steps, seeds=seeds, left_s=left_s * (1 - TRIALS_SHARE))
+    return runs is None or runs.steps < WORTH_WHOLE * whole_steps
 
 
-def shortest_runs(cost: Cost, *, wanted: int) -> Runs:
+def shortest_runs(cost: Cost, *, whole_steps: int) -> Runs:
     """The least that a search is begun for, of a recipe with so many steps."""
-    return Runs(min(FEWEST_STEPS, wanted), min(cost.scored, LEAST_JUDGED))
+    return Runs(min(FEWEST_STEPS, whole_steps), min(cost.scored, LEAST_JUDGED))
 
 
 def seconds_of(cost: Cost, runs: Runs, seeds: int) -> float:
@@ -97,40 +98,40 @@ def seconds_of(cost: Cost, runs: Runs, seeds: int) -> float:
     return replace(cost, scored=runs.judged).pairs(seeds, runs.steps) / (1 - RESERVE)
 
 
-def trial_seconds(pace: Pace, *, wanted: int, seeds: int, budget_s: float, used_s: float) -> float:
-    """What trials may take together: their share of the time left, or all that the recipe's own runs leave of it; and no
-    more than the shortest runs do.
+def trial_seconds(pace: Pace, *, whole_steps: int, seeds: int, budget_s: float, used_s: float) -> float:
+    """What trials may take together: their share of the time left, or all that the recipe's own runs leave of it; and
+    no more than the shortest runs do.
 
     Raises:
         InputError: the fewest trials and the shortest runs do not fit.
     """
     left_s = budget_s - used_s
-    shortest = shortest_runs(pace.run, wanted=wanted)
+    shortest = shortest_runs(pace.run, whole_steps=whole_steps)
     needed_s = seconds_of(pace.run, shortest, seeds)
     if needed_s + pace.fewest > left_s:
         raise InputError(
-            f"--budget {spoken(budget_s)}: {2 * seeds} runs of {shortest.steps} step{'s' * (shortest.steps > 1)} and a few "
-            f"trials take longer here; expected {spoken(1.1 * (used_s + needed_s + pace.fewest))} or more, or a cheaper run, "
-            "such as --method top"
+            f"--budget {spoken(budget_s)}: {2 * seeds} runs of {shortest.steps} step{'s' * (shortest.steps > 1)} and a "
+            f"few trials take longer here; expected {spoken(1.1 * (used_s + needed_s + pace.fewest))} or more, or a "
+            "cheaper run, such as --method top"
         )
-    whole_s = seconds_of(pace.run, Runs(wanted, pace.run.scored), seeds)
+    whole_s = seconds_of(pace.run, Runs(whole_steps, pace.run.scored), seeds)
     return min(max(TRIALS_SHARE * left_s, left_s - whole_s), left_s - needed_s)
 
 
-def enough_budget(pace: Pace, *, wanted: int, seeds: int, used_s: float) -> float:
+def enough_budget(pace: Pace, *, whole_steps: int, seeds: int, used_s: float) -> float:
     """The least budget that has time for all steps of the recipe beside the share of the trials."""
-    whole_s = seconds_of(pace.run, Runs(wanted, pace.run.scored), seeds)
+    whole_s = seconds_of(pace.run, Runs(whole_steps, pace.run.scored), seeds)
     return used_s + max(whole_s / (1 - TRIALS_SHARE), whole_s + pace.fewest)
 
 
 def trial_plan(
-    pace: Pace, counts: Callable[[int], Sequence[int]], *, wanted: int | None, most_steps: int, available: float
+    pace: Pace, counts: Callable[[int], Sequence[int]], *, requested: int | None, most_steps: int, available: float
 ) -> tuple[int, int]:
     """Trials, and the steps of the shortest ones.
 
     Args:
         counts: trials by rung, of so many.
-        wanted: trials that the user asks for; None: as many as there is time for.
+        requested: trials that the user asks for; None: as many as there is time for.
         most_steps: of the longest ones.
         available: seconds of all of them, and of those without augmentation beside them.
     """
@@ -139,8 +140,8 @@ def trial_plan(
     def possible(least: int) -> int:
         return affordable(counts, pace.rungs(least), available - sum(pace.rungs(least)))
 
-    if wanted is None:
+    if requested is None:
         while possible(2 * least) >= ENOUGH_TRIALS and 2**RUNGS * least <= most_steps:
             least *= 2
-    trials = max(RUNGS, possible(least)) if wanted is None else wanted
+    trials = max(RUNGS, possible(least)) if requested is None else requested
     return min(trials, sum(counts(trials))), least

@@ -18,7 +18,7 @@ from hf_finetune.search.time_plan import (
     planned_runs,
     seconds_of,
     shortest_runs,
-    too_dear,
+    too_expensive,
     trial_plan,
     trial_seconds,
 )
@@ -73,16 +73,16 @@ def test_rows_to_judge_take_a_third_of_the_runs_time_at_most() -> None:
     assert planned_runs(many, most=10, seeds=3, left_s=78) is None
 
 
-def test_whole_pictures_are_too_dear_below_half_of_the_steps() -> None:
+def test_whole_pictures_are_too_expensive_below_half_of_the_steps() -> None:
     # 36 + 6 n of .6 * .9 * 200 = 108 s: 12 steps.
-    assert not too_dear(PACE.run, wanted=24, seeds=3, left_s=200.1)
-    assert too_dear(PACE.run, wanted=25, seeds=3, left_s=200.1)
-    assert too_dear(PACE.run, wanted=1, seeds=3, left_s=10)
+    assert not too_expensive(PACE.run, whole_steps=24, seeds=3, left_s=200.1)
+    assert too_expensive(PACE.run, whole_steps=25, seeds=3, left_s=200.1)
+    assert too_expensive(PACE.run, whole_steps=1, seeds=3, left_s=10)
 
 
 def test_the_shortest_runs() -> None:
-    assert shortest_runs(PACE.run, wanted=100) == Runs(steps=4, judged=10)
-    assert shortest_runs(PACE.run, wanted=2) == Runs(steps=2, judged=10)
+    assert shortest_runs(PACE.run, whole_steps=100) == Runs(steps=4, judged=10)
+    assert shortest_runs(PACE.run, whole_steps=2) == Runs(steps=2, judged=10)
     assert seconds_of(PACE.run, Runs(steps=4, judged=10), seeds=3) == pytest.approx(60 / 0.9)
     # Half of the rows: a run takes half a second less.
     assert seconds_of(PACE.run, Runs(steps=4, judged=5), seeds=3) == pytest.approx(57 / 0.9)
@@ -90,41 +90,41 @@ def test_the_shortest_runs() -> None:
 
 def test_trials_have_their_share_or_what_whole_runs_leave() -> None:
     # Runs of 9 steps take 90 s, with their reserve 100 s.
-    assert trial_seconds(PACE, wanted=9, seeds=3, budget_s=510, used_s=10) == pytest.approx(500 - 100)
+    assert trial_seconds(PACE, whole_steps=9, seeds=3, budget_s=510, used_s=10) == pytest.approx(500 - 100)
     # They would leave 20 of 120 s: less than the share.
-    assert trial_seconds(PACE, wanted=9, seeds=3, budget_s=130, used_s=10) == pytest.approx(0.4 * 120)
+    assert trial_seconds(PACE, whole_steps=9, seeds=3, budget_s=130, used_s=10) == pytest.approx(0.4 * 120)
     # The shortest runs need 66.7 of 80 s: all else is for the trials.
-    assert trial_seconds(PACE, wanted=9, seeds=3, budget_s=90, used_s=10) == pytest.approx(80 - 60 / 0.9)
+    assert trial_seconds(PACE, whole_steps=9, seeds=3, budget_s=90, used_s=10) == pytest.approx(80 - 60 / 0.9)
 
 
 def test_a_budget_for_hardly_any_step_says_which_would_do() -> None:
     # 66.67 s for the shortest runs and 8.6 s for two trials on each rung.
-    assert trial_seconds(PACE, wanted=100, seeds=3, budget_s=85.3, used_s=10) == pytest.approx(8.63, abs=0.01)
+    assert trial_seconds(PACE, whole_steps=100, seeds=3, budget_s=85.3, used_s=10) == pytest.approx(8.63, abs=0.01)
     with pytest.raises(
         InputError, match=r"--budget 1m25s: 6 runs of 4 steps and a few.*expected 1m34s or more.*method top"
     ):
-        trial_seconds(PACE, wanted=100, seeds=3, budget_s=85.2, used_s=10)
+        trial_seconds(PACE, whole_steps=100, seeds=3, budget_s=85.2, used_s=10)
     with pytest.raises(InputError, match="6 runs of 1 step and"):
-        trial_seconds(PACE, wanted=1, seeds=3, budget_s=20, used_s=10)
+        trial_seconds(PACE, whole_steps=1, seeds=3, budget_s=20, used_s=10)
 
 
-@pytest.mark.parametrize("wanted", [9, 100])
-def test_the_budget_for_all_steps(wanted: int) -> None:
-    enough_s = enough_budget(PACE, wanted=wanted, seeds=3, used_s=10)
-    trials_s = trial_seconds(PACE, wanted=wanted, seeds=3, budget_s=enough_s, used_s=10)
+@pytest.mark.parametrize("whole_steps", [9, 100])
+def test_the_budget_for_all_steps(whole_steps: int) -> None:
+    enough_s = enough_budget(PACE, whole_steps=whole_steps, seeds=3, used_s=10)
+    trials_s = trial_seconds(PACE, whole_steps=whole_steps, seeds=3, budget_s=enough_s, used_s=10)
     runs = planned_runs(PACE.run, most=wanted, seeds=3, left_s=enough_s - 10 - trials_s + 1e-6)
-    assert runs is not None and runs.steps == wanted
+    assert runs is not None and runs.steps == whole_steps
     # Nine steps: 100 s in .6 of the time.
-    assert wanted != 9 or enough_s == pytest.approx(10 + 100 / 0.6)
+    assert whole_steps != 9 or enough_s == pytest.approx(10 + 100 / 0.6)
 
 
 def test_with_much_time_trials_are_longer_and_no_longer_than_a_run() -> None:
     counts = partial(Sweep.counts, space=SPACE)
-    few, shortest = trial_plan(PACE, counts, wanted=None, most_steps=1000, available=30.0)
+    few, shortest = trial_plan(PACE, counts, requested=None, most_steps=1000, available=30.0)
     assert shortest == LEAST_STEPS and sum(s * n for s, n in zip(PACE.rungs(4), counts(few), strict=True)) <= 30.0
-    many, longer = trial_plan(PACE, halved, wanted=None, most_steps=1000, available=3000.0)
+    many, longer = trial_plan(PACE, halved, requested=None, most_steps=1000, available=3000.0)
     assert longer > LEAST_STEPS and many > few
-    assert trial_plan(PACE, halved, wanted=None, most_steps=20, available=3000.0)[1] == LEAST_STEPS
+    assert trial_plan(PACE, halved, requested=None, most_steps=20, available=3000.0)[1] == LEAST_STEPS
 
 
 def test_a_number_of_trials_that_was_asked_for_stays() -> None:

@@ -12,7 +12,7 @@ from hf_finetune.pipeline.batching import step_batches
 from hf_finetune.search.augmentation.proxy_task import ProxyTask
 from hf_finetune.search.final_runs import BY_ROWS, MOST_JUDGED, Cost, measure
 from hf_finetune.search.searched_recipe import SearchedRecipe
-from hf_finetune.search.time_plan import Pace, too_dear
+from hf_finetune.search.time_plan import Pace, too_expensive
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -40,7 +40,8 @@ def measure_time(
     seeds: int,
     left: Callable[[], float],
 ) -> Timing:
-    """Measure, and choose the images of the runs that decide: whole ones, or of half the side where these are too dear.
+    """Measure, and choose the images of the runs that decide: whole ones, or of half the side where these are too
+    expensive.
 
     Args:
         usual: operations like those to come.
@@ -56,8 +57,8 @@ def measure_time(
         cost = measure(searched, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
         return replace(cost, head_s=0.0) if proxy.one_head else cost
 
-    def dear(cost: Cost) -> bool:
-        return too_dear(cost, wanted=steps, seeds=seeds, left_s=left())
+    def expensive(cost: Cost) -> bool:
+        return too_expensive(cost, whole_steps=steps, seeds=seeds, left_s=left())
 
     small_side, whole_side = proxy.sides or (None, None)
     small = None if small_side is None else _of_small_images(searched, small_side, measured)
@@ -65,14 +66,14 @@ def measure_time(
         cost = measured(searched)
         return Timing(steps, Pace(*proxy.seconds(usual), cost), None, cost, True)
     pixels = (whole_side / small_side) ** 2
-    # Were all that goes by rows as many times as dear.
+    # Were all that goes by rows so many times as expensive.
     whole = small.times(pixels, BY_ROWS)
-    # Whole ones are not measured where half of what their pixels ask for is too much already; at a low resolution a run does
-    # not train on them.
-    is_measured = searched.low_resolution or not dear(small.times(pixels / 2, BY_ROWS))
+    # Whole ones are not measured where half of what their pixels ask for is too much already; at a low resolution a run
+    # does not train on them.
+    is_measured = searched.low_resolution or not expensive(small.times(pixels / 2, BY_ROWS))
     if is_measured:
         whole = measured(searched)
-    cost, side = (whole, None) if is_measured and not dear(whole) else (small, small_side)
+    cost, side = (whole, None) if is_measured and not expensive(whole) else (small, small_side)
     return Timing(steps, Pace(*proxy.seconds(usual), cost), side, whole, is_measured)
 
 

@@ -1,4 +1,5 @@
-"""A policy of augmentation as a search varies it: operations with a probability and a magnitude, and one way to mix rows."""
+"""A policy of augmentation as a search varies it: operations with a probability and a magnitude, and one way to mix
+rows."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from itertools import groupby
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
 """Probabilities and magnitudes that searchers choose from; beside them there is nothing at all."""
 BRANCHES, MOVES = 2, 2
-"""Alternatives of a policy, of which a row meets one, and the moves of each, one after the other (AutoAugment's sub-policies,
-arXiv:1805.09501, which has five of two; fewer can be told apart in so few trials)."""
+"""Alternatives of a policy, of which a row meets one, and the moves of each, one after the other (AutoAugment's
+sub-policies, arXiv:1805.09501, which has five of two; fewer can be told apart in so few trials)."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Policy:
     """How the rows, so changed, are mixed with one another."""
 
     def __str__(self) -> str:
-        """`2 of SwapWords 0.4 | Typos 0.4`, or `SwapWords 0.4 x 0.6, Typos 0.2 | ... + Mixup 0.2`: name, magnitude (of what
-        mixes rows: alpha), and the probability where it is not 1."""
+        """`2 of SwapWords 0.4 | Typos 0.4`, or `SwapWords 0.4 x 0.6, Typos 0.2 | ... + Mixup 0.2`: name, magnitude (of
+        what mixes rows: alpha), and the probability where it is not 1."""
         parts = [self._moves()] if self.branches else []
         return " + ".join([*parts, *([] if self.mix is None else [str(self.mix)])]) or "none"
 

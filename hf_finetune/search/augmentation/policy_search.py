@@ -1,8 +1,8 @@
 """`hf-finetune search augmentation`: a policy of augmentation for the user's own data, or the answer that none helps.
 
-A few steps show what a run and a trial cost; then come trials, as many as their share of the time is enough for; then, in all
-the time that is left, runs with the best policy and without. Every one of them is in search.json as soon as it is done, and a
-search that was stopped goes on from there.
+A few steps show what a run and a trial cost; then come trials, as many as their share of the time is enough for; then,
+in all the time that is left, runs with the best policy and without. Every one of them is in search.json as soon as it
+is done, and a search that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _check(searched: SearchedRecipe, options: SearchOptions) -> None:
         (recipe.data.augment_copies, "data.augment_copies: this is what the search looks for; leave it out"),
         (
             metric not in JUDGED_BY,
-            f"evaluate.metric: a search's runs are judged by {' or '.join(JUDGED_BY)}, whose differences have intervals here, "
+            f"evaluate.metric: a search's runs are judged by {' or '.join(JUDGED_BY)}, whose differences have intervals, "
             f"got {metric}",
         ),
         (
@@ -152,8 +152,8 @@ def _check(searched: SearchedRecipe, options: SearchOptions) -> None:
         ),
         (
             seed + pairs > 2**32,
-            f"train.seed: expected at most {2**32 - pairs}, as each of up to {pairs} pairs of runs has the next seed, got "
-            f"{seed}",
+            f"train.seed: expected at most {2**32 - pairs}, as each of up to {pairs} pairs of runs has the next seed, "
+            f"got {seed}",
         ),
         (
             options.trials is not None and options.trials < RUNGS,
@@ -165,8 +165,8 @@ def _check(searched: SearchedRecipe, options: SearchOptions) -> None:
         ),
         (
             recipe.pretrain.objective is not None,
-            "pretrain.objective: expected none here, as every run that decides would be pretrained anew; pretrain once, then "
-            "search with --model DIR/pretrained",
+            "pretrain.objective: expected none here, as every run that decides would be pretrained anew; pretrain once, "
+            "then search with --model DIR/pretrained",
         ),
     )
     for is_so, message in refusals:
@@ -258,8 +258,8 @@ class _Search:
                 timing = measure_time(self.searched, self.proxy, usual, seeds=seeds, left=lambda: budget.left_s)
         except StoppedBySignal:
             raise StoppedBySignal("stopped before there was anything to save") from None
-        used_s = budget.used_s
-        trials_s = trial_seconds(timing.pace, wanted=timing.steps, seeds=seeds, budget_s=budget.seconds, used_s=used_s)
+        limits = {"budget_s": budget.seconds, "used_s": budget.used_s}
+        trials_s = trial_seconds(timing.pace, whole_steps=timing.steps, seeds=seeds, **limits)
         self.plan.update(pace=asdict(timing.pace), wanted_steps=timing.steps, trials_s=trials_s, side=timing.side)
         run_s = timing.pace.run.of(timing.steps)
         logger.info(
@@ -268,19 +268,19 @@ class _Search:
             spoken(trials_s),
             spoken(run_s),
         )
-        self._warn_of_little_time(timing, seeds, used_s)
+        self._warn_of_little_time(timing, seeds, limits["used_s"])
 
     def _warn_of_little_time(self, timing: Timing, seeds: int, used_s: float) -> None:
         if (scored := timing.pace.run.scored) < LEAST_JUDGED:
             logger.warning(
-                "%d validation rows are to judge: fewer than %d seldom decide anything; --data.validation-fraction sets more "
-                "aside",
+                "%d validation rows are to judge: fewer than %d seldom decide anything; --data.validation-fraction sets "
+                "more aside",
                 scored,
                 LEAST_JUDGED,
             )
 
         def enough_s(pace: Pace) -> float:
-            return enough_budget(pace, wanted=timing.steps, seeds=seeds, used_s=used_s)
+            return enough_budget(pace, whole_steps=timing.steps, seeds=seeds, used_s=used_s)
 
         less = [] if timing.side is None else [f"images of {timing.side} pixels a side"]
         if enough_s(timing.pace) > self.budget.seconds:
@@ -299,7 +299,7 @@ class _Search:
         trials, least = trial_plan(
             self.pace,
             counts,
-            wanted=options.trials,
+            requested=options.trials,
             most_steps=self.plan["wanted_steps"],
             available=self.plan["trials_s"],
         )
@@ -307,8 +307,8 @@ class _Search:
         self.write()
         if options.trials is not None and trials < options.trials:
             logger.info(
-                "--trials %d: %s makes %d: the better ones go on, rung by rung, and with more of its policies they would be too "
-                "many, or it has no more",
+                "--trials %d: %s makes %d: the better ones go on, rung by rung, and with more of its policies they would "
+                "be too many, or it has no more",
                 options.trials,
                 options.searcher,
                 trials,
@@ -430,7 +430,7 @@ class _Search:
         pairs = PairedRuns(
             state,
             self.cost,
-            wanted=plan["wanted_steps"],
+            whole_steps=plan["wanted_steps"],
             seeds=self.options.seeds,
             first_seed=self.searched.recipe.train.seed,
             left=lambda: self.budget.left_s,
@@ -465,8 +465,8 @@ class _Search:
             difference = paired_macro_f1(labels_N, mine, theirs)
         else:
             difference = paired_difference(mine == labels_N, theirs == labels_N)
-        # One seed or two would be chance; that is where everything became so slow that no third one ended in time. So would
-        # be macro F1 of few rows, whose interval is none for them.
+        # One seed or two would be chance; that is where everything became so slow that no third one ended in time. So
+        # would be macro F1 of few rows, whose interval is none for them.
         enough = len(mine) >= FEWEST_SEEDS and (metric == "accuracy" or len(labels_N) >= LEAST_JUDGED)
         judgement = verdict(difference) if enough else "undecided"
         return {"metric": metric, **difference.to_dict(), "side": self.plan["side"], "judgement": judgement}

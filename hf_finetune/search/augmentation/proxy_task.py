@@ -1,7 +1,7 @@
 """The proxy task of a search: a policy trains the shared start for a few steps, and rows that it did not see score it.
 
-What makes a trial cheap: the run's checkpoint is loaded once, its head fitted once, its lower layers stay as they are, large
-pictures have half their side, and what the lower layers make of the scored rows is computed once.
+What makes a trial cheap: the run's checkpoint is loaded once, its head fitted once, its lower layers stay as they are,
+large images have half their side, and what the lower layers make of the scored rows is computed once.
 
 Legend: N rows, C classes.
 """
@@ -53,11 +53,11 @@ from hf_finetune.training.warm_start import MOST_ROWS, fit_head, head_features, 
 TOP_LAYERS = 2
 """Layers that a trial trains, and the head; the head alone where the run trains no more."""
 RATE = {"text-classification": 3e-4, "image-classification": 1e-4}
-"""Learning rate of trials. That of pictures is above a run's: few steps are to show what many do."""
+"""Learning rate of trials. That of images is above a run's: few steps are to show what many do."""
 SCORED_SHARE, MOST_SCORED = 1 / 3, 256
 """Of the training rows, set aside to score trials."""
 SMALL_SIDE = 128
-"""Pixels; pictures below this keep their size."""
+"""Pixels; images below this keep their size."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Score:
     """How a trial came out on the scored rows."""
 
     value: float
-    """Minus the log loss, in nats, at the temperature at which it is least: it moves with every row, where accuracy jumps
-    from row to row, and a network that is merely less sure of itself gains nothing by it."""
+    """Minus the log loss, in nats, at the temperature at which it is least: it moves with every row, where accuracy
+    jumps from row to row, and a network that is merely less confident gains nothing by it."""
     accuracy: float
     seconds: float
 
@@ -86,7 +86,7 @@ class ProxyTask:
     """Loads the shared start, and runs trials from it.
 
     Raises:
-        InputError: see `pipeline.run.prepare`; or too few training rows to set some aside, or pictures that no operation
+        InputError: see `pipeline.run.prepare`; or too few training rows to set some aside, or images that no operation
             can change.
     """
 
@@ -151,7 +151,8 @@ class ProxyTask:
 
     @contextmanager
     def all_layers(self) -> Iterator[None]:
-        """Inside, mixed word embeddings go through all layers, not past the frozen ones as the scored rows do."""
+        """While it lasts, mixed word embeddings go through all layers, not past the frozen ones as the scored rows
+        do."""
         with nullcontext() if self._prefix is None else self._prefix.idle():
             yield
 
@@ -227,7 +228,7 @@ class ProxyTask:
         return collated
 
     def _half_side(self) -> tuple[Shrink | None, tuple[int, int] | None]:
-        """What halves the side of pictures, and both sides of square ones in pixels, small and whole; None where they are
+        """What halves the side of images, and both sides of square ones in pixels, small and whole; None where they are
         small, or the network takes one size alone."""
         if not isinstance(self.inputs, ImageInputs) or not takes_sizes(self.model.config):
             return None, None
@@ -238,7 +239,7 @@ class ProxyTask:
         return shrink, (shrink.shape(height, width)[0], height) if height == width else None
 
     def _fit_head(self) -> None:
-        """Fit the classification layer as a run does, on the rows and pictures of trials."""
+        """Fit the classification layer as a run does, on the rows and images of trials."""
         rng = np.random.default_rng(self.seed)
         drawn = np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS])
         chosen = with_every_class(drawn, np.asarray(self.train_rows["label"][:]))
@@ -264,7 +265,8 @@ class ProxyTask:
         begin_with(self.prepared, [layer], [head], "fitted to the rows of trials")
 
     def _batches_scored(self, encoded: Dataset) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-        """Scored rows as the model takes them: what the frozen layers make of them, where it can be entered above these."""
+        """Scored rows as the model takes them: what the frozen layers make of them, where it can be entered above
+        these."""
         rows, size = Rows(encoded, columns_of(self.inputs, labels=False)), 32
         lengths_N = self.inputs.lengths(encoded)
         order_N = np.arange(len(rows)) if lengths_N is None else np.argsort(lengths_N, kind="stable")

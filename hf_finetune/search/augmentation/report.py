@@ -22,13 +22,15 @@ MORE = {UNDECIDED: ": no augmentation stays the choice; more validation rows, se
 
 
 def fragment(searched: SearchedRecipe, state: State) -> str:
-    """The fields of a recipe that use the policy, as YAML for `--config`; where it was not rows_of_table to help, as comments alone.
+    """The fields of a recipe that use the policy, as YAML for `--config`; where it was not shown to help, as
+    comments alone.
 
     Args:
         searched: with the policy in `data.augment` and `objective.mix`.
         state: what search.json holds.
     """
-    head = f"# {state['verdict']}: {_evidence(state)}\n# Found by `hf-finetune search augmentation`: {state['best']['policy']}\n"
+    policy = state["best"]["policy"]
+    head = f"# {state['verdict']}: {_evidence(state)}\n# Found by `hf-finetune search augmentation`: {policy}\n"
     recipe = searched.recipe
     plain, fields = to_plain(recipe), {}
     if recipe.data.augment:
@@ -60,7 +62,7 @@ def describe(state: State) -> str:
     plan, rows, trials = state["plan"], state["rows"], state["trials"]
     tried = [t for t in trials if t["policy"] != "none"]
     best_first = sorted(tried, key=lambda t: (-t["steps"], -t["score"]))
-    rows_of_table = [
+    table = [
         *best_first[:TABLE_ROWS],
         *(t for t in trials if t["policy"] == "none" and t["steps"] == best_first[0]["steps"]),
     ]
@@ -68,24 +70,21 @@ def describe(state: State) -> str:
     seconds = sum(t["seconds"] for t in trials)
     return "\n".join(
         [
-            f"{state['name']}: {rows['fit']} training rows for trials, {rows['scored']} to score them, {plan['judged']} of "
-            f"{rows['validation']} validation rows to judge",
+            f"{state['name']}: {rows['fit']} training rows for trials, {rows['scored']} to score them, "
+            f"{plan['judged']} of {rows['validation']} validation rows to judge",
             f"space         {len(state['space'])} operations: {', '.join(state['space'])}",
             *(f"note          {note}" for note in state["left_out"]),
             f"tried         {len(tried)} trials by {state['search']['searcher']} in {spoken(seconds)}{left}",
             "                 score  accuracy  steps  policy",
-            *(
-                f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}"
-                for t in rows_of_table
-            ),
+            *(f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}" for t in table),
             f"policy        {state['best']['policy']}",
-            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps{_side(plan)}; accuracy "
-            f"{_mean(state['with'])} with it, {_mean(state['without'])} without",
+            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps{_side(plan)}; "
+            f"accuracy {_mean(state['with'])} with it, {_mean(state['without'])} without",
             f"evidence      {_evidence(state)}",
             f"verdict       {state['verdict']}" + MORE.get(state["verdict"], ""),
             f"time          {spoken(state['seconds'])} of {spoken(state['search']['budget_s'])}",
             f"fragment      {state['folder']}/policy.yaml" + ("" if state["verdict"] == HELPS else " (in comments)"),
-            f"picture       {state['folder']}/search.svg",
+            f"chart         {state['folder']}/search.svg",
         ]
     )
 
@@ -102,6 +101,6 @@ def _evidence(state: State) -> str:
     evidence = state["evidence"]
     value, low, high = (100 * evidence[name] for name in ("value", "low", "high"))
     return (
-        f"{value:+.2f} percentage points of {evidence['metric']} [{low:+.2f}, {high:+.2f}] against no augmentation, {evidence['n']} validation "
-        f"rows, {len(state['with'])} paired seeds{_side(state['plan'])}: {evidence['judgement']}"
+        f"{value:+.2f} percentage points of {evidence['metric']} [{low:+.2f}, {high:+.2f}] against no augmentation, "
+        f"{evidence['n']} validation rows, {len(state['with'])} paired seeds{_side(state['plan'])}: {evidence['judgement']}"
     )

@@ -109,8 +109,8 @@ class Space:
         return tuple(Policy(mix=Mix(kind.__name__, kind().p, kind().alpha)) for kind in self.mixings)
 
     def grid(self) -> list[Policy]:
-        """One or two operations for a row, all at one magnitude, the middle one first; one operation at any magnitude; and
-        each way to mix rows, alone and after that."""
+        """One or two operations for a row, all at one magnitude, the middle one first; one operation at any magnitude;
+        and each way to mix rows, alone and after that."""
         levels = sorted(LEVELS, key=lambda level: abs(level - LEVELS[len(LEVELS) // 2]))
         middle, *others = ([self.every(level, draws) for draws in (1, 2)] for level in levels)
         any_magnitude = self.every_at_any()
@@ -128,7 +128,8 @@ class Space:
         return replace(policy, branches=branches, mix=self._near_mix(policy.mix, rng))
 
     def extended(self, schedule: tuple[Policy, ...], policy: Policy) -> tuple[Policy, ...]:
-        """The schedule with one more policy; as `objective.mix` holds for a whole run, all mix rows as that one does."""
+        """The schedule with one more policy; as `objective.mix` holds for a whole run, all mix rows as that one
+        does."""
         return (*(replace(before, mix=policy.mix) for before in schedule), policy)
 
     def _move(self, choose: Choose, where: str = "") -> Move:
@@ -211,7 +212,8 @@ def image_operations() -> Strengths:
 def space_of(batch: TextBatch | ImageBatch, why_no_mixing: str | None = None) -> tuple[Space, tuple[str, ...]]:
     """Every operation that goes with the data, and a line for each that does not.
 
-    What runs a network of its own (SubstituteByModel, BackTranslate) is not among them: that is too slow in every epoch.
+    What runs a network of its own (SubstituteByModel, BackTranslate) is not among them: that is too slow in every
+    epoch.
 
     Args:
         batch: a few training rows.

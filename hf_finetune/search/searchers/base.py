@@ -60,8 +60,8 @@ class Trial:
     """A training to be done, from the shared start."""
 
     schedule: tuple[Candidate, ...]
-    """Candidates in the order of the rungs: each holds for the steps that its rung has more than the one before; the last to
-    the end."""
+    """Candidates in the order of the rungs: each holds for the steps that its rung has more than the one before; the
+    last to the end."""
     rung: int
     """How long, from 0."""
 

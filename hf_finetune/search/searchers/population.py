@@ -10,12 +10,12 @@ FEW_MEMBERS, MOST_MEMBERS, TRIALS_A_MEMBER = 4, 16, 8
 
 
 class Population(Rounds, Searcher):
-    """Population-based training (arXiv:1711.09846; of augmentation arXiv:1905.05393): all members train to a rung; then each
-    of the worst quarter takes the place of one of the best (exploit), with a candidate near that one's (explore). This is done
-    several times before all go on to the next rung: only those that changed train again.
+    """Population-based training (arXiv:1711.09846; of augmentation arXiv:1905.05393): all members train to a rung; then
+    each of the worst quarter takes the place of one of the best (exploit), with a candidate near that one's (explore).
+    This is done several times before all go on to the next rung: only those that changed train again.
 
-    A member that takes another's place trains that one's schedule again from the shared start, which gives the weights that
-    it had: nothing but scores has to be stored. What comes out is a schedule of candidates.
+    A member that takes another's place trains that one's schedule again from the shared start, which gives the weights
+    that it had: nothing but scores has to be stored. What comes out is a schedule of candidates.
     """
 
     def __init__(self, space: SearchSpace, *, trials: int, seed: int = 0) -> None:

@@ -18,8 +18,8 @@ FINALISTS = 4
 
 
 class Controller(nn.Module):
-    """Draws decision after decision, each depending on those before it (AutoAugment's controller, arXiv:1805.09501, at a
-    size that a few dozen rewards can teach something).
+    """Draws decision after decision, each depending on those before it (AutoAugment's controller, arXiv:1805.09501, at
+    a size that a few dozen rewards can teach something).
 
     Args:
         decisions: one after the other; those of a kind are made by the same layer.
@@ -43,7 +43,8 @@ class Controller(nn.Module):
         """Draw all decisions.
 
         Returns:
-            The decisions, the logarithm of the probability of them all, and the sum of the entropies they were drawn with.
+            The decisions, the logarithm of the probability of them all, and the sum of the entropies they were drawn
+            with.
         """
         decisions, log_probability, entropy = [], torch.zeros(()), torch.zeros(())
         state, read = torch.zeros(1, WIDTH), self.start[None]
@@ -94,8 +95,8 @@ class MovingScale:
 
 
 class Reinforce(Searcher):
-    """Candidates drawn by the controller, all on the lowest rung, where their scores compare; then the best of them on more
-    steps, by halves."""
+    """Candidates drawn by the controller, all on the lowest rung, where their scores compare; then the best of them on
+    more steps, by halves."""
 
     def __init__(self, space: SearchSpace, *, trials: int, seed: int = 0) -> None:
         self.space, self.left = space, self.counts(trials, space)[0]

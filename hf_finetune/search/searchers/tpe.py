@@ -35,8 +35,8 @@ def _library() -> Any:
 
 class Tpe(Searcher):
     """Optuna's TPE (Bergstra et al. 2011, "Algorithms for hyper-parameter optimization") over all decisions, with
-    asynchronous successive halving (arXiv:1810.05934): a candidate that is not in the better half of those that came as far
-    as it did goes no further.
+    asynchronous successive halving (arXiv:1810.05934): a candidate that is not in the better half of those that came as
+    far as it did goes no further.
 
     Raises:
         InputError: Optuna is not installed.

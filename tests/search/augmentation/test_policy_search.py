@@ -165,7 +165,7 @@ def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_pat
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_where_whole_pictures_are_too_dear_smaller_ones_decide(
+def test_where_whole_pictures_are_too_expensive_smaller_ones_decide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = pictures_in(tmp_path, side=128, rows=40)
@@ -182,7 +182,7 @@ def test_where_whole_pictures_are_too_dear_smaller_ones_decide(
 
     noted(measurement, "measure")
     noted(policy_search, "train_final")
-    monkeypatch.setattr(measurement, "too_dear", lambda cost, **_: True)
+    monkeypatch.setattr(measurement, "too_expensive", lambda cost, **_: True)
     with caplog.at_level(logging.INFO):
         state = search_policy(
             SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
@@ -217,12 +217,12 @@ def test_whole_pictures_decide_where_there_is_time(
 
     seen: list[Cost] = []
 
-    def too_dear(cost: Cost, **_: Any) -> bool:
+    def too_expensive(cost: Cost, **_: Any) -> bool:
         seen.append(cost)
         return next(asked)
 
     monkeypatch.setattr(measurement, "measure", measure)
-    monkeypatch.setattr(measurement, "too_dear", too_dear)
+    monkeypatch.setattr(measurement, "too_expensive", too_expensive)
     fake_runs(monkeypatch, right_with=190, right_without=150)
     state = search_policy(
         SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
@@ -247,7 +247,7 @@ def test_training_at_a_low_resolution_costs_what_it_costs(tmp_path: Path, monkey
         return cost
 
     monkeypatch.setattr(measurement, "measure", measure)
-    monkeypatch.setattr(measurement, "too_dear", lambda cost, **_: True)
+    monkeypatch.setattr(measurement, "too_expensive", lambda cost, **_: True)
     fake_runs(monkeypatch, right_with=190, right_without=150)
     low = replace(recipe, data=replace(recipe.data, low_resolution=96))
     state = search_policy(
@@ -265,7 +265,7 @@ def test_a_network_of_one_size_is_measured_as_it_is(tmp_path: Path, monkeypatch:
     recipe = pictures_in(tmp_path, side=128, rows=40)
     recipe = replace(recipe, model=Model(str(tiny_image_checkpoint(tmp_path / "swin", "swin", image_size=128))))
     fake_runs(monkeypatch, right_with=190, right_without=150)
-    monkeypatch.setattr(measurement, "too_dear", lambda cost, **_: True)
+    monkeypatch.setattr(measurement, "too_expensive", lambda cost, **_: True)
     state = search_policy(
         SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
