@@ -118,7 +118,7 @@ def search(arguments: Sequence[str]) -> None:
     options = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
     found = policy_search.search_policy(
         SearchedRecipe(job.recipe),
-        wanted,
+        options,
         output=job.launch.output,
         resume=job.launch.resume,
         used_s=seconds_since_start(),

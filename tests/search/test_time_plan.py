@@ -112,7 +112,7 @@ def test_a_budget_for_hardly_any_step_says_which_would_do() -> None:
 def test_the_budget_for_all_steps(whole_steps: int) -> None:
     enough_s = enough_budget(PACE, whole_steps=whole_steps, seeds=3, used_s=10)
     trials_s = trial_seconds(PACE, whole_steps=whole_steps, seeds=3, budget_s=enough_s, used_s=10)
-    runs = planned_runs(PACE.run, most=wanted, seeds=3, left_s=enough_s - 10 - trials_s + 1e-6)
+    runs = planned_runs(PACE.run, most=whole_steps, seeds=3, left_s=enough_s - 10 - trials_s + 1e-6)
     assert runs is not None and runs.steps == whole_steps
     # Nine steps: 100 s in .6 of the time.
     assert whole_steps != 9 or enough_s == pytest.approx(10 + 100 / 0.6)

@@ -143,8 +143,8 @@ def _check(searched: SearchedRecipe, options: SearchOptions) -> None:
         (recipe.data.augment_copies, "data.augment_copies: this is what the search looks for; leave it out"),
         (
             metric not in JUDGED_BY,
-            f"evaluate.metric: a search's runs are judged by {' or '.join(JUDGED_BY)}, whose differences have intervals, "
-            f"got {metric}",
+            f"evaluate.metric: a search's runs are judged by {' or '.join(JUDGED_BY)}, whose differences have "
+            f"intervals, got {metric}",
         ),
         (
             options.seeds is not None and options.seeds < FEWEST_SEEDS,
@@ -165,8 +165,8 @@ def _check(searched: SearchedRecipe, options: SearchOptions) -> None:
         ),
         (
             recipe.pretrain.objective is not None,
-            "pretrain.objective: expected none here, as every run that decides would be pretrained anew; pretrain once, "
-            "then search with --model DIR/pretrained",
+            "pretrain.objective: expected none here, as every run that decides would be pretrained anew; pretrain "
+            "once, then search with --model DIR/pretrained",
         ),
     )
     for is_so, message in refusals:
@@ -273,8 +273,8 @@ class _Search:
     def _warn_of_little_time(self, timing: Timing, seeds: int, used_s: float) -> None:
         if (scored := timing.pace.run.scored) < LEAST_JUDGED:
             logger.warning(
-                "%d validation rows are to judge: fewer than %d seldom decide anything; --data.validation-fraction sets "
-                "more aside",
+                "%d validation rows are to judge: fewer than %d seldom decide anything; --data.validation-fraction "
+                "sets more aside",
                 scored,
                 LEAST_JUDGED,
             )
@@ -307,8 +307,8 @@ class _Search:
         self.write()
         if options.trials is not None and trials < options.trials:
             logger.info(
-                "--trials %d: %s makes %d: the better ones go on, rung by rung, and with more of its policies they would "
-                "be too many, or it has no more",
+                "--trials %d: %s makes %d: the better ones go on, rung by rung, and with more of its policies they "
+                "would be too many, or it has no more",
                 options.trials,
                 options.searcher,
                 trials,
