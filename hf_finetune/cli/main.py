@@ -131,14 +131,14 @@ def predict(arguments: Sequence[str]) -> None:
     job = parse(PredictJob, None, arguments, "hf-finetune predict")
     views = views_of(job)
     with _importing():
-        from hf_finetune.inference import predict as apply
+        from hf_finetune.inference import prediction
         from hf_finetune.training.classifier import load_trained
         from hf_finetune.utils import tables
 
     tables.check_output(Path(job.output), job.data.path)
     classifier = load_trained(job.model, trust_remote_code=job.trust_remote_code)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
-    result = apply.predict(
+    result = prediction.predict(
         classifier,
         job.data,
         Path(job.output),
@@ -158,12 +158,12 @@ def evaluate(arguments: Sequence[str]) -> None:
         from hf_finetune.data.provenance import trained_on
         from hf_finetune.evaluation.report import comparison_table
         from hf_finetune.evaluation.test_time import describe
-        from hf_finetune.inference import predict as apply
+        from hf_finetune.inference import evaluation
         from hf_finetune.training.classifier import load_trained
 
     classifier = load_trained(job.model, trust_remote_code=job.trust_remote_code)
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
-    result = apply.evaluate(
+    result = evaluation.evaluate(
         classifier,
         job.data,
         batch_size=job.batch_size,

@@ -53,7 +53,7 @@ def gain(labels: Any, with_views: Any, without: Any, *, resamples: int = 1000) -
 
 
 def describe(views: dict[str, Any]) -> str:
-    """One line on the views that `inference.predict.evaluate` reports: their gain and their cost."""
+    """One line on the views that `inference.evaluation.evaluate` reports: their gain and their cost."""
     difference = views["difference"]
     value, low, high = (f"{difference[name]:+.3f}" for name in ("value", "low", "high"))
     return (

@@ -18,8 +18,8 @@ from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.errors import InputError
-from hf_finetune.inference.decoded_images import Pictures, decoded
-from hf_finetune.utils.config import validated
+from hf_finetune.inference.image_views import ImageView, decode_images
+from hf_finetune.utils.config import Operations, validated
 
 PIXELS = torch.arange(6 * 3 * 4 * 4, dtype=torch.uint8).reshape(6, 3, 4, 4)
 
@@ -61,16 +61,16 @@ def test_a_picture_is_changed_by_its_place_and_the_view_alone() -> None:
     places, views = [10, 11, 12, 13, 14, 15], SeveralViews((Flip(0.5),), 3, seed=7)
     expected = Flip(0.5)(ImageBatch(PIXELS), generators(7, places, 0, 2)).pixels
     assert not torch.equal(expected, PIXELS)
-    pictures = Pictures(PIXELS, places, views, 2)
+    pictures = ImageView(PIXELS, places, views, 2)
     assert len(pictures) == 6 and torch.equal(pictures.__getitems__(range(6))["pixels"], expected)
     assert torch.equal(pictures.__getitems__([4, 1])["pixels"], expected[[4, 1]])
     assert torch.equal(pictures[3]["pixels"], expected[3])
-    assert torch.equal(Pictures(PIXELS, places, views, 0).__getitems__(range(6))["pixels"], PIXELS)
+    assert torch.equal(ImageView(PIXELS, places, views, 0).__getitems__(range(6))["pixels"], PIXELS)
 
 
 def test_pictures_are_decoded_to_what_the_processor_has_before_it_normalises() -> None:
     inputs, rows = ImageInputs(ViTImageProcessor(size={"height": 16, "width": 16})), image_rows(70)
-    pixels = decoded(inputs, rows["image"][:])
+    pixels = decode_images(inputs, rows["image"][:])
     assert pixels.shape == (70, 3, 16, 16) and pixels.dtype == torch.uint8
     whole = inputs.collate({"image": rows["image"][:]})["pixel_values"]
     assert torch.allclose(inputs.collate({"pixels": pixels})["pixel_values"], whole, rtol=0, atol=1e-6)
@@ -85,10 +85,8 @@ def test_a_processor_without_whole_numbers_is_refused() -> None:
             return {"pixel_values": found["pixel_values"].float()}
 
     inputs = ImageInputs(Floats(size={"height": 16, "width": 16}))
-    with pytest.raises(
-        InputError, match=r"^--augment: expected none .* the pictures of its Floats are no whole numbers"
-    ):
-        decoded(inputs, image_rows(1)["image"][:])
+    with pytest.raises(InputError, match=r"^--augment: expected none .* the images of its Floats are no whole numbers"):
+        decode_images(inputs, image_rows(1)["image"][:])
 
 
 @pytest.mark.parametrize(
@@ -135,5 +133,5 @@ def test_what_is_reported_makes_the_same_views() -> None:
     found = json.loads(json.dumps(views.to_dict()))
     assert found.keys() == {"number", "augment", "seed"}
     assert (found["augment"][0]["type"], found["augment"][0]["p"]) == ("SwapWords", 0.2)
-    operations = validated(found["augment"], tuple[Augmentation, ...], "--augment")
+    operations = validated(found["augment"], Operations[Augmentation], "--augment")
     assert SeveralViews(operations, found["number"], found["seed"]) == views

@@ -17,7 +17,8 @@ from hf_finetune.config.recipe import Launch, Lora, Recipe
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect
-from hf_finetune.inference import predict
+from hf_finetune.inference.evaluation import evaluate
+from hf_finetune.inference.prediction import predict
 from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.pipeline import make_ready, run
@@ -51,8 +52,8 @@ def test_a_prompt_is_an_adapter_alone(recipe: Recipe, tmp_path: Path) -> None:
     assert classifier.labels == ("bad", "good") and classifier.inputs.max_length == 32
     source = SourceSplit(path=recipe.data.path)
     output = tmp_path / "out.csv"
-    assert predict.predict(classifier, source, output, precision="float32")["rows"] == 60
-    assert predict.evaluate(classifier, source)["rows"] == 60
+    assert predict(classifier, source, output, precision="float32")["rows"] == 60
+    assert evaluate(classifier, source)["rows"] == 60
     files = collect(tmp_path / "run", "me/prompt")
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/config.json"} < files.keys()
 

@@ -21,7 +21,7 @@ from transformers import AutoModelForSequenceClassification
 from hf_finetune.config.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, Train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.inference.predict import probabilities
+from hf_finetune.inference.scoring import probabilities
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.parity import reference_logits
 from hf_finetune.training.classifier import load_trained

@@ -22,7 +22,7 @@ from hf_finetune.distillation.predictions import predict_rows
 from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.inference.predict import probabilities
+from hf_finetune.inference.scoring import probabilities
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.training.classifier import load_trained

@@ -28,8 +28,9 @@ from hf_finetune.cli.main import main_command
 from hf_finetune.config.recipe import ImageData, Launch, Model
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import ImageInputs, TextInputs
-from hf_finetune.inference import predict as apply
-from hf_finetune.inference.predict import evaluate, predict
+from hf_finetune.inference.evaluation import evaluate
+from hf_finetune.inference.prediction import predict
+from hf_finetune.inference.scoring import probabilities
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.pipeline import run as pipeline
@@ -46,7 +47,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     model = load_classifier(folder, task="text-classification", labels=LABELS, seed=0).model.eval()
     classifier = Classifier(model, TextInputs(load_tokenizer(folder, max_length=32, sample=[]), 32), LABELS)
     # A head of random weights calls all texts the same; between the two classes it hesitates, and views decide.
-    bad, good = apply.probabilities(classifier, text_rows(60, seed=3)).T
+    bad, good = probabilities(classifier, text_rows(60, seed=3)).T
     with torch.no_grad():
         model.classifier.bias[0] += np.median(np.log(good / bad))
     return classifier
@@ -90,7 +91,7 @@ def table(classifier: Classifier, source: SourceSplit, **options) -> np.ndarray:
 def test_texts_get_the_mean_over_their_views(texts: Classifier, source: SourceSplit) -> None:
     rows = text_rows(60, seed=3)["text"][:]
     seen = [rows] + [SwapWords(0.5)(TextBatch(rows), generators(7, range(60), 0, view)).texts for view in (1, 2)]
-    each = [apply.probabilities(texts, Dataset.from_dict({"text": view})) for view in seen]
+    each = [probabilities(texts, Dataset.from_dict({"text": view})) for view in seen]
     assert np.abs(each[1] - each[0]).max() > 1e-3 < np.abs(each[2] - each[1]).max()
     assert np.abs(table(texts, source, views=SWAPS) - (each[0] + each[1] + each[2]) / 3).max() < 1e-6
 
@@ -104,7 +105,7 @@ def test_pictures_get_the_mean_with_their_mirror(pictures: Classifier, album: So
         return {"bytes": file.getvalue(), "path": None}
 
     mirror = Dataset.from_dict({"image": [mirrored(picture) for picture in rows["image"]]})
-    plain, other = apply.probabilities(pictures, rows), apply.probabilities(pictures, mirror)
+    plain, other = probabilities(pictures, rows), probabilities(pictures, mirror)
     assert np.abs(plain - other).max() > 1e-3
     found = table(pictures, album, views=SeveralViews((Flip(1.0),), 2))
     assert np.abs(found - (plain + other) / 2).max() < 1e-6
@@ -122,7 +123,7 @@ def test_neither_batches_nor_parts_nor_the_run_make_a_difference(
     assert np.array_equal(table(classifier, rows, views=views), first)
     assert np.abs(table(classifier, rows, views=replace(views, seed=1)) - first).max() > 1e-4
     for part, batch_size in ((512, 1), (7, None), (7, 3)):
-        monkeypatch.setattr(apply, "PART_ROWS", {"text": part, "image": part})
+        monkeypatch.setattr("hf_finetune.inference.parts.PART_ROWS", {"text": part, "image": part})
         assert np.abs(table(classifier, rows, views=views, batch_size=batch_size) - first).max() < 1e-6
 
 
@@ -149,7 +150,7 @@ def test_every_format_has_the_same_rows(texts: Classifier, source: SourceSplit) 
 def test_auto_is_float32_with_views(
     texts: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(apply, "has_native_bf16", lambda _: True)
+    monkeypatch.setattr("hf_finetune.inference.scoring.has_native_bf16", lambda _: True)
     path = tmp_path / "rows.csv"
     path.write_text("text\n" + "".join(f"{row['text']}\n" for row in text_rows(300, seed=5)))
     exact = table(texts, SourceSplit(str(path)), views=SWAPS, precision="float32")

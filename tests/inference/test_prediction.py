@@ -14,11 +14,13 @@ from helpers.tiny import tiny_text_checkpoint
 from hf_finetune import InputError
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.inference import predict as apply
-from hf_finetune.inference.predict import check_output, evaluate, predict
+from hf_finetune.inference.evaluation import evaluate
+from hf_finetune.inference.prediction import predict
+from hf_finetune.inference.scoring import probabilities
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.training.classifier import Classifier, quiet_libraries
+from hf_finetune.utils.tables import check_output
 
 LABELS = ("a/b", "two\nlines", 'naïve, "x"')
 
@@ -93,8 +95,8 @@ def test_labels_of_many_rows_are_those_of_float32(
     classifier: Classifier, rows: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rows enough for bfloat16, in several parts: labels and order are float32's, and the difference is told."""
-    monkeypatch.setattr(apply, "PART_ROWS", {"text": 300, "image": 300})
-    monkeypatch.setattr(apply, "has_native_bf16", lambda _: True)
+    monkeypatch.setattr("hf_finetune.inference.parts.PART_ROWS", {"text": 300, "image": 300})
+    monkeypatch.setattr("hf_finetune.inference.scoring.has_native_bf16", lambda _: True)
     texts = [row["text"] for row in text_rows(700, seed=5)]
     rows.write_text("text\n" + "".join(f"{text}\n" for text in texts))
     tables = {}
@@ -111,7 +113,7 @@ def test_labels_of_many_rows_are_those_of_float32(
     for precision in ("auto", "bf16"):
         difference = np.abs(tables[precision].iloc[:, 2:].values - tables["float32"].iloc[:, 2:].values).max()
         assert 0 < difference < 0.1
-    reference = apply.probabilities(classifier, Dataset.from_dict({"text": texts}))
+    reference = probabilities(classifier, Dataset.from_dict({"text": texts}))
     assert np.abs(reference - tables["float32"].iloc[:, 2:].values).max() < 1e-5
 
 
@@ -122,18 +124,18 @@ def test_scores_are_of_float32_unless_asked(
     rows.write_text("text,label\n" + "".join(f"{text},a/b\n" for text in texts))
     exact = evaluate(classifier, SourceSplit(str(rows)), resamples=100)
     assert exact["precision"] == {"format": "float32"}
-    monkeypatch.setattr(apply, "has_native_bf16", lambda _: True)
+    monkeypatch.setattr("hf_finetune.inference.scoring.has_native_bf16", lambda _: True)
     assert evaluate(classifier, SourceSplit(str(rows)), resamples=100)["metrics"] == exact["metrics"]
     half = evaluate(classifier, SourceSplit(str(rows)), resamples=100, precision="bf16")
     assert half["precision"]["rows"] == 300 and half["precision"]["rows_of_label_agreement"] == 256
     assert half["precision"]["label_agreement"] > 0.9
     assert half["metrics"]["log_loss"]["value"] == pytest.approx(exact["metrics"]["log_loss"]["value"], rel=0.05)
-    monkeypatch.setattr(apply, "has_native_bf16", lambda _: False)
+    monkeypatch.setattr("hf_finetune.inference.scoring.has_native_bf16", lambda _: False)
     with pytest.raises(InputError, match="--precision bf16: this cpu does not multiply bf16 natively"):
         evaluate(classifier, SourceSplit(str(rows)), precision="bf16")
     predict(classifier, SourceSplit(str(rows)), rows.parent / "p.parquet")
     answer = pq.read_table(rows.parent / "p.parquet").to_pandas().iloc[:, 2:].values
-    assert np.abs(answer - apply.probabilities(classifier, Dataset.from_dict({"text": texts}))).max() < 1e-6
+    assert np.abs(answer - probabilities(classifier, Dataset.from_dict({"text": texts}))).max() < 1e-6
 
 
 def test_batches_of_no_rows_are_refused(classifier: Classifier, rows: Path) -> None:

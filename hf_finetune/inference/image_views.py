@@ -1,6 +1,6 @@
-"""Pictures that are decoded once and then seen in several views, see `augmentation.test_time`.
+"""Images that are decoded once and augmented several times, see `augmentation.test_time`.
 
-Legend: N pictures, H height, W width.
+Legend: N images, B images of a batch, H height, W width.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ import torch
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.image_cache import IMAGES_AT_A_TIME
 from hf_finetune.data.image_processing import check_augmentable
-from hf_finetune.data.inputs import ImageInputs
+from hf_finetune.data.inputs import EpochRows, ImageInputs
 
 
-def decoded(inputs: ImageInputs, images: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """Pictures before they are rescaled and normalised: (N, 3, H, W), uint8.
+def decode_images(inputs: ImageInputs, images: Sequence[dict[str, Any]]) -> torch.Tensor:
+    """Return images before they are rescaled and normalized: (N, 3, H, W), uint8.
 
     Raises:
-        InputError: the processor gives no whole numbers there, or pictures of several sizes.
+        InputError: the processor gives no whole numbers there, or images of several sizes.
     """
     check_augmentable(inputs.processor, images, "--augment")
     parts = [inputs.pixels(images[i : i + IMAGES_AT_A_TIME]) for i in range(0, len(images), IMAGES_AT_A_TIME)]
     return torch.cat(parts)
 
 
-class Pictures(torch.utils.data.Dataset):
-    """One view of decoded pictures for a torch DataLoader, made as they are read; see `data.inputs.Rows`.
+class ImageView(EpochRows):
+    """One view of decoded images for a torch DataLoader, augmented as they are read; see `data.inputs.Rows`.
 
     Args:
         pixels_NCHW: uint8.
         rows: their places in the source.
         views: what changes them.
-        view: which one; 0 is the pictures as they are.
+        view: which one; 0 is the unchanged images.
     """
 
     def __init__(self, pixels_NCHW: torch.Tensor, rows: Sequence[int], views: SeveralViews, view: int) -> None:
@@ -42,9 +42,6 @@ class Pictures(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {name: column[0] for name, column in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         """A batch that `ImageInputs.collate` takes."""

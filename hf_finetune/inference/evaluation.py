@@ -1,0 +1,74 @@
+"""Metrics of a finished classifier on labeled rows.
+
+Legend: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from hf_finetune.augmentation.test_time import SeveralViews
+from hf_finetune.data.config import SourceSplit
+from hf_finetune.data.provenance import row_keys
+from hf_finetune.evaluation.intervals import bootstrap
+from hf_finetune.evaluation.test_time import gain
+from hf_finetune.inference.parts import read_parts
+from hf_finetune.inference.scoring import Precision, Scorer
+from hf_finetune.training.classifier import Classifier
+
+logger = logging.getLogger("hf_finetune")
+
+
+def evaluate(
+    classifier: Classifier,
+    source: SourceSplit,
+    *,
+    batch_size: int | None = None,
+    resamples: int = 1000,
+    precision: Precision = "auto",
+    views: SeveralViews | None = None,
+    trained_on: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Score labeled rows: {"rows", "metrics" with intervals, "rows_trained_on", "throughput", "precision"}.
+
+    With views the metrics are theirs, and "views" has {"number", "augment", "seed", "without" (the metrics of the
+    unchanged rows), "difference" (see `evaluation.test_time.gain`), "cost" (seconds over those of the unchanged rows)}.
+
+    Args:
+        batch_size, views: see `Scorer`.
+        precision: auto is float32 here; with bf16 the labels' agreement with float32 stands under "precision".
+        trained_on: keys of the rows that this classifier was trained on, see `data.provenance.trained_on`; those among
+            the scored rows are counted, and a warning is logged. None: not known, and null in the result.
+
+    Raises:
+        InputError: for a row without a label, or with one that the classifier does not know.
+    """
+    scorer = Scorer(classifier, "float32" if precision == "auto" else precision, batch_size=batch_size, views=views)
+    labels, scored, unchanged, leaked = [], [], [], 0
+    for rows in read_parts(classifier, source, labeled=True, progress="evaluate"):
+        probabilities_NC, unchanged_NC = scorer.score(rows)
+        scored.append(probabilities_NC)
+        unchanged.append(unchanged_NC)
+        labels.append(np.asarray(rows["label"][:]))
+        if trained_on is not None:
+            leaked += int(np.isin(row_keys(rows), trained_on).sum())
+    labels_N, probabilities_NC = np.concatenate(labels), np.concatenate(scored)
+    if leaked:
+        logger.warning(
+            "the model was trained on %d of these %d rows: what is measured on them is too good", leaked, len(labels_N)
+        )
+    intervals = bootstrap(labels_N, probabilities_NC, resamples=resamples)
+    result = {
+        "rows": len(labels_N),
+        "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
+        "rows_trained_on": None if trained_on is None else leaked,
+        "throughput": scorer.throughput(len(labels_N)),
+        "precision": scorer.report(),
+    }
+    if views is not None:
+        compared = gain(labels_N, probabilities_NC, np.concatenate(unchanged), resamples=resamples)
+        result["views"] = {**views.to_dict(), **compared, "cost": round(scorer.cost, 2)}
+    return result
