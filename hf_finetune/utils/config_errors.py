@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema, ErrorDetails, ValidationError
 
 NOUNS = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "too_short")
+OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "too_short", "value_error")
 NOUNS |= {dict: "a mapping", list: "a list"}
 
 
@@ -141,13 +141,18 @@ def _label(option: Any) -> str:
 def expectation(hint: Any, *, of_range: bool = False) -> str:
     """Return what a field of type `hint` expects, in words; `of_range`: of a value that has the type."""
     bare, annotations = unwrapped(hint)
+    options = [o for o in typing.get_args(bare) if o is not type(None)] if is_union(bare) else []
+    if of_range and len(options) == 1:
+        return expectation(options[0], of_range=True)
     checks = [a.expected for a in annotations if isinstance(a, Check)]
     if checks:
         return checks[-1]
     noun, bounds = _noun(bare), _bounds(annotations)
     if not bounds:
         return noun
-    return f"{noun} {bounds}" if bounds.startswith("above") else bounds if of_range else f"{noun}, {bounds}"
+    if of_range and not bounds.startswith("above"):
+        return bounds
+    return f"{noun} {bounds}" if bounds.startswith("above") else f"{noun}, {bounds}"
 
 
 def _noun(hint: Any) -> str:
@@ -177,15 +182,19 @@ def _bounds(annotations: Iterable[Any]) -> str:
     for bound in (part for a in annotations for part in (a if isinstance(a, Interval) else (a,))):
         match bound:
             case Gt(value):
-                low = f"above {value:g}"
+                low = f"above {_number(value)}"
             case Ge(value):
-                low = f"at least {value:g}"
+                low = f"at least {_number(value)}"
             case MinLen(value):
                 low = f"at least {value}"
             case Lt(value):
-                high = f"below {value:g}"
+                high = f"below {_number(value)}"
             case Le(value):
-                high = f"at most {value:g}"
+                high = f"at most {_number(value)}"
     if low.startswith("at least") and high.startswith("at most"):
         return f"{low.removeprefix('at least ')} to {high.removeprefix('at most ')}"
     return f"{low} and {high}" if low and high else {"at least 0": "0 or more"}.get(low, low) or high
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

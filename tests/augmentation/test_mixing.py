@@ -282,10 +282,10 @@ def test_yaml_and_flags(tmp_path: Path) -> None:
     [
         (
             {"objective": Supervised(mix=(Mixup(), CutMix()))},
-            r"objective.mix: expected Mixup for texts.*got 'CutMix\(\)'",
+            r"objective.mix: expected Mixup for texts.*got .*CutMix",
         ),
-        ({"objective": Supervised(mix=(ResizeMix(p=0.5),))}, r"Mixup for texts.*got 'ResizeMix\(p=0.5\)'"),
-        ({"batching": Batching(unpadded=True)}, "batching.unpadded: expected false or None beside objective.mix"),
+        ({"objective": Supervised(mix=(ResizeMix(p=0.5),))}, r"Mixup for texts.*got .*ResizeMix\(p=0.5\)"),
+        ({"batching": Batching(unpadded=True)}, "batching.unpadded: expected false or None"),
     ],
 )
 def test_what_texts_do_not_go_with(changes: dict, message: str) -> None:

@@ -12,6 +12,7 @@ from hf_finetune.utils.plain import merge
 TEXT = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
 IMAGE = Recipe(name="a", data=ImageData(path="x"), model=Model("m"))
 PROMPTS = "adapter: {peft_type: PROMPT_TUNING, num_virtual_tokens: 4}"
+TEACHER = "type: Distill, teacher: big"
 REINIT = "model: {surgery: [{type: ReinitTopLayers, count: 1}]}"
 
 # Value, and fields that it is out of range for.
@@ -45,6 +46,70 @@ def test_a_value_out_of_range_is_refused_by_its_dotted_name(value: str, section:
     changes = {section: {field: parse_yaml(f"'{value}'" if value == "(" else value)}}
     with pytest.raises(InputError, match=rf"^{section}\.{field}: expected .*, got ") as caught:
         merge(TEXT, changes)
+    assert "\n" not in str(caught.value)
+
+
+# A field inside an operation, and the operation.
+BAD_OPERATIONS = [
+    ("optim.optimizer.momentum", "optim: {optimizer: {type: SGD, momentum: 1.0}}"),
+    ("SGD.nesterov", "optim: {optimizer: {type: SGD, momentum: 0.0, nesterov: true}}"),
+    ("optim.optimizer.eps", "optim: {optimizer: {type: AdamW, eps: 0.0}}"),
+    ("optim.optimizer.clip_threshold", "optim: {optimizer: {type: Adafactor, clip_threshold: 0.5}}"),
+    ("optim.optimizer.beta2_decay", "optim: {optimizer: {type: Adafactor, beta2_decay: 0.5}}"),
+    ("optim.optimizer.ns_steps", "optim: {optimizer: {type: Muon, ns_steps: 0}}"),
+    ("optim.optimizer.beta1", "optim: {optimizer: {type: ScheduleFree, beta1: 0}}"),
+    *(
+        (f"schedule.{name}", f"schedule: {{{name}: {value}}}")
+        for name, value in {
+            "step_size": "0",
+            "min_lr_ratio": "1",
+            "factor": "1",
+            "patience": "-1",
+            "milestones": "[0.5, 0.25]",
+            "t_mult": "0",
+            "div_factor": "0",
+        }.items()
+    ),
+    ("objective.loss.gamma", "objective: {loss: {type: Focal, gamma: -1}}"),
+    ("objective.class_weights.beta", "objective: {class_weights: {type: EffectiveNumber, beta: 1}}"),
+    ("objective.class_weights.weights", "objective: {class_weights: {type: PerClass, weights: {}}}"),
+    ("objective.class_weights.weights.rare", "objective: {class_weights: {type: PerClass, weights: {rare: 0}}}"),
+    ("regularize.elastic_net.l1", "regularize: {elastic_net: {l1: -1}}"),
+    ("regularize.gradient_noise.eta", "regularize: {gradient_noise: {eta: -1}}"),
+    ("objective.teacher", "objective: {type: Distill, teacher: [big, big]}"),
+    ("objective.labels_weight", f"objective: {{{TEACHER}, labels_weight: {{start: 0.9, end: -0.1}}}}"),
+    *(
+        (rf"objective.kinds\[0\].{name}", f"objective: {{{TEACHER}, kinds: [{{type: {kind}, {name}: {value}}}]}}")
+        for kind, name, value in (
+            ("SoftTargets", "temperature", "{start: 2, end: 0}"),
+            ("HardLabel", "weight", "-1"),
+            ("DecoupledKD", "beta", "-1"),
+            ("Contrastive", "temperature", "0"),
+            ("HiddenStates", "layers", "[]"),
+            ("AttentionRelations", "teacher_layer", "0"),
+            ("RelationalKD", "angle", "-1"),
+        )
+    ),
+    *(
+        (f"pretrain.objective.{name}", f"pretrain: {{objective: {{type: {kind}, {name}: {value}}}}}")
+        for kind, name, value in (
+            ("MaskedLanguage", "span", "0"),
+            ("SimMIM", "block", "0"),
+            ("MAE", "share", "1"),
+            ("MAE", "decoder_layers", "0"),
+            ("MAE", "decoder_width", "90"),
+            ("SimCLR", "temperature", "0"),
+            ("SimCLR", "projection", "0"),
+            ("SimCLR", "augment", "[]"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "changes"), BAD_OPERATIONS)
+def test_a_value_out_of_range_in_an_operation_is_refused(field: str, changes: str) -> None:
+    with pytest.raises(InputError, match=rf"^{field}: expected .*, got ") as caught:
+        merge(TEXT, parse_yaml(f"{{{changes}}}" if changes[0] != "{" else changes))
     assert "\n" not in str(caught.value)
 
 
@@ -110,6 +175,48 @@ CONFLICTING: list[tuple[Any, ...]] = [
     ("objective.mix", "objective: {mix: [CutMix]}"),
     ("batching.unpadded", "{batching: {unpadded: true}, objective: {mix: [Mixup]}}"),
     ("schedule.num_cycles", "schedule: {num_cycles: 2.0}"),
+    ("data.unlabelled", "{data: {unlabelled: [more]}, objective: Supervised}"),
+    ("objective.kinds", f"objective: {{{TEACHER}, kinds: []}}"),
+    ("objective.kinds", f"objective: {{{TEACHER}, kinds: [{{type: SoftTargets, weight: {{start: 0, end: 0}}}}]}}"),
+    ("objective.labels_weight", f"objective: {{{TEACHER}, kinds: [Embedding], labels_weight: 0.0}}"),
+    ("objective.mix", f"objective: {{{TEACHER}, mix: [Mixup]}}"),
+    ("data.augment_copies", f"{{data: {{augment: [Flip], augment_copies: 1}}, objective: {{{TEACHER}}}}}", IMAGE),
+    ("method", f"{{objective: {{{TEACHER}, kinds: [SoftTargets, Embedding]}}, method: head}}"),
+    ("objective.teacher", "objective: {type: Distill, teacher: [a, b], kinds: [Embedding]}"),
+    ("objective.r_drop", f"objective: {{{TEACHER}, kinds: [Embedding], r_drop: 1.0}}"),
+    ("batching.unpadded", f"{{objective: {{{TEACHER}, kinds: [Embedding]}}, batching: {{unpadded: true}}}}"),
+    ("adapter.peft_type", f"{{objective: {{{TEACHER}, kinds: [Embedding]}}, {PROMPTS}}}"),
+    (
+        "train.extra.gradient_checkpointing",
+        f"{{objective: {{{TEACHER}, kinds: [HiddenStates]}}, train: {{extra: {{gradient_checkpointing: true}}}}}}",
+    ),
+    ("model.patch_drop", f"{{objective: {{{TEACHER}, kinds: [HiddenStates]}}, model: {{patch_drop: 0.5}}}}", IMAGE),
+    (
+        "data.low_resolution",
+        f"{{objective: {{{TEACHER}, kinds: [HiddenStates]}}, data: {{low_resolution: 16}}}}",
+        IMAGE,
+    ),
+    ("pretrain.objective", "pretrain: {objective: MAE}"),
+    ("pretrain.objective", "pretrain: {objective: SimCSE}", IMAGE),
+    ("train.per_device_train_batch_size", "{pretrain: {objective: SimCSE}, train: {per_device_train_batch_size: 1}}"),
+    (
+        "pretrain.objective.augment",
+        "pretrain: {objective: {type: SimCLR, augment: [{type: Phases, phases: [Flip]}]}}",
+        IMAGE,
+    ),
+    (
+        "pretrain.objective.augment",
+        "pretrain: {objective: {type: SimCLR, augment: [{type: Sometimes, operation: Flip, by_class: rare}]}}",
+        IMAGE,
+    ),
+    (
+        "train.early_stopping_patience",
+        "{pretrain: {objective: SimCSE, compare: true}, train: {early_stopping_patience: 2}}",
+    ),
+    ("model.surgery", "{pretrain: {objective: SimCSE}, model: {surgery: [{type: KeepLayers, first: 2}]}}"),
+    ("model.from_config", "{pretrain: {objective: SimCSE}, model: {from_config: {}}}"),
+    ("model.trust_remote_code", "{pretrain: {objective: SimCSE}, model: {trust_remote_code: true}}"),
+    ("adapter.peft_type", f"{{pretrain: {{objective: SimCSE}}, {PROMPTS}}}"),
     ("train.warmup_steps", "train: {lr_scheduler_type: constant, warmup_steps: 10}"),
 ]
 

@@ -21,7 +21,6 @@ from transformers import ViTImageProcessor
 
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.image.operations import Flip
-from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import jobs, main
@@ -451,34 +450,6 @@ def test_a_live_teacher_is_not_the_students_time(texts: Recipe, tmp_path: Path) 
     assert found["throughput"]["train_rows_per_s"] == pytest.approx(2 * found["rows"]["train"] / loop_s, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("objective", "data", "said"),
-    [
-        ({"kinds": ()}, {}, r"objective.kinds: expected one at least with a weight above 0"),
-        ({"kinds": (HardLabel(0.0),)}, {}, r"objective.kinds: expected one at least"),
-        ({"kinds": (HardLabel(), SoftTargets(0.0))}, {}, r"objective.kinds.1..temperature: expected a number above 0"),
-        ({"kinds": (DecoupledKD(beta=-1.0),)}, {}, r"objective.kinds.0..beta: expected 0 or more"),
-        ({"kinds": (HardLabel(-1.0),)}, {}, r"objective.kinds.0..weight: expected 0 or more"),
-        ({"teacher": ("big", "big")}, {}, "objective.teacher: expected one name or several, each once"),
-        ({"teacher": ()}, {}, "objective.teacher: expected one name or several"),
-        ({"labels_weight": -0.5}, {}, "objective.labels_weight: expected 0 or more"),
-        ({"labels_weight": Ramp(0.9, -0.1)}, {}, "objective.labels_weight: expected 0 or more, got Ramp"),
-        ({"labels_weight": Ramp(-0.1, 0.9)}, {}, "objective.labels_weight: expected 0 or more, got Ramp"),
-        ({"mix": (Mixup(),)}, {}, r"objective.mix: expected none beside a teacher, .* got 'Mixup\(\)'"),
-    ],
-)
-def test_what_a_teacher_does_not_go_with(
-    texts: Recipe, objective: dict[str, Any], data: dict[str, Any], said: str
-) -> None:
-    recipe = dataclasses.replace(
-        texts,
-        objective=dataclasses.replace(texts.objective, **objective),
-        data=dataclasses.replace(texts.data, **data),
-    )
-    with pytest.raises(InputError, match=said):
-        check(recipe)
-
-
 def test_processes_that_read_rows_ask_nobody(texts: Recipe) -> None:
     """The answers to an epoch's views are there before they begin."""
     recipe = dataclasses.replace(
@@ -492,18 +463,10 @@ def test_processes_that_read_rows_ask_nobody(texts: Recipe) -> None:
 
 def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:
     data = dataclasses.replace(texts.data, unlabelled=("more.csv",))
-    with pytest.raises(
-        InputError, match=r"data.unlabelled: expected none without a teacher who answers the rows, --tea"
-    ):
+    with pytest.raises(InputError, match=r"^data.unlabelled: "):
         check(dataclasses.replace(texts, data=data, objective=Supervised()))
     job, _ = jobs.train_job(["nowhere", "--text", "a", "--teacher", "big", "--unlabelled", "b.csv", "c.csv"], "x")
     assert job.recipe.data.unlabelled == ("b.csv", "c.csv")
-
-
-def test_copies_of_pictures_are_refused(texts: Recipe) -> None:
-    data = ImageData(path="x", augment=(Flip(),), augment_copies=1)
-    with pytest.raises(InputError, match=r"data.augment_copies: expected 0 for pictures beside a teacher"):
-        check(dataclasses.replace(texts, data=data))
 
 
 @pytest.mark.parametrize(

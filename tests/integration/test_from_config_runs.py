@@ -14,10 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_finetune.cli import jobs
-from hf_finetune.config.recipe import Averaging, ImageData, Launch, Model, Optim, Recipe, Regularize, Train
-from hf_finetune.config.rules import check
+from hf_finetune.config.recipe import Averaging, ImageData, Launch, Model, Recipe, Train
 from hf_finetune.errors import InputError
-from hf_finetune.models.surgery.reinit import ReinitTopLayers
 from hf_finetune.models.surgery.stochastic_depth import StochasticDepth
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.run import prepare
@@ -119,25 +117,6 @@ def test_a_field_that_no_network_of_the_family_has(texts: Recipe, tmp_path: Path
     with pytest.raises(InputError, match=r"^model.from_config.hidden_sise: .*did you mean 'hidden_size'"):
         pipeline.run(dataclasses.replace(texts, model=model), Launch(str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [
-        ({"method": "head"}, "method: expected full beside model.from_config, whose weights are all random, got 'head'"),
-        ({"method": "lora"}, "method: expected full beside model.from_config"),
-        ({"model": {"frozen_layers": 1}}, "model.frozen_layers: expected 0 beside model.from_config"),
-        ({"model": {"trainable": "biases"}}, "model.trainable: expected all beside model.from_config"),
-        ({"model": {"base_model": "a/b"}}, "model.base_model: expected None beside model.from_config"),
-        ({"model": {"surgery": (ReinitTopLayers(1),)}}, "model.surgery: expected others beside model.from_config"),
-        ({"regularize": Regularize(mixout=0.5)}, "regularize.mixout: expected 0.0 beside model.from_config"),
-        ({"optim": Optim(word_embeddings="frozen")}, "optim.word_embeddings: expected sparse or dense beside model.from_"),
-    ],
-)  # fmt: skip
-def test_what_random_weights_do_not_go_with(texts: Recipe, fields: dict[str, Any], said: str) -> None:
-    model = dataclasses.replace(texts.model, **fields.pop("model", {}))
-    with pytest.raises(InputError, match=f"^{said}"):
-        check(dataclasses.replace(texts, model=model, **fields))
 
 
 def test_by_flag_and_by_yaml(tmp_path: Path) -> None:

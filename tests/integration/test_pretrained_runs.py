@@ -13,19 +13,17 @@ import torch
 from helpers.ranks import run_in_two_processes
 from helpers.small_runs import picture_folder, small_recipe, stop_after
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
-from peft import PromptTuningConfig
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from hf_finetune.augmentation.compose import Phases, Sometimes
+from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import jobs
 from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
-from hf_finetune.config.rules import check, unused_options
+from hf_finetune.config.rules import unused_options
 from hf_finetune.data.provenance import row_keys, trained_on
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.learning_rate_finder import find_rate
 from hf_finetune.pipeline.load_data import load_splits
@@ -393,56 +391,6 @@ def test_plan(texts: Recipe) -> None:
 
 
 PICTURES = {"data": ImageData(path="x")}
-
-
-@pytest.mark.parametrize(
-    ("pretrain", "fields", "said"),
-    [
-        ({"objective": MaskedLanguage(share=0.0)}, {}, "pretrain.objective.share: expected above 0 and below 1, got 0.0"),
-        ({"objective": MaskedLanguage(span=0)}, {}, "pretrain.objective.span: expected at least 1"),
-        ({"objective": SimCSE(temperature=0.0)}, {}, "pretrain.objective.temperature: expected a number above 0"),
-        ({"objective": SimMIM()}, {}, r"pretrain.objective: expected MaskedLanguage or SimCSE for texts, got 'SimMIM\(\)'"),
-        ({"objective": MAE()}, {}, "pretrain.objective: expected MaskedLanguage or SimCSE for texts"),
-        ({"objective": SimCLR()}, {}, "pretrain.objective: expected MaskedLanguage or SimCSE for texts"),
-        ({}, PICTURES, "pretrain.objective: expected SimMIM, MAE or SimCLR for pictures, got 'MaskedLanguage"),
-        ({"objective": SimCSE()}, PICTURES, "pretrain.objective: expected SimMIM, MAE or SimCLR for pictures"),
-        ({"objective": SimMIM(block=0)}, PICTURES, "pretrain.objective.block: expected at least 1"),
-        ({"objective": MAE(share=1.0)}, PICTURES, "pretrain.objective.share: expected above 0 and below 1, got 1.0"),
-        ({"objective": MAE(decoder_layers=0)}, PICTURES, "pretrain.objective.decoder_layers: expected at least 1"),
-        ({"objective": MAE(decoder_width=90)}, PICTURES, "pretrain.objective.decoder_width: expected a multiple of 4"),
-        ({"objective": SimCLR(temperature=0.0)}, PICTURES, "pretrain.objective.temperature: expected a number above 0"),
-        ({"objective": SimCLR(projection=0)}, PICTURES, "pretrain.objective.projection: expected at least 1"),
-        ({"objective": SimCLR(augment=())}, PICTURES, "pretrain.objective.augment: expected operations: without any"),
-        (
-            {"objective": SimCLR(augment=(Phases((Flip(),)),))},
-            PICTURES,
-            "pretrain.objective.augment: expected operations without Phases",
-        ),
-        (
-            {"objective": SimCLR(augment=(Sometimes(Flip(), by_class="rare"),))},
-            PICTURES,
-            "pretrain.objective.augment: expected by_class all: rows have no classes here",
-        ),
-        (
-            {"objective": SimCLR()},
-            PICTURES | {"train": Train(per_device_train_batch_size=1)},
-            "per_device_train_batch_size: expected 2 or more beside SimCLR",
-        ),
-        ({"num_train_epochs": 0.0}, {}, "pretrain.num_train_epochs: expected a number above 0"),
-        ({"max_steps": 0}, {}, "pretrain.max_steps: expected at least 1, or -1"),
-        ({"learning_rate": -1.0}, {}, "pretrain.learning_rate: expected a number above 0"),
-        ({"held_out_fraction": 0.0}, {}, "pretrain.held_out_fraction: expected above 0 and below 1"),
-        ({"objective": SimCSE()}, {"train": Train(per_device_train_batch_size=1)}, "per_device_train_batch_size: expected 2"),
-        ({}, {"model": Model("m", surgery=(KeepLayers(first=2),))}, r"model.surgery: .* whose --model is the pretrained/ of"),
-        ({"compare": True}, {"train": Train(early_stopping_patience=2)}, "early_stopping_patience: expected None beside pretrain.c"),
-        ({}, {"model": Model("m", trust_remote_code=True)}, "model.trust_remote_code: expected false beside pretrain"),
-        ({}, {"adapter": PromptTuningConfig(num_virtual_tokens=4)}, "adapter: expected another beside pretrain.objective"),
-    ],
-)  # fmt: skip
-def test_what_is_refused(pretrain: dict[str, Any], fields: dict[str, Any], said: str) -> None:
-    recipe = Recipe(name="x", data=TextData(path="x"), model=Model("m"), pretrain=Pretrain(MaskedLanguage()))
-    with pytest.raises(InputError, match=said):
-        check(dataclasses.replace(recipe, pretrain=dataclasses.replace(recipe.pretrain, **pretrain), **fields))
 
 
 def test_refused_before_anything_is_written(texts: Recipe, tmp_path: Path) -> None:

@@ -14,12 +14,10 @@ from safetensors.torch import load_file
 
 from hf_finetune.cli.jobs import train_job
 from hf_finetune.config.recipe import (
-    Averaging,
     Batching,
     Evaluate,
     Launch,
     Model,
-    Optim,
     Precision,
     Recipe,
     Regularize,
@@ -31,7 +29,6 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.plan import plan
 from hf_finetune.training.losses.config import Balanced, EffectiveNumber, Focal, PerClass
-from hf_finetune.training.optim.config import ScheduleFree
 from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -189,56 +186,11 @@ def test_strong_l1_leaves_zeros_alone(trained: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objective": Supervised(loss=Focal(-1.0))}, "objective.loss.gamma: expected 0 or more, got -1.0"),
-        (
-            {"objective": Supervised(class_weights=EffectiveNumber(1.0))},
-            "objective.class_weights.beta: expected at least 0",
-        ),
-        ({"objective": Supervised(class_weights=PerClass())}, "objective.class_weights.weights: expected a weight"),
-        (
-            {"objective": Supervised(class_weights=PerClass({"rare": 0.0}))},
-            "objective.class_weights.weights.rare: expected a number above 0, got 0.0",
-        ),
         ({"objective": Supervised(class_weights=PerClass({"rear": 2.0}))}, "expected names of classes .*got 'rear'"),
-        ({"objective": Supervised(logit_adjustment=-1.0)}, "objective.logit_adjustment: expected 0 or more"),
-        ({"objective": Supervised(r_drop=-1.0)}, "objective.r_drop: expected 0 or more"),
-        (
-            {"objective": Supervised(r_drop=1.0), "batching": Batching(unpadded=True)},
-            "batching.unpadded: expected false or None beside objective.r_drop",
-        ),
         ({"objective": Supervised(r_drop=1.0)}, "objective.r_drop: expected 0 here.*model.dropout"),
-        ({"regularize": Regularize(mixout=1.0)}, "regularize.mixout: expected at least 0 and below 1"),
-        (
-            {"regularize": Regularize(mixout=0.5), "method": "lora"},
-            "regularize.mixout: expected 0 with lora",
-        ),
-        ({"regularize": Regularize(elastic_net=ElasticNet(l1=-1.0))}, "regularize.elastic_net.l1: expected 0 or more"),
-        (
-            {"regularize": Regularize(elastic_net=ElasticNet(parameters=("a",)))},
-            "regularize.elastic_net.parameters: expected none while l1 and l2 are 0",
-        ),
         (
             {"regularize": Regularize(elastic_net=ElasticNet(l1=1.0, parameters=("nothing*",)))},
             "regularize.elastic_net.parameters: .*got 'nothing\\*'",
-        ),
-        (
-            {"regularize": Regularize(elastic_net=ElasticNet(l1=1.0)), "optim": Optim(optimizer=ScheduleFree())},
-            "optim.optimizer: expected another one beside regularize.elastic_net",
-        ),
-        *(
-            (
-                {"regularize": Regularize(elastic_net=ElasticNet(l1=1.0)), "averaging": averaging},
-                "averaging: expected none beside regularize.elastic_net.l1",
-            )
-            for averaging in (Averaging(ema_decay=0.9), Averaging(tail_share=0.5), Averaging(soup=True))
-        ),
-        (
-            {"regularize": Regularize(gradient_noise=GradientNoise(eta=-1.0))},
-            "regularize.gradient_noise.eta: expected 0",
-        ),
-        (
-            {"regularize": Regularize(gradient_noise=GradientNoise(gamma=-1.0))},
-            "regularize.gradient_noise.gamma: expected 0",
         ),
     ],
 )

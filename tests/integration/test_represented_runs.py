@@ -21,7 +21,6 @@ from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import jobs, main
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
-from hf_finetune.config.rules import check
 from hf_finetune.distillation import network_teacher
 from hf_finetune.distillation.config import (
     AttentionMaps,
@@ -423,62 +422,6 @@ def test_a_step_that_is_cut_is_said(texts: Recipe, caplog: pytest.LogCaptureFixt
     assert "a step of 16 rows is cut into 2: cut otherwise, it trains to other weights" in " ".join(plan(cut)["notes"])
     whole = with_kinds(texts, Contrastive())
     assert "is cut into" not in " ".join(plan(whole)["notes"])
-
-
-@pytest.mark.parametrize(
-    ("kinds", "fields", "said"),
-    [
-        ((HiddenStates(weight=Ramp(1.0, -1.0)),), {}, r"objective.kinds\[0\].weight: expected 0 or more, got Ramp"),
-        ((SoftTargets(Ramp(2.0, 0.0)),), {}, r"objective.kinds\[0\].temperature: expected a number above 0"),
-        ((Contrastive(0.0),), {}, r"objective.kinds\[0\].temperature: expected a number above 0"),
-        ((SoftTargets(weight=Ramp(0.0, 0.0)),), {}, "objective.kinds: expected one at least with a weight above 0"),
-        ((HiddenStates(()),), {}, r"objective.kinds\[0\].layers: expected a pair of layers at least"),
-        ((AttentionRelations(0),), {}, r"objective.kinds\[0\].teacher_layer: expected at least 1, got 0"),
-        ((AttentionRelations(None, 0),), {}, r"objective.kinds\[0\].relation_heads: expected at least 1, got 0"),
-        ((RelationalKD(angle=-1.0),), {}, r"objective.kinds\[0\].angle: expected 0 or more"),
-        ((Embedding(),), {"labels_weight": Ramp(0.0, 0.0)}, "objective.labels_weight: expected above 0, or a kind of the teacher's"),
-        ((Embedding(),), {"labels_weight": 0.0}, "objective.labels_weight: expected above 0, or a kind of the teacher's answers"),
-        ((Embedding(),), {"r_drop": 1.0}, "objective.r_drop: expected 0 beside Embedding: the teacher sees every row once"),
-        ((Embedding(),), {"batching": {"unpadded": True}}, "batching.unpadded: expected false or None beside Embedding"),
-        ((HiddenStates(),), {"train": {"extra": {"gradient_checkpointing": True}}}, "train.extra.gradient_checkpointing: expected"),
-    ],
-)  # fmt: skip
-def test_what_no_run_can_be_asked(
-    texts: Recipe, kinds: tuple[DistillationKind, ...], fields: dict[str, Any], said: str
-) -> None:
-    recipe = with_kinds(texts, *kinds, **{n: v for n, v in fields.items() if n not in ("batching", "train")})
-    for part in ("batching", "train"):
-        recipe = dataclasses.replace(
-            recipe, **{part: dataclasses.replace(getattr(recipe, part), **fields.get(part, {}))}
-        )
-    with pytest.raises(InputError, match=said):
-        check(recipe)
-
-
-def test_a_head_alone_learns_nothing_of_the_inside(texts: Recipe) -> None:
-    recipe = dataclasses.replace(with_kinds(texts, SoftTargets(), Embedding()), method="head")
-    with pytest.raises(
-        InputError, match="method: expected another beside Embedding: what they compare is of the encoder"
-    ):
-        check(recipe)
-
-
-def test_what_would_show_the_teacher_other_pictures() -> None:
-    recipe = Recipe(
-        name="x",
-        data=ImageData(path="x", low_resolution=16),
-        model=Model("m"),
-        objective=Distill(teacher="t", kinds=(HiddenStates(),)),
-    )
-    with pytest.raises(
-        InputError, match=r"data.low_resolution: expected None beside HiddenStates: the teacher sees full"
-    ):
-        check(recipe)
-    recipe = dataclasses.replace(recipe, data=ImageData(path="x"), model=Model("m", patch_drop=0.5))
-    with pytest.raises(
-        InputError, match=r"model.patch_drop: expected 0 beside HiddenStates: the teacher sees all patches"
-    ):
-        check(recipe)
 
 
 def test_a_flag_of_one_field(texts: Recipe) -> None:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from hf_finetune.cli import jobs
 from hf_finetune.config.recipe import Batching, ImageData, Launch, Model, Recipe
-from hf_finetune.config.rules import check
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.operations import (
     AddLayers,
@@ -142,34 +141,6 @@ def test_pictures(recipe: Recipe, tmp_path: Path) -> None:
     assert not torch.equal(first, copied) and (top - was[1]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        (
-            {"method": "head"},
-            "method: expected full, or top with model.top_layers 2, beside ReinitTopLayers(count=2), got 'head'",
-        ),
-        ({"method": "lora"}, "method: expected full, or top with model.top_layers 2"),
-        ({"method": "top"}, None),
-    ],
-)
-def test_layers_that_start_anew_must_train(recipe: Recipe, changes: dict, error: str | None) -> None:
-    recipe = dataclasses.replace(operated(recipe, ReinitTopLayers(2)), **changes)
-    if error is None:
-        check(recipe)
-        with pytest.raises(InputError, match=r"top with model.top_layers 2, beside"):
-            check(operated(recipe, ReinitTopLayers(2), top_layers=1))
-        return
-    with pytest.raises(InputError) as caught:
-        check(recipe)
-    assert str(caught.value).startswith(error)
-
-
-def test_all_weights_of_layers_that_start_anew_must_train(recipe: Recipe) -> None:
-    with pytest.raises(InputError, match=r"model.trainable: expected its default beside ReinitTopLayers\(count=1\)"):
-        check(operated(recipe, ReinitTopLayers(1), trainable="biases"))
-
-
 def test_refused_before_the_data_are_read(recipe: Recipe, tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         operated(recipe, KeepLayers(first=9)), data=dataclasses.replace(recipe.data, path=str(tmp_path / "nowhere"))
@@ -179,11 +150,6 @@ def test_refused_before_the_data_are_read(recipe: Recipe, tmp_path: Path) -> Non
     ):
         run.run(recipe, Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
-
-
-def test_one_kernel_is_chosen_in_one_place(recipe: Recipe) -> None:
-    with pytest.raises(InputError, match=r"model.attn_implementation: expected None beside SetAttention"):
-        check(operated(recipe, SetAttention("sdpa"), attn_implementation="eager"))
 
 
 def test_said_in_yaml_and_by_flags(tmp_path: Path) -> None:

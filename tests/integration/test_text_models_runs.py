@@ -169,15 +169,6 @@ def test_a_run_does_not_go_on_with_another_model(
     assert run.run(augment, Launch(output=str(folder), resume=True)) is not None
 
 
-def test_in_every_epoch_they_are_refused(recipe: Recipe, says_good: str, tmp_path: Path) -> None:
-    said = "data.augment_copies: expected 1 or more beside SubstituteByModel, whose model is too slow to run in every epoch"
-    with pytest.raises(InputError, match=said):
-        run.run(
-            augmented(recipe, Sometimes(SubstituteByModel(says_good)), copies=0), Launch(output=str(tmp_path / "run"))
-        )
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_checkpoint_that_will_not_do_is_refused_before_there_is_a_folder(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="weights for masked words are missing"):
         run.run(augmented(recipe, SubstituteByModel(recipe.model.checkpoint)), Launch(output=str(tmp_path / "run")))

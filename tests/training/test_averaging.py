@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from hf_finetune import Averaging, InputError, Launch, Recipe
-from hf_finetune.config.rules import check
+from hf_finetune import Averaging, Launch, Recipe
 from hf_finetune.pipeline import run
 from hf_finetune.training import best_weights, checkpoints
 from hf_finetune.training.averaging import Averages, Ema, Tail, put_in, swapped
@@ -216,20 +215,6 @@ def test_averages_do_not_touch_the_training(tmp_path: Path) -> None:
     )
     small_trainer(tmp_path, "bert", num_train_epochs=2.0, dropout=None, trainer=made).train()
     assert furthest(last.seen[-1], beside.seen[-1]) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("averaging", "said"),
-    [
-        (Averaging(ema_decay=1.0), "averaging.ema_decay: expected above 0 and below 1, got 1.0"),
-        (Averaging(tail_share=1.5), "averaging.tail_share: expected from 0 to 1, got 1.5"),
-        (Averaging(tail_every="epoch"), "averaging.tail_every: expected step while averaging.tail_share is 0"),
-    ],
-)
-def test_refused(tmp_path: Path, averaging: Averaging, said: str) -> None:
-    """Before anything is loaded."""
-    with pytest.raises(InputError, match=said):
-        check(replace(small_recipe(tmp_path), averaging=averaging))
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import MinLen
 
 from hf_finetune.distillation.networks import PLAIN_ATTENTION, LayerPairs, Networks, layer_pairs
 from hf_finetune.distillation.weight_schedules import Weight
@@ -21,7 +23,7 @@ class AttentionMaps:
 
     Where the two networks have other numbers of heads, by the mean over each one's heads. Without dropout's noise."""
 
-    layers: Literal["uniform", "last", "searched"] | LayerPairs = "uniform"
+    layers: Literal["uniform", "last", "searched"] | Annotated[LayerPairs, MinLen(1)] = "uniform"
     """Which layers go together, see HiddenStates; searched: by the divergence of the heads' mean attention; pairs count from
     1."""
     form: Literal["kl", "mse"] = "kl"

@@ -6,7 +6,9 @@ Legend: B rows, T tokens, S the student's width, D the teacher's, L its layers, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import MinLen
 
 from hf_finetune.distillation.networks import UNIFORM_LAYERS, LayerPairs, Networks, layer_pairs
 from hf_finetune.distillation.weight_schedules import Weight
@@ -23,7 +25,7 @@ class HiddenStates:
     """The state of every token after a layer, projected onto the teacher's width, by the squared difference
     (FitNets, arXiv:1412.6550; TinyBERT, arXiv:1909.10351)."""
 
-    layers: Literal["uniform", "last", "learned", "searched"] | LayerPairs = "uniform"
+    layers: Literal["uniform", "last", "learned", "searched"] | Annotated[LayerPairs, MinLen(1)] = "uniform"
     """Which layers go together. uniform: each of the student's with one of the teacher's, spread evenly, the last with the
     last; last: the last two alone; learned: each of the student's with a weighted mean of all of the teacher's, whose weights
     train (a softmax, as in arXiv:2012.14022); searched: before training, each of the student's with one of the teacher's in

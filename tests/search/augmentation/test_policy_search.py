@@ -401,7 +401,7 @@ def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
     [
         ({}, None),
         ({"objective": Supervised(mix=(Mixup(),))}, "objective.mix has the recipe's own"),
-        ({"batching": Batching(unpadded=True)}, "batching.unpadded: expected false or None beside objective.mix"),
+        ({"batching": Batching(unpadded=True)}, "batching.unpadded: expected false or None"),
         ({"train": Train(per_device_train_batch_size=1)}, "a forward pass has one row"),
         ({"method": "lora"}, None),
         ({"method": "lora", "train": Train(per_device_train_batch_size=1)}, "a forward pass has one row"),

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from hf_finetune import InputError, Launch, Optim, StoppedBySignal
-from hf_finetune.config.rules import check
+from hf_finetune import Launch, Optim, StoppedBySignal
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.training import checkpoints
 from hf_finetune.training.checkpoints import CheckpointKeeper
@@ -215,15 +214,3 @@ def test_run_with_sam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     again, without = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("stopped", "plain"))
     assert furthest(again, saved) == 0.0
     assert furthest(without, saved) > 1e-5
-
-
-@pytest.mark.parametrize(
-    ("optim", "said"),
-    [
-        (Optim(sam_rho=-0.1), "optim.sam_rho: expected 0 or more, got -0.1"),
-        (Optim(sam_adaptive=True), "optim.sam_adaptive: expected false while optim.sam_rho is 0"),
-    ],
-)
-def test_refused(tmp_path: Path, optim: Optim, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        check(replace(small_recipe(tmp_path), optim=optim))

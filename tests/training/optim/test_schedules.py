@@ -286,14 +286,7 @@ def test_flags_and_yaml(tmp_path: Path) -> None:
         ("linear", {"gamma": 0.1}, "schedule.gamma: linear does not read it, but nothing; remove it"),
         ("step", {"milestones": (1.0,)}, "schedule.milestones: step does not read it, but step_size, gamma; remove it"),
         ("cyclic", {"gamma": 0.9}, "schedule.gamma: cyclic reads it with schedule.cycle_mode exp_range alone"),
-        ("step", {"step_size": 0.0}, "schedule.step_size: expected a number above 0, got 0.0"),
-        ("cosine", {"min_lr_ratio": 1.0}, "schedule.min_lr_ratio: expected at least 0 and below 1, got 1.0"),
         ("cosine_with_restarts", {"num_cycles": 1.5}, "schedule.num_cycles: expected a whole number, got 1.5"),
-        ("reduce_lr_on_plateau", {"factor": 1.0}, "schedule.factor: expected above 0 and below 1, got 1.0"),
-        ("reduce_lr_on_plateau", {"patience": -1}, "schedule.patience: expected 0 or more, got -1"),
-        ("multistep", {"milestones": (0.5, 0.25)}, "schedule.milestones: expected rising numbers above 0"),
-        ("cosine_annealing_warm_restarts", {"t_mult": 0}, "schedule.t_mult: expected at least 1, got 0"),
-        ("one_cycle", {"div_factor": 0.0}, "schedule.div_factor: expected a number above 0, got 0.0"),
     ],
 )
 def test_what_a_schedule_does_not_read_is_refused(name: ScheduleName, numbers: dict[str, Any], message: str) -> None:
