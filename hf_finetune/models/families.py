@@ -78,19 +78,19 @@ class Images:
     patches: bool = False
     """Whether `patch_size` cuts the image, so that it can be changed."""
     tokens_before: int | None = None
-    """Positions of tokens before a flat grid of patches (CLS, DeiT's distillation token); None: there is no such grid."""
+    """Positions of tokens before a flat grid of patches (CLS, DeiT's distillation token); None: there is no grid."""
     antialias: bool = False
     """Whether the family smooths a grid of positions that it makes smaller."""
     any_size: bool = False
     """Whether it takes images of another size as it is. Not Swin: it fits its windows to the first small image that it
     meets, and is of no use for a large one after."""
     on_request: bool = False
-    """Whether the embeddings interpolate positions only where they are told to."""
+    """Whether the embeddings interpolate positions only on request."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family keeps what is changed, read or exchanged. Module names are relative to the encoder or to a layer."""
+    """Where a family has what is changed, read or exchanged. Module names are relative to the encoder or to a layer."""
 
     layers: str
     """Name of a layer inside the encoder, `{}` for its number, or for those of its stage and of the layer in it."""
@@ -126,7 +126,7 @@ class Family:
     silent_if: Mapping[str, Any] = field(default_factory=dict)
     """Config fields with the values under which a layer can pass on what it gets."""
     attention: Literal["plain", "biased"] | None = None
-    """Separate query, key and value. plain: the softmax of query times key; biased: positions are added to the scores."""
+    """Separate query, key and value. plain: softmax of query times key; biased: positions are added to the scores."""
     fused: FusedParts | None = None
     """Modules of a layer that can be computed as one function; None: it cannot."""
     tokenwise_from: str | None = None
@@ -216,7 +216,7 @@ _DINOV2 = Family(
     head=StockHead(None, "linear"),
     images=Images(patches=True, tokens_before=1, any_size=True),
 )
-# Its feed-forward network is 4 times as wide as the layer, whatever the config says.
+# Its feed-forward network is 4 times as wide as the layer, whatever the config has.
 _CONVNEXT = Family(
     layers="encoder.stages.{}.layers.{}",
     outputs=("pwconv2",),
@@ -255,7 +255,7 @@ FAMILIES: Mapping[str, Family] = {
         dropout=_HIDDEN_ATTENTION,
         attention="biased",
         tokenwise_from="attention.LayerNorm",
-        # It takes the padding token's id to be 1, whatever its config says.
+        # It takes the padding token's id to be 1, whatever its config has.
         first_position=lambda config: 2,
         head=_tanh_mlp("classifier.dense", "classifier.out_proj"),
     ),

@@ -20,9 +20,9 @@ def freeze_lower(model: nn.Module, n: int) -> None:
     """Freeze the embeddings and the lowest `n` encoder layers. 0 freezes nothing.
 
     All that the frozen layers read is frozen with them (position biases that all layers share), and they run in
-    evaluation mode whatever the model's mode is, without dropout: their output for a given input stays what it was. What
-    follows the layers (a final norm, the pooler) and the head go on training. In a PEFT model the adapters of those
-    layers are frozen too.
+    evaluation mode whatever the model's mode is, without dropout: their output for a given input stays what it was.
+    What follows the layers (a final norm, the pooler) and the head go on training. In a PEFT model the adapters of
+    those layers are frozen too.
 
     Raises:
         InputError: the encoder has fewer than `n` layers.

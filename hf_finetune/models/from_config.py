@@ -1,11 +1,10 @@
-"""A network of random weights: of a checkpoint it has the family, the fields of its config that stay, and the tokenizer.
+"""A network of random weights, with a checkpoint's family and tokenizer, and its config but for some fields.
 
 So a student can be as small as it has to be, where no smaller checkpoint is at hand.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import typing
 from collections.abc import Mapping, Sequence
@@ -20,17 +19,18 @@ from transformers.activations import ACT2FN
 from hf_finetune.errors import InputError
 from hf_finetune.models.safety import one_line
 from hf_finetune.utils.config import validated
+from hf_finetune.utils.messages import did_you_mean
 
 FIELD = "model.from_config"
-# Of a family's own fields, what a classifier is told by something else, or is none with.
+# Of a family's own fields, those that follow from something else, or with which it is no classifier.
 NOT_FREE = {
-    "vocab_size": "the checkpoint's tokenizer says it",
-    "num_channels": "pictures come in three colours",
+    "vocab_size": "it is that of the checkpoint's tokenizer",
+    "num_channels": "images come in three colors",
     "is_decoder": "an encoder is trained here",
     "add_cross_attention": "an encoder is trained here",
 }
-# What a config works out from its other fields, unless a file says it: then as the checkpoint's sizes had it.
-WORKED_OUT = ("layer_types", "stage_names", "out_features", "out_indices", "pooler_output_size", "pooler_hidden_size")
+# What a config derives from its other fields, unless a file has it: then for the checkpoint's sizes.
+DERIVED = ("layer_types", "stage_names", "out_features", "out_indices", "pooler_output_size", "pooler_hidden_size")
 # One number for each stage of a network, and how many stages there are.
 BY_STAGE = ("hidden_sizes", "num_heads", "patch_sizes", "strides", "padding")
 STAGES = ("num_stages", "num_encoder_blocks")
@@ -40,8 +40,8 @@ def resized(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrainedC
     """The checkpoint's config with some of its fields set otherwise.
 
     Args:
-        changes: the family's own fields, by the names that its config class has for them: not those that every config has,
-            nor what the tokenizer or the data say.
+        changes: the family's own fields, by the names that its config class has for them: not those that every config
+            has, nor what follows from the tokenizer or the data.
 
     Raises:
         InputError: naming the field: there is no such one, its value is of another type or out of range, or does not go
@@ -49,11 +49,11 @@ def resized(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrainedC
     """
     if config.to_dict().get("auto_map"):
         _refuse("", "expected a family of transformers itself, got a checkpoint with code of its own")
-    given = {}
+    new_fields = {}
     for name, value in changes.items():
         own = config.attribute_map.get(name, name)
-        given[own] = _checked(config, name, own, value)
-    plain = {n: v for n, v in config.to_dict().items() if n not in WORKED_OUT} | given
+        new_fields[own] = _checked(config, name, own, value)
+    plain = {n: v for n, v in config.to_dict().items() if n not in DERIVED} | new_fields
     try:
         new = type(config).from_dict(plain)
     except (StrictDataclassError, ValueError, TypeError, KeyError, IndexError) as error:
@@ -65,11 +65,11 @@ def resized(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrainedC
 def check_buildable(config: PreTrainedConfig) -> None:
     """Build the encoder that a config describes, without memory behind it.
 
-    Nothing is sent through: BEiT keeps an index from its first forward pass for all networks of the process, and would keep
-    one without memory.
+    Nothing is sent through: BEiT keeps an index from its first forward pass for all networks of the process, and would
+    keep one without memory.
 
     Raises:
-        InputError: what the library says of it.
+        InputError: with the library's message.
     """
     try:
         with torch.device("meta"):
@@ -91,16 +91,14 @@ def _checked(config: PreTrainedConfig, name: str, own: str, value: Any) -> Any:
     if own in NOT_FREE or (own in known and own.endswith("_token_id")):
         _refuse(name, f"expected no such field: {NOT_FREE.get(own, NOT_FREE['vocab_size'])}; leave it out")
     if own not in known:
-        close = difflib.get_close_matches(name, free, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(free))}"
-        _refuse(name, f"the config of {config.model_type} has no such field; {hint}")
+        hint = did_you_mean(name, free) or f"; known: {', '.join(sorted(free))}"
+        _refuse(name, f"the config of {config.model_type} has no such field{hint}")
     value = validated(value, typing.get_type_hints(type(config), localns={"torch": torch})[own], f"{FIELD}.{name}")
     if own == "image_size" and not isinstance(value, int):
-        _refuse(name, f"expected one number, the side of a square picture in pixels, got {value}")
+        _refuse(name, f"expected one number, the side of a square image in pixels, got {value}")
     if own.endswith(("_act", "activation")) and isinstance(value, str) and value not in ACT2FN:
-        close = difflib.get_close_matches(value, ACT2FN, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(ACT2FN)}"
-        _refuse(name, f"{value!r} is none of transformers' activations; {hint}")
+        hint = did_you_mean(value, ACT2FN) or f"; known: {', '.join(ACT2FN)}"
+        _refuse(name, f"{value!r} is none of transformers' activations{hint}")
     _check_range(name, value, _numbers(config.to_dict().get(own)))
     return value
 
@@ -142,9 +140,9 @@ def _check_together(config: PreTrainedConfig) -> None:
             _check_heads("embed_dim", plain["embed_dim"] * 2**stage, heads_here)
     elif isinstance(width, int) and isinstance(heads, int):
         _check_heads("hidden_size", width, heads)
-    picture, patch = plain.get("image_size"), plain.get("patch_size")
-    if isinstance(picture, int) and isinstance(patch, int) and picture % patch:
-        _refuse("image_size", f"expected a multiple of patch_size {patch}, got {picture}")
+    side, patch = plain.get("image_size"), plain.get("patch_size")
+    if isinstance(side, int) and isinstance(patch, int) and side % patch:
+        _refuse("image_size", f"expected a multiple of patch_size {patch}, got {side}")
 
 
 def _check_heads(name: str, width: int, heads: int) -> None:

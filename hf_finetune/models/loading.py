@@ -54,8 +54,8 @@ class Loaded:
 
     model: PreTrainedModel
     fresh: tuple[str, ...]
-    """Modules with weights that the checkpoint does not have, or has in another shape: they start at random. Of a network
-    whose weights are all random, those that sit on the encoder."""
+    """Modules with weights that the checkpoint does not have, or has in another shape: they start at random. Of a
+    network whose weights are all random, those that sit on the encoder."""
     notes: tuple[str, ...]
     """For the user, each also logged at INFO."""
 
@@ -128,16 +128,17 @@ def load_classifier(
         dropout: rate of every dropout of the network, stochastic depth included; also written to its config. None: the
             config's.
         attn_implementation: None: eager where there is no accelerator, the library's choice where there is.
-        from_config: leave the checkpoint's weights alone and start all of them at random, as pretraining did, in a network
-            of its family with these fields of the config set otherwise, see `from_config.resized`.
+        from_config: leave the checkpoint's weights alone and start all of them at random, as pretraining did, in a
+            network of its family with these fields of the config set otherwise, see `from_config.resized`.
         surgery: operations on the loaded model; what they draw follows from `seed`, too.
-        distilled: of deit, the class with a head on the distillation token as well, see `modules.classification_layers`.
+        distilled: of deit, the class with a head on the distillation token as well, see
+            `modules.classification_layers`.
         keep_head: False: replace a head for the same classes as well, since pretraining hands over the encoder alone.
 
     Raises:
-        InputError: as `inspect_checkpoint`, and `load_config`; the family has no such classifier, no sdpa attention or a
-            dropout that its config does not govern; the weights do not fit the config, or are for another kind of model;
-            the surgery's result cannot be expressed in the family's config.
+        InputError: as `inspect_checkpoint`, and `load_config`; the family has no such classifier, no sdpa attention or
+            a dropout that its config does not govern; the weights do not fit the config, or are for another kind of
+            model; the surgery's result cannot be expressed in the family's config.
     """
     pretrained = from_config is None
     local = inspect_checkpoint(
@@ -148,7 +149,7 @@ def load_classifier(
     name_classes(config, labels)
     config.problem_type = "single_label_classification"
     if not config.to_dict().get("auto_map"):
-        # Whatever a checkpoint names: the first class of a family is the plain one, and DeiT's other one is for students.
+        # Whatever a checkpoint names: a family's first class is the plain one, and DeiT's other one is for students.
         config.architectures = [DeiTForImageClassificationWithTeacher.__name__] if distilled else []
     notes = list(local.notes)
     if dropout is not None and not set_dropout(config, dropout):
@@ -247,7 +248,7 @@ def _built(
     seed: int,
     pretrained: bool,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model with the checkpoint's weights, or with first ones, and the loader's report of missing and other weights."""
+    """The model with the checkpoint's weights, or with first ones, and the loader's report of missing weights."""
     auto = AUTO_CLASS[task]
     try:
         with quiet(), seeded(seed):
@@ -299,7 +300,7 @@ def _classes_of_head(local: LocalCheckpoint) -> list[str]:
 
 
 def set_dropout(config: PreTrainedConfig, rate: float) -> int:
-    """Set every dropout rate of the config, unset ones included (None means: as another), and return how many there are.
+    """Set every dropout rate of the config, unset ones included (None means: as another); return their number.
 
     The families name them differently (hidden_dropout_prob, attention_dropout, drop_path_rate), but all with `drop`.
     """

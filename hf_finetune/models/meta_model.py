@@ -1,4 +1,4 @@
-"""A classifier without weights, built from its config alone: what does not fit it is refused before anything is loaded."""
+"""A classifier without weights, from its config alone: what does not fit is refused before anything is loaded."""
 
 from __future__ import annotations
 

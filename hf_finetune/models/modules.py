@@ -56,8 +56,8 @@ def encoder_layers(model: nn.Module) -> list[nn.Module]:
     """The encoder's layers, bottom to top: the children of its outermost list of modules.
 
     Transformer blocks for the flat families. For Swin, ConvNeXt and ResNet these are the stages, because the blocks of
-    a stage share its downsampling. ALBERT has one layer, which it applies many times. PoolFormer's are the blocks of all
-    its stages.
+    a stage share its downsampling. ALBERT has one layer, which it applies many times. PoolFormer's are the blocks of
+    all its stages.
 
     Raises:
         InputError: the encoder has no list of layers.

@@ -69,8 +69,8 @@ def shrink_for(model: PreTrainedModel, size: int) -> Shrink:
     config, family = model.config, family_of(model.config)
     if family is None or family.images is None or not family.images.any_size:
         raise InputError(
-            f"data.low_resolution: {config.model_type} takes images of one size only; leave it out, or use a vit, deit, "
-            "beit, dinov2, convnext or resnet checkpoint"
+            f"data.low_resolution: {config.model_type} takes images of one size only; leave it out, or use a vit, "
+            "deit, beit, dinov2, convnext or resnet checkpoint"
         )
     if family.images.on_request:
         # Here, so that whoever calls the model need not know; positions that fit stay as they are.

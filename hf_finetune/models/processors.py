@@ -1,4 +1,4 @@
-"""From a checkpoint to what turns rows into tensors: a tokenizer or an image processor, each checked to fit the model."""
+"""From a checkpoint to its tokenizer or image processor, each checked to fit the model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def load_tokenizer(
     Args:
         max_length: longest text in tokens, special tokens included; stored with the tokenizer as `model_max_length`.
         from_config: fields of the checkpoint's config to set otherwise, see `from_config.resized`.
-        positions: tokens that the model will have positions for. None: as many as its config says.
+        positions: tokens that the model will have positions for. None: its config's number.
         sample: texts of the data, a few hundred at most, to see whether the vocabulary knows them.
 
     Raises:

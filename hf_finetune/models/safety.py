@@ -6,7 +6,6 @@ refused here by name, whether or not the installed transformers would already re
 
 from __future__ import annotations
 
-import difflib
 import json
 import pickle
 import re
@@ -31,6 +30,7 @@ from transformers import CONFIG_MAPPING
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artefacts_in
+from hf_finetune.utils.messages import did_you_mean
 
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
@@ -82,8 +82,8 @@ def inspect_checkpoint(
 
     Args:
         checkpoint: a folder (of a model, or of a run, whose model/ or encoder/ is meant), else a Hub id. Of a Hub
-            repository only root files are fetched: json, txt, sentencepiece models and safetensors; `.bin` only when there
-            are no safetensors; `.py` only with `trust_remote_code`.
+            repository only root files are fetched: json, txt, sentencepiece models and safetensors; `.bin` only when
+            there are no safetensors; `.py` only with `trust_remote_code`.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: let the checkpoint bring Python code and name kernels.
         need_weights: False: for its config, tokenizer or processor alone. Weights are then not looked at: they are not
@@ -248,14 +248,13 @@ def _check_model_type(name: str, config: dict[str, Any]) -> None:
     if not isinstance(model_type, str):
         raise InputError(f"{name}: config.json has no model_type (`bert`, `vit`); is it a transformers checkpoint?")
     if model_type == "timm_wrapper":
-        # Paths of further files among them, which nothing here would have inspected; no surgery knows its layers either.
+        # Paths of further files among them, which nothing here would have inspected.
         why = "whose config hands arguments of any kind to timm.create_model"
         families = "a ViT, DeiT, DINOv2, Swin, BEiT, ConvNeXt, ResNet, EfficientNet or PoolFormer"
         raise InputError(f"{name}: expected a family of transformers, got timm_wrapper, {why}; use {families}")
     if model_type not in CONFIG_MAPPING:
-        close = difflib.get_close_matches(model_type, list(CONFIG_MAPPING), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "a newer transformers may know it"
-        raise InputError(f"{name}: config.json has the unknown model_type {model_type!r}; {hint}")
+        hint = did_you_mean(model_type, CONFIG_MAPPING) or "; a newer transformers may know it"
+        raise InputError(f"{name}: config.json has the unknown model_type {model_type!r}{hint}")
 
 
 def _weight_files(name: str, folder: Path) -> tuple[Path, ...]:
@@ -319,5 +318,5 @@ def first_line(error: Exception) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without its line breaks."""
+    """The message of an error, without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__

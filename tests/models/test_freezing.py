@@ -247,8 +247,8 @@ def test_batch_norm_stays_frozen_under_ddp(classifier, inputs, tmp_path):
     try:
         parallel = nn.parallel.DistributedDataParallel(model).train()
         parallel(**inputs("resnet")).logits.sum().backward()
-        # Whoever lets go of the group last joins its threads; a reducer does so with the interpreter's lock in its hands, for
-        # which they may be waiting (pytorch/pytorch#56297). `destroy_process_group` does it without.
+        # Whoever lets go of the group last joins its threads; a reducer does so with the interpreter's lock in its
+        # hands, for which they may be waiting (pytorch/pytorch#56297). `destroy_process_group` does it without.
         del parallel
         gc.collect()
     finally:
@@ -260,12 +260,12 @@ def test_batch_norm_stays_frozen_under_ddp(classifier, inputs, tmp_path):
 def test_gradients_do_not_depend_on_the_split(classifier):
     """Two halves of a batch give the gradient of the whole, with fixed statistics only."""
     generator = torch.Generator().manual_seed(1)
-    pictures, labels = torch.randn(4, 3, 32, 32, generator=generator), torch.tensor([0, 1, 2, 0])
+    images, labels = torch.randn(4, 3, 32, 32, generator=generator), torch.tensor([0, 1, 2, 0])
 
     def gradient(model: nn.Module, parts: list[slice]) -> torch.Tensor:
         model.zero_grad()
         for part in parts:
-            logits = model.train()(pixel_values=pictures[part]).logits
+            logits = model.train()(pixel_values=images[part]).logits
             (nn.functional.cross_entropy(logits, labels[part]) / len(parts)).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 

@@ -39,14 +39,14 @@ def task_of(family: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
 def test_every_family_smaller_and_at_random(family: str, checkpoint, inputs, tmp_path: Path) -> None:
-    """The sizes asked for, weights by the seed alone, none of the checkpoint's; saved, plain transformers has it again."""
+    """The sizes requested, weights by the seed alone; saved, plain transformers has it again."""
     changes, folder = sizes(family), checkpoint(family)
     check_config(folder, from_config=changes, task=task_of(family)["task"])
     loaded = load_classifier(folder, **task_of(family), from_config=changes, seed=3)
     model = loaded.model.eval()
     for name, value in changes.items():
-        found = model.config.to_dict()[model.config.attribute_map.get(name, name)]
-        assert (list(found) if isinstance(value, list) else found) == value
+        actual = model.config.to_dict()[model.config.attribute_map.get(name, name)]
+        assert (list(actual) if isinstance(value, list) else actual) == value
     assert loaded.fresh and all(not n.startswith(f"{model.base_model_prefix}.") for n in loaded.fresh)
     assert "none of its weights is used, all start at random from seed 3" in loaded.notes[-1]
     again = load_classifier(folder, **task_of(family), from_config=changes, seed=3).model
@@ -74,36 +74,37 @@ def test_its_own_size_but_nothing_that_it_knows(checkpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "changes", "said"),
+    ("family", "changes", "field", "words"),
     [
-        ("vit", {"hiden_size": 8}, "model.from_config.hiden_size: the config of vit has no such field; did you mean 'hidden_size'?"),
-        ("vit", {"depths": [1]}, "model.from_config.depths: the config of vit has no such field; known: attention_probs"),
-        ("vit", {"num_labels": 3}, "model.from_config.num_labels: the config of vit has no such field"),
-        ("bert", {"vocab_size": 10}, "model.from_config.vocab_size: expected no such field: the checkpoint's tokenizer says it"),
-        ("bert", {"pad_token_id": 1}, "model.from_config.pad_token_id: expected no such field: the checkpoint's tokenizer"),
-        ("vit", {"num_channels": 1}, "model.from_config.num_channels: expected no such field: pictures come in three"),
-        ("vit", {"hidden_size": "big"}, "model.from_config.hidden_size: expected a whole number, got 'big'"),
-        ("vit", {"hidden_size": True}, "model.from_config.hidden_size: expected a whole number, got True"),
-        ("vit", {"num_hidden_layers": 0}, "model.from_config.num_hidden_layers: expected at least 1, got 0"),
-        ("resnet", {"depths": [1, 1, 0, 1]}, "model.from_config.depths: expected at least 1, got"),
-        ("vit", {"hidden_size": 30}, "model.from_config.hidden_size: expected a multiple of the 4 attention heads, got 30"),
-        ("bert", {"num_attention_heads": 5}, "model.from_config.hidden_size: expected a multiple of the 5 attention heads, got 32"),
-        ("swin", {"embed_dim": 15}, "model.from_config.embed_dim: expected a multiple of the 2 attention heads, got 15"),
-        ("vit", {"image_size": 30}, "model.from_config.image_size: expected a multiple of patch_size 8, got 30"),
-        ("vit", {"image_size": [32, 16]}, "model.from_config.image_size: expected one number, the side of a square picture"),
-        ("vit", {"hidden_dropout_prob": 1.0}, "model.from_config.hidden_dropout_prob: expected at least 0 and below 1, got 1.0"),
-        ("vit", {"layer_norm_eps": -1e-5}, "model.from_config.layer_norm_eps: expected 0 or more, got -1e-05"),
-        ("vit", {"hidden_act": "gellu"}, "model.from_config.hidden_act: 'gellu' is none of transformers' activations; did you mean 'gelu'"),
-        ("resnet", {"hidden_sizes": [8, 8]}, "model.from_config.hidden_sizes: expected 4 numbers, as many as depths has, got"),
-        ("convnext", {"hidden_sizes": [8, 8], "depths": [1, 1]}, "model.from_config.num_stages: expected 2, as many as depths"),
-        ("resnet", {"layer_type": "odd"}, "model.from_config: "),
+        ("vit", {"hiden_size": 8}, ".hiden_size", "did you mean 'hidden_size'?"),
+        ("vit", {"depths": [1]}, ".depths", "no such field; known: attention_probs"),
+        ("vit", {"num_labels": 3}, ".num_labels", "no such field"),
+        ("bert", {"vocab_size": 10}, ".vocab_size", "expected no such field: it is that of the checkpoint's tokenizer"),
+        ("bert", {"pad_token_id": 1}, ".pad_token_id", "expected no such field"),
+        ("vit", {"num_channels": 1}, ".num_channels", "expected no such field"),
+        ("vit", {"hidden_size": "big"}, ".hidden_size", "expected a whole number, got 'big'"),
+        ("vit", {"hidden_size": True}, ".hidden_size", "expected a whole number, got True"),
+        ("vit", {"num_hidden_layers": 0}, ".num_hidden_layers", "expected at least 1, got 0"),
+        ("resnet", {"depths": [1, 1, 0, 1]}, ".depths", "expected at least 1, got"),
+        ("vit", {"hidden_size": 30}, ".hidden_size", "expected a multiple of the 4 attention heads, got 30"),
+        ("bert", {"num_attention_heads": 5}, ".hidden_size", "a multiple of the 5 attention heads, got 32"),
+        ("swin", {"embed_dim": 15}, ".embed_dim", "expected a multiple of the 2 attention heads, got 15"),
+        ("vit", {"image_size": 30}, ".image_size", "expected a multiple of patch_size 8, got 30"),
+        ("vit", {"image_size": [32, 16]}, ".image_size", "expected one number"),
+        ("vit", {"hidden_dropout_prob": 1.0}, ".hidden_dropout_prob", "expected at least 0 and below 1, got 1.0"),
+        ("vit", {"layer_norm_eps": -1e-5}, ".layer_norm_eps", "expected 0 or more, got -1e-05"),
+        ("vit", {"hidden_act": "gellu"}, ".hidden_act", "did you mean 'gelu'"),
+        ("resnet", {"hidden_sizes": [8, 8]}, ".hidden_sizes", "expected 4 numbers, as many as depths has, got"),
+        ("convnext", {"hidden_sizes": [8, 8], "depths": [1, 1]}, ".num_stages", "expected 2, as many as depths"),
+        ("resnet", {"layer_type": "odd"}, "", ""),
     ],
-)  # fmt: skip
-def test_no_such_network(checkpoint, family: str, changes: dict[str, Any], said: str) -> None:
+)
+def test_no_such_network(checkpoint, family: str, changes: dict[str, Any], field: str, words: str) -> None:
     """In one line, by the field's name."""
     with pytest.raises(InputError) as refused:
         check_config(checkpoint(family), from_config=changes, task=task_of(family)["task"])
-    assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
+    message = str(refused.value)
+    assert message.startswith(f"model.from_config{field}: ") and words in message and "\n" not in message
 
 
 def test_what_only_building_it_tells(checkpoint) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BitImageProcessor,
     ConvNextImageProcessor,
@@ -26,7 +27,7 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
-from hf_finetune.models import loading, processors
+from hf_finetune.models import processors
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.modules import classification_layer
@@ -277,10 +278,16 @@ def test_dropout_unset_is_the_checkpoints(classifier):
     assert rates(classifier("distilbert").model) == {0.1, 0.2}
 
 
-def test_dropout_that_no_config_governs(classifier):
-    model = classifier("bert", dropout=0.3).model
-    model.bert.encoder.layer[0].output.dropout.p = 0.1
-    assert "bert.encoder.layer.0.output.dropout" in refusal(lambda: loading._check_dropout(model, 0.3))
+def test_dropout_that_no_config_governs(classifier, monkeypatch: pytest.MonkeyPatch):
+    read = AutoModelForSequenceClassification.from_pretrained
+
+    def read_with_a_rate_of_its_own(*args, **options):
+        model, info = read(*args, **options)
+        model.bert.encoder.layer[0].output.dropout.p = 0.1
+        return model, info
+
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained", read_with_a_rate_of_its_own)
+    assert "bert.encoder.layer.0.output.dropout" in refusal(lambda: classifier("bert", dropout=0.3))
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="the default is another one there")
@@ -441,13 +448,13 @@ def test_image_processor(checkpoint):
     ids=lambda value: type(value).__name__,
 )
 def test_image_processor_of_another_size(processor, size: dict[str, int], tmp_path: Path, checkpoint):
-    """As large as asked for, whatever the family's way of making pictures, and saved so."""
+    """As large as asked for, whatever the family's way of making images, and saved so."""
     folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "copy"))
     processor.save_pretrained(folder)
     before, after = load_image_processor(folder), load_image_processor(folder, image_size=64)
     assert before.to_dict()["size"] != size == after.to_dict()["size"]
-    picture = np.full((90, 90, 3), 255, dtype=np.uint8)
-    assert after(picture, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+    image = np.full((90, 90, 3), 255, dtype=np.uint8)
+    assert after(image, return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
     after.save_pretrained(folder)
     assert load_image_processor(folder).to_dict() == after.to_dict()
 

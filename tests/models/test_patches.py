@@ -48,7 +48,7 @@ def test_patches_are_dropped_in_training_only(family: str, classifier: Callable,
 
 @pytest.mark.parametrize("family", DROPS)
 def test_what_goes_on_is_a_part_of_what_was_there(family: str, classifier: Callable, inputs: Callable) -> None:
-    """The tokens before the patches come first, then patches of the same picture, each once and in order."""
+    """The tokens before the patches come first, then patches of the same image, each once and in order."""
     model, batch = classifier(family, dropout=0.0).model, inputs(family)
     embeddings = model.base_model.embeddings
     with torch.no_grad():

@@ -24,7 +24,7 @@ def trained(loaded: Loaded, *how: str | None) -> set[str]:
 
 
 def test_what_bert_trains(classifier: Callable[..., Loaded]) -> None:
-    """Of each layer: 4 + 2 linear layers and 2 norms; one norm in the embeddings; the pooler; the head trains always."""
+    """Of each layer: 4 + 2 linear layers and 2 norms; one norm in the embeddings; the pooler; the head, always."""
     head = {"classifier.weight", "classifier.bias"}
     everything = {name for name, _ in classifier("bert").model.named_parameters()}
     assert trained(classifier("bert"), "all") == everything
@@ -52,17 +52,17 @@ def test_every_family(family: str, which: str, classifier: Callable[..., Loaded]
             with pytest.raises(InputError, match=rf"model.trainable: {family} has no {which} in its encoder"):
                 train_only(model, which)
         return
-    found = trained(loaded, which)
-    assert found < {name for name, _ in loaded.model.named_parameters()}
+    actual = trained(loaded, which)
+    assert actual < {name for name, _ in loaded.model.named_parameters()}
     assert all(any(p.requires_grad for p in layer.parameters()) for layer in encoder_layers(loaded.model))
     train_only(bones, which, fresh=())
-    assert {name for name, p in bones.named_parameters() if p.requires_grad} <= found
+    assert {name for name, p in bones.named_parameters() if p.requires_grad} <= actual
 
 
 def test_the_norms_of_convnextv2(tmp_path: Path) -> None:
     folder = tiny_image_checkpoint(tmp_path, "convnextv2")
-    found = trained(load_classifier(folder, task="image-classification", labels=["bad", "good"]), "norms")
-    assert {name.split(".")[-1] for name in found if ".grn." in name} == {"weight", "bias"}
+    actual = trained(load_classifier(folder, task="image-classification", labels=["bad", "good"]), "norms")
+    assert {name.split(".")[-1] for name in actual if ".grn." in name} == {"weight", "bias"}
 
 
 def test_a_pattern_without_a_match_names_what_comes_near(classifier: Callable[..., Loaded]) -> None:

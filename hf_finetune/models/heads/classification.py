@@ -22,7 +22,7 @@ class ClassificationHead(nn.Module):
     """From one vector a row to logits: a linear layer, or one hidden layer before it.
 
     Args:
-        features: D, width of what it is given.
+        features: D, width of its input.
         num_labels: C.
         hidden: width of the hidden layer; None: there is none.
         activation: of the hidden layer, a name of `ACTIVATIONS`.

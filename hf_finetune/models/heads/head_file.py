@@ -1,8 +1,9 @@
 """head.safetensors: the head of a classifier that is no stock class, beside the stock encoder that it reads.
 
-Its header says, in strings, how it is read: `pooling` (cls, mean, max, attention), `last_layers`, `first` (tokens before
-the first one that is pooled), `activation` (of the hidden layer; empty: there is none), `task`, `labels` (a JSON list).
-Its tensors: `out.weight` (C, D) and `out.bias` (C,); `dense.weight`, `dense.bias` of a hidden layer; `query` of attention.
+Its header says, in strings, how it is read: `pooling` (cls, mean, max, attention), `last_layers`, `first` (tokens
+before the first one that is pooled), `activation` (of the hidden layer; empty: there is none), `task`, `labels` (a JSON
+list). Its tensors: `out.weight` (C, D) and `out.bias` (C,); `dense.weight`, `dense.bias` of a hidden layer; `query` of
+attention.
 
 Legend: C classes, D width.
 """

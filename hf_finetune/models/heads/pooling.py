@@ -66,8 +66,8 @@ def masked_max(states_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.
 class Pool(nn.Module):
     """One vector a row.
 
-    Attention is a weighted mean (arXiv:1512.08756, with a linear score): a token's weight is the softmax over the row of
-    its product with one learned vector, the `query`. That starts at zero: as the mean.
+    Attention is a weighted mean (arXiv:1512.08756, with a linear score): a token's weight is the softmax over the row
+    of its product with one learned vector, the `query`. That starts at zero: as the mean.
 
     Args:
         spec: how.

@@ -1,11 +1,11 @@
 """A BERT layer as one differentiable function, for short sequences on a CPU.
 
-A layer of a small BERT is a dozen matrix products and, under autocast, a hundred small operations between them: casts of
-weights and activations, their copies back, nodes of the graph. On a processor that is fast at bf16 products these take
-most of a step. Here the forward and the backward pass are written out, so that each weight is cast once, each
+A layer of a small BERT is a dozen matrix products and, under autocast, a hundred small operations between them: casts
+of weights and activations, their copies back, nodes of the graph. On a processor that is fast at bf16 products these
+take most of a step. Here the forward and the backward pass are written out, so that each weight is cast once, each
 activation lies in memory once, and few shapes of products are used. The numbers are those of the layers in
-`transformers`, to the rounding of the format; the stream from layer to layer and the normalisations stay in float32 under
-autocast. For long sequences nothing is gained: a ViT with 257 tokens took a fifth longer than in its own layers.
+`transformers`, to the rounding of the format; the stream from layer to layer and the normalizations stay in float32
+under autocast. For long sequences nothing is gained: a ViT with 257 tokens took a fifth longer than in its own layers.
 
 Legend: B rows, T tokens, Q tokens that are read (T, or 1), D width, F width of the feed-forward network, H heads,
 E = D / H.
@@ -91,7 +91,7 @@ class _Fed(NamedTuple):
 
 
 class _Normed(NamedTuple):
-    """What the backward pass of a normalisation needs."""
+    """What the backward pass of a normalization needs."""
 
     x: torch.Tensor
     mean: torch.Tensor
@@ -101,8 +101,8 @@ class _Normed(NamedTuple):
 class EncoderLayer(torch.autograd.Function):
     """`EncoderLayer.apply(x_BTD, mask, shape, *weights)` gives (B, Q, D).
 
-    The mask is added to the scores, and broadcast to (B, H, T, T); None where every token is read. Products are computed
-    in autocast's dtype where that is on, else in that of `x`.
+    The mask is added to the scores, and broadcast to (B, H, T, T); None where every token is read. Products are
+    computed in autocast's dtype where that is on, else in that of `x`.
     """
 
     @staticmethod
@@ -246,7 +246,7 @@ def _feed_backward(
 def _linear_backward(
     g: torch.Tensor, x: torch.Tensor, weight: bool, bias: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients of a linear layer's weight and bias where these are needed, from its output's (M, O) and its input (M, I)."""
+    """The gradients needed of a linear layer's weight and bias, from its output's (M, O) and its input (M, I)."""
     return g.t() @ x if weight else None, g.sum(0) if bias else None
 
 

@@ -42,7 +42,7 @@ def _first_token(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.
 
 @contextmanager
 def all_tokens(model: nn.Module) -> Iterator[None]:
-    """Inside, the last layer is computed for all tokens, whatever `first_token_alone` made of it; after, as before."""
+    """Inside, the last layer is computed for all tokens, despite `first_token_alone`; after, as before."""
     narrowed = [
         (module._forward_pre_hooks, key)
         for module in model.modules()

@@ -34,8 +34,9 @@ from hf_finetune.models.peft.compatibility import MERGEABLE, complete, cuts_out,
 from hf_finetune.models.safety import first_line
 from hf_finetune.utils.artifacts import ADAPTER_FILE
 
-# peft checks little of a config before it uses it. Seen, beside its own words: r 8.5 is a TypeError, VeRA's r 0 a division
-# by zero, a token index past the vocabulary an IndexError, on pictures an AttributeError, a broken pattern re.error.
+# peft checks little of a config before it uses it. Seen, beside its own words: r 8.5 is a TypeError, VeRA's r 0 a
+# division by zero, a token index past the vocabulary an IndexError, on images an AttributeError, a broken pattern
+# re.error.
 PEFT_COMPLAINTS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, re.error)
 HARMLESS_WARNINGS = (
     # A property of transformers that peft 0.21 still reads.
@@ -72,8 +73,8 @@ def lora_config(
         alpha: the update is scaled by alpha / r.
         dropout: rate on the adapter's input.
         fresh: modules that the checkpoint did not have, see `loading.Loaded`.
-        variant: plain; rslora scales by alpha / sqrt(r) (https://arxiv.org/abs/2312.03732); dora learns the length of every
-            row apart from its direction (https://arxiv.org/abs/2402.09353); pissa and olora, see
+        variant: plain; rslora scales by alpha / sqrt(r) (https://arxiv.org/abs/2312.03732); dora learns the length of
+            every row apart from its direction (https://arxiv.org/abs/2402.09353); pissa and olora, see
             `compatibility.cuts_out`.
     """
     config = LoraConfig(
@@ -99,21 +100,21 @@ def add_adapter(
 ) -> PeftModel:
     """Put an adapter on a classifier. `model` itself is changed; `config` is not.
 
-    The config's open ends are closed: targets where it names none or `all-linear`, the task type, `modules_to_save` (the
-    head and all of `fresh`), the size of a prompt, and AdaLoRA's schedule: all of the run's steps, a tenth of them before
-    ranks are cut and three tenths after, unless the config says otherwise. BatchNorm statistics are fixed: they are no part
-    of an adapter.
+    The config's open ends are closed: targets where it names none or `all-linear`, the task type, `modules_to_save`
+    (the head and all of `fresh`), the size of a prompt, and AdaLoRA's schedule: all of the run's steps, a tenth of them
+    before ranks are cut and three tenths after, unless the config has others. BatchNorm statistics are fixed: they
+    are no part of an adapter.
 
     Args:
         config: a PEFT config, complete or not.
         fresh: modules that the checkpoint did not have, see `loading.Loaded`.
         seed: of the adapter's first weights; torch's global generator is left as it was.
-        steps: optimiser steps of the run, for AdaLoRA. None: as the config says.
+        steps: optimizer steps of the run, for AdaLoRA. None: the config's.
         empty: give the adapter shapes but no memory, to see whether it fits a model of `meta_model`.
 
     Raises:
-        InputError: the method is not supported, does not fit this family, or names a module that the model does not have;
-            AdaLoRA's schedule does not fit the steps.
+        InputError: the method is not supported, does not fit this family, or names a module that the model does not
+            have; AdaLoRA's schedule does not fit the steps.
     """
     whole = complete(model, config, fresh)
     if isinstance(whole, AdaLoraConfig):
@@ -140,7 +141,7 @@ def _set_schedule(config: AdaLoraConfig, steps: int | None) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
-    """Put a saved adapter on a classifier with as many classes, whatever its head was initialised with.
+    """Put a saved adapter on a classifier with as many classes, whatever its head was initialized with.
 
     Args:
         folder: as `save_adapter` wrote it. `model` itself is changed.
@@ -179,11 +180,11 @@ def save_adapter(adapted: PeftModel, folder: str | Path, *, start: str | Path | 
     """Write adapter_config.json and adapter_model.safetensors, each of them whole or not at all.
 
     `PeftModel.from_pretrained(AutoModelFor...Classification.from_pretrained(base, num_labels=C), folder)` gives the
-    same model, whatever that base's head was initialised with. The README that peft adds is left out: it guesses.
+    same model, whatever that base's head was initialized with. The README that peft adds is left out: it guesses.
 
-    An adapter that took a part out of the pretrained weights when it began is saved as plain LoRA of twice the rank, what it
-    is minus what it was, for the weights it will be loaded onto have that part still. Layers whose rank is another than the
-    config's, because they are narrower, say theirs in `rank_pattern` and `alpha_pattern`.
+    An adapter that took a part out of the pretrained weights when it began is saved as plain LoRA of twice the rank,
+    what it is minus what it was, for the weights it will be loaded onto have that part still. Layers whose rank is
+    another than the config's, because they are narrower, say theirs in `rank_pattern` and `alpha_pattern`.
 
     Args:
         start: folder of the same adapter before it was trained, written by this function; for such adapters alone.

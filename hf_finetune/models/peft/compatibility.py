@@ -1,4 +1,4 @@
-"""Which PEFT method fits which family, and what its config leaves open; seen from the modules alone, without weights."""
+"""Which PEFT method fits which family, and what its config leaves open; from the modules alone, without weights."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hf_finetune.models.surgery.rebuild import layer_names
 SUPPORTED = tuple(map(PeftType, PEFT_TYPES))
 # Methods that add to the input, not to weights: no stock class can hold their result.
 PROMPTS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.PREFIX_TUNING)
-# Methods whose result is a stock model once merged: the merged and reloaded one gives the same logits, see the tests. LN
-# tuning merges into a model that still has peft's wrappers in it.
+# Methods whose result is a stock model once merged: the merged and reloaded one gives the same logits, see the tests.
+# LN tuning merges into a model that still has peft's wrappers in it.
 MERGEABLE = tuple(kind for kind in SUPPORTED if kind not in PROMPTS)
 # Those that work on convolutions, of the networks that have nothing else (ResNet).
 NOT_ON_CONVOLUTIONS = (PeftType.VERA, PeftType.OFT, PeftType.FOURIERFT, PeftType.RANDLORA)
@@ -162,7 +162,7 @@ def complete(model: PreTrainedModel, config: PeftConfig, fresh: Sequence[str]) -
     """A copy of the config with its open ends closed, see `adapters.add_adapter`.
 
     Raises:
-        InputError: as `check_fit`; it names a module that the model does not have, or the layers have none to put it on.
+        InputError: as `check_fit`; it names a module that the model does not have, or the layers have none for it.
     """
     check_fit(model, config)
     # The methods share the names of their fields, but no class that has them.
@@ -224,8 +224,8 @@ def _full_names(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
 def targets(model: PreTrainedModel) -> list[str]:
     """Full names of the linear layers within the encoder's layers; convolutions where there are none (ResNet).
 
-    Depthwise convolutions (ConvNeXt) are left out: a low-rank update mixes channels, which they do not. So is what makes
-    biases of positions.
+    Depthwise convolutions (ConvNeXt) are left out: a low-rank update mixes channels, which they do not. So is what
+    makes biases of positions.
     """
     in_layers = {m for layer in encoder_layers(model) for m in layer.modules()}
     named = [(name, m) for name, m in model.named_modules() if m in in_layers and POSITION_BIASES not in name]

@@ -67,9 +67,8 @@ def _adapter(value: Any) -> Any:
     if isinstance(value, str):
         value = {"peft_type": value}
     if not isinstance(value, dict) or value.get("peft_type") is None:
-        raise InputError(
-            f"adapter: expected a PEFT config like LoraConfig(...), in YAML {{peft_type: LORA, ...}} or its type, got {value!r}"
-        )
+        expected = "a PEFT config like LoraConfig(...), in YAML {peft_type: LORA, ...} or its type"
+        raise InputError(f"adapter: expected {expected}, got {value!r}")
     fields = dict(value)
     name = fields.pop("peft_type")
     name = name.value if isinstance(name, enum.Enum) else name

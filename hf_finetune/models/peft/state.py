@@ -1,7 +1,7 @@
 """What a checkpoint keeps of an adapter in training: every weight that trains, as it is, and AdaLoRA's ledger.
 
-peft's own format is made for use, not for going on: a prompt loses the network that makes it, AdaLoRA the ranks that are
-cut for now, and neither loads into a model that trains.
+peft's own format is made for use, not for going on: a prompt loses the network that makes it, AdaLoRA the ranks that
+are cut for now, and neither loads into a model that trains.
 """
 
 from __future__ import annotations

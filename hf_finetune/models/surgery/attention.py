@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_finetune.models.surgery.rebuild import refusal
+from hf_finetune.models.surgery.rebuild import Operation
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @configclass
-class SetAttention:
+class SetAttention(Operation):
     """Choose the attention kernel, as `model.attn_implementation` does. It is no part of a saved model."""
 
     implementation: Literal["eager", "sdpa"]
@@ -28,7 +28,7 @@ class SetAttention:
 
         model_class: Any = MODEL_MAPPING[type(config)]
         if self.implementation == "sdpa" and not model_class._supports_sdpa:
-            raise refusal(self, f"{config.model_type} has no sdpa attention; expected eager")
+            raise self.refusal(f"{config.model_type} has no sdpa attention; expected eager")
         config._attn_implementation = self.implementation
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_finetune.models.surgery.rebuild import known_family, rebuilt, refusal, updated_config
+from hf_finetune.models.surgery.rebuild import Operation
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 
 @configclass
-class SetDropout:
+class SetDropout(Operation):
     """Set dropout rates by site, or add dropout where the checkpoint has a rate of 0. None leaves a site as it is."""
 
     hidden: float | None = None
@@ -32,20 +32,16 @@ class SetDropout:
         Raises:
             InputError: there is no rate, one is out of range, or the family has no field for a site.
         """
-        fields = known_family(self, config).dropout
+        fields = self.family(config).dropout
         sites = {"hidden": self.hidden, "attention": self.attention}
         sites |= {"embeddings": self.embeddings, "classifier": self.classifier}
         rates = {site: rate for site, rate in sites.items() if rate is not None}
         if not rates:
-            raise refusal(self, f"expected a rate for one of {', '.join(sites)}, got none")
+            raise self.refusal(f"expected a rate for one of {', '.join(sites)}, got none")
         for site, rate in rates.items():
             if not 0 <= rate < 1:
-                raise refusal(self, f"{site}: expected at least 0 and below 1, got {rate}")
+                raise self.refusal(f"{site}: expected at least 0 and below 1, got {rate}")
             if site not in fields:
                 known = f"it has {', '.join(fields)}" if fields else "it has no dropout"
-                raise refusal(self, f"{site}: {config.model_type}'s config has no such rate; {known}")
+                raise self.refusal(f"{site}: {config.model_type}'s config has no such rate; {known}")
             setattr(config, fields[site], rate)
-
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with these rates."""
-        return rebuilt(model, updated_config(self, model))

@@ -10,15 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.models.families import FeedForward, stage_widths
-from hf_finetune.models.surgery.rebuild import (
-    check_plain_units,
-    known_family,
-    layer_names,
-    rebuilt,
-    refusal,
-    requested_width,
-    updated_config,
-)
+from hf_finetune.models.surgery.rebuild import Operation, layer_names
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -29,11 +21,12 @@ if TYPE_CHECKING:
 
 
 @configclass
-class ResizeFeedForward:
+class ResizeFeedForward(Operation):
     """Widen or narrow the feed-forward networks of all layers.
 
-    Narrower: the most important neurons stay, by the norm of a neuron's outgoing weights times that of its incoming ones
-    (for gated units, of both), the biases included. No data are looked at. Wider: the network computes what it did.
+    Narrower: the most important neurons stay, by the norm of a neuron's outgoing weights times that of its incoming
+    ones (for gated units, of both), the biases included. No data are looked at. Wider: the network computes what it
+    did.
     """
 
     width: int | None = None
@@ -51,40 +44,34 @@ class ResizeFeedForward:
         Raises:
             InputError: not one of `width` and `ratio` is set, or the family's config cannot express the result.
         """
-        kind, family = config.model_type, known_family(self, config)
+        kind, family = config.model_type, self.family(config)
         if family.feed_forward is None:
-            raise refusal(self, f"{kind}'s config does not say how wide its feed-forward networks are; leave it out")
-        check_plain_units(self, config)
+            raise self.refusal(f"{kind}'s config does not say how wide its feed-forward networks are; leave it out")
+        self.check_plain_units(config)
         if family.staged and self.ratio is None:
-            raise refusal(self, f"width: {kind}'s stages differ in width; give ratio")
+            raise self.refusal(f"width: {kind}'s stages differ in width; give ratio")
         field = family.feed_forward.width
         unit = 1
         if field == "mlp_ratio":
             # What the widths of all stages are multiples of.
             unit = math.gcd(*stage_widths(config)) if family.staged else config.hidden_size
         before = getattr(config, field) * unit
-        width = requested_width(self, self.width, self.ratio, before=before, unit="neurons")
+        width = self.requested_width(self.width, self.ratio, before=before, unit="neurons")
         if family.staged:
             config.mlp_ratio = width / unit
             return
         if width % unit:
             low = max(1, width // unit) * unit
-            raise refusal(self, f"expected a multiple of {unit} for {kind}, got {width}; give {low} or {low + unit}")
+            raise self.refusal(f"expected a multiple of {unit} for {kind}, got {width}; give {low} or {low + unit}")
         setattr(config, field, width // unit)
 
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with feed-forward networks of this width; new neurons are drawn by torch's generator."""
-        family = known_family(self, model.config)
-        network = family.feed_forward
-
-        def weights(old: Weights, fresh: Weights) -> Weights:
-            assert network is not None, "refused before"
-            result = dict(old)
-            for layer in layer_names(model, family, old):
-                result |= _resized(old, fresh, layer, network, split=self.new == "split")
-            return result
-
-        return rebuilt(model, updated_config(self, model), weights)
+    def new_weights(self, model: PreTrainedModel, old: Weights, fresh: Weights) -> Weights:
+        """Feed-forward networks of this width; new neurons are drawn by torch's generator."""
+        family, result = self.family(model.config), dict(old)
+        assert family.feed_forward is not None, "refused with the config"
+        for layer in layer_names(model, family, old):
+            result |= _resized(old, fresh, layer, family.feed_forward, split=self.new == "split")
+        return result
 
 
 def _resized(old: Weights, fresh: Weights, layer: str, network: FeedForward, *, split: bool) -> Weights:
@@ -128,8 +115,8 @@ def importance(rows_KN: Sequence[torch.Tensor], down_DN: torch.Tensor) -> torch.
 def shares(importance_N: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which neuron each of `width` neurons is a copy of, and its share of that one's output; each of shape (M,).
 
-    The most important ones are copied, in turn (Net2WiderNet, arXiv:1511.05641). A neuron and its copies share the output
-    as 1 : 2 : 3 ..., because copies with the same share would get the same gradients and stay copies forever.
+    The most important ones are copied, in turn (Net2WiderNet, arXiv:1511.05641). A neuron and its copies share the
+    output as 1 : 2 : 3 ..., because copies with the same share would get the same gradients and stay copies forever.
     """
     import torch
 

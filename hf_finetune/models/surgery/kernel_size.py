@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.models.families import FAMILIES
-from hf_finetune.models.surgery.rebuild import rebuilt, refusal, reshaped, updated_config
+from hf_finetune.models.surgery.rebuild import Operation
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 
 @configclass
-class SetKernelSize:
+class SetKernelSize(Operation):
     """Change the kernel size of a convolutional network's stages, the weights carried over.
 
     EfficientNet: its depthwise convolutions. PoolFormer: the convolutions that embed the patches of each stage. Padding
@@ -29,8 +29,9 @@ class SetKernelSize:
     stages: tuple[int, ...] | None = None
     """Stages whose kernels change, counted from 0. None: all."""
     fill: Literal["centre", "resize"] = "centre"
-    """centre: a larger kernel has the old one in its middle and zeros around it, which computes the same; a smaller one is
-    the old one's middle. resize: every weight is spread over the area that it covers in the new kernel, the sum kept."""
+    """centre: a larger kernel has the old one in its middle and zeros around it, which computes the same; a smaller one
+    is the old one's middle. resize: every weight is spread over the area that it covers in the new kernel, the sum
+    kept."""
 
     def update_config(self, config: PreTrainedConfig) -> None:
         """Write the new sizes to `config`.
@@ -44,18 +45,18 @@ class SetKernelSize:
         name = next((name for name in ("kernel_sizes", "patch_sizes") if name in fields), None)
         if name is None:
             why = "has none in its config, so plain transformers could not load the result"
-            raise refusal(self, f"{family} {why}; use an efficientnet or poolformer checkpoint")
+            raise self.refusal(f"{family} {why}; use an efficientnet or poolformer checkpoint")
         sizes, paddings = list(fields[name]), list(fields.get("padding", ()))
         for stage in range(len(sizes)) if self.stages is None else self.stages:
             if not 0 <= stage < len(sizes):
-                raise refusal(self, f"stages: {family} has stages 0 to {len(sizes) - 1}, got {stage}")
+                raise self.refusal(f"stages: {family} has stages 0 to {len(sizes) - 1}, got {stage}")
             more = self.size - sizes[stage]
             # EfficientNet's padding of a strided convolution is negative below 3; PoolFormer's is in its config.
             smallest = max(1, sizes[stage] - 2 * paddings[stage] if paddings else 3)
             if more % 2 or self.size < smallest:
                 expected = f"an even number more or less, and at least {smallest}"
                 now = f"stage {stage} has kernels of {sizes[stage]}"
-                raise refusal(self, f"size: {now}; expected {expected}, got {self.size}")
+                raise self.refusal(f"size: {now}; expected {expected}, got {self.size}")
             sizes[stage] = self.size
             if paddings:
                 paddings[stage] += more // 2
@@ -63,11 +64,9 @@ class SetKernelSize:
         if paddings:
             config.padding = paddings
 
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with kernels of the new size."""
-        change = centred if self.fill == "centre" else spread
-        weights = reshaped(lambda _, kernel, shape: change(kernel, shape[-1]))
-        return rebuilt(model, updated_config(self, model), weights)
+    def reshaped(self, config: PreTrainedConfig, name: str, kernel: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """A kernel of the new size."""
+        return centred(kernel, shape[-1]) if self.fill == "centre" else spread(kernel, shape[-1])
 
 
 def centred(kernel: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Surgery on the encoder's depth: layers kept, dropped, copied or added.
+"""Surgery on the encoder's depth: keep, drop, copy or add layers.
 
 Layers are numbered from 0, the lowest, over all stages where a family has stages.
 """
@@ -11,15 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from hf_finetune.models.families import Family, depth_of, depths_of
-from hf_finetune.models.surgery.rebuild import (
-    check_own_weights,
-    known_family,
-    layer_names,
-    rebuilt,
-    refusal,
-    unchanged,
-    updated_config,
-)
+from hf_finetune.models.surgery.rebuild import Operation, layer_names
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -39,8 +31,8 @@ class Source:
 
 
 @configclass
-class LayerStep:
-    """An operation on layers; exactly one of the fields says which."""
+class LayerStep(Operation):
+    """An operation on layers; exactly one of the fields names them."""
 
     first: int | None = None
     """The lowest so many layers."""
@@ -60,15 +52,15 @@ class LayerStep:
         counts = {n: v for n, v in (("first", self.first), ("last", self.last), ("every", self.every)) if v is not None}
         options = [*counts, *(["layers"] if self.layers else [])]
         if len(options) != 1:
-            raise refusal(self, f"expected one of first, last, every or layers, got {', '.join(options) or 'none'}")
+            raise self.refusal(f"expected one of first, last, every or layers, got {', '.join(options) or 'none'}")
         if self.layers:
             numbers = list(self.layers)
             if sorted(numbers) != numbers or not all(0 <= n < depth for n in numbers):
-                raise refusal(self, f"layers: expected rising numbers from 0 to {depth - 1}, got {numbers}")
+                raise self.refusal(f"layers: expected rising numbers from 0 to {depth - 1}, got {numbers}")
             return numbers
         ((option, count),) = counts.items()
         if not 1 <= count <= depth:
-            raise refusal(self, f"{option}: expected 1 to {depth}, as many layers as there are, got {count}")
+            raise self.refusal(f"{option}: expected 1 to {depth}, as many layers as there are, got {count}")
         numbers = list(range(depth))
         return numbers[:count] if option == "first" else numbers[-count:] if option == "last" else numbers[::count]
 
@@ -80,12 +72,12 @@ class LayerStep:
         """Write the new depth to `config`, and return where the weights of each layer come from.
 
         Raises:
-            InputError: see `chosen`; a layer is dropped or kept twice, or none would be left; the family's config cannot
-                express the result.
+            InputError: see `chosen`; a layer is dropped or kept twice, or none would be left; the family's config
+                cannot express the result.
         """
-        family = known_family(self, config)
+        family = self.family(config)
         if config.to_dict().get("num_hidden_groups", 1) > 1:
-            check_own_weights(self, config, family)
+            self.check_own_weights(config)
         sources = self.sources(depth_of(config, family))
         _check_first(self, config, family, sources)
         if family.staged:
@@ -96,16 +88,24 @@ class LayerStep:
         _update_fields_by_layer(config, family, sources)
         return sources
 
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with other layers."""
-        family, config = known_family(self, model.config), updated_config(self, model)
-        sources = self.sources(depth_of(model.config, family))
-
-        def weights(old: Weights, fresh: Weights) -> Weights:
-            before, after = (layer_names(model, family, names) for names in (old, fresh))
-            return _arranged(old, fresh, before, after, sources, family)
-
-        return rebuilt(model, config, unchanged if family.shared else weights)
+    def new_weights(self, model: PreTrainedModel, old: Weights, fresh: Weights) -> Weights:
+        """The weights of each layer from its source."""
+        family = self.family(model.config)
+        if family.shared:
+            return old
+        before, after = (layer_names(model, family, weights) for weights in (old, fresh))
+        result = {name: old[name] for name in fresh if not any(name.startswith(f"{layer}.") for layer in after)}
+        last = ""
+        for layer, source in zip(after, self.sources(depth_of(model.config, family)), strict=True):
+            for name in fresh:
+                if name.startswith(f"{layer}."):
+                    origin = f"{before[source.layer]}{name[len(layer) :]}"
+                    # ModernBERT's first layer has no norm to copy: the copy's is as it starts.
+                    result[name] = (old[origin] if origin in old else fresh[name]).clone()
+            if source.adds_nothing:
+                _silence(result, family, layer, last)
+            last = layer
+        return result
 
 
 @configclass
@@ -147,10 +147,10 @@ class DuplicateLayers(LayerStep):
 class AddLayers(LayerStep):
     """Put a new layer behind each of these encoder layers; the network computes what it did, until the new ones learn.
 
-    A new layer is a copy of the one below whose output weights are zero (arXiv:2401.02415), so it adds nothing to what it
-    gets. In families that normalize after adding (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, DeBERTa) it also takes over the
-    scale and shift of the LayerNorm below, which is left without. A layer that is named twice gets two. Adapters that
-    multiply weights would leave it silent, and are refused.
+    A new layer is a copy of the one below whose output weights are zero (arXiv:2401.02415), so it adds nothing to what
+    it gets. In families that normalize after adding (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, DeBERTa) it also takes
+    over the scale and shift of the LayerNorm below, which is left without. A layer that is named twice gets two.
+    Adapters that multiply weights would leave it silent, and are refused.
     """
 
     def sources(self, depth: int) -> list[Source]:
@@ -160,22 +160,22 @@ class AddLayers(LayerStep):
 
     def update_config(self, config: PreTrainedConfig) -> list[Source]:
         """As of every operation on layers; refused where a layer cannot pass on what it gets."""
-        family, kind = known_family(self, config), config.model_type
-        check_own_weights(self, config, family)
-        for name, value in family.silent_if.items():
+        kind = config.model_type
+        self.check_own_weights(config)
+        for name, value in self.family(config).silent_if.items():
             if (other := getattr(config, name)) != value:
                 why = f"with which a new layer cannot pass on what it gets; expected {value}, or leave it out"
-                raise refusal(self, f"this {kind} has {name} {other}, {why}")
+                raise self.refusal(f"this {kind} has {name} {other}, {why}")
         return super().update_config(config)
 
 
 def _remaining(step: LayerStep, depth: int, *, drop: bool) -> list[Source]:
     chosen = step.chosen(depth)
     if len(set(chosen)) < len(chosen):
-        raise refusal(step, f"layers: expected each number once, got {chosen}")
+        raise step.refusal(f"layers: expected each number once, got {chosen}")
     remaining = [n for n in range(depth) if (n in chosen) != drop]
     if not remaining:
-        raise refusal(step, f"all {depth} layers would be gone; leave at least one")
+        raise step.refusal(f"all {depth} layers would be gone; leave at least one")
     return [Source(n) for n in remaining]
 
 
@@ -183,9 +183,9 @@ def _check_first(step: LayerStep, config: PreTrainedConfig, family: Family, sour
     """Layer 0 must stay, and stay alone, where it is built otherwise than the others."""
     kind, firsts = config.model_type, [source for source in sources if source.layer == 0]
     if family.first_differs and sum(not source.adds_nothing for source in firsts) != 1:
-        raise refusal(step, f"{kind}'s layer 0 has no norm before its attention: it must stay, and stay alone")
+        raise step.refusal(f"{kind}'s layer 0 has no norm before its attention: it must stay, and stay alone")
     if config.to_dict().get("conv_kernel_size", 0) > 0 and len(firsts) != 1:
-        raise refusal(step, f"this {kind} has a convolution beside layer 0: it must stay, and stay alone")
+        raise step.refusal(f"this {kind} has a convolution beside layer 0: it must stay, and stay alone")
 
 
 def _check_stages(
@@ -197,15 +197,14 @@ def _check_stages(
     for number, (first, depth) in enumerate(zip(accumulate(depths, initial=0), depths, strict=False)):
         stage = [source for source in sources if first <= source.layer < first + depth]
         if family.leads and [source.layer for source in stage].count(first) != 1:
-            raise refusal(step, f"layer {first} of {kind} is the way into stage {number}: it must stay, and stay alone")
+            raise step.refusal(f"layer {first} of {kind} is the way into stage {number}: it must stay, and stay alone")
         if not stage:
-            raise refusal(step, f"stage {number} of {kind} would have no layer left; leave at least one in each")
+            raise step.refusal(f"stage {number} of {kind} would have no layer left; leave at least one in each")
         for place, source in enumerate(stage if family.alternating else ()):
             # Windows, shifted windows: which one a layer has follows from its place alone.
             if not source.adds_nothing and (source.layer - first) % 2 != place % 2:
                 moved = f"layer {source.layer} of {kind} would come to place {place} of stage {number}"
-                raise refusal(
-                    step,
+                raise step.refusal(
                     f"{moved}, but its layers take turns at shifting their windows, by place; keep an even distance "
                     "between those that stay, and use AddLayers for more",
                 )
@@ -231,29 +230,12 @@ def _update_fields_by_layer(config: PreTrainedConfig, family: Family, sources: S
         config.set_output_features_output_indices(out_features=None, out_indices=None)
 
 
-def _arranged(
-    old: Weights, fresh: Weights, before: Sequence[str], after: Sequence[str], sources: Sequence[Source], family: Family
-) -> Weights:
-    """Weights of the layers named `after`, each from its source among those named `before`."""
-    result = {name: old[name] for name in fresh if not any(name.startswith(f"{layer}.") for layer in after)}
-    last = ""
-    for layer, source in zip(after, sources, strict=True):
-        for name in fresh:
-            if name.startswith(f"{layer}."):
-                origin = f"{before[source.layer]}{name[len(layer) :]}"
-                # ModernBERT's first layer has no norm to copy: the copy's is as it starts.
-                result[name] = (old[origin] if origin in old else fresh[name]).clone()
-        if source.adds_nothing:
-            _silence(result, family, layer, last)
-        last = layer
-    return result
-
-
 def _silence(weights: Weights, family: Family, layer: str, previous: str) -> None:
     """Let a layer pass on what it gets, until its output weights have learned something.
 
-    Behind a layer that ends in a LayerNorm y = g z + b this takes more than zeros: the layer's own norms would take g and
-    b away. So the previous layer ends in z alone, which a norm leaves as it is, and the last norm here makes g z + b.
+    Behind a layer that ends in a LayerNorm y = g z + b this takes more than zeros: the layer's own norms would take g
+    and b away. So the previous layer ends in z alone, which a norm leaves as it is, and the last norm here makes g z +
+    b.
     """
     for name in family.outputs:
         for part in ("", ".weight", ".bias"):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hf_finetune.models.families import FAMILIES
 from hf_finetune.models.modules import query_key_value
@@ -20,11 +20,9 @@ from hf_finetune.models.surgery.rebuild import layer_names
 Weights = dict[str, torch.Tensor]
 
 
-def narrowed_weights(
-    model: PreTrainedModel, config: PreTrainedConfig, old: Weights, fresh: Mapping[str, torch.Tensor]
-) -> Weights:
-    """The weights of a model as wide as `config` says, see `hidden_width.NarrowHidden`; `fresh` has their shapes."""
-    before, after = model.config.hidden_size, config.hidden_size
+def narrowed_weights(model: PreTrainedModel, width: int, old: Weights, fresh: Weights) -> Weights:
+    """The weights of a model of this width, see `hidden_width.NarrowHidden`; `fresh` has their shapes."""
+    before, heads = model.config.hidden_size, model.config.num_attention_heads
     attentions = _attentions(model, old)
     # What a head computes within itself is no feature of a token.
     inner = {(f"{name}.{part}", 0) for *three, _ in attentions for name in three for part in ("weight", "bias")}
@@ -35,7 +33,7 @@ def narrowed_weights(
         ]
         for name, tensor in old.items()
     }
-    best_W = _importance(model, features).topk(after).indices.sort().values
+    best_W = _importance(model, features).topk(width).indices.sort().values
     result = dict(old)
     for name, dims in features.items():
         for dim in dims:
@@ -44,7 +42,7 @@ def narrowed_weights(
             places = torch.cat([best_W + before * token for token in range(tokens)])
             result[name] = result[name].index_select(dim, places.to(result[name].device))
     for attention in attentions:
-        result |= _with_narrow_heads(result, attention, config.num_attention_heads, after)
+        result |= _with_narrow_heads(result, attention, heads, width)
     return result
 
 
@@ -61,8 +59,8 @@ def _attentions(model: PreTrainedModel, weights: Weights) -> list[tuple[str, str
 
 
 def _importance(model: PreTrainedModel, features: Mapping[str, Sequence[int]]) -> torch.Tensor:
-    """How much a feature of the tokens can matter: the norm of the weights that write it times that of those that read it
-    times that of the norms' gains, each weight counted alike, however many rows it has; shape (D,).
+    """How much a feature of the tokens can matter: the norm of the weights that write it times that of those that read
+    it times that of the norms' gains, each weight counted alike, however many rows it has; shape (D,).
 
     Args:
         features: dimensions of each weight that are features of tokens.
@@ -111,8 +109,8 @@ def _with_narrow_heads(weights: Weights, attention: Sequence[str], heads: int, w
 def approximated(a_HEI: torch.Tensor, b_HEJ: torch.Tensor, features: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Matrices of fewer rows whose product a^T b is the closest to that of the given ones in the least squares.
 
-    Where that product is nothing, as in layers that were added, the first rows of either: zeros on both sides would stay
-    zeros, as each is the factor of the other's gradient.
+    Where that product is nothing, as in layers that were added, the first rows of either: zeros on both sides would
+    stay zeros, as each is the factor of the other's gradient.
 
     Returns:
         shapes (H, F, I) and (H, F, J).

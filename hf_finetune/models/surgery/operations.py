@@ -21,7 +21,6 @@ from hf_finetune.models.surgery.layers import AddLayers, DropLayers, DuplicateLa
 from hf_finetune.models.surgery.patches import ResizeImage, ResizePatches
 from hf_finetune.models.surgery.pooling import SetPooling
 from hf_finetune.models.surgery.positions import ExtendPositions
-from hf_finetune.models.surgery.rebuild import refusal
 from hf_finetune.models.surgery.reinit import ReinitTopLayers
 from hf_finetune.models.surgery.stochastic_depth import LayerDrop, StochasticDepth
 
@@ -53,18 +52,18 @@ def planned(config: PreTrainedConfig, steps: Sequence[SurgeryStep]) -> PreTraine
     """The config after all operations, without any weight: what a checkpoint cannot take is refused here.
 
     Raises:
-        InputError: naming the operation, what it expected, and the checkpoint's family; or two operations of a kind that
-            can stand once only, or layers that are started anew before others are taken, added or moved.
+        InputError: naming the operation, what it expected, and the checkpoint's family; or two operations of a kind
+            that can stand once only, or layers that are started anew before others are dropped, added or moved.
     """
     reinit = None
     for step in steps:
         reinit = step if isinstance(step, ReinitTopLayers) else reinit
         if reinit is not None and isinstance(step, LayerStep):
-            raise refusal(reinit, f"expected behind {type(step).__name__}, which changes what layers there are")
+            raise reinit.refusal(f"expected behind {type(step).__name__}, which changes what layers there are")
     for kind in (StochasticDepth, LayerDrop):
         alike = [step for step in steps if isinstance(step, kind)]
         if len(alike) > 1:
-            raise refusal(alike[1], "expected once at most")
+            raise alike[1].refusal("expected once at most")
     config = copy.deepcopy(config)
     for step in _in_order(steps):
         step.update_config(config)

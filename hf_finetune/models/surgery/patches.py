@@ -9,13 +9,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hf_finetune.models.families import FAMILIES, Images, depths_of, names_where
-from hf_finetune.models.surgery.rebuild import check_family, rebuilt, refusal, reshaped, updated_config
+from hf_finetune.models.families import Images, depths_of, names_where
+from hf_finetune.models.surgery.rebuild import Operation
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 # A flat grid of patches, and convolutional networks whose first layer cuts the image into patches.
 PATCHED = names_where(lambda family: family.images is not None and family.images.patches)
@@ -25,12 +25,55 @@ SIZED = names_where(lambda family: family.images is not None)
 SMALLEST = 32
 
 
+class _ResizeInput(Operation):
+    """What an operation on the network's input needs: a grid of patches that the network can take, positions for it."""
+
+    def side(self, size: int | Sequence[int], what: str) -> int:
+        """Side in pixels that the config has in one number or two."""
+        if isinstance(size, int):
+            return size
+        if len(set(size)) != 1:
+            raise self.refusal(f"expected a checkpoint with square {what}, got one with {list(size)}; use another")
+        return size[0]
+
+    def set_image_size(self, config: PreTrainedConfig, requested: int | None, option: str) -> None:
+        """Write the image size to `config`: a multiple of what the network needs, where it is known."""
+        kind, fields = config.model_type, config.to_dict()
+        if "patch_size" not in fields or "image_size" not in fields:
+            if requested is not None and requested < SMALLEST:
+                raise self.refusal(f"{option}: expected at least {SMALLEST} pixels for {kind}, got {requested}")
+            if "image_size" in fields and requested is not None:
+                config.image_size = requested
+            return
+        size = self.side(config.image_size, "images") if requested is None else requested
+        # Every stage halves the grid, and the last one must hold a whole number of windows: smaller ones do not run,
+        # and others are filled up with zeros that take part in attention.
+        halvings = len(depths_of(config, self.family(config))) - 1
+        multiple = self.side(config.patch_size, "patches") * 2**halvings * fields.get("window_size", 1)
+        if size < multiple or size % multiple:
+            low = max(1, size // multiple) * multiple
+            expected = f"{option}: expected a multiple of {multiple} pixels for this {kind}"
+            raise self.refusal(f"{expected}, got {size}; give {low} or {low + multiple}")
+        config.image_size = size
+
+    def reshaped(self, config: PreTrainedConfig, name: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """The patches' kernel, a table of positions, or of relative positions, in its new shape."""
+        images = self.family(config).images
+        if tensor.ndim == 4:
+            return resize_kernel(tensor, shape[-1])
+        if name.endswith("relative_position_bias_table"):
+            return _relative_positions(tensor, shape[0])
+        assert name.endswith("position_embeddings") and images is not None, name
+        return _positions(tensor, shape[1], images)
+
+
 @configclass
-class ResizePatches:
+class ResizePatches(_ResizeInput):
     """Cut images into patches of another size: larger ones are fewer, and cost less.
 
     The kernel goes through the pseudo-inverse of bilinear resizing (FlexiViT, arXiv:2212.08013): a larger one gives for
-    an enlarged patch the token that the old one gave for the patch, exactly. Positions are interpolated to the new grid.
+    an enlarged patch the token that the old one gave for the patch, exactly. Positions are interpolated to the new
+    grid.
     """
 
     size: int
@@ -44,20 +87,16 @@ class ResizePatches:
         Raises:
             InputError: the family has no patches, or the size does not go into the image's.
         """
-        check_family(self, config, PATCHED)
+        self.check_family(config, PATCHED)
         if self.size < 1:
-            raise refusal(self, f"size: expected at least 1 pixel, got {self.size}")
-        _side(self, config.patch_size, "patches")
+            raise self.refusal(f"size: expected at least 1 pixel, got {self.size}")
+        self.side(config.patch_size, "patches")
         config.patch_size = self.size
-        _set_image_size(self, config, self.image_size, "image_size")
-
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with other patches, and positions for them."""
-        return _resized(self, model)
+        self.set_image_size(config, self.image_size, "image_size")
 
 
 @configclass
-class ResizeImage:
+class ResizeImage(_ResizeInput):
     """Take images of another size: positions are interpolated as the family itself does it, once and for all.
 
     Networks without positions keep their weights. The image processor follows, see `image_size_after`.
@@ -72,12 +111,8 @@ class ResizeImage:
         Raises:
             InputError: the family is not known to take other sizes, or not this one.
         """
-        check_family(self, config, SIZED)
-        _set_image_size(self, config, self.size, "size")
-
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model for images of this size."""
-        return _resized(self, model)
+        self.check_family(config, SIZED)
+        self.set_image_size(config, self.size, "size")
 
 
 def image_size_after(steps: Sequence[object]) -> int | None:
@@ -91,59 +126,12 @@ def image_size_after(steps: Sequence[object]) -> int | None:
     return size
 
 
-def _side(step: object, size: int | Sequence[int], what: str) -> int:
-    """Side in pixels that the config has in one number or two."""
-    if isinstance(size, int):
-        return size
-    if len(set(size)) != 1:
-        raise refusal(step, f"expected a checkpoint with square {what}, got one with {list(size)}; use another")
-    return size[0]
-
-
-def _set_image_size(step: object, config: PreTrainedConfig, requested: int | None, option: str) -> None:
-    """Write the image size to `config`: a multiple of what the network needs, where it is known."""
-    kind, family, fields = config.model_type, FAMILIES[config.model_type], config.to_dict()
-    if "patch_size" not in fields or "image_size" not in fields:
-        if requested is not None and requested < SMALLEST:
-            raise refusal(step, f"{option}: expected at least {SMALLEST} pixels for {kind}, got {requested}")
-        if "image_size" in fields and requested is not None:
-            config.image_size = requested
-        return
-    size = _side(step, config.image_size, "images") if requested is None else requested
-    # Every stage halves the grid, and the last one must hold a whole number of windows: smaller ones do not run, and others
-    # are filled up with zeros that take part in attention.
-    multiple = _side(step, config.patch_size, "patches") * 2 ** (len(depths_of(config, family)) - 1)
-    multiple *= fields.get("window_size", 1)
-    if size < multiple or size % multiple:
-        low = max(1, size // multiple) * multiple
-        expected = f"{option}: expected a multiple of {multiple} pixels for this {kind}"
-        raise refusal(step, f"{expected}, got {size}; give {low} or {low + multiple}")
-    config.image_size = size
-
-
-def _resized(step: ResizePatches | ResizeImage, model: PreTrainedModel) -> PreTrainedModel:
-    config = updated_config(step, model)
-    images = FAMILIES[config.model_type].images
-    assert images is not None, "an image family, as checked with the config"
-
-    def reshape(name: str, old: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """The patches' kernel, a table of positions, or of relative positions, in its new shape."""
-        if old.ndim == 4:
-            return resize_kernel(old, shape[-1])
-        if name.endswith("relative_position_bias_table"):
-            return _relative_positions(old, shape[0])
-        assert name.endswith("position_embeddings"), name
-        return _positions(old, shape[1], images)
-
-    return rebuilt(model, config, reshaped(reshape))
-
-
 def resize_kernel(kernel_DCPP: torch.Tensor, size: int) -> torch.Tensor:
     """The kernel (D, C, Q, Q) that gives for a resized patch what `kernel_DCPP` gives for the patch (arXiv:2212.08013).
 
-    Resizing is linear, x -> B x, so the kernel w' with <B x, w'> = <x, w> for all x solves B^T w' = w; its pseudo-inverse
-    gives the smallest solution, exact where the patch grows and the nearest one where it shrinks. B works along each
-    side alone, and so does its inverse.
+    Resizing is linear, x -> B x, so the kernel w' with <B x, w'> = <x, w> for all x solves B^T w' = w; its
+    pseudo-inverse gives the smallest solution, exact where the patch grows and the nearest one where it shrinks. B
+    works along each side alone, and so does its inverse.
     """
     import torch
 

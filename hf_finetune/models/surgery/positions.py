@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hf_finetune.models.families import FAMILIES, names_where
-from hf_finetune.models.surgery.rebuild import check_family, rebuilt, refusal, reshaped, updated_config
+from hf_finetune.models.surgery.rebuild import Operation
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 # DeBERTa's first version counts its positions as the second does.
 TABLES = (*names_where(lambda family: family.first_position is not None), "deberta")
 
 
 @configclass
-class ExtendPositions:
+class ExtendPositions(Operation):
     """Give a text encoder positions for longer texts; `data.max_length` may then be as large.
 
     The table of learned positions is repeated (Longformer, arXiv:2004.05150, section 5): it knows little of where in a
@@ -39,21 +39,20 @@ class ExtendPositions:
         deberta = kind.startswith("deberta")
         if kind == "modernbert" or (deberta and not config.position_biased_input):
             which = "relative positions alone" if deberta else "rotary positions"
-            raise refusal(self, f"this {kind} has {which}, which have no end; leave it out")
-        check_family(self, config, TABLES)
+            raise self.refusal(f"this {kind} has {which}, which have no end; leave it out")
+        self.check_family(config, TABLES)
         first = first_position(config)
         old = config.max_position_embeddings - first
         if self.length <= old:
-            raise refusal(self, f"length: this {kind} has {old} positions; expected more, got {self.length}")
+            raise self.refusal(f"length: this {kind} has {old} positions; expected more, got {self.length}")
         if deberta and config.max_relative_positions < 1:
             # It means as many as the others, and these must stay.
             config.max_relative_positions = config.max_position_embeddings
         config.max_position_embeddings = self.length + first
 
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with more positions."""
-        config, first = updated_config(self, model), first_position(model.config)
-        return rebuilt(model, config, reshaped(lambda _, table, shape: repeated(table, shape[0], first)))
+    def reshaped(self, config: PreTrainedConfig, name: str, table: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """A table of more positions."""
+        return repeated(table, shape[0], first_position(config))
 
 
 def first_position(config: PreTrainedConfig) -> int:

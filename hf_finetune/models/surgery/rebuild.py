@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES, Family, family_of
@@ -18,101 +18,88 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     Weights = dict[str, torch.Tensor]
-    NewWeights = Callable[[Weights, Weights], Weights]
-    """From the old model's weights and the new one's first weights (random as pretraining started, from torch's
-    generator) to those that the new one gets, all of them."""
-    Reshape = Callable[[str, torch.Tensor, torch.Size], torch.Tensor]
-    """From a weight's name, its values and the shape that it must have, to the values in that shape."""
 
 
-class Step(Protocol):
-    """An operation."""
-
-    def update_config(self, config: PreTrainedConfig) -> object:
-        """Write to `config` what changes in it, or raise what speaks against it."""
-
-
-def refusal(step: object, message: str) -> InputError:
-    """The error of an operation that cannot be done: one line, to be raised."""
-    return InputError(f"model.surgery: {type(step).__name__}: {message}")
-
-
-def check_family(step: object, config: PreTrainedConfig, families: Collection[str]) -> None:
-    """Raise the error of an operation that is not for this family."""
-    if config.model_type not in families:
-        raise refusal(step, f"expected one of {', '.join(families)}, got {config.model_type}; leave it out")
-
-
-def known_family(step: object, config: PreTrainedConfig) -> Family:
-    """The family of a checkpoint.
-
-    Raises:
-        InputError: it is not known here.
-    """
-    check_family(step, config, FAMILIES)
-    family = family_of(config)
-    assert family is not None, "checked above"
-    return family
-
-
-def check_own_weights(step: object, config: PreTrainedConfig, family: Family) -> None:
-    """Raise the error of an operation that needs layers with weights of their own."""
-    if family.shared:
-        raise refusal(step, f"the layers of {config.model_type} share their weights; leave it out")
-
-
-def check_plain_units(step: object, config: PreTrainedConfig) -> None:
-    """Raise the error of an operation on gated units whose activation and width no field says (DINOv2's giant)."""
-    if config.to_dict().get("use_swiglu_ffn"):
-        raise refusal(step, f"this {config.model_type} has SwiGLU units, which its config fixes; leave it out")
-
-
-def requested_width(step: object, width: int | None, ratio: float | None, *, before: float, unit: str) -> int:
-    """The new width, given as it is or as a multiple of the one before."""
-    if ratio is None and width is not None:
-        new, option = float(width), f"width {width}"
-    elif width is None and ratio is not None:
-        new, option = before * ratio, f"ratio {ratio}"
-    else:
-        raise refusal(step, "expected width or ratio, one of them")
-    if new < 1 or not new.is_integer():
-        raise refusal(step, f"expected a whole number of {unit}, at least 1, got {new:g} from {option}")
-    return int(new)
-
-
-def updated_config(step: Step, model: PreTrainedModel) -> PreTrainedConfig:
-    """A copy of the model's config after an operation."""
-    config = copy.deepcopy(model.config)
-    step.update_config(config)
-    return config
-
-
-def unchanged(old: Weights, fresh: Weights) -> Weights:
-    """The old model's weights."""
-    return old
-
-
-def reshaped(reshape: Reshape) -> NewWeights:
-    """The old model's weights, those with another shape in the new one reshaped."""
-
-    def weights(old: Weights, fresh: Weights) -> Weights:
-        return {n: t if t.shape == fresh[n].shape else reshape(n, t, fresh[n].shape) for n, t in old.items()}
-
-    return weights
-
-
-def rebuilt(model: PreTrainedModel, config: PreTrainedConfig, weights: NewWeights = unchanged) -> PreTrainedModel:
-    """What plain transformers builds from `config`, with other weights: so the saved model loads as it stands.
+class Operation:
+    """An operation: called with a model, it builds the model anew from its updated config, the weights carried over.
 
     Whatever follows from the config (buffers, padding, sizes that modules remember) is then as a reloaded model has it,
     which changing modules in place would have to repeat by hand.
     """
-    from torch import nn
 
-    new = type(model)(config)
-    new.load_state_dict(weights(model.state_dict(), new.state_dict()))
-    nn.Module.to(new, model.device)
-    return new.train(model.training)
+    def update_config(self, config: PreTrainedConfig) -> object:
+        """Write to `config` what changes in it, or raise what speaks against it."""
+        raise NotImplementedError
+
+    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model that plain transformers builds, so the saved one loads as it stands."""
+        from torch import nn
+
+        new = type(model)(self.updated_config(model))
+        new.load_state_dict(self.new_weights(model, model.state_dict(), new.state_dict()))
+        nn.Module.to(new, model.device)
+        return new.train(model.training)
+
+    def updated_config(self, model: PreTrainedModel) -> PreTrainedConfig:
+        """A copy of the model's config after the operation."""
+        config = copy.deepcopy(model.config)
+        self.update_config(config)
+        return config
+
+    def new_weights(self, model: PreTrainedModel, old: Weights, fresh: Weights) -> Weights:
+        """All weights of the new model.
+
+        Args:
+            fresh: its first weights, random as pretraining started, from torch's generator.
+        """
+        shapes = {name: tensor.shape for name, tensor in fresh.items()}
+        return {n: t if t.shape == shapes[n] else self.reshaped(model.config, n, t, shapes[n]) for n, t in old.items()}
+
+    def reshaped(self, config: PreTrainedConfig, name: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """A weight in the shape that it must have; `config` is as before the operation."""
+        raise AssertionError(f"{name}: no weight changes its shape")
+
+    def refusal(self, message: str) -> InputError:
+        """The error of an operation that cannot be done: one line, to be raised."""
+        return InputError(f"model.surgery: {type(self).__name__}: {message}")
+
+    def check_family(self, config: PreTrainedConfig, families: Collection[str]) -> None:
+        """Raise the error of an operation that is not for this family."""
+        if config.model_type not in families:
+            raise self.refusal(f"expected one of {', '.join(families)}, got {config.model_type}; leave it out")
+
+    def family(self, config: PreTrainedConfig) -> Family:
+        """The family of a checkpoint.
+
+        Raises:
+            InputError: it is not known here.
+        """
+        self.check_family(config, FAMILIES)
+        family = family_of(config)
+        assert family is not None, "checked above"
+        return family
+
+    def check_own_weights(self, config: PreTrainedConfig) -> None:
+        """Raise the error of an operation that needs layers with weights of their own."""
+        if self.family(config).shared:
+            raise self.refusal(f"the layers of {config.model_type} share their weights; leave it out")
+
+    def check_plain_units(self, config: PreTrainedConfig) -> None:
+        """Raise the error of an operation on gated units whose activation and width no field sets (DINOv2's giant)."""
+        if config.to_dict().get("use_swiglu_ffn"):
+            raise self.refusal(f"this {config.model_type} has SwiGLU units, which its config fixes; leave it out")
+
+    def requested_width(self, width: int | None, ratio: float | None, *, before: float, unit: str) -> int:
+        """The new width, requested as it is or as a multiple of the one before."""
+        if ratio is None and width is not None:
+            new, option = float(width), f"width {width}"
+        elif width is None and ratio is not None:
+            new, option = before * ratio, f"ratio {ratio}"
+        else:
+            raise self.refusal("expected width or ratio, one of them")
+        if new < 1 or not new.is_integer():
+            raise self.refusal(f"expected a whole number of {unit}, at least 1, got {new:g} from {option}")
+        return int(new)
 
 
 def layer_names(model: PreTrainedModel, family: Family, weights: Collection[str]) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import depth_of
-from hf_finetune.models.surgery.rebuild import check_own_weights, known_family, layer_names, rebuilt, refusal
+from hf_finetune.models.families import depth_of, family_of
+from hf_finetune.models.surgery.rebuild import Operation, layer_names
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 @configclass
-class ReinitTopLayers:
+class ReinitTopLayers(Operation):
     """Begin the highest layers anew, with random weights as pretraining started (arXiv:2006.05987).
 
-    What the top layers know is closest to the pretraining task; on small data they can be in the way. They must train, so
-    methods that freeze them are refused; BatchNorm in them measures its statistics anew.
+    What the top layers know is closest to the pretraining task; on small data they can be in the way. They must train,
+    so methods that freeze them are refused; BatchNorm in them measures its statistics anew.
     """
 
     count: int
@@ -36,25 +36,19 @@ class ReinitTopLayers:
         Raises:
             InputError: the encoder has fewer, all are one (ALBERT), or it has no pooler.
         """
-        family = known_family(self, config)
-        check_own_weights(self, config, family)
+        family = self.family(config)
+        self.check_own_weights(config)
         depth = depth_of(config, family)
         if not 1 <= self.count <= depth:
-            raise refusal(self, f"count: expected 1 to {depth}, got {self.count}")
+            raise self.refusal(f"count: expected 1 to {depth}, got {self.count}")
         if self.pooler and not family.pretrained_pooler:
-            raise refusal(self, f"pooler: expected false, {config.model_type} has no pretrained pooler")
+            raise self.refusal(f"pooler: expected false, {config.model_type} has no pretrained pooler")
 
-    def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with new weights, drawn by torch's generator."""
-        self.update_config(model.config)
-        family = known_family(self, model.config)
-
-        def weights(old: Weights, fresh: Weights) -> Weights:
-            started = [f"{layer}." for layer in layer_names(model, family, old)[-self.count :]]
-            started += [f"{model.base_model_prefix}.pooler."] * self.pooler
-            return {name: (fresh if name.startswith(tuple(started)) else old)[name] for name in old}
-
-        return rebuilt(model, model.config, weights)
+    def new_weights(self, model: PreTrainedModel, old: Weights, fresh: Weights) -> Weights:
+        """First weights in the highest layers."""
+        started = [f"{layer}." for layer in layer_names(model, self.family(model.config), old)[-self.count :]]
+        started += [f"{model.base_model_prefix}.pooler."] * self.pooler
+        return {name: (fresh if name.startswith(tuple(started)) else old)[name] for name in old}
 
 
 def reinitialized_layers(model: PreTrainedModel, steps: Sequence[object]) -> list[nn.Module]:
@@ -66,7 +60,7 @@ def reinitialized_layers(model: PreTrainedModel, steps: Sequence[object]) -> lis
     reinit = max((s for s in steps if isinstance(s, ReinitTopLayers)), key=lambda step: step.count, default=None)
     if reinit is None:
         return []
-    names = layer_names(model, known_family(reinit, model.config), model.state_dict())
+    names = layer_names(model, reinit.family(model.config), model.state_dict())
     return [model.get_submodule(name) for name in names[-reinit.count :]]
 
 
@@ -81,10 +75,11 @@ def refuse_frozen(model: PreTrainedModel, steps: Sequence[object], frozen_layers
         InputError: one of them does not.
     """
     layers = reinitialized_layers(model, steps)
+    family = family_of(model.config)
     if any(not p.requires_grad for layer in layers for p in layer.parameters()):
-        family = known_family(steps[0], model.config)
+        assert family is not None, "a family whose layers were started anew"
         most = f"at most {depth_of(model.config, family) - len(layers)}" if not family.staged else "fewer"
         raise InputError(
-            f"model.frozen_layers: expected {most} beside ReinitTopLayers(count={len(layers)}), whose layers must train, "
-            f"got {frozen_layers}"
+            f"model.frozen_layers: expected {most} beside ReinitTopLayers(count={len(layers)}), whose layers must "
+            f"train, got {frozen_layers}"
         )

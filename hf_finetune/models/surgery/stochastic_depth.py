@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_finetune.models.families import Family, depth_of
-from hf_finetune.models.surgery.rebuild import known_family, rebuilt, refusal, updated_config
+from hf_finetune.models.surgery.rebuild import Operation
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 @configclass
-class StochasticDepth:
+class StochasticDepth(Operation):
     """While training, drop what a layer adds to a row's stream, and scale up what is not dropped (arXiv:1603.09382).
 
-    Where the config has `drop_path_rate` with this schedule (linear: beit, swin, convnext, poolformer; constant: dinov2),
-    that is set and saved. Elsewhere it holds while this package trains, and the saved model knows nothing of it. For
-    families that normalize before a layer; for the others there is `LayerDrop`.
+    Where the config has `drop_path_rate` with this schedule (linear: beit, swin, convnext, poolformer; constant:
+    dinov2), that is set and saved. Elsewhere it holds while this package trains, and the saved model knows nothing of
+    it. For families that normalize before a layer; for the others there is `LayerDrop`.
     """
 
     rate: float
@@ -35,33 +35,36 @@ class StochasticDepth:
         """Write the rate to `config`, where it has a field for it.
 
         Raises:
-            InputError: the rate is out of range, or the family normalizes after a layer or has stages and another schedule.
+            InputError: the rate is out of range, or the family normalizes after a layer or has stages and another
+                schedule.
         """
-        kind, family = config.model_type, known_family(self, config)
+        kind, family = config.model_type, self.family(config)
         _check_rate(self)
         if family.norms:
-            raise refusal(self, f"{kind} normalizes after adding; use LayerDrop")
+            raise self.refusal(f"{kind} normalizes after adding; use LayerDrop")
         if family.staged and family.drop_path is None:
             instead = "use SetDropout(hidden=...)" if "hidden" in family.dropout else "leave it out"
-            raise refusal(self, f"{kind}'s config has no such rate; {instead}")
+            raise self.refusal(f"{kind}'s config has no such rate; {instead}")
         if family.staged and self.schedule != family.drop_path:
-            raise refusal(self, f"schedule: {kind} has the {family.drop_path} one alone")
+            raise self.refusal(f"schedule: {kind} has the {family.drop_path} one alone")
         if family.drop_path is not None:
             config.drop_path_rate = self.rate if self.schedule == family.drop_path else 0.0
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """The model that drops."""
-        config, family = updated_config(self, model), known_family(self, model.config)
+        self.updated_config(model)
+        family = self.family(model.config)
         if family.drop_path is not None:
-            model = rebuilt(model, config)
+            model = super().__call__(model)
         if self.schedule != family.drop_path:
             _skip_layers(model, family, self, rescale=True)
         return model
 
 
 @configclass
-class LayerDrop:
-    """While training, let a row pass a whole layer by (arXiv:1909.11556), so that the network gets used to being shallower.
+class LayerDrop(Operation):
+    """While training, let a row pass a whole layer by (arXiv:1909.11556), so that the network gets used to being
+    shallower.
 
     It holds while this package trains; the saved model is a stock one that knows nothing of it.
     """
@@ -77,17 +80,17 @@ class LayerDrop:
         Raises:
             InputError: the rate is out of range, or the family has stages or one layer for all.
         """
-        family = known_family(self, config)
+        family = self.family(config)
         _check_rate(self)
         if not family.one_width:
             what = "has stages" if family.staged else "has one layer for all"
             instead = "use StochasticDepth" if family.staged and family.drop_path else "leave it out"
-            raise refusal(self, f"{config.model_type} {what}; {instead}")
+            raise self.refusal(f"{config.model_type} {what}; {instead}")
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
         """The same model, dropping."""
         self.update_config(model.config)
-        _skip_layers(model, known_family(self, model.config), self, rescale=False)
+        _skip_layers(model, self.family(model.config), self, rescale=False)
         return model
 
 
@@ -129,4 +132,4 @@ def _skip_layers(model: PreTrainedModel, family: Family, step: StochasticDepth |
 
 def _check_rate(step: StochasticDepth | LayerDrop) -> None:
     if not 0 <= step.rate < 1:
-        raise refusal(step, f"rate: expected at least 0 and below 1, got {step.rate}")
+        raise step.refusal(f"rate: expected at least 0 and below 1, got {step.rate}")

@@ -1,4 +1,4 @@
-"""The classifier with a head of its own: what it computes, that everything of the package works on it, what it saves."""
+"""The classifier with a head of its own: what it computes, that the whole package works on it, what it saves."""
 
 import copy
 
@@ -56,8 +56,8 @@ def test_logits_are_those_of_the_definition(family: str, classifier, inputs) -> 
         features = torch.stack(rows)
         hidden = (features @ model.head.dense.weight.T + model.head.dense.bias).clamp(min=0)
         expected = hidden @ model.head.out.weight.T + model.head.out.bias
-        found = model(**batch).logits
-    assert torch.allclose(found, expected, atol=1e-5)
+        actual = model(**batch).logits
+    assert torch.allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "attention"])
@@ -83,7 +83,7 @@ def test_all_that_it_has_trains(family: str, classifier, inputs) -> None:
     model(**inputs(family)).logits.square().sum().backward()
     lacking = {name for name, p in model.named_parameters() if p.grad is None and p.requires_grad}
     assert lacking <= idle
-    # Of so small a picture these two make a map of one place, which has all the weight.
+    # Of so small an image these two make a map of one place, which has all the weight.
     assert (model.pooling.query.grad.abs().max() > 0) == (family not in ("convnext", "resnet"))
 
 
@@ -201,9 +201,9 @@ def test_why_not_standalone_is_one_sentence(classifier) -> None:
 
 
 def test_kept_first_tokens_are_not_taken_for_all_tokens(tmp_path, monkeypatch) -> None:
-    """With all layers frozen, one run's activations are a token a row; a head that reads the mean must not find them."""
+    """With all layers frozen, one run's activations are a token a row; a head that reads the mean must not get them."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    found = {}
+    actual = {}
     for name, options in (("cls", {"pooling": "cls", "head": "linear"}), ("mean", {"pooling": "mean"})):
         trainer = small_trainer(tmp_path, "bert", rows=8)
         loaded = with_head(Loaded(trainer.model, (), ()), **options)
@@ -223,5 +223,5 @@ def test_kept_first_tokens_are_not_taken_for_all_tokens(tmp_path, monkeypatch) -
         through = predict_logits(loaded.model, kept, rows.inputs.collate)
         rows.close()
         assert np.allclose(through, predict_logits(loaded.model, plain, trainer.inputs.collate), atol=1e-5)
-        found[name] = rows.report
-    assert found["cls"]["used"] and found["mean"]["used"] and not found["mean"]["reused"]
+        actual[name] = rows.report
+    assert actual["cls"]["used"] and actual["mean"]["used"] and not actual["mean"]["reused"]

@@ -53,8 +53,8 @@ def test_comes_back_here_and_without_this_package(family: str, options: dict, cl
     with torch.no_grad():
         expected = model(**inputs(family)).logits
         assert torch.equal(again(**inputs(family)).logits, expected)
-        found = plain_loading.head_logits(plain, inputs(family), tmp_path / "head.safetensors")
-    assert torch.allclose(found, expected, atol=1e-5)
+        actual = plain_loading.head_logits(plain, inputs(family), tmp_path / "head.safetensors")
+    assert torch.allclose(actual, expected, atol=1e-5)
     with safe_open(tmp_path / "head.safetensors", "pt") as file:
         header = file.metadata()
     assert header["pooling"] == options["pooling"] and json.loads(header["labels"]) == list(labels)

@@ -60,9 +60,9 @@ def test_linear_on_the_first_token_is_folded(family: str, classifier, inputs) ->
         expected = model(**inputs(family))
         folded = fold(encoder(model), model.spec, model.head)
         assert type(folded).__module__.startswith("transformers.") and not folded.training
-        found = folded(**inputs(family))
+        actual = folded(**inputs(family))
     assert expected.logits.abs().max() > 1
-    assert torch.allclose(found.logits, expected.logits, atol=1e-5)
+    assert torch.allclose(actual.logits, expected.logits, atol=1e-5)
 
 
 def test_distilbert_s_relu_is_not_folded(classifier) -> None:
@@ -76,8 +76,8 @@ def test_dinov2_reads_both_so_either_is_folded(pooling: str, classifier, inputs)
     assert isinstance(model, CustomHeadClassifier) and model.folds
     with torch.no_grad():
         expected = model(**inputs("dinov2")).logits
-        found = fold(encoder(model), model.spec, model.head)(**inputs("dinov2")).logits
-    assert torch.allclose(found, expected, atol=1e-6)
+        actual = fold(encoder(model), model.spec, model.head)(**inputs("dinov2")).logits
+    assert torch.allclose(actual, expected, atol=1e-6)
 
 
 def test_modernbert_pools_as_its_config_says(classifier, inputs) -> None:

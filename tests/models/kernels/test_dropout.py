@@ -20,17 +20,17 @@ def seeded() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_share_and_scale(rate: float, dtype: torch.dtype) -> None:
-    found = masks(torch.ones(400, 500, dtype=dtype), rate)
-    zero = (found == 0).float().mean().item()
+    actual = masks(torch.ones(400, 500, dtype=dtype), rate)
+    zero = (actual == 0).float().mean().item()
     # Standard deviation of the share: sqrt(.25 / 200,000) = 0.0011.
     assert zero == pytest.approx(rate, abs=0.006)
-    assert found.max().item() == pytest.approx(1 / (1 - rate), rel=0.004) and found.unique().numel() == 2
+    assert actual.max().item() == pytest.approx(1 / (1 - rate), rel=0.004) and actual.unique().numel() == 2
 
 
 def test_elements_of_a_site_are_independent() -> None:
-    found = (masks(torch.ones(1000, 1000), 0.5) == 0).float()
+    actual = (masks(torch.ones(1000, 1000), 0.5) == 0).float()
     for shift in (1, 2, 3, 4, 1000):
-        flat = found.flatten()
+        flat = actual.flatten()
         both = (flat[shift:] * flat[:-shift]).mean().item()
         assert both == pytest.approx(0.25, abs=0.003), shift
 

@@ -84,9 +84,9 @@ def test_bfloat16_is_as_far_from_float32_as_the_library_s(tmp_path: Path) -> Non
 
     def error() -> float:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            _, found = step(model, inputs)
-        assert all(g.dtype == torch.float32 for g in found.values())
-        return sum(float((g - exact[n]).square().sum()) for n, g in found.items()) ** 0.5
+            _, actual = step(model, inputs)
+        assert all(g.dtype == torch.float32 for g in actual.values())
+        return sum(float((g - exact[n]).square().sum()) for n, g in actual.items()) ** 0.5
 
     library = error()
     with fused_layers(model):
@@ -125,12 +125,12 @@ def test_frozen_weights_get_no_gradient(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["lora", "relu", "hook", "forward", "sdpa", "attentions", "albert"])
 def test_other_layers_are_left_alone(tmp_path: Path, calls: list[object], what: str) -> None:
-    found = loaded(tmp_path, "albert" if what == "albert" else "bert")
-    model, asked = found.model.eval(), {}
+    actual = loaded(tmp_path, "albert" if what == "albert" else "bert")
+    model, options = actual.model.eval(), {}
     if what == "lora":
-        config = lora_config(model, fresh=found.fresh)
+        config = lora_config(model, fresh=actual.fresh)
         config.target_modules = ["query", "key", "value", "dense"]
-        model = add_adapter(model, config, found.fresh)
+        model = add_adapter(model, config, actual.fresh)
     elif what == "relu":
         for layer in encoder_layers(model):
             layer.intermediate.intermediate_act_fn = nn.ReLU()
@@ -143,10 +143,10 @@ def test_other_layers_are_left_alone(tmp_path: Path, calls: list[object], what: 
     elif what == "sdpa":
         model.set_attn_implementation("sdpa")
     elif what == "attentions":
-        asked = {"output_attentions": True}
-    before = model(**batch(), **asked)
+        options = {"output_attentions": True}
+    before = model(**batch(), **options)
     with fused_layers(model):
-        after = model(**batch(), **asked)
+        after = model(**batch(), **options)
     assert torch.equal(before.logits, after.logits)
     if what == "attentions":
         assert len(after.attentions) == 3
@@ -162,7 +162,7 @@ def test_shortcuts_are_fields_and_end(tmp_path: Path) -> None:
         dropout = type(layer.output.dropout) is not nn.Dropout
         return dropout, isinstance(layer, Fused), type(layer.attention.self.key) is not nn.Linear
 
-    for wanted in ((True, True, True), (False, True, False), (True, False, True), (False, False, False)):
-        with Shortcuts(*wanted).taken(model):
-            assert taken() == wanted
+    for requested in ((True, True, True), (False, True, False), (True, False, True), (False, False, False)):
+        with Shortcuts(*requested).taken(model):
+            assert taken() == requested
         assert taken() == (False, False, False)

@@ -43,8 +43,8 @@ def products(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
 
 @pytest.mark.parametrize("family", FUSED)
 def test_same_logits_and_gradients_with_fewer_products(tmp_path: Path, family: str) -> None:
-    found, inputs = loaded(tmp_path, family)
-    model = found.model.train()
+    actual, inputs = loaded(tmp_path, family)
+    model = actual.model.train()
     names, apart = list(model.state_dict()), products(model, inputs)
 
     def step() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -68,8 +68,8 @@ def test_same_logits_and_gradients_with_fewer_products(tmp_path: Path, family: s
 
 
 def test_layers_with_an_adapter_are_left_alone(tmp_path: Path) -> None:
-    found, inputs = loaded(tmp_path, "bert")
-    adapted = add_adapter(found.model, lora_config(found.model, fresh=found.fresh), found.fresh)
+    actual, inputs = loaded(tmp_path, "bert")
+    adapted = add_adapter(actual.model, lora_config(actual.model, fresh=actual.fresh), actual.fresh)
     before, apart = adapted(**inputs).logits, products(adapted, inputs)
     with fused_projections(adapted):
         assert products(adapted, inputs) == apart
@@ -104,10 +104,10 @@ def test_what_a_layer_gives_may_be_changed_in_place() -> None:
 
 def test_frozen_parts_stay_frozen(tmp_path: Path) -> None:
     """One of the three may be fixed: it gets no gradient, the others theirs."""
-    found, inputs = loaded(tmp_path, "bert")
-    layer = found.model.bert.encoder.layer[0].attention.self
+    actual, inputs = loaded(tmp_path, "bert")
+    layer = actual.model.bert.encoder.layer[0].attention.self
     layer.key.requires_grad_(False)
-    with fused_projections(found.model):
-        found.model(**inputs).logits.sum().backward()
+    with fused_projections(actual.model):
+        actual.model(**inputs).logits.sum().backward()
     assert layer.key.weight.grad is None
     assert layer.query.weight.grad is not None and layer.value.weight.grad.abs().max() > 0

@@ -105,7 +105,8 @@ METHODS = {
 }
 
 
-# A head of several layers (RoBERTa), other names (DistilBERT), pictures, linear layers among convolutions, none but these.
+# A head of several layers (RoBERTa), other names (DistilBERT), images, linear layers among convolutions, none but
+# these.
 EVERYWHERE = ("bert", "roberta", "vit", "convnext", "resnet")
 TABLE = [
     *((m, f) for m in METHODS for f in EVERYWHERE[: 2 if m in ("some targets", "embeddings saved", "biases") else 5]),
@@ -143,7 +144,7 @@ def test_every_method_is_tried_without_weights(checkpoint):
     [("bert", AddLayers(last=1)), ("poolformer", AddLayers(last=1)), ("resnet", AddLayers(layers=(3,)))],
 )
 def test_layers_that_add_nothing_learn_to_or_the_adapter_is_refused(family: str, step: AddLayers, classifier, inputs):
-    """Their output weights are 0. Told apart from what is refused: whether these weights move; FourierFT begins at random."""
+    """Their output weights are 0. Refused is what does not move these; FourierFT, which begins at random, as well."""
     refused = []
     for method, config in METHODS.items():
         if config.target_modules is not None:
@@ -212,8 +213,8 @@ def test_lora_variants(variant: str, classifier, inputs, tmp_path: Path):
     if variant == "pissa":
         # What is left lacks the four largest singular values.
         kept = torch.linalg.svdvals(base)[4:]
-        found = torch.linalg.svdvals(layer.base_layer.weight.detach())[:-4]
-        torch.testing.assert_close(found, kept.detach(), atol=1e-5, rtol=0)
+        actual = torch.linalg.svdvals(layer.base_layer.weight.detach())[:-4]
+        torch.testing.assert_close(actual, kept.detach(), atol=1e-5, rtol=0)
     save_adapter(adapted, tmp_path / "start")
     perturb(adapted)
     save_adapter(adapted, tmp_path / "adapter", start=tmp_path / "start")
@@ -270,9 +271,9 @@ def test_biases_that_swin_v2_makes_of_positions_are_left_alone(method: str, inpu
     ],
 )
 def test_families_that_no_adapter_fits_are_told_without_weights(family: str, why: str, tmp_path: Path):
-    pictures = family.startswith("mobilenet")
-    folder = (tiny_image_checkpoint if pictures else tiny_text_checkpoint)(tmp_path, family)
-    bones = meta_classifier(inspect_checkpoint(folder), "image-classification" if pictures else "text-classification")
+    images = family.startswith("mobilenet")
+    folder = (tiny_image_checkpoint if images else tiny_text_checkpoint)(tmp_path, family)
+    bones = meta_classifier(inspect_checkpoint(folder), "image-classification" if images else "text-classification")
     with pytest.raises(InputError) as caught:
         add_adapter(bones, peft.LoraConfig(), (), empty=True)
     expected = f"adapter: LORA does not fit {family}, {why}"

@@ -36,8 +36,8 @@ def model(classifier: Callable) -> Callable[[str], PreTrainedModel]:
 def kernels(model: PreTrainedModel) -> dict[str, int]:
     """Sizes of the kernels that can change."""
     names = ("depthwise_conv.depthwise_conv.weight", "projection.weight")
-    found = {n: t for n, t in model.state_dict().items() if n.endswith(names) and t.ndim == 4}
-    return {n: t.shape[-1] for n, t in found.items()}
+    actual = {n: t for n, t in model.state_dict().items() if n.endswith(names) and t.ndim == 4}
+    return {n: t.shape[-1] for n, t in actual.items()}
 
 
 def test_kernels_by_hand() -> None:

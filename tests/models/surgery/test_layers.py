@@ -193,9 +193,9 @@ def test_bottlenecks_add_nothing_by_their_last_norm() -> None:
     """The norms inside stay, so that all of the new layer learns from the second step on."""
     config = AutoConfig.for_model("resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2])
     model = AutoModelForImageClassification.from_config(config).eval()
-    pictures = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
     after = AddLayers(layers=(3,))(model)
-    torch.testing.assert_close(after(pictures).logits, model(pictures).logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(after(images).logits, model(images).logits, rtol=0, atol=1e-6)
     norms = [layer.normalization for layer in after.resnet.encoder.stages[1].layers[2].layer]
     assert [bool(norm.weight.any()) for norm in norms] == [True, True, False]
 

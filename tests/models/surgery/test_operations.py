@@ -17,7 +17,6 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
-from hf_finetune.models import loading
 from hf_finetune.models.families import FAMILIES
 from hf_finetune.models.loading import check_config, load_classifier
 from hf_finetune.models.surgery.operations import (
@@ -99,7 +98,7 @@ SAME_FUNCTION = (AddLayers, SetDropout, SetAttention, StochasticDepth, LayerDrop
 def lively(
     checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], PreTrainedModel]:
-    """A classifier whose norms, biases and layer scales are not those that they start with, so that all of them matter."""
+    """A classifier whose norms, biases and layer scales are not those of the start, so that all of them matter."""
     made: dict[str, PreTrainedModel] = {}
 
     def model(family: str) -> PreTrainedModel:
@@ -136,11 +135,11 @@ def reloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         if model.main_input_name == "pixel_values"
         else AutoModelForSequenceClassification
     )
-    found, info = auto.from_pretrained(
+    actual, info = auto.from_pretrained(
         folder, attn_implementation=model.config._attn_implementation, output_loading_info=True
     )
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("family", [*TEXT, *IMAGE])
@@ -164,17 +163,17 @@ def test_what_is_made_loads_with_plain_transformers(family: str, lively, inputs,
         storages = [p.untyped_storage().data_ptr() for p in after.parameters()]
         assert len(set(storages)) == len(storages), step
 
-        found = logits(after, batch)
-        assert torch.isfinite(found).all()
+        actual = logits(after, batch)
+        assert torch.isfinite(actual).all()
         if isinstance(step, IN_PLACE):
             before = lively(family)
         else:
             again = logits(reloaded(after, tmp_path / str(number)), batch)
-            torch.testing.assert_close(again, found, rtol=0, atol=1e-6, msg=str(step))
+            torch.testing.assert_close(again, actual, rtol=0, atol=1e-6, msg=str(step))
         if isinstance(step, SAME_FUNCTION) or (isinstance(step, ResizeFeedForward) and step.ratio != 0.5):
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=str(step))
+            torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5, msg=str(step))
         else:
-            assert (found - expected).abs().max() > 1e-4, step
+            assert (actual - expected).abs().max() > 1e-4, step
 
 
 @pytest.mark.parametrize("family", NAMESAKES)
@@ -240,7 +239,9 @@ def test_what_was_new_before_surgery_is_new_after(checkpoint) -> None:
 
 
 def test_refused_from_the_config_alone(checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_built", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(
+        AutoModelForSequenceClassification, "from_pretrained", lambda *_, **__: pytest.fail("weights were loaded")
+    )
     options = {"task": "text-classification", "labels": ["no", "yes"], "surgery": [AddLayers(last=1)]}
     with pytest.raises(InputError) as caught:
         load_classifier(checkpoint("albert"), **options)

@@ -1,4 +1,4 @@
-"""Other patches and other picture sizes: values by hand, the family's own interpolation, and stock models that reload."""
+"""Other patches and image sizes: values by hand, the family's own interpolation, and stock models that reload."""
 
 import copy
 from collections.abc import Callable
@@ -74,8 +74,8 @@ def test_positions_are_the_familys_own(family: str, model: Callable, tmp_path: P
     assert after.config.image_size == 64 and before.config.image_size == 32
     told = {"interpolate_pos_encoding": True} if family in ("vit", "deit") else {}
     with torch.no_grad():
-        wanted, found = before(pixels(64), **told).logits, after(pixels(64)).logits
-    assert torch.allclose(found, wanted, atol=1e-5) and found.std() > 1e-3
+        expected, actual = before(pixels(64), **told).logits, after(pixels(64)).logits
+    assert torch.allclose(actual, expected, atol=1e-5) and actual.std() > 1e-3
     reloads(after, tmp_path, 64)
 
 
@@ -97,7 +97,7 @@ def test_larger_patches_of_a_larger_picture_change_nothing(family: str, model: C
     old = before.config.patch_size
     after = ResizePatches(2 * old, image_size=64)(model(family))
     assert (after.config.patch_size, after.config.image_size) == (2 * old, 64)
-    # Each patch by itself: bilinear resizing of the whole picture would mix neighbours.
+    # Each patch by itself: bilinear resizing of the whole image would mix neighbours.
     tiles = F.unfold(pixels(32), old, stride=old).transpose(1, 2).reshape(-1, 3, old, old)
     tiles = F.interpolate(tiles, scale_factor=2, mode="bilinear").reshape(2, -1, 12 * old * old).transpose(1, 2)
     larger = F.fold(tiles, 64, 2 * old, stride=2 * old)

@@ -1,4 +1,4 @@
-"""Positions for longer texts: the first ones stay, the others repeat them, and plain transformers reloads the result."""
+"""Positions for longer texts: the first ones stay, the others repeat them, plain transformers reloads the result."""
 
 from collections.abc import Callable
 from pathlib import Path

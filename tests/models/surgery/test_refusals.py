@@ -1,4 +1,4 @@
-"""What a family's config cannot express is refused from the config alone, in one line: operation, field, expectation."""
+"""What a family's config cannot express is refused from the config alone: operation, field, expectation in one line."""
 
 from __future__ import annotations
 

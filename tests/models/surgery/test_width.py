@@ -31,7 +31,7 @@ def logits(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tens
 
 
 def test_importance_by_hand() -> None:
-    """Neuron 0: incoming (3, 4) and bias 0, norm 5; outgoing (1, 0), norm 1. Neuron 1: incoming (0, 0) and bias 2; (3, 4)."""
+    """Neuron 0: incoming (3, 4), bias 0, norm 5; outgoing (1, 0), norm 1. Neuron 1: incoming (0, 0), bias 2; (3, 4)."""
     rows = [torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]), torch.tensor([[0.0, 2.0]])]
     down = torch.tensor([[1.0, 3.0], [0.0, 4.0]])
     assert importance(rows, down).tolist() == [5.0, 10.0]
@@ -99,8 +99,8 @@ def test_the_closest_product_by_hand() -> None:
 
 @pytest.mark.parametrize("family", NARROW)
 def test_features_that_nobody_reads_can_go(family: str, inputs, tmp_path: Path) -> None:
-    """Every second feature is written like its neighbour, so that the norms see no difference, and read by nobody; half of
-    each head's features are nothing."""
+    """Every second feature is written like its neighbour, so that the norms see no difference, and read by nobody; half
+    of each head's features are nothing."""
     text = family in TEXT_FAMILIES
     make, fields = (tiny_text_checkpoint, {"embedding_size": 32}) if text else (tiny_image_checkpoint, {})
     folder = make(tmp_path, family, **(fields if family == "electra" else {}))
