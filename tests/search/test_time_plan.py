@@ -128,4 +128,4 @@ def test_with_much_time_trials_are_longer_and_no_longer_than_a_run() -> None:
 
 
 def test_a_number_of_trials_that_was_asked_for_stays() -> None:
-    assert trial_plan(PACE, lambda n: (n, 0, 0), wanted=12, most_steps=1000, available=0.0) == (12, LEAST_STEPS)
+    assert trial_plan(PACE, lambda n: (n, 0, 0), requested=12, most_steps=1000, available=0.0) == (12, LEAST_STEPS)

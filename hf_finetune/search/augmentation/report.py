@@ -78,8 +78,8 @@ def describe(state: State) -> str:
             "                 score  accuracy  steps  policy",
             *(f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}" for t in table),
             f"policy        {state['best']['policy']}",
-            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps{_side(plan)}"
-            f"; accuracy {_mean(state['with'])} with it, {_mean(state['without'])} without",
+            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps"
+            f"{_side(plan)}; accuracy {_mean(state['with'])} with it, {_mean(state['without'])} without",
             f"evidence      {_evidence(state)}",
             f"verdict       {state['verdict']}" + MORE.get(state["verdict"], ""),
             f"time          {spoken(state['seconds'])} of {spoken(state['search']['budget_s'])}",
