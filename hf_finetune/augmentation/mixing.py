@@ -2,7 +2,7 @@
 
 An operation is a frozen dataclass with `__call__(batch, rng) -> batch`, on the tensors of one forward pass. Each row keeps
 a share of itself and gets the rest from a partner among the same rows. What comes out says so, by `partners` and `shares`
-beside the `labels`, which stay as they were; `training.losses.soft_labels` makes soft labels of the three. A batch that is not
+beside the `labels`, which stay as they were; `training.input_mixing` makes soft labels of the three. A batch that is not
 mixed comes out as it came in: one of a single row, at p 0 or alpha 0.
 
 Legend: B rows of a forward pass, H height, W width, T tokens.

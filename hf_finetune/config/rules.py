@@ -17,7 +17,7 @@ from hf_finetune.models.peft.config import plain_adapter
 from hf_finetune.pretraining import rules as pretraining
 from hf_finetune.training import rules as training
 from hf_finetune.training.optim.config import check_installed
-from hf_finetune.training.optim.schedule_config import course
+from hf_finetune.training.optim.schedule_config import resolve
 from hf_finetune.utils import rules
 from hf_finetune.utils.plain import flatten
 from hf_finetune.utils.rules import Unused
@@ -45,7 +45,7 @@ def check(recipe: Recipe) -> None:
     pretraining.check_views(recipe)
     check_installed(recipe.optim.optimizer)
     train, optimizer = recipe.train, recipe.optim.optimizer
-    course(train.lr_scheduler_type, recipe.schedule, warmup_steps=train.warmup_steps, optimizer=optimizer)
+    resolve(train.lr_scheduler_type, recipe.schedule, warmup_steps=train.warmup_steps, optimizer=optimizer)
     for conflict in CONFLICTS:
         conflict.refuse(recipe)
 

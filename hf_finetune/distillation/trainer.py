@@ -5,9 +5,9 @@ Legend: N training rows, B rows of a forward pass, C classes, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 from transformers.modeling_outputs import ModelOutput
 
 from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.batching import StepBatches
 from hf_finetune.distillation.feature_loss import FeatureDistillation
 from hf_finetune.distillation.features import FeatureRecorder
 from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
@@ -27,10 +28,24 @@ from hf_finetune.distillation.training_rows import (
     DistillationViews,
     collate_with_teacher,
 )
+from hf_finetune.training.hooks import Batch, Collate
+from hf_finetune.training.setup import TrainingSetup
 from hf_finetune.training.trainer import ClassifierTrainer
 
 # Name of what compares the insides, within a model that trains.
 COMPARING = "comparing"
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a student learns from beside the labels of its rows."""
+
+    logits: Any
+    """The teacher's, of the training rows in their order, see `DistillationRows`; with online augmentation, what computes
+    them of the views of an epoch, see `DistillationViews`."""
+    features: FeatureDistillation | None = None
+    """How features are compared. None: not at all. Then nothing may change the tokens of a row from one network to the
+    other (packed batches, `LowResolution`, `RDrop`)."""
 
 
 class DistillationTrainer(ClassifierTrainer):
@@ -38,61 +53,47 @@ class DistillationTrainer(ClassifierTrainer):
 
     Args:
         model, args: see `ClassifierTrainer`.
-        teacher: the teacher's logits of the training rows, in their order, see `DistillationRows`; with `augmentation`, what answers
-            the views of an epoch, see `DistillationViews`.
-        loss: of labels and teacher.
-        insides: what of the student's inside is compared. None: nothing.
-        fields: all others of `ClassifierTrainer`. Not `mix`: the teacher sees no mixed rows. With `insides` none that changes
-            the tokens of a row from one network to the other (`unpadded`, `shrink`), and no `r_drop`.
+        setup: its loss is a `DistillationLoss`. It has no `InputMixing`: the teacher sees no mixed rows.
+        teaching: the teacher's part.
     """
 
-    # The teacher answers one view of each row in an epoch.
+    # The teacher sees one view of each row in an epoch.
     several_views = False
 
-    def __init__(
-        self,
-        model: nn.Module,
-        args: TrainingArguments,
-        *,
-        teacher: Any,
-        loss: DistillationLoss,
-        insides: FeatureDistillation | None = None,
-        **fields: Any,
-    ) -> None:
-        if insides is not None:
-            loss = replace(loss, feature_losses=insides.losses)
-        super().__init__(model, args, loss=loss, **fields)
-        assert not self.mix, "the teacher sees no mixed rows"
-        assert insides is None or not (self.unpadded or self.r_drop), "the two networks would see other rows"
-        self.teacher, self.insides = teacher, insides
-        self.watch: FeatureRecorder | None = None
-        if insides is not None:
-            self.watch = FeatureRecorder(model, insides.required, skip=insides.skip)
-            # As a part of the model while it trains: optimiser, clipping, processes and checkpoints then know its weights.
-            comparing = nn.ModuleDict({str(place): module for place, module in insides.losses.items()})
+    def __init__(self, model: nn.Module, args: TrainingArguments, setup: TrainingSetup, teaching: Teaching) -> None:
+        features = teaching.features
+        if features is not None:
+            assert isinstance(setup.loss, DistillationLoss), "it compares features"
+            setup = replace(setup, loss=replace(setup.loss, feature_losses=features.losses))
+        super().__init__(model, args, setup)
+        self.teaching = teaching
+        self.recorder: FeatureRecorder | None = None
+        if features is not None:
+            self.recorder = FeatureRecorder(model, features.required, skip=features.skip)
+            # As a part of the model while it trains: optimizer, clipping, processes and checkpoints then know its weights.
+            comparing = nn.ModuleDict({str(place): module for place, module in features.losses.items()})
             model.add_module(COMPARING, comparing.to(args.device))
             self._anchor = model.register_forward_hook(_take_part)
 
-    def _training_rows(self) -> DistillationRows | DistillationViews:
-        rows = super()._training_rows()
-        columns = {} if self.insides is None else self.insides.columns
+    def _training_rows(self, sampler: StepBatches) -> DistillationRows | DistillationViews:
+        rows, logits = super()._training_rows(sampler), self.teaching.logits
+        columns = {} if self.teaching.features is None else self.teaching.features.columns
         if isinstance(rows, AugmentedRows):
-            assert callable(self.teacher), "the teacher has seen the rows as they are"
-            teacher = self.teacher
+            assert callable(logits), "the teacher has seen the rows as they are"
             return DistillationViews(
-                rows, lambda views: {LOGITS: teacher(views), **(columns(views) if callable(columns) else {})}
+                rows, lambda views: {LOGITS: logits(views), **(columns(views) if callable(columns) else {})}
             )
-        assert not callable(self.teacher), "the teacher answers views, and the rows have none"
+        assert not callable(logits), "the teacher sees views, and the rows have none"
         assert isinstance(columns, Mapping)
-        return DistillationRows(rows, {LOGITS: self.teacher, **columns})
+        return DistillationRows(rows, {LOGITS: logits, **columns})
 
-    def _training_collate(self) -> Callable[[dict[str, list]], dict[str, Any]]:
+    def _training_collate(self) -> Collate:
         return partial(collate_with_teacher, super()._training_collate())
 
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
@@ -100,22 +101,22 @@ class DistillationTrainer(ClassifierTrainer):
         student = {name: x for name, x in inputs.items() if not name.startswith(TEACHER)}
         # By the step alone, so that a run that was resumed does as one that was not.
         progress = self.state.global_step / max(self.state.max_steps - 1, 1)
-        taught = DistillationTargets(inputs["labels"], inputs[LOGITS], progress)
+        targets, features = DistillationTargets(inputs["labels"], inputs[LOGITS], progress), self.teaching.features
         with ExitStack() as stack:
-            if self.insides is not None and self.watch is not None:
-                with self.insides.timer:
-                    theirs = self.insides.teacher(inputs)
-                inside = stack.enter_context(self.watch.recording(student))
-                taught = replace(taught, student_features=inside, teacher_features=theirs)
-            return super().compute_loss(model, {**student, "labels": taught}, return_outputs, num_items_in_batch)
+            if features is not None and self.recorder is not None:
+                with features.timer:
+                    theirs = features.teacher(inputs)
+                own = stack.enter_context(self.recorder.recording(student))
+                targets = replace(targets, student_features=own, teacher_features=theirs)
+            return super().compute_loss(model, {**student, "labels": targets}, return_outputs, num_items_in_batch)
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:
         """As the classifier's; what compares the insides is no part of the model after it."""
         try:
             super().train(resume_from_checkpoint)
         finally:
-            if self.watch is not None:
-                self.watch.close()
+            if self.recorder is not None:
+                self.recorder.close()
                 self._anchor.remove()
                 delattr(self.model, COMPARING)
 

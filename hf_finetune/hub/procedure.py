@@ -12,7 +12,7 @@ from hf_finetune.config.recipe import Distill, Recipe
 from hf_finetune.hub.markdown import code, number, value_cell
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.models.peft.config import plain_adapter
-from hf_finetune.training.optim.schedule_config import course
+from hf_finetune.training.optim.schedule_config import resolve
 from hf_finetune.utils.plain import flatten, short_repr, to_plain
 
 # What decides a result, with its default or not; the rest is in recipe.json.
@@ -65,7 +65,7 @@ def _recipe_fields(run: RunFacts) -> dict[str, Any]:
     )
     # None in the recipe: by method; the result has what that came to.
     fields["train.learning_rate"] = run.result.get("learning_rate", train.learning_rate)
-    schedule = course(
+    schedule = resolve(
         train.lr_scheduler_type, recipe.schedule, warmup_steps=train.warmup_steps, optimizer=recipe.optim.optimizer
     )
     fields |= {"train.lr_scheduler_type": schedule.name, "train.warmup_steps": schedule.warmup_steps}

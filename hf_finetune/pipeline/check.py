@@ -23,7 +23,7 @@ from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData
 from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.update_rule import penalized_parameters
 from hf_finetune.pretraining.models import GUESSES, check_pretrainable
-from hf_finetune.training.losses.soft_labels import why_not_by_embeddings
+from hf_finetune.training.input_mixing import why_not_by_embeddings
 from hf_finetune.training.regularization.mixout import pretrained_layers
 from hf_finetune.utils.plain import short_repr
 

@@ -39,7 +39,7 @@ def stage_seconds(trained: TrainedRun) -> StageSeconds:
     path = trained.folder / STAGES
     if PartialState().is_main_process and not path.exists():
         assert trained.pretraining is not None, "the run pretrains"
-        write_json(path, asdict(StageSeconds(trained.pretraining.loop_s, trained.trainer.all_loop_seconds)))
+        write_json(path, asdict(StageSeconds(trained.pretraining.loop_s, trained.trainer.clock.total)))
     PartialState().wait_for_everyone()
     return _stored_seconds(trained.folder)
 

@@ -146,8 +146,8 @@ def _augmentation(trained: TrainedRun) -> dict[str, Any] | None:
 
 def _sparsity(trained: TrainedRun) -> dict[str, Any] | None:
     """How many of the weights with a penalty are 0: of those that the run began with, even if their turn never came."""
-    callbacks = [c for c in trained.trainer.callback_handler.callbacks if isinstance(c, ElasticNetSteps)]
-    return sparsity(callbacks[0].parameters) if callbacks else None
+    hooks = [hook for hook in trained.trainer.hooks if isinstance(hook, ElasticNetSteps)]
+    return sparsity(hooks[0].parameters) if hooks else None
 
 
 def _pretraining(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] | None:
@@ -190,20 +190,21 @@ def _training(trained: TrainedRun) -> dict[str, Any]:
 def _best(trained: TrainedRun) -> dict[str, Any]:
     """Which weights the run ended with, and what validation said of all that it could have kept."""
     trainer, metric = trained.trainer, trained.run.recipe.evaluate.metric
-    if trainer.kept is None:
+    best, candidates = trainer.selection.best, trainer.selection.candidates
+    if best is None:
         return {"step": trainer.state.best_global_step, metric: trainer.state.best_metric}
-    averaged = {"candidates": [c.to_dict(metric) for c in trainer.candidates]} if len(trainer.candidates) > 1 else {}
-    return {"step": trainer.kept.step, **trainer.kept.to_dict(metric), **averaged}
+    averaged = {"candidates": [c.to_dict(metric) for c in candidates]} if len(candidates) > 1 else {}
+    return {"step": best.step, **best.to_dict(metric), **averaged}
 
 
 def _cost(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
     trainer, clock, context = trained.trainer, trained.clock, trained.run.context
-    loop_s, used = clock.seconds("train_loop_s") + clock.seconds("probe_s"), trainer.utilisation
+    loop_s, used = clock.seconds("train_loop_s") + clock.seconds("probe_s"), trainer.utilization
     return {
         "time": {"total_s": round(environment.seconds_since_start(), 2), **clock.to_dict()},
         "throughput": {
-            "train_rows_per_s": round(trainer.rows_trained * context.processes / loop_s, 2),
-            "train_tokens_per_s": round(trainer.tokens_trained * context.processes / loop_s, 1),
+            "train_rows_per_s": round(trainer.work.rows * context.processes / loop_s, 2),
+            "train_tokens_per_s": round(trainer.work.tokens * context.processes / loop_s, 1),
             "predict_rows_per_s": round(evaluation.judged_split.rows_per_s, 2),
             "flop_utilisation": None if used is None else round(used.share, 4),
         },

@@ -22,7 +22,6 @@ from hf_finetune.pipeline.run_folder import output_folder
 from hf_finetune.pipeline.update_rule import learning_rate
 from hf_finetune.training import range_test
 from hf_finetune.training.callbacks import read_log
-from hf_finetune.training.optim.config import highest_rate
 from hf_finetune.training.optim.schedule_config import Schedule
 from hf_finetune.training.probe import Choice
 from hf_finetune.utils.files import write_json, write_text
@@ -105,7 +104,7 @@ def _train_at_growing_rates(run: PreparedRun) -> list[tuple[float, float]]:
         (rates[line["step"] - 1], line["loss"])
         for line in lines
         if np.isfinite(line.get("loss", np.nan))
-        and rates[line["step"] - 1] <= highest_rate(run.recipe.optim.optimizer, line["step"])
+        and rates[line["step"] - 1] <= run.recipe.optim.optimizer.highest_rate(line["step"])
     ]
 
 

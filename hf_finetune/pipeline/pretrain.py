@@ -159,7 +159,7 @@ def _report(setup: PretrainingSetup, trainer: PretrainingTrainer, log: Path, sec
         "loss": {"first": losses[0], "last": losses[-1]},
         "held_out_loss": {"first": held_out[0], "last": held_out[-1], "kept": trainer.state.best_metric},
         "seconds": round(seconds, 2),
-        "loop_s": round(trainer.all_loop_seconds, 2),
+        "loop_s": round(trainer.clock.total, 2),
     }
 
 

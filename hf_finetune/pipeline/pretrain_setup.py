@@ -1,18 +1,15 @@
-"""What a pretraining stage trains: its rows, its network, and its objective's trainer."""
+"""What a pretraining stage trains: its rows, its network, and what is learned."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, PrinterCallback, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers import PreTrainedModel, TrainingArguments
 
 from hf_finetune.config.recipe import Supervised
 from hf_finetune.data.image_processing import check_augmentable
@@ -30,17 +27,20 @@ from hf_finetune.pretraining.masking import WORDS, Masking, with_words
 from hf_finetune.pretraining.models import GUESSES, load_pretrainable
 from hf_finetune.pretraining.trainer import (
     HELD_OUT,
-    AutoencoderTrainer,
-    ContrastiveTrainer,
-    MaskedImageTrainer,
-    MaskedLanguageTrainer,
+    AutoencoderTask,
+    MaskedImageTask,
+    MaskedLanguageTask,
     PretrainingTrainer,
-    ViewsTrainer,
+    SimCLRTask,
+    SimCSETask,
+    Task,
 )
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.optim.config import AdamW
-from hf_finetune.training.optim.schedule_config import course
+from hf_finetune.training.optim.schedule_config import resolve
+from hf_finetune.training.optim.update_rule import UpdateRule
+from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -69,8 +69,8 @@ class PretrainingSetup:
     """The run as if these were its training rows."""
     rows: PretrainingSplit
     network: PreTrainedModel
-    trainer_type: Callable[..., PretrainingTrainer]
-    """The objective's trainer."""
+    task: Task
+    """What is learned."""
     objective: PretrainObjective
     """The recipe's, as it fits the images."""
 
@@ -117,7 +117,7 @@ def set_up(run: PreparedRun, rows: PretrainingSplit) -> PretrainingSetup:
     )
     as_run = _as_training_rows(run, rows)
     _check_batches(as_run, objective)
-    setup = _with_objective(PretrainingSetup(as_run, rows, network, PretrainingTrainer, objective))
+    setup = _with_task(as_run, rows, network, objective)
     trainer_arguments(setup, Path())  # what they refuse is refused now
     return setup
 
@@ -152,57 +152,44 @@ def _check_batches(run: PreparedRun, objective: PretrainObjective) -> None:
         )
 
 
-def _with_objective(setup: PretrainingSetup) -> PretrainingSetup:
-    """Put on the network what the objective needs, and choose its trainer."""
-    network, inputs, seed = setup.network, setup.run.data.inputs, setup.run.recipe.train.seed
-    first = inputs.collate(setup.rows.train[:1])
-    match setup.objective:
+def _with_task(
+    run: PreparedRun, rows: PretrainingSplit, network: PreTrainedModel, objective: PretrainObjective
+) -> PretrainingSetup:
+    """Put on the network what the objective needs, and say what is learned."""
+    inputs, seed = run.data.inputs, run.recipe.train.seed
+    first = inputs.collate(rows.train[:1])
+    task: Task
+    match objective:
         case MaskedLanguage(share=share, span=span):
             assert isinstance(inputs, TextInputs), "checked: words are those of texts"
             table = network.get_input_embeddings()
             assert isinstance(table, nn.Embedding), "of words"
             masking = Masking.of(inputs.tokenizer, embeddings=table.num_embeddings, share=share, span=span, seed=seed)
-            return replace(setup, trainer_type=partial(MaskedLanguageTrainer, masking=masking))
-        case SimCSE() as objective:
+            task = MaskedLanguageTask(network, inputs, masking)
+        case SimCSE():
+            assert isinstance(inputs, TextInputs), "checked: it is of texts"
             if not drops_out(network, first):
                 raise InputError(
                     "pretrain.objective: SimCSE tells views apart by dropout, and the model drops nothing out; set "
                     "model.dropout to 0.1"
                 )
-            return replace(setup, trainer_type=partial(ContrastiveTrainer, objective=objective))
-        case SimCLR(projection=width) as objective:
-            unlabeled = setup.run.data.unlabeled
+            task = SimCSETask(inputs, objective)
+        case SimCLR(projection=width):
+            unlabeled = run.data.unlabeled
             assert isinstance(inputs, ImageInputs) and unlabeled is not None, "checked: it is of images"
             check_augmentable(inputs.processor, unlabeled.rows["image"], "pretrain.objective SimCLR")
             project(network, width, seed=seed)
-            return replace(setup, trainer_type=partial(ViewsTrainer, objective=objective))
-        case objective:
-            shape_CHW = tuple(first["pixel_values"].shape[1:])
-            return _with_masked_patches(setup, objective, shape_CHW)
-
-
-def _with_masked_patches(
-    setup: PretrainingSetup, objective: SimMIM | MAE, shape_CHW: tuple[int, ...]
-) -> PretrainingSetup:
-    """As `_with_objective`, where patches of images of this shape are left out."""
-    network = setup.network
-    objective = _with_something_to_see(objective, network.config.patch_size, shape_CHW)
-    if isinstance(objective, SimMIM):
-        trainer_type = partial(MaskedImageTrainer, objective=objective, picture=shape_CHW)
-        return replace(setup, trainer_type=trainer_type, objective=objective)
-    autoencoder = MaskedAutoencoder(
-        network,
-        layers=objective.decoder_layers,
-        width=objective.decoder_width,
-        picture=shape_CHW,
-        seed=setup.run.recipe.train.seed,
-    )
-    return replace(
-        setup,
-        network=autoencoder,
-        trainer_type=partial(AutoencoderTrainer, objective=objective, picture=shape_CHW),
-        objective=objective,
-    )
+            task = SimCLRTask(inputs, objective, seed=seed)
+        case SimMIM() | MAE():
+            assert isinstance(inputs, ImageInputs), "checked: it is of images"
+            patch, shape_CHW = int(network.config.patch_size), tuple(first["pixel_values"].shape[1:])
+            objective = _with_something_to_see(objective, patch, shape_CHW)
+            task_type = AutoencoderTask if isinstance(objective, MAE) else MaskedImageTask
+            task = task_type(inputs, objective, patch=patch, shape=shape_CHW, seed=seed)
+            if isinstance(objective, MAE):
+                layers, decoder = objective.decoder_layers, objective.decoder_width
+                network = MaskedAutoencoder(network, layers=layers, width=decoder, picture=shape_CHW, seed=seed)
+    return PretrainingSetup(run, rows, network, task, objective)
 
 
 def _with_something_to_see(objective: SimMIM | MAE, patch: int, shape_CHW: tuple[int, ...]) -> SimMIM | MAE:
@@ -245,23 +232,18 @@ def build_trainer(setup: PretrainingSetup, folder: Path, *, first: bool, saving:
     network: nn.Module = setup.network
     network.to(run.context.device)
     default_kernels(run).switch_on(network)
-    trainer = setup.trainer_type(
+    return PretrainingTrainer(
         network,
         trainer_arguments(setup, folder, first=first, saving=saving),
-        train_rows=setup.rows.train,
-        validation_rows=setup.rows.held_out,
-        inputs=run.data.inputs,
-        rows_per_step=micro_batch(run).rows_per_step,
-        by_length=batching.by_length,
-        token_budget=batching.token_budget,
-        shortcuts=shortcuts(run.context),
-        course=course(None, warmup_steps=None, optimizer=AdamW()),
-        callbacks=[ProgressBar(HELD_OUT, "pretrain"), LogLines(folder / LOG)],
+        TrainingSetup(
+            TrainingData(setup.rows.train, setup.rows.held_out, run.data.inputs),
+            BatchPlan(micro_batch(run).rows_per_step, by_length=batching.by_length, token_budget=batching.token_budget),
+            update=UpdateRule(schedule=resolve(None, warmup_steps=None, optimizer=AdamW())),
+            shortcuts=shortcuts(run.context),
+            callbacks=(ProgressBar(HELD_OUT, "pretrain"), LogLines(folder / LOG)),
+        ),
+        setup.task,
     )
-    trainer.remove_callback(PrinterCallback)
-    if not saving:
-        trainer.args.save_strategy, trainer.args.load_best_model_at_end = SaveStrategy.NO, False
-    return trainer
 
 
 def trainer_arguments(
@@ -291,4 +273,5 @@ def trainer_arguments(
         seed=train.seed,
         logging_steps=train.logging_steps if saving else 1,
         eval_on_start=first and saving,
+        saving=saving,
     )

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
-from hf_finetune.config.data import ImageData
 from hf_finetune.config.recipe import Averaging
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.distillation.trainer import DistillationTrainer
-from hf_finetune.evaluation.metrics import classification_metrics, softmax
+from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.batching import micro_batch, trains_unpadded
 from hf_finetune.pipeline.context import PreparedRun
-from hf_finetune.pipeline.hooks import adapter_penalty, mixout, regularizers, what_trains
+from hf_finetune.pipeline.hooks import technique_hooks
 from hf_finetune.pipeline.make_ready import ReadyRun
 from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.pretrain import Pretraining
 from hf_finetune.pipeline.stopwatch import Stopwatch
-from hf_finetune.pipeline.update_rule import learning_rate, rates, schedule, shortcuts, trains_words_sparsely
+from hf_finetune.pipeline.update_rule import learning_rate, shortcuts, update_rule
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.averaging import Averages, Ema, Tail
+from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import train_until_stopped
-from hf_finetune.training.optim.sam import Sharpness
+from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
 from hf_finetune.training.soup import Soup
 from hf_finetune.training.trainer import ClassifierTrainer
 
@@ -57,8 +54,11 @@ class TrainedRun:
         return cast(PreTrainedModel, self.trainer.trained_model())
 
 
-def trainer_arguments(run: PreparedRun, checkpoints: Path) -> TrainingArguments:
+def trainer_arguments(run: PreparedRun, checkpoints: Path, *, saving: bool = True) -> TrainingArguments:
     """The trainer's arguments.
+
+    Args:
+        saving: write checkpoints.
 
     Raises:
         InputError: see `training_arguments`.
@@ -80,6 +80,7 @@ def trainer_arguments(run: PreparedRun, checkpoints: Path) -> TrainingArguments:
         max_grad_norm=train.max_grad_norm,
         seed=train.seed,
         logging_steps=train.logging_steps,
+        saving=saving,
     )
 
 
@@ -113,53 +114,38 @@ def train(
 
 def _build_trainer(ready: ReadyRun, folder: Path, bar: ProgressBar, *, rehearsal: bool) -> ClassifierTrainer:
     run, rows, network = ready.run, ready.rows, ready.network
-    recipe, checkpoints = run.recipe, folder / "checkpoints"
-    data, optim, patience = recipe.data, recipe.optim, recipe.train.early_stopping_patience
-    trainer_type: Any = ClassifierTrainer
-    if ready.teaching is not None:
-        trainer_type = partial(
-            DistillationTrainer, teacher=ready.teaching.predictions.of_training, insides=ready.teaching.features
-        )
-    trainer = trainer_type(
-        network,
-        trainer_arguments(run, checkpoints),
-        train_rows=rows.train,
-        validation_rows=rows.validation,
-        inputs=rows.inputs,
-        metrics=lambda labels, logits: classification_metrics(labels, softmax(logits)),
-        rows_per_step=micro_batch(run).rows_per_step,
-        by_length=recipe.batching.by_length,
-        token_budget=recipe.batching.token_budget,
-        unpadded=isinstance(rows.inputs, TextInputs) and trains_unpadded(run),
-        shrink=run.model.shrink,
-        shrink_share=data.low_resolution_share if isinstance(data, ImageData) else 0.0,
+    batching, averaging, patience = run.recipe.batching, run.recipe.averaging, run.recipe.train.early_stopping_patience
+    checkpoints = folder / "checkpoints"
+    arguments = trainer_arguments(run, checkpoints, saving=not rehearsal)
+    setup = TrainingSetup(
+        TrainingData(
+            rows.train,
+            rows.validation,
+            rows.inputs,
+            augmentation=run_augmenter(run) if run.context.augments_online else None,
+        ),
+        BatchPlan(
+            micro_batch(run).rows_per_step,
+            by_length=batching.by_length,
+            token_budget=batching.token_budget,
+            unpadded=isinstance(rows.inputs, TextInputs) and trains_unpadded(run),
+            sampling=batching.sampling,
+        ),
         loss=training_loss(run),
-        r_drop=recipe.objective.r_drop,
-        mixout=mixout(run, network),
-        sampling=recipe.batching.sampling,
-        augmentation=run_augmenter(run) if run.context.augments_online else None,
-        mix=recipe.objective.mix,
+        update=update_rule(run),
+        averaging=WeightAveraging(_averages(averaging), Soup(checkpoints) if averaging.soup else None),
         shortcuts=shortcuts(run.context),
-        optimizer=optim.optimizer,
-        course=schedule(run.context),
-        rates=rates(run),
-        sparse_embeddings=trains_words_sparsely(run),
-        sharpness=Sharpness(optim.sam_rho, optim.sam_adaptive) if optim.sam_rho else None,
-        averages=_averages(recipe.averaging),
-        soup=Soup(checkpoints) if recipe.averaging.soup else None,
-        penalty=adapter_penalty(network),
-        callbacks=[
+        hooks=technique_hooks(ready, rehearsal=rehearsal),
+        callbacks=(
             bar,
             LogLines(folder / "log.jsonl"),
             *([EarlyStoppingCallback(patience)] if patience else []),
-            *regularizers(run, network),
-            *([] if rehearsal else what_trains(ready)),
-        ],
+        ),
     )
-    trainer.remove_callback(PrinterCallback)
-    if rehearsal:
-        trainer.args.save_strategy, trainer.args.load_best_model_at_end = SaveStrategy.NO, False
-    return trainer
+    if ready.teaching is None:
+        return ClassifierTrainer(network, arguments, setup)
+    teaching = Teaching(ready.teaching.predictions.of_training, ready.teaching.features)
+    return DistillationTrainer(network, arguments, setup, teaching)
 
 
 def _averages(averaging: Averaging) -> Averages | None:
@@ -188,10 +174,10 @@ def _note_seconds(ready: ReadyRun, trainer: ClassifierTrainer, clock: Stopwatch,
     teacher_s = 0.0 if ready.teaching is None else ready.teaching.seconds_in_training(rehearsal=rehearsal)
     clock.note("cache_s", ready.rows.build_s)
     clock.note("train_s", clock.seconds("train_s") + ready.rows.build_s - teacher_s)
-    clock.note("train_loop_s", trainer.loop_seconds - teacher_s)
+    clock.note("train_loop_s", trainer.clock.loop - teacher_s)
     if teacher_s:
         clock.note("teacher_s", clock.seconds("teacher_s") + teacher_s)
-        if trainer.utilisation is not None:
-            trainer.utilisation = replace(trainer.utilisation, seconds=clock.seconds("train_loop_s"))
+        if trainer.utilization is not None:
+            trainer.utilization = replace(trainer.utilization, seconds=clock.seconds("train_loop_s"))
     # Of the whole training: with the steps before a restart, and with its teacher.
-    clock.note("all_steps_s", trainer.all_loop_seconds)
+    clock.note("all_steps_s", trainer.clock.total)

@@ -11,7 +11,8 @@ from hf_finetune.pipeline.context import PreparedRun, RunContext
 from hf_finetune.training.arguments import default_learning_rate
 from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.rate_groups import Rates
-from hf_finetune.training.optim.schedule_config import Course, course
+from hf_finetune.training.optim.schedule_config import ResolvedSchedule, resolve
+from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.regularization.elastic_net import penalised
 
 
@@ -29,10 +30,10 @@ def learning_rate(run: PreparedRun) -> float:
     )
 
 
-def schedule(context: RunContext) -> Course:
-    """The learning rate's schedule."""
+def schedule(context: RunContext) -> ResolvedSchedule:
+    """The learning-rate schedule."""
     recipe = context.recipe
-    return course(
+    return resolve(
         recipe.train.lr_scheduler_type,
         recipe.schedule,
         warmup_steps=recipe.train.warmup_steps,
@@ -40,10 +41,11 @@ def schedule(context: RunContext) -> Course:
     )
 
 
-def rates(run: PreparedRun) -> Rates:
-    """How learning rates differ between parameters."""
+def update_rule(run: PreparedRun) -> UpdateRule:
+    """Optimizer, schedule and rates of the recipe."""
     optim = run.recipe.optim
-    return Rates(optim.head_learning_rate, optim.layer_decay, optim.lora_plus_ratio, run.model.fresh)
+    rates = Rates(optim.head_learning_rate, optim.layer_decay, optim.lora_plus_ratio, run.model.fresh)
+    return UpdateRule(optim.optimizer, schedule(run.context), rates, trains_words_sparsely(run))
 
 
 def penalized_parameters(run: PreparedRun, network: nn.Module) -> dict[str, nn.Parameter]:

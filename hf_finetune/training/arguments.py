@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_finetune.errors import InputError
-from hf_finetune.training.optim.config import AdamW, Optimizer, rate_factor
+from hf_finetune.training.optim.config import AdamW, Optimizer
 from hf_finetune.utils.config import validated
 
 # Decided here, so that no run can be configured into a known defect of the stock Trainer.
@@ -79,10 +79,10 @@ def default_learning_rate(
         plain_lora_width: of the encoder, where the method is LoRA without a variant; None: it is another one.
     """
     if from_scratch:
-        return SCRATCH_LEARNING_RATE * rate_factor(optimizer)
+        return SCRATCH_LEARNING_RATE * optimizer.rate_factor
     is_image = task == "image-classification"
     rates = IMAGE_LEARNING_RATE if is_image else LEARNING_RATE
-    rate = rates.get(method, rates["lora"]) * rate_factor(optimizer)
+    rate = rates.get(method, rates["lora"]) * optimizer.rate_factor
     if plain_lora_width is None or is_image:
         return rate
     return rate * min(LORA_FASTEST, LORA_WIDTH / plain_lora_width)
@@ -96,6 +96,7 @@ def training_arguments(
     mixed_precision: Literal["no", "bf16", "fp16"],
     device: torch.device,
     extra: dict[str, Any],
+    saving: bool = True,
     **fields: Any,
 ) -> TrainingArguments:
     """Build the arguments of one run.
@@ -105,6 +106,7 @@ def training_arguments(
         learning_rate: peak rate, see `default_learning_rate`.
         metric: validation metric that chooses the epoch.
         extra: further TrainingArguments of the user's.
+        saving: False: no checkpoint is written, and the last weights stay.
         **fields: fields of TrainingArguments by their own names.
 
     Raises:
@@ -127,6 +129,7 @@ def training_arguments(
         **DECIDED,
         **fields,
         **extra,
+        **({} if saving else {"save_strategy": "no", "load_best_model_at_end": False}),
         "learning_rate": learning_rate,
         "metric_for_best_model": metric,
         "greater_is_better": metric not in LOWER_IS_BETTER,

@@ -6,7 +6,7 @@ nothing has to be estimated anew. Each average is one more copy of the trained w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
@@ -15,7 +15,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState
+
+from hf_finetune.training.hooks import Hook
+from hf_finetune.training.random_state import RandomState
 
 FILE = "averages.safetensors"
 Weights = Mapping[str, torch.Tensor]
@@ -68,7 +71,7 @@ class Tail:
         return 1 / (1 + count) if step >= max_steps or step > (1 - self.fraction) * max_steps else None
 
 
-class Averages(TrainerCallback):
+class Averages(Hook):
     """Keeps the averages up to date, and saves and restores them with each checkpoint.
 
     Reads the weights themselves after each step: `optim.VocabularyAdamW` has written its rows into the table by then.
@@ -82,32 +85,26 @@ class Averages(TrainerCallback):
         self.means: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self.kinds}
         self.counts: dict[str, int] = dict.fromkeys(self.kinds, 0)
 
-    def begun(self) -> list[str]:
-        """Names of the averages that hold any weights yet."""
-        return [name for name in self.kinds if self.counts[name]]
+    def begun(self) -> dict[str, Weights]:
+        """The averages that hold any weights yet, by name."""
+        return {name: self.means[name] for name in self.kinds if self.counts[name]}
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: object
-    ) -> None:
+    def before_step(self, model: nn.Module, state: TrainerState) -> None:
         """Begin the averages where the weights are; what is unfrozen later was constant until then, its average as well."""
         for name, kind in self.kinds.items():
             if self.counts[name] or kind.share(0, state.global_step + 1, state.max_steps) is not None:
                 means = self.means[name]
-                for key, parameter in _of(given).named_parameters():
+                for key, parameter in model.named_parameters():
                     if parameter.requires_grad and key not in means:
                         means[key] = parameter.detach().clone(memory_format=torch.contiguous_format)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: object
-    ) -> None:
-        """Take in the weights after an optimiser step."""
-        self._update(_of(given), state, "step")
+    def after_step(self, model: nn.Module, state: TrainerState) -> None:
+        """Take in the weights."""
+        self._update(model, state, "step")
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: object
-    ) -> None:
-        """Take in the weights after an epoch, or after the last step of a run that ends within one."""
-        self._update(_of(given), state, "epoch")
+    def after_epoch(self, model: nn.Module, state: TrainerState) -> None:
+        """Take in the weights."""
+        self._update(model, state, "epoch")
 
     @torch.no_grad()
     def _update(self, model: nn.Module, state: TrainerState, when: Literal["step", "epoch"]) -> None:
@@ -120,14 +117,23 @@ class Averages(TrainerCallback):
             torch._foreach_lerp_(list(means.values()), [now[key] for key in means], share)
             self.counts[name] += 1
 
-    def save(self, checkpoint: Path) -> None:
-        """Write the averages into a checkpoint, before it is sealed."""
+    def on_validation(self, model: nn.Module, metrics_of: Callable[[str], dict[str, float]]) -> dict[str, float]:
+        """Metrics of the averages. Training's random numbers stay as they are."""
+        random_state, metrics = RandomState(_device(model)), {}
+        for name, weights in self.begun().items():
+            with swapped(model, weights):
+                metrics |= metrics_of(name)
+        random_state.restore()
+        return metrics
+
+    def on_save(self, model: nn.Module, state: TrainerState, checkpoint: Path) -> None:
+        """Write the averages."""
         tensors = {f"{name}.{key}": mean for name, means in self.means.items() for key, mean in means.items()}
         save_file(tensors, checkpoint / FILE, metadata={name: str(count) for name, count in self.counts.items()})
 
-    def load(self, checkpoint: Path, device: torch.device) -> None:
+    def on_resume(self, model: nn.Module, checkpoint: Path) -> None:
         """Go on with the averages of a checkpoint."""
-        with safe_open(checkpoint / FILE, framework="pt", device=str(device)) as file:
+        with safe_open(checkpoint / FILE, framework="pt", device=str(_device(model))) as file:
             counts = file.metadata() or {}
             for name in self.kinds:
                 self.counts[name] = int(counts[name])
@@ -138,11 +144,8 @@ class Averages(TrainerCallback):
                 }
 
 
-def _of(given: Mapping[str, object]) -> nn.Module:
-    """The model among what a Trainer gives its callbacks."""
-    model = given["model"]
-    assert isinstance(model, nn.Module)
-    return model
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 @torch.no_grad()

@@ -24,8 +24,6 @@ from hf_finetune.utils.files import write_json
 
 logger = logging.getLogger("hf_finetune")
 MANIFEST = "manifest.json"
-CLOCK = "loop_seconds.json"
-"""What all steps up to a checkpoint took, also those before the run was resumed."""
 
 
 def seal(checkpoint: Path, beside: Sequence[Path] = ()) -> None:
@@ -111,12 +109,6 @@ def refuse_lacking(model: nn.Module, missing: Iterable[str], output: str) -> Non
 def saved_state(checkpoint: Path) -> TrainerState:
     """How far the run had come."""
     return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-
-
-def seconds_until(checkpoint: Path) -> float:
-    """See `CLOCK`; 0 of a checkpoint from before it was kept."""
-    path = checkpoint / CLOCK
-    return float(json.loads(path.read_text())) if path.exists() else 0.0
 
 
 def is_over(state: TrainerState) -> bool:

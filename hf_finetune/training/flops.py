@@ -29,7 +29,7 @@ Batch = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Utilisation:
+class Utilization:
     """What one process's training did and could have done."""
 
     trained: float
@@ -49,6 +49,23 @@ class Utilisation:
     def to_dict(self) -> dict[str, Any]:
         """As result.json has it."""
         return {"trained": self.trained, "gemm_peak_per_s": self.peak, "gemm_dtype": self.dtype}
+
+
+class WorkCounter:
+    """Counts what one process trains on."""
+
+    def __init__(self) -> None:
+        self.rows = self.tokens = 0
+        self.images: Counter[tuple[int, ...]] = Counter()
+        """Images by the shape of one's tensor."""
+
+    def add(self, batch: Batch, config: PreTrainedConfig) -> None:
+        """A micro-batch, before it goes to the device."""
+        rows = len(batch["labels"])
+        self.rows += rows
+        self.tokens += real_tokens(batch, config)
+        if "pixel_values" in batch:
+            self.images[tuple(batch["pixel_values"].shape[1:])] += rows
 
 
 def real_tokens(batch: Batch, config: PreTrainedConfig) -> int:
@@ -136,10 +153,10 @@ def measure(
     collate: Callable[[Any], Batch],
     lengths: np.ndarray | None,
     rows_trained: int,
-    pictures: Mapping[tuple[int, ...], int],
+    images: Mapping[tuple[int, ...], int],
     seconds: float,
     dtype: torch.dtype,
-) -> Utilisation | None:
+) -> Utilization | None:
     """What one process's training loop did, against the peak of the settings it ran with. Takes about a second.
 
     Args:
@@ -147,7 +164,7 @@ def measure(
         collate: as the loop's.
         lengths: shape (N,), tokens of each row; None: pictures.
         rows_trained: rows that went through the model, epochs counted; each row of `rows` about as often as another.
-        pictures: rows that went through the model by the shape of one picture's tensor.
+        images: rows that went through the model by the shape of one image's tensor.
         seconds: the loop's wall-clock.
         dtype: of the loop's matrix products.
 
@@ -159,11 +176,11 @@ def measure(
     if lengths is not None:
         trained = float(flops_of_rows(model, rows, collate, lengths).mean() * rows_trained)
     else:
-        blank = {s: {"pixel_values": torch.zeros(1, *s, device=model.device)} for s in pictures}
-        trained = float(sum(n * training_flops(model, blank[s]) for s, n in pictures.items()))
+        blank = {s: {"pixel_values": torch.zeros(1, *s, device=model.device)} for s in images}
+        trained = float(sum(n * training_flops(model, blank[s]) for s, n in images.items()))
     widths = Counter(m.in_features for m in model.modules() if isinstance(m, nn.Linear))
     peak = gemm_peak(dtype, model.device, width=widths.most_common(1)[0][0] if widths else 768)
-    return Utilisation(trained, peak, str(dtype).removeprefix("torch."), seconds)
+    return Utilization(trained, peak, str(dtype).removeprefix("torch."), seconds)
 
 
 def patches(config: PreTrainedConfig, shape: tuple[int, ...]) -> int:

@@ -15,7 +15,7 @@ NOT_FINITE = (
 )
 
 
-class FiniteLosses:
+class NanGuard:
     """Remembers on the device whether every loss so far was finite: nobody waits for the device until it is asked.
 
     Args:

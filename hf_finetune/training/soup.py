@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import TrainerState
+
+from hf_finetune.training.hooks import Hook
 
 FOLDER = "soup"
 
@@ -46,7 +49,7 @@ def best_of(candidates: Sequence[Candidate], *, greater_is_better: bool) -> Cand
     return max(candidates, key=lambda candidate: (sign * candidate.metric, candidate.is_average))
 
 
-class Soup:
+class Soup(Hook):
     """Weights of a run's scored epochs, kept beside its checkpoints: those that train, without the optimiser's state.
 
     Args:
@@ -56,11 +59,13 @@ class Soup:
     def __init__(self, checkpoints: Path) -> None:
         self.folder = checkpoints / FOLDER
 
-    def add(self, model: nn.Module, step: int) -> None:
-        """Keep the weights after `step` optimiser steps."""
-        self.folder.mkdir(exist_ok=True)
-        weights = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-        save_file(weights, self._path(step))
+    def on_save(self, model: nn.Module, state: TrainerState, checkpoint: Path) -> None:
+        """Keep weights that validation has scored."""
+        step = state.global_step
+        if any(line["step"] == step and any(name.startswith("eval_") for name in line) for line in state.log_history):
+            self.folder.mkdir(exist_ok=True)
+            weights = {n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+            save_file(weights, self._path(step))
 
     def cook(
         self,

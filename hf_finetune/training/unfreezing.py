@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerState
 
 from hf_finetune.models.freezing import groups_from_the_top
+from hf_finetune.training.hooks import Hook
 
 
-class GradualUnfreezing(TrainerCallback):
+class GradualUnfreezing(Hook):
     """Lets one more group of weights train every so many optimiser steps.
 
     Which groups train is told by the step alone, so that a run that was resumed does as one that was not.
@@ -53,17 +54,11 @@ class GradualUnfreezing(TrainerCallback):
             for parameter in group:
                 parameter.requires_grad_(number < count)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        """The optimiser has been made by now, with all groups in it."""
-        self.switch(state.global_step)
-
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+    def before_step(self, model: nn.Module, state: TrainerState) -> None:
         """See `switch`."""
         self.switch(state.global_step)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+    def after_training(self, model: nn.Module, state: TrainerState) -> None:
         """What never had its turn stays as it was, and is not counted among what trained."""
         self.switch(max(0, state.global_step - 1))
 

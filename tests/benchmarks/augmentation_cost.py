@@ -23,7 +23,7 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", RAYON_NUM
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from hf_finetune.augmentation.augmenter import population_of
 from hf_finetune.augmentation.generative.base import GenerativeOperation
@@ -33,12 +33,13 @@ from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.config import Source
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of
 from hf_finetune.data.loading import Splits, load
-from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.classifier import quiet_libraries
+from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.precision import has_native_bf16
+from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
 from hf_finetune.training.trainer import ClassifierTrainer
 from hf_finetune.utils.plain import short_repr
 
@@ -82,18 +83,14 @@ def step_seconds(
         )
         arguments.save_strategy, arguments.eval_strategy, arguments.load_best_model_at_end = "no", "no", False
         task, labels = "text-classification", splits.labels
-        trainer = ClassifierTrainer(
-            load_classifier(job.checkpoint, task=task, labels=labels, dropout=None, seed=0).model,
-            arguments,
-            train_rows=rows,
-            validation_rows=rows.select(range(job.rows)),
-            inputs=inputs,
-            metrics=lambda labels, logits: classification_metrics(labels, softmax(logits)),
-            rows_per_step=job.rows,
-            sparse_embeddings=sparse,
-            callbacks=[clock],
+        model = load_classifier(job.checkpoint, task=task, labels=labels, dropout=None, seed=0).model
+        setup = TrainingSetup(
+            TrainingData(rows, rows.select(range(job.rows)), inputs),
+            BatchPlan(job.rows),
+            update=UpdateRule(sparse_embeddings=sparse),
+            callbacks=(clock,),
         )
-        trainer.remove_callback(PrinterCallback)
+        trainer = ClassifierTrainer(model, arguments, setup)
         trainer.train()
     return statistics.median(clock.seconds[5:])
 

@@ -176,7 +176,7 @@ def main() -> None:
             },
             lengths=np.array(encoded["train"]["length"][:]) if kind == "text" else None,
             rows_trained=consumed,
-            pictures={} if kind == "text" else {tuple(encoded["train"][0]["pixel_values"].shape): consumed},
+            images={} if kind == "text" else {tuple(encoded["train"][0]["pixel_values"].shape): consumed},
             seconds=clock.inside,
             dtype=torch.bfloat16 if arguments.bf16 else torch.float32,
         )

@@ -1,21 +1,26 @@
 """A student's loss and its training: the teacher's logits are those of its rows, however a step is cut."""
 
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.small_runs import furthest, small_trainer, trained_by_two, weights
+from helpers.small_runs import CPU, furthest, small_trainer, trained_by_two, weights
 from torch import nn
+from transformers import TrainingArguments
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.distillation.config import DecoupledKD, HardLabel, MatchLogits, SoftTargets
 from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
-from hf_finetune.distillation.trainer import DistillationTrainer
+from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy
-from hf_finetune.training.optim.sam import Sharpness
+from hf_finetune.training.optim.sam import SAM, Sharpness
+from hf_finetune.training.regularization.r_drop import RDrop
+from hf_finetune.training.setup import TrainingSetup
 
 LN2, LN3 = math.log(2), math.log(3)
 # The student says 1/2, 1/2; the teacher 1/4, 3/4.
@@ -83,15 +88,19 @@ LOSS = DistillationLoss(
 )
 
 
-def student(model: nn.Module, *args, train_rows, loss: DistillationLoss = LOSS, **fields) -> DistillationTrainer:
+def student(
+    model: nn.Module, args: TrainingArguments, setup: TrainingSetup, loss: DistillationLoss = LOSS
+) -> DistillationTrainer:
     """Taught numbers that differ from row to row."""
-    teacher_NC = np.random.default_rng(0).normal(size=(len(train_rows), 2)).astype(np.float32)
-    return DistillationTrainer(model, *args, train_rows=train_rows, loss=loss, teacher=teacher_NC, **fields)
+    teacher_NC = np.random.default_rng(0).normal(size=(len(setup.data.train), 2)).astype(np.float32)
+    return DistillationTrainer(model, args, replace(setup, loss=loss), Teaching(teacher_NC))
 
 
-def with_everything(model: nn.Module, *args, **fields) -> DistillationTrainer:
+def with_everything(model: nn.Module, args: TrainingArguments, setup: TrainingSetup) -> DistillationTrainer:
     """Rows sent twice, drawn by class, over a climb up the slope."""
-    return student(model, *args, **fields, r_drop=1.0, sampling="balanced", sharpness=Sharpness(0.05, False))
+    hooks = (RDrop(1.0), SAM(Sharpness(0.05, False), CPU))
+    balanced = replace(setup.batching, sampling="balanced")
+    return student(model, args, replace(setup, hooks=hooks, batching=balanced))
 
 
 def losses(trainer: DistillationTrainer) -> list[float]:
@@ -103,7 +112,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
     very rows. The labels count 3 at the first step, 2 at the second, 1 at the last."""
     loss = DistillationLoss(WeightedLoss(), Ramp(3.0, 1.0), (MatchLogits(2.0),))
     fields = {"rows": 20, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
-    trainer = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, loss=loss, **f), **fields)
+    trainer = small_trainer(tmp_path, "bert", trainer=partial(student, loss=loss), **fields)
     some = [label if i % 3 else -1 for i, label in enumerate(trainer.train_dataset["label"][:])]
     trainer.train_dataset = trainer.train_dataset.remove_columns("label").add_column("label", some)
     trainer.train()
@@ -114,7 +123,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
         labels = batch.pop("labels")
         with torch.no_grad():
             logits = trainer.model.eval()(**batch).logits
-        squares = (logits - torch.from_numpy(trainer.teacher[step])).square().mean(-1)
+        squares = (logits - torch.from_numpy(trainer.teaching.logits[step])).square().mean(-1)
         known = labels >= 0
         expected = (weight * cross_entropy(logits[known], labels[known]).sum() + 2 * squares.sum()) / len(step)
         assert logged == pytest.approx(float(expected), abs=1e-4)
@@ -131,13 +140,13 @@ def test_accumulation_changes_nothing(tmp_path: Path, family: str) -> None:
     parts.train()
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
     assert furthest(weights(whole), weights(parts)) < 1e-3 < furthest(weights(whole), weights(plain))
-    assert whole.rows_trained == parts.rows_trained == 40
+    assert whole.work.rows == parts.work.rows == 40
 
 
 def test_a_teacher_of_no_weight_changes_nothing(tmp_path: Path) -> None:
     alone = DistillationLoss(WeightedLoss(), 1.0, (SoftTargets(weight=0.0),))
     plain = small_trainer(tmp_path, "bert")
-    taught = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, loss=alone, **f))
+    taught = small_trainer(tmp_path, "bert", trainer=partial(student, loss=alone))
     plain.train()
     taught.train()
     assert furthest(weights(plain), weights(taught)) == 0.0

@@ -243,7 +243,7 @@ def test_accumulation(tmp_path: Path) -> None:
     for trainer in trainers:
         trainer.train()
     assert furthest(weights(trainers[0]), weights(trainers[1])) < 1e-4
-    assert trainers[0].tokens_trained == trainers[1].tokens_trained > 0
+    assert trainers[0].work.tokens == trainers[1].work.tokens > 0
 
 
 def test_bfloat16_store(tmp_path: Path) -> None:
@@ -271,16 +271,7 @@ def test_adapters_above_the_frozen_layers(tmp_path: Path, family: str) -> None:
         trainer = small_trainer(tmp_path, family, rows=20, dropout=None)
         model = add_adapter(trainer.model, lora_config(trainer.model, fresh=()), (), seed=0)
         freezing.freeze_lower(model.get_base_model(), 2)
-        plain = trainer.inputs, trainer.train_dataset, trainer.eval_dataset
-        trainer = type(trainer)(
-            model,
-            replace(trainer.args),
-            train_rows=plain[1],
-            validation_rows=plain[2],
-            inputs=plain[0],
-            metrics=trainer.metrics,
-            rows_per_step=8,
-        )
+        trainer = type(trainer)(model, replace(trainer.args), trainer.setup)
         if with_cache:
             rows = cached(trainer)
             assert isinstance(rows.inputs, CachedInputs) and rows.layer == 2

@@ -6,8 +6,10 @@ import csv
 import inspect
 import io
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +18,18 @@ from datasets import Dataset
 from helpers.ranks import run_in_two_processes
 from helpers.tiny import IMAGE_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text_checkpoint
 from PIL import Image
-from transformers import TrainerState
+from torch import nn
+from transformers import TrainerState, TrainingArguments
 
 from hf_finetune.config.recipe import Evaluate, Model, Precision, Recipe, TextData, Train
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.hooks import Hook
+from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
 from hf_finetune.training.trainer import ClassifierTrainer
 
 CPU = torch.device("cpu")
@@ -91,10 +95,15 @@ def small_trainer(
     dropout: float | None = 0.0,
     token_budget: int | None = None,
     unpadded: bool = False,
-    trainer: type = ClassifierTrainer,
+    trainer: Callable[[nn.Module, TrainingArguments, TrainingSetup], ClassifierTrainer] = ClassifierTrainer,
     **fields,
 ) -> ClassifierTrainer:
-    """A trainer on a tiny checkpoint of `family`, two classes, float32, without a schedule or clipping."""
+    """A trainer on a tiny checkpoint of `family`, two classes, float32, without a schedule or clipping.
+
+    Args:
+        trainer: of model, TrainingArguments and setup, see `trainer_with`.
+        fields: of TrainingArguments.
+    """
     inputs: Inputs
     checkpoint = folder / f"checkpoint-of-{family}"
     if family in IMAGE_FAMILIES:
@@ -121,17 +130,34 @@ def small_trainer(
         gradient_accumulation_steps=accumulation,
         **given,
     )
-    return trainer(
-        model,
-        arguments,
-        train_rows=inputs.encode(made.select(range(rows))),
-        validation_rows=inputs.encode(made.select(range(rows, rows + 8))),
-        inputs=inputs,
-        metrics=lambda labels, logits: classification_metrics(labels, softmax(logits)),
-        rows_per_step=rows_per_step,
-        token_budget=token_budget,
-        unpadded=unpadded,
+    data = TrainingData(
+        inputs.encode(made.select(range(rows))), inputs.encode(made.select(range(rows, rows + 8))), inputs
     )
+    return trainer(
+        model, arguments, TrainingSetup(data, BatchPlan(rows_per_step, token_budget=token_budget, unpadded=unpadded))
+    )
+
+
+def trainer_with(
+    *,
+    hooks: Sequence[Hook] | Callable[[nn.Module], Sequence[Hook]] = (),
+    data: dict[str, Any] | None = None,
+    batching: dict[str, Any] | None = None,
+    **parts,
+) -> Callable[[nn.Module, TrainingArguments, TrainingSetup], ClassifierTrainer]:
+    """What makes a trainer whose setup differs in some fields of its data, its batching, or in whole parts."""
+
+    def make(model: nn.Module, args: TrainingArguments, setup: TrainingSetup) -> ClassifierTrainer:
+        changed = replace(
+            setup,
+            data=replace(setup.data, **(data or {})),
+            batching=replace(setup.batching, **(batching or {})),
+            hooks=tuple(hooks(model) if callable(hooks) else hooks),
+            **parts,
+        )
+        return ClassifierTrainer(model, args, changed)
+
+    return make
 
 
 def weights(trainer: ClassifierTrainer) -> dict[str, torch.Tensor]:

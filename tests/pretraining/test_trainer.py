@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,25 +18,30 @@ from hf_finetune.pretraining.masking import Masking, with_words
 from hf_finetune.pretraining.models import load_pretrainable
 from hf_finetune.pretraining.trainer import (
     HELD_OUT,
-    AutoencoderTrainer,
-    ContrastiveTrainer,
-    MaskedImageTrainer,
-    MaskedLanguageTrainer,
+    AutoencoderTask,
+    MaskedImageTask,
+    MaskedLanguageTask,
     PretrainingTrainer,
-    ViewsTrainer,
+    SimCLRTask,
+    SimCSETask,
+    Task,
 )
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.optim.config import SGD
+from hf_finetune.training.optim.update_rule import UpdateRule
+from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
 
 PICTURE = (3, 32, 32)
-OF_PICTURES: dict[type[PretrainingTrainer], tuple] = {
-    MaskedImageTrainer: ("patches", SimMIM(block=8)),
-    AutoencoderTrainer: ("unseen patches", MAE()),
-    ViewsTrainer: ("views", SimCLR(temperature=0.5)),
+OF_PICTURES: dict[type[Task], tuple] = {
+    MaskedImageTask: ("patches", SimMIM(block=8)),
+    AutoencoderTask: ("unseen patches", MAE()),
+    SimCLRTask: ("views", SimCLR(temperature=0.5)),
 }
 
 
-def small(folder: Path, family: str, kind: type[PretrainingTrainer], *, accumulation: int = 1, **fields: Any) -> Any:
+def small(
+    folder: Path, family: str, kind: type[Task], *, accumulation: int = 1, update: UpdateRule = UpdateRule()
+) -> PretrainingTrainer:
     """24 rows to train on, in steps of 8, and 8 held out; without dropout unless SimCSE needs it."""
     rows = (image_rows if kind in OF_PICTURES else text_rows)(32)
     inputs: Inputs
@@ -45,14 +49,11 @@ def small(folder: Path, family: str, kind: type[PretrainingTrainer], *, accumula
         local = inspect_checkpoint(tiny_image_checkpoint(folder / family, family))
         inputs = ImageInputs(load_image_processor(str(local.folder)))
         guess, objective = OF_PICTURES[kind]
-        fields |= {"objective": objective} | ({} if kind is ViewsTrainer else {"picture": PICTURE})
     else:
         local = inspect_checkpoint(tiny_text_checkpoint(folder / family, family))
         inputs = TextInputs(load_tokenizer(str(local.folder), max_length=32, sample=[]), 32)
         rows = with_words(inputs.encode(rows), inputs, whole_word=True)
-        guess = "words" if kind is MaskedLanguageTrainer else "nothing"
-        masking = Masking.of(inputs.tokenizer, embeddings=len(inputs.tokenizer), share=0.3, span=1, seed=0)
-        fields |= {"masking": masking} if guess == "words" else {"objective": SimCSE()}
+        guess = "words" if kind is MaskedLanguageTask else "nothing"
     given = {"learning_rate": 1e-3, "num_train_epochs": 1.0, "seed": 0, "max_grad_norm": 0.0, "weight_decay": 0.0}
     given |= {"lr_scheduler_type": "constant", "logging_steps": 1, "per_device_train_batch_size": 8 // accumulation}
     arguments = training_arguments(
@@ -65,26 +66,36 @@ def small(folder: Path, family: str, kind: type[PretrainingTrainer], *, accumula
         **given,
     )
     model = load_pretrainable(local, guess, dropout=0.1 if guess == "nothing" else 0.0)
-    if kind is AutoencoderTrainer:
-        model = MaskedAutoencoder(model, layers=1, width=None, picture=PICTURE, seed=0)
-    if kind is ViewsTrainer:
+    task: Task
+    if kind is MaskedLanguageTask:
+        masking = Masking.of(inputs.tokenizer, embeddings=len(inputs.tokenizer), share=0.3, span=1, seed=0)
+        task = MaskedLanguageTask(model, inputs, masking)
+    elif kind is SimCSETask:
+        task = SimCSETask(inputs, SimCSE())
+    elif kind is SimCLRTask:
         project(model, 8, seed=0)
-    options = {"train_rows": rows.select(range(24)), "validation_rows": rows.select(range(24, 32)), "inputs": inputs}
-    return kind(model, arguments, rows_per_step=8, **options, **fields)
+        task = SimCLRTask(inputs, objective, seed=0)
+    else:
+        patch = model.config.patch_size
+        if kind is AutoencoderTask:
+            model = MaskedAutoencoder(model, layers=1, width=None, picture=PICTURE, seed=0)
+        task = kind(inputs, objective, patch=patch, shape=PICTURE, seed=0)
+    data = TrainingData(rows.select(range(24)), rows.select(range(24, 32)), inputs)
+    return PretrainingTrainer(model, arguments, TrainingSetup(data, BatchPlan(8), update=update), task)
 
 
 def batch_of(trainer: PretrainingTrainer) -> dict[str, torch.Tensor]:
-    return trainer._training_collate()(trainer._training_rows().__getitems__(range(8)))
+    return trainer.task.collate(trainer.task.rows(trainer.train_dataset).__getitems__(range(8)))
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_words_cost_what_they_cost_in_the_library(tmp_path: Path, family: str) -> None:
     """Though the head is computed for the tokens alone that are asked for; the hook leaves every other pass as it is."""
-    trainer = small(tmp_path, family, MaskedLanguageTrainer)
+    trainer = small(tmp_path, family, MaskedLanguageTask)
     model, batch = trainer.model.eval(), batch_of(trainer)
     asked = int((batch["labels"] != -100).sum())
     with torch.no_grad():
-        ours, whole = trainer._summed(model, batch), model(**batch)
+        ours, whole = trainer.task.loss(model, batch), model(**batch)
     assert ours.item() / asked == pytest.approx(whole.loss.item(), rel=1e-5) and 8 <= asked < 80
     assert whole.logits.shape[:2] == batch["input_ids"].shape
 
@@ -92,11 +103,11 @@ def test_words_cost_what_they_cost_in_the_library(tmp_path: Path, family: str) -
 def test_patches_cost_what_they_cost_in_the_library(tmp_path: Path) -> None:
     """Every picture has as many left out, so the mean over pictures is the library's over pixels."""
     for family in ("vit", "swin"):
-        trainer = small(tmp_path / family, family, MaskedImageTrainer)
+        trainer = small(tmp_path / family, family, MaskedImageTask)
         model, batch = trainer.model.eval(), batch_of(trainer)
         inputs = {name: x for name, x in batch.items() if name != "labels"}
         with torch.no_grad():
-            ours, theirs = trainer._summed(model, batch), model(**inputs).loss
+            ours, theirs = trainer.task.loss(model, batch), model(**inputs).loss
         assert ours.item() / 8 == pytest.approx(theirs.item(), rel=1e-4)
         # .6 of 4 x 4 squares of 8 pixels.
         assert batch["bool_masked_pos"].float().mean().item() == 10 / 16
@@ -105,7 +116,7 @@ def test_patches_cost_what_they_cost_in_the_library(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "dinov2_with_registers"])
 def test_the_encoder_sees_what_is_not_to_be_guessed(tmp_path: Path, family: str) -> None:
     """4 of 16 patches reach its layers, of each picture others; what is left out can be anything, and is what is asked for."""
-    trainer = small(tmp_path, family, AutoencoderTrainer)
+    trainer = small(tmp_path, family, AutoencoderTask)
     model, batch = trainer.model.eval(), batch_of(trainer)
     inputs, prefix = {n: x for n, x in batch.items() if n != "labels"}, model.decoder.prefix
     tokens: list[int] = []
@@ -114,19 +125,19 @@ def test_the_encoder_sees_what_is_not_to_be_guessed(tmp_path: Path, family: str)
     left_out = batch["bool_masked_pos"]
     places = left_out.view(-1, 4, 4).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
     with torch.no_grad():
-        guessed, loss = model(**inputs), trainer._summed(model, batch)
+        guessed, loss = model(**inputs), trainer.task.loss(model, batch)
         hidden, shown = (torch.where(covered, torch.zeros(()), batch["pixel_values"]) for covered in (places, ~places))
         assert torch.allclose(guessed, model(**{**inputs, "pixel_values": hidden}), atol=1e-5)
         assert not torch.allclose(guessed, model(**{**inputs, "pixel_values": shown}), atol=1e-3)
         # Of a patch of one colour 0 is to be guessed, of noise what has variance 1.
-        assert trainer._summed(model, {**batch, "pixel_values": hidden}) < 0.9 * loss
+        assert trainer.task.loss(model, {**batch, "pixel_values": hidden}) < 0.9 * loss
     assert set(tokens) == {prefix + 4} and guessed.shape == (8, 12, 192)
     assert left_out.sum(1).tolist() == [12] * 8 and len(set(map(tuple, left_out.tolist()))) > 1
 
 
 def test_the_decoder_knows_the_places(tmp_path: Path) -> None:
     """It puts each state where its patch was, and the mask token elsewhere; positions tell all patches apart."""
-    model = small(tmp_path, "vit", AutoencoderTrainer).model.eval()
+    model = small(tmp_path, "vit", AutoencoderTask).model.eval()
     decoder, left_out = model.decoder, torch.zeros(1, 16, dtype=torch.bool)
     left_out[0, [0, 5, 6]] = True
     states, seen = torch.randn(1, 14, 32), []
@@ -147,20 +158,20 @@ def test_the_decoder_knows_the_places(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "swin", "beit", "convnext", "resnet", "efficientnet"])
 def test_two_views_of_each_picture(tmp_path: Path, family: str) -> None:
     """The loss by hand, of what the family's own head reads; a row's views are of seed, row and epoch, whatever is beside it."""
-    trainer = small(tmp_path, family, ViewsTrainer)
+    trainer = small(tmp_path, family, SimCLRTask)
     model, batch = trainer.model.train(), batch_of(trainer)
     assert batch["pixel_values"].shape == (16, 3, 32, 32) and batch["labels"].shape == (8,)
     projected: list[torch.Tensor] = []
     last = next(m for n, m in model.named_modules() if n.endswith(".2") and getattr(m, "out_features", 0) == 8)
     last.register_forward_hook(lambda module, given, output: projected.append(output.detach()))
-    loss = trainer._summed(model, batch)
+    loss = trainer.task.loss(model, batch)
     loss.backward()
     z = torch.nn.functional.normalize(projected[0], dim=-1)
     cosines = (z @ z.T / 0.5).exp()
     by_hand = [-(cosines[i, (i + 8) % 16] / (cosines[i].sum() - cosines[i, i])).log() for i in range(16)]
     assert loss.item() == pytest.approx(float(sum(by_hand)) / 2, rel=1e-3)
     assert all(p.grad is not None for n, p in model.named_parameters() if not n.endswith("mask_token"))
-    views: TwoViews = trainer._training_rows()
+    views: TwoViews = trainer.task.rows(trainer.train_dataset)
     alone = views.__getitems__([3])["pixels"]
     assert torch.equal(alone, views.__getitems__(range(8))["pixels"][[3, 11]]) and not torch.equal(*alone)
     views.set_epoch(1)
@@ -169,29 +180,29 @@ def test_two_views_of_each_picture(tmp_path: Path, family: str) -> None:
 
 def test_views_differ_by_dropout_alone(tmp_path: Path) -> None:
     """Without it a row's two vectors are one; a loss of the same vectors by hand says so. Padding has no part in a mean."""
-    trainer = small(tmp_path, "bert", ContrastiveTrainer)
+    trainer = small(tmp_path, "bert", SimCSETask)
     batch = batch_of(trainer)
     with torch.no_grad():
-        still, moving = trainer._summed(trainer.model.eval(), batch), trainer._summed(trainer.model.train(), batch)
+        still, moving = trainer.task.loss(trainer.model.eval(), batch), trainer.task.loss(trainer.model.train(), batch)
         inputs = {name: x for name, x in batch.items() if name != "labels"}
         vectors = torch.nn.functional.normalize(trainer.model.eval()(**inputs).last_hidden_state[:, 0], dim=-1)
         cosines = vectors @ vectors.T / 0.05
         by_hand = (cosines.logsumexp(-1) - cosines.diagonal()).sum()
-        trainer.objective = dataclasses.replace(trainer.objective, pooling="mean")
-        mean = trainer._summed(trainer.model, batch)
+        trainer.task.objective = dataclasses.replace(trainer.task.objective, pooling="mean")
+        mean = trainer.task.loss(trainer.model, batch)
         # One more column of padding.
         wider = {n: torch.nn.functional.pad(x, (0, 1)) if x.dim() == 2 else x for n, x in batch.items()}
-        assert trainer._summed(trainer.model, wider).item() == pytest.approx(mean.item(), rel=1e-4)
+        assert trainer.task.loss(trainer.model, wider).item() == pytest.approx(mean.item(), rel=1e-4)
     assert still.item() == pytest.approx(by_hand.item(), rel=1e-4) and moving.item() != pytest.approx(still.item())
 
 
-@pytest.mark.parametrize("kind", [MaskedLanguageTrainer, MaskedImageTrainer, AutoencoderTrainer])
-def test_micro_batches_change_nothing(tmp_path: Path, kind: type[PretrainingTrainer]) -> None:
+@pytest.mark.parametrize("kind", [MaskedLanguageTask, MaskedImageTask, AutoencoderTask])
+def test_micro_batches_change_nothing(tmp_path: Path, kind: type[Task]) -> None:
     """A step's loss is the mean over its words, not the mean over its parts' means."""
-    family = "bert" if kind is MaskedLanguageTrainer else "vit"
+    family = "bert" if kind is MaskedLanguageTask else "vit"
     # Adam would make rounding errors as large as any other gradient.
-    whole = small(tmp_path / "a", family, kind, optimizer=SGD(momentum=0.0))
-    parts = small(tmp_path / "b", family, kind, optimizer=SGD(momentum=0.0), accumulation=4)
+    whole = small(tmp_path / "a", family, kind, update=UpdateRule(SGD(momentum=0.0)))
+    parts = small(tmp_path / "b", family, kind, update=UpdateRule(SGD(momentum=0.0)), accumulation=4)
     before = weights(whole)
     for trainer in (whole, parts):
         trainer.train()
@@ -202,26 +213,26 @@ def test_micro_batches_change_nothing(tmp_path: Path, kind: type[PretrainingTrai
 
 
 @pytest.mark.parametrize("kind", OF_PICTURES)
-def test_held_out_pictures_cost_the_same_again(tmp_path: Path, kind: type[PretrainingTrainer]) -> None:
+def test_held_out_pictures_cost_the_same_again(tmp_path: Path, kind: type[Task]) -> None:
     """Whatever epoch training is in: they have masks and views of their own."""
     trainer = small(tmp_path, "vit", kind)
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
     assert scores[0] == scores[1]
-    read = trainer._rows(trainer.eval_dataset)
+    read = trainer.task.rows(trainer.eval_dataset)
     read.set_epoch(2**32 - 1)
     with torch.no_grad():
-        loss = trainer._summed(trainer.model.eval(), trainer._training_collate()(read.__getitems__(range(8))))
+        loss = trainer.task.loss(trainer.model.eval(), trainer.task.collate(read.__getitems__(range(8))))
     assert scores[0][f"eval_{HELD_OUT}"] == pytest.approx(loss.item() / 8, rel=1e-5)
 
 
 def test_held_out_rows_have_masks_of_their_own_that_stay(tmp_path: Path) -> None:
     """Scored twice they cost the same, as the library's mean over their words; training's random numbers are left alone."""
-    trainer = small(tmp_path, "bert", MaskedLanguageTrainer)
+    trainer = small(tmp_path, "bert", MaskedLanguageTask)
     state = torch.get_rng_state()
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
     assert scores[0] == scores[1] and torch.equal(state, torch.get_rng_state())
-    read = trainer._rows(trainer.eval_dataset)
-    collate = trainer._training_collate()
+    read = trainer.task.rows(trainer.eval_dataset)
+    collate = trainer.task.collate
     read.set_epoch(2**32 - 1)
     with torch.no_grad():
         loss = trainer.model.eval()(**collate(read.__getitems__(range(8)))).loss

@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.small_runs import furthest, small_recipe, small_trainer, weights
+from helpers.small_runs import furthest, small_recipe, small_trainer, trainer_with, weights
 from safetensors.torch import load_file
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerState
 
 from hf_finetune import Averaging, Launch, Recipe
 from hf_finetune.pipeline import run
 from hf_finetune.training import best_weights, checkpoints
 from hf_finetune.training.averaging import Averages, Ema, Tail, put_in, swapped
+from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
+from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.trainer import ClassifierTrainer
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -26,14 +27,14 @@ def averaged(values: Sequence[float], *kinds: Ema | Tail, epoch: int = 1) -> Ave
     """The averages after a run of one weight through `values`, the first of them before any step."""
     model, averages = nn.Linear(1, 1, bias=False), Averages(*kinds)
     put_in(model, {"weight": torch.tensor([[values[0]]])})
-    state, control = TrainerState(max_steps=len(values) - 1), TrainerControl()
+    state = TrainerState(max_steps=len(values) - 1)
     for value in values[1:]:
-        averages.on_step_begin(None, state, control, model=model)
+        averages.before_step(model, state)
         put_in(model, {"weight": torch.tensor([[value]])})
         state.global_step += 1
-        averages.on_step_end(None, state, control, model=model)
+        averages.after_step(model, state)
         if state.global_step % epoch == 0:
-            averages.on_epoch_end(None, state, control, model=model)
+            averages.after_epoch(model, state)
     return averages
 
 
@@ -59,14 +60,14 @@ def test_weight_that_is_unfrozen_later_was_constant_until_then() -> None:
     model, averages = nn.Linear(1, 1), Averages(Ema(0.5))
     model.bias.requires_grad_(False)
     put_in(model, {"weight": torch.tensor([[1.0]]), "bias": torch.tensor([1.0])})
-    state, control = TrainerState(max_steps=9, global_step=100), TrainerControl()
+    state = TrainerState(max_steps=9, global_step=100)
     averages.counts["ema"] = 100
-    averages.on_step_begin(None, state, control, model=model)
+    averages.before_step(model, state)
     assert averages.means["ema"].keys() == {"weight"}
     model.bias.requires_grad_(True)
-    averages.on_step_begin(None, state, control, model=model)
+    averages.before_step(model, state)
     put_in(model, {"bias": torch.tensor([3.0])})
-    averages.on_step_end(None, state, control, model=model)
+    averages.after_step(model, state)
     assert averages.means["ema"]["bias"].item() == 2.0
 
 
@@ -81,16 +82,17 @@ def test_swap_is_undone_to_the_bit() -> None:
 
 def test_saved_and_read_again(tmp_path: Path) -> None:
     """Also when the tail has not begun."""
+    model, state = nn.Linear(1, 1), TrainerState()
     averages = averaged([1.0, 2.0, 4.0, 8.0], Ema(0.9), Tail(1.0, "step"))
-    averages.save(tmp_path)
+    averages.on_save(model, state, tmp_path)
     again = Averages(Ema(0.9), Tail(1.0, "step"))
-    again.load(tmp_path, torch.device("cpu"))
+    again.on_resume(model, tmp_path)
     assert again.counts == {"ema": 3, "tail": 3}
     assert all(torch.equal(again.means[n]["weight"], averages.means[n]["weight"]) for n in ("ema", "tail"))
-    Averages(Tail(0.5, "step")).save(tmp_path)
+    Averages(Tail(0.5, "step")).on_save(model, state, tmp_path)
     again = Averages(Tail(0.5, "step"))
-    again.load(tmp_path, torch.device("cpu"))
-    assert again.begun() == []
+    again.on_resume(model, tmp_path)
+    assert again.begun() == {}
 
 
 class Recorder(TrainerCallback):
@@ -127,8 +129,9 @@ def tail_of(trajectory: list[dict[str, torch.Tensor]], count: int) -> dict[str, 
 
 def trainer_at(folder: Path, *callbacks: TrainerCallback, sparse: bool = True, **choice) -> ClassifierTrainer:
     """Three epochs of five steps with dropout and sparse embeddings; EMA of 0.8 and the mean of the last five steps."""
-    made = partial(
-        ClassifierTrainer, averages=Averages(Ema(0.8), Tail(0.3, "step")), sparse_embeddings=sparse, callbacks=callbacks
+    averages = Averages(Ema(0.8), Tail(0.3, "step"))
+    made = trainer_with(
+        averaging=WeightAveraging(averages), update=UpdateRule(sparse_embeddings=sparse), callbacks=callbacks
     )
     trainer = small_trainer(folder, "bert", num_train_epochs=3.0, dropout=None, weight_decay=0.01, trainer=made)
     trainer.add_callback(CheckpointKeeper([]))
@@ -142,7 +145,7 @@ def choose(trainer: ClassifierTrainer, **values: float) -> dict[str, float]:
     names = ["ema", "tail"]
     now = dict(trainer.model.named_parameters())
     for name in names:
-        means = trainer.averages.means[name]
+        means = trainer.setup.averaging.running.means[name]
         if means and all(torch.equal(now[key], mean) for key, mean in means.items()):
             return {"accuracy": values.get(name, 0.0)}
     return {"accuracy": values.get("checkpoint", 0.0) - 0.001 * trainer.state.global_step}
@@ -157,8 +160,9 @@ def test_validation_decides_what_is_kept(tmp_path: Path, kept: str) -> None:
     found = {n: p.detach() for n, p in trainer.model.named_parameters()}
     for name, expected in by_name.items():
         assert (furthest(found, expected) < 1e-6) == (name == kept), name
-    assert trainer.kept.weights == kept and [c.weights for c in trainer.candidates] == ["checkpoint", "ema", "tail"]
-    assert [c.steps for c in trainer.candidates] == [(5,), (15,), (15,)]
+    selection = trainer.selection
+    assert selection.best.weights == kept and [c.weights for c in selection.candidates] == ["checkpoint", "ema", "tail"]
+    assert [c.steps for c in selection.candidates] == [(5,), (15,), (15,)]
     scored = [
         [line["step"] for line in trainer.state.log_history if f"eval_{n}accuracy" in line] for n in ("ema_", "tail_")
     ]
@@ -168,7 +172,8 @@ def test_validation_decides_what_is_kept(tmp_path: Path, kept: str) -> None:
 def test_of_equals_the_average_is_kept(tmp_path: Path) -> None:
     trainer = trainer_at(tmp_path, checkpoint=0.905, ema=0.9)
     trainer.train()
-    assert trainer.candidates[0].metric == trainer.candidates[1].metric == 0.9 and trainer.kept.weights == "ema"
+    checkpoint, ema, _ = trainer.selection.candidates
+    assert checkpoint.metric == ema.metric == 0.9 and trainer.selection.best is ema
 
 
 def test_tail_that_never_began_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -176,10 +181,10 @@ def test_tail_that_never_began_is_said(tmp_path: Path, caplog: pytest.LogCapture
         def on_step_end(self, args, state, control, **_):
             control.should_training_stop = state.global_step == 3
 
-    made = partial(ClassifierTrainer, averages=Averages(Tail(0.3, "step")), callbacks=[Enough()])
+    made = trainer_with(averaging=WeightAveraging(Averages(Tail(0.3, "step"))), callbacks=(Enough(),))
     stopped = small_trainer(tmp_path, "bert", trainer=made)
     stopped.train()
-    assert stopped.kept.weights == "checkpoint" and len(stopped.candidates) == 1
+    assert stopped.selection.best.weights == "checkpoint" and len(stopped.selection.candidates) == 1
     assert "averaging: the run ended at step 3, before its tail began" in caplog.text
 
 
@@ -194,11 +199,12 @@ def test_killed_run_averages_to_the_same_bits(tmp_path: Path, step: int) -> None
     found = newest_whole(tmp_path / "killed" / "checkpoints")
     again.train(resume_from_checkpoint=None if found is None else str(found))
     for name in ("ema", "tail"):
-        assert furthest(again.averages.means[name], straight.averages.means[name]) == 0.0
+        means = [trainer.setup.averaging.running.means[name] for trainer in (again, straight)]
+        assert furthest(*means) == 0.0
     assert furthest(weights(again), weights(straight)) == 0.0
     over = trainer_at(tmp_path / "killed", ema=0.9)
     over.train(resume_from_checkpoint=str(newest_whole(tmp_path / "killed" / "checkpoints")))
-    assert over.kept == straight.kept and furthest(weights(over), weights(straight)) == 0.0
+    assert over.selection.best == straight.selection.best and furthest(weights(over), weights(straight)) == 0.0
 
 
 def test_averages_do_not_touch_the_training(tmp_path: Path) -> None:
@@ -207,11 +213,13 @@ def test_averages_do_not_touch_the_training(tmp_path: Path) -> None:
         "bert",
         num_train_epochs=2.0,
         dropout=None,
-        trainer=partial(ClassifierTrainer, sparse_embeddings=True, callbacks=[last := Recorder()]),
+        trainer=trainer_with(update=UpdateRule(sparse_embeddings=True), callbacks=(last := Recorder(),)),
     )
     plain.train()
-    made = partial(
-        ClassifierTrainer, sparse_embeddings=True, averages=Averages(Ema(0.9)), callbacks=[beside := Recorder()]
+    made = trainer_with(
+        update=UpdateRule(sparse_embeddings=True),
+        averaging=WeightAveraging(Averages(Ema(0.9))),
+        callbacks=(beside := Recorder(),),
     )
     small_trainer(tmp_path, "bert", num_train_epochs=2.0, dropout=None, trainer=made).train()
     assert furthest(last.seen[-1], beside.seen[-1]) == 0.0

@@ -94,7 +94,7 @@ def test_pictures_count_by_their_size(tmp_path):
         collate=dict,
         lengths=None,
         rows_trained=7,
-        pictures={(3, 32, 32): 7},
+        images={(3, 32, 32): 7},
         seconds=2.0,
         dtype=torch.float32,
     )
@@ -107,7 +107,7 @@ def test_pictures_count_by_their_size(tmp_path):
 
 def test_nothing_trained_is_nothing_measured():
     model = nn.Linear(2, 2)
-    arguments = {"rows": None, "collate": dict, "lengths": None, "pictures": {}, "seconds": 1.0}
+    arguments = {"rows": None, "collate": dict, "lengths": None, "images": {}, "seconds": 1.0}
     assert flops.measure(model, **arguments, rows_trained=0, dtype=torch.float32) is None
 
 

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.small_runs import furthest, small_trainer, weights
+from helpers.small_runs import furthest, small_trainer, trainer_with, weights
 from helpers.tiny import IMAGE_FAMILIES
 from transformers import TrainerCallback
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.patches import drop_patches, shrink_for
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
+from hf_finetune.training.low_resolution import LowResolution
 from hf_finetune.training.trainer import ClassifierTrainer
 
 
@@ -25,11 +26,11 @@ class KillAt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def trainer_at(folder: Path, *callbacks: TrainerCallback, **options) -> ClassifierTrainer:
+def trainer_at(folder: Path, *callbacks: TrainerCallback, small: bool = True, **options) -> ClassifierTrainer:
     """2 epochs of 5 steps, the first 6 of these at 16 pixels, with half of the patches."""
-    trainer = small_trainer(folder, "vit", num_train_epochs=2.0, dropout=0.1, **options)
+    made = trainer_with(hooks=lambda model: [LowResolution(shrink_for(model, 16), 0.55)] if small else [])
+    trainer = small_trainer(folder, "vit", num_train_epochs=2.0, dropout=0.1, trainer=made, **options)
     drop_patches(trainer.model, 0.5)
-    trainer.shrink, trainer.shrink_share = shrink_for(trainer.model, 16), 0.55
     for callback in (*callbacks, CheckpointKeeper([])):
         trainer.add_callback(callback)
     return trainer
@@ -97,8 +98,7 @@ def test_changes_the_training(tmp_path: Path) -> None:
     """Else the tests above would hold for a switch that does nothing."""
     with_it = trainer_at(tmp_path / "with")
     with_it.train()
-    without = trainer_at(tmp_path / "without")
-    without.shrink = None
+    without = trainer_at(tmp_path / "without", small=False)
     without.train()
     assert furthest(weights(with_it), weights(without)) > 0
     assert torch.isfinite(with_it.model.classifier.weight).all()

@@ -1,25 +1,28 @@
 """Mixed rows in the trainer: exact whatever the optimiser's tricks, and the same in two processes as in one."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.ranks import run_in_two_processes
-from helpers.small_runs import furthest, small_trainer, weights
+from helpers.small_runs import CPU, furthest, small_trainer, trainer_with, weights
 from torch.nn import functional as F
 
 from hf_finetune.augmentation.mixing import CutMix, Mixing, Mixup, ResizeMix
-from hf_finetune.training.optim.sam import Sharpness
+from hf_finetune.training.hooks import Hook
+from hf_finetune.training.input_mixing import InputMixing
+from hf_finetune.training.optim.sam import SAM, Sharpness
+from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.trainer import ClassifierTrainer
 
 TEXT, PICTURES = (Mixup(alpha=1.0),), (Mixup(alpha=1.0), CutMix(), ResizeMix())
 UNTIL_THE_END = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
 
-def mixing(*operations: Mixing, **own):
+def mixing(*operations: Mixing, hooks: Sequence[Hook] = (), **parts):
     """A kind of trainer."""
-    return partial(ClassifierTrainer, mix=operations, **own)
+    return trainer_with(hooks=[InputMixing(operations, 0), *hooks], **parts)
 
 
 def losses(trainer: ClassifierTrainer) -> list[float]:
@@ -75,7 +78,11 @@ def test_sparse_word_embeddings_train_like_dense_ones(tmp_path: Path) -> None:
     found = []
     for sparse in (False, True):
         trainer = small_trainer(
-            tmp_path, "bert", max_grad_norm=0.5, trainer=mixing(*TEXT, sparse_embeddings=sparse), **UNTIL_THE_END
+            tmp_path,
+            "bert",
+            max_grad_norm=0.5,
+            trainer=mixing(*TEXT, update=UpdateRule(sparse_embeddings=sparse)),
+            **UNTIL_THE_END,
         )
         table = trainer.model.get_input_embeddings().weight
         before = table.detach().clone()
@@ -91,14 +98,14 @@ def test_sparse_word_embeddings_train_like_dense_ones(tmp_path: Path) -> None:
 def test_second_pass_sees_the_same_mixtures(tmp_path: Path) -> None:
     """SAM without a climb takes the same step over again."""
     found = []
-    for sharpness in (None, Sharpness(1e-30)):
+    for hooks in ([], [SAM(Sharpness(1e-30), CPU)]):
         trainer = small_trainer(
             tmp_path,
             "bert",
             micro_batch=4,
             accumulation=2,
             dropout=None,
-            trainer=mixing(*TEXT, sharpness=sharpness),
+            trainer=mixing(*TEXT, hooks=hooks),
             **UNTIL_THE_END,
         )
         trainer.train()
@@ -108,15 +115,14 @@ def test_second_pass_sees_the_same_mixtures(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
-from functools import partial
 from pathlib import Path
 import torch
-from helpers.small_runs import small_trainer, weights
+from helpers.small_runs import small_trainer, trainer_with, weights
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
-from hf_finetune.training.trainer import ClassifierTrainer
+from hf_finetune.training.input_mixing import InputMixing
 folder = Path(sys.argv[1])
 for family, mix in (("bert", (Mixup(1.0),)), ("vit", (Mixup(1.0), CutMix(), ResizeMix()))):
-    trainer = small_trainer(folder, family, micro_batch=4, trainer=partial(ClassifierTrainer, mix=mix))
+    trainer = small_trainer(folder, family, micro_batch=4, trainer=trainer_with(hooks=[InputMixing(mix, 0)]))
     trainer.train()
     assert trainer.args.world_size == 2
     if trainer.args.process_index == 0:

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.small_runs import furthest, small_trainer, trained_by_two, weights
+from helpers.small_runs import furthest, small_trainer, trained_by_two, trainer_with, weights
 from torch import nn
+from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
@@ -15,35 +16,35 @@ from hf_finetune.augmentation.image.operations import Flip, Translate
 from hf_finetune.augmentation.text.operations import DeleteWords, KeyboardTypos
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.models.kernels.shortcuts import Shortcuts
-from hf_finetune.training.losses.classification import CROSS_ENTROPY, WeightedLoss, focal, mean_over_step, symmetric_kl
+from hf_finetune.training.losses.classification import CROSS_ENTROPY, WeightedLoss, focal, mean_over_step
 from hf_finetune.training.losses.config import Focal
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalised
 from hf_finetune.training.regularization.gradient_noise import NoisyGradients
 from hf_finetune.training.regularization.mixout import Mixout, pretrained_layers
+from hf_finetune.training.regularization.r_drop import RDrop, symmetric_kl
+from hf_finetune.training.setup import TrainingSetup
 from hf_finetune.training.trainer import ClassifierTrainer
 
 WEIGHTS, SHIFT = torch.tensor([1.6, 0.4]), torch.tensor([-0.2, -1.5])
 LOSS = WeightedLoss(Focal(1.5), weights_C=WEIGHTS, shift_C=SHIFT)
 
 
-def with_everything(model: nn.Module, *args, train_rows, **fields) -> ClassifierTrainer:
+def with_everything(model: nn.Module, args: TrainingArguments, setup: TrainingSetup) -> ClassifierTrainer:
     """All that could depend on how a step is cut, at once."""
-    changes = (KeyboardTypos(0.5), DeleteWords()) if "text" in train_rows.column_names else (Translate(), Flip())
-    return ClassifierTrainer(
-        model,
-        *args,
-        train_rows=train_rows,
-        **fields,
-        augmentation=Augmenter((Phases(changes),), 0, population_of(train_rows, ("bad", "good"))),
+    rows = setup.data.train
+    changes = (KeyboardTypos(0.5), DeleteWords()) if "text" in rows.column_names else (Translate(), Flip())
+    make = trainer_with(
+        data={"augmentation": Augmenter((Phases(changes),), 0, population_of(rows, ("bad", "good")))},
+        batching={"sampling": "balanced"},
         loss=LOSS,
-        r_drop=1.0,
-        sampling="balanced",
-        mixout=Mixout(pretrained_layers(model), p=0.3, seed=0),
-        callbacks=[
-            NoisyGradients(model, eta=1e-6, gamma=0.55, seed=0),
+        hooks=[
+            RDrop(1.0),
+            Mixout(pretrained_layers(model), p=0.3, seed=0),
+            NoisyGradients(eta=1e-6, gamma=0.55, seed=0),
             ElasticNetSteps(penalised(model, ()), l1=10.0, l2=1.0),
         ],
     )
+    return make(model, args, setup)
 
 
 def losses(trainer: ClassifierTrainer) -> list[float]:
@@ -61,17 +62,13 @@ def test_accumulation_changes_nothing(tmp_path: Path, family: str) -> None:
     parts.train()
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
     assert furthest(weights(whole), weights(parts)) < 1e-3 < furthest(weights(whole), weights(plain))
-    assert whole.rows_trained == parts.rows_trained == 40
+    assert whole.work.rows == parts.work.rows == 40
 
 
 def test_loss_of_a_step_is_the_weighted_mean_over_its_rows(tmp_path: Path) -> None:
     """13 rows in steps of 7 and 6, cut into unequal thirds: each loss by hand from the logits of its rows."""
-
-    def weighted(model: nn.Module, *args, **fields) -> ClassifierTrainer:
-        return ClassifierTrainer(model, *args, **fields, loss=LOSS)
-
     trainer = small_trainer(
-        tmp_path, "bert", trainer=weighted, rows=13, micro_batch=3, accumulation=3, learning_rate=1e-12
+        tmp_path, "bert", trainer=trainer_with(loss=LOSS), rows=13, micro_batch=3, accumulation=3, learning_rate=1e-12
     )
     trainer.train()
     rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
@@ -88,16 +85,13 @@ def test_r_drop_by_hand() -> None:
     """Two rows, each twice, in a step of four: half of both losses, and alpha times the divergence, over four."""
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
     labels = torch.tensor([1, 0])
-    found = mean_over_step(ModelOutput(logits=logits), labels, 4, loss=CROSS_ENTROPY, r_drop=3.0, penalty=None)
+    found = mean_over_step(ModelOutput(logits=logits), labels, 4, loss=RDrop(3.0).on_loss(CROSS_ENTROPY))
     both = CROSS_ENTROPY(logits, torch.tensor([1, 0, 1, 0])) / 2
     assert float(found) == pytest.approx(float(both + 3 * symmetric_kl(logits[:2], logits[2:])) / 4)
 
 
 def doubled(alpha: float, *, fast_dropout: bool = True):
-    def made(model: nn.Module, *args, **fields) -> ClassifierTrainer:
-        return ClassifierTrainer(model, *args, **fields, r_drop=alpha, shortcuts=Shortcuts(fast_dropout=fast_dropout))
-
-    return made
+    return trainer_with(hooks=[RDrop(alpha)], shortcuts=Shortcuts(fast_dropout=fast_dropout))
 
 
 def test_r_drop_without_dropout_changes_nothing(tmp_path: Path) -> None:
@@ -106,7 +100,7 @@ def test_r_drop_without_dropout_changes_nothing(tmp_path: Path) -> None:
     plain.train()
     alone.train()
     assert losses(alone) == pytest.approx(losses(plain), rel=1e-4)
-    assert alone.rows_trained == 40
+    assert alone.work.rows == 40
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -121,13 +115,11 @@ def test_r_drop_passes_have_their_own_masks(tmp_path: Path, fast: bool) -> None:
 
 def test_drawn_rows_are_what_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 rows of one class and 10 of the other: in two epochs 30 of each are seen."""
-
-    def balanced(model: nn.Module, *args, train_rows, **fields) -> ClassifierTrainer:
-        keep = [i for i in range(len(train_rows)) if i % 4]
-        return ClassifierTrainer(model, *args, train_rows=train_rows.select(keep), **fields, sampling="balanced")
-
     seen = []
-    trainer = small_trainer(tmp_path, "bert", trainer=balanced, num_train_epochs=2.0)
+    trainer = small_trainer(
+        tmp_path, "bert", trainer=trainer_with(batching={"sampling": "balanced"}), num_train_epochs=2.0
+    )
+    trainer.train_dataset = trainer.train_dataset.select([i for i in range(40) if i % 4])
     step = ClassifierTrainer.training_step
 
     def remember(self, model, inputs, items=None):
@@ -144,11 +136,12 @@ def test_drawn_rows_are_what_is_trained_on(tmp_path: Path, monkeypatch: pytest.M
 def test_a_row_that_is_drawn_again_in_an_epoch_is_not_the_same_view_again(tmp_path: Path, family: str) -> None:
     operation = KeyboardTypos(1.0) if family == "bert" else Translate(0.5, 0.5)
 
-    def lone(model: nn.Module, *args, train_rows, **fields) -> ClassifierTrainer:
+    def lone(model: nn.Module, args: TrainingArguments, setup: TrainingSetup) -> ClassifierTrainer:
         """One row of the first class, and seven of the other."""
-        rows = train_rows.select([0, *range(1, 15, 2)])
+        rows = setup.data.train.select([0, *range(1, 15, 2)])
         changes = Augmenter((operation,), 0, population_of(rows, ("bad", "good")))
-        return ClassifierTrainer(model, *args, train_rows=rows, **fields, augmentation=changes, sampling="balanced")
+        data = {"train": rows, "augmentation": changes}
+        return trainer_with(data=data, batching={"sampling": "balanced"})(model, args, setup)
 
     loader = small_trainer(tmp_path, family, trainer=lone).get_train_dataloader()
     (batch,) = loader

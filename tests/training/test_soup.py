@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.small_runs import furthest, small_recipe, small_trainer, weights
+from helpers.small_runs import furthest, small_recipe, small_trainer, trainer_with, weights
 from safetensors.torch import load_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from hf_finetune import Averaging, Launch
-from hf_finetune.pipeline import run, train
+from hf_finetune.pipeline import run
+from hf_finetune.training import setup
 from hf_finetune.training.averaging import put_in
+from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.soup import Candidate, Soup, best_of, ingredients
 from hf_finetune.training.trainer import ClassifierTrainer
@@ -27,7 +29,8 @@ def test_added_unless_validation_falls(tmp_path: Path) -> None:
     soup, model = Soup(tmp_path), nn.Linear(1, 1, bias=False)
     for step, value in enumerate([0.0, 4.0, 6.0, 10.0], 1):
         put_in(model, {"weight": torch.tensor([[value]])})
-        soup.add(model, step)
+        scored = TrainerState(global_step=step, log_history=[{"step": step, "eval_accuracy": 0.5}])
+        soup.on_save(model, scored, tmp_path)
     tasted: list[float] = []
 
     def nearness(target: float, weights: dict[str, torch.Tensor]) -> float:
@@ -70,7 +73,7 @@ class KillAt(TrainerCallback):
 
 def trainer_at(folder: Path, *callbacks: TrainerCallback) -> ClassifierTrainer:
     """Four epochs of five steps whose accuracies fall; a soup is better than any, the more so the more is in it."""
-    made = partial(ClassifierTrainer, soup=Soup(folder / "checkpoints"), callbacks=callbacks)
+    made = trainer_with(averaging=WeightAveraging(soup=Soup(folder / "checkpoints")), callbacks=callbacks)
     trainer = small_trainer(folder, "bert", num_train_epochs=4.0, dropout=None, trainer=made)
     trainer.add_callback(CheckpointKeeper([]))
     trainer.metrics = lambda labels, logits: {"accuracy": trainer.accuracies[trainer.state.global_step].pop(0)}
@@ -82,7 +85,7 @@ def test_mean_of_the_epochs_that_help(tmp_path: Path) -> None:
     """Best first: 10, with 15 .95 as good, with 5 it falls to .93, with 20 it stays .95."""
     trainer = trainer_at(tmp_path)
     trainer.train()
-    assert trainer.kept == Candidate("soup", (10, 15, 20), 0.95) and trainer.kept.step == 20
+    assert trainer.selection.best == Candidate("soup", (10, 15, 20), 0.95) and trainer.selection.best.step == 20
     files = ingredients(tmp_path / "checkpoints", 20)
     assert [f.name for f in files] == [
         "step-10.safetensors",
@@ -106,11 +109,11 @@ def test_killed_run_cooks_the_same_soup(tmp_path: Path, step: int) -> None:
         trainer_at(tmp_path / "killed", KillAt(step)).train()
     again = trainer_at(tmp_path / "killed")
     again.train(resume_from_checkpoint=str(newest_whole(tmp_path / "killed" / "checkpoints")))
-    assert again.kept == straight.kept and furthest(weights(again), weights(straight)) == 0.0
+    assert again.selection == straight.selection and furthest(weights(again), weights(straight)) == 0.0
     over = trainer_at(tmp_path / "killed")
     over.accuracies[20] = over.accuracies[20][1:]
     over.train(resume_from_checkpoint=str(newest_whole(tmp_path / "killed" / "checkpoints")))
-    assert over.kept == straight.kept and furthest(weights(over), weights(straight)) == 0.0
+    assert over.selection == straight.selection and furthest(weights(over), weights(straight)) == 0.0
 
 
 def test_checkpoint_without_an_ingredient_is_passed_over(tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ def test_checkpoint_without_an_ingredient_is_passed_over(tmp_path: Path) -> None
 def test_run_keeps_its_soup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is scored later is better: the soup takes the three epochs, the last one first; model/ holds their mean."""
     scores = itertools.count(1)
-    monkeypatch.setattr(train, "classification_metrics", lambda *_: {"accuracy": next(scores) / 10})
+    monkeypatch.setattr(setup, "classification_metrics", lambda *_: {"accuracy": next(scores) / 10})
     small = small_recipe(tmp_path)
     recipe = replace(
         small,

@@ -56,15 +56,7 @@ def test_a_token_given_to_the_arguments(tmp_path: Path, stock: bool) -> None:
     ours = trainer_of(tmp_path, stock=False)
     ours.args.hub_token = TOKEN
     with pytest.raises(InputError, match="hub_token"):
-        type(ours)(
-            ours.model,
-            ours.args,
-            train_rows=ours.train_dataset,
-            validation_rows=ours.eval_dataset,
-            inputs=ours.inputs,
-            metrics=ours.metrics,
-            rows_per_step=8,
-        )
+        type(ours)(ours.model, ours.args, ours.setup)
     ours.save_model(str(tmp_path / "model"))
     assert (tmp_path / "model" / "model.safetensors").exists()
     assert not files_with_the_token(tmp_path) and not list(tmp_path.rglob("*.bin"))

@@ -2,12 +2,11 @@
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.small_runs import furthest, small_trainer, text_rows, weights
+from helpers.small_runs import furthest, small_trainer, text_rows, trainer_with, weights
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -15,6 +14,8 @@ from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.input_mixing import InputMixing
+from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.trainer import ClassifierTrainer
 
 FAMILIES = ("bert", "roberta", "distilbert", "modernbert", "deberta-v2", "vit", "swin", "resnet")
@@ -102,7 +103,7 @@ def test_step_of_a_token_budget_is_the_mean_over_its_rows(tmp_path: Path, accumu
     steps = trainer.get_train_dataloader().batch_sampler.step_rows()
     assert len({len(s) for s in steps}) > 1 and sorted(i for s in steps for i in s) == list(range(40))
     assert trainer.state.global_step == trainer.state.max_steps == len(steps) == len(seen)
-    assert trainer.rows_trained == 40 and trainer.tokens_trained == sum(trainer.train_dataset["length"])
+    assert trainer.work.rows == 40 and trainer.work.tokens == sum(trainer.train_dataset["length"])
     rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
     model = trainer.model.eval()
     for step, logged, gradients in zip(steps, losses(trainer), seen, strict=True):
@@ -127,7 +128,7 @@ def test_unpadded_training_equals_padded(tmp_path: Path) -> None:
     assert {len(shape) and shape[0] for shape in shapes} == {1}
     assert losses(unpadded) == pytest.approx(losses(padded), rel=1e-4)
     assert furthest(weights(padded), weights(unpadded)) < 1e-3
-    assert unpadded.rows_trained == padded.rows_trained and unpadded.tokens_trained == padded.tokens_trained
+    assert (unpadded.work.rows, unpadded.work.tokens) == (padded.work.rows, padded.work.tokens)
     assert unpadded.logits(padded.eval_dataset) == pytest.approx(padded.logits(padded.eval_dataset), abs=1e-2)
 
 
@@ -186,15 +187,7 @@ def test_token_is_refused(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert")
     arguments = TrainingArguments(str(tmp_path / "other"), use_cpu=True, report_to="none", hub_token="hf_secret")
     with pytest.raises(InputError, match="hub_token"):
-        ClassifierTrainer(
-            trainer.model,
-            arguments,
-            train_rows=trainer.train_dataset,
-            validation_rows=trainer.eval_dataset,
-            inputs=trainer.inputs,
-            metrics=trainer.metrics,
-            rows_per_step=8,
-        )
+        ClassifierTrainer(trainer.model, arguments, trainer.setup)
 
 
 def test_best_epoch_is_restored(tmp_path: Path) -> None:
@@ -237,7 +230,7 @@ def test_beit_trains_after_it_has_predicted(tmp_path: Path) -> None:
 
 def test_no_two_batches_of_an_epoch_are_mixed_alike(tmp_path: Path) -> None:
     """A row that is drawn several times begins several batches, each of which has its own generator."""
-    made = partial(ClassifierTrainer, sampling="balanced", mix=(Mixup(),))
+    made = trainer_with(batching={"sampling": "balanced"}, hooks=[InputMixing((Mixup(),), 0)])
     trainer = small_trainer(tmp_path, "bert", micro_batch=2, rows_per_step=2, trainer=made)
     trainer.train_dataset = trainer.train_dataset.map(lambda _, i: {"label": int(i == 0)}, with_indices=True)
     loader = trainer.get_train_dataloader()
@@ -249,9 +242,9 @@ def test_no_two_batches_of_an_epoch_are_mixed_alike(tmp_path: Path) -> None:
 def test_throughput_counts_every_row_once(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert", rows=13, num_train_epochs=2.0, micro_batch=3, accumulation=3)
     trainer.train()
-    assert trainer.rows_trained == 26
-    assert trainer.tokens_trained == 2 * sum(trainer.train_dataset["length"])
-    assert trainer.loop_seconds > 0
+    assert trainer.work.rows == 26
+    assert trainer.work.tokens == 2 * sum(trainer.train_dataset["length"])
+    assert trainer.clock.loop > 0
 
 
 def test_seconds_before_a_restart_count(tmp_path: Path) -> None:
@@ -259,11 +252,11 @@ def test_seconds_before_a_restart_count(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert", num_train_epochs=2.0)
     trainer.train()
     first, last = (tmp_path / "checkpoints" / f"checkpoint-{step}" / "loop_seconds.json" for step in (5, 10))
-    assert 0 < float(first.read_text()) < float(last.read_text()) <= trainer.all_loop_seconds == trainer.loop_seconds
+    assert 0 < float(first.read_text()) < float(last.read_text()) <= trainer.clock.total == trainer.clock.loop
     first.write_text("1000.0")
     again = small_trainer(tmp_path, "bert", num_train_epochs=2.0)
     again.train(str(first.parent))
-    assert 1000 < again.all_loop_seconds == 1000 + again.loop_seconds < 1100
+    assert 1000 < again.clock.total == 1000 + again.clock.loop < 1100
 
 
 def test_log_lines(tmp_path: Path) -> None:
@@ -321,10 +314,10 @@ def test_default_learning_rates() -> None:
 
 def test_stopped_training_leaves_an_ordinary_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its embeddings give sparse gradients to our optimiser alone."""
-    trainer = small_trainer(tmp_path, "bert", rows=16, trainer=partial(ClassifierTrainer, sparse_embeddings=True))
+    sparse = trainer_with(update=UpdateRule(sparse_embeddings=True))
+    trainer = small_trainer(tmp_path, "bert", rows=16, trainer=sparse)
     table = trainer.model.get_input_embeddings()
-    monkeypatch.setattr(trainer, "training_step", lambda *_: pytest.fail("stopped"))
-    assert table.sparse
+    monkeypatch.setattr(trainer, "training_step", lambda *_: pytest.fail("stopped" if table.sparse else "dense"))
     with pytest.raises(pytest.fail.Exception, match="stopped"):
         trainer.train()
     assert not table.sparse

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from helpers.ranks import run_in_two_processes
-from helpers.small_runs import furthest, small_trainer, weights
+from helpers.small_runs import furthest, small_trainer, trainer_with, weights
 
 from hf_finetune.models.modules import encoder_layers
 from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, waiting
@@ -14,10 +14,9 @@ RUN = {"rows": 40, "rows_per_step": 8, "num_train_epochs": 2.0, "weight_decay": 
 
 
 def unfreezing_trainer(folder: Path, steps: float = 2, **fields):
-    trainer = small_trainer(folder, "bert", **(RUN | fields))
-    unfreezing = GradualUnfreezing(trainer.model, steps=steps)
-    trainer.add_callback(unfreezing)
-    return trainer, unfreezing
+    made = trainer_with(hooks=lambda model: [GradualUnfreezing(model, steps=steps)])
+    trainer = small_trainer(folder, "bert", trainer=made, **(RUN | fields))
+    return trainer, trainer.hooks[0]
 
 
 def test_when_each_group_begins(tmp_path: Path) -> None:

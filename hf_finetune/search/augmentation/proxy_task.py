@@ -44,8 +44,7 @@ from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.pipeline.update_rule import shortcuts
 from hf_finetune.search.searched_recipe import SearchedRecipe
-from hf_finetune.training.losses.soft_labels import mixed
-from hf_finetune.training.optim import optimizers
+from hf_finetune.training.input_mixing import mixed_inputs
 from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.rate_groups import Rates, rate_groups
 from hf_finetune.training.warm_start import MOST_ROWS, fit_head, head_features, with_every_class
@@ -167,7 +166,7 @@ class ProxyTask:
             model, lr=lr, weight_decay=prepared.recipe.train.weight_decay, rates=Rates(fresh=prepared.model.fresh)
         )
         # At one rate throughout: the first steps of a long trial are those of a short one.
-        optimizer = optimizers.build(AdamW(), groups, lr=lr)
+        optimizer = AdamW().build(groups, lr)
         model.train()
         steps = self._steps()
         collate = partial(with_labels, self._collate)
@@ -180,7 +179,7 @@ class ProxyTask:
                 for part in np.array_split(rows, self._parts(len(rows), mixed=bool(stage.mix))):
                     batch = to_device(collate_stage(data.__getitems__(part.tolist())), prepared.context.device)
                     if "partners" in batch:
-                        batch = mixed(model, batch)
+                        batch = mixed_inputs(model, batch)
                     labels_B = batch.pop("labels")
                     with cast(prepared.context.device, prepared.context.autocast):
                         logits_BC = model(**batch).logits

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_finetune.models.modules import head_logits
+from hf_finetune.training.hooks import SummedLoss
 
 RowLosses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """`(logits (B, C), labels (B,)) -> loss of each row (B,)`, in nats.
@@ -77,21 +78,6 @@ def _one_minus_exp(log_p: torch.Tensor) -> torch.Tensor:
     return (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
 
 
-def symmetric_kl(one_BC: torch.Tensor, other_BC: torch.Tensor) -> torch.Tensor:
-    """Half of KL(p || q) + KL(q || p) summed over rows, p and q the two logits' probabilities, in float32.
-
-    What R-Drop adds for two passes of the same rows under other dropout (arXiv:2106.14448).
-
-    Args:
-        one_BC: logits, shape (B, C); likewise the other.
-
-    Returns:
-        Scalar, in nats.
-    """
-    log_p_BC, log_q_BC = F.log_softmax(one_BC.float(), -1), F.log_softmax(other_BC.float(), -1)
-    return 0.5 * ((log_p_BC.exp() - log_q_BC.exp()) * (log_p_BC - log_q_BC)).sum()
-
-
 @dataclass(frozen=True)
 class WeightedLoss:
     """Sum over rows of a row's loss times the weight of its class, the logits adjusted to the classes' shares first.
@@ -129,39 +115,20 @@ class WeightedLoss:
 
 
 CROSS_ENTROPY = WeightedLoss()
-SumOfRows = Callable[[torch.Tensor, Any], torch.Tensor]
-"""`(logits, targets) -> scalar`, the sum over rows. Logits are (B, C), or those of two heads, see `heads.head_logits`; targets
-are labels, see `RowLosses`, or hold more; B is their length."""
 
 
 def mean_over_step(
-    outputs: Any,
-    labels_B: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    *,
-    loss: SumOfRows,
-    r_drop: float,
-    penalty: Callable[[], torch.Tensor] | None,
+    outputs: Any, targets: Any, num_items_in_batch: torch.Tensor | int | None = None, *, loss: SummedLoss
 ) -> torch.Tensor:
     """This micro-batch's share of the mean loss over the rows of the whole step (all processes, all accumulation).
 
     Args:
-        outputs: of the model, see `heads.head_logits`; for R-Drop of 2 B rows, every row twice.
-        labels_B: shape (B,), class indices; or soft, see `RowLosses`; or what else `loss` takes.
+        outputs: of the model, see `heads.head_logits`.
+        targets: labels, shape (B,), class indices; or soft, see `RowLosses`; or what else `loss` takes.
         num_items_in_batch: rows of the whole step. None: those of this micro-batch.
-        r_drop: how much `symmetric_kl` of a row's two answers counts.
-        penalty: added to the mean loss of the step.
 
     Returns:
         Scalar, in nats.
     """
-    logits = head_logits(outputs)
-    if r_drop:
-        one_BC, other_BC = logits.chunk(2)
-        total = 0.5 * (loss(one_BC, labels_B) + loss(other_BC, labels_B)) + r_drop * symmetric_kl(one_BC, other_BC)
-    else:
-        total = loss(logits, labels_B)
-    if penalty is not None:
-        # By the share of the rows, so that a step has it once.
-        total = total + len(labels_B) * penalty()
-    return total / (len(labels_B) if num_items_in_batch is None else num_items_in_batch)
+    total = loss(head_logits(outputs), targets)
+    return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)

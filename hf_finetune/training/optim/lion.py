@@ -2,56 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
+from hf_finetune.training.optim.base import OptimizerConfig, ParameterGroup
+from hf_finetune.utils.config import Fraction, configclass
 
-Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+if TYPE_CHECKING:
+    import torch
 
 
-class Lion(torch.optim.Optimizer):
-    """Evolved sign momentum (https://arxiv.org/abs/2302.06675, program 1).
+@configclass
+class Lion(OptimizerConfig):
+    """The sign of a momentum (arXiv:2302.06675): one state per weight in place of AdamW's two, and a lower rate."""
 
-    update = sign(beta1 m + (1 - beta1) g); w <- w - lr (update + weight_decay w); m <- beta2 m + (1 - beta2) g.
-    Written here, not taken from a package: the packages go parameter by parameter, this goes over all at once.
+    beta1: Fraction = 0.9
+    """Weight of the momentum in what the sign is taken of."""
+    beta2: Fraction = 0.99
+    """Share of the past that the momentum keeps at a step."""
 
-    Args:
-        params: tensors, or groups of them.
-        lr: learning rate; a third to a tenth of AdamW's.
-        betas: beta1, beta2.
-        weight_decay: decoupled.
-    """
+    # The paper's advice.
+    rate_factor = 0.1
 
-    def __init__(
+    def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
+        """See `OptimizerConfig.build`."""
+        from hf_finetune.training.optim.foreach import ForeachOptimizer
+
+        return ForeachOptimizer(groups, lr, self)
+
+    def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """See `ForeachRule.start`."""
+        import torch
+
+        return {"momentum": torch.zeros_like(weight)}
+
+    def update(
         self,
-        params: Parameters,
-        lr: float = 1e-5,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
+        weights: list[torch.Tensor],
+        gradients: list[torch.Tensor],
+        states: list[dict[str, torch.Tensor]],
+        *,
+        lr: float,
+        weight_decay: float,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        """Program 1 of the paper: w <- w - lr (sign(beta1 m + (1 - beta1) g) + weight_decay w); m <- beta2 m + (1 - beta2) g."""
+        import torch
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step, as `torch.optim.Optimizer.step`."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if not weights:
-                continue
-            gradients = [p.grad for p in weights]
-            for weight in weights:
-                if not self.state[weight]:
-                    self.state[weight]["momentum"] = torch.zeros_like(weight)
-            momenta = [self.state[p]["momentum"] for p in weights]
-            beta1, beta2 = group["betas"]
-            updates = torch._foreach_lerp(momenta, gradients, 1 - beta1)
-            torch._foreach_sign_(updates)
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(weights, updates, alpha=-group["lr"])
-            torch._foreach_lerp_(momenta, gradients, 1 - beta2)
-        return loss
+        momenta = [state["momentum"] for state in states]
+        updates = torch._foreach_lerp(momenta, gradients, 1 - self.beta1)
+        torch._foreach_sign_(updates)
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        torch._foreach_add_(weights, updates, alpha=-lr)
+        torch._foreach_lerp_(momenta, gradients, 1 - self.beta2)

@@ -1,56 +1,43 @@
-"""Muon for matrices and AdamW for the rest, as one optimiser."""
+"""Muon, for the matrices of the encoder's layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-import torch
+from hf_finetune.training.optim.base import OptimizerConfig, ParameterGroup
+from hf_finetune.utils.config import Fraction, Positive, between, configclass
+
+if TYPE_CHECKING:
+    import torch
 
 
-class MuonWithAdamW(torch.optim.Optimizer):
-    """`torch.optim.Muon` and `torch.optim.AdamW` under one `step`, one state and one list of groups.
+@configclass
+class Muon(OptimizerConfig):
+    """Orthogonalised momentum for the matrices inside the encoder's layers (kellerjordan.github.io/posts/muon), scaled to
+    AdamW's size of update (arXiv:2502.16982); AdamW for embeddings, head and vectors."""
 
-    So a schedule, a checkpoint and Accelerate meet one optimiser. The two work on these groups and this state; they have
-    none of their own.
+    momentum: Fraction = 0.95
+    """Share of the past that the momentum keeps at a step."""
+    nesterov: bool = True
+    """Look ahead by one step of the momentum."""
+    ns_steps: Annotated[int, between(1, 99)] = 5
+    """Iterations that orthogonalise."""
+    beta1: Fraction = 0.9
+    """Of AdamW, for the rest."""
+    beta2: Fraction = 0.999
+    """Of AdamW, for the rest."""
+    eps: Positive = 1e-8
+    """Of AdamW, for the rest."""
 
-    Args:
-        groups: each with `matrix`: whether Muon takes it. Matrices come first.
-        muon: further arguments of `torch.optim.Muon`.
-        adamw: further arguments of `torch.optim.AdamW`.
-    """
+    splits_matrices = True
 
-    def __init__(self, groups: list[dict[str, Any]], *, lr: float, muon: dict[str, Any], adamw: dict[str, Any]) -> None:
-        matrices = [g for g in groups if g["matrix"]]
-        others = [g for g in groups if not g["matrix"]]
-        assert groups == [*matrices, *others], "matrices come first"
-        self._parts: list[tuple[torch.optim.Optimizer, slice]] = []
-        if matrices:
-            # Its updates then have AdamW's size (arXiv:2502.16982), and one learning rate serves both.
-            made = torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw", **muon)
-            self._parts.append((made, slice(0, len(matrices))))
-        if others:
-            rest = torch.optim.AdamW(others, lr=lr, **adamw)
-            self._parts.append((rest, slice(len(matrices), len(groups))))
-        super().__init__([group for part, _ in self._parts for group in part.param_groups], {"lr": lr})
-        self._share()
+    def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
+        """See `OptimizerConfig.build`."""
+        from hf_finetune.training.optim.muon_with_adamw import MuonWithAdamW
 
-    def _share(self) -> None:
-        for part, groups in self._parts:
-            part.param_groups, part.state = self.param_groups[groups], self.state
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step, as `torch.optim.Optimizer.step`."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part, _ in self._parts:
-            part.step()
-        return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        super().load_state_dict(state_dict)
-        self._share()
+        return MuonWithAdamW(
+            sorted(groups, key=lambda group: not group["matrix"]),
+            lr=lr,
+            muon={"momentum": self.momentum, "nesterov": self.nesterov, "ns_steps": self.ns_steps},
+            adamw={"betas": (self.beta1, self.beta2), "eps": self.eps, "fused": True},
+        )

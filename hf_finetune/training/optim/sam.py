@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerState
+
+from hf_finetune.training.hooks import Batch, Hook
+from hf_finetune.training.random_state import RandomState
 
 # Keeps a weight of 0 within reach of the climb.
 ETA = 0.01
@@ -95,54 +98,36 @@ class _Move:
             self.parameter[self.rows] = value
 
 
-class RandomState:
-    """Where torch's generators of a device stand, to be gone back to."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        """Draw the same numbers again from here on."""
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, self.device)
-
-
-class SecondPass:
-    """A step's gradient from where its own climb leads: over the same micro-batches with the same random numbers.
+class SAM(Hook):
+    """Takes a step's gradient from where its own climb leads: over the same micro-batches with the same random numbers.
 
     So climb and gradient are of one function, that of the network with this step's dropout, and what is drawn later is
-    as without.
+    as without. It comes after all hooks that change a micro-batch.
 
     Args:
         sharpness: how far to climb.
         device: where the run computes.
     """
 
+    passes = 2
+
     def __init__(self, sharpness: Sharpness, device: torch.device) -> None:
         self.sharpness, self.device = sharpness, device
-        self._micro_batches: list[dict[str, Any]] = []
+        self._micro_batches: list[Batch] = []
         self._before_step = RandomState(device)
 
-    def remember(self, inputs: dict[str, Any]) -> None:
-        """Before the first pass of each micro-batch."""
+    def on_batch(self, batch: Batch, state: TrainerState) -> Batch:
+        """Remember the step's micro-batches, and the random numbers before the first of them."""
         if not self._micro_batches:
             self._before_step = RandomState(self.device)
-        self._micro_batches.append(inputs)
+        self._micro_batches.append(batch)
+        return batch
 
-    def run(self, model: nn.Module, backward: Callable[[dict[str, Any], bool], None]) -> None:
-        """Replace the step's gradient, now complete and averaged over all processes, by the one after the climb.
-
-        Clipping comes after it.
-
-        Args:
-            backward: adds a micro-batch's gradient to the parameters'; also told whether it is the step's last.
-        """
+    def after_backward(self, model: nn.Module, repeat: Callable[[Batch, bool], None]) -> None:
+        """Replace the step's gradient by the one after the climb."""
         self._before_step.restore()
         micro_batches, self._micro_batches = self._micro_batches, []
         with climbed(model.parameters(), self.sharpness):
             model.zero_grad()
-            for inputs in micro_batches:
-                backward(inputs, inputs is micro_batches[-1])
+            for batch in micro_batches:
+                repeat(batch, batch is micro_batches[-1])

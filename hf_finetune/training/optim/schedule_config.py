@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from hf_finetune.errors import InputError
-from hf_finetune.training.optim.config import Optimizer, ScheduleFree
+from hf_finetune.training.optim.config import Optimizer
 from hf_finetune.utils.config import Count, CountOrZero, Fraction, NonNegative, OpenFraction, Positive, configclass
 from hf_finetune.utils.config_errors import Check
 
@@ -148,7 +148,7 @@ def of_shorter_run(name: ScheduleName | None, given: Schedule, part: float) -> S
 
 
 @dataclass(frozen=True)
-class Course:
+class ResolvedSchedule:
     """A schedule with everything settled that does not depend on the number of steps."""
 
     name: ScheduleName
@@ -158,9 +158,9 @@ class Course:
     """Steps of linear warm-up from 0; below 1, the share of all steps."""
 
 
-def course(
+def resolve(
     name: ScheduleName | None, given: Schedule = Schedule(), *, warmup_steps: float | None, optimizer: Optimizer
-) -> Course:
+) -> ResolvedSchedule:
     """Settle what the schedule reads, and refuse the rest.
 
     Args:
@@ -171,7 +171,7 @@ def course(
     Raises:
         InputError: for a number that this schedule does not read, or one out of its range, by the field's name.
     """
-    name = name or ("constant_with_warmup" if isinstance(optimizer, ScheduleFree) else "linear")
+    name = name or optimizer.default_schedule
     reads = READS[name]
     said = {field: value for field, value in vars(given).items() if value is not None}
     for field in said:
@@ -189,4 +189,4 @@ def course(
     numbers = dataclasses.replace(Schedule(), **{**reads, **said})
     if name == "cosine_with_restarts" and numbers.num_cycles != int(numbers.num_cycles or 0):
         raise InputError(f"schedule.num_cycles: expected a whole number, got {numbers.num_cycles!r}")
-    return Course(name, numbers, warmup_steps)
+    return ResolvedSchedule(name, numbers, warmup_steps)

@@ -15,7 +15,7 @@ import torch
 from torch.optim import lr_scheduler
 from transformers import optimization
 
-from hf_finetune.training.optim.schedule_config import Course
+from hf_finetune.training.optim.schedule_config import ResolvedSchedule
 
 
 def warmup_of(value: float, total: int) -> int:
@@ -28,29 +28,29 @@ def steps_of(value: float, total: int) -> int:
     return int(value) if value >= 1 else max(1, round(total * value))
 
 
-def factors(course: Course, steps: int) -> list[float]:
+def factors(schedule: ResolvedSchedule, steps: int) -> list[float]:
     """Shares of the peak rate, shape (steps + 1,): for each optimiser step, and what would come next.
 
     Args:
-        course: reduce_lr_on_plateau as it is while nothing has been reduced.
+        schedule: reduce_lr_on_plateau as it is while nothing has been reduced.
         steps: optimiser steps of the whole run, at least 1.
     """
-    warmup = warmup_of(course.warmup_steps, steps)
-    own = _with_warmup(course, steps, warmup)
+    warmup = warmup_of(schedule.warmup_steps, steps)
+    own = _with_warmup(schedule, steps, warmup)
     if own is not None:
         return [float(own(step)) for step in range(steps + 1)]
     climb = [step / warmup for step in range(min(warmup, steps + 1))]
-    return [*climb, *_after_warmup(course, steps + 1 - len(climb))]
+    return [*climb, *_after_warmup(schedule, steps + 1 - len(climb))]
 
 
 def _peak_of_one() -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
 
 
-def _with_warmup(course: Course, steps: int, warmup: int) -> Callable[[int], float] | None:
+def _with_warmup(schedule: ResolvedSchedule, steps: int, warmup: int) -> Callable[[int], float] | None:
     """The factor of a step by transformers' schedules, which bring their warm-up; None for torch's."""
-    numbers, optimizer = course.numbers, _peak_of_one()
-    match course.name:
+    numbers, optimizer = schedule.numbers, _peak_of_one()
+    match schedule.name:
         case "linear":
             made = optimization.get_linear_schedule_with_warmup(optimizer, warmup, steps)
         case "cosine":
@@ -91,13 +91,13 @@ def _with_warmup(course: Course, steps: int, warmup: int) -> Callable[[int], flo
     return made.lr_lambdas[0]
 
 
-def _after_warmup(course: Course, count: int) -> list[float]:
+def _after_warmup(schedule: ResolvedSchedule, count: int) -> list[float]:
     """`count` factors by torch's schedules, from the peak on."""
-    numbers, optimizer = course.numbers, _peak_of_one()
+    numbers, optimizer = schedule.numbers, _peak_of_one()
     # The last factor is that of a step which is not taken.
     steps = max(1, count - 1)
     made: lr_scheduler.LRScheduler
-    match course.name:
+    match schedule.name:
         case "reduce_lr_on_plateau":
             return [1.0] * count
         case "step":
@@ -142,10 +142,10 @@ def _after_warmup(course: Course, count: int) -> list[float]:
                 optimizer, steps_of(numbers.t_0, steps), numbers.t_mult, numbers.min_lr_ratio
             )
         case _:
-            raise AssertionError(course.name)
+            raise AssertionError(schedule.name)
     found = [float(optimizer.param_groups[0]["lr"])]
     # Beyond its last step OneCycleLR has no rate: that one stays.
-    for _ in range(min(count, steps) - 1 if course.name == "one_cycle" else count - 1):
+    for _ in range(min(count, steps) - 1 if schedule.name == "one_cycle" else count - 1):
         optimizer.step()
         made.step()
         found.append(float(optimizer.param_groups[0]["lr"]))
@@ -153,7 +153,7 @@ def _after_warmup(course: Course, count: int) -> list[float]:
 
 
 def scheduler(
-    course: Course, optimizer: torch.optim.Optimizer, steps: int, *, greater_is_better: bool
+    schedule: ResolvedSchedule, optimizer: torch.optim.Optimizer, steps: int, *, greater_is_better: bool
 ) -> lr_scheduler.LRScheduler:
     """The schedule of `optimizer`, whose groups are at their peak rates.
 
@@ -161,13 +161,13 @@ def scheduler(
         steps: optimiser steps of the whole run.
         greater_is_better: of the validation metric, for reduce_lr_on_plateau.
     """
-    table = factors(course, steps)
+    table = factors(schedule, steps)
 
     def factor(step: int) -> float:
         return table[min(step, steps)]
 
-    if course.name == "reduce_lr_on_plateau":
-        return WarmPlateau(optimizer, factor, course, greater_is_better=greater_is_better)
+    if schedule.name == "reduce_lr_on_plateau":
+        return WarmPlateau(optimizer, factor, schedule, greater_is_better=greater_is_better)
     return lr_scheduler.LambdaLR(optimizer, factor)
 
 
@@ -178,7 +178,7 @@ class WarmPlateau(lr_scheduler.LRScheduler):
 
     Args:
         warmup: the factor of a step by the warm-up alone.
-        course: numbers of the schedule.
+        schedule: numbers of the schedule.
         greater_is_better: of the metric.
     """
 
@@ -186,11 +186,11 @@ class WarmPlateau(lr_scheduler.LRScheduler):
         self,
         optimizer: torch.optim.Optimizer,
         warmup: Callable[[int], float],
-        course: Course,
+        schedule: ResolvedSchedule,
         *,
         greater_is_better: bool,
     ) -> None:
-        self._warmup, self._peak, numbers = warmup, _peak_of_one(), course.numbers
+        self._warmup, self._peak, numbers = warmup, _peak_of_one(), schedule.numbers
         self._plateau = lr_scheduler.ReduceLROnPlateau(
             self._peak,
             mode="max" if greater_is_better else "min",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
-Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+from hf_finetune.training.optim.base import ParameterGroup
 
 
 class VocabularyAdamW(torch.optim.AdamW):
@@ -29,7 +28,9 @@ class VocabularyAdamW(torch.optim.AdamW):
         settings: further arguments of `torch.optim.AdamW`.
     """
 
-    def __init__(self, params: Parameters, *, table: nn.Parameter, rows: torch.Tensor, **settings: Any) -> None:
+    def __init__(
+        self, params: list[ParameterGroup], *, table: nn.Parameter, rows: torch.Tensor, **settings: Any
+    ) -> None:
         super().__init__(params, **settings)
         self.table, self.rows = table, rows.to(table.device)
         # A row that was not named lies behind the last place: an IndexError, and no other row's gradient.
@@ -39,7 +40,7 @@ class VocabularyAdamW(torch.optim.AdamW):
         self._gradient_UD = torch.empty(0)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """One step, as `torch.optim.AdamW.step`."""
         gradient, self.table.grad = self.table.grad, None
         loss = super().step(closure)
@@ -84,20 +85,3 @@ class VocabularyAdamW(torch.optim.AdamW):
         """Go on from a saved state; the table's rows are read anew, for the weights were loaded, too."""
         super().load_state_dict(state_dict)
         self._weight_UD = None
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:
-    """As `torch.nn.utils.clip_grad_norm_`, for row-sparse gradients as well. Returns the norm before."""
-    gradients = []
-    for parameter in parameters:
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            # A word that occurs twice in a batch is summed first: the norm is the dense gradient's.
-            parameter.grad = parameter.grad.coalesce()
-            gradients.append(parameter.grad.values())
-        elif parameter.grad is not None:
-            gradients.append(parameter.grad)
-    norm = nn.utils.get_total_norm(gradients)
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor.to(gradient.device))
-    return norm

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.modules import classification_layers
+from hf_finetune.training.hooks import Hook
 
 
 def penalised(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
@@ -51,7 +52,7 @@ def proximal_step(weight: torch.Tensor, *, rate: float, l1: float, l2: float) ->
     weight.copy_(F.softshrink(weight, rate * l1)).div_(1 + rate * l2)
 
 
-class ElasticNetSteps(TrainerCallback):
+class ElasticNetSteps(Hook):
     """A proximal step on the chosen parameters after each optimiser step, at the rate which that step had.
 
     Args:
@@ -61,27 +62,17 @@ class ElasticNetSteps(TrainerCallback):
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, l1: float, l2: float) -> None:
         self.parameters, self.l1, self.l2 = dict(parameters), l1, l2
 
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        optimizer: Any = None,
-        **_: object,
+    def after_update(
+        self, model: nn.Module, state: TrainerState, optimizer: torch.optim.Optimizer, *, overflowed: bool
     ) -> None:
-        """See the class. A step that was passed over, because float16 overflowed, is none: fused optimisers, which unscale the
-        gradients themselves, do not say so."""
-        if args.fp16 and any(p.grad is not None and not p.grad.isfinite().all() for p in _optimised(optimizer)):
+        """See the class. A step that was passed over is none."""
+        if overflowed:
             return
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
         for parameter in self.parameters.values():
-            # With gradual unfreezing the optimiser has them all from the start.
+            # With gradual unfreezing the optimizer has them all from the start.
             if parameter.requires_grad and id(parameter) in rates:
                 proximal_step(parameter, rate=float(rates[id(parameter)]), l1=self.l1, l2=self.l2)
-
-
-def _optimised(optimizer: Any) -> Iterator[nn.Parameter]:
-    return (p for group in optimizer.param_groups for p in group["params"])
 
 
 def sparsity(parameters: Mapping[str, torch.Tensor]) -> dict[str, Any]:

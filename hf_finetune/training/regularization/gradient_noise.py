@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerState
+
+from hf_finetune.training.hooks import Hook
 
 # Apart from other things that are drawn from the run's seed.
 STREAM = 1511
@@ -20,7 +22,7 @@ def noise_scale(step: int, *, eta: float, gamma: float) -> float:
     return (eta / (1 + step) ** gamma) ** 0.5
 
 
-class NoisyGradients(TrainerCallback):
+class NoisyGradients(Hook):
     """Adds the noise to the gradients of every step, after they were clipped.
 
     The noise follows from the seed and the step alone: a run that was resumed draws what it would have drawn, and all
@@ -28,23 +30,20 @@ class NoisyGradients(TrainerCallback):
     noise on the rows of the words of the step; a word that is not in it stays where it is.
 
     Args:
-        model: whose parameters' gradients, without a wrapper.
         eta: variance at the first step.
         gamma: how fast it falls.
         seed: of the run.
     """
 
-    def __init__(self, model: nn.Module, *, eta: float, gamma: float, seed: int) -> None:
-        self.model, self.eta, self.gamma, self.seed = model, eta, gamma, seed
+    def __init__(self, *, eta: float, gamma: float, seed: int) -> None:
+        self.eta, self.gamma, self.seed = eta, gamma, seed
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def before_update(self, model: nn.Module, state: TrainerState) -> None:
         """See the class."""
         generators: dict[torch.device, torch.Generator] = {}
         scale = noise_scale(state.global_step, eta=self.eta, gamma=self.gamma)
         words = np.random.SeedSequence((self.seed, state.global_step, STREAM)).generate_state(1, np.uint64)
-        for parameter in self.model.parameters():
+        for parameter in model.parameters():
             if parameter.grad is None:
                 continue
             if parameter.grad.is_sparse:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerState
 
 from hf_finetune.models.kernels.dropout import random_mask
 from hf_finetune.models.modules import encoder
+from hf_finetune.training.hooks import Hook
 
 # Apart from other things that are drawn from the run's seed.
 STREAM = 1909
@@ -44,8 +45,8 @@ def mix(weight: torch.Tensor, pretrained: torch.Tensor, mask: torch.Tensor) -> t
     return torch.addcmul(pretrained, weight - pretrained, mask)
 
 
-class Mixout:
-    """Mixes pretrained weights into the given layers while `active`.
+class Mixout(Hook):
+    """Mixes pretrained weights into the given layers while the model trains.
 
     Masks follow from the seed, the step and the layer: every micro-batch and every process of a step has the same, and a
     run that was resumed draws what it would have drawn.
@@ -59,7 +60,7 @@ class Mixout:
     def __init__(self, layers: Sequence[nn.Linear], *, p: float, seed: int) -> None:
         self.layers, self.p, self.seed = list(layers), p, seed
         self.step = 0
-        """Steps taken; the trainer sets it."""
+        """Optimizer steps taken."""
         self.pretrained = [layer.weight.detach().clone() for layer in self.layers]
 
     def weight(self, index: int) -> torch.Tensor:
@@ -70,9 +71,13 @@ class Mixout:
         mask = random_mask(weight.numel(), self.p, weight.dtype, generator=generator)
         return mix(weight, pretrained, mask.view_as(weight))
 
+    def before_step(self, model: nn.Module, state: TrainerState) -> None:
+        """Draw other masks."""
+        self.step = state.global_step
+
     @contextmanager
-    def active(self) -> Iterator[None]:
-        """Inside, the layers mix in training mode; after, and in evaluation mode, they are as ever."""
+    def on_model(self, model: nn.Module) -> Iterator[None]:
+        """Within it the layers mix in training mode; after it, and in evaluation mode, they are as ever."""
 
         def mixing(index: int, layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
             def forward(x: torch.Tensor) -> torch.Tensor:

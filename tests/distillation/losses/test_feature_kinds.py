@@ -1,6 +1,7 @@
 """The inside of a student beside its teacher's: which layers go together, and that a step is the same however it is cut."""
 
-from functools import reduce
+from dataclasses import replace
+from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 from helpers.small_runs import furthest, small_trainer, trained_by_two, weights
 from helpers.tiny import tiny_text_checkpoint
 from torch import nn
+from transformers import TrainingArguments
 
 from hf_finetune.distillation.config import (
     AttentionMaps,
@@ -25,12 +27,13 @@ from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLo
 from hf_finetune.distillation.features import FeatureRecorder, Features, embeddings
 from hf_finetune.distillation.loss import DistillationLoss
 from hf_finetune.distillation.networks import Networks, layer_pairs
-from hf_finetune.distillation.trainer import DistillationTrainer
+from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.distillation.training_rows import embedding_column
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.training.losses.classification import WeightedLoss
+from hf_finetune.training.setup import TrainingSetup
 
 
 def config(layers: int, width: int = 4, heads: int = 2) -> SimpleNamespace:
@@ -152,10 +155,10 @@ KINDS = (
 
 
 def student(
-    model: nn.Module, *args, train_rows, kinds: tuple[FeatureKind, ...] = KINDS, **fields
+    model: nn.Module, args: TrainingArguments, setup: TrainingSetup, kinds: tuple[FeatureKind, ...] = KINDS
 ) -> DistillationTrainer:
     """Taught by a BERT at random of another width and depth, whose embeddings are numbers that differ from row to row."""
-    checkpoint = Path(args[0].output_dir) / "teacher"
+    checkpoint = Path(args.output_dir) / "teacher"
     shape = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 64}
     if not checkpoint.exists():
         tiny_text_checkpoint(checkpoint, "bert", seed=1, **shape)
@@ -176,13 +179,11 @@ def student(
         own,
         {place: FeatureLoss(kind, networks, generator) for place, kind in enumerate(kinds)},
         inside,
-        {embedding_column("mean"): rng.normal(size=(len(train_rows), 48)).astype(np.float32)},
+        {embedding_column("mean"): rng.normal(size=(len(setup.data.train), 48)).astype(np.float32)},
     )
-    logits_NC = rng.normal(size=(len(train_rows), 2)).astype(np.float32)
+    logits_NC = rng.normal(size=(len(setup.data.train), 2)).astype(np.float32)
     loss = DistillationLoss(WeightedLoss(), 0.5, kinds)
-    return DistillationTrainer(
-        model, *args, train_rows=train_rows, loss=loss, teacher=logits_NC, insides=insides, **fields
-    )
+    return DistillationTrainer(model, args, replace(setup, loss=loss), Teaching(logits_NC, insides))
 
 
 def losses(trainer: DistillationTrainer) -> list[float]:
@@ -196,9 +197,9 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
     """
     kinds = (Embedding(weight=Ramp(3.0, 1.0)),)
     fields = {"rows": 13, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
-    trainer = small_trainer(tmp_path, "bert", trainer=lambda *a, **f: student(*a, kinds=kinds, **f), **fields)
-    projection = trainer.insides.losses[0].weights["projection"]
-    teachers_ND = torch.from_numpy(trainer.insides.columns[embedding_column("mean")])
+    trainer = small_trainer(tmp_path, "bert", trainer=partial(student, kinds=kinds), **fields)
+    projection = trainer.teaching.features.losses[0].weights["projection"]
+    teachers_ND = torch.from_numpy(trainer.teaching.features.columns[embedding_column("mean")])
     trainer.train()
     steps = trainer.get_train_dataloader().batch_sampler.step_rows()
     for step, logged, weight in zip(steps, losses(trainer), (3.0, 1.0), strict=True):
@@ -219,14 +220,14 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
     whole, parts = (
         small_trainer(tmp_path, "bert", trainer=student, **cut) for cut in ({}, {"micro_batch": 2, "accumulation": 4})
     )
-    first = whole.insides.losses[0].weights["projection_0"].detach().clone()
+    first = whole.teaching.features.losses[0].weights["projection_0"].detach().clone()
     whole.train()
     parts.train()
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
     assert furthest(whole_but_biases(whole), whole_but_biases(parts)) < 1e-3 < furthest(weights(whole), weights(plain))
-    moved = [trainer.insides.losses[0].weights["projection_0"].detach() for trainer in (whole, parts)]
+    moved = [trainer.teaching.features.losses[0].weights["projection_0"].detach() for trainer in (whole, parts)]
     assert float((moved[0] - first).abs().max()) > 1e-3 > float((moved[0] - moved[1]).abs().max())
-    assert float(whole.insides.losses[1].weights["layer_map"].detach().abs().max()) > 1e-4
+    assert float(whole.teaching.features.losses[1].weights["layer_map"].detach().abs().max()) > 1e-4
 
 
 def whole_but_biases(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
@@ -245,10 +246,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 def test_rows_that_are_compared_depend_on_how_a_step_is_cut(tmp_path: Path) -> None:
     """As is said of these kinds."""
-
-    def of_batches(*args, **fields) -> DistillationTrainer:
-        return student(*args, kinds=(Contrastive(weight=1.0), RelationalKD()), **fields)
-
+    of_batches = partial(student, kinds=(Contrastive(weight=1.0), RelationalKD()))
     whole = small_trainer(tmp_path, "bert", trainer=of_batches)
     parts = small_trainer(tmp_path, "bert", trainer=of_batches, micro_batch=2, accumulation=4)
     whole.train()

@@ -23,7 +23,7 @@ from hf_finetune.models.modules import encoder_layers
 from hf_finetune.search.augmentation import proxy_task
 from hf_finetune.search.augmentation.proxy_task import ProxyTask, Stage
 from hf_finetune.search.searched_recipe import SearchedRecipe
-from hf_finetune.training.losses.soft_labels import why_not_by_embeddings
+from hf_finetune.training.input_mixing import why_not_by_embeddings
 
 # Rescales before it is done: there is no moment at which its pixels are whole numbers.
 IN_FLOATS = EfficientNetImageProcessor(size={"height": 32, "width": 32}, include_top=True)

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy, focal, symmetric_kl
+from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy, focal
+from hf_finetune.training.regularization.r_drop import symmetric_kl
 
 # Logits (0, ln 3): probabilities 1/4 and 3/4.
 LOGITS = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from helpers.ranks import run_in_two_processes
-from helpers.small_runs import small_recipe, small_trainer, stop_after
+from helpers.small_runs import small_recipe, small_trainer, stop_after, trainer_with
 from safetensors.torch import load_file
 from torch import nn
 
@@ -31,11 +30,10 @@ from hf_finetune.training.optim.config import (
     Muon,
     Optimizer,
     ScheduleFree,
-    rate_factor,
 )
-from hf_finetune.training.optim.optimizers import build
-from hf_finetune.training.optim.schedule_config import course
-from hf_finetune.training.optim.schedule_free import ScheduleFreeAdamW
+from hf_finetune.training.optim.schedule_config import resolve
+from hf_finetune.training.optim.schedule_free_adamw import ScheduleFreeAdamW
+from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.trainer import ClassifierTrainer
 from hf_finetune.utils.plain import merge, to_plain
 
@@ -89,7 +87,7 @@ BY_HAND = [
 )
 def test_one_step_by_hand(choice: Optimizer, expected: tuple[float, float]) -> None:
     w = nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = build(choice, groups_of(w, decay=0.1), lr=0.1)
+    optimizer = choice.build(groups_of(w, decay=0.1), lr=0.1)
     w.grad = torch.tensor([0.5, -0.25])
     optimizer.step()
     show_average(optimizer)
@@ -99,7 +97,7 @@ def test_one_step_by_hand(choice: Optimizer, expected: tuple[float, float]) -> N
 def test_lion_by_hand_over_two_steps() -> None:
     """Step 2: 0.9 m + 0.1 g = 0.9 * 0.01 - 0.1 * 0.05 = 0.004 > 0, though the gradient is below 0."""
     w = nn.Parameter(torch.zeros(1))
-    optimizer = build(Lion(), groups_of(w), lr=0.1)
+    optimizer = Lion().build(groups_of(w), lr=0.1)
     for gradient in (1.0, -0.05):
         w.grad = torch.tensor([gradient])
         optimizer.step()
@@ -111,7 +109,7 @@ def test_muon_by_hand_on_a_matrix() -> None:
     """The update of a multiple of the identity is one: Newton-Schulz's polynomial applied 5 times to 1 / sqrt(2). Its size
     is AdamW's: 0.2 sqrt(2) of the rate. bf16 inside: three digits."""
     w = nn.Parameter(torch.zeros(2, 2))
-    optimizer = build(Muon(), groups_of(w), lr=0.1)
+    optimizer = Muon().build(groups_of(w), lr=0.1)
     w.grad = 3 * torch.eye(2)
     optimizer.step()
     x = 1 / math.sqrt(2)
@@ -125,7 +123,7 @@ def test_muon_gives_matrices_and_the_rest_their_own_steps() -> None:
     torch.manual_seed(0)
     start = torch.randn(3, 4), torch.randn(3)
     ours, apart = ([nn.Parameter(t.clone()) for t in start] for _ in range(2))
-    one = build(Muon(), groups_of(*ours, decay=0.1), lr=0.1)
+    one = Muon().build(groups_of(*ours, decay=0.1), lr=0.1)
     others = [
         torch.optim.Muon([apart[0]], lr=0.1, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW([apart[1]], lr=0.1, weight_decay=0.1, fused=True),
@@ -145,7 +143,7 @@ def test_muon_gives_matrices_and_the_rest_their_own_steps() -> None:
 def test_schedule_free_is_the_average_of_the_paper() -> None:
     """z, x and y said apart, in plain numbers; a warm-up from a rate of 0 counts by the highest rate squared."""
     w = nn.Parameter(torch.tensor([1.0]))
-    optimizer = build(ScheduleFree(), groups_of(w, decay=0.1), lr=0.1)
+    optimizer = ScheduleFree().build(groups_of(w, decay=0.1), lr=0.1)
     z = x = y = 1.0
     v, total = 0.0, 0.0
     for t, (rate, gradient) in enumerate([(0.0, 0.3), (0.05, 0.5), (0.1, -0.2), (0.1, 0.4)], start=1):
@@ -171,7 +169,7 @@ def test_schedule_free_is_the_average_of_the_paper() -> None:
 def test_schedule_free_weights_that_begin_later_are_corrected_by_their_own_steps() -> None:
     """As gradual unfreezing lets them: their first step is as large as a first step is, not 25 times that."""
     early, late = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-    optimizer = build(ScheduleFree(), groups_of(early, late), lr=0.1)
+    optimizer = ScheduleFree().build(groups_of(early, late), lr=0.1)
     for _ in range(1000):
         early.grad = torch.ones(1)
         optimizer.step()
@@ -187,7 +185,7 @@ def descend(choice: Optimizer, steps: int, state: dict[str, Any] | None = None, 
     if start is not None:
         with torch.no_grad():
             w.copy_(start[0]), v.copy_(start[1])
-    optimizer = build(choice, groups_of(w, v, decay=0.01, lr=0.01), lr=0.01)
+    optimizer = choice.build(groups_of(w, v, decay=0.01, lr=0.01), lr=0.01)
     if state is not None:
         optimizer.load_state_dict(state)
     for _ in range(steps):
@@ -217,7 +215,7 @@ def test_a_step_that_overflowed_is_not_taken(choice: Optimizer) -> None:
     if isinstance(choice, AdamW8bit):
         pytest.skip("bitsandbytes has no scaler on a CPU")
     w = nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer, scaler = build(choice, groups_of(w), lr=0.1), torch.amp.GradScaler("cpu", init_scale=8.0)
+    optimizer, scaler = choice.build(groups_of(w), lr=0.1), torch.amp.GradScaler("cpu", init_scale=8.0)
     for gradient, moves in ((math.inf, False), (0.5, True)):
         optimizer.zero_grad()
         scaler.scale((w * torch.tensor([gradient, 0.25])).sum()).backward()
@@ -225,7 +223,7 @@ def test_a_step_that_overflowed_is_not_taken(choice: Optimizer) -> None:
         scaler.step(optimizer)
         scaler.update()
         assert torch.equal(w, before) is not moves
-    expected = build(choice, groups_of(other := nn.Parameter(torch.tensor([1.0, -2.0]))), lr=0.1)
+    expected = choice.build(groups_of(other := nn.Parameter(torch.tensor([1.0, -2.0]))), lr=0.1)
     other.grad = torch.tensor([0.5, 0.25])
     expected.step()
     assert torch.allclose(w, other, atol=1e-6)
@@ -236,11 +234,8 @@ def test_a_step_that_overflowed_is_not_taken(choice: Optimizer) -> None:
 
 def test_what_is_judged_and_saved_is_the_average(tmp_path: Path) -> None:
     """The checkpoint's weights are x, not y: they lie where z and the y of the optimiser's state say."""
-    made = partial(
-        ClassifierTrainer,
-        optimizer=ScheduleFree(),
-        course=course(None, warmup_steps=2, optimizer=ScheduleFree()),
-    )
+    choice = ScheduleFree()
+    made = trainer_with(update=UpdateRule(choice, resolve(None, warmup_steps=2, optimizer=choice)))
     trainer = small_trainer(tmp_path, "bert", trainer=made, num_train_epochs=2.0)
     trainer.train()
     folder = tmp_path / "checkpoints" / "checkpoint-10"
@@ -275,7 +270,7 @@ for choice in (Lion(), Muon(), ScheduleFree()):
 def by_plateau(folder: Path, choice: Optimizer, *, micro_batch: int = 8) -> ClassifierTrainer:
     """Two epochs without dropout; the rate falls after each, whose accuracy is said to be the same."""
     name = None if isinstance(choice, ScheduleFree) else "reduce_lr_on_plateau"
-    made = partial(ClassifierTrainer, optimizer=choice, course=course(name, warmup_steps=2, optimizer=choice))
+    made = trainer_with(update=UpdateRule(choice, resolve(name, warmup_steps=2, optimizer=choice)))
     trainer = small_trainer(folder, "bert", trainer=made, micro_batch=micro_batch, num_train_epochs=3.0)
     trainer.metrics = lambda labels, logits: {"accuracy": 0.5}
     return trainer
@@ -353,7 +348,7 @@ def test_a_run_trains_saves_and_resumes(
     recipe = dataclasses.replace(small, optim=Optim(optimizer=choice))
     result = run.run(recipe, Launch(output=str(tmp_path / "straight")))
     assert result is not None and result["parity"]["reload"]["ok"]
-    assert result["learning_rate"] == pytest.approx(1e-4 * rate_factor(choice))
+    assert result["learning_rate"] == pytest.approx(1e-4 * choice.rate_factor)
     trained = load_file(tmp_path / "straight" / "model" / "model.safetensors")
     start = load_file(Path(small.model.checkpoint) / "model.safetensors")
     query = "encoder.layer.0.attention.self.query.weight"

@@ -3,14 +3,14 @@
 import copy
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.ranks import run_in_two_processes
-from helpers.small_runs import furthest, small_recipe, small_trainer, weights
+from helpers.small_runs import CPU, furthest, small_recipe, small_trainer, trainer_with, weights
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -20,14 +20,15 @@ from hf_finetune.pipeline import run as pipeline
 from hf_finetune.training import checkpoints
 from hf_finetune.training.checkpoints import CheckpointKeeper
 from hf_finetune.training.optim.config import SGD
-from hf_finetune.training.optim.sam import Sharpness, climbed
+from hf_finetune.training.optim.sam import SAM, Sharpness, climbed
+from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.trainer import ClassifierTrainer
 
 pytestmark = pytest.mark.usefixtures("gate_here")
 
 
-def sam(rho: float, *, adaptive: bool = False, **settings) -> type:
-    return partial(ClassifierTrainer, sharpness=Sharpness(rho, adaptive), **settings)
+def sam(rho: float, *, adaptive: bool = False, **update) -> Callable[..., ClassifierTrainer]:
+    return trainer_with(hooks=[SAM(Sharpness(rho, adaptive), CPU)], update=UpdateRule(**update))
 
 
 def test_climb_on_a_quadratic() -> None:
@@ -125,7 +126,7 @@ def test_climb_of_no_length_changes_no_bit(tmp_path: Path) -> None:
     """Dropout, accumulation, clipping and sparse embeddings on: the second pass is the first one over again, and what
     is drawn after it is what would have been drawn."""
 
-    def run(trainer: type) -> ClassifierTrainer:
+    def run(trainer: Callable[..., ClassifierTrainer]) -> ClassifierTrainer:
         made = small_trainer(
             tmp_path,
             "bert",
@@ -136,33 +137,32 @@ def test_climb_of_no_length_changes_no_bit(tmp_path: Path) -> None:
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,
-            trainer=partial(trainer, sparse_embeddings=True),
+            trainer=trainer,
         )
         made.train()
         return made
 
-    plain, still = run(ClassifierTrainer), run(sam(1e-30))
+    plain = run(trainer_with(update=UpdateRule(sparse_embeddings=True)))
+    still = run(sam(1e-30, sparse_embeddings=True))
     assert furthest(weights(still), weights(plain)) == 0.0
-    assert still.rows_trained == plain.rows_trained
-    assert still.utilisation.trained == pytest.approx(2 * plain.utilisation.trained)
-    assert furthest(weights(run(sam(0.05))), weights(plain)) > 1e-4
+    assert still.work.rows == plain.work.rows
+    assert still.utilization.trained == pytest.approx(2 * plain.utilization.trained)
+    assert furthest(weights(run(sam(0.05, sparse_embeddings=True))), weights(plain)) > 1e-4
 
 
 SCRIPT = """
 import sys
-from functools import partial
 from pathlib import Path
 from safetensors.torch import save_file
-from helpers.small_runs import small_trainer, weights
-from hf_finetune.training.checkpoints import CheckpointKeeper
+from helpers.small_runs import CPU, small_trainer, trainer_with, weights
 from hf_finetune.training.optim.config import SGD
-from hf_finetune.training.optim.sam import Sharpness
-from hf_finetune.training.trainer import ClassifierTrainer
+from hf_finetune.training.optim.sam import SAM, Sharpness
+from hf_finetune.training.optim.update_rule import UpdateRule
 
 folder = Path(sys.argv[1])
 once = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "learning_rate": 0.1}
 for name, own in (("plain", {"optimizer": SGD(momentum=0.0)}), ("sparse", {"sparse_embeddings": True})):
-    made = partial(ClassifierTrainer, sharpness=Sharpness(0.3), **own)
+    made = trainer_with(hooks=[SAM(Sharpness(0.3), CPU)], update=UpdateRule(**own))
     trainer = small_trainer(folder, "bert", micro_batch=2, accumulation=2, trainer=made, **once)
     trainer.train()
     rank = trainer.args.process_index

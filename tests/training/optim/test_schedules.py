@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from helpers.small_runs import furthest, small_recipe, small_trainer, weights
+from helpers.small_runs import furthest, small_recipe, small_trainer, trainer_with, weights
 from torch.optim import lr_scheduler
 from transformers import TrainerCallback, get_scheduler
 
@@ -19,16 +19,24 @@ from hf_finetune.errors import InputError
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.optim.config import AdamW, ScheduleFree
-from hf_finetune.training.optim.schedule_config import READS, Course, Schedule, ScheduleName, course, of_shorter_run
+from hf_finetune.training.optim.schedule_config import (
+    READS,
+    ResolvedSchedule,
+    Schedule,
+    ScheduleName,
+    of_shorter_run,
+    resolve,
+)
 from hf_finetune.training.optim.schedules import WarmPlateau, factors, scheduler, steps_of, warmup_of
+from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.trainer import ClassifierTrainer
 from hf_finetune.utils.plain import merge, to_plain
 
 STEPS, WARMUP, RATE = 40, 4, 3e-4
 
 
-def made(name: ScheduleName, warmup: float | None = WARMUP, **numbers: Any) -> Course:
-    return course(name, Schedule(**numbers), warmup_steps=warmup, optimizer=AdamW())
+def made(name: ScheduleName, warmup: float | None = WARMUP, **numbers: Any) -> ResolvedSchedule:
+    return resolve(name, Schedule(**numbers), warmup_steps=warmup, optimizer=AdamW())
 
 
 def two_groups() -> torch.optim.Optimizer:
@@ -47,7 +55,7 @@ def rates(optimizer: torch.optim.Optimizer, schedule: Any, steps: int = STEPS) -
     return found
 
 
-def ours(wanted: Course) -> list[list[float]]:
+def ours(wanted: ResolvedSchedule) -> list[list[float]]:
     optimizer = two_groups()
     return rates(optimizer, scheduler(wanted, optimizer, STEPS, greater_is_better=True))
 
@@ -89,7 +97,7 @@ TRANSFORMERS = [
 
 
 @pytest.mark.parametrize(("wanted", "name", "numbers"), TRANSFORMERS, ids=lambda x: x if isinstance(x, str) else "")
-def test_as_transformers(wanted: Course, name: str, numbers: dict[str, Any]) -> None:
+def test_as_transformers(wanted: ResolvedSchedule, name: str, numbers: dict[str, Any]) -> None:
     warmup = warmup_of(wanted.warmup_steps, STEPS)
     expected = theirs(lambda o: get_scheduler(name, o, warmup, STEPS, numbers))
     found = ours(wanted)
@@ -239,7 +247,7 @@ def test_a_killed_run_has_the_same_rates(tmp_path: Path, name: ScheduleName) -> 
     def trainer(folder: str) -> ClassifierTrainer:
         wanted = made(name, 2 if name != "one_cycle" else None)
         found = small_trainer(
-            tmp_path / folder, "bert", trainer=partial(ClassifierTrainer, course=wanted), num_train_epochs=4.0
+            tmp_path / folder, "bert", trainer=trainer_with(update=UpdateRule(schedule=wanted)), num_train_epochs=4.0
         )
         found.metrics = lambda labels, logits: {"accuracy": 0.5}
         found.add_callback(CheckpointKeeper([]))
@@ -330,8 +338,8 @@ def test_warm_up() -> None:
         with pytest.raises(InputError, match=f"train.warmup_steps: expected 0 or None with {name}"):
             check(dataclasses.replace(RECIPE, train=Train(lr_scheduler_type=name, warmup_steps=5)))
     assert made("step", None).warmup_steps == 0.06
-    assert course(None, warmup_steps=None, optimizer=AdamW()).name == "linear"
-    assert course(None, warmup_steps=None, optimizer=ScheduleFree()).name == "constant_with_warmup"
+    assert resolve(None, warmup_steps=None, optimizer=AdamW()).name == "linear"
+    assert resolve(None, warmup_steps=None, optimizer=ScheduleFree()).name == "constant_with_warmup"
 
 
 @pytest.mark.parametrize(("share", "steps"), [(0.5, 2), (0.1, 10), (0.25, 4)])
@@ -359,13 +367,15 @@ def test_one_cycle_whose_climb_ends_at_its_first_step(share: float, steps: int) 
 def test_a_run_of_half_the_steps_goes_through_the_same_curve(name: ScheduleName, numbers: dict[str, Any]) -> None:
     whole, half = (Schedule(**numbers), of_shorter_run(name, Schedule(**numbers), 0.5))
     curves = [
-        factors(course(name, one, warmup_steps=0, optimizer=AdamW()), steps)
+        factors(resolve(name, one, warmup_steps=0, optimizer=AdamW()), steps)
         for one, steps in ((whole, 100), (half, 50))
     ]
     assert whole != half
     assert curves[1] == pytest.approx(curves[0][::2], abs=1e-6)
     # Its own numbers would be another curve.
-    assert factors(course(name, whole, warmup_steps=0, optimizer=AdamW()), 50) != pytest.approx(curves[0][::2], abs=0.1)
+    assert factors(resolve(name, whole, warmup_steps=0, optimizer=AdamW()), 50) != pytest.approx(
+        curves[0][::2], abs=0.1
+    )
 
 
 def test_no_count_of_a_shorter_run_is_below_one() -> None:

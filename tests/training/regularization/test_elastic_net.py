@@ -6,6 +6,7 @@ import torch
 from helpers.small_runs import small_trainer
 
 from hf_finetune.errors import InputError
+from hf_finetune.training.hooks import HookEvents
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalised, proximal_step, sparsity
 
 
@@ -20,15 +21,15 @@ def test_proximal_step_by_hand() -> None:
 def test_step_takes_the_rate_of_its_group_and_passes_over_what_overflowed() -> None:
     fast, slow = (torch.nn.Parameter(torch.tensor([1.0, -0.05])) for _ in range(2))
     groups = [{"params": [fast], "lr": 0.1}, {"params": [slow], "lr": 0.01}]
-    # As accelerate's wrapper has it of a fused optimiser, which passes over the step by itself.
-    optimizer = SimpleNamespace(step_was_skipped=False, param_groups=groups)
+    model = torch.nn.ParameterList([fast, slow])
+    args, given = SimpleNamespace(fp16=True), {"model": model, "optimizer": SimpleNamespace(param_groups=groups)}
     steps = ElasticNetSteps({"fast": fast}, l1=1.0, l2=0.0)
     slow.grad = torch.tensor([0.1, float("inf")])
-    steps.on_optimizer_step(SimpleNamespace(fp16=True), None, None, optimizer=optimizer)
+    HookEvents([steps]).on_optimizer_step(args, None, None, **given)
     assert fast.tolist() == pytest.approx([1.0, -0.05])
     slow.grad = torch.tensor([0.1, 0.2])
     steps.parameters["slow"] = slow
-    steps.on_optimizer_step(SimpleNamespace(fp16=True), None, None, optimizer=optimizer)
+    HookEvents([steps]).on_optimizer_step(args, None, None, **given)
     assert fast.tolist() == pytest.approx([0.9, 0.0]) and slow.tolist() == pytest.approx([0.99, -0.04])
     found = sparsity({"fast": fast, "slow": slow})
     assert found == {"weights": 4, "zeros": 1, "share": 0.25, "parameters": {"fast": 0.5, "slow": 0.0}}
@@ -50,6 +51,6 @@ def test_choice_of_parameters(tmp_path: Path) -> None:
 def test_what_does_not_train_yet_stays() -> None:
     """Gradual unfreezing: the optimiser has the weights from the start."""
     waits = torch.nn.Parameter(torch.tensor([1.0, -0.05]), requires_grad=False)
-    optimizer, args = SimpleNamespace(param_groups=[{"params": [waits], "lr": 0.1}]), SimpleNamespace(fp16=False)
-    ElasticNetSteps({"waits": waits}, l1=1.0, l2=0.0).on_optimizer_step(args, None, None, optimizer=optimizer)
+    optimizer = torch.optim.SGD([waits], lr=0.1)
+    ElasticNetSteps({"waits": waits}, l1=1.0, l2=0.0).after_update(None, None, optimizer, overflowed=False)
     assert waits.tolist() == pytest.approx([1.0, -0.05])

@@ -1,10 +1,10 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.small_runs import furthest, small_trainer, weights
+from helpers.small_runs import furthest, small_trainer, trainer_with, weights
 from torch import nn
+from transformers import TrainerState
 
 from hf_finetune.training.regularization.gradient_noise import NoisyGradients, noise_scale
 
@@ -13,8 +13,7 @@ def noisy(step: int, *, seed: int = 0, sparse: bool = False, size: int = 20_000)
     """A table whose first two rows of three have a gradient of 1, with the noise of this step on it."""
     model = nn.Embedding(3, size, sparse=sparse)
     model(torch.tensor([0, 1])).sum().backward()
-    noise = NoisyGradients(model, eta=4.0, gamma=1.0, seed=seed)
-    noise.on_pre_optimizer_step(None, SimpleNamespace(global_step=step), None)
+    NoisyGradients(eta=4.0, gamma=1.0, seed=seed).before_update(model, TrainerState(global_step=step))
     return model
 
 
@@ -49,7 +48,7 @@ def test_global_generator_is_left_alone() -> None:
     model = nn.Linear(2, 2)
     model(torch.ones(1, 2)).sum().backward()
     torch.set_rng_state(before)
-    NoisyGradients(model, eta=1.0, gamma=0.5, seed=0).on_pre_optimizer_step(None, SimpleNamespace(global_step=0), None)
+    NoisyGradients(eta=1.0, gamma=0.5, seed=0).before_update(model, TrainerState())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -58,8 +57,8 @@ def test_noise_comes_after_the_loss_scale_is_taken_off(max_grad_norm: float, tmp
     """float16 multiplies the loss before the backward pass; with a factor of 1,024 a run ends as it does without."""
 
     def trained(folder: Path, scaler: torch.amp.GradScaler | None = None, eta: float = 0.01) -> dict[str, torch.Tensor]:
-        trainer = small_trainer(folder, "bert", max_steps=3, max_grad_norm=max_grad_norm)
-        trainer.add_callback(NoisyGradients(trainer.model, eta=eta, gamma=0.55, seed=0))
+        noise = trainer_with(hooks=[NoisyGradients(eta=eta, gamma=0.55, seed=0)])
+        trainer = small_trainer(folder, "bert", trainer=noise, max_steps=3, max_grad_norm=max_grad_norm)
         if scaler is not None:
             trainer.accelerator.scaler = scaler
             # Accelerate's does so for float16 alone, in which no CPU trains.

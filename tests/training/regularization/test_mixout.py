@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.small_runs import furthest, small_trainer, weights
+from helpers.small_runs import furthest, small_trainer, trainer_with, weights
 from torch import nn
+from transformers import TrainerState
 
 from hf_finetune.training.regularization.mixout import Mixout, mix, pretrained_layers
-from hf_finetune.training.trainer import ClassifierTrainer
 
 
 def layer(pretrained: float, trained: float, p: float, size: int = 300) -> tuple[nn.Linear, Mixout]:
@@ -26,14 +26,14 @@ def test_mix_by_hand() -> None:
 def test_masks() -> None:
     """Weights are 1 or 5, on average 2; another step has others, the same step the same."""
     made, mixout = layer(1.0, 2.0, 0.75)
-    with mixout.active():
+    with mixout.on_model(made):
         first = mixout.weight(0)
         assert set(first.unique().tolist()) == {1.0, 5.0}
         assert float((first == 1).float().mean()) == pytest.approx(0.75, abs=0.01)
         assert torch.equal(mixout.weight(0), first)
         x = torch.randn(2, 300)
         assert torch.equal(made(x), x @ first.T)
-        mixout.step = 1
+        mixout.before_step(made, TrainerState(global_step=1))
         assert not torch.equal(mixout.weight(0), first)
         made.eval()
         assert torch.equal(made(x), x @ made.weight.T)
@@ -52,10 +52,7 @@ def test_limits() -> None:
 
 
 def mixing(p: float):
-    def made(model: nn.Module, *args, **fields) -> ClassifierTrainer:
-        return ClassifierTrainer(model, *args, **fields, mixout=Mixout(pretrained_layers(model), p=p, seed=0))
-
-    return made
+    return trainer_with(hooks=lambda model: [Mixout(pretrained_layers(model), p=p, seed=0)])
 
 
 @pytest.mark.parametrize("family", ["bert", "vit"])

@@ -12,9 +12,10 @@ from transformers.utils import ModelOutput
 
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.data.inputs import with_labels
-from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy, focal, mean_over_step, symmetric_kl
+from hf_finetune.training.input_mixing import mixed_inputs, soft_labels, why_not_by_embeddings
+from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy, focal, mean_over_step
 from hf_finetune.training.losses.config import CrossEntropy, Focal
-from hf_finetune.training.losses.soft_labels import mixed, soft_labels, why_not_by_embeddings
+from hf_finetune.training.regularization.r_drop import RDrop, symmetric_kl
 from hf_finetune.training.trainer import ClassifierTrainer
 
 # Logits (0, ln 3): probabilities 1/4 and 3/4.
@@ -92,7 +93,7 @@ def test_hard_labels_as_soft_ones(rows: CrossEntropy | Focal, smoothing: float) 
     values, gradients = [], []
     for labels in (hard[:3], F.one_hot(hard[:3], 3).float()):
         given = logits.clone().requires_grad_()
-        value = mean_over_step(ModelOutput(logits=given), labels, 3, loss=loss, r_drop=1.0, penalty=None)
+        value = mean_over_step(ModelOutput(logits=given), labels, 3, loss=RDrop(1.0).on_loss(loss))
         value.backward()
         values.append(value.item())
         gradients.append(given.grad)
@@ -104,7 +105,7 @@ def test_r_drop_by_hand() -> None:
     """One mixed row, sent through twice, in a step of four."""
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
     outputs = ModelOutput(logits=logits)
-    found = mean_over_step(outputs, SOFT[:1], 4, loss=WeightedLoss(), r_drop=2.0, penalty=None)
+    found = mean_over_step(outputs, SOFT[:1], 4, loss=RDrop(2.0).on_loss(WeightedLoss()))
     once = -0.4 * math.log(0.25) - 0.6 * math.log(0.75)
     expected = (once + math.log(2)) / 2 + 2 * float(symmetric_kl(logits[:1], logits[1:]))
     assert float(found) == pytest.approx(expected / 4)
@@ -144,7 +145,7 @@ def test_a_whole_share_is_no_mixing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     batch = text_batch(trainer)
     assert why_not_by_embeddings(trainer.model, {n: x for n, x in batch.items() if n != "labels"}) is None
     plain = logits_of(trainer, batch)
-    of_share = {s: mixed(trainer.model, with_share(batch, s, monkeypatch)) for s in (0.0, 0.5, 1.0)}
+    of_share = {s: mixed_inputs(trainer.model, with_share(batch, s, monkeypatch)) for s in (0.0, 0.5, 1.0)}
     found = {s: logits_of(trainer, one) for s, one in of_share.items()}
     assert "input_ids" not in of_share[0.5] and "input_ids" in batch
     assert torch.allclose(found[1.0], plain, atol=1e-5)
@@ -158,7 +159,7 @@ def test_a_whole_share_is_no_mixing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_embeddings_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = small_trainer(tmp_path, "bert")
     batch = text_batch(trainer)
-    found = mixed(trainer.model, with_share(batch, 0.25, monkeypatch))
+    found = mixed_inputs(trainer.model, with_share(batch, 0.25, monkeypatch))
     table = trainer.model.get_input_embeddings().weight
     expected = 0.25 * table[batch["input_ids"][0, 1]] + 0.75 * table[batch["input_ids"][3, 1]]
     assert torch.allclose(found["inputs_embeds"][0, 1], expected)

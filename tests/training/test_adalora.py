@@ -1,5 +1,6 @@
 """AdaLoRA in training: which ranks are left, its penalty, and a resumed run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -13,7 +14,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, save_adapter
 from hf_finetune.models.peft.state import FILE, load_state, save_state
-from hf_finetune.training.rank_schedule import RankSchedule, orthogonality
+from hf_finetune.training.adalora import AdaLora, orthogonality
 from hf_finetune.training.trainer import ClassifierTrainer
 
 STEPS = 10
@@ -28,17 +29,7 @@ def adapted(folder: Path, **fields) -> PeftModel:
 def rank_trainer(folder: Path, model: PeftModel) -> ClassifierTrainer:
     """Ten steps in two epochs on an adapted model."""
     like = small_trainer(folder, "bert", num_train_epochs=2.0)
-    return ClassifierTrainer(
-        model,
-        like.args,
-        train_rows=like.train_dataset,
-        validation_rows=like.eval_dataset,
-        inputs=like.inputs,
-        metrics=like.metrics,
-        rows_per_step=8,
-        penalty=lambda: orthogonality(model),
-        callbacks=[RankSchedule(model)],
-    )
+    return ClassifierTrainer(model, like.args, replace(like.setup, hooks=(AdaLora(model),)))
 
 
 def left(model: PeftModel) -> list[int]:

@@ -1,20 +1,47 @@
-"""Batches whose rows were mixed with one another, as the model and the loss take them; see `augmentation.mixing`.
+"""Batches whose rows are mixed with one another, on their way from the loader to the loss; see `augmentation.mixing`.
 
 Legend: B rows, C classes, T tokens.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hf_finetune.augmentation.mixing import Mixing
+from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
+from hf_finetune.data.inputs import EpochRows, Rows
 from hf_finetune.evaluation.logits import evaluating
+from hf_finetune.training.hooks import Batch, Collate, Hook
 
 # Logits of a batch by its ids and by its word embeddings: the same numbers added up in another order.
 TOLERANCE = 1e-4
+
+
+class InputMixing(Hook):
+    """Mixes the rows of every micro-batch by one of several operations. Not with packed batches.
+
+    Args:
+        operations: one is drawn for each micro-batch.
+        seed: of the run.
+    """
+
+    numbers_repeats = True
+
+    def __init__(self, operations: tuple[Mixing, ...], seed: int) -> None:
+        self.operations, self.seed = operations, seed
+
+    def on_loader(self, rows: EpochRows, collate: Collate) -> tuple[EpochRows, Collate]:
+        """Choose partners and shares, and mix images, while a batch is made."""
+        assert isinstance(rows, Rows | AugmentedRows), "rows with a label"
+        return MixedRows(rows, self.seed), partial(collate_mixed, self.operations, collate)
+
+    def on_inputs(self, model: nn.Module, batch: Batch) -> Batch:
+        """Mix word embeddings and labels."""
+        return mixed_inputs(model, batch) if "partners" in batch else batch
 
 
 def soft_labels(labels_B: torch.Tensor, partners_B: torch.Tensor, shares_B: torch.Tensor, classes: int) -> torch.Tensor:
@@ -32,7 +59,7 @@ def soft_labels(labels_B: torch.Tensor, partners_B: torch.Tensor, shares_B: torc
     return shares_B[:, None] * own_BC + (1 - shares_B[:, None]) * own_BC[partners_B]
 
 
-def mixed(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+def mixed_inputs(model: nn.Module, inputs: Batch) -> Batch:
     """A mixed batch with soft labels, and of texts the mixed word embeddings in place of ids.
 
     The table is read once for every token, so its gradient is of the words that the batch has, row-sparse where it was.

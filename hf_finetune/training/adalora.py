@@ -5,29 +5,44 @@ https://arxiv.org/abs/2303.10512
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import PeftModel
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch import nn
+from transformers import TrainerState
+
+from hf_finetune.training.hooks import Hook, SummedLoss
 
 
-class RankSchedule(TrainerCallback):
-    """After every optimiser step, weighs every rank by weights and gradients, and cuts the least of them.
+class AdaLora(Hook):
+    """Weighs every rank by weights and gradients after each step, and cuts the least of them; adds a penalty to the loss.
 
     Args:
         adapted: with an AdaLoRA adapter whose schedule is set, see `adapters.add_adapter`. What the schedule remembers
             goes into the checkpoints, see `adapter_state`.
+        cuts: False: the ranks stay.
     """
 
-    def __init__(self, adapted: PeftModel) -> None:
-        self.adapted = adapted
+    def __init__(self, adapted: PeftModel, *, cuts: bool = True) -> None:
+        self.adapted, self.cuts = adapted, cuts
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    def on_loss(self, loss: SummedLoss) -> SummedLoss:
+        """Add `orthogonality` by the share of a micro-batch's rows, so that a step has it once."""
+
+        def penalized(logits: torch.Tensor, targets: Any) -> torch.Tensor:
+            return loss(logits, targets) + len(targets) * orthogonality(self.adapted)
+
+        return penalized
+
+    def after_update(
+        self, model: nn.Module, state: TrainerState, optimizer: torch.optim.Optimizer, *, overflowed: bool
     ) -> None:
-        """Called while the gradients are still there; `global_step` does not count this step yet."""
-        if args.fp16:
-            # A step that the loss scaler passed over has infinite gradients: it weighs nothing.
-            for parameter in self.adapted.parameters():
+        """Cut ranks by the gradients of this step; those that overflowed weigh nothing."""
+        if not self.cuts:
+            return
+        if overflowed:
+            for parameter in model.parameters():
                 if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                     parameter.grad.zero_()
         self.adapted.base_model.update_and_allocate(state.global_step + 1)

@@ -1,0 +1,58 @@
+"""R-Drop: two passes of the same rows under other dropout should give the same answer (arXiv:2106.14448).
+
+Legend: B rows, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hf_finetune.training.hooks import Batch, Hook, SummedLoss
+
+
+class RDrop(Hook):
+    """Sends every row through twice, and adds the divergence of its two predictions to the mean of their losses.
+
+    Not with packed batches, which cannot be doubled.
+
+    Args:
+        weight: of the divergence.
+    """
+
+    passes = 2
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def on_inputs(self, model: nn.Module, batch: Batch) -> Batch:
+        """Every row twice, in one pass: each has its own part of the dropout masks."""
+        return {name: x if name == "labels" else torch.cat([x, x]) for name, x in batch.items()}
+
+    def on_loss(self, loss: SummedLoss) -> SummedLoss:
+        """See the class."""
+
+        def doubled(logits_2BC: torch.Tensor, targets: Any) -> torch.Tensor:
+            one_BC, other_BC = logits_2BC.chunk(2)
+            mean = 0.5 * (loss(one_BC, targets) + loss(other_BC, targets))
+            return mean + self.weight * symmetric_kl(one_BC, other_BC)
+
+        return doubled
+
+
+def symmetric_kl(one_BC: torch.Tensor, other_BC: torch.Tensor) -> torch.Tensor:
+    """Half of KL(p || q) + KL(q || p) summed over rows, p and q the two logits' probabilities, in float32.
+
+    What R-Drop adds for two passes of the same rows under other dropout (arXiv:2106.14448).
+
+    Args:
+        one_BC: logits, shape (B, C); likewise the other.
+
+    Returns:
+        Scalar, in nats.
+    """
+    log_p_BC, log_q_BC = F.log_softmax(one_BC.float(), -1), F.log_softmax(other_BC.float(), -1)
+    return 0.5 * ((log_p_BC.exp() - log_q_BC.exp()) * (log_p_BC - log_q_BC)).sum()
