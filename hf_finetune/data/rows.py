@@ -6,6 +6,7 @@ A source is read to its end before its first bad row is refused, so that the mes
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ FEATURES = {
     "row": Value("int64"),
 }
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Columns = dict[str, pa.Array]
 # Row of a chunk -> what is wrong with it.
 Faults = dict[int, str]
@@ -166,16 +168,8 @@ def _texts(values: list[Any], *, may_be_empty: bool) -> tuple[pa.Array, Faults]:
     try:
         return pa.array([] if faults else values, pa.string()), faults
     except UnicodeEncodeError:
-        faults |= {i: "the text holds half a surrogate pair" for i, value in enumerate(values) if not _encodes(value)}
-        return pa.array([], pa.string()), faults
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        halves = [i for i, value in enumerate(values) if _SURROGATE.search(value)]
+        return pa.array([], pa.string()), faults | dict.fromkeys(halves, "the text holds half a surrogate pair")
 
 
 def _images(values: list[Any], pool: ThreadPoolExecutor) -> tuple[pa.Array, Faults]:

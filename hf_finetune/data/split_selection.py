@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from hf_finetune.data.columns import choose_columns, require_columns
@@ -73,13 +74,9 @@ def note_inferred(
 
 def _refuse_shared(splits: dict[Role, Split]) -> None:
     """No row may serve for two of training, validating and testing."""
-    roles = list(splits)
-    for i, role in enumerate(roles):
-        for other in roles[:i]:
-            if splits[role].same_rows(splits[other]):
-                raise InputError(
-                    f"--{role}: {splits[role].place} is {other} already; name other rows, or leave --{role} out"
-                )
+    for (other, first), (role, second) in combinations(splits.items(), 2):
+        if second.same_rows(first):
+            raise InputError(f"--{role}: {second.place} is {other} already; name other rows, or leave --{role} out")
 
 
 def _own_split(layout: Layout, role: Role, taken: list[Split], path: str, notes: Notes) -> Split | None:

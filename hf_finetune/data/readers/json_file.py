@@ -68,11 +68,9 @@ class JsonFile(TextFile):
             return []
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
-            if error.msg.startswith("Extra data") and text.lstrip().startswith("{"):
-                return None
-            raise self._malformed(error, error.lineno) from None
         except (ValueError, RecursionError) as error:
+            if "Extra data" in str(error) and text.lstrip().startswith("{"):
+                return None
             raise self._malformed(error) from None
         if isinstance(content, dict) and isinstance(content.get("data"), list | dict):
             content = content["data"]
@@ -87,16 +85,17 @@ class JsonFile(TextFile):
             if not line.isspace():
                 try:
                     yield number, json.loads(line.rstrip())
-                except json.JSONDecodeError as error:
-                    raise self._malformed(error, number, "; expected one object a line") from None
                 except (ValueError, RecursionError) as error:
                     raise self._malformed(error, number) from None
 
-    def _malformed(self, error: ValueError | RecursionError, line: int | None = None, hint: str = "") -> InputError:
-        place = f"{self.path}" if line is None else f"{self.path}, line {line}"
+    def _malformed(self, error: ValueError | RecursionError, line: int | None = None) -> InputError:
+        """The error for a document, or for one of its lines."""
         if isinstance(error, json.JSONDecodeError):
-            return InputError(f"{place}, column {error.colno}: not JSON ({error.msg}){hint}")
-        return InputError(f"{place}: not readable as JSON ({error})")
+            hint = "" if line is None else "; expected one object a line"
+            place = f"{self.path}, line {line or error.lineno}, column {error.colno}"
+            return InputError(f"{place}: not JSON ({error.msg}){hint}")
+        place = "" if line is None else f", line {line}"
+        return InputError(f"{self.path}{place}: not readable as JSON ({error})")
 
     def _rows_of_columns(self, columns: dict[str, Json]) -> list[Row]:
         if not all(isinstance(column, list) for column in columns.values()):
