@@ -1,63 +1,105 @@
 """Fine-tune text and image classifiers, with evidence for every claim.
 
-A recipe script needs the names below; `run` and what it pulls in are imported when they are first used.
+A recipe needs no deeper import: `from hf_finetune import Recipe, TextData, SwapWords, Distill`. A name is imported when
+it is first used.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_finetune.cli.main import main
-from hf_finetune.config.recipe import (
-    Averaging,
-    Batching,
-    Distill,
-    Evaluate,
-    Hub,
-    ImageData,
-    Launch,
-    Lora,
-    Model,
-    Optim,
-    Precision,
-    Pretrain,
-    Recipe,
-    Regularize,
-    Supervised,
-    TextData,
-    Train,
-)
-from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
+# fmt: off
+# isort: off
+if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is imported below
+    from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes
+    from hf_finetune.augmentation.generative.back_translation import BackTranslate
+    from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
+    from hf_finetune.augmentation.image.color import AutoContrast, Colour, Equalize, Grayscale
+    from hf_finetune.augmentation.image.color import Identity, Invert, Posterize, Solarize
+    from hf_finetune.augmentation.image.geometry import Crop, Flip, Perspective, ResizedCrop
+    from hf_finetune.augmentation.image.geometry import Rotate, Scale, Shear, Translate
+    from hf_finetune.augmentation.image.presets import AugMix, AutoAugment, Mild, RandAugment
+    from hf_finetune.augmentation.image.presets import ThreeAugment, TrivialAugment
+    from hf_finetune.augmentation.image.quality import Blur, Erase, Jpeg, Noise, Sharpness
+    from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
+    from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos, OcrConfusions
+    from hf_finetune.augmentation.text.presets import Aeda, Eda
+    from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
+    from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
+    from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
+    from hf_finetune.cli.main import main
+    from hf_finetune.config.data import ImageData, TextData
+    from hf_finetune.config.recipe import Averaging, Batching, Distill, Evaluate, Hub, Launch
+    from hf_finetune.config.recipe import Lora, Model, Optim, Precision, Recipe, Regularize, Supervised, Train
+    from hf_finetune.distillation.losses.attention_maps import AttentionMaps
+    from hf_finetune.distillation.losses.attention_relations import AttentionRelations
+    from hf_finetune.distillation.losses.contrastive import Contrastive
+    from hf_finetune.distillation.losses.decoupled_kd import DecoupledKD
+    from hf_finetune.distillation.losses.embedding import Embedding
+    from hf_finetune.distillation.losses.hard_label import HardLabel
+    from hf_finetune.distillation.losses.hidden_states import HiddenStates
+    from hf_finetune.distillation.losses.match_logits import MatchLogits
+    from hf_finetune.distillation.losses.relational_kd import RelationalKD
+    from hf_finetune.distillation.losses.soft_targets import SoftTargets
+    from hf_finetune.distillation.weight_schedules import Ramp
+    from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
+    from hf_finetune.models.surgery.activation import SetActivation
+    from hf_finetune.models.surgery.attention import SetAttention
+    from hf_finetune.models.surgery.dropout import SetDropout
+    from hf_finetune.models.surgery.feed_forward import ResizeFeedForward
+    from hf_finetune.models.surgery.hidden_width import NarrowHidden
+    from hf_finetune.models.surgery.kernel_size import SetKernelSize
+    from hf_finetune.models.surgery.layers import AddLayers, DropLayers, DuplicateLayers, KeepLayers
+    from hf_finetune.models.surgery.patches import ResizeImage, ResizePatches
+    from hf_finetune.models.surgery.pooling import SetPooling
+    from hf_finetune.models.surgery.positions import ExtendPositions
+    from hf_finetune.models.surgery.reinit import ReinitTopLayers
+    from hf_finetune.models.surgery.stochastic_depth import LayerDrop, StochasticDepth
+    from hf_finetune.pipeline.run import run
+    from hf_finetune.pretraining.config import MAE, MaskedLanguage, Pretrain, SimCLR, SimCSE, SimMIM
+    from hf_finetune.training.losses.config import Balanced, CrossEntropy, EffectiveNumber, Focal, PerClass
+    from hf_finetune.training.optim.config import Adafactor, AdamW, AdamW8bit, Lion, Muon, SGD, ScheduleFree
+    from hf_finetune.training.optim.schedule_config import Schedule
+    from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
 
-__all__ = [
-    "Averaging",
-    "Batching",
-    "Distill",
-    "Evaluate",
-    "GateError",
-    "Hub",
-    "ImageData",
-    "InputError",
-    "Launch",
-    "Lora",
-    "Model",
-    "Optim",
-    "Precision",
-    "Pretrain",
-    "PushError",
-    "Recipe",
-    "Regularize",
-    "StoppedBySignal",
-    "Supervised",
-    "TextData",
-    "Train",
-    "TrainingError",
-    "main",
-    "run",
+__all__ = [  # noqa: RUF022
+    "Adafactor", "AdamW", "AdamW8bit", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",
+    "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate", "Balanced", "Batching", "Blur",
+    "ChangeCase", "Colour", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DecoupledKD",
+    "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding",
+    "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal", "GateError", "GradientNoise", "Grayscale",
+    "HardLabel", "HiddenStates", "Hub", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
+    "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits",
+    "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf", "Optim",
+    "PerClass", "Perspective", "Phases", "Posterize", "Precision", "Pretrain", "PushError", "Ramp", "RandAugment",
+    "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
+    "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Rotate", "SGD", "Scale", "Schedule",
+    "ScheduleFree", "Sequence", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling",
+    "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes",
+    "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapWords", "TextData",
+    "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_news", "main", "minilm", "run",
 ]
+# isort: on
+# fmt: on
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'hf_finetune' has no attribute {name!r}")
+    if name == "main":
+        from hf_finetune.cli.main import main
+
+        return main
     if name == "run":
         from hf_finetune.pipeline.run import run
 
         return run
-    raise AttributeError(f"module 'hf_finetune' has no attribute {name!r}")
+    from hf_finetune import errors
+    from hf_finetune.cli import embedded
+    from hf_finetune.config.recipe import Launch, Recipe
+    from hf_finetune.utils.hints import configs_below
+
+    return {**vars(errors), **vars(embedded), **configs_below(Recipe), **configs_below(Launch)}[name]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -11,8 +11,8 @@ from typing import Any
 from hf_finetune.config.recipe import Distill, Recipe, Supervised
 from hf_finetune.errors import InputError
 from hf_finetune.models.peft.config import PEFT_TYPES
-from hf_finetune.utils.config_errors import configs_in
 from hf_finetune.utils.files import parse_yaml
+from hf_finetune.utils.hints import configs_in
 from hf_finetune.utils.plain import merge
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, dataclass_
 import tyro
 from annotated_types import Ge, Gt, Interval
 
-from hf_finetune.utils.config_errors import Check, configs_in, input_error
+from hf_finetune.utils.config_errors import Check, input_error
+from hf_finetune.utils.hints import configs_in
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
-import types
 import typing
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 from hf_finetune.errors import InputError
+from hf_finetune.utils.hints import configs_in, is_union, unwrapped
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -75,29 +75,6 @@ def no_such_field(field: str, known: Iterable[str]) -> InputError:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
     return InputError(f"{field}: no such field; {hint}")
-
-
-def configs_in(hint: Any) -> list[type]:
-    """Return the configs that a field of type `hint` holds: members of its union, or of the union that its tuple is of."""
-    hint, _ = unwrapped(hint)
-    if is_union(hint):
-        return [member for option in typing.get_args(hint) for member in configs_in(option)]
-    if typing.get_origin(hint) is tuple:
-        return configs_in(typing.get_args(hint)[0])
-    return [hint] if isinstance(hint, type) and dataclasses.is_dataclass(hint) else []
-
-
-def is_union(hint: Any) -> bool:
-    """Whether a type is `A | B`."""
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
-
-
-def unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Return a type without its annotations, and these."""
-    annotations: tuple[Any, ...] = ()
-    while hasattr(hint, "__metadata__"):
-        hint, annotations = hint.__origin__, (*hint.__metadata__, *annotations)
-    return hint, annotations
 
 
 def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, Any, Any]:

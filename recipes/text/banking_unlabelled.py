@@ -9,9 +9,7 @@ hf-finetune run banking_unlabelled --unlabelled train calls.csv    # and texts o
 hf-finetune run banking_unlabelled --objective Supervised --unlabelled --epochs 27    # the student alone, as many steps
 """
 
-from hf_finetune import Distill, Hub, Model, Recipe, TextData, main
-from hf_finetune.cli.embedded import minilm
-from hf_finetune.distillation.config import SoftTargets
+from hf_finetune import Distill, Hub, Model, Recipe, SoftTargets, TextData, main, minilm
 
 
 def recipe() -> Recipe:

@@ -6,10 +6,21 @@ hf-finetune run bbc_distilled --teacher runs/other --objective.kinds '[{type: So
 hf-finetune run bbc_distilled --objective Supervised    # the same student without a teacher
 """
 
-from hf_finetune import Batching, Distill, Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
-from hf_finetune.distillation.config import SoftTargets
-from hf_finetune.models.surgery.operations import KeepLayers
+from hf_finetune import (
+    BBC_LICENSE,
+    Batching,
+    Distill,
+    Hub,
+    KeepLayers,
+    Model,
+    Recipe,
+    SoftTargets,
+    TextData,
+    Train,
+    bbc_news,
+    main,
+    minilm,
+)
 
 
 def recipe() -> Recipe:

@@ -6,8 +6,7 @@ accelerate launch --config_file recipes/accelerate/cpu-2.yaml recipes/text/bbc_l
 
 from peft import LoraConfig
 
-from hf_finetune import Batching, Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
+from hf_finetune import BBC_LICENSE, Batching, Hub, Model, Recipe, TextData, Train, bbc_news, main, minilm
 
 
 def recipe() -> Recipe:

@@ -10,10 +10,22 @@ A changed text need not be of its row's class any more: the teacher says what it
 
 from peft import LoraConfig
 
-from hf_finetune import Batching, Distill, Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
-from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
-from hf_finetune.distillation.config import SoftTargets
+from hf_finetune import (
+    BBC_LICENSE,
+    Batching,
+    DeleteWords,
+    Distill,
+    Hub,
+    Model,
+    Recipe,
+    SoftTargets,
+    SwapWords,
+    TextData,
+    Train,
+    bbc_news,
+    main,
+    minilm,
+)
 
 
 def recipe() -> Recipe:

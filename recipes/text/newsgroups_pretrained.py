@@ -9,9 +9,7 @@ hf-finetune run newsgroups_pretrained --data.path FOLDER --pretrain.objective '{
 hf-finetune run newsgroups_pretrained --data.path FOLDER --rows-per-class 5 --pretrain.max-steps 500
 """
 
-from hf_finetune import Batching, Hub, Model, Pretrain, Recipe, TextData, Train, main
-from hf_finetune.cli.embedded import minilm
-from hf_finetune.pretraining.config import MaskedLanguage
+from hf_finetune import Batching, Hub, MaskedLanguage, Model, Pretrain, Recipe, TextData, Train, main, minilm
 
 
 def recipe() -> Recipe:

@@ -4,8 +4,7 @@ hf-finetune quickstart
 hf-finetune run quickstart --method lora
 """
 
-from hf_finetune import Batching, Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
+from hf_finetune import BBC_LICENSE, Batching, Hub, Model, Recipe, TextData, Train, bbc_news, main, minilm
 
 
 def recipe() -> Recipe:

@@ -7,9 +7,7 @@ hf-finetune run sections_balanced --data.path FOLDER
 hf-finetune run sections_balanced --data.path FOLDER --objective.class-weights null --batching.sampling square_root
 """
 
-from hf_finetune import Evaluate, Hub, Model, Recipe, Supervised, TextData, main
-from hf_finetune.cli.embedded import minilm
-from hf_finetune.training.losses.config import EffectiveNumber
+from hf_finetune import EffectiveNumber, Evaluate, Hub, Model, Recipe, Supervised, TextData, main, minilm
 
 
 def recipe() -> Recipe:

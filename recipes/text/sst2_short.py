@@ -7,8 +7,7 @@ accelerate launch recipes/text/sst2_short.py
 hf-finetune run sst2_short --model.surgery '[{type: KeepLayers, first: 8}, {type: ReinitTopLayers, count: 1}]'
 """
 
-from hf_finetune import Hub, Model, Recipe, TextData, Train, main
-from hf_finetune.models.surgery.operations import KeepLayers
+from hf_finetune import Hub, KeepLayers, Model, Recipe, TextData, Train, main
 
 
 def recipe() -> Recipe:

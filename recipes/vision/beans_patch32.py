@@ -8,8 +8,7 @@ with what the photograph shows at nearly twice the resolution. Its kernel is res
 token that the patch gave (arXiv:2212.08013), its positions are interpolated, and plain transformers loads the result.
 """
 
-from hf_finetune import Hub, ImageData, Model, Recipe, Train, main
-from hf_finetune.models.surgery.patches import ResizePatches
+from hf_finetune import Hub, ImageData, Model, Recipe, ResizePatches, Train, main
 
 
 def recipe() -> Recipe:

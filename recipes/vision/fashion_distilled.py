@@ -9,8 +9,7 @@ The student reads the pictures at their own 28 pixels, in 49 patches of 4; its f
 are the checkpoint's, its weights are not. All it has of pretraining, it has from its teacher.
 """
 
-from hf_finetune import Distill, Hub, ImageData, Model, Recipe, Train, main
-from hf_finetune.distillation.config import SoftTargets
+from hf_finetune import Distill, Hub, ImageData, Model, Recipe, SoftTargets, Train, main
 
 SMALL = {
     "image_size": 28,

@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 from hf_finetune import ImageData, InputError, Launch, Model, Recipe, TextData, Train
 from hf_finetune.config.rules import check
-from hf_finetune.utils.config_errors import configs_in
+from hf_finetune.utils.hints import configs_in
 
 RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
 OURS = {
