@@ -21,7 +21,7 @@ from hf_finetune.augmentation.compose import depends_on_progress, generative_ope
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.cli import shipped
 from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
-from hf_finetune.cli.jobs import parse
+from hf_finetune.cli.parsing import parse
 from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions

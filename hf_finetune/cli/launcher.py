@@ -8,10 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from hf_finetune.config.recipe import MixedPrecision
 from hf_finetune.errors import StoppedBySignal, TrainingError
 
 
-def launch(command: Sequence[str], processes: int, *, mixed_precision: str) -> None:
+def launch(command: Sequence[str], processes: int, *, mixed_precision: MixedPrecision) -> None:
     """Run `command` (a recipe script, or hf-finetune and its arguments) in `processes` processes and wait.
 
     `accelerate launch --cpu --num_processes 2` would start one; its launcher for several GPUs starts as many as asked

@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from hf_finetune.cli.main import read_run
+from hf_finetune.cli.card import read_run
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.local_paths import without_local_paths
 from hf_finetune.utils.files import write_json, write_text

@@ -76,7 +76,7 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
             "data.augment: Flip is not for texts",
         ),
         (["{texts}", "--show-augmentation", "[Swap]"], "data.augment[0].type: expected one of"),
-        (["{texts}", "--show-augmentation", "{type: SwapWords, p: 3}"], "SwapWords.p: expected 0 to 1, got 3"),
+        (["{texts}", "--show-augmentation", "{type: SwapWords, p: 3}"], "data.augment[0].p: expected 0 to 1, got 3"),
         (["{texts}", "--show-augmentation", "[]"], "--show-augmentation []: it augments nothing"),
         (["{texts}", "--show-augmentation", "# none helps"], "--show-augmentation # none helps: it augments nothing"),
         (
@@ -92,7 +92,10 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
             "--show-augmentation beans_full: this recipe is for pictures",
         ),
         (["{texts}", "--show-augmentation", "[CutMix]"], "objective.mix: expected Mixup for texts"),
-        (["{texts}", "--show-augmentation", "{type: Mixup, alpha: -1}"], "Mixup.alpha: expected 0 to 100, got -1"),
+        (
+            ["{texts}", "--show-augmentation", "{type: Mixup, alpha: -1}"],
+            "objective.mix[0].alpha: expected 0 to 100, got -1",
+        ),
         (
             ["{pictures}", "--show-augmentation", "[Mixup]", "--rows", "1"],
             "--rows 1: expected at least 2, as rows are mixed with one another",

@@ -12,8 +12,12 @@ from unittest.mock import patch
 import pytest
 
 from hf_finetune import InputError, TrainingError
-from hf_finetune.cli import jobs, main, shipped
-from hf_finetune.cli.main import main_command, public_command
+from hf_finetune.cli import main, shipped
+from hf_finetune.cli.main import main_command
+from hf_finetune.cli.parsing import RunJob, parse
+from hf_finetune.cli.run import public_command
+from hf_finetune.cli.train import train_job
+from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
 
 
 def leave(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:
@@ -152,7 +156,7 @@ def test_yaml_sets_fields_and_flags_win(tmp_path: Path) -> None:
     recipe = shipped.load_recipe("sst2_full")
     file = tmp_path / "mine.yaml"
     file.write_text("train:\n  learning_rate: 1e-3\n  seed: 7\ndata:\n  max_length: 64\n")
-    job = jobs.parse(jobs.RunJob, jobs.RunJob(recipe), ["--config", str(file), "--seed", "9"], "x")
+    job = parse(RunJob, RunJob(recipe), ["--config", str(file), "--seed", "9"], "x")
     assert (job.recipe.train.learning_rate, job.recipe.train.seed, job.recipe.data.max_length) == (1e-3, 9, 64)
 
 
@@ -170,9 +174,9 @@ def test_bad_yaml(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(content)
     with pytest.raises(InputError, match=message):
-        jobs.parse(jobs.RunJob, jobs.RunJob(shipped.load_recipe("sst2_full")), ["--config", str(file)], "x")
+        parse(RunJob, RunJob(shipped.load_recipe("sst2_full")), ["--config", str(file)], "x")
     with pytest.raises(InputError, match=r"cannot be read .No such file"):
-        jobs.parse(jobs.RunJob, jobs.RunJob(shipped.load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
+        parse(RunJob, RunJob(shipped.load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
 
 
 def test_public_command_keeps_no_path_of_this_machine(tmp_path: Path) -> None:
@@ -198,7 +202,7 @@ def test_every_recipe_builds_and_its_values_hold(name: str) -> None:
 
     recipe = shipped.load_recipe(name)
     check(recipe)
-    blank = jobs.Recipe(name="", data=jobs.TextData(path=""), model=jobs.Model(checkpoint=""))
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     assert merge(blank, to_plain(recipe)) == recipe
     assert len(shipped.names()[name].read_text().splitlines()) <= 50
 
@@ -232,7 +236,7 @@ def test_what_the_data_are_is_read_off_the_fields(
     """Then nobody looks into the data for it, which need not even be there yet."""
     monkeypatch.setattr("hf_finetune.data.sources.sniff_kind", lambda *_, **__: pytest.fail("asked the data"))
     (tmp_path / "mine.yaml").write_text(content)
-    job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
+    job = train_job(["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
     assert type(job.recipe.data).__name__ == kind and job.recipe.data.path == "nowhere"
     assert kind == "TextData" or job.recipe.data.decode_once == ("once" not in f"{content} {flags}")
 
@@ -254,14 +258,14 @@ def test_where_an_operation_alone_speaks_of_the_data_they_are_looked_at(
     (tmp_path / "mine.yaml").write_text("" if by_flag else f"data: {{augment: {operations}}}")
     arguments = ["data", "--config", str(tmp_path / "mine.yaml"), *(["--data.augment", operations] if by_flag else [])]
     with nullcontext() if message is None else pytest.raises(InputError, match=message):
-        job, _ = jobs.train_job(arguments, "hf-finetune train")
-        assert isinstance(job.recipe.data, jobs.ImageData) == (kind == "image") and job.recipe.data.augment
+        job = train_job(arguments, "hf-finetune train")
+        assert isinstance(job.recipe.data, ImageData) == (kind == "image") and job.recipe.data.augment
 
 
 @pytest.mark.parametrize("flags", [["--max-length", "32"], ["--text", "text"], ["--data.encoding", "latin-1"]])
 def test_an_operation_on_pictures_beside_a_field_of_texts_is_refused_by_name(flags: list[str]) -> None:
     with pytest.raises(InputError, match=r"^data\.augment\[0\]\.type: expected one of SwapWords, .*, got 'Rotate'$"):
-        jobs.train_job(["nowhere", "--data.augment", "[Rotate]", *flags], "hf-finetune train")
+        train_job(["nowhere", "--data.augment", "[Rotate]", *flags], "hf-finetune train")
 
 
 def test_a_config_may_come_through_a_pipe() -> None:
@@ -270,7 +274,7 @@ def test_a_config_may_come_through_a_pipe() -> None:
     with os.fdopen(writing, "w") as file:
         file.write("data: {text: sentence}\ntrain: {seed: 7}\n")
     try:
-        job, _ = jobs.train_job(["nowhere", "--config", f"/dev/fd/{reading}"], "hf-finetune train")
+        job = train_job(["nowhere", "--config", f"/dev/fd/{reading}"], "hf-finetune train")
     finally:
         os.close(reading)
     assert job.recipe.train.seed == 7

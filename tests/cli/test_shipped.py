@@ -39,7 +39,7 @@ def test_recipe_of_the_users_own(tmp_path: Path) -> None:
         (GOOD.replace('path="x"', 'paht="x"'), "mine.py, line 9: TextData.paht: no such field"),
         (
             GOOD.replace('path="x"', 'path="x", max_length="32"'),
-            "line 9: TextData.max_length: expected a whole number, got '32'",
+            "line 9: TextData.max_length: expected a whole number, at least 4, got '32'",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from hf_finetune import Distill, ImageData, Model, Recipe, TextData, Train
 from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import shipped
-from hf_finetune.cli.jobs import RunJob, parse
+from hf_finetune.cli.parsing import RunJob, parse
 from hf_finetune.config.rules import UNUSED, unused_options
 
 TEXT = Recipe(name="a", data=TextData(path="x"), model=Model("m"))

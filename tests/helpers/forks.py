@@ -134,7 +134,6 @@ def _become(asked: dict[str, Any]) -> None:
 if __name__ == "__main__":
     # The helpers are found by `helpers.<name>`, as under pytest.
     sys.path[0] = str(Path(__file__).parent.parent)
-    import hf_finetune.cli.jobs
     import hf_finetune.cli.main
     import hf_finetune.pipeline.run  # noqa: F401
 

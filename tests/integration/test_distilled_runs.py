@@ -23,7 +23,10 @@ from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.cli import jobs, main
+from hf_finetune.cli import main
+from hf_finetune.cli.parsing import RunJob, parse
+from hf_finetune.cli.search import search_job
+from hf_finetune.cli.train import train_job
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.config.rules import check
 from hf_finetune.data.unlabeled import with_labeled_row
@@ -465,7 +468,7 @@ def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:
     data = dataclasses.replace(texts.data, unlabelled=("more.csv",))
     with pytest.raises(InputError, match=r"^data.unlabelled: "):
         check(dataclasses.replace(texts, data=data, objective=Supervised()))
-    job, _ = jobs.train_job(["nowhere", "--text", "a", "--teacher", "big", "--unlabelled", "b.csv", "c.csv"], "x")
+    job = train_job(["nowhere", "--text", "a", "--teacher", "big", "--unlabelled", "b.csv", "c.csv"], "x")
     assert job.recipe.data.unlabelled == ("b.csv", "c.csv")
 
 
@@ -490,7 +493,7 @@ def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:
 def test_flags(texts: Recipe, flags: list[str], expected: Supervised) -> None:
     """A teacher leaves what the objective said before; an objective written out begins anew."""
     recipe = dataclasses.replace(texts, objective=Supervised(label_smoothing=0.1))
-    assert jobs.parse(jobs.RunJob, jobs.RunJob(recipe), flags, "x").recipe.objective == expected
+    assert parse(RunJob, RunJob(recipe), flags, "x").recipe.objective == expected
     taught = dataclasses.replace(recipe, objective=expected)
     blank = Recipe(name="", data=texts.data, model=texts.model)
     assert merge(blank, to_plain(taught)) == taught
@@ -500,12 +503,12 @@ def test_a_teacher_by_yaml_and_by_train(texts: Recipe, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "data: {text: a}\nobjective: {type: Distill, teacher: runs/big, kinds: [HardLabel]}"
     )
-    job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
+    job = train_job(["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
     assert job.recipe.objective == Distill(teacher="runs/big", kinds=(HardLabel(),))
-    job, _ = jobs.train_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
+    job = train_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
     assert job.recipe.objective == Distill(teacher="big")
     # A student's fields from the file, its teacher from a flag; both, too, over a recipe that had neither.
-    plain = jobs.RunJob(dataclasses.replace(texts, objective=Supervised(label_smoothing=0.1)))
+    plain = RunJob(dataclasses.replace(texts, objective=Supervised(label_smoothing=0.1)))
     for written, expected in (
         ("{labels_weight: 0.3}", Distill(teacher="big", labels_weight=0.3, label_smoothing=0.1)),
         ("{type: Distill, kinds: [HardLabel]}", Distill(teacher="big", kinds=(HardLabel(),))),
@@ -515,10 +518,10 @@ def test_a_teacher_by_yaml_and_by_train(texts: Recipe, tmp_path: Path) -> None:
     ):
         (tmp_path / "mine.yaml").write_text(f"objective: {written}")
         flags = ["--config", str(tmp_path / "mine.yaml"), "--teacher", "big"]
-        assert jobs.parse(jobs.RunJob, plain, flags, "x").recipe.objective == expected, written
+        assert parse(RunJob, plain, flags, "x").recipe.objective == expected, written
     with pytest.raises(InputError, match="--teacher: this is not for search"):
-        jobs.search_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
+        search_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
     with pytest.raises(InputError, match=r"^--objective.labels-weight: .*name its teacher beside it, --teacher MODEL"):
-        jobs.train_job(["nowhere", "--text", "a", "--objective.labels-weight", "0.2"], "x")
+        train_job(["nowhere", "--text", "a", "--objective.labels-weight", "0.2"], "x")
     with pytest.raises(InputError, match=r"objective.teacher: this field is needed"):
-        jobs.train_job(["nowhere", "--text", "a", "--objective", "Distill"], "x")
+        train_job(["nowhere", "--text", "a", "--objective", "Distill"], "x")

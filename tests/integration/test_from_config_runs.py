@@ -13,7 +13,8 @@ from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hf_finetune.cli import jobs
+from hf_finetune.cli.search import search_job
+from hf_finetune.cli.train import train_job
 from hf_finetune.config.recipe import Averaging, ImageData, Launch, Model, Recipe, Train
 from hf_finetune.errors import InputError
 from hf_finetune.models.surgery.stochastic_depth import StochasticDepth
@@ -121,17 +122,17 @@ def test_a_field_that_no_network_of_the_family_has(texts: Recipe, tmp_path: Path
 
 def test_by_flag_and_by_yaml(tmp_path: Path) -> None:
     flag = ["nowhere", "--text", "a", "--model.from-config", "{num_hidden_layers: 4, hidden_size: 64}"]
-    job, _ = jobs.train_job(flag, "x")
+    job = train_job(flag, "x")
     assert job.recipe.model.from_config == {"num_hidden_layers": 4, "hidden_size": 64}
     (tmp_path / "mine.yaml").write_text("model: {from_config: {depths: [1, 2], layer_type: basic}}\ndata: {image: a}")
-    job, _ = jobs.train_job(["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
+    job = train_job(["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
     assert job.recipe.model.from_config == {"depths": [1, 2], "layer_type": "basic"}
     blank = Recipe(name="", data=job.recipe.data, model=Model(checkpoint=""))
     assert merge(blank, to_plain(job.recipe)) == job.recipe
     with pytest.raises(InputError, match=r"model.from_config: expected a mapping or null, got 4"):
-        jobs.train_job(["nowhere", "--text", "a", "--model.from-config", "4"], "x")
+        train_job(["nowhere", "--text", "a", "--model.from-config", "4"], "x")
     with pytest.raises(InputError, match=r"--model.from-config: this is not for search"):
-        jobs.search_job(flag, "x")
+        search_job(flag, "x")
 
 
 def test_no_head_is_fitted(texts: Recipe) -> None:

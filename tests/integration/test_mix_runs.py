@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.cli.jobs import RunJob, parse
+from hf_finetune.cli.parsing import RunJob, parse
 from hf_finetune.config.recipe import ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run

@@ -19,7 +19,8 @@ from transformers import ViTImageProcessor
 
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.cli import jobs, main
+from hf_finetune.cli import main
+from hf_finetune.cli.parsing import RunJob, parse
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.distillation import network_teacher
 from hf_finetune.distillation.config import (
@@ -433,15 +434,13 @@ def test_a_flag_of_one_field(texts: Recipe) -> None:
         ("1:1e-1:cosine", Ramp(1.0, 0.1, "cosine")),
     ):
         flags = ["--objective.kinds.0.temperature", flag, "--objective.kinds.1.weight", "0.2"]
-        job = jobs.parse(jobs.RunJob, jobs.RunJob(recipe), flags, "x")
+        job = parse(RunJob, RunJob(recipe), flags, "x")
         assert job.recipe.objective.kinds == (Contrastive(expected), HiddenStates(weight=0.2))
-    assert jobs.parse(jobs.RunJob, jobs.RunJob(recipe), [], "x").recipe == recipe
+    assert parse(RunJob, RunJob(recipe), [], "x").recipe == recipe
     for flag in ("high", "1:2:3", "1:0:sine"):
         with pytest.raises(InputError, match=r"x: .*temperature"):
-            jobs.parse(jobs.RunJob, jobs.RunJob(recipe), ["--objective.kinds.0.temperature", flag], "x")
+            parse(RunJob, RunJob(recipe), ["--objective.kinds.0.temperature", flag], "x")
     with pytest.raises(
         InputError, match=r"objective.kinds\[0\].layers\[0\]: expected a list of 2, each a whole number"
     ):
-        jobs.parse(
-            jobs.RunJob, jobs.RunJob(recipe), ["--objective.kinds", "[{type: HiddenStates, layers: [[1]]}]"], "x"
-        )
+        parse(RunJob, RunJob(recipe), ["--objective.kinds", "[{type: HiddenStates, layers: [[1]]}]"], "x")

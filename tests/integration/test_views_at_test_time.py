@@ -23,8 +23,11 @@ from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.operations import TextBatch, generators
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.cli import jobs
+from hf_finetune.cli.classify import views_of
+from hf_finetune.cli.evaluate import EvaluateJob
 from hf_finetune.cli.main import main_command
+from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.predict import PredictJob
 from hf_finetune.config.recipe import ImageData, Launch, Model
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import ImageInputs, TextInputs
@@ -236,9 +239,9 @@ def test_bad_usage_is_one_line(
 
 def test_views_come_from_the_flags() -> None:
     given = ["m", "d.csv", "--augment", "[Flip, {type: OneOf, choices: [SwapWords]}]", "--views", "3", "--seed", "5"]
-    found = jobs.views_of(jobs.parse(jobs.EvaluateJob, None, given, "x"))
+    found = views_of(parse(EvaluateJob, None, given, "x"))
     assert found == SeveralViews((Flip(), OneOf((SwapWords(),))), 3, 5)
-    assert jobs.views_of(jobs.parse(jobs.PredictJob, None, ["m", "d.csv"], "x")) is None
+    assert views_of(parse(PredictJob, None, ["m", "d.csv"], "x")) is None
 
 
 @pytest.mark.usefixtures("gate_here")

@@ -28,7 +28,11 @@ FLOORS = [
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 MOST_ENTRIES = 21
 # What describes a recipe or prepares a command line must stay cheap to import.
-CHEAP = ("__init__.py", "errors.py", *(f"cli/{name}.py" for name in ("main", "jobs", "arguments", "doctor", "shipped")))
+CHEAP = (
+    "__init__.py",
+    "errors.py",
+    *(f"cli/{name}.py" for name in ("main", "parsing", "arguments", "doctor", "shipped", "run", "train")),
+)
 HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn"}
 
 

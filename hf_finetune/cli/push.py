@@ -1,0 +1,46 @@
+"""`hf-finetune push`: a finished run on the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hf_finetune.cli.parsing import parse
+
+
+@dataclass(frozen=True)
+class PushJob:
+    """Publish a finished run on the Hub."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
+    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REPO")]
+    """Repository, `your-name/its-name`; created when it is not there."""
+    private: bool = False
+    """Make a new repository private."""
+    revision: str | None = None
+    """Branch to push to."""
+    create_pr: bool = False
+    """Open a pull request instead of committing."""
+    include_predictions: bool = False
+    """Send predictions.parquet too: it quotes the labels of your data."""
+
+
+def push(arguments: Sequence[str]) -> None:
+    """publish a finished run on the Hub, pull it back and compare"""
+    job = parse(PushJob, None, arguments, "hf-finetune push")
+    from hf_finetune.pipeline.publish import publish
+
+    pushed = publish(
+        Path(job.run),
+        job.repo,
+        private=job.private,
+        revision=job.revision,
+        create_pr=job.create_pr,
+        include_predictions=job.include_predictions,
+    )
+    print(pushed.url)

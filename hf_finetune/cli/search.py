@@ -1,0 +1,90 @@
+"""`hf-finetune search augmentation`: a policy for the user's own data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hf_finetune.cli.parsing import first_positional
+from hf_finetune.cli.run import importing
+from hf_finetune.cli.train import TrainJob, job_on_data
+from hf_finetune.config.recipe import Distill
+from hf_finetune.errors import InputError
+from hf_finetune.search.budget import seconds_in
+from hf_finetune.search.config import SearcherName
+
+SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
+
+Search what the user's own data gain from: so far a policy of augmentation.
+`hf-finetune search augmentation --help` tells the flags: those of train, but for a few that are refused by name, and its
+own."""
+
+
+@dataclass(frozen=True)
+class SearchJob(TrainJob):
+    """Search a policy of augmentation for your own data, and judge it against none."""
+
+    searcher: SearcherName = "sweep"
+    """sweep: one or two numbers, as in RandAugment and TrivialAugment, the least that can be chosen wrongly in few trials.
+    tpe: Optuna's Parzen estimator (the extra `search`). population: several trainings that learn from each other and end in a
+    schedule of policies, `Phases`, as in PBA. reinforce: a recurrent controller that learns by its rewards, as in AutoAugment."""
+    budget: str = "10m"
+    """Time of the whole command: 90s, 10m, 1h30m. Trials have 0.4 of it, or more where what decides needs less: runs with the
+    policy and without, of as many of the recipe's steps as fit into all that is left."""
+    trials: int | None = None
+    """Trials of policies; a number of them is done whatever the budget says, by sweep and population the next lower one that
+    their rungs add up to. None: as many as there is time for."""
+    seeds: int | None = None
+    """Runs with the best policy, and as many without, each pair with a seed of its own: train.seed and those after it. None:
+    at least three, and up to ten while time is left."""
+    rows: int | None = None
+    """Training rows at most: as --max-train-rows."""
+
+
+def search(arguments: Sequence[str]) -> None:
+    """search a policy of augmentation for your own data"""
+    what, rest = first_positional(arguments, SEARCH_HELP)
+    if what != "augmentation":
+        raise InputError(f"hf-finetune search {what}: expected `hf-finetune search augmentation DATA`")
+    job, seconds = search_job(rest, "hf-finetune search augmentation")
+    with importing():
+        from hf_finetune.search.augmentation import policy_search, report
+        from hf_finetune.search.config import SearchOptions
+        from hf_finetune.search.searched_recipe import SearchedRecipe
+        from hf_finetune.utils.environment import seconds_since_start
+
+    options = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
+    found = policy_search.search_policy(
+        SearchedRecipe(job.recipe),
+        options,
+        output=job.launch.output,
+        resume=job.launch.resume,
+        used_s=seconds_since_start(),
+    )
+    print(json.dumps(found, indent=2) if job.json else report.describe(found))
+
+
+def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
+    """Parse the arguments of `search augmentation`: the job, and its budget in seconds.
+
+    Raises:
+        InputError: see `parse`; or a flag that is for other commands.
+    """
+    job = job_on_data(arguments, prog, SearchJob)
+    for flag, given in (
+        ("--find-lr", job.find_lr),
+        ("--plot-schedule", job.plot_schedule is not None),
+        ("--num-processes", job.launch.num_processes not in (None, 1)),
+        ("--push", job.recipe.hub.repo_id is not None),
+        ("--teacher", isinstance(job.recipe.objective, Distill)),
+        ("--model.from-config", job.recipe.model.from_config is not None),
+        ("--pretrain.objective", job.recipe.pretrain.objective is not None),
+    ):
+        if given:
+            raise InputError(f"{flag}: this is not for search; leave it out")
+    if job.rows is not None:
+        data = dataclasses.replace(job.recipe.data, max_train_rows=job.rows)
+        job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, data=data))
+    return job, seconds_in(job.budget)
