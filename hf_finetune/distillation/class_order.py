@@ -22,8 +22,8 @@ def class_columns(labels: Sequence[str], teacher_labels: Sequence[str], *, owner
     if len(set(teacher_labels)) < len(teacher_labels):
         repeated = [name for i, name in enumerate(teacher_labels) if name in teacher_labels[:i]]
         raise InputError(
-            f"objective.teacher: expected another name for each class, got {owner}, which has {quoted(repeated)} more than "
-            "once; name them apart (id2label in its config.json)"
+            f"objective.teacher: expected another name for each class, got {owner}, which has {quoted(repeated)} more "
+            "than once; name them apart (id2label in its config.json)"
         )
     places = {name: i for i, name in enumerate(teacher_labels)}
     missing = [name for name in labels if name not in places]
@@ -38,7 +38,8 @@ def class_columns(labels: Sequence[str], teacher_labels: Sequence[str], *, owner
 
 
 def order_notes(name: str, columns_C: tuple[int, ...]) -> tuple[str, ...]:
-    """Note that a teacher's classes stand in another order than the data's: by position it would teach other classes."""
+    """Note that a teacher's classes stand in another order than the data's: by position it would teach other
+    classes."""
     if columns_C == tuple(range(len(columns_C))):
         return ()
     return (f"{name}: its classes stand in another order than the data's; they are matched by name",)

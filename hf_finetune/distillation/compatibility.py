@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.distillation.config import DistillationKind, FeatureKind, TokenKind
+from hf_finetune.distillation.features import Networks
 from hf_finetune.distillation.network_teacher import NetworkTeacher
-from hf_finetune.distillation.networks import Networks
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import positions_of
 from hf_finetune.training.flops import patches
@@ -28,7 +27,7 @@ INSTEAD = "take kinds that compare rows (Embedding, RelationalKD, Contrastive)"
 
 
 def check_features(
-    teacher: NetworkTeacher, kinds: Sequence[DistillationKind], inputs: Inputs, model: nn.Module, rows: Dataset
+    teacher: NetworkTeacher, kinds: Sequence[DistillationKind], inputs: Inputs, model: PreTrainedModel, rows: Dataset
 ) -> None:
     """Refuse kinds that the two networks, or what turns rows into their inputs, do not go with.
 
@@ -47,16 +46,16 @@ def check_features(
         try:
             if reads_prompts:
                 raise InputError(
-                    f"{teacher.name} reads prompts before every row, of which the student has none; take a teacher without"
+                    f"{teacher.name} reads prompts before every row, the student none; take another teacher"
                 )
-            kind.required(Networks(model.config, teacher.config))
+            kind.required(Networks(model.config, teacher.model.config))
             if isinstance(kind, TokenKind):
                 _check_tokens(teacher, inputs, model, rows)
         except InputError as error:
             raise InputError(f"objective.kinds[{place}]: {error}") from error
 
 
-def _check_tokens(teacher: NetworkTeacher, inputs: Inputs, model: nn.Module, rows: Dataset) -> None:
+def _check_tokens(teacher: NetworkTeacher, inputs: Inputs, model: PreTrainedModel, rows: Dataset) -> None:
     teacher_inputs = teacher.classifier.inputs
     if isinstance(inputs, TextInputs) and isinstance(teacher_inputs, TextInputs):
         _check_texts(teacher, inputs, teacher_inputs.tokenizer, rows)
@@ -74,16 +73,16 @@ def _check_texts(
     )
     if own_tokenizer.get_vocab() != tokenizer.get_vocab() or own != theirs:
         raise InputError(
-            f"it compares token by token, and {teacher.name} cuts texts into other ones than the student; {INSTEAD}, or a "
-            "teacher of the same tokenizer"
+            f"it compares token by token, and {teacher.name} cuts texts into other ones than the student; {INSTEAD}, "
+            "or a teacher of the same tokenizer"
         )
     if "text_pair" in batch and "token_type_ids" in {*tokenizer.model_input_names} - {*own_tokenizer.model_input_names}:
         raise InputError(f"{teacher.name} is told which text of a pair a token is of, the student is not; {INSTEAD}")
-    limit = positions_of(teacher.classifier.model)
+    limit = positions_of(teacher.model)
     if limit is not None and limit < inputs.max_length:
         raise InputError(
-            f"{teacher.name} has positions for {limit} tokens, and data.max_length is {inputs.max_length}; give {limit} or "
-            "less"
+            f"{teacher.name} has positions for {limit} tokens, and data.max_length is {inputs.max_length}; give "
+            f"{limit} or less"
         )
 
 
@@ -91,7 +90,7 @@ def _check_images(
     teacher: NetworkTeacher,
     inputs: ImageInputs,
     teacher_inputs: ImageInputs,
-    model: nn.Module,
+    model: PreTrainedModel,
     images: list[dict[str, Any]],
 ) -> None:
     for each in (inputs, teacher_inputs):
@@ -99,7 +98,7 @@ def _check_images(
     own_BCHW, theirs_BCHW = (each.collate({"image": images})["pixel_values"] for each in (inputs, teacher_inputs))
     counts = [
         patches(config, tuple(x_BCHW.shape[1:]))
-        for config, x_BCHW in ((model.config, own_BCHW), (teacher.config, theirs_BCHW))
+        for config, x_BCHW in ((model.config, own_BCHW), (teacher.model.config, theirs_BCHW))
     ]
     if own_BCHW.shape != theirs_BCHW.shape or counts[0] != counts[1]:
         own_size, size = (
@@ -107,8 +106,8 @@ def _check_images(
             for count, x_BCHW in zip(counts, (own_BCHW, theirs_BCHW), strict=True)
         )
         raise InputError(
-            f"it compares patch by patch, and {teacher.name} reads {size}, the student {own_size}; {INSTEAD}, or a teacher of "
-            "as many"
+            f"it compares patch by patch, and {teacher.name} reads {size}, the student {own_size}; {INSTEAD}, or a "
+            "teacher of as many"
         )
     if not torch.allclose(PixelScaling.between(inputs, teacher_inputs)(own_BCHW), theirs_BCHW, atol=1e-3):
         raise InputError(f"the processor of {teacher.name} resizes images in another way than the student's; {INSTEAD}")

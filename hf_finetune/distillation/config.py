@@ -1,15 +1,16 @@
 """Distillation losses that a recipe can choose, beside the loss against the labels: cheap to import.
 
-Each kind lives in a module of its own in `distillation.losses`: its fields, what it needs of the two networks, and what it
-computes. A kind of a union below has a `weight` by which its loss is multiplied, and is called for the loss of each row (B,):
+Each kind lives in a module of its own in `distillation.losses`: its fields, what it needs of the two networks, and what
+it computes. A kind of a union below has a `weight` by which its loss is multiplied, and is called for the loss of each
+row (B,):
 
-- LogitKind: `(student's logits (B, C), teacher's logits (B, C), labels (B,))`, the classes those of the data, in their order.
-  `needs_all_logits` says whether the teacher's unlikely classes must be exact, see `distillation.logit_cache`.
-- FeatureKind: `(student's features, teacher's features, networks, weights)`, the features those that `required` names, and
-  the weights those of `initial_weights`, which train with the student. No label is read. A TokenKind compares token by token,
-  and so needs a teacher that reads the very same ones: a tokenizer with the same pieces, or images cut into as many patches.
-  An EmbeddingKind compares one vector a row, and needs nothing of the kind; `compares_rows` says whether a row's loss depends
-  on the rows beside it in a forward pass.
+- LogitKind: `(student's logits (B, C), teacher's logits (B, C), labels (B,))`, the classes those of the data, in their
+  order. `needs_all_logits` says whether the teacher's unlikely classes must be exact, see `distillation.logit_cache`.
+- FeatureKind: `(FeaturePair)`, the features those that `required` names, and the weights those of `initial_weights`,
+  which train with the student. No label is read. A TokenKind compares token by token, and so needs a teacher that reads
+  the very same ones: a tokenizer with the same pieces, or images cut into as many patches. An EmbeddingKind compares
+  one vector a row, and needs nothing of the kind; `compares_rows` says whether a row's loss depends on the rows beside
+  it in a forward pass.
 """
 
 from __future__ import annotations

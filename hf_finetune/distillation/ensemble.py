@@ -16,7 +16,8 @@ from hf_finetune.evaluation.test_time import mean_probabilities
 
 
 def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """Compute logarithms of the arithmetic mean of several teachers' probabilities (an ensemble as in arXiv:1503.02531).
+    """Compute logarithms of the arithmetic mean of several teachers' probabilities (an ensemble as in
+    arXiv:1503.02531).
 
     Args:
         logits: of the same rows, each of shape (N, C).

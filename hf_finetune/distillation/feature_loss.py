@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from hf_finetune.distillation.config import FeatureKind
-from hf_finetune.distillation.features import Features, RequiredFeatures
-from hf_finetune.distillation.networks import Networks
-from hf_finetune.distillation.training_rows import ColumnsOfViews, TeacherColumns
+from hf_finetune.distillation.features import FeaturePair, Features, Networks, Pooling, RequiredFeatures
+from hf_finetune.distillation.training_rows import ColumnsOfViews, TeacherColumns, embedding_column
 from hf_finetune.distillation.weight_schedules import settled
 from hf_finetune.utils.timer import Timer
 
@@ -42,7 +41,7 @@ class FeatureLoss(nn.Module):
         Args:
             progress: share of the training's steps that were taken before.
         """
-        return settled(self.kind, progress)(student, teacher, self.networks, dict(self.weights.items()))
+        return settled(self.kind, progress)(FeaturePair(student, teacher, self.networks, dict(self.weights.items())))
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,23 @@ class FeatureDistillation:
 
     required: RequiredFeatures
     """The student's."""
+    poolings: frozenset[Pooling]
+    """The embeddings that are compared."""
     losses: Mapping[int, FeatureLoss]
     """See `DistillationLoss.feature_losses`; their weights train with the student's."""
-    teacher: Callable[[dict[str, Any]], Features]
-    """From a batch, as the student gets it, to the teacher's features of it."""
+    tokens: Callable[[dict[str, Any]], Features]
+    """From a batch, as the student gets it, to the teacher's features of its tokens."""
     columns: TeacherColumns | ColumnsOfViews
-    """The teacher's features that are cached, see `DistillationRows`; of online augmentation, what computes them of views."""
+    """The teacher's features that are cached, see `DistillationRows`; of online augmentation, what computes them of
+    views."""
     skip: int = 0
     """See `features.FeatureRecorder`."""
     timer: Timer = field(default_factory=Timer)
     """Of the teacher's part of the training."""
+
+    def of_teacher(self, batch: dict[str, Any]) -> Features:
+        """Return the teacher's features of a batch; its embeddings are columns of it."""
+        with self.timer:
+            features = self.tokens(batch)
+            features.pooled = {pooling: batch[embedding_column(pooling)] for pooling in self.poolings}
+        return features

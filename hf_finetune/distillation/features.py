@@ -1,33 +1,64 @@
-"""Intermediate features of a network: hidden states, queries, keys and values, and embeddings, recorded by hooks.
+"""The features of a student and of its teacher that losses compare: cheap to import.
 
-Queries and keys are taken where they are projected, so whatever kernel computes the attention, its maps can be told of them
-without its dropout. A layer with such a hook inside is left alone by `fused_layers`; the last layer must not be narrowed to
-the first token, see `narrow_last_layer`.
-
-Legend: B rows, T tokens, D width, H heads.
+Legend: B rows, T tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-import torch
-from torch import nn
-from transformers.modeling_outputs import SequenceClassifierOutput
-
-from hf_finetune.distillation.losses.functional import log_attention
-from hf_finetune.distillation.networks import Networks
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import FAMILIES, PoolingKind
-from hf_finetune.models.heads.pooling import POOLED, Pool, last_states, pooling_spec
-from hf_finetune.models.kernels.narrow_last_layer import all_tokens
-from hf_finetune.models.modules import encoder, encoder_layers, query_key_value
+from hf_finetune.models.families import FAMILIES, names_where
 
-PROJECTIONS = ("query", "key", "value")
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig
+
+Pooling: TypeAlias = Literal["mean", "cls"]
+LayerPairs: TypeAlias = tuple[tuple[int, int], ...]
+"""Layers (student's, teacher's), counted from 1; 0 are the embeddings."""
+
+# Attention is the softmax of queries times keys, and nothing is added.
+PLAIN_ATTENTION = names_where(lambda family: family.one_width and family.attention == "plain")
+# Positions are added to the scores, but a layer has queries, keys and values.
+PROJECTED_ATTENTION = names_where(lambda family: family.one_width and family.attention is not None)
+# One layer after the other, all of one width.
+UNIFORM_LAYERS = names_where(lambda family: family.one_width)
+
+
+class Networks(NamedTuple):
+    """The configs of a student and of its teacher."""
+
+    student: PreTrainedConfig
+    teacher: PreTrainedConfig
+
+    @property
+    def layers(self) -> tuple[int, int]:
+        """How many layers each has."""
+        return self.student.num_hidden_layers, self.teacher.num_hidden_layers
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """How many attention heads each has."""
+        return self.student.num_attention_heads, self.teacher.num_attention_heads
+
+    def check_families(self, kind: object, families: tuple[str, ...], feature: str) -> None:
+        """Refuse a network of another family.
+
+        Args:
+            kind: what compares the two.
+            families: those that have the feature.
+            feature: a sentence up to its "in".
+
+        Raises:
+            InputError: naming the families.
+        """
+        for role, config in self._asdict().items():
+            if config.model_type not in families:
+                known, name = ", ".join(families), type(kind).__name__
+                raise InputError(f"{name} of the {role}: {feature} in {known}, not in {config.model_type}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +69,7 @@ class RequiredFeatures:
     """The layers, counted from 1, after which the states of all tokens; 0: the embeddings."""
     attention: frozenset[int] = frozenset()
     """The layers, counted from 1, whose queries, keys and values."""
-    poolings: frozenset[PoolingKind] = frozenset()
+    poolings: frozenset[Pooling] = frozenset()
     """Embeddings of the rows."""
 
     def __or__(self, other: RequiredFeatures) -> RequiredFeatures:
@@ -53,9 +84,52 @@ class RequiredFeatures:
         return RequiredFeatures(self.hidden, self.attention)
 
 
-def required_embeddings(
-    kind: object, pooling: PoolingKind, networks: Networks
-) -> tuple[RequiredFeatures, RequiredFeatures]:
+Required: TypeAlias = tuple[RequiredFeatures, RequiredFeatures]
+"""Of the student, and of the teacher."""
+
+
+@dataclass
+class Features:
+    """The features of one forward pass."""
+
+    mask_BT: Tensor | None = None
+    """0 for padding; None: there is none."""
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    """Shape (B, T, D) after each layer, counted from 1; 0: of the embeddings."""
+    attention: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    """`query`, `key` and `value` (B, T, D) by layer, counted from 1, all heads side by side."""
+    pooled: dict[Pooling, Tensor] = field(default_factory=dict)
+    """Embeddings of the rows (B, D)."""
+
+
+@dataclass(frozen=True)
+class FeaturePair:
+    """The features of a student and its teacher for the same rows, with the weights that it takes to compare them."""
+
+    student: Features
+    teacher: Features
+    networks: Networks
+    weights: Mapping[str, Tensor]
+    """Those of the kind's `initial_weights`, as they are at this step."""
+
+    @property
+    def mask_BT(self) -> Tensor | None:
+        """Of the student's tokens; the teacher reads the same ones."""
+        return self.student.mask_BT
+
+    def embeddings(self, pooling: Pooling) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (B, D) of both, the student's projected where the widths differ."""
+        own_BD = self.student.pooled[pooling]
+        return self.project(own_BD) if "projection" in self.weights else own_BD, self.teacher.pooled[pooling]
+
+    def project(self, x: Tensor, name: str = "projection") -> Tensor:
+        """Map the student's states onto the teacher's width, in float32, by the weights of this name."""
+        from torch.nn import functional as F
+
+        return F.linear(x.float(), self.weights[name])
+
+
+def required_embeddings(kind: object, pooling: Pooling, networks: Networks) -> Required:
     """Return the same embeddings of the student and of the teacher.
 
     Args:
@@ -64,124 +138,52 @@ def required_embeddings(
     Raises:
         InputError: one of the two has none.
     """
-    networks.check_families(kind, POOLED, "rows are read")
-    for config, role in zip(networks, networks._fields, strict=True):
-        if pooling == "cls" and FAMILIES[config.model_type].staged:
-            raise InputError(
-                f"{type(kind).__name__} of the {role}: {config.model_type} has no first token that stands for a row; pooling "
-                "mean reads all of it"
-            )
+    pooled = names_where(lambda family: family.head is not None)
+    networks.check_families(kind, pooled, "rows are read")
+    if pooling == "cls":
+        with_token = tuple(name for name in pooled if not FAMILIES[name].staged)
+        networks.check_families(kind, with_token, "a first token stands for a row (pooling mean reads all of it)")
     required = RequiredFeatures(poolings=frozenset({pooling}))
     return required, required
 
 
-@dataclass
-class Features:
-    """The features of one forward pass."""
-
-    mask_BT: torch.Tensor | None = None
-    """0 for padding; None: there is none."""
-    hidden: dict[int, torch.Tensor] = field(default_factory=dict)
-    """Shape (B, T, D) after each layer, counted from 1; 0: of the embeddings."""
-    attention: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
-    """`query`, `key` and `value` (B, T, D) by layer, counted from 1, all heads side by side."""
-    pooled: dict[PoolingKind, torch.Tensor] = field(default_factory=dict)
-    """Embeddings of the rows (B, D)."""
-
-    def log_attention(self, layer: int, heads: int) -> torch.Tensor:
-        """Compute the logarithms of a layer's attention map, shape (B, H, T, T)."""
-        projected = self.attention[layer]
-        return log_attention(projected["query"], projected["key"], self.mask_BT, heads=heads)
-
-
-class FeatureRecorder:
-    """Hooks on a classifier, through a PEFT model as well, until `close`; they are idle outside `recording`.
+def layer_pairs(layers: str | LayerPairs, networks: Networks, *, lowest: int) -> LayerPairs:
+    """Return the pairs of layers that go together; of a learned map the student's are those of a uniform one.
 
     Args:
-        required: the features that they record.
-        skip: how many of the first tokens are left out, those that stand before an image's patches.
+        layers: uniform, last, learned, or pairs.
+        lowest: the first layer that there is: 0 where the embeddings count as one.
+
+    Raises:
+        InputError: a pair of a layer that there is not.
     """
-
-    def __init__(self, model: nn.Module, required: RequiredFeatures, *, skip: int = 0) -> None:
-        self.skip = skip
-        self._features: Features | None = None
-        self._hooks = []
-        layers = encoder_layers(model) if required.hidden or required.attention else []
-        for number in sorted(required.hidden):
-            if number == 0:
-                self._hooks.append(layers[0].register_forward_pre_hook(self._record_embeddings))
-            else:
-                self._hooks.append(layers[number - 1].register_forward_hook(partial(self._record_hidden, number)))
-        for number in sorted(required.attention):
-            for name, module in zip(PROJECTIONS, _projections(layers[number - 1]), strict=True):
-                self._hooks.append(module.register_forward_hook(partial(self._record_projection, number, name)))
-        if required.poolings:
-            readings = {pooling: pooling_spec(model.config, pooling, 1) for pooling in sorted(required.poolings)}
-            self._pools = {pooling: Pool(reading, 0) for pooling, reading in readings.items()}
-            self._hooks.append(encoder(model).register_forward_hook(self._record_pooled))
-
-    @contextmanager
-    def recording(self, inputs: dict[str, Any]) -> Iterator[Features]:
-        """Fill in the features of the one forward pass that is made of these inputs."""
-        self._features = features = Features(inputs.get("attention_mask"))
-        try:
-            yield features
-        finally:
-            self._features = None
-
-    def close(self) -> None:
-        """Take the hooks off."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def _record_embeddings(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self._features is not None:
-            self._features.hidden[0] = inputs[0][:, self.skip :]
-
-    def _record_hidden(self, number: int, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        if self._features is not None:
-            after_BTD = output[0] if isinstance(output, tuple) else output
-            self._features.hidden[number] = after_BTD[:, self.skip :]
-
-    def _record_projection(
-        self, number: int, name: str, _: nn.Module, __: tuple[Any, ...], output_BTD: torch.Tensor
-    ) -> None:
-        if self._features is not None:
-            self._features.attention.setdefault(number, {})[name] = output_BTD[:, self.skip :]
-
-    def _record_pooled(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        if self._features is not None:
-            last_BTD = last_states(output.last_hidden_state, None, 1)
-            for pooling, pool in self._pools.items():
-                self._features.pooled[pooling] = pool(last_BTD, self._features.mask_BT)
+    assert layers != "searched", "they are searched before training, see layer_search.with_layers"
+    student, teacher = networks.layers
+    if layers == "last":
+        return ((student, teacher),)
+    if isinstance(layers, str):
+        # Rounded up: every layer of the student has one, the last the last.
+        return tuple((layer, -(-layer * teacher // student)) for layer in range(1, student + 1))
+    for pair in layers:
+        for number, most, role in zip(pair, networks.layers, networks._fields, strict=True):
+            if not lowest <= number <= most:
+                raise InputError(f"the {role} has the layers {lowest} to {most}, not {number} (of the pair {pair})")
+    return layers
 
 
-def embeddings(
-    model: nn.Module, inputs: dict[str, torch.Tensor], poolings: Collection[PoolingKind]
-) -> dict[PoolingKind, torch.Tensor]:
-    """Embeddings (B, D) of a batch, whatever its last layer was narrowed to."""
-    recorder = FeatureRecorder(model, RequiredFeatures(poolings=frozenset(poolings)))
-    with closing(recorder), all_tokens(model), recorder.recording(inputs) as features:
-        model(**inputs)
-    return features.pooled
+def compared_layers(
+    layers: str | LayerPairs, networks: Networks, *, lowest: int
+) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the layers of the student that are compared, and of the teacher; all where they are to be searched.
 
+    Args:
+        layers, lowest: see `layer_pairs`.
 
-class EmbeddingModel(nn.Module):
-    """A classifier whose logits are the embeddings of its rows."""
-
-    def __init__(self, model: nn.Module, pooling: PoolingKind) -> None:
-        super().__init__()
-        self.model, self.pooling = model, pooling
-        self.train(model.training)
-
-    def forward(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
-        """`logits` are embeddings (B, D)."""
-        return SequenceClassifierOutput(logits=embeddings(self.model, inputs, (self.pooling,))[self.pooling])
-
-
-def _projections(layer: nn.Module) -> list[nn.Module]:
-    """What makes queries, keys and values in a layer of a family of `PROJECTED_ATTENTION`."""
-    for module in layer.modules():
-        if names := query_key_value(module):
-            return [module.get_submodule(name) for name in names]
-    raise AssertionError(f"{type(layer).__name__} has no queries, keys and values")
+    Raises:
+        InputError: see `layer_pairs`.
+    """
+    every, teachers_every = (frozenset(range(1, count + 1)) for count in networks.layers)
+    if layers == "searched":
+        return every, teachers_every
+    student, teacher = zip(*layer_pairs(layers, networks, lowest=lowest), strict=True)
+    return frozenset(student), teachers_every if layers == "learned" else frozenset(teacher)

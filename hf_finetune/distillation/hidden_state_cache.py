@@ -1,10 +1,10 @@
 """A teacher's states of tokens in the disk cache: of every row as many as it has tokens, read where they lie.
 
-In float16, half the size: what a loss compares moves by less than a thousandth of itself. A run that computes the states uses
-them as they are cached, so that the next one trains the same.
+In float16, half the size: what a loss compares moves by less than a thousandth of itself. A run that computes the
+states uses them as they are cached, so that the next one trains the same.
 
-Legend: N rows, n rows of a chunk, B rows of a batch, T tokens of the longest of them, t tokens of a chunk, K numbers of a
-token, D width.
+Legend: N rows, n rows of a chunk, B rows of a batch, T tokens of the longest of them, t tokens of a chunk, K numbers of
+a token, D width.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_finetune.distillation.chunk_cache import Chunks, cached_chunks
-from hf_finetune.distillation.features import PROJECTIONS, Features, RequiredFeatures
+from hf_finetune.distillation.chunk_cache import cached_chunks, chunks_of
+from hf_finetune.distillation.feature_recorder import PROJECTIONS
+from hf_finetune.distillation.features import Features, RequiredFeatures
 from hf_finetune.utils import disk_cache
 
 
@@ -108,15 +109,15 @@ def cached_tokens(
     Raises:
         NoStore: there is no room for them, or float16 cannot hold one.
     """
-    rows = len(tokens_N)
-    heights = [int(tokens_N[start : start + size].sum()) for start in range(0, rows, size)]
-    name, template = f"the teacher's states of the tokens of {rows} rows", np.zeros((1, numbers), dtype=np.float16)
+    chunks = chunks_of(len(tokens_N), size)
+    shapes = [(int(tokens_N[row_numbers].sum()), numbers) for row_numbers in chunks]
 
-    def compute_finite(row_numbers: np.ndarray) -> np.ndarray:
-        states_tK = compute(row_numbers)
+    def compute_finite(i: int) -> np.ndarray:
+        states_tK = compute(chunks[i])
         if not np.isfinite(states_tK).all():
             raise disk_cache.NoStore(f"a state is larger than {np.finfo(np.float16).max:.0f}")
         return states_tK
 
-    chunks, _ = cached_chunks(key, Chunks(name, rows, size, template, heights), compute_finite, budget_gb=budget_gb)
-    return CachedTokens(chunks, tokens_N, size)
+    name, half = f"the teacher's states of the tokens of {len(tokens_N)} rows", np.dtype(np.float16)
+    arrays, _ = cached_chunks({**key, "size": size}, shapes, half, compute_finite, name=name, budget_gb=budget_gb)
+    return CachedTokens(arrays, tokens_N, size)

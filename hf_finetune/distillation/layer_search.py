@@ -1,4 +1,5 @@
-"""Search which of its teacher's layers each of a student's is to follow, by how alike the two networks are before training.
+"""Search which of its teacher's layers each of a student's is to follow, by how alike the two networks are before
+training.
 
 Legend: B rows, T tokens, N tokens of all rows, D and E widths, S the student's layers, L the teacher's.
 """
@@ -14,22 +15,22 @@ from typing import TypedDict
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import nn
+from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Inputs, Rows, columns_of, sample_rows
 from hf_finetune.distillation.config import DistillationKind, searches_layers
-from hf_finetune.distillation.features import FeatureRecorder, Features
+from hf_finetune.distillation.feature_recorder import FeatureRecorder
+from hf_finetune.distillation.features import Features, LayerPairs, Networks
 from hf_finetune.distillation.losses.attention_maps import AttentionMaps
-from hf_finetune.distillation.losses.functional import attention_kl, mean_over_heads
+from hf_finetune.distillation.losses.functional import attention_kl, log_attention_map, mean_over_heads
 from hf_finetune.distillation.losses.hidden_states import HiddenStates
 from hf_finetune.distillation.network_teacher import NetworkTeacher
-from hf_finetune.distillation.networks import LayerPairs, Networks
 from hf_finetune.distillation.teacher_features import ComputedFeatures, required_together, skipped_tokens
 from hf_finetune.evaluation.logits import evaluating, to_device
 
 logger = logging.getLogger("hf_finetune.run")
-# A row costs a forward pass of both networks; all its tokens would cost more in products of matrices than they tell: so many
-# of so many rows are several times as many vectors as networks are wide.
+# A row costs a forward pass of both networks; all its tokens would cost more in products of matrices than they tell: so
+# many of so many rows are several times as many vectors as networks are wide.
 MOST_ROWS, TOKENS_OF_A_ROW = 256, 16
 # Rows of a forward pass: what is recorded of all layers is there at once.
 FORWARD_ROWS = 16
@@ -51,7 +52,8 @@ class LayerMap(TypedDict):
 
 
 def linear_cka(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> np.ndarray:
-    """Compute linear centered kernel alignment of each layer of one network with each of the other's (arXiv:1905.00414).
+    """Compute linear centered kernel alignment of each layer of one network with each of the other's
+    (arXiv:1905.00414).
 
     ||X^T Y||^2 / (||X^T X|| ||Y^T Y||) of centered states X and Y, by the Frobenius norm. Rotations, one factor for all
     features and a shift change nothing, as a projection in between makes up for them.
@@ -76,16 +78,17 @@ def _standardized(x_ND: torch.Tensor) -> torch.Tensor:
 def best_pairs(likeness_SL: np.ndarray) -> LayerPairs:
     """Choose the layers (student's, teacher's), counted from 1, whose likeness adds up to most.
 
-    A later layer of the student has a later one of the teacher, or, where the teacher has fewer layers than it, no earlier
-    one; the last has the last. Of maps that are as good, the one of lower layers. By dynamic programming, in S L^2 steps.
+    A later layer of the student has a later one of the teacher, or, where the teacher has fewer layers than it, no
+    earlier one; the last has the last. Of maps that are as good, the one of lower layers. By dynamic programming, in S
+    L^2 steps.
 
     Args:
         likeness_SL: of every pair of layers, whatever its sign.
     """
     layers = likeness_SL.shape[1]
     step = 1 if layers >= len(likeness_SL) else 0
-    # By the teacher's layer that the student's last one so far goes with: the most that all so far add up to, and for each
-    # further one of the student's the layer that the one before it then goes with.
+    # By the teacher's layer that the student's last one so far goes with: the most that all so far add up to, and for
+    # each further one of the student's the layer that the one before it then goes with.
     most_L, before = likeness_SL[0], list[list[int]]()
     for likeness_L in likeness_SL[1:]:
         reached = [most_L[: layer + 1 - step] for layer in range(layers)]
@@ -100,8 +103,8 @@ def best_pairs(likeness_SL: np.ndarray) -> LayerPairs:
 class HiddenStateSimilarity:
     """Linear CKA of the states of tokens, up to `TOKENS_OF_A_ROW` of each row.
 
-    Of tokens, not of rows' means: tokens are what `HiddenStates` compares, and of fewer vectors than a network is wide, as a
-    few hundred rows give, any two layers look alike.
+    Of tokens, not of rows' means: tokens are what `HiddenStates` compares, and of fewer vectors than a network is wide,
+    as a few hundred rows give, any two layers look alike.
 
     Args:
         seed: of the tokens that are looked at.
@@ -153,7 +156,7 @@ class AttentionSimilarity:
     def add(self, student: Features, teacher: Features) -> None:
         """Add the features of the same batch."""
         own, theirs = (
-            [mean_over_heads(features.log_attention(layer, heads)) for layer in sorted(features.attention)]
+            [mean_over_heads(log_attention_map(features, layer, heads)) for layer in sorted(features.attention)]
             for features, heads in zip((student, teacher), self.heads, strict=True)
         )
         kl_SL = [[float(attention_kl(one, other, student.mask_BT).sum()) for other in theirs] for one in own]
@@ -168,7 +171,7 @@ def search_layers(
     teacher: NetworkTeacher,
     kinds: Sequence[DistillationKind],
     inputs: Inputs,
-    model: nn.Module,
+    model: PreTrainedModel,
     rows: Dataset,
     *,
     seed: int,
@@ -180,7 +183,7 @@ def search_layers(
         rows: encoded training rows.
         seed: of the sample.
     """
-    networks = Networks(model.config, teacher.config)
+    networks = Networks(model.config, teacher.model.config)
     similarities = {i: _similarity(kind, networks, seed) for i, kind in enumerate(kinds) if searches_layers(kind)}
     own, theirs = required_together(filter(searches_layers, kinds), networks)
     own_skip, teacher_skip = skipped_tokens(networks)

@@ -1,10 +1,10 @@
 """Logits, and embeddings, in the disk cache: computed chunk by chunk, and read where they lie.
 
 Up to `MANY` classes the logits themselves are cached, in float32. Of more classes the `TOP` likeliest of each row, as
-logarithms of their probabilities in float16, and the probability that is left, which counts as spread evenly over the other
-classes: no probability is then off by more than 5e-4 for the rounding, and the likeliest class stays the likeliest. A loss
-that compares every logit by itself (`needs_all_logits`) has all of them cached. A run that computes the logits uses them as
-they are cached, so that the next one trains the same.
+logarithms of their probabilities in float16, and the probability that is left, which counts as spread evenly over the
+other classes: no probability is then off by more than 5e-4 for the rounding, and the likeliest class stays the
+likeliest. A loss that compares every logit by itself (`needs_all_logits`) has all of them cached. A run that computes
+the logits uses them as they are cached, so that the next one trains the same.
 
 Legend: N rows, n rows of a chunk, B rows of a batch, C classes, K = `TOP`.
 """
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hf_finetune.distillation.chunk_cache import Chunks, cached_chunks
+from hf_finetune.distillation.chunk_cache import cached_chunks, chunks_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils.disk_cache import NoStore
@@ -99,24 +99,25 @@ def cached_logits(
     """
     if whole and classes > MANY:
         # Of few classes it is the same either way, and one cache.
-        key = {"whole": True, **key}
+        key = {**key, "whole": True}
     encode = partial(np.asarray, dtype=np.float32) if whole else pack
-    chunks = Chunks(
-        f"the teacher's predictions of {rows} {name} rows", rows, size, encode(np.zeros((1, classes), dtype=np.float32))
-    )
+    chunks, record = chunks_of(rows, size), encode(np.zeros((1, classes), dtype=np.float32))
+    shapes = [(len(numbers), *record.shape[1:]) for numbers in chunks]
     computed: dict[int, np.ndarray] = {}
 
-    def compute_chunk(numbers: np.ndarray) -> np.ndarray:
-        first = int(numbers[0])
-        if first not in computed:
-            computed[first] = encode(compute(numbers))
-        return computed[first]
+    def compute_chunk(i: int) -> np.ndarray:
+        if i not in computed:
+            computed[i] = encode(compute(chunks[i]))
+        return computed[i]
 
+    title = f"the teacher's predictions of {rows} {name} rows"
     try:
-        arrays, cached = cached_chunks(key, chunks, compute_chunk, budget_gb=budget_gb)
+        arrays, cached = cached_chunks(
+            {**key, "size": size}, shapes, record.dtype, compute_chunk, name=title, budget_gb=budget_gb
+        )
     except NoStore as reason:
         logger.warning("the teacher's predictions are not kept for a later run: %s", reason)
-        arrays, cached = [compute_chunk(numbers) for numbers in chunks.row_numbers], False
+        arrays, cached = [compute_chunk(i) for i in range(len(chunks))], False
     return CachedLogits(arrays, classes, tuple(range(classes))), cached
 
 
@@ -128,16 +129,17 @@ def check_finite(logits_nC: np.ndarray, numbers: np.ndarray, teacher: str, split
     """
     if not np.isfinite(logits_nC).all():
         first = int(np.flatnonzero(~np.isfinite(logits_nC).all(axis=1))[0])
+        values = ", ".join(f"{v:.3g}" for v in logits_nC[first][:5])
         raise InputError(
             f"objective.teacher: {teacher}: its prediction of row {numbers[first] + 1} of {split} is not finite "
-            f"({', '.join(f'{v:.3g}' for v in logits_nC[first][:5])}); its weights may be damaged, expected another teacher"
+            f"({values}); its weights may be damaged, expected another teacher"
         )
     return logits_nC
 
 
 def pack(logits_nC: np.ndarray) -> np.ndarray:
-    """Return logits as they are cached: themselves, float32 (n, C); or of more than `MANY` classes records (n,) of `log_p`,
-    float16 (K + 1,), the likeliest first and what is left last, and `classes` (K,)."""
+    """Return logits as they are cached: themselves, float32 (n, C); or of more than `MANY` classes records (n,) of
+    `log_p`, float16 (K + 1,), the likeliest first and what is left last, and `classes` (K,)."""
     logits_nC = np.asarray(logits_nC, dtype=np.float32)
     classes = logits_nC.shape[1]
     if classes <= MANY:
@@ -159,7 +161,8 @@ def unpack(packed_n: np.ndarray, classes: int) -> np.ndarray:
     if packed_n.dtype.names is None:
         return packed_n
     log_p_nK = packed_n["log_p"].astype(np.float32)
-    # Of nearly uniform predictions the likeliest may have been rounded below the mean of the rest: it stays the likeliest.
+    # Of nearly uniform predictions the likeliest may have been rounded below the mean of the rest: it stays the
+    # likeliest.
     below_n1 = np.nextafter(log_p_nK[:, :1], np.float32(-np.inf))
     rest_n1 = np.minimum(log_p_nK[:, TOP:] - np.log(np.float32(classes - TOP)), below_n1)
     logits_nC = np.repeat(rest_n1, classes, axis=1)

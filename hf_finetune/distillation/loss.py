@@ -40,9 +40,9 @@ class DistillationTargets:
 class DistillationLoss:
     """Sum over rows of the losses against the labels and against the teacher; stands in the place of a `WeightedLoss`.
 
-    Class weights and the adjustment of logits are of the labels' part alone: the teacher predicts rare classes as it does. A
-    DeiT has a head for each part: its class token learns the labels, its distillation token the teacher. Rows without a label
-    have no part of the labels; where a kind needs one, the class that the teacher predicts stands in.
+    Class weights and the adjustment of logits are of the labels' part alone: the teacher predicts rare classes as it
+    does. A DeiT has a head for each part: its class token learns the labels, its distillation token the teacher. Rows
+    without a label have no part of the labels; where a kind needs one, the class that the teacher predicts stands in.
     """
 
     labels: WeightedLoss

@@ -6,32 +6,32 @@ Legend: N rows, n rows of a chunk, C classes of the data, in their order, D widt
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
-import torch
 from datasets import Dataset
-from torch import nn
 from torch.utils.data import Subset
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import EpochRows, ImageInputs, Inputs, Rows, TextInputs, columns_of
-from hf_finetune.distillation.class_order import class_columns, order_notes
-from hf_finetune.distillation.features import EmbeddingModel
+from hf_finetune.data.loading import Splits
+from hf_finetune.distillation.class_order import order_notes
+from hf_finetune.distillation.feature_recorder import EmbeddingModel
+from hf_finetune.distillation.features import Pooling
 from hf_finetune.distillation.logit_cache import CachedLogits, Logits, cached_logits, check_finite
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.logits import PART_ROWS, TOKENS, predict_logits
-from hf_finetune.models.families import PoolingKind, width_of
+from hf_finetune.models.families import width_of
 from hf_finetune.models.heads.custom import CustomHeadClassifier
-from hf_finetune.training.classifier import Classifier, load_trained
-from hf_finetune.training.precision import default_device, exact_float32, has_native_bf16
+from hf_finetune.training.classifier import Classifier
+from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils import environment, hashing
 
 logger = logging.getLogger("hf_finetune.run")
@@ -80,9 +80,9 @@ class NetworkTeacher:
     """Whether all of many logits are cached, see `distillation.logit_cache`."""
 
     @property
-    def config(self) -> PreTrainedConfig:
-        """The network's."""
-        return self.classifier.model.config
+    def model(self) -> PreTrainedModel:
+        """The network; or a PEFT model, which has what its network has."""
+        return cast(PreTrainedModel, self.classifier.model)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -92,18 +92,21 @@ class NetworkTeacher:
     @cached_property
     def weights(self) -> str:
         """SHA-256 of its weights, and of what else its predictions of the same inputs depend on."""
-        model = self.classifier.model
-        config = {name: value for name, value in self.config.to_dict().items() if name not in WITHOUT_EFFECT}
-        reading = repr(model.spec) if isinstance(model, CustomHeadClassifier) else None
-        return hashing.of_json([hashing.of_tensors(model.state_dict()), config, reading])
+        model, head = self.model, None
+        config = {name: value for name, value in model.config.to_dict().items() if name not in WITHOUT_EFFECT}
+        if isinstance(model, CustomHeadClassifier):
+            spec = model.spec
+            # As runs have recorded it from the beginning.
+            head = f"Reading(pooling={spec.kind!r}, last_layers={spec.last_layers}, first={spec.first})"
+        return hashing.of_json([hashing.of_tensors(model.state_dict()), config, head])
 
-    def check(self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool) -> None:
+    def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it cannot predict, see `Teacher.check`.
 
         Raises:
             InputError: its processor cannot read the images; or not the student's pixels, as the views of an epoch are.
         """
-        inputs, rows = self.classifier.inputs, splits["train"]
+        inputs, rows = self.classifier.inputs, splits.train
         if not isinstance(inputs, ImageInputs):
             return
         images = rows.select(probe_indices(len(rows)))["image"][:]
@@ -116,57 +119,38 @@ class NetworkTeacher:
             own, other = (tuple(each.pixels(images).shape[-2:]) for each in (inputs, student))
             if own != other:
                 raise InputError(
-                    f"data.augment: expected none beside {self.name}, which reads images of {own}, while the student reads "
-                    f"{other}; leave it out, or take a teacher of the same size"
+                    f"data.augment: expected none beside {self.name}, which reads images of {own}, while the student "
+                    f"reads {other}; leave it out, or take a teacher of the same size"
                 )
 
     def predict(self, rows: Dataset | AugmentedRows, split: str, *, budget_gb: float) -> tuple[Logits, bool]:
         """Return the logits of all rows, and whether they were cached, see `Teacher.predict`."""
-        model, inputs = self.classifier.model, self.classifier.inputs
-
-        def compute(some: torch.utils.data.Dataset, lengths: np.ndarray | None) -> np.ndarray:
-            if self.precision == "bf16":
-                # Anew for each chunk: what it computes again must not depend on those before, which a killed run had.
-                half = HalfPrecision(model, inputs.collate, batch_size=None, tokens=TOKENS, rescore=True)
-                return half.logits(some, lengths)
-            return self._compute(model, some, lengths, split)
-
-        encoded = EncodedRows.of(rows, inputs)
-        logits, cached = self._cached(
-            encoded,
-            self.cache_key(encoded, self.precision),
-            compute,
-            width=len(self.classifier.labels),
-            whole=self.all_logits,
-            split=split,
-            budget_gb=budget_gb,
-        )
+        logits, cached = self._outputs(rows, split, budget_gb)
         return replace(logits, columns_C=self.columns_C), cached
 
-    def embeddings(
-        self, rows: Dataset | AugmentedRows, split: str, pooling: PoolingKind, *, budget_gb: float
-    ) -> CachedLogits:
+    def embeddings(self, rows: Dataset | AugmentedRows, split: str, pooling: Pooling, *, budget_gb: float) -> Logits:
         """Return the embeddings of all rows (N, D), float32, cached as its logits are.
 
         Args:
             rows, split, budget_gb: see `Teacher.predict`.
         """
-        model = EmbeddingModel(self.classifier.model, pooling)
-        encoded = EncodedRows.of(rows, self.classifier.inputs)
-        embeddings, _ = self._cached(
-            encoded,
-            self.cache_key(encoded, "float32") | {"embeddings": pooling},
-            lambda some, lengths: self._compute(model, some, lengths, split),
-            width=width_of(self.config),
-            whole=True,
-            split=split,
-            budget_gb=budget_gb,
-        )
-        return embeddings
+        return self._outputs(rows, split, budget_gb, pooling)[0]
+
+    def cache_key(self, encoded: EncodedRows, precision: Precision = "float32") -> dict[str, Any]:
+        """What its logits and hidden states of rows depend on, as JSON has it."""
+        return {
+            "weights": self.weights,
+            "rows": encoded.digest,
+            "attention": self.model.config._attn_implementation,
+            "device": next(self.model.parameters()).device.type,
+            "precision": precision,
+            "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
+        }
 
     def warn_of_pairs(self, rows: Dataset) -> None:
         """Warn of single texts for a teacher of pairs, and of pairs for one that may not be."""
-        if self.classifier.kind != "text" or self.classifier.pairs == (pairs := "text_pair" in rows.column_names):
+        pairs = "text_pair" in rows.column_names
+        if self.classifier.kind == "image" or self.classifier.pairs == pairs:
             return
         if pairs:
             message = "%s: these are pairs of texts, and nothing says that the teacher was trained on such"
@@ -174,92 +158,38 @@ class NetworkTeacher:
             message = "%s: the teacher was trained on pairs of texts, and these are single texts"
         logger.warning(message, self.name)
 
-    def cache_key(self, encoded: EncodedRows, precision: Precision) -> dict[str, Any]:
-        """What its logits and hidden states of rows depend on, as JSON has it."""
-        return {
-            "weights": self.weights,
-            "rows": encoded.digest,
-            "attention": self.config._attn_implementation,
-            "device": next(self.classifier.model.parameters()).device.type,
-            "precision": precision,
-            "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
-        }
-
-    def _compute(
-        self, model: nn.Module, some: torch.utils.data.Dataset, lengths: np.ndarray | None, split: str
-    ) -> np.ndarray:
-        return predict_logits(
-            model,
-            some,
-            self.classifier.inputs.collate,
-            batch_size=None,
-            tokens=TOKENS,
-            lengths=lengths,
-            progress=f"the teacher predicts {split}",
-        )
-
-    def _cached(
-        self,
-        encoded: EncodedRows,
-        key: dict[str, Any],
-        compute: Callable[[torch.utils.data.Dataset, np.ndarray | None], np.ndarray],
-        *,
-        width: int,
-        whole: bool,
-        split: str,
-        budget_gb: float,
+    def _outputs(
+        self, rows: Dataset | AugmentedRows, split: str, budget_gb: float, pooling: Pooling | None = None
     ) -> tuple[CachedLogits, bool]:
+        """Return the logits of the teacher's own classes, and whether they were cached; with `pooling`, embeddings."""
+        classifier = self.classifier
+        inputs, encoded = classifier.inputs, EncodedRows.of(rows, classifier.inputs)
+        model = self.model if pooling is None else EmbeddingModel(self.model, pooling)
+        options: dict[str, Any] = {"batch_size": None, "tokens": TOKENS}
+        key, width = self.cache_key(encoded, self.precision), len(classifier.labels)
+        if pooling is not None:
+            key, width = self.cache_key(encoded) | {"embeddings": pooling}, width_of(self.model.config)
+
         # Also in the midst of a training whose own products are less exact.
         @exact_float32()
-        def compute_chunk(numbers: np.ndarray) -> np.ndarray:
+        def compute(numbers: np.ndarray) -> np.ndarray:
+            some = Subset(encoded.rows, numbers.tolist())
             lengths = None if encoded.lengths_N is None else encoded.lengths_N[numbers]
-            outputs_nC = compute(Subset(encoded.rows, numbers.tolist()), lengths)
+            if key["precision"] == "bf16":
+                # Anew for each chunk: what is computed again must not depend on those before, which a killed run had.
+                outputs_nC = HalfPrecision(model, inputs.collate, rescore=True, **options).logits(some, lengths)
+            else:
+                progress = f"the teacher predicts {split}"
+                outputs_nC = predict_logits(model, some, inputs.collate, lengths=lengths, progress=progress, **options)
             return check_finite(outputs_nC, numbers, self.name, split)
 
         return cached_logits(
             key,
-            len(encoded.rows),
-            compute_chunk,
+            len(rows),
+            compute,
             classes=width,
-            size=PART_ROWS[self.classifier.kind],
+            size=PART_ROWS[classifier.kind],
             name=split,
             budget_gb=budget_gb,
-            whole=whole,
+            whole=self.all_logits or pooling is not None,
         )
-
-
-def load_network(
-    checkpoint: str,
-    labels: Sequence[str],
-    kind: Literal["text", "image"],
-    *,
-    trust_remote_code: bool,
-    precision: Precision,
-    all_logits: bool,
-) -> NetworkTeacher:
-    """Load a run's folder, a classifier's, or a Hub id, see `training.classifier.load_trained`.
-
-    Args:
-        labels: names of the data's classes. The teacher's may have another order.
-        kind: what the data are.
-        precision, all_logits: see `NetworkTeacher`.
-
-    Raises:
-        InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart; bf16 on a
-            device without it.
-    """
-    if precision == "bf16" and not has_native_bf16(default_device()):
-        raise InputError(
-            f"objective.teacher_precision: expected float32 on this {default_device().type}, which does not multiply bf16 "
-            "natively, got 'bf16'"
-        )
-    try:
-        classifier = load_trained(checkpoint, trust_remote_code=trust_remote_code)
-    except InputError as error:
-        raise InputError(f"objective.teacher: {error}") from error
-    if classifier.kind != kind:
-        raise InputError(
-            f"objective.teacher: expected a classifier of {kind}s, got {checkpoint}, which reads {classifier.kind}s"
-        )
-    columns_C = class_columns(labels, classifier.labels, owner=checkpoint)
-    return NetworkTeacher(checkpoint, classifier, columns_C, precision, all_logits)

@@ -1,9 +1,11 @@
-"""Teacher predictions that were computed elsewhere, in files: each row's is matched by its text, or by the digest of what it is.
+"""Teacher predictions that were computed elsewhere, in files: each row's is matched by its text, or by the digest of
+what it is.
 
 A parquet file has a column `digest`, or `text` (for pairs `text_pair`, too), and one for each class: `p:NAME`, its
-probability, or `logit:NAME`. An .npy file has logits (M, C), and beside it NAME.json says whose they are: {"labels":
-[C names], "digests": [M digests]}. A folder holds parquet files, or one .npy file with its .json. The digest of a row is the
-SHA-256, in hexadecimal, of its text in UTF-8, or of the bytes of the image's file; see `data.duplicates.row_digests` for pairs.
+probability, or `logit:NAME`. An .npy file has logits (M, C), and beside it NAME.json says whose they are: {"labels": [C
+names], "digests": [M digests]}. A folder holds parquet files, or one .npy file with its .json. The digest of a row is
+the SHA-256, in hexadecimal, of its text in UTF-8, or of the bytes of the image's file; see
+`data.duplicates.row_digests` for pairs.
 
 Legend: M predictions, R of them of a row that was predicted before, N rows, C classes.
 """
@@ -11,7 +13,7 @@ Legend: M predictions, R of them of a row that was predicted before, N rows, C c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from datasets import Dataset
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.duplicates import first_occurrences, row_digests
 from hf_finetune.data.inputs import Inputs
+from hf_finetune.data.loading import Splits
 from hf_finetune.distillation.class_order import class_columns
 from hf_finetune.distillation.logit_cache import Logits
 from hf_finetune.errors import InputError
@@ -58,7 +61,7 @@ class PrecomputedPredictions:
     notes: tuple[str, ...] = ()
     """What its user should know."""
 
-    def check(self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool) -> None:
+    def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it has no prediction of, see `Teacher.check`.
 
         Raises:
@@ -69,8 +72,9 @@ class PrecomputedPredictions:
                 f"data.augment: expected none beside {self.name}, which predicts the rows as they are, got "
                 f"{', '.join(map(short_repr, augment))}; take a classifier as teacher"
             )
-        for split, rows in splits.items():
-            self.logits(rows, split)
+        for split, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+            if rows is not None:
+                self.logits(rows, split)
 
     def predict(self, rows: Dataset | AugmentedRows, split: str, *, budget_gb: float) -> tuple[Logits, bool]:
         """Return the predictions of all rows, which were there before, see `Teacher.predict`."""
@@ -88,9 +92,9 @@ class PrecomputedPredictions:
         if missing:
             first = missing[0]
             raise InputError(
-                f"objective.teacher: {self.name} has no prediction of {len(missing)} of the {len(rows)} rows of {split}, the "
-                f"first of them row {rows[first]['row']} ({_excerpt(rows, first)}, digest {digests[first].hex()}); expected "
-                "one of every row that trains, chooses or judges"
+                f"objective.teacher: {self.name} has no prediction of {len(missing)} of the {len(rows)} rows of "
+                f"{split}, the first of them row {rows[first]['row']} ({_excerpt(rows, first)}, digest "
+                f"{digests[first].hex()}); expected one of every row that trains, chooses or judges"
             )
         return np.asarray(self.logits_MC[[self.places[digest] for digest in digests]], dtype=np.float32)
 
@@ -165,14 +169,14 @@ def _repeat_notes(logits_MC: np.ndarray, first_M: np.ndarray, name: str) -> tupl
     if len(contradictions := np.flatnonzero(leads_R > CLEAR)):
         i = again_R[contradictions[0]]
         raise InputError(
-            f"objective.teacher: {name}: rows {first_M[i] + 1} and {i + 1} predict the same row, and not alike; keep one"
+            f"objective.teacher: {name}: rows {first_M[i] + 1} and {i + 1} predict one row, and not alike; keep one"
         )
     furthest = float(np.abs(p_RC - first_RC).max())
     if furthest <= SAME:
         return ()
     return (
-        f"{name}: {len(again_R)} predictions are of rows that were predicted before, with probabilities that differ by up to "
-        f"{furthest:.2g}; the first prediction counts",
+        f"{name}: {len(again_R)} predictions are of rows that were predicted before, with probabilities that differ by "
+        f"up to {furthest:.2g}; the first prediction counts",
     )
 
 
@@ -190,13 +194,14 @@ def _read_array(path: Path, labels: Sequence[str]) -> tuple[list[bytes], np.ndar
         ) from None
     except (ValueError, KeyError, TypeError, EOFError) as error:
         raise InputError(
-            f"objective.teacher: {path}: cannot be read with {beside.name} ({type(error).__name__}: {one_line(error)}); "
-            'expected an array of numbers, and {"labels": [...], "digests": [...]} in hexadecimal'
+            f"objective.teacher: {path}: cannot be read with {beside.name} "
+            f"({type(error).__name__}: {one_line(error)}); expected "
+            'an array of numbers, and {"labels": [...], "digests": [...]} in hexadecimal'
         ) from None
     if logits_MC.shape != (len(digests), len(names)) or logits_MC.dtype.kind != "f":
         raise InputError(
-            f"objective.teacher: {path}: expected floats of the shape ({len(digests)}, {len(names)}), as {beside.name} has "
-            f"digests and labels, got {logits_MC.dtype} {logits_MC.shape}"
+            f"objective.teacher: {path}: expected floats of the shape ({len(digests)}, {len(names)}), as {beside.name} "
+            f"has digests and labels, got {logits_MC.dtype} {logits_MC.shape}"
         )
     _check_values(np.isfinite(logits_MC), path, names, logits_MC, "a finite number")
     return digests, logits_MC[:, list(class_columns(labels, names, owner=str(path)))]
@@ -234,9 +239,7 @@ def _class_columns_in(table: pa.Table, path: Path) -> tuple[str, list[str]]:
                 f"{', '.join(table.column_names[:12])}"
             )
         case _:
-            raise InputError(
-                f"objective.teacher: {path}: has columns logit:NAME and p:NAME; keep those of one kind, which may differ"
-            )
+            raise InputError(f"objective.teacher: {path}: has columns logit:NAME and p:NAME; keep those of one kind")
 
 
 def _log_probabilities(p_MC: np.ndarray, path: Path, columns: Sequence[str]) -> np.ndarray:
@@ -245,8 +248,8 @@ def _log_probabilities(p_MC: np.ndarray, path: Path, columns: Sequence[str]) -> 
     uneven = np.flatnonzero(np.abs(totals_M - 1) > 0.01)
     if len(uneven):
         raise InputError(
-            f"objective.teacher: {path}, row {uneven[0] + 1}: the columns p:NAME add up to {float(totals_M[uneven[0]]):.4g}, "
-            "expected 1; columns logit:NAME may hold any numbers"
+            f"objective.teacher: {path}, row {uneven[0] + 1}: the columns p:NAME add up to "
+            f"{float(totals_M[uneven[0]]):.4g}, expected 1; columns logit:NAME may hold any numbers"
         )
     return np.log(np.maximum(p_MC, LEAST_PROBABILITY))
 
@@ -274,8 +277,8 @@ def _digests(table: pa.Table, path: Path) -> list[bytes]:
             ) from None
     if "text" not in names:
         raise InputError(
-            f"objective.teacher: {path}: no column 'digest' or 'text' says whose predictions these are; row numbers are not "
-            "looked at, as other data have them too: write it by `hf-finetune predict --digests`"
+            f"objective.teacher: {path}: no column 'digest' or 'text' says whose predictions these are; row numbers "
+            "are not looked at, as other data have them too: write it by `hf-finetune predict --digests`"
         )
     texts = table.select([name for name in ("text", "text_pair") if name in names])
     for name in texts.column_names:

@@ -37,8 +37,8 @@ def main_process_first(timer: Timer) -> Iterator[None]:
 class OnlinePredictions:
     """Predicts the views of an epoch as it begins, through each teacher's own tokenizer or processor.
 
-    They are cached as predictions of rows are, for a run that goes on, or another one of the same views. Views of images are
-    those of the student's pixels, which the teacher's processor normalizes.
+    They are cached as predictions of rows are, for a run that goes on, or another one of the same views. Views of
+    images are those of the student's pixels, which the teacher's processor normalizes.
 
     Args:
         teachers: one, or several that predict together.

@@ -1,5 +1,5 @@
-"""A scikit-learn pipeline that gives texts probabilities, from a file of skops: never a pickle, and nothing in it but what
-skops knows to be harmless: no trees, whose nodes point anywhere, and no neighbors.
+"""A scikit-learn pipeline that gives texts probabilities, from a file of skops: never a pickle, and nothing in it but
+what skops knows to be harmless: no trees, whose nodes point anywhere, and no neighbors.
 
 Legend: N rows, C classes.
 """
@@ -7,7 +7,7 @@ Legend: N rows, C classes.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from datasets import Dataset
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.inputs import Inputs
+from hf_finetune.data.loading import Splits
 from hf_finetune.distillation.class_order import class_columns, order_notes
 from hf_finetune.distillation.logit_cache import Logits, cached_logits, check_finite
 from hf_finetune.distillation.precomputed import LEAST_PROBABILITY
@@ -62,13 +63,13 @@ class SklearnTeacher:
         """What its user should know."""
         return order_notes(self.name, self.columns_C)
 
-    def check(self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool) -> None:
+    def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it cannot predict, see `Teacher.check`.
 
         Raises:
             InputError: they are pairs of texts, or it reads something else than texts.
         """
-        rows = splits["train"]
+        rows = splits.train
         if "text_pair" in rows.column_names:
             raise InputError(
                 f"objective.teacher: expected a classifier of pairs of texts, got {self.name}, which reads one"
@@ -120,7 +121,8 @@ def read_sklearn(name: str, labels: Sequence[str], *, all_logits: bool = False) 
         all_logits: see `SklearnTeacher`.
 
     Raises:
-        InputError: there is none, skops is not installed, it holds what could run code, or it tells other classes apart.
+        InputError: there is none, skops is not installed, it holds what could run code, or it tells other classes
+            apart.
     """
     path = Path(name).expanduser()
     try:
@@ -132,10 +134,10 @@ def read_sklearn(name: str, labels: Sequence[str], *, all_logits: bool = False) 
     try:
         if untrusted := get_untrusted_types(file=path):
             raise InputError(
-                f"objective.teacher: {name} holds {listed(untrusted)}, which could run code or read memory that is not its "
-                "own, and is not loaded; expected a vectorizer and a linear model or naive Bayes (LogisticRegression, "
-                "SGDClassifier, MultinomialNB); of another write what predict_proba gives to a .parquet file, columns text "
-                "and p:NAME"
+                f"objective.teacher: {name} holds {listed(untrusted)}, which could run code or read memory that is not "
+                "its own, and is not loaded; expected a vectorizer and a linear model or naive Bayes "
+                "(LogisticRegression, SGDClassifier, MultinomialNB); of another write what predict_proba gives to a "
+                ".parquet file, columns text and p:NAME"
             )
         model, weights = load(path), hashing.of_files(path)
         names = [str(label) for label in model.classes_]

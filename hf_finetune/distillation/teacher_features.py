@@ -1,130 +1,112 @@
-"""The intermediate features of a teacher for the batches of its student. That the two go together is checked in `compatibility`.
+"""The intermediate features of a teacher for the batches of its student. That the two go together is checked in
+`compatibility`.
 
-States of tokens and embeddings are cached like logits. Where the states find no room on the disk, or rows are other views in
-every epoch, the teacher computes them as the student trains, of the very batch that it gets.
+States of tokens and embeddings are cached like logits. Where the states find no room on the disk, or rows are other
+views in every epoch, the teacher computes them as the student trains, of the very batch that it gets.
 
-Legend: N rows, n rows of a chunk, b rows of a forward pass, B rows of a batch, T tokens, t tokens of a chunk, K numbers of a
-token, D width.
+Legend: N rows, n rows of a chunk, b rows of a forward pass, B rows of a batch, T tokens, t tokens of a chunk, K numbers
+of a token, D width.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.distillation.compatibility import PixelScaling
 from hf_finetune.distillation.config import DistillationKind, FeatureKind
 from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss
-from hf_finetune.distillation.features import FeatureRecorder, Features, RequiredFeatures
+from hf_finetune.distillation.feature_recorder import FeatureRecorder
+from hf_finetune.distillation.features import Features, Networks, RequiredFeatures
 from hf_finetune.distillation.hidden_state_cache import CachedTokens, TokenLayout, cached_tokens
 from hf_finetune.distillation.network_teacher import EncodedRows, NetworkTeacher
-from hf_finetune.distillation.networks import Networks
 from hf_finetune.distillation.predictions import main_process_first
-from hf_finetune.distillation.training_rows import TOKENS, TeacherColumn, embedding_column
+from hf_finetune.distillation.training_rows import (
+    TOKENS,
+    ColumnsOfViews,
+    TeacherColumn,
+    TeacherColumns,
+    embedding_column,
+)
 from hf_finetune.evaluation.logits import evaluating, to_device
-from hf_finetune.models.families import PoolingKind, tokens_before_patches, width_of
+from hf_finetune.models.families import tokens_before_patches, width_of
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens
 from hf_finetune.training.precision import exact_float32
 from hf_finetune.utils.disk_cache import NoStore
 from hf_finetune.utils.timer import Timer
 
 logger = logging.getLogger("hf_finetune.run")
-# Rows of a forward pass whose states are cached, and of a chunk of the cache, which is in memory while it is made: twelve
-# layers of an image's patches are 4 MB.
+# Rows of a forward pass whose states are cached, and of a chunk of the cache, which is in memory while it is made:
+# twelve layers of an image's patches are 4 MB.
 FORWARD_ROWS, CHUNK_ROWS = 32, 128
 
 
 class ComputedFeatures:
-    """The teacher's features of a batch as its student gets it: of tokens by a forward pass of its own.
+    """The teacher's features of the tokens of a batch as its student gets it, by a forward pass of its own.
 
     Args:
-        required: the features; the embeddings come with the batch, see `distillation.training_rows`.
+        required: the features.
         inputs: the student's.
-        skip: see `features.FeatureRecorder`.
+        skip: see `feature_recorder.FeatureRecorder`.
         as_cached: round the states as caching them would, so that a student learns the same.
     """
 
     def __init__(
         self, teacher: NetworkTeacher, required: RequiredFeatures, inputs: Inputs, *, skip: int, as_cached: bool = False
     ) -> None:
-        self.poolings, self.as_cached = required.poolings, as_cached
-        self.model, own_inputs = teacher.classifier.model, teacher.classifier.inputs
-        self.recorder: FeatureRecorder | None = None
+        self.model, own_inputs, self.as_cached = teacher.model, teacher.classifier.inputs, as_cached
+        self.recorder = FeatureRecorder(self.model, required.of_tokens, skip=skip)
         self.scaling: PixelScaling | None = None
-        if required.hidden or required.attention:
-            self.recorder = FeatureRecorder(self.model, required.of_tokens, skip=skip)
-            if isinstance(inputs, ImageInputs) and isinstance(own_inputs, ImageInputs):
-                self.scaling = PixelScaling.between(inputs, own_inputs)
-        self.names = own_inputs.tokenizer.model_input_names if isinstance(own_inputs, TextInputs) else ["pixel_values"]
+        if isinstance(own_inputs, TextInputs):
+            self.names = own_inputs.tokenizer.model_input_names
+        else:
+            assert isinstance(inputs, ImageInputs), "both read images"
+            self.names, self.scaling = ["pixel_values"], PixelScaling.between(inputs, own_inputs)
 
     def __call__(self, batch: dict[str, Any]) -> Features:
-        """Return the states, without gradients, computed in float32, and the embeddings."""
-        features = Features(batch.get("attention_mask"))
-        if self.recorder is not None:
-            inputs = {name: batch[name] for name in self.names if name in batch}
-            if self.scaling is not None:
-                inputs["pixel_values"] = self.scaling(inputs["pixel_values"])
-            with (
-                evaluating(self.model),
-                all_tokens(self.model),
-                torch.no_grad(),
-                # Whatever the student trains in: states that are cached are float32's, too.
-                exact_float32(),
-                torch.autocast(self.model.device.type, enabled=False),
-                self.recorder.recording(inputs) as features,
-            ):
-                self.model(**inputs)
-            if self.as_cached:
-                features.hidden = {layer: _rounded(x_BTD) for layer, x_BTD in features.hidden.items()}
-                features.attention = {
-                    layer: {name: _rounded(x_BTD) for name, x_BTD in projected.items()}
-                    for layer, projected in features.attention.items()
-                }
-        features.pooled = {pooling: batch[embedding_column(pooling)] for pooling in self.poolings}
+        """Return the features, without gradients, computed in float32."""
+        inputs = {name: batch[name] for name in self.names if name in batch}
+        if self.scaling is not None:
+            inputs["pixel_values"] = self.scaling(inputs["pixel_values"])
+        with (
+            evaluating(self.model),
+            all_tokens(self.model),
+            torch.no_grad(),
+            # Whatever the student trains in: states that are cached are float32's, too.
+            exact_float32(),
+            torch.autocast(self.model.device.type, enabled=False),
+            self.recorder.recording(inputs) as features,
+        ):
+            self.model(**inputs)
+        if self.as_cached:
+            features.hidden = {layer: _rounded(x_BTD) for layer, x_BTD in features.hidden.items()}
+            features.attention = {
+                layer: {name: _rounded(x_BTD) for name, x_BTD in projected.items()}
+                for layer, projected in features.attention.items()
+            }
         return features
 
     def close(self) -> None:
         """Take the hooks off the teacher."""
-        if self.recorder is not None:
-            self.recorder.close()
+        self.recorder.close()
 
 
 def _rounded(x_BTD: torch.Tensor) -> torch.Tensor:
     """Round to float16, where that holds it, in float32."""
     halves_BTD = x_BTD.half().float()
     return torch.where(halves_BTD.isfinite(), halves_BTD, x_BTD)
-
-
-class CachedFeatures:
-    """The teacher's features of a batch that has them as columns: states of tokens, and embeddings.
-
-    Args:
-        layout: of the states; None: there are none.
-        poolings: of the embeddings.
-    """
-
-    def __init__(self, layout: TokenLayout | None, poolings: Collection[PoolingKind]) -> None:
-        self.layout, self.poolings = layout, poolings
-
-    def __call__(self, batch: dict[str, Any]) -> Features:
-        """Return the states, float32, and the embeddings."""
-        features = Features(mask_BT := batch.get("attention_mask"))
-        if self.layout is not None:
-            features = self.layout.split(_aligned(batch[TOKENS].float(), mask_BT), mask_BT)
-        features.pooled = {pooling: batch[embedding_column(pooling)] for pooling in self.poolings}
-        return features
 
 
 def _aligned(states_BTK: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
@@ -136,30 +118,6 @@ def _aligned(states_BTK: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Te
     aligned_BTK = states_BTK.new_zeros(*mask_BT.shape, states_BTK.shape[-1])
     aligned_BTK[is_token_BT] = states_BTK[torch.arange(states_BTK.shape[1], device=tokens_B.device) < tokens_B]
     return aligned_BTK
-
-
-class OnlineEmbeddings:
-    """Computes a teacher's embeddings of an epoch's views, as `OnlinePredictions` does its logits."""
-
-    def __init__(
-        self, teacher: NetworkTeacher, poolings: Collection[PoolingKind], timer: Timer, budget_gb: float
-    ) -> None:
-        self.teacher, self.poolings, self.timer, self.budget_gb = teacher, poolings, timer, budget_gb
-
-    def __call__(self, views: AugmentedRows) -> dict[str, TeacherColumn]:
-        """Return the embeddings (N, D) of the epoch's views, by column."""
-        with main_process_first(self.timer):
-            return _embeddings(self.teacher, views, f"epoch {views.epoch}", self.poolings, self.budget_gb)
-
-
-def _embeddings(
-    teacher: NetworkTeacher,
-    rows: Dataset | AugmentedRows,
-    split: str,
-    poolings: Collection[PoolingKind],
-    budget_gb: float,
-) -> dict[str, TeacherColumn]:
-    return {embedding_column(p): teacher.embeddings(rows, split, p, budget_gb=budget_gb) for p in poolings}
 
 
 class _TokenStates:
@@ -207,7 +165,6 @@ def _cached_states(
     required: RequiredFeatures,
     inputs: Inputs,
     rows: Dataset,
-    *,
     skip: int,
     budget_gb: float,
 ) -> CachedTokens | None:
@@ -251,7 +208,7 @@ def feature_distillation(
     teacher: NetworkTeacher,
     kinds: Sequence[DistillationKind],
     inputs: Inputs,
-    model: nn.Module,
+    model: PreTrainedModel,
     rows: Dataset,
     *,
     seed: int,
@@ -268,24 +225,39 @@ def feature_distillation(
         budget_gb: see `Teacher.predict`.
         online: the training rows are other views in every epoch.
     """
-    networks = Networks(model.config, teacher.config)
+    networks = Networks(model.config, teacher.model.config)
     by_place = {place: kind for place, kind in enumerate(kinds) if isinstance(kind, FeatureKind)}
     own, theirs = required_together(by_place.values(), networks)
-    own_skip, teacher_skip = skipped_tokens(networks)
-    generator, timer, poolings = torch.Generator().manual_seed(seed), Timer(), sorted(theirs.poolings)
+    own_skip, skip = skipped_tokens(networks)
+    generator, timer = torch.Generator().manual_seed(seed), Timer()
     losses = {place: FeatureLoss(kind, networks, generator) for place, kind in by_place.items()}
-    features: ComputedFeatures | CachedFeatures
-    if online:
-        features = ComputedFeatures(teacher, theirs, inputs, skip=teacher_skip, as_cached=True)
-        views_columns = OnlineEmbeddings(teacher, poolings, timer, budget_gb)
-        return FeatureDistillation(own, losses, features, views_columns, own_skip, timer)
-    columns = _embeddings(teacher, rows, "train", poolings, budget_gb)
-    layout = TokenLayout.of(theirs, width_of(networks.teacher)) if theirs.of_tokens != RequiredFeatures() else None
-    features = CachedFeatures(layout, poolings)
-    if layout is not None:
-        tokens = _cached_states(teacher, layout, theirs, inputs, rows, skip=teacher_skip, budget_gb=budget_gb)
-        if tokens is None:
-            features = ComputedFeatures(teacher, theirs, inputs, skip=teacher_skip, as_cached=True)
+
+    def embeddings(rows: Dataset | AugmentedRows, split: str) -> dict[str, TeacherColumn]:
+        poolings = sorted(theirs.poolings)
+        return {embedding_column(p): teacher.embeddings(rows, split, p, budget_gb=budget_gb) for p in poolings}
+
+    def embeddings_of_views(views: AugmentedRows) -> dict[str, TeacherColumn]:
+        with main_process_first(timer):
+            return embeddings(views, f"epoch {views.epoch}")
+
+    tokens: Callable[[dict[str, Any]], Features] = _no_tokens
+    columns: TeacherColumns | ColumnsOfViews = embeddings_of_views if online else embeddings(rows, "train")
+    if theirs.of_tokens != RequiredFeatures():
+        layout = TokenLayout.of(theirs, width_of(networks.teacher))
+        states = None if online else _cached_states(teacher, layout, theirs, inputs, rows, skip, budget_gb)
+        if states is None:
+            tokens = ComputedFeatures(teacher, theirs, inputs, skip=skip, as_cached=True)
         else:
-            columns[TOKENS] = tokens
-    return FeatureDistillation(own, losses, features, columns, own_skip, timer)
+            assert not callable(columns), "of rows as they are"
+            tokens, columns = partial(_from_column, layout), {**columns, TOKENS: states}
+    return FeatureDistillation(own, theirs.poolings, losses, tokens, columns, own_skip, timer)
+
+
+def _no_tokens(batch: dict[str, Any]) -> Features:
+    return Features(batch.get("attention_mask"))
+
+
+def _from_column(layout: TokenLayout, batch: dict[str, Any]) -> Features:
+    """Return the teacher's features of tokens, float32, of a batch that has them as a column."""
+    mask_BT = batch.get("attention_mask")
+    return layout.split(_aligned(batch[TOKENS].float(), mask_BT), mask_BT)

@@ -5,7 +5,7 @@ A teacher is a finished classifier, a scikit-learn pipeline, or predictions from
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -13,11 +13,15 @@ from datasets import Dataset
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import Inputs
+from hf_finetune.data.loading import Splits
+from hf_finetune.distillation.class_order import class_columns
 from hf_finetune.distillation.logit_cache import Logits
-from hf_finetune.distillation.network_teacher import NetworkTeacher, Precision, load_network
+from hf_finetune.distillation.network_teacher import NetworkTeacher, Precision
 from hf_finetune.distillation.precomputed import is_precomputed, read_precomputed
 from hf_finetune.distillation.sklearn_teacher import is_sklearn, read_sklearn
 from hf_finetune.errors import InputError
+from hf_finetune.training.classifier import load_trained
+from hf_finetune.training.precision import default_device, has_native_bf16
 from hf_finetune.utils import hashing
 
 
@@ -36,11 +40,10 @@ class Teacher(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What its user should know."""
 
-    def check(self, splits: Mapping[str, Dataset], student: Inputs, augment: Sequence[object], *, online: bool) -> None:
+    def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it cannot predict as the run will ask for it.
 
         Args:
-            splits: canonical rows; train among them.
             student: turns rows into the student's inputs.
             augment: operations that change the training rows.
             online: whether they make views of them in every epoch.
@@ -81,7 +84,8 @@ class Teachers:
         """The teachers, in memory.
 
         Raises:
-            InputError: see `read_precomputed`, `read_sklearn` and `load_network`.
+            InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart;
+                bf16 on a device without it; or see `read_precomputed` and `read_sklearn`.
         """
         if self._members is None:
             self._members = tuple(map(self._load, self.names))
@@ -97,8 +101,8 @@ class Teachers:
         (teacher,) = self.members
         if not isinstance(teacher, NetworkTeacher):
             raise InputError(
-                f"objective.kinds: expected kinds of the teacher's predictions (SoftTargets) beside {teacher.name}, which is "
-                "no network to look into"
+                f"objective.kinds: expected kinds of the teacher's predictions (SoftTargets) beside {teacher.name}, "
+                "which is no network to look into"
             )
         return teacher
 
@@ -124,18 +128,28 @@ class Teachers:
             return read_precomputed(name, self.labels)
         if is_sklearn(name):
             if self.kind != "text":
-                raise InputError(
-                    f"objective.teacher: expected a classifier of {self.kind}s, got {name}, which reads texts"
-                )
+                raise self._other_kind(name, "text")
             return read_sklearn(name, self.labels, all_logits=self.all_logits)
-        return load_network(
-            name,
-            self.labels,
-            self.kind,
-            trust_remote_code=self.trust_remote_code,
-            precision=self.precision,
-            all_logits=self.all_logits,
-        )
+        return self._load_network(name)
+
+    def _load_network(self, name: str) -> NetworkTeacher:
+        device = default_device()
+        if self.precision == "bf16" and not has_native_bf16(device):
+            raise InputError(
+                f"objective.teacher_precision: expected float32 on this {device.type}, which does not multiply bf16 "
+                "natively, got 'bf16'"
+            )
+        try:
+            classifier = load_trained(name, trust_remote_code=self.trust_remote_code)
+        except InputError as error:
+            raise InputError(f"objective.teacher: {error}") from error
+        if classifier.kind != self.kind:
+            raise self._other_kind(name, classifier.kind)
+        columns_C = class_columns(self.labels, classifier.labels, owner=name)
+        return NetworkTeacher(name, classifier, columns_C, self.precision, self.all_logits)
+
+    def _other_kind(self, name: str, kind: str) -> InputError:
+        return InputError(f"objective.teacher: expected a classifier of {self.kind}s, got {name}, which reads {kind}s")
 
 
 def combined_weights(weights: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import ModelOutput
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.distillation.feature_loss import FeatureDistillation
-from hf_finetune.distillation.features import FeatureRecorder
+from hf_finetune.distillation.feature_recorder import FeatureRecorder
 from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
 from hf_finetune.distillation.training_rows import (
     LOGITS,
@@ -41,8 +41,8 @@ class Teaching:
     """What a student learns from beside the labels of its rows."""
 
     logits: Any
-    """The teacher's, of the training rows in their order, see `DistillationRows`; with online augmentation, what computes
-    them of the views of an epoch, see `DistillationViews`."""
+    """The teacher's, of the training rows in their order, see `DistillationRows`; with online augmentation, what
+    computes them of the views of an epoch, see `DistillationViews`."""
     features: FeatureDistillation | None = None
     """How features are compared. None: not at all. Then nothing may change the tokens of a row from one network to the
     other (packed batches, `LowResolution`, `RDrop`)."""
@@ -70,7 +70,8 @@ class DistillationTrainer(ClassifierTrainer):
         self.recorder: FeatureRecorder | None = None
         if features is not None:
             self.recorder = FeatureRecorder(model, features.required, skip=features.skip)
-            # As a part of the model while it trains: optimizer, clipping, processes and checkpoints then know its weights.
+            # As a part of the model while it trains: optimizer, clipping, processes and checkpoints then know its
+            # weights.
             comparing = nn.ModuleDict({str(place): module for place, module in features.losses.items()})
             model.add_module(COMPARING, comparing.to(args.device))
             self._anchor = model.register_forward_hook(_take_part)
@@ -104,8 +105,7 @@ class DistillationTrainer(ClassifierTrainer):
         targets, features = DistillationTargets(inputs["labels"], inputs[LOGITS], progress), self.teaching.features
         with ExitStack() as stack:
             if features is not None and self.recorder is not None:
-                with features.timer:
-                    theirs = features.teacher(inputs)
+                theirs = features.of_teacher(inputs)
                 own = stack.enter_context(self.recorder.recording(student))
                 targets = replace(targets, student_features=own, teacher_features=theirs)
             return super().compute_loss(model, {**student, "labels": targets}, return_outputs, num_items_in_batch)
@@ -122,8 +122,8 @@ class DistillationTrainer(ClassifierTrainer):
 
 
 def _take_part(model: nn.Module, _: object, output: ModelOutput) -> None:
-    """Let the logits depend, by 0, on the weights that compare: they are used after the forward pass alone, and processes that
-    share gradients would hold such weights for unused, and wait for no gradient of theirs."""
+    """Let the logits depend, by 0, on the weights that compare: they are used after the forward pass alone, and
+    processes that share gradients would hold such weights for unused, and wait for no gradient of theirs."""
     if model.training:
         weights = model.get_submodule(COMPARING).parameters()
         output.logits = output.logits + 0 * sum(weight.sum() for weight in weights)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from hf_finetune.utils.config import configclass
 from hf_finetune.utils.config_errors import Check
 
+T = TypeVar("T")
+
 
 @configclass
 class Ramp:
-    """From one number at the first optimiser step to another at the last."""
+    """From one number at the first optimizer step to another at the last."""
 
     start: float
     """At the first step."""
@@ -33,10 +35,12 @@ def _from_flag(arguments: list[str]) -> float | Ramp:
     start, *rest = arguments[0].split(":")
     if not rest:
         return float(start)
-    end, form = [*rest, "linear"][:2]
-    if len(rest) > 2 or form not in ("linear", "cosine"):
-        raise ValueError(f"expected START:END or START:END:cosine, got {arguments[0]}")
-    return Ramp(float(start), float(end), form)
+    match rest:
+        case [end] | [end, "linear"]:
+            return Ramp(float(start), float(end))
+        case [end, "cosine"]:
+            return Ramp(float(start), float(end), "cosine")
+    raise ValueError(f"expected START:END or START:END:cosine, got {arguments[0]}")
 
 
 def _to_flag(number: float | Ramp) -> list[str]:
@@ -69,8 +73,10 @@ def constant(number: Number) -> float:
     return number
 
 
-def settled(operation: Any, progress: float) -> Any:
-    """The frozen dataclass `operation` as it is after this share of the training: every `Ramp` among its fields a number."""
+def settled(operation: T, progress: float) -> T:
+    """The frozen dataclass `operation` as it is after this share of the training: every `Ramp` among its fields a
+    number."""
+    assert dataclasses.is_dataclass(operation) and not isinstance(operation, type)
     fields = ((f.name, getattr(operation, f.name)) for f in dataclasses.fields(operation))
-    ramps = {name: ramp.at(progress) for name, ramp in fields if isinstance(ramp, Ramp)}
+    ramps: dict[str, Any] = {name: ramp.at(progress) for name, ramp in fields if isinstance(ramp, Ramp)}
     return dataclasses.replace(operation, **ramps) if ramps else operation

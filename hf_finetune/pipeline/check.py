@@ -79,11 +79,8 @@ def check_teachers(teachers: Teachers | None, context: RunContext, data: RunData
     Raises:
         InputError: see `Teachers.members` and `distillation.teachers.Teacher.check`.
     """
-    splits = data.splits
-    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    present = {name: split for name, split in rows.items() if split is not None}
     for teacher in () if teachers is None else teachers.members:
-        teacher.check(present, data.inputs, context.recipe.data.augment, online=context.augments_online)
+        teacher.check(data.splits, data.inputs, context.recipe.data.augment, online=context.augments_online)
 
 
 def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:

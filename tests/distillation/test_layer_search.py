@@ -24,7 +24,8 @@ def column(*values: float) -> torch.Tensor:
 
 
 def test_linear_cka_by_hand() -> None:
-    """Centred (-1, 0, 1) and (-1, -1, 2): 3^2 / (2 x 6). A square's corners beside one of its diagonals: 2^2 / (sqrt 8 x 2)."""
+    """Centred (-1, 0, 1) and (-1, -1, 2): 3^2 / (2 x 6). A square's corners beside one of its diagonals: 2^2 / (sqrt 8
+    x 2)."""
     assert linear_cka([column(0, 1, 2)], [column(0, 0, 3)]).tolist() == [[pytest.approx(0.75)]]
     square = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
     found = linear_cka([square], [column(1, -1, 0, 0), square, column(5, 5, 5, 5)])
@@ -32,7 +33,8 @@ def test_linear_cka_by_hand() -> None:
 
 
 def test_what_linear_cka_does_not_see() -> None:
-    """A rotation, a factor and a shift; what stretches one feature alone it does see. Either way round it is the same."""
+    """A rotation, a factor and a shift; what stretches one feature alone it does see. Either way round it is the
+    same."""
     generator = torch.Generator().manual_seed(0)
     x_ND, y_NE = (torch.randn(50, width, generator=generator, dtype=torch.float64) for width in (6, 4))
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
@@ -102,8 +104,8 @@ def test_tokens_are_drawn_by_the_seed() -> None:
 
 
 def test_attention_by_hand() -> None:
-    """One token of two attends by halves in the student; in the teacher's first layer so do both heads together, one to each
-    token, in its second both by 1/4 and 3/4. The other token attends similarity in all."""
+    """One token of two attends by halves in the student; in the teacher's first layer so do both heads together, one to
+    each token, in its second both by 1/4 and 3/4. The other token attends similarity in all."""
     far, flat = 40.0, torch.zeros(1, 2, 2)
 
     def projected(scores: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,4 +1,5 @@
-"""Cached logits: to the bit up to so many classes, the likeliest of more; and what a killed run has computed is not lost."""
+"""Cached logits: to the bit up to so many classes, the likeliest of more; and what a killed run has computed is not
+lost."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""Teachers as others left them: without a limit, without a tokenizer's config, for pairs, with a precision that files lack; and
-what of many classes is cached."""
+"""Teachers as others left them: without a limit, without a tokenizer's config, for pairs, with a precision that files
+lack; and what of many classes is cached."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from helpers.small_runs import small_recipe, text_rows
 from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune.config.recipe import Distill
-from hf_finetune.distillation import logit_cache, network_teacher
+from hf_finetune.distillation import logit_cache
 from hf_finetune.distillation.config import MatchLogits, SoftTargets
 from hf_finetune.distillation.predictions import predict_rows
 from hf_finetune.distillation.teachers import Teacher, Teachers
@@ -93,7 +93,7 @@ def test_what_is_noted_and_refused(folder: Path, tmp_path: Path, monkeypatch: py
     found = [note for note in prepare(dataclasses.replace(recipe, objective=taught)).notes if "a.parquet" in note]
     assert len(found) == 2 and found[:1] == list(load(tmp_path / "a.parquet").notes)
     assert "objective.teacher_precision has no effect here" in found[1]
-    monkeypatch.setattr(network_teacher, "has_native_bf16", lambda _: True)
+    monkeypatch.setattr("hf_finetune.distillation.teachers.has_native_bf16", lambda _: True)
     both = (str(tmp_path / "a.parquet"), str(folder))
     assert list(Teachers(both, ("bad", "good"), "text", precision="bf16").notes) == found[:1]
     config = json.loads((folder / "config.json").read_text())
@@ -104,7 +104,8 @@ def test_what_is_noted_and_refused(folder: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_all_logits_where_each_is_matched(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two classes as if they were many: soft targets have the likeliest, in logarithms, the squares have the logits."""
+    """Of two classes as if they were many: soft targets have the likeliest, in logarithms, the squares have the
+    logits."""
     recipe, rows = small_recipe(tmp_path), text_rows(20)
     few = predict_rows((load(folder),), {"validation": rows}, budget_gb=1.0).logits["validation"]
     monkeypatch.setattr(logit_cache, "MANY", 1)

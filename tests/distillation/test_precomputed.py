@@ -38,7 +38,8 @@ def read(name: str, rows: Dataset = ROWS) -> np.ndarray:
 
 
 def test_three_ways_to_say_the_same(tmp_path: Path) -> None:
-    """Backwards, with rows that are not in the data, by text or digest; the columns in the order of the data's classes."""
+    """Backwards, with rows that are not in the data, by text or digest; the columns in the order of the data's
+    classes."""
     back, texts = slice(None, None, -1), ROWS["text"][:]
     expected = np.log(np.stack([1 - GOOD, GOOD], axis=1))
     by_text = {"text": [*texts[back], "another"], "p:good": [*GOOD[back], 0.5], "p:bad": [*(1 - GOOD)[back], 0.5]}
@@ -98,7 +99,7 @@ GOODS = {"p:good": GOOD, "p:bad": 1 - GOOD}
         ({"text": ROWS["text"][:], "p:good": GOOD, "p:bad": GOOD}, r"row 1: the columns p:NAME add up to 0.2, expected 1"),
         ({"text": ROWS["text"][:], "logit:good": [*GOOD[:5], np.nan], "logit:bad": GOOD}, r"row 6, column 'logit:good': expected a f"),
         ({"text": ROWS["text"][:], "p:good": ["x"] * 6, "p:bad": GOOD}, r"a column p:NAME does not hold numbers"),
-        ({"text": [*ROWS["text"][:5], ROWS["text"][0]], **GOODS}, r"rows 1 and 6 predict the same row, and not alike; keep one"),
+        ({"text": [*ROWS["text"][:5], ROWS["text"][0]], **GOODS}, r"rows 1 and 6 predict one row, and not alike; keep one"),
         ({"text": [*ROWS["text"][:5], None], **GOODS}, r"row 6, column 'text': expected text, got nothing"),
         ({"text": ROWS["text"][:], **GOODS, "logit:good": GOOD, "logit:bad": GOOD}, r"has columns logit:NAME and p:NAME; keep"),
         ({"digest": ["xy"] * 6, **GOODS}, r"column 'digest' does not hold hexadecimal digits alone"),
@@ -111,8 +112,8 @@ def test_what_is_refused(tmp_path: Path, columns: dict[str, Any], said: str) -> 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_rows_that_are_predicted_twice(tmp_path: Path, kind: type) -> None:
-    """Neighbours of float16, of which two differ by .0078 at 8, and a row of two classes as good as equal: the first counts,
-    and what it is worth is said once. Two classes that neither prediction doubts are refused."""
+    """Neighbours of float16, of which two differ by .0078 at 8, and a row of two classes as good as equal: the first
+    counts, and what it is worth is said once. Two classes that neither prediction doubts are refused."""
     twice = np.array([[8.0, -3.0], [0.01, 0.0], [8.0078, -3.0], [0.0, 0.05]])
     digests = [DIGESTS[i] for i in (0, 1, 0, 1)]
     given = read_precomputed(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
@@ -122,7 +123,7 @@ def test_rows_that_are_predicted_twice(tmp_path: Path, kind: type) -> None:
     alike = array(tmp_path, twice[[0, 1, 2, 1]].astype(kind), digests=digests)
     assert read_precomputed(alike, ("bad", "good")).notes == ()
     twice[3] = 0.0, 0.25
-    with pytest.raises(InputError, match="rows 2 and 4 predict the same row, and not alike; keep one"):
+    with pytest.raises(InputError, match="rows 2 and 4 predict one row, and not alike; keep one"):
         read_precomputed(array(tmp_path, twice.astype(kind), digests=digests), ("bad", "good"))
 
 

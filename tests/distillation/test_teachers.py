@@ -173,13 +173,13 @@ def test_half_precision(tmp_path: Path, own_cache: Path, monkeypatch: pytest.Mon
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(200)
     exact = predict(checkpoint, rows).logits["validation"]
     half = Teachers((str(checkpoint),), ("bad", "good"), "text", precision="bf16")
-    monkeypatch.setattr(network_teacher, "has_native_bf16", lambda _: True)
+    monkeypatch.setattr("hf_finetune.distillation.teachers.has_native_bf16", lambda _: True)
     found = predict_rows(half.members, {"validation": rows}, budget_gb=1.0)
     half.release()
     assert not found.cached and len(list(own_cache.glob("teacher/*"))) == 2
     difference = np.abs(found.logits["validation"] - exact).max()
     assert 0 < difference < 0.05 and np.array_equal(found.logits["validation"].argmax(-1), exact.argmax(-1))
-    monkeypatch.setattr(network_teacher, "has_native_bf16", lambda _: False)
+    monkeypatch.setattr("hf_finetune.distillation.teachers.has_native_bf16", lambda _: False)
     with pytest.raises(InputError, match=r"^objective.teacher_precision: expected float32 on this cpu, which does not"):
         _ = half.members
 
@@ -238,7 +238,8 @@ def answered(*classes: int) -> np.ndarray:
 
 
 def test_report_by_hand() -> None:
-    """Four test rows: the student has three right, the teacher four; on validation the teacher is worse than the majority."""
+    """Four test rows: the student has three right, the teacher four; on validation the teacher is worse than the
+    majority."""
     splits = {
         "train": Dataset.from_dict({"label": [0, 0, 1]}),
         "validation": Dataset.from_dict({"label": [0, 0, 0, 1]}),

@@ -44,7 +44,8 @@ def test_labels_of_no_weight_are_not_looked_at() -> None:
 
 
 def test_a_labels_weight_that_changes() -> None:
-    """ln(3)^2 of the teacher, and of the labels' ln 2 nine tenths at the first step, half in the middle, one at the last."""
+    """ln(3)^2 of the teacher, and of the labels' ln 2 nine tenths at the first step, half in the middle, one at the
+    last."""
     loss = DistillationLoss(WeightedLoss(), Ramp(0.9, 0.1), (MatchLogits(weight=2.0),))
     found = [
         float(loss(STUDENT, DistillationTargets(torch.tensor([1]), TEACHER, progress))) for progress in (0.0, 0.5, 1.0)
@@ -71,7 +72,8 @@ def test_each_of_two_heads_has_its_own_part() -> None:
 
 
 def test_a_row_without_a_label() -> None:
-    """It costs what the kinds say, with the class that the teacher answers where one asks for a label; its neighbour more."""
+    """It costs what the kinds say, with the class that the teacher answers where one asks for a label; its neighbour
+    more."""
     kinds = (MatchLogits(weight=2.0), DecoupledKD(temperature=1.0, alpha=1.0, weight=1.0))
     loss = DistillationLoss(WeightedLoss(weights_C=torch.tensor([1.0, 0.25])), 2.0, kinds)
     target = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
@@ -108,8 +110,8 @@ def losses(trainer: DistillationTrainer) -> list[float]:
 
 
 def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
-    """20 rows in steps of 7 and 6, cut into unequal thirds, some without a label: each loss by hand, from the logits of its
-    very rows. The labels count 3 at the first step, 2 at the second, 1 at the last."""
+    """20 rows in steps of 7 and 6, cut into unequal thirds, some without a label: each loss by hand, from the logits of
+    its very rows. The labels count 3 at the first step, 2 at the second, 1 at the last."""
     loss = DistillationLoss(WeightedLoss(), Ramp(3.0, 1.0), (MatchLogits(2.0),))
     fields = {"rows": 20, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
     trainer = small_trainer(tmp_path, "bert", trainer=partial(student, loss=loss), **fields)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import MinLen
 
-from hf_finetune.distillation.networks import PLAIN_ATTENTION, LayerPairs, Networks, layer_pairs
+from hf_finetune.distillation.features import (
+    PLAIN_ATTENTION,
+    FeaturePair,
+    LayerPairs,
+    Networks,
+    Required,
+    RequiredFeatures,
+    compared_layers,
+    layer_pairs,
+)
 from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
-    import torch
-
-    from hf_finetune.distillation.features import Features, RequiredFeatures
+    from torch import Generator, Tensor
 
 
 @configclass
@@ -24,49 +30,42 @@ class AttentionMaps:
     Where the two networks have other numbers of heads, by the mean over each one's heads. Without dropout's noise."""
 
     layers: Literal["uniform", "last", "searched"] | Annotated[LayerPairs, MinLen(1)] = "uniform"
-    """Which layers go together, see HiddenStates; searched: by the divergence of the heads' mean attention; pairs count from
-    1."""
+    """Which layers go together, see HiddenStates; searched: by the divergence of the heads' mean attention; pairs count
+    from 1."""
     form: Literal["kl", "mse"] = "kl"
     """kl: divergence from the teacher's attention; mse: squared difference of the probabilities."""
     weight: Weight = 0.5
     """How much the mean over the pairs counts; Ramp(start, end) changes it over the training."""
 
-    def required(self, networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:
-        """Return what the loss needs of the student, and of the teacher; all layers where they are to be searched.
+    def required(self, networks: Networks) -> Required:
+        """Return the features that it needs of the student, and of the teacher.
 
         Raises:
-            InputError: one of the two does not have it.
+            InputError: one of the two does not have them.
         """
-        from hf_finetune.distillation.features import RequiredFeatures
-
         networks.check_families(self, PLAIN_ATTENTION, "attention maps can be told of queries and keys")
-        every = tuple(range(1, layers + 1) for layers in networks.layers)
-        student, teacher = every if self.layers == "searched" else zip(*self._pairs(networks), strict=True)
-        return RequiredFeatures(attention=frozenset(student)), RequiredFeatures(attention=frozenset(teacher))
+        student, teacher = compared_layers(self.layers, networks, lowest=1)
+        return RequiredFeatures(attention=student), RequiredFeatures(attention=teacher)
 
-    def initial_weights(self, networks: Networks, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def initial_weights(self, networks: Networks, generator: Generator) -> dict[str, Tensor]:
         """Return no weights: attention has no width."""
         return {}
 
-    def __call__(
-        self, student: Features, teacher: Features, networks: Networks, weights: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """Compute the difference of each row's attention (B,), the mean over tokens, heads and pairs."""
+    def __call__(self, pair: FeaturePair) -> Tensor:
+        """Compute the difference of each row's attention (B,), the mean over tokens, heads and pairs of layers."""
         import torch
 
         from hf_finetune.distillation.losses import functional
 
         compare = {"kl": functional.attention_kl, "mse": functional.attention_mse}[self.form]
+        heads, other_heads = pair.networks.heads
         differences = []
-        for pair in self._pairs(networks):
+        for own, other in layer_pairs(self.layers, pair.networks, lowest=1):
             maps = [
-                features.log_attention(layer, heads)
-                for features, layer, heads in zip((student, teacher), pair, networks.heads, strict=True)
+                functional.log_attention_map(pair.student, own, heads),
+                functional.log_attention_map(pair.teacher, other, other_heads),
             ]
-            if networks.heads[0] != networks.heads[1]:
+            if heads != other_heads:
                 maps = [functional.mean_over_heads(log_BHTT) for log_BHTT in maps]
-            differences.append(compare(*maps, student.mask_BT))
+            differences.append(compare(maps[0], maps[1], pair.mask_BT))
         return torch.stack(differences).mean(0)
-
-    def _pairs(self, networks: Networks) -> LayerPairs:
-        return layer_pairs(self.layers, networks, lowest=1)

@@ -11,7 +11,7 @@ from hf_finetune.distillation.weight_schedules import Temperature, Weight, const
 from hf_finetune.utils.config import NonNegative, configclass
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 @configclass
@@ -24,18 +24,19 @@ class DecoupledKD:
     alpha: NonNegative = 1.0
     """Weight of the first part."""
     beta: NonNegative = 8.0
-    """Weight of the second part, which a sure teacher would otherwise hardly tell; it is 0 where there are two classes."""
+    """Weight of the second part, which a sure teacher would otherwise hardly tell; it is 0 where there are two
+    classes."""
     weight: Weight = 0.5
     """How much both count; Ramp(start, end) changes it over the training."""
 
     needs_all_logits: ClassVar[bool] = False
 
-    def __call__(self, student_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def __call__(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """Compute T^2 (alpha target + beta others) of each row (B,), in float32.
 
-        target is KL(teacher || student) of "the label or another class", others that among the other classes alone. Soft
-        targets are target + (1 - p) others, p the teacher's probability of the label: the surer the teacher, the less it
-        tells of the others.
+        target is KL(teacher || student) of "the label or another class", others that among the other classes alone.
+        Soft targets are target + (1 - p) others, p the teacher's probability of the label: the surer the teacher, the
+        less it tells of the others.
         """
         from hf_finetune.distillation.losses.functional import kl_divergence
 
@@ -46,7 +47,7 @@ class DecoupledKD:
         return temperature**2 * (self.alpha * target_B + self.beta * kl_divergence(teacher_others_BO, others_BO))
 
 
-def _parts(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _parts(logits_BC: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
     """Return log-probabilities: of the label and of any other class (B, 2), and of each among the others (B, O)."""
     import torch
     from torch.nn import functional as F

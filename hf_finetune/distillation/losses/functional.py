@@ -12,7 +12,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from hf_finetune.distillation.networks import Networks
+from hf_finetune.distillation.features import Features, Networks
 from hf_finetune.models.families import width_of
 from hf_finetune.training.losses.contrastive import at_least_float32
 
@@ -51,8 +51,8 @@ def log_attention(
     """Compute logarithms of scaled dot-product attention: how much each token attends to each other one.
 
     Args:
-        query_BTD: all heads side by side, D a multiple of `heads`; likewise the keys. The same tensor twice gives MiniLMv2's
-            relation of a layer's queries, keys or values among themselves (arXiv:2012.15828).
+        query_BTD: all heads side by side, D a multiple of `heads`; likewise the keys. The same tensor twice gives
+            MiniLMv2's relation of a layer's queries, keys or values among themselves (arXiv:2012.15828).
         mask_BT: 0 for padding, to which nobody attends; None: there is none.
         heads: H.
 
@@ -66,6 +66,12 @@ def log_attention(
     if mask_BT is not None:
         scores_BHTT = scores_BHTT.masked_fill(mask_BT[:, None, None, :] == 0, PADDING)
     return scores_BHTT.log_softmax(-1)
+
+
+def log_attention_map(features: Features, layer: int, heads: int) -> torch.Tensor:
+    """Compute the logarithms of the attention map of a layer, see `log_attention`."""
+    projected = features.attention[layer]
+    return log_attention(projected["query"], projected["key"], features.mask_BT, heads=heads)
 
 
 def attention_kl(
@@ -87,8 +93,8 @@ def attention_mse(
 ) -> torch.Tensor:
     """Squared difference of the attention's probabilities (B,), 2 at most, the mean over heads and tokens.
 
-    The sum over the tokens attended to, because the probabilities of a token share a mass of 1: their mean would shrink with
-    the length of the row.
+    The sum over the tokens attended to, because the probabilities of a token share a mass of 1: their mean would shrink
+    with the length of the row.
 
     Args:
         student_BHTT: see `log_attention`; likewise the teacher's.
@@ -117,8 +123,3 @@ def embedding_projection(networks: Networks, generator: torch.Generator) -> dict
     """Return a projection where the widths differ, else no weights."""
     student, teacher = map(width_of, networks)
     return {} if student == teacher else {"projection": initial_projection(networks, generator)}
-
-
-def project(x: torch.Tensor, projection: torch.Tensor | None) -> torch.Tensor:
-    """Map states onto the teacher's width, in float32. None: they are of that width."""
-    return x if projection is None else F.linear(x.float(), projection)

@@ -8,7 +8,7 @@ from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 @configclass
@@ -20,7 +20,7 @@ class HardLabel:
 
     needs_all_logits: ClassVar[bool] = False
 
-    def __call__(self, student_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def __call__(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """Compute the cross-entropy of each row (B,) against the class that the teacher predicts, in float32."""
         from torch.nn import functional as F
 

@@ -8,7 +8,7 @@ from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 @configclass
@@ -20,6 +20,6 @@ class MatchLogits:
 
     needs_all_logits: ClassVar[bool] = True
 
-    def __call__(self, student_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def __call__(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """Compute the squared difference of the logits of each row (B,), the mean over the classes, in float32."""
         return (student_BC.float() - teacher_BC.float()).square().mean(-1)

@@ -5,17 +5,15 @@ Legend: B rows, D width, O other rows or pairs of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
-from hf_finetune.distillation.networks import Networks
+from hf_finetune.distillation.features import FeaturePair, Networks, Pooling, Required, required_embeddings
 from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import NonNegative, configclass
 
 if TYPE_CHECKING:
-    import torch
-
-    from hf_finetune.distillation.features import Features, RequiredFeatures
+    from torch import Generator, Tensor
 
 
 # Two rows nearer than so many times a network's mean distance have a direction shorter than 1.
@@ -33,36 +31,33 @@ class RelationalKD:
     """Weight of the distances within it."""
     angle: NonNegative = 2.0
     """Weight of the angles within it."""
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Pooling = "mean"
     """See Embedding."""
     weight: Weight = 0.5
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     compares_rows: ClassVar[bool] = True
 
-    def required(self, networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:
-        """Return what the loss needs of the student, and of the teacher.
+    def required(self, networks: Networks) -> Required:
+        """Return the features that it needs of the student, and of the teacher.
 
         Raises:
-            InputError: one of the two does not have it.
+            InputError: one of the two does not have them.
         """
-        from hf_finetune.distillation.features import required_embeddings
-
         return required_embeddings(self, self.pooling, networks)
 
-    def initial_weights(self, networks: Networks, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def initial_weights(self, networks: Networks, generator: Generator) -> dict[str, Tensor]:
         """Return no weights: distances and angles have no width."""
         return {}
 
-    def __call__(
-        self, student: Features, teacher: Features, networks: Networks, weights: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def __call__(self, pair: FeaturePair) -> Tensor:
         """Compute the Huber losses between the two networks' distances and angles of each row (B,)."""
-        pair = student.pooled[self.pooling], teacher.pooled[self.pooling]
-        return self.distance * _huber(distances, *pair, least=2) + self.angle * _huber(angles, *pair, least=3)
+        own_BD, other_BD = pair.embeddings(self.pooling)
+        distance_B = _huber(distances, own_BD, other_BD, least=2)
+        return self.distance * distance_B + self.angle * _huber(angles, own_BD, other_BD, least=3)
 
 
-def distances(x_BD: torch.Tensor) -> torch.Tensor:
+def distances(x_BD: Tensor) -> Tensor:
     """Return the distance from each row to the others (B, O), divided by their mean, so that no scale matters."""
     import torch
 
@@ -71,11 +66,11 @@ def distances(x_BD: torch.Tensor) -> torch.Tensor:
     return distance_BO / distance_BO.mean().clamp_min(torch.finfo(distance_BO.dtype).tiny)
 
 
-def angles(x_BD: torch.Tensor) -> torch.Tensor:
+def angles(x_BD: Tensor) -> Tensor:
     """Return the cosines of the angles under which each row sees two others (B, O).
 
-    Two rows that a network hardly tells apart have a direction shorter than 1: that of rounding, at full length, would send
-    gradients of any size back.
+    Two rows that a network hardly tells apart have a direction shorter than 1: that of rounding, at full length, would
+    send gradients of any size back.
     """
     import torch
 
@@ -89,9 +84,7 @@ def angles(x_BD: torch.Tensor) -> torch.Tensor:
     return (direction_BBD @ direction_BBD.transpose(1, 2))[is_triple_BBB].view(len(x_BD), -1)
 
 
-def _huber(
-    relation: Callable[[torch.Tensor], torch.Tensor], student_BD: torch.Tensor, teacher_BD: torch.Tensor, *, least: int
-) -> torch.Tensor:
+def _huber(relation: Callable[[Tensor], Tensor], student_BD: Tensor, teacher_BD: Tensor, *, least: int) -> Tensor:
     """Huber loss between a relation of the two networks' embeddings (B,): the mean over the other rows.
 
     Of fewer than `least` rows 0, with a gradient of 0: every weight takes part in every step, as processes that share
@@ -106,7 +99,7 @@ def _huber(
     return F.smooth_l1_loss(relation(student_BD), relation(teacher_BD), reduction="none").mean(-1)
 
 
-def _differences(x_BD: torch.Tensor) -> torch.Tensor:
+def _differences(x_BD: Tensor) -> Tensor:
     """Return every row minus every other one, shape (B, B, D)."""
     from hf_finetune.training.losses.contrastive import at_least_float32
 

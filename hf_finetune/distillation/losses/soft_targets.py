@@ -8,7 +8,7 @@ from hf_finetune.distillation.weight_schedules import Temperature, Weight, const
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 @configclass
@@ -16,14 +16,14 @@ class SoftTargets:
     """The teacher's probabilities of all classes, softened by a temperature (arXiv:1503.02531)."""
 
     temperature: Temperature = 2.0
-    """Divides both logits: the higher, the more the classes count that the teacher does not answer. Ramp(start, end) changes
-    it over the training."""
+    """Divides both logits: the higher, the more the classes count that the teacher does not answer. Ramp(start, end)
+    changes it over the training."""
     weight: Weight = 0.5
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     needs_all_logits: ClassVar[bool] = False
 
-    def __call__(self, student_BC: torch.Tensor, teacher_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+    def __call__(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """Compute T^2 KL(teacher || student) of each row (B,), both softened by the temperature T, in float32.
 
         The gradient shrinks with 1 / T^2; the factor makes up for it.

@@ -1,4 +1,5 @@
-"""The inside of a student beside its teacher's: which layers go together, and that a step is the same however it is cut."""
+"""The inside of a student beside its teacher's: which layers go together, and that a step is the same however it is
+cut."""
 
 from dataclasses import replace
 from functools import partial, reduce
@@ -24,9 +25,9 @@ from hf_finetune.distillation.config import (
     RelationalKD,
 )
 from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss
-from hf_finetune.distillation.features import FeatureRecorder, Features, embeddings
+from hf_finetune.distillation.feature_recorder import FeatureRecorder, embeddings
+from hf_finetune.distillation.features import Features, Networks, layer_pairs
 from hf_finetune.distillation.loss import DistillationLoss
-from hf_finetune.distillation.networks import Networks, layer_pairs
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.distillation.training_rows import embedding_column
 from hf_finetune.distillation.weight_schedules import Ramp
@@ -65,7 +66,8 @@ def test_layers_that_go_together() -> None:
 
 
 def test_hidden_states_of_pairs_by_hand() -> None:
-    """Of one width the projection begins as the identity: squares of 4 for the embeddings, of 1 for the layer, 2.5 together."""
+    """Of one width the projection begins as the identity: squares of 4 for the embeddings, of 1 for the layer, 2.5
+    together."""
     zero, one, two = (torch.full((1, 2, 4), float(x)) for x in range(3))
     student, teacher = Features(hidden={0: zero, 1: zero}), Features(hidden={0: two, 1: zero, 2: one})
     assert compared(HiddenStates(((0, 0), (1, 2))), Networks(config(1), config(2)), student, teacher) == [2.5]
@@ -73,7 +75,8 @@ def test_hidden_states_of_pairs_by_hand() -> None:
 
 
 def test_a_learned_map_by_hand() -> None:
-    """At first the mean of the teacher's layers, 0 and 4: a square of 4; with the scores ln 3 and 0 a quarter of 4: 1."""
+    """At first the mean of the teacher's layers, 0 and 4: a square of 4; with the scores ln 3 and 0 a quarter of 4:
+    1."""
     zero, four = torch.zeros(1, 2, 4), torch.full((1, 2, 4), 4.0)
     networks, kind = Networks(config(1), config(2)), HiddenStates("learned")
     module = FeatureLoss(kind, networks, torch.Generator())
@@ -157,7 +160,8 @@ KINDS = (
 def student(
     model: nn.Module, args: TrainingArguments, setup: TrainingSetup, kinds: tuple[FeatureKind, ...] = KINDS
 ) -> DistillationTrainer:
-    """Taught by a BERT at random of another width and depth, whose embeddings are numbers that differ from row to row."""
+    """Taught by a BERT at random of another width and depth, whose embeddings are numbers that differ from row to
+    row."""
     checkpoint = Path(args.output_dir) / "teacher"
     shape = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 64}
     if not checkpoint.exists():
@@ -171,12 +175,12 @@ def student(
         given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
         with torch.no_grad(), watch.recording(given) as states:
             teacher(**given)
-        states.pooled = {"mean": batch[embedding_column("mean")]}
         return states
 
     generator = torch.Generator().manual_seed(0)
     insides = FeatureDistillation(
         own,
+        theirs.poolings,
         {place: FeatureLoss(kind, networks, generator) for place, kind in enumerate(kinds)},
         inside,
         {embedding_column("mean"): rng.normal(size=(len(setup.data.train), 48)).astype(np.float32)},

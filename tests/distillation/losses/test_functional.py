@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_finetune.distillation.config import Embedding, EmbeddingKind, RelationalKD
-from hf_finetune.distillation.features import Features
+from hf_finetune.distillation.features import FeaturePair, Features, Networks
 from hf_finetune.distillation.losses.functional import (
     attention_kl,
     attention_mse,
@@ -16,7 +16,6 @@ from hf_finetune.distillation.losses.functional import (
     mean_over_heads,
     squared_difference,
 )
-from hf_finetune.distillation.networks import Networks
 from hf_finetune.training.losses.contrastive import contrastive
 
 LN3 = math.log(3)
@@ -26,7 +25,7 @@ MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 def compared(kind: EmbeddingKind, student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
     """The loss between embeddings that need no projection."""
     student, teacher = Features(pooled={"mean": student_BD}), Features(pooled={"mean": teacher_BD})
-    return kind(student, teacher, Networks(None, None), {})
+    return kind(FeaturePair(student, teacher, Networks(None, None), {}))
 
 
 cosine = partial(compared, Embedding())
@@ -56,7 +55,8 @@ def test_attention_by_hand() -> None:
 
 
 def test_attention_losses_by_hand() -> None:
-    """Two tokens: the first attends alike in both networks, the second by halves in the student, 1/4 and 3/4 in the teacher.
+    """Two tokens: the first attends alike in both networks, the second by halves in the student, 1/4 and 3/4 in the
+    teacher.
 
     The third is padding.
     """
@@ -74,7 +74,8 @@ def test_cosine_by_hand() -> None:
 
 
 def test_relational_distance_by_hand() -> None:
-    """On a line: the student's rows at 0, 1, 3 (distances 1, 2, 3 of mean 2), the teacher's at 0, 1, 2 (1, 1, 2 of 4/3)."""
+    """On a line: the student's rows at 0, 1, 3 (distances 1, 2, 3 of mean 2), the teacher's at 0, 1, 2 (1, 1, 2 of
+    4/3)."""
     student, teacher = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     # Relative distances 0-1, 1-2, 0-2: 1/2, 1, 3/2 against 3/4, 3/4, 3/2.
     first, second, third = 0.5 * 0.25**2, 0.5 * 0.25**2, 0.0
@@ -85,7 +86,8 @@ def test_relational_distance_by_hand() -> None:
 
 
 def test_relational_angle_by_hand() -> None:
-    """Right angle at the first row and 45 degrees at the others; the teacher's three are in a line, the first between."""
+    """Right angle at the first row and 45 degrees at the others; the teacher's three are in a line, the first
+    between."""
     student = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     teacher = torch.tensor([[0.0], [1.0], [-1.0]])
     # Cosines 0 and 1 / sqrt 2, against -1 and 1.
@@ -107,7 +109,8 @@ def test_two_rows_that_a_network_hardly_tells_apart_send_back_no_more_than_other
 
 
 def test_contrastive_by_hand() -> None:
-    """Cosines 1 and 0 to the own and the other row's, at temperature 1 / ln 3: found with 3 to 1; a lone row is found."""
+    """Cosines 1 and 0 to the own and the other row's, at temperature 1 / ln 3: found with 3 to 1; a lone row is
+    found."""
     student, teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]])
     assert contrastive(student, teacher, temperature=1 / LN3).tolist() == pytest.approx([math.log(4 / 3)] * 2)
     assert contrastive(student, teacher.flip(0), temperature=1 / LN3).tolist() == pytest.approx([math.log(4)] * 2)

@@ -73,7 +73,8 @@ def test_gradients(kind: DistillationKind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
 def test_answers_that_are_certain_have_finite_gradients(kind: DistillationKind) -> None:
-    """Probabilities of 0 and 1 to the last digit, where the two disagree and where they agree; half precision as well."""
+    """Probabilities of 0 and 1 to the last digit, where the two disagree and where they agree; half precision as
+    well."""
     student = torch.tensor([[200.0, -200.0, 0.0], [200.0, 0.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
     teacher = torch.tensor([[-200.0, 200.0, 0.0], [200.0, 0.0, 0.0]])
     losses = kind(student, teacher, torch.tensor([1, 0]))

@@ -11,8 +11,16 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Embedding, FeatureKind, HiddenStates
-from hf_finetune.distillation.features import EmbeddingModel, FeatureRecorder, Features, RequiredFeatures, embeddings
-from hf_finetune.distillation.networks import PLAIN_ATTENTION, PROJECTED_ATTENTION, UNIFORM_LAYERS, Networks
+from hf_finetune.distillation.feature_recorder import EmbeddingModel, FeatureRecorder, embeddings
+from hf_finetune.distillation.features import (
+    PLAIN_ATTENTION,
+    PROJECTED_ATTENTION,
+    UNIFORM_LAYERS,
+    Features,
+    Networks,
+    RequiredFeatures,
+)
+from hf_finetune.distillation.losses.functional import log_attention_map
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import tokens_before_patches
 from hf_finetune.models.kernels.layers import Fused, fused_layers
@@ -53,8 +61,8 @@ def taken(model: nn.Module, batch: dict[str, torch.Tensor], required: RequiredFe
 
 @pytest.mark.parametrize("family", [*TEXTS, *IMAGES])
 def test_what_is_taken(tmp_path: Path, family: str) -> None:
-    """States as `output_hidden_states` gives them (below the final norm, for the last of those that have one), attention
-    as `output_attentions`, embeddings by hand."""
+    """States as `output_hidden_states` gives them (below the final norm, for the last of those that have one),
+    attention as `output_attentions`, embeddings by hand."""
     assert family in UNIFORM_LAYERS
     model, batch = made(tmp_path, family)
     model.set_attn_implementation("eager")
@@ -71,7 +79,7 @@ def test_what_is_taken(tmp_path: Path, family: str) -> None:
     assert states.attention.keys() == layers
     for layer in layers:
         of = states.attention[layer]
-        found = states.log_attention(layer, model.config.num_attention_heads)
+        found = log_attention_map(states, layer, model.config.num_attention_heads)
         close = torch.allclose(found.exp(), expected.attentions[layer - 1], atol=1e-6)
         assert close == (family in PLAIN_ATTENTION)
         assert of["value"].shape == of["query"].shape and not torch.equal(of["value"], of["query"])
@@ -127,7 +135,7 @@ def test_a_layer_that_is_looked_into_is_not_fused(tmp_path: Path) -> None:
         ("mpnet", AttentionMaps(), "attention maps can be told of queries and keys in bert, "),
         ("deberta-v2", AttentionRelations(), "queries, keys and values stand apart in .* not in deberta-v2"),
         ("albert", HiddenStates(), "layers of one width follow one another in .* not in albert"),
-        ("swin", Embedding("cls"), "swin has no first token that stands for a row; pooling mean"),
+        ("swin", Embedding("cls"), "a first token stands for a row .* not in swin"),
         ("poolformer", Embedding(), "rows are read in bert, .* not in poolformer"),
     ],
 )
