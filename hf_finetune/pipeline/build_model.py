@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any, cast
 
 from peft import PeftModel
@@ -30,7 +29,7 @@ from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.models.surgery.reinit import refuse_frozen, reinitialized_layers
 from hf_finetune.models.trainable import train_only
 from hf_finetune.pipeline.batching import trains_unpadded
-from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData, RunModel
+from hf_finetune.pipeline.context import Origin, PreparedRun, RunContext, RunData, RunModel
 from hf_finetune.pipeline.run_folder import finished_run
 from hf_finetune.training.flops import patches
 from hf_finetune.utils import hashing
@@ -48,85 +47,8 @@ WITHOUT_ADAPTER = (
 )
 
 
-def build_model(context: RunContext, data: RunData) -> tuple[RunModel, PreTrainedModel]:
-    """Load the checkpoint as a classifier of the data's classes, and find out where its weights come from.
-
-    Returns:
-        The model, and the network as it will train, to be looked at: an adapter is on a copy of it. The head is fitted
-        before it goes on the network itself, but one that does not fit is refused now.
-
-    Raises:
-        InputError: see `load_network` and `with_adapter`; an adapter that could not be pushed.
-    """
-    recipe, checkpoint = context.recipe, context.checkpoint
-    student = load_network(context, data)
-    network, fresh = student.loaded.model, student.loaded.fresh
-    trial = with_adapter(copy.deepcopy(network), context, fresh) if recipe.adapts else network
-    weights = checkpoint.commit or hashing.of_files(*(checkpoint.weights or (checkpoint.folder / "config.json",)))
-    before = finished_run(checkpoint.folder) or {}
-    base_changed = _base_changed(context, network)
-    if before and isinstance(trial, PeftModel) and not recipe.model.base_model:
-        # Under an adapter lies what that run left, and not the checkpoint that it began from.
-        if adapters.mergeable(trial):
-            base_changed = base_changed or "the run before it"
-        elif recipe.hub.repo_id is not None:
-            raise InputError(f"hub.repo_id: {ALONE_AFTER_A_RUN.format(before['name'])}")
-    model = RunModel(
-        network,
-        fresh,
-        weights,
-        base_model=_base_model(context, weights, before),
-        base_changed=base_changed,
-        started_from={name: before[name] for name in ("name", "labels", "method")} if before else None,
-        shrink=student.shrink,
-        image_tokens=student.image_tokens,
-        notes=(*student.loaded.notes, *student.notes),
-    )
-    return model, trial
-
-
-def _base_model(context: RunContext, weights: str, before: dict[str, Any]) -> str | None:
-    """Hub id of what the weights come from; None where it is not known, or they come from nothing.
-
-    Args:
-        weights: see `RunModel.weights`.
-        before: result.json of the run that the checkpoint comes from; {}: from none.
-    """
-    model, checkpoint = context.recipe.model, context.checkpoint
-    if model.from_config is not None:
-        return None
-    known = checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights) or before.get("base_model")
-    return model.base_model or known
-
-
-def _base_changed(context: RunContext, network: PreTrainedModel) -> str | None:
-    """See `RunModel.base_changed`."""
-    recipe = context.recipe
-    if recipe.model.surgery:
-        return "surgery"
-    if recipe.pretrain.objective is not None:
-        return "pretraining"
-    # A field of the config, by which the stock class pools otherwise than the checkpoint's own.
-    pooling = recipe.model.pooling
-    if recipe.model.from_config is None and pooling != "default" and can_switch(network.config, pooling):
-        own = type(network.config).from_pretrained(context.checkpoint.folder)
-        return None if stock_head(own) == stock_head(network.config) else "model.pooling"
-    return None
-
-
-@dataclass(frozen=True)
-class Student:
-    """A classifier before its first step."""
-
-    loaded: Loaded
-    shrink: Shrink | None
-    image_tokens: int | None
-    notes: tuple[str, ...]
-    """What its user should know."""
-
-
-def load_network(context: RunContext, data: RunData) -> Student:
-    """The checkpoint as a classifier of the data's classes, with the recipe's head, surgery and frozen layers.
+def build_model(context: RunContext, data: RunData) -> RunModel:
+    """Load the checkpoint as a classifier of the data's classes, with the recipe's head, surgery and frozen layers.
 
     Raises:
         InputError: see `load_classifier`, and what changes the model after it.
@@ -152,9 +74,74 @@ def load_network(context: RunContext, data: RunData) -> Student:
     loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
     loaded = with_own_head(loaded, model, seed=recipe.train.seed)
     shrink, image_tokens, size_notes = _fit_to_images(context, data, loaded.model)
-    notes = _fix_batch_norm(context, loaded.model)
+    notes = (*loaded.notes, *_fix_batch_norm(context, loaded.model), *([TWO_HEADS] if two_heads else []), *size_notes)
     _freeze(context, loaded)
-    return Student(loaded, shrink, image_tokens, (*notes, *([TWO_HEADS] if two_heads else []), *size_notes))
+    return RunModel(loaded.model, loaded.fresh, shrink, image_tokens, notes)
+
+
+def trial_network(context: RunContext, model: RunModel) -> PreTrainedModel:
+    """The network as it will train, to be looked at: an adapter is on a copy of it.
+
+    The head is fitted before an adapter goes on the network itself, but one that does not fit is refused now.
+
+    Raises:
+        InputError: see `with_adapter`.
+    """
+    if not context.recipe.adapts:
+        return model.network
+    return with_adapter(copy.deepcopy(model.network), context, model.fresh)
+
+
+def find_origin(context: RunContext, network: PreTrainedModel, trial: PreTrainedModel) -> Origin:
+    """Find out where the network's weights come from.
+
+    Args:
+        trial: see `trial_network`.
+
+    Raises:
+        InputError: an adapter that could not be pushed, as it needs what an earlier run left.
+    """
+    recipe, checkpoint = context.recipe, context.checkpoint
+    weights = checkpoint.commit or hashing.of_files(*(checkpoint.weights or (checkpoint.folder / "config.json",)))
+    before = finished_run(checkpoint.folder) or {}
+    base_changed = _base_changed(context, network)
+    if before and isinstance(trial, PeftModel) and not recipe.model.base_model:
+        # Under an adapter lies what that run left, and not the checkpoint that it began from.
+        if adapters.mergeable(trial):
+            base_changed = base_changed or "the run before it"
+        elif recipe.hub.repo_id is not None:
+            raise InputError(f"hub.repo_id: {ALONE_AFTER_A_RUN.format(before['name'])}")
+    started_from = {name: before[name] for name in ("name", "labels", "method")} if before else None
+    return Origin(weights, _base_model(context, weights, before), base_changed, started_from)
+
+
+def _base_model(context: RunContext, weights: str, before: dict[str, Any]) -> str | None:
+    """Hub id of what the weights come from; None where it is not known, or they come from nothing.
+
+    Args:
+        weights: see `Origin.weights`.
+        before: result.json of the run that the checkpoint comes from; {}: from none.
+    """
+    model, checkpoint = context.recipe.model, context.checkpoint
+    if model.from_config is not None:
+        return None
+    known = checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights) or before.get("base_model")
+    return model.base_model or known
+
+
+def _base_changed(context: RunContext, network: PreTrainedModel) -> str | None:
+    """See `Origin.base_changed`."""
+    recipe = context.recipe
+    if recipe.model.surgery:
+        return "surgery"
+    if recipe.pretrain.objective is not None:
+        return "pretraining"
+    # A field of the config, by which the stock class pools otherwise than the checkpoint's own.
+    pooling = recipe.model.pooling
+    if recipe.model.from_config is None and pooling != "default" and can_switch(network.config, pooling):
+        own = type(network.config).from_pretrained(context.checkpoint.folder)
+        return None if stock_head(own) == stock_head(network.config) else "model.pooling"
+    return None
 
 
 def _learns_by_two_heads(context: RunContext) -> bool:

@@ -87,7 +87,7 @@ def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:
     """Refuse what the data and the network, as it trains, do not go with.
 
     Args:
-        trial: see `build_model.build_model`.
+        trial: see `build_model.trial_network`.
 
     Raises:
         InputError: naming the field.

@@ -85,20 +85,12 @@ class RunData:
 
 @dataclass(frozen=True)
 class RunModel:
-    """The network that will train, as it was loaded, and where its weights come from."""
+    """The network that will train, as it was loaded."""
 
     network: PreTrainedModel
     """Without an adapter."""
     fresh: tuple[str, ...]
     """Modules that the checkpoint did not have."""
-    weights: str
-    """The checkpoint's commit on the Hub, or the SHA-256 of its weights; where none of them is used, of its config."""
-    base_model: str | None = None
-    """The checkpoint's Hub id, if it is known."""
-    base_changed: str | None = None
-    """What makes another network of the checkpoint, so that an adapter by itself could not be used."""
-    started_from: dict[str, Any] | None = None
-    """The run whose model is the checkpoint: its `name`, `labels` and `method`; None: no run's is."""
     shrink: Shrink | None = None
     """How images are made smaller in the first part of the training."""
     image_tokens: int | None = None
@@ -108,12 +100,27 @@ class RunModel:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the weights of a run's network come from."""
+
+    weights: str
+    """The checkpoint's commit on the Hub, or the SHA-256 of its weights; where none of them is used, of its config."""
+    base_model: str | None
+    """The checkpoint's Hub id, if it is known."""
+    base_changed: str | None
+    """What makes another network of the checkpoint, so that an adapter by itself could not be used."""
+    started_from: dict[str, Any] | None
+    """The run whose model is the checkpoint: its `name`, `labels` and `method`; None: no run's is."""
+
+
+@dataclass(frozen=True)
 class PreparedRun:
     """Everything a run needs before its first step; nothing has been written yet."""
 
     context: RunContext
     data: RunData
     model: RunModel
+    origin: Origin
     teachers: Teachers | None = None
     """Released once they have been asked; None: there is none."""
     teacher_weights: str | None = None

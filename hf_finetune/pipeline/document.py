@@ -55,11 +55,11 @@ def _identity(run: PreparedRun, evaluation: Evaluation) -> dict[str, Any]:
         "task": recipe.task,
         "problem_type": "single_label_classification",
         "checkpoint": recipe.model.checkpoint,
-        "base_model": run.model.base_model,
+        "base_model": run.origin.base_model,
         # Null: the checkpoint's weights; else all were random, in a network with these fields of its config changed.
         "from_config": recipe.model.from_config,
         # Null: from no run.
-        "started_from": run.model.started_from,
+        "started_from": run.origin.started_from,
         "method": recipe.trained,
         "seed": recipe.train.seed,
         "labels": list(splits.labels),
@@ -220,7 +220,7 @@ def _surroundings(trained: TrainedRun) -> dict[str, Any]:
     return {
         "kernels": record.kernels.to_dict(),
         # Null: not fitted before training.
-        "head": None if record.head is None else record.head.to_dict(),
+        "head": None if record.head is None else asdict(record.head),
         "cache": trained.ready.rows.report,
         "environment": {
             "versions": record.versions,

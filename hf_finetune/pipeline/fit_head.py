@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from hf_finetune.features.frozen_layers import TrainingRows
 from hf_finetune.models.modules import classification_layers, set_layer
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.objective import class_shifts, class_weights, drawn_per_class
+from hf_finetune.pipeline.stopwatch import Stopwatch
 from hf_finetune.pipeline.update_rule import shortcuts
 from hf_finetune.training import head_cache, warm_start
 from hf_finetune.training.warm_start import FittedHead
@@ -29,19 +29,17 @@ logger = logging.getLogger("hf_finetune.run")
 
 @dataclass(frozen=True)
 class HeadStart:
-    """What the head starts with."""
+    """What the head starts with, as result.json and recipe.json have it."""
 
     explained: float
     """See `FittedHead`."""
     fitted: bool
     """Whether the fitted head is the model's now."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """As result.json and recipe.json have it."""
-        return asdict(self)
 
-
-def fit_head(run: PreparedRun, network: PreTrainedModel, train_rows: Dataset, rows: TrainingRows) -> HeadStart | None:
+def fit_head(
+    run: PreparedRun, network: PreTrainedModel, train_rows: Dataset, rows: TrainingRows, clock: Stopwatch
+) -> HeadStart | None:
     """Fit the classification layer to the labeled rows, see `training.warm_start`, or find it fitted by an earlier run.
 
     Of a DeiT with two heads both are fitted to the labels: they are what the teacher predicts for most rows.
@@ -54,32 +52,21 @@ def fit_head(run: PreparedRun, network: PreTrainedModel, train_rows: Dataset, ro
     Returns:
         See `begin_with`; None where no such layer can be fitted.
     """
-    sample = _sample(run, train_rows)
-    layers = classification_layers(network)
-    keys = _cache_keys(run, network, layers, sample, rows)
-    heads = [head for key in keys if (head := head_cache.read(key)) is not None]
-    if len(heads) == len(layers):
-        return begin_with(run, layers, heads, "as an earlier run on this machine fitted it to the same rows")
-    try:
-        features = _features(run, network, layers, sample, rows)
-    except warm_start.NotOfRows:
-        kind = network.config.model_type
-        logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
-        return None
-    heads = [
-        warm_start.fit_head(
-            features_ND,
-            sample.labels_N,
-            len(run.data.splits.labels),
-            inverse_strength=fit_settings(run).inverse_strength,
-            weights_N=None if sample.weights_C is None else sample.weights_C[sample.labels_N],
-            first_N=sample.first_N,
-        )
-        for features_ND in features
-    ]
-    for key, head in zip(keys, heads, strict=True):
-        head_cache.write(key, head)
-    return begin_with(run, layers, heads, "fitted")
+    with clock.measure("head_warm_start_s"):
+        sample, layers = _sample(run, train_rows), classification_layers(network)
+        keys = _cache_keys(run, network, layers, sample, rows)
+        heads = [head for key in keys if (head := head_cache.read(key)) is not None]
+        if len(heads) == len(layers):
+            return begin_with(run, layers, heads, "as an earlier run on this machine fitted it to the same rows")
+        try:
+            heads = [_fit(run, sample, features_ND) for features_ND in _features(run, network, layers, sample, rows)]
+        except warm_start.NotOfRows:
+            kind = network.config.model_type
+            logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
+            return None
+        for key, head in zip(keys, heads, strict=True):
+            head_cache.write(key, head)
+        return begin_with(run, layers, heads, "fitted")
 
 
 @dataclass(frozen=True)
@@ -147,6 +134,17 @@ def _features(
             autocast=run.context.autocast,
             progress="fit the head",
         )
+
+
+def _fit(run: PreparedRun, sample: _Sample, features_ND: np.ndarray) -> FittedHead:
+    return warm_start.fit_head(
+        features_ND,
+        sample.labels_N,
+        len(run.data.splits.labels),
+        inverse_strength=fit_settings(run).inverse_strength,
+        weights_N=None if sample.weights_C is None else sample.weights_C[sample.labels_N],
+        first_N=sample.first_N,
+    )
 
 
 def begin_with(run: PreparedRun, layers: Sequence[nn.Linear], heads: Sequence[FittedHead], source: str) -> HeadStart:

@@ -16,7 +16,7 @@ from hf_finetune.pipeline.ask_teacher import Teaching
 from hf_finetune.pipeline.build_model import with_adapter
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.encode_rows import EncodedRows
-from hf_finetune.pipeline.fit_head import HeadStart, fit_head
+from hf_finetune.pipeline.fit_head import fit_head
 from hf_finetune.pipeline.kernels import choose_kernels
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.run_folder import replacing
@@ -63,13 +63,13 @@ def make_ready(
         plain = TrainingRows(run.data.inputs, encoded.train, encoded.validation)
         before = run.recipe.adapter is None or begins_silent(run.recipe.adapter)
         if fits and before:
-            head = _timed_fit(run, network, encoded, plain, clock)
+            head = fit_head(run, network, encoded.train, plain, clock)
         network = with_adapter(
             run.model.network, run.context, run.model.fresh, steps=None if rehearsal else encoded.steps
         )
         if fits and not before:
             # The adapter changes what the head reads.
-            head = _timed_fit(run, network, encoded, plain, clock)
+            head = fit_head(run, network, encoded.train, plain, clock)
     with clock.measure("probe_s"):
         choice = record.kernels or choose_kernels(run, network, encoded.train, encoded.steps)
     number_format = choice.kernels.mixed_precision
@@ -77,16 +77,9 @@ def make_ready(
     choice.kernels.switch_on(network)
     rows = cache_rows(run, network, encoded)
     if fits and not run.recipe.adapts:
-        head = _timed_fit(run, network, encoded, rows, clock)
+        head = fit_head(run, network, encoded.train, rows, clock)
     record = replace(record, mixed_precision=number_format, kernels=choice, head=head)
     return ReadyRun(run, record, encoded, teaching, network, rows)
-
-
-def _timed_fit(
-    run: PreparedRun, network: PreTrainedModel, encoded: EncodedRows, rows: TrainingRows, clock: Stopwatch
-) -> HeadStart | None:
-    with clock.measure("head_warm_start_s"):
-        return fit_head(run, network, encoded.train, rows)
 
 
 def cache_rows(run: PreparedRun, network: PreTrainedModel, encoded: EncodedRows) -> TrainingRows:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.models.safety import inspect_checkpoint
-from hf_finetune.pipeline.build_model import load_network, narrow_last_layer
+from hf_finetune.pipeline.build_model import build_model, narrow_last_layer
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.pretrain_setup import (
     LOG,
@@ -83,11 +83,9 @@ def pretrain(run: PreparedRun, folder: Path, record: RunRecord) -> tuple[Prepare
         _pretrain(run, folder, record)
         PartialState().wait_for_everyone()
     report = json.loads((encoder / REPORT).read_text(encoding="utf-8"))
-    student = load_network(replace(run.context, checkpoint=inspect_checkpoint(encoder)), run.data)
-    network = student.loaded.model
+    model = build_model(replace(run.context, checkpoint=inspect_checkpoint(encoder)), run.data)
     # What it is called by everyone else.
-    network.name_or_path = network.config.name_or_path = run.model.network.name_or_path
-    model = replace(run.model, network=network, fresh=student.loaded.fresh, shrink=student.shrink)
+    model.network.name_or_path = model.network.config.name_or_path = run.model.network.name_or_path
     run = replace(run, model=model)
     narrow_last_layer(run)
     return run, Pretraining(report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class RunRecord:
             recipe=to_plain(run.recipe),
             fingerprint=run.data.splits.fingerprint,
             labels=run.data.splits.labels,
-            weights=run.model.weights,
+            weights=run.origin.weights,
             teacher=run.teacher_weights,
             augment_checkpoints=checkpoint_digests(run.recipe.data.augment),
             pretrain_fingerprint=None if unlabeled is None else unlabeled.fingerprint,
@@ -66,7 +66,7 @@ class RunRecord:
         optional = {
             "augment_checkpoints": self.augment_checkpoints or None,
             "kernels": None if kernels is None else kernels.to_dict(),
-            "head": None if head is None else head.to_dict(),
+            "head": None if head is None else asdict(head),
             "layer_maps": self.layer_maps,
         }
         fields = {name: value for name, value in vars(self).items() if name not in optional}

@@ -21,7 +21,13 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.hub.push import check_target
 from hf_finetune.pipeline.ask_teacher import ask_teacher, search_layers, teachers_of
 from hf_finetune.pipeline.augment import add_copies
-from hf_finetune.pipeline.build_model import WITHOUT_ADAPTER, build_model, narrow_last_layer
+from hf_finetune.pipeline.build_model import (
+    WITHOUT_ADAPTER,
+    build_model,
+    find_origin,
+    narrow_last_layer,
+    trial_network,
+)
 from hf_finetune.pipeline.check import check_checkpoint, check_run, check_teachers, note_on_compared_rows
 from hf_finetune.pipeline.comparison import WITHOUT, longer_training, stage_seconds
 from hf_finetune.pipeline.context import PreparedRun, start
@@ -108,16 +114,17 @@ def prepare(recipe: Recipe) -> PreparedRun:
     data = load_data(context)
     teachers = teachers_of(context, data.splits)
     check_teachers(teachers, context, data)
-    model, trial = build_model(context, data)
-    adapter_note = WITHOUT_ADAPTER.format(model.base_changed)
+    model = build_model(context, data)
+    trial = trial_network(context, model)
+    origin = find_origin(context, model.network, trial)
     notes = (
         *data.splits.notes,
         *model.notes,
         *(() if teachers is None else teachers.notes),
         *unused_options(recipe),
-        *([adapter_note] if recipe.adapts and model.base_changed else []),
+        *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.adapts and origin.base_changed else []),
     )
-    run = PreparedRun(context, data, model, teachers, None if teachers is None else teachers.weights, notes)
+    run = PreparedRun(context, data, model, origin, teachers, teachers.weights if teachers else None, notes)
     check_run(run, trial)
     run = replace(run, notes=(*notes, *note_on_compared_rows(run)))
     narrow_last_layer(run)

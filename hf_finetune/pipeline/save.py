@@ -47,7 +47,7 @@ def save_artifacts(network: nn.Module, run: PreparedRun, folder: Path) -> list[A
     artifacts: list[Artifact] = []
     if isinstance(network, PeftModel):
         pooled = isinstance(without_adapter(network), CustomHeadClassifier)
-        if run.model.base_changed is None and not pooled:
+        if run.origin.base_changed is None and not pooled:
             artifacts.append(_save_adapter(network, run, folder))
         if not adapters.mergeable(network):
             return artifacts

@@ -8,21 +8,9 @@ from contextlib import contextmanager
 from typing import Literal
 
 Part = Literal[
-    "augment_s",
-    "encode_s",
-    "layer_search_s",
-    "teacher_s",
-    "head_warm_start_s",
-    "probe_s",
-    "cache_s",
-    "train_s",
-    "train_loop_s",
-    "all_steps_s",
-    "pretrain_s",
-    "evaluate_s",
-    "baselines_s",
-    "parity_s",
-]
+    "augment_s", "encode_s", "layer_search_s", "teacher_s", "head_warm_start_s", "probe_s", "cache_s", "train_s",
+    "train_loop_s", "all_steps_s", "pretrain_s", "evaluate_s", "baselines_s", "parity_s",
+]  # fmt: skip
 """As `time` of result.json has them."""
 
 

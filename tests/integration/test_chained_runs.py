@@ -75,15 +75,15 @@ def test_a_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # An adapter would need what the first run left: it is merged, pushed by its place on the Hub, or not at all.
     lora = dataclasses.replace(other, method="lora")
     with_place = dataclasses.replace(lora, model=dataclasses.replace(lora.model, base_model="me/first"))
-    assert [prepare(one).model.base_changed for one in (lora, with_place)] == ["the run before it", None]
+    assert [prepare(one).origin.base_changed for one in (lora, with_place)] == ["the run before it", None]
     prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
     alone = dataclasses.replace(other, adapter=prompt, hub=Hub(repo_id="me/second"))
     with pytest.raises(
         InputError, match=r"hub.repo_id: adapter/ would be .*the run 'small' left.*name it by --base-model"
     ):
         prepare(alone)
-    assert prepare(dataclasses.replace(alone, hub=Hub())).model.base_changed is None
-    assert prepare(dataclasses.replace(alone, model=with_place.model)).model.base_model == "me/first"
+    assert prepare(dataclasses.replace(alone, hub=Hub())).origin.base_changed is None
+    assert prepare(dataclasses.replace(alone, model=with_place.model)).origin.base_model == "me/first"
 
     # What becomes of a head that was trained is said.
     with caplog.at_level(logging.INFO):
