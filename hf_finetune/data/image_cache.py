@@ -24,7 +24,7 @@ import torch
 from datasets import Dataset
 from transformers import BaseImageProcessor
 
-from hf_finetune.data.image_decoding import decode
+from hf_finetune.data.image_decoding import EncodedImage, decode
 from hf_finetune.data.image_processing import probe_indices, resize, splits_in_two
 from hf_finetune.data.rows import to_dataset
 from hf_finetune.utils import disk_cache
@@ -102,7 +102,7 @@ def cache_pixels(
     return to_dataset(table.append_column("image", places))
 
 
-def cached_pixels(images: Sequence[dict[str, Any]]) -> torch.Tensor | None:
+def cached_pixels(images: Sequence[EncodedImage]) -> torch.Tensor | None:
     """Pixels (B, 3, H, W), uint8, of images that are in the cache; None when any of them is not."""
     places = [("" if image["bytes"] else image["path"] or "").rpartition("#") for image in images]
     if not all(row.isdigit() for _, _, row in places):
@@ -114,7 +114,7 @@ def cached_pixels(images: Sequence[dict[str, Any]]) -> torch.Tensor | None:
     return torch.from_numpy(np.stack([_OPEN[folder][int(row)] for folder, _, row in places]))
 
 
-def cache_key(rows: Dataset, processor: BaseImageProcessor) -> dict[str, Any]:
+def cache_key(rows: Dataset, processor: BaseImageProcessor) -> dict[str, object]:
     """All that decoded images depend on: the files, the processor, the versions."""
     # What comes after the whole-number pixels.
     later = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
@@ -123,6 +123,7 @@ def cache_key(rows: Dataset, processor: BaseImageProcessor) -> dict[str, Any]:
         for image in images:
             content = image["bytes"]
             if content is None:
+                assert image["path"] is not None, "checked when the row was read"
                 path = Path(image["path"])
                 # One that went away is named when it is decoded.
                 stat = path.stat() if path.exists() else None
@@ -137,7 +138,7 @@ def cache_key(rows: Dataset, processor: BaseImageProcessor) -> dict[str, Any]:
     }
 
 
-def _images(rows: Dataset) -> Iterator[list[dict[str, Any]]]:
+def _images(rows: Dataset) -> Iterator[list[EncodedImage]]:
     for part in rows.select_columns("image").iter(batch_size=IMAGES_AT_A_TIME):
         yield part["image"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -12,17 +12,25 @@ from hf_finetune.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
+class EncodedImage(TypedDict):
+    bytes: bytes | None
+    path: str | None
+
+
+"""An image as `datasets.Image(decode=False)` gives it; without bytes, the path is read."""
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def decode(image: dict[str, Any]) -> Image:
+def decode(image: EncodedImage) -> Image:
     """RGB pixels of an image, turned as its EXIF orientation says.
 
     Transparency is dropped and an animation gives its first frame, as `transformers.image_utils.load_image` does;
     unlike there, 16-bit grays are scaled to 8 bits instead of clipped to white.
 
     Args:
-        image: `{"bytes", "path"}` as `datasets.Image(decode=False)` gives it; without bytes, the path is read.
+        image: encoded.
 
     Raises:
         InputError: when it is no image or is damaged, naming its path if it has one, or without Pillow.
@@ -35,7 +43,7 @@ def decode(image: dict[str, Any]) -> Image:
         raise InputError(f"{name}: unreadable image ({_reason(error)}); replace or remove it") from error
 
 
-def damage(image: dict[str, Any]) -> str | None:
+def damage(image: EncodedImage) -> str | None:
     """Why `decode` would fail, or None; JPEG is decoded at an eighth of its size, which finds truncated files as well.
 
     Raises:
@@ -54,7 +62,7 @@ def damage(image: dict[str, Any]) -> str | None:
     return None
 
 
-def _rgb(image: dict[str, Any]) -> Image:
+def _rgb(image: EncodedImage) -> Image:
     from PIL import Image, ImageOps
 
     with _open(image) as opened:
@@ -70,10 +78,13 @@ def _rgb(image: dict[str, Any]) -> Image:
     return upright.convert("RGB")
 
 
-def _open(image: dict[str, Any]) -> Image:
+def _open(image: EncodedImage) -> Image:
     from PIL import Image
 
-    return Image.open(image["path"] if image.get("bytes") is None else io.BytesIO(image["bytes"]))
+    if (content := image["bytes"]) is not None:
+        return Image.open(io.BytesIO(content))
+    assert image["path"] is not None, "checked when the row was read"
+    return Image.open(image["path"])
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import BaseImageProcessor
 
-from hf_finetune.data.image_decoding import decode
+from hf_finetune.data.image_decoding import EncodedImage, decode
 from hf_finetune.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def probe_indices(count: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(PROBED_IMAGES, count)).astype(int)
 
 
-def check_augmentable(processor: BaseImageProcessor, images: Sequence[dict[str, Any]], field: str) -> None:
+def check_augmentable(processor: BaseImageProcessor, images: Sequence[EncodedImage], field: str) -> None:
     """Refuse to change images where what operations change is not what is normalized afterwards.
 
     Args:

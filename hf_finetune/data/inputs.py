@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from hf_finetune.data import image_cache, image_processing
-from hf_finetune.data.image_decoding import decode
+from hf_finetune.data.image_decoding import EncodedImage, decode
 from hf_finetune.data.tokens import TokenLists, is_token_column, pack, pad
 
 # Columns of rows, by name.
@@ -87,7 +87,7 @@ class TextInputs:
             padded.pop("attention_mask", None)
         return padded
 
-    def pack(self, batch: dict[str, list]) -> Columns:
+    def pack(self, batch: dict[str, list]) -> dict[str, torch.Tensor | int]:
         """Encoded rows one behind the other in one long row, see `data.tokens.pack`."""
         return pack(self._token_columns(batch))
 
@@ -132,7 +132,7 @@ class ImageInputs:
         images = [decode(image) for image in batch["image"]]
         return {"pixel_values": image_processing.process(self.processor, images)}
 
-    def pixels(self, images: Sequence[dict[str, Any]]) -> torch.Tensor:
+    def pixels(self, images: Sequence[EncodedImage]) -> torch.Tensor:
         """Images as they are before they are rescaled and normalized: (B, 3, H, W), uint8.
 
         Only for a processor of which `image_processing.splits_in_two` is true.

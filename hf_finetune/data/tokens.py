@@ -74,7 +74,7 @@ def pad(
     return {**padded, "attention_mask": torch.from_numpy(real.astype(np.int64))}
 
 
-def pack(columns: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+def pack(columns: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor | int]:
     """Lists of ids one behind the other, without padding, for a model that `models.kernels.unpadded` has prepared.
 
     Returns:

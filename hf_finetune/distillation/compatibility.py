@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_finetune.data.image_decoding import EncodedImage
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.distillation.config import DistillationKind, FeatureKind, TokenKind
@@ -91,7 +91,7 @@ def _check_images(
     inputs: ImageInputs,
     teacher_inputs: ImageInputs,
     model: PreTrainedModel,
-    images: list[dict[str, Any]],
+    images: list[EncodedImage],
 ) -> None:
     for each in (inputs, teacher_inputs):
         check_augmentable(each.processor, images, "the pixels beside this teacher")

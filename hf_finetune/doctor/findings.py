@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset
 
+from hf_finetune.data.image_decoding import EncodedImage
+
 Severity = Literal["serious", "look", "note"]
 SEVERITIES: tuple[Severity, ...] = ("serious", "look", "note")
 # Characters of a text that an example quotes.
@@ -64,9 +66,9 @@ class Examples:
         """The text of a row, or both texts of its pair."""
         return separator.join(side[i] for side in self.sides)
 
-    def images(self, start: int, stop: int) -> list[dict[str, Any]]:
+    def images(self, start: int, stop: int) -> list[EncodedImage]:
         """The encoded images of consecutive rows."""
-        images: list[dict[str, Any]] = []
+        images: list[EncodedImage] = []
         before = 0
         for rows in self.splits.values():
             here = range(max(start - before, 0), min(stop - before, len(rows)))
@@ -229,7 +231,7 @@ class Finding:
     def to_dict(self, examples: Examples) -> dict[str, Any]:
         """As JSON, with all rows."""
 
-        def place(i: int) -> dict[str, Any]:
+        def place(i: int) -> dict[str, str | int]:
             return {"split": examples.split(i), "row": int(examples.row_N[i])}
 
         rows = [

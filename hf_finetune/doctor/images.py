@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from tqdm import tqdm
 
-from hf_finetune.data.image_decoding import decode
+from hf_finetune.data.image_decoding import EncodedImage, decode
 from hf_finetune.doctor.findings import Examples, Finding, Suspect, diagnose
 from hf_finetune.doctor.texts import Statistics
 
@@ -58,7 +58,7 @@ def decode_images(examples: Examples) -> ImageFacts:
     return ImageFacts(sizes, one_color, shrunken)
 
 
-def _facts(encoded: dict[str, Any]) -> tuple[tuple[int, int], bool, np.ndarray]:
+def _facts(encoded: EncodedImage) -> tuple[tuple[int, int], bool, np.ndarray]:
     from PIL import Image
 
     image = decode(encoded)

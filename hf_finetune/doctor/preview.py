@@ -56,7 +56,7 @@ class Preview:
         ]
         return {"views": [view.name for view in self.views], "rows": records}
 
-    def _content(self, i: int) -> dict[str, Any]:
+    def _content(self, i: int) -> dict[str, object]:
         return {}
 
 
@@ -68,7 +68,7 @@ class TextPreview(Preview):
     batches: tuple[TextBatch, ...]
     """As `original`, by view."""
 
-    def _content(self, i: int) -> dict[str, Any]:
+    def _content(self, i: int) -> dict[str, object]:
         pairs = zip(self.views, self.batches, strict=True)
         return {
             "text": whole_text(self.original, i),
@@ -93,7 +93,7 @@ class ImagePreview(Preview):
         both = ((i, mixture.share), (mixture.partners[i], 1 - mixture.share))
         return tuple((row, share) for row, share in both if share > 0)
 
-    def _content(self, i: int) -> dict[str, Any]:
+    def _content(self, i: int) -> dict[str, object]:
         if not self.mixtures:
             return {}
         mixed = {

@@ -6,7 +6,7 @@ Legend: N rows, C classes.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class HalfPrecision:
         self, model: nn.Module, collate: Collate, *, batch_size: int | None, tokens: int | None, rescore: bool
     ) -> None:
         self.exact, self.half = model, half_copy(model)
-        self.options: dict[str, Any] = {"collate": collate, "batch_size": batch_size, "tokens": tokens}
+        self._predict = partial(predict_logits, collate=collate, batch_size=batch_size, tokens=tokens)
         self.rescore = rescore
         self.rows, self.compared, self.rescored, self.sampled, self.agreed = 0, 0, 0, 0, 0
         self.largest_error, self.largest_difference = 0.0, 0.0
@@ -64,12 +64,12 @@ class HalfPrecision:
     def logits(self, rows: Indexed, lengths: np.ndarray | None) -> np.ndarray:
         """Shape (N, C), float32, in row order; arguments as in `predict_logits`."""
         model, autocast = (self.exact, torch.bfloat16) if self.half is None else (self.half, None)
-        logits_NC = predict_logits(model, rows, lengths=lengths, autocast=autocast, **self.options)
+        logits_NC = self._predict(model, rows, lengths=lengths, autocast=autocast)
         known_N = np.zeros(len(rows), dtype=bool)
 
         def replace(chosen: np.ndarray) -> None:
             part = None if lengths is None else lengths[chosen]
-            exact_SC = predict_logits(self.exact, Subset(rows, chosen.tolist()), lengths=part, **self.options)
+            exact_SC = self._predict(self.exact, Subset(rows, chosen.tolist()), lengths=part)
             self._compare(logits_NC[chosen], exact_SC)
             logits_NC[chosen], known_N[chosen] = exact_SC, True
 

@@ -5,7 +5,7 @@ Legend: N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -111,7 +111,7 @@ def cut_by_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> list[l
     return batches
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """The batch with its tensors on `device`; numbers, like the longest row of a packed batch, stay where they are."""
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 

@@ -12,11 +12,12 @@ import torch
 
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.data.image_cache import IMAGES_AT_A_TIME
+from hf_finetune.data.image_decoding import EncodedImage
 from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import EpochRows, ImageInputs
 
 
-def decode_images(inputs: ImageInputs, images: Sequence[dict[str, Any]]) -> torch.Tensor:
+def decode_images(inputs: ImageInputs, images: Sequence[EncodedImage]) -> torch.Tensor:
     """Return images before they are rescaled and normalized: (N, 3, H, W), uint8.
 
     Raises:

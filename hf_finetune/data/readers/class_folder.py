@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hf_finetune.data import image_decoding
 from hf_finetune.data.config import Kind
+from hf_finetune.data.image_decoding import SUFFIXES as IMAGE_SUFFIXES
+from hf_finetune.data.image_decoding import EncodedImage
 from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
 from hf_finetune.data.readers.text_file import codec_of, unreadable
 
-SUFFIXES: dict[Kind, tuple[str, ...]] = {"text": (".txt",), "image": image_decoding.SUFFIXES}
+SUFFIXES: dict[Kind, tuple[str, ...]] = {"text": (".txt",), "image": IMAGE_SUFFIXES}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ClassFolder(TextFile):
             values = {name: [read[name](file) for file in files] for name in columns}
             yield Chunk(values, len(files), self.name, first, files=[str(self.path / file) for file in files])
 
-    def _content(self, file: str) -> str | dict[str, Any]:
+    def _content(self, file: str) -> str | EncodedImage:
         path = self.path / file
         if self.kind == "image":
             return {"bytes": None, "path": os.path.abspath(path)}
