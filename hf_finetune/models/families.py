@@ -1,7 +1,8 @@
-"""What the package must know of each checkpoint family. Supporting another family is one more entry here, and its test.
+"""What the package must know of each checkpoint family.
 
-A family is here when a test operates on it, saves it and loads it again with plain transformers. Weights of other
-families are fine-tuned too; what needs one of these facts is then refused by name.
+Supporting another family is one more entry in `FAMILIES`, a tiny config of it in tests/helpers/tiny.py, and its name in
+tests/models/surgery/test_operations.py, which operates on it, saves it and loads it again with plain transformers.
+Weights of other families are fine-tuned too; what needs one of these facts is then refused by name.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def load_classifier(
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
     planned(config, surgery)
-    model, info = _built(local, config, task, trust_remote_code, attn_implementation, seed, pretrained)
+    model, info = _built(local, config, task, trust_remote_code, attn_implementation, seed)
     if dropout is not None:
         _check_dropout(model, dropout)
     if pretrained:
@@ -246,23 +246,21 @@ def _built(
     trust_remote_code: bool,
     attn_implementation: str | None,
     seed: int,
-    pretrained: bool,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model with the checkpoint's weights, or with first ones, and the loader's report of missing weights."""
-    auto = AUTO_CLASS[task]
+    auto, options = AUTO_CLASS[task], {"dtype": torch.float32, "attn_implementation": attn_implementation}
     try:
         with quiet(), seeded(seed):
-            if not pretrained:
-                return auto.from_config(config, dtype=torch.float32, attn_implementation=attn_implementation), {}
+            if not local.weights:
+                return auto.from_config(config, **options), {}
             return auto.from_pretrained(
                 local.folder,
                 config=config,
-                dtype=torch.float32,
-                attn_implementation=attn_implementation,
                 ignore_mismatched_sizes=True,
                 weights_only=True,
                 output_loading_info=True,
                 trust_remote_code=trust_remote_code,
+                **options,
             )
     except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:
         message = f"{local.name}: cannot be loaded as a classifier: {first_line(error)}"

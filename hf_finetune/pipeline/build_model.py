@@ -17,6 +17,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import ALONE_AFTER_A_RUN
 from hf_finetune.models import freezing
 from hf_finetune.models.families import stock_head
+from hf_finetune.models.freezing import train_only
 from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.heads.stock import can_switch
 from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
@@ -27,7 +28,6 @@ from hf_finetune.models.peft import adapters
 from hf_finetune.models.peft.compatibility import check_added_layers
 from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.models.surgery.reinit import refuse_frozen, reinitialized_layers
-from hf_finetune.models.trainable import train_only
 from hf_finetune.pipeline.batching import trains_unpadded
 from hf_finetune.pipeline.context import Origin, PreparedRun, RunContext, RunData, RunModel
 from hf_finetune.pipeline.run_folder import finished_run
@@ -244,7 +244,7 @@ def _freeze(context: RunContext, loaded: Loaded) -> None:
     """Leave those weights trainable that the recipe trains.
 
     Raises:
-        InputError: see `models.freezing` and `models.trainable`.
+        InputError: see `models.freezing`.
     """
     recipe, network = context.recipe, loaded.model
     if recipe.trained == "head":

@@ -11,12 +11,12 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation.compatibility import check_features
 from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.errors import InputError
+from hf_finetune.models.freezing import train_only
 from hf_finetune.models.kernels.dropout import drops_out
 from hf_finetune.models.loading import Loaded, check_config
 from hf_finetune.models.meta_model import meta_classifier
 from hf_finetune.models.peft.compatibility import virtual_tokens
 from hf_finetune.models.processors import position_limit
-from hf_finetune.models.trainable import train_only
 from hf_finetune.pipeline.batching import micro_batch, step_batches
 from hf_finetune.pipeline.build_model import with_adapter, with_own_head
 from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from hf_finetune.models.freezing import as_in_training
+from hf_finetune.models.kernels.exchange import Exchange, attention_kernel, exchanged
 
 ATTENTION = "eager_fast_dropout"
 # The mask is this many times as long as the largest site: the more, the less two sites have in common.
@@ -112,25 +113,16 @@ def fast_dropout(model: PreTrainedModel) -> Iterator[None]:
 
     Nothing changes in evaluation mode, nor in what is saved. Families whose attention cannot be exchanged keep theirs.
     """
-    layers = [module for module in model.modules() if type(module) is nn.Dropout]
-    before = model.config._attn_implementation
-    exchange = before == "eager" and model._supports_attention_backend
-    for layer in layers:
-        layer.__class__ = FastDropout
-    if exchange:
-        AttentionInterface.register(ATTENTION, eager_attention)
-        AttentionMaskInterface.register(ATTENTION, eager_mask)
-        model.set_attn_implementation(ATTENTION)
-    handle = model.register_forward_pre_hook(lambda *_: masks.renew())
-    try:
+    layers = [Exchange(module, FastDropout, {}) for module in model.modules() if type(module) is nn.Dropout]
+    with ExitStack() as stack:
+        stack.enter_context(exchanged(layers))
+        if model.config._attn_implementation == "eager" and model._supports_attention_backend:
+            AttentionInterface.register(ATTENTION, eager_attention)
+            AttentionMaskInterface.register(ATTENTION, eager_mask)
+            stack.enter_context(attention_kernel(model, ATTENTION))
+        stack.callback(masks.renew)
+        stack.callback(model.register_forward_pre_hook(lambda *_: masks.renew()).remove)
         yield
-    finally:
-        handle.remove()
-        masks.renew()
-        for layer in layers:
-            layer.__class__ = nn.Dropout
-        if exchange:
-            model.set_attn_implementation(before)
 
 
 @torch.no_grad()

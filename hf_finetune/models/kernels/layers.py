@@ -10,21 +10,22 @@ Legend: B rows, T tokens, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.activations import GELUActivation
 
 from hf_finetune.models.families import Family, family_of
 from hf_finetune.models.kernels import dropout
+from hf_finetune.models.kernels.exchange import Exchange, exchanged
 from hf_finetune.models.kernels.layer_function import Draw, EncoderLayer, Shape
 from hf_finetune.models.kernels.narrow_last_layer import is_first_token_alone
+from hf_finetune.models.modules import without_adapter
 
 # Attention of the library and of `kernels.dropout`, which the function computes.
 EAGER = ("eager", dropout.ATTENTION)
@@ -99,29 +100,22 @@ def parts_of(layer: nn.Module, family: Family, draw: Draw) -> Parts | None:
     return Parts(attention.config, weighted, (norms[0].eps, norms[1].eps), tuple(sites), first_alone, draw)
 
 
-@contextmanager
-def fused_layers(model: PreTrainedModel, *, shared_masks: bool = True) -> Iterator[None]:
+def fused_layers(model: nn.Module, *, shared_masks: bool = True) -> AbstractContextManager[None]:
     """Inside, the layers that fit are computed by one function each; after, the model is as before.
 
     Args:
         shared_masks: take dropout masks from `dropout.masks`, inside `fast_dropout`; else each is drawn.
     """
-    family = family_of(model.config) if model.device.type == "cpu" else None
+    whole = without_adapter(model)
+    family = family_of(whole.config) if whole.device.type == "cpu" else None
     draw = dropout.masks.piece if shared_masks else _drawn
-    own_class: dict[nn.Module, type[nn.Module]] = {}
+    exchanges = []
     if family is not None and family.fused is not None:
-        for layer in list(model.modules()):
+        for layer in model.modules():
             if (parts := parts_of(layer, family, draw)) is not None:
                 cls: Any = type(layer)
-                own_class[layer], layer.__class__ = cls, _fused(cls)
-                assert isinstance(layer, Fused)
-                layer.parts = parts
-    try:
-        yield
-    finally:
-        for layer, own in own_class.items():
-            layer.__class__ = own
-            del layer.parts
+                exchanges.append(Exchange(layer, _fused(cls), {"parts": parts}))
+    return exchanged(exchanges)
 
 
 @cache

@@ -8,14 +8,15 @@ The weights stay three parameters: what is saved, clipped and updated does not c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import accumulate
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hf_finetune.models.kernels.exchange import Exchange, exchanged
 from hf_finetune.models.modules import query_key_value
 
 
@@ -60,27 +61,17 @@ class _Part(nn.Linear):
         return self.together(self, x)
 
 
-@contextmanager
-def fused_projections(model: nn.Module) -> Iterator[None]:
+def fused_projections(model: nn.Module) -> AbstractContextManager[None]:
     """Inside, attention layers compute query, key and value at once; after, the model is as before.
 
     Layers of other kinds (with an adapter on one of the three, say) are left alone, and those that read other inputs
     each (MobileBERT's).
     """
-    parts: list[nn.Linear] = []
+    exchanges = []
     for module in model.modules():
         children = [module.get_submodule(name) for name in query_key_value(module) or ()]
         layers = [layer for layer in children if type(layer) is nn.Linear]
         if len(layers) == 3 and len({layer.in_features for layer in layers}) == 1:
             together = _Together(layers)
-            for layer in layers:
-                layer.__class__ = _Part
-                assert isinstance(layer, _Part)
-                layer.together = together
-                parts.append(layer)
-    try:
-        yield
-    finally:
-        for layer in parts:
-            layer.__class__ = nn.Linear
-            del layer.together
+            exchanges += [Exchange(layer, _Part, {"together": together}) for layer in layers]
+    return exchanged(exchanges)

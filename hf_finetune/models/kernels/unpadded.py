@@ -9,8 +9,7 @@ Legend: B rows, S tokens of all rows together, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from transformers.utils import is_flash_attn_2_available
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import family_of, names_where, stock_head
 from hf_finetune.models.heads.custom import CustomHeadClassifier
+from hf_finetune.models.kernels.exchange import attention_kernel
 from hf_finetune.models.modules import encoder, without_adapter
 
 # A test holds each of them to it.
@@ -65,16 +65,9 @@ def flash_fits(device: torch.device, autocast: torch.dtype | None) -> bool:
     return device.type == "cuda" and autocast is not None and is_flash_attn_2_available()
 
 
-@contextmanager
-def flash_attention(model: nn.Module) -> Iterator[None]:
+def flash_attention(model: nn.Module) -> AbstractContextManager[None]:
     """Flash attention inside, the former kernel after: evaluation in float32 needs one that can."""
-    whole = without_adapter(model)
-    before = whole.config._attn_implementation
-    whole.set_attn_implementation(FLASH)
-    try:
-        yield
-    finally:
-        whole.set_attn_implementation(before)
+    return attention_kernel(without_adapter(model), FLASH)
 
 
 def accept_packed(model: nn.Module) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import re
 import tempfile
 import warnings
@@ -33,6 +32,7 @@ from hf_finetune.models.loading import seeded
 from hf_finetune.models.peft.compatibility import MERGEABLE, complete, cuts_out, method_of
 from hf_finetune.models.safety import first_line
 from hf_finetune.utils.artifacts import ADAPTER_FILE
+from hf_finetune.utils.files import write_bytes
 
 # peft checks little of a config before it uses it. Seen, beside its own words: r 8.5 is a TypeError, VeRA's r 0 a
 # division by zero, a token index past the vocabulary an IndexError, on images an AttributeError, a broken pattern
@@ -200,9 +200,7 @@ def save_adapter(adapted: PeftModel, folder: str | Path, *, start: str | Path | 
             _as_plain_lora(Path(temporary), Path(start), adapted)
         for path in sorted(Path(temporary).iterdir()):
             if path.suffix in (".json", ".safetensors"):
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(path, folder / path.name)
+                write_bytes(folder / path.name, path.read_bytes())
 
 
 def _note_ranks(adapted: PeftModel, config: AdaLoraConfig) -> None:
