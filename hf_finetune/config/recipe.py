@@ -142,7 +142,7 @@ class Supervised:
     label_smoothing: Fraction = 0.0
     """Share of the target's mass that is spread evenly over all classes."""
     loss: Choice[Loss] = CrossEntropy()
-    """What a row costs: CrossEntropy, or Focal, by which rows that are right already count less."""
+    """What a row costs; the losses are listed at the end."""
     class_weights: Choice[ClassWeights | None] = None
     """What a row's loss is multiplied with, by its class: Balanced, EffectiveNumber or PerClass; from the rows as they are
     drawn, scaled to a mean of 1 over the training set, not over a batch. The head is fitted with them, too. None: all alike."""
@@ -317,7 +317,7 @@ class Optim:
     """How weights are updated."""
 
     optimizer: Choice[Optimizer] = AdamW()
-    """AdamW, SGD, Adafactor, Lion, Muon (matrices; AdamW for the rest), ScheduleFree or AdamW8bit."""
+    """What updates the weights; the optimizers are listed at the end."""
     head_learning_rate: Positive | None = None
     """Peak learning rate of the head: all that sits on the encoder, and what the checkpoint did not have. None: as the rest."""
     layer_decay: Annotated[float, Interval(gt=0, le=1)] | None = None

@@ -11,8 +11,8 @@ from hf_finetune.config.recipe import Distill
 from hf_finetune.data.sampling import class_quotas
 from hf_finetune.distillation.loss import DistillationLoss
 from hf_finetune.pipeline.context import PreparedRun
-from hf_finetune.training.losses.classification import WeightedLoss
-from hf_finetune.training.losses.config import log_shares
+from hf_finetune.training.losses.class_weights import log_shares
+from hf_finetune.training.losses.weighted import WeightedLoss
 
 
 def drawn_per_class(run: PreparedRun) -> np.ndarray:
@@ -37,7 +37,7 @@ def class_shifts(run: PreparedRun) -> tuple[float, ...] | None:
 
 
 def training_loss(run: PreparedRun) -> WeightedLoss | DistillationLoss:
-    """The recipe's loss, see `training.losses.classification`; beside a teacher of both, see `distillation.loss`.
+    """The recipe's loss, see `training.losses.weighted`; beside a teacher of both, see `distillation.loss`.
 
     Raises:
         InputError: see `class_weights`.

@@ -7,7 +7,6 @@ from typing import Any
 
 from hf_finetune.models.surgery.reinit import ReinitTopLayers
 from hf_finetune.training.losses.config import PerClass
-from hf_finetune.training.optim.config import Muon, ScheduleFree
 from hf_finetune.utils.rules import Conflict, Unused
 
 
@@ -18,7 +17,7 @@ def _averages(recipe: Any) -> bool:
 def _muon_has_no_matrix(recipe: Any) -> bool:
     """An adapter's factors are matrices inside the layers."""
     vectors = recipe.model.trainable in ("biases", "norms")
-    return isinstance(recipe.optim.optimizer, Muon) and (recipe.trained == "head" or vectors)
+    return recipe.optim.optimizer.splits_matrices and (recipe.trained == "head" or vectors)
 
 
 def _over_before_patience(recipe: Any) -> bool:
@@ -58,20 +57,20 @@ OPTIM = (
     ),
     Conflict(
         "optim.optimizer",
-        lambda r: r.trained == "head" and isinstance(r.optim.optimizer, Muon),
+        lambda r: r.trained == "head" and r.optim.optimizer.splits_matrices,
         "another with method head, which trains no hidden matrices",
     ),
     Conflict(
         "train.lr_scheduler_type",
         lambda r: (
-            isinstance(r.optim.optimizer, ScheduleFree)
+            r.optim.optimizer.averages_weights
             and r.train.lr_scheduler_type not in (None, "constant", "constant_with_warmup")
         ),
         "constant_with_warmup or constant with optimizer ScheduleFree",
     ),
     Conflict(
         "optim.optimizer",
-        lambda r: isinstance(r.optim.optimizer, ScheduleFree) and _averages(r),
+        lambda r: r.optim.optimizer.averages_weights and _averages(r),
         "another with averaging; it averages the weights itself",
     ),
     Conflict(
@@ -115,7 +114,7 @@ REGULARIZE = (
     ),
     Conflict(
         "optim.optimizer",
-        lambda r: r.regularize.elastic_net.on and isinstance(r.optim.optimizer, ScheduleFree),
+        lambda r: r.regularize.elastic_net.on and r.optim.optimizer.averages_weights,
         "another with regularize.elastic_net: its weights are averages, none of which stays at 0",
     ),
     Conflict(

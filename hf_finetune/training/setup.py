@@ -17,7 +17,7 @@ from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.hooks import Collate, Hook, SummedLoss
-from hf_finetune.training.losses.classification import CROSS_ENTROPY
+from hf_finetune.training.losses.weighted import CROSS_ENTROPY
 from hf_finetune.training.optim.update_rule import UpdateRule
 
 Metrics: TypeAlias = Callable[[np.ndarray, np.ndarray], dict[str, float]]

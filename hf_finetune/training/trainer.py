@@ -34,7 +34,7 @@ from hf_finetune.training.checkpoints import is_over, refuse_lacking, save_weigh
 from hf_finetune.training.clock import LoopClock
 from hf_finetune.training.flops import Utilization, WorkCounter, measure
 from hf_finetune.training.hooks import Batch, Collate, HookEvents
-from hf_finetune.training.losses.classification import mean_over_step
+from hf_finetune.training.losses.weighted import mean_over_step
 from hf_finetune.training.nan_guard import NanGuard, check_logits, check_weights
 from hf_finetune.training.optim import schedules
 from hf_finetune.training.optim.schedule_free_adamw import show_average

@@ -17,7 +17,8 @@ from hf_finetune.distillation.config import DecoupledKD, HardLabel, MatchLogits,
 from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.distillation.weight_schedules import Ramp
-from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy
+from hf_finetune.training.losses.config import CrossEntropy
+from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.optim.sam import SAM, Sharpness
 from hf_finetune.training.regularization.r_drop import RDrop
 from hf_finetune.training.setup import TrainingSetup
@@ -127,7 +128,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
             logits = trainer.model.eval()(**batch).logits
         squares = (logits - torch.from_numpy(trainer.teaching.logits[step])).square().mean(-1)
         known = labels >= 0
-        expected = (weight * cross_entropy(logits[known], labels[known]).sum() + 2 * squares.sum()) / len(step)
+        expected = (weight * CrossEntropy()(logits[known], labels[known]).sum() + 2 * squares.sum()) / len(step)
         assert logged == pytest.approx(float(expected), abs=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,15 +14,15 @@ from transformers.utils import ModelOutput
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.data.inputs import with_labels
 from hf_finetune.training.input_mixing import mixed_inputs, soft_labels, why_not_by_embeddings
-from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy, focal, mean_over_step
-from hf_finetune.training.losses.config import CrossEntropy, Focal
+from hf_finetune.training.losses.config import CrossEntropy, Focal, Loss
+from hf_finetune.training.losses.weighted import WeightedLoss, mean_over_step
 from hf_finetune.training.regularization.r_drop import RDrop, symmetric_kl
 from hf_finetune.training.trainer import ClassifierTrainer
 
 # Logits (0, ln 3): probabilities 1/4 and 3/4.
 LOGITS = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]])
 SOFT = torch.tensor([[0.4, 0.6], [1.0, 0.0]])
-LOSSES = [CrossEntropy(), Focal(2.0), Focal(0.5)]
+LOSSES = [*(kind() for kind in get_args(Loss)), Focal(0.5)]
 WEIGHTS, SHIFT = torch.tensor([1.6, 0.4, 1.0]), torch.tensor([-0.2, -1.5, -0.7])
 
 
@@ -41,18 +42,18 @@ def test_soft_labels_by_hand() -> None:
 
 def test_cross_entropy_by_hand() -> None:
     expected = -0.4 * math.log(0.25) - 0.6 * math.log(0.75)
-    assert cross_entropy(LOGITS, SOFT).tolist() == pytest.approx([expected, -math.log(0.25)])
+    assert CrossEntropy()(LOGITS, SOFT).tolist() == pytest.approx([expected, -math.log(0.25)])
 
 
 def test_smoothing_by_hand() -> None:
     """Smoothing 0.2 over two classes makes 0.42 and 0.58 of 0.4 and 0.6."""
     expected = -0.42 * math.log(0.25) - 0.58 * math.log(0.75)
-    assert float(cross_entropy(LOGITS, SOFT, label_smoothing=0.2)[0]) == pytest.approx(expected)
+    assert float(CrossEntropy()(LOGITS, SOFT, 0.2)[0]) == pytest.approx(expected)
 
 
 def test_focal_by_hand() -> None:
     expected = -0.4 * 0.75**2 * math.log(0.25) - 0.6 * 0.25**2 * math.log(0.75)
-    assert float(focal(LOGITS, SOFT, gamma=2.0)[0]) == pytest.approx(expected)
+    assert float(Focal(2.0)(LOGITS, SOFT)[0]) == pytest.approx(expected)
 
 
 def test_weights_by_hand() -> None:
@@ -66,7 +67,7 @@ def test_weights_by_hand() -> None:
 def test_as_the_library_has_it(smoothing: float) -> None:
     logits, _, soft = random_batch()
     expected = F.cross_entropy(logits, soft, reduction="none", label_smoothing=smoothing)
-    assert torch.allclose(cross_entropy(logits, soft, label_smoothing=smoothing), expected, atol=1e-6)
+    assert torch.allclose(CrossEntropy()(logits, soft, smoothing), expected, atol=1e-6)
     if smoothing == 0:
         expected = F.cross_entropy(logits, soft, reduction="sum", weight=WEIGHTS)
         assert float(WeightedLoss(weights_C=WEIGHTS)(logits, soft)) == pytest.approx(float(expected), rel=1e-6)

@@ -16,8 +16,8 @@ from hf_finetune.augmentation.image.operations import Flip, Translate
 from hf_finetune.augmentation.text.operations import DeleteWords, KeyboardTypos
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.models.kernels.shortcuts import Shortcuts
-from hf_finetune.training.losses.classification import CROSS_ENTROPY, WeightedLoss, focal, mean_over_step
 from hf_finetune.training.losses.config import Focal
+from hf_finetune.training.losses.weighted import CROSS_ENTROPY, WeightedLoss, mean_over_step
 from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalised
 from hf_finetune.training.regularization.gradient_noise import NoisyGradients
 from hf_finetune.training.regularization.mixout import Mixout, pretrained_layers
@@ -77,7 +77,7 @@ def test_loss_of_a_step_is_the_weighted_mean_over_its_rows(tmp_path: Path) -> No
         batch = with_labels(trainer.inputs.collate, rows.__getitems__(step))
         labels = batch.pop("labels")
         with torch.no_grad():
-            found = focal(trainer.model.eval()(**batch).logits + SHIFT, labels, gamma=1.5)
+            found = Focal(1.5)(trainer.model.eval()(**batch).logits + SHIFT, labels)
         assert logged == pytest.approx(float((found * WEIGHTS[labels]).sum() / len(step)), abs=1e-4)
 
 

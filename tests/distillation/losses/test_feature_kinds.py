@@ -33,7 +33,7 @@ from hf_finetune.distillation.training_rows import embedding_column
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
-from hf_finetune.training.losses.classification import WeightedLoss
+from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.setup import TrainingSetup
 
 

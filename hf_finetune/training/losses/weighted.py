@@ -1,4 +1,4 @@
-"""Losses as pure functions. The trainer sums them over rows and divides by the rows of the whole step.
+"""The loss of a classifier: a sum over rows, which the trainer divides by the rows of the whole step.
 
 A row's loss depends on that row alone, and weights and priors come from the data set, never from the batch. So the mean
 over the rows of a step is the same number however the step is cut into micro-batches or shared by processes.
@@ -8,74 +8,15 @@ Legend: B rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from hf_finetune.models.modules import head_logits
 from hf_finetune.training.hooks import SummedLoss
-
-RowLosses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""`(logits (B, C), labels (B,)) -> loss of each row (B,)`, in nats.
-
-Labels are class indices, or soft: (B, C), float, how much of each class is in a row. Then the loss is the same mixture of
-what the row costs under each class, and so linear in the labels, whatever they sum to.
-"""
-
-
-def cross_entropy(logits_BC: torch.Tensor, labels_B: torch.Tensor, *, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy of each row, computed in float32.
-
-    With smoothing s the target is (1 - s) on the label plus s / C on every class (arXiv:1512.00567).
-
-    Args:
-        logits_BC: shape (B, C).
-        labels_B: shape (B,), class indices; or soft, see `RowLosses`.
-
-    Returns:
-        Shape (B,), in nats.
-    """
-    if labels_B.dim() == 2:
-        return -(_smoothed(labels_B, label_smoothing) * F.log_softmax(logits_BC.float(), dim=-1)).sum(-1)
-    return F.cross_entropy(logits_BC.float(), labels_B, reduction="none", label_smoothing=label_smoothing)
-
-
-def focal(
-    logits_BC: torch.Tensor, labels_B: torch.Tensor, *, gamma: float, label_smoothing: float = 0.0
-) -> torch.Tensor:
-    """Focal loss of each row: -(1 - p)^gamma log p, p the label's probability (arXiv:1708.02002), in float32.
-
-    With smoothing every class c adds -q_c (1 - p_c)^gamma log p_c, q the target of `cross_entropy`. Gamma 0 is
-    cross-entropy.
-
-    Args:
-        logits_BC: shape (B, C).
-        labels_B: shape (B,), class indices; or soft, see `RowLosses`.
-        gamma: 0 or more; the higher, the less a row counts that is right already.
-
-    Returns:
-        Shape (B,), in nats.
-    """
-    log_p_BC = F.log_softmax(logits_BC.float(), dim=-1)
-    if labels_B.dim() == 1 and label_smoothing == 0:
-        log_p_B = log_p_BC.gather(1, labels_B[:, None])[:, 0]
-        return -(_one_minus_exp(log_p_B) ** gamma) * log_p_B
-    target_BC = labels_B if labels_B.dim() == 2 else F.one_hot(labels_B, log_p_BC.shape[1]).float()
-    return -(_smoothed(target_BC, label_smoothing) * _one_minus_exp(log_p_BC) ** gamma * log_p_BC).sum(-1)
-
-
-def _smoothed(target_BC: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """A share of each row's sum spread evenly over the classes; linear in the target."""
-    even_B1 = target_BC.sum(-1, keepdim=True) / target_BC.shape[1]
-    return (1 - label_smoothing) * target_BC + label_smoothing * even_B1
-
-
-def _one_minus_exp(log_p: torch.Tensor) -> torch.Tensor:
-    """1 - p, exact for p close to 1, and nowhere 0: there the gradient of a power below 1 is not a number."""
-    return (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
+from hf_finetune.training.losses.cross_entropy import CrossEntropy
+from hf_finetune.training.losses.targets import RowLosses
 
 
 @dataclass(frozen=True)
@@ -86,7 +27,7 @@ class WeightedLoss:
     weights that happen to be in it: else a micro-batch of rare rows would count as much as one of common rows.
     """
 
-    rows: RowLosses = cross_entropy
+    rows: RowLosses = CrossEntropy()
     """Loss of each row."""
     weights_C: torch.Tensor | None = None
     """Weight of each class, shape (C,); their mean over the training rows is 1. None: all 1."""

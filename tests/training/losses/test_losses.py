@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from hf_finetune.training.losses.classification import WeightedLoss, cross_entropy, focal
+from hf_finetune.training.losses.config import CrossEntropy, Focal
+from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.regularization.r_drop import symmetric_kl
 
 # Logits (0, ln 3): probabilities 1/4 and 3/4.
@@ -12,13 +13,13 @@ LABELS = torch.tensor([1, 0])
 
 
 def test_by_hand() -> None:
-    assert cross_entropy(LOGITS, LABELS).tolist() == pytest.approx([-math.log(0.75), -math.log(0.25)])
+    assert CrossEntropy()(LOGITS, LABELS).tolist() == pytest.approx([-math.log(0.75), -math.log(0.25)])
 
 
 def test_smoothing_by_hand() -> None:
     """Smoothing 0.2 over two classes: 0.9 on the label, 0.1 on the other."""
     expected = -(0.9 * math.log(0.75) + 0.1 * math.log(0.25))
-    assert float(cross_entropy(LOGITS, LABELS, label_smoothing=0.2)[0]) == pytest.approx(expected)
+    assert float(CrossEntropy()(LOGITS, LABELS, 0.2)[0]) == pytest.approx(expected)
 
 
 def test_half_precision_logits_are_summed_in_float32() -> None:
@@ -30,20 +31,20 @@ def test_half_precision_logits_are_summed_in_float32() -> None:
 def test_focal_by_hand() -> None:
     """(1/4)^2 of -ln 3/4 where the label has 3/4, (3/4)^2 of -ln 1/4 where it has 1/4."""
     expected = [-math.log(0.75) / 16, -math.log(0.25) * 9 / 16]
-    assert focal(LOGITS, LABELS, gamma=2.0).tolist() == pytest.approx(expected)
-    assert torch.allclose(focal(LOGITS, LABELS, gamma=0.0), cross_entropy(LOGITS, LABELS))
+    assert Focal(2.0)(LOGITS, LABELS).tolist() == pytest.approx(expected)
+    assert torch.allclose(Focal(0.0)(LOGITS, LABELS), CrossEntropy()(LOGITS, LABELS))
 
 
 def test_focal_with_smoothing_by_hand() -> None:
     expected = -0.9 * math.log(0.75) * 0.25 - 0.1 * math.log(0.25) * 0.75
-    assert float(focal(LOGITS, LABELS, gamma=1.0, label_smoothing=0.2)[0]) == pytest.approx(expected)
+    assert float(Focal(1.0)(LOGITS, LABELS, 0.2)[0]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_of_a_certain_answer_has_a_gradient(gamma: float) -> None:
     """The label's probability is 1 to the last digit: (1 - p)^(gamma - 1) would be infinite."""
     logits = torch.tensor([[0.0, 200.0], [200.0, 0.0]], requires_grad=True)
-    focal(logits, torch.tensor([1, 1]), gamma=gamma).sum().backward()
+    Focal(gamma)(logits, torch.tensor([1, 1])).sum().backward()
     assert torch.isfinite(logits.grad).all() and torch.allclose(logits.grad[1], torch.tensor([1.0, -1.0]))
 
 

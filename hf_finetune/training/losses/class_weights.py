@@ -1,0 +1,75 @@
+"""Class weights: how much a row of each class counts in the loss.
+
+They are scaled so that their mean over the training rows is 1: the learning rate keeps its meaning, and only the ratios of
+the weights count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
+
+from annotated_types import MinLen
+
+from hf_finetune.errors import InputError
+from hf_finetune.utils.config import Fraction, Positive, configclass
+
+
+@configclass
+class Balanced:
+    """Every class weighs the same in sum: a row's weight is one over the rows of its class."""
+
+    def __call__(self, counts: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
+        """Weight of each class, from the rows that each has; of both length C."""
+        return _mean_of_one([1 / _at_least_one(n) for n in counts], counts)
+
+
+@configclass
+class EffectiveNumber:
+    """Class-balanced loss: one over the effective number of rows of a class, (1 - beta^n) / (1 - beta) (arXiv:1901.05555)."""
+
+    beta: Fraction = 0.999
+    """0: no weights; towards 1: one over the rows of the class."""
+
+    def __call__(self, counts: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
+        """Weight of each class."""
+        return _mean_of_one([(1 - self.beta) / (1 - self.beta ** _at_least_one(n)) for n in counts], counts)
+
+
+@configclass
+class PerClass:
+    """A weight for each class by its name."""
+
+    weights: Annotated[dict[str, Positive], MinLen(1)]
+    """Name of a class: its weight, above 0. Classes that are not named weigh 1, before all are scaled to a mean of 1."""
+
+    def __call__(self, counts: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
+        """Weight of each class.
+
+        Raises:
+            InputError: a name that is no class of the data.
+        """
+        for name in self.weights:
+            if name not in names:
+                shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+                raise InputError(f"objective.class_weights.weights: expected names of classes ({shown}), got {name!r}")
+        return _mean_of_one([self.weights.get(name, 1.0) for name in names], counts)
+
+
+ClassWeights: TypeAlias = Balanced | EffectiveNumber | PerClass
+
+
+def log_shares(counts: Sequence[float]) -> tuple[float, ...]:
+    """Logarithm of each class's share of the rows; a class without rows counts as having one."""
+    total = sum(map(_at_least_one, counts))
+    return tuple(math.log(_at_least_one(n) / total) for n in counts)
+
+
+def _at_least_one(count: float) -> float:
+    return max(1.0, float(count))
+
+
+def _mean_of_one(weights: Sequence[float], counts: Sequence[float]) -> tuple[float, ...]:
+    mean = sum(w * n for w, n in zip(weights, counts, strict=True)) / sum(counts)
+    return tuple(w / mean for w in weights)
