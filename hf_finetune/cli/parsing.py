@@ -29,8 +29,8 @@ class RunJob:
     config: Config = None
     """YAML file of recipe fields; flags win over it."""
     find_lr: bool = False
-    """In place of the run: 100 steps at a learning rate that grows (arXiv:1506.01186), their losses as a table and a picture,
-    and a proposal. Reads training rows alone, keeps nothing it trained."""
+    """In place of the run: 100 steps at a growing learning rate (arXiv:1506.01186), their losses as a table and a plot,
+    and a proposal. Reads training rows alone; nothing it trains is saved."""
     plot_schedule: Annotated[str | None, tyro.conf.arg(metavar="FILE.svg")] = None
     """With plan: draw the learning rate of every step, a line for each group of parameters that has its own."""
     json: bool = False
@@ -82,7 +82,7 @@ def _split_adapter(job: T | None) -> tuple[T | None, Any]:
 
 
 def _plain_lines(box: str, prog: str) -> str:
-    """tyro's complaint without its box, which is in ASCII where the terminal has no other; its first line is the title."""
+    """tyro's complaint without the box around it, whose first line is the title."""
     lines = [re.sub(r"^[│|╭╰+]|[│|╮╯+]$", "", line.strip()).strip() for line in box.splitlines()]
     lines = [line for line in lines if line.strip("─-")]
     title, body = lines[0].strip("─- "), lines[1:]

@@ -23,7 +23,7 @@ class PredictJob(ClassifyJob):
     output: Annotated[str, tyro.conf.arg(metavar="FILE.(csv|parquet|jsonl)")] = "predictions.csv"
     """File to write."""
     digests: bool = False
-    """Write the SHA-256 of each row's text, or of its picture's file, as well: then a .parquet file can be a teacher,
+    """Write the SHA-256 of each row's text, or of its image file, as well: then a .parquet file can be a teacher,
     `train DATA --teacher FILE`, on a machine that has not the model."""
 
 

@@ -82,8 +82,8 @@ def _find_rate(job: RunJob) -> None:
     with importing():
         from hf_finetune.pipeline.learning_rate_finder import describe, find_rate
 
-    found = find_rate(job.recipe, job.launch.output)
-    print(json.dumps(found.to_dict(), indent=2) if job.json else describe(found))
+    proposal = find_rate(job.recipe, job.launch.output)
+    print(json.dumps(proposal.to_dict(), indent=2) if job.json else describe(proposal))
 
 
 def _report(job: RunJob, result: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
 
     judged = "test" if "test" in result["metrics"] else "validation"
     rows = [{"name": "this model", **result["metrics"][judged]}]
-    rows += [{**found, "name": f"{key} ({found['name']})"} for key, found in result["baselines"].items()]
+    rows += [{**b, "name": f"{key} ({b['name']})"} for key, b in result["baselines"].items()]
     print(f"{result['name']} on {result['rows'][judged]} {judged} rows, 95% intervals")
     print(comparison_table(rows, metrics=TABLE_METRICS))
     folder = result["folder"]

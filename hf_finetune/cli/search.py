@@ -17,9 +17,9 @@ from hf_finetune.search.config import SearcherName
 
 SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
 
-Search what the user's own data gain from: so far a policy of augmentation.
-`hf-finetune search augmentation --help` tells the flags: those of train, but for a few that are refused by name, and its
-own."""
+Search what improves a model on your own data: so far an augmentation policy.
+`hf-finetune search augmentation --help` lists the flags: its own, and those of train but for a few that are refused by
+name."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class SearchJob(TrainJob):
     """Search a policy of augmentation for your own data, and judge it against none."""
 
     searcher: SearcherName = "sweep"
-    """sweep: one or two numbers, as in RandAugment and TrivialAugment, the least that can be chosen wrongly in few trials.
-    tpe: Optuna's Parzen estimator (the extra `search`). population: several trainings that learn from each other and end in a
-    schedule of policies, `Phases`, as in PBA. reinforce: a recurrent controller that learns by its rewards, as in AutoAugment."""
+    """sweep: one or two numbers, as in RandAugment and TrivialAugment: the least to overfit in few trials. tpe: Optuna's
+    tree-structured Parzen estimator (the extra `search`). population: several trainings that exchange policies and end in
+    a schedule of them, `Phases`, as in PBA. reinforce: a recurrent controller trained by REINFORCE, as in AutoAugment."""
     budget: str = "10m"
-    """Time of the whole command: 90s, 10m, 1h30m. Trials have 0.4 of it, or more where what decides needs less: runs with the
-    policy and without, of as many of the recipe's steps as fit into all that is left."""
+    """Time of the whole command: 90s, 10m, 1h30m. Trials take 0.4 of it, or more where the final runs need less: paired
+    runs with the policy and without, of as many of the recipe's steps as fit into the rest."""
     trials: int | None = None
-    """Trials of policies; a number of them is done whatever the budget says, by sweep and population the next lower one that
-    their rungs add up to. None: as many as there is time for."""
+    """Number of trials, whatever the budget; for sweep and population rounded down to what their rungs add up to. None: as
+    many as there is time for."""
     seeds: int | None = None
-    """Runs with the best policy, and as many without, each pair with a seed of its own: train.seed and those after it. None:
-    at least three, and up to ten while time is left."""
+    """Paired runs with the best policy and without, each pair with a seed of its own: train.seed and those after it. None:
+    at least three, and up to ten while there is time."""
     rows: int | None = None
     """Training rows at most: as --max-train-rows."""
 
@@ -56,14 +56,14 @@ def search(arguments: Sequence[str]) -> None:
         from hf_finetune.utils.environment import seconds_since_start
 
     options = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
-    found = policy_search.search_policy(
+    result = policy_search.search_policy(
         SearchedRecipe(job.recipe),
         options,
         output=job.launch.output,
         resume=job.launch.resume,
         used_s=seconds_since_start(),
     )
-    print(json.dumps(found, indent=2) if job.json else report.describe(found))
+    print(json.dumps(result, indent=2) if job.json else report.describe(result))
 
 
 def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:

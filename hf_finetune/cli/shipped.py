@@ -1,4 +1,4 @@
-"""The recipes that come with the package: found, described, copied and loaded by name or by path."""
+"""The recipes that come with the package: list, describe, copy and load them by name or by path."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def names() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder().glob("*/*.py"))}
 
 
-def _spelled(paths: Iterable[Path], suffix: str = "") -> dict[str, Path]:
+def _by_name(paths: Iterable[Path], suffix: str = "") -> dict[str, Path]:
     """Shipped files by their names, each alone and behind its folder's."""
     return {f"{where}{path.stem}{suffix}": path for path in paths for where in ("", f"{path.parent.name}/")}
 
 
 def is_known(name: str) -> bool:
     """Whether a shipped recipe has this name, such as `quickstart` or `text/quickstart`."""
-    return name in _spelled(names().values())
+    return name in _by_name(names().values())
 
 
 def described() -> dict[str, str]:
@@ -62,7 +62,7 @@ def find(name: str) -> Path:
         close = difflib.get_close_matches(name.rpartition("/")[2], names(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else "see `hf-finetune list`"
         raise InputError(f"{name}: no recipe of this name; {hint}")
-    return _spelled(names().values())[name]
+    return _by_name(names().values())[name]
 
 
 def load_recipe(name: str) -> Recipe:
@@ -76,7 +76,7 @@ def load_recipe(name: str) -> Recipe:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    with _named(path):
+    with _errors_name(path):
         spec.loader.exec_module(module)
     function = vars(module).get("recipe")
     if not callable(function):
@@ -90,7 +90,7 @@ def make(function: Callable[[], Any], path: Path) -> Recipe:
     Raises:
         InputError: when it fails, or returns something else.
     """
-    with _named(path):
+    with _errors_name(path):
         made = function()
     if not isinstance(made, Recipe):
         raise InputError(f"{path}: recipe() returned {type(made).__name__}, expected a Recipe")
@@ -98,7 +98,7 @@ def make(function: Callable[[], Any], path: Path) -> Recipe:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _errors_name(path: Path) -> Iterator[None]:
     """Whatever the user's code raises becomes one line that names the file and the line."""
     try:
         yield
@@ -117,7 +117,7 @@ def copy(name: str, destination: Path) -> Path:
     Raises:
         InputError: when the destination exists already, or its folder does not.
     """
-    source = _spelled(folder().glob("accelerate/*.yaml"), ".yaml").get(name) or find(name)
+    source = _by_name(folder().glob("accelerate/*.yaml"), ".yaml").get(name) or find(name)
     target = destination / source.name if destination.is_dir() else destination
     if target.exists():
         raise InputError(f"{target}: exists already; name another file")

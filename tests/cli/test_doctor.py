@@ -89,7 +89,7 @@ def test_a_report_and_its_json(texts: str, capsys: pytest.CaptureFixture[str]) -
         (["{texts}", "--show-augmentation", "no.py"], "no.py: no such recipe file"),
         (
             ["{texts}", "--show-augmentation", "beans_full"],
-            "--show-augmentation beans_full: this recipe is for pictures",
+            "--show-augmentation beans_full: this recipe is for images",
         ),
         (["{texts}", "--show-augmentation", "[CutMix]"], "objective.mix: expected Mixup for texts"),
         (
