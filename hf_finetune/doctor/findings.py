@@ -6,7 +6,7 @@ Legend: N rows of all splits together, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -238,7 +238,7 @@ class Finding:
             {**place(s.index), "reason": s.reason, **({} if s.other is None else {"other": place(s.other)})}
             for s in self.suspects
         ]
-        fields = {name: value for name, value in asdict(self).items() if name != "suspects"}
+        fields = {name: value for name, value in vars(self).items() if name != "suspects"}
         return {**fields, "details": list(self.details), "rows": rows}
 
 

@@ -44,7 +44,7 @@ class ClassFolder(TextFile):
         read = {self.kind: self._content, "label": _class_of}
         for first, files in batched(self.files, size):
             values = {name: [read[name](file) for file in files] for name in columns}
-            yield Chunk(values, len(files), self.name, first, files=[str(self.path / file) for file in files])
+            yield Chunk(values, len(files), self.name, first, files=files)
 
     def _content(self, file: str) -> str | EncodedImage:
         path = self.path / file

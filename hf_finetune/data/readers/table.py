@@ -37,14 +37,14 @@ class Chunk:
     lines: Sequence[int | None] = ()
     """Line of each row, in files that have lines."""
     files: Sequence[str] = ()
-    """File of each row, where every row is a file."""
+    """File of each row below the folder `source`, where every row is a file."""
     objects: Sequence[Mapping[str, Any]] = ()
     """Each row as JSON has it, where rows may lack a column."""
 
     def place(self, i: int) -> str:
         """The i-th of these rows as a person finds it: file and row."""
         if self.files:
-            return self.files[i]
+            return str(Path(self.source) / self.files[i])
         line = self.lines[i] if self.lines else None
         return f"{self.source}, row {self.first + i + 1}" + ("" if line is None else f" (line {line})")
 
