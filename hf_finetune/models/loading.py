@@ -146,11 +146,7 @@ def load_classifier(
     )
     config = load_config(local, trust_remote_code, from_config)
     _check_family(str(checkpoint), config, task)
-    name_classes(config, labels)
-    config.problem_type = "single_label_classification"
-    if not config.to_dict().get("auto_map"):
-        # Whatever a checkpoint names: a family's first class is the plain one, and DeiT's other one is for students.
-        config.architectures = [DeiTForImageClassificationWithTeacher.__name__] if distilled else []
+    _describe_classifier(config, labels, distilled)
     notes = list(local.notes)
     if dropout is not None and not set_dropout(config, dropout):
         notes.append(f"model.dropout: {config.model_type} has no dropout")
@@ -229,6 +225,14 @@ def _check_family(checkpoint: str, config: PreTrainedConfig, task: Task) -> None
             "tokens (segment_means_seq_len) alone; set both fields of config.json to the same number, for attention "
             "between all tokens, or use another checkpoint"
         )
+
+
+def _describe_classifier(config: PreTrainedConfig, labels: Sequence[str], distilled: bool) -> None:
+    name_classes(config, labels)
+    config.problem_type = "single_label_classification"
+    if not config.to_dict().get("auto_map"):
+        # Whatever a checkpoint names: a family's first class is the plain one, and DeiT's other one is for students.
+        config.architectures = [DeiTForImageClassificationWithTeacher.__name__] if distilled else []
 
 
 def name_classes(config: PreTrainedConfig, labels: Sequence[str]) -> None:

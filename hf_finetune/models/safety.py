@@ -77,8 +77,7 @@ def inspect_checkpoint(
 ) -> LocalCheckpoint:
     """Find a checkpoint, fetch what is needed of it, and refuse it unless its files are plain, whole data.
 
-    Weights in pickle format are read here once through `torch.load(weights_only=True)`, without their storages, so
-    that the verdict does not depend on how the installed transformers reads them.
+    Weights in pickle format are read here once through `torch.load(weights_only=True)`, whatever transformers does.
 
     Args:
         checkpoint: a folder (of a model, or of a run, whose model/ or encoder/ is meant), else a Hub id. Of a Hub
@@ -86,8 +85,7 @@ def inspect_checkpoint(
             there are no safetensors; `.py` only with `trust_remote_code`.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: let the checkpoint bring Python code and name kernels.
-        need_weights: False: for its config, tokenizer or processor alone. Weights are then not looked at: they are not
-            fetched, and need not be there.
+        need_weights: False: for its config, tokenizer or processor alone; weights are not fetched or looked at.
 
     Raises:
         InputError: the checkpoint is not there, access is denied or the Hub is out of reach; config.json is missing,

@@ -124,7 +124,7 @@ def _features(
     run: PreparedRun, network: PreTrainedModel, layers: Sequence[nn.Linear], sample: _Sample, rows: TrainingRows
 ) -> list[np.ndarray]:
     """What each layer reads of the sample, shape (N, D)."""
-    with shortcuts(run.context).without_gradients.taken(network):
+    with shortcuts(run.context).without_gradients.use(network):
         return warm_start.head_features(
             network,
             layers,

@@ -84,7 +84,7 @@ def make_ready(
 
 def cache_rows(run: PreparedRun, network: PreTrainedModel, encoded: EncodedRows) -> TrainingRows:
     """The encoded rows as activations of the frozen layers, where these can be cached."""
-    with shortcuts(run.context).without_gradients.taken(network):
+    with shortcuts(run.context).without_gradients.use(network):
         return cache_frozen_layers(
             network,
             run.data.inputs,

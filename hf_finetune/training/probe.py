@@ -160,7 +160,7 @@ def measure(
 
     def timed(kernels: Kernels, rows: Mapping[str, torch.Tensor]) -> float:
         kernels.switch_on(model)
-        with shortcuts.taken(model):
+        with shortcuts.use(model):
             started = time.perf_counter()
             step(rows, kernels)
             return time.perf_counter() - started

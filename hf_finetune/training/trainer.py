@@ -363,7 +363,7 @@ class ClassifierTrainer(Trainer):
             for hook in self.hooks:
                 stack.enter_context(hook.on_model(self.model))
             # Last: they leave alone a layer whose parts do otherwise than their class.
-            stack.enter_context(self.setup.shortcuts.taken(self.model))
+            stack.enter_context(self.setup.shortcuts.use(self.model))
             yield
 
     def _restore_best(self, last: Path) -> None:

@@ -30,7 +30,7 @@ class Shortcuts:
         return Shortcuts(fast_dropout=False, fused_layers=self.fused_layers, fused_projections=False)
 
     @contextmanager
-    def taken(self, model: PreTrainedModel) -> Iterator[None]:
+    def use(self, model: PreTrainedModel) -> Iterator[None]:
         """Inside, they are used; after, the model is as before."""
         with ExitStack() as stack:
             if model.device.type == "cpu":

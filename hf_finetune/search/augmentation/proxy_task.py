@@ -131,7 +131,7 @@ class ProxyTask:
     def run(self, stages: Sequence[Stage]) -> Score:
         """Train from the shared start, then score. The same stages give the same score."""
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=[]), shortcuts(self.prepared.context).taken(self.model):
+        with torch.random.fork_rng(devices=[]), shortcuts(self.prepared.context).use(self.model):
             torch.manual_seed(self.seed)
             with self.all_layers():
                 self._train(stages)

@@ -163,6 +163,6 @@ def test_shortcuts_are_fields_and_end(tmp_path: Path) -> None:
         return dropout, isinstance(layer, Fused), type(layer.attention.self.key) is not nn.Linear
 
     for requested in ((True, True, True), (False, True, False), (True, False, True), (False, False, False)):
-        with Shortcuts(*requested).taken(model):
+        with Shortcuts(*requested).use(model):
             assert taken() == requested
         assert taken() == (False, False, False)
