@@ -9,6 +9,7 @@ Legend: B rows of a batch, H height, W width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -131,6 +132,15 @@ def _at(values_B: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
 def _exchanged(texts: list[str], rows: np.ndarray, others: list[str]) -> list[str]:
     new = dict(zip(rows.tolist(), others, strict=True))
     return [new.get(i, text) for i, text in enumerate(texts)]
+
+
+class Graded(ABC):
+    """An operation whose strength is one number, which policy search varies."""
+
+    @classmethod
+    @abstractmethod
+    def of_strength(cls, strength: float) -> Self:
+        """The operation at a strength above 0, to 1."""
 
 
 class Operation(Protocol):

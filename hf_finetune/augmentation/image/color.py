@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
 
 from hf_finetune.augmentation.image.base import Draw, EachImage, either_way
+from hf_finetune.augmentation.operations import Graded
 from hf_finetune.utils.config import Probability, between, configclass
 
 if TYPE_CHECKING:
@@ -54,11 +55,16 @@ class Colour(EachImage):
 
 
 @configclass
-class Grayscale(EachImage):
+class Grayscale(Graded, EachImage):
     """Take the colour out of a picture."""
 
     p: Probability = 0.1
     """Probability of each picture."""
+
+    @classmethod
+    def of_strength(cls, strength: float) -> Self:
+        """See `Graded`."""
+        return cls(p=strength)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape, all three channels alike."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from hf_finetune.augmentation.image.base import (
     either_way,
     expect_in_order,
 )
+from hf_finetune.augmentation.operations import Graded
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Probability, between, configclass
 
@@ -56,7 +57,7 @@ class Crop(EachImage):
 
 
 @configclass
-class ResizedCrop(EachImage):
+class ResizedCrop(Graded, EachImage):
     """Cut out a part of a picture and resize it to the picture's size (Inception's crop, arXiv:1409.4842)."""
 
     min_scale: Annotated[float, between(1e-4, 1)] = 0.08
@@ -70,6 +71,11 @@ class ResizedCrop(EachImage):
 
     def __post_init__(self) -> None:
         expect_in_order(self, "min_scale", "max_scale")
+
+    @classmethod
+    def of_strength(cls, strength: float) -> Self:
+        """See `Graded`."""
+        return cls(min_scale=round(1 - 0.9 * strength, 3))
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A part of the picture, of the same size."""
@@ -93,13 +99,18 @@ class ResizedCrop(EachImage):
 
 
 @configclass
-class Flip(EachImage):
+class Flip(Graded, EachImage):
     """Mirror a picture."""
 
     p: Probability = 0.5
     """Probability of each picture."""
     direction: Literal["horizontal", "vertical"] = "horizontal"
     """horizontal: left becomes right; vertical: top becomes bottom."""
+
+    @classmethod
+    def of_strength(cls, strength: float) -> Self:
+        """See `Graded`."""
+        return cls(0.5 * strength)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -130,7 +141,7 @@ class Rotate(EachImage):
 
 
 @configclass
-class Scale(EachImage):
+class Scale(Graded, EachImage):
     """Show a picture larger or smaller, about its centre."""
 
     smallest: Annotated[float, between(0.05, 20)] = 0.8
@@ -146,6 +157,11 @@ class Scale(EachImage):
 
     def __post_init__(self) -> None:
         expect_in_order(self, "smallest", "largest")
+
+    @classmethod
+    def of_strength(cls, strength: float) -> Self:
+        """See `Graded`."""
+        return cls(smallest=1 - 0.5 * strength, largest=1 + strength)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -221,7 +237,7 @@ class Translate(EachImage):
 
 
 @configclass
-class Perspective(EachImage):
+class Perspective(Graded, EachImage):
     """Show a picture as if it were seen at an angle."""
 
     distortion: Annotated[float, between(0, 0.9)] = 0.3
@@ -230,6 +246,11 @@ class Perspective(EachImage):
     """Grey level of what was outside, 0 to 255."""
     p: Probability = 0.5
     """Probability of each picture."""
+
+    @classmethod
+    def of_strength(cls, strength: float) -> Self:
+        """See `Graded`."""
+        return cls(round(0.6 * strength, 3), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape; one of a single line of pixels stays itself."""

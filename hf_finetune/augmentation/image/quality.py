@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from hf_finetune.augmentation.image.base import (
     either_way,
     expect_in_order,
 )
+from hf_finetune.augmentation.operations import Graded
 from hf_finetune.utils.config import Probability, between, configclass
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ ERASE_ATTEMPTS = 10
 
 
 @configclass
-class Blur(EachImage):
+class Blur(Graded, EachImage):
     """Gaussian blur."""
 
     min_sigma: Annotated[float, between(0, 20)] = 0.1
@@ -37,6 +38,11 @@ class Blur(EachImage):
 
     def __post_init__(self) -> None:
         expect_in_order(self, "min_sigma", "max_sigma")
+
+    @classmethod
+    def of_strength(cls, strength: float) -> Self:
+        """See `Graded`."""
+        return cls(max_sigma=round(0.1 + 2.9 * strength, 3), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -67,7 +73,7 @@ class Sharpness(EachImage):
 
 
 @configclass
-class Noise(EachImage):
+class Noise(Graded, EachImage):
     """Gaussian noise on every value."""
 
     min_sigma: Probability = 0.0
@@ -80,6 +86,11 @@ class Noise(EachImage):
     def __post_init__(self) -> None:
         expect_in_order(self, "min_sigma", "max_sigma")
 
+    @classmethod
+    def of_strength(cls, strength: float) -> Self:
+        """See `Graded`."""
+        return cls(max_sigma=round(0.3 * strength, 3), p=1.0)
+
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
         from hf_finetune.augmentation.image.kernels import with_noise
@@ -89,7 +100,7 @@ class Noise(EachImage):
 
 
 @configclass
-class Erase(EachImage):
+class Erase(Graded, EachImage):
     """Cover a rectangle (random erasing, arXiv:1708.04896)."""
 
     min_area: Probability = 0.02
@@ -105,6 +116,11 @@ class Erase(EachImage):
 
     def __post_init__(self) -> None:
         expect_in_order(self, "min_area", "max_area")
+
+    @classmethod
+    def of_strength(cls, strength: float) -> Self:
+        """See `Graded`."""
+        return cls(max_area=round(0.02 + 0.38 * strength, 3), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""
@@ -136,7 +152,7 @@ class Erase(EachImage):
 
 
 @configclass
-class Jpeg(EachImage):
+class Jpeg(Graded, EachImage):
     """What is left of a picture that was kept as JPEG."""
 
     min_quality: Annotated[int, between(1, 100)] = 30
@@ -148,6 +164,11 @@ class Jpeg(EachImage):
 
     def __post_init__(self) -> None:
         expect_in_order(self, "min_quality", "max_quality")
+
+    @classmethod
+    def of_strength(cls, strength: float) -> Self:
+        """See `Graded`."""
+        return cls(min_quality=round(95 - 85 * strength), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """A picture of the same shape."""

@@ -7,9 +7,9 @@ from functools import cached_property
 import numpy as np
 
 from hf_finetune.augmentation.text import synonyms
-from hf_finetune.augmentation.text.base import EachText
+from hf_finetune.augmentation.text.base import EachText, OnWords
 from hf_finetune.augmentation.text.words import DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
-from hf_finetune.data.text_pieces import Keep, joined, share, space_beside, words_of
+from hf_finetune.data.text_pieces import Keep, joined, share, space_beside
 from hf_finetune.utils.config import Probability, configclass
 
 MARKS = (".", ";", "?", ":", "!", ",")
@@ -29,7 +29,7 @@ class Eda(EachText):
     """Words that are neither exchanged nor swapped nor left out, see `text_pieces.Keep`."""
 
     def check_installed(self) -> None:
-        """Refuse to go without synonyms.
+        """Refuse to run without synonyms.
 
         Raises:
             InputError: their package is not installed.
@@ -39,10 +39,10 @@ class Eda(EachText):
 
     def change(self, text: str, rng: np.random.Generator) -> str:
         """A text of one word at least; one of fewer than two stays itself."""
-        return self._four[int(rng.random() * 4)].change(text, rng)
+        return self._operations[int(rng.random() * 4)].change(text, rng)
 
     @cached_property
-    def _four(self) -> tuple[EachText, ...]:
+    def _operations(self) -> tuple[EachText, ...]:
         return (
             ReplaceSynonyms(self.alpha, self.keep),
             InsertWords(self.alpha),
@@ -52,17 +52,14 @@ class Eda(EachText):
 
 
 @configclass
-class Aeda(EachText):
+class Aeda(OnWords):
     """An easier data augmentation (arXiv:2108.13230): punctuation marks between the words, which all stay as they are."""
 
     p: Probability = 0.3
     """As many marks as are drawn from 1 to this share of the words; none where it is 0."""
 
-    def change(self, text: str, rng: np.random.Generator) -> str:
-        """A text with marks before some of the words; one of fewer than two words stays itself."""
-        words, gaps = words_of(text)
-        if len(words) < 2 or self.p == 0:
-            return text
+    def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
+        """A text with marks before some of the words."""
         count = 1 + int(rng.random() * share(self.p, len(words)))
         marked = set(rng.permutation(len(words))[:count].tolist())
         new, around = [], []

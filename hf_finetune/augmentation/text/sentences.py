@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from hf_finetune.augmentation.operations import Rng, TextBatch, each
-from hf_finetune.augmentation.text.base import EachText
+from hf_finetune.augmentation.text.base import ByShare, EachText
 from hf_finetune.data.text_pieces import joined, joined_words, sentences_of, words_of
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Probability, configclass
 
 
 @configclass
-class ShuffleSentences(EachText):
+class ShuffleSentences(ByShare, EachText):
     """Put the sentences of a text in random order. White space between them stays where it was.
 
     A last sentence without a full stop runs into the one that comes to stand behind it.
@@ -36,7 +36,7 @@ class ShuffleSentences(EachText):
 
 
 @configclass
-class MixHalves:
+class MixHalves(ByShare):
     """Put the first half of a text and the second half of another training text of its class together: the label stays.
 
     For tasks in which either half alone shows the class, as in sentiment or topics.

@@ -1,6 +1,4 @@
-"""Operations on the words of a text: what stands between white space, and each letter of a script that puts none between
-words. The white space stays where it was. A text of fewer than two words stays itself.
-"""
+"""Operations that swap, leave out, insert and exchange the words of a text."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from hf_finetune.augmentation.text import synonyms
-from hf_finetune.augmentation.text.base import EachText
+from hf_finetune.augmentation.text.base import OnWords
 from hf_finetune.data.text_pieces import (
     Keep,
     core_of,
@@ -18,13 +16,12 @@ from hf_finetune.data.text_pieces import (
     space_beside,
     stays,
     without,
-    words_of,
 )
 from hf_finetune.utils.config import Probability, configclass
 
 
 @configclass
-class SwapWords(EachText):
+class SwapWords(OnWords):
     """Exchange two words, as often as there are words times p (EDA's random swap, arXiv:1901.11196)."""
 
     p: Probability = 0.1
@@ -32,12 +29,11 @@ class SwapWords(EachText):
     keep: Keep = "nothing"
     """Words that keep their places, see `text_pieces.Keep`."""
 
-    def change(self, text: str, rng: np.random.Generator) -> str:
+    def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
         """A text of the same words."""
-        words, gaps = words_of(text)
         places = [i for i in range(len(words)) if not stays(words, i, self.keep)]
-        if len(places) < 2 or self.p == 0:
-            return text
+        if len(places) < 2:
+            return joined_words(words, gaps)
         for first, second in rng.random((share(self.p, len(words)), 2)).tolist():
             a, b = int(first * len(places)), int(second * (len(places) - 1))
             # Never with itself.
@@ -47,7 +43,7 @@ class SwapWords(EachText):
 
 
 @configclass
-class DeleteWords(EachText):
+class DeleteWords(OnWords):
     """Leave out words, each with probability p (EDA's random deletion, arXiv:1901.11196)."""
 
     p: Probability = 0.1
@@ -55,11 +51,8 @@ class DeleteWords(EachText):
     keep: Keep = "nothing"
     """Words that are not left out, see `text_pieces.Keep`."""
 
-    def change(self, text: str, rng: np.random.Generator) -> str:
+    def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
         """A text of the words that are left, one at least."""
-        words, gaps = words_of(text)
-        if len(words) < 2 or self.p == 0:
-            return text
         drawn = np.flatnonzero(rng.random(len(words)) < self.p).tolist()
         gone = {i for i in drawn if not stays(words, i, self.keep)}
         if len(gone) == len(words):
@@ -68,7 +61,7 @@ class DeleteWords(EachText):
 
 
 @configclass
-class InsertWords(EachText):
+class InsertWords(OnWords):
     """Put further words at random places, as many as there are words times p (EDA's random insertion, arXiv:1901.11196)."""
 
     p: Probability = 0.1
@@ -77,7 +70,7 @@ class InsertWords(EachText):
     """synonyms: of random words of the text, in WordNet (English; the extra `augment`). text: its own words once more."""
 
     def check_installed(self) -> None:
-        """Refuse to go without synonyms where they are needed.
+        """Refuse to run without synonyms where they are needed.
 
         Raises:
             InputError: their package is not installed.
@@ -85,18 +78,14 @@ class InsertWords(EachText):
         if self.source == "synonyms" and self.p > 0:
             synonyms.check_installed("InsertWords")
 
-    def change(self, text: str, rng: np.random.Generator) -> str:
+    def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
         """A longer text; one of no word that has a synonym stays itself."""
-        words, gaps = words_of(text)
-        if len(words) < 2 or self.p == 0:
-            return text
         count = share(self.p, len(words))
         new: list[str] = []
         for i in rng.permutation(len(words)).tolist():
             # Without its punctuation, which belongs to the place where it stood.
-            word = core_of(words[i])[1]
-            if self.source == "synonyms":
-                word = synonyms.synonym(word.lower(), rng)
+            core = core_of(words[i])[1]
+            word = synonyms.synonym(core.lower(), rng) if self.source == "synonyms" else core
             if word:
                 new.append(word)
             if len(new) == count:
@@ -109,7 +98,7 @@ class InsertWords(EachText):
 
 
 @configclass
-class ReplaceSynonyms(EachText):
+class ReplaceSynonyms(OnWords):
     """Exchange words for synonyms in WordNet, as many as there are words times p (arXiv:1509.01626, EDA's arXiv:1901.11196).
 
     For English. Words like "the" or "not" and words without a synonym stay; of a word's meanings any may be drawn.
@@ -121,7 +110,7 @@ class ReplaceSynonyms(EachText):
     """Words that are not exchanged, see `text_pieces.Keep`."""
 
     def check_installed(self) -> None:
-        """Refuse to go without synonyms where they are needed.
+        """Refuse to run without synonyms where they are needed.
 
         Raises:
             InputError: their package is not installed.
@@ -129,11 +118,8 @@ class ReplaceSynonyms(EachText):
         if self.p > 0:
             synonyms.check_installed("ReplaceSynonyms")
 
-    def change(self, text: str, rng: np.random.Generator) -> str:
+    def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
         """A text of as many words; capitals and punctuation stay."""
-        words, gaps = words_of(text)
-        if len(words) < 2 or self.p == 0:
-            return text
         left = share(self.p, len(words))
         before = list(words)
         for i in rng.permutation(len(words)).tolist():
@@ -147,7 +133,7 @@ class ReplaceSynonyms(EachText):
 
 
 @configclass
-class CutSpan(EachText):
+class CutSpan(OnWords):
     """Leave out words that stand together (span cut-off, arXiv:2009.13818)."""
 
     p: Probability = 0.1
@@ -155,11 +141,8 @@ class CutSpan(EachText):
     keep: Keep = "nothing"
     """Words that are not left out, see `text_pieces.Keep`."""
 
-    def change(self, text: str, rng: np.random.Generator) -> str:
+    def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
         """A text of the words that are left."""
-        words, gaps = words_of(text)
-        if len(words) < 2 or self.p == 0:
-            return text
         length = min(share(self.p, len(words)), len(words) - 1)
         start = int(rng.random() * (len(words) - length + 1))
         return without(words, gaps, {i for i in range(start, start + length) if not stays(words, i, self.keep)})

@@ -3,7 +3,6 @@ another, and policies made of them."""
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from collections.abc import Callable
 from collections.abc import Sequence as Several
@@ -14,20 +13,10 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.augmentation.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
-from hf_finetune.augmentation.image.operations import (
-    Blur,
-    Erase,
-    Flip,
-    Grayscale,
-    Jpeg,
-    Noise,
-    Perspective,
-    ResizedCrop,
-    Scale,
-)
+from hf_finetune.augmentation.image.operations import ImageOperation
 from hf_finetune.augmentation.image.policies import RANDOM_KINDS, STRONGEST_MAGNITUDE, at_magnitude
 from hf_finetune.augmentation.mixing import CutMix, Mixing, Mixup, ResizeMix
-from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
+from hf_finetune.augmentation.operations import Graded, ImageBatch, TextBatch, generators
 from hf_finetune.augmentation.text.operations import TextOperation
 from hf_finetune.errors import InputError
 from hf_finetune.search.augmentation.policy import BRANCHES, LEVELS, MOVES, Mix, Move, Policy
@@ -168,45 +157,24 @@ def _step_away(level: float, rng: np.random.Generator) -> float:
     return LEVELS[min(max(step, 0), len(LEVELS) - 1)]
 
 
-STRONGEST_SHARE = 3
-"""The strongest operation on texts changes so many times the share that it changes by default, at most all."""
+def _graded(union: Any) -> Strengths:
+    """The members whose strength is one number."""
+    return {kind.__name__: kind.of_strength for kind in typing.get_args(union) if issubclass(kind, Graded)}
 
 
-def text_operations() -> Strengths:
-    """Every operation on texts whose strength is the share `p` and which needs nothing to be given."""
-    found = {}
-    for kind in typing.get_args(TextOperation):
-        defaults = {f.name: f.default for f in dataclasses.fields(kind)}
-        if "p" in defaults and dataclasses.MISSING not in defaults.values():
-            found[kind.__name__] = partial(_share, kind, min(1.0, STRONGEST_SHARE * defaults["p"]))
-    return found
-
-
-def _share(kind: Callable[..., Augmentation], strongest: float, magnitude: float) -> Augmentation:
-    return kind(p=round(strongest * magnitude, 4))
-
-
-def _of_the_papers(kind: Any, magnitude: float) -> Augmentation:
-    operation = at_magnitude(kind, STRONGEST_MAGNITUDE * magnitude)
+def _of_the_papers(kind: str, strength: float) -> Any:
+    operation = at_magnitude(kind, STRONGEST_MAGNITUDE * strength)
     # People read a policy: a fifth of 0.9 is 0.18.
     digits = {name: round(value, 6) for name, value in vars(operation).items() if isinstance(value, float)}
     return replace(operation, **digits)
 
 
-def image_operations() -> Strengths:
-    """RandAugment's operations and those beside them."""
-    return {
-        **{kind: partial(_of_the_papers, kind) for kind in RANDOM_KINDS if kind != "Identity"},
-        "Flip": lambda m: Flip(0.5 * m),
-        "ResizedCrop": lambda m: ResizedCrop(min_scale=round(1 - 0.9 * m, 3)),
-        "Scale": lambda m: Scale(smallest=1 - 0.5 * m, largest=1 + m),
-        "Perspective": lambda m: Perspective(round(0.6 * m, 3), p=1.0),
-        "Grayscale": lambda m: Grayscale(p=m),
-        "Blur": lambda m: Blur(max_sigma=round(0.1 + 2.9 * m, 3), p=1.0),
-        "Noise": lambda m: Noise(max_sigma=round(0.3 * m, 3), p=1.0),
-        "Erase": lambda m: Erase(max_area=round(0.02 + 0.38 * m, 3), p=1.0),
-        "Jpeg": lambda m: Jpeg(min_quality=round(95 - 85 * m), p=1.0),
-    }
+TEXT_OPERATIONS = _graded(TextOperation)
+IMAGE_OPERATIONS = {
+    **{kind: partial(_of_the_papers, kind) for kind in RANDOM_KINDS if kind != "Identity"},
+    **_graded(ImageOperation),
+}
+"""RandAugment's operations and those beside them."""
 
 
 def space_of(batch: TextBatch | ImageBatch, why_no_mixing: str | None = None) -> tuple[Space, tuple[str, ...]]:
@@ -221,7 +189,7 @@ def space_of(batch: TextBatch | ImageBatch, why_no_mixing: str | None = None) ->
     """
     is_text = isinstance(batch, TextBatch)
     suitable, left_out = {}, []
-    for name, of_strength in (text_operations() if is_text else image_operations()).items():
+    for name, of_strength in (TEXT_OPERATIONS if is_text else IMAGE_OPERATIONS).items():
         try:
             of_strength(1.0)(batch, generators(0, range(len(batch)), 0))
         except InputError as error:

@@ -12,7 +12,7 @@ from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
 from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
 from hf_finetune.search.augmentation.policy import BRANCHES, LEVELS, MOVES, NONE, Mix, Move, Policy
-from hf_finetune.search.augmentation.space import Space, image_operations, space_of
+from hf_finetune.search.augmentation.space import IMAGE_OPERATIONS, Space, space_of
 from hf_finetune.search.searchers.base import drawn
 
 SPACE = Space({"Swap": SwapWords, "Delete": DeleteWords})
@@ -105,7 +105,7 @@ def test_every_operation_of_pictures_at_every_magnitude(magnitude: float) -> Non
 
 
 def test_numbers_of_a_policy_are_for_people() -> None:
-    at = image_operations()
+    at = IMAGE_OPERATIONS
     assert at["Brightness"](0.2).brightness == 0.18
     assert at["TranslateX"](0.2).x == pytest.approx(0.2 * 150 / 331, abs=1e-6) == round(at["TranslateX"](0.2).x, 6)
 
