@@ -1,4 +1,4 @@
-"""Augmentations made of augmentations, for texts and pictures alike."""
+"""Operations made of operations, for texts and images alike."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Sometimes:
     p: Probability = 0.5
     """Probability of each row."""
     by_class: Literal["all", "rare"] = "all"
-    """all: p for every row. rare: p for rows of the rarest class, less for the others, in proportion to how rare they are;
-    rows without a label count as those of the most frequent class."""
+    """all: p for every row. rare: p for rows of the rarest class, less for the others, in proportion to how rare they
+    are; rows without a label count as those of the most frequent class."""
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
         """The batch with some of its rows changed."""
@@ -96,8 +96,8 @@ class Phases:
         in_order = all(low < high for low, high in pairwise((0.0, *self.starts, 1.0)))
         if self.starts and not (in_order and len(self.starts) == len(self.phases) - 1):
             raise InputError(
-                f"Phases.starts: expected {len(self.phases) - 1} rising numbers between 0 and 1, one for each phase but the "
-                f"first, got {self.starts!r}"
+                f"Phases.starts: expected {len(self.phases) - 1} rising numbers between 0 and 1, one for each phase "
+                f"but the first, got {self.starts!r}"
             )
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
@@ -148,7 +148,7 @@ def depends_on_progress(operations: Several[Augmentation]) -> bool:
 
 
 def leaves(operations: Several[Augmentation]) -> list[Augmentation]:
-    """Those of `every` that are not made of others."""
+    """Those of `walk` that are not made of others."""
     return [operation for operation in walk(operations) if not isinstance(operation, Composed)]
 
 
@@ -158,7 +158,7 @@ def generative_operations(operations: Several[Augmentation]) -> list[GenerativeO
 
 
 def check_kind(operations: Several[Augmentation], kind: Literal["text", "image"], field: str = "data.augment") -> None:
-    """Refuse an operation on pictures for texts, and the other way round, or one whose package is not installed.
+    """Refuse an operation on images for texts, and the other way round, or one whose package is not installed.
 
     Args:
         field: that holds the operations.
@@ -171,7 +171,7 @@ def check_kind(operations: Several[Augmentation], kind: Literal["text", "image"]
     for operation in leaves(operations):
         if not isinstance(operation, known):
             raise InputError(
-                f"{field}: {type(operation).__name__} is not for {'texts' if kind == 'text' else 'pictures'}; "
+                f"{field}: {type(operation).__name__} is not for {'texts' if kind == 'text' else 'images'}; "
                 f"expected one of {', '.join(k.__name__ for k in known)}"
             )
         if isinstance(operation, EachText):

@@ -1,9 +1,9 @@
 """Mixing the rows of a batch with one another: what `objective.mix` can hold, cheap to import.
 
-An operation is a frozen dataclass with `__call__(batch, rng) -> batch`, on the tensors of one forward pass. Each row keeps
-a share of itself and gets the rest from a partner among the same rows. What comes out says so, by `partners` and `shares`
-beside the `labels`, which stay as they were; `training.input_mixing` makes soft labels of the three. A batch that is not
-mixed comes out as it came in: one of a single row, at p 0 or alpha 0.
+An operation is a frozen dataclass with `__call__(batch, rng) -> batch`, on the tensors of one forward pass. Each row
+keeps a share of itself and gets the rest from a partner among the same rows. What comes out says so, by `partners` and
+`shares` beside the `labels`, which stay as they were; `training.input_mixing` makes soft labels of the three. A
+batch that is not mixed comes out as it came in: one of a single row, at p 0 or alpha 0.
 
 Legend: B rows of a forward pass, H height, W width, T tokens.
 """
@@ -25,12 +25,12 @@ Batch = dict[str, "torch.Tensor"]
 
 @configclass
 class Mixup:
-    """Blend each row with another: pictures pixel by pixel (arXiv:1710.09412), texts word embedding by word embedding
+    """Blend each row with another: images pixel by pixel (arXiv:1710.09412), texts word embedding by word embedding
     (arXiv:1905.08941)."""
 
     alpha: Annotated[float, between(0, 100)] = 0.2
-    """A row's own share is drawn from Beta(alpha, alpha): at 1 any share is as likely as another, towards 0 one of the two
-    rows has nearly all. 0: off."""
+    """A row's own share is drawn from Beta(alpha, alpha): at 1 any share is as likely as another, towards 0 one of the
+    two rows has nearly all. 0: off."""
     p: Probability = 1.0
     """Probability that the rows of a forward pass are mixed."""
 
@@ -40,15 +40,15 @@ class Mixup:
             return batch
         share, partners = drawn
         if "pixel_values" not in batch:
-            return _noted({**batch, **_united(batch, share, partners)}, share, partners)
+            return _with_shares({**batch, **_united(batch, share, partners)}, share, partners)
         pixels_BCHW = batch["pixel_values"]
         blended = share * pixels_BCHW + (1 - share) * pixels_BCHW[partners]
-        return _noted({**batch, "pixel_values": blended}, share, partners)
+        return _with_shares({**batch, "pixel_values": blended}, share, partners)
 
 
 @configclass
 class CutMix:
-    """Put a box of another picture in the same place of each picture (arXiv:1905.04899)."""
+    """Put a box of another image in the same place of each image (arXiv:1905.04899)."""
 
     alpha: Annotated[float, between(0, 100)] = 1.0
     """A row's own share of the area is drawn from Beta(alpha, alpha), and counted again where the box reaches over the
@@ -57,7 +57,7 @@ class CutMix:
     """Probability that the rows of a forward pass are mixed."""
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """One box for all rows; its middle is anywhere in the picture."""
+        """One box for all rows; its middle is anywhere in the image."""
         if (drawn := _draw(self, batch, rng)) is None:
             return batch
         share, partners = drawn
@@ -72,16 +72,16 @@ class CutMix:
 
 @configclass
 class ResizeMix:
-    """Put the whole of another picture, shrunk, in a box of each picture (arXiv:2012.11101)."""
+    """Put the whole of another image, shrunk, in a box of each image (arXiv:2012.11101)."""
 
     alpha: Annotated[float, between(0, 100)] = 1.0
-    """A row's own share of the area is drawn from Beta(alpha, alpha); the paper draws the box's side instead, from 0.1 to
-    0.8 of the picture's. 0: off."""
+    """A row's own share of the area is drawn from Beta(alpha, alpha); the paper draws the box's side instead, from 0.1
+    to 0.8 of the image's. 0: off."""
     p: Probability = 1.0
     """Probability that the rows of a forward pass are mixed."""
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """One box for all rows, wholly inside the picture."""
+        """One box for all rows, wholly inside the image."""
         from torch.nn.functional import interpolate
 
         if (drawn := _draw(self, batch, rng)) is None:
@@ -122,7 +122,7 @@ def _pasted(batch: Batch, part_BCHW: torch.Tensor, box: list[slice], partners: n
     pixels_BCHW = batch["pixel_values"].clone()
     pixels_BCHW[:, :, box[0], box[1]] = part_BCHW
     share = 1 - part_BCHW[0, 0].numel() / pixels_BCHW[0, 0].numel()
-    return _noted({**batch, "pixel_values": pixels_BCHW}, share, partners)
+    return _with_shares({**batch, "pixel_values": pixels_BCHW}, share, partners)
 
 
 def _united(batch: Batch, share: float, partners: np.ndarray) -> Batch:
@@ -130,7 +130,7 @@ def _united(batch: Batch, share: float, partners: np.ndarray) -> Batch:
 
     The types are those of the row with the larger share, and behind its end those of the other.
     """
-    own = {name: batch[name] for name in ("attention_mask", "token_type_ids") if name in batch}
+    own: Batch = {name: batch[name] for name in ("attention_mask", "token_type_ids") if name in batch}
     partner = {name: x_BT[partners] for name, x_BT in own.items()}
     larger, smaller = (own, partner) if share >= 0.5 else (partner, own)
     # A text without a share is not to be seen by its length either; without a mask all are of one length.
@@ -143,8 +143,8 @@ def _united(batch: Batch, share: float, partners: np.ndarray) -> Batch:
     return united
 
 
-def _noted(batch: Batch, share: float, partners: np.ndarray) -> Batch:
-    """The batch with the share that each row kept, shape (B,), and whose the rest is, shape (B,)."""
+def _with_shares(batch: Batch, share: float, partners: np.ndarray) -> Batch:
+    """The batch with each row's own share, shape (B,), and its partner, shape (B,)."""
     import torch
 
     return {

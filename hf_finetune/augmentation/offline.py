@@ -18,8 +18,8 @@ from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.errors import InputError
 from hf_finetune.utils import disk_cache
 
-# Images are large. Of texts, a language model puts those of like length together, and a run that is killed loses so many
-# paraphrases at most.
+# Images are large. Of texts, a language model puts those of like length together, and a run that is killed loses so
+# many paraphrases at most.
 IMAGES_AT_A_TIME, TEXTS_AT_A_TIME = 64, 512
 
 
@@ -92,8 +92,8 @@ def _text_copy(rows: Dataset, augmentation: Augmenter, view: int, bar: tqdm) -> 
 
 
 def _image_copies(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter, copies: int, bar: tqdm) -> list[Dataset]:
-    """The rows, and each copy of them, as pixels at the network's size in the disk cache: no processor sees a copy again,
-    which might cut off its border once more."""
+    """The rows, and each copy of them, as pixels at the network's size in the disk cache: no processor sees a copy
+    again, which might cut off its border once more."""
 
     def changed(view: int) -> Iterator[torch.Tensor]:
         for start in range(0, len(decoded), IMAGES_AT_A_TIME):

@@ -1,4 +1,5 @@
-"""Online augmentation: another view of every training row in every epoch, and batches that are mixed as they are made."""
+"""Online augmentation: another view of every training row in every epoch, and batches that are mixed as they are
+made."""
 
 from __future__ import annotations
 
@@ -63,8 +64,8 @@ class AugmentedRows(EpochRows):
         return Dataset.from_dict({name: views[name] for name in ("text", "text_pair") if views[name] is not None})
 
     def changed(self, indices: Sequence[int]) -> dict[str, Any]:
-        """The epoch's views of rows: `label`, and `text` and `text_pair` (None: there is none) or `pixels`, (B, 3, H, W),
-        uint8."""
+        """The epoch's views of rows: `label`, and `text` and `text_pair` (None: there is none) or `pixels`, (B, 3, H,
+        W), uint8."""
         views, rows = (part.tolist() for part in np.divmod(np.asarray(indices, dtype=int), len(self)))
         columns, inputs = self.rows[rows], self.inputs
         if isinstance(inputs, TextInputs):
@@ -114,9 +115,9 @@ def collate_two_views(inputs: ImageInputs, batch: dict[str, Any]) -> dict[str, t
 class MixedRows(EpochRows):
     """Training rows, each batch with the generator that decides how it is mixed.
 
-    The generator is made of the seed, the epoch and the number of the batch's first row: it depends neither on the batches
-    before nor on which process or worker makes this one. A row that is drawn again in an epoch has another number, see
-    `batching.number_repeats`: no two batches of an epoch are mixed alike.
+    The generator is made of the seed, the epoch and the number of the batch's first row: it depends neither on the
+    batches before nor on which process or worker makes this one. A row that is drawn again in an epoch has another
+    number, see `batching.number_repeats`: no two batches of an epoch are mixed alike.
 
     Args:
         rows: the rows, perhaps augmented online.

@@ -1,8 +1,8 @@
 """Augmentation: rows of a batch changed at random, each by its own random numbers.
 
-An operation is a frozen dataclass with `__call__(batch, rng) -> batch`. `rng` holds one generator a row, made of (seed, row,
-epoch, view) alone, so a row's view does not depend on what else is in its batch or which process has it, and can be made
-again. Operations change training rows only; nothing here is near the rows that are scored.
+An operation is a frozen dataclass with `__call__(batch, rng) -> batch`. `rng` holds one generator a row, made of (seed,
+row, epoch, view) alone, so a row's view does not depend on what else is in its batch or which process has it, and can
+be made again. Operations change training rows only; nothing here is near the rows that are scored.
 
 Legend: B rows of a batch, H height, W width.
 """
@@ -50,10 +50,12 @@ class Population:
 
 
 class Paraphrase(Protocol):
-    """Language models that change texts. They come with the batch: operations load none, see `generative.paraphraser`."""
+    """Language models that change texts. They come with the batch: operations load none, see
+    `generative.paraphraser`."""
 
     def __call__(self, operation: Any, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        """The texts as an operation of `augmentation.generative` changes them, each by the random numbers of its seed."""
+        """The texts as an operation of `augmentation.generative` changes them, each by the random numbers of its
+        seed."""
 
     def release(self) -> None:
         """Give back the memory of the models."""
@@ -164,7 +166,7 @@ def generators(seed: int, rows: Iterable[int], epoch: int, view: int | Iterable[
 
 
 def each(rng: Rng, count: int) -> list[np.random.Generator]:
-    """One generator a row, of those given or of a single one."""
+    """One generator a row; of a single one, its children."""
     if isinstance(rng, np.random.Generator):
         return rng.spawn(count)
     assert len(rng) == count, f"{len(rng)} generators for {count} rows"

@@ -1,7 +1,6 @@
-"""Rows to be labelled or scored, seen several times: as they are, and as augmentation changes them.
+"""Test-time augmentation: rows to be predicted or scored, as they are and as operations change them.
 
-A row's class is what is asked for. So operations are shown neither classes nor the training rows here, those of scored
-rows no more than others.
+Operations see neither classes nor the training rows here: a row's class is what is to be predicted.
 
 Legend: B rows, H height, W width.
 """
@@ -13,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_finetune.augmentation.compose import Augmentation, Phases, Sometimes, check_kind, generative_operations, walk
+from hf_finetune.augmentation.compose import Augmentation, Phases, Sometimes, check_kind, walk
+from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, apply, generators
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.errors import InputError
@@ -28,8 +28,8 @@ class SeveralViews:
     """How often a row is seen, and what makes the difference.
 
     Raises:
-        InputError: fewer than two views, a seed below 0, no operations, or operations that need more than the row itself:
-            the training rows and the row's class, the course of a training, or a language model.
+        InputError: fewer than two views, a seed below 0, no operations, or operations that need more than the row
+            itself: the training rows and the row's class, the course of a training, or a language model.
     """
 
     operations: tuple[Augmentation, ...]
@@ -51,21 +51,22 @@ class SeveralViews:
             match operation:
                 case MixHalves() | Sometimes(by_class="rare"):
                     raise InputError(
-                        f"--augment: {short_repr(operation)} goes by the classes of rows and by the training rows, and here "
-                        "there are neither; expected operations on a row alone"
+                        f"--augment: {short_repr(operation)} needs the training rows and the classes of rows, which "
+                        "are not there; expected operations on a row alone"
                     )
                 case Phases():
                     raise InputError(
-                        "--augment: Phases is for training, which has a first step and a last one; expected the operations of one phase"
+                        "--augment: Phases is for training, which has a first step and a last one; expected the "
+                        "operations of one phase"
                     )
-        for operation in generative_operations(self.operations):
-            raise InputError(
-                f"--augment: {type(operation).__name__} asks a language model, which takes far longer than the classifier "
-                "itself; it is for data.augment_copies: leave it out here"
-            )
+                case GenerativeOperation():
+                    raise InputError(
+                        f"--augment: {type(operation).__name__} asks a language model, which takes far longer than the "
+                        "classifier itself; it is for data.augment_copies: leave it out here"
+                    )
 
     def check(self, kind: Literal["text", "image"]) -> None:
-        """Refuse operations on pictures for a classifier of texts, and the other way round.
+        """Refuse operations on images for a classifier of texts, and the other way round.
 
         Raises:
             InputError: naming the operation.
@@ -88,7 +89,7 @@ class SeveralViews:
             return apply(self.operations, batch, generators(self.seed, rows, 0, view)).columns()
 
     def pixels(self, pixels_BCHW: torch.Tensor, rows: Sequence[int], view: int) -> torch.Tensor:
-        """Pictures in view number `view`, shape (B, 3, H, W), uint8; see `texts`."""
+        """Images in view number `view`, shape (B, 3, H, W), uint8; see `texts`."""
         return apply(self.operations, ImageBatch(pixels_BCHW), generators(self.seed, rows, 0, view)).pixels
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class SeveralViews:
 
 @contextmanager
 def _named_by_the_flag() -> Iterator[None]:
-    """What is said of the recipe's field inside, said of the flag that stands for it here."""
+    """Errors name the flag in place of the recipe's field."""
     try:
         yield
     except InputError as error:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from torch import nn
+from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.compose import Augmentation
-from hf_finetune.data.inputs import Rows, columns_of
+from hf_finetune.data.inputs import Rows
 from hf_finetune.data.loading import Splits
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
@@ -166,7 +166,7 @@ def _step_seconds(log: Path, loop_s: float) -> float:
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else loop_s
 
 
-def _predictions(model: nn.Module, prepared: PreparedRun, judged: Dataset) -> tuple[np.ndarray, float]:
+def _predictions(model: PreTrainedModel, prepared: PreparedRun, judged: Dataset) -> tuple[np.ndarray, float]:
     """Logits (N, C) of the rows, and the seconds that it took to cache what frozen layers make of them, where any
     are."""
     recipe, encoded = prepared.recipe, prepared.data.inputs.encode(judged)
@@ -184,7 +184,7 @@ def _predictions(model: nn.Module, prepared: PreparedRun, judged: Dataset) -> tu
     try:
         logits_NC = predict_logits(
             model,
-            Rows(rows.train, columns_of(rows.inputs, labels=False)),
+            Rows(rows.train, rows.inputs.columns),
             rows.inputs.collate,
             batch_size=recipe.train.per_device_eval_batch_size,
             lengths=rows.inputs.lengths(rows.train),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.mixing import Mixing
-from hf_finetune.config.recipe import Averaging, ImageData, Optim, Recipe, Regularize
+from hf_finetune.config.recipe import Averaging, ImageData, Optim, Recipe, Regularize, TextData
 from hf_finetune.models.surgery.patches import ResizeImage
 from hf_finetune.training.optim.schedule_config import in_proportion, of_shorter_run
 
@@ -25,8 +26,8 @@ class SearchedRecipe:
     def with_policy(self, augment: tuple[Augmentation, ...], mix: tuple[Mixing, ...]) -> SearchedRecipe:
         """With what a policy sets."""
         recipe = self.recipe
-        data, objective = replace(recipe.data, augment=augment), replace(recipe.objective, mix=mix)
-        return SearchedRecipe(replace(recipe, data=data, objective=objective))
+        objective = replace(recipe.objective, mix=mix)
+        return SearchedRecipe(replace(recipe, data=_changed(recipe.data, augment=augment), objective=objective))
 
     def with_side(self, side: int) -> SearchedRecipe:
         """For images of so many pixels a side."""
@@ -52,12 +53,12 @@ class SearchedRecipe:
         recipe = self.recipe
         train = replace(recipe.train, max_steps=steps, gradient_accumulation_steps=1, early_stopping_patience=None)
         batching = replace(recipe.batching, rows_per_step=rows, token_budget=None)
-        data = replace(recipe.data, augment=augment)
+        data = _changed(recipe.data, augment=augment)
         return SearchedRecipe(replace(recipe, data=data, batching=batching, train=train, averaging=Averaging()))
 
     def proxy(self) -> SearchedRecipe:
         """Without all that makes its steps more expensive or its rows others: what trials load."""
-        recipe, data = self.recipe, replace(self.recipe.data, augment=(), augment_copies=0)
+        recipe, data = self.recipe, _changed(self.recipe.data, augment=(), augment_copies=0)
         if isinstance(data, ImageData):
             data = replace(data, low_resolution=None)
         model = replace(recipe.model, frozen_layers=0, trainable="all", trainable_pattern=None, unfreeze_every=None)
@@ -75,3 +76,7 @@ class SearchedRecipe:
                 train=replace(recipe.train, learning_rate=None),
             )
         )
+
+
+def _changed(data: TextData | ImageData, **fields: Any) -> TextData | ImageData:
+    return replace(data, **fields)

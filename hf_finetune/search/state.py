@@ -14,7 +14,7 @@ from hf_finetune.search.config import SearchOptions
 State = dict[str, Any]
 """The content of search.json."""
 SCHEMA = 2
-"""Of search.json. 2: the side of the pictures that decide."""
+"""Of search.json. 2: the side of the images that decide."""
 
 
 def state_in(folder: Path) -> State | None:

@@ -129,5 +129,5 @@ def test_operations_of_the_other_kind() -> None:
         InputError, match=r"data.augment: Flip is not for texts; expected one of SwapWords, DeleteWords"
     ):
         check_kind([Sequence((Sometimes(Flip()),))], "text")
-    with pytest.raises(InputError, match=r"data.augment: SwapWords is not for pictures; expected one of .*Flip"):
+    with pytest.raises(InputError, match=r"data.augment: SwapWords is not for images; expected one of .*Flip"):
         check_kind([DEEP], "image")

@@ -94,7 +94,7 @@ def test_a_processor_without_whole_numbers_is_refused() -> None:
     [
         (Flip(), "text", "^--augment: Flip is not for texts; expected one of .*SwapWords"),
         (Sequence((OneOf((SwapWords(), Flip())),)), "text", "^--augment: Flip is not for texts"),
-        (SwapWords(), "image", "^--augment: SwapWords is not for pictures; expected one of .*Flip"),
+        (SwapWords(), "image", "^--augment: SwapWords is not for images; expected one of .*Flip"),
     ],
 )
 def test_operations_of_the_other_kind_are_refused(operation, kind: str, message: str) -> None:
@@ -105,8 +105,11 @@ def test_operations_of_the_other_kind_are_refused(operation, kind: str, message:
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
-        (MixHalves(), r"MixHalves\(\) goes by the classes of rows"),
-        (Sometimes(Flip(), by_class="rare"), r"Sometimes\(operation=Flip\(.*\), by_class='rare'\) goes by the classes"),
+        (MixHalves(), r"MixHalves\(\) needs the training rows"),
+        (
+            Sometimes(Flip(), by_class="rare"),
+            r"Sometimes\(operation=Flip\(.*\), by_class='rare'\) needs the training rows",
+        ),
         (Phases((Flip(),)), "Phases is for training"),
         (SubstituteByModel("some/checkpoint"), "SubstituteByModel asks a language model"),
         (Sometimes(OneOf((BackTranslate("a", "b"),))), "BackTranslate asks a language model"),

@@ -202,7 +202,7 @@ def test_what_the_classifier_cannot_read_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=r"^--augment: Flip is not for texts"):
         evaluate(texts, source, views=SeveralViews((Flip(),), 2))
-    with pytest.raises(InputError, match=r"^--augment: SwapWords is not for pictures"):
+    with pytest.raises(InputError, match=r"^--augment: SwapWords is not for images"):
         predict(pictures, source, Path(source.path).with_name("p.csv"), views=SWAPS)
     assert not Path(source.path).with_name("p.csv").exists()
 

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Sequence
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -37,13 +37,14 @@ LINES = re.compile(r"(^\s+|\s+$|\s*\n\s*)")
 class BackTranslate(GenerativeOperation):
     """Translate texts into another language and back, sentence by sentence (arXiv:1511.06709, arXiv:1904.12848).
 
-    A sentence that is too long for the models, or whose translation does not end in time, stays itself. For checkpoints that
-    translate between two languages (Marian, FSMT), or read in words which (T5); not those that need a token for it (NLLB,
-    mBART).
+    A sentence that is too long for the models, or whose translation does not end in time, stays itself. For checkpoints
+    that translate between two languages (Marian, FSMT), or read in words which (T5); not those that need a token for it
+    (NLLB, mBART).
     """
 
     there: CheckpointName
-    """Hub id or folder of a sequence-to-sequence checkpoint out of the texts' language, such as Helsinki-NLP/opus-mt-en-de."""
+    """Hub id or folder of a sequence-to-sequence checkpoint out of the texts' language, such as
+    Helsinki-NLP/opus-mt-en-de."""
     back: CheckpointName
     """Hub id or folder of one into it again, such as Helsinki-NLP/opus-mt-de-en; T5 can be both."""
     there_prefix: str = ""
@@ -152,7 +153,8 @@ def _generated(
 
     from hf_finetune.models.loading import quiet
 
-    model, tokenizer = translator.model, translator.tokenizer
+    model: Any = translator.model
+    tokenizer = translator.tokenizer
     encoded = tokenizer(prompts, padding=True, return_tensors="pt").to(translator.device)
     processors = [Sampler(seeds, operation.temperature, operation.top_k)] if operation.temperature else []
     with torch.inference_mode(), quiet():
@@ -164,8 +166,8 @@ def _generated(
             max_new_tokens=longest,
             logits_processor=LogitsProcessorList(processors),
         )
-    # The first token only starts the translation. Some checkpoints put an end to whatever has grown too long: an end in the
-    # last place is none.
+    # The first token only starts the translation. Some checkpoints put an end to whatever has grown too long: an end in
+    # the last place is none.
     ends = torch.tensor(np.atleast_1d(model.generation_config.eos_token_id).tolist(), device=generated.device)
     whole_B = torch.isin(generated[:, 1:longest], ends).any(1).tolist()
     texts = [" ".join(text.split()) for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]

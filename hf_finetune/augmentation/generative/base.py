@@ -41,8 +41,8 @@ class GenerativeOperation(ABC):
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
         """The batch with all texts, and all second texts of pairs that there are, changed.
 
-        A row's generator gives one seed for each of its texts before any model runs: what the row draws later depends neither
-        on the rows beside it nor on whether the texts were cached by an earlier run.
+        A row's generator gives one seed for each of its texts before any model runs: what the row draws later depends
+        neither on the rows beside it nor on whether the texts were cached by an earlier run.
 
         Raises:
             InputError: the batch comes without models; a checkpoint cannot be read, or is of another kind.

@@ -1,6 +1,7 @@
 """Language models that change texts, from checkpoints that are data and nothing else, see `models.safety`.
 
-They are looked at before a run begins, without their weights, and loaded when a text is there that no earlier run has changed.
+They are looked at before a run begins, without their weights, and loaded when a text is there that no earlier run has
+changed.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class LanguageModel:
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Tokens that stand for a word of letters alone: the word, written behind a space, is that one token and no other."""
+    """Tokens that stand for a word of letters alone: the word, written behind a space, is that one token and no
+    other."""
     special = set(tokenizer.all_special_ids)
     tokens = [i for i in range(len(tokenizer)) if i not in special]
     texts = [text.strip() for text in tokenizer.batch_decode([[i] for i in tokens])]
@@ -99,15 +101,16 @@ def load(source: Source, device: torch.device) -> LanguageModel:
         device: `meta` to look at config, tokenizer and the names of the weights alone.
 
     Raises:
-        InputError: see `inspect_checkpoint` and `load_tokenizer`; it is another kind of model, lacks weights of that kind, has
-            no token for what is masked, or none that ends a translation.
+        InputError: see `inspect_checkpoint` and `load_tokenizer`; it is another kind of model, lacks weights of that
+            kind, has no token for what is masked, or none that ends a translation.
     """
     local, task = inspect_checkpoint(source.checkpoint, revision=source.revision), source.task
     config = load_config(local, False)
     (_check_masked if task == "masked words" else _check_translator)(local, config)
     positions = position_limit(config) or config.to_dict().get("max_position_embeddings") or UNLIMITED
     tokenizer = load_tokenizer(local.name, revision=local.commit, max_length=positions, sample=())
-    # Whatever the checkpoint says: the mask tokens that are left of a text must be its first ones, see `masked_lm.fill`.
+    # Whatever the checkpoint says: the mask tokens that are left of a text must be its first ones, see
+    # `masked_lm.fill`.
     tokenizer.truncation_side = "right"
     if task == "masked words" and tokenizer.mask_token is None:
         raise InputError(f"{local.name}: its tokenizer has no mask token; name it in tokenizer_config.json")
@@ -134,7 +137,7 @@ def _check_translator(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
         )
     if kind in LANGUAGE_BY_TOKEN:
         raise InputError(
-            f"{local.name}: {kind} is told the language by a token, which is not supported; "
+            f"{local.name}: {kind} reads the language from a token, which is not supported; "
             "expected a checkpoint for two languages, such as Helsinki-NLP/opus-mt-en-de"
         )
 
@@ -156,7 +159,7 @@ def _model(local: LocalCheckpoint, config: PreTrainedConfig, task: Task, device:
         raise InputError(f"{local.name}: cannot be loaded for {task}: {first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise InputError(
-            f"{local.name}: {len(missing)} of its weights for {task} are missing ({missing[0]}, ...), so that it would answer "
-            "at random; use a checkpoint that was saved with its head"
+            f"{local.name}: {len(missing)} of its weights for {task} are missing ({missing[0]}, ...), so that it would "
+            "predict at random; use a checkpoint that was saved with its head"
         )
     return model.eval().to(device)

@@ -36,13 +36,14 @@ LOGIT_BYTES = 500_000_000
 class SubstituteByModel(GenerativeOperation):
     """Exchange words for others that a masked language model finds likely in their place (arXiv:1805.06201).
 
-    Words of letters alone are exchanged, whole, for whole words of the model's vocabulary that are not the same word; numbers,
-    @names, #tags and addresses stay. The new word need not mean the same: a negation or the word that decides the class may
-    go, so keep p low.
+    Words of letters alone are exchanged, whole, for whole words of the model's vocabulary that are not the same word;
+    numbers, @names, #tags and addresses stay. The new word need not mean the same: a negation or the word that decides
+    the class may go, so keep p low.
     """
 
     checkpoint: CheckpointName
-    """Hub id or folder of a checkpoint with a trained masked-language-model head, such as distilbert/distilroberta-base."""
+    """Hub id or folder of a checkpoint with a trained masked-language-model head, such as
+    distilbert/distilroberta-base."""
     p: Probability = 0.15
     """Share of the words; at least one where it is above 0."""
     top_k: Annotated[int, between(1, MANY)] = 20

@@ -1,7 +1,8 @@
-"""Texts that language models have changed, in the disk cache: the next run reads the same ones to the bit and loads no model.
+"""Texts that language models have changed, in the disk cache: the next run reads the same ones to the bit and loads no
+model.
 
-A model's numbers round differently in another batch, so that a word drawn on the edge may differ between two machines or two
-ways to put batches together; cached texts do not.
+A model's numbers round differently in another batch, so that a word drawn on the edge may differ between two machines
+or two ways to put batches together; cached texts do not.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Paraphraser:
                 new.append(FILE, content)
             disk_cache.hold(folder)
         except disk_cache.NoStore as reason:
-            logger.warning("changed texts are not kept for a later run: %s", reason)
+            logger.warning("changed texts are not cached for a later run: %s", reason)
         return changed
 
     def release(self) -> None:

@@ -1,7 +1,7 @@
-"""How operations on pictures are done row by row, and how they draw what they do.
+"""How operations on images are done row by row, and how they draw what they do.
 
-One picture after another: a row's result cannot depend on its neighbours, and a picture of 224 pixels stays in a core's
-cache from kernel to kernel, which batches do not (colour kernels took the same time in batches of 8).
+One image after another: a row's result cannot depend on its neighbors, and an image of 224 pixels stays in a core's
+cache from kernel to kernel, which batches do not (color kernels took the same time in batches of 8).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 Draw = Literal["uniform", "ends"]
 """uniform: any value between the two ends of a range; ends: one of the two, as the published policies do it."""
-GreyLevel = Annotated[int, between(0, 255)]
+GrayLevel = Annotated[int, between(0, 255)]
 
 
 class EachImage(ABC):
-    """An operation that changes each picture by itself, with a probability that is its field `p`."""
+    """An operation that changes each image by itself, with a probability that is its field `p`."""
 
     p: Probability
 
     def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """The batch with each picture sent through `change` with probability p."""
+        """The batch with each image sent through `change` with probability p."""
         pixels = batch.pixels.clone()
         for i, r in enumerate(each(rng, len(batch))):
             if r.random() < self.p:
@@ -40,11 +40,11 @@ class EachImage(ABC):
 
     @abstractmethod
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture, uint8, as another of its size, whatever `p` is; the one that came in stays as it was."""
+        """An image, uint8, as another of its size, whatever `p` is; the one that came in stays as it was."""
 
 
 def through(operations: Iterable[EachImage], image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-    """A picture after several operations, each with its own probability."""
+    """An image after several operations, each with its own probability."""
     for operation in operations:
         if r.random() < operation.p:
             image_CHW = operation.change(image_CHW, r)

@@ -1,4 +1,4 @@
-"""Augmentation of pictures: their colours. Kernels are torchvision's but for the hue and the threshold."""
+"""Augmentation of images: their colors. Kernels are torchvision's but for the hue and the threshold."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @configclass
 class Colour(EachImage):
-    """Change brightness, contrast, saturation and hue, in an order drawn anew for every picture."""
+    """Change brightness, contrast, saturation and hue, in an order drawn anew for every image."""
 
     brightness: Probability = 0.3
     """Largest change of the factor on all values either way, 0 to 1. At a factor of 0 everything is black."""
     contrast: Probability = 0.3
-    """Largest change of the factor on what differs from the mean grey, 0 to 1."""
+    """Largest change of the factor on what differs from the mean gray, 0 to 1."""
     saturation: Probability = 0.3
-    """Largest change of the factor on what differs from grey, 0 to 1."""
+    """Largest change of the factor on what differs from gray, 0 to 1."""
     hue: Annotated[float, between(0, 0.5)] = 0.0
     """Furthest turn of the hues either way, 0 to 0.5 of the full circle."""
     draw: Draw = "uniform"
     """uniform: any change up to the largest either way; ends: the largest, one way or the other."""
     p: Probability = 1.0
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         from torchvision.transforms.v2 import functional as F
 
         from hf_finetune.augmentation.image.kernels import hue_turned
@@ -56,10 +56,10 @@ class Colour(EachImage):
 
 @configclass
 class Grayscale(Graded, EachImage):
-    """Take the colour out of a picture."""
+    """Take the color out of an image."""
 
     p: Probability = 0.1
-    """Probability of each picture."""
+    """Probability of each image."""
 
     @classmethod
     def of_strength(cls, strength: float) -> Self:
@@ -67,7 +67,7 @@ class Grayscale(Graded, EachImage):
         return cls(p=strength)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape, all three channels alike."""
+        """An image of the same shape, all three channels alike."""
         from torchvision.transforms.v2 import functional as F
 
         return F.rgb_to_grayscale(image_CHW, num_output_channels=3)
@@ -80,10 +80,10 @@ class Posterize(EachImage):
     bits: Annotated[int, between(0, 8)] = 4
     """How many of the 8, 0 to 8."""
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape, of fewer colours."""
+        """An image of the same shape, of fewer colors."""
         from torchvision.transforms.v2 import functional as F
 
         return F.posterize(image_CHW, self.bits)
@@ -96,10 +96,10 @@ class Solarize(EachImage):
     threshold: Annotated[float, between(0, 256)] = 128.0
     """Those from here on, 0 (all of them) to 256 (none)."""
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import solarized
 
         return solarized(image_CHW, self.threshold)
@@ -110,10 +110,10 @@ class AutoContrast(EachImage):
     """Stretch every channel so that its darkest value is 0 and its brightest 255, or 254 by rounding."""
 
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape; a channel of one value stays itself."""
+        """An image of the same shape; a channel of one value stays itself."""
         from torchvision.transforms.v2 import functional as F
 
         return F.autocontrast(image_CHW)
@@ -124,10 +124,10 @@ class Equalize(EachImage):
     """Spread the values of every channel so that all are about as frequent."""
 
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape; a channel of fewer than 255 pixels below its brightest value stays itself."""
+        """An image of the same shape; a channel of fewer than 255 pixels below its brightest value stays itself."""
         from torchvision.transforms.v2 import functional as F
 
         return F.equalize(image_CHW)
@@ -138,10 +138,10 @@ class Invert(EachImage):
     """Make a negative."""
 
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape, 255 less what every value was."""
+        """An image of the same shape, 255 less what every value was."""
         from torchvision.transforms.v2 import functional as F
 
         return F.invert(image_CHW)
@@ -149,11 +149,11 @@ class Invert(EachImage):
 
 @configclass
 class Identity(EachImage):
-    """Leave a picture as it is: one of the choices of the published policies."""
+    """Leave an image as it is: one of the choices of the published policies."""
 
     p: Probability = 1.0
-    """Probability of each picture, for nothing."""
+    """Probability of each image, for nothing."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """The picture itself."""
+        """The image itself."""
         return image_CHW

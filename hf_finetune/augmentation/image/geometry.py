@@ -1,4 +1,4 @@
-"""Augmentation of pictures: where things are. Every picture keeps its size."""
+"""Augmentation of images: where things are. Every image keeps its size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from hf_finetune.augmentation.image.base import (
     Draw,
     EachImage,
-    GreyLevel,
+    GrayLevel,
     either_way,
     expect_in_order,
 )
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     import torch
 
 Interpolation = Literal["nearest", "bilinear"]
-# A crop of drawn area and shape may not fit; after so many the whole picture is taken.
+# A crop of drawn area and shape may not fit; after so many the whole image is taken.
 CROP_ATTEMPTS = 10
 
 
 @configclass
 class Crop(EachImage):
-    """Cut a picture of the same size out of it and a frame around it, at random."""
+    """Cut an image of the same size out of it and a frame around it, at random."""
 
     padding: Annotated[int, between(0, 512)] = 4
     """Pixels of the frame on every side, 0 to 512."""
     frame: Literal["constant", "reflect"] = "constant"
-    """constant: of one grey level; reflect: the picture mirrored at its edges."""
-    fill: GreyLevel = 0
-    """Grey level of a constant frame, 0 to 255."""
+    """constant: of one gray level; reflect: the image mirrored at its edges."""
+    fill: GrayLevel = 0
+    """Gray level of a constant frame, 0 to 255."""
     p: Probability = 1.0
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture moved by at most `padding` pixels each way."""
+        """An image moved by at most `padding` pixels each way."""
         from torchvision.transforms.v2 import functional as F
 
         from hf_finetune.augmentation.image.kernels import shifted
@@ -58,16 +58,17 @@ class Crop(EachImage):
 
 @configclass
 class ResizedCrop(Graded, EachImage):
-    """Cut out a part of a picture and resize it to the picture's size (Inception's crop, arXiv:1409.4842)."""
+    """Cut out a part of an image and resize it to the image's size (Inception's crop, arXiv:1409.4842)."""
 
     min_scale: Annotated[float, between(1e-4, 1)] = 0.08
     """Smallest part as a share of the area, above 0 to 1."""
     max_scale: Annotated[float, between(1e-4, 1)] = 1.0
     """Largest part as a share of the area, up to 1."""
     ratio: Annotated[float, between(1, 10)] = 4 / 3
-    """Strongest stretch of the part's sides against each other, 1 to 10: drawn from 1/ratio to ratio of the picture's own."""
+    """Strongest stretch of the part's sides against each other, 1 to 10: drawn from 1/ratio to ratio of the image's
+    own."""
     p: Probability = 1.0
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def __post_init__(self) -> None:
         expect_in_order(self, "min_scale", "max_scale")
@@ -78,7 +79,7 @@ class ResizedCrop(Graded, EachImage):
         return cls(min_scale=round(1 - 0.9 * strength, 3))
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A part of the picture, of the same size."""
+        """A part of the image, of the same size."""
         from torchvision.transforms.v2 import functional as F
 
         height, width = image_CHW.shape[1:]
@@ -100,10 +101,10 @@ class ResizedCrop(Graded, EachImage):
 
 @configclass
 class Flip(Graded, EachImage):
-    """Mirror a picture."""
+    """Mirror an image."""
 
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
     direction: Literal["horizontal", "vertical"] = "horizontal"
     """horizontal: left becomes right; vertical: top becomes bottom."""
 
@@ -113,13 +114,13 @@ class Flip(Graded, EachImage):
         return cls(0.5 * strength)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         return image_CHW.flip(-1 if self.direction == "horizontal" else -2)
 
 
 @configclass
 class Rotate(EachImage):
-    """Turn a picture about its centre."""
+    """Turn an image about its center."""
 
     degrees: Annotated[float, between(0, 180)] = 15.0
     """Furthest turn either way, 0 to 180."""
@@ -127,13 +128,13 @@ class Rotate(EachImage):
     """uniform: any angle up to `degrees` either way; ends: `degrees` one way or the other."""
     interpolation: Interpolation = "bilinear"
     """Values between pixels: nearest or bilinear."""
-    fill: GreyLevel = 0
-    """Grey level of what was outside, 0 to 255."""
+    fill: GrayLevel = 0
+    """Gray level of what was outside, 0 to 255."""
     p: Probability = 1.0
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import affine
 
         angle = either_way(r, self.degrees, self.draw)
@@ -142,18 +143,18 @@ class Rotate(EachImage):
 
 @configclass
 class Scale(Graded, EachImage):
-    """Show a picture larger or smaller, about its centre."""
+    """Show an image larger or smaller, about its center."""
 
     smallest: Annotated[float, between(0.05, 20)] = 0.8
-    """Smallest factor on both sides, 0.05 to 20; 1 is the picture as it is."""
+    """Smallest factor on both sides, 0.05 to 20; 1 is the image as it is."""
     largest: Annotated[float, between(0.05, 20)] = 1.25
     """Largest factor, 0.05 to 20. The factor's logarithm is drawn evenly."""
     interpolation: Interpolation = "bilinear"
     """Values between pixels: nearest or bilinear."""
-    fill: GreyLevel = 0
-    """Grey level of what was outside, 0 to 255."""
+    fill: GrayLevel = 0
+    """Gray level of what was outside, 0 to 255."""
     p: Probability = 1.0
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def __post_init__(self) -> None:
         expect_in_order(self, "smallest", "largest")
@@ -164,7 +165,7 @@ class Scale(Graded, EachImage):
         return cls(smallest=1 - 0.5 * strength, largest=1 + strength)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import affine
 
         factor = math.exp(r.uniform(math.log(self.smallest), math.log(self.largest)))
@@ -173,40 +174,40 @@ class Scale(Graded, EachImage):
 
 @configclass
 class Shear(EachImage):
-    """Slant a picture."""
+    """Slant an image."""
 
     x: Annotated[float, between(0, 2)] = 0.2
     """Furthest sideways, in pixels for every pixel of height, 0 to 2."""
     y: Annotated[float, between(0, 2)] = 0.0
     """Furthest up or down, in pixels for every pixel of width, 0 to 2; after the one sideways."""
     about: Literal["centre", "corner"] = "centre"
-    """What stays in its place: the centre, or the upper left corner as in the published policies."""
+    """What stays in its place: the middle (centre), or the upper left corner as in the published policies."""
     draw: Draw = "uniform"
     """uniform: any slant up to the furthest either way; ends: the furthest one way or the other."""
     interpolation: Interpolation = "bilinear"
     """Values between pixels: nearest or bilinear."""
-    fill: GreyLevel = 0
-    """Grey level of what was outside, 0 to 255."""
+    fill: GrayLevel = 0
+    """Gray level of what was outside, 0 to 255."""
     p: Probability = 1.0
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import affine
 
-        centre = [0.0, 0.0] if self.about == "corner" else None
+        center = [0.0, 0.0] if self.about == "corner" else None
         # torchvision shears both ways at once, which is neither one after the other.
         for place, most in enumerate((self.x, self.y)):
             if most > 0:
                 angles = [0.0, 0.0]
                 angles[place] = math.degrees(math.atan(either_way(r, most, self.draw)))
-                image_CHW = affine(image_CHW, self.interpolation, self.fill, shear=angles, centre=centre)
+                image_CHW = affine(image_CHW, self.interpolation, self.fill, shear=angles, center=center)
         return image_CHW
 
 
 @configclass
 class Translate(EachImage):
-    """Move a picture by whole pixels."""
+    """Move an image by whole pixels."""
 
     x: Annotated[float, between(0, 4096)] = 0.1
     """Furthest to the left or right: 0 to 1 of the width, or 0 to 4096 pixels."""
@@ -216,10 +217,10 @@ class Translate(EachImage):
     """What x and y are counted in."""
     draw: Draw = "uniform"
     """uniform: any distance up to the furthest either way; ends: the furthest one way or the other."""
-    fill: GreyLevel = 0
-    """Grey level of what was outside, 0 to 255."""
+    fill: GrayLevel = 0
+    """Gray level of what was outside, 0 to 255."""
     p: Probability = 1.0
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def __post_init__(self) -> None:
         for name, value in (("x", self.x), ("y", self.y)):
@@ -227,7 +228,7 @@ class Translate(EachImage):
                 raise InputError(f"Translate.{name}: expected a number from 0 to 1, or unit pixels, got {value!r}")
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import shifted
 
         height, width = image_CHW.shape[1:]
@@ -238,14 +239,14 @@ class Translate(EachImage):
 
 @configclass
 class Perspective(Graded, EachImage):
-    """Show a picture as if it were seen at an angle."""
+    """Show an image as if it were seen at an angle."""
 
     distortion: Annotated[float, between(0, 0.9)] = 0.3
-    """How far each corner goes towards the centre at most, 0 to 0.9 of the way along both sides."""
-    fill: GreyLevel = 0
-    """Grey level of what was outside, 0 to 255."""
+    """How far each corner goes towards the center at most, 0 to 0.9 of the way along both sides."""
+    fill: GrayLevel = 0
+    """Gray level of what was outside, 0 to 255."""
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     @classmethod
     def of_strength(cls, strength: float) -> Self:
@@ -253,7 +254,7 @@ class Perspective(Graded, EachImage):
         return cls(round(0.6 * strength, 3), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape; one of a single line of pixels stays itself."""
+        """An image of the same shape; one of a single line of pixels stays itself."""
         from torchvision.transforms.v2 import functional as F
 
         from hf_finetune.augmentation.image.kernels import outside

@@ -1,6 +1,6 @@
-"""Augmentation of pictures: what `data.augment` can hold for them. Kernels are torchvision's, on pictures of uint8.
+"""Augmentation of images: what `data.augment` can hold for them. Kernels are torchvision's, on images of uint8.
 
-All see a picture as the network's processor has resized it, before it is rescaled and normalised, and keep its size.
+All see an image as the network's processor has resized it, before it is rescaled and normalized, and keep its size.
 """
 
 from __future__ import annotations

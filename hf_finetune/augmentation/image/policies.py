@@ -101,8 +101,8 @@ def at_magnitude(
 
 @cache
 def sub_policies(policy: str) -> tuple[tuple[tuple[str, float, int], ...], ...]:
-    """AutoAugment's policy for imagenet, cifar10 or svhn as published (arXiv:1805.09501, appendix): pairs of an operation's
-    name, probability and level, 9 where it has none."""
+    """AutoAugment's policy for imagenet, cifar10 or svhn as published (arXiv:1805.09501, appendix): pairs of an
+    operation's name, probability and level, 9 where it has none."""
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
     return tuple(

@@ -1,4 +1,4 @@
-"""Augmentation of pictures: how well they can be seen."""
+"""Augmentation of images: how well they can be seen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_finetune.utils.config import Probability, between, configclass
 if TYPE_CHECKING:
     import torch
 
-# A blur below this many pixels changes no value: e^-50 of a neighbour's.
+# A blur below this many pixels changes no value: e^-50 of a neighbor's.
 SMALLEST_SIGMA = 0.1
 # A rectangle of drawn area and shape may not fit; after so many none is erased.
 ERASE_ATTEMPTS = 10
@@ -34,7 +34,7 @@ class Blur(Graded, EachImage):
     max_sigma: Annotated[float, between(0, 20)] = 2.0
     """Largest standard deviation in pixels, up to 20."""
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def __post_init__(self) -> None:
         expect_in_order(self, "min_sigma", "max_sigma")
@@ -45,7 +45,7 @@ class Blur(Graded, EachImage):
         return cls(max_sigma=round(0.1 + 2.9 * strength, 3), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import blurred
 
         sigma = float(r.uniform(self.min_sigma, self.max_sigma))
@@ -54,17 +54,17 @@ class Blur(Graded, EachImage):
 
 @configclass
 class Sharpness(EachImage):
-    """Sharpen a picture or smooth it."""
+    """Sharpen an image or smooth it."""
 
     strength: Probability = 0.5
-    """Largest change of the factor on what differs from the smoothed picture either way, 0 to 1."""
+    """Largest change of the factor on what differs from the smoothed image either way, 0 to 1."""
     draw: Draw = "uniform"
     """uniform: any change up to the largest either way; ends: the largest, one way or the other."""
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape; the outermost pixels stay."""
+        """An image of the same shape; the outermost pixels stay."""
         from torchvision.transforms.v2 import functional as F
 
         if self.strength == 0:
@@ -81,7 +81,7 @@ class Noise(Graded, EachImage):
     max_sigma: Probability = 0.1
     """Largest standard deviation, up to 1."""
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def __post_init__(self) -> None:
         expect_in_order(self, "min_sigma", "max_sigma")
@@ -92,7 +92,7 @@ class Noise(Graded, EachImage):
         return cls(max_sigma=round(0.3 * strength, 3), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import with_noise
 
         sigma = 255 * float(r.uniform(self.min_sigma, self.max_sigma))
@@ -104,15 +104,15 @@ class Erase(Graded, EachImage):
     """Cover a rectangle (random erasing, arXiv:1708.04896)."""
 
     min_area: Probability = 0.02
-    """Smallest rectangle as a share of the picture, 0 to 1."""
+    """Smallest rectangle as a share of the image, 0 to 1."""
     max_area: Probability = 0.33
-    """Largest rectangle as a share of the picture, up to 1. 0: none."""
+    """Largest rectangle as a share of the image, up to 1. 0: none."""
     ratio: Annotated[float, between(1, 10)] = 3.3
     """Most that one side is of the other, 1 to 10."""
     cover: Literal["mean", "noise", "black"] = "mean"
-    """mean: the picture's mean colour; noise: every value drawn anew; black."""
+    """mean: the image's mean color; noise: every value drawn anew; black."""
     p: Probability = 0.25
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def __post_init__(self) -> None:
         expect_in_order(self, "min_area", "max_area")
@@ -123,10 +123,11 @@ class Erase(Graded, EachImage):
         return cls(max_area=round(0.02 + 0.38 * strength, 3), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         import torch
 
-        top, left, tall, wide = self.rectangle(*image_CHW.shape[1:], r)
+        height, width = image_CHW.shape[1:]
+        top, left, tall, wide = self.rectangle(height, width, r)
         if tall == 0 or wide == 0:
             return image_CHW
         match self.cover:
@@ -153,14 +154,14 @@ class Erase(Graded, EachImage):
 
 @configclass
 class Jpeg(Graded, EachImage):
-    """What is left of a picture that was kept as JPEG."""
+    """What is left of an image that was kept as JPEG."""
 
     min_quality: Annotated[int, between(1, 100)] = 30
     """Lowest quality, 1 to 100."""
     max_quality: Annotated[int, between(1, 100)] = 95
-    """Highest quality, up to 100, which still is not the picture itself."""
+    """Highest quality, up to 100, which still is not the image itself."""
     p: Probability = 0.5
-    """Probability of each picture."""
+    """Probability of each image."""
 
     def __post_init__(self) -> None:
         expect_in_order(self, "min_quality", "max_quality")
@@ -171,7 +172,7 @@ class Jpeg(Graded, EachImage):
         return cls(min_quality=round(95 - 85 * strength), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A picture of the same shape."""
+        """An image of the same shape."""
         from torchvision.transforms.v2 import functional as F
 
         return F.jpeg(image_CHW, int(r.integers(self.min_quality, self.max_quality + 1)))

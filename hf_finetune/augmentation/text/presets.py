@@ -18,7 +18,8 @@ MARKS = (".", ";", "?", ":", "!", ",")
 
 @configclass
 class Eda(EachText):
-    """Easy data augmentation (arXiv:1901.11196): in every text synonyms, an insertion, swaps or deletions, one of the four.
+    """Easy data augmentation (arXiv:1901.11196): in every text synonyms, an insertion, swaps or deletions, one of the
+    four.
 
     For English; the extra `augment`. The paper makes 16 copies of each of 500 rows, 8 of each of 2,000, 4 of more.
     """
@@ -53,7 +54,8 @@ class Eda(EachText):
 
 @configclass
 class Aeda(OnWords):
-    """An easier data augmentation (arXiv:2108.13230): punctuation marks between the words, which all stay as they are."""
+    """An easier data augmentation (arXiv:2108.13230): punctuation marks between the words, which all stay as they
+    are."""
 
     p: Probability = 0.3
     """As many marks as are drawn from 1 to this share of the words; none where it is 0."""

@@ -1,4 +1,5 @@
-"""Synonyms of English words: WordNet, as the package oyemi carries it, a file of 25 MB that needs no download of its own.
+"""Synonyms of English words: WordNet, as the package oyemi carries it, a file of 25 MB that needs no download of its
+own.
 
 Only that file is read: the package's own search goes through all of it for every word.
 """
@@ -52,10 +53,10 @@ def check_installed(operation: str) -> None:
 def synonym(word: str, rng: np.random.Generator) -> str | None:
     """Another word for it, with its capitals and the punctuation around it; None where none is known."""
     before, core, behind = core_of(word)
-    found = synonyms_of(core.lower())
-    if not found:
+    known = synonyms_of(core.lower())
+    if not known:
         return None
-    chosen = found[int(rng.random() * len(found))]
+    chosen = known[int(rng.random() * len(known))]
     if len(core) > 1 and core.isupper():
         chosen = chosen.upper()
     elif core[0].isupper():
@@ -83,7 +84,8 @@ def synonyms_of(word: str) -> tuple[str, ...]:
 
 @functools.cache
 def _index() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Meanings of each word, the commonest first, and words of each meaning. Names are left out, and terms of several words."""
+    """Meanings of each word, the commonest first, and words of each meaning. Names are left out, and terms of several
+    words."""
     connection = sqlite3.connect(f"{_file().as_uri()}?mode=ro", uri=True)
     try:
         rows = connection.execute("SELECT word, code FROM lexicon ORDER BY priority DESC, word, code").fetchall()

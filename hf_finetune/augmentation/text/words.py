@@ -62,12 +62,14 @@ class DeleteWords(OnWords):
 
 @configclass
 class InsertWords(OnWords):
-    """Put further words at random places, as many as there are words times p (EDA's random insertion, arXiv:1901.11196)."""
+    """Put further words at random places, as many as there are words times p (EDA's random insertion,
+    arXiv:1901.11196)."""
 
     p: Probability = 0.1
     """Share of the words; at least one where it is above 0."""
     source: Literal["synonyms", "text"] = "synonyms"
-    """synonyms: of random words of the text, in WordNet (English; the extra `augment`). text: its own words once more."""
+    """synonyms: of random words of the text, in WordNet (English; the extra `augment`). text: its own words once
+    more."""
 
     def check_installed(self) -> None:
         """Refuse to run without synonyms where they are needed.
@@ -99,7 +101,8 @@ class InsertWords(OnWords):
 
 @configclass
 class ReplaceSynonyms(OnWords):
-    """Exchange words for synonyms in WordNet, as many as there are words times p (arXiv:1509.01626, EDA's arXiv:1901.11196).
+    """Exchange words for synonyms in WordNet, as many as there are words times p (arXiv:1509.01626, EDA's
+    arXiv:1901.11196).
 
     For English. Words like "the" or "not" and words without a synonym stay; of a word's meanings any may be drawn.
     """

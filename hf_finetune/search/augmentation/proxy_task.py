@@ -96,7 +96,9 @@ class ProxyTask:
             check_augmentable(
                 self.inputs.processor, splits.train["image"], "data.augment, which search augmentation looks for"
             )
-        self.prepared, self.model = prepared, prepared.model.network.to(prepared.context.device)
+        self.prepared, self.model = prepared, prepared.model.network
+        network: nn.Module = self.model
+        network.to(prepared.context.device)
         labels_N = np.asarray(splits.train["label"][:])
         is_scored_N = _set_aside(splits.train, labels_N, recipe.data.split_seed)
         self.fit_rows = splits.train.select(np.flatnonzero(~is_scored_N))

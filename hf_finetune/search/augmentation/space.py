@@ -170,7 +170,7 @@ def _of_the_papers(kind: str, strength: float) -> Any:
 
 
 TEXT_OPERATIONS = _graded(TextOperation)
-IMAGE_OPERATIONS = {
+IMAGE_OPERATIONS: Strengths = {
     **{kind: partial(_of_the_papers, kind) for kind in RANDOM_KINDS if kind != "Identity"},
     **_graded(ImageOperation),
 }
@@ -188,7 +188,8 @@ def space_of(batch: TextBatch | ImageBatch, why_no_mixing: str | None = None) ->
         why_no_mixing: why rows cannot be mixed with one another; None: they can.
     """
     is_text = isinstance(batch, TextBatch)
-    suitable, left_out = {}, []
+    suitable: Strengths = {}
+    left_out = []
     for name, of_strength in (TEXT_OPERATIONS if is_text else IMAGE_OPERATIONS).items():
         try:
             of_strength(1.0)(batch, generators(0, range(len(batch)), 0))

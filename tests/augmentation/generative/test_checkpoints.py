@@ -67,7 +67,7 @@ def test_other_kinds_of_models_are_refused(masked: Path, speaks: Path, tmp_path:
     assert "gpt2 fills in no masked words; expected a masked" in refused(SubstituteByModel(str(tmp_path / "gpt2")))
     assert "marian fills in no masked words" in refused(SubstituteByModel(str(speaks)))
     assert "bert translates nothing; expected a sequence" in refused(BackTranslate(str(speaks), str(masked)))
-    assert "mbart is told the language by a token" in refused(BackTranslate(str(tmp_path / "mbart"), str(speaks)))
+    assert "mbart reads the language from a token" in refused(BackTranslate(str(tmp_path / "mbart"), str(speaks)))
     assert "no such folder" in refused(SubstituteByModel(str(tmp_path / "nothing")))
 
 

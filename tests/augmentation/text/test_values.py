@@ -8,7 +8,7 @@ import pytest
 
 from hf_finetune import InputError
 from hf_finetune.augmentation.operations import Population, TextBatch, generators
-from hf_finetune.augmentation.text.characters import NEIGHBOURS
+from hf_finetune.augmentation.text.characters import NEIGHBORS
 from hf_finetune.augmentation.text.operations import (
     Aeda,
     ChangeCase,
@@ -126,7 +126,7 @@ def test_cut_span() -> None:
 
 
 def test_keyboard_typos() -> None:
-    assert set(NEIGHBOURS["q"]) == set("wa") and set(NEIGHBOURS["g"]) == set("tyfhvb") and NEIGHBOURS["1"] == "2"
+    assert set(NEIGHBORS["q"]) == set("wa") and set(NEIGHBORS["g"]) == set("tyfhvb") and NEIGHBORS["1"] == "2"
     assert seen(KeyboardTypos(1.0), "Q") == {"W", "A"}
     assert seen(KeyboardTypos(1.0), "1ß 电影!") == {"2ß 电影!"}
     assert changed(KeyboardTypos(1.0), "привет, мир") == ["привет, мир"]
