@@ -141,7 +141,7 @@ def _run(searched: SearchedRecipe, *, most_scored: int) -> FinalRun:
         run = rehearse(prepared.varied(splits=few), Path(folder), Choice(default_kernels(prepared)))
         trained = time.perf_counter()
         step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.clock.loop)
-        logits_NC, kept_s = _predictions(run.trainer.trained_model(), prepared, judged)
+        logits_NC, kept_s = _predictions(run.network, prepared, judged)
     labels_N = np.asarray(judged["label"][:])
     return FinalRun(
         predicted=logits_NC.argmax(-1).tolist(),
