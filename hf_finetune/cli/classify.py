@@ -29,7 +29,8 @@ class ClassifyJob:
     and rows whose label could flip in float32 again."""
     augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Test-time augmentation, with --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`,
-    see `hf-finetune train --help`. A row's probabilities are the mean over its views, and --precision auto is float32."""
+    see `hf-finetune train --help`. A row's probabilities are the mean over its views, and --precision auto is
+    float32."""
     views: int | None = None
     """Views of every row: the unchanged row, and all others augmented by --augment."""
     seed: int = 0

@@ -68,10 +68,10 @@ class DoctorJob:
     max_length: int = 128
     """Tokens that training would read of a text; without --model, words are counted."""
     show_augmentation: Annotated[str | None, tyro.conf.arg(metavar="RECIPE|YAML")] = None
-    """In place of the findings: some rows and their views in the first epochs, exactly those that training with this seed
-    sees. A recipe by name or path, a YAML file of recipe fields or of operations, or these inline:
-    `[Flip, {type: Rotate, degrees: 20}]`, `[CutMix]`. Texts stand side by side. Images go to a contact sheet, see
-    --output; mixing operations mix them with one another."""
+    """In place of the findings: some rows and their views in the first epochs, exactly those that training with this
+    seed sees. A recipe by name or path, a YAML file of recipe fields or of operations, or these inline: `[Flip, {type:
+    Rotate, degrees: 20}]`, `[CutMix]`. Texts stand side by side. Images go to a contact sheet, see --output; mixing
+    operations mix them with one another."""
     views: int = 3
     """With --show-augmentation: views of each row."""
     rows: int = 6

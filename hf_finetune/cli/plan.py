@@ -14,8 +14,8 @@ from hf_finetune.errors import InputError
 
 PLAN_HELP = """hf-finetune plan (train DATA | run RECIPE | DATA | RECIPE) [flags]
 
-What `train DATA` or `run RECIPE` with the same flags would do: rows, lengths, steps, time and memory, estimated from a few
-real steps. Leaves nothing behind.
+What `train DATA` or `run RECIPE` with the same flags would do: rows, lengths, steps, time and memory, estimated from a
+few real steps. Leaves nothing behind.
 `hf-finetune train --help` and `hf-finetune run RECIPE --help` list the flags; `--json` prints the plan as JSON,
 `--plot-schedule FILE.svg` draws the learning rates."""
 

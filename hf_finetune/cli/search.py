@@ -27,18 +27,19 @@ class SearchJob(TrainJob):
     """Search a policy of augmentation for your own data, and judge it against none."""
 
     searcher: SearcherName = "sweep"
-    """sweep: one or two numbers, as in RandAugment and TrivialAugment: the least to overfit in few trials. tpe: Optuna's
-    tree-structured Parzen estimator (the extra `search`). population: several trainings that exchange policies and end in
-    a schedule of them, `Phases`, as in PBA. reinforce: a recurrent controller trained by REINFORCE, as in AutoAugment."""
+    """sweep: one or two numbers, as in RandAugment and TrivialAugment: the least to overfit in few trials. tpe:
+    Optuna's tree-structured Parzen estimator (the extra `search`). population: several trainings that exchange policies
+    and end in a schedule of them, `Phases`, as in PBA. reinforce: a recurrent controller trained by REINFORCE, as in
+    AutoAugment."""
     budget: str = "10m"
     """Time of the whole command: 90s, 10m, 1h30m. Trials take 0.4 of it, or more where the final runs need less: paired
     runs with the policy and without, of as many of the recipe's steps as fit into the rest."""
     trials: int | None = None
-    """Number of trials, whatever the budget; for sweep and population rounded down to what their rungs add up to. None: as
-    many as there is time for."""
+    """Number of trials, whatever the budget; for sweep and population rounded down to what their rungs add up to. None:
+    as many as there is time for."""
     seeds: int | None = None
-    """Paired runs with the best policy and without, each pair with a seed of its own: train.seed and those after it. None:
-    at least three, and up to ten while there is time."""
+    """Paired runs with the best policy and without, each pair with a seed of its own: train.seed and those after it.
+    None: at least three, and up to ten while there is time."""
     rows: int | None = None
     """Training rows at most: as --max-train-rows."""
 

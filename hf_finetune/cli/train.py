@@ -88,8 +88,8 @@ def job_on_data(arguments: Sequence[str], prog: str, kind: type[Train]) -> Train
 
 
 def _kinds(arguments: Sequence[str], fields: dict[str, Any]) -> tuple[type | None, type | None]:
-    """The kind of data that a flag or the YAML file names by a column or field that only one kind has; and the kind that
-    the operations are for, from which the data may differ. None: neither."""
+    """The kind of data that a flag or the YAML file names by a column or field that only one kind has; and the kind
+    that the operations are for, from which the data may differ. None: neither."""
     names = {a.split("=")[0].removeprefix("--").removeprefix("data.") for a in arguments if a.startswith("--")}
     data, augment = fields.get("data"), flag_value(arguments, "--data.augment") or ""
     if isinstance(data, dict):
