@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import tyro
 
 from hf_finetune.cli.parsing import parse
-from hf_finetune.config.recipe import Model, Recipe, TextData
+from hf_finetune.config.aliases import recipe_from_plain
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import InputError
 from hf_finetune.utils.files import write_text
-from hf_finetune.utils.plain import merge
 
 
 @dataclass(frozen=True)
@@ -51,5 +51,4 @@ def read_run(folder: Path) -> tuple[Recipe, dict[str, Any]]:
         raise InputError(f"{folder}: recipe.json or result.json is not valid JSON ({error})") from None
     if not isinstance(record, dict) or "recipe" not in record:
         raise InputError(f"{folder}: recipe.json holds no recipe; expected the folder of a finished run")
-    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    return merge(blank, record["recipe"]), result
+    return recipe_from_plain(record["recipe"]), result

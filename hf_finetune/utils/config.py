@@ -21,7 +21,8 @@ from hf_finetune.utils.config_errors import Check, input_error
 from hf_finetune.utils.hints import configs_in
 
 if TYPE_CHECKING:
-    from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter
+    from pydantic import ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+    from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
 T = TypeVar("T")
@@ -79,6 +80,13 @@ class ByType:
             )
         union = core_schema.tagged_union_schema(choices, _type_of)
         return core_schema.nullable_schema(union) if type(None) in get_args(source) else union
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A member by its name alone, or as a mapping, to which `config.json_schema` adds `type`."""
+        nullable = schema["type"] == "nullable"
+        union: Any = schema["schema"] if nullable else schema  # type: ignore[typeddict-item]
+        members = [handler(choice) for choice in union["choices"].values()]
+        return {"anyOf": [{"enum": list(union["choices"])}, *members, *([{"type": "null"}] if nullable else [])]}
 
 
 Choice = Annotated[T, tyro.conf.AvoidSubcommands, ByType()]

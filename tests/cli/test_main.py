@@ -38,7 +38,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {name} " in out
 
 
-@pytest.mark.parametrize("command", [*main.COMMANDS, "run sst2_full"])
+@pytest.mark.parametrize("command", [*main.commands(), "run sst2_full"])
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = leave(capsys, *command.split(), "--help")
     assert status == 0 and err == []
@@ -58,7 +58,7 @@ def test_an_error_is_said_before_what_the_loaders_had_to_say(capsys: pytest.Capt
         loader.warning("damaged")
         raise TrainingError("the loss is not a number")
 
-    with patch.dict(main.COMMANDS, fail=fail, work=work):
+    with patch.dict(main.commands(), fail=fail, work=work):
         assert leave(capsys, "fail") == (2, "", ["rows.csv: bad"])
         status, _, err = leave(capsys, "work")
     assert (status, err) == (1, ["is it the label?", "training", "damaged", "the loss is not a number"])
@@ -67,7 +67,7 @@ def test_an_error_is_said_before_what_the_loaders_had_to_say(capsys: pytest.Capt
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_before_there_is_anything_to_save(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with patch.dict(main.COMMANDS, wait=lambda _: signal.raise_signal(number)):
+    with patch.dict(main.commands(), wait=lambda _: signal.raise_signal(number)):
         status, out, err = leave(capsys, "wait")
     assert (status, out, err) == (3, "", ["stopped before there was anything to save"])
     assert signal.getsignal(signal.SIGTERM) == before

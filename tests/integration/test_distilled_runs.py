@@ -153,7 +153,7 @@ def test_what_a_run_says_of_its_teacher(
         ["evaluate", str(run), texts.data.path],
         ["predict", str(run), texts.data.path, "--output", "labels.csv"],
     ):
-        main.COMMANDS[command[0]](command[1:])
+        main.commands()[command[0]](command[1:])
     assert (run / "README.md").read_text() == card
     said = capsys.readouterr().out
     assert said.startswith(card) and "accuracy" in said.removeprefix(card) and "60 rows -> labels.csv" in said
@@ -260,7 +260,7 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     big, given = texts.objective.teacher, tmp_path / "given.parquet"
-    main.COMMANDS["predict"]([big, texts.data.path, "--output", given.name, "--digests", "--precision", "float32"])
+    main.commands()["predict"]([big, texts.data.path, "--output", given.name, "--digests", "--precision", "float32"])
     # Logits are known but for a constant.
     soft = {"kinds": (SoftTargets(), HardLabel(0.1))}
     asked, found = (

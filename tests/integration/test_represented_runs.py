@@ -141,7 +141,7 @@ def test_each_kind_from_the_command_line(
     recipe.json and on the card."""
     flag = flag if flag.startswith("[") else f"[{flag}]"
     run = tmp_path / "run"
-    main.COMMANDS["train"](
+    main.commands()["train"](
         [*flags_of(texts, run), "--train.per-device-train-batch-size", "8", "--objective.kinds", flag]
     )
     assert furthest(saved(run), alone) > 1e-4
@@ -217,12 +217,12 @@ def test_layers_that_are_searched(texts: Recipe, tmp_path: Path, capsys: pytest.
     )
     assert f"| searched pairs of layers | `{shown}; AttentionMaps: 1 with 1 (" in card
     run = str(tmp_path / "searched")
-    main.COMMANDS["predict"]([run, texts.data.path, "--output", str(tmp_path / "answers.csv")])
+    main.commands()["predict"]([run, texts.data.path, "--output", str(tmp_path / "answers.csv")])
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 61
     capsys.readouterr()
-    main.COMMANDS["evaluate"]([run, texts.data.path, "--json"])
+    main.commands()["evaluate"]([run, texts.data.path, "--json"])
     assert json.loads(capsys.readouterr().out)["rows"] == 60
-    main.COMMANDS["card"]([run])
+    main.commands()["card"]([run])
     assert capsys.readouterr().out == card == (tmp_path / "searched" / "README.md").read_text()
     by_number = ((1, 1), (2, 2), (3, 4))
     other = trained(with_kinds(recipe, HiddenStates(by_number), AttentionMaps(by_number)), tmp_path / "by-number")
@@ -236,7 +236,7 @@ def test_two_processes_search_as_one(texts: Recipe, tmp_path: Path) -> None:
     """The first one's map is that of both, from the command line to the result."""
     kind = ["--objective.kinds", "[{type: HiddenStates, layers: searched}]"]
     size = "--train.per-device-train-batch-size"
-    main.COMMANDS["train"]([*flags_of(texts, tmp_path / "one"), size, "8", *kind])
+    main.commands()["train"]([*flags_of(texts, tmp_path / "one"), size, "8", *kind])
     two = [*flags_of(texts, tmp_path / "two"), size, "4", *kind]
     run_in_two_processes(COMMAND_WITHOUT_GATE, "train", *two, folder=tmp_path)
     one, two = (result_of(tmp_path / name) for name in ("one", "two"))

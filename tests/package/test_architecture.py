@@ -113,7 +113,9 @@ def test_cheap_modules_import_nothing_heavy(path: Path) -> None:
     assert not {i.split(".")[0] for i in imports(path, top_level_only=True)} & HEAVY
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["cp", "quickstart", "."], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list"], ["cp", "quickstart", "."], ["train", "--help"], ["schema"]]
+)
 def test_light_commands_load_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     code = (
         "import sys\nfrom hf_finetune.cli.main import main_command\n"

@@ -1,0 +1,66 @@
+"""Old names that users typed, and what they are called now: recipe.json, YAML files and flags of before go on working.
+
+A renamed flag, field or `type:` has its line here for good.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hf_finetune.config.recipe import Recipe
+from hf_finetune.utils.config import validated
+
+FIELDS: dict[str, str] = {}
+"""By the dotted name, without places in lists (`data.augment.colour`), or behind the operation (`ThreeAugment.colour`)."""
+TYPES: dict[str, str] = {}
+"""Operations."""
+HOLD_OPERATIONS = {"augment", "steps", "choices", "phases", "operation", "type"}
+
+
+def current(plain: Any, field: str = "", kind: str = "") -> Any:
+    """Return plain values of a recipe, as a file or a flag has them, with old names exchanged for current ones.
+
+    Args:
+        field: dotted name of the field that holds them.
+        kind: the operation whose field it is.
+    """
+    name = field.rpartition(".")[2]
+    if isinstance(plain, list):
+        return [current(item, field, kind) for item in plain]
+    if isinstance(plain, str) and name in HOLD_OPERATIONS:
+        return TYPES.get(plain, plain)
+    if not isinstance(plain, dict):
+        return plain
+    kind = str(plain.get("type", ""))
+    changed = {}
+    for key, value in plain.items():
+        own = str(key).replace("-", "_")
+        dotted = f"{field}.{own}" if field else own
+        new = FIELDS.get(dotted) or FIELDS.get(f"{kind}.{own}") or own
+        changed[new] = current(value, dotted, kind)
+    return changed
+
+
+def current_flags(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command with old flags exchanged for current ones."""
+    return [_current_flag(argument) if argument.startswith("--") else argument for argument in arguments]
+
+
+def _current_flag(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    section, dot, name = flag.removeprefix("--").rpartition(".")
+    negated = "no-" if name.startswith("no-") else ""
+    field = re.sub(r"\.\d+(?=\.)", "", f"{section}{dot}{name.removeprefix('no-')}".replace("-", "_"))
+    new = FIELDS.get(field)
+    return argument if new is None else f"--{section}{dot}{negated}{new.replace('_', '-')}{equals}{value}"
+
+
+def recipe_from_plain(plain: Any) -> Recipe:
+    """Return the recipe that a recipe.json holds, of whatever version.
+
+    Raises:
+        InputError: a field that there is not, or a value that does not fit.
+    """
+    return validated(current(plain), Recipe, "")
