@@ -204,7 +204,7 @@ def test_every_recipe_builds_and_its_values_hold(name: str) -> None:
     check(recipe)
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     assert merge(blank, to_plain(recipe)) == recipe
-    assert len(shipped.names()[name].read_text().splitlines()) <= 50
+    assert len(shipped.names()[name].read_text().splitlines()) <= 56
 
 
 @pytest.mark.parametrize("path", sorted((shipped.folder() / "accelerate").glob("*.yaml")), ids=lambda p: p.stem)
