@@ -160,7 +160,7 @@ def _load_preview(recipe: Recipe, job: DoctorJob) -> TextPreview | ImagePreview 
     """The first rows of every class and their views, as in training; None: only mixing is requested, of texts."""
     from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
     from hf_finetune.data.image_processing import check_augmentable
-    from hf_finetune.doctor.preview import first_views, preview, rows_of_every_class
+    from hf_finetune.doctor.preview import first_views, preview_rows, rows_of_every_class
     from hf_finetune.models.safety import inspect_checkpoint
     from hf_finetune.pipeline.augment import augmenter_of
     from hf_finetune.pipeline.load_data import image_inputs, load_splits
@@ -182,7 +182,7 @@ def _load_preview(recipe: Recipe, job: DoctorJob) -> TextPreview | ImagePreview 
         check_augmentable(inputs.processor, splits.train["image"], flag)
     elif not data.augment:
         return None
-    return preview(
+    return preview_rows(
         splits.train,
         splits.labels,
         rows_of_every_class(splits.train.with_format("numpy")["label"][:], job.rows),

@@ -125,7 +125,7 @@ def rows_of_every_class(labels_N: np.ndarray, count: int) -> list[int]:
     return [place for _, _, place in sorted(order)[:count]]
 
 
-def preview(
+def preview_rows(
     train: Dataset,
     names: Sequence[str],
     places: Sequence[int],

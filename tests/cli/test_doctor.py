@@ -19,7 +19,7 @@ from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mi
 from hf_finetune.cli import doctor
 from hf_finetune.cli.main import main_command
 from hf_finetune.data.inputs import with_labels
-from hf_finetune.doctor.preview import first_views, preview
+from hf_finetune.doctor.preview import first_views, preview_rows
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.run import prepare
@@ -154,7 +154,7 @@ def test_the_preview_of_pictures_is_what_training_reads(pictures: str, tmp_path:
     train, inputs = prepared.data.splits.train, prepared.data.inputs
     views = AugmentedRows(inputs.encode(train), inputs, run_augmenter(prepared))
     rows = [2, 7, 11]
-    shown = preview(train, prepared.data.splits.labels, rows, run_augmenter(prepared), first_views(3, 0), inputs)
+    shown = preview_rows(train, prepared.data.splits.labels, rows, run_augmenter(prepared), first_views(3, 0), inputs)
     for epoch in range(3):
         views.set_epoch(epoch)
         assert torch.equal(views.__getitems__(rows)["pixels"], shown.batches[epoch])
@@ -266,7 +266,7 @@ def test_pictures_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures:
     prepared = prepare(merge(recipe, {"data": {"decode_once": False}}))
     train, inputs, chosen = prepared.data.splits.train, prepared.data.inputs, recipe.objective.mix
     rows = [2, 7, 11]
-    shown = preview(
+    shown = preview_rows(
         train, prepared.data.splits.labels, rows, run_augmenter(prepared), first_views(2, 0), inputs, chosen
     )
     trained = MixedRows(AugmentedRows(inputs.encode(train), inputs, run_augmenter(prepared)), recipe.train.seed)

@@ -20,7 +20,7 @@ from hf_finetune.doctor.preview import (
     TextPreview,
     View,
     first_views,
-    preview,
+    preview_rows,
     rows_of_every_class,
 )
 from hf_finetune.doctor.side_by_side import LEGEND, mark_changes, text_table
@@ -162,7 +162,7 @@ def test_of_phases_an_epoch_shows_that_of_its_first_step() -> None:
     rows = text_rows(4)
     phases = Phases((ChangeCase(1.0, to="upper"), Sequence(())))
     augmentation = Augmenter((phases,), 0, population_of(rows, ("bad", "good")))
-    found = preview(rows, ("bad", "good"), [2, 0], augmentation, first_views(3, 0), epochs=3.0)
+    found = preview_rows(rows, ("bad", "good"), [2, 0], augmentation, first_views(3, 0), epochs=3.0)
     plain = [rows["text"][row] for row in (2, 0)]
     # At 0, 1/3 and 2/3 of the training.
     assert [view.texts for view in found.batches] == [[text.upper() for text in plain]] * 2 + [plain]
