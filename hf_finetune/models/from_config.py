@@ -17,6 +17,7 @@ from transformers import AutoModel, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.families import family_of, stage_widths
 from hf_finetune.models.safety import one_line
 from hf_finetune.utils.config import validated
 from hf_finetune.utils.messages import did_you_mean
@@ -135,9 +136,10 @@ def _check_together(config: PreTrainedConfig) -> None:
             if name in plain and plain[name] != stages:
                 _refuse(name, f"expected {stages}, as many as depths has numbers, got {plain[name]}")
     width, heads = plain.get("hidden_size"), plain.get("num_attention_heads")
-    if config.model_type == "swin":
-        for stage, heads_here in enumerate(plain["num_heads"]):
-            _check_heads("embed_dim", plain["embed_dim"] * 2**stage, heads_here)
+    family = family_of(config)
+    if family is not None and family.staged and family.attention is not None:
+        for width_here, heads_here in zip(stage_widths(config), plain["num_heads"], strict=True):
+            _check_heads("embed_dim", width_here, heads_here)
     elif isinstance(width, int) and isinstance(heads, int):
         _check_heads("hidden_size", width, heads)
     side, patch = plain.get("image_size"), plain.get("patch_size")

@@ -35,9 +35,10 @@ class ExtendPositions(Operation):
         Raises:
             InputError: the family has no table of positions, or it is as long already.
         """
-        kind = config.model_type
+        kind, family = config.model_type, FAMILIES.get(config.model_type)
         deberta = kind.startswith("deberta")
-        if kind == "modernbert" or (deberta and not config.position_biased_input):
+        is_text = family is not None and family.images is None
+        if (is_text and kind not in TABLES) or (deberta and not config.position_biased_input):
             which = "relative positions alone" if deberta else "rotary positions"
             raise self.refusal(f"this {kind} has {which}, which have no end; leave it out")
         self.check_family(config, TABLES)

@@ -99,7 +99,7 @@ REFUSALS: list[tuple[str, dict, SurgeryStep, tuple[str, ...]]] = [
     ("convnext", {}, ResizeImage(16), ("size: expected a multiple of 32 pixels for this convnext", "got 16")),
     ("resnet", {}, ResizeImage(16), ("size: expected at least 32 pixels for resnet", "got 16")),
     ("timm_wrapper", {}, ResizeImage(64), ("expected one of vit, ", "got timm_wrapper; leave it out")),
-    ("modernbert", {}, ExtendPositions(150), ("modernbert has rotary positions", "leave it out")),
+    ("modernbert", {}, ExtendPositions(150), ("this modernbert has rotary positions", "leave it out")),
     ("deberta-v2", {"position_biased_input": False}, ExtendPositions(150), ("relative positions", "leave it out")),
     ("vit", {}, ExtendPositions(150), ("expected one of bert, ", "got vit; leave it out")),
     ("bert", {"max_position_embeddings": 512}, ExtendPositions(150), ("length: this bert has 512", "got 150")),
