@@ -22,7 +22,7 @@ from hf_finetune.pipeline.build_model import with_adapter, with_own_head
 from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData
 from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.update_rule import penalized_parameters
-from hf_finetune.pretraining.models import GUESSES, check_pretrainable
+from hf_finetune.pretraining.models import check_pretrainable
 from hf_finetune.training.input_mixing import why_not_by_embeddings
 from hf_finetune.training.regularization.mixout import pretrained_layers
 from hf_finetune.utils.plain import short_repr
@@ -46,7 +46,7 @@ def check_checkpoint(context: RunContext) -> None:
     )
     _check_family(context)
     if recipe.pretrain.objective is not None:
-        check_pretrainable(checkpoint, GUESSES[type(recipe.pretrain.objective)])
+        check_pretrainable(checkpoint, recipe.pretrain.objective)
     check_checkpoints(recipe.data.augment)
 
 

@@ -139,7 +139,7 @@ def _report(setup: PretrainingSetup, trainer: PretrainingTrainer, log: Path, sec
     losses = [line["loss"] for line in lines if "loss" in line]
     held_out = [line[f"eval_{HELD_OUT}"] for line in lines if f"eval_{HELD_OUT}" in line]
     return {
-        "objective": short_repr(setup.objective),
+        "objective": short_repr(setup.task.objective),
         "rows": {
             "pretrained": len(rows.train),
             "held_out": len(rows.held_out),

@@ -9,32 +9,21 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 
 from hf_finetune.config.recipe import Supervised
-from hf_finetune.data.image_processing import check_augmentable
-from hf_finetune.data.inputs import ImageInputs, TextInputs
+from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.splits import SET_ASIDE
 from hf_finetune.errors import InputError
-from hf_finetune.models.kernels.dropout import drops_out
 from hf_finetune.pipeline.batching import micro_batch, step_batches
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.kernels import default_kernels
 from hf_finetune.pipeline.update_rule import shortcuts
-from hf_finetune.pretraining.config import MAE, MaskedLanguage, PretrainObjective, SimCLR, SimCSE, SimMIM
-from hf_finetune.pretraining.heads import MaskedAutoencoder, project
-from hf_finetune.pretraining.masking import WORDS, Masking, with_words
-from hf_finetune.pretraining.models import GUESSES, load_pretrainable
-from hf_finetune.pretraining.trainer import (
-    HELD_OUT,
-    AutoencoderTask,
-    MaskedImageTask,
-    MaskedLanguageTask,
-    PretrainingTrainer,
-    SimCLRTask,
-    SimCSETask,
-    Task,
-)
+from hf_finetune.pretraining.config import MaskedLanguage, PretrainObjective, SimCLR
+from hf_finetune.pretraining.models import load_pretrainable
+from hf_finetune.pretraining.task import Task
+from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
+from hf_finetune.pretraining.word_masking import rows_with_words
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.optim.config import AdamW
@@ -68,11 +57,8 @@ class PretrainingSetup:
     run: PreparedRun
     """The run as if these were its training rows."""
     rows: PretrainingSplit
-    network: PreTrainedModel
     task: Task
-    """What is learned."""
-    objective: PretrainObjective
-    """The recipe's, as it fits the images."""
+    """What the network learns."""
 
 
 def encode_pretraining_rows(run: PreparedRun) -> PretrainingSplit:
@@ -82,16 +68,15 @@ def encode_pretraining_rows(run: PreparedRun) -> PretrainingSplit:
         InputError: hardly a row has a word that could be guessed, or the tokenizer does not fit the objective.
     """
     inputs, recipe, objective = run.data.inputs, run.recipe, run.recipe.pretrain.objective
-    assert run.data.unlabeled is not None, "the recipe pretrains"
+    assert run.data.unlabeled is not None and objective is not None, "the recipe pretrains"
     whole = encoded = inputs.encode(run.data.unlabeled.rows)
     if isinstance(objective, MaskedLanguage):
         assert isinstance(inputs, TextInputs), "checked: words are those of texts"
-        words = with_words(encoded, inputs, whole_word=objective.whole_word)
-        encoded = words.select([i for i, row in enumerate(words[WORDS][:]) if max(row) >= 0])
+        encoded = rows_with_words(encoded, inputs, whole_word=objective.whole_word)
     if len(encoded) < 2:
         raise InputError(f"pretrain.rows: {len(encoded)} rows with words to guess; expected two at least")
     # A row alone has none to be told from.
-    least = 2 if isinstance(objective, SimCSE | SimCLR) and len(encoded) > 3 else 1
+    least = 2 if objective.compares_rows and len(encoded) > 3 else 1
     share = max(least, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(encoded)), len(encoded) - 1))
     order = np.random.default_rng((recipe.data.split_seed, SET_ASIDE)).permutation(len(encoded))
     held_out, train = np.sort(order[:share]), np.sort(order[share:])
@@ -110,14 +95,17 @@ def set_up(run: PreparedRun, rows: PretrainingSplit) -> PretrainingSetup:
     assert objective is not None, "the recipe pretrains"
     network = load_pretrainable(
         run.context.checkpoint,
-        GUESSES[type(objective)],
+        objective,
         dropout=recipe.model.dropout,
         attn_implementation=recipe.model.attn_implementation,
         seed=recipe.train.seed,
     )
     as_run = _as_training_rows(run, rows)
     _check_batches(as_run, objective)
-    setup = _with_task(as_run, rows, network, objective)
+    assert run.data.unlabeled is not None, "the recipe pretrains"
+    inputs, unlabeled = run.data.inputs, run.data.unlabeled.rows
+    task = objective.task(network, inputs, unlabeled, inputs.collate(rows.train[:1]), recipe.train.seed)
+    setup = PretrainingSetup(as_run, rows, task)
     trainer_arguments(setup, Path())  # what they refuse is refused now
     return setup
 
@@ -143,81 +131,13 @@ def pretraining_steps(run: PreparedRun, rows: PretrainingSplit) -> list[np.ndarr
 def _check_batches(run: PreparedRun, objective: PretrainObjective) -> None:
     """Refuse steps that cannot be cut as they are to be, and passes of one row where rows are told from one another."""
     batches = step_batches(run, run.data.inputs.lengths(run.data.splits.train))
-    if not isinstance(objective, SimCSE | SimCLR):
+    if not objective.compares_rows:
         return
     if max(map(len, batches.step_rows())) <= batches.accumulation * batches.processes:
         raise InputError(
             f"pretrain.objective: {type(objective).__name__} tells a row from the others of its forward pass, and here "
             "that has one row; raise train.per_device_train_batch_size, batching.rows_per_step or batching.token_budget"
         )
-
-
-def _with_task(
-    run: PreparedRun, rows: PretrainingSplit, network: PreTrainedModel, objective: PretrainObjective
-) -> PretrainingSetup:
-    """Put on the network what the objective needs, and say what is learned."""
-    inputs, seed = run.data.inputs, run.recipe.train.seed
-    first = inputs.collate(rows.train[:1])
-    task: Task
-    match objective:
-        case MaskedLanguage(share=share, span=span):
-            assert isinstance(inputs, TextInputs), "checked: words are those of texts"
-            table = network.get_input_embeddings()
-            assert isinstance(table, nn.Embedding), "of words"
-            masking = Masking.of(inputs.tokenizer, embeddings=table.num_embeddings, share=share, span=span, seed=seed)
-            task = MaskedLanguageTask(network, inputs, masking)
-        case SimCSE():
-            assert isinstance(inputs, TextInputs), "checked: it is of texts"
-            if not drops_out(network, first):
-                raise InputError(
-                    "pretrain.objective: SimCSE tells views apart by dropout, and the model drops nothing out; set "
-                    "model.dropout to 0.1"
-                )
-            task = SimCSETask(inputs, objective)
-        case SimCLR(projection=width):
-            unlabeled = run.data.unlabeled
-            assert isinstance(inputs, ImageInputs) and unlabeled is not None, "checked: it is of images"
-            check_augmentable(inputs.processor, unlabeled.rows["image"], "pretrain.objective SimCLR")
-            project(network, width, seed=seed)
-            task = SimCLRTask(inputs, objective, seed=seed)
-        case SimMIM() | MAE():
-            assert isinstance(inputs, ImageInputs), "checked: it is of images"
-            patch, shape_CHW = int(network.config.patch_size), tuple(first["pixel_values"].shape[1:])
-            objective = _with_something_to_see(objective, patch, shape_CHW)
-            task_type = AutoencoderTask if isinstance(objective, MAE) else MaskedImageTask
-            task = task_type(inputs, objective, patch=patch, shape=shape_CHW, seed=seed)
-            if isinstance(objective, MAE):
-                layers, decoder = objective.decoder_layers, objective.decoder_width
-                network = MaskedAutoencoder(network, layers=layers, width=decoder, picture=shape_CHW, seed=seed)
-    return PretrainingSetup(run, rows, network, task, objective)
-
-
-def _with_something_to_see(objective: SimMIM | MAE, patch: int, shape_CHW: tuple[int, ...]) -> SimMIM | MAE:
-    """The objective with squares that leave a part of the image; of MAE they are its patches.
-
-    Args:
-        patch: side in pixels.
-
-    Raises:
-        InputError: the image is a single patch.
-    """
-    _, height, width = shape_CHW
-    if height // patch * (width // patch) < 2:
-        raise InputError(
-            f"pretrain.objective: {type(objective).__name__} leaves patches out, and an image of {height} x {width} "
-            f"pixels is a single one of {patch}; expected SimCLR, or a checkpoint with smaller patches"
-        )
-    most = max(1, min(height, width) // patch // 2) * patch
-    if isinstance(objective, MAE) or round(objective.block / patch) * patch <= most:
-        return objective
-    logger.info(
-        "pretrain.objective.block: %d here, not %d, of images of %d x %d pixels: a part of each is to be seen",
-        most,
-        objective.block,
-        height,
-        width,
-    )
-    return replace(objective, block=most)
 
 
 def build_trainer(setup: PretrainingSetup, folder: Path, *, first: bool, saving: bool = True) -> PretrainingTrainer:
@@ -229,11 +149,10 @@ def build_trainer(setup: PretrainingSetup, folder: Path, *, first: bool, saving:
         saving: write checkpoints.
     """
     run, batching = setup.run, setup.run.recipe.batching
-    network: nn.Module = setup.network
+    network: nn.Module = setup.task.network
     network.to(run.context.device)
     default_kernels(run).switch_on(network)
     return PretrainingTrainer(
-        network,
         trainer_arguments(setup, folder, first=first, saving=saving),
         TrainingSetup(
             TrainingData(setup.rows.train, setup.rows.held_out, run.data.inputs),

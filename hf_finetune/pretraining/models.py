@@ -8,8 +8,6 @@ from typing import Literal
 
 import torch
 from transformers import (
-    MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
@@ -21,22 +19,11 @@ from transformers import (
 from hf_finetune.errors import InputError
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.loading import load_config, quiet, seeded, set_dropout
-from hf_finetune.models.patches import takes_any_patches
 from hf_finetune.models.safety import LocalCheckpoint, first_line
-from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
+from hf_finetune.pretraining.task import Objective, Predicts
 
 logger = logging.getLogger("hf_finetune")
 
-Guess = Literal["words", "patches", "unseen patches", "views", "nothing"]
-"""What the model guesses from the encoder's states: of unseen patches the encoder knows not even the places; of views, which are
-of one picture."""
-GUESSES: dict[type, Guess] = {
-    MaskedLanguage: "words",
-    SimCSE: "nothing",
-    SimMIM: "patches",
-    MAE: "unseen patches",
-    SimCLR: "views",
-}
 AUTO = {
     "words": AutoModelForMaskedLM,
     "patches": AutoModelForMaskedImageModeling,
@@ -44,69 +31,50 @@ AUTO = {
     "views": AutoModelForImageClassification,
     "nothing": AutoModel,
 }
-# Their tokens are patches of one size in rows and columns, as `pretraining.trainer` takes them to be.
-PICTURES = ("vit", "deit", "swin")
 
 
-def check_pretrainable(local: LocalCheckpoint, guess: Guess) -> None:
+def check_pretrainable(local: LocalCheckpoint, objective: Objective) -> None:
     """Refuse a checkpoint whose family cannot be pretrained so, by its config alone.
 
     Raises:
         InputError: naming the family.
     """
-    config = load_config(local, False)
-    if guess == "words" and type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
-        raise InputError(
-            f"pretrain.objective: {config.model_type} guesses no words; expected a bert, roberta, distilbert, electra, deberta, "
-            "mpnet, albert or modernbert checkpoint, or SimCSE"
-        )
-    if guess == "patches" and (
-        config.model_type not in PICTURES or type(config) not in MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING
-    ):
-        raise InputError(
-            f"pretrain.objective: {config.model_type} guesses no patches; expected a {', '.join(PICTURES[:-1])} or "
-            f"{PICTURES[-1]} checkpoint"
-        )
-    if guess == "unseen patches" and not takes_any_patches(config):
-        others = "SimMIM or SimCLR" if config.model_type in PICTURES else "SimCLR"
-        raise InputError(
-            f"pretrain.objective: MAE leaves patches out, and {config.model_type} needs every patch; expected a vit, deit or "
-            f"dinov2 checkpoint, or {others}"
-        )
+    objective.check_family(load_config(local, False))
 
 
 def load_pretrainable(
     local: LocalCheckpoint,
-    guess: Guess,
+    objective: Objective,
     *,
     dropout: float | None = None,
     attn_implementation: Literal["eager", "sdpa"] | None = None,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """A checkpoint in float32 with what guesses on it: as the checkpoint has it, else new from `seed`.
+    """Load a checkpoint in float32 with the head that predicts: as the checkpoint has it, else new from `seed`.
 
-    A new head for words ends in the word embeddings themselves (tied), whatever the config says. For views it is a classifier,
-    of one class, in the place of whose head a projection is to be put; for unseen patches, and for nothing, the encoder alone.
+    A new head for words ends in the word embeddings themselves (tied), whatever the config says. For views it is a
+    classifier, of one class, in the place of whose head a projection is to be put; for unseen patches, and for nothing,
+    the encoder alone.
 
     Args:
-        dropout, attn_implementation: see `load.load_classifier`.
+        dropout, attn_implementation: see `models.loading.load_classifier`.
 
     Raises:
         InputError: see `check_pretrainable`; or it cannot be loaded.
     """
-    check_pretrainable(local, guess)
-    config = load_config(local, False)
+    config, predicts = load_config(local, False), objective.predicts
+    objective.check_family(config)
     if dropout is not None:
         set_dropout(config, dropout)
-    if guess == "patches":
+    if predicts == "patches":
         _set_stride(config)
-    if guess == "views":
+    if predicts == "views":
         config.num_labels = 1
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
     try:
         with quiet(), seeded(seed):
-            model, info = AUTO[guess].from_pretrained(
+            model, info = AUTO[predicts].from_pretrained(
                 local.folder,
                 config=config,
                 dtype=torch.float32,
@@ -114,34 +82,44 @@ def load_pretrainable(
                 weights_only=True,
                 output_loading_info=True,
                 # The last layer of a classifier of other classes, which is exchanged.
-                ignore_mismatched_sizes=guess == "views",
+                ignore_mismatched_sizes=predicts == "views",
                 trust_remote_code=False,
             )
     except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:
         raise InputError(f"{local.name}: cannot be loaded to be pretrained: {first_line(error)}") from error
-    alone = model.base_model is model
-    body = {f"{model.base_model_prefix}." * (not alone) + n for n, _ in model.base_model.named_parameters()}
-    if body <= set(info["missing_keys"]):
-        raise InputError(
-            f"{local.name}: none of its weights fits {type(model).__name__}; is this another kind of model?"
-        )
-    new = sorted({name.split(".")[0] for name in set(info["missing_keys"]) - body})
-    if new and guess != "views":
-        logger.info(
-            "%s: %s, which guesses %s, not in the checkpoint, started from seed %d",
-            local.name,
-            ", ".join(new),
-            guess,
-            seed,
-        )
-    if guess == "words" and new:
-        _tie(model)
-    if alone and (pooler := dict(model.named_children()).get("pooler")) is not None:
+    _start_head(model, set(info["missing_keys"]), predicts, local.name, seed)
+    if model.base_model is model and (pooler := dict(model.named_children()).get("pooler")) is not None:
         # The states are read, not what it makes of them: nothing trains it.
         pooler.requires_grad_(False)
     # As in a classifier: what a row costs depends on no other, save where the objective says so.
     freeze_batch_norm(model)
     return model
+
+
+def _start_head(model: PreTrainedModel, missing: set[str], predicts: Predicts, name: str, seed: int) -> None:
+    """Log a head that the checkpoint did not have, and tie one that predicts words to the word embeddings.
+
+    Args:
+        missing: parameters that the checkpoint did not have.
+
+    Raises:
+        InputError: it had none of the encoder.
+    """
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    body = {prefix + name for name, _ in model.base_model.named_parameters()}
+    if body <= missing:
+        raise InputError(f"{name}: none of its weights fits {type(model).__name__}; is this another kind of model?")
+    new = sorted({name.split(".")[0] for name in missing - body})
+    if new and predicts != "views":
+        logger.info(
+            "%s: %s, which predicts %s, not in the checkpoint, started from seed %d",
+            name,
+            ", ".join(new),
+            predicts,
+            seed,
+        )
+    if predicts == "words" and new:
+        _tie(model)
 
 
 def _tie(model: PreTrainedModel) -> None:
@@ -171,5 +149,5 @@ def save_encoder(model: PreTrainedModel, local: LocalCheckpoint, folder: Path) -
     names, idle = whole.state_dict().keys(), {n for n, p in model.base_model.named_parameters() if not p.requires_grad}
     trained = {name: x for name, x in model.base_model.state_dict().items() if name not in idle}
     had = {name: x for name, x in whole.state_dict().items() if name not in info["missing_keys"]}
-    # Not a picture's mask token, of which the encoder by itself knows nothing.
+    # Not an image's mask token, of which the encoder by itself knows nothing.
     whole.save_pretrained(folder, state_dict={**had, **{name: x for name, x in trained.items() if name in names}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.augmentation.compose import Phases, Sometimes, check_kind, walk
-from hf_finetune.pretraining.config import ImageObjective, SimCLR, SimCSE
+from hf_finetune.pretraining.config import ImageObjective, SimCLR
 from hf_finetune.utils.rules import Conflict, Unused
 
 
@@ -40,7 +40,7 @@ CONFLICTS = tuple(
         ),
         (
             "train.per_device_train_batch_size",
-            lambda r: isinstance(r.pretrain.objective, SimCSE | SimCLR) and r.train.per_device_train_batch_size < 2,
+            lambda r: r.pretrain.objective.compares_rows and r.train.per_device_train_batch_size < 2,
             "2 or more with SimCSE and SimCLR, which tell a row from others",
         ),
         (

@@ -238,7 +238,7 @@ def stage_of(recipe: Recipe) -> PretrainingSetup:
 def test_something_is_left_to_see(pictures: Recipe, tmp_path: Path) -> None:
     """Squares of 32 pixels would cover these pictures; and where a picture is one patch, there are no parts."""
     made = stage_of(dataclasses.replace(pictures, pretrain=Pretrain(SimMIM())))
-    assert made.objective == SimMIM(block=16)
+    assert made.task.objective == SimMIM(block=16)
     read = build_trainer(made, tmp_path, first=True).get_train_dataloader().dataset
     assert read.__getitems__([0, 1])["bool_masked_pos"].sum(1).tolist() == [8, 8]
     one = Model(str(tiny_image_checkpoint(tmp_path / "vit", patch_size=32)))

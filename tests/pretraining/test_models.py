@@ -9,8 +9,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.safety import inspect_checkpoint
-from hf_finetune.pretraining.heads import MaskedAutoencoder, project
-from hf_finetune.pretraining.models import Guess, check_pretrainable, load_pretrainable, save_encoder
+from hf_finetune.pretraining.autoencoder import MaskedAutoencoder
+from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
+from hf_finetune.pretraining.models import check_pretrainable, load_pretrainable, save_encoder
+from hf_finetune.pretraining.projection import put_projection
+from hf_finetune.pretraining.task import Objective
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "modernbert"])
@@ -18,7 +21,7 @@ from hf_finetune.pretraining.models import Guess, check_pretrainable, load_pretr
 def test_a_built_head_is_tied(tmp_path: Path, family: str, tied: bool) -> None:
     """To the very embeddings, whatever the config says; another seed gives another head on the same encoder."""
     local = inspect_checkpoint(tiny_text_checkpoint(tmp_path / family, family, tie_word_embeddings=tied))
-    model, other = load_pretrainable(local, "words", seed=0), load_pretrainable(local, "words", seed=1)
+    model, other = (load_pretrainable(local, MaskedLanguage(), seed=seed) for seed in (0, 1))
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     before = AutoModel.from_pretrained(local.folder).get_input_embeddings().weight
     assert torch.equal(model.get_input_embeddings().weight, before)
@@ -32,32 +35,32 @@ def test_a_head_that_is_there_is_kept(tmp_path: Path) -> None:
     torch.manual_seed(3)
     whole = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
     whole.save_pretrained(folder)
-    model = load_pretrainable(inspect_checkpoint(folder), "words", seed=5)
+    model = load_pretrainable(inspect_checkpoint(folder), MaskedLanguage(), seed=5)
     assert all(torch.equal(x, whole.state_dict()[n]) for n, x in model.state_dict().items())
     assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize(
-    ("family", "guess"),
+    ("family", "objective"),
     [
-        *((family, "words") for family in ("bert", "mpnet", "deberta-v2")),
-        ("bert", "nothing"),
-        ("vit", "patches"),
-        ("swin", "patches"),
-        ("deit", "unseen patches"),
-        ("dinov2", "unseen patches"),
-        *((family, "views") for family in ("vit", "beit", "convnext", "resnet")),
+        *((family, MaskedLanguage()) for family in ("bert", "mpnet", "deberta-v2")),
+        ("bert", SimCSE()),
+        ("vit", SimMIM()),
+        ("swin", SimMIM()),
+        ("deit", MAE()),
+        ("dinov2", MAE()),
+        *((family, SimCLR()) for family in ("vit", "beit", "convnext", "resnet")),
     ],
 )
-def test_the_encoder_comes_back_as_it_was_trained(tmp_path: Path, family: str, guess: Guess) -> None:
+def test_the_encoder_comes_back_as_it_was_trained(tmp_path: Path, family: str, objective: Objective) -> None:
     """All that was trained, and what had no part in it as the checkpoint has it: BERT's pooler."""
     make = tiny_image_checkpoint if family in IMAGE_FAMILIES else tiny_text_checkpoint
     local = inspect_checkpoint(make(tmp_path / "before", family))
-    model = load_pretrainable(local, guess)
-    if guess == "unseen patches":
-        model = MaskedAutoencoder(model, layers=1, width=8, picture=(3, 32, 32), seed=0)
-    if guess == "views":
-        project(model, 8, seed=0)
+    model = load_pretrainable(local, objective)
+    if isinstance(objective, MAE):
+        model = MaskedAutoencoder(model, layers=1, width=8, shape=(3, 32, 32), seed=0)
+    if isinstance(objective, SimCLR):
+        put_projection(model, 8, seed=0)
     idle = {n for n, p in model.base_model.named_parameters() if not p.requires_grad}
     with torch.no_grad():
         for parameter in model.parameters():
@@ -75,26 +78,26 @@ def test_the_encoder_comes_back_as_it_was_trained(tmp_path: Path, family: str, g
     assert moved == {n for n, _ in model.base_model.named_parameters()} & after.keys() - idle
 
 
-@pytest.mark.parametrize("guess", ["words", "nothing"])
-def test_a_pooler_that_was_not_there_is_not_made_up(tmp_path: Path, guess: Guess) -> None:
+@pytest.mark.parametrize("objective", [MaskedLanguage(), SimCSE()])
+def test_a_pooler_that_was_not_there_is_not_made_up(tmp_path: Path, objective: Objective) -> None:
     """So that a classifier begins it anew, from its own seed."""
     folder = tiny_text_checkpoint(tmp_path / "bert")
     AutoModel.from_pretrained(folder, add_pooling_layer=False).save_pretrained(folder)
     local = inspect_checkpoint(folder)
-    save_encoder(load_pretrainable(local, guess), local, tmp_path / "after")
+    save_encoder(load_pretrainable(local, objective), local, tmp_path / "after")
     _, info = AutoModel.from_pretrained(tmp_path / "after", output_loading_info=True)
     assert {name.split(".")[0] for name in info["missing_keys"]} == {"pooler"}
 
 
-def test_families_that_guess_nothing(tmp_path: Path) -> None:
-    for family, guess, said in (
-        ("resnet", "patches", "resnet guesses no patches; expected a vit, deit or swin checkpoint"),
-        ("vit", "words", "vit guesses no words; expected a bert, "),
+def test_families_that_predict_nothing(tmp_path: Path) -> None:
+    for family, objective, said in (
+        ("resnet", SimMIM(), "resnet predicts no patches; expected a vit, deit or swin checkpoint"),
+        ("vit", MaskedLanguage(), "vit predicts no words; expected a bert, "),
         (
             "swin",
-            "unseen patches",
+            MAE(),
             "MAE leaves patches out, and swin needs every patch; expected a vit, deit or dinov2 ",
         ),
     ):
         with pytest.raises(InputError, match=f"pretrain.objective: {said}"):
-            check_pretrainable(inspect_checkpoint(tiny_image_checkpoint(tmp_path / family, family)), guess)
+            check_pretrainable(inspect_checkpoint(tiny_image_checkpoint(tmp_path / family, family)), objective)

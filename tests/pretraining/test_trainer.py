@@ -12,48 +12,33 @@ from hf_finetune.augmentation.online import TwoViews
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint
-from hf_finetune.pretraining.config import MAE, SimCLR, SimCSE, SimMIM
-from hf_finetune.pretraining.heads import MaskedAutoencoder, project
-from hf_finetune.pretraining.masking import Masking, with_words
+from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 from hf_finetune.pretraining.models import load_pretrainable
-from hf_finetune.pretraining.trainer import (
-    HELD_OUT,
-    AutoencoderTask,
-    MaskedImageTask,
-    MaskedLanguageTask,
-    PretrainingTrainer,
-    SimCLRTask,
-    SimCSETask,
-    Task,
-)
+from hf_finetune.pretraining.task import Objective
+from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
+from hf_finetune.pretraining.word_masking import with_words
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.optim.config import SGD
 from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
 
-PICTURE = (3, 32, 32)
-OF_PICTURES: dict[type[Task], tuple] = {
-    MaskedImageTask: ("patches", SimMIM(block=8)),
-    AutoencoderTask: ("unseen patches", MAE()),
-    SimCLRTask: ("views", SimCLR(temperature=0.5)),
-}
+IMAGE_OBJECTIVES = (SimMIM(block=8), MAE(decoder_layers=1), SimCLR(temperature=0.5, projection=8))
+WORDS = MaskedLanguage(share=0.3)
 
 
 def small(
-    folder: Path, family: str, kind: type[Task], *, accumulation: int = 1, update: UpdateRule = UpdateRule()
+    folder: Path, family: str, objective: Objective, *, accumulation: int = 1, update: UpdateRule = UpdateRule()
 ) -> PretrainingTrainer:
     """24 rows to train on, in steps of 8, and 8 held out; without dropout unless SimCSE needs it."""
-    rows = (image_rows if kind in OF_PICTURES else text_rows)(32)
+    rows = whole = (image_rows if objective in IMAGE_OBJECTIVES else text_rows)(32)
     inputs: Inputs
-    if kind in OF_PICTURES:
+    if objective in IMAGE_OBJECTIVES:
         local = inspect_checkpoint(tiny_image_checkpoint(folder / family, family))
         inputs = ImageInputs(load_image_processor(str(local.folder)))
-        guess, objective = OF_PICTURES[kind]
     else:
         local = inspect_checkpoint(tiny_text_checkpoint(folder / family, family))
         inputs = TextInputs(load_tokenizer(str(local.folder), max_length=32, sample=[]), 32)
         rows = with_words(inputs.encode(rows), inputs, whole_word=True)
-        guess = "words" if kind is MaskedLanguageTask else "nothing"
     given = {"learning_rate": 1e-3, "num_train_epochs": 1.0, "seed": 0, "max_grad_norm": 0.0, "weight_decay": 0.0}
     given |= {"lr_scheduler_type": "constant", "logging_steps": 1, "per_device_train_batch_size": 8 // accumulation}
     arguments = training_arguments(
@@ -65,23 +50,10 @@ def small(
         gradient_accumulation_steps=accumulation,
         **given,
     )
-    model = load_pretrainable(local, guess, dropout=0.1 if guess == "nothing" else 0.0)
-    task: Task
-    if kind is MaskedLanguageTask:
-        masking = Masking.of(inputs.tokenizer, embeddings=len(inputs.tokenizer), share=0.3, span=1, seed=0)
-        task = MaskedLanguageTask(model, inputs, masking)
-    elif kind is SimCSETask:
-        task = SimCSETask(inputs, SimCSE())
-    elif kind is SimCLRTask:
-        project(model, 8, seed=0)
-        task = SimCLRTask(inputs, objective, seed=0)
-    else:
-        patch = model.config.patch_size
-        if kind is AutoencoderTask:
-            model = MaskedAutoencoder(model, layers=1, width=None, picture=PICTURE, seed=0)
-        task = kind(inputs, objective, patch=patch, shape=PICTURE, seed=0)
+    network = load_pretrainable(local, objective, dropout=0.1 if isinstance(objective, SimCSE) else 0.0)
+    task = objective.task(network, inputs, whole, inputs.collate(rows[:1]), 0)
     data = TrainingData(rows.select(range(24)), rows.select(range(24, 32)), inputs)
-    return PretrainingTrainer(model, arguments, TrainingSetup(data, BatchPlan(8), update=update), task)
+    return PretrainingTrainer(arguments, TrainingSetup(data, BatchPlan(8), update=update), task)
 
 
 def batch_of(trainer: PretrainingTrainer) -> dict[str, torch.Tensor]:
@@ -90,8 +62,9 @@ def batch_of(trainer: PretrainingTrainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_words_cost_what_they_cost_in_the_library(tmp_path: Path, family: str) -> None:
-    """Though the head is computed for the tokens alone that are asked for; the hook leaves every other pass as it is."""
-    trainer = small(tmp_path, family, MaskedLanguageTask)
+    """Though the head is computed for the tokens alone that are asked for; the hook leaves every other pass as it
+    is."""
+    trainer = small(tmp_path, family, WORDS)
     model, batch = trainer.model.eval(), batch_of(trainer)
     asked = int((batch["labels"] != -100).sum())
     with torch.no_grad():
@@ -103,7 +76,7 @@ def test_words_cost_what_they_cost_in_the_library(tmp_path: Path, family: str) -
 def test_patches_cost_what_they_cost_in_the_library(tmp_path: Path) -> None:
     """Every picture has as many left out, so the mean over pictures is the library's over pixels."""
     for family in ("vit", "swin"):
-        trainer = small(tmp_path / family, family, MaskedImageTask)
+        trainer = small(tmp_path / family, family, IMAGE_OBJECTIVES[0])
         model, batch = trainer.model.eval(), batch_of(trainer)
         inputs = {name: x for name, x in batch.items() if name != "labels"}
         with torch.no_grad():
@@ -115,8 +88,9 @@ def test_patches_cost_what_they_cost_in_the_library(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "dinov2_with_registers"])
 def test_the_encoder_sees_what_is_not_to_be_guessed(tmp_path: Path, family: str) -> None:
-    """4 of 16 patches reach its layers, of each picture others; what is left out can be anything, and is what is asked for."""
-    trainer = small(tmp_path, family, AutoencoderTask)
+    """4 of 16 patches reach its layers, of each picture others; what is left out can be anything, and is what is asked
+    for."""
+    trainer = small(tmp_path, family, IMAGE_OBJECTIVES[1])
     model, batch = trainer.model.eval(), batch_of(trainer)
     inputs, prefix = {n: x for n, x in batch.items() if n != "labels"}, model.decoder.prefix
     tokens: list[int] = []
@@ -137,7 +111,7 @@ def test_the_encoder_sees_what_is_not_to_be_guessed(tmp_path: Path, family: str)
 
 def test_the_decoder_knows_the_places(tmp_path: Path) -> None:
     """It puts each state where its patch was, and the mask token elsewhere; positions tell all patches apart."""
-    model = small(tmp_path, "vit", AutoencoderTask).model.eval()
+    model = small(tmp_path, "vit", IMAGE_OBJECTIVES[1]).model.eval()
     decoder, left_out = model.decoder, torch.zeros(1, 16, dtype=torch.bool)
     left_out[0, [0, 5, 6]] = True
     states, seen = torch.randn(1, 14, 32), []
@@ -157,8 +131,9 @@ def test_the_decoder_knows_the_places(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "swin", "beit", "convnext", "resnet", "efficientnet"])
 def test_two_views_of_each_picture(tmp_path: Path, family: str) -> None:
-    """The loss by hand, of what the family's own head reads; a row's views are of seed, row and epoch, whatever is beside it."""
-    trainer = small(tmp_path, family, SimCLRTask)
+    """The loss by hand, of what the family's own head reads; a row's views are of seed, row and epoch, whatever is
+    beside it."""
+    trainer = small(tmp_path, family, IMAGE_OBJECTIVES[2])
     model, batch = trainer.model.train(), batch_of(trainer)
     assert batch["pixel_values"].shape == (16, 3, 32, 32) and batch["labels"].shape == (8,)
     projected: list[torch.Tensor] = []
@@ -179,8 +154,9 @@ def test_two_views_of_each_picture(tmp_path: Path, family: str) -> None:
 
 
 def test_views_differ_by_dropout_alone(tmp_path: Path) -> None:
-    """Without it a row's two vectors are one; a loss of the same vectors by hand says so. Padding has no part in a mean."""
-    trainer = small(tmp_path, "bert", SimCSETask)
+    """Without it a row's two vectors are one; a loss of the same vectors by hand says so. Padding has no part in a
+    mean."""
+    trainer = small(tmp_path, "bert", SimCSE())
     batch = batch_of(trainer)
     with torch.no_grad():
         still, moving = trainer.task.loss(trainer.model.eval(), batch), trainer.task.loss(trainer.model.train(), batch)
@@ -196,13 +172,13 @@ def test_views_differ_by_dropout_alone(tmp_path: Path) -> None:
     assert still.item() == pytest.approx(by_hand.item(), rel=1e-4) and moving.item() != pytest.approx(still.item())
 
 
-@pytest.mark.parametrize("kind", [MaskedLanguageTask, MaskedImageTask, AutoencoderTask])
-def test_micro_batches_change_nothing(tmp_path: Path, kind: type[Task]) -> None:
+@pytest.mark.parametrize("objective", [WORDS, *IMAGE_OBJECTIVES[:2]], ids=lambda o: type(o).__name__)
+def test_micro_batches_change_nothing(tmp_path: Path, objective: Objective) -> None:
     """A step's loss is the mean over its words, not the mean over its parts' means."""
-    family = "bert" if kind is MaskedLanguageTask else "vit"
+    family = "bert" if objective is WORDS else "vit"
     # Adam would make rounding errors as large as any other gradient.
-    whole = small(tmp_path / "a", family, kind, update=UpdateRule(SGD(momentum=0.0)))
-    parts = small(tmp_path / "b", family, kind, update=UpdateRule(SGD(momentum=0.0)), accumulation=4)
+    whole = small(tmp_path / "a", family, objective, update=UpdateRule(SGD(momentum=0.0)))
+    parts = small(tmp_path / "b", family, objective, update=UpdateRule(SGD(momentum=0.0)), accumulation=4)
     before = weights(whole)
     for trainer in (whole, parts):
         trainer.train()
@@ -212,10 +188,10 @@ def test_micro_batches_change_nothing(tmp_path: Path, kind: type[Task]) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 3
 
 
-@pytest.mark.parametrize("kind", OF_PICTURES)
-def test_held_out_pictures_cost_the_same_again(tmp_path: Path, kind: type[Task]) -> None:
+@pytest.mark.parametrize("objective", IMAGE_OBJECTIVES, ids=lambda o: type(o).__name__)
+def test_held_out_pictures_cost_the_same_again(tmp_path: Path, objective: Objective) -> None:
     """Whatever epoch training is in: they have masks and views of their own."""
-    trainer = small(tmp_path, "vit", kind)
+    trainer = small(tmp_path, "vit", objective)
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
     assert scores[0] == scores[1]
     read = trainer.task.rows(trainer.eval_dataset)
@@ -226,8 +202,9 @@ def test_held_out_pictures_cost_the_same_again(tmp_path: Path, kind: type[Task])
 
 
 def test_held_out_rows_have_masks_of_their_own_that_stay(tmp_path: Path) -> None:
-    """Scored twice they cost the same, as the library's mean over their words; training's random numbers are left alone."""
-    trainer = small(tmp_path, "bert", MaskedLanguageTask)
+    """Scored twice they cost the same, as the library's mean over their words; training's random numbers are left
+    alone."""
+    trainer = small(tmp_path, "bert", WORDS)
     state = torch.get_rng_state()
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
     assert scores[0] == scores[1] and torch.equal(state, torch.get_rng_state())

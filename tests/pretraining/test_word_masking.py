@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerFast
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import load_tokenizer
-from hf_finetune.pretraining.masking import (
-    NOT_ASKED,
+from hf_finetune.pretraining.masked_rows import blocks
+from hf_finetune.pretraining.task import IGNORED
+from hf_finetune.pretraining.word_masking import (
     WORDS,
     Masking,
-    blocks,
     collate_texts,
     masked_texts,
     numbered,
@@ -50,7 +50,8 @@ def test_share() -> None:
 
 
 def test_whole_words() -> None:
-    """A word goes whole or not at all, and never more than round(.4 * 10) = 4 tokens, but for a first word that is longer."""
+    """A word goes whole or not at all, and never more than round(.4 * 10) = 4 tokens, but for a first word that is
+    longer."""
     words = np.array([-1, 0, 0, 0, 1, 2, 2, 3, 4, 4, 4, -1])
     found = set()
     for seed in range(50):
@@ -87,7 +88,8 @@ def test_spans() -> None:
 
 
 def test_lengths_of_spans() -> None:
-    """Geometric among those that may be: of 1, .8 and .64 parts two words have .8. SpanBERT's mean up to ten words is 3.8."""
+    """Geometric among those that may be: of 1, .8 and .64 parts two words have .8. SpanBERT's mean up to ten words is
+    3.8."""
     short, long = (span_lengths(longest, 20_000, rng(0)) for longest in (3, 10))
     assert (np.bincount(short, minlength=4) / 20_000).tolist() == pytest.approx(
         [0, 1 / 2.44, 0.8 / 2.44, 0.64 / 2.44], abs=0.01
@@ -108,11 +110,12 @@ def test_a_span_has_one_fate() -> None:
 
 
 def test_what_stands_in_their_place() -> None:
-    """Eight of ten masked, one exchanged for any token that is no special one, one as it was; the labels are what stood there."""
+    """Eight of ten masked, one exchanged for any token that is no special one, one as it was; the labels are what stood
+    there."""
     ids, words = rng(0).integers(10, 60, 20_000), np.arange(20_000)
     masking = Masking(share=0.5, span=1, mask=4, others=np.arange(5, 1000), seed=0)
     shown, labels = masking(ids, words, rng(1))
-    asked = labels != NOT_ASKED
+    asked = labels != IGNORED
     assert asked.sum() == 10_000 and (labels[asked] == ids[asked]).all() and (shown[~asked] == ids[~asked]).all()
     is_mask, same = shown[asked] == 4, shown[asked] == ids[asked]
     assert is_mask.mean() == pytest.approx(0.8, abs=0.012)
@@ -160,7 +163,7 @@ def test_masks_are_of_seed_row_and_epoch(inputs: TextInputs) -> None:
         read.set_epoch(epoch)
         found = collate_texts(inputs, read.__getitems__(indices))
         assert found["labels"].shape == found["input_ids"].shape and WORDS not in found
-        return [[x for x in row if x != NOT_ASKED] for row in found["labels"].tolist()]
+        return [[x for x in row if x != IGNORED] for row in found["labels"].tolist()]
 
     whole = batch(list(range(40)))
     assert batch([7, 3]) == [whole[7], whole[3]]

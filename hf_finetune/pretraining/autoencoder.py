@@ -1,7 +1,7 @@
-"""What pretraining puts on an encoder where the library has nothing: MAE's decoder, and a projection in the place of a head.
+"""The network of MAE: an encoder that sees a part of an image's patches, and a decoder that predicts the others.
 
-Legend: B pictures, P patches, M patches that are left out, K the others, T tokens, D width, E values of a patch's pixels, C
-channels, H and W pixels; in `sines` H and W are rows and columns of patches.
+Legend: B images, P patches, M patches that are left out, K the others, T tokens, D width, E values of a patch's
+pixels, C channels, H and W pixels; in `sines` H and W are rows and columns of patches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from hf_finetune.models.families import tokens_before_patches
 from hf_finetune.models.loading import seeded
-from hf_finetune.models.modules import classification_layers
 from hf_finetune.models.patches import only_patches
 
 # Features of an attention head in the decoder, as in the paper's: 512 in 16 heads.
@@ -22,7 +21,7 @@ INITIAL_STD = 0.02
 
 
 class Decoder(nn.Module):
-    """A transformer that guesses the patches which an encoder has not seen (MAE, arXiv:2111.06377).
+    """A transformer that predicts the patches which an encoder has not seen (MAE, arXiv:2111.06377).
 
     Args:
         features: width of the encoder's states.
@@ -52,7 +51,7 @@ class Decoder(nn.Module):
             for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.guess = nn.Linear(width, values)
+        self.predict = nn.Linear(width, values)
         nn.init.normal_(self.mask_token, std=INITIAL_STD)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
@@ -60,24 +59,25 @@ class Decoder(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, states_BTD: torch.Tensor, left_out_BP: torch.Tensor) -> torch.Tensor:
-        """Guesses of the patches that are left out, in order, shape (B, M, E).
+        """Predictions of the patches that are left out, in order, shape (B, M, E).
 
         Args:
             states_BTD: the encoder's, of the tokens before the patches and of the patches that it has seen, in order.
-            left_out_BP: true for the others, of as many patches in every picture.
+            left_out_BP: true for the others, of as many patches in every image.
         """
         seen_BTD = self.embed(states_BTD)
-        asked_BPD = self.mask_token.to(seen_BTD.dtype).expand(*left_out_BP.shape, -1)
-        patches_BPD = asked_BPD.masked_scatter(~left_out_BP[:, :, None], seen_BTD[:, self.prefix :])
+        masked_BPD = self.mask_token.to(seen_BTD.dtype).expand(*left_out_BP.shape, -1)
+        patches_BPD = masked_BPD.masked_scatter(~left_out_BP[:, :, None], seen_BTD[:, self.prefix :])
         tokens_BTD = torch.cat([seen_BTD[:, : self.prefix], patches_BPD + self.positions_PD], 1)
         for layer in self.layers:
             tokens_BTD = layer(tokens_BTD)
-        asked_BMD = tokens_BTD[:, self.prefix :][left_out_BP].unflatten(0, (len(states_BTD), -1))
-        return self.guess(self.norm(asked_BMD))
+        masked_BMD = tokens_BTD[:, self.prefix :][left_out_BP].unflatten(0, (len(states_BTD), -1))
+        return self.predict(self.norm(masked_BMD))
 
 
 def sines(grid: tuple[int, int], width: int) -> torch.Tensor:
-    """Fixed positions of the patches: sines and cosines of the row in one half of the features, of the column in the other.
+    """Fixed positions of the patches: sines and cosines of the row in one half of the features, of the column in the
+    other.
 
     Args:
         grid: H, W.
@@ -94,15 +94,16 @@ def sines(grid: tuple[int, int], width: int) -> torch.Tensor:
 
 
 class MaskedAutoencoder(PreTrainedModel):
-    """An encoder that sees a part of a picture's patches, and a decoder that guesses the others (MAE, arXiv:2111.06377).
+    """An encoder that sees a part of an image's patches, and a decoder that predicts the others (MAE,
+    arXiv:2111.06377).
 
-    Patches are left out after the positions were added, as `patches.drop_patches` does, so that those which go on know where
-    they are.
+    Patches are left out after the positions were added, as `patches.drop_patches` does, so that those which go on know
+    where they are.
 
     Args:
         body: of a family that `patches.takes_any_patches`; its config is this model's, too.
         layers, width: of the decoder; None: half the encoder's width.
-        picture: C, H, W.
+        shape: C, H, W of an image.
         seed: of the decoder's first weights; torch's global generator is left as it was.
     """
 
@@ -114,10 +115,10 @@ class MaskedAutoencoder(PreTrainedModel):
     _supports_flex_attn = True
 
     def __init__(
-        self, body: PreTrainedModel, *, layers: int, width: int | None, picture: tuple[int, ...], seed: int
+        self, body: PreTrainedModel, *, layers: int, width: int | None, shape: tuple[int, ...], seed: int
     ) -> None:
         super().__init__(body.config)
-        channels, height, width_of_picture = picture
+        channels, height, image_width = shape
         patch, features = body.config.patch_size, body.config.hidden_size
         self.encoder = body
         self._seen_BK: torch.Tensor | None = None
@@ -127,11 +128,11 @@ class MaskedAutoencoder(PreTrainedModel):
                 features=features,
                 width=features // 8 * 4 if width is None else width,
                 layers=layers,
-                grid=(height // patch, width_of_picture // patch),
+                grid=(height // patch, image_width // patch),
                 values=channels * patch**2,
                 prefix=tokens_before_patches(body.config),
             )
-        # What `post_init` would gather, without its initialising of weights.
+        # What `post_init` would gather, without its initializing of weights.
         self.all_tied_weights_keys = {}
         # The encoder's; the decoder is small.
         self.supports_gradient_checkpointing = body.supports_gradient_checkpointing
@@ -142,11 +143,11 @@ class MaskedAutoencoder(PreTrainedModel):
         return only_patches(embeddings_BTD, self._seen_BK, self.decoder.prefix)
 
     def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
-        """Guesses of the patches that are left out, see `Decoder`.
+        """Predictions of the patches that are left out, see `Decoder`.
 
         Args:
             pixel_values: shape (B, C, H, W).
-            bool_masked_pos: shape (B, P), true for patches that are left out, of as many in every picture.
+            bool_masked_pos: shape (B, P), true for patches that are left out, of as many in every image.
         """
         self._seen_BK = (~bool_masked_pos).nonzero()[:, 1].view(len(pixel_values), -1)
         states_BTD = self.encoder(pixel_values=pixel_values).last_hidden_state
@@ -155,19 +156,3 @@ class MaskedAutoencoder(PreTrainedModel):
     def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
         """As the encoder's, whose config this is."""
         self.encoder.set_attn_implementation(attn_implementation, allow_all_kernels)
-
-
-def project(model: PreTrainedModel, width: int, *, seed: int) -> None:
-    """Put two layers in the place of a classifier's last one, so that they read what a head reads (SimCLR, arXiv:2002.05709).
-
-    Args:
-        model: a stock classifier; its `logits` (B, width) from then on are the projection.
-        width: outputs.
-        seed: of their first weights; torch's global generator is left as it was.
-    """
-    with seeded(seed):
-        for layer in classification_layers(model):
-            name = next(n for n, module in model.named_modules() if module is layer)
-            features = layer.in_features
-            two = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width))
-            model.set_submodule(name, two)

@@ -7,15 +7,10 @@ import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from hf_finetune.models.patches import cut
-from hf_finetune.pretraining.losses import masked_pixels, masked_tokens, nt_xent, unseen_patches
+from hf_finetune.pretraining.objectives.mae import unseen_patches
+from hf_finetune.pretraining.objectives.simclr import nt_xent
+from hf_finetune.pretraining.objectives.simmim import masked_pixels
 from hf_finetune.training.losses.contrastive import contrastive
-
-
-def test_masked_tokens() -> None:
-    """Probabilities 1/4 and 3/4 of the right token: log 4 + log 4/3."""
-    logits = torch.tensor([[0.0, math.log(3.0)], [0.0, math.log(3.0)]])
-    assert masked_tokens(logits, torch.tensor([0, 1])).item() == pytest.approx(math.log(4) + math.log(4 / 3))
-    assert masked_tokens(torch.zeros(0, 7), torch.zeros(0, dtype=torch.long)).item() == 0
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -69,7 +64,8 @@ def test_unseen_patches_cost_what_they_cost_in_the_library(normalise: bool) -> N
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_nt_xent(temperature: float) -> None:
-    """Two rows at right angles: cosine 1 to the own other view, 0 to both views of the other row, and none to itself."""
+    """Two rows at right angles: cosine 1 to the own other view, 0 to both views of the other row, and none to
+    itself."""
     one, other = torch.tensor([[3.0, 0.0], [0.0, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 7.0]])
     expected = math.log(1 + 2 * math.exp(-1 / temperature))
     assert nt_xent(one, other, temperature=temperature).tolist() == pytest.approx([expected] * 2)
@@ -88,4 +84,3 @@ def test_gradients() -> None:
     options = {"eps": 1e-2, "atol": 1e-2, "rtol": 1e-2}
     assert torch.autograd.gradcheck(lambda a, b: contrastive(a, b, temperature=0.5).double(), (one, other), **options)
     assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, temperature=0.5).double(), (one, other), **options)
-    assert torch.autograd.gradcheck(lambda a: masked_tokens(a, torch.tensor([0, 3, 1])).double(), (one,), **options)

@@ -1,15 +1,13 @@
-"""Rows of which a part is left out, to be guessed: other words and patches in every epoch, drawn from (seed, row, epoch).
+"""Words and runs of words that are left out of texts, to be predicted (BERT, arXiv:1810.04805; SpanBERT,
+arXiv:1907.10529).
 
-The library's collators draw from one generator, in the order in which batches are made: a resumed run, or another number of
-processes, would leave out other words.
-
-Legend: B rows, T tokens, P patches, H and W patches of a picture's height and width.
+Legend: B rows, T tokens, M tokens to be predicted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,22 +15,21 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_finetune.augmentation.operations import generators
-from hf_finetune.data.inputs import EpochRows, Inputs, Rows, TextInputs
+from hf_finetune.data.inputs import Rows, TextInputs
 from hf_finetune.data.text_pieces import UNSPACED
 from hf_finetune.data.tokens import pad
 from hf_finetune.errors import InputError
+from hf_finetune.pretraining.masked_rows import MaskedRows
+from hf_finetune.pretraining.task import IGNORED
 
-NOT_ASKED = -100
-"""Label of a token that is not to be guessed."""
 WORDS = "words"
 """Column of encoded rows: for each token the number of its word, counted from 0, -1 for special tokens."""
-# Of the tokens that are to be guessed (BERT, arXiv:1810.04805, appendix A.1); the rest stays as it is.
+# Of the tokens that are to be predicted (BERT, arXiv:1810.04805, appendix A.1); the rest stays as it is.
 MASKED, EXCHANGED = 0.8, 0.1
 # Of SpanBERT's lengths (arXiv:1907.10529, section 3.1).
 GEOMETRIC = 0.2
-# A longer word than this is left out whole only where it is no more than the share: addresses, hashes, and whatever else a
-# tokenizer does not cut.
+# A longer word than this is left out whole only where it is no more than the share: addresses, hashes, and whatever
+# else a tokenizer does not cut.
 LONGEST_WORD = 8
 OF_NO_WORD = re.compile(f"[{UNSPACED}]")
 
@@ -41,9 +38,9 @@ def with_words(encoded: Dataset, inputs: TextInputs, *, whole_word: bool) -> Dat
     """Encoded rows with the column `WORDS`.
 
     Args:
-        whole_word: the words of the tokenizer's own first cut (at spaces and punctuation), but in scripts that put no spaces
-            between words every token, see `words_of`; else every token is one. Special tokens are of no word, also where they
-            are written in a text.
+        whole_word: the words of the tokenizer's own first cut (at spaces and punctuation), but in scripts that put no
+            spaces between words every token, see `words_of`; else every token is one. Special tokens are of no word,
+            also where they are written in a text.
 
     Raises:
         InputError: the tokenizer does not tell which tokens make a word.
@@ -51,8 +48,8 @@ def with_words(encoded: Dataset, inputs: TextInputs, *, whole_word: bool) -> Dat
     tokenizer = inputs.tokenizer
     if whole_word and not tokenizer.is_fast:
         raise InputError(
-            f"pretrain.objective.whole_word: expected false here, got True: {type(tokenizer).__name__} does not tell which "
-            "tokens make a word"
+            f"pretrain.objective.whole_word: expected false here, got True: {type(tokenizer).__name__} does not tell "
+            "which tokens make a word"
         )
 
     special = frozenset(tokenizer.all_special_ids)
@@ -72,11 +69,18 @@ def with_words(encoded: Dataset, inputs: TextInputs, *, whole_word: bool) -> Dat
     return encoded.map(number, batched=True, load_from_cache_file=False)
 
 
+def rows_with_words(encoded: Dataset, inputs: TextInputs, *, whole_word: bool) -> Dataset:
+    """Encoded rows that have a word to be predicted, see `with_words`."""
+    numbered_rows = with_words(encoded, inputs, whole_word=whole_word)
+    return numbered_rows.select([i for i, row in enumerate(numbered_rows[WORDS][:]) if max(row) >= 0])
+
+
 def words_of(encoding: Any, texts: Sequence[str], special: Collection[int]) -> list[Any]:
     """What tells the word of each token from its neighbours'; None: it is of none.
 
-    A sentence of Chinese is one word to a tokenizer that cuts at spaces alone. So where a token has a character of a script
-    that puts none between words, it is one by itself, together with those of the same character (of bytes, for example).
+    A sentence of Chinese is one word to a tokenizer that cuts at spaces alone. So where a token has a character of a
+    script that puts none between words, it is one by itself, together with those of the same character (of bytes, for
+    example).
 
     Args:
         encoding: of `tokenizers`.
@@ -103,10 +107,11 @@ def numbered(words: Sequence[Any]) -> list[int]:
 
 
 def places(words_T: np.ndarray, rng: np.random.Generator, *, share: float, span: int = 1) -> np.ndarray:
-    """Which tokens are to be guessed: whole words in random order, as long as they are no more than `share` of the tokens.
+    """Which tokens are to be predicted: whole words in random order, as long as they are no more than `share` of the
+    tokens.
 
-    That is `round(share * tokens)`, at least one. The first word is taken even if it has more: a long word of a short text
-    goes whole. One that has more than that and than `LONGEST_WORD` tokens counts as so many words of one.
+    That is `round(share * tokens)`, at least one. The first word is taken even if it has more: a long word of a short
+    text goes whole. One that has more than that and than `LONGEST_WORD` tokens counts as so many words of one.
 
     Args:
         words_T: see `WORDS`; one word at least.
@@ -133,7 +138,8 @@ def places(words_T: np.ndarray, rng: np.random.Generator, *, share: float, span:
 
 
 def span_lengths(longest: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Lengths of runs of words, from a geometric distribution (p 0.2) of which what is longer is cut off, as SpanBERT has it.
+    """Lengths of runs of words, from a geometric distribution (p 0.2) of which what is longer is cut off, as SpanBERT
+    has it.
 
     Its mean is 3.8 words where 10 is the longest (arXiv:1907.10529, figure 2).
 
@@ -154,7 +160,7 @@ def without_long_words(words_T: np.ndarray, *, longest: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Masking:
-    """What stands in the place of tokens that are to be guessed."""
+    """What stands in the place of tokens that are to be predicted."""
 
     share: float
     span: int
@@ -181,8 +187,8 @@ class Masking:
             )
         if tokenizer.mask_token_id >= embeddings:
             raise InputError(
-                f"pretrain.objective: MaskedLanguage needs a mask token, and the model has embeddings for {embeddings} tokens, not "
-                f"for this tokenizer's {tokenizer.mask_token} (number {tokenizer.mask_token_id}); use SimCSE"
+                f"pretrain.objective: MaskedLanguage needs a mask token, and the model has embeddings for {embeddings} "
+                f"tokens, not for this tokenizer's {tokenizer.mask_token} ({tokenizer.mask_token_id}); use SimCSE"
             )
         others = np.setdiff1d(np.arange(min(len(tokenizer), embeddings)), tokenizer.all_special_ids)
         return Masking(share, span, tokenizer.mask_token_id, others, seed)
@@ -190,10 +196,10 @@ class Masking:
     def __call__(
         self, ids_T: np.ndarray, words_T: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (T,) as the model reads them, and labels (T,): the token where it is to be guessed, else `NOT_ASKED`.
+        """Tokens (T,) as the model reads them, and labels (T,): the token where it is to be predicted, else `IGNORED`.
 
-        What stands there is drawn for each token, as in BERT; in runs of words for all tokens of a run at once, as in SpanBERT
-        (arXiv:1907.10529, section 3.1).
+        What stands there is drawn for each token, as in BERT; in runs of words for all tokens of a run at once, as in
+        SpanBERT (arXiv:1907.10529, section 3.1).
         """
         runs_T = places(words_T, rng, share=self.share, span=self.span)
         asked_T = runs_T >= 0
@@ -202,30 +208,9 @@ class Masking:
         draw_M = rng.random(drawn_with_M.max() + 1)[drawn_with_M]
         other_M = rng.choice(self.others, len(ids_M))
         shown_M = np.where(draw_M < MASKED, self.mask, np.where(draw_M < MASKED + EXCHANGED, other_M, ids_M))
-        shown_T, labels_T = ids_T.copy(), np.full_like(ids_T, NOT_ASKED)
+        shown_T, labels_T = ids_T.copy(), np.full_like(ids_T, IGNORED)
         shown_T[asked_T], labels_T[asked_T] = shown_M, ids_M
         return shown_T, labels_T
-
-
-class MaskedRows(EpochRows):
-    """Rows with a part of each left out, by the epoch.
-
-    Args:
-        rows: the rows whole.
-        leave_out: `(batch, a generator for each row) -> batch`.
-        seed: of the run.
-    """
-
-    def __init__(
-        self, rows: Rows, leave_out: Callable[[dict[str, Any], list[np.random.Generator]], dict[str, Any]], seed: int
-    ) -> None:
-        self.rows, self.leave_out, self.seed = rows, leave_out, seed
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return self.leave_out(self.rows.__getitems__(indices), generators(self.seed, indices, self.epoch))
 
 
 def masked_texts(encoded: Dataset, inputs: TextInputs, masking: Masking) -> MaskedRows:
@@ -239,56 +224,8 @@ def masked_texts(encoded: Dataset, inputs: TextInputs, masking: Masking) -> Mask
     return MaskedRows(Rows(encoded, [*inputs.columns, WORDS]), leave_out, masking.seed)
 
 
-def masked_pictures(
-    encoded: Dataset, inputs: Inputs, *, grid: tuple[int, int], block: int, share: float, seed: int
-) -> MaskedRows:
-    """Pictures, with the patches that are left out as `bool_masked_pos` (B, P).
-
-    Args:
-        grid: H, W.
-        block, share: see `blocks`.
-    """
-
-    def leave_out(batch: dict[str, Any], rngs: list[np.random.Generator]) -> dict[str, Any]:
-        masks = [blocks(grid, rng, block=block, share=share).ravel() for rng in rngs]
-        return {**batch, "bool_masked_pos": torch.from_numpy(np.stack(masks))}
-
-    return MaskedRows(Rows(encoded, inputs.columns), leave_out, seed)
-
-
-def blocks(grid: tuple[int, int], rng: np.random.Generator, *, block: int, share: float) -> np.ndarray:
-    """Patches that are left out of a picture: squares of `block` x `block`, `round(share * squares)` of them.
-
-    One at least, so that there is something to guess, and all but one at most, so that there is something to see.
-
-    Args:
-        grid: H, W, of two squares or more. Squares at the right and lower edge are cut off where these are no multiples of
-            `block`.
-
-    Returns:
-        Mask (H, W).
-    """
-    height, width = (-(-side // block) for side in grid)
-    chosen = np.zeros(height * width, dtype=bool)
-    assert len(chosen) > 1, "checked: a square that covers the picture would leave nothing to see"
-    chosen[rng.permutation(len(chosen))[: min(max(1, round(share * len(chosen))), len(chosen) - 1)]] = True
-    squares = chosen.reshape(height, width).repeat(block, 0).repeat(block, 1)
-    return squares[: grid[0], : grid[1]]
-
-
 def collate_texts(inputs: TextInputs, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     """A batch of `masked_texts`: the model's inputs, and `labels` (B, T)."""
     left = inputs.tokenizer.padding_side == "left"
-    labels_BT = pad({"labels": batch["labels"]}, {"labels": NOT_ASKED}, left=left)["labels"]
+    labels_BT = pad({"labels": batch["labels"]}, {"labels": IGNORED}, left=left)["labels"]
     return {**inputs.collate(batch), "labels": labels_BT}
-
-
-def collate_pictures(inputs: Inputs, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """A batch of `masked_pictures`."""
-    return {**collate_counted(inputs, batch), "bool_masked_pos": batch["bool_masked_pos"]}
-
-
-def collate_counted(inputs: Inputs, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The model's inputs, and a label of 0 for each row, by which the trainer counts them."""
-    tensors = inputs.collate(batch)
-    return {**tensors, "labels": torch.zeros(len(next(iter(tensors.values()))), dtype=torch.long)}

@@ -1,0 +1,119 @@
+"""Contrastive learning of images by augmentation (SimCLR, arXiv:2002.05709).
+
+Legend: B rows, V the views of all rows, D width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import MinLen
+
+from hf_finetune.augmentation.compose import ImageAugmentation
+from hf_finetune.augmentation.image.operations import Blur, Colour, Flip, Grayscale, ResizedCrop
+from hf_finetune.pretraining.task import Predicts, Task
+from hf_finetune.utils.config import Count, Operations, Positive, configclass
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from hf_finetune.augmentation.online import TwoViews
+    from hf_finetune.data.inputs import ImageInputs, Inputs
+    from hf_finetune.training.hooks import Batch, Collate
+
+# SimCLR's own (arXiv:2002.05709, appendix A), at full strength.
+TWO_VIEWS = (ResizedCrop(), Flip(), Colour(0.8, 0.8, 0.8, hue=0.2, p=0.8), Grayscale(p=0.2), Blur())
+
+
+@configclass
+class SimCLR:
+    """Of pictures: tell a picture, changed in another way, from the others of its forward pass (arXiv:2002.05709). So
+    what a row costs depends on the rows beside it, and the weights on how a step is cut into passes. For all
+    families."""
+
+    temperature: Positive = 0.1
+    """Divides the cosine of two views."""
+    projection: Count = 128
+    """Outputs of the two layers that stand in the place of the head, which are thrown away afterwards."""
+    augment: Annotated[Operations[ImageAugmentation], MinLen(1)] = TWO_VIEWS
+    """Operations that make either view, as in `data.augment`. By default crops, mirror images, colours and blur, as in
+    the paper; leave Flip out for pictures that a mirror makes another class of: digits, letters, signs."""
+
+    predicts: ClassVar[Predicts] = "views"
+    # The base rate of MoCo v3, which also contrasts views by AdamW (arXiv:2104.02057), multiplied there by rows / 256;
+    # SimCLR's own paper has LARS. Not measured here.
+    learning_rate: ClassVar[float] = 1.5e-4
+    compares_rows: ClassVar[bool] = True
+
+    def check_family(self, config: PreTrainedConfig) -> None:
+        """Refuse none: the projection stands in the place of any head."""
+
+    def task(self, network: PreTrainedModel, inputs: Inputs, rows: Dataset, example: dict[str, Any], seed: int) -> Task:
+        """See `Objective.task`."""
+        from hf_finetune.data.image_processing import check_augmentable
+        from hf_finetune.data.inputs import ImageInputs
+        from hf_finetune.pretraining.projection import put_projection
+
+        assert isinstance(inputs, ImageInputs), "checked: it is of images"
+        check_augmentable(inputs.processor, rows["image"], "pretrain.objective SimCLR")
+        put_projection(network, self.projection, seed=seed)
+        return SimCLRTask(self, network, inputs, seed)
+
+
+class SimCLRTask(Task):
+    """An image is told, changed in another way, from the others of its forward pass.
+
+    Args:
+        network: a classifier whose logits are a projection, see `pretraining.projection`.
+        seed: of the views.
+    """
+
+    objective: SimCLR
+
+    def __init__(self, objective: SimCLR, network: PreTrainedModel, inputs: ImageInputs, seed: int) -> None:
+        super().__init__(objective, network, inputs)
+        self.image_inputs, self.seed = inputs, seed
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Compute NT-Xent between the two views of each row, summed."""
+        one_BD, other_BD = model(pixel_values=batch["pixel_values"]).logits.chunk(2)
+        return nt_xent(one_BD, other_BD, temperature=self.objective.temperature).sum()
+
+    def rows(self, encoded: Dataset) -> TwoViews:
+        """See `Task.rows`."""
+        from hf_finetune.augmentation.online import TwoViews
+
+        return TwoViews(encoded, self.image_inputs, self.objective.augment, self.seed)
+
+    @property
+    def collate(self) -> Collate:
+        """See `Task.collate`."""
+        from hf_finetune.augmentation.online import collate_two_views
+
+        return partial(collate_two_views, self.image_inputs)
+
+
+def nt_xent(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: float) -> torch.Tensor:
+    """Cross-entropy of finding each view's other one, by cosine, among all views but itself (SimCLR, arXiv:2002.05709).
+
+    Unlike `training.losses.contrastive`, which tells a row from the others' second views alone.
+
+    Args:
+        one_BD, other_BD: embeddings of the same rows in two views.
+        temperature: divides the cosines.
+
+    Returns:
+        Shape (B,), in nats: the mean over a row's two views.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    views_VD = F.normalize(torch.cat([one_BD, other_BD]).float(), dim=-1)
+    itself_VV = torch.eye(len(views_VD), dtype=torch.bool, device=views_VD.device)
+    scores_VV = (views_VD @ views_VD.T / temperature).masked_fill(itself_VV, -torch.inf)
+    other_V = torch.arange(len(views_VD), device=views_VD.device).roll(len(one_BD))
+    return F.cross_entropy(scores_VV, other_V, reduction="none").view(2, -1).mean(0)
