@@ -1,4 +1,4 @@
-"""Load the teachers of a run, and ask them for their predictions and hidden states of its rows."""
+"""Ask the teachers of a run for their predictions and features of its rows."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ logger = logging.getLogger("hf_finetune.run")
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """What a student learns from its teachers."""
+class TeacherOutput:
+    """What the teachers of a run predict, and what else its student learns from them."""
 
     predictions: TeacherPredictions
     features: FeatureDistillation | None
@@ -81,7 +81,9 @@ def search_layers(run: PreparedRun, train_rows: Dataset) -> list[LayerMap]:
     return broadcast_object_list(layer_maps)[0]
 
 
-def ask_teacher(run: PreparedRun, layer_maps: Sequence[LayerMap], clock: Stopwatch, *, test: bool) -> Teaching | None:
+def ask_teacher(
+    run: PreparedRun, layer_maps: Sequence[LayerMap], clock: Stopwatch, *, test: bool
+) -> TeacherOutput | None:
     """What the run's teachers predict for its rows, and a warning where that is of no use; None: it has no teacher.
 
     Args:
@@ -90,42 +92,29 @@ def ask_teacher(run: PreparedRun, layer_maps: Sequence[LayerMap], clock: Stopwat
     """
     if run.teachers is None:
         return None
-    with clock.measure("teacher_s"):
-        return _ask(run, run.teachers, layer_maps, test=test)
-
-
-def _ask(run: PreparedRun, teachers: Teachers, layer_maps: Sequence[LayerMap], *, test: bool) -> Teaching:
-    splits = run.data.splits
+    splits, teachers, features = run.data.splits, run.teachers, None
+    budget_gb, online = run.recipe.batching.cache_gb, run.context.augments_online
     rows = {"train": splits.train, "validation": splits.validation}
     if test and splits.test is not None:
         rows["test"] = splits.test
-    # The others find what the first one leaves.
-    with PartialState().main_process_first():
-        predictions = predict_rows(
-            teachers.members, rows, budget_gb=run.recipe.batching.cache_gb, online=run.context.augments_online
-        )
-        features = _ask_for_features(run, teachers, layer_maps)
-    teachers.release()
-    if test and PartialState().is_main_process:
-        predictions = replace(predictions, overlaps=tuple(teacher_overlaps(predictions.names, splits)))
-    for doubt in report.doubts(predictions, rows):
-        logger.warning(doubt)
-    return Teaching(predictions, features)
-
-
-def _ask_for_features(
-    run: PreparedRun, teachers: Teachers, layer_maps: Sequence[LayerMap]
-) -> FeatureDistillation | None:
-    """See `Teaching.features`."""
-    if not run.context.compares_hidden_states:
-        return None
-    return feature_distillation(
-        teachers.network,
-        layer_search.with_layers(run.context.kinds, layer_maps),
-        run.data.inputs,
-        run.model.network,
-        run.data.splits.train,
-        seed=run.recipe.train.seed,
-        budget_gb=run.recipe.batching.cache_gb,
-        online=run.context.augments_online,
-    )
+    with clock.measure("teacher_s"):
+        # The others find what the first one leaves.
+        with PartialState().main_process_first():
+            predictions = predict_rows(teachers.members, rows, budget_gb=budget_gb, online=online)
+            if run.context.compares_features:
+                features = feature_distillation(
+                    teachers.network,
+                    layer_search.with_layers(run.context.kinds, layer_maps),
+                    run.data.inputs,
+                    run.model.network,
+                    splits.train,
+                    seed=run.recipe.train.seed,
+                    budget_gb=budget_gb,
+                    online=online,
+                )
+        teachers.release()
+        if test and PartialState().is_main_process:
+            predictions = replace(predictions, overlaps=tuple(teacher_overlaps(predictions.names, splits)))
+        for doubt in report.doubts(predictions, rows):
+            logger.warning(doubt)
+    return TeacherOutput(predictions, features)

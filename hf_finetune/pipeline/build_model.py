@@ -296,5 +296,5 @@ def narrow_last_layer(run: PreparedRun) -> None:
     Raises:
         InputError: see `batching.trains_unpadded`.
     """
-    if not trains_unpadded(run) and run.recipe.model.narrow_last_layer and not run.context.compares_hidden_states:
+    if not trains_unpadded(run) and run.recipe.model.narrow_last_layer and not run.context.compares_features:
         first_token_alone(run.model.network)

@@ -140,7 +140,7 @@ def check_mix(run: PreparedRun, trial: PreTrainedModel) -> None:
 def _check_distillation(run: PreparedRun) -> None:
     """Refuse a teacher whose hidden states cannot be compared with the student's, or rows compared with none."""
     recipe, context = run.recipe, run.context
-    if context.compares_hidden_states:
+    if context.compares_features:
         assert run.teachers is not None, "a teacher's hidden states are compared"
         check_features(run.teachers.network, context.kinds, run.data.inputs, run.model.network, run.data.splits.train)
     if context.compares_rows and recipe.batching.token_budget is None and micro_batch(run).rows < 2:

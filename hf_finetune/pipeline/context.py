@@ -53,7 +53,7 @@ class RunContext:
         return self.recipe.objective.kinds if isinstance(self.recipe.objective, Distill) else ()
 
     @property
-    def compares_hidden_states(self) -> bool:
+    def compares_features(self) -> bool:
         """Whether the teacher gives more than its predictions. Then the student's forward pass is computed whole."""
         return any(isinstance(kind, distillation.FeatureKind) for kind in self.kinds)
 

@@ -162,11 +162,11 @@ def _pretraining(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] 
 
 def _teacher(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] | None:
     """Who taught, how the student stands beside it, and which layers were found to go together."""
-    teaching, splits = trained.ready.teaching, evaluation.splits
-    if teaching is None:
+    teacher, splits = trained.ready.teacher, evaluation.splits
+    if teacher is None:
         return None
     report = summarize(
-        teaching.predictions,
+        teacher.predictions,
         {"train": trained.run.data.splits.train, **{name: split.rows for name, split in splits.items()}},
         {name: split.probabilities_NC for name, split in splits.items()},
         resamples=trained.run.recipe.evaluate.resamples,

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hf_finetune.features.frozen_layers import TrainingRows, cache_frozen_layers
 from hf_finetune.models.peft import adapters
 from hf_finetune.models.peft.compatibility import begins_silent, cuts_out
-from hf_finetune.pipeline.ask_teacher import Teaching
+from hf_finetune.pipeline.ask_teacher import TeacherOutput
 from hf_finetune.pipeline.build_model import with_adapter
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.encode_rows import EncodedRows
@@ -32,7 +32,7 @@ class ReadyRun:
     """With stored copies among its rows, in the number format that was chosen."""
     record: RunRecord
     encoded: EncodedRows
-    teaching: Teaching | None
+    teacher: TeacherOutput | None
     network: PreTrainedModel
     """As it trains."""
     rows: TrainingRows
@@ -43,7 +43,7 @@ def make_ready(
     run: PreparedRun,
     record: RunRecord,
     encoded: EncodedRows,
-    teaching: Teaching | None,
+    teacher: TeacherOutput | None,
     clock: Stopwatch,
     *,
     resumes: bool,
@@ -79,7 +79,7 @@ def make_ready(
     if fits and not run.recipe.adapts:
         head = fit_head(run, network, encoded.train, rows, clock)
     record = replace(record, mixed_precision=number_format, kernels=choice, head=head)
-    return ReadyRun(run, record, encoded, teaching, network, rows)
+    return ReadyRun(run, record, encoded, teacher, network, rows)
 
 
 def cache_rows(run: PreparedRun, network: PreTrainedModel, encoded: EncodedRows) -> TrainingRows:
@@ -104,7 +104,7 @@ def _why_no_cache(run: PreparedRun) -> str | None:
         return "batching.cache_prefix is off"
     if run.context.augments_online or recipe.objective.mix or run.model.shrink is not None or recipe.model.patch_drop:
         return "the training rows change from step to step"
-    if run.context.compares_hidden_states:
+    if run.context.compares_features:
         return "objective.kinds compares states of all layers with the teacher's"
     return None
 

@@ -150,11 +150,9 @@ def fit(run: PreparedRun, folder: Path, record: RunRecord, *, rehearsal: bool = 
     if run.context.searches_layers and record.layer_maps is None:
         with clock.measure("layer_search_s"):
             record = replace(record, layer_maps=search_layers(augmented, encoded.train))
-    teaching = ask_teacher(augmented, record.layer_maps or (), clock, test=not rehearsal)
+    teacher = ask_teacher(augmented, record.layer_maps or (), clock, test=not rehearsal)
     resume_from = newest_whole(checkpoints)
-    ready = make_ready(
-        augmented, record, encoded, teaching, clock, resumes=resume_from is not None, rehearsal=rehearsal
-    )
+    ready = make_ready(augmented, record, encoded, teacher, clock, resumes=resume_from is not None, rehearsal=rehearsal)
     write_start(ready, folder)
     trainer = train(ready, folder, clock, resume_from, rehearsal=rehearsal)
     return TrainedRun(run, ready, trainer, folder, clock)

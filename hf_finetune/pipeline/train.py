@@ -10,7 +10,7 @@ from typing import cast
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
 from hf_finetune.config.recipe import Averaging
-from hf_finetune.data.inputs import TextInputs
+from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.batching import micro_batch, trains_unpadded
@@ -121,7 +121,8 @@ def _build_trainer(ready: ReadyRun, folder: Path, bar: ProgressBar, *, rehearsal
         TrainingData(
             rows.train,
             rows.validation,
-            rows.inputs,
+            # Or activations of frozen layers, which are collated in the same way.
+            cast(Inputs, rows.inputs),
             augmentation=run_augmenter(run) if run.context.augments_online else None,
         ),
         BatchPlan(
@@ -142,9 +143,9 @@ def _build_trainer(ready: ReadyRun, folder: Path, bar: ProgressBar, *, rehearsal
             *([EarlyStoppingCallback(patience)] if patience else []),
         ),
     )
-    if ready.teaching is None:
+    if ready.teacher is None:
         return ClassifierTrainer(network, arguments, setup)
-    teaching = Teaching(ready.teaching.predictions.of_training, ready.teaching.features)
+    teaching = Teaching(ready.teacher.predictions.of_training, ready.teacher.features)
     return DistillationTrainer(network, arguments, setup, teaching)
 
 
@@ -171,7 +172,7 @@ def _log_start(ready: ReadyRun, learning_rate: float) -> None:
 
 def _note_seconds(ready: ReadyRun, trainer: ClassifierTrainer, clock: Stopwatch, *, rehearsal: bool) -> None:
     """Split the seconds of the training: what the teacher is asked meanwhile is its time and not the student's."""
-    teacher_s = 0.0 if ready.teaching is None else ready.teaching.seconds_in_training(rehearsal=rehearsal)
+    teacher_s = 0.0 if ready.teacher is None else ready.teacher.seconds_in_training(rehearsal=rehearsal)
     clock.note("cache_s", ready.rows.build_s)
     clock.note("train_s", clock.seconds("train_s") + ready.rows.build_s - teacher_s)
     clock.note("train_loop_s", trainer.clock.loop - teacher_s)

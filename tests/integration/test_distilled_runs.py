@@ -227,8 +227,8 @@ for name in ("kept", "live"):
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     prepared = prepare(merge(blank, json.loads((folder / f"{name}.json").read_text())))
     trained = rehearse(prepared, folder / name, Choice(default_kernels(prepared)))
-    trainer, predictions = trained.trainer, trained.ready.teaching.predictions
-    assert trainer.args.world_size == 2 and (predictions.live is not None) == (name == "live")
+    trainer, predictions = trained.trainer, trained.ready.teacher.predictions
+    assert trainer.args.world_size == 2 and (predictions.online is not None) == (name == "live")
     torch.save(trainer.trained_model().state_dict(), folder / f"{name}-{trainer.args.process_index}.pt")
 # A teacher may take longer than the half hour that processes wait for one another by default.
 group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))

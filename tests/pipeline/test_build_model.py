@@ -1,16 +1,14 @@
-"""What is said of the data and the checkpoint before a run begins."""
+"""What is noted about the model before a run begins."""
 
 import dataclasses
 from pathlib import Path
 
 import pytest
-from helpers.small_runs import image_rows, picture_folder, small_recipe
+from helpers.small_runs import image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 
-from hf_finetune.config.recipe import ImageData, Model, Train
-from hf_finetune.pipeline import update_rule
+from hf_finetune.config.recipe import ImageData, Model
 from hf_finetune.pipeline.run import prepare
-from hf_finetune.pipeline.update_rule import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -33,17 +31,3 @@ def test_a_note_where_pictures_are_half_of_what_the_network_reads(
         "the images have 32 pixels a side and are read at 64: --data.low-resolution 32 would train most of the steps"
     )
     assert [note.startswith(expected) for note in notes] == [True] * said
-
-
-def test_the_width_decides_no_rate_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some families of pictures (MobileNet, CvT) tell none by that name."""
-    recipe = dataclasses.replace(
-        small_recipe(tmp_path),
-        data=ImageData(path=str(picture_folder(tmp_path / "data", 12))),
-        model=Model(str(tiny_image_checkpoint(tmp_path / "vit"))),
-        method="lora",
-        train=Train(),
-    )
-    found = prepare(recipe)
-    monkeypatch.setattr(update_rule, "width_of", None)
-    assert learning_rate(found) == 1e-3

@@ -1,0 +1,32 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from hf_finetune.pipeline.fit_head import HeadStart
+from hf_finetune.pipeline.record import RunRecord
+from hf_finetune.training.precision import Kernels
+from hf_finetune.training.probe import Choice
+
+RECORD = RunRecord(
+    recipe={"name": "small"},
+    fingerprint="rows",
+    labels=("bad", "good"),
+    weights="abc",
+    teacher=None,
+    augment_checkpoints=[],
+    pretrain_fingerprint=None,
+    mixed_precision="no",
+    processes=1,
+    versions={"torch": "2"},
+    command=None,
+)
+
+
+def test_a_record_grows_with_what_the_run_chooses(tmp_path: Path) -> None:
+    """What was not chosen is not there; the first record stays as it was."""
+    chosen = replace(RECORD, kernels=Choice(Kernels("no", "highest", "eager", 1)), head=HeadStart(0.5, True))
+    added = {"kernels": chosen.to_dict()["kernels"], "head": {"explained": 0.5, "fitted": True}}
+    assert chosen.to_dict() == RECORD.to_dict() | added and not added.keys() & RECORD.to_dict().keys()
+    chosen.write(tmp_path)
+    stored = json.loads((tmp_path / "recipe.json").read_text())
+    assert stored == json.loads(json.dumps(chosen.to_dict())) and stored["labels"] == ["bad", "good"]

@@ -1,0 +1,24 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+from helpers.small_runs import picture_folder, small_recipe
+from helpers.tiny import tiny_image_checkpoint
+
+from hf_finetune.config.recipe import ImageData, Model, Train
+from hf_finetune.pipeline import update_rule
+from hf_finetune.pipeline.run import prepare
+
+
+def test_the_width_decides_no_rate_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some families of pictures (MobileNet, CvT) tell none by that name."""
+    recipe = dataclasses.replace(
+        small_recipe(tmp_path),
+        data=ImageData(path=str(picture_folder(tmp_path / "data", 12))),
+        model=Model(str(tiny_image_checkpoint(tmp_path / "vit"))),
+        method="lora",
+        train=Train(),
+    )
+    run = prepare(recipe)
+    monkeypatch.setattr(update_rule, "width_of", None)
+    assert update_rule.learning_rate(run) == 1e-3
