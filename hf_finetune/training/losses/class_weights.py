@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 from annotated_types import MinLen
 
@@ -55,9 +55,6 @@ class PerClass:
                 shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
                 raise InputError(f"objective.class_weights.weights: expected names of classes ({shown}), got {name!r}")
         return _mean_of_one([self.weights.get(name, 1.0) for name in names], counts)
-
-
-ClassWeights: TypeAlias = Balanced | EffectiveNumber | PerClass
 
 
 def log_shares(counts: Sequence[float]) -> tuple[float, ...]:
