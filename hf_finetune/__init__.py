@@ -55,7 +55,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.models.surgery.stochastic_depth import LayerDrop, StochasticDepth
     from hf_finetune.pipeline.run import run
     from hf_finetune.pretraining.config import MAE, MaskedLanguage, Pretrain, SimCLR, SimCSE, SimMIM
-    from hf_finetune.training.losses.config import Balanced, CrossEntropy, EffectiveNumber, Focal, PerClass
+    from hf_finetune.training.losses.config import Balanced, CrossEntropy, EffectiveNumber, Focal, PerClass, PolyLoss
     from hf_finetune.training.optim.config import Adafactor, AdamW, AdamW8bit, Lion, Muon, SGD, ScheduleFree
     from hf_finetune.training.optim.schedule_config import Schedule
     from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
@@ -69,8 +69,8 @@ __all__ = [  # noqa: RUF022
     "HardLabel", "HiddenStates", "Hub", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
     "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits",
     "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf", "Optim",
-    "PerClass", "Perspective", "Phases", "Posterize", "Precision", "Pretrain", "PushError", "Ramp", "RandAugment",
-    "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
+    "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError", "Ramp",
+    "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
     "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Rotate", "SGD", "Scale", "Schedule",
     "ScheduleFree", "Sequence", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling",
     "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes",
