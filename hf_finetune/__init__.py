@@ -56,12 +56,12 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.pipeline.run import run
     from hf_finetune.pretraining.config import MAE, MaskedLanguage, Pretrain, SimCLR, SimCSE, SimMIM
     from hf_finetune.training.losses.config import Balanced, CrossEntropy, EffectiveNumber, Focal, PerClass, PolyLoss
-    from hf_finetune.training.optim.config import Adafactor, AdamW, AdamW8bit, Lion, Muon, SGD, ScheduleFree
+    from hf_finetune.training.optim.config import Adafactor, AdamW, AdamW8bit, Adan, Lion, Muon, SGD, ScheduleFree
     from hf_finetune.training.optim.schedule_config import Schedule
     from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
 
 __all__ = [  # noqa: RUF022
-    "Adafactor", "AdamW", "AdamW8bit", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",
+    "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",
     "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate", "Balanced", "Batching", "Blur",
     "ChangeCase", "Colour", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DecoupledKD",
     "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding",

@@ -9,12 +9,13 @@ from hf_finetune.errors import InputError
 from hf_finetune.training.optim.adafactor import Adafactor
 from hf_finetune.training.optim.adamw import AdamW
 from hf_finetune.training.optim.adamw_8bit import AdamW8bit
+from hf_finetune.training.optim.adan import Adan
 from hf_finetune.training.optim.lion import Lion
 from hf_finetune.training.optim.muon import Muon
 from hf_finetune.training.optim.schedule_free import ScheduleFree
 from hf_finetune.training.optim.sgd import SGD
 
-Optimizer: TypeAlias = AdamW | SGD | Adafactor | Lion | Muon | ScheduleFree | AdamW8bit
+Optimizer: TypeAlias = AdamW | SGD | Adafactor | Lion | Muon | ScheduleFree | AdamW8bit | Adan
 
 
 def check_installed(optimizer: Optimizer) -> None:
