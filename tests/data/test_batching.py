@@ -64,7 +64,8 @@ def test_how_much_of_the_training_is_over_when_a_row_comes() -> None:
 
 
 def test_how_much_is_over_when_a_row_comes_again() -> None:
-    """It is another number then. Of one that has one number: the first time; of a row that is not drawn: the epoch's start."""
+    """It is another number then. Of one that has one number: the first time; of a row that is not drawn: the epoch's
+    start."""
     draw = ClassDraw(np.array([0, 1, 1, 1, 1, 1, 1, 1]), "balanced")
     drawing, alike = (StepBatches(8, rows_per_step=2, draw=draw, several_views=views) for views in (True, False))
     steps = drawing.step_rows()
@@ -101,7 +102,8 @@ def test_a_row_that_comes_again_is_another_number() -> None:
 
 
 def test_sorting_saves_padding() -> None:
-    """On lengths like those of short texts, sorted steps need less than 1.1 times the real tokens, shuffled ones 1.5."""
+    """On lengths like those of short texts, sorted steps need less than 1.1 times the real tokens, shuffled ones
+    1.5."""
     lengths = np.random.default_rng(0).geometric(0.05, 10_000) + 2
 
     def padded(sampler: StepBatches) -> float:

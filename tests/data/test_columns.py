@@ -1,4 +1,4 @@
-"""Which columns are obvious, and what is said when none is."""
+"""Which columns are obvious, and what the refusal names when none is."""
 
 import pytest
 

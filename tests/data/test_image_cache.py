@@ -1,4 +1,4 @@
-"""Pictures that were decoded once give the processor's own values; a damaged or unwanted store is no obstacle."""
+"""Images that were decoded once give the processor's own values; a damaged or unwanted cache is no obstacle."""
 
 import io
 import json
@@ -241,7 +241,7 @@ def test_a_processor_that_leaves_images_their_shape_is_named_with_the_sizes(look
     rows = canonical([encoded(h, w, h) for h, w in OF_SEVERAL_SIZES])
     with pytest.raises(
         InputError,
-        match=r"^the checkpoint's CLIPImageProcessor makes images of several sizes \(32x32, 32x64, 62x32\), and a batch has one",
+        match=r"^the checkpoint's CLIPImageProcessor makes images of several sizes \(32x32, 32x64, 62x32\)",
     ):
         if look == "change":
             image_processing.check_augmentable(KEEPS_SHAPES, rows["image"], "data.augment")

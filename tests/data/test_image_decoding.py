@@ -1,4 +1,4 @@
-"""Pictures of every mode become RGB; damage is found."""
+"""Images of every mode become RGB; damage is found."""
 
 import io
 from pathlib import Path

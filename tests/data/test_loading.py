@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from helpers.loading import load
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 from hf_finetune.data.config import Source
 from hf_finetune.data.loading import Splits
@@ -48,7 +48,7 @@ def texts(count: int, classes: tuple[str, ...] = ("no", "yes"), start: int = 0) 
 
 def png(value: int) -> bytes:
     file = io.BytesIO()
-    Pictures.new("L", (4, 4), value).save(file, "PNG")
+    PillowImage.new("L", (4, 4), value).save(file, "PNG")
     return file.getvalue()
 
 
@@ -376,8 +376,10 @@ def test_odd_classes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "a.csv: the labels in column 'label' are numbers with fractions; each is a class of its own" in caplog.text
     load(str(csv_file(tmp_path / "b.csv", [*texts(20, tuple("abcdefghijklmno"))])))
     assert "b.csv: column 'label' holds 15 classes in 20 rows; is it the label?" in caplog.text
-    said = "c.csv: column 'label' holds 15 different numbers with fractions in 20 rows: regression is not supported yet"
-    with pytest.raises(InputError, match=said):
+    message = (
+        "c.csv: column 'label' holds 15 different numbers with fractions in 20 rows: regression is not supported yet"
+    )
+    with pytest.raises(InputError, match=message):
         load(str(csv_file(tmp_path / "c.csv", texts(20, tuple(f"{i / 2}" for i in range(15))))))
 
 
@@ -428,7 +430,7 @@ def test_validation_and_test_by_path_and_by_name(three: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("blank", ["-1", "", " "])
-def test_an_unlabelled_test_split_is_not_scored(three: Path, blank: str) -> None:
+def test_an_unlabeled_test_split_is_not_scored(three: Path, blank: str) -> None:
     csv_file(three / "test.csv", [(text, blank) for text, _ in texts(4)])
     splits = load(str(three))
     assert splits.test is None and list(splits.duplicates) == ["validation"]
@@ -443,7 +445,7 @@ def test_a_test_split_without_a_label_column(three: Path) -> None:
     assert splits.test is None and noted(splits, "test: no row of test has a label")
 
 
-def test_an_unlabelled_validation_split(three: Path) -> None:
+def test_an_unlabeled_validation_split(three: Path) -> None:
     csv_file(three / "validation.csv", [("x", "-1")])
     splits = load(str(three))
     assert len(splits.validation) == 2 and noted(splits, "validation: 2 of 20 rows carved from train")
@@ -537,7 +539,8 @@ def test_max_train_rows(tmp_path: Path) -> None:
 
 
 def test_rows_per_class(tmp_path: Path) -> None:
-    """Of the same validation rows as ever; what is not drawn is handed over where it is asked for, and is all the rest."""
+    """Of the same validation rows as ever; what is not drawn is handed over where it is asked for, and is all the
+    rest."""
     path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "b", "b")))
     whole = load(str(path))
     splits = load(str(path), rows_per_class=7, keep_left_out=True)

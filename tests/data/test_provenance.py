@@ -85,8 +85,8 @@ def test_what_does_not_tell(tmp_path: Path) -> None:
 
 def test_keys_tell_rows_apart() -> None:
     rows = image_rows(300)
-    pictures = row_keys(rows)
-    assert len(set(pictures)) == 300 and list(row_keys(rows.select(range(7)))) == list(pictures[:7])
+    images = row_keys(rows)
+    assert len(set(images)) == 300 and list(row_keys(rows.select(range(7)))) == list(images[:7])
     alike = row_keys(Dataset.from_dict({"text": ["a", "b", "a"]}))
     assert alike[0] == alike[2] != alike[1]
 
@@ -104,10 +104,10 @@ def test_a_run_says_so_and_so_does_evaluate(tmp_path: Path, capsys: pytest.Captu
     moved = Path(recipe.data.path).rename(tmp_path / "moved.csv")
     capsys.readouterr()
     main_command(["evaluate", f"{tmp_path}/second/model", str(moved), "--json"])
-    said = capsys.readouterr()
-    assert json.loads(said.out)["rows_trained_on"] == 60 - len(kept)
-    assert f"was trained on {60 - len(kept)} of these 60 rows" in said.err
+    output = capsys.readouterr()
+    assert json.loads(output.out)["rows_trained_on"] == 60 - len(kept)
+    assert f"was trained on {60 - len(kept)} of these 60 rows" in output.err
     (tmp_path / "second" / FILE).unlink()
     main_command(["evaluate", f"{tmp_path}/second", str(moved), "--json"])
-    said = capsys.readouterr()
-    assert json.loads(said.out)["rows_trained_on"] is None and "was trained on" not in said.err
+    output = capsys.readouterr()
+    assert json.loads(output.out)["rows_trained_on"] is None and "was trained on" not in output.err

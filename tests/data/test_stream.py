@@ -130,7 +130,7 @@ def png() -> bytes:
     return file.getvalue()
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_images(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(png())
     (parts,) = stream(str(tmp_path), kind="image")

@@ -21,9 +21,9 @@ def noise(seed: int, side: int = 32) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3)).astype(np.uint8))
 
 
-def encoded(picture: Image.Image, **options) -> bytes:
+def encoded(image: Image.Image, **options) -> bytes:
     file = io.BytesIO()
-    picture.save(file, options.pop("format", "PNG"), **options)
+    image.save(file, options.pop("format", "PNG"), **options)
     return file.getvalue()
 
 
@@ -53,7 +53,7 @@ def test_each_defect(tmp_path: Path) -> None:
         train[2],  # 30: an exact copy
         encoded(smooth),  # 31
         encoded(smooth, format="JPEG", quality=85),  # 32: nearly a copy
-        encoded(Image.new("RGB", (32, 32), (9, 80, 200))),  # 33: one colour
+        encoded(Image.new("RGB", (32, 32), (9, 80, 200))),  # 33: one color
         encoded(noise(300, 6)),  # 34: tiny
     ]
     test = [encoded(noise(100 + i)) for i in range(6)] + [train[5], encoded(smooth, format="JPEG", quality=60)]
@@ -72,7 +72,7 @@ def test_each_defect(tmp_path: Path) -> None:
 
 def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
     train = [encoded(noise(i)) for i in range(30)]
-    train[4], train[7] = b"no picture", train[7][:200]
+    train[4], train[7] = b"no image", train[7][:200]
     report = examined(tmp_path, train)
     found = by_name(report)["unusable_image"]
     assert (found.severity, found.count, found.of) == ("serious", 2, 30)
@@ -105,7 +105,7 @@ def test_rows_beyond_the_first_block_are_compared_too(monkeypatch: pytest.Monkey
 
 
 def test_a_chain_of_images_shares_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third is like the second alone, which is like the first: a test picture like it has leaked all the same."""
+    """The third is like the second alone, which is like the first: a test image like it has leaked all the same."""
     pixels = np.array([[100] * 12, [103] * 12, [106] * 12, [200] * 12], dtype=np.uint8)
     for block in (4, 1):
         monkeypatch.setattr("hf_finetune.doctor.near_duplicates.BLOCK", block)

@@ -96,23 +96,23 @@ def test_both_texts_of_a_pair_are_shown() -> None:
     }
 
 
-def test_a_contact_sheet_has_a_row_for_each_picture_and_a_column_for_each_view() -> None:
-    colours = torch.tensor([[200, 30, 30], [30, 200, 30]], dtype=torch.uint8)
-    original = colours[:, :, None, None].expand(2, 3, 150, 120)
+def test_a_contact_sheet_has_a_row_for_each_image_and_a_column_for_each_view() -> None:
+    colors = torch.tensor([[200, 30, 30], [30, 200, 30]], dtype=torch.uint8)
+    original = colors[:, :, None, None].expand(2, 3, 150, 120)
     sheet = Image.open(io.BytesIO(draw_contact_sheet(shown(original, original.flip(1), labels=("no", "yes")))))
     assert sheet.size == (GAP + 2 * (120 + GAP), LINE + GAP + 2 * (LINE + 150 + GAP))
     pixels = np.asarray(sheet.convert("RGB"))
     for row in range(2):
         top = LINE + GAP + row * (LINE + 150 + GAP) + LINE
-        for column, colour in enumerate((colours[row], colours[row].flip(0))):
+        for column, color in enumerate((colors[row], colors[row].flip(0))):
             left = GAP + column * (120 + GAP)
-            assert (pixels[top : top + 150, left : left + 120] == colour.numpy()).all()
+            assert (pixels[top : top + 150, left : left + 120] == color.numpy()).all()
     # Something is written at the top and above each row.
     for top in (0, LINE + GAP, LINE + GAP + LINE + 150 + GAP):
         assert (pixels[top : top + LINE, :120].min(axis=(1, 2)) < 100).any()
 
 
-def test_what_is_in_a_mixed_picture() -> None:
+def test_what_is_in_a_mixed_image() -> None:
     pixels = torch.zeros(2, 3, 150, 120, dtype=torch.uint8)
     mixed = ImagePreview(
         (4, 9),
@@ -136,7 +136,7 @@ def test_what_is_in_a_mixed_picture() -> None:
     assert describe_mixture(dataclasses.replace(mixed, labels=("no", "no")), 0, 0) == "no"
 
 
-def test_a_sheet_of_mixed_pictures_says_above_each_what_is_in_it() -> None:
+def test_a_sheet_of_mixed_images_says_above_each_what_is_in_it() -> None:
     pixels = torch.full((2, 3, 150, 120), 250, dtype=torch.uint8)
     preview = dataclasses.replace(shown(pixels, pixels), mixtures=(Mixture(0.75, (1, 0)),))
     sheet = Image.open(io.BytesIO(draw_contact_sheet(preview)))
@@ -144,13 +144,13 @@ def test_a_sheet_of_mixed_pictures_says_above_each_what_is_in_it() -> None:
     grey = np.asarray(sheet.convert("L"))
     for row in range(2):
         line = LINE + GAP + row * (2 * LINE + 150 + GAP) + LINE
-        # Above the picture as it is nothing stands, above the mixed one its parts; below are the pictures.
+        # Above the image as it is nothing stands, above the mixed one its parts; below are the images.
         assert (grey[line : line + LINE, : 120 + GAP] > 100).all()
         assert (grey[line : line + LINE, 120 + 2 * GAP :] < 100).any()
         assert (grey[line + LINE : line + LINE + 150, GAP : GAP + 120] == 250).all()
 
 
-def test_small_pictures_are_enlarged_and_large_ones_shrunk() -> None:
+def test_small_images_are_enlarged_and_large_ones_shrunk() -> None:
     small = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     large = torch.zeros(1, 3, 448, 448, dtype=torch.uint8)
     for pixels, side in ((small, 128), (large, 224)):

@@ -69,7 +69,8 @@ def test_refused() -> None:
 
 
 def test_the_least_log_loss_never_falls_by_a_mistake() -> None:
-    """Also from none to the first, where `temperature` says 1; and of rows all right the surer ones have the lower one."""
+    """Also from none to the first, where `temperature` says 1; and of rows all right the surer ones have the lower
+    one."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(40, 3)) * 0.3
     labels = logits.argmax(axis=1)

@@ -1,4 +1,5 @@
-"""The `evaluate.Metric` classes: offline, in batches, combined, saved; and the input that evaluate would take silently."""
+"""The `evaluate.Metric` classes: offline, in batches, combined, saved; and the input that evaluate would take
+silently."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""bfloat16 with float32 where it matters: labels are float32's, and what is said of the difference is true."""
+"""bfloat16 with float32 where it matters: labels are float32's, and the reported difference is true."""
 
 import copy
 from types import SimpleNamespace

@@ -37,20 +37,21 @@ def test_the_gain_is_the_difference_of_accuracy_on_the_same_rows() -> None:
     assert metrics == pytest.approx(classification_metrics(np.array(labels), without))
 
 
-@pytest.mark.parametrize(("better", "worse", "said"), [(30, 0, "better"), (0, 0, "no worse"), (0, 30, "worse")])
-def test_the_verdict_is_of_the_views(better: int, worse: int, said: str) -> None:
+@pytest.mark.parametrize(("better", "worse", "verdict"), [(30, 0, "better"), (0, 0, "no worse"), (0, 30, "worse")])
+def test_the_verdict_is_of_the_views(better: int, worse: int, verdict: str) -> None:
     rows = 1000
     with_views, without = np.zeros(rows, int), np.zeros(rows, int)
     without[:better], with_views[:worse] = 1, 1
     # The bootstrap wants two classes.
     labels = np.append(np.zeros(rows - 1, int), 1)
     found = gain(labels, probabilities(list(with_views)), probabilities(list(without)), resamples=100)
-    assert found["difference"]["verdict"] == said
+    assert found["difference"]["verdict"] == verdict
     assert found["difference"]["value"] == pytest.approx((better - worse) / rows)
 
 
 def test_one_line_tells_gain_and_cost() -> None:
     difference = {"value": 0.0123, "low": -0.004, "high": 0.0286, "n": 500, "verdict": "no worse"}
     assert describe({"number": 4, "difference": difference, "cost": 4.06}) == (
-        "accuracy with 4 views minus that of the unchanged rows: +0.012 [-0.004, +0.029], no worse; 4.1 times the seconds"
+        "accuracy with 4 views minus that of the unchanged rows: +0.012 [-0.004, +0.029], no worse; "
+        "4.1 times the seconds"
     )

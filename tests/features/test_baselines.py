@@ -22,7 +22,7 @@ def texts(rows: int, seed: int, signs: tuple[str, ...] = ("good", "bad", "odd"),
     return Dataset.from_dict({"text": lines, "label": labels, **columns})
 
 
-def pictures(rows: int, seed: int, mode: str = "RGB") -> Dataset:
+def images(rows: int, seed: int, mode: str = "RGB") -> Dataset:
     """Noise that is bright above (class 0) or below (class 1)."""
     rng = np.random.default_rng(seed)
     labels, images = rng.integers(2, size=rows), []
@@ -89,7 +89,8 @@ def test_word_order_counts() -> None:
 
 
 def paired(rows: int, seed: int) -> Dataset:
-    """The class is that of the second text; the first holds a sign that says nothing, and some second ones are missing."""
+    """The class is that of the second text; the first holds a sign that says nothing, and some second ones are
+    missing."""
     first, second = texts(rows, seed), texts(rows, seed + 100)
     pairs = [None if i % 10 == 9 else text for i, text in enumerate(second["text"])]
     return Dataset.from_dict({"text": first["text"][:], "text_pair": pairs, "label": second["label"][:]})
@@ -144,15 +145,15 @@ def test_a_few_long_texts_are_all_kept(monkeypatch, caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1"])
 def test_pixels_are_learnt(mode: str) -> None:
-    test = pictures(40, 1, mode)
-    baseline = linear_baseline(pictures(100, 0, mode), {"test": test}, num_labels=2)
+    test = images(40, 1, mode)
+    baseline = linear_baseline(images(100, 0, mode), {"test": test}, num_labels=2)
     assert baseline.name == "pixels+logistic"
     assert accuracy(baseline.probabilities["test"], test) > 0.9
 
 
-def test_many_pictures_are_cut(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_many_images_are_cut(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(baselines, "MAX_IMAGES", 30)
     monkeypatch.setattr(baselines, "MIN_ROWS", 10)
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
-        linear_baseline(pictures(50, 0), {"test": pictures(5, 1)}, num_labels=2)
+        linear_baseline(images(50, 0), {"test": images(5, 1)}, num_labels=2)
     assert caplog.messages == ["linear baseline: fitted on 30 of 50 training rows (30 images)"]

@@ -94,7 +94,7 @@ def test_a_glue_like_data_set(tmp_path: Path) -> None:
             [sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, timeout=1800
         )
     assert done.returncode == 0, done.stderr[-3000:]
-    kind, config, wrong_config, revision, missing, several, mnli, mrpc, scored, unclear, unlabelled = json.loads(
+    kind, config, wrong_config, revision, missing, several, mnli, mrpc, scored, unclear, unlabeled = json.loads(
         done.stdout.splitlines()[-1]
     )
     assert kind == "text"
@@ -121,7 +121,7 @@ def test_a_glue_like_data_set(tmp_path: Path) -> None:
     assert unclear == (
         "nyu-mll/glue: several splits could be read; name one by --split: validation_matched, validation_mismatched"
     )
-    assert unlabelled == (
+    assert unlabeled == (
         "nyu-mll/glue, split test_matched: every label in column 'label' is empty or -1; "
         "only predict can use these rows"
     )
