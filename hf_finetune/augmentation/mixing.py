@@ -35,7 +35,8 @@ class Mixup:
     """Probability that the rows of a forward pass are mixed."""
 
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        """Of texts only what stands beside the word embeddings is mixed here; see `training.input_mixing` for the rest."""
+        """Of texts only what stands beside the word embeddings is mixed here; see `training.input_mixing` for the
+        rest."""
         if (drawn := _draw(self, batch, rng)) is None:
             return batch
         share, partners = drawn

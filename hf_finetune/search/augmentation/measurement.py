@@ -48,10 +48,10 @@ def measure_time(
         seeds: pairs of runs that there must be time for.
         left: seconds of the budget that are left now.
     """
-    prepared, recipe = proxy.prepared, searched.recipe
-    batches = step_batches(prepared, prepared.data.inputs.lengths(proxy.encoded))
-    steps = batches.planned(recipe.train.num_train_epochs, recipe.train.max_steps)
-    rows, scored = len(prepared.data.splits.train), min(len(prepared.data.splits.validation), MOST_JUDGED)
+    splits, train = proxy.prepared.data.splits, searched.recipe.train
+    batches = step_batches(proxy.prepared, proxy.prepared.data.inputs.lengths(proxy.encoded))
+    steps = batches.planned(train.num_train_epochs, train.max_steps)
+    rows, scored = len(splits.train), min(len(splits.validation), MOST_JUDGED)
 
     def measured(searched: SearchedRecipe) -> Cost:
         cost = measure(searched, usual, rows=rows, rows_per_step=round(rows / batches.steps), scored=scored)
@@ -60,20 +60,16 @@ def measure_time(
     def expensive(cost: Cost) -> bool:
         return too_expensive(cost, whole_steps=steps, seeds=seeds, left_s=left())
 
-    small_side, whole_side = proxy.sides or (None, None)
-    small = None if small_side is None else _of_small_images(searched, small_side, measured)
-    if small_side is None or whole_side is None or small is None:
+    small = None if proxy.sides is None else _of_small_images(searched, proxy.sides[0], measured)
+    if proxy.sides is None or small is None:
         cost = measured(searched)
         return Timing(steps, Pace(*proxy.seconds(usual), cost), None, cost, True)
-    pixels = (whole_side / small_side) ** 2
-    # Were all that goes by rows so many times as expensive.
-    whole = small.times(pixels, BY_ROWS)
+    pixels = (proxy.sides[1] / proxy.sides[0]) ** 2
     # Whole ones are not measured where half of what their pixels ask for is too much already; at a low resolution a run
     # does not train on them.
     is_measured = searched.low_resolution or not expensive(small.times(pixels / 2, BY_ROWS))
-    if is_measured:
-        whole = measured(searched)
-    cost, side = (whole, None) if is_measured and not expensive(whole) else (small, small_side)
+    whole = measured(searched) if is_measured else small.times(pixels, BY_ROWS)
+    cost, side = (whole, None) if is_measured and not expensive(whole) else (small, proxy.sides[0])
     return Timing(steps, Pace(*proxy.seconds(usual), cost), side, whole, is_measured)
 
 

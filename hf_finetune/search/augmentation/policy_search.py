@@ -29,6 +29,7 @@ from hf_finetune.search.augmentation import report
 from hf_finetune.search.augmentation.measurement import Timing, measure_time
 from hf_finetune.search.augmentation.policy import NONE, Policy, describe_schedule
 from hf_finetune.search.augmentation.proxy_task import ProxyTask, Stage
+from hf_finetune.search.augmentation.rules import CONFLICTS
 from hf_finetune.search.augmentation.space import Space, space_of
 from hf_finetune.search.budget import Budget, spoken
 from hf_finetune.search.config import SearchOptions
@@ -52,9 +53,6 @@ from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
-
-# Metrics whose paired differences have intervals, see `evaluation.intervals`.
-JUDGED_BY = ("accuracy", "macro_f1")
 
 
 def search_policy(
@@ -85,21 +83,7 @@ def search_policy(
     folder = output_folder(f"{searched.recipe.name}-search", output, resume=resume)
     state = state_in(folder) if resume else None
     with notes_afterwards():
-        proxy = ProxyTask(searched)
-        if proxy.prepared.context.processes > 1:
-            raise InputError(f"search: expected one process, got {proxy.prepared.context.processes}")
-        record = replace(RunRecord.of(proxy.prepared), recipe=to_plain(searched.recipe)).to_dict()
-        with proxy.all_layers():
-            space, left_out = space_of(proxy.sample(), why_no_mixing(searched, proxy.prepared))
-        if state is not None:
-            check_same(folder, state, record, options, _names(space))
-            budget = Budget(options.budget_s, budget.used_s + state["seconds"])
-            state["folder"] = str(folder)
-        else:
-            state = _new_state(searched, options, proxy, space, left_out, folder)
-        search = _Search(searched, options, proxy, space, state, folder, budget)
-        if not state["plan"]:
-            search.plan_time()
+        search, record = _begin(searched, options, folder, state, budget)
     try:
         with plain_disk_errors(folder):
             if not (folder / "search.json").exists():
@@ -107,7 +91,39 @@ def search_policy(
                 search.write()
             return search.finish()
     except (KeyboardInterrupt, StoppedBySignal):
-        raise StoppedBySignal(f"stopped after {len(state['trials'])} trials; --resume goes on from there") from None
+        raise StoppedBySignal(f"stopped after {len(search.trials)} trials; --resume goes on from there") from None
+
+
+def _begin(
+    searched: SearchedRecipe, options: SearchOptions, folder: Path, state: State | None, budget: Budget
+) -> tuple[_Search, dict[str, Any]]:
+    """Load everything, and plan the time of a new search; nothing is written.
+
+    Args:
+        state: of a search that goes on; None: it is a new one.
+
+    Returns:
+        The search, and what its recipe.json holds.
+
+    Raises:
+        InputError, StoppedBySignal: see `search_policy`.
+    """
+    proxy = ProxyTask(searched)
+    if proxy.prepared.context.processes > 1:
+        raise InputError(f"search: expected one process, got {proxy.prepared.context.processes}")
+    record = replace(RunRecord.of(proxy.prepared), recipe=to_plain(searched.recipe)).to_dict()
+    with proxy.all_layers():
+        space, left_out = space_of(proxy.sample(), why_no_mixing(searched, proxy.prepared))
+    if state is None:
+        search = _Search(searched, options, proxy, space, _new_state(searched, options, proxy, space), folder, budget)
+        search.state.update(left_out=list(left_out), folder=str(folder))
+        search.plan_time()
+    else:
+        check_same(folder, state, record, options, _names(space))
+        state["folder"] = str(folder)
+        budget = Budget(options.budget_s, budget.used_s + state["seconds"])
+        search = _Search(searched, options, proxy, space, state, folder, budget)
+    return search, record
 
 
 def why_no_mixing(searched: SearchedRecipe, prepared: PreparedRun) -> str | None:
@@ -135,54 +151,20 @@ def why_no_mixing(searched: SearchedRecipe, prepared: PreparedRun) -> str | None
 
 def _check(searched: SearchedRecipe, options: SearchOptions) -> None:
     """Raises: InputError: what no search can be made with."""
-    recipe, pairs = searched.recipe, options.seeds or MOST_SEEDS
-    metric, seed = recipe.evaluate.metric, recipe.train.seed
-    frozen_at_first = recipe.trained == "adalora" or recipe.model.unfreeze_every is not None
-    refusals = (
-        (recipe.data.augment, "data.augment: this is what the search looks for; leave it out"),
-        (recipe.data.augment_copies, "data.augment_copies: this is what the search looks for; leave it out"),
-        (
-            metric not in JUDGED_BY,
-            f"evaluate.metric: a search's runs are judged by {' or '.join(JUDGED_BY)}, whose differences have "
-            f"intervals, got {metric}",
-        ),
-        (
-            options.seeds is not None and options.seeds < FEWEST_SEEDS,
-            f"--seeds {options.seeds}: expected at least {FEWEST_SEEDS}, or the verdict would be chance",
-        ),
-        (
-            seed + pairs > 2**32,
-            f"train.seed: expected at most {2**32 - pairs}, as each of up to {pairs} pairs of runs has the next seed, "
-            f"got {seed}",
-        ),
-        (
-            options.trials is not None and options.trials < RUNGS,
-            f"--trials {options.trials}: expected at least {RUNGS}",
-        ),
-        (
-            frozen_at_first,
-            "search: expected weights that train from the first step on, not AdaLoRA or model.unfreeze_every",
-        ),
-        (
-            recipe.pretrain.objective is not None,
-            "pretrain.objective: expected none here, as every run that decides would be pretrained anew; pretrain "
-            "once, then search with --model DIR/pretrained",
-        ),
-    )
-    for is_so, message in refusals:
-        if is_so:
-            raise InputError(message)
+    for conflict in CONFLICTS:
+        conflict.refuse(searched.recipe)
+    seeds, trials, seed = options.seeds, options.trials, searched.recipe.train.seed
+    if seeds is not None and seeds < FEWEST_SEEDS:
+        raise InputError(f"--seeds {seeds}: expected at least {FEWEST_SEEDS}, or the verdict would be chance")
+    if trials is not None and trials < RUNGS:
+        raise InputError(f"--trials {trials}: expected at least {RUNGS}")
+    largest = 2**32 - (seeds or MOST_SEEDS)
+    if seed > largest:
+        raise InputError(f"train.seed: expected at most {largest}, as each pair of runs has the next seed, got {seed}")
     SEARCHERS[options.searcher].check_installed()
 
 
-def _new_state(
-    searched: SearchedRecipe,
-    options: SearchOptions,
-    proxy: ProxyTask,
-    space: Space,
-    left_out: tuple[str, ...],
-    folder: Path,
-) -> State:
+def _new_state(searched: SearchedRecipe, options: SearchOptions, proxy: ProxyTask, space: Space) -> State:
     splits = proxy.prepared.data.splits
     return {
         "schema": SCHEMA,
@@ -190,7 +172,7 @@ def _new_state(
         "search": asdict(options),
         "seed": searched.recipe.train.seed,
         "space": _names(space),
-        "left_out": list(left_out),
+        "left_out": [],
         "rows": {
             "train": len(splits.train),
             "fit": len(proxy.train_rows),
@@ -201,7 +183,6 @@ def _new_state(
         "without": [],
         "trials": [],
         "with": [],
-        "folder": str(folder),
     }
 
 
