@@ -1,43 +1,21 @@
-"""Training rows as augmentation shows them: by row and epoch, the same whoever asks."""
+"""Online augmentation: views by row and epoch, the same in whichever batch, process or worker."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
-from datasets import Dataset
 from helpers.small_runs import image_rows, text_rows
-from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
-from transformers import AutoImageProcessor
 
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Phases, Sequence
 from hf_finetune.augmentation.image.operations import Flip, ResizedCrop
-from hf_finetune.augmentation.offline import with_copies, without_scored
 from hf_finetune.augmentation.online import AugmentedRows, TwoViews
 from hf_finetune.augmentation.operations import TextBatch, generators
 from hf_finetune.augmentation.text.operations import ChangeCase, SwapWords
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
-from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
-from hf_finetune.errors import InputError
-from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
 ROWS = 12
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> TextInputs:
-    checkpoint = str(tiny_text_checkpoint(tmp_path_factory.mktemp("text") / "bert"))
-    return TextInputs(load_tokenizer(checkpoint, max_length=32, sample=["good"]), 32)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> ImageInputs:
-    return ImageInputs(
-        load_image_processor(str(tiny_image_checkpoint(tmp_path_factory.mktemp("image") / "vit", "vit")))
-    )
 
 
 def augmentation(rows, *operations) -> Augmenter:
@@ -95,12 +73,12 @@ def test_two_processes_see_what_one_sees(texts: TextInputs) -> None:
     assert sorted(first + second) == sorted(seen(0, 1))
 
 
-def test_two_views_are_others_in_every_epoch(pictures: ImageInputs) -> None:
+def test_two_views_are_others_in_every_epoch(images: ImageInputs) -> None:
     """By the loader, which tells rows of every kind which epoch comes."""
 
     def seen(epoch: int) -> torch.Tensor:
         # Of one row, so that nothing but its views can differ.
-        views = TwoViews(image_rows(1), pictures, (ResizedCrop(),), seed=0)
+        views = TwoViews(image_rows(1), images, (ResizedCrop(),), seed=0)
         sampler = StepBatches(1, rows_per_step=1)
         loader = EpochLoader(views, batch_sampler=sampler, collate_fn=lambda batch: batch["pixels"])
         loader.set_epoch(epoch)
@@ -110,73 +88,22 @@ def test_two_views_are_others_in_every_epoch(pictures: ImageInputs) -> None:
     assert torch.equal(first, seen(0)) and not any(torch.equal(first, other) for other in others)
 
 
-def test_pictures_are_changed_before_they_are_normalised(pictures: ImageInputs) -> None:
+def test_pictures_are_changed_before_they_are_normalized(images: ImageInputs) -> None:
     rows = image_rows(6)
-    views = AugmentedRows(pictures.encode(rows), pictures, augmentation(rows, Flip(p=1.0)))
-    changed = pictures.collate(views.__getitems__(range(6)))["pixel_values"]
-    plain = pictures.collate(Rows(rows, columns_of(pictures, labels=False)).__getitems__(range(6)))["pixel_values"]
+    views = AugmentedRows(images.encode(rows), images, augmentation(rows, Flip(p=1.0)))
+    changed = images.collate(views.__getitems__(range(6)))["pixel_values"]
+    plain = images.collate(Rows(rows, columns_of(images, labels=False)).__getitems__(range(6)))["pixel_values"]
     assert not torch.equal(changed, plain)
     torch.testing.assert_close(changed, plain.flip(-1), rtol=0, atol=1e-6)
 
 
-def test_copies_of_texts_stand_behind_the_rows(texts: TextInputs) -> None:
-    rows = text_rows(ROWS)
-    copied = with_copies(rows, texts, augmentation(rows, SwapWords(0.5)), 2)
-    assert len(copied) == 3 * ROWS and copied.features == rows.features
-    assert copied["text"][:ROWS] == rows["text"][:] and copied["label"][:] == rows["label"][:] * 3
-    for view in (1, 2):
-        expected = SwapWords(0.5)(TextBatch(rows["text"][:]), generators(0, range(ROWS), 0, view)).texts
-        assert copied["text"][view * ROWS : (view + 1) * ROWS] == expected
-    assert copied["text"][ROWS : 2 * ROWS] != copied["text"][2 * ROWS :]
-    assert first_sources(copied).tolist() == [*range(ROWS)] * 3
-
-
-def test_copies_that_equal_a_scored_row_are_left_out(texts: TextInputs) -> None:
-    """Two copies become rows that are scored; a training row that is one itself stays, as it would without copies."""
-    rows = text_rows(ROWS)
-    copied = with_copies(rows, texts, augmentation(rows, SwapWords(0.5)), 1)
-    third, last = copied["text"][ROWS + 2], copied["text"][2 * ROWS - 1]
-    scored = [Dataset.from_dict({"text": [rows["text"][0], third]}), Dataset.from_dict({"text": [last]})]
-    assert len({*rows["text"][:2], third, last}) == 4 and copied["text"][ROWS] != rows["text"][0]
-    left = without_scored(copied, ROWS, scored)
-    assert left["text"][:] == [t for i, t in enumerate(copied["text"][:]) if i not in (ROWS + 2, 2 * ROWS - 1)]
-
-
-def test_copies_of_pictures_are_the_changed_pixels(pictures: ImageInputs) -> None:
-    rows = image_rows(4)
-    copied = with_copies(rows, pictures, augmentation(rows, Flip(p=1.0)), 1)
-    pixels = pictures.pixels(copied["image"][:])
-    assert torch.equal(pixels[4:], pixels[:4].flip(-1)) and not torch.equal(pixels[4:], pixels[:4])
-    assert np.array_equal(copied["row"][:], [0, 1, 2, 3] * 2), "a copy has the number of its row"
-    assert first_sources(copied, by_content=False).tolist() == [0, 1, 2, 3] * 2
-    assert pictures.encode(copied)["image"][:] == copied["image"][:], "nothing is decoded again"
-
-
-def test_a_processor_that_crops_does_not_crop_a_copy_again(tmp_path: Path) -> None:
-    processor = AutoImageProcessor.from_pretrained(
-        tiny_image_checkpoint(tmp_path / "vit", "vit"), size={"shortest_edge": 40}, do_center_crop=True, crop_size=32
-    )
-    rows, inputs = image_rows(4), ImageInputs(processor)
-    copied = with_copies(rows, inputs, augmentation(rows, Flip(p=0.0)), 2)
-    pixels = inputs.pixels(copied["image"][:])
-    assert torch.equal(pixels[4:8], pixels[:4]) and torch.equal(pixels[8:], pixels[:4])
-
-
-def test_copies_without_room_are_refused(pictures: ImageInputs) -> None:
-    rows = image_rows(4)
-    with pytest.raises(InputError, match=r"data.augment_copies: expected 0, .* room for 1 copies: .*"):
-        with_copies(rows, replace(pictures, cache_gb=1e-6), augmentation(rows, Flip()), 1)
-
-
-def test_pictures_of_phases_are_known_by_the_training_too(pictures: ImageInputs) -> None:
+def test_pictures_of_phases_are_known_by_the_training_too(images: ImageInputs) -> None:
     """An epoch of a longer training is in another phase: answers to its views are not those of a shorter one."""
     rows = image_rows(ROWS)
 
     def identity(steps: int) -> dict:
         known = augmentation(rows, Phases((Flip(), Flip(p=0.0))))
         batches = StepBatches(ROWS, rows_per_step=4)
-        return AugmentedRows(
-            pictures.encode(rows), pictures, replace(known, progress=Progress(batches, steps))
-        ).identity
+        return AugmentedRows(images.encode(rows), images, replace(known, progress=Progress(batches, steps))).identity
 
     assert identity(6) == identity(6) != identity(60)

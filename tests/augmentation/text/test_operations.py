@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hf_finetune import InputError, Model, Recipe, TextData
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.generative.base import GenerativeOperation
-from hf_finetune.augmentation.operations import Population, TextBatch, generators
+from hf_finetune.augmentation.operations import Graded, Population, TextBatch, generators
 from hf_finetune.augmentation.text.operations import (
     Aeda,
     ChangeCase,
@@ -230,3 +230,9 @@ def test_without_the_package_of_synonyms(operation: TextOperation, monkeypatch: 
         check(recipe)
     off = dataclasses.replace(operation, **{strength(operation): 0.0})
     check(dataclasses.replace(recipe, data=TextData(path="x", augment=(off, InsertWords(source="text")))))
+
+
+def test_the_strength_is_a_part_of_three_times_the_default_share() -> None:
+    assert SwapWords.of_strength(0.2) == SwapWords(0.06) and ShuffleSentences.of_strength(0.4) == ShuffleSentences(0.4)
+    graded = {kind for kind in typing.get_args(TextOperation) if issubclass(kind, Graded)}
+    assert graded == {type(o) for o in BATTERY} - {Eda}, "all whose strength is their p"
