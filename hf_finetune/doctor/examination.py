@@ -106,8 +106,10 @@ def examine(
     if len(sample) < len(examples):
         logger.info("of %d rows, %d are looked at more closely, drawn at random", len(examples), len(sample))
     counts = count_classes(examples)
-    examine_content = _examine_images if kind == "image" else _examine_texts
-    content, statistics = examine_content(examples, sample, checkpoint, max_length)
+    if kind == "text":
+        content, statistics = _examine_texts(examples, sample, checkpoint, max_length)
+    else:
+        content, statistics = _examine_images(examples, sample)
     findings = [f for f in (*_unusable(data), *examine_balance(data.labels, counts), *content) if f.count]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     classes = {name: {split: int(rows[c]) for split, rows in counts.items()} for c, name in enumerate(data.labels)}
@@ -118,10 +120,10 @@ def examine(
 def _examine_texts(
     examples: Examples, sample: np.ndarray, checkpoint: str | None, max_length: int
 ) -> tuple[list[Finding], Statistics]:
-    from hf_finetune.models.processors import load_tokenizer
-
     tokenizer = None
     if checkpoint is not None:
+        from hf_finetune.models.processors import load_tokenizer
+
         tokenizer = load_tokenizer(checkpoint, max_length=max_length, sample=examples.sides[0][:200])
     findings, statistics = examine_texts(examples, max_length=max_length, tokenizer=tokenizer, sample=sample)
     repeats = find_duplicates(examples, near_duplicate_texts(examples))
@@ -130,9 +132,7 @@ def _examine_texts(
     return [*findings, *repeats, *telltales], statistics
 
 
-def _examine_images(
-    examples: Examples, sample: np.ndarray, _checkpoint: str | None, _max_length: int
-) -> tuple[list[Finding], Statistics]:
+def _examine_images(examples: Examples, sample: np.ndarray) -> tuple[list[Finding], Statistics]:
     facts = decode_images(examples)
     findings, statistics = examine_images(facts)
     repeats = find_duplicates(examples, near_duplicate_images(facts.shrunken_NF, sample))
