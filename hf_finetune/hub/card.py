@@ -19,7 +19,6 @@ from typing import Any
 
 import jinja2
 
-from hf_finetune.config.recipe import Recipe
 from hf_finetune.hub.limitations import limitations
 from hf_finetune.hub.local_paths import shorten
 from hf_finetune.hub.markdown import code, interval, number, percentage_points, plain, quoted, table, value_cell
@@ -33,23 +32,17 @@ PLACEHOLDER = "DIR"
 UNITS = (("_per_s", "/s"), ("_s", " s"), ("_mb", " MB"), ("_gb", " GB"))
 
 
-def render_card(recipe: Recipe, result: Mapping[str, Any]) -> str:
-    """Return the card as Markdown under a block of YAML metadata with `model-index`.
-
-    Args:
-        recipe: what was run.
-        result: content of result.json.
-    """
+def render_card(run: RunFacts) -> str:
+    """Return the card as Markdown under a block of YAML metadata with `model-index`."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"plain": plain, "code": code, "number": number, "quoted": quoted}
     template = resources.files("hf_finetune.hub").joinpath("card_template.md").read_text(encoding="utf-8")
-    run = RunFacts(recipe, result)
     text = environment.from_string(template).render(
         run=run,
-        recipe=recipe,
-        result=result,
+        recipe=run.recipe,
+        result=run.result,
         metadata=metadata(run).to_yaml(),
         **_load(run),
         **_sections(run),
@@ -83,7 +76,7 @@ def _sections(run: RunFacts) -> dict[str, Any]:
         "notes": [shorten(note) for note in (*run.data.get("notes", ()), *run.result.get("notes", ()))],
         "pretraining": list(_pretraining(run)),
         "procedure": table(("field", "value"), procedure(run)),
-        "adapter_config": adapter_config(run.recipe),
+        "adapter_config": adapter_config(run),
         "parity": _parity(run),
         "limitations": list(limitations(run)),
     }

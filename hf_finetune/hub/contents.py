@@ -17,6 +17,7 @@ from huggingface_hub.hf_api import RepoFile
 from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
+from hf_finetune.hub.run_facts import read_documents
 from hf_finetune.utils.artifacts import HEAD_FILE, artefacts_in
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.joblib", "*.ckpt", "optimizer*", "rng_state*")
@@ -79,13 +80,9 @@ def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, t
 
 def _finished_run(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """recipe.json and result.json of a run that passed its gates."""
-    for name in DOCUMENTS:
-        if not (run_dir / name).is_file():
-            raise InputError(f"{run_dir}: no {name}; expected the folder of a finished run")
-    try:
-        recipe, result = (json.loads((run_dir / n).read_text(encoding="utf-8")) for n in ("recipe.json", "result.json"))
-    except ValueError as error:
-        raise InputError(f"{run_dir}: recipe.json or result.json is not valid JSON ({error})") from None
+    recipe, result = read_documents(run_dir)
+    if not (run_dir / "README.md").is_file():
+        raise InputError(f"{run_dir}: no README.md; expected the folder of a finished run")
     checks = result.get("parity") or {}
     if not checks:
         raise GateError(f"{run_dir}: result.json records no parity check; nothing is pushed unverified")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_finetune.config.recipe import Distill, Recipe
+from hf_finetune.config.recipe import Distill
 from hf_finetune.hub.markdown import code, number, value_cell
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.models.peft.config import plain_adapter
@@ -134,9 +134,9 @@ def _layer_map(layer_map: Mapping[str, Any]) -> str:
     return f"{layer_map['kind']}: {pairs}, by {layer_map['measure']} on {number(layer_map['rows'])} rows"
 
 
-def adapter_config(recipe: Recipe) -> str | None:
+def adapter_config(run: RunFacts) -> str | None:
     """The recipe's own adapter config as YAML, without what is not set."""
-    if (adapter := plain_adapter(recipe.adapter)) is None:
+    if (adapter := plain_adapter(run.recipe.adapter)) is None:
         return None
     config = {k: v for k, v in adapter.items() if v not in ({}, []) and k != "base_model_name_or_path"}
     return yaml.safe_dump(config, sort_keys=True, allow_unicode=True).strip()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+from hf_finetune.config.aliases import recipe_from_plain
 from hf_finetune.config.recipe import Recipe
+from hf_finetune.errors import InputError
 from hf_finetune.hub.local_paths import is_local, last_name
 
+DOCUMENTS = ("recipe.json", "result.json")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILE = re.compile(r".*\.(csv|tsv|jsonl?|parquet|txt|zip)", re.IGNORECASE)
 
@@ -21,6 +26,16 @@ class RunFacts:
 
     recipe: Recipe
     result: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a finished run's folder, of whatever version.
+
+        Raises:
+            InputError: it holds none.
+        """
+        record, result = read_documents(folder)
+        return cls(recipe_from_plain(record["recipe"]), result)
 
     @cached_property
     def data(self) -> Mapping[str, Any]:
@@ -100,6 +115,23 @@ class RunFacts:
     def data_license(self) -> str | None:
         """The license of the data, where it is known."""
         return self.recipe.data.license or self.data.get("license")
+
+
+def read_documents(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the content of a finished run's recipe.json and result.json.
+
+    Raises:
+        InputError: the folder lacks one of them, or it is damaged.
+    """
+    try:
+        record, result = (json.loads((folder / name).read_text(encoding="utf-8")) for name in DOCUMENTS)
+    except OSError as error:
+        raise InputError(f"{folder}: no {Path(error.filename).name}; expected the folder of a finished run") from None
+    except ValueError as error:
+        raise InputError(f"{folder}: recipe.json or result.json is not valid JSON ({error})") from None
+    if not isinstance(record, dict) or "recipe" not in record:
+        raise InputError(f"{folder}: recipe.json holds no recipe; expected the folder of a finished run")
+    return record, result
 
 
 def _is_hub_id(text: str) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from hf_finetune.distillation.report import summarize
 from hf_finetune.evaluation.report import confusion
 from hf_finetune.hub.card import render_card
+from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.models import freezing
 from hf_finetune.pipeline.comparison import comparison_section
 from hf_finetune.pipeline.context import PreparedRun
@@ -42,7 +43,7 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
         **_cost(trained, evaluation),
         **_surroundings(trained),
     }
-    write_text(trained.folder / "README.md", render_card(trained.run.recipe, result))
+    write_text(trained.folder / "README.md", render_card(RunFacts(trained.run.recipe, result)))
     write_json(trained.folder / "result.json", result)
     return result
 

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from hf_finetune.config.recipe import Hub, Model, Recipe, TextData
 from hf_finetune.hub.card import render_card
+from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.utils.plain import to_plain
 
 RECIPE = Recipe(
@@ -103,7 +104,7 @@ def write_run(
         (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
         (folder / "adapter" / "README.md").write_text("base_model: /home/me/models/minilm")
         save_file(weights, folder / "adapter" / "adapter_model.safetensors")
-    (folder / "README.md").write_text(render_card(recipe, result))
+    (folder / "README.md").write_text(render_card(RunFacts(recipe, result)))
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "recipe.json").write_text(json.dumps({"recipe": to_plain(recipe), "labels": result["labels"]}))
     (folder / "predictions.parquet").write_bytes(b"PAR1 predictions PAR1")

@@ -17,12 +17,13 @@ from huggingface_hub.repocard import metadata_load
 
 from hf_finetune.config.recipe import Hub, ImageData, Model, Recipe, TextData, Train
 from hf_finetune.hub.card import render_card
+from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.utils.plain import merge, to_plain
 
 
 def card_of(recipe: Recipe = RECIPE, result: dict[str, Any] | None = None, **changes: Any) -> ModelCard:
     """The rendered card, its metadata checked as the Hub checks them."""
-    text = render_card(recipe, {**(result or example_result()), **changes})
+    text = render_card(RunFacts(recipe, {**(result or example_result()), **changes}))
     assert validate_card(text).status == 200
     card = ModelCard(text)
     assert str(card.data.to_yaml(original_order=card._original_order)) in text
@@ -228,7 +229,7 @@ def test_words_that_break_yaml_or_markdown_do_not() -> None:
         result = example_result()
         result["labels"] = ["one", word]
         result["data"] |= {"notes": [word], "rows_per_class": {"one": 500, word: 3}, "license": word}
-        text = render_card(recipe, result)
+        text = render_card(RunFacts(recipe, result))
         card = ModelCard(text)
         assert card.data.model_name == (word or "x")
         assert card.data.eval_results[0].metric_value == 0.8461
@@ -248,10 +249,10 @@ def test_many_labels_are_not_all_listed() -> None:
 
 def test_the_same_facts_give_the_same_bytes() -> None:
     recipe = replace(RECIPE, train=Train(num_train_epochs=2, extra={"optim": "adamw_torch", "hub_token": "secret"}))
-    text = render_card(recipe, example_result())
+    text = render_card(RunFacts(recipe, example_result()))
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     again = merge(blank, json.loads(json.dumps(to_plain(recipe))))
-    assert render_card(again, json.loads(json.dumps(example_result()))) == text
+    assert render_card(RunFacts(again, json.loads(json.dumps(example_result())))) == text
     assert "| train.optim | `adamw_torch` |" in text and "secret" not in text
 
 
@@ -326,7 +327,7 @@ def test_a_model_below_its_baseline_is_called_worse() -> None:
     result = example_result()
     result["metrics"]["test"]["accuracy"] = {"value": 0.2, "low": 0.15, "high": 0.25, "n": 200}
     result["baselines"]["linear"]["accuracy"] = {"value": 0.6, "low": 0.55, "high": 0.65, "n": 200}
-    card = render_card(RECIPE, result)
+    card = render_card(RunFacts(RECIPE, result))
     assert "Worse than the linear baseline: its accuracy is 0.600 [0.550, 0.650]" in card
     assert "No signal over the linear baseline" not in card
 
