@@ -17,6 +17,7 @@ from hf_finetune.data.image_decoding import EncodedImage
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.distillation.config import DistillationKind, FeatureKind, TokenKind
+from hf_finetune.distillation.feature_loss import required_features
 from hf_finetune.distillation.features import Networks
 from hf_finetune.distillation.network_teacher import NetworkTeacher
 from hf_finetune.errors import InputError
@@ -48,7 +49,7 @@ def check_features(
                 raise InputError(
                     f"{teacher.name} reads prompts before every row, the student none; take another teacher"
                 )
-            kind.required(Networks(model.config, teacher.model.config))
+            required_features(kind, Networks(model.config, teacher.model.config))
             if isinstance(kind, TokenKind):
                 _check_tokens(teacher, inputs, model, rows)
         except InputError as error:
@@ -77,7 +78,7 @@ def _check_texts(
             "or a teacher of the same tokenizer"
         )
     if "text_pair" in batch and "token_type_ids" in {*tokenizer.model_input_names} - {*own_tokenizer.model_input_names}:
-        raise InputError(f"{teacher.name} is told which text of a pair a token is of, the student is not; {INSTEAD}")
+        raise InputError(f"{teacher.name} reads which text of a pair a token is of, the student does not; {INSTEAD}")
     limit = positions_of(teacher.model)
     if limit is not None and limit < inputs.max_length:
         raise InputError(

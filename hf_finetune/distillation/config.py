@@ -6,11 +6,11 @@ row (B,):
 
 - LogitKind: `(student's logits (B, C), teacher's logits (B, C), labels (B,))`, the classes those of the data, in their
   order. `needs_all_logits` says whether the teacher's unlikely classes must be exact, see `distillation.logit_cache`.
-- FeatureKind: `(FeaturePair)`, the features those that `required` names, and the weights those of `initial_weights`,
-  which train with the student. No label is read. A TokenKind compares token by token, and so needs a teacher that reads
-  the very same ones: a tokenizer with the same pieces, or images cut into as many patches. An EmbeddingKind compares
-  one vector a row, and needs nothing of the kind; `compares_rows` says whether a row's loss depends on the rows beside
-  it in a forward pass.
+- EmbeddingKind: `(student's embeddings (B, D), teacher's)`. `compares_rows` says whether a row's loss depends on the
+  rows beside it in a forward pass; `compares_features`, whether the student's are projected where the widths differ.
+- TokenKind: `(FeaturePair)`, the features those that `required` names, and the weights those of `initial_weights`,
+  which train with the student. It compares token by token, and so needs a teacher that reads the very same ones: a
+  tokenizer with the same pieces, or images cut into as many patches.
 """
 
 from __future__ import annotations

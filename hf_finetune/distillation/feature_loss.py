@@ -13,11 +13,35 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_finetune.distillation.config import FeatureKind
-from hf_finetune.distillation.features import FeaturePair, Features, Networks, Pooling, RequiredFeatures
+from hf_finetune.distillation.config import EmbeddingKind, FeatureKind
+from hf_finetune.distillation.features import (
+    FeaturePair,
+    Features,
+    Networks,
+    Pooling,
+    Required,
+    RequiredFeatures,
+    required_embeddings,
+)
+from hf_finetune.distillation.losses.functional import initial_projection
 from hf_finetune.distillation.training_rows import ColumnsOfViews, TeacherColumns, embedding_column
 from hf_finetune.distillation.weight_schedules import settled
+from hf_finetune.models.families import width_of
 from hf_finetune.utils.timer import Timer
+
+PROJECTION = "projection"
+"""Name of the weights that map the student's embeddings onto the teacher's width."""
+
+
+def required_features(kind: FeatureKind, networks: Networks) -> Required:
+    """Return the features that a kind needs of the student, and of the teacher.
+
+    Raises:
+        InputError: one of the two does not have them.
+    """
+    if isinstance(kind, EmbeddingKind):
+        return required_embeddings(kind, kind.pooling, networks)
+    return kind.required(networks)
 
 
 class FeatureLoss(nn.Module):
@@ -32,8 +56,13 @@ class FeatureLoss(nn.Module):
     def __init__(self, kind: FeatureKind, networks: Networks, generator: torch.Generator) -> None:
         super().__init__()
         self.kind, self.networks = kind, networks
+        if isinstance(kind, EmbeddingKind):
+            needed = kind.compares_features and width_of(networks.student) != width_of(networks.teacher)
+            weights = {PROJECTION: initial_projection(networks, generator)} if needed else {}
+        else:
+            weights = kind.initial_weights(networks, generator)
         # As items: of a dict it would sort the names, and the optimizer sum up in another order.
-        self.weights = nn.ParameterDict(kind.initial_weights(networks, generator).items())
+        self.weights = nn.ParameterDict(weights.items())
 
     def forward(self, student: Features, teacher: Features, progress: float) -> torch.Tensor:
         """Compute the loss of each row (B,), without the kind's weight.
@@ -41,7 +70,12 @@ class FeatureLoss(nn.Module):
         Args:
             progress: share of the training's steps that were taken before.
         """
-        return settled(self.kind, progress)(FeaturePair(student, teacher, self.networks, dict(self.weights.items())))
+        kind = settled(self.kind, progress)
+        pair = FeaturePair(student, teacher, self.networks, dict(self.weights.items()))
+        if not isinstance(kind, EmbeddingKind):
+            return kind(pair)
+        own_BD = student.pooled[kind.pooling]
+        return kind(pair.project(own_BD, PROJECTION) if pair.weights else own_BD, teacher.pooled[kind.pooling])
 
 
 @dataclass(frozen=True)

@@ -117,12 +117,7 @@ class FeaturePair:
         """Of the student's tokens; the teacher reads the same ones."""
         return self.student.mask_BT
 
-    def embeddings(self, pooling: Pooling) -> tuple[Tensor, Tensor]:
-        """Return the embeddings (B, D) of both, the student's projected where the widths differ."""
-        own_BD = self.student.pooled[pooling]
-        return self.project(own_BD) if "projection" in self.weights else own_BD, self.teacher.pooled[pooling]
-
-    def project(self, x: Tensor, name: str = "projection") -> Tensor:
+    def project(self, x: Tensor, name: str) -> Tensor:
         """Map the student's states onto the teacher's width, in float32, by the weights of this name."""
         from torch.nn import functional as F
 

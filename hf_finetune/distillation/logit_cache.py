@@ -116,7 +116,7 @@ def cached_logits(
             {**key, "size": size}, shapes, record.dtype, compute_chunk, name=title, budget_gb=budget_gb
         )
     except NoStore as reason:
-        logger.warning("the teacher's predictions are not kept for a later run: %s", reason)
+        logger.warning("the teacher's predictions are not cached for a later run: %s", reason)
         arrays, cached = [compute_chunk(i) for i in range(len(chunks))], False
     return CachedLogits(arrays, classes, tuple(range(classes))), cached
 

@@ -27,7 +27,7 @@ from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.distillation.compatibility import PixelScaling
 from hf_finetune.distillation.config import DistillationKind, FeatureKind
-from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss
+from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss, required_features
 from hf_finetune.distillation.feature_recorder import FeatureRecorder
 from hf_finetune.distillation.features import Features, Networks, RequiredFeatures
 from hf_finetune.distillation.hidden_state_cache import CachedTokens, TokenLayout, cached_tokens
@@ -184,14 +184,14 @@ def _cached_states(
                 )
         except NoStore as reason:
             logger.warning(
-                "the teacher reads the rows of every step again, as its states of tokens are not kept: %s", reason
+                "the teacher reads the rows of every step again, as its states of tokens are not cached: %s", reason
             )
             return None
 
 
 def required_together(kinds: Iterable[FeatureKind], networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:
     """Return all features that the kinds need of the student, and of the teacher."""
-    student, teacher = zip(*(kind.required(networks) for kind in kinds), strict=True)
+    student, teacher = zip(*(required_features(kind, networks) for kind in kinds), strict=True)
     return reduce(or_, student), reduce(or_, teacher)
 
 

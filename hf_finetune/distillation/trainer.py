@@ -32,7 +32,7 @@ from hf_finetune.training.hooks import Batch, Collate
 from hf_finetune.training.setup import TrainingSetup
 from hf_finetune.training.trainer import ClassifierTrainer
 
-# Name of what compares the insides, within a model that trains.
+# Name of what compares features, within a model that trains.
 COMPARING = "comparing"
 
 
@@ -111,7 +111,7 @@ class DistillationTrainer(ClassifierTrainer):
             return super().compute_loss(model, {**student, "labels": targets}, return_outputs, num_items_in_batch)
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:
-        """As the classifier's; what compares the insides is no part of the model after it."""
+        """As the classifier's; what compares features is no part of the model after it."""
         try:
             super().train(resume_from_checkpoint)
         finally:

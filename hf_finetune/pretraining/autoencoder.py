@@ -109,7 +109,7 @@ class MaskedAutoencoder(PreTrainedModel):
 
     base_model_prefix = "encoder"
     main_input_name = "pixel_values"
-    # The encoder has been asked already.
+    # The encoder was checked for these.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -23,7 +23,7 @@ class Pretrain:
     the batches, seed, number format and `train.extra` of the run."""
 
     objective: Choice[PretrainObjective | None] = None
-    """What is learned: MaskedLanguage or SimCSE of texts; SimMIM, MAE or SimCLR of pictures. None: the checkpoint is
+    """What is learned: MaskedLanguage or SimCSE of texts; SimMIM, MAE or SimCLR of images. None: the checkpoint is
     fine-tuned as it is."""
     rows: tuple[str, ...] = ()
     """More rows without labels, beside the training rows: files, folders or Hub ids, of which all splits but validation
@@ -37,9 +37,9 @@ class Pretrain:
     num_train_epochs: Positive = 3.0
     """Passes over the rows."""
     max_steps: MaxSteps = -1
-    """Stop after this many optimiser steps, whatever the epochs. -1: by epochs."""
+    """Stop after this many optimizer steps, whatever the epochs. -1: by epochs."""
     held_out_fraction: OpenFraction = 0.05
-    """Share of the rows that only measures the loss after each epoch, 1,000 rows at most; the best epoch is kept."""
+    """Share of the rows that only measures the loss after each epoch, 1,000 rows at most; the best epoch counts."""
     compare: bool = False
     """Run the recipe without the stage as well, in DIR/without, with so many more epochs that it trains for as long as
     both stages together, and report the difference, row by row."""

@@ -76,7 +76,7 @@ def rows_with_words(encoded: Dataset, inputs: TextInputs, *, whole_word: bool) -
 
 
 def words_of(encoding: Any, texts: Sequence[str], special: Collection[int]) -> list[Any]:
-    """What tells the word of each token from its neighbours'; None: it is of none.
+    """What tells the word of each token from its neighbors'; None: it is of none.
 
     A sentence of Chinese is one word to a tokenizer that cuts at spaces alone. So where a token has a character of a
     script that puts none between words, it is one by itself, together with those of the same character (of bytes, for
@@ -97,7 +97,7 @@ def words_of(encoding: Any, texts: Sequence[str], special: Collection[int]) -> l
 
 
 def numbered(words: Sequence[Any]) -> list[int]:
-    """Numbers from 0 for what is not None, the same for neighbours that are equal, and -1 for None."""
+    """Numbers from 0 for what is not None, the same for neighbors that are equal, and -1 for None."""
     numbers, count, before = [], -1, None
     for word in words:
         count += word is not None and word != before

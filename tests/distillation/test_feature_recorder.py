@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Embedding, FeatureKind, HiddenStates
+from hf_finetune.distillation.feature_loss import required_features
 from hf_finetune.distillation.feature_recorder import EmbeddingModel, FeatureRecorder, embeddings
 from hf_finetune.distillation.features import (
     PLAIN_ATTENTION,
@@ -144,4 +145,4 @@ def test_families_without_a_feature(family: str, kind: FeatureKind, reason: str)
     known.model_type, other.model_type = "bert", family
     for networks, role in ((Networks(other, known), "student"), (Networks(known, other), "teacher")):
         with pytest.raises(InputError, match=f"^{type(kind).__name__} of the {role}: {reason}"):
-            kind.required(networks)
+            required_features(kind, networks)

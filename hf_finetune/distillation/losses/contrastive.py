@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from hf_finetune.distillation.features import FeaturePair, Networks, Pooling, Required, required_embeddings
+from hf_finetune.distillation.features import Pooling
 from hf_finetune.distillation.weight_schedules import Temperature, Weight, constant
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 @configclass
@@ -28,23 +28,10 @@ class Contrastive:
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     compares_rows: ClassVar[bool] = True
+    compares_features: ClassVar[bool] = True
 
-    def required(self, networks: Networks) -> Required:
-        """Return the features that it needs of the student, and of the teacher.
-
-        Raises:
-            InputError: one of the two does not have them.
-        """
-        return required_embeddings(self, self.pooling, networks)
-
-    def initial_weights(self, networks: Networks, generator: Generator) -> dict[str, Tensor]:
-        """Return a projection where the widths differ."""
-        from hf_finetune.distillation.losses.functional import embedding_projection
-
-        return embedding_projection(networks, generator)
-
-    def __call__(self, pair: FeaturePair) -> Tensor:
+    def __call__(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
         """Compute the cross-entropy of finding each row's embedding (B,) among the teacher's of the forward pass."""
         from hf_finetune.training.losses.contrastive import contrastive
 
-        return contrastive(*pair.embeddings(self.pooling), temperature=constant(self.temperature))
+        return contrastive(student_BD, teacher_BD, temperature=constant(self.temperature))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from hf_finetune.distillation.features import FeaturePair, Networks, Pooling, Required, required_embeddings
+from hf_finetune.distillation.features import Pooling
 from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 @configclass
@@ -22,26 +22,12 @@ class Embedding:
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     compares_rows: ClassVar[bool] = False
+    compares_features: ClassVar[bool] = True
 
-    def required(self, networks: Networks) -> Required:
-        """Return the features that it needs of the student, and of the teacher.
-
-        Raises:
-            InputError: one of the two does not have them.
-        """
-        return required_embeddings(self, self.pooling, networks)
-
-    def initial_weights(self, networks: Networks, generator: Generator) -> dict[str, Tensor]:
-        """Return a projection where the widths differ."""
-        from hf_finetune.distillation.losses.functional import embedding_projection
-
-        return embedding_projection(networks, generator)
-
-    def __call__(self, pair: FeaturePair) -> Tensor:
+    def __call__(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
         """Compute 1 minus the cosine of each row's embeddings (B,): 0 where they point the same way, 2 at most."""
         from torch.nn import functional as F
 
         from hf_finetune.training.losses.contrastive import at_least_float32
 
-        own_BD, other_BD = map(at_least_float32, pair.embeddings(self.pooling))
-        return 1 - F.cosine_similarity(own_BD, other_BD, dim=-1)
+        return 1 - F.cosine_similarity(at_least_float32(student_BD), at_least_float32(teacher_BD), dim=-1)

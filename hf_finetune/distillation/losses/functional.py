@@ -117,9 +117,3 @@ def initial_projection(networks: Networks, generator: torch.Generator) -> torch.
     student, teacher = map(width_of, networks)
     drawn = torch.randn(teacher, student, generator=generator) / math.sqrt(student)
     return torch.eye(student) if student == teacher else drawn
-
-
-def embedding_projection(networks: Networks, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Return a projection where the widths differ, else no weights."""
-    student, teacher = map(width_of, networks)
-    return {} if student == teacher else {"projection": initial_projection(networks, generator)}

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
-from hf_finetune.distillation.features import FeaturePair, Networks, Pooling, Required, required_embeddings
+from hf_finetune.distillation.features import Pooling
 from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import NonNegative, configclass
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
 # Two rows nearer than so many times a network's mean distance have a direction shorter than 1.
@@ -37,24 +37,12 @@ class RelationalKD:
     """How much it counts; Ramp(start, end) changes it over the training."""
 
     compares_rows: ClassVar[bool] = True
+    compares_features: ClassVar[bool] = False
 
-    def required(self, networks: Networks) -> Required:
-        """Return the features that it needs of the student, and of the teacher.
-
-        Raises:
-            InputError: one of the two does not have them.
-        """
-        return required_embeddings(self, self.pooling, networks)
-
-    def initial_weights(self, networks: Networks, generator: Generator) -> dict[str, Tensor]:
-        """Return no weights: distances and angles have no width."""
-        return {}
-
-    def __call__(self, pair: FeaturePair) -> Tensor:
+    def __call__(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
         """Compute the Huber losses between the two networks' distances and angles of each row (B,)."""
-        own_BD, other_BD = pair.embeddings(self.pooling)
-        distance_B = _huber(distances, own_BD, other_BD, least=2)
-        return self.distance * distance_B + self.angle * _huber(angles, own_BD, other_BD, least=3)
+        distance_B = _huber(distances, student_BD, teacher_BD, least=2)
+        return self.distance * distance_B + self.angle * _huber(angles, student_BD, teacher_BD, least=3)
 
 
 def distances(x_BD: Tensor) -> Tensor:

@@ -28,13 +28,13 @@ EPSILON = 1e-6
 
 @configclass
 class MAE:
-    """Of pictures: guess the pixels of patches that the encoder is not shown at all (arXiv:2111.06377). For vit, deit
+    """Of images: predict the pixels of patches that the encoder is not shown at all (arXiv:2111.06377). For vit, deit
     and dinov2, whose layers take any part of the patches; they compute no other."""
 
     share: OpenFraction = 0.75
-    """Share of a picture's patches that is left out: one at least, and all but one at most."""
+    """Share of an image's patches that is left out: one at least, and all but one at most."""
     normalise: bool = True
-    """Guess each patch less its mean and divided by its standard deviation; else its pixels as they are."""
+    """Predict each patch less its mean and divided by its standard deviation; else its pixels as they are."""
     decoder_layers: Count = 2
     """Layers of the decoder, which is thrown away afterwards. The paper's 2 fine-tune as well as its 8 (table 1a)."""
     decoder_width: (

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 @configclass
 class MaskedLanguage:
-    """Of texts: guess words that are left out, other ones in every epoch (BERT, arXiv:1810.04805)."""
+    """Of texts: predict words that are left out, other ones in every epoch (BERT, arXiv:1810.04805)."""
 
     share: OpenFraction = 0.15
-    """Share of a text's tokens that are to be guessed, one word at least. Of ten such tokens eight are masked, one is
+    """Share of a text's tokens that are to be predicted, one word at least. Of ten such tokens eight are masked, one is
     exchanged for another and one stays."""
     whole_word: bool = True
     """Leave out whole words; else single tokens. Single tokens also in scripts that put no spaces between words
     (Chinese, Japanese, Thai, Lao, Khmer, Burmese), and of what has more than 8 tokens where that is more than the
     share."""
     span: Count = 1
-    """Leave out runs of neighbouring words, their lengths drawn geometrically (p 0.2) up to this: 10 in SpanBERT
+    """Leave out runs of neighboring words, their lengths drawn geometrically (p 0.2) up to this: 10 in SpanBERT
     (arXiv:1907.10529). As there, a run is masked, exchanged or stays as a whole. 1: single words."""
 
     predicts: ClassVar[Predicts] = "words"

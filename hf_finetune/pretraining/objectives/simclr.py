@@ -31,7 +31,7 @@ TWO_VIEWS = (ResizedCrop(), Flip(), Colour(0.8, 0.8, 0.8, hue=0.2, p=0.8), Grays
 
 @configclass
 class SimCLR:
-    """Of pictures: tell a picture, changed in another way, from the others of its forward pass (arXiv:2002.05709). So
+    """Of images: tell an image, changed in another way, from the others of its forward pass (arXiv:2002.05709). So
     what a row costs depends on the rows beside it, and the weights on how a step is cut into passes. For all
     families."""
 
@@ -40,8 +40,8 @@ class SimCLR:
     projection: Count = 128
     """Outputs of the two layers that stand in the place of the head, which are thrown away afterwards."""
     augment: Annotated[Operations[ImageAugmentation], MinLen(1)] = TWO_VIEWS
-    """Operations that make either view, as in `data.augment`. By default crops, mirror images, colours and blur, as in
-    the paper; leave Flip out for pictures that a mirror makes another class of: digits, letters, signs."""
+    """Operations that make either view, as in `data.augment`. By default crops, mirror images, colors and blur, as in
+    the paper; leave Flip out for images that a mirror makes another class of: digits, letters, signs."""
 
     predicts: ClassVar[Predicts] = "views"
     # The base rate of MoCo v3, which also contrasts views by AdamW (arXiv:2104.02057), multiplied there by rows / 256;

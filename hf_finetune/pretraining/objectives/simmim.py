@@ -28,12 +28,12 @@ logger = logging.getLogger("hf_finetune.run")
 
 @configclass
 class SimMIM:
-    """Of pictures: guess the pixels of patches that are left out (arXiv:2111.09886). For vit, deit and swin."""
+    """Of images: predict the pixels of patches that are left out (arXiv:2111.09886). For vit, deit and swin."""
 
     share: OpenFraction = 0.6
-    """Share of a picture that is left out, in whole squares: one at least, and all but one at most."""
+    """Share of an image that is left out, in whole squares: one at least, and all but one at most."""
     block: Count = 32
-    """Side in pixels of the squares that are left out together, rounded to whole patches; of small pictures half of
+    """Side in pixels of the squares that are left out together, rounded to whole patches; of small images half of
     their shorter side at most."""
 
     predicts: ClassVar[Predicts] = "patches"

@@ -24,7 +24,7 @@ from hf_finetune.distillation.config import (
     HiddenStates,
     RelationalKD,
 )
-from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss
+from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss, required_features
 from hf_finetune.distillation.feature_recorder import FeatureRecorder, embeddings
 from hf_finetune.distillation.features import Features, Networks, layer_pairs
 from hf_finetune.distillation.loss import DistillationLoss
@@ -168,7 +168,9 @@ def student(
         tiny_text_checkpoint(checkpoint, "bert", seed=1, **shape)
     teacher = load_classifier(str(checkpoint), task="text-classification", labels=("no", "yes"), seed=1).model.eval()
     networks, rng = Networks(model.config, teacher.config), np.random.default_rng(0)
-    own, theirs = (reduce(or_, side) for side in zip(*(kind.required(networks) for kind in kinds), strict=True))
+    own, theirs = (
+        reduce(or_, side) for side in zip(*(required_features(kind, networks) for kind in kinds), strict=True)
+    )
     watch = FeatureRecorder(teacher, theirs.of_tokens)
 
     def inside(batch: dict[str, torch.Tensor]) -> Features:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from hf_finetune.distillation.config import Embedding, EmbeddingKind, RelationalKD
-from hf_finetune.distillation.features import FeaturePair, Features, Networks
 from hf_finetune.distillation.losses.functional import (
     attention_kl,
     attention_mse,
@@ -24,8 +23,7 @@ MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 
 def compared(kind: EmbeddingKind, student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
     """The loss between embeddings that need no projection."""
-    student, teacher = Features(pooled={"mean": student_BD}), Features(pooled={"mean": teacher_BD})
-    return kind(FeaturePair(student, teacher, Networks(None, None), {}))
+    return kind(student_BD, teacher_BD)
 
 
 cosine = partial(compared, Embedding())
