@@ -12,7 +12,7 @@ from hf_finetune.cli.run import importing
 from hf_finetune.cli.train import TrainJob, job_on_data
 from hf_finetune.config.recipe import Distill
 from hf_finetune.errors import InputError
-from hf_finetune.search.budget import seconds_in
+from hf_finetune.search.budget import parse_duration
 from hf_finetune.search.config import SearcherName
 
 SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
@@ -88,4 +88,4 @@ def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
     if job.rows is not None:
         data = dataclasses.replace(job.recipe.data, max_train_rows=job.rows)
         job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, data=data))
-    return job, seconds_in(job.budget)
+    return job, parse_duration(job.budget)

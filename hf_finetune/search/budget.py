@@ -34,7 +34,7 @@ class Budget:
         return self.seconds - self.used_s
 
 
-def seconds_in(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Seconds of a time such as `90s`, `10m` or `1h30m`; a number alone is seconds.
 
     Raises:
@@ -49,8 +49,8 @@ def seconds_in(text: str) -> float:
     return seconds
 
 
-def spoken(seconds: float) -> str:
-    """A time as `seconds_in` reads it, to the second."""
+def format_duration(seconds: float) -> str:
+    """A time as `parse_duration` reads it, to the second."""
     minutes, rest = divmod(max(1, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if n)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from hf_finetune.search.budget import spoken
+from hf_finetune.search.budget import format_duration
 from hf_finetune.search.final_runs import Cost, FinalRun
 from hf_finetune.search.state import State
 from hf_finetune.search.time_plan import FEWEST_SEEDS, MOST_SEEDS, RESERVE, Runs, planned_runs, shortest_runs
@@ -58,7 +58,7 @@ class PairedRuns:
             logger.warning(
                 "everything takes longer than at the start: not even %d runs of one step may end within the %s left",
                 2 * self.least,
-                spoken(self.left()),
+                format_duration(self.left()),
             )
         self.plan |= asdict(runs)
 
@@ -110,8 +110,8 @@ class PairedRuns:
         logger.warning(
             "a run of %d steps takes %s, not %s as measured: all begin again with %d steps",
             self.plan["steps"],
-            spoken(slowest_s),
-            spoken(expected_s),
+            format_duration(slowest_s),
+            format_duration(expected_s),
             fewer.steps,
         )
         self.plan |= asdict(fewer)

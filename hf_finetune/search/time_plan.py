@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from hf_finetune.errors import InputError
-from hf_finetune.search.budget import affordable, spoken
+from hf_finetune.search.budget import affordable, format_duration
 from hf_finetune.search.final_runs import Cost
 from hf_finetune.search.searchers.base import RUNGS
 
@@ -109,9 +109,10 @@ def trial_seconds(pace: Pace, *, whole_steps: int, seeds: int, budget_s: float, 
     shortest = shortest_runs(pace.run, whole_steps=whole_steps)
     needed_s = seconds_of(pace.run, shortest, seeds)
     if needed_s + pace.fewest > left_s:
+        enough = format_duration(1.1 * (used_s + needed_s + pace.fewest))
         raise InputError(
-            f"--budget {spoken(budget_s)}: {2 * seeds} runs of {shortest.steps} step{'s' * (shortest.steps > 1)} and a "
-            f"few trials take longer here; expected {spoken(1.1 * (used_s + needed_s + pace.fewest))} or more, or a "
+            f"--budget {format_duration(budget_s)}: {2 * seeds} runs of {shortest.steps} "
+            f"step{'s' * (shortest.steps > 1)} and a few trials take longer here; expected {enough} or more, or a "
             "cheaper run, such as --method top"
         )
     whole_s = seconds_of(pace.run, Runs(whole_steps, pace.run.scored), seeds)

@@ -3,23 +3,23 @@
 import pytest
 
 from hf_finetune.errors import InputError
-from hf_finetune.search.budget import affordable, seconds_in, spoken
+from hf_finetune.search.budget import affordable, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("45", 45), ("1.5m", 90)])
 def test_a_time(text: str, seconds: float) -> None:
-    assert seconds_in(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "0m", "ten", "5 minutes", "-3m", "3d"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"--budget .*: expected a time such as 90s"):
-        seconds_in(text)
+        parse_duration(text)
 
 
 @pytest.mark.parametrize("seconds", [1, 59, 60, 3599, 5400, 90061])
 def test_what_is_spoken_is_read_again(seconds: int) -> None:
-    assert seconds_in(spoken(seconds)) == seconds
+    assert parse_duration(format_duration(seconds)) == seconds
 
 
 def test_as_many_trials_as_end_in_time() -> None:

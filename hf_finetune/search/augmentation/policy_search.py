@@ -31,7 +31,7 @@ from hf_finetune.search.augmentation.policy import NONE, Policy, describe_schedu
 from hf_finetune.search.augmentation.proxy_task import ProxyTask, Stage
 from hf_finetune.search.augmentation.rules import CONFLICTS
 from hf_finetune.search.augmentation.space import Space, space_of
-from hf_finetune.search.budget import Budget, spoken
+from hf_finetune.search.budget import Budget, format_duration
 from hf_finetune.search.config import SearchOptions
 from hf_finetune.search.final_runs import Cost, FinalRun, judged_rows, quiet, train_final
 from hf_finetune.search.paired_runs import PairedRuns
@@ -245,9 +245,9 @@ class _Search:
         run_s = timing.pace.run.of(timing.steps)
         logger.info(
             "within %s: trials of policies for %s at most, then runs that decide, a whole one about %s",
-            spoken(budget.seconds),
-            spoken(trials_s),
-            spoken(run_s),
+            format_duration(budget.seconds),
+            format_duration(trials_s),
+            format_duration(run_s),
         )
         self._warn_of_little_time(timing, seeds, limits["used_s"])
 
@@ -270,7 +270,7 @@ class _Search:
             logger.warning(
                 "the runs that decide will have %s; --budget %s would do for the recipe as it is%s",
                 " and ".join(less),
-                spoken(enough_s(replace(timing.pace, run=timing.whole))),
+                format_duration(enough_s(replace(timing.pace, run=timing.whole))),
                 "" if timing.measured else ", by the pixels",
             )
 
@@ -295,7 +295,7 @@ class _Search:
                 trials,
             )
         expected = sum((n + 1) * s for n, s in zip(counts(trials), self.pace.rungs(least), strict=True))
-        logger.info("%d trials by %s, about %s", trials, options.searcher, spoken(expected))
+        logger.info("%d trials by %s, about %s", trials, options.searcher, format_duration(expected))
 
     @property
     def cost(self) -> Cost:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from hf_finetune.search.budget import spoken
+from hf_finetune.search.budget import format_duration
 from hf_finetune.search.searched_recipe import SearchedRecipe
 from hf_finetune.search.state import State
 from hf_finetune.utils.plain import to_plain
@@ -74,7 +74,7 @@ def describe(state: State) -> str:
             f"{plan['judged']} of {rows['validation']} validation rows to judge",
             f"space         {len(state['space'])} operations: {', '.join(state['space'])}",
             *(f"note          {note}" for note in state["left_out"]),
-            f"tried         {len(tried)} trials by {state['search']['searcher']} in {spoken(seconds)}{left}",
+            f"tried         {len(tried)} trials by {state['search']['searcher']} in {format_duration(seconds)}{left}",
             "                 score  accuracy  steps  policy",
             *(f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}" for t in table),
             f"policy        {state['best']['policy']}",
@@ -82,7 +82,7 @@ def describe(state: State) -> str:
             f"{_side(plan)}; accuracy {_mean(state['with'])} with it, {_mean(state['without'])} without",
             f"evidence      {_evidence(state)}",
             f"verdict       {state['verdict']}" + MORE.get(state["verdict"], ""),
-            f"time          {spoken(state['seconds'])} of {spoken(state['search']['budget_s'])}",
+            f"time          {format_duration(state['seconds'])} of {format_duration(state['search']['budget_s'])}",
             f"fragment      {state['folder']}/policy.yaml" + ("" if state["verdict"] == HELPS else " (in comments)"),
             f"chart         {state['folder']}/search.svg",
         ]
