@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hf_finetune.models.peft.config import PEFT_TYPES
@@ -17,6 +18,15 @@ def _new_layers(recipe: Any) -> int:
 
 def _trains_new_layers(recipe: Any) -> bool:
     return recipe.trained == "full" or (recipe.trained == "top" and recipe.model.top_layers >= _new_layers(recipe))
+
+
+def _differs(name: str, default: Any) -> Callable[[Any], Any]:
+    """Whether a field of the model is not its default."""
+    return lambda recipe: vars(recipe.model)[name] != default
+
+
+def _both(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda recipe: first(recipe) and second(recipe)
 
 
 HEAD = (
@@ -42,7 +52,7 @@ SURGERY = (
     *(
         Conflict(
             f"model.{name}",
-            lambda r, name=name, default=default: _new_layers(r) and vars(r.model)[name] != default,
+            _both(_new_layers, _differs(name, default)),
             f"{default} with ReinitTopLayers, all of whose weights must train",
         )
         for name, default in (("trainable", "all"), ("trainable_pattern", None))
@@ -62,7 +72,7 @@ TRAINABLE = (
     *(
         Conflict(
             f"model.{name}",
-            lambda r, name=name, default=default: vars(r.model)[name] != default and r.trained != "full",
+            _both(_differs(name, default), lambda r: r.trained != "full"),
             f"{default} with {{r.trained}}, which says itself what trains",
         )
         for name, default in (("trainable", "all"), ("trainable_pattern", None))
@@ -109,7 +119,7 @@ ADAPTERS = (
 FROM_CONFIG = tuple(
     Conflict(
         field,
-        lambda r, clashes=clashes: r.model.from_config is not None and clashes(r),
+        _both(lambda r: r.model.from_config is not None, clashes),
         f"{expected} with model.from_config, whose weights are all random",
         value="trained" if field == "method" else None,
     )
