@@ -1,5 +1,10 @@
 """The page on which the data flows: recipe -> data -> model -> training -> evaluation -> parity gate -> card -> Hub.
 
+    prepare   start, load_data, build_model, check; nothing is written yet
+              pretrain, where the recipe asks for it
+    fit       augment, encode_rows, ask_teacher, make_ready with fit_head, train
+    finish    save, evaluate, verify, document, publish
+
 Each stage has a file of its own. It takes what the stages before it have found, and returns what it adds.
 """
 
@@ -124,7 +129,8 @@ def prepare(recipe: Recipe) -> PreparedRun:
         *unused_options(recipe),
         *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.adapts and origin.base_changed else []),
     )
-    run = PreparedRun(context, data, model, origin, teachers, teachers.weights if teachers else None, notes)
+    teacher_weights = None if teachers is None else teachers.weights
+    run = PreparedRun(context, data, model, origin, teachers, teacher_weights, notes)
     check_run(run, trial)
     run = replace(run, notes=(*notes, *note_on_compared_rows(run)))
     narrow_last_layer(run)
@@ -152,6 +158,7 @@ def fit(run: PreparedRun, folder: Path, record: RunRecord, *, rehearsal: bool = 
             record = replace(record, layer_maps=search_layers(augmented, encoded.train))
     teacher = ask_teacher(augmented, record.layer_maps or (), clock, test=not rehearsal)
     resume_from = newest_whole(checkpoints)
+    # The adapter goes on, kernels are chosen, what frozen layers give is cached, and the head is fitted.
     ready = make_ready(augmented, record, encoded, teacher, clock, resumes=resume_from is not None, rehearsal=rehearsal)
     write_start(ready, folder)
     trainer = train(ready, folder, clock, resume_from, rehearsal=rehearsal)

@@ -270,13 +270,11 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     assert furthest(asked, found) < 1e-4
     augmented = dataclasses.replace(texts.data, augment=(SwapWords(),))
     taught = dataclasses.replace(texts, objective=Distill(teacher=str(given)))
-    with pytest.raises(
-        InputError, match=r"^data.augment: expected none beside .*given.parquet, which answers the rows as"
-    ):
+    with pytest.raises(InputError, match=r"^data.augment: expected none beside .*given.parquet"):
         prepare(dataclasses.replace(taught, data=augmented))
     pq.write_table(pq.read_table(given).slice(1), given)
     with pytest.raises(
-        InputError, match=r"given.parquet has no answer to 1 of the \d+ rows of (train|validation), the"
+        InputError, match=r"^objective.teacher: .*given.parquet .* 1 of the \d+ rows of (train|validation)"
     ):
         prepare(taught)
 
@@ -410,9 +408,7 @@ def test_pictures(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^objective.teacher: .*resnet: the checkpoint's .* images of several sizes"):
         prepare(dataclasses.replace(recipe, data=ImageData(str(wide)), objective=Distill(teacher=str(big))))
     ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(big)
-    with pytest.raises(
-        InputError, match=r"data.augment: expected none beside .*resnet, which reads pictures of .48, 48."
-    ):
+    with pytest.raises(InputError, match=r"data.augment: expected none beside .*resnet, .*48, 48."):
         pipeline.run(
             dataclasses.replace(flipped, objective=Distill(teacher=str(big))), Launch(str(tmp_path / "refused"))
         )

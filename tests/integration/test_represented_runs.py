@@ -400,11 +400,8 @@ def refused(recipe: Recipe, folder: Path, said: str) -> None:
 
 def test_teachers_that_cannot_be_compared(texts: Recipe, roberta: str, tmp_path: Path) -> None:
     for kind in (HiddenStates(), AttentionMaps(), AttentionRelations(relation_heads=4)):
-        said = r"objective.kinds\[1\]: it compares token by token, and .*, or take a teacher of the same tokenizer"
-        refused(with_kinds(texts, Embedding(), kind, teacher=roberta), tmp_path, said)
-    refused(
-        with_kinds(texts, HiddenStates(((1, 5),))), tmp_path, r"kinds\[0\]: the teacher has the layers 0 to 4, not 5"
-    )
+        refused(with_kinds(texts, Embedding(), kind, teacher=roberta), tmp_path, r"objective.kinds\[1\]: .*tokenizer")
+    refused(with_kinds(texts, HiddenStates(((1, 5),))), tmp_path, r"kinds\[0\]: .*0 to 4.* 5")
     long = dataclasses.replace(texts, data=dataclasses.replace(texts.data, max_length=64))
     short = classifier(tmp_path / "short", "bert", max_position_embeddings=40)
     tokenizer = short / "tokenizer_config.json"
@@ -412,10 +409,10 @@ def test_teachers_that_cannot_be_compared(texts: Recipe, roberta: str, tmp_path:
     refused(
         with_kinds(long, HiddenStates(), teacher=str(short)),
         tmp_path,
-        "has positions for 40 tokens, and data.max_length is 64",
+        "40 tokens, and data.max_length is 64",
     )
     one_row = dataclasses.replace(texts, train=Train(per_device_train_batch_size=1))
-    refused(with_kinds(one_row, Contrastive()), tmp_path, "a forward pass has one row, and no other to compare it with")
+    refused(with_kinds(one_row, Contrastive()), tmp_path, r"^objective.kinds: .*per_device_train_batch_size")
 
 
 def test_a_step_that_is_cut_is_said(texts: Recipe, caplog: pytest.LogCaptureFixture) -> None:
@@ -440,7 +437,5 @@ def test_a_flag_of_one_field(texts: Recipe) -> None:
     for flag in ("high", "1:2:3", "1:0:sine"):
         with pytest.raises(InputError, match=r"x: .*temperature"):
             parse(RunJob, RunJob(recipe), ["--objective.kinds.0.temperature", flag], "x")
-    with pytest.raises(
-        InputError, match=r"objective.kinds\[0\].layers\[0\]: expected a list of 2, each a whole number"
-    ):
+    with pytest.raises(InputError, match=r"^objective.kinds\[0\].layers\[0\]"):
         parse(RunJob, RunJob(recipe), ["--objective.kinds", "[{type: HiddenStates, layers: [[1]]}]"], "x")
