@@ -12,12 +12,12 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes
     from hf_finetune.augmentation.generative.back_translation import BackTranslate
     from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
-    from hf_finetune.augmentation.image.color import AutoContrast, Colour, Equalize, Grayscale
-    from hf_finetune.augmentation.image.color import Identity, Invert, Posterize, Solarize
-    from hf_finetune.augmentation.image.geometry import Crop, Flip, Perspective, ResizedCrop
-    from hf_finetune.augmentation.image.geometry import Rotate, Scale, Shear, Translate
-    from hf_finetune.augmentation.image.presets import AugMix, AutoAugment, Mild, RandAugment
-    from hf_finetune.augmentation.image.presets import ThreeAugment, TrivialAugment
+    from hf_finetune.augmentation.image.color import AutoContrast, ColorJitter, Equalize, Grayscale, Identity, Invert
+    from hf_finetune.augmentation.image.color import Posterize, Solarize
+    from hf_finetune.augmentation.image.geometry import Crop, Flip, Perspective, ResizedCrop, Rotate, Scale, Shear
+    from hf_finetune.augmentation.image.geometry import Translate
+    from hf_finetune.augmentation.image.presets import AugMix, AutoAugment, Mild, RandAugment, ThreeAugment
+    from hf_finetune.augmentation.image.presets import TrivialAugment
     from hf_finetune.augmentation.image.quality import Blur, Erase, Jpeg, Noise, Sharpness
     from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
     from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos, OcrConfusions
@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
     from hf_finetune.cli.main import main
     from hf_finetune.config.data import ImageData, TextData
-    from hf_finetune.config.recipe import Averaging, Batching, Distill, Evaluate, Hub, Launch
-    from hf_finetune.config.recipe import Lora, Model, Optim, Precision, Recipe, Regularize, Supervised, Train
+    from hf_finetune.config.recipe import Averaging, Batching, Distill, Evaluate, Hub, Launch, Lora, Model, Optim
+    from hf_finetune.config.recipe import Precision, Recipe, Regularize, Supervised, Train
     from hf_finetune.distillation.losses.attention_maps import AttentionMaps
     from hf_finetune.distillation.losses.attention_relations import AttentionRelations
     from hf_finetune.distillation.losses.contrastive import Contrastive
@@ -54,27 +54,42 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.models.surgery.reinit import ReinitTopLayers
     from hf_finetune.models.surgery.stochastic_depth import LayerDrop, StochasticDepth
     from hf_finetune.pipeline.run import run
-    from hf_finetune.pretraining.config import MAE, MaskedLanguage, Pretrain, SimCLR, SimCSE, SimMIM
-    from hf_finetune.training.losses.config import Balanced, CrossEntropy, EffectiveNumber, Focal, PerClass, PolyLoss
-    from hf_finetune.training.optim.config import Adafactor, AdamW, AdamW8bit, Adan, Lion, Muon, SGD, ScheduleFree
+    from hf_finetune.pretraining.config import Pretrain
+    from hf_finetune.pretraining.objectives.mae import MAE
+    from hf_finetune.pretraining.objectives.masked_language import MaskedLanguage
+    from hf_finetune.pretraining.objectives.simclr import SimCLR
+    from hf_finetune.pretraining.objectives.simcse import SimCSE
+    from hf_finetune.pretraining.objectives.simmim import SimMIM
+    from hf_finetune.training.losses.class_weights import Balanced, EffectiveNumber, PerClass
+    from hf_finetune.training.losses.cross_entropy import CrossEntropy
+    from hf_finetune.training.losses.focal import Focal
+    from hf_finetune.training.losses.poly import PolyLoss
+    from hf_finetune.training.optim.adafactor import Adafactor
+    from hf_finetune.training.optim.adamw import AdamW
+    from hf_finetune.training.optim.adamw_8bit import AdamW8bit
+    from hf_finetune.training.optim.adan import Adan
+    from hf_finetune.training.optim.lion import Lion
+    from hf_finetune.training.optim.muon import Muon
     from hf_finetune.training.optim.schedule_config import Schedule
+    from hf_finetune.training.optim.schedule_free import ScheduleFree
+    from hf_finetune.training.optim.sgd import SGD
     from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
 
 __all__ = [  # noqa: RUF022
     "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",
     "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate", "Balanced", "Batching", "Blur",
-    "ChangeCase", "Colour", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DecoupledKD",
+    "ChangeCase", "ColorJitter", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DecoupledKD",
     "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding",
     "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal", "GateError", "GradientNoise", "Grayscale",
     "HardLabel", "HiddenStates", "Hub", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
     "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits",
     "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf", "Optim",
     "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError", "Ramp",
-    "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
-    "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Rotate", "SGD", "Scale", "Schedule",
-    "ScheduleFree", "Sequence", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling",
-    "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes",
-    "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapWords", "TextData",
+    "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms",
+    "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Rotate", "SGD", "Scale",
+    "Schedule", "ScheduleFree", "Sequence", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize",
+    "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize",
+    "Sometimes", "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapWords", "TextData",
     "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_news", "main", "minilm", "run",
 ]
 # isort: on

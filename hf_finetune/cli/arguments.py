@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.config.aliases import current
 from hf_finetune.config.recipe import Distill, Recipe, Supervised
 from hf_finetune.errors import InputError
 from hf_finetune.models.peft.config import PEFT_TYPES
@@ -33,7 +34,7 @@ def yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"--config {path}: {error}") from None
     if not isinstance(fields, dict | None):
         raise InputError(f"--config {path}: expected a mapping of fields, got {fields!r}")
-    return fields or {}
+    return current(fields or {})
 
 
 def merged(recipe: Recipe, fields: dict[str, Any], arguments: Sequence[str]) -> Recipe:
@@ -102,7 +103,7 @@ def with_operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, l
             raise InputError(f"{flag}: {error}") from None
         for part in reversed(name.split(".")):
             changes = {part: changes}
-        recipe = merge(recipe, changes)
+        recipe = merge(recipe, current(changes))
     return recipe, rest
 
 

@@ -9,6 +9,7 @@ import tyro
 
 from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.test_time import SeveralViews
+from hf_finetune.config.aliases import current
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Operations, validated
@@ -54,7 +55,7 @@ def views_of(job: ClassifyJob) -> SeveralViews | None:
     if job.views is None:
         raise InputError(f"--augment {job.augment}: expected --views N beside it, how often each row is seen")
     try:
-        value = parse_yaml(job.augment)
+        value = current(parse_yaml(job.augment), "augment")
     except ValueError as error:
         raise InputError(f"--augment: {error}") from None
     return SeveralViews(validated(value, Operations[Augmentation], "--augment"), job.views, job.seed)

@@ -22,6 +22,7 @@ from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.cli import shipped
 from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.cli.parsing import parse
+from hf_finetune.config.aliases import current
 from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
@@ -255,7 +256,7 @@ def augmented_recipe(job: DoctorJob, requested: str, kind: Kind) -> Recipe:
     else:
         blank = ImageData(path="") if kind == "image" else TextData(path="")
         model = Model(checkpoint=IMAGE_CHECKPOINT if kind == "image" else minilm())
-        recipe = merge(Recipe(name="preview", data=blank, model=model), _fields(requested, flag))
+        recipe = merge(Recipe(name="preview", data=blank, model=model), current(_fields(requested, flag)))
     here = {name: getattr(job, name) for name in WHERE if name in {f.name for f in dataclasses.fields(recipe.data)}}
     if recipe.data.path != job.source:
         # What the recipe says of its own source does not hold here.

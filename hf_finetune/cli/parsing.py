@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from hf_finetune.cli.arguments import help_on_operations, merged, with_operations, yaml_fields
+from hf_finetune.config.aliases import current_flags
 from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.errors import InputError
 
@@ -43,6 +44,7 @@ def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str)
     Raises:
         InputError: for an unknown flag or field, or a value of another type.
     """
+    arguments = current_flags(arguments)
     if isinstance(default, RunJob):
         recipe = merged(default.recipe, yaml_fields(arguments), arguments)
         recipe, arguments = with_operations(recipe, arguments)
@@ -90,6 +92,10 @@ def _plain_lines(box: str, prog: str) -> str:
         body = [f"missing {body[1]}", *body[2:]]
     if len(body) > 2 and body[1].startswith("Perhaps you meant"):
         body = [f"{body[0]}; perhaps you meant {body[2]}", *body[3:]]
+    if body and (refused := re.match(r"Error parsing recipe\.([\w.]+): \w+\.(.+)", body[0])):
+        return f"{refused[1]}.{refused[2]}"  # a field out of its range, said as of a file
+    if body and "Got errors:" in body[1:]:
+        body = [body[0].removesuffix("."), *body[body.index("Got errors:") :]][:1]  # one for each member of a union
     return "\n".join([f"{prog}: {body[0] if body else title}", *body[1:10]])
 
 

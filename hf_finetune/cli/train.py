@@ -18,6 +18,7 @@ from hf_finetune.cli.arguments import flag_value, merged, with_operations, yaml_
 from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.cli.parsing import RunJob, parse_flags
 from hf_finetune.cli.run import importing, start
+from hf_finetune.config.aliases import current_flags
 from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
 from hf_finetune.data.config import Source
 from hf_finetune.errors import InputError
@@ -53,6 +54,7 @@ def job_on_data(arguments: Sequence[str], prog: str, kind: type[Train]) -> Train
     Raises:
         InputError: see `parse`; or there are no such data.
     """
+    arguments = current_flags(arguments)
     if (path := flag_value(arguments, "--data.path")) is not None:
         raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
     fields = yaml_fields(arguments)

@@ -9,12 +9,19 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hf_finetune.config.recipe import Recipe
-from hf_finetune.utils.config import validated
+from hf_finetune.config.recipe import Model, Recipe, TextData
+from hf_finetune.utils.plain import merge
 
-FIELDS: dict[str, str] = {}
-"""By the dotted name, without places in lists (`data.augment.colour`), or behind the operation (`ThreeAugment.colour`)."""
-TYPES: dict[str, str] = {}
+FIELDS: dict[str, str] = {
+    "unlabelled": "unlabeled",
+    "data.unlabelled": "unlabeled",
+    "data.augment.colour": "color_jitter",
+    "ThreeAugment.colour": "color_jitter",
+    "pretrain.objective.normalise": "normalize",
+    "MAE.normalise": "normalize",
+}
+"""By dotted name, without places in lists (`data.augment.colour`), or behind the operation (`ThreeAugment.colour`)."""
+TYPES: dict[str, str] = {"Colour": "ColorJitter"}
 """Operations."""
 HOLD_OPERATIONS = {"augment", "steps", "choices", "phases", "operation", "type"}
 
@@ -63,4 +70,5 @@ def recipe_from_plain(plain: Any) -> Recipe:
     Raises:
         InputError: a field that there is not, or a value that does not fit.
     """
-    return validated(current(plain), Recipe, "")
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    return merge(blank, current(plain))

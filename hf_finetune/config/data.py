@@ -45,7 +45,7 @@ class Data:
     rows_per_class: Annotated[Count | None, flag("--rows-per-class")] = None
     """Train on this many rows of each class at most, drawn with `split_seed`; those of a smaller number are among those of a
     larger one."""
-    unlabelled: Annotated[tuple[str, ...], flag("--unlabelled")] = ()
+    unlabeled: Annotated[tuple[str, ...], flag("--unlabeled")] = ()
     """More training rows for a teacher, labels not looked at: splits by name, files or folders with the same columns, or train
     itself, for what `max_train_rows` leaves. Rows that are scored or in train already are left out."""
     license: str | None = None

@@ -51,7 +51,7 @@ def select_splits(source: Source, kind: Kind, options: SplitOptions, notes: Note
         if name is None and (own := _own_split(layout, role, list(labeled.values()), source.path, notes)):
             labeled[role] = own
     unlabeled = tuple(
-        named_split(layout, name, "--unlabelled", source, kind, labeled=False) for name in options.unlabeled
+        named_split(layout, name, "--unlabeled", source, kind, labeled=False) for name in options.unlabeled
     )
     read = [*labeled.values(), *unlabeled]
     if unused := [name for name, split in layout.splits.items() if not any(split.same_rows(each) for each in read)]:

@@ -83,7 +83,7 @@ def read_for_teacher(
         first = unusable[0]
         left_out += f", {len(unusable)} that are empty or damaged (the first: {first.place}, {first.reason})"
     if not counts["rows"]:
-        raise InputError(f"--unlabelled {files}: no row is left, without {left_out}; name other rows, or leave it out")
+        raise InputError(f"--unlabeled {files}: no row is left, without {left_out}; name other rows, or leave it out")
     notes.add(f"unlabelled: {counts['rows']} rows of {files} for the teacher to label; left out: {left_out}")
     return rows.where(usable_N), counts
 

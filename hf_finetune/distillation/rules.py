@@ -21,8 +21,8 @@ def _ignores_labels(recipe: Any) -> bool:
 FEATURES = "comparing hidden states, attention or embeddings"
 CONFLICTS = (
     Conflict(
-        "data.unlabelled",
-        lambda r: r.data.unlabelled and not r.has_teacher,
+        "data.unlabeled",
+        lambda r: r.data.unlabeled and not r.has_teacher,
         "none without a teacher that predicts their classes, --teacher MODEL",
     ),
     Conflict(

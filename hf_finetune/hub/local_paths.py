@@ -16,7 +16,7 @@ _INSIDE = re.compile(
 )
 # Fields of a recipe whose value is a path when it is not an id on the Hub.
 _PATH_FIELDS = frozenset(
-    {"path", "validation", "test", "unlabelled", "checkpoint", "there", "back", "teacher", "output"}
+    {"path", "validation", "test", "unlabelled", "unlabeled", "checkpoint", "there", "back", "teacher", "output"}
 )
 # Class names are the user's own words, whatever they look like.
 _KEPT_FIELDS = frozenset({"labels"})

@@ -50,7 +50,7 @@ def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> S
         seed=data.split_seed,
         max_train_rows=data.max_train_rows,
         rows_per_class=data.rows_per_class,
-        unlabeled=data.unlabelled,
+        unlabeled=data.unlabeled,
         keep_left_out=keep_left_out,
     )
     splits = load(source, "text" if isinstance(data, TextData) else "image", options)

@@ -5,8 +5,8 @@ MPNet, nearly five times as large, learns from the same 1,000 labels, then tells
 hf-finetune train mteb/banking77 --label label_text --max-train-rows 1000 --max-length 64 \
     --model sentence-transformers/all-mpnet-base-v2 --output runs/banking-teacher
 hf-finetune run banking_unlabelled
-hf-finetune run banking_unlabelled --unlabelled train calls.csv    # and texts of your own
-hf-finetune run banking_unlabelled --objective Supervised --unlabelled --epochs 27    # the student alone, as many steps
+hf-finetune run banking_unlabelled --unlabeled train calls.csv    # and texts of your own
+hf-finetune run banking_unlabelled --objective Supervised --unlabeled --epochs 27    # the student alone, as many steps
 """
 
 from hf_finetune import Distill, Hub, Model, Recipe, SoftTargets, TextData, main, minilm
@@ -22,7 +22,7 @@ def recipe() -> Recipe:
             label="label_text",
             max_length=64,
             max_train_rows=1000,
-            unlabelled=("train",),
+            unlabeled=("train",),
             license="cc-by-4.0",
         ),
         model=Model(checkpoint=minilm()),

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_finetune.augmentation.image.operations import AutoAugment, Blur, Colour, ImageOperation, RandAugment, Shear
+from hf_finetune.augmentation.image.operations import AutoAugment, Blur, ColorJitter, ImageOperation, RandAugment, Shear
 from hf_finetune.augmentation.operations import ImageBatch, generators
 from hf_finetune.utils.plain import short_repr
 
 BOUND = 300
 # The slowest that the presets use, beside the defaults of all.
 MORE = (
-    Colour(hue=0.1),
+    ColorJitter(hue=0.1),
     Blur(2.0, 2.0),
     Shear(0.2, 0.2, fill=128),
     AutoAugment("svhn"),

@@ -9,11 +9,11 @@ import argparse
 import json
 from pathlib import Path
 
+from hf_finetune.config.aliases import recipe_from_plain
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.local_paths import without_local_paths
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.utils.files import write_json, write_text
-from hf_finetune.utils.plain import merge
 
 CARDS = Path(__file__).parent.parent.parent / "model_cards"
 
@@ -25,9 +25,9 @@ def main(folder: Path, commit: str | None) -> None:
     result["environment"]["commit"] = result["environment"]["commit"] or commit
     kept = without_local_paths({"recipe": record["recipe"], "result": result})
     kept["commit"] = result["environment"]["commit"]
-    blank = merge(RunFacts.read(folder).recipe, kept["recipe"])
+    facts = RunFacts(recipe_from_plain(kept["recipe"]), kept["result"])
     write_json(CARDS / f"{result['name']}.json", kept)
-    write_text(CARDS / f"{result['name']}.md", render_card(RunFacts(blank, kept["result"])))
+    write_text(CARDS / f"{result['name']}.md", render_card(facts))
 
 
 if __name__ == "__main__":

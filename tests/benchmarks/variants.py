@@ -99,7 +99,7 @@ COMPARISONS = {
         "alone, more epochs": "--epochs {epochs}",
         "taught": "--teacher {teachers}/{name}",
         "taught, its inside too": "--teacher {teachers}/{name} --objective.kinds '[SoftTargets, HiddenStates]'",
-        "taught, further rows": "--teacher {teachers}/{name} --unlabelled {more}/{name}.parquet",
+        "taught, further rows": "--teacher {teachers}/{name} --unlabeled {more}/{name}.parquet",
     },
     "imbalance": {
         "plain": "",

@@ -57,11 +57,11 @@ def test_what_max_train_rows_leaves_can_be_answered(data: dict[str, str]) -> Non
 
 def test_what_is_refused(data: dict[str, str], tmp_path: Path) -> None:
     for name, content, message in (
-        ("gone.csv", None, r"^--unlabelled .*gone.csv: no such file or folder, and no split of"),
+        ("gone.csv", None, r"^--unlabeled .*gone.csv: no such file or folder, and no split of"),
         (
             "seen.csv",
             ["seen 0", "text 0"],
-            r"^--unlabelled seen.csv: no row is left, without 1 that are scored, 1 that",
+            r"^--unlabeled seen.csv: no row is left, without 1 that are scored, 1 that",
         ),
         (
             "empty.csv",

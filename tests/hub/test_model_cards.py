@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune import Model, Recipe, TextData
 from hf_finetune.cli import shipped
+from hf_finetune.config.aliases import recipe_from_plain
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
-from hf_finetune.utils.plain import merge
 
 CARDS = sorted((Path(__file__).parent.parent.parent / "model_cards").glob("*.json"))
 
@@ -23,9 +22,10 @@ def test_there_are_cards_and_each_has_its_run() -> None:
 @pytest.mark.parametrize("path", CARDS, ids=lambda p: p.stem)
 def test_card_renders_again(path: Path) -> None:
     stored = json.loads(path.read_text())
-    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    recipe = merge(blank, stored["recipe"])
-    assert render_card(RunFacts(recipe, stored["result"])) == path.with_suffix(".md").read_text()
+    assert (
+        render_card(RunFacts(recipe_from_plain(stored["recipe"]), stored["result"]))
+        == path.with_suffix(".md").read_text()
+    )
     assert stored["commit"]
     # A card is of a recipe that is shipped, perhaps with flags and under another name.
     assert set(stored["result"]["command"].split()) & set(shipped.names())

@@ -242,7 +242,7 @@ def test_two_processes_ask_as_one(texts: Recipe, tmp_path: Path) -> None:
         texts,
         model=dataclasses.replace(texts.model, dropout=0.0),
         optim=Optim(word_embeddings="dense"),
-        data=dataclasses.replace(texts.data, unlabelled=("train",), max_train_rows=20),
+        data=dataclasses.replace(texts.data, unlabeled=("train",), max_train_rows=20),
     )
     live = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, augment=(Sometimes(SwapWords(), p=0.0),)))
     for name, one in (("kept", recipe), ("live", live)):
@@ -285,7 +285,7 @@ def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
     lines = ["text", *carved, *(f"{row['text']} indeed" for row in text_rows(18, seed=5))]
     (tmp_path / "more.csv").write_text("\n".join(lines))
     data = dataclasses.replace(
-        texts.data, unlabelled=(str(tmp_path / "more.csv"),), augment=(SwapWords(),), augment_copies=1
+        texts.data, unlabeled=(str(tmp_path / "more.csv"),), augment=(SwapWords(),), augment_copies=1
     )
     fields = {"train": dataclasses.replace(texts.train, num_train_epochs=1.0), "data": data}
     fields |= {"evaluate": dataclasses.replace(texts.evaluate, baselines=True)}
@@ -427,7 +427,7 @@ def test_a_plan_tries_a_row_with_a_label_where_they_are_rare(texts: Recipe, tmp_
     more.write_text("text\n" + "".join(f"film number {i} of them all\n" for i in range(1500)))
     recipe = dataclasses.replace(
         texts,
-        data=dataclasses.replace(texts.data, unlabelled=(str(more),), max_train_rows=2),
+        data=dataclasses.replace(texts.data, unlabeled=(str(more),), max_train_rows=2),
         objective=dataclasses.replace(texts.objective, class_weights=Balanced()),
     )
     assert plan(recipe)["parts"]["teacher_s"] > 0
@@ -461,11 +461,11 @@ def test_processes_that_read_rows_ask_nobody(texts: Recipe) -> None:
 
 
 def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:
-    data = dataclasses.replace(texts.data, unlabelled=("more.csv",))
-    with pytest.raises(InputError, match=r"^data.unlabelled: "):
+    data = dataclasses.replace(texts.data, unlabeled=("more.csv",))
+    with pytest.raises(InputError, match=r"^data.unlabeled: "):
         check(dataclasses.replace(texts, data=data, objective=Supervised()))
-    job = train_job(["nowhere", "--text", "a", "--teacher", "big", "--unlabelled", "b.csv", "c.csv"], "x")
-    assert job.recipe.data.unlabelled == ("b.csv", "c.csv")
+    job = train_job(["nowhere", "--text", "a", "--teacher", "big", "--unlabeled", "b.csv", "c.csv"], "x")
+    assert job.recipe.data.unlabeled == ("b.csv", "c.csv")
 
 
 @pytest.mark.parametrize(

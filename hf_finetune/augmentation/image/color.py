@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @configclass
-class Colour(EachImage):
+class ColorJitter(EachImage):
     """Change brightness, contrast, saturation and hue, in an order drawn anew for every image."""
 
     brightness: Probability = 0.3

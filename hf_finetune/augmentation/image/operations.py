@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hf_finetune.augmentation.image.color import (
     AutoContrast,
-    Colour,
+    ColorJitter,
     Equalize,
     Grayscale,
     Identity,
@@ -37,7 +37,7 @@ ImageOperation = (
     | Shear
     | Translate
     | Perspective
-    | Colour
+    | ColorJitter
     | Grayscale
     | Posterize
     | Solarize

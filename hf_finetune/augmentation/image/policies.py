@@ -11,7 +11,15 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import Any, Literal
 
-from hf_finetune.augmentation.image.color import AutoContrast, Colour, Equalize, Identity, Invert, Posterize, Solarize
+from hf_finetune.augmentation.image.color import (
+    AutoContrast,
+    ColorJitter,
+    Equalize,
+    Identity,
+    Invert,
+    Posterize,
+    Solarize,
+)
 from hf_finetune.augmentation.image.geometry import Interpolation, Rotate, Shear, Translate
 from hf_finetune.augmentation.image.quality import Sharpness
 
@@ -51,9 +59,9 @@ KINDS: dict[str, Callable[[float, Strongest], Any]] = {
     "TranslateX": lambda share, most: Translate(most.translate * share, 0.0, most.unit, "ends"),
     "TranslateY": lambda share, most: Translate(0.0, most.translate * share, most.unit, "ends"),
     "Rotate": lambda share, most: Rotate(most.degrees * share, "ends"),
-    "Brightness": lambda share, most: Colour(most.factor * share, 0.0, 0.0, draw="ends"),
-    "Color": lambda share, most: Colour(0.0, 0.0, most.factor * share, draw="ends"),
-    "Contrast": lambda share, most: Colour(0.0, most.factor * share, 0.0, draw="ends"),
+    "Brightness": lambda share, most: ColorJitter(most.factor * share, 0.0, 0.0, draw="ends"),
+    "Color": lambda share, most: ColorJitter(0.0, 0.0, most.factor * share, draw="ends"),
+    "Contrast": lambda share, most: ColorJitter(0.0, most.factor * share, 0.0, draw="ends"),
     "Sharpness": lambda share, most: Sharpness(most.factor * share, "ends"),
     "Posterize": lambda share, most: Posterize(round(most.bits[0] - share * (most.bits[0] - most.bits[1]))),
     "Solarize": lambda share, most: Solarize(255 * (1 - share)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 
 from hf_finetune.augmentation.image.base import EachImage, GrayLevel, through
-from hf_finetune.augmentation.image.color import Colour, Grayscale, Solarize
+from hf_finetune.augmentation.image.color import ColorJitter, Grayscale, Solarize
 from hf_finetune.augmentation.image.geometry import Crop, Flip, ResizedCrop
 from hf_finetune.augmentation.image.policies import (
     MIXED,
@@ -133,7 +133,7 @@ class ThreeAugment(EachImage):
     """One of grayscale, solarization and blur, then a change of colors, after a crop with 4 mirrored pixels around and
     a mirror image in every second image (DeiT III's 3-Augment with its simple crop, arXiv:2204.07118)."""
 
-    colour: Probability = 0.3
+    color_jitter: Probability = 0.3
     """Largest change of brightness, contrast and saturation, 0 to 1."""
     flip: bool = True
     """Mirror every second image. Off for images that a mirror makes another class of: digits, letters, signs."""
@@ -143,7 +143,7 @@ class ThreeAugment(EachImage):
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         """An image of the same shape."""
         one_of_three = (Grayscale(p=1.0), Solarize(128.0, p=1.0), Blur(0.1, 2.0, p=1.0))[r.integers(3)]
-        colors = Colour(self.colour, self.colour, self.colour)
+        colors = ColorJitter(self.color_jitter, self.color_jitter, self.color_jitter)
         return through([Crop(4, "reflect"), Flip(p=0.5 * self.flip), one_of_three, colors], image_CHW, r)
 
 

@@ -33,7 +33,7 @@ class MAE:
 
     share: OpenFraction = 0.75
     """Share of an image's patches that is left out: one at least, and all but one at most."""
-    normalise: bool = True
+    normalize: bool = True
     """Predict each patch less its mean and divided by its standard deviation; else its pixels as they are."""
     decoder_layers: Count = 2
     """Layers of the decoder, which is thrown away afterwards. The paper's 2 fine-tune as well as its 8 (table 1a)."""
@@ -81,19 +81,19 @@ class MAETask(MaskedImageTask):
         pixels_BCHW, left_out_BP = batch["pixel_values"], batch["bool_masked_pos"]
         predicted_BME = model(pixel_values=pixels_BCHW, bool_masked_pos=left_out_BP)
         pixels_BME = cut(pixels_BCHW, self.patch)[left_out_BP].view_as(predicted_BME)
-        return unseen_patches(predicted_BME, pixels_BME, normalise=self.objective.normalise)
+        return unseen_patches(predicted_BME, pixels_BME, normalize=self.objective.normalize)
 
 
-def unseen_patches(predicted_BME: torch.Tensor, pixels_BME: torch.Tensor, *, normalise: bool) -> torch.Tensor:
+def unseen_patches(predicted_BME: torch.Tensor, pixels_BME: torch.Tensor, *, normalize: bool) -> torch.Tensor:
     """Mean squared difference of each row's patches that were left out, summed over rows: a scalar.
 
     Args:
-        normalise: compare with each patch less its mean and divided by its standard deviation (of a sample, by E - 1).
+        normalize: compare with each patch less its mean and divided by its standard deviation (of a sample, by E - 1).
     """
     import torch
 
     targets_BME = pixels_BME.float()
-    if normalise:
+    if normalize:
         variance_BM1, mean_BM1 = torch.var_mean(targets_BME, -1, keepdim=True)
         targets_BME = (targets_BME - mean_BM1) / (variance_BM1 + EPSILON).sqrt()
     return (predicted_BME.float() - targets_BME).square().mean((1, 2)).sum()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import MinLen
 
 from hf_finetune.augmentation.compose import ImageAugmentation
-from hf_finetune.augmentation.image.operations import Blur, Colour, Flip, Grayscale, ResizedCrop
+from hf_finetune.augmentation.image.operations import Blur, ColorJitter, Flip, Grayscale, ResizedCrop
 from hf_finetune.pretraining.task import Predicts, Task
 from hf_finetune.utils.config import Count, Operations, Positive, configclass
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hf_finetune.training.hooks import Batch, Collate
 
 # SimCLR's own (arXiv:2002.05709, appendix A), at full strength.
-TWO_VIEWS = (ResizedCrop(), Flip(), Colour(0.8, 0.8, 0.8, hue=0.2, p=0.8), Grayscale(p=0.2), Blur())
+TWO_VIEWS = (ResizedCrop(), Flip(), ColorJitter(0.8, 0.8, 0.8, hue=0.2, p=0.8), Grayscale(p=0.2), Blur())
 
 
 @configclass

@@ -17,7 +17,7 @@ from hf_finetune.augmentation.image.operations import (
     AutoAugment,
     AutoContrast,
     Blur,
-    Colour,
+    ColorJitter,
     Crop,
     Equalize,
     Erase,
@@ -58,7 +58,7 @@ CASES: dict[type, tuple[ImageOperation | None, list[ImageOperation]]] = {
     Shear: (Shear(0, 0), [Shear(), Shear(0.3, 0.3, "corner", "ends", "nearest", 77)]),
     Translate: (Translate(0, 0), [Translate(0.5, 0.5), Translate(9, 0, "pixels", "ends", 200)]),
     Perspective: (Perspective(0, p=1.0), [Perspective(), Perspective(0.9, fill=50, p=1.0)]),
-    Colour: (Colour(0, 0, 0, 0), [Colour(), Colour(1, 1, 1, 0.5, "ends")]),
+    ColorJitter: (ColorJitter(0, 0, 0, 0), [ColorJitter(), ColorJitter(1, 1, 1, 0.5, "ends")]),
     Grayscale: (None, [Grayscale(0.5)]),
     Posterize: (Posterize(8, p=1.0), [Posterize(), Posterize(0, p=1.0)]),
     Solarize: (Solarize(256, p=1.0), [Solarize(), Solarize(0, p=1.0)]),
@@ -233,8 +233,8 @@ def test_no_rows(operation: ImageOperation) -> None:
         (lambda: Translate(1.5), "Translate.x: expected a number from 0 to 1, or unit pixels, got 1.5"),
         (lambda: Translate(0, 5000, "pixels"), "Translate.y: expected 0 to 4096, got 5000"),
         (lambda: Perspective(1), "Perspective.distortion: expected 0 to 0.9, got 1"),
-        (lambda: Colour(saturation=2), "Colour.saturation: expected 0 to 1, got 2"),
-        (lambda: Colour(hue=0.6), "Colour.hue: expected 0 to 0.5, got 0.6"),
+        (lambda: ColorJitter(saturation=2), "ColorJitter.saturation: expected 0 to 1, got 2"),
+        (lambda: ColorJitter(hue=0.6), "ColorJitter.hue: expected 0 to 0.5, got 0.6"),
         (lambda: Posterize(9), "Posterize.bits: expected 0 to 8, got 9"),
         (lambda: Solarize(-1), "Solarize.threshold: expected 0 to 256, got -1"),
         (lambda: Blur(3), "Blur.min_sigma: expected max_sigma (2) at most, got 3"),
@@ -249,7 +249,7 @@ def test_no_rows(operation: ImageOperation) -> None:
         (lambda: TrivialAugment(-1), "TrivialAugment.fill: expected 0 to 255, got -1"),
         (lambda: AugMix(0), "AugMix.severity: expected 1 to 10, got 0"),
         (lambda: AugMix(alpha=0), "AugMix.alpha: expected 0.01 to 100, got 0"),
-        (lambda: ThreeAugment(1.1), "ThreeAugment.colour: expected 0 to 1, got 1.1"),
+        (lambda: ThreeAugment(1.1), "ThreeAugment.color_jitter: expected 0 to 1, got 1.1"),
         (lambda: Mild(0), "Mild.min_scale: expected 0.0001 to 1, got 0"),
     ],
     ids=lambda v: v[:40] if isinstance(v, str) else "",
@@ -324,15 +324,15 @@ def test_equalize_by_hand() -> None:
 def test_colour_by_hand() -> None:
     picture = grey([[100, 200]])
     # Halved or half as bright again; about the mean, 150; a grey has no colour to change.
-    assert outcomes(Colour(0.5, 0, 0, draw="ends"), picture) == as_bytes(grey([[50, 100]]), grey([[150, 255]]))
+    assert outcomes(ColorJitter(0.5, 0, 0, draw="ends"), picture) == as_bytes(grey([[50, 100]]), grey([[150, 255]]))
     contrast = as_bytes(grey([[125, 175]]), grey([[75, 225]]))
     # torchvision weighs the channels: (1 + 1e-4) of a grey at most, cut off.
-    assert {tuple(np.frombuffer(b, np.uint8)[:2]) for b in outcomes(Colour(0, 0.5, 0, draw="ends"), picture)} <= {
+    assert {tuple(np.frombuffer(b, np.uint8)[:2]) for b in outcomes(ColorJitter(0, 0.5, 0, draw="ends"), picture)} <= {
         tuple(int(v) + d for v, d in zip(np.frombuffer(b, np.uint8)[:2], ds, strict=True))
         for b in contrast
         for ds in ((0, 0), (-1, -1), (-1, 0), (0, -1))
     }
-    assert outcomes(Colour(0, 0, 0, hue=0.5, draw="ends"), picture) == as_bytes(picture)
+    assert outcomes(ColorJitter(0, 0, 0, hue=0.5, draw="ends"), picture) == as_bytes(picture)
 
 
 def test_hue_by_hand() -> None:
@@ -340,13 +340,13 @@ def test_hue_by_hand() -> None:
     cyan, green, blue = (
         torch.tensor(v, dtype=torch.uint8)[:, None, None] for v in ([50, 200, 200], [50, 200, 50], [50, 50, 200])
     )
-    assert outcomes(Colour(0, 0, 0, hue=0.5, draw="ends"), red) == as_bytes(cyan)
-    assert outcomes(Colour(0, 0, 0, hue=1 / 3, draw="ends"), red) == as_bytes(green, blue)
+    assert outcomes(ColorJitter(0, 0, 0, hue=0.5, draw="ends"), red) == as_bytes(cyan)
+    assert outcomes(ColorJitter(0, 0, 0, hue=1 / 3, draw="ends"), red) == as_bytes(green, blue)
 
 
 def test_colours_change_in_every_order() -> None:
     picture = pictures().pixels[0]
-    every = outcomes(Colour(0.5, 0.5, 0, draw="ends"), picture, draws=200)
+    every = outcomes(ColorJitter(0.5, 0.5, 0, draw="ends"), picture, draws=200)
     expected = set()
     for b in (0.5, 1.5):
         for c in (0.5, 1.5):
@@ -451,9 +451,9 @@ def test_turned_sheared_and_moved_as_torchvision_does(name: typing.Any, fill: in
 @pytest.mark.parametrize(
     ("ours", "adjust"),
     [
-        (Colour(0.4, 0, 0, draw="ends"), F.adjust_brightness),
-        (Colour(0, 0.4, 0, draw="ends"), F.adjust_contrast),
-        (Colour(0, 0, 0.4, draw="ends"), F.adjust_saturation),
+        (ColorJitter(0.4, 0, 0, draw="ends"), F.adjust_brightness),
+        (ColorJitter(0, 0.4, 0, draw="ends"), F.adjust_contrast),
+        (ColorJitter(0, 0, 0.4, draw="ends"), F.adjust_saturation),
         (Sharpness(0.4, "ends", p=1.0), F.adjust_sharpness),
     ],
     ids=["brightness", "contrast", "saturation", "sharpness"],
@@ -468,7 +468,7 @@ def test_hue_is_torchvisions_within_a_grey_level() -> None:
     for turn in (0.1, 0.25, 0.5):
         expected = [F.adjust_hue(noise, sign * turn) for sign in (-1, 1)]
         for seed in range(4):
-            found = one(Colour(0, 0, 0, turn, "ends"), noise, seed)
+            found = one(ColorJitter(0, 0, 0, turn, "ends"), noise, seed)
             assert min(off(found, e) for e in expected) <= 1
 
 

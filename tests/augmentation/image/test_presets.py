@@ -198,7 +198,7 @@ def test_augmix_is_milder_than_its_chains(picture: torch.Tensor) -> None:
 def test_three_augment_is_one_of_three(picture: torch.Tensor) -> None:
     count = 600
     batch = ImageBatch(picture.expand(count, -1, -1, -1))
-    after = ThreeAugment(colour=0.0)(batch, generators(0, range(count), 0)).pixels.float()
+    after = ThreeAugment(color_jitter=0.0)(batch, generators(0, range(count), 0)).pixels.float()
     greys = (after.amax(1) - after.amin(1)).amax((1, 2)) == 0
     # White noise: one that is solarised has no value of 128 or above, a blurred one neither end.
     solarised = ~greys & (after.amax((1, 2, 3)) < 128)

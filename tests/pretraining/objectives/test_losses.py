@@ -38,26 +38,26 @@ def test_unseen_patches() -> None:
     """Of (1, 3) the mean is 2 and the variance of a sample 2; a patch of one colour is 0 in all its pixels."""
     pixels, zero = torch.tensor([[[1.0, 3.0], [5.0, 5.0]], [[2.0, 2.0], [-1.0, 1.0]]]), torch.zeros(2, 2, 2)
     # (1 + 9 + 25 + 25) / 4 and (4 + 4 + 1 + 1) / 4.
-    assert unseen_patches(zero, pixels, normalise=False).item() == pytest.approx(15 + 2.5)
+    assert unseen_patches(zero, pixels, normalize=False).item() == pytest.approx(15 + 2.5)
     # Two of four values are 1/sqrt(2) away, in either row.
-    assert unseen_patches(zero, pixels, normalise=True).item() == pytest.approx(0.25 + 0.25, rel=1e-5)
+    assert unseen_patches(zero, pixels, normalize=True).item() == pytest.approx(0.25 + 0.25, rel=1e-5)
     right = torch.tensor([[-1.0, 1.0], [0.0, 0.0]]) / math.sqrt(2)
-    assert unseen_patches(right[None], pixels[:1], normalise=True).item() == pytest.approx(0.0, abs=1e-9)
+    assert unseen_patches(right[None], pixels[:1], normalize=True).item() == pytest.approx(0.0, abs=1e-9)
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_unseen_patches_cost_what_they_cost_in_the_library(normalise: bool) -> None:
+@pytest.mark.parametrize("normalize", [True, False])
+def test_unseen_patches_cost_what_they_cost_in_the_library(normalize: bool) -> None:
     torch.manual_seed(0)
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     decoder = {f"decoder_{name}": value for name, value in small.items()}
     theirs = ViTMAEForPreTraining(
-        ViTMAEConfig(**small, **decoder, image_size=12, patch_size=4, norm_pix_loss=normalise)
+        ViTMAEConfig(**small, **decoder, image_size=12, patch_size=4, norm_pix_loss=normalize)
     )
     pixels = torch.rand(2, 3, 12, 12)
     whole = theirs(pixels)
     left_out = whole.mask.bool()
     patches, guessed = (x[left_out].view(2, 7, 48) for x in (cut(pixels, 4), whole.logits))
-    assert unseen_patches(guessed, patches, normalise=normalise).item() / 2 == pytest.approx(
+    assert unseen_patches(guessed, patches, normalize=normalize).item() / 2 == pytest.approx(
         whole.loss.item(), rel=1e-5
     )
 
