@@ -21,7 +21,8 @@ class StoppedBySignal(RuntimeError):
 
 
 class PushError(RuntimeError):
-    """The Hub refused a finished run, could not be reached, or kept failing for longer than we wait. Pushing again is safe.
+    """The Hub refused a finished run, could not be reached, or kept failing for longer than we wait. Pushing again is
+    safe.
 
     Exit status 1.
     """

@@ -100,7 +100,8 @@ def _origin(run: RunFacts) -> dict[str, Any]:
 
 
 def _head_function() -> str:
-    """The lines that apply head.safetensors, as the parity gate runs them in a process that has nothing of this package."""
+    """The lines that apply head.safetensors, as the parity gate runs them in a process that has nothing of this
+    package."""
     source = resources.files("hf_finetune.hub").joinpath("plain_loading.py").read_text(encoding="utf-8")
     function = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "head_logits")
     return ast.get_source_segment(source, function) or ""
@@ -169,7 +170,8 @@ def _metrics_table(run: RunFacts) -> str:
 
 
 def _findings(run: RunFacts) -> Iterator[str]:
-    """Paired differences to the baselines and the teacher, where the result has them; and the most frequent confusions."""
+    """Paired differences to the baselines and the teacher, where the result has them; and the most frequent
+    confusions."""
     for key, baseline in run.result.get("baselines", {}).items():
         if difference := baseline.get("difference"):
             points = percentage_points(difference)
@@ -196,8 +198,8 @@ def _pretraining(run: RunFacts) -> Iterator[str]:
     rows, left_out, loss = stage["rows"], stage["left_out"], stage["held_out_loss"]
     yield (
         f"{code(stage['objective'])} on {number(rows['pretrained'])} rows, {number(rows['held_out'])} more held out: "
-        f"{number(rows['of_train'])} from the training data, {number(rows['of_further'])} from elsewhere, none with its "
-        f"label. Dropped: {number(left_out['evaluated'])} that are validation or test rows, "
+        f"{number(rows['of_train'])} from the training data, {number(rows['of_further'])} from elsewhere, none with "
+        f"its label. Dropped: {number(left_out['evaluated'])} that are validation or test rows, "
         f"{number(left_out['repeated'])} duplicates, {number(left_out['unusable'])} empty or damaged."
     )
     yield (
@@ -207,15 +209,15 @@ def _pretraining(run: RunFacts) -> Iterator[str]:
     if without := stage.get("without"):
         difference = without["difference"]
         yield (
-            f"Against the same recipe without pretraining, trained for {number(without['steps'])} steps so that all steps "
-            f"take as long ({number(without['loop_s'])} s, {number(without['loop_s_with'])} s with it), whose accuracy is "
-            f"{interval(without['accuracy'])}, row by row: {percentage_points(difference)} points, "
+            f"Against the same recipe without pretraining, trained for {number(without['steps'])} steps so that all "
+            f"steps take as long ({number(without['loop_s'])} s, {number(without['loop_s_with'])} s with it), whose accuracy "
+            f"is {interval(without['accuracy'])}, row by row: {percentage_points(difference)} points, "
             f"{difference['verdict']}."
         )
         if run.split == "validation":
             yield (
-                "Both chose their best epoch on these very rows, the one without pretraining among more epochs: that is "
-                "to its advantage."
+                "Both chose their best epoch on these very rows, the one without pretraining among more epochs: that "
+                "is to its advantage."
             )
 
 

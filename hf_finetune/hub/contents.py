@@ -27,8 +27,8 @@ DOCUMENTS = ("README.md", "result.json", "recipe.json")
 TOKEN_SHAPE = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 CHUNK_BYTES = 1 << 24
 ALONE_AFTER_A_RUN = (
-    "adapter/ would be pushed, which needs what the run {!r} left, and no repository is known to hold that; push that run, and "
-    "train on it with --model YOUR-NAME/ITS-NAME, or name it by --base-model"
+    "adapter/ would be pushed, which needs what the run {!r} left, and no repository is known to hold that; push that "
+    "run, and train on it with --model YOUR-NAME/ITS-NAME, or name it by --base-model"
 )
 
 

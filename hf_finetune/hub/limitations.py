@@ -48,7 +48,8 @@ def _of_data(run: RunFacts) -> Iterator[str]:
     """Truncated texts, leaks, rare classes."""
     data = run.recipe.data
     if isinstance(data, TextData) and (truncated := run.data.get("truncated_share")):
-        yield f"{100 * truncated:.1f}% of the training texts are longer than {data.max_length} tokens and were truncated."
+        share = f"{100 * truncated:.1f}%"
+        yield f"{share} of the training texts are longer than {data.max_length} tokens and were truncated."
     for split, count in run.data.get("duplicates", {}).items():
         if count:
             rows = number(run.result["rows"][split])

@@ -113,7 +113,8 @@ def _outcomes(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if zeros := result.get("elastic_net"):
         yield (
             "weights at exactly 0",
-            f"{number(zeros['zeros'])} of the {number(zeros['weights'])} under the elastic net ({100 * zeros['share']:.1f}%)",
+            f"{number(zeros['zeros'])} of the {number(zeros['weights'])} under the elastic net "
+            f"({100 * zeros['share']:.1f}%)",
         )
 
 

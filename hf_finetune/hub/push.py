@@ -73,9 +73,9 @@ def push(
     """Send a finished run to the Hub in exactly one commit, then pull it and compare every byte.
 
     model/ goes to the root of the repository, adapter/ into a folder of this name, beside them the card, result.json
-    and recipe.json, with local paths reduced to names. Whatever fails on the way, a second commit with the same content is
-    never made: before each attempt the head is read, and a commit names the head that it was made for. Pushing the same
-    run again changes nothing.
+    and recipe.json, with local paths reduced to names. Whatever fails on the way, a second commit with the same content
+    is never made: before each attempt the head is read, and a commit names the head that it was made for. Pushing the
+    same run again changes nothing.
 
     Args:
         run_dir: folder of the run.

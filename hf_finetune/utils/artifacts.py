@@ -14,9 +14,8 @@ def artefacts_in(folder: Path) -> dict[Kind, Path]:
     """The artefacts of a run and their folders, that which labels new rows first.
 
     model: a whole stock classifier, in model/ or, in a repository, at the root. encoder: a stock encoder, whose head is
-    head.safetensors beside its folder; only where no stock class can hold both. adapter: what PEFT puts on the checkpoint
-    that it was trained on; alone where it cannot be merged.
-    """
+    head.safetensors beside its folder; only where no stock class can hold both. adapter: what PEFT puts on the
+    checkpoint that it was trained on; alone where it cannot be merged."""
     found: dict[Kind, Path] = {}
     for place in (folder / "model", folder):
         if "model" not in found and (place / "config.json").is_file():

@@ -143,10 +143,11 @@ def building(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str,
 
 @contextmanager
 def growing(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str, Any]) -> Iterator[Path]:
-    """Fill a store file by file, each written whole (`utils.files.write_bytes`), so that what was written is never lost.
+    """Fill a store file by file, each written whole (`utils.files.write_bytes`), so that what was written is never
+    lost.
 
-    The block fills the folder that it is given, in which it finds the files of an earlier one that was killed or failed.
-    When it ends without an error, the manifest is written and the folder moved to its place.
+    The block fills the folder that it is given, in which it finds the files of an earlier one that was killed or
+    failed. When it ends without an error, the manifest is written and the folder moved to its place.
 
     Args:
         folder, needed, budget_gb, about: see `building`.

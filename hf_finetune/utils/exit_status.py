@@ -22,7 +22,8 @@ def exit_status() -> Iterator[None]:
     """Turn the package's errors into one line on stderr and an exit status; show its notes on stderr."""
     main_process = os.environ.get("RANK", "0") == "0"
     if not sys.stderr.isatty():
-        # Bars of downloads would stand before the one line that says what is wrong; read when the libraries are imported.
+        # Bars of downloads would stand before the one line that says what is wrong; read when the libraries are
+        # imported.
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -47,8 +48,8 @@ def exit_status() -> Iterator[None]:
 def _leave(message: object, status: int, main_process: bool) -> None:
     waits = status == 2 and not main_process
     if waits:
-        # The main process meets the same bad input and says so; then the launcher ends this one. Were this one gone first,
-        # the launcher would end the main process before it has spoken.
+        # The main process meets the same bad input and says so; then the launcher ends this one. Were this one gone
+        # first, the launcher would end the main process before it has spoken.
         time.sleep(MAIN_PROCESS_SECONDS)
     if main_process or waits:
         print(message, file=sys.stderr, flush=True)

@@ -7,10 +7,9 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +26,7 @@ def check_output(output: Path, data: str) -> None:
     """Refuse a file that predictions cannot be written to, before anything is loaded.
 
     Raises:
-        InputError: when it is a folder, of another format, or the very data that are to be labelled.
+        InputError: when it is a folder, of another format, or the very data that are to be labeled.
     """
     if output.suffix.lower() not in SUFFIXES:
         raise InputError(f"--output {output}: expected a name ending in {', '.join(SUFFIXES)}")
@@ -38,12 +37,11 @@ def check_output(output: Path, data: str) -> None:
 
 
 @contextmanager
-def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False) -> Iterator[Any]:
+def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False) -> Iterator[Callable[..., None]]:
     """A function `(rows (N,), probabilities (N, C))` that appends to a temporary file, renamed to `output` at the end.
 
-    With `digests` it takes these (N,) after the others, hexadecimal, for a column of their own.
-
-    It lies in the nearest folder that there is: folders that are missing are made at the end, with the file.
+    With `digests` it takes these (N,) after the others, hexadecimal, for a column of their own. The file lies in the
+    nearest folder that exists: missing folders are made at the end.
 
     Raises:
         InputError: nothing can be written there.
@@ -54,37 +52,20 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
     except OSError as error:
         raise InputError(f"--output {output}: nothing can be written to {home} ({error.strerror})") from None
     os.close(handle)
-    temporary, suffix = Path(name), output.suffix.lower()
-    keys, shares = ["digest"] if digests else [], [f"p:{label}" for label in labels]
-    columns = ["row", "predicted", *keys, *shares]
+    temporary, keys = Path(name), ["digest"] if digests else []
     texts = [(name, pa.string()) for name in ("predicted", *keys)]
-    schema = pa.schema([("row", pa.int64()), *texts, *((name, pa.float32()) for name in shares)])
+    schema = pa.schema([("row", pa.int64()), *texts, *((f"p:{label}", pa.float32()) for label in labels)])
 
-    def table(rows: list[int], found: np.ndarray, *keys: list[str]) -> pa.Table:
-        predicted = [labels[i] for i in found.argmax(-1)]
-        numbers = [pa.array(p.astype(np.float32)) for p in found.T]
-        return pa.Table.from_arrays(
-            [pa.array(rows, pa.int64()), *map(pa.array, (predicted, *keys)), *numbers], schema=schema
-        )
+    def table(rows: list[int], probabilities_NC: np.ndarray, *keys: list[str]) -> pa.Table:
+        predicted = [labels[i] for i in probabilities_NC.argmax(-1)]
+        shares = [pa.array(p.astype(np.float32)) for p in probabilities_NC.T]
+        columns = [pa.array(rows, pa.int64()), *map(pa.array, (predicted, *keys)), *shares]
+        return pa.Table.from_arrays(columns, schema=schema)
 
+    append_to = _append_to_parquet if output.suffix.lower() == ".parquet" else _append_to_text
     try:
-        if suffix == ".parquet":
-            with pq.ParquetWriter(temporary, schema) as writer:
-                yield lambda *parts: writer.write_table(table(*parts))
-        else:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                lines = csv.writer(file)
-                if suffix == ".csv":
-                    lines.writerow(columns)
-
-                def write(*parts: Any) -> None:
-                    for record in table(*parts).to_pylist():
-                        if suffix == ".csv":
-                            lines.writerow(record.values())
-                        else:
-                            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-                yield write
+        with append_to(temporary, schema, output.suffix.lower()) as append:
+            yield lambda *parts: append(table(*parts))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -94,20 +75,44 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def _append_to_parquet(path: Path, schema: pa.Schema, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
+    with pq.ParquetWriter(path, schema) as writer:
+        yield writer.write_table
+
+
+@contextmanager
+def _append_to_text(path: Path, schema: pa.Schema, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
+    """Lines of csv under a header, or of jsonl."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file)
+        if suffix == ".csv":
+            lines.writerow(schema.names)
+
+        def append(table: pa.Table) -> None:
+            for record in table.to_pylist():
+                if suffix == ".csv":
+                    lines.writerow(record.values())
+                else:
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+        yield append
+
+
 def write_predictions(
     path: Path, splits: dict[str, Dataset], probabilities: dict[str, np.ndarray], labels: tuple[str, ...]
 ) -> None:
     """predictions.parquet of a run: row, split, label, predicted, and p:<name> per class."""
     tables = []
     for split, rows in splits.items():
-        found = probabilities[split]
+        probabilities_NC = probabilities[split]
         names = np.asarray(labels, dtype=object)
         columns = {
             "row": pa.array(rows["row"][:], pa.int64()),
             "split": pa.array([split] * len(rows)),
             "label": pa.array(names[np.asarray(rows["label"][:])]),
-            "predicted": pa.array(names[found.argmax(-1)]),
-            **{f"p:{label}": pa.array(found[:, i].astype(np.float32)) for i, label in enumerate(labels)},
+            "predicted": pa.array(names[probabilities_NC.argmax(-1)]),
+            **{f"p:{label}": pa.array(probabilities_NC[:, i].astype(np.float32)) for i, label in enumerate(labels)},
         }
         tables.append(pa.table(columns))
     content = io.BytesIO()
