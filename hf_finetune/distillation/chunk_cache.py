@@ -6,6 +6,7 @@ import io
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +58,27 @@ def cached_chunks(
     if (arrays := disk_cache.find(folder, read_all)) is None:
         needed = sum(map(math.prod, shapes)) * dtype.itemsize
         with disk_cache.growing(folder, needed=needed, budget_gb=budget_gb, about={"chunks": len(shapes)}) as part:
-            for i, shape in enumerate(shapes):
-                try:
-                    _read(part / _file_name(i), shape, dtype)
-                except (OSError, ValueError):
-                    missing += 1
-                    content = io.BytesIO()
-                    np.save(content, compute(i), allow_pickle=False)
-                    write_bytes(part / _file_name(i), content.getvalue())
+            missing = sum(
+                _add(part / _file_name(i), shape, dtype, partial(compute, i)) for i, shape in enumerate(shapes)
+            )
         if (arrays := disk_cache.find(folder, read_all)) is None:
             raise disk_cache.NoStore(f"{folder} was damaged as soon as it was written")
     disk_cache.hold(folder)
-    if missing == 0:
-        logger.info("%s: found in %s", name, folder)
-    elif missing < len(shapes):
-        logger.info("%s: %d of %d parts were there, of a stopped run", name, len(shapes) - missing, len(shapes))
+    if missing < len(shapes):
+        logger.info("%s: %d of %d parts found in %s", name, len(shapes) - missing, len(shapes), folder)
     return arrays, missing == 0
+
+
+def _add(file: Path, shape: tuple[int, ...], dtype: np.dtype, compute: Callable[[], np.ndarray]) -> bool:
+    """Compute and write an array unless it is there, and return whether it was missing."""
+    try:
+        _read(file, shape, dtype)
+    except (OSError, ValueError):
+        content = io.BytesIO()
+        np.save(content, compute(), allow_pickle=False)
+        write_bytes(file, content.getvalue())
+        return True
+    return False
 
 
 def _file_name(number: int) -> str:

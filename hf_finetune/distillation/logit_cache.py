@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,24 +97,16 @@ def cached_logits(
     Returns:
         The logits, of all classes in their order, and whether all were cached.
     """
-    if whole and classes > MANY:
-        # Of few classes it is the same either way, and one cache.
-        key = {**key, "whole": True}
+    # Of few classes it is the same either way, and one cache.
+    key = {**key, "size": size} | ({"whole": True} if whole and classes > MANY else {})
     encode = partial(np.asarray, dtype=np.float32) if whole else pack
     chunks, record = chunks_of(rows, size), encode(np.zeros((1, classes), dtype=np.float32))
     shapes = [(len(numbers), *record.shape[1:]) for numbers in chunks]
-    computed: dict[int, np.ndarray] = {}
-
-    def compute_chunk(i: int) -> np.ndarray:
-        if i not in computed:
-            computed[i] = encode(compute(chunks[i]))
-        return computed[i]
-
+    # Once, also where the disk is full in the end.
+    compute_chunk = cache(lambda i: encode(compute(chunks[i])))
     title = f"the teacher's predictions of {rows} {name} rows"
     try:
-        arrays, cached = cached_chunks(
-            {**key, "size": size}, shapes, record.dtype, compute_chunk, name=title, budget_gb=budget_gb
-        )
+        arrays, cached = cached_chunks(key, shapes, record.dtype, compute_chunk, name=title, budget_gb=budget_gb)
     except NoStore as reason:
         logger.warning("the teacher's predictions are not cached for a later run: %s", reason)
         arrays, cached = [compute_chunk(i) for i in range(len(chunks))], False

@@ -6,7 +6,7 @@ Legend: N rows, C classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,50 +60,53 @@ def summarize(
         resamples: of the intervals.
         public_name: makes of a teacher's name what others may read.
     """
+    labels = {split: np.asarray(splits[split]["label"][:]) for split in probabilities}
     metrics, correct = {}, {}
     for split, student_NC in probabilities.items():
-        labels_N, logits_NC = np.asarray(splits[split]["label"][:]), predictions.logits[split]
-        values = bootstrap(labels_N, softmax(logits_NC), resamples=resamples)
+        logits_NC = predictions.logits[split]
+        values = bootstrap(labels[split], softmax(logits_NC), resamples=resamples)
         metrics[split] = {name: values[name].to_dict() for name in METRICS}
-        correct[split] = [each_NC.argmax(-1) == labels_N for each_NC in (student_NC, logits_NC)]
+        correct[split] = [each_NC.argmax(-1) == labels[split] for each_NC in (student_NC, logits_NC)]
     judged = list(splits)[-1]
     difference = paired_difference(*correct[judged])
     own, teachers = (float(rows.mean()) for rows in correct["validation"])
-    notes = doubts(predictions, splits)
-    if teachers < own:
-        notes.append(
-            f"the teacher is less accurate on the validation rows, {teachers:.3f}, than its student, {own:.3f}: "
-            "compare with the student trained without it"
-        )
-        logger.warning(notes[-1])
     return {
         "name": " + ".join(map(public_name, predictions.names)),
         "weights": predictions.weights,
-        "members": [_member(one, splits, list(probabilities), public_name) for one in predictions.members] or None,
+        "members": [_member(one, labels, public_name) for one in predictions.members] or None,
         "logits_reused": predictions.cached,
         "live": predictions.online is not None,
         "metrics": metrics,
         "difference": {**difference.to_dict(), "verdict": verdict(difference)},
         "retention": _ratio(*(float(rows.mean()) for rows in correct[judged])),
         "agreement": float((probabilities[judged].argmax(-1) == predictions.logits[judged].argmax(-1)).mean()),
-        "notes": notes,
+        "notes": [*doubts(predictions, splits), *_comparison(own, teachers)],
     }
+
+
+def _comparison(own: float, teachers: float) -> list[str]:
+    """Note, and log, a teacher that is less accurate on the validation rows than its student."""
+    if teachers >= own:
+        return []
+    note = (
+        f"the teacher is less accurate on the validation rows, {teachers:.3f}, than its student, {own:.3f}: compare with "
+        "the student trained without it"
+    )
+    logger.warning(note)
+    return [note]
 
 
 def _member(
-    one: TeacherPredictions, splits: Mapping[str, Dataset], evaluated: Sequence[str], public_name: Callable[[str], str]
+    one: TeacherPredictions, labels: Mapping[str, np.ndarray], public_name: Callable[[str], str]
 ) -> dict[str, Any]:
-    """Build the entry of one of several teachers."""
-    accuracy = {
-        split: float((one.logits[split].argmax(-1) == np.asarray(splits[split]["label"][:])).mean())
-        for split in evaluated
-    }
-    return {
-        "name": public_name(one.names[0]),
-        "weights": one.weights,
-        "logits_reused": one.cached,
-        "accuracy": accuracy,
-    }
+    """Build the entry of one of several teachers.
+
+    Args:
+        labels: of the evaluated splits.
+    """
+    accuracy = {split: float((one.logits[split].argmax(-1) == labels_N).mean()) for split, labels_N in labels.items()}
+    name = public_name(one.names[0])
+    return {"name": name, "weights": one.weights, "logits_reused": one.cached, "accuracy": accuracy}
 
 
 def _ratio(own: float, teachers: float) -> float | None:

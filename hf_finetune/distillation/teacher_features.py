@@ -29,14 +29,13 @@ from hf_finetune.distillation.compatibility import PixelScaling
 from hf_finetune.distillation.config import DistillationKind, FeatureKind
 from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss, required_features
 from hf_finetune.distillation.feature_recorder import FeatureRecorder
-from hf_finetune.distillation.features import Features, Networks, RequiredFeatures
+from hf_finetune.distillation.features import Features, Networks, Pooling, Required, RequiredFeatures
 from hf_finetune.distillation.hidden_state_cache import CachedTokens, TokenLayout, cached_tokens
 from hf_finetune.distillation.network_teacher import EncodedRows, NetworkTeacher
 from hf_finetune.distillation.predictions import main_process_first
 from hf_finetune.distillation.training_rows import (
     TOKENS,
     ColumnsOfViews,
-    TeacherColumn,
     TeacherColumns,
     embedding_column,
 )
@@ -189,7 +188,7 @@ def _cached_states(
             return None
 
 
-def required_together(kinds: Iterable[FeatureKind], networks: Networks) -> tuple[RequiredFeatures, RequiredFeatures]:
+def required_together(kinds: Iterable[FeatureKind], networks: Networks) -> Required:
     """Return all features that the kinds need of the student, and of the teacher."""
     student, teacher = zip(*(required_features(kind, networks) for kind in kinds), strict=True)
     return reduce(or_, student), reduce(or_, teacher)
@@ -231,12 +230,9 @@ def feature_distillation(
     own_skip, skip = skipped_tokens(networks)
     generator, timer = torch.Generator().manual_seed(seed), Timer()
     losses = {place: FeatureLoss(kind, networks, generator) for place, kind in by_place.items()}
+    embeddings = partial(_embeddings, teacher, sorted(theirs.poolings), budget_gb)
 
-    def embeddings(rows: Dataset | AugmentedRows, split: str) -> dict[str, TeacherColumn]:
-        poolings = sorted(theirs.poolings)
-        return {embedding_column(p): teacher.embeddings(rows, split, p, budget_gb=budget_gb) for p in poolings}
-
-    def embeddings_of_views(views: AugmentedRows) -> dict[str, TeacherColumn]:
+    def embeddings_of_views(views: AugmentedRows) -> TeacherColumns:
         with main_process_first(timer):
             return embeddings(views, f"epoch {views.epoch}")
 
@@ -251,6 +247,12 @@ def feature_distillation(
             assert not callable(columns), "of rows as they are"
             tokens, columns = partial(_from_column, layout), {**columns, TOKENS: states}
     return FeatureDistillation(own, theirs.poolings, losses, tokens, columns, own_skip, timer)
+
+
+def _embeddings(
+    teacher: NetworkTeacher, poolings: Sequence[Pooling], budget_gb: float, rows: Dataset | AugmentedRows, split: str
+) -> TeacherColumns:
+    return {embedding_column(p): teacher.embeddings(rows, split, p, budget_gb=budget_gb) for p in poolings}
 
 
 def _no_tokens(batch: dict[str, Any]) -> Features:

@@ -62,14 +62,9 @@ def load_pretrainable(
     Raises:
         InputError: see `check_pretrainable`; or it cannot be loaded.
     """
-    config, predicts = load_config(local, False), objective.predicts
-    objective.check_family(config)
+    predicts, config = objective.predicts, _config(local, objective)
     if dropout is not None:
         set_dropout(config, dropout)
-    if predicts == "patches":
-        _set_stride(config)
-    if predicts == "views":
-        config.num_labels = 1
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
     try:
@@ -128,9 +123,17 @@ def _tie(model: PreTrainedModel) -> None:
         model.tie_weights()
 
 
-def _set_stride(config: PreTrainedConfig) -> None:
-    """The decoder makes the pixels of one token out of its state: of one patch, or of several that Swin has merged."""
-    config.encoder_stride = config.patch_size * 2 ** (len(config.depths) - 1 if config.model_type == "swin" else 0)
+def _config(local: LocalCheckpoint, objective: Objective) -> PreTrainedConfig:
+    """Return the config of the checkpoint with the head that the objective needs."""
+    config = load_config(local, False)
+    objective.check_family(config)
+    if objective.predicts == "patches":
+        # The decoder makes the pixels of one token out of its state: of one patch, or of several that Swin has merged.
+        merged = 2 ** (len(config.depths) - 1) if config.model_type == "swin" else 1
+        config.encoder_stride = config.patch_size * merged
+    if objective.predicts == "views":
+        config.num_labels = 1
+    return config
 
 
 def save_encoder(model: PreTrainedModel, local: LocalCheckpoint, folder: Path) -> None:

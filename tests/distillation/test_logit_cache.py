@@ -69,7 +69,7 @@ def test_a_killed_run_loses_a_chunk_at_most(cache: Path, caplog: pytest.LogCaptu
     with caplog.at_level("INFO"):
         answers, found = cached(second := Compute())
     assert second.computed == [*range(5, 10), *range(15, 23)] and not found
-    assert "2 of 5 parts were there" in caplog.text
+    assert "2 of 5 parts found in" in caplog.text
     assert np.array_equal(answers[np.arange(23)], whole[np.arange(23)])
     assert cached(third := Compute())[1] and third.computed == [] and not list(cache.glob(f"{disk_cache.GROWING}*"))
 
