@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainingArguments
-from transformers.modeling_outputs import ModelOutput
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.batching import StepBatches
@@ -60,7 +60,9 @@ class DistillationTrainer(ClassifierTrainer):
     # The teacher sees one view of each row in an epoch.
     several_views = False
 
-    def __init__(self, model: nn.Module, args: TrainingArguments, setup: TrainingSetup, teaching: Teaching) -> None:
+    def __init__(
+        self, model: PreTrainedModel, args: TrainingArguments, setup: TrainingSetup, teaching: Teaching
+    ) -> None:
         features = teaching.features
         if features is not None:
             assert isinstance(setup.loss, DistillationLoss), "it compares features"
@@ -110,7 +112,7 @@ class DistillationTrainer(ClassifierTrainer):
                 targets = replace(targets, student_features=own, teacher_features=theirs)
             return super().compute_loss(model, {**student, "labels": targets}, return_outputs, num_items_in_batch)
 
-    def train(self, resume_from_checkpoint: str | None = None) -> None:
+    def train(self, resume_from_checkpoint: str | None = None) -> None:  # type: ignore[override]
         """As the classifier's; what compares features is no part of the model after it."""
         try:
             super().train(resume_from_checkpoint)
@@ -121,9 +123,10 @@ class DistillationTrainer(ClassifierTrainer):
                 delattr(self.model, COMPARING)
 
 
-def _take_part(model: nn.Module, _: object, output: ModelOutput) -> None:
+def _take_part(model: nn.Module, _: object, output: SequenceClassifierOutput) -> None:
     """Let the logits depend, by 0, on the weights that compare: they are used after the forward pass alone, and
     processes that share gradients would hold such weights for unused, and wait for no gradient of theirs."""
     if model.training:
-        weights = model.get_submodule(COMPARING).parameters()
-        output.logits = output.logits + 0 * sum(weight.sum() for weight in weights)
+        total: Any = sum(weight.sum() for weight in model.get_submodule(COMPARING).parameters())
+        assert output.logits is not None
+        output.logits = output.logits + 0 * total

@@ -13,7 +13,7 @@ from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.rate_groups import Rates
 from hf_finetune.training.optim.schedule_config import ResolvedSchedule, resolve
 from hf_finetune.training.optim.update_rule import UpdateRule
-from hf_finetune.training.regularization.elastic_net import penalised
+from hf_finetune.training.regularization.elastic_net import penalized
 
 
 def learning_rate(run: PreparedRun) -> float:
@@ -52,10 +52,10 @@ def penalized_parameters(run: PreparedRun, network: nn.Module) -> dict[str, nn.P
     """The parameters that `regularize.elastic_net` is on, of the network as it trains.
 
     Raises:
-        InputError: see `elastic_net.penalised`.
+        InputError: see `elastic_net.penalized`.
     """
     elastic_net = run.recipe.regularize.elastic_net
-    return penalised(network, elastic_net.parameters) if elastic_net.on else {}
+    return penalized(network, elastic_net.parameters) if elastic_net.on else {}
 
 
 def trains_words_sparsely(run: PreparedRun) -> bool:

@@ -16,7 +16,8 @@ from hf_finetune.training.hooks import Hook, SummedLoss
 
 
 class AdaLora(Hook):
-    """Weighs every rank by weights and gradients after each step, and cuts the least of them; adds a penalty to the loss.
+    """Weighs every rank by weights and gradients after each step, and cuts the least of them; adds a penalty to the
+    loss.
 
     Args:
         adapted: with an AdaLoRA adapter whose schedule is set, see `adapters.add_adapter`. What the schedule remembers
@@ -45,7 +46,8 @@ class AdaLora(Hook):
             for parameter in model.parameters():
                 if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                     parameter.grad.zero_()
-        self.adapted.base_model.update_and_allocate(state.global_step + 1)
+        tuner: Any = self.adapted.base_model
+        tuner.update_and_allocate(state.global_step + 1)
 
 
 def orthogonality(adapted: PeftModel) -> torch.Tensor:

@@ -18,7 +18,7 @@ DECIDED = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "load_best_model_at_end": True,
-    # A resumed run goes on where it was: patience, order of the rows, optimiser and all.
+    # A resumed run goes on where it was: patience, order of the rows, optimizer and all.
     "restore_callback_states_from_checkpoint": True,
     "ignore_data_skip": False,
     "save_only_model": False,
@@ -57,8 +57,8 @@ LOWER_IS_BETTER = {"log_loss", "ece", "held_out_loss"}
 LEARNING_RATE = {"full": 1e-4, "top": 3e-4, "lora": 1e-3, "head": 1e-3}
 # A pre-norm ViT loses what it knows at 1e-4 within a few steps; see there too.
 IMAGE_LEARNING_RATE = {**LEARNING_RATE, "full": 2e-5, "top": 2e-5}
-# Plain LoRA on texts learns faster in a narrower network, as Adam's best rate does (arXiv:2203.03466): the rate above is for
-# this width. Measured at 384 and 768; no network learns at more than so many times the rate above.
+# Plain LoRA on texts learns faster in a narrower network, as Adam's best rate does (arXiv:2203.03466): the rate above
+# is for this width. Measured at 384 and 768; no network learns at more than so many times the rate above.
 LORA_WIDTH, LORA_FASTEST = 768, 2.0
 # Of random weights, which know nothing that could be lost: DeiT's, under AdamW (arXiv:2012.12877). Not measured here.
 SCRATCH_LEARNING_RATE = 5e-4
@@ -72,7 +72,7 @@ def default_learning_rate(
     from_scratch: bool = False,
     plain_lora_width: int | None = None,
 ) -> float:
-    """Peak learning rate for `method` (a PEFT method counts as lora) on texts or pictures.
+    """Peak learning rate for `method` (a PEFT method counts as lora) on texts or images.
 
     Args:
         from_scratch: all weights start at random.
@@ -110,7 +110,8 @@ def training_arguments(
         **fields: fields of TrainingArguments by their own names.
 
     Raises:
-        InputError: for a field that TrainingArguments does not have, one that is decided here, or a value of another type.
+        InputError: for a field that TrainingArguments does not have, one that is decided here, or a value of another
+            type.
     """
     taken = (set(DECIDED) - MAY_CHANGE) | set(fields) | {"learning_rate", "bf16", "fp16", "use_cpu", "output_dir"}
     for name in extra:
@@ -125,7 +126,7 @@ def training_arguments(
     # TrainingArguments itself takes a value of any type, and fails on it when it is used.
     hints = typing.get_type_hints(TrainingArguments)
     extra = {n: validated(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}
-    chosen = {
+    chosen: dict[str, Any] = {
         **DECIDED,
         **fields,
         **extra,
@@ -141,7 +142,7 @@ def training_arguments(
         arguments = TrainingArguments(str(folder), **chosen)
     except (TypeError, ValueError) as error:
         raise InputError(f"train: {error}") from error
-    # With several GPUs and no launcher the Trainer would put the model in a DataParallel, without mixed precision, and multiply
-    # the loss, which is a mean over all rows of the step already, by their number.
+    # With several GPUs and no launcher the Trainer would put the model in a DataParallel, without mixed precision, and
+    # multiply the loss, which is a mean over all rows of the step already, by their number.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

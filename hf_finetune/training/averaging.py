@@ -1,15 +1,15 @@
 """Running averages of the weights over the steps of a run.
 
-Averaged are the parameters that train; what stays frozen, BatchNorm's statistics among it, is the same in all of them, so
-nothing has to be estimated anew. Each average is one more copy of the trained weights in memory, and one in each checkpoint.
-"""
+Averaged are the parameters that train; what stays frozen, BatchNorm's statistics among it, is the same in all of them,
+so nothing has to be estimated anew. Each average is one more copy of the trained weights in memory, and one in each
+checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -22,16 +22,6 @@ from hf_finetune.training.random_state import RandomState
 
 FILE = "averages.safetensors"
 Weights = Mapping[str, torch.Tensor]
-
-
-class _Average(Protocol):
-    """One way to average."""
-
-    name: str
-    every: Literal["step", "epoch"]
-
-    def share(self, count: int, step: int, max_steps: int) -> float | None:
-        """Weight of the present weights beside the average of `count` earlier ones; None: they are not averaged."""
 
 
 class Ema:
@@ -49,15 +39,16 @@ class Ema:
         self.decay = decay
 
     def share(self, count: int, step: int, max_steps: int) -> float:
-        """See `_Average`."""
+        """Weight of the present weights beside the average of `count` earlier ones."""
         return 1 - min(self.decay, (2 + count) / (11 + count))
 
 
 class Tail:
-    """Plain mean over the last steps of a run, stochastic weight averaging (arXiv:1803.05407; arXiv:2212.05956 for tails).
+    """Plain mean over the last steps of a run, stochastic weight averaging (arXiv:1803.05407; arXiv:2212.05956 for
+    tails).
 
     Args:
-        fraction: share of all optimiser steps; the last one is always in it.
+        fraction: share of all optimizer steps; the last one is always in it.
         every: average the weights after each of these steps, or after those alone that end an epoch.
     """
 
@@ -67,7 +58,7 @@ class Tail:
         self.fraction, self.every = fraction, every
 
     def share(self, count: int, step: int, max_steps: int) -> float | None:
-        """See `_Average`."""
+        """See `Ema.share`; None: this step is not averaged."""
         return 1 / (1 + count) if step >= max_steps or step > (1 - self.fraction) * max_steps else None
 
 
@@ -81,7 +72,7 @@ class Averages(Hook):
     """
 
     def __init__(self, *kinds: Ema | Tail) -> None:
-        self.kinds: dict[str, _Average] = {kind.name: kind for kind in kinds}
+        self.kinds: dict[str, Ema | Tail] = {kind.name: kind for kind in kinds}
         self.means: dict[str, dict[str, torch.Tensor]] = {name: {} for name in self.kinds}
         self.counts: dict[str, int] = dict.fromkeys(self.kinds, 0)
 
@@ -90,7 +81,8 @@ class Averages(Hook):
         return {name: self.means[name] for name in self.kinds if self.counts[name]}
 
     def before_step(self, model: nn.Module, state: TrainerState) -> None:
-        """Begin the averages where the weights are; what is unfrozen later was constant until then, its average as well."""
+        """Begin the averages where the weights are; what is unfrozen later was constant until then, its average as
+        well."""
         for name, kind in self.kinds.items():
             if self.counts[name] or kind.share(0, state.global_step + 1, state.max_steps) is not None:
                 means = self.means[name]
@@ -119,7 +111,8 @@ class Averages(Hook):
 
     def on_validation(self, model: nn.Module, metrics_of: Callable[[str], dict[str, float]]) -> dict[str, float]:
         """Metrics of the averages. Training's random numbers stay as they are."""
-        random_state, metrics = RandomState(_device(model)), {}
+        random_state = RandomState(_device(model))
+        metrics: dict[str, float] = {}
         for name, weights in self.begun().items():
             with swapped(model, weights):
                 metrics |= metrics_of(name)
@@ -158,7 +151,7 @@ def put_in(model: nn.Module, weights: Weights) -> None:
 
 @contextmanager
 def swapped(model: nn.Module, weights: Weights) -> Iterator[None]:
-    """Inside, the model has these weights; after it those it had, to the bit. Between optimiser steps only."""
+    """Inside, the model has these weights; after it those it had, to the bit. Between optimizer steps only."""
     parameters = dict(model.named_parameters())
     before = {name: parameters[name].detach().clone() for name in weights}
     put_in(model, weights)

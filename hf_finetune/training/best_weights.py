@@ -1,4 +1,5 @@
-"""Which weights a run ends with: those of its best epoch, a running average, or a soup of epochs. Validation decides."""
+"""Which weights a run ends with: those of its best epoch, a running average, or a soup of epochs. Validation
+decides."""
 
 from __future__ import annotations
 
@@ -83,4 +84,4 @@ def select_weights(
 
 def _scores(state: TrainerState, metric: str) -> dict[int, float]:
     """A logged metric by step. What was scored before the first step (`eval_on_start`) is no candidate."""
-    return {line["step"]: line[metric] for line in state.log_history if metric in line and line["step"] > 0}
+    return {int(line["step"]): line[metric] for line in state.log_history if metric in line and line["step"] > 0}

@@ -21,7 +21,9 @@ class ProgressBar(TrainerCallback):
     """One bar on stderr over all steps, with the loss and the last validation metrics beside it."""
 
     def __init__(self, metric: str, name: str = "train") -> None:
-        self.metric, self.name, self.shown, self.bar = metric, name, {}, None
+        self.metric, self.name = metric, name
+        self.bar: tqdm | None = None
+        self.latest: dict[str, str] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -50,8 +52,8 @@ class ProgressBar(TrainerCallback):
             return
         for source, name in (("loss", "loss"), (f"eval_{self.metric}", self.metric)):
             if source in logs:
-                self.shown[name] = f"{logs[source]:.4g}"
-        self.bar.set_postfix(self.shown, refresh=False)
+                self.latest[name] = f"{logs[source]:.4g}"
+        self.bar.set_postfix(self.latest, refresh=False)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """See `close`."""

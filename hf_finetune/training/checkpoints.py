@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -113,7 +114,8 @@ def saved_state(checkpoint: Path) -> TrainerState:
 
 def is_over(state: TrainerState) -> bool:
     """Whether no step was to follow: all were taken, or patience had run out."""
-    control = state.stateful_callbacks.get("TrainerControl")
+    callbacks: Any = state.stateful_callbacks
+    control = callbacks.get("TrainerControl")
     return bool(control and control["args"]["should_training_stop"])
 
 
@@ -138,7 +140,8 @@ class CheckpointKeeper(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
-        """Ask for a checkpoint when a signal has come, unless this step ends an epoch: that is evaluated, then saved."""
+        """Ask for a checkpoint when a signal has come, unless this step ends an epoch: that is evaluated, then
+        saved."""
         if self._stopped(args) and not control.should_training_stop and not float(state.epoch or 0.0).is_integer():
             control.should_save = True
         return control
@@ -154,7 +157,7 @@ class CheckpointKeeper(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Seal the checkpoint just written, once every process has added its part."""
-        folder = Path(args.output_dir)
+        folder = Path(args.output_dir or "")
         # Waits for all processes, as a barrier does.
         stopped = self._stopped(args)
         if args.should_save:

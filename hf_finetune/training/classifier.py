@@ -64,8 +64,7 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         return _with_adapter(checkpoint, alone, trust_remote_code)
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     if artefacts_in(local.folder.parent).get("encoder") == local.folder:
-        model, task, labels = load_custom_head(local.folder.parent)
-        return _classifier(model, local, task, labels)
+        return _classifier(local, *load_custom_head(local.folder.parent))
     config = json.loads((local.folder / "config.json").read_text(encoding="utf-8"))
     architecture = next(iter(config.get("architectures") or []), "")
     distilled = architecture == DeiTForImageClassificationWithTeacher.__name__
@@ -75,8 +74,8 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         )
     if (problem := config.get("problem_type")) in ("multi_label_classification", "regression"):
         raise InputError(
-            f"{checkpoint}: its config.json says problem_type {problem}, which is not supported yet; expected a classifier that "
-            "gives each row one class"
+            f"{checkpoint}: its config.json says problem_type {problem}, which is not supported yet; expected a "
+            "classifier that gives each row one class"
         )
     labels = tuple(class_names(checkpoint, config))
     task: Task = "image-classification" if "ForImageClassification" in architecture else "text-classification"
@@ -85,7 +84,7 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
     )
     if loaded.fresh:
         raise InputError(f"{checkpoint}: its weights lack {', '.join(loaded.fresh)}; this classifier was never trained")
-    return _classifier(loaded.model, local, task, labels, trust_remote_code)
+    return _classifier(local, loaded.model, task, labels, trust_remote_code)
 
 
 def _with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Classifier:
@@ -111,7 +110,7 @@ def _with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Cla
 
 
 def _classifier(
-    model: PreTrainedModel, local: LocalCheckpoint, task: Task, labels: tuple[str, ...], trust_remote_code: bool = False
+    local: LocalCheckpoint, model: PreTrainedModel, task: Task, labels: tuple[str, ...], trust_remote_code: bool = False
 ) -> Classifier:
     """The model with its tokenizer or image processor."""
     inputs: Inputs
@@ -125,7 +124,9 @@ def _classifier(
         inputs = ImageInputs(load_image_processor(str(local.folder), trust_remote_code=trust_remote_code))
     # What its head does not read need not be computed.
     first_token_alone(model)
-    return Classifier(model.to(default_device()).eval(), inputs, labels, bool(local.config.get("trained_on_pairs")))
+    network: nn.Module = model
+    pairs = bool(local.config.get("trained_on_pairs"))
+    return Classifier(network.to(default_device()).eval(), inputs, labels, pairs)
 
 
 def _max_length(model: PreTrainedModel, local: LocalCheckpoint) -> int:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_finetune.data.inputs import EpochRows
 from hf_finetune.evaluation.logits import to_device
 from hf_finetune.models.freezing import as_in_training
 
@@ -98,13 +98,13 @@ _CPU_KERNELS = {
 }
 
 
-def training_flops(model: nn.Module, batch: Batch) -> int:
+def training_flops(model: PreTrainedModel, batch: Batch) -> int:
     """Operations of one forward and backward pass as autograd runs them, counted by `torch.utils.flop_counter`.
 
     So a trained layer counts three times its forward pass, a frozen prefix once, the lowest trained layer without the
     gradient of its input, and layers that a batch of cached activations passes over not at all; nor what a run leaves
-    out because nothing reads it. Embeddings are looked up, not multiplied. Weights, statistics, gradients and generators are
-    left as they are.
+    out because nothing reads it. Embeddings are looked up, not multiplied. Weights, statistics, gradients and
+    generators are left as they are.
 
     Args:
         model: a classifier whose output has `logits`.
@@ -127,7 +127,7 @@ def training_flops(model: nn.Module, batch: Batch) -> int:
 
 
 def flops_of_rows(
-    model: nn.Module, rows: Dataset, collate: Callable[[Any], Batch], lengths_N: np.ndarray
+    model: PreTrainedModel, rows: EpochRows, collate: Callable[[Any], Batch], lengths_N: np.ndarray
 ) -> np.ndarray:
     """Operations of training on each row once, shape (N,).
 
@@ -147,9 +147,9 @@ def flops_of_rows(
 
 
 def measure(
-    model: nn.Module,
+    model: PreTrainedModel,
     *,
-    rows: Dataset,
+    rows: EpochRows,
     collate: Callable[[Any], Batch],
     lengths: np.ndarray | None,
     rows_trained: int,
@@ -162,7 +162,7 @@ def measure(
     Args:
         rows: what was trained on.
         collate: as the loop's.
-        lengths: shape (N,), tokens of each row; None: pictures.
+        lengths: shape (N,), tokens of each row; None: images.
         rows_trained: rows that went through the model, epochs counted; each row of `rows` about as often as another.
         images: rows that went through the model by the shape of one image's tensor.
         seconds: the loop's wall-clock.
@@ -184,10 +184,10 @@ def measure(
 
 
 def patches(config: PreTrainedConfig, shape: tuple[int, ...]) -> int:
-    """Tokens of one picture: the patches that a transformer cuts it into, or those that are cached; 0 for other networks.
+    """Tokens of one image: the patches that a transformer cuts it into, or those that are cached; 0 for other networks.
 
     Args:
-        shape: of one picture's tensor, (3, H, W), or (T, D) of its activations.
+        shape: of one image's tensor, (3, H, W), or (T, D) of its activations.
     """
     if len(shape) == 2:
         return shape[0]

@@ -37,8 +37,8 @@ def key_of(model: PreTrainedModel, layers: Collection[nn.Module], rows: Dataset,
 
     Args:
         model: the network whose features are fitted, its own weights and configuration.
-        layers: of it, those whose place fitted heads take: what they hold reaches no feature, so runs whose random heads
-            alone differ, as those of several seeds, share a head.
+        layers: of it, those whose place fitted heads take: what they hold reaches no feature, so runs whose random
+            heads alone differ, as those of several seeds, share a head.
         rows: what the network is shown, with their labels: columns of numbers and of lists of numbers.
         settings: whatever else decides the bits, as JSON has it. Versions, processor and threads are added here.
     """

@@ -1,7 +1,7 @@
 """The one interface between the trainer and a technique: a hook, called at fixed points of training.
 
-The trainer knows no technique by name. Each one (mixout, SAM, R-Drop, averages of the weights, ...) is a `Hook` in the file
-of its implementation, and overrides the methods of the points that it needs.
+The trainer knows no technique by name. Each one (mixout, SAM, R-Drop, averages of the weights, ...) is a `Hook` in the
+file of its implementation, and overrides the methods of the points that it needs.
 
 Legend: B rows of a micro-batch, C classes.
 """
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 from hf_finetune.data.inputs import EpochRows
 
@@ -23,12 +23,12 @@ Batch: TypeAlias = dict[str, Any]
 """A micro-batch: the model's inputs, and `labels`."""
 Collate: TypeAlias = Callable[[dict[str, Any]], Batch]
 SummedLoss: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]
-"""`(logits, targets) -> scalar`, the sum over rows. Logits are (B, C), or those of two heads, see `heads.head_logits`; targets
-are labels, see `losses.RowLosses`, or hold more; B is their length."""
+"""`(logits, targets) -> scalar`, the sum over rows. Logits are (B, C), or those of two heads, see `heads.head_logits`;
+targets are labels, see `losses.RowLosses`, or hold more; B is their length."""
 
 
 class Hook:
-    """What a technique does in training. Here every method does nothing; they stand in the order in which they are called."""
+    """What a technique does in training: methods in the order of their calls, all of which do nothing here."""
 
     passes = 1
     """How often a step sends each row through the model."""
@@ -57,7 +57,7 @@ class Hook:
         """Change a micro-batch before it is counted and goes to the device."""
         return batch
 
-    def on_inputs(self, model: nn.Module, batch: Batch) -> Batch:
+    def on_inputs(self, model: PreTrainedModel, batch: Batch) -> Batch:
         """Change a micro-batch on the device, with gradients, each time that it goes through the model."""
         return batch
 
@@ -65,7 +65,7 @@ class Hook:
         """Change a step's gradients, which are complete, before they are clipped.
 
         Args:
-            repeat: sends a micro-batch through once more and adds its gradient; it is also told whether it is the last one.
+            repeat: sends a micro-batch through once more and adds its gradient; also told whether it is the last.
         """
 
     def before_update(self, model: nn.Module, state: TrainerState) -> None:
@@ -74,9 +74,10 @@ class Hook:
     def after_update(
         self, model: nn.Module, state: TrainerState, optimizer: torch.optim.Optimizer, *, overflowed: bool
     ) -> None:
-        """Change the weights that the optimizer has just updated; the step is not counted yet, its gradients are still there.
+        """Change the weights that the optimizer has just updated. The gradients are still there.
 
         Args:
+            state: does not count this step yet.
             overflowed: float16 gradients were not finite, and the optimizer passed the step over.
         """
 
@@ -111,58 +112,40 @@ class HookEvents(TrainerCallback):
     def __init__(self, hooks: Sequence[Hook]) -> None:
         self.hooks = hooks
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: object
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
         """See `Hook.before_step`."""
         for hook in self.hooks:
-            hook.before_step(model, state)
+            hook.before_step(event["model"], state)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: object
-    ) -> None:
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
         """See `Hook.before_update`."""
         for hook in self.hooks:
-            hook.before_update(model, state)
+            hook.before_update(event["model"], state)
 
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        **_: object,
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
         """See `Hook.after_update`."""
+        model, optimizer = event["model"], event["optimizer"]
         overflowed = args.fp16 and bool(self.hooks) and not gradients_are_finite(model)
         for hook in self.hooks:
             hook.after_update(model, state, optimizer, overflowed=overflowed)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: object
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
         """See `Hook.after_step`."""
         for hook in self.hooks:
-            hook.after_step(model, state)
+            hook.after_step(event["model"], state)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: object
-    ) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
         """See `Hook.after_epoch`."""
         for hook in self.hooks:
-            hook.after_epoch(model, state)
+            hook.after_epoch(event["model"], state)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, **_: object
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
         """See `Hook.after_training`."""
         for hook in self.hooks:
-            hook.after_training(model, state)
+            hook.after_training(event["model"], state)
 
 
 def gradients_are_finite(model: nn.Module) -> bool:
-    """Whether all gradients are numbers; the device is waited for once. (Fused optimizers do not say what they passed over.)"""
+    """Whether all gradients are numbers: fused optimizers do not say what they passed over. One wait for the device."""
     finite = [parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None]
     return not finite or bool(torch.stack(finite).all())

@@ -8,8 +8,8 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
@@ -39,7 +39,7 @@ class InputMixing(Hook):
         assert isinstance(rows, Rows | AugmentedRows), "rows with a label"
         return MixedRows(rows, self.seed), partial(collate_mixed, self.operations, collate)
 
-    def on_inputs(self, model: nn.Module, batch: Batch) -> Batch:
+    def on_inputs(self, model: PreTrainedModel, batch: Batch) -> Batch:
         """Mix word embeddings and labels."""
         return mixed_inputs(model, batch) if "partners" in batch else batch
 
@@ -59,7 +59,7 @@ def soft_labels(labels_B: torch.Tensor, partners_B: torch.Tensor, shares_B: torc
     return shares_B[:, None] * own_BC + (1 - shares_B[:, None]) * own_BC[partners_B]
 
 
-def mixed_inputs(model: nn.Module, inputs: Batch) -> Batch:
+def mixed_inputs(model: PreTrainedModel, inputs: Batch) -> Batch:
     """A mixed batch with soft labels, and of texts the mixed word embeddings in place of ids.
 
     The table is read once for every token, so its gradient is of the words that the batch has, row-sparse where it was.
@@ -70,7 +70,7 @@ def mixed_inputs(model: nn.Module, inputs: Batch) -> Batch:
     """
     left = dict(inputs)
     partners_B, shares_B = left.pop("partners"), left.pop("shares")
-    left["labels"] = soft_labels(left["labels"], partners_B, shares_B, model.config.num_labels)
+    left["labels"] = soft_labels(left["labels"], partners_B, shares_B, int(model.config.num_labels or 0))
     if "input_ids" in left:
         words_BTD = model.get_input_embeddings()(left.pop("input_ids"))
         own_B11 = shares_B[:, None, None]
@@ -79,7 +79,7 @@ def mixed_inputs(model: nn.Module, inputs: Batch) -> Batch:
 
 
 @torch.no_grad()
-def why_not_by_embeddings(model: nn.Module, batch: dict[str, torch.Tensor]) -> str | None:
+def why_not_by_embeddings(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> str | None:
     """Why the model cannot be given word embeddings in place of ids; None: it can, and gives the same logits.
 
     Args:
@@ -93,10 +93,10 @@ def why_not_by_embeddings(model: nn.Module, batch: dict[str, torch.Tensor]) -> s
     with evaluating(model):
         expected = model(**batch).logits
         try:
-            found = model(**rest, inputs_embeds=model.get_input_embeddings()(batch["input_ids"])).logits
+            by_embeddings = model(**rest, inputs_embeds=model.get_input_embeddings()(batch["input_ids"])).logits
         # Each family fails in its own way where it looks for the ids.
         except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             return " ".join(str(error).split())
-    if not torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
-        return f"its logits would differ by {float((found - expected).abs().max()):.1e} without any mixing"
+    if not torch.allclose(by_embeddings, expected, rtol=TOLERANCE, atol=TOLERANCE):
+        return f"its logits would differ by {float((by_embeddings - expected).abs().max()):.1e} without any mixing"
     return None

@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from hf_finetune.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Relative error against float64 up to which a float32 matrix product counts as exact: float32's own is below 1e-6 at
 # the widths in use, one in bfloat16 is above 1e-3.
@@ -30,7 +33,7 @@ class Kernels:
     """Argument of `model.set_attn_implementation`."""
     threads: int
 
-    def switch_on(self, model: torch.nn.Module) -> None:
+    def switch_on(self, model: PreTrainedModel) -> None:
         """Set them on a transformers model and in this process; autocast is left to the caller."""
         if model.config._attn_implementation != self.attention:
             model.set_attn_implementation(self.attention)
@@ -67,14 +70,14 @@ def matmul_error(setting: str) -> float:
     exact = left.double() @ right.double().T
     with settings_restored():
         torch.set_float32_matmul_precision(setting)
-        found = torch.nn.functional.linear(left, right)
-    return float((found - exact).norm() / exact.norm())
+        product = torch.nn.functional.linear(left, right)
+    return float((product - exact).norm() / exact.norm())
 
 
-def attention_kernels(model: torch.nn.Module) -> tuple[str, ...]:
+def attention_kernels(model: PreTrainedModel) -> tuple[str, ...]:
     """The attention kernels of `eager` and `sdpa` that a loaded transformers model can run, the present one first."""
-    present = model.config._attn_implementation
-    found = [present]
+    present = str(model.config._attn_implementation)
+    kernels = [present]
     for other in ("eager", "sdpa"):
         if other != present:
             try:
@@ -83,9 +86,9 @@ def attention_kernels(model: torch.nn.Module) -> tuple[str, ...]:
                 continue
             # A family without attention, or with its own, says so in the log alone.
             if model.config._attn_implementation == other:
-                found.append(other)
+                kernels.append(other)
     model.set_attn_implementation(present)
-    return tuple(found)
+    return tuple(kernels)
 
 
 def has_native_bf16(device: torch.device) -> bool:
@@ -115,8 +118,9 @@ def resolve_mixed_precision(choice: Literal["auto", "no", "bf16", "fp16"], devic
 
 def launched() -> Format | None:
     """What `accelerate launch --mixed_precision` asked for."""
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
-    return asked if asked in ("no", "bf16", "fp16") else None
+    requested = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
+    choices: tuple[Literal["no", "bf16", "fp16"], ...] = ("no", "bf16", "fp16")
+    return next((choice for choice in choices if choice == requested), None)
 
 
 def default_device() -> torch.device:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_finetune.evaluation.logits import cast
 from hf_finetune.models.freezing import trainable_parameters
@@ -76,7 +77,7 @@ class Choice:
 
 
 def choose(
-    model: nn.Module,
+    model: PreTrainedModel,
     batch: Mapping[str, torch.Tensor],
     *,
     default: Kernels,
@@ -97,7 +98,7 @@ def choose(
         batch: the model's inputs and `labels`, on the same device.
         default: what runs unless something else is measured to be 10% faster.
         free: fields of `Kernels` that may differ from `default`.
-        planned_steps: optimiser steps of the run.
+        planned_steps: optimizer steps of the run.
         method: what trains, see `Recipe.trained`.
         shortcuts: those that the trainer takes.
         probe: False: the default, whatever is stored.
@@ -119,34 +120,36 @@ def choose(
         write_json(path, {"key": key, **choice.to_dict()})
     except OSError as error:
         # The next run measures again.
-        logger.info("%s: the choice of kernels cannot be kept (%s)", path, error.strerror)
+        logger.info("%s: the choice of kernels cannot be cached (%s)", path, error.strerror)
     return choice
 
 
-def _alternatives(model: nn.Module, default: Kernels, free: frozenset[str]) -> list[Kernels]:
+def _alternatives(model: PreTrainedModel, default: Kernels, free: frozenset[str]) -> list[Kernels]:
     """What is worth trying, in the order of what it may gain; each differs from the default in one respect."""
-    found = []
+    alternatives = []
     if "attention" in free:
-        found += [replace(default, attention=name) for name in attention_kernels(model) if name != default.attention]
+        alternatives += [
+            replace(default, attention=name) for name in attention_kernels(model) if name != default.attention
+        ]
     if "float32_matmul" in free and matmul_error("medium") < EXACT:
         # Under bf16 autocast hardly a product is left in float32.
         if default.mixed_precision == "no":
-            found.append(replace(default, float32_matmul="medium"))
+            alternatives.append(replace(default, float32_matmul="medium"))
         elif "mixed_precision" in free:
-            found.append(replace(default, mixed_precision="no", float32_matmul="medium"))
+            alternatives.append(replace(default, mixed_precision="no", float32_matmul="medium"))
     elif default.mixed_precision != "no" and "mixed_precision" in free:
-        found.append(replace(default, mixed_precision="no"))
+        alternatives.append(replace(default, mixed_precision="no"))
     if default.mixed_precision == "no" and "mixed_precision" in free and has_native_bf16(model.device):
-        found.append(replace(default, mixed_precision="bf16"))
+        alternatives.append(replace(default, mixed_precision="bf16"))
     if "threads" in free and default.threads > 1:
-        found.append(replace(default, threads=default.threads // 2))
-    return found
+        alternatives.append(replace(default, threads=default.threads // 2))
+    return alternatives
 
 
 def measure(
     step: Callable[[Mapping[str, torch.Tensor], Kernels], None],
     batch: Mapping[str, torch.Tensor],
-    model: nn.Module,
+    model: PreTrainedModel,
     alternatives: list[Kernels],
     default: Kernels,
     planned_steps: int,
@@ -202,8 +205,8 @@ def measure(
     return Choice(chosen, measured, "probe")
 
 
-def _step(model: nn.Module, batch: Mapping[str, torch.Tensor], kernels: Kernels) -> None:
-    """Forward and backward, as in training but for the optimiser."""
+def _step(model: PreTrainedModel, batch: Mapping[str, torch.Tensor], kernels: Kernels) -> None:
+    """Forward and backward, as in training but for the optimizer."""
     formats = {"bf16": torch.bfloat16, "fp16": torch.float16}
     with cast(model.device, formats.get(kernels.mixed_precision)):
         logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
@@ -220,11 +223,11 @@ def _first_rows(batch: Mapping[str, torch.Tensor], rows: int) -> Mapping[str, to
 
 
 def _key(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], default: Kernels, free: frozenset[str], method: str
+    model: PreTrainedModel, batch: Mapping[str, torch.Tensor], default: Kernels, free: frozenset[str], method: str
 ) -> dict[str, Any]:
     """All that a choice may depend on."""
     trained, total = trainable_parameters(model)
-    # Texts by the power of two above their padded length, pictures by their size.
+    # Texts by the power of two above their padded length, images by their size.
     shapes = {
         name: [1 << (n - 1).bit_length() for n in tensor.shape[1:]] if tensor.ndim == 2 else list(tensor.shape[1:])
         for name, tensor in batch.items()

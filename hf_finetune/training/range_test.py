@@ -33,15 +33,17 @@ class RangeTest:
     steepest: float | None
     """The rate, on the way to `lowest`, at which the smoothed loss falls fastest per factor of the rate."""
     lowest: float | None
-    """The rate at the lowest smoothed loss after the first `FEWEST` steps. None, both: the loss did not fall by more than two
-    standard errors of the mean of those steps, as when the head was fitted beforehand."""
+    """The rate at the lowest smoothed loss after the first `FEWEST` steps. None, both: the loss did not fall by more
+    than two standard errors of the mean of those steps, as when the head was fitted beforehand."""
     rise: float | None
-    """The last rate before the smoothed loss stays above the first steps' mean and standard deviation; None: it does not."""
+    """The last rate before the smoothed loss stays above the first steps' mean and standard deviation; None: it does
+    not."""
 
     @property
     def proposed(self) -> float:
-        """Where the loss fell: the lesser of `steepest` and a tenth of `lowest`. Where not: a third of `rise`, for the best
-        rate is said to lie within a factor of a few below the largest at which the loss does not rise (section 3.3)."""
+        """Where the loss fell: the lesser of `steepest` and a tenth of `lowest`. Where not: a third of `rise`, for the
+        best rate is said to lie within a factor of a few below the largest at which the loss does not rise (section
+        3.3)."""
         if self.steepest is not None and self.lowest is not None:
             return min(self.steepest, self.lowest / 10)
         assert self.rise is not None, "such a curve is not read"

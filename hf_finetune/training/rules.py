@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from hf_finetune.models.surgery.reinit import ReinitTopLayers
@@ -12,6 +13,10 @@ from hf_finetune.utils.rules import Conflict, Unused
 
 def _averages(recipe: Any) -> bool:
     return bool(recipe.averaging != type(recipe.averaging)())
+
+
+def _rate_beside_head(name: str, recipe: Any) -> bool:
+    return bool(recipe.trained == "head" and vars(recipe.optim)[name] is not None)
 
 
 def _muon_has_no_matrix(recipe: Any) -> bool:
@@ -50,7 +55,7 @@ OPTIM = (
     *(
         Conflict(
             f"optim.{name}",
-            lambda r, name=name: r.trained == "head" and vars(r.optim)[name] is not None,
+            partial(_rate_beside_head, name),
             "None with method head, whose rate is train.learning_rate",
         )
         for name in ("head_learning_rate", "layer_decay")

@@ -81,6 +81,7 @@ class TrainingSetup:
     shortcuts: Shortcuts = Shortcuts()
     """What is computed in another way than the library does."""
     hooks: tuple[Hook, ...] = ()
-    """Techniques, in the order in which they are called. One that changes a micro-batch comes before SAM, which keeps it."""
+    """Techniques, in the order in which they are called. One that changes a micro-batch comes before SAM, which keeps
+    it."""
     callbacks: tuple[TrainerCallback, ...] = ()
     """What watches or stops the training."""

@@ -1,4 +1,5 @@
-"""Greedy soup (arXiv:2203.05482) over the epochs of one run: their weights are averaged as long as validation gains by it."""
+"""Greedy soup (arXiv:2203.05482) over the epochs of one run: their weights are averaged as long as validation gains by
+it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Candidate:
     weights: str
     """checkpoint (the best epoch's), ema, tail or soup."""
     steps: tuple[int, ...]
-    """Optimiser steps after which they stood, of a soup in the order in which it took them; of a running average the last."""
+    """Optimizer steps after which they stood, of a soup in the order in which it took them; of a running average the
+    last."""
     metric: float
     """On the validation rows."""
 
@@ -50,7 +52,7 @@ def best_of(candidates: Sequence[Candidate], *, greater_is_better: bool) -> Cand
 
 
 class Soup(Hook):
-    """Weights of a run's scored epochs, kept beside its checkpoints: those that train, without the optimiser's state.
+    """Weights of a run's scored epochs, kept beside its checkpoints: those that train, without the optimizer's state.
 
     Args:
         checkpoints: the folder of the run's checkpoints.

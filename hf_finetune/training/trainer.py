@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from hf_finetune.augmentation.compose import depends_on_progress
 from hf_finetune.augmentation.online import AugmentedRows
@@ -54,6 +54,12 @@ class ClassifierTrainer(Trainer):
         InputError: when `args` holds a Hub token (it would be pickled with the arguments).
     """
 
+    model: PreTrainedModel
+    args: TrainingArguments
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: Any
+    train_dataset: Dataset
+    eval_dataset: Dataset
     # Whether a row that is drawn again in an epoch is another view of it there.
     several_views = True
 
@@ -228,18 +234,18 @@ class ClassifierTrainer(Trainer):
         self.nan_guard.check(self.state.global_step)
         super().save_model(output_dir, _internal_call)
 
-    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with self.clock.paused():
             show_average(self.optimizer)
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
-                checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+                checkpoint = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
                 for hook in self.hooks:
                     hook.on_save(self.model, self.state, checkpoint)
                 self.clock.save(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.args.output_dir or "")
         save_weights(self.model, folder, state_dict, is_main=self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -258,7 +264,7 @@ class ClassifierTrainer(Trainer):
             super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        refuse_lacking(self.model, load_result.missing_keys, self.args.output_dir)
+        refuse_lacking(self.model, load_result.missing_keys, str(self.args.output_dir))
         super()._issue_warnings_after_load(load_result)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -292,7 +298,7 @@ class ClassifierTrainer(Trainer):
         return metrics
 
     def _evaluate(
-        self, trial: object, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
+        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
     ) -> dict[str, float]:
         """As the Trainer's, for a plateau schedule that has a warm-up."""
         metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
@@ -328,8 +334,9 @@ class ClassifierTrainer(Trainer):
 
     # The whole training
 
-    def train(self, resume_from_checkpoint: str | None = None) -> None:
-        """As the Trainer's; then refuses weights that are not finite, and measures the loop without evaluation and saving.
+    def train(self, resume_from_checkpoint: str | None = None) -> None:  # type: ignore[override]
+        """As the Trainer's; then refuses weights that are not finite, and measures the loop without evaluation and
+        saving.
 
         A run that was killed after its last checkpoint takes no further step; the Trainer's would, when it had stopped
         early or in the middle of an epoch.

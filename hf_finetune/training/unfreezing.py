@@ -1,10 +1,9 @@
 """Gradual unfreezing: the head first, then one more layer at a time, from the top down.
 
-https://arxiv.org/abs/1801.06146. Layers that wait do not require gradients: their backward pass is saved, the optimiser
-passes over them (no momentum, no weight decay), their Adam state begins when they do, and the gradient's norm is that of
-what trains. DistributedDataParallel is told by the Trainer to look for parameters without a gradient at every step
-(`find_unused_parameters`), so they may change from step to step.
-"""
+https://arxiv.org/abs/1801.06146. Layers that wait do not require gradients: their backward pass is saved, the optimizer
+passes over them (no momentum, no weight decay), their Adam state begins when they do, and the gradient's norm is that
+of what trains. DistributedDataParallel is told by the Trainer to look for parameters without a gradient at every step
+(`find_unused_parameters`), so they may change from step to step."""
 
 from __future__ import annotations
 
@@ -18,13 +17,13 @@ from hf_finetune.training.hooks import Hook
 
 
 class GradualUnfreezing(Hook):
-    """Lets one more group of weights train every so many optimiser steps.
+    """Lets one more group of weights train every so many optimizer steps.
 
     Which groups train is told by the step alone, so that a run that was resumed does as one that was not.
 
     Args:
         model: the groups are its weights that train now, see `freeze.groups_from_the_top`.
-        steps: optimiser steps from one group to the next; a fraction rounds up, group by group.
+        steps: optimizer steps from one group to the next; a fraction rounds up, group by group.
         fresh: modules that the checkpoint did not have; they train from the start.
     """
 
@@ -39,9 +38,8 @@ class GradualUnfreezing(Hook):
     def work(self, steps: int) -> float:
         """Work of so many steps over that of as many in which all groups train.
 
-        A third of a step is the forward pass; the rest goes back through the groups that train, which are taken to be alike
-        except for the head, which costs nothing.
-        """
+        A third of a step is the forward pass; the rest goes back through the groups that train, which are taken to be
+        alike except for the head, which costs nothing."""
         below = len(self.groups) - 1
         if below == 0:
             return 1.0
@@ -64,7 +62,7 @@ class GradualUnfreezing(Hook):
 
 
 def steps_between(every: float, steps_per_epoch: int) -> float:
-    """Optimiser steps between two groups that are `every` epochs apart."""
+    """Optimizer steps between two groups that are `every` epochs apart."""
     return max(1.0, every * steps_per_epoch)
 
 

@@ -1,9 +1,9 @@
 """Linear probe before fine-tuning: the head starts where logistic regression on frozen features ends.
 
 A head that starts at random sends noise into the pretrained layers for the first steps and, with many classes, needs a
-learning rate of its own; one that starts fitted does neither (Kumar et al., arXiv:2202.10054). Where the untrained features
-tell next to nothing of the labels it is the other way round: the fitted head holds the network to the wrong features. How
-much they tell is measured on rows that the fit has not seen.
+learning rate of its own; one that starts fitted does neither (Kumar et al., arXiv:2202.10054). Where the untrained
+features tell next to nothing of the labels it is the other way round: the fitted head holds the network to the wrong
+features. How much they tell is measured on rows that the fit has not seen.
 
 Legend: N rows, D features, C classes.
 """
@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
+from hf_finetune.data.inputs import EpochRows
 from hf_finetune.evaluation.logits import Collate, predict_logits
 
 # Features of more rows than this change the fitted head little and cost a forward pass each.
 MOST_ROWS = 5_000
-# A feature counts as varying by no less than this share of the features' size (root mean square). Where they hardly vary
-# (.008 of their size after a network lost its top layers; .5 in a whole one), weights that made up for it would throw the
-# logits far off as soon as training moves the features at all.
+# A feature counts as varying by no less than this share of the features' size (root mean square). Where they hardly
+# vary (.008 of their size after a network lost its top layers; .5 in a whole one), weights that made up for it would
+# throw the logits far off as soon as training moves the features at all.
 LEAST_DEVIATION = 0.05
-# scikit-learn's C of the fit that tells how much the features explain: with a stronger penalty, which the start of a head
-# is better for, the answer would depend on the number of rows and classes more than on the features.
+# scikit-learn's C of the fit that tells how much the features explain: with a stronger penalty, which the start of a
+# head is better for, the answer would depend on the number of rows and classes more than on the features.
 MEASURED_AT = 0.1
 
 
@@ -66,11 +66,13 @@ class FittedHead:
 
 
 class NotOfRows(Exception):
-    """A classification layer is asked about tokens, and a row's logits are made of theirs: no features of a row go into it."""
+    """A classification layer is asked about tokens, and a row's logits are made of theirs: no features of a row go into
+    it."""
 
 
 def with_every_class(chosen_n: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
-    """Rows that were drawn, and of each class without one among them the first: a layer has no weights for what it never saw.
+    """Rows that were drawn, and of each class without one among them the first: a layer has no weights for what it
+    never saw.
 
     Args:
         chosen_n: numbers of the rows.
@@ -83,7 +85,7 @@ def with_every_class(chosen_n: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 def head_features(
     model: nn.Module,
     layers: Sequence[nn.Linear],
-    rows: Dataset,
+    rows: EpochRows,
     collate: Collate,
     *,
     batch_size: int = 64,
@@ -120,14 +122,15 @@ def fit_head(
     weights_N: np.ndarray | None = None,
     first_N: np.ndarray | None = None,
 ) -> FittedHead:
-    """Multinomial logistic regression on standardised features, the standardisation folded into its weights.
+    """Multinomial logistic regression on standardized features, the standardization folded into its weights.
 
     Args:
         features_ND: shape (N, D).
         labels_N: shape (N,), class indices; every class of `num_labels` should be there, an absent one gets zeros.
         inverse_strength: scikit-learn's C, the inverse of the L2 penalty.
         weights_N: shape (N,), what each row counts. None: all the same.
-        first_N: shape (N,), of each row the first of those that it repeats, see `data.duplicates.first_sources`. None: none does.
+        first_N: shape (N,), of each row the first of those that it repeats, see `data.duplicates.first_sources`. None:
+        none does.
     """
     mean, size = features_ND.mean(0), float(np.sqrt(np.square(features_ND, dtype=np.float64).mean()))
     scale = np.maximum(features_ND.std(0), LEAST_DEVIATION * size or 1.0)

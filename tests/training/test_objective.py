@@ -18,7 +18,7 @@ from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.training.losses.config import Focal
 from hf_finetune.training.losses.weighted import CROSS_ENTROPY, WeightedLoss, mean_over_step
-from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalised
+from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalized
 from hf_finetune.training.regularization.gradient_noise import NoisyGradients
 from hf_finetune.training.regularization.mixout import Mixout, pretrained_layers
 from hf_finetune.training.regularization.r_drop import RDrop, symmetric_kl
@@ -41,7 +41,7 @@ def with_everything(model: nn.Module, args: TrainingArguments, setup: TrainingSe
             RDrop(1.0),
             Mixout(pretrained_layers(model), p=0.3, seed=0),
             NoisyGradients(eta=1e-6, gamma=0.55, seed=0),
-            ElasticNetSteps(penalised(model, ()), l1=10.0, l2=1.0),
+            ElasticNetSteps(penalized(model, ()), l1=10.0, l2=1.0),
         ],
     )
     return make(model, args, setup)

@@ -1,8 +1,7 @@
 """Class weights: how much a row of each class counts in the loss.
 
-They are scaled so that their mean over the training rows is 1: the learning rate keeps its meaning, and only the ratios of
-the weights count.
-"""
+They are scaled so that their mean over the training rows is 1: the learning rate keeps its meaning, and only the ratios
+of the weights count."""
 
 from __future__ import annotations
 
@@ -27,7 +26,8 @@ class Balanced:
 
 @configclass
 class EffectiveNumber:
-    """Class-balanced loss: one over the effective number of rows of a class, (1 - beta^n) / (1 - beta) (arXiv:1901.05555)."""
+    """Class-balanced loss: one over the effective number of rows of a class, (1 - beta^n) / (1 - beta)
+    (arXiv:1901.05555)."""
 
     beta: Fraction = 0.999
     """0: no weights; towards 1: one over the rows of the class."""
@@ -42,7 +42,8 @@ class PerClass:
     """A weight for each class by its name."""
 
     weights: Annotated[dict[str, Positive], MinLen(1)]
-    """Name of a class: its weight, above 0. Classes that are not named weigh 1, before all are scaled to a mean of 1."""
+    """Name of a class: its weight, above 0. Classes that are not named weigh 1, before all are scaled to a mean of
+    1."""
 
     def __call__(self, counts: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
         """Weight of each class.

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 def contrastive(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: float) -> torch.Tensor:
     """Cross-entropy of finding each row's other embedding, by its one, among those of all rows of the batch, by cosine.
 
-    InfoNCE (arXiv:1807.03748): between two networks, as in CRD (arXiv:1910.10699), with the batch in place of a memory of
-    other rows; or between two dropout masks of one (SimCSE, arXiv:2104.08821).
+    InfoNCE (arXiv:1807.03748): between two networks, as in CRD (arXiv:1910.10699), with the batch in place of a memory
+    of other rows; or between two dropout masks of one (SimCSE, arXiv:2104.08821).
 
     Args:
         one_BD: embeddings; the student's, projected onto the teacher's width.

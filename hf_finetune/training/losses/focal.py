@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 @configclass
 class Focal:
-    """Cross-entropy times (1 - p)^gamma, p the label's probability: rows that are right count less (arXiv:1708.02002)."""
+    """Cross-entropy times (1 - p)^gamma, p the label's probability: rows that are right count less
+    (arXiv:1708.02002)."""
 
     gamma: NonNegative = 2.0
     """How much less: 0 is cross-entropy."""

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 RowLosses: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """`(logits (B, C), labels (B,)) -> loss of each row (B,)`, in nats, computed in float32.
 
-Labels are class indices, or soft: (B, C), float, how much of each class is in a row. Then the loss is the same mixture of
-what the row costs under each class, and so linear in the labels, whatever they sum to.
-"""
+Labels are class indices, or soft: (B, C), float, how much of each class is in a row. Then the loss is the same mixture
+of what the row costs under each class, and so linear in the labels, whatever they sum to. """
 
 
 def target_distribution(labels_B: torch.Tensor, classes: int, label_smoothing: float) -> torch.Tensor:

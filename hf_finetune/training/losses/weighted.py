@@ -32,7 +32,8 @@ class WeightedLoss:
     weights_C: torch.Tensor | None = None
     """Weight of each class, shape (C,); their mean over the training rows is 1. None: all 1."""
     shift_C: torch.Tensor | None = None
-    """Added to the logits, shape (C,): tau times the logarithm of each class's share (arXiv:2007.07314). None: nothing."""
+    """Added to the logits, shape (C,): tau times the logarithm of each class's share (arXiv:2007.07314). None:
+    nothing."""
 
     def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         """Scalar, in nats: the sum of `of_rows`."""

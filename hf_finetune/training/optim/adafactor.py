@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @configclass
 class Adafactor(OptimizerConfig):
-    """Adafactor (arXiv:1804.04235), torch's: row and column sums of squares in place of all squares; the rate is relative to
-    the size of the weights, and never above 1 / sqrt(step)."""
+    """Adafactor (arXiv:1804.04235), torch's: row and column sums of squares in place of all squares; the rate is
+    relative to the size of the weights, and never above 1 / sqrt(step)."""
 
     beta2_decay: Annotated[float, Le(0)] = -0.8
     """The mean of the squares forgets by step^beta2_decay."""

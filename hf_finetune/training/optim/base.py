@@ -6,15 +6,16 @@ An optimizer is one file: a frozen dataclass of its settings, which is also what
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import torch
 
 
 ParameterGroup: TypeAlias = dict[str, Any]
-"""As torch has it: `params` that are updated alike, their `lr` and `weight_decay`; and of `rate_groups` also `part`, a name for
-people ("layer 3", "head"), and `matrix`, whether all are matrices within the encoder's layers that were split off."""
+"""As torch has it: `params` that are updated alike, their `lr` and `weight_decay`; and of `rate_groups` also `part`, a
+name for people ("layer 3", "head"), and `matrix`, whether all are matrices within the encoder's layers that were split
+off."""
 
 
 class OptimizerConfig:
@@ -24,7 +25,7 @@ class OptimizerConfig:
     """Its default learning rate, as a multiple of AdamW's."""
     splits_matrices = False
     """Whether it takes the matrices within the encoder's layers as groups of their own."""
-    default_schedule = "linear"
+    default_schedule: Literal["linear", "constant_with_warmup"] = "linear"
     """Learning-rate schedule where the recipe names none."""
     package: str | None = None
     """What has to be installed for it."""

@@ -44,7 +44,8 @@ class Lion(OptimizerConfig):
         lr: float,
         weight_decay: float,
     ) -> None:
-        """Program 1 of the paper: w <- w - lr (sign(beta1 m + (1 - beta1) g) + weight_decay w); m <- beta2 m + (1 - beta2) g."""
+        """Program 1 of the paper: w <- w - lr (sign(beta1 m + (1 - beta1) g) + weight_decay w); m <- beta2 m + (1 -
+        beta2) g."""
         import torch
 
         momenta = [state["momentum"] for state in states]

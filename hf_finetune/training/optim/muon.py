@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @configclass
 class Muon(OptimizerConfig):
-    """Orthogonalised momentum for the matrices inside the encoder's layers (kellerjordan.github.io/posts/muon), scaled to
-    AdamW's size of update (arXiv:2502.16982); AdamW for embeddings, head and vectors."""
+    """Orthogonalized momentum for the matrices inside the encoder's layers (kellerjordan.github.io/posts/muon), scaled
+    to AdamW's size of update (arXiv:2502.16982); AdamW for embeddings, head and vectors."""
 
     momentum: Fraction = 0.95
     """Share of the past that the momentum keeps at a step."""
     nesterov: bool = True
     """Look ahead by one step of the momentum."""
     ns_steps: Annotated[int, between(1, 99)] = 5
-    """Iterations that orthogonalise."""
+    """Iterations that orthogonalize."""
     beta1: Fraction = 0.9
     """Of AdamW, for the rest."""
     beta2: Fraction = 0.999

@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for the rest, as one optimiser."""
+"""Muon for matrices and AdamW for the rest, as one optimizer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hf_finetune.training.optim.foreach import WholeStepOptimizer
 class MuonWithAdamW(WholeStepOptimizer):
     """`torch.optim.Muon` and `torch.optim.AdamW` under one `step`, one state and one list of groups.
 
-    So a schedule, a checkpoint and Accelerate meet one optimiser. The two work on these groups and this state; they have
-    none of their own.
+    So a schedule, a checkpoint and Accelerate meet one optimizer. The two work on these groups and this state; they
+    have none of their own.
 
     Args:
         groups: each with `matrix`: whether Muon takes it. Matrices come first.

@@ -2,9 +2,9 @@
 
 Weight decay is for the weights of a matrix product, a convolution or an embedding. It is not for what is no more than a
 vector, whatever its shape: biases, the scales and shifts of every norm (BatchNorm's, too), layer scales, class and mask
-tokens, IA3's factors; nor for a ViT's positions and for position biases, which are added to an activation. Pulled towards 0
-these lose what they say, not their noise. A BERT's embeddings of words and positions decay, as they did in its pretraining.
-"""
+tokens, IA3's factors; nor for a ViT's positions and for position biases, which are added to an activation. Pulled
+towards 0 these lose what they say, not their noise. A BERT's embeddings of words and positions decay, as they did in
+its pretraining."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def rate_groups(
     rates: Rates = Rates(),
     split_matrices: bool = False,
 ) -> list[dict[str, Any]]:
-    """Groups for an optimiser: those at the base rate first, the others by falling rate.
+    """Groups for an optimizer: those at the base rate first, the others by falling rate.
 
     With L encoder layers, counted from 0 at the bottom, layer k learns at lr * layer_decay^(L - k), what lies below the
     layers (embeddings) at lr * layer_decay^(L + 1), all above them at lr (BEiT, https://arxiv.org/abs/2106.08254). For
@@ -72,7 +72,7 @@ def rate_groups(
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for parameter, name in names.items():
         part, rate = parts.get(parameter, "the rest"), lr * factors.get(parameter, 1.0)
-        if parameter in head:
+        if rates.head is not None and parameter in head:
             part, rate = "head", rates.head
         if rates.lora_plus_ratio is not None and "lora_B" in name:
             part, rate = f"{part}, LoRA B", rate * rates.lora_plus_ratio
@@ -97,7 +97,8 @@ def is_vector(parameter: nn.Parameter) -> bool:
 def _parts(
     model: PreTrainedModel | PeftModel, layer_decay: float | None
 ) -> tuple[dict[nn.Parameter, str], dict[nn.Parameter, float]]:
-    """Name and factor of each parameter within and below the encoder's layers, where these learn at rates of their own."""
+    """Name and factor of each parameter within and below the encoder's layers, where these learn at rates of their
+    own."""
     if layer_decay is None or layer_decay == 1:
         return {}, {}
     layers = parameters_by_layer(model)

@@ -1,4 +1,5 @@
-"""Sharpness-aware minimisation: the gradient is taken where the loss nearby is worst, the step from where the weights are.
+"""Sharpness-aware minimization: the gradient is taken where the loss nearby is worst, the step from where the weights
+are.
 
 SAM (arXiv:2010.01412) climbs from w to w + e(w), e = rho g / |g|, with g the gradient of the whole step at w. ASAM
 (arXiv:2102.11600) climbs by e = rho T^2 g / |T g|, with T = |w| + 0.01 for every element of a matrix, so that the
@@ -38,9 +39,9 @@ class Sharpness:
 def climbed(parameters: Iterable[nn.Parameter], sharpness: Sharpness) -> Iterator[None]:
     """Inside, the parameters stand at w + e(w), by their gradients as they are on entry; after it at w, to the bit.
 
-    Scaling all gradients changes nothing, so those that a GradScaler scaled need not be unscaled. Where the gradient is 0
-    or not finite there is no direction, and no climb. Parameters without a gradient stay. Of a row-sparse gradient (that
-    of word embeddings) only the rows that it has move and are kept; the gradients themselves stay as they are.
+    Scaling all gradients changes nothing, so those that a GradScaler scaled need not be unscaled. Where the gradient is
+    0 or not finite there is no direction, and no climb. Parameters without a gradient stay. Of a row-sparse gradient
+    (that of word embeddings) only the rows that it has move and are kept; the gradients themselves stay as they are.
     """
     moves = [_Move(p, sharpness.adaptive) for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm([move.scaled for move in moves])

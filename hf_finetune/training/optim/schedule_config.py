@@ -1,7 +1,7 @@
 """Which course the learning rate takes, and by which numbers; no more than a recipe needs to import.
 
-`Schedule` holds what any schedule can be told, `READS` which of it each of them reads and what it takes where nothing is
-said. All is relative to the peak rate, so that several groups of parameters, each with its own, keep their ratio.
+`Schedule` holds what any schedule can be told, `READS` which of it each of them reads and what it takes where nothing
+is said. All is relative to the peak rate, so that several groups of parameters, each with its own, keep their ratio.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def _rise(milestones: tuple[float, ...]) -> bool:
 
 @configclass
 class Schedule:
-    """Numbers of the schedule that `train.lr_scheduler_type` names; one that it does not read is refused. Steps are optimiser
-    steps after the warm-up; below 1, a share of all of them."""
+    """Numbers of the schedule that `train.lr_scheduler_type` names; one that it does not read is refused. Steps are
+    optimizer steps after the warm-up; below 1, a share of all of them."""
 
     min_lr_ratio: Fraction | None = None
-    """Lowest rate as a share of the peak. cosine, polynomial, warmup_stable_decay, reduce_lr_on_plateau, cosine_annealing,
-    cosine_annealing_warm_restarts: 0. cyclic: 0.25, where a cycle begins and ends."""
+    """Lowest rate as a share of the peak. cosine, polynomial, warmup_stable_decay, reduce_lr_on_plateau,
+    cosine_annealing, cosine_annealing_warm_restarts: 0. cyclic: 0.25, where a cycle begins and ends."""
     num_cycles: Positive | None = None
     """cosine: waves, 0.5 goes down once. cosine_with_restarts: how often it goes down, 1."""
     power: Positive | None = None
@@ -67,8 +67,8 @@ class Schedule:
     milestones: Annotated[tuple[Positive, ...], Check(_rise, "rising numbers above 0")] | None = None
     """multistep: steps of the drops, 0.5 and 0.75."""
     gamma: Positive | None = None
-    """step, multistep: factor of a drop, 0.1. exponential: factor of a step; a hundredth of the peak at the end. cyclic with
-    exp_range: factor of a step, 1."""
+    """step, multistep: factor of a drop, 0.1. exponential: factor of a step; a hundredth of the peak at the end. cyclic
+    with exp_range: factor of a step, 1."""
     factor: OpenFraction | None = None
     """reduce_lr_on_plateau: factor of a drop, 0.1."""
     patience: CountOrZero | None = None

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @configclass
 class ScheduleFree(OptimizerConfig):
-    """AdamW whose average over the steps takes the place of a falling rate (arXiv:2405.15682): what is evaluated and saved
-    is the average. Its schedule is constant_with_warmup."""
+    """AdamW whose average over the steps takes the place of a falling rate (arXiv:2405.15682): what is evaluated and
+    saved is the average. Its schedule is constant_with_warmup."""
 
     beta1: OpenFraction = 0.9
     """Where between the fast weights (0) and their average (1) the gradient is taken."""

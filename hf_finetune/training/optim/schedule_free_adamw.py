@@ -98,7 +98,7 @@ class ScheduleFreeAdamW(WholeStepOptimizer):
 
 
 def show_average(optimizer: torch.optim.Optimizer | None) -> None:
-    """A schedule-free optimiser puts its average into the model, until the next step: that is judged and saved."""
+    """A schedule-free optimizer puts its average into the model, until the next step: that is judged and saved."""
     inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     if isinstance(inner, ScheduleFreeAdamW):
         inner.eval()

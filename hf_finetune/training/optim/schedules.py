@@ -1,4 +1,4 @@
-"""The learning rate of every optimiser step, by torch's and transformers' own schedules.
+"""The learning rate of every optimizer step, by torch's and transformers' own schedules.
 
 A schedule is run once at a peak rate of 1; the factors that come out are a table. Each group of parameters then has its
 own peak times the table's entry: the same whatever the number of groups and of processes, and, since nothing is carried
@@ -29,11 +29,11 @@ def steps_of(value: float, total: int) -> int:
 
 
 def factors(schedule: ResolvedSchedule, steps: int) -> list[float]:
-    """Shares of the peak rate, shape (steps + 1,): for each optimiser step, and what would come next.
+    """Shares of the peak rate, shape (steps + 1,): for each optimizer step, and what would come next.
 
     Args:
         schedule: reduce_lr_on_plateau as it is while nothing has been reduced.
-        steps: optimiser steps of the whole run, at least 1.
+        steps: optimizer steps of the whole run, at least 1.
     """
     warmup = warmup_of(schedule.warmup_steps, steps)
     own = _with_warmup(schedule, steps, warmup)
@@ -49,7 +49,9 @@ def _peak_of_one() -> torch.optim.Optimizer:
 
 def _with_warmup(schedule: ResolvedSchedule, steps: int, warmup: int) -> Callable[[int], float] | None:
     """The factor of a step by transformers' schedules, which bring their warm-up; None for torch's."""
-    numbers, optimizer = schedule.numbers, _peak_of_one()
+    optimizer = _peak_of_one()
+    # With the defaults filled in, what a schedule reads is not None.
+    numbers: Any = schedule.numbers
     match schedule.name:
         case "linear":
             made = optimization.get_linear_schedule_with_warmup(optimizer, warmup, steps)
@@ -93,7 +95,9 @@ def _with_warmup(schedule: ResolvedSchedule, steps: int, warmup: int) -> Callabl
 
 def _after_warmup(schedule: ResolvedSchedule, count: int) -> list[float]:
     """`count` factors by torch's schedules, from the peak on."""
-    numbers, optimizer = schedule.numbers, _peak_of_one()
+    optimizer = _peak_of_one()
+    # With the defaults filled in, what a schedule reads is not None.
+    numbers: Any = schedule.numbers
     # The last factor is that of a step which is not taken.
     steps = max(1, count - 1)
     made: lr_scheduler.LRScheduler
@@ -158,7 +162,7 @@ def scheduler(
     """The schedule of `optimizer`, whose groups are at their peak rates.
 
     Args:
-        steps: optimiser steps of the whole run.
+        steps: optimizer steps of the whole run.
         greater_is_better: of the validation metric, for reduce_lr_on_plateau.
     """
     table = factors(schedule, steps)
@@ -174,7 +178,7 @@ def scheduler(
 class WarmPlateau(lr_scheduler.LRScheduler):
     """torch's ReduceLROnPlateau with a warm-up before it, and one factor for all groups.
 
-    `step()` follows each optimiser step, `judge(metric)` each evaluation.
+    `step()` follows each optimizer step, `judge(metric)` each evaluation.
 
     Args:
         warmup: the factor of a step by the warm-up alone.
@@ -190,7 +194,8 @@ class WarmPlateau(lr_scheduler.LRScheduler):
         *,
         greater_is_better: bool,
     ) -> None:
-        self._warmup, self._peak, numbers = warmup, _peak_of_one(), schedule.numbers
+        self._warmup, self._peak = warmup, _peak_of_one()
+        numbers: Any = schedule.numbers
         self._plateau = lr_scheduler.ReduceLROnPlateau(
             self._peak,
             mode="max" if greater_is_better else "min",
@@ -202,7 +207,7 @@ class WarmPlateau(lr_scheduler.LRScheduler):
         )
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | torch.Tensor]:
         """Rates of the groups at this step."""
         share = self._warmup(self.last_epoch) * self._peak.param_groups[0]["lr"]
         return [peak * share for peak in self.base_lrs]

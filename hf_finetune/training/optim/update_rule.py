@@ -1,4 +1,5 @@
-"""How gradients become new weights: optimizer, learning-rate schedule, rate groups and sparse word embeddings together."""
+"""How gradients become new weights: optimizer, learning-rate schedule, rate groups and sparse word embeddings
+together."""
 
 from __future__ import annotations
 
@@ -6,10 +7,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -36,7 +37,7 @@ class UpdateRule:
 
     def optimizer_for(
         self,
-        model: PreTrainedModel | PeftModel,
+        model: PreTrainedModel,
         *,
         lr: float,
         weight_decay: float,
@@ -66,18 +67,25 @@ class UpdateRule:
         if not self.sparse_embeddings:
             return self.optimizer.build(groups, lr)
         assert isinstance(self.optimizer, AdamW), "the others take dense gradients"
-        table, rows = model.get_input_embeddings().weight, rows_that_occur(inputs, train_rows)
-        return self.optimizer.build_sparse(groups, lr, table=table, rows=rows)
+        table = cast(nn.Parameter, word_embeddings(model).weight)
+        return self.optimizer.build_sparse(groups, lr, table=table, rows=rows_that_occur(inputs, train_rows))
 
     @contextmanager
-    def sparse_gradients(self, model: nn.Module) -> Iterator[None]:
+    def sparse_gradients(self, model: PreTrainedModel) -> Iterator[None]:
         """Within it, gradients of the word embeddings hold only the rows that a step read."""
         if not self.sparse_embeddings:
             yield
             return
-        embeddings = model.get_input_embeddings()
+        embeddings = word_embeddings(model)
         embeddings.sparse = True
         try:
             yield
         finally:
             embeddings.sparse = False
+
+
+def word_embeddings(model: PreTrainedModel) -> nn.Embedding:
+    """The table of a network of texts."""
+    table = model.get_input_embeddings()
+    assert isinstance(table, nn.Embedding), "of words"
+    return table

@@ -15,11 +15,12 @@ class VocabularyAdamW(torch.optim.AdamW):
     """AdamW that passes over the word embeddings that no training text contains.
 
     A vocabulary is half of a small model's weights, and a data set holds 8 to 51% of its words (BERT's 30,522 on four
-    sets of 4,690 to 22,259 texts). The others' gradients are 0 at every step, and so are their moments; filling, clipping and applying zeros takes a fifth of a
-    step. Here the table's gradient comes as a sparse tensor (`nn.Embedding.sparse`), and moments are kept and applied
-    for the `rows` alone: the same numbers as `torch.optim.AdamW` gives these rows. (Not the lazy Adam that updates only
-    what a step read, without the tail of its momentum: that is another algorithm.) The other rows stay as they are,
-    where AdamW's weight decay would shrink them for no reason. All other weights are `torch.optim.AdamW`'s.
+    sets of 4,690 to 22,259 texts). The others' gradients are 0 at every step, and so are their moments; filling,
+    clipping and applying zeros takes a fifth of a step. Here the table's gradient comes as a sparse tensor
+    (`nn.Embedding.sparse`), and moments are kept and applied for the `rows` alone: the same numbers as
+    `torch.optim.AdamW` gives these rows. (Not the lazy Adam that updates only what a step read, without the tail of its
+    momentum: that is another algorithm.) The other rows stay as they are, where AdamW's weight decay would shrink them
+    for no reason. All other weights are `torch.optim.AdamW`'s.
 
     Args:
         params: as for `torch.optim.AdamW`.
@@ -75,7 +76,7 @@ class VocabularyAdamW(torch.optim.AdamW):
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
-            # How a GradScaler tells a fused optimiser of an overflow: that step is not taken.
+            # How a GradScaler tells a fused optimizer of an overflow: that step is not taken.
             grad_scale=getattr(self, "grad_scale", None),
             found_inf=getattr(self, "found_inf", None),
         )

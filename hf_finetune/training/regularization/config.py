@@ -1,4 +1,4 @@
-"""What a recipe can say of regularisation: operations, cheap to import."""
+"""What a recipe can say of regularization: operations, cheap to import."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from hf_finetune.utils.config import NonNegative, configclass
 
 @configclass
 class ElasticNet:
-    """L1 and L2 penalties on chosen weights, by a proximal step after each optimiser step: small weights become exactly 0.
+    """L1 and L2 penalties on chosen weights, by a proximal step after each optimizer step: small weights become exactly
+    0.
 
-    With r the learning rate of the step, a weight w becomes sign(w) max(|w| - r l1, 0) / (1 + r l2) (Zou and Hastie 2005,
-    "Regularization and variable selection via the elastic net"; Parikh and Boyd 2014, "Proximal algorithms", 6.5.3). L1
-    does not go with averages of the weights: what is 0 after some steps is not 0 in their mean, and a mean has no learning
-    rate for a proximal step of its own.
-    """
+    With r the learning rate of the step, a weight w becomes sign(w) max(|w| - r l1, 0) / (1 + r l2) (Zou and Hastie
+    2005, "Regularization and variable selection via the elastic net"; Parikh and Boyd 2014, "Proximal algorithms",
+    6.5.3). L1 does not go with averages of the weights: what is 0 after some steps is not 0 in their mean, and a mean
+    has no learning rate for a proximal step of its own."""
 
     l1: NonNegative = 0.0
-    """How far a weight is pulled towards 0 in a step, times the learning rate; what would cross 0 stays there. 0: off."""
+    """How far a weight is pulled towards 0 in a step, times the learning rate; what would cross 0 stays there. 0:
+    off."""
     l2: NonNegative = 0.0
     """By which share a weight shrinks in a step, times the learning rate; beside `train.weight_decay`. 0: off."""
     parameters: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from hf_finetune.models.modules import classification_layers
 from hf_finetune.training.hooks import Hook
 
 
-def penalised(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
+def penalized(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
     """The parameters that the penalty is on: those that train and whose names match.
 
     Args:
@@ -53,10 +53,10 @@ def proximal_step(weight: torch.Tensor, *, rate: float, l1: float, l2: float) ->
 
 
 class ElasticNetSteps(Hook):
-    """A proximal step on the chosen parameters after each optimiser step, at the rate which that step had.
+    """A proximal step on the chosen parameters after each optimizer step, at the rate which that step had.
 
     Args:
-        parameters: see `penalised`. Not a table of which `optim.VocabularyAdamW` keeps rows of its own.
+        parameters: see `penalized`. Not a table of which `optim.VocabularyAdamW` keeps rows of its own.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, l1: float, l2: float) -> None:

@@ -17,7 +17,7 @@ def noise_scale(step: int, *, eta: float, gamma: float) -> float:
     """Standard deviation at a step: the root of eta / (1 + step)^gamma.
 
     Args:
-        step: optimiser steps taken before it.
+        step: optimizer steps taken before it.
     """
     return (eta / (1 + step) ** gamma) ** 0.5
 
@@ -26,8 +26,8 @@ class NoisyGradients(Hook):
     """Adds the noise to the gradients of every step, after they were clipped.
 
     The noise follows from the seed and the step alone: a run that was resumed draws what it would have drawn, and all
-    processes draw the same, on top of the gradients they have shared. A row-sparse gradient (`nn.Embedding.sparse`) gets
-    noise on the rows of the words of the step; a word that is not in it stays where it is.
+    processes draw the same, on top of the gradients they have shared. A row-sparse gradient (`nn.Embedding.sparse`)
+    gets noise on the rows of the words of the step; a word that is not in it stays where it is.
 
     Args:
         eta: variance at the first step.

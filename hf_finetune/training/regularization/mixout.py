@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +49,8 @@ def mix(weight: torch.Tensor, pretrained: torch.Tensor, mask: torch.Tensor) -> t
 class Mixout(Hook):
     """Mixes pretrained weights into the given layers while the model trains.
 
-    Masks follow from the seed, the step and the layer: every micro-batch and every process of a step has the same, and a
-    run that was resumed draws what it would have drawn.
+    Masks follow from the seed, the step and the layer: every micro-batch and every process of a step has the same, and
+    a run that was resumed draws what it would have drawn.
 
     Args:
         layers: their weights at this moment count as pretrained.
@@ -86,10 +87,11 @@ class Mixout(Hook):
 
             return forward
 
-        for index, layer in enumerate(self.layers):
+        layers: list[Any] = list(self.layers)
+        for index, layer in enumerate(layers):
             layer.forward = mixing(index, layer)
         try:
             yield
         finally:
-            for layer in self.layers:
+            for layer in layers:
                 del layer.forward

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from hf_finetune.training.hooks import Batch, Hook, SummedLoss
 
@@ -28,7 +28,7 @@ class RDrop(Hook):
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
-    def on_inputs(self, model: nn.Module, batch: Batch) -> Batch:
+    def on_inputs(self, model: PreTrainedModel, batch: Batch) -> Batch:
         """Every row twice, in one pass: each has its own part of the dropout masks."""
         return {name: x if name == "labels" else torch.cat([x, x]) for name, x in batch.items()}
 

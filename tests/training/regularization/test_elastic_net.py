@@ -7,7 +7,7 @@ from helpers.small_runs import small_trainer
 
 from hf_finetune.errors import InputError
 from hf_finetune.training.hooks import HookEvents
-from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalised, proximal_step, sparsity
+from hf_finetune.training.regularization.elastic_net import ElasticNetSteps, penalized, proximal_step, sparsity
 
 
 def test_proximal_step_by_hand() -> None:
@@ -37,15 +37,15 @@ def test_step_takes_the_rate_of_its_group_and_passes_over_what_overflowed() -> N
 
 def test_choice_of_parameters(tmp_path: Path) -> None:
     model = small_trainer(tmp_path, "bert").model
-    assert list(penalised(model, ())) == ["classifier.weight"]
-    chosen = penalised(model, ("*.layer.0.*.weight", "classifier.bias"))
+    assert list(penalized(model, ())) == ["classifier.weight"]
+    chosen = penalized(model, ("*.layer.0.*.weight", "classifier.bias"))
     assert "classifier.bias" in chosen and "bert.encoder.layer.0.attention.self.query.weight" in chosen
     assert not any("layer.1" in name for name in chosen)
     model.bert.requires_grad_(False)
     with pytest.raises(
         InputError, match=r"elastic_net.parameters: .*\(the last one is classifier.bias\), got '\*layer"
     ):
-        penalised(model, ("classifier.*", "*layer.0*"))
+        penalized(model, ("classifier.*", "*layer.0*"))
 
 
 def test_what_does_not_train_yet_stays() -> None:
