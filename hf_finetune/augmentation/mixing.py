@@ -11,7 +11,8 @@ Legend: B rows of a forward pass, H height, W width, T tokens.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
@@ -23,8 +24,30 @@ if TYPE_CHECKING:
 Batch = dict[str, "torch.Tensor"]
 
 
+class MixingOperation(ABC):
+    """Mixes the rows of some forward passes, each with a partner."""
+
+    alpha: float
+    p: Probability
+    mixes_texts: ClassVar[bool] = False
+    """Whether it can mix texts as well as images."""
+
+    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """The batch, mixed with probability `p`."""
+        rows = len(batch["labels"])
+        if rows < 2 or self.alpha == 0 or rng.random() >= self.p:
+            return batch
+        # As exact as `shares`, so that a share of 0 or 1 is one for all who ask.
+        share = float(np.float32(rng.beta(self.alpha, self.alpha)))
+        return self.mix(batch, share, rng.permutation(rows), rng)
+
+    @abstractmethod
+    def mix(self, batch: Batch, share: float, partners: np.ndarray, rng: np.random.Generator) -> Batch:
+        """The batch, each row mixed with its partner; `share` is what it keeps of itself."""
+
+
 @configclass
-class Mixup:
+class Mixup(MixingOperation):
     """Blend each row with another: images pixel by pixel (arXiv:1710.09412), texts word embedding by word embedding
     (arXiv:1905.08941)."""
 
@@ -33,13 +56,11 @@ class Mixup:
     two rows has nearly all. 0: off."""
     p: Probability = 1.0
     """Probability that the rows of a forward pass are mixed."""
+    mixes_texts: ClassVar[bool] = True
 
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
+    def mix(self, batch: Batch, share: float, partners: np.ndarray, rng: np.random.Generator) -> Batch:
         """Of texts only what stands beside the word embeddings is mixed here; see `training.input_mixing` for the
         rest."""
-        if (drawn := _draw(self, batch, rng)) is None:
-            return batch
-        share, partners = drawn
         if "pixel_values" not in batch:
             return _with_shares({**batch, **_united(batch, share, partners)}, share, partners)
         pixels_BCHW = batch["pixel_values"]
@@ -48,7 +69,7 @@ class Mixup:
 
 
 @configclass
-class CutMix:
+class CutMix(MixingOperation):
     """Put a box of another image in the same place of each image (arXiv:1905.04899)."""
 
     alpha: Annotated[float, between(0, 100)] = 1.0
@@ -57,11 +78,8 @@ class CutMix:
     p: Probability = 1.0
     """Probability that the rows of a forward pass are mixed."""
 
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
+    def mix(self, batch: Batch, share: float, partners: np.ndarray, rng: np.random.Generator) -> Batch:
         """One box for all rows; its middle is anywhere in the image."""
-        if (drawn := _draw(self, batch, rng)) is None:
-            return batch
-        share, partners = drawn
         pixels_BCHW = batch["pixel_values"]
         sides = pixels_BCHW.shape[-2:]
         box = []
@@ -72,7 +90,7 @@ class CutMix:
 
 
 @configclass
-class ResizeMix:
+class ResizeMix(MixingOperation):
     """Put the whole of another image, shrunk, in a box of each image (arXiv:2012.11101)."""
 
     alpha: Annotated[float, between(0, 100)] = 1.0
@@ -81,13 +99,10 @@ class ResizeMix:
     p: Probability = 1.0
     """Probability that the rows of a forward pass are mixed."""
 
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
+    def mix(self, batch: Batch, share: float, partners: np.ndarray, rng: np.random.Generator) -> Batch:
         """One box for all rows, wholly inside the image."""
         from torch.nn.functional import interpolate
 
-        if (drawn := _draw(self, batch, rng)) is None:
-            return batch
-        share, partners = drawn
         pixels_BCHW = batch["pixel_values"]
         sides = pixels_BCHW.shape[-2:]
         lengths = _lengths(sides, share)
@@ -100,15 +115,6 @@ class ResizeMix:
 
 
 Mixing = Mixup | CutMix | ResizeMix
-
-
-def _draw(operation: Mixing, batch: Batch, rng: np.random.Generator) -> tuple[float, np.ndarray] | None:
-    """Every row's own share, and its partner, shape (B,); None: this batch is not mixed."""
-    rows = len(batch["labels"])
-    if rows < 2 or operation.alpha == 0 or rng.random() >= operation.p:
-        return None
-    # As exact as `shares`, so that a share of 0 or 1 is one for all who ask.
-    return float(np.float32(rng.beta(operation.alpha, operation.alpha))), rng.permutation(rows)
 
 
 def _lengths(sides: tuple[int, ...], share: float) -> list[int]:

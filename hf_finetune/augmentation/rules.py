@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hf_finetune.augmentation.compose import depends_on_progress, generative_operations
-from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.utils.rules import Conflict
 
 CONFLICTS = (
@@ -24,7 +23,7 @@ CONFLICTS = (
     ),
     Conflict(
         "objective.mix",
-        lambda r: r.is_text and not all(isinstance(operation, Mixup) for operation in r.objective.mix),
+        lambda r: r.is_text and not all(operation.mixes_texts for operation in r.objective.mix),
         "Mixup for texts, which have no areas to put together",
     ),
     Conflict(

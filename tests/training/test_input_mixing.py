@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from helpers.small_runs import small_trainer, text_rows
@@ -128,25 +129,21 @@ def logits_of(trainer: ClassifierTrainer, batch: dict[str, torch.Tensor]) -> tor
         return trainer.model.eval()(**{n: x for n, x in batch.items() if n != "labels"}).logits
 
 
-def with_share(
-    batch: dict[str, torch.Tensor], share: float, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, torch.Tensor]:
+def with_share(batch: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
     """The batch mixed with partners in reverse order, each row keeping this share."""
-    monkeypatch.setattr(
-        "hf_finetune.augmentation.mixing._draw", lambda *_: (share, torch.arange(len(batch["labels"])).flip(0).numpy())
-    )
-    return Mixup()(batch, None)
+    partners = torch.arange(len(batch["labels"])).flip(0).numpy()
+    return Mixup().mix(batch, share, partners, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
-def test_a_whole_share_is_no_mixing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+def test_a_whole_share_is_no_mixing(tmp_path: Path, family: str) -> None:
     """Through word embeddings in place of ids, and for every family: positions are counted as from the ids. A share of 0
     is the partner alone; half of both is neither."""
     trainer = small_trainer(tmp_path, family)
     batch = text_batch(trainer)
     assert why_not_by_embeddings(trainer.model, {n: x for n, x in batch.items() if n != "labels"}) is None
     plain = logits_of(trainer, batch)
-    of_share = {s: mixed_inputs(trainer.model, with_share(batch, s, monkeypatch)) for s in (0.0, 0.5, 1.0)}
+    of_share = {s: mixed_inputs(trainer.model, with_share(batch, s)) for s in (0.0, 0.5, 1.0)}
     found = {s: logits_of(trainer, one) for s, one in of_share.items()}
     assert "input_ids" not in of_share[0.5] and "input_ids" in batch
     assert torch.allclose(found[1.0], plain, atol=1e-5)
@@ -157,10 +154,10 @@ def test_a_whole_share_is_no_mixing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert torch.allclose(found[0.5], found[0.5].flip(0), atol=1e-5)
 
 
-def test_embeddings_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_by_hand(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert")
     batch = text_batch(trainer)
-    found = mixed_inputs(trainer.model, with_share(batch, 0.25, monkeypatch))
+    found = mixed_inputs(trainer.model, with_share(batch, 0.25))
     table = trainer.model.get_input_embeddings().weight
     expected = 0.25 * table[batch["input_ids"][0, 1]] + 0.75 * table[batch["input_ids"][3, 1]]
     assert torch.allclose(found["inputs_embeds"][0, 1], expected)

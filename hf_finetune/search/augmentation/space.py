@@ -15,7 +15,7 @@ import numpy as np
 from hf_finetune.augmentation.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
 from hf_finetune.augmentation.image.operations import ImageOperation
 from hf_finetune.augmentation.image.policies import RANDOM_KINDS, STRONGEST_MAGNITUDE, at_magnitude
-from hf_finetune.augmentation.mixing import CutMix, Mixing, Mixup, ResizeMix
+from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.augmentation.operations import Graded, ImageBatch, TextBatch, generators
 from hf_finetune.augmentation.text.operations import TextOperation
 from hf_finetune.errors import InputError
@@ -34,7 +34,7 @@ class Space:
     """All that there is to choose from."""
 
     operations: Strengths
-    mixings: tuple[type[Mixup] | type[CutMix] | type[ResizeMix], ...] = ()
+    mixings: tuple[type[Mixing], ...] = ()
     """Where there are some, a policy may have one of them."""
 
     @property
@@ -200,4 +200,5 @@ def space_of(batch: TextBatch | ImageBatch, why_no_mixing: str | None = None) ->
     if why_no_mixing is not None:
         left_out.append(f"mixing rows is not in the space: {why_no_mixing}")
         return Space(suitable), tuple(left_out)
-    return Space(suitable, (Mixup,) if is_text else (Mixup, CutMix, ResizeMix)), tuple(left_out)
+    mixings = tuple(kind for kind in typing.get_args(Mixing) if kind.mixes_texts or not is_text)
+    return Space(suitable, mixings), tuple(left_out)
