@@ -115,7 +115,7 @@ def test_resnet_of_more_layers_and_a_top_begun_anew(pictures: Recipe, tmp_path: 
     }
     assert len(changed) == 3 and all(name.startswith("encoder.stages.3.layers.0.") for name in changed)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert any(note.startswith("ReinitTopLayers in model.surgery: BatchNorm normalises") for note in result["notes"])
+    assert any(note.startswith("ReinitTopLayers in model.surgery: BatchNorm normalizes") for note in result["notes"])
     averaged = dataclasses.replace(pictures, averaging=Averaging(ema_decay=0.9))
     with pytest.raises(
         InputError, match=r"averaging: expected none beside ReinitTopLayers in model.surgery of a network"
