@@ -33,6 +33,8 @@ CHEAP = (
     "errors.py",
     *(f"cli/{name}.py" for name in ("main", "parsing", "arguments", "doctor", "shipped", "run", "train")),
 )
+# What a recipe chooses from, with its implementation.
+CHOICES = {("distillation", "losses"), ("pretraining", "objectives")}
 HEAVY = {"torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "sklearn"}
 
 
@@ -42,6 +44,12 @@ def modules() -> list[Path]:
 
 def is_cheap(path: Path) -> bool:
     relative = path.relative_to(ROOT)
+    is_choice = path.parent.name in ("losses", "objectives") and path.parent.parent.name in (
+        "distillation",
+        "pretraining",
+    )
+    if is_choice and path.stem != "functional":
+        return True
     return str(relative) in CHEAP or relative.parts[0] == "config" or path.stem == "config"
 
 

@@ -1,5 +1,4 @@
-"""The inside of a student beside its teacher's: which layers go together, and that a step is the same however it is
-cut."""
+"""Losses between features of a student and its teacher: which layers go together, and a step is the same however cut."""
 
 from dataclasses import replace
 from functools import partial, reduce
