@@ -13,7 +13,7 @@ class TrainingError(RuntimeError):
 
 
 class GateError(RuntimeError):
-    """A saved artefact does not reproduce the model it was made from. Nothing is pushed. Exit status 4."""
+    """A saved artifact does not reproduce the model it was made from. Nothing is pushed. Exit status 4."""
 
 
 class StoppedBySignal(RuntimeError):

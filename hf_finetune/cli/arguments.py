@@ -115,10 +115,10 @@ def operation_fields(kind: type, prefix: str = "") -> dict[str, list[type]]:
         dotted = f"{prefix}{name}"
         if len(members) > 1 and dotted != "data":
             found[dotted] = members
-        # What a tuple will hold, or which optimiser it will be, has no flags yet.
+        # What a tuple will hold, or which optimizer it will be, has no flags yet.
         for member in members if len(members) == 1 or dotted in ("data", "objective") else ():
             for inner, of in operation_fields(member, f"{dotted}.").items():
-                # Texts and pictures have fields of one name that hold other operations.
+                # Texts and images have fields of one name that hold other operations.
                 found[inner] = list(dict.fromkeys([*found.get(inner, []), *of]))
     return found
 
@@ -141,7 +141,7 @@ def help_on_operations() -> str:
     lines += [
         "  --model.from-config",
         "      random weights, in a network with these fields of the checkpoint's config: {num_hidden_layers: 4, hidden_size: 192}",
-        "flags of pictures: `hf-finetune train --image image --help`; of a student: `hf-finetune train --teacher RUN --help`",
+        "flags of images: `hf-finetune train --image image --help`; of a student: `hf-finetune train --teacher RUN --help`",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The part of a recipe that says what it is made for: labelled texts or pictures. See `recipe`."""
+"""The part of a recipe that says what it is made for: labeled texts or images. See `recipe`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Data:
 
     path: str
     """Hub id; csv/tsv/json/jsonl file of texts, or parquet file; or a folder: of split files, or of one sub-folder a class, of .txt
-    files or of pictures."""
+    files or of images."""
     config_name: Annotated[str | None, flag("--config-name")] = None
     """Configuration of a Hub data set (`mnli` of `nyu-mll/glue`)."""
     revision: Annotated[str | None, flag("--revision")] = None
@@ -75,21 +75,21 @@ class TextData(Data):
 
 @configclass
 class ImageData(Data):
-    """Labelled pictures."""
+    """Labeled images."""
 
     image: Annotated[str | None, flag("--image")] = None
-    """Column of the picture. Default: the obvious one, said aloud."""
+    """Column of the image. Default: the obvious one, said aloud."""
     augment: Operations[ImageAugmentation] = ()
-    """Operations that change the training pictures at random, in order, at the size the network reads: another view of every
+    """Operations that change the training images at random, in order, at the size the network reads: another view of every
     row in every epoch; see `augmentation.image.operations` and `augmentation.compose`. Rows that are scored stay as they are."""
     augment_copies: CountOrZero = 0
     """Instead, keep every row as it is and put so many changed copies of it beside it, made once before training, all of them
     on the disk whatever `decode_once` says. 0: none."""
     decode_once: bool = True
-    """Keep the resized pixels of all pictures on the disk, within `batching.cache_gb`, and read them from there in every
-    epoch and every later run: the same pixels to the bit. False: decode every picture whenever it comes up."""
+    """Keep the resized pixels of all images on the disk, within `batching.cache_gb`, and read them from there in every
+    epoch and every later run: the same pixels to the bit. False: decode every image whenever it comes up."""
     low_resolution: Annotated[int, Ge(8)] | None = None
-    """Pixels of the pictures' shorter side in the first part of the training, rounded to whole patches: 160 of 224 costs
+    """Pixels of the images' shorter side in the first part of the training, rounded to whole patches: 160 of 224 costs
     about half. The rest of the training and every evaluation see full size. None: full size throughout."""
     low_resolution_share: Annotated[float, Interval(gt=0, le=1)] = 0.67
-    """Share of the optimiser steps that `low_resolution` holds for."""
+    """Share of the optimizer steps that `low_resolution` holds for."""

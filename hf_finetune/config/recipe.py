@@ -96,7 +96,7 @@ class Model:
     two an epoch), the embeddings last (arXiv:1801.06146). None: all from the start."""
     pooling: Literal["default", "cls", "mean", "max", "attention"] = "default"
     """What the head reads of a row's states: the first token (cls), their mean or maximum without padding, or a learned
-    weighted mean (attention); of pictures all but cls read the patches. default: as the family's own class. What no stock
+    weighted mean (attention); of images all but cls read the patches. default: as the family's own class. What no stock
     class can say is saved as encoder/ and head.safetensors in place of model/; what one can say is folded into it."""
     last_layers: Count = 1
     """Put the states of this many of the highest layers side by side before the pooling."""
@@ -110,7 +110,7 @@ class Model:
     dropout: Fraction | None = None
     """Rate of every dropout of the network, stochastic depth included. None: as the checkpoint's config says."""
     patch_drop: Fraction = 0.0
-    """Share of every picture's patches that is left out of a training step, drawn anew each time (arXiv:2208.07220): half
+    """Share of every image's patches that is left out of a training step, drawn anew each time (arXiv:2208.07220): half
     of them, half the cost. For vit, deit and dinov2; evaluation sees all patches."""
     fast_dropout: bool = True
     """On a CPU, draw one dropout mask a forward pass and give every dropout a piece of it, in place of a mask each; not
@@ -213,22 +213,22 @@ class Regularize:
 
 @configclass
 class Train:
-    """Optimisation. Names that TrainingArguments has mean what they mean there."""
+    """Optimization. Names that TrainingArguments has mean what they mean there."""
 
     learning_rate: Positive | None = None
-    """Peak learning rate. None: 1e-3 for head and lora, of plain LoRA on texts at a width of 768 (2e-3 at 384); on texts 1e-4 for
-    full, 3e-4 for top; on pictures 2e-5 for both; 5e-4 under model.from_config; see the README. For SGD 100 times, Adafactor 25
-    times, Lion a tenth of that. `--find-lr` proposes one."""
+    """Peak learning rate. None: 1e-3 for head and lora, of plain LoRA on texts at a width of 768 (2e-3 at 384); on texts
+    1e-4 for full, 3e-4 for top; on images 2e-5 for both; 5e-4 under model.from_config; see docs/benchmarks.md. For SGD 100
+    times, Adafactor 25 times, Lion a tenth of that. `--find-lr` proposes one."""
     num_train_epochs: Annotated[Positive, flag("--epochs")] = 3.0
     """Passes over the training rows."""
     max_steps: MaxSteps = -1
-    """Stop after this many optimiser steps, whatever the epochs. -1: by epochs."""
+    """Stop after this many optimizer steps, whatever the epochs. -1: by epochs."""
     per_device_train_batch_size: Count = 32
-    """Rows of one forward pass on one device; on a CPU pictures go through in smaller parts, to the same gradient."""
+    """Rows of one forward pass on one device; on a CPU images go through in smaller parts, to the same gradient."""
     per_device_eval_batch_size: Count = 64
     """Rows of one forward pass when nothing is trained."""
     gradient_accumulation_steps: Count = 1
-    """Forward passes per optimiser step."""
+    """Forward passes per optimizer step."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay (SGD's is part of the gradient) of the weights of matrix products, convolutions and embeddings;
     none for biases, norms, layer scales, tokens and position tables that are added."""
@@ -242,12 +242,12 @@ class Train:
     seed: Annotated[Seed, flag("--seed")] = 0
     """Seed of the head's first weights, the row order and dropout. Never searched over."""
     logging_steps: Count = 10
-    """Optimiser steps between two lines of log.jsonl; a loss that is not a number is noticed there."""
+    """Optimizer steps between two lines of log.jsonl; a loss that is not a number is noticed there."""
     head_warm_start: bool = True
     """Fit the classification layer by logistic regression on the untrained network's features first (arXiv:2202.10054); not
     under model.from_config, whose features are random."""
     head_inverse_strength: Positive | None = None
-    """Inverse of that regression's L2 penalty, on standardised features (scikit-learn's C): less keeps the head nearer to 0.
+    """Inverse of that regression's L2 penalty, on standardized features (scikit-learn's C): less keeps the head nearer to 0.
     None: 0.1 for head, which it ends near; 0.01 for all others, which go on from it."""
     head_least_explained: Annotated[float, Le(1)] | None = None
     """The head stays random where a fit explains less than this share of the labels' entropy, on rows that it has not seen:
@@ -272,17 +272,17 @@ class Batching:
     """How rows become batches."""
 
     rows_per_step: Count | None = None
-    """Rows of one optimiser step over all processes and accumulation, so that the result does not depend on how many
+    """Rows of one optimizer step over all processes and accumulation, so that the result does not depend on how many
     processes share the work. None: per_device_train_batch_size x gradient_accumulation_steps x processes."""
     by_length: bool = True
     """Put texts of like length into one step: less padding, the same rows an epoch."""
     cache_prefix: bool = True
     """Compute what frozen layers give for every row once, keep it on disk, and run only the layers above in every epoch."""
     cache_gb: Positive = 8.0
-    """Gigabytes (10^9 bytes) that such activations, decoded pictures, their stored copies, texts of language models and a
+    """Gigabytes (10^9 bytes) that such activations, decoded images, their stored copies, texts of language models and a
     teacher's answers may take on disk together, over all runs; the least recently used go first."""
     token_budget: Count | None = None
-    """Padded tokens of one optimiser step over all processes and accumulation: short texts then come in large steps, long
+    """Padded tokens of one optimizer step over all processes and accumulation: short texts then come in large steps, long
     ones in small steps, and per_device_train_batch_size has no effect. Counted of the rows as they are: data.augment in every
     epoch may lengthen some. None: every step has about the same number of rows."""
     unpadded: bool | None = None
@@ -330,7 +330,7 @@ class Optim:
     stay as pretrained (with AdamW, and without data.augment in every epoch; else all train). dense: weight decay shrinks
     the others, too. frozen: none trains."""
     sam_rho: NonNegative = 0.0
-    """Sharpness-aware minimisation: take each step's gradient at this distance up the slope, at twice the cost a step (SAM,
+    """Sharpness-aware minimization: take each step's gradient at this distance up the slope, at twice the cost a step (SAM,
     arXiv:2010.01412): 0.05 is usual, 0.5 to 2 with `sam_adaptive`. 0: off."""
     sam_adaptive: bool = False
     """Measure `sam_rho` relative to the size of each weight (ASAM, arXiv:2102.11600)."""
@@ -345,7 +345,7 @@ class Averaging:
     """Keep an exponential moving average of the weights, which keeps this share of itself at each step t: 0.999, or
     (1 + t) / (10 + t) where that is less. It is scored at each validation. None: no such average."""
     tail_share: Probability = 0.0
-    """Keep the plain mean of the weights over this share of the optimiser steps, the last ones (SWA, arXiv:1803.05407); made
+    """Keep the plain mean of the weights over this share of the optimizer steps, the last ones (SWA, arXiv:1803.05407); made
     for a learning rate that does not fall to 0. 0: no such mean."""
     tail_every: Literal["step", "epoch"] = "step"
     """What `tail_share` averages: the weights after every step of the tail, or after those that end an epoch."""

@@ -178,7 +178,7 @@ class StepBatches(Sampler[list[int]]):
         return numbers, np.repeat(np.arange(len(steps)), [len(step) for step in steps])[first]
 
     def planned(self, epochs: float, max_steps: int = -1) -> int:
-        """Optimiser steps of a run of so many epochs, as the Trainer counts them; `max_steps` where that is above 0."""
+        """Optimizer steps of a run of so many epochs, as the Trainer counts them; `max_steps` where that is above 0."""
         return max_steps if max_steps > 0 else max(1, math.ceil(self.steps * epochs))
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.utils.files import write_bytes
 
 FILE = "trained_on.npy"
-ARTEFACTS = ("model", "encoder", "adapter", "pretrained")
+ARTIFACTS = ("model", "encoder", "adapter", "pretrained")
 """Folders within a run's that hold what it trained."""
 
 
@@ -38,8 +38,8 @@ def trained_on(checkpoint: str) -> np.ndarray | None:
     """
     folder = Path(os.path.expanduser(checkpoint)).absolute()
     file = folder / FILE
-    if not file.is_file() and (artefact := folder.resolve()).name in ARTEFACTS:
-        file = artefact.parent / FILE
+    if not file.is_file() and (artifact := folder.resolve()).name in ARTIFACTS:
+        file = artifact.parent / FILE
     try:
         return np.load(file, allow_pickle=False).astype(np.uint64, casting="safe")
     except (OSError, ValueError, TypeError, EOFError):

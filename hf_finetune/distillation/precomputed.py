@@ -31,7 +31,7 @@ from hf_finetune.distillation.logit_cache import Logits
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils import hashing
-from hf_finetune.utils.artifacts import artefacts_in
+from hf_finetune.utils.artifacts import artifacts_in
 from hf_finetune.utils.messages import one_line
 from hf_finetune.utils.plain import short_repr
 
@@ -110,7 +110,7 @@ def is_precomputed(name: str) -> bool:
     """Whether a teacher's name is that of predictions: such a file, or a folder of them that holds no classifier."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return bool(_files_in(path)) and not artefacts_in(path) and not (path / "recipe.json").exists()
+        return bool(_files_in(path)) and not artifacts_in(path) and not (path / "recipe.json").exists()
     return path.suffix.lower() in SUFFIXES
 
 

@@ -56,7 +56,7 @@ def majority(train: Dataset, evals: Mapping[str, Dataset], *, num_labels: int) -
 
 
 def linear_baseline(train: Dataset, evals: Mapping[str, Dataset], *, num_labels: int, seed: int = 0) -> Baseline:
-    """Logistic regression on TF-IDF of words and word pairs, or on the standardised pixels of shrunken images.
+    """Logistic regression on TF-IDF of words and word pairs, or on the standardized pixels of shrunken images.
 
     Deterministic. Large training splits are cut, by `seed`, to MAX_CHARACTERS or MAX_IMAGES, which is logged.
 
@@ -136,7 +136,7 @@ def _tfidf(
 
 
 def _pixels(train: Dataset, evals: Mapping[str, Dataset]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pixels (N, 3 SIDE^2) of the training rows and of each split, standardised by the training rows."""
+    """Pixels (N, 3 SIDE^2) of the training rows and of each split, standardized by the training rows."""
     from PIL import Image  # an optional dependency
     from sklearn.preprocessing import StandardScaler
 

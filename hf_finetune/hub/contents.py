@@ -18,7 +18,7 @@ from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
 from hf_finetune.hub.run_facts import read_documents
-from hf_finetune.utils.artifacts import HEAD_FILE, artefacts_in
+from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.joblib", "*.ckpt", "optimizer*", "rng_state*")
 LEFTOVERS = ("checkpoint-*", "checkpoints", "runs", "*.log", "log.jsonl", "events.out.tfevents.*", "trainer_state.json")
@@ -55,7 +55,7 @@ def collect(run_dir: Path, repo_id: str, *, include_predictions: bool = False, t
     """
     recipe, result = _finished_run(run_dir)
     found: dict[str, Path | bytes] = {}
-    for kind, folder in artefacts_in(run_dir).items():
+    for kind, folder in artifacts_in(run_dir).items():
         if folder == run_dir:
             raise InputError(f"{run_dir}: a model outside model/; expected the folder of a finished run")
         found |= _below(folder, "" if kind == "model" else f"{kind}/")

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artefacts_in
+from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
 from hf_finetune.utils.messages import did_you_mean
 
 SAFETENSORS = "model.safetensors"
@@ -115,7 +115,7 @@ def _locate(
 ) -> tuple[str, Path, str | None]:
     """Name, folder and commit of a whole model."""
     folder, commit = _resolve(name, revision, trust_remote_code, need_weights)
-    artifacts = artefacts_in(folder)
+    artifacts = artifacts_in(folder)
     whole = artifacts.get("model") or artifacts.get("encoder")
     if not (folder / "config.json").is_file() and whole is not None:
         folder = whole
@@ -161,7 +161,7 @@ def adapter_alone(checkpoint: str | Path, *, revision: str | None = None) -> Pat
     Raises:
         InputError: the checkpoint is not there; the adapter's weights are missing or damaged.
     """
-    artifacts = artefacts_in(_resolve(str(checkpoint), revision, False)[0])
+    artifacts = artifacts_in(_resolve(str(checkpoint), revision, False)[0])
     if list(artifacts) != ["adapter"]:
         return None
     folder = artifacts["adapter"]

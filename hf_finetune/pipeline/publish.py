@@ -15,7 +15,7 @@ from hf_finetune.hub.contents import named_base
 from hf_finetune.hub.push import Pushed, push
 from hf_finetune.pipeline import parity
 from hf_finetune.training.classifier import Classifier, load_trained
-from hf_finetune.utils.artifacts import HEAD_FILE, artefacts_in
+from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 
 
 def publish(
@@ -36,11 +36,11 @@ def publish(
     """
 
     def same_logits(pulled: Path) -> None:
-        sent = artefacts_in(pulled)
+        sent = artifacts_in(pulled)
         as_named = named_base(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))) is not None
         local = load_trained(str(folder))
         rows = _probe_rows(local)
-        kind = next(iter(artefacts_in(folder)))
+        kind = next(iter(artifacts_in(folder)))
         head = pulled / HEAD_FILE if kind == "encoder" else None
         artifacts = [] if kind == "adapter" else [parity.Artifact("pull", sent[kind], head=head)]
         if kind == "adapter" or ("adapter" in sent and as_named):

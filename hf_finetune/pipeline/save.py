@@ -20,7 +20,7 @@ from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.parity import Artifact
 from hf_finetune.pipeline.run_folder import replacing
 from hf_finetune.pipeline.train import TrainedRun
-from hf_finetune.utils.artifacts import HEAD_FILE, artefacts_in
+from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 
 
 def save(trained: TrainedRun) -> list[Artifact]:
@@ -94,7 +94,7 @@ def _save_processor(inputs: Inputs, path: Path) -> None:
 
 def standalone(network: nn.Module, folder: Path) -> dict[str, Any]:
     """What result.json says of the saved artifacts: whether plain transformers loads the whole model, else why not."""
-    saved, whole = artefacts_in(folder), without_adapter(network)
+    saved, whole = artifacts_in(folder), without_adapter(network)
     section: dict[str, Any] = {"standalone": "model" in saved, "artefacts": list(saved)}
     if "model" not in saved and isinstance(whole, CustomHeadClassifier):
         section["why_not_standalone"] = whole.why_not_standalone

@@ -53,7 +53,7 @@ SAID_BY = {
 }
 LOWER_IS_BETTER = {"log_loss", "ece", "held_out_loss"}
 
-# Peak learning rates by method. Chosen on validation rows, see "Measured" in the README.
+# Peak learning rates by method. Chosen on validation rows, see docs/benchmarks.md.
 LEARNING_RATE = {"full": 1e-4, "top": 3e-4, "lora": 1e-3, "head": 1e-3}
 # A pre-norm ViT loses what it knows at 1e-4 within a few steps; see there too.
 IMAGE_LEARNING_RATE = {**LEARNING_RATE, "full": 2e-5, "top": 2e-5}

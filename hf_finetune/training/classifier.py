@@ -22,7 +22,7 @@ from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
 from hf_finetune.models.safety import LocalCheckpoint, adapter_alone, inspect_checkpoint
 from hf_finetune.training.precision import default_device
-from hf_finetune.utils.artifacts import artefacts_in
+from hf_finetune.utils.artifacts import artifacts_in
 
 logger = logging.getLogger("hf_finetune")
 
@@ -63,7 +63,7 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
     if (alone := adapter_alone(checkpoint, revision=revision)) is not None:
         return _with_adapter(checkpoint, alone, trust_remote_code)
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
-    if artefacts_in(local.folder.parent).get("encoder") == local.folder:
+    if artifacts_in(local.folder.parent).get("encoder") == local.folder:
         return _classifier(local, *load_custom_head(local.folder.parent))
     config = json.loads((local.folder / "config.json").read_text(encoding="utf-8"))
     architecture = next(iter(config.get("architectures") or []), "")

@@ -44,7 +44,7 @@ class Fit:
 
 
 def default_fit(method: str) -> Fit:
-    """What a method's runs start with unless told otherwise; the README has the evidence.
+    """What a method's runs start with unless told otherwise; docs/benchmarks.md has the evidence.
 
     Args:
         method: see `Recipe.trained`.

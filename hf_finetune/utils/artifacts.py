@@ -10,8 +10,8 @@ HEAD_FILE = "head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
-def artefacts_in(folder: Path) -> dict[Kind, Path]:
-    """The artefacts of a run and their folders, that which labels new rows first.
+def artifacts_in(folder: Path) -> dict[Kind, Path]:
+    """The artifacts of a run and their folders, that which labels new rows first.
 
     model: a whole stock classifier, in model/ or, in a repository, at the root. encoder: a stock encoder, whose head is
     head.safetensors beside its folder; only where no stock class can hold both. adapter: what PEFT puts on the

@@ -1,4 +1,4 @@
-"""Lines as a picture (SVG) and as a row of characters, without a plotting library."""
+"""Lines as an image (SVG) and as a row of characters, without a plotting library."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def damaging(monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]) ->
     monkeypatch.setattr(save, "save_artifacts", save_badly)
 
 
-def test_damaged_artefacts_are_neither_passed_nor_pushed(
+def test_damaged_artifacts_are_neither_passed_nor_pushed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One tensor of the merged model changes, and one of the adapter's own head."""
@@ -77,7 +77,7 @@ def test_damaged_artefacts_are_neither_passed_nor_pushed(
     assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
-def test_artefact_that_cannot_be_loaded_is_in_the_result(
+def test_artifact_that_cannot_be_loaded_is_in_the_result(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaging(monkeypatch, lambda folder: (folder / "model" / "model.safetensors").write_bytes(b"no tensors"))

@@ -1,4 +1,4 @@
-"""Mixed rows in the trainer: exact whatever the optimiser's tricks, and the same in two processes as in one."""
+"""Mixed rows in the trainer: exact whatever the optimizer's tricks, and the same in two processes as in one."""
 
 from collections.abc import Sequence
 from pathlib import Path

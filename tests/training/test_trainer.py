@@ -313,7 +313,7 @@ def test_default_learning_rates() -> None:
 
 
 def test_stopped_training_leaves_an_ordinary_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its embeddings give sparse gradients to our optimiser alone."""
+    """Its embeddings give sparse gradients to our optimizer alone."""
     sparse = trainer_with(update=UpdateRule(sparse_embeddings=True))
     trainer = small_trainer(tmp_path, "bert", rows=16, trainer=sparse)
     table = trainer.model.get_input_embeddings()

@@ -11,7 +11,7 @@ from hf_finetune.training.warm_start import NotOfRows, fit_head, head_features, 
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_head_equals_logistic_regression_on_standardised_features(classes: int) -> None:
+def test_head_equals_logistic_regression_on_standardized_features(classes: int) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -17,7 +17,7 @@ import numpy as np
 from hf_finetune.data.text_pieces import core_of
 from hf_finetune.errors import InputError
 
-# WordNet has most of them under another meaning: "in" is an inch, "who" an organisation, "it" computing.
+# WordNet has most of them under another meaning: "in" is an inch, "who" an organization, "it" computing.
 _FUNCTION_WORDS = """
 a about above across after again against all almost along also although always am among an and another any anybody
 anyone anything are around as at away be became because been before behind being below between both but by can cannot

@@ -1,4 +1,4 @@
-"""Every optimiser: one step by hand, a state that goes on to the bit, a loss that falls, a whole run that resumes."""
+"""Every optimizer: one step by hand, a state that goes on to the bit, a loss that falls, a whole run that resumes."""
 
 import dataclasses
 import importlib.util
@@ -233,7 +233,7 @@ def test_a_step_that_overflowed_is_not_taken(choice: Optimizer) -> None:
 
 
 def test_what_is_judged_and_saved_is_the_average(tmp_path: Path) -> None:
-    """The checkpoint's weights are x, not y: they lie where z and the y of the optimiser's state say."""
+    """The checkpoint's weights are x, not y: they lie where z and the y of the optimizer's state say."""
     choice = ScheduleFree()
     made = trainer_with(update=UpdateRule(choice, resolve(None, warmup_steps=2, optimizer=choice)))
     trainer = small_trainer(tmp_path, "bert", trainer=made, num_train_epochs=2.0)

@@ -46,7 +46,7 @@ def two_groups() -> torch.optim.Optimizer:
 
 
 def rates(optimizer: torch.optim.Optimizer, schedule: Any, steps: int = STEPS) -> list[list[float]]:
-    """The groups' rates at each optimiser step."""
+    """The groups' rates at each optimizer step."""
     found = []
     for _ in range(steps):
         found.append([float(group["lr"]) for group in optimizer.param_groups])

@@ -49,7 +49,7 @@ def test_choice_of_parameters(tmp_path: Path) -> None:
 
 
 def test_what_does_not_train_yet_stays() -> None:
-    """Gradual unfreezing: the optimiser has the weights from the start."""
+    """Gradual unfreezing: the optimizer has the weights from the start."""
     waits = torch.nn.Parameter(torch.tensor([1.0, -0.05]), requires_grad=False)
     optimizer = torch.optim.SGD([waits], lr=0.1)
     ElasticNetSteps({"waits": waits}, l1=1.0, l2=0.0).after_update(None, None, optimizer, overflowed=False)
