@@ -187,10 +187,7 @@ def test_adapters_on_the_command_line(recipe: Recipe) -> None:
         ),
         (["--adapter", "LORA", "--adapter.r", "many"], "adapter.r: expected a number, got 'many'"),
         (["--adapter", "LORA", "--adapter.use-dora", "1"], "adapter.use_dora: expected true or false, got 1"),
-        (
-            ["--adapter.r", "4"],
-            "adapter: expected a PEFT config like {peft_type: LORA, ...}, or its type, got {'r': 4}",
-        ),
+        (["--adapter.r", "4"], "adapter: expected a PEFT config"),
         (["--adapter.r"], "--adapter.r: expected a value"),
     ):
         with pytest.raises(InputError) as caught:
