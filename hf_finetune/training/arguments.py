@@ -30,7 +30,7 @@ DECIDED = {
     # Our collator names its columns itself; the Trainer drops those that forward() does not name.
     "remove_unused_columns": False,
     "label_names": ["labels"],
-    # Said by objective.label_smoothing, batching.by_length and train.seed; nothing reads these.
+    # Set by objective.label_smoothing, batching.by_length and train.seed; nothing reads these.
     "label_smoothing_factor": 0.0,
     "train_sampling_strategy": "random",
     "dataloader_drop_last": False,
@@ -39,8 +39,8 @@ DECIDED = {
     "disable_tqdm": True,
 }
 MAY_CHANGE = {"report_to", "logging_first_step"}
-# What the recipe says in a field of its own.
-SAID_BY = {
+# What the recipe sets in a field of its own.
+SET_BY = {
     "optim": "optim.optimizer",
     "optim_args": "optim.optimizer",
     "optim_target_modules": "optim.optimizer",
@@ -114,22 +114,10 @@ def training_arguments(
             type.
     """
     taken = (set(DECIDED) - MAY_CHANGE) | set(fields) | {"learning_rate", "bf16", "fp16", "use_cpu", "output_dir"}
-    for name in extra:
-        if name in ("hub_token", "push_to_hub"):
-            raise InputError(
-                f"train.extra.{name}: a token does not belong in a recipe; `hf auth login`, then --push REPO"
-            )
-        if name in SAID_BY:
-            raise InputError(f"train.extra.{name}: this is said by {SAID_BY[name]}; remove it")
-        if name in taken:
-            raise InputError(f"train.extra.{name}: this is decided elsewhere in the recipe or fixed; remove it")
-    # TrainingArguments itself takes a value of any type, and fails on it when it is used.
-    hints = typing.get_type_hints(TrainingArguments)
-    extra = {n: validated(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}
     chosen: dict[str, Any] = {
         **DECIDED,
         **fields,
-        **extra,
+        **_checked(extra, taken),
         **({} if saving else {"save_strategy": "no", "load_best_model_at_end": False}),
         "learning_rate": learning_rate,
         "metric_for_best_model": metric,
@@ -146,3 +134,18 @@ def training_arguments(
     # multiply the loss, which is a mean over all rows of the step already, by their number.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def _checked(extra: dict[str, Any], taken: set[str]) -> dict[str, Any]:
+    """The user's further arguments, by their types: TrainingArguments takes any value, and fails when it is used."""
+    for name in extra:
+        if name in ("hub_token", "push_to_hub"):
+            raise InputError(
+                f"train.extra.{name}: a token does not belong in a recipe; `hf auth login`, then --push REPO"
+            )
+        if name in SET_BY:
+            raise InputError(f"train.extra.{name}: {SET_BY[name]} sets it; remove it")
+        if name in taken:
+            raise InputError(f"train.extra.{name}: this is decided elsewhere in the recipe or fixed; remove it")
+    hints = typing.get_type_hints(TrainingArguments)
+    return {n: validated(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}

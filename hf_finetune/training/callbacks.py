@@ -25,9 +25,7 @@ class ProgressBar(TrainerCallback):
         self.bar: tqdm | None = None
         self.latest: dict[str, str] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Open the bar at the step a resumed run starts from."""
         if state.is_world_process_zero:
             self.bar = tqdm(
@@ -39,20 +37,13 @@ class ProgressBar(TrainerCallback):
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: object,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
         """Show the last loss and validation metric."""
-        if self.bar is None or logs is None:
+        if self.bar is None:
             return
         for source, name in (("loss", "loss"), (f"eval_{self.metric}", self.metric)):
-            if source in logs:
-                self.latest[name] = f"{logs[source]:.4g}"
+            if source in event["logs"]:
+                self.latest[name] = f"{event['logs'][source]:.4g}"
         self.bar.set_postfix(self.latest, refresh=False)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
@@ -71,27 +62,20 @@ class LogLines(TrainerCallback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Drop lines of steps that a resumed run will do again."""
         if not state.is_world_process_zero or not self.path.exists():
             return
         lines = self.path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-        write_text(self.path, "".join(kept))
+        write_text(
+            self.path,
+            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step),
+        )
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: object,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
         """Write the line at once, so that a killed run keeps it."""
-        if state.is_world_process_zero and logs is not None:
-            line = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **logs}
+        if state.is_world_process_zero:
+            line = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **event["logs"]}
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 

@@ -8,7 +8,7 @@ its pretraining."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def rate_groups(
     head = _head(model, rates.fresh) if rates.head is not None else set()
     if rates.lora_plus_ratio is not None and not any("lora_B" in name for name in names.values()):
         raise InputError("optim.lora_plus_ratio: this adapter has no LoRA matrices; remove it, or use --method lora")
-    inside = {p for layer in encoder_layers(model) for p in layer.parameters()} if split_matrices else set()
+    within = {p for layer in encoder_layers(model) for p in layer.parameters()} if split_matrices else set()
     lists = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     convolutions = {m.weight for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)}
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -76,17 +76,22 @@ def rate_groups(
             part, rate = "head", rates.head
         if rates.lora_plus_ratio is not None and "lora_B" in name:
             part, rate = f"{part}, LoRA B", rate * rates.lora_plus_ratio
-        # LoRA's factors are matrices at rank 1, too.
-        flat = is_vector(parameter) and "lora_" not in name
-        added = parameter.ndim > 2 and len(parameter) == 1 and parameter not in convolutions
-        # MPNet's biases by distance are an embedding's weight.
-        decays = not flat and not added and not any("bias" in part for part in name.split(".")[-2:])
-        matrix = parameter in inside and parameter.ndim == 2 and decays and parameter not in lists
+        decays = _decays(parameter, name, convolutions)
+        matrix = parameter in within and parameter.ndim == 2 and decays and parameter not in lists
         key = part, rate, decays, matrix
         group = {"lr": rate, "weight_decay": weight_decay if decays else 0.0, "part": part, "matrix": matrix}
         groups.setdefault(key, {"params": [], **group})["params"].append(parameter)
     # The first group's rate is the one that the log shows; what decays comes first among equals.
     return sorted(groups.values(), key=lambda g: (g["lr"] != lr, -g["lr"], g["weight_decay"] == 0))
+
+
+def _decays(parameter: nn.Parameter, name: str, convolutions: Collection[nn.Parameter]) -> bool:
+    """See the module."""
+    # LoRA's factors are matrices at rank 1, too.
+    flat = is_vector(parameter) and "lora_" not in name
+    added = parameter.ndim > 2 and len(parameter) == 1 and parameter not in convolutions
+    # MPNet's biases by distance are an embedding's weight.
+    return not flat and not added and not any("bias" in part for part in name.split(".")[-2:])
 
 
 def is_vector(parameter: nn.Parameter) -> bool:

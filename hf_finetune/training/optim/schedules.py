@@ -15,7 +15,7 @@ import torch
 from torch.optim import lr_scheduler
 from transformers import optimization
 
-from hf_finetune.training.optim.schedule_config import ResolvedSchedule
+from hf_finetune.training.optim.schedule_config import ResolvedSchedule, ScheduleName
 
 
 def warmup_of(value: float, total: int) -> int:
@@ -36,9 +36,9 @@ def factors(schedule: ResolvedSchedule, steps: int) -> list[float]:
         steps: optimizer steps of the whole run, at least 1.
     """
     warmup = warmup_of(schedule.warmup_steps, steps)
-    own = _with_warmup(schedule, steps, warmup)
-    if own is not None:
-        return [float(own(step)) for step in range(steps + 1)]
+    if (build := WITH_WARMUP.get(schedule.name)) is not None:
+        factor = build(_peak_of_one(), schedule.numbers, warmup, steps).lr_lambdas[0]
+        return [float(factor(step)) for step in range(steps + 1)]
     climb = [step / warmup for step in range(min(warmup, steps + 1))]
     return [*climb, *_after_warmup(schedule, steps + 1 - len(climb))]
 
@@ -47,113 +47,95 @@ def _peak_of_one() -> torch.optim.Optimizer:
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
 
 
-def _with_warmup(schedule: ResolvedSchedule, steps: int, warmup: int) -> Callable[[int], float] | None:
-    """The factor of a step by transformers' schedules, which bring their warm-up; None for torch's."""
-    optimizer = _peak_of_one()
-    # With the defaults filled in, what a schedule reads is not None.
-    numbers: Any = schedule.numbers
-    match schedule.name:
-        case "linear":
-            made = optimization.get_linear_schedule_with_warmup(optimizer, warmup, steps)
-        case "cosine":
-            made = optimization.get_cosine_with_min_lr_schedule_with_warmup(
-                optimizer, warmup, steps, num_cycles=numbers.num_cycles, min_lr_rate=numbers.min_lr_ratio
-            )
-        case "cosine_with_restarts":
-            made = optimization.get_cosine_with_hard_restarts_schedule_with_warmup(
-                optimizer, warmup, steps, num_cycles=int(numbers.num_cycles)
-            )
-        case "polynomial":
-            made = optimization.get_polynomial_decay_schedule_with_warmup(
-                # Past the warm-up it divides by what is left.
-                optimizer,
-                min(warmup, steps - 1),
-                steps,
-                lr_end=numbers.min_lr_ratio,
-                power=numbers.power,
-            )
-        case "constant":
-            made = optimization.get_constant_schedule(optimizer)
-        case "constant_with_warmup":
-            made = optimization.get_constant_schedule_with_warmup(optimizer, warmup)
-        case "inverse_sqrt":
-            timescale = None if numbers.timescale is None else steps_of(numbers.timescale, steps)
-            made = optimization.get_inverse_sqrt_schedule(optimizer, warmup, timescale)
-        case "warmup_stable_decay":
-            made = optimization.get_wsd_schedule(
-                optimizer,
-                warmup,
-                min(steps_of(numbers.num_decay_steps, steps - warmup), steps - warmup),
-                num_training_steps=steps,
-                decay_type=numbers.decay_type,
-                min_lr_ratio=numbers.min_lr_ratio,
-            )
-        case _:
-            return None
-    return made.lr_lambdas[0]
-
-
 def _after_warmup(schedule: ResolvedSchedule, count: int) -> list[float]:
     """`count` factors by torch's schedules, from the peak on."""
-    optimizer = _peak_of_one()
-    # With the defaults filled in, what a schedule reads is not None.
-    numbers: Any = schedule.numbers
+    if schedule.name == "reduce_lr_on_plateau":
+        return [1.0] * count
     # The last factor is that of a step which is not taken.
-    steps = max(1, count - 1)
-    made: lr_scheduler.LRScheduler
-    match schedule.name:
-        case "reduce_lr_on_plateau":
-            return [1.0] * count
-        case "step":
-            made = lr_scheduler.StepLR(optimizer, steps_of(numbers.step_size, steps), numbers.gamma)
-        case "multistep":
-            made = lr_scheduler.MultiStepLR(optimizer, [steps_of(m, steps) for m in numbers.milestones], numbers.gamma)
-        case "exponential":
-            made = lr_scheduler.ExponentialLR(optimizer, numbers.gamma or 0.01 ** (1 / steps))
-        case "cyclic":
-            down = numbers.step_size_down
-            made = lr_scheduler.CyclicLR(
-                optimizer,
-                base_lr=numbers.min_lr_ratio,
-                max_lr=1.0,
-                step_size_up=steps_of(numbers.step_size_up, steps),
-                step_size_down=None if down is None else steps_of(down, steps),
-                mode=numbers.cycle_mode,
-                gamma=numbers.gamma,
-                # Momentum stays: Adam's betas are no part of a schedule.
-                cycle_momentum=False,
-            )
-        case "one_cycle":
-            climb = numbers.pct_start
-            while climb * steps == 1:
-                # A climb that ends at the first step: torch would divide by its length.
-                climb = math.nextafter(climb, 1.0)
-            made = lr_scheduler.OneCycleLR(
-                optimizer,
-                max_lr=1.0,
-                total_steps=steps,
-                pct_start=climb,
-                div_factor=numbers.div_factor,
-                final_div_factor=numbers.final_div_factor,
-                anneal_strategy=numbers.anneal_strategy,
-                cycle_momentum=False,
-            )
-        case "cosine_annealing":
-            t_max = steps if numbers.t_max is None else steps_of(numbers.t_max, steps)
-            made = lr_scheduler.CosineAnnealingLR(optimizer, t_max, numbers.min_lr_ratio)
-        case "cosine_annealing_warm_restarts":
-            made = lr_scheduler.CosineAnnealingWarmRestarts(
-                optimizer, steps_of(numbers.t_0, steps), numbers.t_mult, numbers.min_lr_ratio
-            )
-        case _:
-            raise AssertionError(schedule.name)
-    found = [float(optimizer.param_groups[0]["lr"])]
+    optimizer, steps = _peak_of_one(), max(1, count - 1)
+    curve = AFTER_WARMUP[schedule.name](optimizer, schedule.numbers, steps)
+    rates = [float(optimizer.param_groups[0]["lr"])]
     # Beyond its last step OneCycleLR has no rate: that one stays.
     for _ in range(min(count, steps) - 1 if schedule.name == "one_cycle" else count - 1):
         optimizer.step()
-        made.step()
-        found.append(float(optimizer.param_groups[0]["lr"]))
-    return found + [found[-1]] * (count - len(found))
+        curve.step()
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+    return rates + [rates[-1]] * (count - len(rates))
+
+
+def _cyclic(optimizer: torch.optim.Optimizer, numbers: Any, steps: int) -> lr_scheduler.LRScheduler:
+    down = numbers.step_size_down
+    return lr_scheduler.CyclicLR(
+        optimizer,
+        base_lr=numbers.min_lr_ratio,
+        max_lr=1.0,
+        step_size_up=steps_of(numbers.step_size_up, steps),
+        step_size_down=None if down is None else steps_of(down, steps),
+        mode=numbers.cycle_mode,
+        gamma=numbers.gamma,
+        # Momentum stays: Adam's betas are no part of a schedule.
+        cycle_momentum=False,
+    )
+
+
+def _one_cycle(optimizer: torch.optim.Optimizer, numbers: Any, steps: int) -> lr_scheduler.LRScheduler:
+    climb = numbers.pct_start
+    while climb * steps == 1:
+        # A climb that ends at the first step: torch would divide by its length.
+        climb = math.nextafter(climb, 1.0)
+    return lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=1.0,
+        total_steps=steps,
+        pct_start=climb,
+        div_factor=numbers.div_factor,
+        final_div_factor=numbers.final_div_factor,
+        anneal_strategy=numbers.anneal_strategy,
+        cycle_momentum=False,
+    )
+
+
+WITH_WARMUP: dict[ScheduleName, Callable[[torch.optim.Optimizer, Any, int, int], lr_scheduler.LambdaLR]] = {
+    "linear": lambda o, n, warmup, steps: optimization.get_linear_schedule_with_warmup(o, warmup, steps),
+    "cosine": lambda o, n, warmup, steps: optimization.get_cosine_with_min_lr_schedule_with_warmup(
+        o, warmup, steps, num_cycles=n.num_cycles, min_lr_rate=n.min_lr_ratio
+    ),
+    "cosine_with_restarts": lambda o, n, warmup, steps: optimization.get_cosine_with_hard_restarts_schedule_with_warmup(
+        o, warmup, steps, int(n.num_cycles)
+    ),
+    # Past the warm-up it divides by what is left.
+    "polynomial": lambda o, n, warmup, steps: optimization.get_polynomial_decay_schedule_with_warmup(
+        o, min(warmup, steps - 1), steps, lr_end=n.min_lr_ratio, power=n.power
+    ),
+    "constant": lambda o, n, warmup, steps: optimization.get_constant_schedule(o),
+    "constant_with_warmup": lambda o, n, warmup, steps: optimization.get_constant_schedule_with_warmup(o, warmup),
+    "inverse_sqrt": lambda o, n, warmup, steps: optimization.get_inverse_sqrt_schedule(
+        o, warmup, None if n.timescale is None else steps_of(n.timescale, steps)
+    ),
+    "warmup_stable_decay": lambda o, n, warmup, steps: optimization.get_wsd_schedule(
+        o,
+        warmup,
+        min(steps_of(n.num_decay_steps, steps - warmup), steps - warmup),
+        num_training_steps=steps,
+        decay_type=n.decay_type,
+        min_lr_ratio=n.min_lr_ratio,
+    ),
+}
+"""Schedules of transformers, which bring their warm-up: of an optimizer, numbers, warm-up steps and all steps."""
+AFTER_WARMUP: dict[ScheduleName, Callable[[torch.optim.Optimizer, Any, int], lr_scheduler.LRScheduler]] = {
+    "step": lambda o, n, steps: lr_scheduler.StepLR(o, steps_of(n.step_size, steps), n.gamma),
+    "multistep": lambda o, n, steps: lr_scheduler.MultiStepLR(o, [steps_of(m, steps) for m in n.milestones], n.gamma),
+    "exponential": lambda o, n, steps: lr_scheduler.ExponentialLR(o, n.gamma or 0.01 ** (1 / steps)),
+    "cyclic": _cyclic,
+    "one_cycle": _one_cycle,
+    "cosine_annealing": lambda o, n, steps: lr_scheduler.CosineAnnealingLR(
+        o, steps if n.t_max is None else steps_of(n.t_max, steps), n.min_lr_ratio
+    ),
+    "cosine_annealing_warm_restarts": lambda o, n, steps: lr_scheduler.CosineAnnealingWarmRestarts(
+        o, steps_of(n.t_0, steps), n.t_mult, n.min_lr_ratio
+    ),
+}
+"""Schedules of torch, which begin at the peak: of an optimizer, numbers and the steps after the warm-up."""
 
 
 def scheduler(
