@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -85,7 +86,7 @@ def rate_groups(
     return sorted(groups.values(), key=lambda g: (g["lr"] != lr, -g["lr"], g["weight_decay"] == 0))
 
 
-def _decays(parameter: nn.Parameter, name: str, convolutions: Collection[nn.Parameter]) -> bool:
+def _decays(parameter: nn.Parameter, name: str, convolutions: Collection[torch.Tensor]) -> bool:
     """See the module."""
     # LoRA's factors are matrices at rank 1, too.
     flat = is_vector(parameter) and "lora_" not in name
