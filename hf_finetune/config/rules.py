@@ -9,7 +9,7 @@ import math
 
 from hf_finetune.augmentation import rules as augmentation
 from hf_finetune.augmentation.compose import check_kind, generative_operations
-from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.recipe import ImageData, Recipe
 from hf_finetune.distillation import rules as distillation
 from hf_finetune.errors import InputError
 from hf_finetune.models import rules as models
@@ -52,7 +52,7 @@ def check(recipe: Recipe) -> None:
 
 def _caches_nothing(recipe: Recipe) -> bool:
     data = recipe.data
-    images = not recipe.is_text and (data.decode_once or data.augment_copies > 0)
+    images = isinstance(data, ImageData) and (data.decode_once or data.augment_copies > 0)
     logits = recipe.has_teacher
     return not images and not logits and not recipe.batching.cache_prefix and not generative_operations(data.augment)
 

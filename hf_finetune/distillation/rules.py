@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from hf_finetune.distillation.config import FeatureKind, TokenKind
@@ -16,6 +17,10 @@ def _compares(recipe: Any, kinds: Any = FeatureKind) -> bool:
 
 def _ignores_labels(recipe: Any) -> bool:
     return recipe.has_teacher and not recipe.objective.asks_labels
+
+
+def _discards_states(recipe: Any, name: str) -> bool:
+    return _compares(recipe) and bool(recipe.train.extra.get(name))
 
 
 FEATURES = "comparing hidden states, attention or embeddings"
@@ -71,7 +76,7 @@ CONFLICTS = (
     *(
         Conflict(
             f"train.extra.{name}",
-            lambda r, name=name: _compares(r) and r.train.extra.get(name),
+            partial(_discards_states, name=name),
             f"false when {FEATURES}, which reads the states that it discards",
         )
         for name in ("gradient_checkpointing", "activation_checkpointing")

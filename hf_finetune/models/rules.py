@@ -8,7 +8,7 @@ from typing import Any
 from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.surgery.attention import SetAttention
 from hf_finetune.models.surgery.reinit import ReinitTopLayers
-from hf_finetune.utils.rules import Conflict, Unused
+from hf_finetune.utils.rules import Conflict, Unused, both
 
 
 def _new_layers(recipe: Any) -> int:
@@ -23,10 +23,6 @@ def _trains_new_layers(recipe: Any) -> bool:
 def _differs(name: str, default: Any) -> Callable[[Any], Any]:
     """Whether a field of the model is not its default."""
     return lambda recipe: vars(recipe.model)[name] != default
-
-
-def _both(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda recipe: first(recipe) and second(recipe)
 
 
 HEAD = (
@@ -52,7 +48,7 @@ SURGERY = (
     *(
         Conflict(
             f"model.{name}",
-            _both(_new_layers, _differs(name, default)),
+            both(_new_layers, _differs(name, default)),
             f"{default} with ReinitTopLayers, all of whose weights must train",
         )
         for name, default in (("trainable", "all"), ("trainable_pattern", None))
@@ -72,7 +68,7 @@ TRAINABLE = (
     *(
         Conflict(
             f"model.{name}",
-            _both(_differs(name, default), lambda r: r.trained != "full"),
+            both(_differs(name, default), lambda r: r.trained != "full"),
             f"{default} with {{r.trained}}, which says itself what trains",
         )
         for name, default in (("trainable", "all"), ("trainable_pattern", None))
@@ -119,7 +115,7 @@ ADAPTERS = (
 FROM_CONFIG = tuple(
     Conflict(
         field,
-        _both(lambda r: r.model.from_config is not None, clashes),
+        both(lambda r: r.model.from_config is not None, clashes),
         f"{expected} with model.from_config, whose weights are all random",
         value="trained" if field == "method" else None,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_finetune.augmentation.compose import Phases, Sometimes, check_kind, walk
 from hf_finetune.pretraining.config import ImageObjective, SimCLR
-from hf_finetune.utils.rules import Conflict, Unused
+from hf_finetune.utils.rules import Conflict, Unused, both
 
 
 def check_views(recipe: Any) -> None:
@@ -26,7 +26,7 @@ def _views(recipe: Any) -> list[Any]:
 
 WITH = "with pretrain.objective"
 CONFLICTS = tuple(
-    Conflict(field, lambda r, clashes=clashes: r.pretrain.objective is not None and clashes(r), expected)
+    Conflict(field, both(lambda r: r.pretrain.objective is not None, clashes), expected)
     for field, clashes, expected in (
         (
             "pretrain.objective",

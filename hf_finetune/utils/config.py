@@ -1,8 +1,8 @@
 """Configs: frozen dataclasses whose fields are held to their types and bounds.
 
-pydantic checks a config where it is made, in Python as from a file, and a field that does not fit is an `InputError` of
-one line. Bounds stand beside the fields, as annotations: `p: Probability = 0.1`. Types are strict: text is no number
-and 1 is not true. But a whole number is a number, and a list is a tuple, and a mapping a config, as YAML and JSON write
+pydantic checks a config where it is made, in Python as from a file. A field that does not fit is an `InputError` of
+one line. Bounds stand beside the fields, as annotations: `p: Probability = 0.1`. Types are strict: text is no number,
+and 1 is not true. But a whole number is a number, a list is a tuple, and a mapping is a config, as YAML and JSON write
 them.
 
 pydantic is imported, and its schema of a class built, when a config is first made with arguments.
@@ -58,8 +58,7 @@ def configclass(cls: type[T] | None = None, /, *, kw_only: bool = False) -> Any:
     """Make a class a frozen dataclass that refuses what its fields cannot hold.
 
     Raises:
-        InputError: when the class is called with a value that does not fit: naming the field, what it expects and the
-        value.
+        InputError: when the class is called with a value that does not fit; naming field, expectation and value.
     """
 
     return partial(_config, kw_only=kw_only) if cls is None else _config(cls, kw_only=kw_only)
@@ -69,8 +68,7 @@ STRICT: ConfigDict = {"strict": True, "extra": "forbid", "allow_inf_nan": False,
 
 
 class ByType:
-    """A member of a union of configs, which files name under `type`: `{type: SwapWords, p: 0.1}`, or by the name
-    alone."""
+    """A member of a union of configs. Files name it under `type`, `{type: SwapWords, p: 0.1}`, or by its name alone."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema
@@ -87,7 +85,7 @@ class ByType:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """A member by its name alone, or as a mapping, to which `config.json_schema` adds `type`."""
         nullable = schema["type"] == "nullable"
-        union: Any = schema["schema"] if nullable else schema  # type: ignore[typeddict-item]
+        union: Any = schema["schema"] if nullable else schema
         members = [handler(choice) for choice in union["choices"].values()]
         return {"anyOf": [{"enum": list(union["choices"])}, *members, *([{"type": "null"}] if nullable else [])]}
 

@@ -173,5 +173,5 @@ def _bounds(annotations: Iterable[Any]) -> str:
     return f"{low} and {high}" if low and high else {"at least 0": "0 or more"}.get(low, low) or high
 
 
-def _number(value: float) -> str:
+def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -9,8 +9,7 @@ from typing import Any
 
 
 def configs_in(hint: Any) -> list[type]:
-    """Return the configs that a field of type `hint` holds: members of its union, or of the union that its tuple is
-    of."""
+    """Return the configs that a field of type `hint` holds: members of its union, or of its tuple's union."""
     hint, _ = unwrapped(hint)
     if is_union(hint):
         return [member for option in typing.get_args(hint) for member in configs_in(option)]

@@ -50,6 +50,11 @@ class Unused:
     reason: str
 
 
+def both(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the condition that two conditions hold."""
+    return lambda recipe: first(recipe) and second(recipe)
+
+
 def unused_options(recipe: Any, table: Iterable[Unused]) -> tuple[str, ...]:
     """Return a note for each option that is not at its default and does nothing in this recipe."""
     notes: dict[str, str] = {}
