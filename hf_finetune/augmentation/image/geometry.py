@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 
-from hf_finetune.augmentation.image.base import (
-    Draw,
-    EachImage,
-    GrayLevel,
-    either_way,
-    expect_in_order,
-)
+from hf_finetune.augmentation.image.base import Draw, EachImage, GrayLevel, either_way, expect_in_order
 from hf_finetune.augmentation.operations import Graded
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Probability, between, configclass

@@ -8,15 +8,7 @@ import numpy as np
 
 from hf_finetune.augmentation.text import synonyms
 from hf_finetune.augmentation.text.base import OnWords
-from hf_finetune.data.text_pieces import (
-    Keep,
-    core_of,
-    joined_words,
-    share,
-    space_beside,
-    stays,
-    without,
-)
+from hf_finetune.data.text_pieces import Keep, core_of, joined_words, share, space_beside, stays, without
 from hf_finetune.utils.config import Probability, configclass
 
 
