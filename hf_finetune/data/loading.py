@@ -46,7 +46,7 @@ class Splits:
     """By split, its rows whose exact input is in train as well."""
     notes: tuple[str, ...]
     """What was inferred, carved and ignored."""
-    unlabeled: dict[str, int] | None = None
+    teacher_row_counts: dict[str, int] | None = None
     """Of the rows without a label, which stand behind the others in train with the label -1: how many they are, and how
     many were left out, see `unlabeled.read_for_teacher`. None: none were named."""
     left_out: Dataset | None = None
@@ -70,9 +70,9 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None) -> Spl
     if not drawn_N.all():
         rows["train"] = rows["train"].where(drawn_N)
     duplicates = _count_duplicates(rows, notes)
-    unlabeled = None
+    teacher_row_counts = None
     if data.selection.unlabeled:
-        further, unlabeled = read_for_teacher(data.selection, kind, rows, options.unlabeled, notes)
+        further, teacher_row_counts = read_for_teacher(data.selection, kind, rows, options.unlabeled, notes)
         rows["train"] = rows["train"].followed_by(further)
     roles: tuple[Role, ...] = ("train", "validation", "test")
     contents = {str(role): (rows[role].digests, rows[role].labels_N) for role in roles if role in rows}
@@ -87,7 +87,7 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None) -> Spl
         fingerprint=digest,
         duplicates=duplicates,
         notes=tuple(notes),
-        unlabeled=unlabeled,
+        teacher_row_counts=teacher_row_counts,
         left_out=None if left_out is None else to_dataset(left_out.table, f"{digest[:24]}-left-out"),
     )
 

@@ -18,18 +18,14 @@ from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
 from hf_finetune.hub.run_facts import read_documents
-from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
+from hf_finetune.utils.artifacts import ALONE_AFTER_A_RUN, HEAD_FILE, artifacts_in
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.joblib", "*.ckpt", "optimizer*", "rng_state*")
 LEFTOVERS = ("checkpoint-*", "checkpoints", "runs", "*.log", "log.jsonl", "events.out.tfevents.*", "trainer_state.json")
 CODE = ("*.py", "*.pyc", "*.so")
-DOCUMENTS = ("README.md", "result.json", "recipe.json")
+ALWAYS_PUSHED = ("README.md", "result.json", "recipe.json")
 TOKEN_SHAPE = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 CHUNK_BYTES = 1 << 24
-ALONE_AFTER_A_RUN = (
-    "adapter/ would be pushed, which needs what the run {!r} left, and no repository is known to hold that; push that "
-    "run, and train on it with --model YOUR-NAME/ITS-NAME, or name it by --base-model"
-)
 
 
 @dataclass(frozen=True)

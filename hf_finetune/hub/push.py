@@ -25,7 +25,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from hf_finetune.errors import GateError, InputError
-from hf_finetune.hub.contents import DOCUMENTS, Outgoing, collect
+from hf_finetune.hub.contents import ALWAYS_PUSHED, Outgoing, collect
 from hf_finetune.hub.retry import DEFAULT_PATIENCE, Patience, Persistence, first_line
 from hf_finetune.utils import hashing
 
@@ -247,7 +247,7 @@ def _missing(
             operation = CommitOperationAdd(path, file.content)
             operation.upload_info.sha256 = bytes.fromhex(file.sha256)
             operations.append(operation)
-    if remote.keys() >= set(DOCUMENTS):
+    if remote.keys() >= set(ALWAYS_PUSHED):
         # An earlier push: what it sent and this one does not would be loaded as part of this model.
         stale = [p for p in remote if p not in files and any(fnmatch.fnmatch(p, pattern) for pattern in OWN_LAYOUT)]
         operations += [CommitOperationDelete(path) for path in sorted(stale)]

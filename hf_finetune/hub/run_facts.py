@@ -15,7 +15,7 @@ from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import InputError
 from hf_finetune.hub.local_paths import is_local, last_name
 
-DOCUMENTS = ("recipe.json", "result.json")
+RUN_DOCUMENTS = ("recipe.json", "result.json")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILE = re.compile(r".*\.(csv|tsv|jsonl?|parquet|txt|zip)", re.IGNORECASE)
 
@@ -124,7 +124,7 @@ def read_documents(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         InputError: the folder lacks one of them, or it is damaged.
     """
     try:
-        record, result = (json.loads((folder / name).read_text(encoding="utf-8")) for name in DOCUMENTS)
+        record, result = (json.loads((folder / name).read_text(encoding="utf-8")) for name in RUN_DOCUMENTS)
     except OSError as error:
         raise InputError(f"{folder}: no {Path(error.filename).name}; expected the folder of a finished run") from None
     except ValueError as error:

@@ -14,7 +14,6 @@ from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.errors import InputError
-from hf_finetune.hub.contents import ALONE_AFTER_A_RUN
 from hf_finetune.models import freezing
 from hf_finetune.models.families import stock_head
 from hf_finetune.models.freezing import train_only
@@ -33,6 +32,7 @@ from hf_finetune.pipeline.context import Origin, PreparedRun, RunContext, RunDat
 from hf_finetune.pipeline.run_folder import finished_run
 from hf_finetune.training.flops import patches
 from hf_finetune.utils import hashing
+from hf_finetune.utils.artifacts import ALONE_AFTER_A_RUN
 
 # Weights that this package's quickstart brings, by SHA-256: a local copy of them is named as what it is.
 KNOWN_WEIGHTS = {

@@ -100,7 +100,7 @@ def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:
             f"train.extra.gradient_checkpointing: expected false here: {network.config.model_type} cannot compute its "
             "activations again"
         )
-    training_loss(run), penalized_parameters(run, trial)
+    _check_named_classes_and_weights(run, trial)
     check_mix(run, trial)
     _check_distillation(run)
     if recipe.regularize.mixout and not pretrained_layers(trial, run.model.fresh):
@@ -109,6 +109,12 @@ def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:
         )
     if recipe.objective.r_drop:
         _check_dropout(run, trial)
+
+
+def _check_named_classes_and_weights(run: PreparedRun, trial: PreTrainedModel) -> None:
+    """Build what names classes or weights of the model: a name that stands for none is refused there."""
+    training_loss(run)
+    penalized_parameters(run, trial)
 
 
 def check_mix(run: PreparedRun, trial: PreTrainedModel) -> None:

@@ -74,7 +74,7 @@ class RunData:
 
     splits: Splits
     inputs: Inputs
-    unlabeled: PretrainingRows | None = None
+    pretraining_rows: PretrainingRows | None = None
     """What is pretrained on first; None: nothing."""
 
     @property

@@ -45,7 +45,7 @@ def free_kernels(run: PreparedRun) -> frozenset[str]:
     return frozenset(name for name, free in is_free.items() if free)
 
 
-def choose_kernels(run: PreparedRun, network: PreTrainedModel, train_rows: Dataset, steps: int) -> probe.Choice:
+def choose_kernels(run: PreparedRun, network: PreTrainedModel, train_rows: Dataset, steps: int) -> probe.KernelChoice:
     """What trains fastest; the main process decides for all.
 
     Args:

@@ -23,7 +23,7 @@ from hf_finetune.pipeline.update_rule import learning_rate
 from hf_finetune.training import range_test
 from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.optim.schedule_config import Schedule
-from hf_finetune.training.probe import Choice
+from hf_finetune.training.probe import KernelChoice
 from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.plots import line_chart, sparkline
 
@@ -94,7 +94,7 @@ def _train_at_growing_rates(run: PreparedRun) -> list[tuple[float, float]]:
     with alone() as folder:
         # The rate may grow until the loss is not a number: the curve ends before.
         with contextlib.suppress(TrainingError):
-            rehearse(_growing(run), folder, Choice(default_kernels(run)))
+            rehearse(_growing(run), folder, KernelChoice(default_kernels(run)))
         log = folder / "log.jsonl"
         lines = read_log(log) if log.exists() else []
     # Not as the log has it: that is a group's, and no group needs to learn at the run's own rate.

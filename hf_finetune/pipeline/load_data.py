@@ -28,7 +28,7 @@ def load_data(context: RunContext) -> RunData:
     """
     recipe = context.recipe
     splits = load_splits(recipe.data, keep_left_out=recipe.pretrain.objective is not None and recipe.pretrain.left_out)
-    return RunData(splits, _inputs(context, splits), _unlabeled_rows(context, splits))
+    return RunData(splits, _inputs(context, splits), _pretraining_rows(context, splits))
 
 
 def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> Splits:
@@ -95,7 +95,7 @@ def image_inputs(model: Model, checkpoint: LocalCheckpoint, *, decode_once: bool
     return ImageInputs(processor, decode_once=decode_once, cache_gb=cache_gb)
 
 
-def _unlabeled_rows(context: RunContext, splits: Splits) -> PretrainingRows | None:
+def _pretraining_rows(context: RunContext, splits: Splits) -> PretrainingRows | None:
     """What the run is pretrained on; None: nothing."""
     data, pretrain = context.recipe.data, context.recipe.pretrain
     if pretrain.objective is None:

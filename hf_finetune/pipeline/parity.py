@@ -25,7 +25,7 @@ from hf_finetune.errors import GateError
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.hub import plain_loading
 from hf_finetune.training.precision import exact_float32
-from hf_finetune.utils.artifacts import Kind
+from hf_finetune.utils.artifacts import ArtifactKind
 
 TOLERANCE = 1e-4
 
@@ -43,7 +43,7 @@ class Artifact:
     """head.safetensors of an encoder; None: the folder holds all of it."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ArtifactKind:
         """What the folder is."""
         return "adapter" if self.base is not None else "model" if self.head is None else "encoder"
 

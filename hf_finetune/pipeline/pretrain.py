@@ -74,7 +74,7 @@ def pretrain(run: PreparedRun, folder: Path, record: RunRecord) -> tuple[Prepare
     Raises:
         StoppedBySignal: after a checkpoint.
     """
-    if run.data.unlabeled is None:
+    if run.data.pretraining_rows is None:
         return run, None
     encoder = folder / ENCODER
     if is_whole(encoder):
@@ -134,8 +134,8 @@ def _save(setup: PretrainingSetup, trainer: PretrainingTrainer, folder: Path, *,
 
 def _report(setup: PretrainingSetup, trainer: PretrainingTrainer, log: Path, seconds: float) -> dict[str, Any]:
     """What result.json says of the pretraining."""
-    assert setup.run.data.unlabeled is not None
-    counts, rows, lines = setup.run.data.unlabeled.counts, setup.rows, read_log(log)
+    assert setup.run.data.pretraining_rows is not None
+    counts, rows, lines = setup.run.data.pretraining_rows.counts, setup.rows, read_log(log)
     losses = [line["loss"] for line in lines if "loss" in line]
     held_out = [line[f"eval_{HELD_OUT}"] for line in lines if f"eval_{HELD_OUT}" in line]
     return {

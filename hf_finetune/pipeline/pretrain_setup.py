@@ -68,8 +68,8 @@ def encode_pretraining_rows(run: PreparedRun) -> PretrainingSplit:
         InputError: hardly a row has a word that could be guessed, or the tokenizer does not fit the objective.
     """
     inputs, recipe, objective = run.data.inputs, run.recipe, run.recipe.pretrain.objective
-    assert run.data.unlabeled is not None and objective is not None, "the recipe pretrains"
-    whole = encoded = inputs.encode(run.data.unlabeled.rows)
+    assert run.data.pretraining_rows is not None and objective is not None, "the recipe pretrains"
+    whole = encoded = inputs.encode(run.data.pretraining_rows.rows)
     if isinstance(objective, MaskedLanguage):
         assert isinstance(inputs, TextInputs), "checked: words are those of texts"
         encoded = rows_with_words(encoded, inputs, whole_word=objective.whole_word)
@@ -102,9 +102,9 @@ def set_up(run: PreparedRun, rows: PretrainingSplit) -> PretrainingSetup:
     )
     as_run = _as_training_rows(run, rows)
     _check_batches(as_run, objective)
-    assert run.data.unlabeled is not None, "the recipe pretrains"
-    inputs, unlabeled = run.data.inputs, run.data.unlabeled.rows
-    task = objective.task(network, inputs, unlabeled, inputs.collate(rows.train[:1]), recipe.train.seed)
+    assert run.data.pretraining_rows is not None, "the recipe pretrains"
+    inputs, pretraining_rows = run.data.inputs, run.data.pretraining_rows.rows
+    task = objective.task(network, inputs, pretraining_rows, inputs.collate(rows.train[:1]), recipe.train.seed)
     setup = PretrainingSetup(as_run, rows, task)
     trainer_arguments(setup, Path())  # what they refuse is refused now
     return setup

@@ -13,7 +13,7 @@ from hf_finetune.pipeline.fit_head import HeadStart
 from hf_finetune.pipeline.kernels import default_kernels, free_kernels
 from hf_finetune.pipeline.run_folder import read_record, refuse_changes
 from hf_finetune.training.precision import has_native_bf16
-from hf_finetune.training.probe import Choice
+from hf_finetune.training.probe import KernelChoice
 from hf_finetune.utils import environment
 from hf_finetune.utils.files import write_json
 from hf_finetune.utils.plain import to_plain
@@ -35,7 +35,7 @@ class RunRecord:
     processes: int
     versions: dict[str, str]
     command: str | None
-    kernels: Choice | None = None
+    kernels: KernelChoice | None = None
     """None: not chosen yet."""
     head: HeadStart | None = None
     """None: not fitted before training."""
@@ -45,7 +45,7 @@ class RunRecord:
     @classmethod
     def of(cls, run: PreparedRun, command: str | None = None) -> RunRecord:
         """What is known of a run before its first step."""
-        unlabeled = run.data.unlabeled
+        pretraining = run.data.pretraining_rows
         return cls(
             recipe=to_plain(run.recipe),
             fingerprint=run.data.splits.fingerprint,
@@ -53,7 +53,7 @@ class RunRecord:
             weights=run.origin.weights,
             teacher=run.teacher_weights,
             augment_checkpoints=checkpoint_digests(run.recipe.data.augment),
-            pretrain_fingerprint=None if unlabeled is None else unlabeled.fingerprint,
+            pretrain_fingerprint=None if pretraining is None else pretraining.fingerprint,
             mixed_precision=run.context.mixed_precision,
             processes=run.context.processes,
             versions=environment.versions(),
@@ -85,10 +85,10 @@ def resumed(record: RunRecord, run: PreparedRun, folder: Path) -> RunRecord:
     """
     earlier = read_record(folder)
     # Without kernels it was stopped while it was pretrained: nothing has been chosen yet.
-    if "kernels" in earlier or run.data.unlabeled is None:
-        choice = Choice(default_kernels(run), source="checkpoint")
+    if "kernels" in earlier or run.data.pretraining_rows is None:
+        choice = KernelChoice(default_kernels(run), source="checkpoint")
         if "kernels" in earlier:
-            choice = Choice.from_dict(earlier["kernels"], "checkpoint")
+            choice = KernelChoice.from_dict(earlier["kernels"], "checkpoint")
         head = None if earlier.get("head") is None else HeadStart(**earlier["head"])
         record = replace(record, kernels=choice, head=head, layer_maps=earlier.get("layer_maps"))
         number_format = choice.kernels.mixed_precision

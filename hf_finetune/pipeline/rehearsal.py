@@ -33,7 +33,7 @@ from hf_finetune.pipeline.evaluate import predict
 from hf_finetune.pipeline.kernels import choose_kernels, default_kernels
 from hf_finetune.pipeline.run import rehearse
 from hf_finetune.training.callbacks import read_log
-from hf_finetune.training.probe import Choice
+from hf_finetune.training.probe import KernelChoice
 
 # Steps that are rehearsed, at evenly spread quantiles of their size, the largest among them.
 STEPS = 12
@@ -106,7 +106,7 @@ def rehearse_steps(run: PreparedRun, encoded: Dataset, batches: StepBatches, ste
     judged = evaluated_rows(run)
     some = np.sort(np.random.default_rng(0).permutation(len(judged))[:ROWS])
     small = _small_run(run, rows, judged.select(some))
-    choice = Choice(default_kernels(run))
+    choice = KernelChoice(default_kernels(run))
     if not run.recipe.adapts:
         network: nn.Module = run.model.network
         network.to(run.context.device)
@@ -237,7 +237,7 @@ def time_copies(run: PreparedRun) -> float:
 
 def time_pretraining(run: PreparedRun) -> float:
     """Seconds of the pretraining, see `pipeline.pretrain.estimate`; 0 where there is none."""
-    if run.data.unlabeled is None:
+    if run.data.pretraining_rows is None:
         return 0.0
     with alone() as folder:
         return pretrain.estimate(run, folder)

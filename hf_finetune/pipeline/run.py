@@ -54,7 +54,7 @@ from hf_finetune.pretraining.config import Pretrain
 from hf_finetune.training import precision
 from hf_finetune.training.checkpoints import newest_whole
 from hf_finetune.training.distributed import plain_peer_errors
-from hf_finetune.training.probe import Choice
+from hf_finetune.training.probe import KernelChoice
 from hf_finetune.utils.exit_status import notes_afterwards
 
 # A run's own notes; those of the loaders below are said again here once all input has been found good.
@@ -165,7 +165,7 @@ def fit(run: PreparedRun, folder: Path, record: RunRecord, *, rehearsal: bool = 
     return TrainedRun(run, ready, trainer, folder, clock)
 
 
-def rehearse(run: PreparedRun, folder: Path, choice: Choice) -> TrainedRun:
+def rehearse(run: PreparedRun, folder: Path, choice: KernelChoice) -> TrainedRun:
     """The training of a run as `run` does it, without its checkpoints: to see what it costs."""
     with precision.settings_restored():
         return fit(run, folder, replace(RunRecord.of(run), kernels=choice), rehearsal=True)

@@ -31,8 +31,8 @@ def save(trained: TrainedRun) -> list[Artifact]:
     """
     run, folder = trained.run, trained.folder
     artifacts = save_artifacts(trained.network, run, folder)
-    unlabeled = [] if run.data.unlabeled is None else [run.data.unlabeled.rows]
-    provenance.save_keys(folder, [run.data.splits.train, *unlabeled], run.recipe.starts_from)
+    pretraining = [] if run.data.pretraining_rows is None else [run.data.pretraining_rows.rows]
+    provenance.save_keys(folder, [run.data.splits.train, *pretraining], run.recipe.starts_from)
     return artifacts
 
 

@@ -28,7 +28,7 @@ from hf_finetune.pipeline.run import prepare, rehearse
 from hf_finetune.search.searched_recipe import SearchedRecipe
 from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS
-from hf_finetune.training.probe import Choice
+from hf_finetune.training.probe import KernelChoice
 
 MEASURED_STEPS, MEASURED_ROWS, MEASURED_SCORED = 3, 16, 32
 """Steps of so many rows that tell what a run costs, and rows that it scores."""
@@ -138,7 +138,7 @@ def _run(searched: SearchedRecipe, *, most_scored: int) -> FinalRun:
         # Under a name of their own: `train` would take what is cached for these rows for that of all its own.
         name = f"{prepared.data.splits.fingerprint} {len(judged)} judged, {len(watched)} watched"
         few = replace(prepared.data.splits, validation=watched, fingerprint=name)
-        run = rehearse(prepared.varied(splits=few), Path(folder), Choice(default_kernels(prepared)))
+        run = rehearse(prepared.varied(splits=few), Path(folder), KernelChoice(default_kernels(prepared)))
         trained = time.perf_counter()
         step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.clock.loop)
         logits_NC, kept_s = _predictions(run.network, prepared, judged)

@@ -54,7 +54,7 @@ FIELDS = frozenset(Kernels.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """The kernels of a run, and why these."""
 
     kernels: Kernels
@@ -67,7 +67,7 @@ class Choice:
         return {"chosen": asdict(self.kernels), "measured": list(self.measured), "source": self.source}
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any], source: Source) -> Choice:
+    def from_dict(cls, stored: Mapping[str, Any], source: Source) -> KernelChoice:
         """Read what `to_dict` wrote.
 
         Raises:
@@ -86,7 +86,7 @@ def choose(
     method: str,
     shortcuts: Shortcuts = Shortcuts(),
     probe: bool = True,
-) -> Choice:
+) -> KernelChoice:
     """The fastest kernels for training `model` on batches like `batch`.
 
     A stored choice is used again without measuring; else, in a run of at least `FEWEST_STEPS` steps on a CPU, forward
@@ -104,16 +104,16 @@ def choose(
         probe: False: the default, whatever is stored.
     """
     if not free & FIELDS:
-        return Choice(default, source="forced")
+        return KernelChoice(default, source="forced")
     if not probe or model.device.type != "cpu":
-        return Choice(default)
+        return KernelChoice(default)
     key = {**_key(model, batch, default, free, method), "shortcuts": asdict(shortcuts)}
     path = environment.cache_folder() / "kernels" / f"{hashing.of_json(key)[:32]}.json"
     stored = _read(path)
     if stored is not None:
         return stored
     if planned_steps < FEWEST_STEPS:
-        return Choice(default)
+        return KernelChoice(default)
     alternatives = _alternatives(model, default, free)
     choice = measure(partial(_step, model), batch, model, alternatives, default, planned_steps, shortcuts)
     try:
@@ -154,7 +154,7 @@ def measure(
     default: Kernels,
     planned_steps: int,
     shortcuts: Shortcuts = Shortcuts(),
-) -> Choice:
+) -> KernelChoice:
     """Time `step` under the default and every alternative, in turns; the default stays unless one is 10% faster."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     training, attention = model.training, model.config._attn_implementation
@@ -202,7 +202,7 @@ def measure(
         {**asdict(kernels), "ms_per_step": round(1e3 * s, 2), "rows": len(share["labels"])}
         for kernels, s in best.items()
     )
-    return Choice(chosen, measured, "probe")
+    return KernelChoice(chosen, measured, "probe")
 
 
 def _step(model: PreTrainedModel, batch: Mapping[str, torch.Tensor], kernels: Kernels) -> None:
@@ -247,9 +247,9 @@ def _key(
     }
 
 
-def _read(path: Path) -> Choice | None:
+def _read(path: Path) -> KernelChoice | None:
     """A stored choice; None: there is none, or it cannot be read."""
     try:
-        return Choice.from_dict(json.loads(path.read_text(encoding="utf-8")), "cache")
+        return KernelChoice.from_dict(json.loads(path.read_text(encoding="utf-8")), "cache")
     except (OSError, ValueError, KeyError, TypeError):
         return None

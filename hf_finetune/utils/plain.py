@@ -19,11 +19,6 @@ def to_plain(config: Any) -> dict[str, Any]:
     return serialized(config)
 
 
-def with_type(config: Any) -> dict[str, Any]:
-    """Return a config as `to_plain` does, with its class name under `type`."""
-    return {"type": type(config).__name__, **to_plain(config)}
-
-
 def merge(base: T, changes: Any, where: str = "") -> T:
     """Return the config `base` with the fields of `changes` (nested mappings, as YAML has them) in place of its own.
 

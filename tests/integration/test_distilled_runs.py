@@ -44,7 +44,7 @@ from hf_finetune.pipeline.load_data import load_splits
 from hf_finetune.pipeline.plan import plan
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.losses.config import Balanced
-from hf_finetune.training.probe import Choice
+from hf_finetune.training.probe import KernelChoice
 from hf_finetune.utils.plain import merge, to_plain
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -81,7 +81,7 @@ def rehearsed(recipe: Recipe) -> dict[str, torch.Tensor]:
     """The weights that a run of the recipe ends with, without what is saved and judged: in half the time."""
     prepared = prepare(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        trained = pipeline.rehearse(prepared, Path(folder), Choice(default_kernels(prepared)))
+        trained = pipeline.rehearse(prepared, Path(folder), KernelChoice(default_kernels(prepared)))
     return {name: tensor.detach().clone() for name, tensor in trained.trainer.trained_model().state_dict().items()}
 
 
@@ -220,13 +220,13 @@ from hf_finetune.pipeline.kernels import default_kernels
 from hf_finetune.pipeline.run import prepare, rehearse
 from hf_finetune.utils.plain import merge
 from hf_finetune.config.recipe import Model, Recipe, TextData
-from hf_finetune.training.probe import Choice
+from hf_finetune.training.probe import KernelChoice
 
 folder = Path(sys.argv[1])
 for name in ("kept", "live"):
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     prepared = prepare(merge(blank, json.loads((folder / f"{name}.json").read_text())))
-    trained = rehearse(prepared, folder / name, Choice(default_kernels(prepared)))
+    trained = rehearse(prepared, folder / name, KernelChoice(default_kernels(prepared)))
     trainer, predictions = trained.trainer, trained.ready.teacher.predictions
     assert trainer.args.world_size == 2 and (predictions.online is not None) == (name == "live")
     torch.save(trainer.trained_model().state_dict(), folder / f"{name}-{trainer.args.process_index}.pt")

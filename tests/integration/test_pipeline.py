@@ -221,7 +221,7 @@ def test_a_resumed_run_computes_as_it_began(recipe: Recipe, tmp_path: Path, monk
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernels.probe, "choose", lambda *_, **__: kernels.probe.Choice(chosen, ({},), "probe"))
+        patch.setattr(kernels.probe, "choose", lambda *_, **__: kernels.probe.KernelChoice(chosen, ({},), "probe"))
         straight = run.run(recipe, Launch(output=str(tmp_path / "straight")))
         patch.setattr(LogLines, "on_step_end", stopped)
         with pytest.raises(StoppedBySignal):

@@ -5,7 +5,7 @@ from pathlib import Path
 from hf_finetune.pipeline.fit_head import HeadStart
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.training.precision import Kernels
-from hf_finetune.training.probe import Choice
+from hf_finetune.training.probe import KernelChoice
 
 RECORD = RunRecord(
     recipe={"name": "small"},
@@ -24,7 +24,7 @@ RECORD = RunRecord(
 
 def test_a_record_grows_with_what_the_run_chooses(tmp_path: Path) -> None:
     """What was not chosen is not there; the first record stays as it was."""
-    chosen = replace(RECORD, kernels=Choice(Kernels("no", "highest", "eager", 1)), head=HeadStart(0.5, True))
+    chosen = replace(RECORD, kernels=KernelChoice(Kernels("no", "highest", "eager", 1)), head=HeadStart(0.5, True))
     added = {"kernels": chosen.to_dict()["kernels"], "head": {"explained": 0.5, "fitted": True}}
     assert chosen.to_dict() == RECORD.to_dict() | added and not added.keys() & RECORD.to_dict().keys()
     chosen.write(tmp_path)

@@ -106,19 +106,19 @@ def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fam
 
 
 def test_a_choice_is_kept_and_used_again(bert, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def choose(batch=None, **changes) -> probe.Choice:
+    def choose(batch=None, **changes) -> probe.KernelChoice:
         given = {"default": EAGER, "free": FREE, "planned_steps": 600, "method": "full"} | changes
         return probe.choose(bert, batch or text_batch(tokens=7), **given)
 
-    assert choose(planned_steps=599) == probe.Choice(EAGER) and not own_cache.exists(), "too short to measure"
-    found = probe.Choice(SDPA, ({"attention": "eager", "ms_per_step": 1.0},), "probe")
+    assert choose(planned_steps=599) == probe.KernelChoice(EAGER) and not own_cache.exists(), "too short to measure"
+    found = probe.KernelChoice(SDPA, ({"attention": "eager", "ms_per_step": 1.0},), "probe")
     monkeypatch.setattr(probe, "measure", lambda *_: found)
     assert choose() == found
     monkeypatch.setattr(probe, "measure", lambda *_: pytest.fail("measured again"))
     assert choose() == replace(found, source="cache")
     assert choose(planned_steps=1) == choose(text_batch(tokens=8)) == replace(found, source="cache")
-    assert choose(probe=False) == probe.Choice(EAGER)
-    assert choose(free=frozenset()) == probe.Choice(EAGER, source="forced")
+    assert choose(probe=False) == probe.KernelChoice(EAGER)
+    assert choose(free=frozenset()) == probe.KernelChoice(EAGER, source="forced")
     monkeypatch.setattr(probe, "measure", lambda *_: replace(found, kernels=MEDIUM))
     others = ({"method": "lora"}, {"free": frozenset({"threads"})}, {"default": SDPA})
     assert [choose(**other).kernels for other in others] == [MEDIUM] * 3
@@ -131,7 +131,7 @@ def test_a_choice_is_kept_and_used_again(bert, own_cache: Path, monkeypatch: pyt
 
 def test_a_cache_that_cannot_be_written_is_no_failure(bert, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_cache.write_text("a file, not a folder")
-    monkeypatch.setattr(probe, "measure", lambda *_: probe.Choice(SDPA, (), "probe"))
+    monkeypatch.setattr(probe, "measure", lambda *_: probe.KernelChoice(SDPA, (), "probe"))
     found = probe.choose(bert, text_batch(), default=EAGER, free=FREE, planned_steps=600, method="full")
     assert found.kernels == SDPA
 
