@@ -89,8 +89,8 @@ def _comparison(own: float, teachers: float) -> list[str]:
     if teachers >= own:
         return []
     note = (
-        f"the teacher is less accurate on the validation rows, {teachers:.3f}, than its student, {own:.3f}: compare with "
-        "the student trained without it"
+        f"the teacher is less accurate on the validation rows, {teachers:.3f}, than its student, {own:.3f}: compare "
+        "with the student trained without it"
     )
     logger.warning(note)
     return [note]

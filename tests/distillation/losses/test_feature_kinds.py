@@ -1,4 +1,4 @@
-"""Losses between features of a student and its teacher: which layers go together, and a step is the same however cut."""
+"""Losses between features of a student and its teacher: which layers go together, and how a step may be cut."""
 
 from dataclasses import replace
 from functools import partial, reduce
