@@ -9,13 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils.exit_status import exit_status
-
-if TYPE_CHECKING:
-    from hf_finetune.config.recipe import Recipe
 
 HELP = {
     "quickstart": "the main job on an embedded checkpoint and data set, offline, in minutes",
@@ -84,8 +81,8 @@ def main_command(arguments: Sequence[str] | None = None) -> None:
         command(arguments[1:])
 
 
-def main(recipe: Callable[[], Recipe]) -> None:
-    """Run a recipe script: `python recipe.py --train.seed 1`, or under `accelerate launch`."""
+def main(recipe: Callable[[], Any]) -> None:
+    """Run a script whose function returns a Recipe: `python recipe.py --train.seed 1`, or by `accelerate launch`."""
     from hf_finetune.cli import shipped
     from hf_finetune.cli.run import run_job
 

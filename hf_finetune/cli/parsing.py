@@ -95,7 +95,7 @@ def _plain_lines(box: str, prog: str) -> str:
     if body and (refused := re.match(r"Error parsing recipe\.([\w.]+): \w+\.(.+)", body[0])):
         return f"{refused[1]}.{refused[2]}"  # a field out of its range, said as of a file
     if body and "Got errors:" in body[1:]:
-        body = [body[0].removesuffix("."), *body[body.index("Got errors:") :]][:1]  # one for each member of a union
+        body = [body[0].removesuffix(".")]  # the errors of each member of a union say no more
     return "\n".join([f"{prog}: {body[0] if body else title}", *body[1:10]])
 
 
