@@ -151,7 +151,7 @@ def build_trainer(setup: PretrainingSetup, folder: Path, *, first: bool, saving:
     run, batching = setup.run, setup.run.recipe.batching
     network: nn.Module = setup.task.network
     network.to(run.context.device)
-    default_kernels(run).switch_on(setup.network)
+    default_kernels(run).switch_on(setup.task.network)
     return PretrainingTrainer(
         trainer_arguments(setup, folder, first=first, saving=saving),
         TrainingSetup(
