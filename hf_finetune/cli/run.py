@@ -16,9 +16,6 @@ from hf_finetune.cli.parsing import RunJob, first_positional, parse
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import InputError
 
-# Metrics of the table at the end of a run; result.json has them all.
-TABLE_METRICS = ("accuracy", "macro_f1", "log_loss")
-
 RUN_HELP = """hf-finetune run RECIPE [flags]
 
 Run a recipe: a .py file of your own, or the name of a shipped one (`hf-finetune list`).
@@ -90,13 +87,14 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
     if job.json:
         print(json.dumps(result, indent=2))
         return
+    from hf_finetune.evaluation.metrics import SUMMARY_METRICS
     from hf_finetune.evaluation.report import comparison_table
 
     judged = "test" if "test" in result["metrics"] else "validation"
     rows = [{"name": "this model", **result["metrics"][judged]}]
     rows += [{**b, "name": f"{key} ({b['name']})"} for key, b in result["baselines"].items()]
     print(f"{result['name']} on {result['rows'][judged]} {judged} rows, 95% intervals")
-    print(comparison_table(rows, metrics=TABLE_METRICS))
+    print(comparison_table(rows, metrics=SUMMARY_METRICS))
     folder = result["folder"]
     for what, name in (
         ("model", "model"),

@@ -17,6 +17,7 @@ from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.config.data import ImageData, TextData, flag
 from hf_finetune.distillation.config import DistillationKind, LogitKind, SoftTargets
 from hf_finetune.distillation.weight_schedules import Weight, ends_of
+from hf_finetune.evaluation.metrics import EpochMetric
 from hf_finetune.models.peft.config import Adapter
 from hf_finetune.models.surgery.operations import SurgeryStep
 from hf_finetune.pretraining.config import Pretrain
@@ -365,7 +366,7 @@ class Averaging:
 class Evaluate:
     """Metrics, baselines and the parity gate."""
 
-    metric: Literal["accuracy", "balanced_accuracy", "macro_f1", "matthews_correlation", "log_loss"] = "accuracy"
+    metric: EpochMetric = "accuracy"
     """Validation metric that chooses the best epoch."""
     resamples: Annotated[int, Ge(100)] = 1000
     """Bootstrap resamples of every 95% interval."""

@@ -15,11 +15,9 @@ from datasets import Dataset
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.distillation.predictions import TeacherPredictions
 from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdict
-from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.evaluation.metrics import SUMMARY_METRICS, softmax
 
 logger = logging.getLogger("hf_finetune.run")
-
-METRICS = ("accuracy", "macro_f1", "log_loss")
 
 
 def doubts(predictions: TeacherPredictions, splits: Mapping[str, Dataset]) -> list[str]:
@@ -65,7 +63,7 @@ def summarize(
     for split, student_NC in probabilities.items():
         logits_NC = predictions.logits[split]
         values = bootstrap(labels[split], softmax(logits_NC), resamples=resamples)
-        metrics[split] = {name: values[name].to_dict() for name in METRICS}
+        metrics[split] = {name: values[name].to_dict() for name in SUMMARY_METRICS}
         correct[split] = [each_NC.argmax(-1) == labels[split] for each_NC in (student_NC, logits_NC)]
     judged = list(splits)[-1]
     difference = paired_difference(*correct[judged])

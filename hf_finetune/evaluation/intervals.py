@@ -43,10 +43,10 @@ def bootstrap(
 
     Rows are resampled once for all metrics. Each metric gets the interval that covers best for its kind:
 
-    - `accuracy` and `micro_f1`: exact (Clopper-Pearson), so that 50 right rows of 50 do not claim certainty.
-    - `balanced_accuracy`, `macro_f1`, `weighted_f1`, `matthews_correlation`, `log_loss`: bootstrap, bias-corrected and
-      accelerated (Efron 1987, "Better bootstrap confidence intervals"). When no row is predicted wrong, or none right,
-      resampling shows no spread; then the exact interval stands in, of an accuracy over as many rows as weigh alike.
+    - a `CountMetric` that is a row share: exact (Clopper-Pearson), so that 50 right rows of 50 do not claim certainty.
+    - any other `CountMetric`, and a `RowMetric`: bootstrap, bias-corrected and accelerated (Efron 1987, "Better
+      bootstrap confidence intervals"). When no row is predicted wrong, or none right, counts show no spread in
+      resamples; then the exact interval stands in, of an accuracy over as many rows as weigh alike.
     - `ece`: normal, with the bootstrap's standard error; the lower bound makes room for the bootstrap's bias too, since
       a mean of absolute values comes out too high in small samples. Below about 200 rows it covers less than it says.
     - `roc_auc`: DeLong's variance on the logit scale; for an area of 0 or 1, exact as above.
@@ -73,10 +73,11 @@ def bootstrap(
     without_one = _metrics_of(_leave_out(statistics, kinds), num_labels)
     bounds = {
         name: _bca(values[name], resampled[name], _acceleration(without_one[name], times), z)
-        for name in ("balanced_accuracy", "macro_f1", "weighted_f1", "matthews_correlation")
+        for name in (metric.name for metric in metrics.COUNT_METRICS if metric.interval != "row share")
     }
-    losses = metrics.row_log_losses(labels, probabilities)
-    bounds["log_loss"] = _bca(values["log_loss"], resampled["log_loss"], _acceleration(-losses), z)
+    for metric in metrics.ROW_METRICS:
+        name, of_rows = metric.name, metric.of_rows(labels, probabilities)
+        bounds[name] = _bca(values[name], resampled[name], _acceleration(-of_rows), z)
     bounds["ece"] = _biased_upwards(values["ece"], resampled["ece"], z)
     if (area := metrics.roc_auc(labels, probabilities)) is not None:
         values["roc_auc"], influence = area
@@ -93,17 +94,20 @@ def _exact_bounds(
 ) -> dict[str, tuple[float, float]]:
     """Bounds of the metrics that count rows; and of those that show no spread in resamples."""
     rows, right = len(labels), int((labels == predicted).sum())
-    bounds = dict.fromkeys(("accuracy", "micro_f1"), exact(right, rows, confidence))
     # How many rows, one weight each, would leave a mean over classes as uncertain as these labels do.
     support = np.unique(labels, return_counts=True)[1]
     alike = float(len(support) ** 2 / (1 / support).sum())
-    if right in (0, rows):
-        bounds["weighted_f1"] = bounds["accuracy"]
-        bounds["balanced_accuracy"] = bounds["macro_f1"] = exact(right / rows * alike, alike, confidence)
-    if right == rows and len(support) > 1:
-        # Every class is right; a guess among them has correlation 0.
-        chance = 1 / len(support)
-        bounds["matthews_correlation"] = ((bounds["macro_f1"][0] - chance) / (1 - chance), 1.0)
+    by_rows, by_classes = exact(right, rows, confidence), exact(right / rows * alike, alike, confidence)
+    bounds = {}
+    for metric in metrics.COUNT_METRICS:
+        if metric.interval == "row share" or (metric.interval == "row mean" and right in (0, rows)):
+            bounds[metric.name] = by_rows
+        elif metric.interval == "class mean" and right in (0, rows):
+            bounds[metric.name] = by_classes
+        elif metric.interval == "correlation" and right == rows and len(support) > 1:
+            # Every class is right; a guess among them has correlation 0.
+            chance = 1 / len(support)
+            bounds[metric.name] = ((by_classes[0] - chance) / (1 - chance), 1.0)
     if values.get("roc_auc") in (0.0, 1.0):
         bounds["roc_auc"] = exact(values["roc_auc"] * alike, alike, confidence)
     return bounds
@@ -240,32 +244,41 @@ def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
 def _row_statistics(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> sparse.csr_array:
     """What each row adds to the sums that all metrics are functions of, shape (K, N).
 
-    K is, in this order: C counts of right rows, C of labels, C of predictions, 1 log loss, and the gap of right rows
-    and confidence in each confidence bin.
+    K is, in this order: C counts of right rows, C of labels, C of predictions, a value for each `RowMetric`, and the
+    gap of right rows and confidence in each confidence bin.
     """
     rows, num_labels = probabilities.shape
     confidence = probabilities.max(axis=1)
-    right = labels == predicted
+    right, bins_start = labels == predicted, 3 * num_labels + len(metrics.ROW_METRICS)
     entries = [
         (labels, right.astype(np.float64)),
         (num_labels + labels, np.ones(rows)),
         (2 * num_labels + predicted, np.ones(rows)),
-        (np.full(rows, 3 * num_labels), metrics.row_log_losses(labels, probabilities)),
-        (3 * num_labels + 1 + metrics.confidence_bin(confidence), right - confidence),
+        *(
+            (np.full(rows, column), metric.of_rows(labels, probabilities))
+            for column, metric in enumerate(metrics.ROW_METRICS, start=3 * num_labels)
+        ),
+        (bins_start + metrics.confidence_bin(confidence), right - confidence),
     ]
     columns, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
-    shape = (3 * num_labels + 1 + metrics.BINS, rows)
+    shape = (bins_start + metrics.BINS, rows)
     return sparse.csr_array((values, (columns, np.tile(np.arange(rows), len(entries)))), shape=shape)
 
 
 def _metrics_of(chunks: Iterable[np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
     """Metrics (R,) of sums of row statistics (K, R) that come in chunks along R."""
     parts: list[dict[str, np.ndarray]] = []
+    starts = [num_labels, 2 * num_labels, 3 * num_labels, 3 * num_labels + len(metrics.ROW_METRICS)]
     for sums in chunks:
-        right, support, predicted, rest = np.split(sums, [num_labels, 2 * num_labels, 3 * num_labels])
-        rows = support.sum(axis=0)
-        parts.append(metrics.count_metrics(metrics.Counts(right, support, predicted)))
-        parts[-1] |= {"log_loss": rest[0] / rows, "ece": np.abs(rest[1:]).sum(axis=0) / rows}
+        right, support, predicted, of_rows, gaps = np.split(sums, starts)
+        counts, rows = metrics.Counts(right, support, predicted), support.sum(axis=0)
+        parts.append(
+            {
+                **{metric.name: metric.of_counts(counts) for metric in metrics.COUNT_METRICS},
+                **{metric.name: total / rows for metric, total in zip(metrics.ROW_METRICS, of_rows, strict=True)},
+                "ece": np.abs(gaps).sum(axis=0) / rows,
+            }
+        )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

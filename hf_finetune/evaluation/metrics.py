@@ -1,12 +1,17 @@
-"""Numeric kernels of the classification metrics: pure numpy, equal to scikit-learn.
+"""The classification metrics: kernels in pure numpy, equal to scikit-learn, and their one table, `METRICS`.
 
-Every kernel of counts works over trailing axes too, so that one formula serves the value and its bootstrap resamples.
+To add a metric, write its kernel and a row of the table; intervals, result.json, the card and the `evaluate` modules
+follow. Every kernel of counts works over trailing axes too, so that one formula serves the value and its bootstrap
+resamples.
+
 Shapes: N rows, C classes, R any trailing axes (resamples).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +19,10 @@ import numpy as np
 from hf_finetune.errors import InputError
 
 Average = Literal["macro", "micro", "weighted"]
+EpochMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "matthews_correlation", "log_loss"]
+"""The metrics of `METRICS` that can choose the epoch whose weights are kept."""
+SUMMARY_METRICS = ("accuracy", "macro_f1", "log_loss")
+"""Metrics of the models that a run is compared with, and of the table at its end."""
 BINS = 15
 """Confidence bins of the expected calibration error, as in arXiv:1706.04599."""
 EPSILON = float(np.finfo(np.float64).eps)
@@ -30,6 +39,54 @@ class Counts:
     """Rows of a class."""
     predicted: np.ndarray
     """Rows predicted as a class."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of single-label classification: one row of the table."""
+
+    name: str
+    """Its key in result.json."""
+    title: str
+    """Its name in a model card."""
+    _: KW_ONLY
+    greater_is_better: bool
+    """False for an error: the epoch that it chooses is the one with the least."""
+    hub_type: str
+    """What the Hub calls it."""
+    hub_arguments: dict[str, str] | None = None
+    """What tells it from the Hub's other metrics of the same type."""
+
+
+@dataclass(frozen=True)
+class CountMetric(Metric):
+    """A metric of predicted classes."""
+
+    of_counts: Callable[[Counts], np.ndarray]
+    """From counts (C, R) to values (R)."""
+    interval: Literal["row share", "row mean", "class mean", "correlation"]
+    """Which interval it gets, see `intervals.bootstrap`: a `row share` is the share of right rows; a `row mean`
+    weights every row alike, a `class mean` every class; a `correlation` gives a guess 0 and a perfect model 1."""
+
+
+@dataclass(frozen=True)
+class RowMetric(Metric):
+    """A metric of probabilities that is the mean of a value of each row."""
+
+    of_rows: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """From labels (N,) and probabilities (N, C) to the rows' values (N,)."""
+
+    def value(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
+        """The mean over rows."""
+        return float(self.of_rows(labels, probabilities).mean())
+
+
+@dataclass(frozen=True)
+class ScoreMetric(Metric):
+    """Any other metric of probabilities; `intervals.bootstrap` has a special interval for each."""
+
+    value: Callable[[np.ndarray, np.ndarray], float | None]
+    """From labels (N,) and probabilities (N, C) to the value; None where it is not defined."""
 
 
 def class_ids(values: Any, *, name: str, num_labels: int | None = None) -> np.ndarray:
@@ -232,15 +289,11 @@ def roc_auc(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.nd
 
 
 def classification_metrics(labels: Any, scores: Any) -> dict[str, float]:
-    """Every metric of single-label classification.
+    """Every metric of `METRICS` by name, but those that are not defined for these labels.
 
     Args:
         labels: true class ids, shape (N,).
         scores: probabilities, shape (N, C).
-
-    Returns:
-        accuracy, balanced_accuracy, macro_f1, micro_f1, weighted_f1, matthews_correlation, log_loss (nats), ece and
-        roc_auc; the last is left out when a class has no rows.
 
     Raises:
         InputError: as `labels_and_scores` and `as_probabilities`.
@@ -248,23 +301,11 @@ def classification_metrics(labels: Any, scores: Any) -> dict[str, float]:
     labels, scores = labels_and_scores(labels, scores)
     probabilities = as_probabilities(scores)
     counts = class_counts(labels, scores.argmax(axis=1), num_labels=scores.shape[1])
-    values = {name: float(value) for name, value in count_metrics(counts).items()}
-    values["log_loss"] = float(row_log_losses(labels, probabilities).mean())
-    values["ece"] = expected_calibration_error(labels, probabilities)
-    area = roc_auc(labels, probabilities)
-    return values if area is None else values | {"roc_auc": area[0]}
-
-
-def count_metrics(counts: Counts) -> dict[str, np.ndarray]:
-    """The metrics of predicted classes by name, each of shape (R)."""
-    return {
-        "accuracy": accuracy(counts),
-        "balanced_accuracy": balanced_accuracy(counts),
-        "macro_f1": f1(counts, "macro"),
-        "micro_f1": f1(counts, "micro"),
-        "weighted_f1": f1(counts, "weighted"),
-        "matthews_correlation": matthews_correlation(counts),
+    values = {
+        **{metric.name: float(metric.of_counts(counts)) for metric in COUNT_METRICS},
+        **{metric.name: metric.value(labels, probabilities) for metric in PROBABILITY_METRICS},
     }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _same_length(labels: np.ndarray, predictions: np.ndarray) -> None:
@@ -276,3 +317,55 @@ def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Share of the sorted `others` that lie below each of `values`, ties counted half."""
     below = np.searchsorted(others, values, side="left") + np.searchsorted(others, values, side="right")
     return below / (2 * len(others))
+
+
+def _area(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """The area of `roc_auc` alone."""
+    area = roc_auc(labels, probabilities)
+    return None if area is None else area[0]
+
+
+def _f1_metric(average: Average, interval: Literal["row share", "row mean", "class mean"]) -> CountMetric:
+    return CountMetric(
+        f"{average}_f1",
+        f"{average.capitalize()} F1",
+        partial(f1, average=average),
+        interval,
+        greater_is_better=True,
+        hub_type="f1",
+        hub_arguments={"average": average},
+    )
+
+
+COUNT_METRICS = (
+    CountMetric("accuracy", "Accuracy", accuracy, "row share", greater_is_better=True, hub_type="accuracy"),
+    CountMetric(
+        "balanced_accuracy",
+        "Balanced accuracy",
+        balanced_accuracy,
+        "class mean",
+        greater_is_better=True,
+        hub_type="balanced_accuracy",
+    ),
+    _f1_metric("macro", "class mean"),
+    _f1_metric("micro", "row share"),
+    _f1_metric("weighted", "row mean"),
+    CountMetric(
+        "matthews_correlation",
+        "Matthews correlation",
+        matthews_correlation,
+        "correlation",
+        greater_is_better=True,
+        hub_type="matthews_correlation",
+    ),
+)
+ROW_METRICS = (RowMetric("log_loss", "Log loss (nats)", row_log_losses, greater_is_better=False, hub_type="log_loss"),)
+PROBABILITY_METRICS: tuple[RowMetric | ScoreMetric, ...] = (
+    *ROW_METRICS,
+    ScoreMetric(
+        "ece", "Expected calibration error", expected_calibration_error, greater_is_better=False, hub_type="ece"
+    ),
+    ScoreMetric("roc_auc", "ROC AUC", _area, greater_is_better=True, hub_type="roc_auc"),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*COUNT_METRICS, *PROBABILITY_METRICS)}
+"""All metrics by name, in the order of result.json."""

@@ -19,10 +19,11 @@ from typing import Any
 
 import jinja2
 
+from hf_finetune.evaluation.metrics import METRICS
 from hf_finetune.hub.limitations import limitations
 from hf_finetune.hub.local_paths import shorten
 from hf_finetune.hub.markdown import code, interval, number, percentage_points, plain, quoted, table, value_cell
-from hf_finetune.hub.metadata import hub_metric, metadata
+from hf_finetune.hub.metadata import metadata
 from hf_finetune.hub.procedure import adapter_config, procedure
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.utils.plain import short_repr
@@ -165,7 +166,7 @@ def _metrics_table(run: RunFacts) -> str:
         columns[key if name == key else f"{key} ({name})"] = baseline
     if run.split == "test" and "validation" in run.result["metrics"]:
         columns["this model, validation"] = run.result["metrics"]["validation"]
-    body = [[hub_metric(name).title, *(interval(c.get(name)) for c in columns.values())] for name in run.metrics]
+    body = [[METRICS[name].title, *(interval(c.get(name)) for c in columns.values())] for name in run.metrics]
     return table(("metric", *columns), body)
 
 

@@ -3,35 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from hf_finetune.evaluation.metrics import METRICS
 from hf_finetune.hub.run_facts import RunFacts
-
-
-class HubMetric(NamedTuple):
-    """How the Hub names a metric."""
-
-    title: str
-    type: str
-    arguments: dict[str, str] | None = None
-
-
-METRICS = {
-    "macro_f1": HubMetric("Macro F1", "f1", {"average": "macro"}),
-    "micro_f1": HubMetric("Micro F1", "f1", {"average": "micro"}),
-    "weighted_f1": HubMetric("Weighted F1", "f1", {"average": "weighted"}),
-    "matthews_correlation": HubMetric("Matthews correlation", "matthews_correlation"),
-    "log_loss": HubMetric("Log loss (nats)", "log_loss"),
-    "ece": HubMetric("Expected calibration error", "ece"),
-    "roc_auc": HubMetric("ROC AUC", "roc_auc"),
-}
-
-
-def hub_metric(name: str) -> HubMetric:
-    """A metric of result.json as the Hub names it."""
-    return METRICS.get(name) or HubMetric(name.replace("_", " ").capitalize(), name)
 
 
 def metadata(run: RunFacts) -> ModelCardData:
@@ -47,7 +23,7 @@ def metadata(run: RunFacts) -> ModelCardData:
         tags=["hf_finetune", *([run.result["method"], "peft"] if run.has_adapter else [])],
         base_model=run.base_model,
         datasets=None if run.data_id is None else [run.data_id],
-        metrics=list(dict.fromkeys(hub_metric(name).type for name in run.metrics)),
+        metrics=list(dict.fromkeys(METRICS[name].hub_type for name in run.metrics)),
         model_name=run.recipe.name,
         eval_results=[_eval_result(run, name, interval["value"]) for name, interval in run.metrics.items()],
     )
@@ -55,7 +31,7 @@ def metadata(run: RunFacts) -> ModelCardData:
 
 def _eval_result(run: RunFacts, name: str, value: float) -> EvalResult:
     """One metric of the scored split, for `model-index`."""
-    data, task, metric = run.recipe.data, run.result["task"], hub_metric(name)
+    data, task, metric = run.recipe.data, run.result["task"], METRICS[name]
     split = data.test if run.split == "test" else data.validation
     return EvalResult(
         task_type=task,
@@ -66,8 +42,8 @@ def _eval_result(run: RunFacts, name: str, value: float) -> EvalResult:
         dataset_config=data.config_name if run.data_id else None,
         dataset_revision=data.revision if run.data_id else None,
         dataset_split=split if split and re.fullmatch(r"\w+", split) else run.split,
-        metric_type=metric.type,
+        metric_type=metric.hub_type,
         metric_name=metric.title,
-        metric_args=metric.arguments,
+        metric_args=metric.hub_arguments,
         metric_value=round(value, 4),
     )

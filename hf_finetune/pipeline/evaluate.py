@@ -18,13 +18,11 @@ from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.intervals import Interval, bootstrap, paired_difference, verdict
 from hf_finetune.evaluation.logits import predict_logits
-from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.evaluation.metrics import SUMMARY_METRICS, softmax
 from hf_finetune.features.baselines import linear_baseline, majority
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.utils.tables import write_predictions
-
-BASELINE_METRICS = ("accuracy", "macro_f1", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def _baselines(run: PreparedRun, evaluation: Evaluation) -> dict[str, dict[str, 
         )
         baselines[key] = {
             "name": baseline.name,
-            **{metric: interval.to_dict() for metric, interval in intervals.items() if metric in BASELINE_METRICS},
+            **{metric: intervals[metric].to_dict() for metric in SUMMARY_METRICS},
             "difference": {**difference.to_dict(), "verdict": verdict(difference)},
         }
     return baselines

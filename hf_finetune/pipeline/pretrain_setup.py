@@ -179,6 +179,7 @@ def trainer_arguments(
         folder / "checkpoints",
         learning_rate=pretrain.rate,
         metric=HELD_OUT,
+        greater_is_better=False,
         device=run.context.device,
         mixed_precision=run.context.mixed_precision,
         extra={name: value for name, value in train.extra.items() if name not in OF_THE_RUN_ALONE},

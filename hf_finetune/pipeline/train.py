@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArgumen
 from hf_finetune.config.recipe import Averaging
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
+from hf_finetune.evaluation.metrics import METRICS
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.batching import micro_batch, trains_unpadded
 from hf_finetune.pipeline.context import PreparedRun
@@ -68,6 +69,7 @@ def trainer_arguments(run: PreparedRun, checkpoints: Path, *, saving: bool = Tru
         checkpoints,
         learning_rate=learning_rate(run),
         metric=run.recipe.evaluate.metric,
+        greater_is_better=METRICS[run.recipe.evaluate.metric].greater_is_better,
         mixed_precision=run.context.mixed_precision,
         device=run.context.device,
         extra=train.extra,

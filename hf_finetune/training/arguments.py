@@ -51,7 +51,6 @@ SET_BY = {
     "lr_scheduler_kwargs": "schedule",
     "warmup_steps": "train.warmup_steps",
 }
-LOWER_IS_BETTER = {"log_loss", "ece", "held_out_loss"}
 
 # Peak learning rates by method. Chosen on validation rows, see docs/benchmarks.md.
 LEARNING_RATE = {"full": 1e-4, "top": 3e-4, "lora": 1e-3, "head": 1e-3}
@@ -93,6 +92,7 @@ def training_arguments(
     *,
     learning_rate: float,
     metric: str,
+    greater_is_better: bool,
     mixed_precision: Literal["no", "bf16", "fp16"],
     device: torch.device,
     extra: dict[str, Any],
@@ -105,6 +105,7 @@ def training_arguments(
         folder: where checkpoints go.
         learning_rate: peak rate, see `default_learning_rate`.
         metric: validation metric that chooses the epoch.
+        greater_is_better: of that metric.
         extra: further TrainingArguments of the user's.
         saving: False: no checkpoint is written, and the last weights stay.
         **fields: fields of TrainingArguments by their own names.
@@ -121,7 +122,7 @@ def training_arguments(
         **({} if saving else {"save_strategy": "no", "load_best_model_at_end": False}),
         "learning_rate": learning_rate,
         "metric_for_best_model": metric,
-        "greater_is_better": metric not in LOWER_IS_BETTER,
+        "greater_is_better": greater_is_better,
         "bf16": mixed_precision == "bf16",
         "fp16": mixed_precision == "fp16",
         "use_cpu": device.type == "cpu",

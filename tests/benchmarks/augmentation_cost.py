@@ -72,6 +72,7 @@ def step_seconds(
         arguments = training_arguments(
             Path(folder),
             metric="accuracy",
+            greater_is_better=True,
             mixed_precision=mixed,
             device=CPU,
             extra={},

@@ -18,28 +18,26 @@ EXPECTED = metrics.classification_metrics(LABELS, PROBABILITIES)
 
 
 def class_metrics(folder: Path) -> list[evaluate.Metric]:
-    kinds = ("Accuracy", "BalancedAccuracy", "F1", "MatthewsCorrelation")
-    made = [getattr(evaluate_metrics, kind)(cache_dir=str(folder)) for kind in kinds]
-    return made + [evaluate_metrics.F1(average, cache_dir=str(folder)) for average in ("micro", "weighted")]
+    return [evaluate_metrics.ClassMetric(metric.name, cache_dir=str(folder)) for metric in metrics.COUNT_METRICS]
 
 
-def score_metrics(folder: Path) -> list[evaluate.Metric]:
-    kinds = ("LogLoss", "ExpectedCalibrationError", "RocAuc")
-    return [getattr(evaluate_metrics, kind)(cache_dir=str(folder)) for kind in kinds]
+def probability_metrics(folder: Path) -> list[evaluate.Metric]:
+    table = metrics.PROBABILITY_METRICS
+    return [evaluate_metrics.ProbabilityMetric(metric.name, cache_dir=str(folder)) for metric in table]
 
 
 def test_compute(tmp_path: Path) -> None:
     values = {}
     for metric in class_metrics(tmp_path):
         values |= metric.compute(predictions=PREDICTED, references=LABELS)
-    for metric in score_metrics(tmp_path):
+    for metric in probability_metrics(tmp_path):
         values |= metric.compute(prediction_scores=PROBABILITIES, references=LABELS)
     assert values == pytest.approx(EXPECTED, abs=1e-12)
     assert set(values) == set(EXPECTED)
 
 
 def test_combined_in_batches_then_saved(tmp_path: Path) -> None:
-    combined = evaluate.combine([*class_metrics(tmp_path), *score_metrics(tmp_path)])
+    combined = evaluate.combine([*class_metrics(tmp_path), *probability_metrics(tmp_path)])
     for rows in (slice(0, 25), slice(25, 60)):
         combined.add_batch(predictions=PREDICTED[rows], prediction_scores=PROBABILITIES[rows], references=LABELS[rows])
     values = combined.compute()
@@ -50,7 +48,7 @@ def test_combined_in_batches_then_saved(tmp_path: Path) -> None:
 
 def test_row_by_row(tmp_path: Path) -> None:
     accuracy, _, f1, *_ = class_metrics(tmp_path)
-    log_loss, *_ = score_metrics(tmp_path)
+    log_loss, *_ = probability_metrics(tmp_path)
     for label, predicted, scores in zip(LABELS, PREDICTED, PROBABILITIES, strict=True):
         accuracy.add(prediction=predicted, reference=label)
         f1.add(prediction=predicted, reference=label)
@@ -60,7 +58,7 @@ def test_row_by_row(tmp_path: Path) -> None:
 
 
 def test_area_is_left_out_when_a_class_has_no_references(tmp_path: Path) -> None:
-    area = evaluate_metrics.RocAuc(cache_dir=str(tmp_path))
+    area = evaluate_metrics.ProbabilityMetric("roc_auc", cache_dir=str(tmp_path))
     assert area.compute(prediction_scores=PROBABILITIES[:1], references=LABELS[:1]) == {}
 
 
@@ -92,17 +90,25 @@ def test_refused_predictions(tmp_path: Path, predictions: list, references: list
     ],
 )
 def test_refused_scores(tmp_path: Path, scores: list, references: list, message: str) -> None:
-    for metric in score_metrics(tmp_path):
+    for metric in probability_metrics(tmp_path):
         with pytest.raises(InputError, match=message):
             metric.compute(prediction_scores=scores, references=references)
 
 
 def test_predicted_classes_are_no_scores(tmp_path: Path) -> None:
-    log_loss, *_ = score_metrics(tmp_path)
+    log_loss, *_ = probability_metrics(tmp_path)
     with pytest.raises(InputError, match="expected prediction_scores"):
         log_loss.add_batch(predictions=[1], references=[1])
 
 
-def test_unknown_average_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected macro, micro or weighted, got 'binary'"):
-        evaluate_metrics.F1("binary", cache_dir=str(tmp_path))
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (evaluate_metrics.ClassMetric, "binary_f1"),
+        (evaluate_metrics.ClassMetric, None),
+        (evaluate_metrics.ProbabilityMetric, "accuracy"),
+    ],
+)
+def test_unknown_name_is_refused(tmp_path: Path, kind: type[evaluate.Metric], name: str | None) -> None:
+    with pytest.raises(InputError, match=f"expected one of .*; got '{name or 'default'}'"):
+        kind(name, cache_dir=str(tmp_path))

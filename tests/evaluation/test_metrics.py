@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -88,6 +88,19 @@ def test_values_by_hand() -> None:
     assert values["ece"] == pytest.approx((2 * 0.4 + 2 * 0.3) / 4)
     # Scores of class 1: 0.1 for the one negative; 0.1, 0.7, 0.7 for the positives: a tie and two wins of three pairs.
     assert values["roc_auc"] == pytest.approx(2.5 / 3)
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS.values(), ids=lambda metric: metric.name)
+def test_greater_is_better_as_the_table_says(metric: metrics.Metric) -> None:
+    """Right and certain predictions beat wrong and certain ones."""
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    best = metrics.classification_metrics(labels, np.eye(3)[labels])[metric.name]
+    worst = metrics.classification_metrics(labels, np.eye(3)[(labels + 1) % 3])[metric.name]
+    assert (best > worst) == metric.greater_is_better and best != worst
+
+
+def test_names_of_other_places_are_in_the_table() -> None:
+    assert {*get_args(metrics.EpochMetric), *metrics.SUMMARY_METRICS} <= set(metrics.METRICS)
 
 
 def test_log_loss_of_a_certain_mistake_is_finite() -> None:

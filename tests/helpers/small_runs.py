@@ -123,6 +123,7 @@ def small_trainer(
     arguments = training_arguments(
         folder / "checkpoints",
         metric="accuracy",
+        greater_is_better=True,
         mixed_precision="no",
         device=CPU,
         extra={},

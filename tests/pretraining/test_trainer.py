@@ -44,6 +44,7 @@ def small(
     arguments = training_arguments(
         folder / "checkpoints",
         metric=HELD_OUT,
+        greater_is_better=False,
         mixed_precision="no",
         device=CPU,
         extra={},

@@ -16,6 +16,7 @@ def arguments(folder: Path, extra: dict[str, Any]):
         folder,
         learning_rate=1e-3,
         metric="accuracy",
+        greater_is_better=True,
         mixed_precision="no",
         device=torch.device("cpu"),
         extra=extra,

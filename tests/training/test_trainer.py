@@ -289,6 +289,7 @@ def test_extra_arguments_that_are_refused(tmp_path: Path, name: str) -> None:
             tmp_path,
             learning_rate=1e-4,
             metric="accuracy",
+            greater_is_better=True,
             mixed_precision="no",
             device=torch.device("cpu"),
             extra={name: "x"},
