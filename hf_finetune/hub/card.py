@@ -211,8 +211,8 @@ def _pretraining(run: RunFacts) -> Iterator[str]:
         difference = without["difference"]
         yield (
             f"Against the same recipe without pretraining, trained for {number(without['steps'])} steps so that all "
-            f"steps take as long ({number(without['loop_s'])} s, {number(without['loop_s_with'])} s with it), whose accuracy "
-            f"is {interval(without['accuracy'])}, row by row: {percentage_points(difference)} points, "
+            f"steps take as long ({number(without['loop_s'])} s, {number(without['loop_s_with'])} s with it), whose "
+            f"accuracy is {interval(without['accuracy'])}, row by row: {percentage_points(difference)} points, "
             f"{difference['verdict']}."
         )
         if run.split == "validation":

@@ -2,8 +2,7 @@
 
 Imports nothing of this package: what loads here loads for anyone who has the folder.
 
-    python plain_loading.py JOB.json     writes JOB.npz (an array of logits (N, C) by artifact) and labels.json beside
-    it
+    python plain_loading.py JOB.json     writes JOB.npz, logits (N, C) by artifact, and labels.json beside it
 """
 
 import json
