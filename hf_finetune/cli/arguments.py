@@ -1,20 +1,103 @@
-"""What a command line says of a recipe that no flag of one field can: a file of fields, a teacher, operations as YAML."""
+"""From a command line to a recipe: a recipe file, a file of fields, a teacher, and operations as YAML."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
+import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+
+from hf_finetune.cli import shipped
+from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.config.aliases import current
-from hf_finetune.config.recipe import Distill, Recipe, Supervised
+from hf_finetune.config.recipe import Distill, ImageData, Launch, Model, Recipe, Supervised, TextData
 from hf_finetune.errors import InputError
 from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.utils.files import parse_yaml
 from hf_finetune.utils.hints import configs_in
 from hf_finetune.utils.plain import merge
+
+Config = Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")]
+RecipeFunction = Callable[[], Recipe]
+"""What a recipe script defines: `def recipe() -> Recipe`."""
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A recipe with its fields as flags."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
+    config: Config = None
+    """YAML file of recipe fields; flags win over it."""
+    find_lr: bool = False
+    """In place of the run: 100 steps at a growing learning rate (arXiv:1506.01186), their losses as a table and a plot,
+    and a proposal. Reads training rows alone; nothing it trains is saved."""
+    plot_schedule: Annotated[str | None, tyro.conf.arg(metavar="FILE.svg")] = None
+    """With plan: draw the learning rate of every step, a line for each group of parameters that has its own."""
+    json: bool = False
+    """Print the result alone, as JSON."""
+
+
+def blank_recipe(*, images: bool, name: str = "") -> Recipe:
+    """The recipe that flags and files begin from: defaults on the embedded checkpoint, without data."""
+    if images:
+        return Recipe(name=name, data=ImageData(path=""), model=Model(checkpoint=IMAGE_CHECKPOINT))
+    return Recipe(name=name, data=TextData(path=""), model=Model(checkpoint=minilm()))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Run a recipe file and return what its `recipe()` returns.
+
+    Raises:
+        InputError: when the file has no such function, or it returns something else.
+    """
+    path = shipped.find(name)
+    spec = importlib.util.spec_from_file_location(f"hf_finetune_recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with _errors_name(path):
+        spec.loader.exec_module(module)
+    function = vars(module).get("recipe")
+    if not callable(function):
+        raise InputError(f"{path}: expected a function `recipe()` that returns a Recipe")
+    return make_recipe(function, path)
+
+
+def make_recipe(function: Callable[[], Any], path: Path) -> Recipe:
+    """What `recipe()` of the file `path` returns.
+
+    Raises:
+        InputError: when it fails, or returns something else.
+    """
+    with _errors_name(path):
+        made = function()
+    if not isinstance(made, Recipe):
+        raise InputError(f"{path}: recipe() returned {type(made).__name__}, expected a Recipe")
+    return made
+
+
+@contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Whatever the user's code raises becomes one line that names the file and the line."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise InputError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        here = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.absolute()]
+        line = f", line {here[-1]}" if here else ""
+        what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}{line}: {' '.join(what.split())}") from error
 
 
 def yaml_fields(arguments: Sequence[str]) -> dict[str, Any]:

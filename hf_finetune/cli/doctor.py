@@ -20,10 +20,10 @@ import tyro
 from hf_finetune.augmentation.compose import depends_on_progress, generative_operations
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.cli import shipped
-from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
+from hf_finetune.cli.arguments import blank_recipe, load_recipe
 from hf_finetune.cli.parsing import parse
 from hf_finetune.config.aliases import current
-from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
+from hf_finetune.config.recipe import ImageData, Recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError
@@ -249,14 +249,13 @@ def augmented_recipe(job: DoctorJob, requested: str, kind: Kind) -> Recipe:
     """
     flag = f"--show-augmentation {requested}"
     if requested.endswith(".py") or shipped.is_known(requested):
-        recipe = shipped.load_recipe(requested)
+        recipe = load_recipe(requested)
         if isinstance(recipe.data, ImageData) != (kind == "image"):
             of_recipe, of_data = ("texts", "images") if kind == "image" else ("images", "texts")
             raise InputError(f"{flag}: this recipe is for {of_recipe}, and {job.source} holds {of_data}")
     else:
-        blank = ImageData(path="") if kind == "image" else TextData(path="")
-        model = Model(checkpoint=IMAGE_CHECKPOINT if kind == "image" else minilm())
-        recipe = merge(Recipe(name="preview", data=blank, model=model), current(_fields(requested, flag)))
+        blank = blank_recipe(images=kind == "image", name="preview")
+        recipe = merge(blank, current(_fields(requested, flag)))
     here = {name: getattr(job, name) for name in WHERE if name in {f.name for f in dataclasses.fields(recipe.data)}}
     if recipe.data.path != job.source:
         # What the recipe says of its own source does not hold here.

@@ -83,11 +83,11 @@ def main_command(arguments: Sequence[str] | None = None) -> None:
 
 def main(recipe: Callable[[], Any]) -> None:
     """Run a script whose function returns a Recipe: `python recipe.py --train.seed 1`, or by `accelerate launch`."""
-    from hf_finetune.cli import shipped
+    from hf_finetune.cli.arguments import RunJob, make_recipe
     from hf_finetune.cli.run import run_job
 
     with exit_status():
-        run_job(shipped.make(recipe, Path(sys.argv[0])), sys.argv[1:], [sys.argv[0]])
+        run_job(RunJob(make_recipe(recipe, Path(sys.argv[0]))), sys.argv[1:], [sys.argv[0]])
 
 
 def _usage() -> str:

@@ -7,35 +7,16 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import tyro
 
-from hf_finetune.cli.arguments import help_on_operations, merged, with_operations, yaml_fields
+from hf_finetune.cli.arguments import RunJob, help_on_operations, merged, with_operations, yaml_fields
 from hf_finetune.config.aliases import current_flags
-from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.errors import InputError
 
 T = TypeVar("T")
-Config = Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")]
-
-
-@dataclass(frozen=True)
-class RunJob:
-    """A recipe with its fields as flags."""
-
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
-    config: Config = None
-    """YAML file of recipe fields; flags win over it."""
-    find_lr: bool = False
-    """In place of the run: 100 steps at a growing learning rate (arXiv:1506.01186), their losses as a table and a plot,
-    and a proposal. Reads training rows alone; nothing it trains is saved."""
-    plot_schedule: Annotated[str | None, tyro.conf.arg(metavar="FILE.svg")] = None
-    """With plan: draw the learning rate of every step, a line for each group of parameters that has its own."""
-    json: bool = False
-    """Print the result alone, as JSON."""
 
 
 def parse(kind: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_finetune.cli import shipped
-from hf_finetune.cli.parsing import RunJob, first_positional, parse
+from hf_finetune.cli.arguments import RunJob, load_recipe
+from hf_finetune.cli.parsing import first_positional, parse
 from hf_finetune.cli.run import importing
 from hf_finetune.cli.train import train_job
 from hf_finetune.errors import InputError
@@ -26,7 +27,7 @@ def plan(arguments: Sequence[str]) -> None:
     if name == "run" or name.endswith(".py") or shipped.is_known(name):
         if name == "run":
             name, rest = first_positional(rest, PLAN_HELP)
-        job = parse(RunJob, RunJob(shipped.load_recipe(name)), rest, "hf-finetune plan")
+        job = parse(RunJob, RunJob(load_recipe(name)), rest, "hf-finetune plan")
     else:
         job = train_job(rest if name == "train" else arguments, "hf-finetune plan")
     if job.find_lr:
@@ -36,6 +37,7 @@ def plan(arguments: Sequence[str]) -> None:
     with importing():
         from hf_finetune.pipeline.plan import describe
         from hf_finetune.pipeline.plan import plan as make_plan
+        from hf_finetune.pipeline.run import prepare
 
-    made = make_plan(job.recipe, plot=None if job.plot_schedule is None else Path(job.plot_schedule))
+    made = make_plan(prepare(job.recipe), plot=None if job.plot_schedule is None else Path(job.plot_schedule))
     print(json.dumps(made, indent=2) if job.json else describe(made))

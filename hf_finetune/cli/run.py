@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.cli import shipped
-from hf_finetune.cli.parsing import RunJob, first_positional, parse
-from hf_finetune.config.recipe import Recipe
+from hf_finetune.cli.arguments import RunJob, load_recipe
+from hf_finetune.cli.parsing import first_positional, parse
 from hf_finetune.errors import InputError
 
 RUN_HELP = """hf-finetune run RECIPE [flags]
@@ -24,17 +23,17 @@ Every field of it is a flag: `hf-finetune run RECIPE --help` tells them."""
 
 def quickstart(arguments: Sequence[str]) -> None:
     """the main job on an embedded checkpoint and data set, offline, in minutes"""
-    run_job(shipped.load_recipe("quickstart"), arguments, ["hf-finetune", "quickstart"])
+    run_job(RunJob(load_recipe("quickstart")), arguments, ["hf-finetune", "quickstart"])
 
 
 def run(arguments: Sequence[str]) -> None:
     """run a recipe, by path or by name"""
     name, rest = first_positional(arguments, RUN_HELP)
-    run_job(shipped.load_recipe(name), rest, ["hf-finetune", "run", name])
+    run_job(RunJob(load_recipe(name)), rest, ["hf-finetune", "run", name])
 
 
-def run_job(recipe: Recipe, arguments: Sequence[str], started: list[str]) -> None:
-    start(parse(RunJob, RunJob(recipe), arguments, shlex.join(started)), [*started, *arguments])
+def run_job(job: RunJob, arguments: Sequence[str], started: list[str]) -> None:
+    start(parse(RunJob, job, arguments, shlex.join(started)), [*started, *arguments])
 
 
 def start(job: RunJob, command: list[str]) -> None:
@@ -78,8 +77,9 @@ def _find_rate(job: RunJob) -> None:
         raise InputError("--resume: --find-lr keeps nothing to go on with")
     with importing():
         from hf_finetune.pipeline.learning_rate_finder import describe, find_rate
+        from hf_finetune.pipeline.run import prepare
 
-    proposal = find_rate(job.recipe, job.launch.output)
+    proposal = find_rate(prepare(job.recipe), job.launch.output)
     print(json.dumps(proposal.to_dict(), indent=2) if job.json else describe(proposal))
 
 

@@ -17,6 +17,7 @@ def schema(arguments: Sequence[str]) -> None:
     """Print the JSON Schema of a recipe file."""
     if arguments:
         raise usage_or_help(arguments, SCHEMA_HELP, f"hf-finetune schema: takes no arguments, got {arguments[0]!r}")
-    from hf_finetune.config.json_schema import recipe_schema
+    from hf_finetune.cli.arguments import blank_recipe
+    from hf_finetune.config.json_schema import json_schema
 
-    print(json.dumps(recipe_schema(), indent=2))
+    print(json.dumps(json_schema(type(blank_recipe(images=False))), indent=2))

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib.util
 import shutil
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from hf_finetune.config.recipe import Recipe
 from hf_finetune.errors import InputError
 
 
@@ -63,52 +57,6 @@ def find(name: str) -> Path:
         hint = f"did you mean {close[0]!r}?" if close else "see `hf-finetune list`"
         raise InputError(f"{name}: no recipe of this name; {hint}")
     return _by_name(names().values())[name]
-
-
-def load_recipe(name: str) -> Recipe:
-    """Run a recipe file and return what its `recipe()` returns.
-
-    Raises:
-        InputError: when the file has no such function, or it returns something else.
-    """
-    path = find(name)
-    spec = importlib.util.spec_from_file_location(f"hf_finetune_recipe_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    with _errors_name(path):
-        spec.loader.exec_module(module)
-    function = vars(module).get("recipe")
-    if not callable(function):
-        raise InputError(f"{path}: expected a function `recipe()` that returns a Recipe")
-    return make(function, path)
-
-
-def make(function: Callable[[], Any], path: Path) -> Recipe:
-    """What `recipe()` of the file `path` returns.
-
-    Raises:
-        InputError: when it fails, or returns something else.
-    """
-    with _errors_name(path):
-        made = function()
-    if not isinstance(made, Recipe):
-        raise InputError(f"{path}: recipe() returned {type(made).__name__}, expected a Recipe")
-    return made
-
-
-@contextmanager
-def _errors_name(path: Path) -> Iterator[None]:
-    """Whatever the user's code raises becomes one line that names the file and the line."""
-    try:
-        yield
-    except SyntaxError as error:
-        raise InputError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:
-        here = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.absolute()]
-        line = f", line {here[-1]}" if here else ""
-        what = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}{line}: {' '.join(what.split())}") from error
 
 
 def copy(name: str, destination: Path) -> Path:

@@ -14,12 +14,11 @@ import tyro
 
 from hf_finetune.augmentation.image.operations import ImageOperation
 from hf_finetune.augmentation.text.operations import TextOperation
-from hf_finetune.cli.arguments import flag_value, merged, with_operations, yaml_fields
-from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
-from hf_finetune.cli.parsing import RunJob, parse_flags
+from hf_finetune.cli.arguments import RunJob, blank_recipe, flag_value, merged, with_operations, yaml_fields
+from hf_finetune.cli.parsing import parse_flags
 from hf_finetune.cli.run import importing, start
 from hf_finetune.config.aliases import current_flags
-from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
+from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data.config import Source
 from hf_finetune.errors import InputError
 
@@ -59,22 +58,19 @@ def job_on_data(arguments: Sequence[str], prog: str, kind: type[Train]) -> Train
         raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
     fields = yaml_fields(arguments)
     named, guessed = _kinds(arguments, fields)
-    blank = TextData(path=""), Model(checkpoint=minilm())
-    images = ImageData(path=""), Model(checkpoint=IMAGE_CHECKPOINT)
 
-    def parsed(data: TextData | ImageData, model: Model) -> Train:
-        recipe = merged(Recipe(name="", data=data, model=model), fields, arguments)
-        recipe, rest = with_operations(recipe, arguments)
+    def parsed(*, images: bool) -> Train:
+        recipe, rest = with_operations(merged(blank_recipe(images=images), fields, arguments), arguments)
         return parse_flags(kind, kind(recipe, source=tyro.MISSING), rest, prog)
 
-    job = parsed(*(images if (named or guessed) is ImageData else blank))
+    job = parsed(images=(named or guessed) is ImageData)
     if named is None:
         from hf_finetune.data.sources import sniff_kind
 
         data = job.recipe.data
         are_images = sniff_kind(Source(job.source, data.config_name, data.revision)) == "image"
         if are_images != isinstance(data, ImageData):
-            job = parsed(*(images if are_images else blank))  # what is for the other kind is refused by name
+            job = parsed(images=are_images)  # what is for the other kind is refused by name
     recipe = job.recipe
     stem = re.sub(
         r"\.(csv|tsv|jsonl?|parquet)$",

@@ -9,9 +9,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hf_finetune.config.recipe import Model, Recipe, TextData
-from hf_finetune.utils.plain import merge
-
 FIELDS: dict[str, str] = {
     "unlabelled": "unlabeled",
     "data.unlabelled": "unlabeled",
@@ -62,13 +59,3 @@ def _current_flag(argument: str) -> str:
     field = re.sub(r"\.\d+(?=\.)", "", f"{section}{dot}{name.removeprefix('no-')}".replace("-", "_"))
     new = FIELDS.get(field)
     return argument if new is None else f"--{section}{dot}{negated}{new.replace('_', '-')}{equals}{value}"
-
-
-def recipe_from_plain(plain: Any) -> Recipe:
-    """Return the recipe that a recipe.json holds, of whatever version.
-
-    Raises:
-        InputError: a field that there is not, or a value that does not fit.
-    """
-    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
-    return merge(blank, current(plain))

@@ -9,25 +9,29 @@ import ast
 import inspect
 import textwrap
 import typing
-from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from hf_finetune.config.recipe import Recipe
 from hf_finetune.utils.hints import configs_below, configs_in
 
 
-def recipe_schema() -> dict[str, Any]:
-    """Return the schema, in JSON Schema's draft 2020-12."""
-    schema = TypeAdapter(Recipe).json_schema(schema_generator=_Documented)
+def json_schema(recipe: type) -> dict[str, Any]:
+    """Return the schema of a recipe's class, in JSON Schema's draft 2020-12."""
+
+    class Generator(_Documented):
+        members = _members(recipe)
+
+    schema = TypeAdapter(recipe).json_schema(schema_generator=Generator)
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema}
 
 
 class _Documented(GenerateJsonSchema):
     """Fields with the docstrings below them, and without the titles that pydantic makes of names."""
+
+    members: frozenset[type]
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
         """Return the schema of a config."""
@@ -39,16 +43,15 @@ class _Documented(GenerateJsonSchema):
                 del field["default"]  # of a config as a whole; its fields have their own
             if name in documentation:
                 field["description"] = documentation[name]
-        if schema["cls"] in _members():
+        if schema["cls"] in self.members:
             plain["properties"] = {"type": {"const": schema["cls"].__name__}, **plain.get("properties", {})}
         plain.pop("required", None)
         return plain
 
 
-@cache
-def _members() -> frozenset[type]:
+def _members(recipe: type) -> frozenset[type]:
     """Configs of which a field holds one of several, so that files name them under `type`."""
-    hints = (hint for config in configs_below(Recipe).values() for hint in typing.get_type_hints(config).values())
+    hints = (hint for config in configs_below(recipe).values() for hint in typing.get_type_hints(config).values())
     return frozenset(member for hint in hints if len(configs_in(hint)) > 1 for member in configs_in(hint))
 
 

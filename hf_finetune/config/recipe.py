@@ -14,6 +14,7 @@ import tyro
 from annotated_types import Ge, Interval, Le
 
 from hf_finetune.augmentation.mixing import Mixing
+from hf_finetune.config.aliases import current
 from hf_finetune.config.data import ImageData, TextData, flag
 from hf_finetune.distillation.config import DistillationKind, LogitKind, SoftTargets
 from hf_finetune.distillation.weight_schedules import Weight, ends_of
@@ -40,6 +41,7 @@ from hf_finetune.utils.config import (
     configclass,
 )
 from hf_finetune.utils.config_errors import Check
+from hf_finetune.utils.plain import merge
 
 Method = Literal["full", "lora", "top", "head"]
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
@@ -494,3 +496,13 @@ class Launch:
     """Resume the run in `output`."""
     num_processes: int | None = None
     """Number of processes. Default: one, or what `accelerate launch` started."""
+
+
+def recipe_from_plain(plain: Any) -> Recipe:
+    """Return the recipe that a recipe.json holds, of whatever version.
+
+    Raises:
+        InputError: an unknown field, or a value that does not fit.
+    """
+    blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
+    return merge(blank, current(plain))

@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from hf_finetune.config.aliases import recipe_from_plain
-from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.recipe import Recipe, recipe_from_plain
 from hf_finetune.errors import InputError
 from hf_finetune.hub.local_paths import is_local, last_name
 

@@ -22,6 +22,7 @@ from hf_finetune.models.patches import Shrink
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.training import precision
 from hf_finetune.training.classifier import quiet_libraries
+from hf_finetune.utils.environment import seconds_since_start
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class RunContext:
     processes: int
     mixed_precision: precision.Format
     """Format of the training's matrix products."""
+    startup_s: float
+    """Seconds from the start of the process, imports among them."""
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -146,6 +149,7 @@ def start(recipe: Recipe) -> RunContext:
     Raises:
         InputError: see `config.rules.check`, `models.safety.inspect_checkpoint` and `training.precision`.
     """
+    startup_s = seconds_since_start()
     check(recipe)
     quiet_libraries()
     device = precision.default_device()
@@ -159,4 +163,4 @@ def start(recipe: Recipe) -> RunContext:
         trust_remote_code=model.trust_remote_code,
         need_weights=model.from_config is None,
     )
-    return RunContext(recipe, checkpoint, device, state.num_processes, mixed_precision)
+    return RunContext(recipe, checkpoint, device, state.num_processes, mixed_precision, startup_s)

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.config.recipe import Averaging, Recipe
+from hf_finetune.config.recipe import Averaging
 from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.pipeline.batching import micro_batch
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.kernels import default_kernels
 from hf_finetune.pipeline.rehearsal import alone
-from hf_finetune.pipeline.run import prepare, rehearse
+from hf_finetune.pipeline.run import rehearse
 from hf_finetune.pipeline.run_folder import output_folder
 from hf_finetune.pipeline.update_rule import learning_rate
 from hf_finetune.training import range_test
@@ -51,7 +51,7 @@ class RateSearch:
         return {**self.test.to_dict(), "folder": str(self.folder)}
 
 
-def find_rate(recipe: Recipe, output: str | None = None) -> RateSearch:
+def find_rate(run: PreparedRun, output: str | None = None) -> RateSearch:
     """Train for `range_test.STEPS` steps at a rate that grows from a thousandth to a thousand times the run's own.
 
     Everything else is the run's: model, head, rows (of the training split alone), optimizer, and the ratio between the
@@ -64,13 +64,13 @@ def find_rate(recipe: Recipe, output: str | None = None) -> RateSearch:
         InputError: whatever would stop the run, or more than one process.
         TrainingError: the curve says nothing.
     """
+    recipe = run.recipe
     if recipe.pretrain.objective is not None:
         raise InputError(
             "--find-lr: expected no pretrain.objective, after which the rate is to be found; run it, then --find-lr "
             "with --model RUN/pretrained in its place"
         )
     folder = output_folder(f"{recipe.name}-find-lr", output, resume=False)
-    run = prepare(recipe)
     if run.context.processes > 1:
         raise InputError(
             f"--find-lr: expected one process, got {run.context.processes}; the rate does not depend on them"

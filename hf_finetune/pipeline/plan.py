@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from hf_finetune.config.recipe import Recipe
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation import layer_search
@@ -26,7 +25,6 @@ from hf_finetune.pipeline.rehearsal import (
     time_copies,
     time_pretraining,
 )
-from hf_finetune.pipeline.run import prepare
 from hf_finetune.pipeline.update_rule import learning_rate, schedule
 from hf_finetune.training.optim.schedules import factors
 from hf_finetune.training.warm_start import MOST_ROWS
@@ -60,11 +58,11 @@ class _Planned:
         return self.steps / self.epoch.steps
 
 
-def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
-    """Load the data and the checkpoint, train a few steps in a temporary folder, and add up. Nothing is kept.
+def plan(run: PreparedRun, *, plot: Path | None = None) -> dict[str, Any]:
+    """Train a few steps of a prepared run in a temporary folder, and add up. Nothing is kept.
 
     Args:
-        recipe: what would be run.
+        run: see `run.prepare`.
         plot: file for a chart (SVG) of the learning rates, a line for each group that has its own.
 
     Returns:
@@ -73,8 +71,6 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
     Raises:
         InputError: whatever would stop the run.
     """
-    begun = seconds_since_start()
-    run = prepare(recipe)
     seconds = {"augment_s": time_copies(run)}
     run = _with_copies(run)
     started = time.perf_counter()
@@ -88,12 +84,12 @@ def plan(recipe: Recipe, *, plot: Path | None = None) -> dict[str, Any]:
         lines = {
             part: (range(planned.steps), (rate * curve).tolist()) for part, rate in planned.rehearsal.peaks.items()
         }
-        title = f"{recipe.name}: {schedule(run.context).name}"
+        title = f"{run.recipe.name}: {schedule(run.context).name}"
         write_text(plot, line_chart(lines, title=title, x_label="optimizer step"))
     trainable, total = freezing.trainable_parameters(planned.rehearsal.network)
     saved_s = 4 * (total + 2 * trainable) / DISK_BYTES_PER_S
     seconds["pretrain_s"] = time_pretraining(run)
-    parts = _parts(planned, seconds, saved_s=saved_s, begun_s=begun)
+    parts = _parts(planned, seconds, saved_s=saved_s, begun_s=run.context.startup_s)
     return {
         **_description(planned, curve),
         "parameters": {"trained": trainable, "total": total},

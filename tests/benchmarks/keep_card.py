@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from hf_finetune.config.aliases import recipe_from_plain
+from hf_finetune.config.recipe import recipe_from_plain
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.local_paths import without_local_paths
 from hf_finetune.hub.run_facts import RunFacts

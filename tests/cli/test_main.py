@@ -13,8 +13,9 @@ import pytest
 
 from hf_finetune import InputError, TrainingError
 from hf_finetune.cli import main, shipped
+from hf_finetune.cli.arguments import RunJob, load_recipe
 from hf_finetune.cli.main import main_command
-from hf_finetune.cli.parsing import RunJob, parse
+from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import public_command
 from hf_finetune.cli.train import train_job
 from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
@@ -152,7 +153,7 @@ def test_bad_usage_is_one_line_first(
 
 
 def test_yaml_sets_fields_and_flags_win(tmp_path: Path) -> None:
-    recipe = shipped.load_recipe("sst2_full")
+    recipe = load_recipe("sst2_full")
     file = tmp_path / "mine.yaml"
     file.write_text("train:\n  learning_rate: 1e-3\n  seed: 7\ndata:\n  max_length: 64\n")
     job = parse(RunJob, RunJob(recipe), ["--config", str(file), "--seed", "9"], "x")
@@ -173,9 +174,9 @@ def test_bad_yaml(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(content)
     with pytest.raises(InputError, match=message):
-        parse(RunJob, RunJob(shipped.load_recipe("sst2_full")), ["--config", str(file)], "x")
+        parse(RunJob, RunJob(load_recipe("sst2_full")), ["--config", str(file)], "x")
     with pytest.raises(InputError, match=r"cannot be read .No such file"):
-        parse(RunJob, RunJob(shipped.load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
+        parse(RunJob, RunJob(load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
 
 
 def test_public_command_keeps_no_path_of_this_machine(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_every_recipe_builds_and_its_values_hold(name: str) -> None:
     from hf_finetune.config.rules import check
     from hf_finetune.utils.plain import merge, to_plain
 
-    recipe = shipped.load_recipe(name)
+    recipe = load_recipe(name)
     check(recipe)
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     assert merge(blank, to_plain(recipe)) == recipe

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from hf_finetune import InputError
-from hf_finetune.cli import shipped
+from hf_finetune.cli.arguments import load_recipe
 
 GOOD = """
 from peft import LoraConfig
@@ -23,7 +23,7 @@ def recipe():
 def test_recipe_of_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(GOOD)
-    recipe = shipped.load_recipe(str(path))
+    recipe = load_recipe(str(path))
     assert (recipe.name, recipe.adapter.r, recipe.trained) == ("mine", 4, "lora")
 
 
@@ -47,5 +47,5 @@ def test_mistakes_in_it_are_one_line(tmp_path: Path, content: str, message: str)
     path = tmp_path / "mine.py"
     path.write_text(content)
     with pytest.raises(InputError, match=message) as caught:
-        shipped.load_recipe(str(path))
+        load_recipe(str(path))
     assert "\n" not in str(caught.value)

@@ -6,8 +6,10 @@ import pytest
 
 import hf_finetune
 from hf_finetune import ImageData, Model, Recipe, TextData
-from hf_finetune.cli.parsing import RunJob, parse
-from hf_finetune.config.aliases import FIELDS, TYPES, current, current_flags, recipe_from_plain
+from hf_finetune.cli.arguments import RunJob
+from hf_finetune.cli.parsing import parse
+from hf_finetune.config.aliases import FIELDS, TYPES, current, current_flags
+from hf_finetune.config.recipe import recipe_from_plain
 from hf_finetune.utils.plain import merge, to_plain
 
 TEXT = Recipe(name="a", data=TextData("x"), model=Model("m"))

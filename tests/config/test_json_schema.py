@@ -3,19 +3,21 @@ import json
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
+from hf_finetune import Recipe
 from hf_finetune.cli import shipped
+from hf_finetune.cli.arguments import load_recipe
 from hf_finetune.cli.main import main_command
-from hf_finetune.config.json_schema import recipe_schema
+from hf_finetune.config.json_schema import json_schema
 from hf_finetune.utils.files import parse_yaml
 from hf_finetune.utils.plain import to_plain
 
-VALIDATOR = Draft202012Validator(recipe_schema())
+VALIDATOR = Draft202012Validator(json_schema(Recipe))
 
 
 def test_shipped_recipes_are_valid() -> None:
-    Draft202012Validator.check_schema(recipe_schema())
+    Draft202012Validator.check_schema(json_schema(Recipe))
     for name in shipped.names():
-        VALIDATOR.validate(to_plain(shipped.load_recipe(name)))
+        VALIDATOR.validate(to_plain(load_recipe(name)))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from hf_finetune import Distill, ImageData, Model, Recipe, TextData, Train
 from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import shipped
-from hf_finetune.cli.parsing import RunJob, parse
+from hf_finetune.cli.arguments import RunJob, load_recipe
+from hf_finetune.cli.parsing import parse
 from hf_finetune.config.rules import UNUSED, unused_options
 
 TEXT = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
@@ -96,7 +97,7 @@ def test_an_adapter_says_what_trains() -> None:
 
 def test_shipped_recipes_set_nothing_in_vain() -> None:
     for name in shipped.names():
-        assert unused_options(shipped.load_recipe(name)) == (), name
+        assert unused_options(load_recipe(name)) == (), name
 
 
 @pytest.mark.usefixtures("gate_here")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_finetune.cli import shipped
-from hf_finetune.config.aliases import recipe_from_plain
+from hf_finetune.config.recipe import recipe_from_plain
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
 

@@ -24,7 +24,8 @@ from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import main
-from hf_finetune.cli.parsing import RunJob, parse
+from hf_finetune.cli.arguments import RunJob
+from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.search import search_job
 from hf_finetune.cli.train import train_job
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
@@ -290,7 +291,7 @@ def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
     fields = {"train": dataclasses.replace(texts.train, num_train_epochs=1.0), "data": data}
     fields |= {"evaluate": dataclasses.replace(texts.evaluate, baselines=True)}
     fields |= {"batching": dataclasses.replace(texts.batching, sampling="balanced")}
-    assert plan(dataclasses.replace(texts, **fields))["steps"] == 18
+    assert plan(prepare(dataclasses.replace(texts, **fields)))["steps"] == 18
     trained(texts, tmp_path / "run", **fields)
     result = result_of(tmp_path / "run")
     assert result["rows"] == {"train": 54, "unlabelled": 18, "validation": 6} and result["steps"] == 18
@@ -416,9 +417,9 @@ def test_pictures(tmp_path: Path) -> None:
 
 
 def test_plan(texts: Recipe) -> None:
-    made = plan(texts)
+    made = plan(prepare(texts))
     assert made["steps"] == 14 and made["parts"]["teacher_s"] > 0
-    assert plan(dataclasses.replace(texts, objective=Supervised()))["parts"]["teacher_s"] == 0
+    assert plan(prepare(dataclasses.replace(texts, objective=Supervised())))["parts"]["teacher_s"] == 0
 
 
 def test_a_plan_tries_a_row_with_a_label_where_they_are_rare(texts: Recipe, tmp_path: Path) -> None:
@@ -430,7 +431,7 @@ def test_a_plan_tries_a_row_with_a_label_where_they_are_rare(texts: Recipe, tmp_
         data=dataclasses.replace(texts.data, unlabeled=(str(more),), max_train_rows=2),
         objective=dataclasses.replace(texts.objective, class_weights=Balanced()),
     )
-    assert plan(recipe)["parts"]["teacher_s"] > 0
+    assert plan(prepare(recipe))["parts"]["teacher_s"] > 0
     labels = Dataset.from_dict({"label": [-1, 0, -1, 1]})
     assert list(with_labeled_row(np.array([2, 0]), labels)) == [0, 1, 2]
     assert list(with_labeled_row(np.array([3, 0]), labels)) == [0, 3]

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.cli.parsing import RunJob, parse
+from hf_finetune.cli.arguments import RunJob
+from hf_finetune.cli.parsing import parse
 from hf_finetune.config.recipe import ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run
@@ -138,7 +139,7 @@ def test_what_mixed_texts_go_with(texts: Recipe, tmp_path: Path, fields: dict[st
 
 @pytest.mark.parametrize("kind", ["texts", "pictures"])
 def test_plan(kind: str, request: pytest.FixtureRequest) -> None:
-    assert plan(dataclasses.replace(request.getfixturevalue(kind), objective=MIXUP))["steps"] == 7
+    assert plan(prepare(dataclasses.replace(request.getfixturevalue(kind), objective=MIXUP)))["steps"] == 7
 
 
 def test_a_row_alone_is_refused(texts: Recipe, tmp_path: Path) -> None:

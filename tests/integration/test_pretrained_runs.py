@@ -18,7 +18,8 @@ from transformers import AutoModel
 
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.image.operations import Flip
-from hf_finetune.cli.parsing import RunJob, parse
+from hf_finetune.cli.arguments import RunJob
+from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.search import search_job
 from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.config.rules import unused_options
@@ -386,7 +387,7 @@ def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) ->
 
 def test_plan(texts: Recipe) -> None:
     """The stage's time by its own steps, and that of the run without it where both are compared."""
-    made = plan(dataclasses.replace(texts, pretrain=dataclasses.replace(texts.pretrain, compare=True)))
+    made = plan(prepare(dataclasses.replace(texts, pretrain=dataclasses.replace(texts.pretrain, compare=True))))
     assert made["parts"]["without_s"] > made["parts"]["pretrain_s"] > 0
     assert "\npretraining   about " in describe(made)
 
@@ -419,7 +420,7 @@ def test_refused_before_anything_is_written(texts: Recipe, tmp_path: Path) -> No
         with pytest.raises(InputError, match=said):
             pipeline.run(dataclasses.replace(texts, **fields), Launch(str(tmp_path / "run")))
     with pytest.raises(InputError, match=r"--find-lr: expected no pretrain.objective, .* with --model RUN/pretrained"):
-        find_rate(texts, str(tmp_path / "run"))
+        find_rate(prepare(texts), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -28,6 +28,7 @@ from hf_finetune.config.recipe import (
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.plan import plan
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.losses.config import Balanced, EffectiveNumber, Focal, PerClass
 from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
 
@@ -204,7 +205,7 @@ def test_what_is_refused(recipe: Recipe, tmp_path: Path, changes: dict[str, Any]
 def test_plan_of_drawn_rows(recipe: Recipe) -> None:
     """Its rehearsal trains on rows that were drawn already."""
     chosen = dataclasses.replace(everything(recipe), batching=Batching(sampling="balanced"))
-    assert plan(chosen)["steps"] == 2 * -(-54 // 8)
+    assert plan(prepare(chosen))["steps"] == 2 * -(-54 // 8)
 
 
 def test_flags_over_yaml(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from transformers import ViTImageProcessor
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import main
-from hf_finetune.cli.parsing import RunJob, parse
+from hf_finetune.cli.arguments import RunJob
+from hf_finetune.cli.parsing import parse
 from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.distillation import network_teacher
 from hf_finetune.distillation.config import (
@@ -43,6 +44,7 @@ from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.plan import plan
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.training import precision
 from hf_finetune.utils.plain import merge, short_repr
 
@@ -188,7 +190,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     card = (tmp_path / "stopped" / "README.md").read_text()
     assert card.count("objective.labels_weight") == 1
     assert "| objective.labels_weight | `Ramp(start=0.9, end=0.1)` |" in card
-    made = plan(recipe)
+    made = plan(prepare(recipe))
     assert made["steps"] == 14 and made["parts"]["layer_search_s"] > 0
 
 
@@ -417,9 +419,11 @@ def test_teachers_that_cannot_be_compared(texts: Recipe, roberta: str, tmp_path:
 
 def test_a_step_that_is_cut_is_said(texts: Recipe, caplog: pytest.LogCaptureFixture) -> None:
     cut = dataclasses.replace(with_kinds(texts, Contrastive()), batching=Batching(rows_per_step=16))
-    assert "a step of 16 rows is cut into 2: cut otherwise, it trains to other weights" in " ".join(plan(cut)["notes"])
+    assert "a step of 16 rows is cut into 2: cut otherwise, it trains to other weights" in " ".join(
+        plan(prepare(cut))["notes"]
+    )
     whole = with_kinds(texts, Contrastive())
-    assert "is cut into" not in " ".join(plan(whole)["notes"])
+    assert "is cut into" not in " ".join(plan(prepare(whole))["notes"])
 
 
 def test_a_flag_of_one_field(texts: Recipe) -> None:

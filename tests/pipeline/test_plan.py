@@ -14,6 +14,7 @@ from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.pipeline import plan
 from hf_finetune.pipeline.rehearsal import Rehearsal, step_sizes
+from hf_finetune.pipeline.run import prepare
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_a_rehearsal_leaves_nothing_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    made = plan.plan(replace(recipe, method=method))
+    made = plan.plan(prepare(replace(recipe, method=method)))
     assert made["steps"] == 21 and made["rows"] == {"train": 54, "validation": 6, "test": 0}
     estimate, parts = made["estimate"], made["parts"]
     assert estimate["train_loop_s"] > 0 and all(seconds >= 0 for seconds in parts.values())
@@ -44,7 +45,7 @@ def test_a_rehearsal_leaves_nothing_behind(
 
 def test_stored_copies_are_rows_and_take_time(recipe: Recipe) -> None:
     data = replace(recipe.data, augment=(SwapWords(0.5),), augment_copies=2)
-    made = plan.plan(replace(recipe, data=data))
+    made = plan.plan(prepare(replace(recipe, data=data)))
     assert made["rows"]["train"] == 3 * 54 and made["steps"] == 3 * 21 and made["parts"]["augment_s"] > 0
 
 
@@ -75,7 +76,7 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
         return found
 
     monkeypatch.setattr(plan, "rehearse_steps", rehearse)
-    made = plan.plan(recipe)
+    made = plan.plan(prepare(recipe))
     # Seven steps an epoch, three epochs.
     assert len(seen["sizes"]) == 7
     assert made["estimate"]["train_loop_s"] == pytest.approx(3 * (7 * 2.0 + 0.5 * seen["sizes"].sum()), rel=0.01)
@@ -90,21 +91,19 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second a row: 54 and 6 of them once, or the 6 once and 54 in each of three epochs; the loop waits for none."""
-    prepared = replace(plan.prepare(recipe), teacher_weights="weights")
+    prepared = replace(prepare(recipe), teacher_weights="weights")
     found = Rehearsal(prepared.model.network, "no", 9, 9.0, 0.0, 1.0, teacher_s=0.5)
     monkeypatch.setattr(plan, "rehearse_steps", lambda *_: found)
     for changes, asked in ((False, 54 + 6), (True, 3 * 54 + 6)):
         data = replace(recipe.data, augment=(SwapWords(),)) if changes else recipe.data
-        monkeypatch.setattr(plan, "prepare", lambda recipe: prepared.varied(recipe=recipe))
-        made = plan.plan(replace(recipe, data=data))
+        made = plan.plan(prepared.varied(recipe=replace(recipe, data=data)))
         estimate = made["estimate"]
         assert made["parts"]["teacher_s"] == estimate["teacher_s"] == asked * 0.5
         assert estimate["train_loop_s"] == estimate["student_s"] == 3 * 7 * 9.0
         shown = plan.describe(made).splitlines()
         assert f"teacher       about {plan._duration(asked * 0.5)}" in shown
         assert f"student       about {plan._duration(3 * 7 * 9.0)}" in shown
-    monkeypatch.setattr(plan, "prepare", lambda _: replace(prepared, teacher_weights=None))
-    alone = plan.plan(recipe)
+    alone = plan.plan(replace(prepared, teacher_weights=None))
     assert "teacher_s" not in alone["estimate"] and "student  " not in plan.describe(alone)
 
 
@@ -112,8 +111,8 @@ def test_gradual_unfreezing_costs_less(recipe: Recipe, monkeypatch: pytest.Monke
     """21 steps, a layer more every 7: none, one, then two of four groups below the head go back, a quarter on average."""
 
     monkeypatch.setattr(plan, "rehearse_steps", lambda run, *_: Rehearsal(run.model.network, "no", 9, 2.0, 0.0, 1.0))
-    whole = plan.plan(recipe)
-    gradual = plan.plan(replace(recipe, model=replace(recipe.model, unfreeze_every=1.0)))
+    whole = plan.plan(prepare(recipe))
+    gradual = plan.plan(prepare(replace(recipe, model=replace(recipe.model, unfreeze_every=1.0))))
     assert whole["estimate"]["train_loop_s"] == 21 * 2.0
     assert gradual["estimate"]["train_loop_s"] == 21 * 2.0 * (1 + 2 * 0.25) / 3
     # The embeddings and the lowest layer do not get their turn, as result.json will have it.

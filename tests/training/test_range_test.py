@@ -16,6 +16,7 @@ from hf_finetune.config.recipe import Model, Optim, Recipe
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline import learning_rate_finder, plan
 from hf_finetune.pipeline.load_data import load_splits
+from hf_finetune.pipeline.run import prepare
 from hf_finetune.training import range_test
 from hf_finetune.training.optim.config import Adafactor
 from hf_finetune.training.range_test import growth, read, smooth
@@ -104,7 +105,7 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
         optim=Optim(head_learning_rate=3e-2),
         train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
     )
-    found = learning_rate_finder.find_rate(recipe)
+    found = learning_rate_finder.find_rate(prepare(recipe))
     assert seen[0].recipe.train.max_steps == 60 and set(seen[0].data.splits.train["text"]) <= set(
         load_splits(small.data).train["text"][:]
     )
@@ -118,7 +119,7 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     assert json.loads((found.folder / "find_lr.json").read_text())["proposed"] == found.test.proposed
     ElementTree.parse(found.folder / "find_lr.svg")
     assert f"--train.learning-rate {found.test.proposed:.1e}" in learning_rate_finder.describe(found)
-    assert learning_rate_finder.find_rate(recipe).test == found.test
+    assert learning_rate_finder.find_rate(prepare(recipe)).test == found.test
 
 
 def test_the_rates_are_the_run_s_own_where_no_group_has_them(
@@ -133,7 +134,7 @@ def test_the_rates_are_the_run_s_own_where_no_group_has_them(
         optim=Optim(head_learning_rate=3e-2, layer_decay=0.9),
         train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
     )
-    assert learning_rate_finder.find_rate(recipe).test.rates[0] == pytest.approx(3e-6)
+    assert learning_rate_finder.find_rate(prepare(recipe)).test.rates[0] == pytest.approx(3e-6)
 
 
 def test_rates_that_the_optimizer_does_not_reach_are_not_told(
@@ -147,14 +148,14 @@ def test_rates_that_the_optimizer_does_not_reach_are_not_told(
         optim=Optim(optimizer=Adafactor()),
         train=replace(small.train, head_warm_start=False, learning_rate=0.5),
     )
-    rates = learning_rate_finder.find_rate(recipe).test.rates
+    rates = learning_rate_finder.find_rate(prepare(recipe)).test.rates
     assert len(rates) == 26 and rates[-1] == pytest.approx(5e-4 * growth(60) ** 25)
     assert rates[-1] < 26**-0.5 and rates[-1] * growth(60) > 27**-0.5
 
 
 def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> None:
     recipe = replace(small, optim=Optim(layer_decay=0.5))
-    made = plan.plan(recipe, plot=tmp_path / "rates.svg")
+    made = plan.plan(prepare(recipe), plot=tmp_path / "rates.svg")
     assert made["schedule"]["name"] == "linear"
     assert made["schedule"]["learning_rates"] == {
         "the rest": 1e-4,
@@ -188,9 +189,8 @@ def test_flags_in_the_wrong_place(command: list[str], message: str, capsys: pyte
     assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_more_than_one_process_is_refused(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = learning_rate_finder.prepare(small)
+def test_more_than_one_process_is_refused(small: Recipe, tmp_path: Path) -> None:
+    run = prepare(small)
     of_two = replace(run, context=replace(run.context, processes=2))
-    monkeypatch.setattr(learning_rate_finder, "prepare", lambda _: of_two)
     with pytest.raises(InputError, match="--find-lr: expected one process, got 2"):
-        learning_rate_finder.find_rate(small, str(tmp_path / "out"))
+        learning_rate_finder.find_rate(of_two, str(tmp_path / "out"))
