@@ -69,5 +69,5 @@ class Augmenter:
     def _progress_of(self, rows: Sequence[int], epoch: int, view: int | Sequence[int]) -> np.ndarray | None:
         if self.progress is None:
             return None
-        # A further view of a row belongs to a step of its own, see `batching.number_repeats`.
+        # A further view of a row belongs to a step of its own, see `data.batching.number_repeats`.
         return self.progress(epoch, np.asarray(rows, dtype=int) + len(self.population.labels) * np.asarray(view))

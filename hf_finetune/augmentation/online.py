@@ -24,7 +24,7 @@ MIXING_STREAM = 0x6D6978
 class AugmentedRows(EpochRows):
     """Encoded training rows, each as the epoch's view of it.
 
-    Indices beyond the rows stand for further views of them in the same epoch, see `batching.number_repeats`.
+    Indices beyond the rows stand for further views of them in the same epoch, see `data.batching.number_repeats`.
 
     Args:
         rows: encoded rows that still have what they were encoded from.
@@ -117,7 +117,7 @@ class MixedRows(EpochRows):
 
     The generator is made of the seed, the epoch and the number of the batch's first row: it depends neither on the
     batches before nor on which process or worker makes this one. A row that is drawn again in an epoch has another
-    number, see `batching.number_repeats`: no two batches of an epoch are mixed alike.
+    number, see `data.batching.number_repeats`: no two batches of an epoch are mixed alike.
 
     Args:
         rows: the rows, perhaps augmented online.

@@ -94,7 +94,7 @@ class FeatureDistillation:
     """The teacher's features that are cached, see `DistillationRows`; of online augmentation, what computes them of
     views."""
     skip: int = 0
-    """See `features.FeatureRecorder`."""
+    """See `feature_recorder.FeatureRecorder`."""
     timer: Timer = field(default_factory=Timer)
     """Of the teacher's part of the training."""
 

@@ -57,7 +57,7 @@ class DistillationLoss:
         """Compute the sum, a scalar.
 
         Args:
-            logits: the student's, shape (B, C); of two heads (B, 2, C), see `heads.head_logits`.
+            logits: the student's, shape (B, C); of two heads (B, 2, C), see `models.modules.head_logits`.
             targets: of the same rows.
         """
         own_BC, distilled_BC = logits.unbind(1) if logits.dim() == 3 else (logits, logits)

@@ -168,7 +168,7 @@ def _learns_by_two_heads(context: RunContext) -> bool:
 
 
 def with_own_head(loaded: Loaded, model: Model, *, seed: int) -> Loaded:
-    """The recipe's pooling and head on the classifier, see `heads.custom.with_head`."""
+    """The recipe's pooling and head on the classifier, see `models.heads.custom.with_head`."""
     return with_head(
         loaded,
         pooling=model.pooling,

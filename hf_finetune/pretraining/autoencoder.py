@@ -97,11 +97,11 @@ class MaskedAutoencoder(PreTrainedModel):
     """An encoder that sees a part of an image's patches, and a decoder that predicts the others (MAE,
     arXiv:2111.06377).
 
-    Patches are left out after the positions were added, as `patches.drop_patches` does, so that those which go on know
+    Patches are left out after the positions were added, as `models.patches.drop_patches` does, so that those left know
     where they are.
 
     Args:
-        body: of a family that `patches.takes_any_patches`; its config is this model's, too.
+        body: of a family that `models.patches.takes_any_patches`; its config is this model's, too.
         layers, width: of the decoder; None: half the encoder's width.
         shape: C, H, W of an image.
         seed: of the decoder's first weights; torch's global generator is left as it was.

@@ -20,8 +20,8 @@ class AdaLora(Hook):
     loss.
 
     Args:
-        adapted: with an AdaLoRA adapter whose schedule is set, see `adapters.add_adapter`. What the schedule remembers
-            goes into the checkpoints, see `adapter_state`.
+        adapted: with an AdaLoRA adapter whose schedule is set, see `models.peft.adapters.add_adapter`. What the
+            schedule remembers goes into the checkpoints, see `adapter_state`.
         cuts: False: the ranks stay.
     """
 

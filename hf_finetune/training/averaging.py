@@ -65,7 +65,8 @@ class Tail:
 class Averages(Hook):
     """Keeps the averages up to date, and saves and restores them with each checkpoint.
 
-    Reads the weights themselves after each step: `optim.VocabularyAdamW` has written its rows into the table by then.
+    Reads the weights themselves after each step: `optim.vocabulary_adamw.VocabularyAdamW` has written its
+    rows into the table by then.
 
     Args:
         kinds: what to keep.

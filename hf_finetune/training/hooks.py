@@ -23,8 +23,8 @@ Batch: TypeAlias = dict[str, Any]
 """A micro-batch: the model's inputs, and `labels`."""
 Collate: TypeAlias = Callable[[dict[str, Any]], Batch]
 SummedLoss: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]
-"""`(logits, targets) -> scalar`, the sum over rows. Logits are (B, C), or those of two heads, see `heads.head_logits`;
-targets are labels, see `losses.RowLosses`, or hold more; B is their length."""
+"""`(logits, targets) -> scalar`, the sum over rows. Logits are (B, C), or those of two heads, see
+`models.modules.head_logits`; targets are labels, see `losses.targets.RowLosses`, or hold more; B is their length."""
 
 
 class Hook:
@@ -33,7 +33,7 @@ class Hook:
     passes = 1
     """How often a step sends each row through the model."""
     numbers_repeats = False
-    """Whether a row that is drawn again in an epoch must be told from the first time, see `batching.number_repeats`."""
+    """Whether a row drawn again in an epoch must be told from the first time, see `data.batching.number_repeats`."""
 
     def on_loader(self, rows: EpochRows, collate: Collate) -> tuple[EpochRows, Collate]:
         """Change how training rows become micro-batches, in the loader's own processes."""

@@ -22,7 +22,7 @@ class GradualUnfreezing(Hook):
     Which groups train is told by the step alone, so that a run that was resumed does as one that was not.
 
     Args:
-        model: the groups are its weights that train now, see `freeze.groups_from_the_top`.
+        model: the groups are its weights that train now, see `models.freezing.groups_from_the_top`.
         steps: optimizer steps from one group to the next; a fraction rounds up, group by group.
         fresh: modules that the checkpoint did not have; they train from the start.
     """

@@ -40,7 +40,7 @@ CONFIGS: dict[str, Any] = {
 }
 MERGED = [kind.value for kind in MERGEABLE]
 ALONE = [kind.value for kind in PROMPTS if kind.value != "PREFIX_TUNING"]
-# Added to the weights, multiplied with them, in another basis; `models.test_adapters` tries all on all families.
+# Added to the weights, multiplied with them, in another basis; tests/models/peft/test_adapters.py tries all on all families.
 ON_PICTURES = ["ADALORA", "OFT", "FOURIERFT"]
 
 

@@ -67,7 +67,7 @@ class OnWords(ByShare, EachText):
 
     @abstractmethod
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
-        """The text of these words, changed; see `text_pieces.words_of`. Both lists may be changed."""
+        """The text of these words, changed; see `data.text_pieces.words_of`. Both lists may be changed."""
 
 
 class SomeWords(ByShare, EachText):

@@ -39,7 +39,7 @@ class KeyboardTypos(SomeWords):
     p: Probability = 0.1
     """Probability of each word."""
     keep: Keep = "nothing"
-    """Words without mistakes, see `text_pieces.Keep`."""
+    """Words without mistakes, see `data.text_pieces.Keep`."""
 
     def write(self, word: str, first: float, second: float) -> str:
         """A word of the same length; one without a Latin letter or a digit stays itself."""
@@ -59,7 +59,7 @@ class OcrConfusions(SomeWords):
     p: Probability = 0.1
     """Probability of each word."""
     keep: Keep = "nothing"
-    """Words without mistakes, see `text_pieces.Keep`."""
+    """Words without mistakes, see `data.text_pieces.Keep`."""
 
     def write(self, word: str, first: float, second: float) -> str:
         """A word read wrong; one without a character that is taken for another stays itself."""
@@ -80,7 +80,7 @@ class ChangeCase(SomeWords):
     to: Literal["any", "lower", "upper", "title"] = "any"
     """lower: word. upper: WORD. title: Word. any: one of them, drawn for each word."""
     keep: Keep = "nothing"
-    """Words that stay as written, see `text_pieces.Keep`."""
+    """Words that stay as written, see `data.text_pieces.Keep`."""
 
     def write(self, word: str, first: float, second: float) -> str:
         """A word of the same letters."""

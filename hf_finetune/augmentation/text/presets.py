@@ -27,7 +27,7 @@ class Eda(EachText):
     alpha: Probability = 0.1
     """Share of the words that change. The paper advises 0.05 for a few hundred or thousand rows, and 0.1 for more."""
     keep: Keep = "nothing"
-    """Words that are neither exchanged nor swapped nor left out, see `text_pieces.Keep`."""
+    """Words that are neither exchanged nor swapped nor left out, see `data.text_pieces.Keep`."""
 
     def check_installed(self) -> None:
         """Refuse to run without synonyms.

@@ -19,7 +19,7 @@ class SwapWords(OnWords):
     p: Probability = 0.1
     """Share of the words; at least one pair where it is above 0."""
     keep: Keep = "nothing"
-    """Words that keep their places, see `text_pieces.Keep`."""
+    """Words that keep their places, see `data.text_pieces.Keep`."""
 
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
         """A text of the same words."""
@@ -41,7 +41,7 @@ class DeleteWords(OnWords):
     p: Probability = 0.1
     """Probability of each word."""
     keep: Keep = "nothing"
-    """Words that are not left out, see `text_pieces.Keep`."""
+    """Words that are not left out, see `data.text_pieces.Keep`."""
 
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
         """A text of the words that are left, one at least."""
@@ -102,7 +102,7 @@ class ReplaceSynonyms(OnWords):
     p: Probability = 0.1
     """Share of the words; at least one where it is above 0."""
     keep: Keep = "nothing"
-    """Words that are not exchanged, see `text_pieces.Keep`."""
+    """Words that are not exchanged, see `data.text_pieces.Keep`."""
 
     def check_installed(self) -> None:
         """Refuse to run without synonyms where they are needed.
@@ -134,7 +134,7 @@ class CutSpan(OnWords):
     p: Probability = 0.1
     """Length of the span as a share of the words; at least one word where it is above 0, and never all."""
     keep: Keep = "nothing"
-    """Words that are not left out, see `text_pieces.Keep`."""
+    """Words that are not left out, see `data.text_pieces.Keep`."""
 
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
         """A text of the words that are left."""

@@ -65,7 +65,7 @@ def mean_over_step(
     """This micro-batch's share of the mean loss over the rows of the whole step (all processes, all accumulation).
 
     Args:
-        outputs: of the model, see `heads.head_logits`.
+        outputs: of the model, see `models.modules.head_logits`.
         targets: labels, shape (B,), class indices; or soft, see `RowLosses`; or what else `loss` takes.
         num_items_in_batch: rows of the whole step. None: those of this micro-batch.
 

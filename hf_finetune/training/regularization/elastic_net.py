@@ -56,7 +56,7 @@ class ElasticNetSteps(Hook):
     """A proximal step on the chosen parameters after each optimizer step, at the rate which that step had.
 
     Args:
-        parameters: see `penalized`. Not a table of which `optim.VocabularyAdamW` keeps rows of its own.
+        parameters: see `penalized`. No table of which `optim.vocabulary_adamw.VocabularyAdamW` keeps rows of its own.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, l1: float, l2: float) -> None:

@@ -1,4 +1,4 @@
-"""The contract of operations on texts: one battery that every one of them passes. Their values: test_text_values.py."""
+"""The contract of operations on texts: one battery that every one of them passes. Their values: test_values.py."""
 
 import copy
 import dataclasses
@@ -49,7 +49,7 @@ BATTERY = [
     Eda(0.2, keep="numbers"),
     Aeda(0.5),
 ]
-# SubstituteByModel and BackTranslate need a checkpoint: tests/data/test_text_models.py has theirs.
+# SubstituteByModel and BackTranslate need a checkpoint: tests/augmentation/generative/ has theirs.
 ELSEWHERE = {kind for kind in typing.get_args(TextOperation) if issubclass(kind, GenerativeOperation)}
 every_operation = pytest.mark.parametrize("operation", BATTERY, ids=lambda o: type(o).__name__)
 
