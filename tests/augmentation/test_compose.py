@@ -78,7 +78,7 @@ def test_a_row_does_not_depend_on_its_company() -> None:
     assert pickle.loads(pickle.dumps(DEEP))(TextBatch(TEXTS), rngs(4)).texts == whole
 
 
-def test_pictures_too() -> None:
+def test_images_too() -> None:
     pixels = torch.arange(4 * 3 * 2 * 2, dtype=torch.uint8).view(4, 3, 2, 2)
     flipped = Sometimes(Flip(p=1.0), 0.5)(ImageBatch(pixels), rngs(4)).pixels
     rows = [torch.equal(flipped[i], pixels[i].flip(-1)) for i in range(4)]

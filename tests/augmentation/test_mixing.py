@@ -50,7 +50,7 @@ class Drawn:
 
 
 def flat_pictures(*values: float, side: int = 4) -> Batch:
-    """Pictures of one value each, of classes 0, 1, ..."""
+    """Images of one value each, of classes 0, 1, ..."""
     pixels = torch.tensor(values)[:, None, None, None].expand(-1, 3, side, side).clone()
     return {"pixel_values": pixels, "labels": torch.arange(len(values))}
 
@@ -239,7 +239,7 @@ def test_a_row_that_is_drawn_again_is_mixed_otherwise(inputs: ImageInputs) -> No
 
 
 def test_every_operation_is_drawn() -> None:
-    """Told apart by what they leave of two flat pictures: one value, or two."""
+    """Told apart by what they leave of two flat images: one value, or two."""
     drawn = set()
     for seed in range(20):
         batch = {"generator": np.random.default_rng(seed)}

@@ -50,7 +50,7 @@ def test_copies_that_equal_a_scored_row_are_left_out(texts: TextInputs) -> None:
     assert left["text"][:] == [t for i, t in enumerate(copied["text"][:]) if i not in (ROWS + 2, 2 * ROWS - 1)]
 
 
-def test_copies_of_pictures_are_the_changed_pixels(images: ImageInputs) -> None:
+def test_copies_of_images_are_the_changed_pixels(images: ImageInputs) -> None:
     rows = image_rows(4)
     copied = with_copies(rows, images, augmentation(rows, Flip(p=1.0)), 1)
     pixels = images.pixels(copied["image"][:])

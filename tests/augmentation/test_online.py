@@ -88,7 +88,7 @@ def test_two_views_are_others_in_every_epoch(images: ImageInputs) -> None:
     assert torch.equal(first, seen(0)) and not any(torch.equal(first, other) for other in others)
 
 
-def test_pictures_are_changed_before_they_are_normalized(images: ImageInputs) -> None:
+def test_images_are_changed_before_they_are_normalized(images: ImageInputs) -> None:
     rows = image_rows(6)
     views = AugmentedRows(images.encode(rows), images, augmentation(rows, Flip(p=1.0)))
     changed = images.collate(views.__getitems__(range(6)))["pixel_values"]
@@ -97,7 +97,7 @@ def test_pictures_are_changed_before_they_are_normalized(images: ImageInputs) ->
     torch.testing.assert_close(changed, plain.flip(-1), rtol=0, atol=1e-6)
 
 
-def test_pictures_of_phases_are_known_by_the_training_too(images: ImageInputs) -> None:
+def test_images_of_phases_are_known_by_the_training_too(images: ImageInputs) -> None:
     """An epoch of a longer training is in another phase: answers to its views are not those of a shorter one."""
     rows = image_rows(ROWS)
 

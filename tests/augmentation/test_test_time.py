@@ -57,7 +57,7 @@ def test_pairs_stay_pairs_and_classes_are_not_seen() -> None:
     assert SeveralViews((Shout(),), 2).texts({"text": ["a", "b"]}, [0, 1], 1) == {"text": ["A", "B"]}
 
 
-def test_a_picture_is_changed_by_its_place_and_the_view_alone() -> None:
+def test_an_image_is_changed_by_its_place_and_the_view_alone() -> None:
     places, views = [10, 11, 12, 13, 14, 15], SeveralViews((Flip(0.5),), 3, seed=7)
     expected = Flip(0.5)(ImageBatch(PIXELS), generators(7, places, 0, 2)).pixels
     assert not torch.equal(expected, PIXELS)
@@ -67,7 +67,7 @@ def test_a_picture_is_changed_by_its_place_and_the_view_alone() -> None:
     assert torch.equal(ImageView(PIXELS, places, views, 0).__getitems__(range(6))["pixels"], PIXELS)
 
 
-def test_pictures_are_decoded_to_what_the_processor_has_before_it_normalises() -> None:
+def test_images_are_decoded_to_what_the_processor_has_before_it_normalizes() -> None:
     inputs, rows = ImageInputs(ViTImageProcessor(size={"height": 16, "width": 16})), image_rows(70)
     pixels = decode_images(inputs, rows["image"][:])
     assert pixels.shape == (70, 3, 16, 16) and pixels.dtype == torch.uint8

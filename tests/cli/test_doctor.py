@@ -147,7 +147,7 @@ def test_the_preview_of_texts_is_what_training_reads(
     assert any(row["views"]["epoch 0"] != row["text"] for row in result["rows"])
 
 
-def test_the_preview_of_pictures_is_what_training_reads(pictures: str, tmp_path: Path) -> None:
+def test_the_preview_of_images_is_what_training_reads(pictures: str, tmp_path: Path) -> None:
     job = doctor.DoctorJob(pictures, model=str(tiny_image_checkpoint(tmp_path / "vit", "vit")), seed=3)
     recipe = doctor.augmented_recipe(job, "[Flip, {type: Rotate, degrees: 20}]", "image")
     prepared = prepare(merge(recipe, {"data": {"decode_once": False}}))
@@ -161,7 +161,7 @@ def test_the_preview_of_pictures_is_what_training_reads(pictures: str, tmp_path:
     assert not torch.equal(shown.batches[0], shown.batches[1]) and recipe.train.seed == 3
 
 
-def test_pictures_are_written_to_a_sheet(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_are_written_to_a_sheet(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, output = str(tiny_image_checkpoint(tmp_path / "vit", "vit")), tmp_path / "new" / "folder"
     asked = ["--show-augmentation", "[{type: Flip, p: 1.0}]", "--model", checkpoint, "--output", str(output)]
     status, out, _ = leave(capsys, pictures, *asked, "--rows", "3", "--views", "2")
@@ -169,7 +169,7 @@ def test_pictures_are_written_to_a_sheet(pictures: str, tmp_path: Path, capsys: 
     assert out.splitlines()[-1] == f"3 images, 2 views of each -> {output / 'augmentation.png'}"
     assert [path.name for path in output.iterdir()] == ["augmentation.png"]
     sheet = np.asarray(Image.open(output / "augmentation.png"))
-    # Pictures of 32 pixels at four times their size, between gaps of 6, under two lines of text.
+    # Images of 32 pixels at four times their size, between gaps of 6, under two lines of text.
     original, view = sheet[42 : 42 + 128, 6:134], sheet[42 : 42 + 128, 140:268]
     assert np.array_equal(view, original[:, ::-1]) and not np.array_equal(view, original)
 
@@ -236,7 +236,7 @@ def test_phases_are_those_of_the_steps_that_are_given(texts: str, capsys: pytest
 
 
 @pytest.mark.parametrize("command", ["doctor", "train", "train as they are"])
-def test_pictures_that_come_out_in_several_sizes_are_one_line(
+def test_images_that_come_out_in_several_sizes_are_one_line(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i, size in enumerate([(50, 50), (33, 17), (40, 80)] * 4):
@@ -258,7 +258,7 @@ def test_pictures_that_come_out_in_several_sizes_are_one_line(
 
 
 @pytest.mark.parametrize("mix", ["Mixup", "CutMix", "ResizeMix"])
-def test_pictures_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures: str, tmp_path: Path) -> None:
+def test_images_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures: str, tmp_path: Path) -> None:
     """Those of some rows, in the epochs that are shown, after the operations that change each by itself."""
     job = doctor.DoctorJob(pictures, model=str(tiny_image_checkpoint(tmp_path / "vit", "vit")), seed=3)
     asked = f"[{{type: Flip, p: 1.0}}, {{type: {mix}, alpha: 1.0}}]"
@@ -283,7 +283,7 @@ def test_pictures_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures:
     assert shown.mixtures[0] != shown.mixtures[1]
 
 
-def test_a_sheet_of_mixed_pictures(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sheet_of_mixed_images(pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", str(tiny_image_checkpoint(tmp_path / "vit", "vit")), "--output", str(tmp_path), "--rows", "4"]
     asked = ["--show-augmentation", "[{type: Mixup, alpha: 1.0}]", *flags]
     status, out, _ = leave(capsys, pictures, *asked)

@@ -263,7 +263,7 @@ def test_where_an_operation_alone_speaks_of_the_data_they_are_looked_at(
 
 
 @pytest.mark.parametrize("flags", [["--max-length", "32"], ["--text", "text"], ["--data.encoding", "latin-1"]])
-def test_an_operation_on_pictures_beside_a_field_of_texts_is_refused_by_name(flags: list[str]) -> None:
+def test_an_operation_on_images_beside_a_field_of_texts_is_refused_by_name(flags: list[str]) -> None:
     with pytest.raises(InputError, match=r"^data\.augment\[0\]\.type: expected one of SwapWords, .*, got 'Rotate'$"):
         train_job(["nowhere", "--data.augment", "[Rotate]", *flags], "hf-finetune train")
 

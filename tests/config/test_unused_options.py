@@ -75,7 +75,7 @@ def test_the_answers_of_a_teacher_are_kept() -> None:
     assert said(TAUGHT, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
 
 
-def test_pictures_have_no_words_and_another_cache() -> None:
+def test_images_have_no_words_and_another_cache() -> None:
     assert said(IMAGE, "--optim.word-embeddings frozen --method lora") == ["optim.word_embeddings"]
     assert said(IMAGE, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
     assert said(IMAGE, "--batching.cache-gb 2 --batching.no-cache-prefix --data.no-decode-once") == [

@@ -123,7 +123,7 @@ def test_damaged_store_is_built_anew(rows: Dataset, cache: Path, caplog) -> None
 
 
 def test_files_are_known_by_their_time(tmp_path: Path, cache: Path) -> None:
-    """A image that was drawn anew under its old name is another one."""
+    """An image that was drawn anew under its old name is another one."""
     path = tmp_path / "a.png"
     inputs = ImageInputs(PROCESSORS[0], decode_once=True)
     for seed in (0, 1):

@@ -72,7 +72,7 @@ def test_answers_are_those_of_its_own_tokenizer_in_the_order_of_the_data(tmp_pat
     assert np.allclose(found, expected[:, ::-1], atol=1e-5) and not np.allclose(found, expected, atol=1e-2)
 
 
-def test_pictures_go_through_its_own_processor(tmp_path: Path) -> None:
+def test_images_go_through_its_own_processor(tmp_path: Path) -> None:
     checkpoint, rows = classifier(tmp_path, "vit", ("bad", "good")), image_rows(6)
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageClassification.from_pretrained(checkpoint).eval()
@@ -207,7 +207,7 @@ def test_several_teachers_answer_the_mean_of_their_probabilities(tmp_path: Path,
     assert np.allclose(online[np.arange(12)], both.logits["validation"], atol=1e-5)
 
 
-def test_views_of_pictures_are_answered_as_they_are(tmp_path: Path, own_cache: Path) -> None:
+def test_views_of_images_are_answered_as_they_are(tmp_path: Path, own_cache: Path) -> None:
     """Those of the epoch, by the teacher's own processor, and kept by epoch and operation."""
     checkpoint, rows = classifier(tmp_path, "vit", ("bad", "good")), image_rows(8)
     (teacher,) = Teachers((str(checkpoint),), ("bad", "good"), "image").members

@@ -59,7 +59,7 @@ def image_rows(count: int, seed: int = 0) -> Dataset:
     return Dataset.from_dict({"image": pictures, "label": [i % 2 for i in range(count)], "row": list(range(count))})
 
 
-def picture_folder(folder: Path, count: int) -> Path:
+def image_folder(folder: Path, count: int) -> Path:
     """The rows of `image_rows` as a folder of one sub-folder a class."""
     for row in image_rows(count):
         file = folder / ("dark", "bright")[row["label"]] / f"{row['row']}.png"

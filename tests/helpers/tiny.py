@@ -164,7 +164,7 @@ def tiny_text_checkpoint(folder: str | Path, family: str = "bert", *, seed: int 
 
 
 def tiny_image_checkpoint(folder: str | Path, family: str = "vit", *, seed: int = 0, **config) -> Path:
-    """A pretrained-like encoder without a head for 32x32 pictures, with its image processor.
+    """A pretrained-like encoder without a head for 32x32 images, with its image processor.
 
     Args:
         config: fields of the family's config to set otherwise.

@@ -305,7 +305,7 @@ def test_the_snippets_run(
     assert names["model"].peft_config["default"].r == 2
 
 
-def test_the_snippet_for_pictures_runs(
+def test_the_snippet_for_images_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from PIL import Image

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.small_runs import picture_folder, small_recipe, stop_after
+from helpers.small_runs import image_folder, small_recipe, stop_after
 from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 
@@ -132,13 +132,13 @@ def test_phases_hold_for_their_steps_and_a_run_that_was_stopped_goes_on_in_its_o
 
 
 def test_copies_without_room_are_the_first_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before what is noted of the data and the pictures that there was room for."""
+    """Before what is noted of the data and the images that there was room for."""
     flags = ["--model", str(tiny_image_checkpoint(tmp_path / "vit")), "--output", str(tmp_path / "run")]
     flags += ["--data.augment", "[Flip]", "--data.augment-copies", "1"]
-    # 18 training pictures of 3 x 32 x 32 have 55,296 bytes: once, and not twice.
+    # 18 training images of 3 x 32 x 32 have 55,296 bytes: once, and not twice.
     for cache_gb, needed in (("0.00001", "0.000055 GB are needed, "), ("0.00006", "0.000055 GB are needed beside")):
         with pytest.raises(SystemExit) as left:
-            main_command(["train", str(picture_folder(tmp_path / "rows", 20)), *flags, "--batching.cache-gb", cache_gb])
+            main_command(["train", str(image_folder(tmp_path / "rows", 20)), *flags, "--batching.cache-gb", cache_gb])
         (line,) = capsys.readouterr().err.splitlines()
         assert left.value.code == 2 and not (tmp_path / "run").exists()
         assert line.startswith("data.augment_copies: expected 0, which") and needed in line

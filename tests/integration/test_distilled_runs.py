@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.ranks import run_in_two_processes
-from helpers.small_runs import picture_folder, small_recipe, stop_after, text_rows
+from helpers.small_runs import image_folder, small_recipe, stop_after, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from PIL import Image
 from safetensors.torch import load_file
@@ -385,13 +385,13 @@ def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypa
     assert furthest(straight, trained(recipe, tmp_path / "stopped")) == 0.0
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_images(tmp_path: Path) -> None:
     """A tiny ViT taught by a tiny ResNet."""
     big = tiny_image_checkpoint(tmp_path / "resnet", "resnet")
     load_classifier(str(big), task="image-classification", labels=("dark", "bright"), seed=7).model.save_pretrained(big)
     recipe = dataclasses.replace(
         small_recipe(tmp_path),
-        data=ImageData(path=str(picture_folder(tmp_path / "train", 24))),
+        data=ImageData(path=str(image_folder(tmp_path / "train", 24))),
         model=Model(checkpoint=str(tiny_image_checkpoint(tmp_path / "vit"))),
     )
     alone = trained(recipe, tmp_path / "alone")
@@ -403,7 +403,7 @@ def test_pictures(tmp_path: Path) -> None:
     assert furthest(alone, taught) > 1e-6
 
     ViTImageProcessor(size={"shortest_edge": 32}).save_pretrained(big)
-    wide = picture_folder(tmp_path / "wide", 24)
+    wide = image_folder(tmp_path / "wide", 24)
     for number, file in enumerate(sorted(wide.glob("*/*.png"))[::2]):
         Image.new("RGB", (64, 32), (number, 0, 0)).save(file)
     with pytest.raises(InputError, match=r"^objective.teacher: .*resnet: the checkpoint's .* images of several sizes"):

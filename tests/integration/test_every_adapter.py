@@ -1,4 +1,4 @@
-"""A whole run of each PEFT type: it trains, loads by plain peft and merged, and resumes. On pictures those of each kind."""
+"""A whole run of each PEFT type: it trains, loads by plain peft and merged, and resumes. On images those of each kind."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def pictures(texts: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """40 pictures in a folder for each class, and a tiny ViT."""
+    """40 images in a folder for each class, and a tiny ViT."""
     folder = tmp_path_factory.mktemp("pictures")
     for name in ("dark", "light"):
         (folder / "data" / name).mkdir(parents=True)
@@ -128,6 +128,6 @@ def test_adapter_config_names_its_type(texts: Recipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [*ALONE, "PREFIX_TUNING"])
-def test_prompts_on_pictures_are_refused(kind: str, pictures: Recipe, tmp_path: Path) -> None:
+def test_prompts_on_images_are_refused(kind: str, pictures: Recipe, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{kind} does not fit vit: images have no prompt"):
         run.run(two_epochs(pictures, kind), Launch(output=str(tmp_path / "run")))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.small_runs import picture_folder, small_recipe
+from helpers.small_runs import image_folder, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -33,10 +33,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def of_pictures(folder: Path, family: str, **fields: Any) -> Recipe:
-    """24 pictures, one epoch."""
+    """24 images, one epoch."""
     return dataclasses.replace(
         small_recipe(folder),
-        data=ImageData(path=str(picture_folder(folder / "pictures", 24))),
+        data=ImageData(path=str(image_folder(folder / "pictures", 24))),
         model=Model(checkpoint=str(tiny_image_checkpoint(folder / family, family)), **fields),
     )
 
@@ -79,7 +79,7 @@ def test_no_weights_need_be_there(texts: Recipe, tmp_path: Path) -> None:
     assert prepare(pictures).model.network.config.hidden_size == 16
 
 
-def test_a_picture_network_reads_its_own_size(tmp_path: Path) -> None:
+def test_an_image_network_reads_its_own_size(tmp_path: Path) -> None:
     """Its processor is saved so; stochastic depth goes with it, as DeiT's recipe has it."""
     recipe = of_pictures(
         tmp_path, "vit", from_config=SMALL | {"image_size": 16, "patch_size": 4}, surgery=(StochasticDepth(0.1),)
@@ -95,7 +95,7 @@ def test_a_picture_network_reads_its_own_size(tmp_path: Path) -> None:
     ("family", "changes"),
     [("deit", SMALL), ("convnext", {"depths": [1, 1, 1, 1]}), ("resnet", {"depths": [1, 1, 1, 1]})],
 )
-def test_other_picture_networks(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_other_image_networks(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
     """Of random weights BatchNorm has no statistics yet: they are taken while training, and that is said."""
     recipe = of_pictures(tmp_path, family, from_config=changes)
     result = run(recipe, tmp_path / "run")

@@ -36,7 +36,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """The same of 60 pictures on a tiny ViT."""
+    """The same of 60 images on a tiny ViT."""
     folder = tmp_path_factory.mktemp("pictures")
     for row in image_rows(60):
         file = folder / "train" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
@@ -160,10 +160,8 @@ def test_family_that_needs_ids_is_refused(texts: Recipe, tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
-def test_on_a_cpu_pictures_of_many_tokens_still_have_a_partner(
-    pictures: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There a step is cut into small forward passes: else of single rows, at Swin's 3,136 tokens a picture, unmixed."""
+def test_on_a_cpu_images_of_many_tokens_still_have_a_partner(pictures: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a step is cut into small forward passes: else of single rows, at Swin's 3,136 tokens an image, unmixed."""
     monkeypatch.setattr("hf_finetune.pipeline.batching.CPU_FORWARD_TOKENS", 16)
     prepared = prepare(dataclasses.replace(pictures, objective=MIXUP))
     # 54 rows in 7 steps, of 7 rows or 8 each: 3 forward passes of 2 rows at least.

@@ -125,7 +125,7 @@ def test_a_linear_head_on_the_first_token_is_folded(recipe: Recipe, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_pictures_by_the_mean_of_their_patches(tmp_path: Path) -> None:
+def test_images_by_the_mean_of_their_patches(tmp_path: Path) -> None:
     folder, rows = tmp_path / "pictures", image_rows(48)
     for i, (picture, label) in enumerate(zip(rows["image"], rows["label"], strict=True)):
         path = folder / ("dark", "bright")[label] / f"{i}.png"

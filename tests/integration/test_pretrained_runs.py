@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.ranks import run_in_two_processes
-from helpers.small_runs import picture_folder, small_recipe, stop_after
+from helpers.small_runs import image_folder, small_recipe, stop_after
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -191,11 +191,11 @@ def test_sentences_and_an_adapter(texts: Recipe, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """24 pictures, of which 2 are validation rows, in steps of 8."""
+    """24 images, of which 2 are validation rows, in steps of 8."""
     folder = tmp_path_factory.mktemp("pictures")
     return Recipe(
         name="small",
-        data=ImageData(path=str(picture_folder(folder / "train", 24))),
+        data=ImageData(path=str(image_folder(folder / "train", 24))),
         model=Model(checkpoint=str(tiny_image_checkpoint(folder / "vit"))),
         train=Train(num_train_epochs=1.0, per_device_train_batch_size=8),
         precision=Precision(mixed_precision="no"),
@@ -207,7 +207,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.mark.parametrize(
     "objective", [SimMIM(block=8), MAE(decoder_layers=1), SimCLR(augment=(Flip(),))], ids=lambda o: type(o).__name__
 )
-def test_pictures(pictures: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: ImageObjective) -> None:
+def test_images(pictures: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: ImageObjective) -> None:
     """It learns; plain transformers loads what is left of it; stopped in the stage it comes to the same weights."""
     recipe = dataclasses.replace(pictures, pretrain=dataclasses.replace(pictures.pretrain, objective=objective))
     run, stopped = tmp_path / "run", tmp_path / "stopped"
@@ -237,7 +237,7 @@ def stage_of(recipe: Recipe) -> PretrainingSetup:
 
 
 def test_something_is_left_to_see(pictures: Recipe, tmp_path: Path) -> None:
-    """Squares of 32 pixels would cover these pictures; and where a picture is one patch, there are no parts."""
+    """Squares of 32 pixels would cover these images; and where an image is one patch, there are no parts."""
     made = stage_of(dataclasses.replace(pictures, pretrain=Pretrain(SimMIM())))
     assert made.task.objective == SimMIM(block=16)
     read = build_trainer(made, tmp_path, first=True).get_train_dataloader().dataset

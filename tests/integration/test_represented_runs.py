@@ -337,7 +337,7 @@ def test_states_of_patches_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     kept = trained(recipe, tmp_path / "kept")
     with monkeypatch.context() as patch:
-        # Of one picture, which tells how many tokens each has.
+        # Of one image, which tells how many tokens each has.
         asked, once = [], ComputedFeatures.__call__
         patch.setattr(ComputedFeatures, "__call__", lambda *given: asked.append(0) or once(*given))
         assert furthest(kept, trained(recipe, tmp_path / "found")) == 0.0 and len(asked) == 1
@@ -378,7 +378,7 @@ def pictures(tmp_path: Path) -> Recipe:
     )
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_images(tmp_path: Path) -> None:
     """That change in every epoch; and a ResNet's embeddings."""
     still = pictures(tmp_path)
     resnet = str(classifier(tmp_path / "resnet", "resnet"))

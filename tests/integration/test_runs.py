@@ -169,7 +169,7 @@ def test_methods_on_texts(texts: Path, bert: Path, tmp_path: Path, method: str) 
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_methods_on_pictures(pictures: Path, vit: Path, tmp_path: Path, method: str) -> None:
+def test_methods_on_images(pictures: Path, vit: Path, tmp_path: Path, method: str) -> None:
     arguments = ["--model", vit, "--output", tmp_path / "run", "--method", method, *SHORT[2:]]
     run("train", pictures, *arguments)
     result = read_result(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Whole runs on checkpoints in another shape: other patches, pictures, kernels, pooling and longer texts, proven by parity."""
+"""Whole runs on checkpoints in another shape: other patches, images, kernels, pooling and longer texts, proven by parity."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("gate_here")
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """36 training pictures of 32x32 in steps of 8, one epoch, float32; the checkpoint is still to be named."""
+    """36 training images of 32x32 in steps of 8, one epoch, float32; the checkpoint is still to be named."""
     folder = tmp_path_factory.mktemp("pictures")
     for row in image_rows(40):
         path = folder / "data" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
@@ -45,7 +45,7 @@ def run(recipe: Recipe, checkpoint: Path, folder: Path, *surgery, method: str = 
     return saved, load_file(checkpoint / "model.safetensors"), load_file(folder / "model" / "model.safetensors")
 
 
-def test_vit_of_other_patches_and_pictures(pictures: Recipe, tmp_path: Path) -> None:
+def test_vit_of_other_patches_and_images(pictures: Recipe, tmp_path: Path) -> None:
     """Only the head trains, so the kernel that is saved is the resized one."""
     checkpoint = tiny_image_checkpoint(tmp_path / "vit", "vit")
     config, before, after = run(pictures, checkpoint, tmp_path / "run", ResizePatches(16, image_size=64), method="head")

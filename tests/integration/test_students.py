@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.small_runs import image_rows, picture_folder, small_recipe
+from helpers.small_runs import image_folder, image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -34,11 +34,11 @@ TWO_HEADS = "DeiTForImageClassificationWithTeacher"
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A tiny ViT of 40 dark and bright pictures, one epoch of four steps."""
+    """A tiny ViT of 40 dark and bright images, one epoch of four steps."""
     folder = tmp_path_factory.mktemp("pictures")
     return dataclasses.replace(
         small_recipe(folder),
-        data=ImageData(path=str(picture_folder(folder / "train", PICTURES))),
+        data=ImageData(path=str(image_folder(folder / "train", PICTURES))),
         model=Model(checkpoint=str(tiny_image_checkpoint(folder / "vit"))),
         train=Train(num_train_epochs=1.0, per_device_train_batch_size=8, learning_rate=1e-3, logging_steps=1),
     )
@@ -46,7 +46,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def flipped_teacher(pictures: Recipe, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A good classifier with its classes' names exchanged: it calls every dark picture bright, and the other way round."""
+    """A good classifier with its classes' names exchanged: it calls every dark image bright, and the other way round."""
     folder = tmp_path_factory.mktemp("teachers")
     run(dataclasses.replace(pictures, method="head"), folder / "run")
     path = folder / "run" / "model" / "config.json"
@@ -67,7 +67,7 @@ def of_deit(recipe: Recipe, folder: Path, **model: Any) -> Recipe:
 
 
 def answers_of_heads(folder: Path) -> dict[str, np.ndarray]:
-    """Classes of all pictures by each head of a saved model, as plain transformers has it; and by both."""
+    """Classes of all images by each head of a saved model, as plain transformers has it; and by both."""
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     assert type(model).__name__ == TWO_HEADS
     images = [decode(image) for image in image_rows(PICTURES)["image"][:]]

@@ -111,7 +111,7 @@ def test_an_adapter_is_merged_and_not_left_alone(recipe: Recipe, tmp_path: Path)
     assert torch.linalg.matrix_rank(saved[f"bert.{name}"] - pretrained[name], tol=1e-5) <= 8
 
 
-def test_pictures(recipe: Recipe, tmp_path: Path) -> None:
+def test_images(recipe: Recipe, tmp_path: Path) -> None:
     for row in image_rows(40):
         path = tmp_path / "pictures" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,7 @@ def test_texts_get_the_mean_over_their_views(texts: Classifier, source: SourceSp
     assert np.abs(table(texts, source, views=SWAPS) - (each[0] + each[1] + each[2]) / 3).max() < 1e-6
 
 
-def test_pictures_get_the_mean_with_their_mirror(pictures: Classifier, album: SourceSplit) -> None:
+def test_images_get_the_mean_with_their_mirror(pictures: Classifier, album: SourceSplit) -> None:
     rows = image_rows(10, seed=3)
 
     def mirrored(picture: dict) -> dict:
@@ -279,7 +279,7 @@ def test_a_run_of_texts_from_the_command_line(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_a_run_of_pictures_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_images_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for row in image_rows(40):
         path = tmp_path / "data" / ("dark", "light")[row["label"]] / f"{row['row']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

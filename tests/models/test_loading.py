@@ -495,7 +495,7 @@ def test_two_numbers_in_the_config_are_height_and_width(tmp_path: Path, caplog: 
     assert pixels.shape == (1, 3, 32, 48) and "32x48" in caplog.text
 
 
-def test_pictures_without_torchvision(checkpoint, monkeypatch: pytest.MonkeyPatch):
+def test_images_without_torchvision(checkpoint, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(processors, "find_spec", lambda name: None)
     assert "pip install 'hf_finetune[vision]'" in refusal(lambda: load_image_processor(checkpoint("vit")))
 

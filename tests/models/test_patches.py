@@ -101,7 +101,7 @@ def test_low_resolution(family: str, classifier: Callable, inputs: Callable) -> 
     assert not lacking
 
 
-def test_shrunk_pictures_are_means(classifier: Callable) -> None:
+def test_shrunk_images_are_means(classifier: Callable) -> None:
     shrink = shrink_for(classifier("vit").model, 16)
     pixels = torch.arange(32.0).repeat(1, 3, 32, 1)
     low = shrink(pixels)

@@ -14,7 +14,7 @@ from hf_finetune.pipeline.run import prepare
 @pytest.mark.parametrize(
     ("size", "low_resolution", "said"), [(32, None, False), (48, None, False), (64, None, True), (64, 32, False)]
 )
-def test_a_note_where_pictures_are_half_of_what_the_network_reads(
+def test_a_note_where_images_are_half_of_what_the_network_reads(
     size: int, low_resolution: int | None, said: bool, tmp_path: Path
 ) -> None:
     for row in image_rows(12):

@@ -2,7 +2,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from helpers.small_runs import picture_folder, small_recipe
+from helpers.small_runs import image_folder, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 
 from hf_finetune.config.recipe import ImageData, Model, Train
@@ -10,11 +10,11 @@ from hf_finetune.pipeline import update_rule
 from hf_finetune.pipeline.run import prepare
 
 
-def test_the_width_decides_no_rate_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some families of pictures (MobileNet, CvT) tell none by that name."""
+def test_the_width_decides_no_rate_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some families of images (MobileNet, CvT) tell none by that name."""
     recipe = dataclasses.replace(
         small_recipe(tmp_path),
-        data=ImageData(path=str(picture_folder(tmp_path / "data", 12))),
+        data=ImageData(path=str(image_folder(tmp_path / "data", 12))),
         model=Model(str(tiny_image_checkpoint(tmp_path / "vit"))),
         method="lora",
         train=Train(),

@@ -75,7 +75,7 @@ def test_words_cost_what_they_cost_in_the_library(tmp_path: Path, family: str) -
 
 
 def test_patches_cost_what_they_cost_in_the_library(tmp_path: Path) -> None:
-    """Every picture has as many left out, so the mean over pictures is the library's over pixels."""
+    """Every image has as many left out, so the mean over images is the library's over pixels."""
     for family in ("vit", "swin"):
         trainer = small(tmp_path / family, family, IMAGE_OBJECTIVES[0])
         model, batch = trainer.model.eval(), batch_of(trainer)
@@ -89,7 +89,7 @@ def test_patches_cost_what_they_cost_in_the_library(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "dinov2_with_registers"])
 def test_the_encoder_sees_what_is_not_to_be_guessed(tmp_path: Path, family: str) -> None:
-    """4 of 16 patches reach its layers, of each picture others; what is left out can be anything, and is what is asked
+    """4 of 16 patches reach its layers, of each image others; what is left out can be anything, and is what is asked
     for."""
     trainer = small(tmp_path, family, IMAGE_OBJECTIVES[1])
     model, batch = trainer.model.eval(), batch_of(trainer)
@@ -131,7 +131,7 @@ def test_the_decoder_knows_the_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "swin", "beit", "convnext", "resnet", "efficientnet"])
-def test_two_views_of_each_picture(tmp_path: Path, family: str) -> None:
+def test_two_views_of_each_image(tmp_path: Path, family: str) -> None:
     """The loss by hand, of what the family's own head reads; a row's views are of seed, row and epoch, whatever is
     beside it."""
     trainer = small(tmp_path, family, IMAGE_OBJECTIVES[2])
@@ -190,7 +190,7 @@ def test_micro_batches_change_nothing(tmp_path: Path, objective: Objective) -> N
 
 
 @pytest.mark.parametrize("objective", IMAGE_OBJECTIVES, ids=lambda o: type(o).__name__)
-def test_held_out_pictures_cost_the_same_again(tmp_path: Path, objective: Objective) -> None:
+def test_held_out_images_cost_the_same_again(tmp_path: Path, objective: Objective) -> None:
     """Whatever epoch training is in: they have masks and views of their own."""
     trainer = small(tmp_path, "vit", objective)
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]

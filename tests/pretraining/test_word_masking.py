@@ -187,7 +187,7 @@ def test_tokens_that_the_model_lacks(inputs: TextInputs) -> None:
         Masking.of(inputs.tokenizer, embeddings=3, **fields)
 
 
-def test_blocks_of_pictures() -> None:
+def test_blocks_of_images() -> None:
     """Of 4 x 4 squares of two patches, .6 are ten, wholly left out; a border that is no whole square is cut off."""
     mask = blocks((8, 8), rng(0), block=2, share=0.6)
     assert mask.sum() == 40 and (mask.reshape(4, 2, 4, 2).mean((1, 3)) % 1 == 0).all()

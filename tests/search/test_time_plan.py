@@ -73,7 +73,7 @@ def test_rows_to_judge_take_a_third_of_the_runs_time_at_most() -> None:
     assert planned_runs(many, most=10, seeds=3, left_s=78) is None
 
 
-def test_whole_pictures_are_too_expensive_below_half_of_the_steps() -> None:
+def test_whole_images_are_too_expensive_below_half_of_the_steps() -> None:
     # 36 + 6 n of .6 * .9 * 200 = 108 s: 12 steps.
     assert not too_expensive(PACE.run, whole_steps=24, seeds=3, left_s=200.1)
     assert too_expensive(PACE.run, whole_steps=25, seeds=3, left_s=200.1)

@@ -58,7 +58,7 @@ def test_counting_leaves_no_trace(checkpoint):
 
 
 def test_counting_leaves_batch_norm_as_it_was(tmp_path):
-    """One small picture, of which nothing but one value a channel is left in the end."""
+    """One small image, of which nothing but one value a channel is left in the end."""
     checkpoint = tiny_image_checkpoint(tmp_path, "resnet")
     model = AutoModelForImageClassification.from_pretrained(checkpoint, num_labels=5).train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -82,7 +82,7 @@ def test_rows_are_read_off_the_parabola_through_three_of_them(checkpoint):
     assert found == pytest.approx([3 * forward(8)] * 2)
 
 
-def test_pictures_count_by_their_size(tmp_path):
+def test_images_count_by_their_size(tmp_path):
     model = AutoModelForImageClassification.from_pretrained(tiny_image_checkpoint(tmp_path / "vit"), num_labels=5)
     patches = (32 // 8) ** 2
     tokens = patches + 1
@@ -98,7 +98,7 @@ def test_pictures_count_by_their_size(tmp_path):
         seconds=2.0,
         dtype=torch.float32,
     )
-    # A picture has no gradient.
+    # An image has no gradient.
     assert used.trained == 7 * (3 * once + 2 * embedding)
     assert used.dtype == "float32" and used.share == used.trained / 2.0 / used.peak > 0
     assert flops.patches(model.config, (3, 32, 32)) == patches

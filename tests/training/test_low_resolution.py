@@ -1,4 +1,4 @@
-"""Small pictures first, whole ones after: by the step alone, and never when rows are judged."""
+"""Small images first, whole ones after: by the step alone, and never when rows are judged."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def sizes_seen(trainer: ClassifierTrainer) -> list[tuple[bool, int, int]]:
     return seen
 
 
-def test_small_pictures_in_the_first_steps_only(tmp_path: Path) -> None:
+def test_small_images_in_the_first_steps_only(tmp_path: Path) -> None:
     trainer = trainer_at(tmp_path, micro_batch=4, accumulation=2)
     seen = sizes_seen(trainer)
     trainer.train()

@@ -1,4 +1,4 @@
-"""The range test's arithmetic by hand, its curve from a real run, and pictures that can be read."""
+"""The range test's arithmetic by hand, its curve from a real run, and images that can be read."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def test_a_curve_that_says_nothing() -> None:
     assert fallen is not None and fallen.lowest is not None and fallen.rise is None
 
 
-def test_pictures_are_well_formed() -> None:
+def test_images_are_well_formed() -> None:
     drawn = line_chart({"a<b": ([1, 10, 100], [0.0, 2.0, 1.0])}, title="t&c", x_label="x", log_x=True, marks={"m": 10})
     points = ElementTree.fromstring(drawn).find("{http://www.w3.org/2000/svg}polyline").get("points").split()
     assert points == ["70.0,320.0", "300.0,30.0", "530.0,175.0"]

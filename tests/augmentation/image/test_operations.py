@@ -1,4 +1,4 @@
-"""What every operation on pictures keeps to, and what each does by itself, by hand and beside torchvision's own."""
+"""What every operation on images keeps to, and what each does by itself, by hand and beside torchvision's own."""
 
 import dataclasses
 import pickle
@@ -48,7 +48,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.utils.plain import merge, to_plain
 
 MEMBERS = typing.get_args(ImageOperation)
-# Of every kind: one that does nothing though every picture is sent through it, where there is one, and some that do much.
+# Of every kind: one that does nothing though every image is sent through it, where there is one, and some that do much.
 CASES: dict[type, tuple[ImageOperation | None, list[ImageOperation]]] = {
     Flip: (None, [Flip(), Flip(1.0, "vertical")]),
     Crop: (Crop(0), [Crop(3), Crop(3, "reflect"), Crop(40, fill=9)]),
@@ -103,7 +103,7 @@ def one(operation: ImageOperation, picture: torch.Tensor, seed: int = 0) -> torc
 
 
 def outcomes(operation: ImageOperation, picture: torch.Tensor, draws: int = 40) -> set[bytes]:
-    """All that comes of a picture in so many draws."""
+    """All that comes of an image in so many draws."""
     changed = operation(ImageBatch(picture.expand(draws, -1, -1, -1)), gens(draws)).pixels
     return {each.numpy().tobytes() for each in changed}
 
@@ -113,7 +113,7 @@ def as_bytes(*expected: torch.Tensor) -> set[bytes]:
 
 
 def grey(rows: list[list[int]]) -> torch.Tensor:
-    """A picture of these values in all three channels."""
+    """An image of these values in all three channels."""
     return torch.tensor(rows, dtype=torch.uint8).expand(3, -1, -1)
 
 
@@ -167,7 +167,7 @@ RANDOM = [operation for operation in ACTIVE if operation not in ALWAYS_THE_SAME]
 
 @pytest.mark.parametrize("operation", RANDOM, ids=repr)
 @pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}, {"view": 1}], ids=str)
-def test_seed_epoch_and_view_give_other_pictures(operation: ImageOperation, other: dict[str, int]) -> None:
+def test_seed_epoch_and_view_give_other_images(operation: ImageOperation, other: dict[str, int]) -> None:
     batch = pictures(24)
     first = operation(batch, gens(24)).pixels
     assert not torch.equal(operation(batch, gens(24, **other)).pixels, first)
@@ -203,7 +203,7 @@ def test_pickle_and_yaml_give_it_back(operation: ImageOperation) -> None:
 
 @pytest.mark.parametrize("operation", ACTIVE, ids=repr)
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (3, 2)], ids=str)
-def test_the_smallest_pictures(operation: ImageOperation, size: tuple[int, int]) -> None:
+def test_the_smallest_images(operation: ImageOperation, size: tuple[int, int]) -> None:
     batch = pictures(6, *size)
     after = operation(batch, gens(6)).pixels
     assert after.shape == batch.pixels.shape and after.dtype == torch.uint8
@@ -383,7 +383,7 @@ def test_noise_has_the_deviation_asked_for() -> None:
     assert min(deviations) < 5 and 20 < max(deviations) < 26.5
 
 
-def test_perspective_shows_a_smaller_picture_about_the_same_place() -> None:
+def test_perspective_shows_a_smaller_image_about_the_same_place() -> None:
     white = torch.full((3, 40, 60), 255, dtype=torch.uint8)
     for seed in range(20):
         after = one(Perspective(0.5, fill=7, p=1.0), white, seed)
@@ -392,7 +392,7 @@ def test_perspective_shows_a_smaller_picture_about_the_same_place() -> None:
         assert torch.any(after == 7)
 
 
-def test_mild_shows_most_of_a_picture_and_as_often_mirrored() -> None:
+def test_mild_shows_most_of_an_image_and_as_often_mirrored() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).mul(4).expand(3, 64, 64)
     after = Mild()(ImageBatch(ramp.expand(200, -1, -1, -1)), gens(200)).pixels.float()
     mirrored = after[:, 0, 32, 0] > after[:, 0, 32, -1]

@@ -42,7 +42,7 @@ def picture() -> torch.Tensor:
 
 
 def outcomes(operation: ImageOperation, picture: torch.Tensor, draws: int = 24) -> set[bytes]:
-    """All that comes of a picture in so many draws."""
+    """All that comes of an image in so many draws."""
     batch = ImageBatch(picture.expand(draws, -1, -1, -1))
     return {each.numpy().tobytes() for each in operation(batch, generators(0, range(draws), 0)).pixels}
 
@@ -154,7 +154,7 @@ def test_autoaugment_leaves_as_many_images_alone_as_its_table_says(policy: typin
 def test_mixtures_by_hand() -> None:
     greys = [torch.full((3, 1, 1), level, dtype=torch.uint8) for level in (100, 200)]
     assert mixed(greys, np.array([0.25, 0.75])).flatten().tolist() == [175, 175, 175]
-    # At severity 1 all that is left is four bits and what leaves an even picture alone: shares add up to 1.
+    # At severity 1 all that is left is four bits and what leaves an even image alone: shares add up to 1.
     even = torch.full((3, 16, 16), 240, dtype=torch.uint8)
     assert outcomes(AugMix(1), even, 40) == {even.numpy().tobytes()}
 

@@ -112,7 +112,7 @@ def test_beit_is_switched_both_ways_and_reloads(classifier, inputs, tmp_path) ->
 
 
 @pytest.mark.parametrize("family", ["vit", "deit", "swin", "convnext", "resnet", "efficientnet"])
-def test_linear_heads_of_pictures_stay_their_class(family: str, classifier) -> None:
+def test_linear_heads_of_images_stay_their_class(family: str, classifier) -> None:
     loaded = classifier(family)
     pooling = "mean" if FAMILIES[family].staged else "cls"
     assert with_head(loaded, pooling=pooling, head="linear").model is loaded.model

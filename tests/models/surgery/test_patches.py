@@ -91,7 +91,7 @@ def test_other_positions_of_beit(config: dict, model: Callable, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("family", [*PATCHES, "convnext", "convnextv2"])
-def test_larger_patches_of_a_larger_picture_change_nothing(family: str, model: Callable, tmp_path: Path) -> None:
+def test_larger_patches_of_a_larger_image_change_nothing(family: str, model: Callable, tmp_path: Path) -> None:
     """Every token is as it was where the patches are enlarged one by one, so the logits are, too."""
     before = model(family)
     old = before.config.patch_size
@@ -107,7 +107,7 @@ def test_larger_patches_of_a_larger_picture_change_nothing(family: str, model: C
 
 
 @pytest.mark.parametrize("family", PATCHES)
-def test_other_patches_of_the_same_picture(family: str, model: Callable, tmp_path: Path) -> None:
+def test_other_patches_of_the_same_image(family: str, model: Callable, tmp_path: Path) -> None:
     after = ResizePatches(16)(model(family))
     assert after.base_model.embeddings.patch_embeddings.projection.weight.shape[-2:] == (16, 16)
     reloads(after, tmp_path, 32)

@@ -140,7 +140,7 @@ def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def pictures_in(folder: Path, *, side: int = 32, rows: int = 16) -> Recipe:
-    """A recipe of some pictures and a tiny ViT for this side; 40 validation rows."""
+    """A recipe of some images and a tiny ViT for this side; 40 validation rows."""
     features = Features({"image": Image(), "label": Value("int64")})
     for name, count in (("train", rows), ("validation", 40)):
         made = image_rows(count, seed=count).remove_columns("row").to_list()
@@ -158,7 +158,7 @@ def pictures_in(folder: Path, *, side: int = 32, rows: int = 16) -> Recipe:
 
 @pytest.mark.usefixtures("gate_here")
 def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_path: Path) -> None:
-    """Pictures are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all 40."""
+    """Images are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all 40."""
     pictures = pictures_in(tmp_path)
     assert len(final_runs.train_final(SearchedRecipe(pictures), seed=0, steps=2, whole=2, judged=40).predicted) == 40
     result = run(pictures, Launch(output=str(tmp_path / "run")))
@@ -166,7 +166,7 @@ def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_pat
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_where_whole_pictures_are_too_expensive_smaller_ones_decide(
+def test_where_whole_images_are_too_expensive_smaller_ones_decide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = pictures_in(tmp_path, side=128, rows=40)
@@ -206,7 +206,7 @@ def test_where_whole_pictures_are_too_expensive_smaller_ones_decide(
         ([True], [64], 64),
     ],
 )
-def test_whole_pictures_decide_where_there_is_time(
+def test_whole_images_decide_where_there_is_time(
     dear: list[bool], measured: list[int | None], taken: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, sides, asked = pictures_in(tmp_path, side=128, rows=40), [], iter(dear)
@@ -237,7 +237,7 @@ def test_whole_pictures_decide_where_there_is_time(
 
 
 def test_training_at_a_low_resolution_costs_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels tell nothing of it: whole pictures are measured in any case; and pictures that no smaller ones can stand for."""
+    """Pixels tell nothing of it: whole images are measured in any case; and images that no smaller ones can stand for."""
     recipe, measured = pictures_in(tmp_path, side=128, rows=40), []
     cost = Cost(kept_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, score_s=0.01, rows_per_step=8, scored=40)
 

@@ -196,7 +196,7 @@ def recipe_of_pictures(folder: Path, checkpoint: Path) -> Recipe:
     )
 
 
-def test_pictures_that_no_operation_can_change_are_refused(tmp_path: Path) -> None:
+def test_images_that_no_operation_can_change_are_refused(tmp_path: Path) -> None:
     checkpoint = tiny_image_checkpoint(tmp_path / "vit")
     IN_FLOATS.save_pretrained(checkpoint)
     with pytest.raises(
@@ -206,7 +206,7 @@ def test_pictures_that_no_operation_can_change_are_refused(tmp_path: Path) -> No
         ProxyTask(SearchedRecipe(recipe_of_pictures(tmp_path, checkpoint)))
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_images(tmp_path: Path) -> None:
     proxy = ProxyTask(
         SearchedRecipe(
             recipe_of_pictures(tmp_path, tiny_image_checkpoint(tmp_path / "vit", image_size=128, patch_size=16))

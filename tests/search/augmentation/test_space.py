@@ -93,7 +93,7 @@ def test_an_operation_that_does_not_go_with_the_data_is_left_out_and_said() -> N
 
 
 @pytest.mark.parametrize("magnitude", LEVELS)
-def test_every_operation_of_pictures_at_every_magnitude(magnitude: float) -> None:
+def test_every_operation_of_images_at_every_magnitude(magnitude: float) -> None:
     pixels = torch.randint(0, 256, (2, 3, 24, 24), generator=torch.Generator().manual_seed(0)).byte()
     space, left_out = space_of(ImageBatch(pixels, np.array([0, 1])))
     assert not left_out and space.mixings == (Mixup, CutMix, ResizeMix)
