@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.operations import (
     ImageBatch,
-    Operation,
     Paraphrase,
     Population,
     TextBatch,
@@ -31,7 +31,7 @@ def population_of(rows: Dataset, names: Sequence[str]) -> Population:
 class Augmenter:
     """Changes training rows, online (`augmentation.online`) or once (`augmentation.offline`)."""
 
-    operations: tuple[Operation, ...]
+    operations: tuple[Augmentation, ...]
     seed: int
     population: Population
     paraphrase: Paraphrase | None = None

@@ -191,7 +191,8 @@ def with_operations(recipe: Recipe, arguments: Sequence[str]) -> tuple[Recipe, l
 
 
 def operation_fields(kind: type, prefix: str = "") -> dict[str, list[type]]:
-    """Fields below the dataclass `kind` that hold one of several operations, or a list of them, with those they may hold."""
+    """Fields below the dataclass `kind` that hold one of several operations, or a list of them, with those they may
+    hold."""
     found: dict[str, list[type]] = {}
     for name, hint in typing.get_type_hints(kind).items():
         members = configs_in(hint)
@@ -223,8 +224,10 @@ def help_on_operations() -> str:
     lines += [f"      {', '.join(name for name in PEFT_TYPES if name != 'PREFIX_TUNING')}"]
     lines += [
         "  --model.from-config",
-        "      random weights, in a network with these fields of the checkpoint's config: {num_hidden_layers: 4, hidden_size: 192}",
-        "flags of images: `hf-finetune train --image image --help`; of a student: `hf-finetune train --teacher RUN --help`",
+        "      random weights, in a network with these fields of the checkpoint's config:",
+        "      {num_hidden_layers: 4, hidden_size: 192}",
+        "flags of images: `hf-finetune train --image image --help`;",
+        "of a student: `hf-finetune train --teacher RUN --help`",
     ]
     return "\n".join(lines)
 

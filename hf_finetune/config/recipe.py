@@ -224,8 +224,8 @@ class Train:
 
     learning_rate: Positive | None = None
     """Peak learning rate. None: 1e-3 for head and lora (plain LoRA on texts: at a width of 768; 2e-3 at 384); for texts
-    1e-4 with full, 3e-4 with top; for images 2e-5 with both; 5e-4 with model.from_config; see docs/benchmarks.md. SGD takes 100
-    times, Adafactor 25 times, Lion a tenth of that. `--find-lr` proposes one."""
+    1e-4 with full, 3e-4 with top; for images 2e-5 with both; 5e-4 with model.from_config; see docs/benchmarks.md. SGD
+    takes 100 times, Adafactor 25 times, Lion a tenth of that. `--find-lr` proposes one."""
     num_train_epochs: Annotated[Positive, flag("--epochs")] = 3.0
     """Passes over the training examples."""
     max_steps: MaxSteps = -1

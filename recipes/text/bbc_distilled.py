@@ -1,10 +1,8 @@
 """MiniLM with three of its six layers on BBC news, taught by the whole one: the quickstart's data and its result.
 
-hf-finetune quickstart    # the first one's run, runs/quickstart-1, is the teacher
-hf-finetune run bbc_distilled
-hf-finetune run bbc_distilled --teacher runs/other --objective.kinds '[{type: SoftTargets, temperature: 4}, MatchLogits]'
-hf-finetune run bbc_distilled --objective Supervised    # the same student without a teacher
-"""
+hf-finetune quickstart    # the first one's run, runs/quickstart-1, is the teacher hf-finetune run bbc_distilled
+hf-finetune run bbc_distilled --teacher runs/other --objective.kinds '[{type: SoftTargets, temperature: 4},
+MatchLogits]' hf-finetune run bbc_distilled --objective Supervised    # the same student without a teacher"""
 
 from hf_finetune import (
     BBC_LICENSE,

@@ -1,4 +1,5 @@
-"""MiniLM on BBC news with LoRA adapters, taught by the quickstart's result on texts whose words are changed in every epoch.
+"""MiniLM on BBC news with LoRA adapters, taught by the quickstart's result on texts whose words are changed in every
+epoch.
 
 hf-finetune quickstart    # the first one's run, runs/quickstart-1, is the teacher
 hf-finetune run bbc_lora_distilled

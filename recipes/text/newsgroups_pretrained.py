@@ -1,7 +1,7 @@
 """MiniLM on 20 newsgroups with 20 labelled messages of each: first masked words on all messages, without their labels.
 
-And the same without that stage, for as long in all: the card tells the difference, row by row. The data are a folder with
-train and test files of the columns text and label.
+And the same without that stage, for as long in all: the card tells the difference, row by row. The data are a folder
+with train and test files of the columns text and label.
 
 hf-finetune run newsgroups_pretrained --data.path FOLDER
 hf-finetune run newsgroups_pretrained --data.path FOLDER --pretrain.objective '{type: MaskedLanguage, span: 10}'

@@ -1,7 +1,8 @@
 """MiniLM on package descriptions of twenty sections, the largest fifteen times the smallest: class-balanced loss.
 
-A row's loss is weighted by the effective number of rows of its class (arXiv:1901.05555), and the epoch is chosen by macro
-F1, in which every class counts the same. The data are a folder with train and test files of the columns text and label.
+A row's loss is weighted by the effective number of rows of its class (arXiv:1901.05555), and the epoch is chosen by
+macro F1, in which every class counts the same. The data are a folder with train and test files of the columns text and
+label.
 
 hf-finetune run sections_balanced --data.path FOLDER
 hf-finetune run sections_balanced --data.path FOLDER --objective.class-weights null --batching.sampling square_root

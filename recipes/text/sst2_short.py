@@ -1,7 +1,8 @@
 """BERT on SST-2 with half of its layers: shortened before training, then tuned as a whole.
 
-The layers that stay are those that DistilBERT started from (arXiv:1910.01108), the lowest and the highest among them: the
-pooler reads what the highest one writes. The result is a stock BERT of six layers, which loads with plain transformers.
+The layers that stay are those that DistilBERT started from (arXiv:1910.01108), the lowest and the highest among them:
+the pooler reads what the highest one writes. The result is a stock BERT of six layers, which loads with plain
+transformers.
 
 accelerate launch recipes/text/sst2_short.py
 hf-finetune run sst2_short --model.surgery '[{type: KeepLayers, first: 8}, {type: ReinitTopLayers, count: 1}]'

@@ -2,12 +2,12 @@
 
     python tests/benchmarks/augmentation_cost.py --checkpoint DIR --data FOLDER [--steps 40] [--rows 32] [--only Eda]
 
-A step is the forward pass, the backward pass and the optimizer's step of this package's own trainer on batches of rows of
-like length. The bound is 5% of it for every operation. Beside its p of 0.1 each is measured at 0.3. Changed texts are
-tokenised anew: that stands apart, as does fetching the rows of a batch, tokenised before, which this replaces. The step trains
-all word embeddings, as it does when texts change in every epoch; what the words alone that occur would take is printed
-beside it. Both sides have one thread, and seconds are those of the process, so that what else runs on the machine counts little.
-"""
+A step is the forward pass, the backward pass and the optimizer's step of this package's own trainer on batches of rows
+of like length. The bound is 5% of it for every operation. Beside its p of 0.1 each is measured at 0.3. Changed texts
+are tokenised anew: that stands apart, as does fetching the rows of a batch, tokenised before, which this replaces. The
+step trains all word embeddings, as it does when texts change in every epoch; what the words alone that occur would take
+is printed beside it. Both sides have one thread, and seconds are those of the process, so that what else runs on the
+machine counts little."""
 
 import argparse
 import dataclasses

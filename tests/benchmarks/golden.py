@@ -3,12 +3,11 @@
     python tests/benchmarks/golden.py --output before.json
     python tests/benchmarks/golden.py --against before.json [--only NAME ...]
 
-Runs the recipes of golden.yaml on the inputs of golden_inputs.py, through the command line of the package on PYTHONPATH, or
-of the installed one; nothing of it is imported. What is hashed: the loss of every step, the tensors of every safetensors
-file that a run leaves, the columns of its predictions.parquet, and the numbers of its result.json that do not measure the
-machine. `--against` prints every difference and leaves with status 1 when there is one. Hashes hold for one machine with
-one set of libraries.
-"""
+Runs the recipes of golden.yaml on the inputs of golden_inputs.py, through the command line of the package on
+PYTHONPATH, or of the installed one; nothing of it is imported. What is hashed: the loss of every step, the tensors of
+every safetensors file that a run leaves, the columns of its predictions.parquet, and the numbers of its result.json
+that do not measure the machine. `--against` prints every difference and leaves with status 1 when there is one. Hashes
+hold for one machine with one set of libraries."""
 
 from __future__ import annotations
 

@@ -129,7 +129,8 @@ def write_teachers(folder: Path, splits: dict[str, list[Text]]) -> None:
 
 
 def write_checkpoints(folder: Path) -> None:
-    """A network of each family with its tokenizer or image processor, random but for the words of a class: they are alike."""
+    """A network of each family with its tokenizer or image processor, random but for the words of a class: they are
+    alike."""
     logging.disable_progress_bar()
     for seed, (family, size) in enumerate(ENCODERS.items()):
         torch.manual_seed(seed)

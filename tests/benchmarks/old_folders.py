@@ -3,11 +3,10 @@
     python tests/benchmarks/golden.py --work DIR        # with the older code
     python tests/benchmarks/old_folders.py --work DIR   # with the code to be tested
 
-Everything goes through the command line of the package on PYTHONPATH, or of the installed one, on a copy of each folder.
-Probabilities and metrics must be those that the run recorded; a push goes to a Hub on the loopback interface, which is the
-tests' own; a recipe.json that is run again must end with the same weights. Prints a line for each folder, and leaves with
-status 1 when anything failed. The folders stay as they are.
-"""
+Everything goes through the command line of the package on PYTHONPATH, or of the installed one, on a copy of each
+folder. Probabilities and metrics must be those that the run recorded; a push goes to a Hub on the loopback interface,
+which is the tests' own; a recipe.json that is run again must end with the same weights. Prints a line for each folder,
+and leaves with status 1 when anything failed. The folders stay as they are."""
 
 from __future__ import annotations
 

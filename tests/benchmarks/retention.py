@@ -2,11 +2,10 @@
 
     python tests/benchmarks/retention.py DATA --teacher TEACHER_RUN --students RUN [RUN ...] [--kind image] [--rows 200]
 
-Runs of one student with several seeds, such as `variants.py students --keep` leaves, and one teacher. Prints one line of
-JSON: the share of the teacher's accuracy that the students keep, with the interval of their paired difference, over rows
-and seeds, divided by the teacher's accuracy; the median milliseconds that transformers' own pipeline takes for one row,
-float32, teacher and student in turns; parameters and bytes of the weights.
-"""
+Runs of one student with several seeds, such as `variants.py students --keep` leaves, and one teacher. Prints one line
+of JSON: the share of the teacher's accuracy that the students keep, with the interval of their paired difference, over
+rows and seeds, divided by the teacher's accuracy; the median milliseconds that transformers' own pipeline takes for one
+row, float32, teacher and student in turns; parameters and bytes of the weights."""
 
 import argparse
 import json

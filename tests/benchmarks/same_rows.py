@@ -3,9 +3,8 @@
     python tests/benchmarks/same_rows.py DATA FOLDER [--rows N] [--test-rows N] [--per-class K --repeats R --seed S]
 
 Writes train, validation and test .parquet with the columns text (or image) and label, the label as its name. With
-`--per-class` train has K rows of every class, or all of a smaller one; with `--repeats` each of them R times, so that an
-epoch has steps enough where rows are few: a row that stands R times is augmented in R ways.
-"""
+`--per-class` train has K rows of every class, or all of a smaller one; with `--repeats` each of them R times, so that
+an epoch has steps enough where rows are few: a row that stands R times is augmented in R ways."""
 
 import argparse
 from pathlib import Path

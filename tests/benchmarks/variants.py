@@ -1,17 +1,17 @@
 """What a setting does to quality: variants of a run on several data sets, paired by seed and by row.
 
     python tests/benchmarks/variants.py defaults --checkpoint DIR --data movie=FOLDER banking77=FOLDER spam=FOLDER \
-        [--seeds 5] [--rows N] [--flags "--epochs 2"] [--variants NAME ...] [--given NAME=TEXT ...] --output defaults.jsonl
+        [--seeds 5] [--rows N] [--flags "--epochs 2"] [--variants NAME ...] [--given NAME=TEXT ...] --output
+        defaults.jsonl
     python tests/benchmarks/variants.py defaults --table defaults.jsonl [--test]
 
 The first variant of a comparison is the one that the others are held against. Validation rows judge, by accuracy, or by
-macro F1 where rare classes are the subject; the verdicts are those of `evaluation.intervals`, with the margin of defaults,
-half a point. `--test` prints the table of the test rows, once, after the choice. Every run goes through `pipeline.run.run`;
-each is a line of the output file, and a command that is given again goes on where it stopped. `{seed}` in a data folder's
-name stands for the seed (each with rows of its own, see `same_rows.py`), in a variant's flags `{seed}` and `{name}`, the
-data's, as well; what else stands there in braces, such as the folder of `hf-finetune search`'s policies, is said by
-`--given searched=FOLDER`, or the variant is left out.
-"""
+macro F1 where rare classes are the subject; the verdicts are those of `evaluation.intervals`, with the margin of
+defaults, half a point. `--test` prints the table of the test rows, once, after the choice. Every run goes through
+`pipeline.run.run`; each is a line of the output file, and a command that is given again goes on where it stopped.
+`{seed}` in a data folder's name stands for the seed (each with rows of its own, see `same_rows.py`), in a variant's
+flags `{seed}` and `{name}`, the data's, as well; what else stands there in braces, such as the folder of `hf-finetune
+search`'s policies, is said by `--given searched=FOLDER`, or the variant is left out. """
 
 import argparse
 import dataclasses
@@ -52,7 +52,8 @@ COMPARISONS = {
         "soup of the epochs": "--averaging.soup",
         "mean pooling": "--model.pooling mean",
     },
-    # The same of the other methods, each with `--flags "--method M"`: what the head starts from, and how fast it goes on.
+    # The same of the other methods, each with `--flags "--method M"`: what the head starts from, and how fast it goes
+    # on.
     "lora": {
         "as it comes": "",
         "head from random weights": "--train.no-head-warm-start",
@@ -92,8 +93,8 @@ COMPARISONS = {
         "CutMix": "--objective.mix [CutMix]",
         "searched": "--config {searched}/{name}/policy.yaml",
     },
-    # A student by itself, by itself for as many steps as with further rows, and with a teacher: of its labelled rows, and of
-    # further ones without labels (`--given teachers=FOLDER more=FOLDER epochs=9`).
+    # A student by itself, by itself for as many steps as with further rows, and with a teacher: of its labelled rows,
+    # and of further ones without labels (`--given teachers=FOLDER more=FOLDER epochs=9`).
     "students": {
         "alone": "",
         "alone, more epochs": "--epochs {epochs}",
@@ -127,7 +128,8 @@ def filled(flags: str, texts: dict[str, str]) -> str | None:
 
 
 def measure(data: str, checkpoint: str, seed: int, flags: list[str], metric: str, kept: Path | None) -> dict[str, Any]:
-    """One run: labels and answers of the validation and the test rows, its metrics, seconds and size; in `kept`, if any."""
+    """One run: labels and answers of the validation and the test rows, its metrics, seconds and size; in `kept`, if
+    any."""
     job = train_job([data, "--model", checkpoint, "--seed", str(seed), *flags], "variants")
     evaluate = dataclasses.replace(job.recipe.evaluate, baselines=False, metric=metric)
     recipe = dataclasses.replace(job.recipe, evaluate=evaluate)

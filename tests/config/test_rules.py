@@ -1,4 +1,5 @@
-"""What a recipe refuses: a field out of its range, and fields that do not go together. All by the field's dotted name."""
+"""What a recipe refuses: a field out of its range, and fields that do not go together. All by the field's dotted
+name."""
 
 from typing import Any
 

@@ -1,10 +1,9 @@
 """Processes that are forked from one that has imported the package and its libraries.
 
-A fresh interpreter spends longer on importing torch and transformers than most tests of whole processes spend on what they
-are about. A parent waits with that done, one for each way that the Hub's variables are set (they are read at import), and
-forks. Its children are processes of their own in all that the tests look at: memory, ranks, signals, exit status. What only
-a fresh interpreter shows starts one: the gate, the launchers, what a light command imports.
-"""
+A fresh interpreter spends longer on importing torch and transformers than most tests of whole processes spend on what
+they are about. A parent waits with that done, one for each way that the Hub's variables are set (they are read at
+import), and forks. Its children are processes of their own in all that the tests look at: memory, ranks, signals, exit
+status. What only a fresh interpreter shows starts one: the gate, the launchers, what a light command imports."""
 
 from __future__ import annotations
 
@@ -25,7 +24,8 @@ from typing import Any
 HANG_S = 1800
 # The command line, as `python -m hf_finetune`.
 COMMAND = "import sys; from hf_finetune.cli.main import main_command; main_command(sys.argv[1:])"
-# The same, with the gate's script in the same process (see `conftest.gate_here`): for tests of other things than the gate.
+# The same, with the gate's script in the same process (see `conftest.gate_here`): for tests of other things than the
+# gate.
 COMMAND_WITHOUT_GATE = f"from helpers import gate; gate.run_here(); {COMMAND}"
 
 

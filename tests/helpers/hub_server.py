@@ -4,10 +4,9 @@
         HfApi(endpoint=server.endpoint, token=server.token).create_repo("tester/model")
         subprocess.run([...], env={**os.environ, **server.environment(tmp_path)})
 
-Repositories have commits with parents, branches, tags and pull requests; files are stored by content, large ones through
-the LFS protocol. Writes need the token of a user who owns the namespace. `fail`, `drop_answer` and `intervene` disturb
-chosen requests; `requests` holds everything that was received.
-"""
+Repositories have commits with parents, branches, tags and pull requests; files are stored by content, large ones
+through the LFS protocol. Writes need the token of a user who owns the namespace. `fail`, `drop_answer` and `intervene`
+disturb chosen requests; `requests` holds everything that was received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Tiny language models whose answers a person can tell: they go by numbers put into their last layer, not by what they read."""
+"""Tiny language models whose answers a person can tell: they go by numbers put into their last layer, not by what they
+read."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def masked_model(folder: Path, family: str = "bert", **scores: float) -> str:
     """A masked language model of 64 tokens at most.
 
     Args:
-        scores: logits of tokens, wherever the mask stands; all others have 0. None given: random weights, which read the text.
+        scores: logits of tokens, wherever the mask stands; all others have 0. None given: random weights, which read
+        the text.
     """
     tokenizer = tiny_tokenizer(family)
     config, model = {"bert": (BertConfig, BertForMaskedLM), "roberta": (RobertaConfig, RobertaForMaskedLM)}[family]

@@ -1,4 +1,5 @@
-"""Whole runs of what trains: an adapter alone, one that cuts into the weights, ranks, kinds of weights, one layer more."""
+"""Whole runs of what trains: an adapter alone, one that cuts into the weights, ranks, kinds of weights, one layer
+more."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""Whole runs on changed texts: which rows change, that the saved recipe makes the same run again, and what the card says."""
+"""Whole runs on changed texts: which rows change, that the saved recipe makes the same run again, and what the card
+says."""
 
 import json
 from dataclasses import replace

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("gate_here")
 
 
 def test_a_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """LoRA on pairs of two classes, then texts of three others: the second run begins with the merged encoder and a head of
-    its own, and is none of pairs."""
+    """LoRA on pairs of two classes, then texts of three others: the second run begins with the merged encoder and a
+    head of its own, and is none of pairs."""
     plain = small_recipe(tmp_path)
     with (tmp_path / "pairs.csv").open("w", newline="") as file:
         lines = csv.writer(file)

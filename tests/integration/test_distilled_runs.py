@@ -68,7 +68,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tensor]:
-    """The weights that a run of the recipe with other fields saves, resumed where it was stopped; what it saved is gated."""
+    """The weights that a run of the recipe with other fields saves, resumed where it was stopped; what it saved is
+    gated."""
     result = pipeline.run(dataclasses.replace(recipe, **fields), Launch(str(folder), resume=True))
     assert result is not None and all(check["ok"] for check in result["parity"].values())
     return load_file(next(folder.glob("*/*model.safetensors")))
@@ -127,7 +128,8 @@ def test_kept_and_fresh_answers_train_the_same_and_so_does_a_resumed_run(
 def test_what_a_run_says_of_its_teacher(
     texts: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In result.json and on the card, which a second rendering repeats; and the student is a classifier like any other."""
+    """In result.json and on the card, which a second rendering repeats; and the student is a classifier like any
+    other."""
     run = tmp_path / "run"
     surgery = (KeepLayers(first=2), NarrowHidden(ratio=0.5))
     trained(texts, run, model=dataclasses.replace(texts.model, surgery=surgery))
@@ -257,7 +259,8 @@ def test_two_processes_ask_as_one(texts: Recipe, tmp_path: Path) -> None:
 
 
 def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `predict --digests` writes teaches as the classifier itself: the probabilities of all rows, carved or not."""
+    """What `predict --digests` writes teaches as the classifier itself: the probabilities of all rows, carved or
+    not."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     big, given = texts.objective.teacher, tmp_path / "given.parquet"
@@ -281,7 +284,8 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
-    """20 rows of a further file, two of them scored ones: taught with their stored copies, and no part of the baselines."""
+    """20 rows of a further file, two of them scored ones: taught with their stored copies, and no part of the
+    baselines."""
     carved = load_splits(texts.data).validation["text"][:2]
     lines = ["text", *carved, *(f"{row['text']} indeed" for row in text_rows(18, seed=5))]
     (tmp_path / "more.csv").write_text("\n".join(lines))
@@ -358,8 +362,8 @@ def test_a_row_drawn_again_is_the_view_that_was_answered(texts: Recipe, tmp_path
 
 
 def test_every_view_is_answered_as_it_is(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not as its row: the weights are others; a run that was stopped goes on with the same views and answers, to the bit. And
-    another run of the same views finds the answers kept."""
+    """Not as its row: the weights are others; a run that was stopped goes on with the same views and answers, to the
+    bit. And another run of the same views finds the answers kept."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     recipe = dataclasses.replace(texts, data=dataclasses.replace(texts.data, augment=(SwapWords(0.5),)))
     answer, asked = OnlinePredictions.__call__, []

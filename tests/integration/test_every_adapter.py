@@ -1,4 +1,5 @@
-"""A whole run of each PEFT type: it trains, loads by plain peft and merged, and resumes. On images those of each kind."""
+"""A whole run of each PEFT type: it trains, loads by plain peft and merged, and resumes. On images those of each
+kind."""
 
 import json
 import shutil
@@ -40,7 +41,8 @@ CONFIGS: dict[str, Any] = {
 }
 MERGED = [kind.value for kind in MERGEABLE]
 ALONE = [kind.value for kind in PROMPTS if kind.value != "PREFIX_TUNING"]
-# Added to the weights, multiplied with them, in another basis; tests/models/peft/test_adapters.py tries all on all families.
+# Added to the weights, multiplied with them, in another basis; tests/models/peft/test_adapters.py tries all on all
+# families.
 ON_PICTURES = ["ADALORA", "OFT", "FOURIERFT"]
 
 

@@ -50,7 +50,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tensor]:
-    """The weights that a run of the recipe with other fields saves, resumed where it was stopped; what it saved is gated."""
+    """The weights that a run of the recipe with other fields saves, resumed where it was stopped; what it saved is
+    gated."""
     result = run.run(dataclasses.replace(recipe, **fields), Launch(str(folder), resume=True))
     assert result is not None and all(check["ok"] for check in result["parity"].values())
     return load_file(next(folder.glob("*/*model.safetensors")))

@@ -183,7 +183,8 @@ def test_interruption_before_training_leaves_nothing(
 def test_interruption_after_training_can_be_resumed(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In an empty folder `resume` starts anew; a signal during the evaluation leaves the checkpoint of the last step."""
+    """In an empty folder `resume` starts anew; a signal during the evaluation leaves the checkpoint of the last
+    step."""
 
     def interrupted(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -247,7 +248,8 @@ def test_refusals_come_before_the_notes(recipe: Recipe, tmp_path: Path, caplog: 
 
 @pytest.mark.usefixtures("gate_here")
 def test_unpadded_steps_of_a_token_budget(recipe: Recipe, tmp_path: Path) -> None:
-    """The run ends after the steps that were planned, and its model/ is an ordinary one: the gate loads it elsewhere."""
+    """The run ends after the steps that were planned, and its model/ is an ordinary one: the gate loads it
+    elsewhere."""
     budgeted = dataclasses.replace(recipe, batching=Batching(token_budget=160, unpadded=True))
     result = run.run(budgeted, Launch(str(tmp_path / "run")))
     prepared = prepare(budgeted)
@@ -340,8 +342,8 @@ def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monk
 
 
 def test_activations_that_are_computed_again(recipe: Recipe, tmp_path: Path) -> None:
-    """Draw the same dropout: to the bit the weights of a run that keeps them and draws a mask for each site. A family that
-    cannot is refused by name."""
+    """Draw the same dropout: to the bit the weights of a run that keeps them and draws a mask for each site. A family
+    that cannot is refused by name."""
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, max_steps=3, learning_rate=1e-3))
     dropping = dataclasses.replace(recipe.model, dropout=0.3)
     found = []

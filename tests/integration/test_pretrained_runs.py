@@ -156,7 +156,8 @@ def test_with_and_without(texts: Recipe, tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_without_it_for_as_long_after_a_restart(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what the stages took when they ended, though one loss alone is logged of each, and whatever was stopped when."""
+    """By what the stages took when they ended, though one loss alone is logged of each, and whatever was stopped
+    when."""
     recipe = dataclasses.replace(
         texts,
         train=dataclasses.replace(texts.train, logging_steps=10),
@@ -179,7 +180,8 @@ def test_without_it_for_as_long_after_a_restart(texts: Recipe, tmp_path: Path, m
 
 
 def test_sentences_and_an_adapter(texts: Recipe, tmp_path: Path) -> None:
-    """SimCSE before LoRA: the adapter is merged, and not offered for a checkpoint that is not the one it was trained on."""
+    """SimCSE before LoRA: the adapter is merged, and not offered for a checkpoint that is not the one it was trained
+    on."""
     pretrain = dataclasses.replace(texts.pretrain, objective=SimCSE(pooling="mean"), num_train_epochs=2.0)
     result = pipeline.run(dataclasses.replace(texts, pretrain=pretrain, method="lora"), Launch(str(tmp_path / "run")))
     assert result["artefacts"] == ["model"] and not (tmp_path / "run" / "adapter").exists()
@@ -260,7 +262,8 @@ def test_something_is_left_to_see(pictures: Recipe, tmp_path: Path) -> None:
 def test_further_arguments(
     texts: Recipe, pictures: Recipe, tmp_path: Path, objective: PretrainObjective, inside: str
 ) -> None:
-    """`train.extra` holds in the stage, too: activations are computed again, to the same loss. But for what is of the run."""
+    """`train.extra` holds in the stage, too: activations are computed again, to the same loss. But for what is of the
+    run."""
     recipe = pictures if isinstance(objective, ImageObjective) else texts
     # The fast dropout, which draws other masks, goes without.
     model = dataclasses.replace(recipe.model, fast_dropout=False)
@@ -330,9 +333,9 @@ for name in ("MaskedLanguage", "MAE"):
 def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
     """Both end with the same weights, and near those of one process: words are left out by their row, whoever has it.
 
-    The first step's gradient and loss are those of one process but for rounding: means over all words of the step, of which
-    the processes have unlike numbers. From then on Adam makes a step of any gradient, however small: rounding errors grow to
-    parts of its rate. Of the keys' biases, which a softmax does not see, the gradient is nothing else.
+    The first step's gradient and loss are those of one process but for rounding: means over all words of the step, of
+    which the processes have unlike numbers. From then on Adam makes a step of any gradient, however small: rounding
+    errors grow to parts of its rate. Of the keys' biases, which a softmax does not see, the gradient is nothing else.
     """
     still = dataclasses.replace(texts.model, dropout=0.0)
     rate = {"learning_rate": 1e-3, "num_train_epochs": 1.0}
@@ -369,7 +372,8 @@ def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) -> None:
-    """Of a classifier of the very classes: taken over by itself, but not where a stage before hands over the encoder alone."""
+    """Of a classifier of the very classes: taken over by itself, but not where a stage before hands over the encoder
+    alone."""
     checkpoint = tiny_text_checkpoint(tmp_path / "classifier")
     load_classifier(str(checkpoint), task="text-classification", labels=("bad", "good")).model.save_pretrained(
         checkpoint

@@ -1,4 +1,5 @@
-"""Objective, sampling and regularisers from a recipe to a saved model: what they are defined to do, reloaded, resumed."""
+"""Objective, sampling and regularisers from a recipe to a saved model: what they are defined to do, reloaded,
+resumed."""
 
 import csv
 import dataclasses

@@ -1,5 +1,5 @@
-"""Whole runs of students that are to have more of their teacher than its answers: each kind from the command line to the
-saved model, resumed, with what it goes with, and what is refused."""
+"""Whole runs of students that are to have more of their teacher than its answers: each kind from the command line to
+the saved model, resumed, with what it goes with, and what is refused."""
 
 import dataclasses
 import json
@@ -85,7 +85,8 @@ def with_kinds(recipe: Recipe, *kinds: DistillationKind, **fields: Any) -> Recip
 
 
 def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tensor]:
-    """The weights that a run of the recipe with other fields saves, resumed where it was stopped; what it saved is gated."""
+    """The weights that a run of the recipe with other fields saves, resumed where it was stopped; what it saved is
+    gated."""
     result = pipeline.run(dataclasses.replace(recipe, **fields), Launch(str(folder), resume=True))
     assert result is not None and all(check["ok"] for check in result["parity"].values())
     return saved(folder)
@@ -139,8 +140,8 @@ def flags_of(texts: Recipe, run: Path) -> list[str]:
 def test_each_kind_from_the_command_line(
     texts: Recipe, alone: dict[str, torch.Tensor], tmp_path: Path, flag: str, kind: DistillationKind
 ) -> None:
-    """Other weights than the labels' alone, in a folder that plain transformers loads and that holds no projection; said in
-    recipe.json and on the card."""
+    """Other weights than the labels' alone, in a folder that plain transformers loads and that holds no projection;
+    said in recipe.json and on the card."""
     flag = flag if flag.startswith("[") else f"[{flag}]"
     run = tmp_path / "run"
     main.commands()["train"](
@@ -155,8 +156,8 @@ def test_each_kind_from_the_command_line(
 def test_a_resumed_run_ends_with_the_same_weights(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit, projections, layer maps and what the weights (that of the labels, too) are by then among it; stopped within
-    an epoch and after one.
+    """To the bit, projections, layer maps and what the weights (that of the labels, too) are by then among it; stopped
+    within an epoch and after one.
 
     What was searched before is not searched again."""
     kinds = (
@@ -195,8 +196,9 @@ def test_a_resumed_run_ends_with_the_same_weights(
 
 
 def test_layers_that_are_searched(texts: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A student of its teacher's first, second and last layer: the first two have their own, whose states and attention are
-    the very same, and it ends as with these layers by number. Said in result.json and on the card; used as any other run."""
+    """A student of its teacher's first, second and last layer: the first two have their own, whose states and attention
+    are the very same, and it ends as with these layers by number. Said in result.json and on the card; used as any
+    other run."""
     big = classifier(tmp_path / "big", "bert", **WIDER, initializer_range=0.3)
     recipe = dataclasses.replace(
         texts,
@@ -264,8 +266,8 @@ OF_TOKENS = (HiddenStates(((1, 2), (3, 4))), HiddenStates("learned"), AttentionM
 def test_states_of_tokens_are_kept(
     texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And found again, to the same weights; where there is no room the teacher is asked in every step, to the same but for
-    rounding. Other layers are other states."""
+    """And found again, to the same weights; where there is no room the teacher is asked in every step, to the same but
+    for rounding. Other layers are other states."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     recipe = with_kinds(texts, *OF_TOKENS)
     kept = trained(recipe, tmp_path / "kept")
@@ -330,7 +332,8 @@ def test_the_time_of_a_teacher_that_is_asked_meanwhile_is_not_its_student_s(
 
 
 def test_states_of_patches_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a DeiT, behind whose two first tokens the student's patches begin, and whose pixels are normalised in its own way."""
+    """Of a DeiT, behind whose two first tokens the student's patches begin, and whose pixels are normalised in its own
+    way."""
     recipe = dataclasses.replace(
         pictures(tmp_path), train=Train(num_train_epochs=2.0, per_device_train_batch_size=8, learning_rate=1e-3)
     )

@@ -1,4 +1,5 @@
-"""Whole runs on checkpoints in another shape: other patches, images, kernels, pooling and longer texts, proven by parity."""
+"""Whole runs on checkpoints in another shape: other patches, images, kernels, pooling and longer texts, proven by
+parity."""
 
 import dataclasses
 import json

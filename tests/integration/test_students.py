@@ -46,7 +46,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def flipped_teacher(pictures: Recipe, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A good classifier with its classes' names exchanged: it calls every dark image bright, and the other way round."""
+    """A good classifier with its classes' names exchanged: it calls every dark image bright, and the other way
+    round."""
     folder = tmp_path_factory.mktemp("teachers")
     run(dataclasses.replace(pictures, method="head"), folder / "run")
     path = folder / "run" / "model" / "config.json"
@@ -83,7 +84,8 @@ def answers_of_heads(folder: Path) -> dict[str, np.ndarray]:
 def test_a_deit_learns_the_labels_by_one_token_and_its_teacher_by_the_other(
     pictures: Recipe, flipped_teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of a teacher that is always wrong: one head is right then, the other wrong. Stock classes, evaluate and predict have it."""
+    """Of a teacher that is always wrong: one head is right then, the other wrong. Stock classes, evaluate and predict
+    have it."""
     recipe = dataclasses.replace(
         of_deit(pictures, tmp_path),
         objective=Distill(teacher=flipped_teacher, kinds=(HardLabel(0.5),)),
@@ -109,8 +111,8 @@ def test_a_deit_learns_the_labels_by_one_token_and_its_teacher_by_the_other(
 
 
 def test_a_deit_without_a_teacher_is_the_plain_class(pictures: Recipe, flipped_teacher: str, tmp_path: Path) -> None:
-    """So it is under an adapter, which is loaded onto that class, with a pooling of the recipe's, and where its teacher's answers
-    do not count."""
+    """So it is under an adapter, which is loaded onto that class, with a pooling of the recipe's, and where its
+    teacher's answers do not count."""
     recipe = of_deit(pictures, tmp_path)
     taught = dataclasses.replace(recipe, objective=Distill(teacher=flipped_teacher))
     pooled = dataclasses.replace(taught, model=dataclasses.replace(taught.model, pooling="cls"))
@@ -130,7 +132,8 @@ def test_a_deit_without_a_teacher_is_the_plain_class(pictures: Recipe, flipped_t
     "fields", [{"method": "head"}, {"method": "top"}, {"model": {"from_config": {"hidden_size": 16}}}]
 )
 def test_both_heads_go_with(pictures: Recipe, flipped_teacher: str, tmp_path: Path, fields: dict[str, Any]) -> None:
-    """Methods that keep layers as they are, on cached activations; a network of random weights. Both fitted heads differ."""
+    """Methods that keep layers as they are, on cached activations; a network of random weights. Both fitted heads
+    differ."""
     model = fields.pop("model", {})
     recipe = dataclasses.replace(
         of_deit(pictures, tmp_path, **model), objective=Distill(teacher=flipped_teacher), **fields
@@ -184,7 +187,8 @@ def test_born_again(tmp_path: Path) -> None:
 
 
 def test_a_distilled_checkpoint_of_others_is_read(tmp_path: Path) -> None:
-    """One that names the class with two heads, as DeiT's own do: evaluated as it is; trained without a teacher, plain."""
+    """One that names the class with two heads, as DeiT's own do: evaluated as it is; trained without a teacher,
+    plain."""
     folder = tiny_image_checkpoint(tmp_path / "deit", "deit")
     both = load_classifier(str(folder), task="image-classification", labels=("a", "b"), distilled=True)
     assert both.fresh == ("cls_classifier", "distillation_classifier")

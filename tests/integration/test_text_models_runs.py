@@ -1,4 +1,5 @@
-"""Language models in whole runs: their answers are trained on, kept, and found again; what cannot end well leaves nothing."""
+"""Language models in whole runs: their answers are trained on, kept, and found again; what cannot end well leaves
+nothing."""
 
 import json
 import logging

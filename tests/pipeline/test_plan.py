@@ -90,7 +90,8 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second a row: 54 and 6 of them once, or the 6 once and 54 in each of three epochs; the loop waits for none."""
+    """Half a second a row: 54 and 6 of them once, or the 6 once and 54 in each of three epochs; the loop waits for
+    none."""
     prepared = replace(prepare(recipe), teacher_weights="weights")
     found = Rehearsal(prepared.model.network, "no", 9, 9.0, 0.0, 1.0, teacher_s=0.5)
     monkeypatch.setattr(plan, "rehearse_steps", lambda *_: found)
@@ -108,7 +109,8 @@ def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytes
 
 
 def test_gradual_unfreezing_costs_less(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """21 steps, a layer more every 7: none, one, then two of four groups below the head go back, a quarter on average."""
+    """21 steps, a layer more every 7: none, one, then two of four groups below the head go back, a quarter on
+    average."""
 
     monkeypatch.setattr(plan, "rehearse_steps", lambda run, *_: Rehearsal(run.model.network, "no", 9, 2.0, 0.0, 1.0))
     whole = plan.plan(prepare(recipe))

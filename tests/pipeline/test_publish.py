@@ -1,4 +1,5 @@
-"""What an adapter that is pushed by itself says of its checkpoint is seen to hold; and a refusal when all else is done."""
+"""What an adapter that is pushed by itself says of its checkpoint is seen to hold; and a refusal when all else is
+done."""
 
 import dataclasses
 import json

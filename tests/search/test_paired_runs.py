@@ -66,8 +66,8 @@ def test_runs_that_are_quicker_than_measured_leave_time_for_more() -> None:
 
 
 def test_runs_that_are_slower_than_measured_begin_again_shorter() -> None:
-    # 180 of 200 s are enough for 26 steps; the first run takes 60 s, and five more do not fit into 140 s: at twice the cost
-    # 12 (4 + n) fits into 126 s with 6 steps.
+    # 180 of 200 s are enough for 26 steps; the first run takes 60 s, and five more do not fit into 140 s: at twice the
+    # cost 12 (4 + n) fits into 126 s with 6 steps.
     clock = Clock(200.0, slower=2.0)
     assert clock.decided(whole_steps=30) == [("without", 5, 26), *pairs(3, 6)]
     assert clock.left_s == pytest.approx(200 - 60 - 6 * 20) and clock.state["plan"]["steps"] == 6
@@ -75,7 +75,8 @@ def test_runs_that_are_slower_than_measured_begin_again_shorter() -> None:
 
 
 def test_a_policy_that_is_slower_begins_again_shorter() -> None:
-    # 30 steps: 34 s and 136 s; 230 s are left, and four more of 136 s do not fit: 24 (4 + n) fits into 207 s with 4 steps.
+    # 30 steps: 34 s and 136 s; 230 s are left, and four more of 136 s do not fit: 24 (4 + n) fits into 207 s with 4
+    # steps.
     clock = Clock(400.0, slower={1: 4.0})
     assert clock.decided(whole_steps=30, seeds=3) == [*pairs(1, 30), *pairs(3, 4)]
 
@@ -88,7 +89,8 @@ def test_where_no_shorter_run_fits_as_many_pairs_are_made_as_end_in_time(caplog:
 
 
 def test_after_a_pair_its_steps_stay() -> None:
-    # The third run takes 30 s in place of 15 s: 85 s are left for the fourth, then 25 s, which the last pair does not fit in.
+    # The third run takes 30 s in place of 15 s: 85 s are left for the fourth, then 25 s, which the last pair does not
+    # fit in.
     clock = Clock(100.0, slower={2: 2.0})
     assert clock.decided(whole_steps=30) == pairs(2, 11) and clock.left_s == pytest.approx(25.0)
     # With a tenth more the third pair, of 31.5 s as the second, ends in time.

@@ -54,7 +54,8 @@ def test_the_schedule_is_the_runs(tmp_path: Path) -> None:
 
 
 def test_ranks_are_cut_to_the_budget(tmp_path: Path) -> None:
-    """18 matrices of rank 4 begin; 18 x 2 ranks are left, spread by importance; saved, they load into the same model."""
+    """18 matrices of rank 4 begin; 18 x 2 ranks are left, spread by importance; saved, they load into the same
+    model."""
     model = adapted(tmp_path)
     trainer = rank_trainer(tmp_path, model)
     trainer.train()

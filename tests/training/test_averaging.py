@@ -227,7 +227,8 @@ def test_averages_do_not_touch_the_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_run_keeps_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    """What model/ (and adapter/) holds is the average over the recorded steps; killed in the second epoch, and resumed."""
+    """What model/ (and adapter/) holds is the average over the recorded steps; killed in the second epoch, and
+    resumed."""
     seen: list[Recorder] = []
 
     class Watched(CheckpointKeeper):

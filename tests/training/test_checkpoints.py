@@ -135,7 +135,8 @@ def test_run_killed_after_its_last_checkpoint_takes_no_further_step(tmp_path: Pa
 
 @pytest.mark.parametrize("killed_at", [10, 15, 20])
 def test_early_stopping_goes_on_counting(tmp_path: Path, killed_at: int) -> None:
-    """Patience of three epochs, the first one is the best: the run ends after the fourth, however often it was killed."""
+    """Patience of three epochs, the first one is the best: the run ends after the fourth, however often it was
+    killed."""
     falling = {5: 0.9, 10: 0.5, 15: 0.7, 20: 0.6, 25: 0.8, 30: 0.8}
 
     def trainer(folder: Path, *callbacks: TrainerCallback):

@@ -137,8 +137,8 @@ def with_share(batch: dict[str, torch.Tensor], share: float) -> dict[str, torch.
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_a_whole_share_is_no_mixing(tmp_path: Path, family: str) -> None:
-    """Through word embeddings in place of ids, and for every family: positions are counted as from the ids. A share of 0
-    is the partner alone; half of both is neither."""
+    """Through word embeddings in place of ids, and for every family: positions are counted as from the ids. A share of
+    0 is the partner alone; half of both is neither."""
     trainer = small_trainer(tmp_path, family)
     batch = text_batch(trainer)
     assert why_not_by_embeddings(trainer.model, {n: x for n, x in batch.items() if n != "labels"}) is None

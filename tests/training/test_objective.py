@@ -1,4 +1,5 @@
-"""Losses, R-Drop, mixout, noise, drawn and changed rows in the trainer: exact whatever the micro-batches and the processes."""
+"""Losses, R-Drop, mixout, noise, drawn and changed rows in the trainer: exact whatever the micro-batches and the
+processes."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""The start-up probe: what it chooses on a clock that is turned by hand, what it leaves untouched, what it remembers."""
+"""The start-up probe: what it chooses on a clock that is turned by hand, what it leaves untouched, what it
+remembers."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -41,7 +41,8 @@ def test_added_unless_validation_falls(tmp_path: Path) -> None:
     assert alone == Candidate("soup", (2,), 0.0) and weight["weight"].item() == 4.0
     # 4 with 6, with 0, with 10.
     assert tasted == [5.0, 2.0, 7.0]
-    # Nearest to 5.2: 6, then with 4 (5), then with 0 (3.33) no, then with 10 (6.67) no. To 5, where 4 and 6 are equal: 4 first.
+    # Nearest to 5.2: 6, then with 4 (5), then with 0 (3.33) no, then with 10 (6.67) no. To 5, where 4 and 6 are equal:
+    # 4 first.
     mixed, weight = soup.cook({1: -5.2, 2: -1.2, 3: -0.8, 4: -4.8}, partial(nearness, 5.2), greater_is_better=True)
     assert (
         mixed.steps == (3, 2)
@@ -127,7 +128,8 @@ def test_checkpoint_without_an_ingredient_is_passed_over(tmp_path: Path) -> None
 
 
 def test_run_keeps_its_soup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is scored later is better: the soup takes the three epochs, the last one first; model/ holds their mean."""
+    """Whatever is scored later is better: the soup takes the three epochs, the last one first; model/ holds their
+    mean."""
     scores = itertools.count(1)
     monkeypatch.setattr(setup, "classification_metrics", lambda *_: {"accuracy": next(scores) / 10})
     small = small_recipe(tmp_path)

@@ -1,4 +1,5 @@
-"""Defects of the stock Trainer, each shown on it and on ours by one test: it says so when a transformers repairs one."""
+"""Defects of the stock Trainer, each shown on it and on ours by one test: it says so when a transformers repairs
+one."""
 
 import math
 from pathlib import Path

@@ -31,7 +31,8 @@ def test_when_each_group_begins(tmp_path: Path) -> None:
 
 
 def test_work_of_a_run_by_hand(tmp_path: Path) -> None:
-    """Of four groups below the head none goes back in steps 0 and 1, one in 2 and 3, ..., all in 8 and 9: half on average."""
+    """Of four groups below the head none goes back in steps 0 and 1, one in 2 and 3, ..., all in 8 and 9: half on
+    average."""
     _, unfreezing = unfreezing_trainer(tmp_path)
     assert unfreezing.work(10) == (1 + 2 * 0.5) / 3 and unfreezing.work(2) == 1 / 3
     head_alone = small_trainer(tmp_path, "bert", **RUN).model

@@ -168,7 +168,8 @@ def test_folder_depends_on_every_part(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_a_killed_run_has_written_is_there(folder: Path) -> None:
-    """Files one by one; the manifest names them all once the block ends; of two that fill it, the second changes nothing."""
+    """Files one by one; the manifest names them all once the block ends; of two that fill it, the second changes
+    nothing."""
     fields = {"needed": 6, "budget_gb": 1.0, "about": {"half": 3}}
     with pytest.raises(KeyboardInterrupt), growing(folder, **fields) as unfinished:
         (unfinished / "data").write_bytes(b"abc")

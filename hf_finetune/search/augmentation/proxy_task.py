@@ -22,9 +22,10 @@ from datasets import Dataset
 from torch import nn
 
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
+from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
-from hf_finetune.augmentation.operations import ImageBatch, Operation, TextBatch
+from hf_finetune.augmentation.operations import ImageBatch, TextBatch
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.duplicates import first_occurrences, first_sources, row_digests
 from hf_finetune.data.image_processing import check_augmentable
@@ -75,7 +76,7 @@ class Stage:
     """A part of a trial."""
 
     steps: int
-    operations: tuple[Operation, ...] = ()
+    operations: tuple[Augmentation, ...] = ()
     """Change the rows."""
     mix: tuple[Mixing, ...] = ()
     """Mix them with one another, and their labels."""
@@ -144,7 +145,7 @@ class ProxyTask:
             seconds=time.perf_counter() - started,
         )
 
-    def seconds(self, operations: tuple[Operation, ...], steps: int = 2) -> tuple[float, float]:
+    def seconds(self, operations: tuple[Augmentation, ...], steps: int = 2) -> tuple[float, float]:
         """What a step takes, and the rest of a trial."""
         self.run([Stage(1, operations)])
         rest = self.run([]).seconds

@@ -158,7 +158,8 @@ def pictures_in(folder: Path, *, side: int = 32, rows: int = 16) -> Recipe:
 
 @pytest.mark.usefixtures("gate_here")
 def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_path: Path) -> None:
-    """Images are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all 40."""
+    """Images are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all
+    40."""
     pictures = pictures_in(tmp_path)
     assert len(final_runs.train_final(SearchedRecipe(pictures), seed=0, steps=2, whole=2, judged=40).predicted) == 40
     result = run(pictures, Launch(output=str(tmp_path / "run")))
@@ -237,7 +238,8 @@ def test_whole_images_decide_where_there_is_time(
 
 
 def test_training_at_a_low_resolution_costs_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels tell nothing of it: whole images are measured in any case; and images that no smaller ones can stand for."""
+    """Pixels tell nothing of it: whole images are measured in any case; and images that no smaller ones can stand
+    for."""
     recipe, measured = pictures_in(tmp_path, side=128, rows=40), []
     cost = Cost(kept_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, score_s=0.01, rows_per_step=8, scored=40)
 

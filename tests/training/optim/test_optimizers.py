@@ -107,8 +107,8 @@ def test_lion_by_hand_over_two_steps() -> None:
 
 
 def test_muon_by_hand_on_a_matrix() -> None:
-    """The update of a multiple of the identity is one: Newton-Schulz's polynomial applied 5 times to 1 / sqrt(2). Its size
-    is AdamW's: 0.2 sqrt(2) of the rate. bf16 inside: three digits."""
+    """The update of a multiple of the identity is one: Newton-Schulz's polynomial applied 5 times to 1 / sqrt(2). Its
+    size is AdamW's: 0.2 sqrt(2) of the rate. bf16 inside: three digits."""
     w = nn.Parameter(torch.zeros(2, 2))
     optimizer = Muon().build(groups_of(w), lr=0.1)
     w.grad = 3 * torch.eye(2)

@@ -188,8 +188,8 @@ def moved(model: Path, start: dict[str, torch.Tensor], name: str) -> float:
 def test_a_run_moves_each_layer_by_its_rate(
     small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
-    """AdamW moves a weight by about its rate at a step: with a factor of a hundredth each layer moves a hundredth of the
-    one above, words too, which are a table of their own rate; saved, reloaded and compared by the gate."""
+    """AdamW moves a weight by about its rate at a step: with a factor of a hundredth each layer moves a hundredth of
+    the one above, words too, which are a table of their own rate; saved, reloaded and compared by the gate."""
     recipe = replace(
         small, optim=Optim(layer_decay=0.01, head_learning_rate=1e-3), train=replace(small.train, weight_decay=0)
     )

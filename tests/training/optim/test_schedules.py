@@ -160,7 +160,8 @@ def test_as_torch(name: str) -> None:
 
 
 def test_values_by_hand() -> None:
-    """10 steps, 2 of them warm-up: 8 that fall, in two drops after 4 steps each; the triangle has its peak at step 2."""
+    """10 steps, 2 of them warm-up: 8 that fall, in two drops after 4 steps each; the triangle has its peak at step
+    2."""
     assert factors(made("linear", 2), 10) == [0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]
     assert factors(made("step", 2, step_size=4, gamma=0.5), 10) == [0, 0.5, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
     assert factors(made("multistep", 0), 8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.01])
@@ -190,7 +191,8 @@ def test_share_or_steps() -> None:
 
 
 def test_plateau_is_torchs_behind_a_warm_up() -> None:
-    """Evaluated every 5 steps; accuracy .5, .6, .6, .6, .7: with a patience of 1 the fourth evaluation halves the rate."""
+    """Evaluated every 5 steps; accuracy .5, .6, .6, .6, .7: with a patience of 1 the fourth evaluation halves the
+    rate."""
     wanted = made("reduce_lr_on_plateau", factor=0.5, patience=1)
     optimizer, other = two_groups(), torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
     mine = scheduler(wanted, optimizer, STEPS, greater_is_better=True)
