@@ -27,6 +27,8 @@ FLOORS = [
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 MOST_ENTRIES = 21
+MOST_THAT_KNOW_THE_RECIPE = 8
+MOST_ARGUMENTS, MOST_LINES, MANY_LINES, MOST_WITH_MANY_LINES = 12, 80, 40, 50
 # What describes a recipe or prepares a command line must stay cheap to import.
 CHEAP = (
     "__init__.py",
@@ -88,8 +90,23 @@ def test_imports_go_down(path: Path) -> None:
 
 def test_few_modules_know_the_recipe() -> None:
     """The rooms that do the work take what they need of it, and not the whole of it."""
-    knows = [p for p in modules() if any(name.startswith("hf_finetune.config.recipe") for name in imports(p))]
+    knows = [p for p in modules() if "hf_finetune.config.recipe.Recipe" in imports(p)]
+    assert len(knows) <= MOST_THAT_KNOW_THE_RECIPE
     assert {part(p) for p in knows} <= {"config", "hub", "pipeline", "search", "cli", ""}
+
+
+def test_functions_are_short_and_take_little() -> None:
+    functions = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": node
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    lines = {name: (node.end_lineno or 0) - node.lineno + 1 for name, node in functions.items()}
+    assert [name for name, count in lines.items() if count > MOST_LINES] == []
+    assert len([name for name, count in lines.items() if count > MANY_LINES]) <= MOST_WITH_MANY_LINES
+    taken = {name: len(node.args.args) + len(node.args.kwonlyargs) for name, node in functions.items()}
+    assert [name for name, count in taken.items() if count > MOST_ARGUMENTS] == []
 
 
 def test_no_circles_inside_a_floor() -> None:
