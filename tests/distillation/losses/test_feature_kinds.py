@@ -5,6 +5,7 @@ from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from hf_finetune.distillation.config import (
     AttentionRelations,
     Contrastive,
     Embedding,
+    EmbeddingKind,
     FeatureKind,
     HiddenStates,
     RelationalKD,
+    TokenKind,
 )
 from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss, required_features
 from hf_finetune.distillation.feature_recorder import FeatureRecorder, embeddings
@@ -154,6 +157,12 @@ KINDS = (
     AttentionRelations(relation_heads=4),
     Embedding(),
 )
+
+
+def test_every_kind_whose_rows_stand_alone_is_here() -> None:
+    """The others depend on how a step is cut into forward passes, which these tests vary."""
+    alone = [kind for kind in get_args(EmbeddingKind) if not kind.compares_rows]
+    assert {type(kind) for kind in KINDS} == {*get_args(TokenKind), *alone}
 
 
 def student(

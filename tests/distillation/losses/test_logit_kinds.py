@@ -2,11 +2,19 @@
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
 
-from hf_finetune.distillation.config import DecoupledKD, DistillationKind, HardLabel, MatchLogits, SoftTargets
+from hf_finetune.distillation.config import (
+    DecoupledKD,
+    DistillationKind,
+    HardLabel,
+    LogitKind,
+    MatchLogits,
+    SoftTargets,
+)
 
 LN2, LN3 = math.log(2), math.log(3)
 # The student says 1/2, 1/2; the teacher 1/4, 3/4.
@@ -52,6 +60,10 @@ def test_decoupled_of_two_classes_has_no_second_part() -> None:
 
 
 KINDS = [SoftTargets(3.0), HardLabel(), MatchLogits(), DecoupledKD(temperature=2.0, beta=3.0)]
+
+
+def test_every_kind_of_logits_is_here() -> None:
+    assert {type(kind) for kind in KINDS} == set(get_args(LogitKind))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
