@@ -193,7 +193,7 @@ class Distill(Supervised):
 
     @property
     def asks_answers(self) -> bool:
-        """Whether what the teacher answers counts at any time, and not its inside alone."""
+        """Whether the teacher's predictions count at any time, and not its features alone."""
         return any(any(ends_of(kind.weight)) for kind in self.kinds if isinstance(kind, LogitKind))
 
     @property

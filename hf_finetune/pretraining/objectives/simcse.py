@@ -51,7 +51,7 @@ class SimCSE:
 
 
 class SimCSETask(Task):
-    """A text is told, under another dropout mask, from the others of its forward pass."""
+    """Contrast a text under another dropout mask with the others of its forward pass."""
 
     objective: SimCSE
 
