@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 # fmt: off
 # isort: off
 if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is imported below
-    from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes
+    from hf_finetune.augmentation.compose import Compose, OneOf, Phases, Sometimes
     from hf_finetune.augmentation.generative.back_translation import BackTranslate
     from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
     from hf_finetune.augmentation.image.color import AutoContrast, ColorJitter, Equalize, Grayscale, Identity, Invert
@@ -78,26 +78,29 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
 __all__ = [  # noqa: RUF022
     "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",
     "AutoAugment", "AutoContrast", "Averaging", "BBC_LICENSE", "BackTranslate", "Balanced", "Batching", "Blur",
-    "ChangeCase", "ColorJitter", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DecoupledKD",
+    "ChangeCase", "ColorJitter", "Compose", "Contrastive", "Crop", "CrossEntropy", "CutMix", "CutSpan", "DecoupledKD",
     "DeleteWords", "Distill", "DropLayers", "DuplicateLayers", "Eda", "EffectiveNumber", "ElasticNet", "Embedding",
     "Equalize", "Erase", "Evaluate", "ExtendPositions", "Flip", "Focal", "GateError", "GradientNoise", "Grayscale",
     "HardLabel", "HiddenStates", "Hub", "Identity", "ImageData", "InputError", "InsertWords", "Invert", "Jpeg",
     "KeepLayers", "KeyboardTypos", "Launch", "LayerDrop", "Lion", "Lora", "MAE", "MaskedLanguage", "MatchLogits",
     "Mild", "MixHalves", "Mixup", "Model", "Muon", "NarrowHidden", "Noise", "OcrConfusions", "OneOf", "Optim",
     "PerClass", "Perspective", "Phases", "PolyLoss", "Posterize", "Precision", "Pretrain", "PushError", "Ramp",
-    "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms",
-    "ResizeFeedForward", "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Rotate", "SGD", "Scale",
-    "Schedule", "ScheduleFree", "Sequence", "SetActivation", "SetAttention", "SetDropout", "SetKernelSize",
-    "SetPooling", "Sharpness", "Shear", "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize",
-    "Sometimes", "StochasticDepth", "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapWords", "TextData",
-    "ThreeAugment", "Train", "TrainingError", "Translate", "TrivialAugment", "bbc_news", "main", "minilm", "run",
+    "RandAugment", "Recipe", "Regularize", "ReinitTopLayers", "RelationalKD", "ReplaceSynonyms", "ResizeFeedForward",
+    "ResizeImage", "ResizeMix", "ResizePatches", "ResizedCrop", "Rotate", "SGD", "Scale", "Schedule", "ScheduleFree",
+    "SetActivation", "SetAttention", "SetDropout", "SetKernelSize", "SetPooling", "Sharpness", "Shear",
+    "ShuffleSentences", "SimCLR", "SimCSE", "SimMIM", "SoftTargets", "Solarize", "Sometimes", "StochasticDepth",
+    "StoppedBySignal", "SubstituteByModel", "Supervised", "SwapWords", "TextData", "ThreeAugment", "Train",
+    "TrainingError", "Translate", "TrivialAugment", "bbc_news", "main", "minilm", "run",
 ]
 # isort: on
 # fmt: on
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name (PEP 562)."""
+    """Import a public name, or the current form of an old one (PEP 562)."""
+    from hf_finetune.config.aliases import TYPES
+
+    name = TYPES.get(name, name)
     if name not in __all__:
         raise AttributeError(f"module 'hf_finetune' has no attribute {name!r}")
     if name == "main":

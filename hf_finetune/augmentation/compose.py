@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
-from collections.abc import Sequence as Several
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -21,7 +20,7 @@ from hf_finetune.utils.config import Choice, NonNegative, Operations, Probabilit
 
 
 @configclass
-class Sequence:
+class Compose:
     """One operation after another."""
 
     steps: Operations[Augmentation]
@@ -88,7 +87,7 @@ class Phases:
     (arXiv:1905.05393). For views that are made while training, as only there is a first step and a last one."""
 
     phases: Annotated[Operations[Augmentation], MinLen(1)]
-    """What is done in each phase; `{type: Sequence, steps: []}` is nothing."""
+    """What is done in each phase; `{type: Compose, steps: []}` is nothing."""
     starts: tuple[float, ...] = ()
     """Where each phase but the first starts, as a share of the training's steps. (): all are equally long."""
 
@@ -125,39 +124,39 @@ def _on(rows: np.ndarray, operation: Augmentation, batch: Any, rngs: list[np.ran
     return batch.put(rows, apply([operation], batch.take(rows), [rngs[i] for i in rows]))
 
 
-Composed = Sequence | OneOf | Sometimes | Phases
+Composed = Compose | OneOf | Sometimes | Phases
 TextAugmentation = TextOperation | Composed
 ImageAugmentation = ImageOperation | Composed
 Augmentation = TextOperation | ImageOperation | Composed
 
 
-def walk(operations: Several[Augmentation]) -> Iterator[Augmentation]:
+def walk(operations: Sequence[Augmentation]) -> Iterator[Augmentation]:
     """The operations and all that they are made of, however deep."""
     for operation in operations:
         yield operation
         match operation:
-            case Sequence(parts) | OneOf(parts) | Phases(parts):
+            case Compose(parts) | OneOf(parts) | Phases(parts):
                 yield from walk(parts)
             case Sometimes(part):
                 yield from walk([part])
 
 
-def depends_on_progress(operations: Several[Augmentation]) -> bool:
+def depends_on_progress(operations: Sequence[Augmentation]) -> bool:
     """Whether what they do to a row depends on how far the training is."""
     return any(isinstance(operation, Phases) for operation in walk(operations))
 
 
-def leaves(operations: Several[Augmentation]) -> list[Augmentation]:
+def leaves(operations: Sequence[Augmentation]) -> list[Augmentation]:
     """Those of `walk` that are not made of others."""
     return [operation for operation in walk(operations) if not isinstance(operation, Composed)]
 
 
-def generative_operations(operations: Several[Augmentation]) -> list[GenerativeOperation]:
+def generative_operations(operations: Sequence[Augmentation]) -> list[GenerativeOperation]:
     """Those of `leaves` that ask a language model."""
     return [operation for operation in leaves(operations) if isinstance(operation, GenerativeOperation)]
 
 
-def check_kind(operations: Several[Augmentation], kind: Literal["text", "image"], field: str = "data.augment") -> None:
+def check_kind(operations: Sequence[Augmentation], kind: Literal["text", "image"], field: str = "data.augment") -> None:
     """Refuse an operation on images for texts, and the other way round, or one whose package is not installed.
 
     Args:

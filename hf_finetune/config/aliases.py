@@ -18,8 +18,8 @@ FIELDS: dict[str, str] = {
     "MAE.normalise": "normalize",
 }
 """By dotted name, without places in lists (`data.augment.colour`), or behind the operation (`ThreeAugment.colour`)."""
-TYPES: dict[str, str] = {"Colour": "ColorJitter"}
-"""Operations."""
+TYPES: dict[str, str] = {"Colour": "ColorJitter", "Sequence": "Compose"}
+"""By class name, in files and in Python (`hf_finetune.Sequence`)."""
 HOLD_OPERATIONS = {"augment", "steps", "choices", "phases", "operation", "type"}
 
 

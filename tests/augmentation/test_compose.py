@@ -8,14 +8,14 @@ import torch
 import yaml
 
 from hf_finetune import InputError, Model, Recipe, TextData
-from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes, check_kind, leaves, walk
+from hf_finetune.augmentation.compose import Compose, OneOf, Phases, Sometimes, check_kind, leaves, walk
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.operations import ImageBatch, Population, TextBatch, generators
 from hf_finetune.augmentation.text.operations import Aeda, ChangeCase, DeleteWords, KeyboardTypos, SwapWords
 from hf_finetune.utils.plain import merge, to_plain
 
 UPPER, LOWER, TITLE = (ChangeCase(1.0, to=to) for to in ("upper", "lower", "title"))
-DEEP = Sequence((OneOf((SwapWords(0.3), Sometimes(DeleteWords(0.3), 0.9))), KeyboardTypos(0.3)))
+DEEP = Compose((OneOf((SwapWords(0.3), Sometimes(DeleteWords(0.3), 0.9))), KeyboardTypos(0.3)))
 TEXTS = [f"the {word} is only one of these words" for word in ("first", "second", "third", "fourth")]
 
 
@@ -30,9 +30,9 @@ def share_changed(operation, batch: TextBatch) -> np.ndarray:
 
 
 def test_a_sequence_is_in_order() -> None:
-    assert Sequence((UPPER, LOWER))(TextBatch(["aB", "Cd"]), rngs(2)).texts == ["ab", "cd"]
-    assert Sequence((LOWER, UPPER))(TextBatch(["aB", "Cd"]), rngs(2)).texts == ["AB", "CD"]
-    assert Sequence(())(TextBatch(["x"]), rngs(1)).texts == ["x"]
+    assert Compose((UPPER, LOWER))(TextBatch(["aB", "Cd"]), rngs(2)).texts == ["ab", "cd"]
+    assert Compose((LOWER, UPPER))(TextBatch(["aB", "Cd"]), rngs(2)).texts == ["AB", "CD"]
+    assert Compose(())(TextBatch(["x"]), rngs(1)).texts == ["x"]
 
 
 def test_one_of_draws_for_every_row_by_weight() -> None:
@@ -59,13 +59,13 @@ def test_sometimes_by_row_and_by_how_rare_a_class_is() -> None:
 
 def test_phases_go_by_how_much_of_the_training_is_over() -> None:
     batch = TextBatch(["xY"] * 4, progress=np.array([0.6, 0.0, 0.25, 0.99]))
-    phases = Phases((UPPER, LOWER, Sequence(())), (0.25, 0.7))
+    phases = Phases((UPPER, LOWER, Compose(())), (0.25, 0.7))
     assert phases(batch, rngs(4)).texts == ["xy", "XY", "xy", "xY"]
     assert Phases((UPPER, LOWER, TITLE))(batch, rngs(4)).texts == ["xy", "XY", "XY", "Xy"]
     # Each row by its own, inside what draws rows as well.
     assert OneOf((phases,))(batch, rngs(4)).texts == ["xy", "XY", "xy", "xY"]
     pixels = torch.arange(2 * 3 * 2 * 2, dtype=torch.uint8).view(2, 3, 2, 2)
-    shown = Phases((Flip(p=1.0), Sequence(())))(ImageBatch(pixels, progress=np.array([0.4, 0.5])), rngs(2)).pixels
+    shown = Phases((Flip(p=1.0), Compose(())))(ImageBatch(pixels, progress=np.array([0.4, 0.5])), rngs(2)).pixels
     assert torch.equal(shown, torch.stack([pixels[0].flip(-1), pixels[1]]))
     with pytest.raises(InputError, match=r"^Phases: expected rows that come in the course of a training"):
         phases(TextBatch(["x"]), rngs(1))
@@ -93,7 +93,7 @@ def test_what_they_are_made_of() -> None:
 
 
 def test_through_a_file_and_from_names() -> None:
-    phases = Phases((DEEP, Sequence(()), Aeda()), (0.25, 0.5))
+    phases = Phases((DEEP, Compose(()), Aeda()), (0.25, 0.5))
     assert pickle.loads(pickle.dumps(phases)) == phases
     augment = (DEEP, Sometimes(Aeda(), 0.2, "rare"), phases)
     recipe = Recipe(name="a", data=TextData(path="x", augment=augment), model=Model("m"))
@@ -128,6 +128,6 @@ def test_operations_of_the_other_kind() -> None:
     with pytest.raises(
         InputError, match=r"data.augment: Flip is not for texts; expected one of SwapWords, DeleteWords"
     ):
-        check_kind([Sequence((Sometimes(Flip()),))], "text")
+        check_kind([Compose((Sometimes(Flip()),))], "text")
     with pytest.raises(InputError, match=r"data.augment: SwapWords is not for images; expected one of .*Flip"):
         check_kind([DEEP], "image")

@@ -7,7 +7,7 @@ import torch
 from helpers.small_runs import image_rows, text_rows
 
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
-from hf_finetune.augmentation.compose import Phases, Sequence
+from hf_finetune.augmentation.compose import Compose, Phases
 from hf_finetune.augmentation.image.operations import Flip, ResizedCrop
 from hf_finetune.augmentation.online import AugmentedRows, TwoViews
 from hf_finetune.augmentation.operations import TextBatch, generators
@@ -46,7 +46,7 @@ def test_a_row_that_is_drawn_several_times_has_another_view_each_time(texts: Tex
 
 def test_a_row_that_is_drawn_again_is_in_the_phase_of_that_step(texts: TextInputs) -> None:
     rows, over = text_rows(ROWS), {3: 0.0, 3 + ROWS: 0.75, 3 + 2 * ROWS: 0.25}
-    known = augmentation(rows, Phases((ChangeCase(1.0, to="upper"), Sequence(()))))
+    known = augmentation(rows, Phases((ChangeCase(1.0, to="upper"), Compose(()))))
     known = replace(known, progress=lambda _, numbers: np.array([over[number] for number in numbers.tolist()]))
     text = rows["text"][3]
     assert AugmentedRows(texts.encode(rows), texts, known).changed(list(over))["text"] == [

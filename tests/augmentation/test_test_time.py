@@ -8,7 +8,7 @@ import torch
 from helpers.small_runs import image_rows, text_rows
 from transformers import ViTImageProcessor
 
-from hf_finetune.augmentation.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
+from hf_finetune.augmentation.compose import Augmentation, Compose, OneOf, Phases, Sometimes
 from hf_finetune.augmentation.generative.back_translation import BackTranslate
 from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.image.operations import Flip
@@ -92,7 +92,7 @@ def test_a_processor_without_whole_numbers_is_refused() -> None:
     ("operation", "kind", "message"),
     [
         (Flip(), "text", "^--augment: Flip is not for texts; expected one of .*SwapWords"),
-        (Sequence((OneOf((SwapWords(), Flip())),)), "text", "^--augment: Flip is not for texts"),
+        (Compose((OneOf((SwapWords(), Flip())),)), "text", "^--augment: Flip is not for texts"),
         (SwapWords(), "image", "^--augment: SwapWords is not for images; expected one of .*Flip"),
     ],
 )
@@ -116,7 +116,7 @@ def test_operations_of_the_other_kind_are_refused(operation, kind: str, message:
 )
 def test_what_needs_more_than_the_row_is_refused(operation, message: str) -> None:
     with pytest.raises(InputError, match=f"^--augment: {message}"):
-        SeveralViews((SwapWords(), Sequence((operation,))), 2)
+        SeveralViews((SwapWords(), Compose((operation,))), 2)
 
 
 def test_an_operation_on_some_of_the_rows_is_not_refused() -> None:
@@ -131,7 +131,7 @@ def test_nothing_left_of_a_text_is_said_of_the_flag() -> None:
 
 
 def test_what_is_reported_makes_the_same_views() -> None:
-    views = SeveralViews((SwapWords(0.2), OneOf((SwapWords(), Sequence((Flip(0.3),))))), 3, seed=5)
+    views = SeveralViews((SwapWords(0.2), OneOf((SwapWords(), Compose((Flip(0.3),))))), 3, seed=5)
     found = json.loads(json.dumps(views.to_dict()))
     assert found.keys() == {"number", "augment", "seed"}
     assert (found["augment"][0]["type"], found["augment"][0]["p"]) == ("SwapWords", 0.2)

@@ -216,7 +216,7 @@ def test_of_what_a_language_model_changes_as_many_copies_are_shown_as_views(
 
 def test_phases_are_those_of_the_steps_that_are_given(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
     """36 training rows in steps of 4: 9 steps an epoch, so that the second epoch begins behind the half of 11 steps."""
-    phases = "{type: Phases, phases: [{type: ChangeCase, p: 1.0, to: upper}, {type: Sequence, steps: []}]}"
+    phases = "{type: Phases, phases: [{type: ChangeCase, p: 1.0, to: upper}, {type: Compose, steps: []}]}"
     fields = f"data: {{augment: [{phases}]}}, train: {{per_device_train_batch_size: 4, %s}}"
 
     def capitals(train: str) -> list[bool]:

@@ -22,6 +22,11 @@ IMAGE = Recipe(name="a", data=ImageData("x"), model=Model("m"))
         ({"data": {"unlabelled": ["b"]}}, {"data": {"unlabeled": ["b"]}}, TEXT),
         ({"data": {"augment": ["Colour"]}}, {"data": {"augment": ["ColorJitter"]}}, IMAGE),
         (
+            {"data": {"augment": [{"type": "Sequence", "steps": ["Colour"]}]}},
+            {"data": {"augment": [{"type": "Compose", "steps": ["ColorJitter"]}]}},
+            IMAGE,
+        ),
+        (
             {"data": {"augment": [{"type": "OneOf", "choices": [{"type": "Colour", "hue": 0.1}]}]}},
             {"data": {"augment": [{"type": "OneOf", "choices": [{"type": "ColorJitter", "hue": 0.1}]}]}},
             IMAGE,
@@ -66,6 +71,11 @@ def test_a_command_takes_old_and_new() -> None:
         assert parse(RunJob, RunJob(taught), flags.split(), "x").recipe.data.unlabeled == ("b.csv",)
     job = parse(RunJob, RunJob(IMAGE), ["--data.augment", "[Colour]"], "x")
     assert job.recipe.data.augment == (hf_finetune.ColorJitter(),)
+
+
+def test_old_names_in_python() -> None:
+    assert hf_finetune.Sequence is hf_finetune.Compose
+    assert hf_finetune.Colour is hf_finetune.ColorJitter
 
 
 def test_every_new_name_exists() -> None:

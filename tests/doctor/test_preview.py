@@ -10,7 +10,7 @@ from helpers.small_runs import text_rows
 from PIL import Image
 
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
-from hf_finetune.augmentation.compose import Phases, Sequence
+from hf_finetune.augmentation.compose import Compose, Phases
 from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.augmentation.text.operations import ChangeCase
 from hf_finetune.doctor.contact_sheet import GAP, LINE, describe_mixture, draw_contact_sheet
@@ -160,7 +160,7 @@ def test_small_images_are_enlarged_and_large_ones_shrunk() -> None:
 
 def test_of_phases_an_epoch_shows_that_of_its_first_step() -> None:
     rows = text_rows(4)
-    phases = Phases((ChangeCase(1.0, to="upper"), Sequence(())))
+    phases = Phases((ChangeCase(1.0, to="upper"), Compose(())))
     augmentation = Augmenter((phases,), 0, population_of(rows, ("bad", "good")))
     found = preview_rows(rows, ("bad", "good"), [2, 0], augmentation, first_views(3, 0), epochs=3.0)
     plain = [rows["text"][row] for row in (2, 0)]

@@ -12,7 +12,7 @@ from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 
 from hf_finetune.augmentation.augmenter import Augmenter
-from hf_finetune.augmentation.compose import Phases, Sequence, Sometimes
+from hf_finetune.augmentation.compose import Compose, Phases, Sometimes
 from hf_finetune.augmentation.offline import with_copies
 from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.augmentation.text.operations import ChangeCase, Eda, KeyboardTypos, MixHalves, SwapWords, TextOperation
@@ -116,7 +116,7 @@ def test_phases_hold_for_their_steps_and_a_run_that_was_stopped_goes_on_in_its_o
         return shown[-1]
 
     monkeypatch.setattr(Augmenter, "texts", watched)
-    phases = Phases((ChangeCase(1.0, to="upper"), KeyboardTypos(1.0), Sequence(())), (6 / 14, 9 / 14))
+    phases = Phases((ChangeCase(1.0, to="upper"), KeyboardTypos(1.0), Compose(())), (6 / 14, 9 / 14))
     twice = Train(num_train_epochs=2.0, per_device_train_batch_size=8, learning_rate=1e-3)
     chosen = replace(augmented(recipe, phases), train=twice)
     straight = trained(chosen, tmp_path / "straight")

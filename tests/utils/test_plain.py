@@ -7,7 +7,7 @@ import pytest
 from peft import LoraConfig
 
 from hf_finetune import ImageData, InputError, Model, Recipe, Supervised, TextData, Train
-from hf_finetune.augmentation.compose import OneOf, Sequence, Sometimes
+from hf_finetune.augmentation.compose import Compose, OneOf, Sometimes
 from hf_finetune.augmentation.text.operations import Eda, SwapWords
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.models.surgery.layers import KeepLayers
@@ -68,10 +68,10 @@ def test_bad_fields_are_named(changes: dict, message: str) -> None:
 
 def test_a_list_of_operations_keeps_their_names() -> None:
     """Which Python takes where a tuple is meant."""
-    listed = Recipe("x", TextData("x", augment=[Sequence([SwapWords(), Eda()])]), Model("m"))
+    listed = Recipe("x", TextData("x", augment=[Compose([SwapWords(), Eda()])]), Model("m"))
     plain = to_plain(listed)
     assert plain["data"]["augment"][0]["steps"][0] == {"type": "SwapWords", "p": 0.1, "keep": "nothing"}
-    assert merge(BLANK, plain).data.augment == (Sequence((SwapWords(), Eda())),)
+    assert merge(BLANK, plain).data.augment == (Compose((SwapWords(), Eda())),)
 
 
 def test_yaml_spellings() -> None:
@@ -113,5 +113,5 @@ def test_spelled_without_defaults() -> None:
     assert short_repr(OneOf((SwapWords(0.2), SwapWords()), (1.0, 2.0))) == (
         "OneOf(choices=(SwapWords(p=0.2), SwapWords()), weights=(1.0, 2.0))"
     )
-    assert short_repr(Sequence((SwapWords(),))) == "Sequence(steps=(SwapWords(),))"
+    assert short_repr(Compose((SwapWords(),))) == "Compose(steps=(SwapWords(),))"
     assert short_repr(Sometimes(SwapWords(), p=0.25)) == "Sometimes(operation=SwapWords(), p=0.25)"

@@ -4,15 +4,14 @@ another, and policies made of them."""
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
-from collections.abc import Sequence as Several
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from hf_finetune.augmentation.compose import Augmentation, OneOf, Phases, Sequence, Sometimes
+from hf_finetune.augmentation.compose import Augmentation, Compose, OneOf, Phases, Sometimes
 from hf_finetune.augmentation.image.operations import ImageOperation
 from hf_finetune.augmentation.image.policies import RANDOM_KINDS, STRONGEST_MAGNITUDE, at_magnitude
 from hf_finetune.augmentation.mixing import Mixing
@@ -58,7 +57,7 @@ class Space:
             return branches[0] * policy.draws
         return (OneOf(tuple(map(_one, branches))),) * policy.draws
 
-    def augment_in_turn(self, policies: Several[Policy], starts: Several[float]) -> tuple[Augmentation, ...]:
+    def augment_in_turn(self, policies: Sequence[Policy], starts: Sequence[float]) -> tuple[Augmentation, ...]:
         """Policies that follow one another in a training, as `data.augment` takes them.
 
         Args:
@@ -148,7 +147,7 @@ class Space:
 
 
 def _one(operations: tuple[Augmentation, ...]) -> Augmentation:
-    return operations[0] if len(operations) == 1 else Sequence(operations)
+    return operations[0] if len(operations) == 1 else Compose(operations)
 
 
 def _step_away(level: float, rng: np.random.Generator) -> float:

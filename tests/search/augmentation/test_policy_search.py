@@ -15,7 +15,7 @@ from datasets import Dataset, Features, Image, Value
 from helpers.small_runs import image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 
-from hf_finetune.augmentation.compose import Phases, Sequence
+from hf_finetune.augmentation.compose import Compose, Phases
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
 from hf_finetune.cli.main import main_command
@@ -354,7 +354,7 @@ def test_a_schedule_of_policies_is_in_the_runs_and_in_the_fragment(
     state = search_policy(
         SearchedRecipe(recipe), SearchOptions("population", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
-    phases = Phases((SwapWords(0.3), Sequence(()), DeleteWords(0.12)), (0.25, 0.5))
+    phases = Phases((SwapWords(0.3), Compose(()), DeleteWords(0.12)), (0.25, 0.5))
     assert [a["augment"] for a in asked] == [(), (phases,)] * 3
     assert state["best"]["policy"] == "SwapWords 1 then none then DeleteWords 0.4"
     assert state["best"]["starts"] == [0.25, 0.5] and len(state["best"]["schedule"]) == 3

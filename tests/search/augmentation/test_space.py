@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_finetune.augmentation.compose import OneOf, Phases, Sequence, Sometimes
+from hf_finetune.augmentation.compose import Compose, OneOf, Phases, Sometimes
 from hf_finetune.augmentation.image.geometry import Rotate
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
@@ -23,7 +23,7 @@ def test_a_policy_as_operations() -> None:
     one = Policy(((Move("Swap", 0.4, 0.2), Move("Delete", 1.0, 0.6)),))
     assert SPACE.augment(one) == (Sometimes(SwapWords(0.2), 0.4), DeleteWords(0.6))
     two = Policy((*one.branches, (Move("Swap", 1.0, 1.0),)), draws=2)
-    drawn = OneOf((Sequence((Sometimes(SwapWords(0.2), 0.4), DeleteWords(0.6))), SwapWords(1.0)))
+    drawn = OneOf((Compose((Sometimes(SwapWords(0.2), 0.4), DeleteWords(0.6))), SwapWords(1.0)))
     assert SPACE.augment(two) == (drawn, drawn)
     assert SPACE.augment(NONE) == ()
 
@@ -39,10 +39,10 @@ def test_policies_in_turn() -> None:
     drawn = OneOf((SwapWords(0.6), DeleteWords(0.6)))
     assert SPACE.augment_in_turn((swap,), ()) == (SwapWords(0.2),)
     assert SPACE.augment_in_turn((swap, NONE, both), (0.25, 0.5)) == (
-        Phases((SwapWords(0.2), Sequence(()), Sequence((drawn, drawn))), (0.25, 0.5)),
+        Phases((SwapWords(0.2), Compose(()), Compose((drawn, drawn))), (0.25, 0.5)),
     )
     # What does not change is no new phase.
-    assert SPACE.augment_in_turn((swap, swap, NONE), (0.25, 0.5)) == (Phases((SwapWords(0.2), Sequence(())), (0.5,)),)
+    assert SPACE.augment_in_turn((swap, swap, NONE), (0.25, 0.5)) == (Phases((SwapWords(0.2), Compose(())), (0.5,)),)
     assert SPACE.augment_in_turn((swap, swap, swap), (0.25, 0.5)) == (SwapWords(0.2),)
 
 
