@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.cli.embedded import BBC_LICENSE, bbc_news, minilm
     from hf_finetune.cli.main import main
     from hf_finetune.config.data import ImageData, TextData
-    from hf_finetune.config.recipe import Averaging, Batching, Distill, Evaluate, Hub, Launch, Lora, Model, Optim
-    from hf_finetune.config.recipe import Precision, Recipe, Regularize, Supervised, Train
+    from hf_finetune.config.recipe import Hub, Launch, Recipe
+    from hf_finetune.distillation.config import Distill
     from hf_finetune.distillation.losses.attention_maps import AttentionMaps
     from hf_finetune.distillation.losses.attention_relations import AttentionRelations
     from hf_finetune.distillation.losses.contrastive import Contrastive
@@ -41,6 +41,9 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.distillation.losses.soft_targets import SoftTargets
     from hf_finetune.distillation.weight_schedules import Ramp
     from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
+    from hf_finetune.evaluation.config import Evaluate
+    from hf_finetune.models.config import Model
+    from hf_finetune.models.peft.config import Lora
     from hf_finetune.models.surgery.activation import SetActivation
     from hf_finetune.models.surgery.attention import SetAttention
     from hf_finetune.models.surgery.dropout import SetDropout
@@ -60,7 +63,9 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.pretraining.objectives.simclr import SimCLR
     from hf_finetune.pretraining.objectives.simcse import SimCSE
     from hf_finetune.pretraining.objectives.simmim import SimMIM
+    from hf_finetune.training.config import Averaging, Batching, Precision, Train
     from hf_finetune.training.losses.class_weights import Balanced, EffectiveNumber, PerClass
+    from hf_finetune.training.losses.config import Supervised
     from hf_finetune.training.losses.cross_entropy import CrossEntropy
     from hf_finetune.training.losses.focal import Focal
     from hf_finetune.training.losses.poly import PolyLoss
@@ -68,12 +73,13 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it to what is i
     from hf_finetune.training.optim.adamw import AdamW
     from hf_finetune.training.optim.adamw_8bit import AdamW8bit
     from hf_finetune.training.optim.adan import Adan
+    from hf_finetune.training.optim.config import Optim
     from hf_finetune.training.optim.lion import Lion
     from hf_finetune.training.optim.muon import Muon
     from hf_finetune.training.optim.schedule_config import Schedule
     from hf_finetune.training.optim.schedule_free import ScheduleFree
     from hf_finetune.training.optim.sgd import SGD
-    from hf_finetune.training.regularization.config import ElasticNet, GradientNoise
+    from hf_finetune.training.regularization.config import ElasticNet, GradientNoise, Regularize
 
 __all__ = [  # noqa: RUF022
     "Adafactor", "AdamW", "AdamW8bit", "Adan", "AddLayers", "Aeda", "AttentionMaps", "AttentionRelations", "AugMix",

@@ -18,9 +18,13 @@ import tyro
 from hf_finetune.cli import shipped
 from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
 from hf_finetune.config.aliases import current
-from hf_finetune.config.recipe import Distill, ImageData, Launch, Model, Recipe, Supervised, TextData
+from hf_finetune.config.data import ImageData, TextData
+from hf_finetune.config.recipe import Launch, Recipe
+from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
+from hf_finetune.models.config import Model
 from hf_finetune.models.peft.config import PEFT_TYPES
+from hf_finetune.training.losses.config import Supervised
 from hf_finetune.utils.files import parse_yaml
 from hf_finetune.utils.hints import configs_in
 from hf_finetune.utils.plain import merge

@@ -23,7 +23,8 @@ from hf_finetune.cli import shipped
 from hf_finetune.cli.arguments import blank_recipe, load_recipe
 from hf_finetune.cli.parsing import parse
 from hf_finetune.config.aliases import current
-from hf_finetune.config.recipe import ImageData, Recipe
+from hf_finetune.config.data import ImageData
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.errors import InputError

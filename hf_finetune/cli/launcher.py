@@ -8,8 +8,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from hf_finetune.config.recipe import MixedPrecision
 from hf_finetune.errors import StoppedBySignal, TrainingError
+from hf_finetune.training.config import MixedPrecision
 
 
 def launch(command: Sequence[str], processes: int, *, mixed_precision: MixedPrecision) -> None:

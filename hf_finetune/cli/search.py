@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hf_finetune.cli.parsing import first_positional
 from hf_finetune.cli.run import importing
 from hf_finetune.cli.train import TrainJob, job_on_data
-from hf_finetune.config.recipe import Distill
+from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
 from hf_finetune.search.budget import parse_duration
 from hf_finetune.search.config import SearcherName

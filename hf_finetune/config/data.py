@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import tyro
 from annotated_types import Ge, Interval
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
-from hf_finetune.utils.config import Count, CountOrZero, Fraction, Operations, Seed, configclass
-
-
-def flag(*aliases: str) -> Any:
-    """A nested field that also has short names on the command line (`--epochs` for `--train.num-train-epochs`)."""
-    return tyro.conf.arg(aliases=aliases)
+from hf_finetune.utils.config import Count, CountOrZero, Fraction, Operations, Seed, configclass, flag
 
 
 @configclass

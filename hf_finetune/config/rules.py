@@ -9,7 +9,8 @@ import math
 
 from hf_finetune.augmentation import rules as augmentation
 from hf_finetune.augmentation.compose import check_kind, generative_operations
-from hf_finetune.config.recipe import ImageData, Recipe
+from hf_finetune.config.data import ImageData
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.distillation import rules as distillation
 from hf_finetune.errors import InputError
 from hf_finetune.models import rules as models

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_finetune.config.recipe import Distill
+from hf_finetune.distillation.config import Distill
 from hf_finetune.hub.markdown import code, number, value_cell
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.models.peft.config import plain_adapter

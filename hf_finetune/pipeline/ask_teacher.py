@@ -12,11 +12,10 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from hf_finetune.config.data import TextData
-from hf_finetune.config.recipe import Distill
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.provenance import teacher_overlaps
 from hf_finetune.distillation import layer_search, report
-from hf_finetune.distillation.config import LogitKind
+from hf_finetune.distillation.config import Distill, LogitKind
 from hf_finetune.distillation.feature_loss import FeatureDistillation
 from hf_finetune.distillation.layer_search import LayerMap
 from hf_finetune.distillation.predictions import TeacherPredictions, predict_rows

@@ -9,12 +9,13 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hf_finetune.config.data import ImageData, TextData
-from hf_finetune.config.recipe import Averaging, Distill, Model
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs
+from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
 from hf_finetune.models import freezing
+from hf_finetune.models.config import Model
 from hf_finetune.models.families import stock_head
 from hf_finetune.models.freezing import train_only
 from hf_finetune.models.heads.custom import with_head
@@ -30,6 +31,7 @@ from hf_finetune.models.surgery.reinit import refuse_frozen, reinitialized_layer
 from hf_finetune.pipeline.batching import trains_unpadded
 from hf_finetune.pipeline.context import Origin, PreparedRun, RunContext, RunData, RunModel
 from hf_finetune.pipeline.run_folder import finished_run
+from hf_finetune.training.config import Averaging
 from hf_finetune.training.flops import patches
 from hf_finetune.utils import hashing
 from hf_finetune.utils.artifacts import ALONE_AFTER_A_RUN

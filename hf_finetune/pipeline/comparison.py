@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
-from hf_finetune.config.recipe import Train
 from hf_finetune.evaluation.intervals import paired_difference, verdict
 from hf_finetune.pipeline.evaluate import ScoredSplit
 from hf_finetune.pipeline.train import TrainedRun
+from hf_finetune.training.config import Train
 from hf_finetune.utils.files import write_json
 
 WITHOUT = "without"

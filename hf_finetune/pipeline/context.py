@@ -11,12 +11,13 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from hf_finetune.config.recipe import Distill, Recipe
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.inputs import Inputs
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import PretrainingRows, labeled_rows
 from hf_finetune.distillation import config as distillation
+from hf_finetune.distillation.config import Distill
 from hf_finetune.distillation.teachers import Teachers
 from hf_finetune.models.patches import Shrink
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint

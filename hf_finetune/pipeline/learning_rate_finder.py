@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.config.recipe import Averaging
 from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.pipeline.batching import micro_batch
@@ -22,6 +21,7 @@ from hf_finetune.pipeline.run_folder import output_folder
 from hf_finetune.pipeline.update_rule import learning_rate
 from hf_finetune.training import range_test
 from hf_finetune.training.callbacks import read_log
+from hf_finetune.training.config import Averaging
 from hf_finetune.training.optim.schedule_config import Schedule
 from hf_finetune.training.probe import KernelChoice
 from hf_finetune.utils.files import write_json, write_text

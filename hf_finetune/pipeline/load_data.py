@@ -7,12 +7,12 @@ from dataclasses import replace
 from hf_finetune.augmentation.compose import leaves
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.config.data import ImageData, TextData
-from hf_finetune.config.recipe import Model
 from hf_finetune.data.config import Source, SplitOptions
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.loading import Splits, load
 from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
 from hf_finetune.errors import InputError
+from hf_finetune.models.config import Model
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.models.surgery.patches import image_size_after

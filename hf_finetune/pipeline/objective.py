@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from hf_finetune.config.recipe import Distill
 from hf_finetune.data.sampling import class_quotas
+from hf_finetune.distillation.config import Distill
 from hf_finetune.distillation.loss import DistillationLoss
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.training.losses.class_weights import log_shares

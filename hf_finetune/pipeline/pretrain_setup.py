@@ -11,7 +11,6 @@ from datasets import Dataset
 from torch import nn
 from transformers import TrainingArguments
 
-from hf_finetune.config.recipe import Supervised
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.splits import SET_ASIDE
 from hf_finetune.errors import InputError
@@ -26,6 +25,7 @@ from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
 from hf_finetune.pretraining.word_masking import rows_with_words
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines, ProgressBar
+from hf_finetune.training.losses.config import Supervised
 from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.schedule_config import resolve
 from hf_finetune.training.optim.update_rule import UpdateRule

@@ -9,7 +9,6 @@ from typing import cast
 
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
-from hf_finetune.config.recipe import Averaging
 from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.evaluation.metrics import METRICS
@@ -27,6 +26,7 @@ from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import train_until_stopped
+from hf_finetune.training.config import Averaging
 from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
 from hf_finetune.training.soup import Soup
 from hf_finetune.training.trainer import ClassifierTrainer

@@ -7,9 +7,13 @@ from typing import Any
 
 from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.augmentation.mixing import Mixing
-from hf_finetune.config.recipe import Averaging, ImageData, Optim, Recipe, Regularize, TextData
+from hf_finetune.config.data import ImageData, TextData
+from hf_finetune.config.recipe import Recipe
 from hf_finetune.models.surgery.patches import ResizeImage
+from hf_finetune.training.config import Averaging
+from hf_finetune.training.optim.config import Optim
 from hf_finetune.training.optim.schedule_config import in_proportion, of_shorter_run
+from hf_finetune.training.regularization.config import Regularize
 
 
 @dataclass(frozen=True)

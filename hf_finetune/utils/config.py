@@ -34,6 +34,11 @@ def between(low: float, high: float) -> Interval:
     return Interval(ge=low, le=high)
 
 
+def flag(*aliases: str) -> Any:
+    """A nested field that also has short names on the command line (`--epochs` for `--train.num-train-epochs`)."""
+    return tyro.conf.arg(aliases=aliases)
+
+
 Positive: TypeAlias = Annotated[float, Gt(0)]
 NonNegative: TypeAlias = Annotated[float, Ge(0)]
 Probability: TypeAlias = Annotated[float, between(0, 1)]

@@ -11,13 +11,12 @@ from accelerate import skip_first_batches
 from helpers.small_runs import image_rows
 from helpers.tiny import tiny_image_checkpoint
 
-from hf_finetune import ImageData, InputError, Model, Recipe, Supervised, TextData
+from hf_finetune import Batching, ImageData, InputError, Model, Recipe, Supervised, TextData
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.mixing import Batch, CutMix, Mixing, Mixup, ResizeMix
 from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
 from hf_finetune.cli.train import train_job
-from hf_finetune.config.recipe import Batching
 from hf_finetune.config.rules import check
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels

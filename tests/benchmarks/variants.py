@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from book import Book, read
 
+from hf_finetune import Launch
 from hf_finetune.cli.train import train_job
-from hf_finetune.config.recipe import Launch
 from hf_finetune.evaluation.intervals import Interval, paired_difference, paired_macro_f1, verdict
 from hf_finetune.pipeline.run import run
 

@@ -11,14 +11,13 @@ from unittest.mock import patch
 
 import pytest
 
-from hf_finetune import InputError, TrainingError
+from hf_finetune import ImageData, InputError, Model, Recipe, TextData, TrainingError
 from hf_finetune.cli import main, shipped
 from hf_finetune.cli.arguments import RunJob, load_recipe
 from hf_finetune.cli.main import main_command
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.run import public_command
 from hf_finetune.cli.train import train_job
-from hf_finetune.config.recipe import ImageData, Model, Recipe, TextData
 
 
 def leave(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:

@@ -9,8 +9,8 @@ import pytest
 from datasets import Dataset
 from helpers.small_runs import image_rows, small_recipe
 
+from hf_finetune import Launch, Recipe
 from hf_finetune.cli.main import main_command
-from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.data.provenance import FILE, row_keys, save_keys, start_overlaps, teacher_overlaps, trained_on
 from hf_finetune.pipeline import run
 from hf_finetune.pipeline.load_data import load_splits

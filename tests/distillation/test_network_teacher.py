@@ -13,7 +13,7 @@ from datasets import Dataset
 from helpers.small_runs import small_recipe, text_rows
 from helpers.tiny import tiny_text_checkpoint
 
-from hf_finetune.config.recipe import Distill
+from hf_finetune import Distill
 from hf_finetune.distillation import logit_cache
 from hf_finetune.distillation.config import MatchLogits, SoftTargets
 from hf_finetune.distillation.predictions import predict_rows

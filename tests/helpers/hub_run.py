@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from hf_finetune.config.recipe import Hub, Model, Recipe, TextData
+from hf_finetune import Hub, Model, Recipe, TextData
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.utils.plain import to_plain

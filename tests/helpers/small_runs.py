@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
-from hf_finetune.config.recipe import Evaluate, Model, Precision, Recipe, TextData, Train
+from hf_finetune import Evaluate, Model, Precision, Recipe, TextData, Train
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.loading import load_classifier

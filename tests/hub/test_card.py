@@ -15,7 +15,7 @@ from helpers.hub_store import validate_card
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 
-from hf_finetune.config.recipe import Hub, ImageData, Model, Recipe, TextData, Train
+from hf_finetune import Hub, ImageData, Model, Recipe, TextData, Train
 from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.utils.plain import merge, to_plain

@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard, close_session, constants
 from huggingface_hub.utils import _http
 from safetensors.numpy import save_file
 
-from hf_finetune.config.recipe import Hub
+from hf_finetune import Hub
 from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub import contents
 from hf_finetune.hub.push import Pushed, push

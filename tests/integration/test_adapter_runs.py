@@ -13,9 +13,9 @@ from helpers.small_runs import small_recipe
 from helpers.tiny import tiny_text_checkpoint
 from safetensors.torch import load_file
 
+from hf_finetune import Launch, Lora, Recipe
 from hf_finetune.cli.arguments import RunJob
 from hf_finetune.cli.parsing import parse
-from hf_finetune.config.recipe import Launch, Lora, Recipe
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect

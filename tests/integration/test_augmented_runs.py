@@ -11,13 +11,13 @@ from helpers.small_runs import image_folder, small_recipe, stop_after
 from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 
+from hf_finetune import Launch, Model, Recipe, TextData, Train
 from hf_finetune.augmentation.augmenter import Augmenter
 from hf_finetune.augmentation.compose import Compose, Phases, Sometimes
 from hf_finetune.augmentation.offline import with_copies
 from hf_finetune.augmentation.operations import TextBatch
 from hf_finetune.augmentation.text.operations import ChangeCase, Eda, KeyboardTypos, MixHalves, SwapWords, TextOperation
 from hf_finetune.cli.main import main_command
-from hf_finetune.config.recipe import Launch, Model, Recipe, TextData, Train
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline import run
 from hf_finetune.pipeline.augment import run_augmenter

@@ -11,7 +11,7 @@ from helpers.small_runs import small_recipe, text_rows
 from peft import PromptTuningConfig
 from safetensors.torch import load_file
 
-from hf_finetune.config.recipe import Hub, Launch, Model, TextData
+from hf_finetune import Hub, Launch, Model, TextData
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline import run
 from hf_finetune.pipeline.kernels import default_kernels

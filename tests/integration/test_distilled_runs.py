@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import ViTImageProcessor
 
+from hf_finetune import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.online import AugmentedRows
@@ -28,7 +29,6 @@ from hf_finetune.cli.arguments import RunJob
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.search import search_job
 from hf_finetune.cli.train import train_job
-from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.config.rules import check
 from hf_finetune.data.unlabeled import with_labeled_row
 from hf_finetune.distillation import network_teacher

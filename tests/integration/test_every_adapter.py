@@ -14,7 +14,7 @@ from helpers.small_runs import image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 
-from hf_finetune.config.recipe import ImageData, Launch, Model, Recipe
+from hf_finetune import ImageData, Launch, Model, Recipe
 from hf_finetune.errors import InputError
 from hf_finetune.models.peft.compatibility import MERGEABLE, PROMPTS
 from hf_finetune.models.peft.config import PEFT_TYPES

@@ -13,9 +13,9 @@ from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from hf_finetune import Averaging, ImageData, Launch, Model, Recipe, Train
 from hf_finetune.cli.search import search_job
 from hf_finetune.cli.train import train_job
-from hf_finetune.config.recipe import Averaging, ImageData, Launch, Model, Recipe, Train
 from hf_finetune.errors import InputError
 from hf_finetune.models.surgery.stochastic_depth import StochasticDepth
 from hf_finetune.pipeline import run as pipeline

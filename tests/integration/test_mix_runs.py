@@ -11,12 +11,12 @@ from helpers.small_runs import image_rows, small_recipe, stop_after
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
 
+from hf_finetune import ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli.arguments import RunJob
 from hf_finetune.cli.parsing import parse
-from hf_finetune.config.recipe import ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run
 from hf_finetune.pipeline.batching import MicroBatch, micro_batch, step_batches

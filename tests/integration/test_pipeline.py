@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerState
 
-from hf_finetune.config.recipe import Batching, Hub, Launch, Model, Optim, Precision, Recipe, Train
+from hf_finetune import Batching, Hub, Launch, Model, Optim, Precision, Recipe, Train
 from hf_finetune.data.tokens import used_token_ids
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
 from hf_finetune.pipeline import document, fit_head, kernels, make_ready, publish, run, save, verify

@@ -18,7 +18,7 @@ from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from hf_finetune.config.recipe import Evaluate, ImageData, Launch, Model, Precision, Recipe, Train
+from hf_finetune import Evaluate, ImageData, Launch, Model, Precision, Recipe, Train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.inference.scoring import probabilities

@@ -16,12 +16,12 @@ from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from hf_finetune import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli.arguments import RunJob
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.search import search_job
-from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.config.rules import unused_options
 from hf_finetune.data.provenance import row_keys, trained_on
 from hf_finetune.errors import InputError, StoppedBySignal

@@ -13,19 +13,8 @@ from helpers.small_runs import stop_after, text_rows
 from helpers.tiny import tiny_text_checkpoint
 from safetensors.torch import load_file
 
+from hf_finetune import Batching, Evaluate, Launch, Model, Precision, Recipe, Regularize, Supervised, TextData, Train
 from hf_finetune.cli.train import train_job
-from hf_finetune.config.recipe import (
-    Batching,
-    Evaluate,
-    Launch,
-    Model,
-    Precision,
-    Recipe,
-    Regularize,
-    Supervised,
-    TextData,
-    Train,
-)
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.plan import plan

@@ -17,12 +17,12 @@ from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
 from transformers import ViTImageProcessor
 
+from hf_finetune import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import main
 from hf_finetune.cli.arguments import RunJob
 from hf_finetune.cli.parsing import parse
-from hf_finetune.config.recipe import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.distillation import network_teacher
 from hf_finetune.distillation.config import (
     AttentionMaps,

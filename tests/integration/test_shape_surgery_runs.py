@@ -11,8 +11,8 @@ from helpers.small_runs import image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
 
+from hf_finetune import Averaging, ImageData, Launch, Model, Recipe
 from hf_finetune.cli.main import main_command
-from hf_finetune.config.recipe import Averaging, ImageData, Launch, Model, Recipe
 from hf_finetune.errors import InputError
 from hf_finetune.models.surgery.activation import SetActivation
 from hf_finetune.models.surgery.kernel_size import SetKernelSize, centred

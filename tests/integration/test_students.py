@@ -13,9 +13,9 @@ from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from hf_finetune import Distill, ImageData, Launch, Model, Recipe, Train
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import main
-from hf_finetune.config.recipe import Distill, ImageData, Launch, Model, Recipe, Train
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.distillation.config import Embedding, HardLabel, SoftTargets
 from hf_finetune.distillation.predictions import predict_rows

@@ -12,8 +12,8 @@ from helpers.small_runs import image_rows, small_recipe, stop_after
 from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 
+from hf_finetune import Batching, ImageData, Launch, Model, Recipe
 from hf_finetune.cli.train import train_job
-from hf_finetune.config.recipe import Batching, ImageData, Launch, Model, Recipe
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.operations import (
     AddLayers,

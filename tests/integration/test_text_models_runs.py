@@ -13,6 +13,7 @@ from helpers.language_models import drawing_translator, masked_model, translator
 from helpers.small_runs import small_recipe, stop_after, text_rows
 from helpers.tiny import tiny_text_checkpoint
 
+from hf_finetune import Launch, Recipe
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.generative import paraphraser as cached
@@ -22,7 +23,6 @@ from hf_finetune.augmentation.generative.paraphraser import Paraphraser
 from hf_finetune.augmentation.offline import with_copies
 from hf_finetune.augmentation.operations import Operation
 from hf_finetune.augmentation.text.words import SwapWords
-from hf_finetune.config.recipe import Launch, Recipe
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.processors import load_tokenizer

@@ -17,7 +17,7 @@ from helpers.small_runs import image_rows, small_recipe, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from PIL import Image, ImageOps
 
-from hf_finetune import InputError
+from hf_finetune import ImageData, InputError, Launch, Model
 from hf_finetune.augmentation.compose import OneOf
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.operations import TextBatch, generators
@@ -28,7 +28,6 @@ from hf_finetune.cli.evaluate import EvaluateJob
 from hf_finetune.cli.main import main_command
 from hf_finetune.cli.parsing import parse
 from hf_finetune.cli.predict import PredictJob
-from hf_finetune.config.recipe import ImageData, Launch, Model
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.inference.evaluation import evaluate

@@ -155,7 +155,7 @@ def test_public_names() -> None:
     """Editors and type checkers see what is imported when a name is used: all that a recipe can hold, and the verbs."""
     from importlib import import_module
 
-    from hf_finetune.config.recipe import Launch, Recipe
+    from hf_finetune import Launch, Recipe
     from hf_finetune.utils.hints import configs_below
 
     tree = ast.parse((ROOT / "__init__.py").read_text())

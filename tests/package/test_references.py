@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import hf_finetune
-from hf_finetune.config.recipe import Recipe
+from hf_finetune import Recipe
 from hf_finetune.utils.hints import configs_below
 
 Names = tuple[str, ...]

@@ -7,7 +7,7 @@ import pytest
 from helpers.small_runs import image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 
-from hf_finetune.config.recipe import ImageData, Model
+from hf_finetune import ImageData, Model
 from hf_finetune.pipeline.run import prepare
 
 

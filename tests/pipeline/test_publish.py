@@ -12,7 +12,7 @@ from helpers.small_runs import small_recipe
 from helpers.tiny import tiny_text_checkpoint
 from peft import PromptTuningConfig
 
-from hf_finetune.config.recipe import Hub, Launch
+from hf_finetune import Hub, Launch
 from hf_finetune.errors import GateError, InputError, PushError
 from hf_finetune.hub.contents import collect
 from hf_finetune.pipeline import publish, run

@@ -5,7 +5,7 @@ import pytest
 from helpers.small_runs import image_folder, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 
-from hf_finetune.config.recipe import ImageData, Model, Train
+from hf_finetune import ImageData, Model, Train
 from hf_finetune.pipeline import update_rule
 from hf_finetune.pipeline.run import prepare
 

@@ -11,8 +11,8 @@ import pytest
 from helpers.small_runs import small_recipe
 from helpers.tiny import tiny_text_checkpoint
 
+from hf_finetune import Model, Optim, Recipe
 from hf_finetune.cli.main import main_command
-from hf_finetune.config.recipe import Model, Optim, Recipe
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline import learning_rate_finder, plan
 from hf_finetune.pipeline.load_data import load_splits

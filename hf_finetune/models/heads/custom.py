@@ -154,7 +154,7 @@ def with_head(
 
     Args:
         loaded: a stock classifier. Its encoder goes into the new one.
-        pooling, last_layers, head, head_width, head_activation: see `config.recipe.Model`.
+        pooling, last_layers, head, head_width, head_activation: see `models.config.Model`.
         seed: of the head's first weights; torch's global generator is left as it was.
 
     Raises:

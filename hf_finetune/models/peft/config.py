@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import typing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.config import validated
+from hf_finetune.utils.config import Count, Fraction, Positive, configclass, validated
 from hf_finetune.utils.config_errors import no_such_field
 
 if TYPE_CHECKING:
@@ -40,6 +40,22 @@ class _ByPeftType:
 
 Adapter = Annotated[Any, tyro.conf.Suppress, _ByPeftType()]
 """A `peft.PeftConfig`, or None."""
+
+
+@configclass
+class Lora:
+    """The adapter of method lora, on every linear layer of the encoder (arXiv:2106.09685)."""
+
+    r: Count = 8
+    """Rank of the update of each weight matrix."""
+    alpha: Positive = 16.0
+    """The update is scaled by alpha / r."""
+    dropout: Fraction = 0.0
+    """Dropout rate of the adapter's input."""
+    variant: Literal["plain", "rslora", "dora", "pissa", "olora"] = "plain"
+    """rslora: scaled by alpha / sqrt(r) (arXiv:2312.03732). dora: magnitude and direction of each row are learned
+    separately (arXiv:2402.09353). pissa, olora: initialized from the main directions of the pretrained weights
+    (arXiv:2404.02948, arXiv:2406.01775)."""
 
 
 def plain_adapter(adapter: Any) -> dict[str, Any] | None:

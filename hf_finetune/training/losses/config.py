@@ -4,10 +4,35 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.training.losses.class_weights import Balanced, EffectiveNumber, PerClass
 from hf_finetune.training.losses.cross_entropy import CrossEntropy
 from hf_finetune.training.losses.focal import Focal
 from hf_finetune.training.losses.poly import PolyLoss
+from hf_finetune.utils.config import Choice, Fraction, NonNegative, Operations, configclass
 
 Loss: TypeAlias = CrossEntropy | Focal | PolyLoss
 ClassWeights: TypeAlias = Balanced | EffectiveNumber | PerClass
+
+
+@configclass
+class Supervised:
+    """The loss against the labels: a mean over the examples of a step, whatever the micro-batches and processes."""
+
+    label_smoothing: Fraction = 0.0
+    """Share of the target's probability that is spread evenly over all classes."""
+    loss: Choice[Loss] = CrossEntropy()
+    """What a row costs; the losses are listed at the end."""
+    class_weights: Choice[ClassWeights | None] = None
+    """Weight of an example's loss by its class: Balanced, EffectiveNumber or PerClass. Weights have a mean of 1 over
+    the training set, not over a batch. The fitted head uses them, too. None: all classes weigh the same."""
+    logit_adjustment: NonNegative = 0.0
+    """In training, add this times the logarithm of its share to each class's logit (arXiv:2007.07314). 1: the model
+    predicts as if all classes were equally frequent. 0: off."""
+    r_drop: NonNegative = 0.0
+    """Forward every example twice with different dropout, and add this times the symmetric KL divergence of the two
+    predictions to the mean of their losses (arXiv:2106.14448). Twice the work. 0: off."""
+    mix: Operations[Mixing] = ()
+    """Mix the examples of a batch, and their labels in the same proportion. One of these is drawn for every forward
+    pass: Mixup (for texts, of word embeddings), CutMix, ResizeMix; see `augmentation.mixing`. The logged training loss
+    is that of the mixtures. (): no mixing."""

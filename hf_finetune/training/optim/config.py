@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TypeAlias
+from typing import Annotated, Literal, TypeAlias
+
+from annotated_types import Interval
 
 from hf_finetune.errors import InputError
 from hf_finetune.training.optim.adafactor import Adafactor
@@ -14,8 +16,36 @@ from hf_finetune.training.optim.lion import Lion
 from hf_finetune.training.optim.muon import Muon
 from hf_finetune.training.optim.schedule_free import ScheduleFree
 from hf_finetune.training.optim.sgd import SGD
+from hf_finetune.utils.config import Choice, NonNegative, Positive, configclass
 
 Optimizer: TypeAlias = AdamW | SGD | Adafactor | Lion | Muon | ScheduleFree | AdamW8bit | Adan
+
+
+@configclass
+class Optim:
+    """The optimizer and its learning rates."""
+
+    optimizer: Choice[Optimizer] = AdamW()
+    """What updates the weights; the optimizers are listed at the end."""
+    head_learning_rate: Positive | None = None
+    """Peak learning rate of the head: all above the encoder, and weights that the checkpoint does not have. None: the
+    same as the encoder's."""
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """Factor of the learning rate from each encoder layer to the one below (0.65 to 0.95 are usual). Of L layers, layer
+    k, counted from 0 at the bottom, has the rate times this to the power L - k; the embeddings to the power L + 1.
+    None: one rate."""
+    lora_plus_ratio: Positive | None = None
+    """Learning rate of LoRA's B matrices as a multiple of the rate (LoRA+, arXiv:2402.12354; 16 in the paper). None:
+    1."""
+    word_embeddings: Literal["sparse", "dense", "frozen"] = "sparse"
+    """sparse: train the embeddings of the words in the training texts, with the same update as dense; the others keep
+    their pretrained values (needs AdamW and no online augmentation; else all train). dense: train all; weight decay
+    shrinks unseen words, too. frozen: train none."""
+    sam_rho: NonNegative = 0.0
+    """Sharpness-aware minimization (SAM, arXiv:2010.01412): take each step's gradient at this distance uphill, at twice
+    the cost a step. 0.05 is usual, 0.5 to 2 with `sam_adaptive`. 0: off."""
+    sam_adaptive: bool = False
+    """Measure `sam_rho` relative to the size of each weight (ASAM, arXiv:2102.11600)."""
 
 
 def check_installed(optimizer: Optimizer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_finetune.utils.config import NonNegative, configclass
+from hf_finetune.utils.config import Fraction, NonNegative, configclass
 
 
 @configclass
@@ -37,3 +37,16 @@ class GradientNoise:
     """Variance at the first step; 0.01, 0.3 and 1 in the paper. 0: off."""
     gamma: NonNegative = 0.55
     """How fast the variance falls."""
+
+
+@configclass
+class Regularize:
+    """Regularization of the weights."""
+
+    elastic_net: ElasticNet = ElasticNet()
+    """Pull chosen weights to exactly 0."""
+    mixout: Fraction = 0.0
+    """Share of the encoder's weights that a training step replaces by the pretrained ones, drawn anew each time
+    (arXiv:1909.11299, in place of dropout: `model.dropout` 0). For methods full and top. 0: off."""
+    gradient_noise: GradientNoise = GradientNoise()
+    """Normal noise on the gradients, which falls over the training (arXiv:1511.06807)."""

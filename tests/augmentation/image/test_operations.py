@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from hf_finetune import ImageData
 from hf_finetune.augmentation.image.operations import (
     AugMix,
     AutoAugment,
@@ -43,7 +44,6 @@ from hf_finetune.augmentation.image.operations import (
     TrivialAugment,
 )
 from hf_finetune.augmentation.operations import ImageBatch, Population, generators
-from hf_finetune.config.recipe import ImageData
 from hf_finetune.errors import InputError
 from hf_finetune.utils.plain import merge, to_plain
 

@@ -15,13 +15,13 @@ from datasets import Dataset, Features, Image, Value
 from helpers.small_runs import image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 
+from hf_finetune import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.augmentation.compose import Compose, Phases
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
 from hf_finetune.cli.main import main_command
 from hf_finetune.cli.search import search_job
 from hf_finetune.cli.train import train_job
-from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.patches import image_size_after
 from hf_finetune.pipeline.context import PreparedRun

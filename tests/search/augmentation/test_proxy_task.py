@@ -12,11 +12,11 @@ from helpers.small_runs import image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import EfficientNetImageProcessor
 
+from hf_finetune import Batching, Evaluate, ImageData, Model, Precision, Recipe, Train
 from hf_finetune.augmentation.image.operations import Invert
 from hf_finetune.augmentation.mixing import CutMix, Mixup
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch
 from hf_finetune.augmentation.text.operations import DeleteWords
-from hf_finetune.config.recipe import Batching, Evaluate, ImageData, Model, Precision, Recipe, Train
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import evaluating
 from hf_finetune.models.modules import encoder_layers

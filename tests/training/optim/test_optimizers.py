@@ -16,9 +16,9 @@ from helpers.small_runs import small_recipe, small_trainer, stop_after, trainer_
 from safetensors.torch import load_file
 from torch import nn
 
+from hf_finetune import Averaging, Launch, Model, Optim, Recipe, TextData, Train
 from hf_finetune.cli.arguments import RunJob
 from hf_finetune.cli.parsing import parse
-from hf_finetune.config.recipe import Averaging, Launch, Model, Optim, Recipe, TextData, Train
 from hf_finetune.config.rules import check
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.config.recipe import Launch, Optim, Recipe
+from hf_finetune import Launch, Optim, Recipe
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.modules import encoder, encoder_layers

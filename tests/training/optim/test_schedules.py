@@ -12,9 +12,9 @@ from helpers.small_runs import furthest, small_recipe, small_trainer, trainer_wi
 from torch.optim import lr_scheduler
 from transformers import TrainerCallback, get_scheduler
 
+from hf_finetune import Launch, Model, Recipe, TextData, Train
 from hf_finetune.cli.arguments import RunJob
 from hf_finetune.cli.parsing import parse
-from hf_finetune.config.recipe import Launch, Model, Recipe, TextData, Train
 from hf_finetune.config.rules import check
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline import run as pipeline

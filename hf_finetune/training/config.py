@@ -1,0 +1,143 @@
+"""The training loop of a run: its length, batches, number formats and weight averages. Cheap to import."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+import tyro
+from annotated_types import Le
+
+from hf_finetune.training.optim.schedule_config import ScheduleName
+from hf_finetune.utils.config import (
+    Count,
+    MaxSteps,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    Probability,
+    Seed,
+    configclass,
+    flag,
+)
+
+MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
+
+
+@configclass
+class Train:
+    """Optimization. Names that TrainingArguments has mean what they mean there."""
+
+    learning_rate: Positive | None = None
+    """Peak learning rate. None: 1e-3 for head and lora (plain LoRA on texts: at a width of 768; 2e-3 at 384); for texts
+    1e-4 with full, 3e-4 with top; for images 2e-5 with both; 5e-4 with model.from_config; see docs/benchmarks.md. SGD
+    takes 100 times, Adafactor 25 times, Lion a tenth of that. `--find-lr` proposes one."""
+    num_train_epochs: Annotated[Positive, flag("--epochs")] = 3.0
+    """Passes over the training examples."""
+    max_steps: MaxSteps = -1
+    """Stop after this many optimizer steps, whatever the epochs. -1: by epochs."""
+    per_device_train_batch_size: Count = 32
+    """Examples of one forward pass on one device. On CPU images go through in smaller parts, to the same gradient."""
+    per_device_eval_batch_size: Count = 64
+    """Examples of one forward pass in evaluation."""
+    gradient_accumulation_steps: Count = 1
+    """Forward passes per optimizer step."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay (for SGD part of the gradient) of linear, convolution and embedding weights. None for
+    biases, norms, layer scales, special tokens and added position tables."""
+    warmup_steps: NonNegative | None = None
+    """Steps of linear warm-up; below 1, a share of all steps. None: 0.06; 0 for constant, cyclic and one_cycle."""
+    lr_scheduler_type: ScheduleName | None = None
+    """Learning-rate schedule after the warm-up; its numbers stand in `schedule`. None: linear; with optimizer
+    ScheduleFree constant_with_warmup."""
+    max_grad_norm: NonNegative = 1.0
+    """Clip the norm of the gradients to this."""
+    seed: Annotated[Seed, flag("--seed")] = 0
+    """Seed of the head's first weights, the order of examples and dropout. Never searched over."""
+    logging_steps: Count = 10
+    """Optimizer steps between two lines of log.jsonl; a loss that is not a number stops the run there."""
+    head_warm_start: bool = True
+    """Fit the classification layer first, by logistic regression on the untrained network's features
+    (arXiv:2202.10054). Not with model.from_config, whose features are random."""
+    head_inverse_strength: Positive | None = None
+    """Inverse L2 penalty of that regression, on standardized features (scikit-learn's C): smaller values keep the head
+    nearer to 0. None: 0.1 with method head; 0.01 with all others, which train it further."""
+    head_least_explained: Annotated[float, Le(1)] | None = None
+    """Keep the head random where the fit explains less than this share of the labels' entropy on held-out examples:
+    such a head would tie the network to features that say little. 1: always random; -100: always fitted. None: 0.2;
+    with method head, whose features stay as they are, always fitted."""
+    early_stopping_patience: Count | None = None
+    """Stop after this many epochs without a better validation metric. None: never."""
+    keep_checkpoints: bool = False
+    """Keep DIR/checkpoints after success."""
+    extra: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """Any further TrainingArguments, passed through unchanged. Pretraining gets them, too, but for eval_on_start,
+    eval_delay, logging_first_step and report_to."""
+
+    @property
+    def checkpoints_activations(self) -> bool:
+        """Whether activations are thrown away and computed again for the gradients, by either of the field's names."""
+        return any(self.extra.get(name) for name in ("gradient_checkpointing", "activation_checkpointing"))
+
+
+@configclass
+class Batching:
+    """How examples become batches."""
+
+    rows_per_step: Count | None = None
+    """Examples of one optimizer step over all processes and accumulation, so that the result does not depend on the
+    number of processes. None: per_device_train_batch_size x gradient_accumulation_steps x processes."""
+    by_length: bool = True
+    """Batch texts of similar length: less padding, the same examples an epoch."""
+    cache_prefix: bool = True
+    """Compute the outputs of frozen layers once per example, cache them on disk, and run only the layers above in every
+    epoch."""
+    cache_gb: Positive = 8.0
+    """Gigabytes (10^9 bytes) of disk for such activations, decoded images, stored augmented copies, generated texts and
+    teacher logits together, over all runs. The least recently used are deleted first."""
+    token_budget: Count | None = None
+    """Padded tokens of one optimizer step over all processes and accumulation: many short texts or few long ones.
+    per_device_train_batch_size has no effect then. Counted before online augmentation, which may lengthen texts. None:
+    every step has about the same number of examples."""
+    unpadded: bool | None = None
+    """Concatenate the texts of a batch without padding; each attends to itself alone. None: where a flash-attention
+    kernel computes it (GPU, half precision, `flash-attn` installed, a family verified to be equal). On CPU it is exact,
+    but 3 to 7 times slower than batches of similar length."""
+    sampling: Literal["none", "balanced", "square_root"] = "none"
+    """Examples of an epoch. none: every example once. balanced: equally many of every class. square_root: in proportion
+    to the square roots of the class sizes. The last two draw anew each epoch, with replacement for rare classes."""
+
+
+@configclass
+class Precision:
+    """Number formats."""
+
+    mixed_precision: Annotated[MixedPrecision, flag("--mixed-precision")] = "auto"
+    """Format of matrix products in training; weights stay float32. auto: what `accelerate launch` requests, else bf16
+    where the hardware multiplies it natively, else no; in long runs whichever is measured to be faster."""
+    float32_matmul: Literal["auto", "highest", "high", "medium"] = "auto"
+    """How float32 matrix products are computed (`torch.set_float32_matmul_precision`). auto: highest; or medium, where
+    it is faster and measured to be equally exact on this processor."""
+    threads: Count | None = None
+    """Threads of a process. None: all; or half of them where that is measured to be faster."""
+    probe: bool = True
+    """Before a long run (600 steps or more), time a few real steps and use the fastest number format, attention kernel
+    and thread count; the choice is stored for this machine. False: the defaults, unmeasured."""
+
+
+@configclass
+class Averaging:
+    """Averages of the weights over the run. Validation chooses between each of them and the best epoch's weights; the
+    average wins ties, and result.json lists all. Not with an L1 penalty, whose zeros an average loses."""
+
+    ema_decay: OpenFraction | None = None
+    """Decay of an exponential moving average of the weights: 0.999, or (1 + t) / (10 + t) at step t where that is less.
+    It is scored at each validation. None: no such average."""
+    tail_share: Probability = 0.0
+    """Average the weights over this share of the optimizer steps, the last ones (SWA, arXiv:1803.05407). Made for a
+    learning rate that does not fall to 0. 0: off."""
+    tail_every: Literal["step", "epoch"] = "step"
+    """What `tail_share` averages: the weights after every step of the tail, or after every epoch in it."""
+    soup: bool = False
+    """Average the weights of the epochs, best first; an epoch is added unless the validation metric falls (greedy soup,
+    arXiv:2203.05482). Takes disk space for the trained weights of every epoch."""
