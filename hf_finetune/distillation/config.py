@@ -5,7 +5,7 @@ it computes. A kind of a union below has a `weight` by which its loss is multipl
 row (B,):
 
 - LogitKind: `(student's logits (B, C), teacher's logits (B, C), labels (B,))`, the classes those of the data, in their
-  order. `needs_all_logits` says whether the teacher's unlikely classes must be exact, see `distillation.logit_cache`.
+  order. `needs_all_logits` says whether the teacher's unlikely classes must be exact, see `distillation.cache.logits`.
 - EmbeddingKind: `(student's embeddings (B, D), teacher's)`. `compares_rows` says whether a row's loss depends on the
   rows beside it in a forward pass; `compares_features`, whether the student's are projected where the widths differ.
 - TokenKind: `(FeaturePair)`, the features those that `required` names, and the weights those of `initial_weights`,
@@ -40,7 +40,7 @@ DistillationKind = LogitKind | FeatureKind
 
 
 def searches_layers(kind: DistillationKind) -> TypeGuard[HiddenStates | AttentionMaps]:
-    """Whether the pairs of layers are searched before training, see `distillation.layer_search`."""
+    """Whether the pairs of layers are searched before training, see `distillation.features.layer_search`."""
     return isinstance(kind, HiddenStates | AttentionMaps) and kind.layers == "searched"
 
 
@@ -57,8 +57,8 @@ class Distill(Supervised):
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It
     reads the examples through its own tokenizer or processor, once; its logits are cached within `batching.cache_gb`
     for later runs. With online augmentation (`data.augment`) it predicts each epoch's views as the epoch begins. Also
-    precomputed predictions (.parquet, .npy, a folder of them; `distillation.precomputed`), or a scikit-learn pipeline
-    for texts (.skops). With several, `--teacher A B`, the mean of their probabilities teaches, and its logarithms stand
+    precomputed predictions (.parquet, .npy, a folder of them; see docs/distillation.md), or a scikit-learn pipeline for
+    texts (.skops). With several, `--teacher A B`, the mean of their probabilities teaches, and its logarithms stand
     for logits."""
     kinds: Operations[DistillationKind] = (SoftTargets(),)
     """Losses against the teacher, each with a weight. On its logits: SoftTargets, HardLabel, MatchLogits, DecoupledKD.

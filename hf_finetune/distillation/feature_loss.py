@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hf_finetune.distillation.config import EmbeddingKind, FeatureKind
-from hf_finetune.distillation.features import (
+from hf_finetune.distillation.losses.base import (
     FeaturePair,
     Features,
     Networks,

@@ -12,7 +12,7 @@ import torch
 
 from hf_finetune.distillation.config import DistillationKind, LogitKind
 from hf_finetune.distillation.feature_loss import FeatureLoss
-from hf_finetune.distillation.features import Features
+from hf_finetune.distillation.losses.base import Features
 from hf_finetune.distillation.weight_schedules import Number, constant, ends_of, settled
 from hf_finetune.training.losses.weighted import WeightedLoss
 

@@ -17,11 +17,42 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from hf_finetune.augmentation.online import AugmentedRows
-from hf_finetune.distillation.ensemble import EnsembleLogits, mean_logits
-from hf_finetune.distillation.logit_cache import Logits
-from hf_finetune.distillation.network_teacher import NetworkTeacher
-from hf_finetune.distillation.teachers import Teacher, combined_weights
+from hf_finetune.distillation.cache.logits import Logits
+from hf_finetune.distillation.teachers.base import Teacher
+from hf_finetune.distillation.teachers.loading import combined_weights
+from hf_finetune.distillation.teachers.network import NetworkTeacher
+from hf_finetune.evaluation.metrics import softmax
+from hf_finetune.evaluation.test_time import mean_probabilities
 from hf_finetune.utils.timer import Timer
+
+
+def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """Compute logarithms of the arithmetic mean of several teachers' probabilities (an ensemble as in
+    arXiv:1503.02531).
+
+    Args:
+        logits: of the same rows, each of shape (N, C).
+
+    Returns:
+        Shape (N, C), float32: normalized, so that their softmax is the mean itself.
+    """
+    mean_NC = mean_probabilities(softmax(logits_NC) for logits_NC in logits)
+    # A class that float64 cannot tell from impossible.
+    return np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class EnsembleLogits:
+    """`mean_logits` of rows as they are read, see `cache.logits.Logits`."""
+
+    members: Sequence[Logits]
+
+    def __len__(self) -> int:
+        return len(self.members[0])
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Return the logits (B, C), float32, of the rows of these numbers."""
+        return mean_logits([member[rows] for member in self.members])
 
 
 @contextmanager

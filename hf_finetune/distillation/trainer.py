@@ -19,7 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.distillation.feature_loss import FeatureDistillation
-from hf_finetune.distillation.feature_recorder import FeatureRecorder
+from hf_finetune.distillation.features.recorder import FeatureRecorder
 from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
 from hf_finetune.distillation.training_rows import (
     LOGITS,

@@ -18,7 +18,7 @@ from hf_finetune.data.inputs import Columns, EpochRows
 TEACHER = "teacher_"
 LOGITS = f"{TEACHER}logits"
 TOKENS = f"{TEACHER}tokens"
-"""The column of the teacher's states of tokens (B, T, K), see `distillation.hidden_state_cache`."""
+"""The column of the teacher's states of tokens (B, T, K), see `distillation.cache.hidden_states`."""
 
 
 class TeacherColumn(Protocol):

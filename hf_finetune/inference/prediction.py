@@ -35,7 +35,7 @@ def predict(
     Args:
         batch_size, precision, views: see `Scorer`.
         digests: write the column `digest` as well, see `data.duplicates.row_digests`, by which
-            `distillation.precomputed` finds a row.
+            `distillation.teachers.precomputed` finds a row.
 
     Returns:
         {"rows", "throughput", "precision"}, as in `evaluate`.

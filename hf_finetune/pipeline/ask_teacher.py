@@ -14,13 +14,14 @@ from datasets import Dataset
 from hf_finetune.config.data import TextData
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.provenance import teacher_overlaps
-from hf_finetune.distillation import layer_search, report
+from hf_finetune.distillation import report
 from hf_finetune.distillation.config import Distill, LogitKind
 from hf_finetune.distillation.feature_loss import FeatureDistillation
-from hf_finetune.distillation.layer_search import LayerMap
+from hf_finetune.distillation.features import layer_search
+from hf_finetune.distillation.features.layer_search import LayerMap
+from hf_finetune.distillation.features.teacher_features import feature_distillation
 from hf_finetune.distillation.predictions import TeacherPredictions, predict_rows
-from hf_finetune.distillation.teacher_features import feature_distillation
-from hf_finetune.distillation.teachers import Teachers
+from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.pipeline.context import PreparedRun, RunContext
 from hf_finetune.pipeline.stopwatch import Stopwatch
 
@@ -64,7 +65,7 @@ def search_layers(run: PreparedRun, train_rows: Dataset) -> list[LayerMap]:
         train_rows: encoded.
 
     Returns:
-        See `distillation.layer_search.search_layers`.
+        See `distillation.features.layer_search.search_layers`.
     """
     layer_maps: list[Any] = [None]
     if PartialState().is_main_process:

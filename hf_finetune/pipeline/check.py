@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.config.data import TextData
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.distillation.compatibility import check_features
-from hf_finetune.distillation.teachers import Teachers
+from hf_finetune.distillation.features.compatibility import check_features
+from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.models.freezing import train_only
 from hf_finetune.models.kernels.dropout import drops_out
@@ -77,7 +77,7 @@ def check_teachers(teachers: Teachers | None, context: RunContext, data: RunData
     """Load the teachers, and refuse one that cannot predict the rows as the run will ask for it.
 
     Raises:
-        InputError: see `Teachers.members` and `distillation.teachers.Teacher.check`.
+        InputError: see `Teachers.members` and `distillation.teachers.base.Teacher.check`.
     """
     for teacher in () if teachers is None else teachers.members:
         teacher.check(data.splits, data.inputs, context.recipe.data.augment, online=context.augments_online)

@@ -18,7 +18,7 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import PretrainingRows, labeled_rows
 from hf_finetune.distillation import config as distillation
 from hf_finetune.distillation.config import Distill
-from hf_finetune.distillation.teachers import Teachers
+from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.models.patches import Shrink
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.training import precision

@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.distillation import layer_search
+from hf_finetune.distillation.features import layer_search
 from hf_finetune.models import freezing
 from hf_finetune.pipeline.batching import micro_batch, step_batches
 from hf_finetune.pipeline.context import PreparedRun

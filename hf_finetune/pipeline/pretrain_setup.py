@@ -20,7 +20,7 @@ from hf_finetune.pipeline.kernels import default_kernels
 from hf_finetune.pipeline.update_rule import shortcuts
 from hf_finetune.pretraining.config import MaskedLanguage, PretrainObjective, SimCLR
 from hf_finetune.pretraining.models import load_pretrainable
-from hf_finetune.pretraining.task import Task
+from hf_finetune.pretraining.objectives.base import Task
 from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
 from hf_finetune.pretraining.word_masking import rows_with_words
 from hf_finetune.training.arguments import training_arguments

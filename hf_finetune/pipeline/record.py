@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.augmentation.generative.paraphraser import checkpoint_digests
-from hf_finetune.distillation.layer_search import LayerMap
+from hf_finetune.distillation.features.layer_search import LayerMap
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.fit_head import HeadStart
 from hf_finetune.pipeline.kernels import default_kernels, free_kernels
@@ -40,7 +40,7 @@ class RunRecord:
     head: HeadStart | None = None
     """None: not fitted before training."""
     layer_maps: list[LayerMap] | None = None
-    """See `distillation.layer_search.search_layers`; None: not searched."""
+    """See `distillation.features.layer_search.search_layers`; None: not searched."""
 
     @classmethod
     def of(cls, run: PreparedRun, command: str | None = None) -> RunRecord:

@@ -1,7 +1,7 @@
 """Further pretraining of the checkpoint on rows without labels, before it is fine-tuned: cheap to import.
 
 An objective lives in a module of its own in `pretraining.objectives`: its fields, which families it is for, and the
-task that a network learns, see `pretraining.task`.
+task that a network learns, see `pretraining.objectives.base`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.loading import load_config, quiet, seeded, set_dropout
 from hf_finetune.models.safety import LocalCheckpoint, first_line
-from hf_finetune.pretraining.task import Objective, Predicts
+from hf_finetune.pretraining.objectives.base import Objective, Predicts
 
 logger = logging.getLogger("hf_finetune")
 

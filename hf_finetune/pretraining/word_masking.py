@@ -20,7 +20,7 @@ from hf_finetune.data.text_pieces import UNSPACED
 from hf_finetune.data.tokens import pad
 from hf_finetune.errors import InputError
 from hf_finetune.pretraining.masked_rows import MaskedRows
-from hf_finetune.pretraining.task import IGNORED
+from hf_finetune.pretraining.objectives.base import IGNORED
 
 WORDS = "words"
 """Column of encoded rows: for each token the number of its word, counted from 0, -1 for special tokens."""

@@ -31,9 +31,9 @@ from hf_finetune.cli.search import search_job
 from hf_finetune.cli.train import train_job
 from hf_finetune.config.rules import check
 from hf_finetune.data.unlabeled import with_labeled_row
-from hf_finetune.distillation import network_teacher
 from hf_finetune.distillation.config import DecoupledKD, HardLabel, MatchLogits, SoftTargets
 from hf_finetune.distillation.predictions import OnlinePredictions
+from hf_finetune.distillation.teachers import network as network_teacher
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.loading import load_classifier

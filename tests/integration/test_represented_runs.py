@@ -23,7 +23,6 @@ from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import main
 from hf_finetune.cli.arguments import RunJob
 from hf_finetune.cli.parsing import parse
-from hf_finetune.distillation import network_teacher
 from hf_finetune.distillation.config import (
     AttentionMaps,
     AttentionRelations,
@@ -35,8 +34,9 @@ from hf_finetune.distillation.config import (
     RelationalKD,
     SoftTargets,
 )
-from hf_finetune.distillation.features import Features
-from hf_finetune.distillation.teacher_features import ComputedFeatures
+from hf_finetune.distillation.features.teacher_features import ComputedFeatures
+from hf_finetune.distillation.losses.base import Features
+from hf_finetune.distillation.teachers import network as network_teacher
 from hf_finetune.distillation.trainer import COMPARING
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError, StoppedBySignal

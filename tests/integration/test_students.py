@@ -19,7 +19,7 @@ from hf_finetune.cli import main
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.distillation.config import Embedding, HardLabel, SoftTargets
 from hf_finetune.distillation.predictions import predict_rows
-from hf_finetune.distillation.teachers import Teachers
+from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.inference.scoring import probabilities

@@ -12,8 +12,8 @@ from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.pretraining.autoencoder import MaskedAutoencoder
 from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 from hf_finetune.pretraining.models import check_pretrainable, load_pretrainable, save_encoder
+from hf_finetune.pretraining.objectives.base import Objective
 from hf_finetune.pretraining.projection import put_projection
-from hf_finetune.pretraining.task import Objective
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "modernbert"])

@@ -14,7 +14,7 @@ from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 from hf_finetune.pretraining.models import load_pretrainable
-from hf_finetune.pretraining.task import Objective
+from hf_finetune.pretraining.objectives.base import Objective
 from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
 from hf_finetune.pretraining.word_masking import with_words
 from hf_finetune.training.arguments import training_arguments

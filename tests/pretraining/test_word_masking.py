@@ -14,7 +14,7 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.pretraining.masked_rows import blocks
-from hf_finetune.pretraining.task import IGNORED
+from hf_finetune.pretraining.objectives.base import IGNORED
 from hf_finetune.pretraining.word_masking import (
     WORDS,
     Masking,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import MinLen
 
-from hf_finetune.distillation.features import (
+from hf_finetune.distillation.losses.base import (
     PLAIN_ATTENTION,
     FeaturePair,
     LayerPairs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_finetune.distillation.features import (
+from hf_finetune.distillation.losses.base import (
     PROJECTED_ATTENTION,
     FeaturePair,
     Networks,

@@ -12,7 +12,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from hf_finetune.distillation.features import Features, Networks
+from hf_finetune.distillation.losses.base import Features, Networks
 from hf_finetune.models.families import width_of
 from hf_finetune.training.losses.contrastive import at_least_float32
 

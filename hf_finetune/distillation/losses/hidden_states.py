@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import MinLen
 
-from hf_finetune.distillation.features import (
+from hf_finetune.distillation.losses.base import (
     UNIFORM_LAYERS,
     FeaturePair,
     LayerPairs,

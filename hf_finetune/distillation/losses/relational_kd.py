@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
-from hf_finetune.distillation.features import Pooling
+from hf_finetune.distillation.losses.base import Pooling
 from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import NonNegative, configclass
 

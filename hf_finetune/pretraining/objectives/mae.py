@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from hf_finetune.errors import InputError
-from hf_finetune.pretraining.masked_images import FAMILIES, MaskedImageTask, image_shape
-from hf_finetune.pretraining.task import Predicts, Task
+from hf_finetune.pretraining.objectives.base import Predicts, Task
+from hf_finetune.pretraining.objectives.masked_images import FAMILIES, MaskedImageTask, image_shape
 from hf_finetune.utils.config import Count, OpenFraction, configclass
 from hf_finetune.utils.config_errors import Check
 

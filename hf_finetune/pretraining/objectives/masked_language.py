@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_finetune.errors import InputError
-from hf_finetune.pretraining.task import IGNORED, Predicts, Task
+from hf_finetune.pretraining.objectives.base import IGNORED, Predicts, Task
 from hf_finetune.utils.config import Count, OpenFraction, configclass
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from annotated_types import MinLen
 
 from hf_finetune.augmentation.compose import ImageAugmentation
 from hf_finetune.augmentation.image.operations import Blur, ColorJitter, Flip, Grayscale, ResizedCrop
-from hf_finetune.pretraining.task import Predicts, Task
+from hf_finetune.pretraining.objectives.base import Predicts, Task
 from hf_finetune.utils.config import Count, Operations, Positive, configclass
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hf_finetune.errors import InputError
-from hf_finetune.pretraining.task import Predicts, Task
+from hf_finetune.pretraining.objectives.base import Predicts, Task
 from hf_finetune.utils.config import Positive, configclass
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_finetune.errors import InputError
-from hf_finetune.pretraining.masked_images import FAMILIES, MaskedImageTask, image_shape
-from hf_finetune.pretraining.task import Predicts, Task
+from hf_finetune.pretraining.objectives.base import Predicts, Task
+from hf_finetune.pretraining.objectives.masked_images import FAMILIES, MaskedImageTask, image_shape
 from hf_finetune.utils.config import Count, OpenFraction, configclass
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from hf_finetune.distillation.config import (
     TokenKind,
 )
 from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss, required_features
-from hf_finetune.distillation.feature_recorder import FeatureRecorder, embeddings
-from hf_finetune.distillation.features import Features, Networks, layer_pairs
+from hf_finetune.distillation.features.recorder import FeatureRecorder, embeddings
 from hf_finetune.distillation.loss import DistillationLoss
+from hf_finetune.distillation.losses.base import Features, Networks, layer_pairs
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.distillation.training_rows import embedding_column
 from hf_finetune.distillation.weight_schedules import Ramp

@@ -26,8 +26,8 @@ from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.duplicates import first_occurrences, row_digests
 from hf_finetune.data.inputs import Inputs
 from hf_finetune.data.loading import Splits
-from hf_finetune.distillation.class_order import class_columns
-from hf_finetune.distillation.logit_cache import Logits
+from hf_finetune.distillation.cache.logits import Logits
+from hf_finetune.distillation.teachers.base import class_columns
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils import hashing

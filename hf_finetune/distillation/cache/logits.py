@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hf_finetune.distillation.chunk_cache import cached_chunks, chunks_of
+from hf_finetune.distillation.cache.chunks import cached_chunks, chunks_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils.disk_cache import NoStore

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from hf_finetune.distillation.features import Features
-from hf_finetune.distillation.layer_search import (
+from hf_finetune.distillation.features.layer_search import (
     TOKENS_OF_A_ROW,
     AttentionSimilarity,
     HiddenStateSimilarity,
     best_pairs,
     linear_cka,
 )
+from hf_finetune.distillation.losses.base import Features
 
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 

@@ -25,14 +25,14 @@ from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.distillation.compatibility import PixelScaling
+from hf_finetune.distillation.cache.hidden_states import CachedTokens, TokenLayout, cached_tokens
 from hf_finetune.distillation.config import DistillationKind, FeatureKind
 from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss, required_features
-from hf_finetune.distillation.feature_recorder import FeatureRecorder
-from hf_finetune.distillation.features import Features, Networks, Pooling, Required, RequiredFeatures
-from hf_finetune.distillation.hidden_state_cache import CachedTokens, TokenLayout, cached_tokens
-from hf_finetune.distillation.network_teacher import EncodedRows, NetworkTeacher
+from hf_finetune.distillation.features.compatibility import PixelScaling
+from hf_finetune.distillation.features.recorder import FeatureRecorder
+from hf_finetune.distillation.losses.base import Features, Networks, Pooling, Required, RequiredFeatures
 from hf_finetune.distillation.predictions import main_process_first
+from hf_finetune.distillation.teachers.network import EncodedRows, NetworkTeacher
 from hf_finetune.distillation.training_rows import (
     TOKENS,
     ColumnsOfViews,

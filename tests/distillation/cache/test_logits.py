@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_finetune.distillation.ensemble import EnsembleLogits, mean_logits
-from hf_finetune.distillation.logit_cache import MANY, TOP, CachedLogits, cached_logits, pack, unpack
+from hf_finetune.distillation.cache.logits import MANY, TOP, CachedLogits, cached_logits, pack, unpack
+from hf_finetune.distillation.predictions import EnsembleLogits, mean_logits
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils import disk_cache
 

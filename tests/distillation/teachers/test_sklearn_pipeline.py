@@ -14,10 +14,10 @@ from sklearn.tree import DecisionTreeClassifier
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.distillation import logit_cache
+from hf_finetune.distillation.cache import logits as logit_cache
 from hf_finetune.distillation.predictions import predict_rows
-from hf_finetune.distillation.sklearn_teacher import read_sklearn
-from hf_finetune.distillation.teachers import Teachers
+from hf_finetune.distillation.teachers.loading import Teachers
+from hf_finetune.distillation.teachers.sklearn_pipeline import read_sklearn
 from hf_finetune.errors import InputError
 
 skops = pytest.importorskip("skops.io")

@@ -7,59 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
-from datasets import Dataset
-
-from hf_finetune.augmentation.online import AugmentedRows
-from hf_finetune.data.inputs import Inputs
-from hf_finetune.data.loading import Splits
-from hf_finetune.distillation.class_order import class_columns
-from hf_finetune.distillation.logit_cache import Logits
-from hf_finetune.distillation.network_teacher import NetworkTeacher, Precision
-from hf_finetune.distillation.precomputed import is_precomputed, read_precomputed
-from hf_finetune.distillation.sklearn_teacher import is_sklearn, read_sklearn
+from hf_finetune.distillation.teachers.base import Teacher, class_columns
+from hf_finetune.distillation.teachers.network import NetworkTeacher, Precision
+from hf_finetune.distillation.teachers.precomputed import is_precomputed, read_precomputed
+from hf_finetune.distillation.teachers.sklearn_pipeline import is_sklearn, read_sklearn
 from hf_finetune.errors import InputError
 from hf_finetune.training.classifier import load_trained
 from hf_finetune.training.precision import default_device, has_native_bf16
 from hf_finetune.utils import hashing
-
-
-class Teacher(Protocol):
-    """What predicts the classes of the data."""
-
-    @property
-    def name(self) -> str:
-        """File, folder or Hub id, as the user wrote it."""
-
-    @property
-    def weights(self) -> str:
-        """SHA-256 of what its predictions of the same rows depend on."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What its user should know."""
-
-    def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
-        """Refuse rows that it cannot predict as the run will ask for it.
-
-        Args:
-            student: turns rows into the student's inputs.
-            augment: operations that change the training rows.
-            online: whether they make views of them in every epoch.
-
-        Raises:
-            InputError: naming the field and the remedy.
-        """
-
-    def predict(self, rows: Dataset | AugmentedRows, split: str, *, budget_gb: float) -> tuple[Logits, bool]:
-        """Return the logits (N, C), float32, of all rows, and whether they were cached; those that were not are now.
-
-        Args:
-            rows: canonical rows; or augmented ones, of which the views of their epoch.
-            split: what the rows are called.
-            budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
-        """
 
 
 @dataclass

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hf_finetune.errors import InputError
-from hf_finetune.pretraining.task import Objective, Task, collate_counted
+from hf_finetune.pretraining.objectives.base import Objective, Task, collate_counted
 
 if TYPE_CHECKING:
     import torch

@@ -1,11 +1,55 @@
-"""A teacher's classes in the order of the data's, matched by their names."""
+"""What all teachers of a run have in common: their contract, and classes in the order of the data's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
+from datasets import Dataset
+
+from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.inputs import Inputs
+from hf_finetune.data.loading import Splits
+from hf_finetune.distillation.cache.logits import Logits
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import quoted
+
+
+class Teacher(Protocol):
+    """What predicts the classes of the data."""
+
+    @property
+    def name(self) -> str:
+        """File, folder or Hub id, as the user wrote it."""
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of what its predictions of the same rows depend on."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its user should know."""
+
+    def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
+        """Refuse rows that it cannot predict as the run will ask for it.
+
+        Args:
+            student: turns rows into the student's inputs.
+            augment: operations that change the training rows.
+            online: whether they make views of them in every epoch.
+
+        Raises:
+            InputError: naming the field and the remedy.
+        """
+
+    def predict(self, rows: Dataset | AugmentedRows, split: str, *, budget_gb: float) -> tuple[Logits, bool]:
+        """Return the logits (N, C), float32, of all rows, and whether they were cached; those that were not are now.
+
+        Args:
+            rows: canonical rows; or augmented ones, of which the views of their epoch.
+            split: what the rows are called.
+            budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
+        """
 
 
 def class_columns(labels: Sequence[str], teacher_labels: Sequence[str], *, owner: str) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_finetune.distillation.features import Features, Pooling, RequiredFeatures
+from hf_finetune.distillation.losses.base import Features, Pooling, RequiredFeatures
 from hf_finetune.models.heads.pooling import Pool, last_states, pooling_spec
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens
 from hf_finetune.models.modules import encoder, encoder_layers, query_key_value

@@ -14,10 +14,11 @@ from helpers.small_runs import small_recipe, text_rows
 from helpers.tiny import tiny_text_checkpoint
 
 from hf_finetune import Distill
-from hf_finetune.distillation import logit_cache
+from hf_finetune.distillation.cache import logits as logit_cache
 from hf_finetune.distillation.config import MatchLogits, SoftTargets
 from hf_finetune.distillation.predictions import predict_rows
-from hf_finetune.distillation.teachers import Teacher, Teachers
+from hf_finetune.distillation.teachers.base import Teacher
+from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.models.loading import load_classifier
@@ -93,7 +94,7 @@ def test_what_is_noted_and_refused(folder: Path, tmp_path: Path, monkeypatch: py
     found = [note for note in prepare(dataclasses.replace(recipe, objective=taught)).notes if "a.parquet" in note]
     assert len(found) == 2 and found[:1] == list(load(tmp_path / "a.parquet").notes)
     assert "objective.teacher_precision has no effect here" in found[1]
-    monkeypatch.setattr("hf_finetune.distillation.teachers.has_native_bf16", lambda _: True)
+    monkeypatch.setattr("hf_finetune.distillation.teachers.loading.has_native_bf16", lambda _: True)
     both = (str(tmp_path / "a.parquet"), str(folder))
     assert list(Teachers(both, ("bad", "good"), "text", precision="bf16").notes) == found[:1]
     config = json.loads((folder / "config.json").read_text())

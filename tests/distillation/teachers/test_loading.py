@@ -25,10 +25,10 @@ from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.inputs import ImageInputs
-from hf_finetune.distillation import network_teacher, report
-from hf_finetune.distillation.ensemble import mean_logits
-from hf_finetune.distillation.predictions import OnlinePredictions, TeacherPredictions, predict_rows
-from hf_finetune.distillation.teachers import Teachers
+from hf_finetune.distillation import report
+from hf_finetune.distillation.predictions import OnlinePredictions, TeacherPredictions, mean_logits, predict_rows
+from hf_finetune.distillation.teachers import network as network_teacher
+from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.training.precision import settings_restored
@@ -173,13 +173,13 @@ def test_half_precision(tmp_path: Path, own_cache: Path, monkeypatch: pytest.Mon
     checkpoint, rows = classifier(tmp_path, "bert", ("good", "bad")), text_rows(200)
     exact = predict(checkpoint, rows).logits["validation"]
     half = Teachers((str(checkpoint),), ("bad", "good"), "text", precision="bf16")
-    monkeypatch.setattr("hf_finetune.distillation.teachers.has_native_bf16", lambda _: True)
+    monkeypatch.setattr("hf_finetune.distillation.teachers.loading.has_native_bf16", lambda _: True)
     found = predict_rows(half.members, {"validation": rows}, budget_gb=1.0)
     half.release()
     assert not found.cached and len(list(own_cache.glob("teacher/*"))) == 2
     difference = np.abs(found.logits["validation"] - exact).max()
     assert 0 < difference < 0.05 and np.array_equal(found.logits["validation"].argmax(-1), exact.argmax(-1))
-    monkeypatch.setattr("hf_finetune.distillation.teachers.has_native_bf16", lambda _: False)
+    monkeypatch.setattr("hf_finetune.distillation.teachers.loading.has_native_bf16", lambda _: False)
     with pytest.raises(InputError, match=r"^objective.teacher_precision: expected float32 on this cpu, which does not"):
         _ = half.members
 

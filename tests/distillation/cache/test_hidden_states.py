@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_finetune.distillation.features import Features
-from hf_finetune.distillation.hidden_state_cache import CachedTokens, TokenLayout, cached_tokens
+from hf_finetune.distillation.cache.hidden_states import CachedTokens, TokenLayout, cached_tokens
+from hf_finetune.distillation.losses.base import Features
 from hf_finetune.utils.disk_cache import NoStore
 
 TOKENS = np.array([2, 1, 3, 1, 2])

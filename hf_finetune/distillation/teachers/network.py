@@ -21,10 +21,10 @@ from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import EpochRows, ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.loading import Splits
-from hf_finetune.distillation.class_order import order_notes
-from hf_finetune.distillation.feature_recorder import EmbeddingModel
-from hf_finetune.distillation.features import Pooling
-from hf_finetune.distillation.logit_cache import CachedLogits, Logits, cached_logits, check_finite
+from hf_finetune.distillation.cache.logits import CachedLogits, Logits, cached_logits, check_finite
+from hf_finetune.distillation.features.recorder import EmbeddingModel
+from hf_finetune.distillation.losses.base import Pooling
+from hf_finetune.distillation.teachers.base import order_notes
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.logits import PART_ROWS, TOKENS, predict_logits
@@ -77,7 +77,7 @@ class NetworkTeacher:
     precision: Precision = "float32"
     """In which it predicts; bf16: the predicted class is float32's, see `evaluation.half_precision`."""
     all_logits: bool = False
-    """Whether all of many logits are cached, see `distillation.logit_cache`."""
+    """Whether all of many logits are cached, see `distillation.cache.logits`."""
 
     @property
     def model(self) -> PreTrainedModel:

@@ -19,13 +19,13 @@ from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Inputs, Rows, columns_of, sample_rows
 from hf_finetune.distillation.config import DistillationKind, searches_layers
-from hf_finetune.distillation.feature_recorder import FeatureRecorder
-from hf_finetune.distillation.features import Features, LayerPairs, Networks
+from hf_finetune.distillation.features.recorder import FeatureRecorder
+from hf_finetune.distillation.features.teacher_features import ComputedFeatures, required_together, skipped_tokens
 from hf_finetune.distillation.losses.attention_maps import AttentionMaps
+from hf_finetune.distillation.losses.base import Features, LayerPairs, Networks
 from hf_finetune.distillation.losses.functional import attention_kl, log_attention_map, mean_over_heads
 from hf_finetune.distillation.losses.hidden_states import HiddenStates
-from hf_finetune.distillation.network_teacher import NetworkTeacher
-from hf_finetune.distillation.teacher_features import ComputedFeatures, required_together, skipped_tokens
+from hf_finetune.distillation.teachers.network import NetworkTeacher
 from hf_finetune.evaluation.logits import evaluating, to_device
 
 logger = logging.getLogger("hf_finetune.run")

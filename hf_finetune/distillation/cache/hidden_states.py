@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_finetune.distillation.chunk_cache import cached_chunks, chunks_of
-from hf_finetune.distillation.feature_recorder import PROJECTIONS
-from hf_finetune.distillation.features import Features, RequiredFeatures
+from hf_finetune.distillation.cache.chunks import cached_chunks, chunks_of
+from hf_finetune.distillation.features.recorder import PROJECTIONS
+from hf_finetune.distillation.losses.base import Features, RequiredFeatures
 from hf_finetune.utils import disk_cache
 
 

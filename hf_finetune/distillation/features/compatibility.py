@@ -18,8 +18,8 @@ from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.distillation.config import DistillationKind, FeatureKind, TokenKind
 from hf_finetune.distillation.feature_loss import required_features
-from hf_finetune.distillation.features import Networks
-from hf_finetune.distillation.network_teacher import NetworkTeacher
+from hf_finetune.distillation.losses.base import Networks
+from hf_finetune.distillation.teachers.network import NetworkTeacher
 from hf_finetune.errors import InputError
 from hf_finetune.models.processors import positions_of
 from hf_finetune.training.flops import patches

@@ -12,7 +12,11 @@ import pytest
 from datasets import Dataset
 from helpers.small_runs import image_rows, text_rows
 
-from hf_finetune.distillation.precomputed import PrecomputedPredictions, is_precomputed, read_precomputed
+from hf_finetune.distillation.teachers.precomputed import (
+    PrecomputedPredictions,
+    is_precomputed,
+    read_precomputed,
+)
 from hf_finetune.errors import InputError
 
 ROWS = text_rows(6)

@@ -20,9 +20,9 @@ from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.duplicates import row_digests
 from hf_finetune.data.inputs import Inputs
 from hf_finetune.data.loading import Splits
-from hf_finetune.distillation.class_order import class_columns, order_notes
-from hf_finetune.distillation.logit_cache import Logits, cached_logits, check_finite
-from hf_finetune.distillation.precomputed import LEAST_PROBABILITY
+from hf_finetune.distillation.cache.logits import Logits, cached_logits, check_finite
+from hf_finetune.distillation.teachers.base import class_columns, order_notes
+from hf_finetune.distillation.teachers.precomputed import LEAST_PROBABILITY
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import PART_ROWS
 from hf_finetune.utils import hashing
@@ -56,7 +56,7 @@ class SklearnTeacher:
     columns_C: tuple[int, ...]
     """Which of its classes is each of the data's."""
     all_logits: bool = False
-    """Whether the logarithms of all of many classes are cached, see `distillation.logit_cache`."""
+    """Whether the logarithms of all of many classes are cached, see `distillation.cache.logits`."""
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Embedding, FeatureKind, HiddenStates
 from hf_finetune.distillation.feature_loss import required_features
-from hf_finetune.distillation.feature_recorder import EmbeddingModel, FeatureRecorder, embeddings
-from hf_finetune.distillation.features import (
+from hf_finetune.distillation.features.recorder import EmbeddingModel, FeatureRecorder, embeddings
+from hf_finetune.distillation.losses.base import (
     PLAIN_ATTENTION,
     PROJECTED_ATTENTION,
     UNIFORM_LAYERS,
