@@ -1,61 +1,75 @@
-"""Values as Markdown that no word of the user's can break."""
+"""Values as Markdown, escaped: the user's own words cannot break the card."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hf_finetune.hub.local_paths import shorten
 
 
-def table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, empty without rows."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in body]
-    if not rows:
-        return ""
-    lines = [[cell.replace("|", "\\|") for cell in header], ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def cell(text: str) -> str:
+    """Escape the delimiter of table cells."""
+    return text.replace("|", "\\|")
 
 
 def interval(metric: Mapping[str, float] | None) -> str:
-    """A value with its bounds; nothing for None."""
+    """Return a value with its bounds, or an empty string for None."""
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]" if metric else ""
 
 
 def percentage_points(difference: Mapping[str, float]) -> str:
-    """A difference of shares with its bounds, in percentage points."""
+    """Return a difference of shares with its bounds, in percentage points."""
     value, low, high = (100 * difference[name] for name in ("value", "low", "high"))
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def number(value: float) -> str:
-    """Four digits, or all of a whole number's."""
+    """Return four significant digits, or all digits of a whole number."""
     if float(value).is_integer() or abs(value) >= 1000:
         return f"{round(value):,}"
     return f"{value:.4g}"
 
 
 def value_cell(value: Any) -> str:
-    """A number readable, everything else as code."""
+    """Return a number as `number` does, anything else as inline code."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return number(value) if is_number else code(shorten(value) if isinstance(value, str) else json.dumps(value))
 
 
 def plain(text: str) -> str:
-    """`text` in one line that Markdown and HTML leave alone."""
+    """Return `text` on one line, escaped for Markdown and HTML."""
     return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", " ".join(text.split()))
 
 
 def code(text: str) -> str:
-    """`text` as inline code, whatever backticks it has itself."""
+    """Return `text` as inline code, fenced by more backticks than it holds."""
     text = " ".join(str(text).split())
-    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    ticks = _backticks(text)
     space = " " if text[:1] in ("`", "") or text.endswith("`") else ""
     return f"{ticks}{space}{text}{space}{ticks}"
 
 
 def quoted(text: str) -> str:
-    """A Python string literal."""
+    """Return a Python string literal."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def settings(fields: Mapping[str, Any]) -> str:
+    """Return fields and their values as `a: 1, b: 2`."""
+    return ", ".join(f"{name}: {value}" for name, value in fields.items())
+
+
+def fence(text: str) -> str:
+    """Return a code fence longer than any run of backticks in `text`."""
+    return _backticks(text, least=3)
+
+
+def _backticks(text: str, least: int = 1) -> str:
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
+
+
+FILTERS = {f.__name__: f for f in (cell, interval, percentage_points, number, plain, code, quoted, settings, fence)}
+"""The filters of the card's template."""

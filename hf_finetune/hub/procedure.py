@@ -1,4 +1,4 @@
-"""The part of the model card that says how the model was trained."""
+"""The training procedure of a run, as the rows of a table on its model card."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hf_finetune.models.peft.config import plain_adapter
 from hf_finetune.training.optim.schedule_config import resolve
 from hf_finetune.utils.plain import flatten, short_repr, to_plain
 
-# What decides a result, with its default or not; the rest is in recipe.json.
-SHOWN_FIELDS = (
+# These decide a result. All other fields are in recipe.json.
+ALWAYS_SHOWN = (
     "objective.label_smoothing",
     "train.",
     "batching.by_length",
@@ -31,8 +31,8 @@ SHOWN_FIELDS = (
     "data.max_",
     "data.rows_per_class",
 )
-# Named where a recipe sets them otherwise. A field that is added later leaves the cards of today as they are.
-SHOWN_UNLESS_DEFAULT = (
+# A field added later does not change the cards of earlier runs.
+SHOWN_IF_NOT_DEFAULT = (
     "lora.",
     "objective.",
     "regularize.",
@@ -46,41 +46,47 @@ SHOWN_UNLESS_DEFAULT = (
     "data.augment",
 )
 MOST_CLASSES = 20
-"""Numbers by class are printed for so many."""
-HIDDEN_FIELDS = ("model.checkpoint", "model.base_model", "train.extra", "train.logging_steps", "train.keep_checkpoints")
+"""Values per class are listed for the first classes only."""
+NEVER_SHOWN = (
+    "model.checkpoint",
+    "model.base_model",
+    "train.extra",
+    "train.logging_steps",
+    "train.keep_checkpoints",
+    "objective.labels_weight.",
+)
 
 
 def procedure(run: RunFacts) -> list[tuple[str, str]]:
-    """Rows of field and value: what decided the result, and what came of it in training."""
+    """Return names and values of the fields that decide the result, and of the outcomes of training."""
     rows = _recipe_fields(run) | _operations(run) | dict(_outcomes(run.result)) | dict(_per_class(run.data))
     return [("method", code(run.result["method"])), *((name, value_cell(value)) for name, value in rows.items())]
 
 
 def _recipe_fields(run: RunFacts) -> dict[str, Any]:
-    """Fields that decide a result, resolved where the recipe leaves them to a default."""
+    """Return the shown fields, with the values that the run resolved for None."""
     recipe, train = run.recipe, run.recipe.train
     fields = flatten(to_plain(recipe))
     default = flatten(
         to_plain(type(recipe)(name="", data=type(recipe.data)(path=""), model=type(recipe.model)(checkpoint="")))
     )
-    # None in the recipe: by method; the result has what that came to.
     fields["train.learning_rate"] = run.result.get("learning_rate", train.learning_rate)
     schedule = resolve(
         train.lr_scheduler_type, recipe.schedule, warmup_steps=train.warmup_steps, optimizer=recipe.optim.optimizer
     )
     fields |= {"train.lr_scheduler_type": schedule.name, "train.warmup_steps": schedule.warmup_steps}
-    return {
+    shown = {
         name: value
         for name, value in fields.items()
-        if not name.startswith(HIDDEN_FIELDS)
-        and value is not None
-        and not name.startswith("objective.labels_weight.")
-        and (name.startswith(SHOWN_FIELDS) or (name.startswith(SHOWN_UNLESS_DEFAULT) and value != default.get(name)))
-    } | {f"train.{name}": value for name, value in sorted(train.extra.items()) if "token" not in name}
+        if value is not None
+        and not name.startswith(NEVER_SHOWN)
+        and (name.startswith(ALWAYS_SHOWN) or (name.startswith(SHOWN_IF_NOT_DEFAULT) and value != default.get(name)))
+    }
+    return shown | {f"train.{name}": value for name, value in sorted(train.extra.items()) if "token" not in name}
 
 
 def _operations(run: RunFacts) -> dict[str, str]:
-    """Fields that hold operations, each short_repr as in Python."""
+    """Return the fields that hold operations, written as in Python."""
     recipe, objective = run.recipe, run.recipe.objective
     rows: dict[str, Sequence[Any]] = {
         "model.surgery": recipe.model.surgery,
@@ -93,13 +99,12 @@ def _operations(run: RunFacts) -> dict[str, str]:
     if isinstance(objective, Distill):
         if is_dataclass(objective.labels_weight):
             shown["objective.labels_weight"] = short_repr(objective.labels_weight)
-        # By its name: where it lay on this machine tells nobody anything.
         shown["objective.teacher"] = run.teacher.get("name", " + ".join(objective.teachers))
     return shown
 
 
 def _outcomes(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What training came to."""
+    """Yield the outcomes of training that the result records."""
     if maps := (result.get("teacher") or {}).get("layer_maps"):
         yield "searched pairs of layers", "; ".join(map(_layer_map, maps))
     if head := result.get("head"):
@@ -119,24 +124,24 @@ def _outcomes(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _per_class(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Numbers by class, of the first classes."""
+    """Yield the sampling shares and weights of the first classes."""
     for name, key in (("share of an epoch", "drawn_share"), ("class weight", "class_weights")):
-        numbers = list((data.get(key) or {}).items())
-        if numbers:
-            more = ", ..." if len(numbers) > MOST_CLASSES else ""
-            yield name, ", ".join(f"{label} {value:.3g}" for label, value in numbers[:MOST_CLASSES]) + more
+        if values := list((data.get(key) or {}).items()):
+            more = ", ..." if len(values) > MOST_CLASSES else ""
+            yield name, ", ".join(f"{label} {value:.3g}" for label, value in values[:MOST_CLASSES]) + more
 
 
 def _layer_map(layer_map: Mapping[str, Any]) -> str:
-    """The student's layers beside the teacher's, with their similarity."""
+    """Return the pairs of layers with their similarity, on one line."""
     pairs = ", ".join(
-        f"{own} with {theirs} ({layer_map['likeness'][own - 1][theirs - 1]:.3g})" for own, theirs in layer_map["layers"]
+        f"{student} with {teacher} ({layer_map['likeness'][student - 1][teacher - 1]:.3g})"
+        for student, teacher in layer_map["layers"]
     )
     return f"{layer_map['kind']}: {pairs}, by {layer_map['measure']} on {number(layer_map['rows'])} rows"
 
 
 def adapter_config(run: RunFacts) -> str | None:
-    """The recipe's own adapter config as YAML, without what is not set."""
+    """Return the adapter config of the recipe as YAML, without unset fields, or None without one."""
     if (adapter := plain_adapter(run.recipe.adapter)) is None:
         return None
     config = {k: v for k, v in adapter.items() if v not in ({}, []) and k != "base_model_name_or_path"}

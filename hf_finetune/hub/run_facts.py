@@ -1,14 +1,14 @@
-"""What a finished run's recipe and result say about its model, base, data and scored split."""
+"""Facts about a finished run's model, base, data and scored split, read from its recipe and result."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from hf_finetune.config.recipe import Recipe, recipe_from_plain
 from hf_finetune.errors import InputError
@@ -16,6 +16,8 @@ from hf_finetune.hub.local_paths import is_local, last_name
 
 RUN_DOCUMENTS = ("recipe.json", "result.json")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+FEW_ROWS = 20
+"""A class with fewer training rows is named on the card."""
 FILE = re.compile(r".*\.(csv|tsv|jsonl?|parquet|txt|zip)", re.IGNORECASE)
 
 
@@ -38,42 +40,52 @@ class RunFacts:
 
     @cached_property
     def data(self) -> Mapping[str, Any]:
-        """The result's part about the data."""
+        """The `data` section of the result."""
         return self.result.get("data", {})
 
     @cached_property
     def teacher(self) -> Mapping[str, Any]:
-        """The result's part about the teacher; {}: there was none."""
+        """The `teacher` section of the result, empty without a teacher."""
         return self.result.get("teacher") or {}
 
     @cached_property
+    def baselines(self) -> Mapping[str, Mapping[str, Any]]:
+        """The metrics of each baseline, by its key."""
+        return self.result.get("baselines", {})
+
+    @cached_property
+    def notes(self) -> Sequence[str]:
+        """Notes on the data and on the run."""
+        return [*self.data.get("notes", ()), *self.result.get("notes", ())]
+
+    @cached_property
     def reads_text(self) -> bool:
-        """Whether it classifies texts, not images."""
+        """Whether the model classifies texts, not images."""
         return self.result["task"] == "text-classification"
 
     @cached_property
     def reads_pairs(self) -> bool:
-        """Whether it classifies pairs of texts."""
+        """Whether the model classifies pairs of texts."""
         return "text_pair" in self.data.get("columns", {})
 
     @cached_property
     def split(self) -> str:
-        """The split that the claims are about: test, or validation without one."""
+        """The split that the card reports: test, or validation without a test split."""
         return "test" if "test" in self.result["metrics"] else "validation"
 
     @cached_property
     def metrics(self) -> Mapping[str, Any]:
-        """The metrics of that split, with intervals."""
+        """The metrics of the reported split, with intervals."""
         return self.result["metrics"][self.split]
 
     @cached_property
     def standalone(self) -> bool:
-        """Whether model/ loads as a stock class."""
+        """Whether model/ loads as a stock class of transformers."""
         return self.result.get("standalone", True)
 
     @cached_property
     def has_own_head(self) -> bool:
-        """Whether encoder/ and head.safetensors stand in place of model/."""
+        """Whether the run saved encoder/ and head.safetensors in place of model/."""
         return "encoder" in self.result.get("artefacts", ())
 
     @cached_property
@@ -84,7 +96,7 @@ class RunFacts:
 
     @cached_property
     def base_model(self) -> str | None:
-        """The checkpoint's Hub id; what only looks like one is a path when the result says so."""
+        """The checkpoint's Hub id, or None; the result decides whether `a/b` is an id or a path."""
         checkpoint = self.recipe.model.checkpoint
         if "base_model" in self.result:
             base = self.result["base_model"]
@@ -96,24 +108,52 @@ class RunFacts:
 
     @cached_property
     def checkpoint_name(self) -> str:
-        """The checkpoint as the user named it, a path by its last name."""
+        """The checkpoint as the user named it, or the last part of a local path."""
         return _name(self.recipe.model.checkpoint)
 
     @cached_property
     def data_id(self) -> str | None:
-        """The data's Hub id; None: local data."""
+        """The Hub id of the data set, or None for local data."""
         path = self.recipe.data.path
         return path if _is_hub_id(path) and self.data.get("path_name", path) == path else None
 
     @cached_property
     def data_name(self) -> str:
-        """The data's Hub id, or a local path's last name."""
+        """The Hub id of the data set, or the last part of a local path."""
         return self.data_id or self.data.get("path_name") or _name(self.recipe.data.path)
 
     @cached_property
     def data_license(self) -> str | None:
-        """The license of the data, where it is known."""
+        """The license of the data, if known."""
         return self.recipe.data.license or self.data.get("license")
+
+    @cached_property
+    def rare_classes(self) -> Sequence[tuple[str, int]]:
+        """Classes with fewer than `FEW_ROWS` training rows, with their rows."""
+        return [(name, rows) for name, rows in self.data.get("rows_per_class", {}).items() if rows < FEW_ROWS]
+
+    @cached_property
+    def not_stated(self) -> Sequence[str]:
+        """What a card should state and neither recipe nor result knows."""
+        hub = self.recipe.hub
+        is_stated = {
+            "the base model's id on the Hub": self.base_model or self.recipe.model.from_config is not None,
+            "the language of the texts": hub.language or not self.reads_text,
+            "the license of the model": hub.license,
+            "the license of the data": self.data_license,
+        }
+        return [name for name, stated in is_stated.items() if not stated]
+
+    def shortfall(self, baseline: Mapping[str, Any]) -> Literal["Worse than", "No signal over"] | None:
+        """Return how the model fails to beat a baseline: by the paired difference, else by the two intervals."""
+        if difference := baseline.get("difference"):
+            if difference["verdict"] == "better":
+                return None
+            return "Worse than" if difference["verdict"] == "worse" else "No signal over"
+        ours, theirs = self.metrics.get("accuracy"), baseline.get("accuracy")
+        if not ours or not theirs or ours["low"] > theirs["high"]:
+            return None
+        return "Worse than" if ours["high"] < theirs["low"] else "No signal over"
 
 
 def read_documents(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
