@@ -23,7 +23,7 @@ CONFLICTS = (
     ),
     Conflict(
         "objective.mix",
-        lambda r: r.is_text and not all(operation.mixes_texts for operation in r.objective.mix),
+        lambda r: r.kind == "text" and not all(operation.mixes_texts for operation in r.objective.mix),
         "Mixup for texts, which have no areas to put together",
     ),
     Conflict(

@@ -23,7 +23,6 @@ from hf_finetune.cli import shipped
 from hf_finetune.cli.arguments import blank_recipe, load_recipe
 from hf_finetune.cli.parsing import parse
 from hf_finetune.config.aliases import current
-from hf_finetune.config.data import ImageData
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.rules import check
 from hf_finetune.data.config import Kind, Source, SplitOptions
@@ -132,7 +131,7 @@ def _show_augmentation(job: DoctorJob, requested: str) -> None:
     """Print texts, or write images, as the requested augmentation shows them."""
     recipe = augmented_recipe(job, requested, _kind(job))
     check(recipe)
-    mix, reads_images = recipe.objective.mix, isinstance(recipe.data, ImageData)
+    mix, reads_images = recipe.objective.mix, recipe.kind == "image"
     if mix and reads_images and job.rows < 2:
         raise InputError(f"--rows {job.rows}: expected at least 2, as rows are mixed with one another")
     sheet = Path(job.output) / SHEET
@@ -173,7 +172,7 @@ def _load_preview(recipe: Recipe, job: DoctorJob) -> TextPreview | ImagePreview 
     quiet_libraries()
     check_checkpoints(data.augment)
     inputs = None
-    if isinstance(data, ImageData):
+    if data.kind == "image":
         checkpoint = inspect_checkpoint(
             model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -251,7 +250,7 @@ def augmented_recipe(job: DoctorJob, requested: str, kind: Kind) -> Recipe:
     flag = f"--show-augmentation {requested}"
     if requested.endswith(".py") or shipped.is_known(requested):
         recipe = load_recipe(requested)
-        if isinstance(recipe.data, ImageData) != (kind == "image"):
+        if recipe.kind != kind:
             of_recipe, of_data = ("texts", "images") if kind == "image" else ("images", "texts")
             raise InputError(f"{flag}: this recipe is for {of_recipe}, and {job.source} holds {of_data}")
     else:

@@ -68,9 +68,9 @@ def job_on_data(arguments: Sequence[str], prog: str, kind: type[Train]) -> Train
         from hf_finetune.data.sources import sniff_kind
 
         data = job.recipe.data
-        are_images = sniff_kind(Source(job.source, data.config_name, data.revision)) == "image"
-        if are_images != isinstance(data, ImageData):
-            job = parsed(images=are_images)  # what is for the other kind is refused by name
+        data_kind = sniff_kind(Source(job.source, data.config_name, data.revision))
+        if data_kind != data.kind:
+            job = parsed(images=data_kind == "image")  # what is for the other kind is refused by name
     recipe = job.recipe
     stem = re.sub(
         r"\.(csv|tsv|jsonl?|parquet)$",
@@ -79,7 +79,7 @@ def job_on_data(arguments: Sequence[str], prog: str, kind: type[Train]) -> Train
     )
     recipe = dataclasses.replace(
         recipe,
-        name=recipe.name or f"{stem}-{recipe.trained}",
+        name=recipe.name or f"{stem}-{recipe.effective_method}",
         data=dataclasses.replace(recipe.data, path=job.source),
     )
     return dataclasses.replace(job, recipe=recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
@@ -54,6 +54,7 @@ class Data:
 class TextData(Data):
     """Labeled texts, or pairs of texts."""
 
+    kind: ClassVar[Literal["text"]] = "text"
     text: Annotated[str | None, flag("--text")] = None
     """Column of the text. Default: the obvious one, which is printed."""
     text_pair: Annotated[str | None, flag("--text-pair")] = None
@@ -75,6 +76,7 @@ class TextData(Data):
 class ImageData(Data):
     """Labeled images."""
 
+    kind: ClassVar[Literal["image"]] = "image"
     image: Annotated[str | None, flag("--image")] = None
     """Column of the image. Default: the obvious one, which is printed."""
     augment: Operations[ImageAugmentation] = ()

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from hf_finetune.config.aliases import current
 from hf_finetune.config.data import ImageData, TextData
-from hf_finetune.distillation.config import Distill, DistillationKind
+from hf_finetune.data.config import Kind
+from hf_finetune.distillation.config import Distill, DistillationKind, FeatureKind
 from hf_finetune.evaluation.config import Evaluate
 from hf_finetune.models.config import Model
 from hf_finetune.models.peft.config import Adapter, Lora
@@ -72,50 +73,55 @@ class Recipe:
     hub: Hub = Hub()
 
     @property
-    def task(self) -> Literal["text-classification", "image-classification"]:
-        """The Hub's name of the task."""
-        return "text-classification" if isinstance(self.data, TextData) else "image-classification"
+    def kind(self) -> Kind:
+        """What the run classifies: text or image."""
+        return self.data.kind
 
     @property
-    def is_text(self) -> bool:
-        """Whether it classifies texts, and not images."""
-        return isinstance(self.data, TextData)
+    def task(self) -> Literal["text-classification", "image-classification"]:
+        """The Hub's name of the task."""
+        return "text-classification" if self.kind == "text" else "image-classification"
+
+    @property
+    def effective_method(self) -> str:
+        """The method as in result.json: full, top, head, or the PEFT type of the adapter in lower case."""
+        return self.method if self.adapter is None else str(self.adapter.peft_type.value).lower()
+
+    @property
+    def uses_adapter(self) -> bool:
+        """Whether an adapter is trained instead of the model's own weights."""
+        return self.adapter is not None or self.method == "lora"
+
+    @property
+    def uses_prompt_learning(self) -> bool:
+        """Whether the adapter adds virtual tokens to the input instead of changing weights."""
+        return self.adapter is not None and self.adapter.is_prompt_learning
+
+    @property
+    def pretrained_checkpoint(self) -> str | None:
+        """The checkpoint whose weights the run starts from, or None with random weights."""
+        return None if self.model.from_config is not None else self.model.checkpoint
 
     @property
     def has_teacher(self) -> bool:
-        """Whether a teacher's predictions or features are learned."""
+        """Whether the run distills a teacher."""
         return isinstance(self.objective, Distill)
 
     @property
     def distillation_kinds(self) -> tuple[DistillationKind, ...]:
-        """What is learned of a teacher; () without one."""
+        """The losses against the teacher; none without a teacher."""
         return self.objective.kinds if isinstance(self.objective, Distill) else ()
 
     @property
-    def learns_prompts(self) -> bool:
-        """Whether the adapter adds to the input, and not to weights."""
-        return self.adapter is not None and self.adapter.is_prompt_learning
-
-    @property
-    def trained(self) -> str:
-        """What result.json calls the method: full, top, head, or the PEFT type in lower case."""
-        return self.method if self.adapter is None else str(self.adapter.peft_type.value).lower()
-
-    @property
-    def starts_from(self) -> str | None:
-        """The checkpoint whose weights it begins with; None: with random ones alone."""
-        return None if self.model.from_config is not None else self.model.checkpoint
+    def compares_features(self) -> bool:
+        """Whether a loss compares hidden states, attention or embeddings with the teacher's."""
+        return any(isinstance(kind, FeatureKind) for kind in self.distillation_kinds)
 
     @property
     def fits_head(self) -> bool:
         """Whether the classification layer is fitted to the labels before training."""
-        looked_at = not isinstance(self.objective, Distill) or self.objective.asks_labels
-        return self.train.head_warm_start and self.model.from_config is None and looked_at
-
-    @property
-    def adapts(self) -> bool:
-        """Whether an adapter is trained in place of the model's own weights."""
-        return self.trained not in ("full", "top", "head")
+        uses_labels = not isinstance(self.objective, Distill) or self.objective.uses_labels
+        return self.train.head_warm_start and self.model.from_config is None and uses_labels
 
 
 @configclass

@@ -9,7 +9,6 @@ import math
 
 from hf_finetune.augmentation import rules as augmentation
 from hf_finetune.augmentation.compose import check_kind, generative_operations
-from hf_finetune.config.data import ImageData
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.distillation import rules as distillation
 from hf_finetune.errors import InputError
@@ -42,7 +41,7 @@ def check(recipe: Recipe) -> None:
     for name, value in flatten({**free, "adapter": plain_adapter(recipe.adapter) or {}}).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{name}: expected a finite number, got {value!r}")
-    check_kind(recipe.data.augment, "text" if recipe.is_text else "image")
+    check_kind(recipe.data.augment, recipe.kind)
     pretraining.check_views(recipe)
     check_installed(recipe.optim.optimizer)
     train, optimizer = recipe.train, recipe.optim.optimizer
@@ -53,7 +52,7 @@ def check(recipe: Recipe) -> None:
 
 def _caches_nothing(recipe: Recipe) -> bool:
     data = recipe.data
-    images = isinstance(data, ImageData) and (data.decode_once or data.augment_copies > 0)
+    images = data.kind == "image" and (data.decode_once or data.augment_copies > 0)
     logits = recipe.has_teacher
     return not images and not logits and not recipe.batching.cache_prefix and not generative_operations(data.augment)
 
@@ -68,7 +67,7 @@ UNUSED = (
     Unused("data.test_fraction", lambda r: r.data.test is not None, "data.test names the rows"),
     Unused(
         "data.low_resolution_share",
-        lambda r: not r.is_text and r.data.low_resolution is None,
+        lambda r: r.data.kind == "image" and r.data.low_resolution is None,
         "data.low_resolution is not set",
     ),
     Unused("batching.cache_gb", _caches_nothing, "nothing is cached"),

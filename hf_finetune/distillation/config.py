@@ -72,12 +72,12 @@ class Distill(Supervised):
     0: learn from the teacher alone."""
 
     @property
-    def asks_labels(self) -> bool:
+    def uses_labels(self) -> bool:
         """Whether the labels count at any time."""
         return any(ends_of(self.labels_weight))
 
     @property
-    def asks_answers(self) -> bool:
+    def uses_teacher_logits(self) -> bool:
         """Whether the teacher's predictions count at any time, and not its features alone."""
         return any(any(ends_of(kind.weight)) for kind in self.kinds if isinstance(kind, LogitKind))
 

@@ -16,7 +16,7 @@ def _compares(recipe: Any, kinds: Any = FeatureKind) -> bool:
 
 
 def _ignores_labels(recipe: Any) -> bool:
-    return recipe.has_teacher and not recipe.objective.asks_labels
+    return recipe.has_teacher and not recipe.objective.uses_labels
 
 
 def _discards_states(recipe: Any, name: str) -> bool:
@@ -37,7 +37,7 @@ CONFLICTS = (
     ),
     Conflict(
         "objective.labels_weight",
-        lambda r: _ignores_labels(r) and not r.objective.asks_answers,
+        lambda r: _ignores_labels(r) and not r.objective.uses_teacher_logits,
         "above 0, or a kind that compares logits (SoftTargets): the head learns nothing of the others",
     ),
     Conflict(
@@ -45,12 +45,12 @@ CONFLICTS = (
     ),
     Conflict(
         "data.augment_copies",
-        lambda r: r.has_teacher and not r.is_text and r.data.augment_copies,
+        lambda r: r.has_teacher and r.kind == "image" and r.data.augment_copies,
         "0 for images with a teacher, which has a processor of its own",
     ),
     Conflict(
         "method",
-        lambda r: _compares(r) and r.trained == "head",
+        lambda r: _compares(r) and r.effective_method == "head",
         f"another when {FEATURES}: these are of the encoder, which would not train",
     ),
     Conflict(
@@ -70,7 +70,7 @@ CONFLICTS = (
     ),
     Conflict(
         "adapter.peft_type",
-        lambda r: _compares(r) and r.learns_prompts,
+        lambda r: _compares(r) and r.uses_prompt_learning,
         f"another when {FEATURES}: the teacher's rows have no prompts",
     ),
     *(
@@ -88,7 +88,7 @@ CONFLICTS = (
     ),
     Conflict(
         "data.low_resolution",
-        lambda r: _compares(r, TokenKind) and not r.is_text and r.data.low_resolution is not None,
+        lambda r: _compares(r, TokenKind) and r.kind == "image" and r.data.low_resolution is not None,
         f"None when {FEATURES}: the teacher sees full size",
     ),
 )

@@ -95,6 +95,6 @@ class Model:
     with plain transformers. What a family's config cannot express is refused before anything is loaded."""
 
     @property
-    def has_own_head(self) -> bool:
+    def has_custom_head(self) -> bool:
         """Whether rows are read, or classified, in another way than by the family's own class."""
         return (self.pooling, self.last_layers, self.head) != ("default", 1, "default")

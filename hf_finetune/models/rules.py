@@ -17,7 +17,9 @@ def _new_layers(recipe: Any) -> int:
 
 
 def _trains_new_layers(recipe: Any) -> bool:
-    return recipe.trained == "full" or (recipe.trained == "top" and recipe.model.top_layers >= _new_layers(recipe))
+    return recipe.effective_method == "full" or (
+        recipe.effective_method == "top" and recipe.model.top_layers >= _new_layers(recipe)
+    )
 
 
 def _differs(name: str, default: Any) -> Callable[[Any], Any]:
@@ -36,14 +38,14 @@ HEAD = (
         lambda r: r.model.head_activation is not None and r.model.head != "mlp",
         "None without model.head mlp, which has a hidden layer",
     ),
-    Conflict("model.patch_drop", lambda r: r.model.patch_drop and r.is_text, "0 for texts"),
+    Conflict("model.patch_drop", lambda r: r.model.patch_drop and r.kind == "text", "0 for texts"),
 )
 SURGERY = (
     Conflict(
         "method",
         lambda r: _new_layers(r) and not _trains_new_layers(r),
         "full, or top with as many model.top_layers, with ReinitTopLayers",
-        value="trained",
+        value="effective_method",
     ),
     *(
         Conflict(
@@ -68,8 +70,8 @@ TRAINABLE = (
     *(
         Conflict(
             f"model.{name}",
-            both(_differs(name, default), lambda r: r.trained != "full"),
-            f"{default} with {{r.trained}}, which says itself what trains",
+            both(_differs(name, default), lambda r: r.effective_method != "full"),
+            f"{default} with {{r.effective_method}}, which says itself what trains",
         )
         for name, default in (("trainable", "all"), ("trainable_pattern", None))
     ),
@@ -80,8 +82,8 @@ TRAINABLE = (
     ),
     Conflict(
         "model.unfreeze_every",
-        lambda r: r.model.unfreeze_every is not None and r.trained not in ("full", "top"),
-        "None with {r.trained}, which has no layers to wait",
+        lambda r: r.model.unfreeze_every is not None and r.effective_method not in ("full", "top"),
+        "None with {r.effective_method}, which has no layers to wait",
     ),
 )
 ADAPTERS = (
@@ -93,7 +95,7 @@ ADAPTERS = (
     Conflict("method", lambda r: r.adapter is not None and r.method in ("top", "head"), "full or lora with an adapter"),
     Conflict(
         "adapter.peft_type",
-        lambda r: r.model.has_own_head and r.learns_prompts,
+        lambda r: r.model.has_custom_head and r.uses_prompt_learning,
         "another adapter with model.pooling, model.last_layers or model.head",
     ),
     Conflict(
@@ -103,12 +105,12 @@ ADAPTERS = (
     ),
     Conflict(
         "adapter.peft_type",
-        lambda r: r.learns_prompts and r.model.surgery,
+        lambda r: r.uses_prompt_learning and r.model.surgery,
         "another with model.surgery: it would need the changed checkpoint",
     ),
     Conflict(
         "model.frozen_layers",
-        lambda r: r.trained == "adalora" and r.model.frozen_layers,
+        lambda r: r.effective_method == "adalora" and r.model.frozen_layers,
         "0 with ADALORA, which weighs all layers' ranks together",
     ),
 )
@@ -117,10 +119,10 @@ FROM_CONFIG = tuple(
         field,
         both(lambda r: r.model.from_config is not None, clashes),
         f"{expected} with model.from_config, whose weights are all random",
-        value="trained" if field == "method" else None,
+        value="effective_method" if field == "method" else None,
     )
     for field, clashes, expected in (
-        ("method", lambda r: r.trained != "full", "full"),
+        ("method", lambda r: r.effective_method != "full", "full"),
         ("model.frozen_layers", lambda r: r.model.frozen_layers, "0"),
         ("model.trainable", lambda r: r.model.trainable != "all", "all"),
         ("model.trainable_pattern", lambda r: r.model.trainable_pattern is not None, "None"),
@@ -132,6 +134,6 @@ FROM_CONFIG = tuple(
 )
 CONFLICTS = (*HEAD, *SURGERY, *FROM_CONFIG, *TRAINABLE, *ADAPTERS)
 UNUSED = (
-    Unused("model.top_layers", lambda r: r.trained != "top", "method top alone reads it"),
-    Unused("model.frozen_layers", lambda r: r.trained == "head", "method head trains no layer"),
+    Unused("model.top_layers", lambda r: r.effective_method != "top", "method top alone reads it"),
+    Unused("model.frozen_layers", lambda r: r.effective_method == "head", "method head trains no layer"),
 )

@@ -11,7 +11,6 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
-from hf_finetune.config.data import TextData
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.provenance import teacher_overlaps
 from hf_finetune.distillation import report
@@ -51,7 +50,7 @@ def teachers_of(context: RunContext, splits: Splits) -> Teachers | None:
     return Teachers(
         objective.teachers,
         splits.labels,
-        "text" if isinstance(recipe.data, TextData) else "image",
+        recipe.kind,
         trust_remote_code=recipe.model.trust_remote_code,
         precision=objective.teacher_precision,
         all_logits=any(isinstance(kind, LogitKind) and kind.needs_all_logits for kind in objective.kinds),
@@ -72,7 +71,7 @@ def search_layers(run: PreparedRun, train_rows: Dataset) -> list[LayerMap]:
         assert run.teachers is not None, "a teacher's layers are searched"
         layer_maps[0] = layer_search.search_layers(
             run.teachers.network,
-            run.context.kinds,
+            run.recipe.distillation_kinds,
             run.data.inputs,
             run.model.network,
             train_rows,
@@ -101,10 +100,10 @@ def ask_teacher(
         # The others find what the first one leaves.
         with PartialState().main_process_first():
             predictions = predict_rows(teachers.members, rows, budget_gb=budget_gb, online=online)
-            if run.context.compares_features:
+            if run.recipe.compares_features:
                 features = feature_distillation(
                     teachers.network,
-                    layer_search.with_layers(run.context.kinds, layer_maps),
+                    layer_search.with_layers(run.recipe.distillation_kinds, layer_maps),
                     run.data.inputs,
                     run.model.network,
                     splits.train,

@@ -88,7 +88,7 @@ def _why_padded(context: RunContext) -> str:
     recipe = context.recipe
     if any(isinstance(step, LayerDrop | StochasticDepth) for step in recipe.model.surgery):
         return "model.surgery passes layers by for each row, and all rows of a packed batch are one"
-    if context.compares_features:
+    if recipe.compares_features:
         return "objective.kinds compares tokens with the teacher's row by row"
     if recipe.adapter is not None and recipe.adapter.is_prompt_learning:
         return "prompts cannot be put before every text of a packed row"

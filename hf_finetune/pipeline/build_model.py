@@ -8,7 +8,7 @@ from typing import Any, cast
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from hf_finetune.config.data import ImageData, TextData
+from hf_finetune.config.data import ImageData
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs
@@ -89,7 +89,7 @@ def trial_network(context: RunContext, model: RunModel) -> PreTrainedModel:
     Raises:
         InputError: see `with_adapter`.
     """
-    if not context.recipe.adapts:
+    if not context.recipe.uses_adapter:
         return model.network
     return with_adapter(copy.deepcopy(model.network), context, model.fresh)
 
@@ -159,9 +159,9 @@ def _learns_by_two_heads(context: RunContext) -> bool:
     recipe, config = context.recipe, context.checkpoint.config
     if not isinstance(recipe.objective, Distill) or config.get("model_type") != "deit" or config.get("auto_map"):
         return False
-    if recipe.adapts or recipe.model.has_own_head or not recipe.objective.asks_answers:
+    if recipe.uses_adapter or recipe.model.has_custom_head or not recipe.objective.uses_teacher_logits:
         return False
-    if not recipe.objective.asks_labels:
+    if not recipe.objective.uses_labels:
         raise InputError(
             "objective.labels_weight: expected a number above 0 for deit, whose class token learns the labels and its "
             "distillation token the teacher, got 0; or name a pooling, model.pooling cls, for one head"
@@ -191,7 +191,7 @@ def _fit_to_images(
         InputError: the images differ in size, cannot be changed, or cannot be made smaller, where that is asked for.
     """
     config, inputs, rows = context.recipe.data, data.inputs, data.splits.train
-    if not isinstance(inputs, ImageInputs) or not isinstance(config, ImageData):
+    if not isinstance(inputs, ImageInputs) or config.kind != "image":
         return None, None, ()
     # Of several, so that sizes that differ are refused now.
     shape_CHW = tuple(inputs.collate(rows[probe_indices(len(rows))])["pixel_values"].shape[1:])
@@ -249,14 +249,14 @@ def _freeze(context: RunContext, loaded: Loaded) -> None:
         InputError: see `models.freezing`.
     """
     recipe, network = context.recipe, loaded.model
-    if recipe.trained == "head":
+    if recipe.effective_method == "head":
         freezing.freeze_body(network, loaded.fresh)
-    if recipe.trained == "top":
+    if recipe.effective_method == "top":
         freezing.train_top(network, recipe.model.top_layers)
     freezing.freeze_lower(network, recipe.model.frozen_layers)
     train_only(network, recipe.model.trainable, recipe.model.trainable_pattern, loaded.fresh)
     refuse_frozen(network, recipe.model.surgery, recipe.model.frozen_layers)
-    if recipe.optim.word_embeddings == "frozen" and isinstance(recipe.data, TextData):
+    if recipe.optim.word_embeddings == "frozen" and recipe.kind == "text":
         network.get_input_embeddings().requires_grad_(False)
 
 
@@ -298,5 +298,5 @@ def narrow_last_layer(run: PreparedRun) -> None:
     Raises:
         InputError: see `batching.trains_unpadded`.
     """
-    if not trains_unpadded(run) and run.recipe.model.narrow_last_layer and not run.context.compares_features:
+    if not trains_unpadded(run) and run.recipe.model.narrow_last_layer and not run.recipe.compares_features:
         first_token_alone(run.model.network)

@@ -6,7 +6,6 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
-from hf_finetune.config.data import TextData
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation.features.compatibility import check_features
 from hf_finetune.distillation.teachers.loading import Teachers
@@ -55,18 +54,18 @@ def _check_family(context: RunContext) -> None:
     recipe, checkpoint = context.recipe, context.checkpoint
     model, data = recipe.model, recipe.data
     chosen = model.trainable != "all" or model.trainable_pattern is not None
-    if not (recipe.adapts or chosen or model.has_own_head):
+    if not (recipe.uses_adapter or chosen or model.has_custom_head):
         return
     if (network := meta_classifier(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
         return
     network = with_own_head(Loaded(network, (), ()), model, seed=recipe.train.seed).model
     train_only(network, model.trainable, model.trainable_pattern)
-    if not recipe.adapts:
+    if not recipe.uses_adapter:
         return
     with_adapter(network, context, (), empty=True)
     prompt = 0 if recipe.adapter is None else virtual_tokens(recipe.adapter)
     limit = position_limit(network.config)
-    if prompt and limit is not None and isinstance(data, TextData) and data.max_length + prompt > limit:
+    if prompt and limit is not None and data.kind == "text" and data.max_length + prompt > limit:
         raise InputError(
             f"data.max_length: {data.max_length} and the prompt's {prompt} tokens, but {checkpoint.name} has positions "
             f"for {limit} tokens; give {limit - prompt} or less"
@@ -95,7 +94,7 @@ def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:
     recipe, network = run.recipe, run.model.network
     if recipe.batching.token_budget is None:
         step_batches(run, None)
-    if recipe.train.checkpoints_activations and not network.supports_gradient_checkpointing:
+    if recipe.train.uses_gradient_checkpointing and not network.supports_gradient_checkpointing:
         raise InputError(
             f"train.extra.gradient_checkpointing: expected false here: {network.config.model_type} cannot compute its "
             "activations again"
@@ -146,9 +145,11 @@ def check_mix(run: PreparedRun, trial: PreTrainedModel) -> None:
 def _check_distillation(run: PreparedRun) -> None:
     """Refuse a teacher whose hidden states cannot be compared with the student's, or rows compared with none."""
     recipe, context = run.recipe, run.context
-    if context.compares_features:
+    if recipe.compares_features:
         assert run.teachers is not None, "a teacher's hidden states are compared"
-        check_features(run.teachers.network, context.kinds, run.data.inputs, run.model.network, run.data.splits.train)
+        check_features(
+            run.teachers.network, recipe.distillation_kinds, run.data.inputs, run.model.network, run.data.splits.train
+        )
     if context.compares_rows and recipe.batching.token_budget is None and micro_batch(run).rows < 2:
         raise InputError(
             "objective.kinds: expected no RelationalKD and Contrastive here: a forward pass has one row, and no other "

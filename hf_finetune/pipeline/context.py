@@ -17,7 +17,6 @@ from hf_finetune.data.inputs import Inputs
 from hf_finetune.data.loading import Splits
 from hf_finetune.data.unlabeled import PretrainingRows, labeled_rows
 from hf_finetune.distillation import config as distillation
-from hf_finetune.distillation.config import Distill
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.models.patches import Shrink
 from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
@@ -52,24 +51,15 @@ class RunContext:
         return bool(data.augment) and data.augment_copies == 0
 
     @property
-    def kinds(self) -> tuple[distillation.DistillationKind, ...]:
-        """What the student learns from its teacher; (): there is none."""
-        return self.recipe.objective.kinds if isinstance(self.recipe.objective, Distill) else ()
-
-    @property
-    def compares_features(self) -> bool:
-        """Whether the teacher gives more than its predictions. Then the student's forward pass is computed whole."""
-        return any(isinstance(kind, distillation.FeatureKind) for kind in self.kinds)
-
-    @property
     def searches_layers(self) -> bool:
         """Whether it is measured before training which layers of student and teacher go together."""
-        return any(map(distillation.searches_layers, self.kinds))
+        return any(map(distillation.searches_layers, self.recipe.distillation_kinds))
 
     @property
     def compares_rows(self) -> bool:
         """Whether what a row costs depends on the rows beside it in a forward pass."""
-        return any(isinstance(kind, distillation.EmbeddingKind) and kind.compares_rows for kind in self.kinds)
+        kinds = self.recipe.distillation_kinds
+        return any(isinstance(kind, distillation.EmbeddingKind) and kind.compares_rows for kind in kinds)
 
 
 @dataclass(frozen=True)

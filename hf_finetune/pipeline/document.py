@@ -61,7 +61,7 @@ def _identity(run: PreparedRun, evaluation: Evaluation) -> dict[str, Any]:
         "from_config": recipe.model.from_config,
         # Null: from no run.
         "started_from": run.origin.started_from,
-        "method": recipe.trained,
+        "method": recipe.effective_method,
         "seed": recipe.train.seed,
         "labels": list(splits.labels),
         "rows": {

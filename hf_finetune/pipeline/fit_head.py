@@ -183,7 +183,7 @@ def begin_with(run: PreparedRun, layers: Sequence[nn.Linear], heads: Sequence[Fi
 
 def fit_settings(run: PreparedRun) -> warm_start.Fit:
     """How the head is fitted, and when it is taken."""
-    train, default = run.recipe.train, warm_start.default_fit(run.recipe.trained)
+    train, default = run.recipe.train, warm_start.default_fit(run.recipe.effective_method)
     strength, least = train.head_inverse_strength, train.head_least_explained
     return warm_start.Fit(
         default.inverse_strength if strength is None else strength,

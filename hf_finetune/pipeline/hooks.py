@@ -7,7 +7,6 @@ import logging
 from peft import PeftModel, PeftType
 from transformers import PreTrainedModel
 
-from hf_finetune.config.data import ImageData
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.make_ready import ReadyRun
 from hf_finetune.pipeline.update_rule import penalized_parameters
@@ -35,7 +34,7 @@ def technique_hooks(ready: ReadyRun, *, rehearsal: bool) -> tuple[Hook, ...]:
     run, network, steps = ready.run, ready.network, ready.encoded.steps
     recipe, seed = run.recipe, run.recipe.train.seed
     hooks: list[Hook] = []
-    if run.model.shrink is not None and isinstance(recipe.data, ImageData):
+    if run.model.shrink is not None and recipe.data.kind == "image":
         hooks.append(LowResolution(run.model.shrink, recipe.data.low_resolution_share))
     if recipe.objective.mix:
         hooks.append(InputMixing(recipe.objective.mix, seed))

@@ -61,7 +61,7 @@ def choose_kernels(run: PreparedRun, network: PreTrainedModel, train_rows: Datas
             default=default_kernels(run),
             free=free_kernels(run),
             planned_steps=steps,
-            method=run.recipe.trained,
+            method=run.recipe.effective_method,
             shortcuts=shortcuts(run.context),
             # Rows end to end go through other kernels than these.
             probe=run.recipe.precision.probe and not trains_unpadded(run),

@@ -38,7 +38,7 @@ def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> S
         InputError: see there.
     """
     source = Source(data.path, config_name=data.config_name, revision=data.revision, label=data.label)
-    if isinstance(data, TextData):
+    if data.kind == "text":
         source = replace(source, text=data.text, text_pair=data.text_pair, encoding=data.encoding)
     else:
         source = replace(source, image=data.image)
@@ -53,7 +53,7 @@ def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> S
         unlabeled=data.unlabeled,
         keep_left_out=keep_left_out,
     )
-    splits = load(source, "text" if isinstance(data, TextData) else "image", options)
+    splits = load(source, data.kind, options)
     if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):
         raise InputError(
             "data.augment: MixHalves is for rows of one text; halves of two pairs would tear both apart; leave it out"
@@ -65,7 +65,7 @@ def _inputs(context: RunContext, splits: Splits) -> Inputs:
     """What turns rows into the network's input."""
     recipe, checkpoint = context.recipe, context.checkpoint
     data, model = recipe.data, recipe.model
-    if isinstance(data, ImageData):
+    if data.kind == "image":
         return image_inputs(model, checkpoint, decode_once=data.decode_once, cache_gb=recipe.batching.cache_gb)
     tokenizer = load_tokenizer(
         checkpoint.name,
@@ -104,7 +104,7 @@ def _pretraining_rows(context: RunContext, splits: Splits) -> PretrainingRows | 
         [rows for rows in (splits.train, splits.left_out) if rows is not None],
         pretrain.rows,
         evaluated=[rows for rows in (splits.validation, splits.test) if rows is not None],
-        kind="text" if isinstance(data, TextData) else "image",
+        kind=data.kind,
         columns=splits.columns,
-        encoding=data.encoding if isinstance(data, TextData) else "utf-8",
+        encoding=data.encoding if data.kind == "text" else "utf-8",
     )

@@ -59,7 +59,7 @@ def make_ready(
     # One process is enough: the others take its weights when training starts.
     fits = run.recipe.fits_head and not resumes and PartialState().is_main_process
     head = record.head
-    if run.recipe.adapts:
+    if run.recipe.uses_adapter:
         plain = TrainingRows(run.data.inputs, encoded.train, encoded.validation)
         before = run.recipe.adapter is None or begins_silent(run.recipe.adapter)
         if fits and before:
@@ -76,7 +76,7 @@ def make_ready(
     run = replace(run, context=replace(run.context, mixed_precision=number_format))
     choice.kernels.switch_on(network)
     rows = cache_rows(run, network, encoded)
-    if fits and not run.recipe.adapts:
+    if fits and not run.recipe.uses_adapter:
         head = fit_head(run, network, encoded.train, rows, clock)
     record = replace(record, mixed_precision=number_format, kernels=choice, head=head)
     return ReadyRun(run, record, encoded, teacher, network, rows)
@@ -104,7 +104,7 @@ def _why_no_cache(run: PreparedRun) -> str | None:
         return "batching.cache_prefix is off"
     if run.context.augments_online or recipe.objective.mix or run.model.shrink is not None or recipe.model.patch_drop:
         return "the training rows change from step to step"
-    if run.context.compares_features:
+    if run.recipe.compares_features:
         return "objective.kinds compares states of all layers with the teacher's"
     return None
 

@@ -107,7 +107,7 @@ def rehearse_steps(run: PreparedRun, encoded: Dataset, batches: StepBatches, ste
     some = np.sort(np.random.default_rng(0).permutation(len(judged))[:ROWS])
     small = _small_run(run, rows, judged.select(some))
     choice = KernelChoice(default_kernels(run))
-    if not run.recipe.adapts:
+    if not run.recipe.uses_adapter:
         network: nn.Module = run.model.network
         network.to(run.context.device)
         choice = choose_kernels(run, run.model.network, encoded, steps)

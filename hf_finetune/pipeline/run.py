@@ -91,8 +91,8 @@ def train_recipe(recipe: Recipe, launch: Launch, *, command: str | None = None) 
     if recipe.hub.repo_id is not None:
         check_target(recipe.hub.repo_id, recipe.hub.revision, recipe.hub.create_pr)
     run = prepare(recipe)
-    if PartialState().is_main_process and recipe.starts_from is not None:
-        run = replace(run, notes=(*run.notes, *start_overlaps(recipe.starts_from, run.data.splits)))
+    if PartialState().is_main_process and recipe.pretrained_checkpoint is not None:
+        run = replace(run, notes=(*run.notes, *start_overlaps(recipe.pretrained_checkpoint, run.data.splits)))
     if launch.num_processes not in (None, run.context.processes):
         raise InputError(f"--num-processes {launch.num_processes}: {run.context.processes} process(es) were started")
     record = RunRecord.of(run, command)
@@ -127,7 +127,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         *model.notes,
         *(() if teachers is None else teachers.notes),
         *unused_options(recipe),
-        *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.adapts and origin.base_changed else []),
+        *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.uses_adapter and origin.base_changed else []),
     )
     teacher_weights = None if teachers is None else teachers.weights
     run = PreparedRun(context, data, model, origin, teachers, teacher_weights, notes)

@@ -32,7 +32,7 @@ def save(trained: TrainedRun) -> list[Artifact]:
     run, folder = trained.run, trained.folder
     artifacts = save_artifacts(trained.network, run, folder)
     pretraining = [] if run.data.pretraining_rows is None else [run.data.pretraining_rows.rows]
-    provenance.save_keys(folder, [run.data.splits.train, *pretraining], run.recipe.starts_from)
+    provenance.save_keys(folder, [run.data.splits.train, *pretraining], run.recipe.pretrained_checkpoint)
     return artifacts
 
 

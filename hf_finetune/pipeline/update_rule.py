@@ -22,7 +22,7 @@ def learning_rate(run: PreparedRun) -> float:
     plain_lora = recipe.method == "lora" and recipe.adapter is None and recipe.lora.variant == "plain"
     is_text = isinstance(run.data.inputs, TextInputs)
     return recipe.train.learning_rate or default_learning_rate(
-        recipe.trained,
+        recipe.effective_method,
         recipe.task,
         recipe.optim.optimizer,
         from_scratch=recipe.model.from_config is not None,
@@ -67,7 +67,7 @@ def trains_words_sparsely(run: PreparedRun) -> bool:
     if context.processes > 1 and context.device.type == "cuda":
         # NCCL does not add up sparse gradients.
         return False
-    if context.augments_online or recipe.adapts:
+    if context.augments_online or recipe.uses_adapter:
         # Typing errors and synonyms bring words that are in no row.
         return False
     if recipe.optim.word_embeddings != "sparse" or not isinstance(recipe.optim.optimizer, AdamW):
@@ -83,5 +83,5 @@ def shortcuts(context: RunContext) -> Shortcuts:
     """What training computes in another way than the library does."""
     model = context.recipe.model
     # A layer that is computed again for its gradient would find the pass's mask drawn, and other numbers after it.
-    fast_dropout = model.fast_dropout and not context.recipe.train.checkpoints_activations
+    fast_dropout = model.fast_dropout and not context.recipe.train.uses_gradient_checkpointing
     return Shortcuts(fast_dropout, model.fused_layers, model.fused_projections)

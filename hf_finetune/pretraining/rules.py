@@ -30,12 +30,12 @@ CONFLICTS = tuple(
     for field, clashes, expected in (
         (
             "pretrain.objective",
-            lambda r: r.is_text and isinstance(r.pretrain.objective, ImageObjective),
+            lambda r: r.kind == "text" and isinstance(r.pretrain.objective, ImageObjective),
             "MaskedLanguage or SimCSE for texts",
         ),
         (
             "pretrain.objective",
-            lambda r: not r.is_text and not isinstance(r.pretrain.objective, ImageObjective),
+            lambda r: r.kind == "image" and not isinstance(r.pretrain.objective, ImageObjective),
             "SimMIM, MAE or SimCLR for images",
         ),
         (
@@ -67,7 +67,7 @@ CONFLICTS = tuple(
         ("model.trust_remote_code", lambda r: r.model.trust_remote_code, f"false {WITH}, which is for stock families"),
         (
             "adapter.peft_type",
-            lambda r: r.learns_prompts,
+            lambda r: r.uses_prompt_learning,
             f"another {WITH}: it would need the checkpoint as pretraining left it",
         ),
     )

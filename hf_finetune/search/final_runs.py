@@ -171,7 +171,7 @@ def _predictions(model: PreTrainedModel, prepared: PreparedRun, judged: Dataset)
     are."""
     recipe, encoded = prepared.recipe, prepared.data.inputs.encode(judged)
     rows = TrainingRows(prepared.data.inputs, encoded, encoded)
-    if recipe.batching.cache_prefix and not recipe.adapts:
+    if recipe.batching.cache_prefix and not recipe.uses_adapter:
         rows = cache_frozen_layers(
             model,
             prepared.data.inputs,

@@ -25,7 +25,7 @@ class SearchedRecipe:
     @property
     def low_resolution(self) -> bool:
         """Whether it trains on smaller images at first."""
-        return isinstance(self.recipe.data, ImageData) and self.recipe.data.low_resolution is not None
+        return self.recipe.data.kind == "image" and self.recipe.data.low_resolution is not None
 
     def with_policy(self, augment: tuple[Augmentation, ...], mix: tuple[Mixing, ...]) -> SearchedRecipe:
         """With what a policy sets."""
@@ -36,7 +36,7 @@ class SearchedRecipe:
     def with_side(self, side: int) -> SearchedRecipe:
         """For images of so many pixels a side."""
         recipe = self.recipe
-        assert isinstance(recipe.data, ImageData), "images alone have a side"
+        assert recipe.data.kind == "image", "images alone have a side"
         model = replace(recipe.model, surgery=(*recipe.model.surgery, ResizeImage(side)))
         return SearchedRecipe(replace(recipe, data=replace(recipe.data, low_resolution=None), model=model))
 
@@ -63,7 +63,7 @@ class SearchedRecipe:
     def proxy(self) -> SearchedRecipe:
         """Without all that makes its steps more expensive or its rows others: what trials load."""
         recipe, data = self.recipe, _changed(self.recipe.data, augment=(), augment_copies=0)
-        if isinstance(data, ImageData):
+        if data.kind == "image":
             data = replace(data, low_resolution=None)
         model = replace(recipe.model, frozen_layers=0, trainable="all", trainable_pattern=None, unfreeze_every=None)
         return SearchedRecipe(

@@ -75,7 +75,7 @@ class Train:
     eval_delay, logging_first_step and report_to."""
 
     @property
-    def checkpoints_activations(self) -> bool:
+    def uses_gradient_checkpointing(self) -> bool:
         """Whether activations are thrown away and computed again for the gradients, by either of the field's names."""
         return any(self.extra.get(name) for name in ("gradient_checkpointing", "activation_checkpointing"))
 

@@ -99,7 +99,7 @@ def choose(
         default: what runs unless something else is measured to be 10% faster.
         free: fields of `Kernels` that may differ from `default`.
         planned_steps: optimizer steps of the run.
-        method: what trains, see `Recipe.trained`.
+        method: what trains, see `Recipe.effective_method`.
         shortcuts: those that the trainer takes.
         probe: False: the default, whatever is stored.
     """

@@ -16,13 +16,13 @@ def _averages(recipe: Any) -> bool:
 
 
 def _rate_beside_head(name: str, recipe: Any) -> bool:
-    return bool(recipe.trained == "head" and vars(recipe.optim)[name] is not None)
+    return bool(recipe.effective_method == "head" and vars(recipe.optim)[name] is not None)
 
 
 def _muon_has_no_matrix(recipe: Any) -> bool:
     """An adapter's factors are matrices inside the layers."""
     vectors = recipe.model.trainable in ("biases", "norms")
-    return recipe.optim.optimizer.splits_matrices and (recipe.trained == "head" or vectors)
+    return recipe.optim.optimizer.splits_matrices and (recipe.effective_method == "head" or vectors)
 
 
 def _over_before_patience(recipe: Any) -> bool:
@@ -44,13 +44,13 @@ def _over_before_a_drop(recipe: Any) -> bool:
 OPTIM = (
     Conflict(
         "optim.lora_plus_ratio",
-        lambda r: r.optim.lora_plus_ratio is not None and r.trained not in ("lora", "adalora"),
-        "None with {r.trained}, which trains no LoRA",
+        lambda r: r.optim.lora_plus_ratio is not None and r.effective_method not in ("lora", "adalora"),
+        "None with {r.effective_method}, which trains no LoRA",
     ),
     Conflict(
         "optim.layer_decay",
-        lambda r: r.optim.layer_decay is not None and r.learns_prompts,
-        "None with {r.trained}, whose layers stay as they are",
+        lambda r: r.optim.layer_decay is not None and r.uses_prompt_learning,
+        "None with {r.effective_method}, whose layers stay as they are",
     ),
     *(
         Conflict(
@@ -62,7 +62,7 @@ OPTIM = (
     ),
     Conflict(
         "optim.optimizer",
-        lambda r: r.trained == "head" and r.optim.optimizer.splits_matrices,
+        lambda r: r.effective_method == "head" and r.optim.optimizer.splits_matrices,
         "another with method head, which trains no hidden matrices",
     ),
     Conflict(
@@ -97,15 +97,15 @@ AVERAGING = (
     ),
     Conflict(
         "averaging",
-        lambda r: r.trained == "adalora" and _averages(r),
+        lambda r: r.effective_method == "adalora" and _averages(r),
         "none with AdaLoRA, whose ranks change while it trains",
     ),
 )
 REGULARIZE = (
     Conflict(
         "regularize.mixout",
-        lambda r: r.regularize.mixout and r.trained not in ("full", "top"),
-        "0 with {r.trained}, which leaves the encoder's weights",
+        lambda r: r.regularize.mixout and r.effective_method not in ("full", "top"),
+        "0 with {r.effective_method}, which leaves the encoder's weights",
     ),
     Conflict(
         "regularize.mixout",
@@ -136,7 +136,7 @@ BATCHING = (
     ),
     Conflict(
         "batching.token_budget",
-        lambda r: r.batching.token_budget is not None and not (r.is_text and r.batching.by_length),
+        lambda r: r.batching.token_budget is not None and not (r.kind == "text" and r.batching.by_length),
         "None for images and without batching.by_length",
     ),
     Conflict(
@@ -144,7 +144,7 @@ BATCHING = (
         lambda r: r.batching.token_budget is not None and r.batching.rows_per_step is not None,
         "None with batching.token_budget",
     ),
-    Conflict("batching.unpadded", lambda r: r.batching.unpadded and not r.is_text, "false or None for images"),
+    Conflict("batching.unpadded", lambda r: r.batching.unpadded and r.kind == "image", "false or None for images"),
     Conflict(
         "batching.unpadded",
         lambda r: r.batching.unpadded and r.objective.r_drop,
@@ -183,10 +183,10 @@ UNUSED = (
         "one epoch alone has nothing to be averaged with",
     ),
     Unused("optim.optimizer", _muon_has_no_matrix, "no matrix inside a layer trains, so AdamW does all of it"),
-    Unused("optim.word_embeddings", lambda r: not r.is_text, "images have no words"),
+    Unused("optim.word_embeddings", lambda r: r.kind == "image", "images have no words"),
     Unused(
         "optim.word_embeddings",
-        lambda r: r.trained != "full" or r.model.frozen_layers > 0 or r.model.trainable != "all",
+        lambda r: r.effective_method != "full" or r.model.frozen_layers > 0 or r.model.trainable != "all",
         "they stay as they are in any case",
     ),
 )

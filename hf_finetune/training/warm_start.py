@@ -47,7 +47,7 @@ def default_fit(method: str) -> Fit:
     """What a method's runs start with unless told otherwise; docs/benchmarks.md has the evidence.
 
     Args:
-        method: see `Recipe.trained`.
+        method: see `Recipe.effective_method`.
     """
     return Fit(0.1, -math.inf) if method == "head" else Fit(0.01, 0.2)
 

@@ -24,7 +24,7 @@ def test_recipe_of_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(GOOD)
     recipe = load_recipe(str(path))
-    assert (recipe.name, recipe.adapter.r, recipe.trained) == ("mine", 4, "lora")
+    assert (recipe.name, recipe.adapter.r, recipe.effective_method) == ("mine", 4, "lora")
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,13 @@ def test_task_and_method() -> None:
 
     assert RECIPE.task == "text-classification"
     assert dataclasses.replace(RECIPE, data=ImageData(path="x")).task == "image-classification"
-    assert RECIPE.trained == "full"
-    assert dataclasses.replace(RECIPE, adapter=LoraConfig()).trained == "lora"
-    assert dataclasses.replace(RECIPE, adapter=IA3Config()).trained == "ia3"
-    assert dataclasses.replace(RECIPE, adapter=IA3Config()).adapts and dataclasses.replace(RECIPE, method="lora").adapts
-    assert not any(dataclasses.replace(RECIPE, method=method).adapts for method in ("full", "top", "head"))
+    assert RECIPE.effective_method == "full"
+    assert dataclasses.replace(RECIPE, adapter=LoraConfig()).effective_method == "lora"
+    assert dataclasses.replace(RECIPE, adapter=IA3Config()).effective_method == "ia3"
+    assert (
+        dataclasses.replace(RECIPE, adapter=IA3Config()).uses_adapter
+        and dataclasses.replace(RECIPE, method="lora").uses_adapter
+    )
+    assert not any(dataclasses.replace(RECIPE, method=method).uses_adapter for method in ("full", "top", "head"))
     with pytest.raises(InputError, match="method: expected full or lora"):
         check(dataclasses.replace(RECIPE, method="top", adapter=LoraConfig()))

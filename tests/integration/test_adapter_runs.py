@@ -171,12 +171,12 @@ def test_what_cannot_be_is_refused_before_the_data_are_read(
 
 
 def test_adapters_on_the_command_line(recipe: Recipe) -> None:
-    assert from_flags(recipe, "--adapter", "IA3").trained == "ia3"
+    assert from_flags(recipe, "--adapter", "IA3").effective_method == "ia3"
     dora = from_flags(recipe, "--adapter={peft_type: LORA, use_dora: true, r: 4}").adapter
     assert (dora.use_dora, dora.r) == (True, 4)
     changed = from_flags(replace(recipe, adapter=dora), "--adapter.r", "2", "--adapter.lora-alpha=4.5").adapter
     assert (changed.use_dora, changed.r, changed.lora_alpha, changed.peft_type) == (True, 2, 4.5, dora.peft_type)
-    assert from_flags(recipe, "--adapter", "IA3", "--adapter.feedforward_modules", "[dense]").trained == "ia3"
+    assert from_flags(recipe, "--adapter", "IA3", "--adapter.feedforward_modules", "[dense]").effective_method == "ia3"
     lora = from_flags(recipe, "--method", "lora", "--lora.alpha", "32", "--lora.dropout", "0.1").lora
     assert lora == Lora(alpha=32.0, dropout=0.1)
     for flags, words in (

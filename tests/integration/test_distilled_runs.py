@@ -222,7 +222,7 @@ import torch
 from hf_finetune.pipeline.kernels import default_kernels
 from hf_finetune.pipeline.run import prepare, rehearse
 from hf_finetune.utils.plain import merge
-from hf_finetune.config.recipe import Model, Recipe, TextData
+from hf_finetune import Model, Recipe, TextData
 from hf_finetune.training.probe import KernelChoice
 
 folder = Path(sys.argv[1])

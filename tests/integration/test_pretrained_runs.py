@@ -308,7 +308,7 @@ from hf_finetune.pipeline import pretrain
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.utils.plain import merge
-from hf_finetune.config.recipe import Model, Recipe, TextData
+from hf_finetune import Model, Recipe, TextData
 
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]
 train = pretrain.train_until_stopped

@@ -137,7 +137,7 @@ def why_no_mixing(searched: SearchedRecipe, prepared: PreparedRun) -> str | None
     mixing = searched.with_policy((), (Mixup(),)).recipe
     try:
         check(mixing)
-        if searched.recipe.adapts:
+        if searched.recipe.uses_adapter:
             # Its own model alone shows whether it takes word embeddings.
             with quiet():
                 prepare(mixing)

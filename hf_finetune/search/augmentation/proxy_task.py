@@ -111,7 +111,7 @@ class ProxyTask:
         self.micro_batch, self.rows_per_step = cut.rows, cut.rows_per_step
         self._shrink, self.sides = self._half_side()
         count = len(encoder_layers(self.model))
-        train_top(self.model, 0 if recipe.trained == "head" else min(TOP_LAYERS, count))
+        train_top(self.model, 0 if recipe.effective_method == "head" else min(TOP_LAYERS, count))
         self._fit_head()
         self._start = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
         self._prefix: Prefix | None = None

@@ -16,7 +16,10 @@ CONFLICTS = (
         f"{' or '.join(JUDGED_BY)}, whose differences have intervals, as they judge a search's runs",
     ),
     Conflict(
-        "method", lambda r: r.trained == "adalora", "one that trains all weights from the first step on", "trained"
+        "method",
+        lambda r: r.effective_method == "adalora",
+        "one that trains all weights from the first step on",
+        "effective_method",
     ),
     Conflict(
         "model.unfreeze_every",
