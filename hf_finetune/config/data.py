@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
 from hf_finetune.augmentation.compose import ImageAugmentation, TextAugmentation
-from hf_finetune.utils.config import Count, CountOrZero, Fraction, Operations, Seed, configclass, flag
+from hf_finetune.data.config import Source, SplitOptions
+from hf_finetune.utils.config import CountOrZero, Operations, configclass, flag
 
 
 @configclass
-class Data:
-    """Labeled rows, and how they are split."""
+class Location:
+    """Where labeled rows are."""
 
     path: str
     """Hub id; a csv, tsv, json or jsonl file of texts, or a parquet file; or a folder of split files, or of one
@@ -21,33 +23,23 @@ class Data:
     """Configuration of a Hub data set (`mnli` of `nyu-mll/glue`)."""
     revision: Annotated[str | None, flag("--revision")] = None
     """Branch, tag or commit of a Hub data set."""
-    validation: Annotated[str | None, flag("--validation")] = None
-    """Validation rows: the name of a split of the data, or a file or folder. Default: the data's own, else carved from
-    train."""
-    test: Annotated[str | None, flag("--test")] = None
-    """Test rows: the name of a split of the data, or a file or folder."""
+
+
+@configclass
+class Data(SplitOptions, Location):
+    """Labeled rows, and how they are split."""
+
     label: Annotated[str | None, flag("--label")] = None
     """Column of the class. Default: the obvious one, which is printed."""
-    validation_fraction: Fraction = 0.1
-    """Share of the training rows carved off for validation when the data has none."""
-    test_fraction: Fraction = 0.0
-    """Share of the rows carved off for test when the data has none. 0: no test split, and no claim about test."""
-    split_seed: Seed = 0
-    """Seed of the carved splits; separate from `train.seed`, so that runs with other seeds are compared on the same
-    rows."""
-    max_train_rows: Annotated[Annotated[int, Ge(2)] | None, flag("--max-train-rows")] = None
-    """Train on this many rows at most, drawn with `split_seed` in the proportions of the classes."""
-    rows_per_class: Annotated[Count | None, flag("--rows-per-class")] = None
-    """Train on this many rows of each class at most, drawn with `split_seed`. A smaller number is a subset of a larger
-    one."""
-    unlabeled: Annotated[tuple[str, ...], flag("--unlabeled")] = ()
-    """More training rows for a teacher, whose labels are not used: splits by name, files or folders with the same
-    columns, or train itself, for what `max_train_rows` leaves out. Rows that are scored or in train already are
-    dropped."""
     license: str | None = None
     """License of the data, for the model card."""
     name: str | None = None
     """Name of data that are not on the Hub, for the card. None: the last part of their path."""
+
+    @property
+    def source(self) -> Source:
+        """The rows and columns to read."""
+        return Source(**{f.name: getattr(self, f.name) for f in fields(Source) if hasattr(self, f.name)})
 
 
 @configclass

@@ -1,4 +1,4 @@
-"""Where rows are, which of their columns to read, and how labeled rows are divided."""
+"""Configuration of data: where labeled rows are, which columns to read, and how the rows are split."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
+from annotated_types import Ge
+
+from hf_finetune.utils.config import Count, Fraction, Seed, configclass, flag
 
 Kind = Literal["text", "image"]
 Role = Literal["train", "validation", "test"]
@@ -13,7 +16,7 @@ Role = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Source:
-    """Rows on the disk or on the Hub, and the columns to read of them."""
+    """Rows on disk or on the Hub, and the columns to read."""
 
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Hub id, csv/tsv/json/jsonl/parquet file, or folder."""
@@ -29,43 +32,46 @@ class Source:
     """Column of the image. Default: the obvious one."""
     label: str | None = None
     """Column of the class. Default: the obvious one."""
-    encoding: str = "utf-8"
-    """Encoding of text files."""
+    encoding: Annotated[str | None, flag("--data.encoding")] = None
+    """Encoding of text files. Default: utf-8."""
 
     def columns(self, kind: Kind) -> dict[str, str | None]:
-        """The columns to read of texts or images, by canonical name; None: the obvious one."""
+        """Return the columns to read, by canonical name. None: the obvious one."""
         inputs = {"text": self.text, "text_pair": self.text_pair} if kind == "text" else {"image": self.image}
         return {**inputs, "label": self.label}
 
 
 @dataclass(frozen=True)
 class SourceSplit(Source):
-    """Rows that a command labels or scores."""
+    """Rows to predict or to evaluate on."""
 
     split: str | None = None
     """Split of the data. Default: test, else validation, else train; the log names it."""
 
 
-@dataclass(frozen=True)
+@configclass
 class SplitOptions:
-    """Which rows train, choose and judge."""
+    """How labeled rows are split into training, validation and test rows."""
 
-    validation: str | None = None
-    """Name of a split of the data, or a path. None: the data's own, else carved from train."""
-    test: str | None = None
-    """Name of a split of the data, or a path. None: the data's own."""
-    validation_fraction: float = 0.1
-    """Share of the distinct inputs that is carved from train where there are no validation rows."""
-    test_fraction: float = 0.0
-    """Share of the distinct inputs that is carved from train where there are no test rows. 0: none."""
-    seed: int = 0
-    """Of carving and drawing."""
-    max_train_rows: int | None = None
-    """At most this many rows stay in train, drawn after the carving."""
-    rows_per_class: int | None = None
-    """At most this many rows of each class stay in train, drawn before `max_train_rows`."""
-    unlabeled: tuple[str, ...] = ()
-    """Names of splits of the data, or paths, of rows whose labels are not read. Train itself may be one of them, for
-    the rows that were not drawn."""
-    keep_left_out: bool = False
-    """Return the rows that `rows_per_class` and `max_train_rows` leave out as well."""
+    validation: Annotated[str | None, flag("--validation")] = None
+    """Validation rows: the name of a split of the data, or a file or folder. Default: the data's own, else held out
+    from the training rows."""
+    test: Annotated[str | None, flag("--test")] = None
+    """Test rows: the name of a split of the data, or a file or folder. Default: the data's own."""
+    validation_fraction: Fraction = 0.1
+    """Share of the training rows to hold out for validation when the data has no validation split."""
+    test_fraction: Fraction = 0.0
+    """Share of the rows to hold out for test when the data has no test split. 0: no test split, and no claim about
+    test."""
+    split_seed: Seed = 0
+    """Seed of the held-out splits; separate from `train.seed`, so that runs with other seeds are compared on the same
+    rows."""
+    max_train_rows: Annotated[Annotated[int, Ge(2)] | None, flag("--max-train-rows")] = None
+    """Train on this many rows at most, drawn with `split_seed` in the proportions of the classes."""
+    rows_per_class: Annotated[Count | None, flag("--rows-per-class")] = None
+    """Train on this many rows of each class at most, drawn with `split_seed`. A smaller number is a subset of a larger
+    one."""
+    unlabeled: Annotated[tuple[str, ...], flag("--unlabeled")] = ()
+    """More training rows for a teacher, whose labels are not used: splits by name, files or folders with the same
+    columns, or train itself, for what `max_train_rows` leaves out. Validation, test and training rows among them are
+    dropped."""

@@ -1,4 +1,4 @@
-"""From canonical rows to tensors: one class for texts and one for images, with the same methods.
+"""Convert canonical rows to model inputs: `TextInputs` and `ImageInputs`, with the same methods.
 
 Legend: B rows, T tokens, H height, W width.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from datasets import Dataset
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from hf_finetune.data import image_cache, image_processing
+from hf_finetune.data.config import Kind
 from hf_finetune.data.image_decoding import EncodedImage, decode
 from hf_finetune.data.tokens import TokenLists, is_token_column, pack, pad
+from hf_finetune.utils import hashing
 
 # Columns of rows, by name.
 Columns = dict[str, Any]
@@ -27,6 +30,10 @@ Columns = dict[str, Any]
 class TextInputs:
     """Texts, or pairs of texts, as padded token ids."""
 
+    kind: ClassVar[Kind] = "text"
+    caches_rows: ClassVar[bool] = False
+    """Whether `encode` writes to the disk cache."""
+
     tokenizer: PreTrainedTokenizerBase
     max_length: int
 
@@ -35,12 +42,16 @@ class TextInputs:
         """Columns that `collate` reads."""
         return list(self.tokenizer.model_input_names)
 
+    def for_inference(self) -> TextInputs:
+        """Return these inputs without caching of encoded rows."""
+        return self
+
     def encode(self, rows: Dataset) -> Dataset:
         """Tokenize once: add `input_ids` (and `token_type_ids` where the model has them) and `length`."""
         return rows.map(self._token_lists, batched=True, load_from_cache_file=False)
 
     def encode_in_memory(self, rows: Dataset) -> Dataset:
-        """As `encode`, with the token columns alone: for rows that are looked at once, in a third of the time."""
+        """Return the token columns alone. For rows that are read once: takes a third of the time of `encode`."""
         return Dataset.from_dict(
             self._token_lists({n: rows[n][:] for n in ("text", "text_pair") if n in rows.column_names})
         )
@@ -51,36 +62,40 @@ class TextInputs:
         return {**{n: encoded[n] for n in names}, "length": [len(ids) for ids in encoded["input_ids"]]}
 
     def encode_batch(self, batch: dict[str, list], **options: Any) -> dict[str, list]:
-        """Token columns of texts and, where `text_pair` is there and not None, pairs of texts."""
+        """Tokenize the texts of a batch, or its pairs where `text_pair` is present and not None."""
         pairs = batch.get("text_pair")
         return self.tokenizer(
             batch["text"], pairs, truncation=True, max_length=self.max_length, return_attention_mask=False, **options
         )
 
-    def truncated_share(self, encoded: Dataset, sample: int = 2000) -> float:
-        """Share of rows that are longer than `max_length`, counted on at most `sample` rows that fill it."""
+    def truncated_share(self, encoded: Dataset, sample: int = 2000) -> float | None:
+        """Estimate the share of rows longer than `max_length`, from at most `sample` rows of full length."""
         full = np.flatnonzero(np.asarray(encoded["length"][:]) >= self.max_length)
         if len(full) == 0:
             return 0.0
         probes = full[:sample]
         batch = encoded.select(probes).to_dict()
-        whole = self.tokenizer(batch["text"], batch.get("text_pair"), return_attention_mask=False, verbose=False)
-        longer = sum(len(ids) > self.max_length for ids in whole["input_ids"])
+        untruncated = self.tokenizer(batch["text"], batch.get("text_pair"), return_attention_mask=False, verbose=False)
+        longer = sum(len(ids) > self.max_length for ids in untruncated["input_ids"])
         return len(full) / len(encoded) * longer / len(probes)
 
     def lengths(self, encoded: Dataset) -> np.ndarray | None:
-        """Tokens of each row, shape (rows,)."""
+        """Return the number of tokens of each row, shape (rows,)."""
         return np.asarray(encoded["length"][:], dtype=np.int64)
+
+    def cache_key(self, encoded: Dataset) -> str:
+        """Identify what the model reads of encoded rows: a hash of their tokens."""
+        return hashing.of_columns(encoded)
 
     def collate(self, batch: dict[str, list]) -> dict[str, torch.Tensor]:
         """Pad encoded rows to the longest of them: input_ids (B, T), token_type_ids if there are any.
 
-        attention_mask (B, T) is with them where a row is shorter than another; see `data.tokens.pad`.
+        attention_mask (B, T) is added where a row is shorter than another; see `data.tokens.pad`.
         """
         columns, tokenizer = self._token_columns(batch), self.tokenizer
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         if not columns.keys() <= fill.keys():
-            # LUKE's entities, for example: only their own tokenizer knows how they are filled up.
+            # Columns that only their own tokenizer can pad, such as LUKE's entities.
             return dict(tokenizer.pad(columns, return_tensors="pt"))
         padded = pad(columns, fill, left=tokenizer.padding_side == "left")
         if "attention_mask" not in tokenizer.model_input_names:
@@ -88,40 +103,67 @@ class TextInputs:
         return padded
 
     def pack(self, batch: dict[str, list]) -> dict[str, torch.Tensor | int]:
-        """Encoded rows one behind the other in one long row, see `data.tokens.pack`."""
+        """Concatenate encoded rows into one row without padding, see `data.tokens.pack`."""
         return pack(self._token_columns(batch))
 
     def _token_columns(self, batch: dict[str, list]) -> dict[str, list]:
         return {n: batch[n] for n in self.tokenizer.model_input_names if n in batch}
+
+    def save(self, folder: Path) -> None:
+        """Save the tokenizer."""
+        self.tokenizer.save_pretrained(folder)
 
 
 @dataclass(frozen=True)
 class ImageInputs:
     """Images as the checkpoint's own processor makes them: resized, scaled, normalized."""
 
+    kind: ClassVar[Kind] = "image"
+
     processor: BaseImageProcessor
     decode_once: bool = False
-    """Cache decoded pixels on the disk, see `data.image_cache`; for images that are looked at more than once."""
+    """Cache decoded pixels on disk, see `data.image_cache`. For images that are read more than once."""
     cache_gb: float = 8.0
-    """Gigabytes (10^9 bytes) that they may take there."""
+    """Budget of the disk cache in gigabytes (10^9 bytes)."""
 
     @property
     def columns(self) -> list[str]:
         """Columns that `collate` reads."""
         return ["image"]
 
+    @property
+    def caches_rows(self) -> bool:
+        """Whether `encode` writes to the disk cache."""
+        return self.decode_once
+
+    def for_inference(self) -> ImageInputs:
+        """Return these inputs without caching of encoded rows."""
+        return replace(self, decode_once=False)
+
     def encode(self, rows: Dataset) -> Dataset:
-        """Decode once, where that is requested and possible; else images are decoded batch by batch."""
+        """Cache decoded images if `decode_once` is set and the processor allows it; else `collate` decodes them."""
         return image_cache.decode_once(rows, self.processor, budget_gb=self.cache_gb) if self.decode_once else rows
 
-    def lengths(self, encoded: Dataset) -> np.ndarray | None:
-        """Every image is of one size: None."""
+    def encode_in_memory(self, rows: Dataset) -> Dataset:
+        """Return the rows as they are: `collate` decodes their images."""
+        return rows
+
+    def truncated_share(self, encoded: Dataset) -> float | None:
+        """Return None: images are not truncated."""
         return None
 
-    def collate(self, batch: Columns) -> dict[str, torch.Tensor]:
-        """Read what was decoded before, or decode and transform: pixel_values (B, 3, H, W), float32.
+    def lengths(self, encoded: Dataset) -> np.ndarray | None:
+        """Return None: all images have one size."""
+        return None
 
-        Images that come as `pixels` (B, 3, H, W), uint8, are what `pixels` gave, changed.
+    def cache_key(self, encoded: Dataset) -> str:
+        """Identify how rows become tensors; the images themselves are identified by the data's fingerprint."""
+        return f"{self.processor.to_json_string()} {self.decode_once}"
+
+    def collate(self, batch: Columns) -> dict[str, torch.Tensor]:
+        """Normalize cached pixels, or decode and process: pixel_values (B, 3, H, W), float32.
+
+        A column `pixels` (B, 3, H, W), uint8, takes precedence over `image`: output of `pixels` after augmentation.
 
         Raises:
             InputError: the processor makes images of several sizes.
@@ -133,24 +175,28 @@ class ImageInputs:
         return {"pixel_values": image_processing.process(self.processor, images)}
 
     def pixels(self, images: Sequence[EncodedImage]) -> torch.Tensor:
-        """Images as they are before they are rescaled and normalized: (B, 3, H, W), uint8.
+        """Return resized images before rescaling and normalization: (B, 3, H, W), uint8.
 
-        Only for a processor of which `image_processing.splits_in_two` is true.
+        Only for a processor that passes `image_processing.splits_in_two`.
         """
         pixels = image_cache.cached_pixels(images)
         return pixels if pixels is not None else image_processing.resize(self.processor, [decode(i) for i in images])
+
+    def save(self, folder: Path) -> None:
+        """Save the image processor."""
+        self.processor.save_pretrained(folder)
 
 
 Inputs = TextInputs | ImageInputs
 
 
 class EpochRows(torch.utils.data.Dataset, ABC):
-    """Rows for a torch DataLoader that may look different in each epoch, see `batching.EpochLoader`."""
+    """Rows for a torch DataLoader that may differ from epoch to epoch, see `batching.EpochLoader`."""
 
     epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose rows come next."""
+        """Select the epoch whose rows are read next."""
         self.epoch = epoch
 
     @abstractmethod
@@ -158,13 +204,13 @@ class EpochRows(torch.utils.data.Dataset, ABC):
 
     @abstractmethod
     def __getitems__(self, indices: Sequence[int]) -> Columns:
-        """One dict of columns."""
+        """Return a batch as one dict of columns."""
 
 
 class Rows(EpochRows):
-    """Encoded rows, the same in every epoch: a list of indices gives one dict of columns, without a detour over rows.
+    """Encoded rows, the same in every epoch.
 
-    Columns of token ids, and the labels beside them, are read from Arrow's buffers without `datasets` in between.
+    Token columns and labels are read directly from Arrow buffers, which is much faster than through `datasets`.
     """
 
     def __init__(self, encoded: Dataset, columns: list[str]) -> None:
@@ -194,17 +240,17 @@ class Rows(EpochRows):
 
 
 def columns_of(inputs: Inputs, *, labels: bool) -> list[str]:
-    """Columns that a batch needs."""
+    """Return the columns that a batch needs."""
     return [*inputs.columns, "label"] if labels else inputs.columns
 
 
 def sample_rows(
     inputs: Inputs, encoded: Dataset, most: int, *, seed: int, among: np.ndarray | None = None
 ) -> np.ndarray:
-    """Numbers of up to `most` rows that stand for all: drawn by the seed, texts of like length beside one another.
+    """Draw the indices of up to `most` random rows, sorted by length.
 
     Args:
-        among: the rows that can be drawn. None: all.
+        among: the rows to draw from. None: all.
     """
     candidates = np.arange(len(encoded)) if among is None else among
     chosen = candidates[np.sort(np.random.default_rng(seed).permutation(len(candidates))[:most])]
@@ -213,5 +259,5 @@ def sample_rows(
 
 
 def with_labels(collate: Callable[[Columns], dict[str, torch.Tensor]], batch: Columns) -> dict[str, torch.Tensor]:
-    """A batch for training: the model's inputs and `labels` (B,), int64."""
+    """Return a training batch: the model inputs and `labels` (B,), int64."""
     return {**collate(batch), "labels": torch.as_tensor(batch["label"], dtype=torch.long)}

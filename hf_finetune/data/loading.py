@@ -1,4 +1,4 @@
-"""Rows of a data set, checked: `load` divides labeled ones for a run, `stream` reads those to label or to score."""
+"""Read and check rows: `load` splits labeled rows for a run, `stream` yields rows to predict or evaluate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_finetune.data.labels import ClassIds, check_classes, order_classes
 from hf_finetune.data.rows import SplitRows, UnusableRow, has_labels, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, locate
 from hf_finetune.data.split_selection import Selection, note_inferred, select_splits, split_to_read
-from hf_finetune.data.splits import TEST, TRAIN, VALIDATION, at_most_per_class, carve, subsample
+from hf_finetune.data.splits import SEED_STREAMS, at_most_per_class, hold_out, subsample
 from hf_finetune.data.unlabeled import read_for_teacher
 from hf_finetune.errors import InputError
 from hf_finetune.utils.messages import Notes, listed
@@ -27,9 +27,9 @@ logger = logging.getLogger("hf_finetune")
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows to train on, to choose by and to judge by: `text` (and `text_pair`) or `image`, `label`, `row`.
+    """Training, validation and test rows with the columns `text` (and `text_pair`) or `image`, `label` and `row`.
 
-    `label` is an index into `labels`; `row` counts from 0 in the split that the row was read from.
+    `label` is an index into `labels`; `row` is the position in the split that the row was read from.
     """
 
     train: Dataset
@@ -37,43 +37,46 @@ class Splits:
     test: Dataset | None
     """None without labeled test rows."""
     labels: tuple[str, ...]
-    """Class names; a row's `label` is the index."""
+    """Class names, in the order of the class ids."""
     columns: dict[str, str]
     """The source's column by canonical name."""
     fingerprint: str
-    """SHA-256 over the contents of all splits."""
+    """SHA-256 of the contents of all splits."""
     duplicates: dict[str, int]
-    """By split, its rows whose exact input is in train as well."""
+    """Rows of each evaluation split whose exact input is a training row too."""
     notes: tuple[str, ...]
-    """What was inferred, carved and ignored."""
-    teacher_row_counts: dict[str, int] | None = None
-    """Of the rows without a label, which stand behind the others in train with the label -1: how many they are, and how
-    many were left out, see `unlabeled.read_for_teacher`. None: none were named."""
+    """What was inferred, held out and ignored."""
+    unlabeled_counts: dict[str, int] | None = None
+    """Counts of unlabeled rows, see `unlabeled.read_for_teacher`. They follow the labeled rows of `train`, with label
+    -1. None without unlabeled rows."""
     left_out: Dataset | None = None
-    """With `keep_left_out`: rows of train that `rows_per_class` and `max_train_rows` did not draw, if any."""
+    """Training rows that `rows_per_class` and `max_train_rows` leave out, if requested and if there are any."""
 
 
-def load(source: Source, kind: Kind, options: SplitOptions | None = None) -> Splits:
-    """Find, read, check and divide labeled rows.
+def load(source: Source, kind: Kind, options: SplitOptions | None = None, *, keep_left_out: bool = False) -> Splits:
+    """Find, read, check and split labeled rows.
 
-    Splits come from the data when it has them. Test rows are carved from train only with a `test_fraction`; validation
-    rows when there are none, from what is left. A test or validation split without any label does not count.
+    Splits come from the data when it has them. Test rows are held out from train only with a `test_fraction`, and
+    validation rows, from the rest, when the data has none. A test or validation split without any label is ignored.
+
+    Args:
+        keep_left_out: return the rows that `rows_per_class` and `max_train_rows` leave out as well.
 
     Raises:
-        InputError: for whatever keeps the rows from being used, naming file, row or field, and the remedy.
+        InputError: the rows cannot be used; names file, row or field, and the remedy.
     """
     options, notes = options or SplitOptions(), Notes()
     data = read_labeled(source, kind, options, notes)
-    rows = _carve_missing(data, options, notes)
+    rows = _hold_out_missing(data, options, notes)
     drawn_N = _draw_train(rows["train"].labels_N, options, notes)
-    left_out = rows["train"].where(~drawn_N) if options.keep_left_out and not drawn_N.all() else None
+    left_out = rows["train"].where(~drawn_N) if keep_left_out and not drawn_N.all() else None
     if not drawn_N.all():
         rows["train"] = rows["train"].where(drawn_N)
     duplicates = _count_duplicates(rows, notes)
-    teacher_row_counts = None
+    unlabeled_counts = None
     if data.selection.unlabeled:
-        further, teacher_row_counts = read_for_teacher(data.selection, kind, rows, options.unlabeled, notes)
-        rows["train"] = rows["train"].followed_by(further)
+        unlabeled, unlabeled_counts = read_for_teacher(data.selection, kind, rows, options.unlabeled, notes)
+        rows["train"] = rows["train"].followed_by(unlabeled)
     roles: tuple[Role, ...] = ("train", "validation", "test")
     contents = {str(role): (rows[role].digests, rows[role].labels_N) for role in roles if role in rows}
     digest = fingerprint(data.labels, contents)
@@ -87,45 +90,44 @@ def load(source: Source, kind: Kind, options: SplitOptions | None = None) -> Spl
         fingerprint=digest,
         duplicates=duplicates,
         notes=tuple(notes),
-        teacher_row_counts=teacher_row_counts,
+        unlabeled_counts=unlabeled_counts,
         left_out=None if left_out is None else to_dataset(left_out.table, f"{digest[:24]}-left-out"),
     )
 
 
-def _carve_missing(data: LabeledData, options: SplitOptions, notes: Notes) -> dict[Role, SplitRows]:
-    """The splits that the data have, and those that are carved from train."""
+def _hold_out_missing(data: LabeledData, options: SplitOptions, notes: Notes) -> dict[Role, SplitRows]:
+    """Return the splits of the data, with missing test and validation rows held out from train."""
     rows = dict(data.rows)
     if "test" not in rows and options.test_fraction > 0:
-        rows["train"], rows["test"] = _carved(data, rows["train"], "test", options.test_fraction, options, notes)
+        rows["train"], rows["test"] = _hold_out(data, rows["train"], "test", options, notes)
     if "validation" not in rows:
-        fraction = options.validation_fraction
-        rows["train"], rows["validation"] = _carved(data, rows["train"], "validation", fraction, options, notes)
+        rows["train"], rows["validation"] = _hold_out(data, rows["train"], "validation", options, notes)
     if "test" not in rows:
         notes.add("no labeled test rows: nothing is claimed about test")
     return rows
 
 
-def _carved(
-    data: LabeledData, train: SplitRows, role: Role, fraction: float, options: SplitOptions, notes: Notes
+def _hold_out(
+    data: LabeledData, train: SplitRows, role: Role, options: SplitOptions, notes: Notes
 ) -> tuple[SplitRows, SplitRows]:
-    """The rest of train, and the rows that are carved from it."""
+    """Split train into the rows that stay and those held out for `role`."""
+    fraction = options.test_fraction if role == "test" else options.validation_fraction
     if fraction <= 0:
         raise InputError(
             f"data.{role}_fraction {fraction}: the data has no {role} split; name one by --{role}, "
-            "or carve a share above 0"
+            "or hold out a share above 0"
         )
     source, first_N = data.selection.labeled["train"], first_occurrences(train.digests)
-    seed = (options.seed, TEST if role == "test" else VALIDATION)
     try:
-        mask_N = carve(train.labels_N, first_N, fraction=fraction, seed=seed)
+        mask_N = hold_out(train.labels_N, first_N, fraction=fraction, seed=(options.split_seed, SEED_STREAMS[role]))
     except InputError as error:
         raise InputError(f"{source.place}: no {role} split, and its {error}; name a split by --{role}") from None
     notes.add(
-        f"{role}: {int(mask_N.sum())} of {len(mask_N)} rows carved from {source.name}, each class by its share "
-        f"(fraction {fraction:g}, split_seed {options.seed})"
+        f"{role}: {int(mask_N.sum())} of {len(mask_N)} rows held out from {source.name}, each class by its share "
+        f"(fraction {fraction:g}, split_seed {options.split_seed})"
     )
     if repeated := int((first_N != np.arange(len(first_N))).sum()):
-        notes.add(f"{role}: {repeated} rows repeat an earlier one exactly; they stay on the same side of the carve")
+        notes.add(f"{role}: {repeated} rows repeat an earlier one exactly; they stay in the same split")
     if single := np.flatnonzero(np.bincount(train.labels_N) == 1).tolist():
         names = listed([data.labels[label] for label in single])
         notes.add(f"classes of a single row, which stays in train: {names}")
@@ -133,18 +135,18 @@ def _carved(
 
 
 def _draw_train(labels_N: np.ndarray, options: SplitOptions, notes: Notes) -> np.ndarray:
-    """Mask (N,), true for the rows that stay in train."""
-    rows, seed = np.arange(len(labels_N)), (options.seed, TRAIN)
+    """Return a mask (N,) of the rows that stay in train."""
+    rows, seed = np.arange(len(labels_N)), (options.split_seed, SEED_STREAMS["train"])
     per_class, most = options.rows_per_class, options.max_train_rows
     if per_class is not None:
         rows = np.flatnonzero(at_most_per_class(labels_N, count=per_class, seed=seed))
         if len(rows) < len(labels_N):
             notes.add(
                 f"train: {len(rows)} of {len(labels_N)} rows drawn, {per_class} of a class at most "
-                f"(split_seed {options.seed})"
+                f"(split_seed {options.split_seed})"
             )
     if most is not None and most < len(rows):
-        notes.add(f"train: {most} of {len(rows)} rows drawn, each class by its share (split_seed {options.seed})")
+        notes.add(f"train: {most} of {len(rows)} rows drawn, each class by its share (split_seed {options.split_seed})")
         rows = rows[subsample(labels_N[rows], count=most, seed=seed)]
     return np.isin(np.arange(len(labels_N)), rows)
 
@@ -160,18 +162,18 @@ def _count_duplicates(rows: dict[Role, SplitRows], notes: Notes) -> dict[str, in
 
 @dataclass(frozen=True)
 class LabeledData:
-    """Labeled rows by what they are for."""
+    """Labeled rows by split."""
 
     selection: Selection
     rows: dict[Role, SplitRows]
     labels: tuple[str, ...]
-    """Class names; a row's `label` is the index."""
+    """Class names, in the order of the class ids."""
     unusable: dict[Role, list[UnusableRow]]
-    """The rows that are left out, see `read_labeled`."""
+    """Rows that were skipped, see `read_labeled`."""
 
     @property
     def places(self) -> dict[Role, str]:
-        """What each split was read from."""
+        """Where each split was read from."""
         return {role: split.place for role, split in self.selection.labeled.items()}
 
     @property
@@ -181,23 +183,23 @@ class LabeledData:
 
 
 def read_labeled(
-    source: Source, kind: Kind, options: SplitOptions, notes: Notes, *, leave_out_unusable: bool = False
+    source: Source, kind: Kind, options: SplitOptions, notes: Notes, *, skip_unusable: bool = False
 ) -> LabeledData:
-    """Read every labeled split, its labels numbered alike; the classes are those of train.
+    """Read every labeled split. The classes are those of train.
 
     Args:
-        leave_out_unusable: leave out rows that cannot be used, instead of refusing them.
+        skip_unusable: skip rows that cannot be used, instead of refusing them.
 
     Raises:
-        InputError: see `load`; no training row can be used.
+        InputError: see `load`; or no training row can be used.
     """
     selection = select_splits(source, kind, options, notes)
     columns, train = selection.columns, selection.labeled["train"]
     unusable: dict[Role, list[UnusableRow]] = {}
 
     def read(role: Role, classes: ClassIds) -> pa.Table:
-        aside = unusable.setdefault(role, []) if leave_out_unusable else None
-        return to_table(list(read_rows(selection.labeled[role], columns, classes, unusable=aside)))
+        skipped = unusable.setdefault(role, []) if skip_unusable else None
+        return to_table(list(read_rows(selection.labeled[role], columns, classes, unusable=skipped)))
 
     for split in selection.labeled.values():
         require_columns(columns, split.columns, place=split.place, like=train.place)
@@ -210,8 +212,11 @@ def read_labeled(
     labels = order_classes(classes.ids, declared)
     _note_classes(classes, declared, notes)
     check_classes(labels, len(tables["train"]), train.place, columns["label"])
+    # From the order of appearance to the order of the classes.
     ids = {name: i for i, name in enumerate(labels)}
-    tables["train"] = _renumbered(tables["train"], np.array([ids[name] for name in classes.ids]))
+    train_labels = np.array([ids[name] for name in classes.ids])[tables["train"]["label"].to_numpy()]
+    position = tables["train"].column_names.index("label")
+    tables["train"] = tables["train"].set_column(position, "label", pa.array(train_labels, pa.int64()))
     for role in selection.labeled:
         if role != "train":
             tables[role] = read(role, ClassIds(labels, "the training rows"))
@@ -221,28 +226,22 @@ def read_labeled(
 
 def _note_classes(classes: ClassIds, declared: Sequence[str], notes: Notes) -> None:
     if absent := [name for name in declared if name not in classes.ids]:
-        notes.add(f"classes without a training row are left out: {listed(absent)}")
+        notes.add(f"classes without a training row are ignored: {listed(absent)}")
     if len(classes.types) > 1:
         types = listed(sorted(t.__name__ for t in classes.types))
-        notes.add(f"the labels are of several types ({types}) and count as their text: 1 and '1' are one class")
-
-
-def _renumbered(table: pa.Table, numbers: np.ndarray) -> pa.Table:
-    position = table.column_names.index("label")
-    return table.set_column(position, "label", pa.array(numbers[table["label"].to_numpy()], pa.int64()))
+        notes.add(f"the labels have several types ({types}) and are compared as text: 1 and '1' are one class")
 
 
 def stream(
     source: SourceSplit, kind: Kind, *, labels: Sequence[str] | None = None, batch_rows: int = 1024
 ) -> Iterator[Dataset]:
-    """Canonical rows in the order of the source, a part at a time (a .json file is read whole).
+    """Yield canonical rows in the order of the source, `batch_rows` at a time (a .json file is read whole).
 
     Args:
-        labels: the classifier's class names, to yield `label` as well. None: labels are not even read.
-        batch_rows: rows of a part.
+        labels: the classifier's class names, to yield `label` as well. None: labels are not read.
 
     Raises:
-        InputError: as `load`, and for a label that the classifier does not know.
+        InputError: see `load`; or a label is not a class of the classifier.
     """
     need_label, requested = labels is not None, source.columns(kind)
     layout = locate(source, kind=kind, labeled=need_label)

@@ -125,9 +125,10 @@ def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:
         if value is not None:
             where = "folder" if path.is_dir() else "file"
             raise InputError(f"{flag} {value}: {source.path} is a local {where}; leave the flag out")
+    encoding = source.encoding or "utf-8"
     if path.is_dir():
-        return _folder(path, kind, labeled, source.encoding)
-    return Layout({"train": Split("train", (_file(path, source.encoding),))})
+        return _folder(path, kind, labeled, encoding)
+    return Layout({"train": Split("train", (_file(path, encoding),))})
 
 
 def sniff_kind(source: Source) -> Kind:

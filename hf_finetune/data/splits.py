@@ -1,4 +1,4 @@
-"""Stratified and seeded choice of rows: to carve a split, or to train on fewer rows.
+"""Stratified, seeded selection of rows: to hold out a split, or to train on fewer rows.
 
 Legend: N rows, C classes.
 """
@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import numpy as np
 
+from hf_finetune.data.config import Role
 from hf_finetune.errors import InputError
 
-# Streams of the split seed: carving the test rows must not change which validation rows are carved from the same rest.
-TEST, VALIDATION, TRAIN = 0, 1, 2
-# What a search of a policy sets aside to score trials, or pretraining holds back: never both, as search takes no
-# pretraining.
-SET_ASIDE = 3
+# Random streams of the split seed: holding out test rows must not change which of the rest are held out for validation.
+SEED_STREAMS: dict[Role, int] = {"test": 0, "validation": 1, "train": 2}
+# The rows on which augmentation search scores trials, or pretraining its loss; search does not pretrain.
+SEED_STREAM_WITHIN_TRAIN = 3
 
 
-def carve(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]) -> np.ndarray:
-    """Choose rows to set aside, each class by its share, repeated inputs all on one side.
+def hold_out(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: tuple[int, int]) -> np.ndarray:
+    """Select rows to hold out, stratified by class, with all repetitions of an input on the same side.
 
-    Every class keeps at least one row, so a class of a single row is never carved. A row whose input also occurs with
-    another label stays where it is.
+    At least one row of every class stays, so a class of a single row is never held out. A row whose input also occurs
+    with another label stays.
 
     Args:
         labels_N: class of each row.
         first_N: see `duplicates.first_occurrences`.
-        fraction: of the distinct inputs, above 0 and below 1; at least one is carved.
+        fraction: share of the distinct inputs, above 0 and below 1; at least one is held out.
 
     Returns:
-        Mask (N,), true for the carved rows.
+        Mask (N,) of the rows to hold out.
 
     Raises:
         InputError: when no class has two different rows.
@@ -40,19 +40,19 @@ def carve(labels_N: np.ndarray, first_N: np.ndarray, *, fraction: float, seed: t
     counts_C = np.bincount(labels_N[candidates], minlength=int(labels_N.max()) + 1)
     most_C = np.maximum(counts_C - 1, 0)
     if most_C.sum() == 0:
-        raise InputError(f"{len(rows)} rows are too few to set some aside; a class needs two different ones")
+        raise InputError(f"{len(rows)} rows are too few to hold some out; a class needs two different ones")
     count = min(max(1, round(fraction * int(counts_C.sum()))), int(most_C.sum()))
     return _draw(candidates, labels_N, _shares(counts_C, count, most_C), seed)[first_N]
 
 
 def subsample(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.ndarray:
-    """Choose `count` rows, each class by its share but at least one row of each that has any.
+    """Select `count` rows, stratified by class, at least one of each class.
 
     Returns:
-        Mask (N,), true for the chosen rows.
+        Mask (N,) of the selected rows.
 
     Raises:
-        InputError: when there are more classes than that.
+        InputError: there are more than `count` classes.
     """
     counts_C = np.bincount(labels_N)
     present_C = np.minimum(counts_C, 1)
@@ -67,16 +67,16 @@ def subsample(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.
 
 
 def at_most_per_class(labels_N: np.ndarray, *, count: int, seed: tuple[int, int]) -> np.ndarray:
-    """Choose `count` rows of each class, or all where it has fewer; fewer of one seed are among more of it.
+    """Select `count` rows of each class, or all if it has fewer. With one seed, fewer rows are a subset of more.
 
     Returns:
-        Mask (N,), true for the chosen rows.
+        Mask (N,) of the selected rows.
     """
     return _draw(np.arange(len(labels_N)), labels_N, np.minimum(np.bincount(labels_N), count), seed)
 
 
 def _shares(counts_C: np.ndarray, total: int, most_C: np.ndarray) -> np.ndarray:
-    """Divide `total` in proportion to the counts, none above its most, by the largest remainders."""
+    """Divide `total` in proportion to the counts, each limited to `most_C`, by the method of largest remainders."""
     exact_C = counts_C * (total / max(1, counts_C.sum()))
     shares_C = np.minimum(np.floor(exact_C).astype(np.int64), most_C)
     by_remainder = np.argsort(shares_C - exact_C, kind="stable")
@@ -87,7 +87,7 @@ def _shares(counts_C: np.ndarray, total: int, most_C: np.ndarray) -> np.ndarray:
 
 
 def _draw(rows: np.ndarray, labels_N: np.ndarray, take_C: np.ndarray, seed: tuple[int, int]) -> np.ndarray:
-    """Mask (N,), true for so many of `rows` of each class."""
+    """Return a mask (N,) of `take_C` random rows of each class, drawn from `rows`."""
     shuffled = np.random.default_rng(seed).permutation(rows)
     by_class = shuffled[np.argsort(labels_N[shuffled], kind="stable")]
     starts_C = np.searchsorted(labels_N[by_class], np.arange(len(take_C)))

@@ -124,7 +124,7 @@ def read_for_pretraining(
     evaluated: Sequence[Dataset],
     kind: Kind,
     columns: dict[str, str],
-    encoding: str = "utf-8",
+    encoding: str | None = None,
 ) -> PretrainingRows:
     """The run's training rows and further ones, without what repeats or is scored.
 

@@ -99,7 +99,7 @@ def examine(
         raise InputError(
             f"--model {checkpoint}: it tells how long texts are, and {source.path} holds images; leave it out"
         )
-    data = read_labeled(source, kind, options or SplitOptions(), Notes(), leave_out_unusable=True)
+    data = read_labeled(source, kind, options or SplitOptions(), Notes(), skip_unusable=True)
     digests = tuple(digest for rows in data.rows.values() for digest in rows.digests)
     examples = Examples({str(role): rows for role, rows in data.datasets.items()}, data.labels, digests)
     sample = examples.sample(MOST)

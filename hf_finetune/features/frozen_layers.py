@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from hf_finetune.data.inputs import ImageInputs, Inputs, Rows
+from hf_finetune.data.inputs import Inputs, Rows
 from hf_finetune.evaluation.logits import Collate, cast, cut_by_tokens, to_device
 from hf_finetune.features.activation_cache import FORMAT, Activations, find_activations, store_activations
 from hf_finetune.features.prefix import Batch, NoBoundary, Prefix, rows_of
@@ -192,7 +192,7 @@ class _Source:
             "config": {k: v for k, v in config.to_dict().items() if not any(w in k for w in WITHOUT_EFFECT)},
             "attention": config._attn_implementation,
             "rows": fingerprint,
-            "inputs": self._inputs_key(),
+            "inputs": self.inputs.cache_key(self.rows),
             "layer": self.prefix.n,
             # One where the last layer is computed for the first token alone: of no use to a head that reads others.
             "tokens": self.prefix.tokens,
@@ -202,12 +202,6 @@ class _Source:
             "device": self.model.device.type,
             "versions": {name: environment.versions()[name] for name in ("torch", "transformers")},
         }
-
-    def _inputs_key(self) -> str:
-        """What the model reads of the rows: the texts' tokens, or how images become tensors."""
-        if isinstance(self.inputs, ImageInputs):
-            return f"{self.inputs.processor.to_json_string()} {self.inputs.decode_once}"
-        return hashing.of_columns(self.rows)
 
     def fill(self, folder: Path, budget_gb: float) -> None:
         """Compute the activations of all rows, batches of like length one after another.

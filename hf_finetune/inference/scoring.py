@@ -87,7 +87,7 @@ class Scorer:
     def probabilities(self, rows: Dataset) -> np.ndarray:
         """Shape (N, C), of the unchanged rows."""
         inputs = self.classifier.inputs
-        encoded = inputs.encode_in_memory(rows) if isinstance(inputs, TextInputs) else inputs.encode(rows)
+        encoded = inputs.encode_in_memory(rows)
         return self._softmax(Rows(encoded, columns_of(inputs, labels=False)), inputs.lengths(encoded))
 
     def _views(self, rows: Dataset) -> Iterator[np.ndarray]:

@@ -160,7 +160,7 @@ def _check_distillation(run: PreparedRun) -> None:
 def _check_dropout(run: PreparedRun, trial: PreTrainedModel) -> None:
     """Refuse R-Drop where both passes would give the same."""
     inputs, rows = run.data.inputs, run.data.splits.train.select(range(1))
-    encoded = inputs.encode(rows) if isinstance(inputs, TextInputs) else rows
+    encoded = inputs.for_inference().encode(rows)
     if not drops_out(trial, inputs.collate(encoded[:])):
         raise InputError(
             f"objective.r_drop: expected 0 here, got {run.recipe.objective.r_drop}: the model drops nothing out, so "

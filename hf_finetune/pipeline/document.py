@@ -50,7 +50,7 @@ def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
 
 def _identity(run: PreparedRun, evaluation: Evaluation) -> dict[str, Any]:
     recipe, splits = run.recipe, run.data.splits
-    unlabeled = {} if splits.teacher_row_counts is None else {"unlabelled": splits.teacher_row_counts["rows"]}
+    unlabeled = {} if splits.unlabeled_counts is None else {"unlabelled": splits.unlabeled_counts["rows"]}
     return {
         "name": recipe.name,
         "task": recipe.task,
@@ -101,7 +101,7 @@ def _data(run: PreparedRun, truncated_share: float | None) -> dict[str, Any]:
         "columns": splits.columns,
         "duplicates": splits.duplicates,
         # Null: no rows without a label.
-        "unlabelled": splits.teacher_row_counts,
+        "unlabelled": splits.unlabeled_counts,
         "truncated_share": truncated_share,
         "path_name": path_name(recipe.data.path, recipe.data.name),
         "rows_per_class": by_class(rows_C),

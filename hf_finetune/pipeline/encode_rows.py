@@ -10,7 +10,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from hf_finetune.data.batching import StepBatches
-from hf_finetune.data.inputs import ImageInputs, TextInputs
+from hf_finetune.data.inputs import TextInputs
 from hf_finetune.pipeline.batching import step_batches
 from hf_finetune.pipeline.context import PreparedRun
 from hf_finetune.pipeline.stopwatch import Stopwatch
@@ -40,14 +40,14 @@ def encode_rows(run: PreparedRun, clock: Stopwatch) -> EncodedRows:
     """
     inputs, splits, train = run.data.inputs, run.data.splits, run.recipe.train
     # One process decodes images, the others find them decoded.
-    first = PartialState().main_process_first() if isinstance(inputs, ImageInputs) else nullcontext()
+    first = PartialState().main_process_first() if inputs.caches_rows else nullcontext()
     with clock.measure("encode_s"), first:
         train_rows, validation_rows = inputs.encode(splits.train), inputs.encode(splits.validation)
     epoch = step_batches(run, inputs.lengths(train_rows))
-    truncated = round(inputs.truncated_share(train_rows), 4) if isinstance(inputs, TextInputs) else None
+    truncated = inputs.truncated_share(train_rows)
     if truncated and isinstance(inputs, TextInputs):
         logger.warning(
             "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length
         )
     steps = epoch.planned(train.num_train_epochs, train.max_steps)
-    return EncodedRows(train_rows, validation_rows, epoch, steps, truncated)
+    return EncodedRows(train_rows, validation_rows, epoch, steps, None if truncated is None else round(truncated, 4))

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from torch import nn
 
-from hf_finetune.data.inputs import ImageInputs, Inputs, Rows, columns_of
+from hf_finetune.data.inputs import Rows, columns_of
 from hf_finetune.data.unlabeled import labeled_rows
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.intervals import Interval, bootstrap, paired_difference, verdict
@@ -95,7 +95,7 @@ def predict(network: nn.Module, run: PreparedRun, rows: Dataset, *, progress: st
     Args:
         progress: label of a bar, see `predict_logits`.
     """
-    inputs = inputs_in_use(run.data.inputs)
+    inputs = run.data.inputs.for_inference()
     encoded = inputs.encode(rows)
     return predict_logits(
         network,
@@ -105,11 +105,6 @@ def predict(network: nn.Module, run: PreparedRun, rows: Dataset, *, progress: st
         lengths=inputs.lengths(encoded),
         progress=progress,
     )
-
-
-def inputs_in_use(inputs: Inputs) -> Inputs:
-    """As whoever uses the model will read rows: no image is decoded before."""
-    return replace(inputs, decode_once=False) if isinstance(inputs, ImageInputs) else inputs
 
 
 def _baselines(run: PreparedRun, evaluation: Evaluation) -> dict[str, dict[str, Any]]:

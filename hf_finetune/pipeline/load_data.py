@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hf_finetune.augmentation.compose import leaves
 from hf_finetune.augmentation.text.sentences import MixHalves
 from hf_finetune.config.data import ImageData, TextData
-from hf_finetune.data.config import Source, SplitOptions
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.data.loading import Splits, load
 from hf_finetune.data.unlabeled import PretrainingRows, read_for_pretraining
@@ -37,23 +34,7 @@ def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> S
     Raises:
         InputError: see there.
     """
-    source = Source(data.path, config_name=data.config_name, revision=data.revision, label=data.label)
-    if data.kind == "text":
-        source = replace(source, text=data.text, text_pair=data.text_pair, encoding=data.encoding)
-    else:
-        source = replace(source, image=data.image)
-    options = SplitOptions(
-        validation=data.validation,
-        test=data.test,
-        validation_fraction=data.validation_fraction,
-        test_fraction=data.test_fraction,
-        seed=data.split_seed,
-        max_train_rows=data.max_train_rows,
-        rows_per_class=data.rows_per_class,
-        unlabeled=data.unlabeled,
-        keep_left_out=keep_left_out,
-    )
-    splits = load(source, data.kind, options)
+    splits = load(data.source, data.kind, data, keep_left_out=keep_left_out)
     if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):
         raise InputError(
             "data.augment: MixHalves is for rows of one text; halves of two pairs would tear both apart; leave it out"
@@ -106,5 +87,5 @@ def _pretraining_rows(context: RunContext, splits: Splits) -> PretrainingRows | 
         evaluated=[rows for rows in (splits.validation, splits.test) if rows is not None],
         kind=data.kind,
         columns=splits.columns,
-        encoding=data.encoding if data.kind == "text" else "utf-8",
+        encoding=data.source.encoding,
     )

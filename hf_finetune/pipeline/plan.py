@@ -11,7 +11,6 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from hf_finetune.data.batching import StepBatches
-from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation.features import layer_search
 from hf_finetune.models import freezing
 from hf_finetune.pipeline.batching import micro_batch, step_batches
@@ -75,7 +74,7 @@ def plan(run: PreparedRun, *, plot: Path | None = None) -> dict[str, Any]:
     run = _with_copies(run)
     started = time.perf_counter()
     train = run.data.splits.train
-    encoded = run.data.inputs.encode(train) if isinstance(run.data.inputs, TextInputs) else train
+    encoded = run.data.inputs.for_inference().encode(train)
     seconds["encode_s"] = time.perf_counter() - started
     seconds["start_s"] = seconds_since_start() - seconds["encode_s"]
     planned = _rehearse(run, encoded)
@@ -192,7 +191,7 @@ def _tokens(run: PreparedRun, encoded: Dataset) -> dict[str, Any] | None:
     """How long the training texts are; None of images."""
     inputs = run.data.inputs
     lengths = inputs.lengths(encoded)
-    if lengths is None or not isinstance(inputs, TextInputs):
+    if lengths is None:
         return None
     return {
         "mean": round(float(lengths.mean()), 1),

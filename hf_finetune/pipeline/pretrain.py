@@ -19,7 +19,6 @@ import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from hf_finetune.data.inputs import TextInputs
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.pipeline.build_model import build_model, narrow_last_layer
 from hf_finetune.pipeline.context import PreparedRun
@@ -127,7 +126,7 @@ def _save(setup: PretrainingSetup, trainer: PretrainingTrainer, folder: Path, *,
     inputs = setup.run.data.inputs
     with replacing(folder / ENCODER) as path:
         save_encoder(cast(PreTrainedModel, trainer.trained_model()), setup.run.context.checkpoint, path)
-        (inputs.tokenizer if isinstance(inputs, TextInputs) else inputs.processor).save_pretrained(path)
+        inputs.save(path)
         write_json(path / REPORT, _report(setup, trainer, folder / WORK / LOG, seconds))
         seal(path)
 

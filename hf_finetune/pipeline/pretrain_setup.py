@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.data.splits import SET_ASIDE
+from hf_finetune.data.splits import SEED_STREAM_WITHIN_TRAIN
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline.batching import micro_batch, step_batches
 from hf_finetune.pipeline.context import PreparedRun
@@ -78,7 +78,7 @@ def encode_pretraining_rows(run: PreparedRun) -> PretrainingSplit:
     # A row alone has none to be told from.
     least = 2 if objective.compares_rows and len(encoded) > 3 else 1
     share = max(least, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(encoded)), len(encoded) - 1))
-    order = np.random.default_rng((recipe.data.split_seed, SET_ASIDE)).permutation(len(encoded))
+    order = np.random.default_rng((recipe.data.split_seed, SEED_STREAM_WITHIN_TRAIN)).permutation(len(encoded))
     held_out, train = np.sort(order[:share]), np.sort(order[share:])
     return PretrainingSplit(encoded.select(train), encoded.select(held_out), len(whole) - len(encoded))
 

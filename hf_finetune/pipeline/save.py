@@ -10,7 +10,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_finetune.data import provenance
-from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.head_file import save_head
 from hf_finetune.models.heads.stock import fold
@@ -59,13 +58,13 @@ def save_artifacts(network: nn.Module, run: PreparedRun, folder: Path) -> list[A
         if not network.folds:
             with replacing(folder / "encoder") as path:
                 body.save_pretrained(path)
-                _save_processor(run.data.inputs, path)
+                run.data.inputs.save(path)
             save_head(network, folder / HEAD_FILE, run.recipe.task)
             return [Artifact("reload", folder / "encoder", head=folder / HEAD_FILE)]
         network = fold(body, network.spec, network.head)
     with replacing(folder / "model") as path:
         network.save_pretrained(path)
-        _save_processor(run.data.inputs, path)
+        run.data.inputs.save(path)
     return [Artifact("reload", folder / "model"), *artifacts]
 
 
@@ -73,7 +72,7 @@ def _save_adapter(network: PeftModel, run: PreparedRun, folder: Path) -> Artifac
     base = without_adapter(network)
     with replacing(folder / "adapter") as path:
         adapters.save_adapter(network, path, start=folder / "checkpoints" / adapters.START)
-        _save_processor(run.data.inputs, path)
+        run.data.inputs.save(path)
         if not adapters.mergeable(network):
             # It tells the classes' names, which no other file would.
             _note_pairs(base, run)
@@ -86,10 +85,6 @@ def _note_pairs(network: PreTrainedModel, run: PreparedRun) -> None:
     vars(network.config).pop("trained_on_pairs", None)
     if "text_pair" in run.data.splits.columns:
         network.config.trained_on_pairs = True
-
-
-def _save_processor(inputs: Inputs, path: Path) -> None:
-    (inputs.tokenizer if isinstance(inputs, TextInputs) else inputs.processor).save_pretrained(path)
 
 
 def standalone(network: nn.Module, folder: Path) -> dict[str, Any]:

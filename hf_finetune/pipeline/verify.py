@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from datasets import concatenate_datasets
 
-from hf_finetune.pipeline.evaluate import Evaluation, inputs_in_use
+from hf_finetune.pipeline.evaluate import Evaluation
 from hf_finetune.pipeline.parity import Artifact, Check, check_artifacts, reference_logits
 from hf_finetune.pipeline.train import TrainedRun
 
@@ -17,7 +17,7 @@ def verify(trained: TrainedRun, artifacts: Sequence[Artifact], evaluation: Evalu
     with trained.clock.measure("parity_s"):
         rows = concatenate_datasets([evaluation.judged_split.rows, run.data.splits.train])
         rows = rows.select(range(min(recipe.evaluate.parity_rows, len(rows))))
-        inputs = inputs_in_use(run.data.inputs)
+        inputs = run.data.inputs.for_inference()
         return check_artifacts(
             artifacts,
             rows=rows,

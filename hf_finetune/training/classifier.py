@@ -43,7 +43,7 @@ class Classifier:
     @property
     def kind(self) -> Literal["text", "image"]:
         """What it reads."""
-        return "text" if isinstance(self.inputs, TextInputs) else "image"
+        return self.inputs.kind
 
 
 def quiet_libraries() -> None:

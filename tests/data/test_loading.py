@@ -81,7 +81,7 @@ def test_one_csv_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert list(splits.train["row"]) == sorted(splits.train["row"])
     assert splits.notes == (
         "inferred: text from column 'text', label from column 'label'",
-        "validation: 4 of 40 rows carved from train, each class by its share (fraction 0.1, split_seed 0)",
+        "validation: 4 of 40 rows held out from train, each class by its share (fraction 0.1, split_seed 0)",
         "no labeled test rows: nothing is claimed about test",
     )
     assert [r.getMessage() for r in caplog.records] == list(splits.notes)
@@ -116,11 +116,11 @@ def test_every_format_gives_the_same(tmp_path: Path, form: str) -> None:
 
 
 def test_fingerprint_is_pinned(tmp_path: Path) -> None:
-    """The same on every machine, whatever the paths; another seed of the carve is other data."""
+    """The same on every machine, whatever the paths; another split seed is other data."""
     one = load(str(csv_file(tmp_path / "a.csv", texts(30))))
     assert one.fingerprint == "1a468086015b8be551dd93fc7a15736baa066668fca907a59a9a5be6cddcc105"
     assert load(str(csv_file(tmp_path / "deep/b.csv", texts(30)))).fingerprint == one.fingerprint
-    assert load(str(tmp_path / "a.csv"), seed=1).fingerprint != one.fingerprint
+    assert load(str(tmp_path / "a.csv"), split_seed=1).fingerprint != one.fingerprint
 
 
 def test_folder_of_split_files(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_folder_of_split_files(tmp_path: Path) -> None:
     assert list(splits.test["row"]) == [0, 1, 2, 3]
     assert splits.duplicates == {"validation": 0, "test": 0}
     assert noted(splits, f"ignored in the folder {tmp_path.name}: notes.csv")
-    assert not noted(splits, "carved") and not noted(splits, str(tmp_path))
+    assert not noted(splits, "held out") and not noted(splits, str(tmp_path))
 
 
 def test_rows_are_counted_over_shards(tmp_path: Path) -> None:
@@ -157,8 +157,7 @@ def test_folder_of_texts(tmp_path: Path) -> None:
     assert all(text == f"about {('arts', 'tech')[row // 10]} {row % 10}\n" for row, text in rows.items())
     (tmp_path / "tech/003.txt").write_bytes(b"first\ncaf\xe9")
     assert complaint(tmp_path) == (
-        f"{tmp_path}/tech/003.txt, line 2: byte 0xe9 is not utf-8; name the file's encoding: "
-        "--data.encoding cp1252 (predict, evaluate: --encoding cp1252)"
+        f"{tmp_path}/tech/003.txt, line 2: byte 0xe9 is not utf-8; name the file's encoding: --data.encoding cp1252"
     )
     assert "first\ncafé" in [
         t for s in [load(str(tmp_path), encoding="cp1252")] for t in [*s.train["text"], *s.validation["text"]]
@@ -191,7 +190,7 @@ def test_parquet_with_images(tmp_path: Path) -> None:
     parquet_file(tmp_path / "train.parquet", features, img=images, label=[i % 2 for i in range(20)])
     splits = load(str(tmp_path), kind="image")
     assert splits.labels == ("zebra", "ant")
-    assert noted(splits, "classes without a training row are left out: unused")
+    assert noted(splits, "classes without a training row are ignored: unused")
     assert splits.columns == {"image": "img", "label": "label"}
     assert splits.train[0]["image"] == images[splits.train[0]["row"]]
     bare = parquet_file(tmp_path / "bare.parquet", scan=[p["bytes"] for p in images], label=["a", "b"] * 10)
@@ -299,11 +298,11 @@ def test_types_of_labels(tmp_path: Path, form: str, values: list, expected: tupl
         assert splits.labels[row["label"]] == str(values[row["row"]]).removesuffix(".0" if values[0] == 1.0 else "@")
 
 
-def test_labels_of_several_types_are_one_by_their_text(tmp_path: Path) -> None:
+def test_labels_of_several_types_are_compared_as_text(tmp_path: Path) -> None:
     rows = [{"text": f"t{i}", "label": v} for i, v in enumerate([1, "1", 2, "2", 1, "2"])]
     splits = load(str(jsonl_file(tmp_path / "a.jsonl", rows)))
     assert splits.labels == ("1", "2")
-    assert noted(splits, "the labels are of several types (int, str) and count as their text: 1 and '1' are one class")
+    assert noted(splits, "the labels have several types (int, str)")
 
 
 def test_numbers_in_csv_sort_as_numbers(tmp_path: Path) -> None:
@@ -435,8 +434,8 @@ def test_an_unlabeled_test_split_is_not_scored(three: Path, blank: str) -> None:
     splits = load(str(three))
     assert splits.test is None and list(splits.duplicates) == ["validation"]
     assert noted(splits, "test: no row of test has a label (all are -1 or empty), so it is not scored")
-    carved = load(str(three), test_fraction=0.2)
-    assert (len(carved.test), len(carved.train), len(carved.validation)) == (4, 16, 6)
+    held_out = load(str(three), test_fraction=0.2)
+    assert (len(held_out.test), len(held_out.train), len(held_out.validation)) == (4, 16, 6)
 
 
 def test_a_test_split_without_a_label_column(three: Path) -> None:
@@ -448,7 +447,7 @@ def test_a_test_split_without_a_label_column(three: Path) -> None:
 def test_an_unlabeled_validation_split(three: Path) -> None:
     csv_file(three / "validation.csv", [("x", "-1")])
     splits = load(str(three))
-    assert len(splits.validation) == 2 and noted(splits, "validation: 2 of 20 rows carved from train")
+    assert len(splits.validation) == 2 and noted(splits, "validation: 2 of 20 rows held out from train")
     assert "validation.csv: every label in column 'label' is empty or -1; expected labeled rows for validation" in (
         complaint(three, validation="validation")
     )
@@ -465,7 +464,7 @@ def test_train_must_be_there(tmp_path: Path) -> None:
     assert complaint(tmp_path) == f"{tmp_path}: no split is called train; it has test"
 
 
-def test_carving_test_and_validation(tmp_path: Path) -> None:
+def test_holding_out_test_and_validation(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", texts(100, ("a", "b", "c", "c")))
     splits = load(str(path), test_fraction=0.2, validation_fraction=0.25)
     assert (len(splits.test), len(splits.validation), len(splits.train)) == (20, 20, 60)
@@ -474,7 +473,7 @@ def test_carving_test_and_validation(tmp_path: Path) -> None:
     assert sorted([*splits.train["row"], *splits.validation["row"], *splits.test["row"]]) == list(range(100))
     again = load(str(path), test_fraction=0.2, validation_fraction=0.25)
     assert again.fingerprint == splits.fingerprint and again.test.to_dict() == splits.test.to_dict()
-    other = load(str(path), test_fraction=0.2, validation_fraction=0.25, seed=1)
+    other = load(str(path), test_fraction=0.2, validation_fraction=0.25, split_seed=1)
     assert list(other.test["row"]) != list(splits.test["row"])
 
 
@@ -486,16 +485,16 @@ def test_reading_quotation_marks_as_text_is_said(tmp_path: Path) -> None:
     assert all(text.startswith('"word') for text in splits.train["text"])
 
 
-def test_too_little_to_carve(tmp_path: Path) -> None:
+def test_too_few_rows_to_hold_out(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [("x", "a"), ("y", "b")])
     assert complaint(path) == (
-        f"{path}: no validation split, and its 2 rows are too few to set some aside; a class needs two different ones; "
+        f"{path}: no validation split, and its 2 rows are too few to hold some out; a class needs two different ones; "
         "name a split by --validation"
     )
     path = csv_file(tmp_path / "b.csv", texts(10))
     assert complaint(path, validation_fraction=0.0) == (
         "data.validation_fraction 0.0: the data has no validation split; name one by --validation, "
-        "or carve a share above 0"
+        "or hold out a share above 0"
     )
 
 
@@ -514,11 +513,11 @@ def test_duplicates_are_counted(three: Path) -> None:
     assert noted(splits, "duplicates: 2 of 4 test rows are in train too, exactly alike")
 
 
-def test_duplicates_stay_on_one_side_of_the_carve(tmp_path: Path) -> None:
+def test_duplicates_stay_in_one_split(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", texts(20) * 3)
     splits = load(str(path), validation_fraction=0.2)
     assert splits.duplicates == {"validation": 0} and len(splits.validation) == 12
-    assert noted(splits, "validation: 40 rows repeat an earlier one exactly; they stay on the same side of the carve")
+    assert noted(splits, "validation: 40 rows repeat an earlier one exactly; they stay in the same split")
 
 
 def test_duplicate_images(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def with_start(recipe: Recipe, folder: str) -> Recipe:
     return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, checkpoint=folder))
 
 
-def carved_anew(recipe: Recipe) -> Recipe:
+def split_anew(recipe: Recipe) -> Recipe:
     """The same file, other rows held back."""
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, split_seed=1))
 
@@ -36,10 +36,10 @@ def folder_of(recipe: Recipe, folder: Path, start: str | None = None) -> str:
 
 def test_other_rows_were_held_back(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
-    mine, theirs = load_splits(recipe.data), load_splits(carved_anew(recipe).data)
+    mine, theirs = load_splits(recipe.data), load_splits(split_anew(recipe).data)
     seen = len(set(mine.validation["text"][:]) - set(theirs.validation["text"][:]))
     assert 0 < seen <= 6
-    same, other = folder_of(recipe, tmp_path / "same"), folder_of(carved_anew(recipe), tmp_path / "other")
+    same, other = folder_of(recipe, tmp_path / "same"), folder_of(split_anew(recipe), tmp_path / "other")
     (line,) = teacher_overlaps([same, other, "google-bert/bert-base-uncased"], mine)
     assert line.startswith(
         f"the teacher other was trained on {seen} of the 6 validation rows: its predictions for them are too"
@@ -49,9 +49,9 @@ def test_other_rows_were_held_back(tmp_path: Path) -> None:
 
 def test_a_start_and_what_it_started_from(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
-    mine, theirs = load_splits(recipe.data), load_splits(carved_anew(recipe).data)
+    mine, theirs = load_splits(recipe.data), load_splits(split_anew(recipe).data)
     seen = len(set(mine.validation["text"][:]) - set(theirs.validation["text"][:]))
-    first = folder_of(carved_anew(recipe), tmp_path / "first")
+    first = folder_of(split_anew(recipe), tmp_path / "first")
     # The second run has this run's rows: what it knows of the others it has from the first.
     second = folder_of(recipe, tmp_path / "second", first)
     for start in (first, second, f"{second}/model"):
@@ -68,7 +68,7 @@ def test_a_start_and_what_it_started_from(tmp_path: Path) -> None:
 
 def test_what_does_not_tell(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
-    folder = Path(folder_of(carved_anew(recipe), tmp_path / "run"))
+    folder = Path(folder_of(split_anew(recipe), tmp_path / "run"))
     # What lies in the folder of a run and is not what it trained.
     (folder / "checkpoints").mkdir()
     assert trained_on(str(folder / "checkpoints")) is None
@@ -94,7 +94,7 @@ def test_keys_tell_rows_apart() -> None:
 def test_a_run_says_so_and_so_does_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = small_recipe(tmp_path)
     run.run(recipe, Launch(str(tmp_path / "first")))
-    other = with_start(carved_anew(recipe), f"{tmp_path}/first")
+    other = with_start(split_anew(recipe), f"{tmp_path}/first")
     result = run.run(other, Launch(str(tmp_path / "second")))
     assert result is not None
     (note,) = [note for note in result["notes"] if "which this run starts from, was trained on" in note]

@@ -4,38 +4,38 @@ import numpy as np
 import pytest
 
 from hf_finetune.data.duplicates import first_occurrences
-from hf_finetune.data.splits import at_most_per_class, carve, subsample
+from hf_finetune.data.splits import at_most_per_class, hold_out, subsample
 from hf_finetune.errors import InputError
 
 
-def test_carving_keeps_the_shares() -> None:
+def test_holding_out_keeps_the_shares() -> None:
     labels = np.repeat([0, 1, 2], [60, 30, 10])
-    mask = carve(labels, np.arange(100), fraction=0.2, seed=(0, 0))
+    mask = hold_out(labels, np.arange(100), fraction=0.2, seed=(0, 0))
     assert np.bincount(labels[mask]).tolist() == [12, 6, 2]
 
 
-def test_carving_is_seeded() -> None:
+def test_holding_out_is_seeded() -> None:
     labels = np.arange(100) % 2
-    masks = [carve(labels, np.arange(100), fraction=0.2, seed=s) for s in [(0, 0), (0, 0), (1, 0), (0, 1)]]
+    masks = [hold_out(labels, np.arange(100), fraction=0.2, seed=s) for s in [(0, 0), (0, 0), (1, 0), (0, 1)]]
     assert (masks[0] == masks[1]).all()
     assert (masks[0] != masks[2]).any() and (masks[0] != masks[3]).any()
-    # The rows themselves are pinned: another numpy or another machine must carve the same.
+    # The rows themselves are pinned: another numpy or another machine must hold out the same.
     assert np.flatnonzero(masks[0])[:5].tolist() == [5, 8, 9, 10, 11]
 
 
 def test_largest_remainders_get_the_odd_rows() -> None:
     # 10% of 27 rows are 3 (2.7): shares 1.4, 0.9, 0.4 -> 1, 1, 0 and the odd row to ... the largest remainder left.
     labels = np.repeat([0, 1, 2], [14, 9, 4])
-    mask = carve(labels, np.arange(27), fraction=0.1, seed=(0, 0))
+    mask = hold_out(labels, np.arange(27), fraction=0.1, seed=(0, 0))
     assert np.bincount(labels[mask], minlength=3).tolist() == [2, 1, 0]
 
 
 def test_a_class_keeps_a_row() -> None:
     labels = np.array([0, 1, 1, 2, 2, 2])
-    mask = carve(labels, np.arange(6), fraction=0.99, seed=(0, 0))
+    mask = hold_out(labels, np.arange(6), fraction=0.99, seed=(0, 0))
     assert np.bincount(labels[~mask]).tolist() == [1, 1, 1]
-    with pytest.raises(InputError, match="3 rows are too few to set some aside; a class needs two different ones"):
-        carve(np.array([0, 1, 2]), np.arange(3), fraction=0.5, seed=(0, 0))
+    with pytest.raises(InputError, match="3 rows are too few to hold some out; a class needs two different ones"):
+        hold_out(np.array([0, 1, 2]), np.arange(3), fraction=0.5, seed=(0, 0))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -43,16 +43,16 @@ def test_repeated_inputs_stay_together(seed: int) -> None:
     digests = [bytes([i % 20]) for i in range(60)]
     first = first_occurrences(digests)
     assert first.tolist() == [i % 20 for i in range(60)]
-    mask = carve(np.array([i % 2 for i in range(60)]), first, fraction=0.3, seed=(seed, 0))
-    carved = {digests[i] for i in np.flatnonzero(mask)}
-    assert len(carved) == 6 and mask.sum() == 18
-    assert carved.isdisjoint({digests[i] for i in np.flatnonzero(~mask)})
+    mask = hold_out(np.array([i % 2 for i in range(60)]), first, fraction=0.3, seed=(seed, 0))
+    held_out = {digests[i] for i in np.flatnonzero(mask)}
+    assert len(held_out) == 6 and mask.sum() == 18
+    assert held_out.isdisjoint({digests[i] for i in np.flatnonzero(~mask)})
 
 
-def test_an_input_with_two_labels_is_not_carved() -> None:
+def test_an_input_with_two_labels_is_not_held_out() -> None:
     first = np.array([0, 0, 2, 3, 4, 5])
     for seed in range(10):
-        mask = carve(np.array([0, 1, 0, 0, 1, 1]), first, fraction=0.5, seed=(seed, 0))
+        mask = hold_out(np.array([0, 1, 0, 0, 1, 1]), first, fraction=0.5, seed=(seed, 0))
         assert not mask[:2].any() and mask.sum() == 2
 
 

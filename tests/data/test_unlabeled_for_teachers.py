@@ -41,8 +41,8 @@ def test_further_files_stand_behind_the_training_rows(data: dict[str, str], tmp_
     assert splits.train["text"][:] == [*plain.train["text"][:], "new 0", "new 1", "new 2"]
     assert splits.train["label"][:] == [*plain.train["label"][:], -1, -1, -1]
     assert splits.train["row"][-3:] == [0, 3, 2] and splits.labels == ("no", "yes")
-    assert splits.teacher_row_counts == {"rows": 3, "evaluated": 2, "repeated": 2, "unusable": 0}
-    assert plain.teacher_row_counts is None
+    assert splits.unlabeled_counts == {"rows": 3, "evaluated": 2, "repeated": 2, "unusable": 0}
+    assert plain.unlabeled_counts is None
     assert splits.notes[-1].startswith("unlabelled: 3 rows of one.csv, other.csv for the teacher")
     assert splits.duplicates == plain.duplicates and splits.fingerprint != plain.fingerprint
     assert labeled_rows(splits.train)["text"][:] == plain.train["text"][:]
@@ -52,7 +52,7 @@ def test_further_files_stand_behind_the_training_rows(data: dict[str, str], tmp_
 def test_what_max_train_rows_leaves_can_be_answered(data: dict[str, str]) -> None:
     """The split itself, by its name: the rows that were not drawn, without their labels."""
     splits = load(**data, max_train_rows=4, unlabeled=("train",))
-    assert splits.teacher_row_counts == {"rows": 6, "evaluated": 0, "repeated": 4, "unusable": 0}
+    assert splits.unlabeled_counts == {"rows": 6, "evaluated": 0, "repeated": 4, "unusable": 0}
     assert len(set(splits.train["text"][:])) == 10 and splits.train["label"][4:] == [-1] * 6
 
 
@@ -83,7 +83,7 @@ def test_what_is_refused(data: dict[str, str], tmp_path: Path) -> None:
 def test_empty_rows_are_left_out(data: dict[str, str], tmp_path: Path) -> None:
     """Nobody looks at their labels, so nobody misses them; they are counted, and the first one is named."""
     splits = load(**data, unlabeled=(write(tmp_path / "more.csv", ["", "new", " "]),))
-    assert splits.teacher_row_counts == {"rows": 1, "evaluated": 0, "repeated": 0, "unusable": 2}
+    assert splits.unlabeled_counts == {"rows": 1, "evaluated": 0, "repeated": 0, "unusable": 2}
     assert splits.train["text"][-1] == "new" and splits.train["row"][-1] == 1
     assert splits.notes[-1].endswith(", row 1 (line 2), the text is empty)")
 
@@ -92,7 +92,7 @@ def test_a_column_of_another_name(data: dict[str, str], tmp_path: Path) -> None:
     """Taken where it is obvious, and noted."""
     (tmp_path / "other.csv").write_text("sentence,label\nnew,bad\nnewer,no class of train\n")
     splits = load(**data, unlabeled=(str(tmp_path / "other.csv"),))
-    assert splits.teacher_row_counts == {"rows": 2, "evaluated": 0, "repeated": 0, "unusable": 0}
+    assert splits.unlabeled_counts == {"rows": 2, "evaluated": 0, "repeated": 0, "unusable": 0}
     assert splits.train["text"][-2:] == ["new", "newer"]
     assert "inferred for other.csv: text from column 'sentence'" in splits.notes
 

@@ -199,6 +199,6 @@ def test_the_report_names_three_rows_and_says_how_many_more(tmp_path: Path) -> N
     assert lines[-1] == "findings: 1 look"
 
 
-def test_no_validation_rows_are_carved(tmp_path: Path) -> None:
+def test_no_validation_rows_are_held_out(tmp_path: Path) -> None:
     write(tmp_path / "rows.csv", clean(50))
     assert list(examine(Source(str(tmp_path / "rows.csv")), "text").examples.splits) == ["train"]

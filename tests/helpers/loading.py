@@ -12,9 +12,10 @@ from hf_finetune.data.config import Kind, Source, SourceSplit, SplitOptions
 OPTIONS = {field.name for field in fields(SplitOptions)}
 
 
-def load(path: Any, kind: Kind = "text", **options: Any) -> loading.Splits:
-    where = Source(str(path), **{name: value for name, value in options.items() if name not in OPTIONS})
-    return loading.load(where, kind, SplitOptions(**{n: value for n, value in options.items() if n in OPTIONS}))
+def load(path: Any, kind: Kind = "text", *, keep_left_out: bool = False, **fields: Any) -> loading.Splits:
+    source = Source(str(path), **{name: value for name, value in fields.items() if name not in OPTIONS})
+    options = SplitOptions(**{name: value for name, value in fields.items() if name in OPTIONS})
+    return loading.load(source, kind, options, keep_left_out=keep_left_out)
 
 
 def stream(

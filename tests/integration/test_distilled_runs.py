@@ -286,8 +286,8 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
 def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
     """20 rows of a further file, two of them scored ones: taught with their stored copies, and no part of the
     baselines."""
-    carved = load_splits(texts.data).validation["text"][:2]
-    lines = ["text", *carved, *(f"{row['text']} indeed" for row in text_rows(18, seed=5))]
+    held_out = load_splits(texts.data).validation["text"][:2]
+    lines = ["text", *held_out, *(f"{row['text']} indeed" for row in text_rows(18, seed=5))]
     (tmp_path / "more.csv").write_text("\n".join(lines))
     data = dataclasses.replace(
         texts.data, unlabeled=(str(tmp_path / "more.csv"),), augment=(SwapWords(),), augment_copies=1

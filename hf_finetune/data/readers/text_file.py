@@ -7,8 +7,6 @@ from pathlib import Path
 
 from hf_finetune.errors import InputError
 
-_ENCODING_FLAGS = "--data.encoding {0} (predict, evaluate: --encoding {0})"
-
 
 def read_lines(path: Path, encoding: str) -> Iterator[str]:
     """Lines of a text file with their ends, a byte order mark left out.
@@ -21,8 +19,7 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     raise InputError(
-                        f"{path}, line {number}: a NUL byte; remove it, or if the file is UTF-16 say so: "
-                        f"{_ENCODING_FLAGS.format('utf-16')}"
+                        f"{path}, line {number}: a NUL byte; remove it, or for a UTF-16 file use --data.encoding utf-16"
                     )
                 yield line
     except (OSError, UnicodeError) as error:
@@ -58,5 +55,5 @@ def unreadable(path: Path, encoding: str, error: OSError | UnicodeError) -> Inpu
         likely = "utf-16"
     else:
         likely = {"utf-8-sig": "cp1252", "cp1252": "latin-1"}.get(codec_of(encoding), "utf-8")
-    flags = _ENCODING_FLAGS.format(likely)
-    return InputError(f"{path}, line {line}: {culprit} is not {encoding}; name the file's encoding: {flags}")
+    remedy = f"name the file's encoding: --data.encoding {likely}"
+    return InputError(f"{path}, line {line}: {culprit} is not {encoding}; {remedy}")

@@ -31,7 +31,7 @@ from hf_finetune.data.duplicates import first_occurrences, first_sources, row_di
 from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
 from hf_finetune.data.sampling import class_draw
-from hf_finetune.data.splits import SET_ASIDE, carve
+from hf_finetune.data.splits import SEED_STREAM_WITHIN_TRAIN, hold_out
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import calibration
 from hf_finetune.evaluation.logits import cast, evaluating, to_device
@@ -296,6 +296,6 @@ def _set_aside(rows: Dataset, labels_N: np.ndarray, split_seed: int) -> np.ndarr
     first_N = first_occurrences(row_digests(rows.with_format("arrow")[:]))
     share = min(SCORED_SHARE, MOST_SCORED / len(rows))
     try:
-        return carve(labels_N, first_N, fraction=share, seed=(split_seed, SET_ASIDE))
+        return hold_out(labels_N, first_N, fraction=share, seed=(split_seed, SEED_STREAM_WITHIN_TRAIN))
     except InputError as error:
         raise InputError(f"search: no rows to score trials with: the {error}") from None
