@@ -33,14 +33,8 @@ class PushJob:
 def push(arguments: Sequence[str]) -> None:
     """publish a finished run on the Hub, pull it back and compare"""
     job = parse(PushJob, None, arguments, "hf-finetune push")
+    from hf_finetune.config.recipe import Hub
     from hf_finetune.pipeline.publish import publish
 
-    pushed = publish(
-        Path(job.run),
-        job.repo,
-        private=job.private,
-        revision=job.revision,
-        create_pr=job.create_pr,
-        include_predictions=job.include_predictions,
-    )
-    print(pushed.url)
+    target = Hub(repo_id=job.repo, private=job.private, revision=job.revision, create_pr=job.create_pr)
+    print(publish(Path(job.run), target, include_predictions=job.include_predictions).url)

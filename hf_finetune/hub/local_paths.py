@@ -1,4 +1,4 @@
-"""A local path says where someone's files lie and helps nobody else: only its last name leaves this machine."""
+"""Reduce local paths to their last part, in everything that leaves this machine."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 
 _START = r"(?:~|\.{1,2}|[A-Za-z]:)?[/\\]"
 _PATH = re.compile(_START + r".*|\.{1,2}", re.DOTALL)
-_INSIDE = re.compile(
+_PATH_IN_TEXT = re.compile(
     rf"(?P<quote>['\"])(?P<quoted>{_START}[^'\"\n]+)(?P=quote)"
-    # Neither a URL nor a slash between two words.
+    # Not a URL, nor a slash between two words.
     rf"|(?<![\w.~/\\:-])(?P<bare>{_START}[^\s'\"`,;()\[\]{{}}<>|]+)"
 )
-# Fields of a recipe whose value is a path when it is not an id on the Hub.
+# Fields of a recipe that hold a path or a Hub id.
 _PATH_FIELDS = frozenset(
     {"path", "validation", "test", "unlabelled", "unlabeled", "checkpoint", "there", "back", "teacher", "output"}
 )
-# Class names are the user's own words, whatever they look like.
-_KEPT_FIELDS = frozenset({"labels"})
+# Class names may look like paths.
+_UNCHANGED_FIELDS = frozenset({"labels"})
 
 
 def is_local(text: str) -> bool:
-    """Whether `text` can only be a path: absolute, or relative with a leading dot. Nothing is looked up on disk."""
+    """Return whether `text` has the form of an absolute path, or of a relative one with a leading dot."""
     return _PATH.fullmatch(text) is not None
 
 
 def last_name(path: str) -> str:
-    """The last part of a path, of whatever system."""
+    """Return the last part of a POSIX or Windows path."""
     name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
     return name if name.strip(".~") else "local"
 
 
 def shorten(text: str) -> str:
-    """`text` with every local path in it, quoted or bare, replaced by its last name."""
+    """Return `text` with every local path in it, quoted or bare, reduced to its last part."""
     if is_local(text):
         return last_name(text)
 
@@ -42,17 +42,18 @@ def shorten(text: str) -> str:
         quote = match["quote"] or ""
         return f"{quote}{last_name(match['quoted'] or match['bare'])}{quote}"
 
-    return _INSIDE.sub(name, text)
+    return _PATH_IN_TEXT.sub(name, text)
 
 
 def without_local_paths(value: Any, field: str = "") -> Any:
-    """Nested dicts and lists, as JSON has them, with local paths shortened.
+    """Return nested dicts and lists, as JSON has them, with local paths shortened.
 
-    Text is judged by its form; only what the fields of a recipe call a path is looked up on disk, because `runs/model`
-    could be an id on the Hub as well.
+    `runs/model` has the form of a Hub id, so the path fields of a recipe are also looked up on disk.
     """
     if isinstance(value, dict):
-        return {key: item if key in _KEPT_FIELDS else without_local_paths(item, key) for key, item in value.items()}
+        return {
+            key: item if key in _UNCHANGED_FIELDS else without_local_paths(item, key) for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [without_local_paths(item, field) for item in value]
     if not isinstance(value, str):

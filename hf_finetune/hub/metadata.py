@@ -1,4 +1,4 @@
-"""The YAML block of a card, with `model-index`; every value in it goes through a YAML writer."""
+"""The YAML metadata of a card, with `model-index`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hf_finetune.hub.run_facts import RunFacts
 
 
 def metadata(run: RunFacts) -> ModelCardData:
-    """The card's metadata, as the Hub reads them."""
+    """Return the card's metadata as the Hub reads them."""
     hub, task = run.recipe.hub, run.result["task"]
-    listed = hub.license is None or re.fullmatch(r"[a-z0-9.+-]+", hub.license)
+    is_identifier = hub.license is None or re.fullmatch(r"[a-z0-9.+-]+", hub.license)
     return ModelCardData(
         language=hub.language,
-        license=hub.license if listed else "other",
-        license_name=None if listed else hub.license,
+        license=hub.license if is_identifier else "other",
+        license_name=None if is_identifier else hub.license,
         library_name="transformers" if run.standalone or not run.has_adapter else "peft",
         pipeline_tag=task,
         tags=["hf_finetune", *([run.result["method"], "peft"] if run.has_adapter else [])],
@@ -30,13 +30,13 @@ def metadata(run: RunFacts) -> ModelCardData:
 
 
 def _eval_result(run: RunFacts, name: str, value: float) -> EvalResult:
-    """One metric of the scored split, for `model-index`."""
+    """Return one metric of the reported split."""
     data, task, metric = run.recipe.data, run.result["task"], METRICS[name]
     split = data.test if run.split == "test" else data.validation
     return EvalResult(
         task_type=task,
         task_name=task.replace("-", " ").capitalize(),
-        # The field is needed, but only an id on the Hub names a data set there.
+        # A required field; only a Hub id names a data set there.
         dataset_type=run.data_id or "local",
         dataset_name=f"{run.data_name}, {run.split} split",
         dataset_config=data.config_name if run.data_id else None,

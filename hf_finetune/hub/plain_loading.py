@@ -1,8 +1,8 @@
-"""Loads saved artifacts with plain transformers and peft and writes their logits. Run as a script, in a fresh process.
+"""Load saved artifacts with plain transformers and peft and write their logits: a script, run in a fresh process.
 
-Imports nothing of this package: what loads here loads for anyone who has the folder.
+It imports nothing of this package, so what it loads loads for anyone who has the folder.
 
-    python plain_loading.py JOB.json     writes JOB.npz, logits (N, C) by artifact, and labels.json beside it
+    python plain_loading.py JOB.json     writes JOB.npz, logits (N, C) by artifact, and labels.json next to it
 """
 
 import json
@@ -20,31 +20,30 @@ BATCH_ROWS = 16
 
 
 def batches(job: dict[str, Any], processor: Any) -> list[dict[str, Any]]:
-    """The job's rows as the saved tokenizer or image processor makes them, in order, padded batch by batch."""
+    """Return the rows of the job as batches of the saved tokenizer or image processor, in order."""
     rows = job["rows"]
-    parts = [rows[i : i + BATCH_ROWS] for i in range(0, len(rows), BATCH_ROWS)]
-    if job["task"] == "image-classification":
-        from PIL import Image
-
-        return [dict(processor([Image.open(r["image"]) for r in part], return_tensors="pt")) for part in parts]
     encoded = []
-    for part in parts:
-        pairs = [r["text_pair"] for r in part] if "text_pair" in part[0] else None
-        encoded.append(
-            dict(processor([r["text"] for r in part], pairs, truncation=True, padding=True, return_tensors="pt"))
-        )
+    for part in (rows[i : i + BATCH_ROWS] for i in range(0, len(rows), BATCH_ROWS)):
+        if job["task"] == "image-classification":
+            from PIL import Image
+
+            batch = processor([Image.open(r["image"]) for r in part], return_tensors="pt")
+        else:
+            pairs = [r["text_pair"] for r in part] if "text_pair" in part[0] else None
+            batch = processor([r["text"] for r in part], pairs, truncation=True, padding=True, return_tensors="pt")
+        encoded.append(dict(batch))
     return encoded
 
 
+# The model card prints this function, so it uses nothing but torch and safetensors.
 def head_logits(encoder: torch.nn.Module, inputs: dict, path: str) -> torch.Tensor:
-    """Logits (N, C): head.safetensors, applied to what its header says of the encoder's states."""
-    # The model card shows this function: it uses names of torch and safetensors alone.
+    """Return logits (N, C): head.safetensors, applied to the hidden states that its header names."""
     with safe_open(path, "pt") as file:
         how, head = file.metadata(), load_file(path)
     layers, first = int(how["last_layers"]), int(how["first"])
     output = encoder(**inputs, output_hidden_states=True)
     layer_states = [output.last_hidden_state, *(output.hidden_states[-n] for n in range(2, layers + 1))]
-    # A convolutional network gives maps: as many tokens as they have places.
+    # Feature maps of a convolutional network: one token per position.
     states = torch.cat([s.flatten(2).transpose(1, 2) if s.dim() == 4 else s for s in layer_states], -1)
     tokens = states[:, first:]
     mask = inputs.get("attention_mask", torch.ones(tokens.shape[:2]))[:, :, None].bool()
@@ -64,20 +63,18 @@ def head_logits(encoder: torch.nn.Module, inputs: dict, path: str) -> torch.Tens
 
 
 def load(job: dict[str, Any], artifact: dict[str, Any]) -> tuple[torch.nn.Module, Any]:
-    """The artifact as a model in float32, and its tokenizer or image processor."""
+    """Return the artifact as a model in float32, with its tokenizer or image processor."""
     text = job["task"] == "text-classification"
     auto = transformers.AutoModelForSequenceClassification if text else transformers.AutoModelForImageClassification
-    processor = (transformers.AutoTokenizer if text else transformers.AutoImageProcessor).from_pretrained(
-        artifact["path"]
-    )
+    auto_processor = transformers.AutoTokenizer if text else transformers.AutoImageProcessor
+    processor = auto_processor.from_pretrained(artifact["path"])
     trust = {"trust_remote_code": True} if job["trust_remote_code"] else {}
-    if artifact["kind"] == "encoder":
-        return transformers.AutoModel.from_pretrained(artifact["path"], dtype=torch.float32, **trust), processor
-    if artifact["kind"] == "model":
-        return auto.from_pretrained(artifact["path"], dtype=torch.float32, **trust), processor
+    if artifact["kind"] != "adapter":
+        auto_model = transformers.AutoModel if artifact["kind"] == "encoder" else auto
+        return auto_model.from_pretrained(artifact["path"], dtype=torch.float32, **trust), processor
     from peft import PeftModel
 
-    # Whatever the head of the base starts from, the adapter must bring its own.
+    # The random head of the base must not matter: the adapter brings its own.
     torch.manual_seed(987654321)
     base = auto.from_pretrained(
         artifact["base"],
@@ -91,13 +88,13 @@ def load(job: dict[str, Any], artifact: dict[str, Any]) -> tuple[torch.nn.Module
 
 
 def main(path: Path) -> None:
-    """Do the job."""
+    """Write the logits of each artifact of the job, and the labels of `pipeline` on the model."""
     job = json.loads(path.read_text())
     torch.set_num_threads(job["threads"])
     torch.set_float32_matmul_precision("highest")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    logits: dict[str, Any] = {}
+    logits = {}
     for artifact in job["artefacts"]:
         model, processor = load(job, artifact)
         model.eval()

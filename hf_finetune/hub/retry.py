@@ -1,13 +1,16 @@
-"""A Hub that fails: which errors pass, how long to wait for that, and what to say of those that do not."""
+"""Repeat a request to the Hub while its failure is transient; report every other failure in one line.
+
+`huggingface_hub.utils.http_backoff` repeats single requests. A commit needs more: a lost response may hide a commit
+that was made, so each attempt has to read the branch again.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import random
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from time import monotonic, sleep
 from typing import TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -15,50 +18,42 @@ from huggingface_hub.utils import httpx, parse_ratelimit_headers
 
 from hf_finetune.errors import InputError, PushError
 
-# Spoken aloud: a wait of minutes must not look like a hang.
+# Logged, so that a wait of minutes does not look like a hang.
 logger = logging.getLogger("hf_finetune.run")
 
 T = TypeVar("T")
 
 TRANSIENT = frozenset({408, 409, 412, 425, 429, 500, 502, 503, 504})
-# huggingface_hub's own retries of a failing request wait 1 + 2 + 4 + 8 + 8 s.
+MOST_WAITING_S = 120.0
+"""Upper bound on all waits of one `Retries`, those within huggingface_hub included."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
+"""Waits of a step double from the first to the longest, unless the Hub asks for more."""
 UPSTREAM_WAIT_S = 23.0
+"""Waits of huggingface_hub's own retries within one failing request: 1 + 2 + 4 + 8 + 8 s."""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long a failing Hub is waited for."""
+class Retries:
+    """Runs the steps of one push, each until it succeeds or is refused, or until the waiting time is spent.
 
-    total_s: float = 120.0
-    """All waits of one push together, those that huggingface_hub makes within a failing request included."""
-    first_s: float = 1.0
-    """About the first wait of a step; each further one is twice as long."""
-    longest_s: float = 30.0
-    """About the longest one, unless the Hub itself asks for more."""
-    sleep: Callable[[float], None] = time.sleep
+    Args:
+        repo_id: names the repository in messages.
+        token: is removed from messages.
+    """
 
-
-DEFAULT_PATIENCE = Patience()
-
-
-class Persistence:
-    """Call a step until it succeeds, is refused, or patience ends."""
-
-    def __init__(self, patience: Patience, repo_id: str, token: str) -> None:
-        self.patience = patience
-        self.repo_id = repo_id
-        self.token = token
+    def __init__(self, repo_id: str, token: str) -> None:
+        self.repo_id, self.token = repo_id, token
         self.waited_s = 0.0
 
     def __call__(self, step: Callable[[], T]) -> T:
-        """
+        """Run a step that may be repeated.
+
         Raises:
             InputError: the Hub refused.
-            PushError: the Hub kept failing. Neither quotes the token, nor is chained to an error that might.
+            PushError: the Hub kept failing. Neither error shows the token or chains one that might.
         """
-        wait = self.patience.first_s
+        wait_s = FIRST_WAIT_S
         while True:
-            started = time.monotonic()
+            started = monotonic()
             try:
                 return step()
             except InputError:
@@ -69,42 +64,40 @@ class Persistence:
                 if isinstance(cause, RuntimeError):
                     raise
                 if not _is_transient(cause):
-                    raise self.refusal(cause) from None
-                said = self.safe(cause)
-                # Jitter keeps the pushes that one outage has stopped from coming back all at once.
-                pause = max(wait * random.uniform(0.5, 1.0), _asked_wait(cause))
-            # An upload may have taken its time before the failure: that was no waiting.
-            self.waited_s += min(time.monotonic() - started, UPSTREAM_WAIT_S)
-            if self.waited_s + pause > self.patience.total_s:
+                    raise self._refusal(cause) from None
+                message = self._message(cause)
+                # Jitter: pushes that one outage has stopped do not come back all at once.
+                pause_s = max(wait_s * random.uniform(0.5, 1.0), _requested_wait(cause))
+            # A slow upload before the failure does not count as waiting.
+            self.waited_s += min(monotonic() - started, UPSTREAM_WAIT_S)
+            if self.waited_s + pause_s > MOST_WAITING_S:
                 raise PushError(
-                    f"{self.repo_id}: gave up after {self.waited_s:.0f} s of waiting ({said}); it is safe to push again"
+                    f"{self.repo_id}: gave up after {self.waited_s:.0f} s of waiting ({message}); safe to push again"
                 ) from None
-            logger.info("the Hub failed (%s); trying again in %.1f s", said, pause)
-            self.patience.sleep(pause)
-            self.waited_s += pause
-            wait = min(2 * wait, self.patience.longest_s)
+            logger.info("the Hub failed (%s); trying again in %.1f s", message, pause_s)
+            sleep(pause_s)
+            self.waited_s += pause_s
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    def safe(self, error: BaseException) -> str:
-        """What went wrong, in one line without the token."""
-        said = first_line(error)
-        return said.replace(self.token, "[token]") if self.token else said
+    def _message(self, error: BaseException) -> str:
+        line = first_line(error)
+        return line.replace(self.token, "[token]") if self.token else line
 
-    def refusal(self, error: BaseException) -> InputError:
-        """The remedy for a request that will never succeed."""
+    def _refusal(self, error: BaseException) -> InputError:
         match error.response.status_code if isinstance(error, HfHubHTTPError) else None:
             case 401:
-                return InputError("the Hub does not accept the token: run `hf auth login` again, or set HF_TOKEN anew")
+                return InputError("the Hub does not accept the token: run `hf auth login`, or set HF_TOKEN")
             case 403:
                 return InputError(
-                    f"{self.repo_id}: this token may not write there; take one of role write, or another name"
+                    f"{self.repo_id}: the token may not write there; use a token of role write, or another repository"
                 )
             case 404:
-                return InputError(f"{self.repo_id}: not found, or not yours to see ({self.safe(error)})")
-        return InputError(f"{self.repo_id}: the push was refused: {self.safe(error)}")
+                return InputError(f"{self.repo_id}: not found, or not visible to you ({self._message(error)})")
+        return InputError(f"{self.repo_id}: the Hub refused the push: {self._message(error)}")
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The failed request behind the errors that huggingface_hub wraps around it."""
+    """Return the failed request inside the errors that huggingface_hub wraps around it."""
     while isinstance(error, RuntimeError | LocalEntryNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -115,12 +108,12 @@ def _is_transient(error: BaseException) -> bool:
         return error.response.status_code in TRANSIENT
     if isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return False
-    # A proxy's error page where JSON was expected.
+    # JSONDecodeError: a proxy sent its error page in place of JSON.
     return isinstance(error, httpx.TransportError | json.JSONDecodeError)
 
 
-def _asked_wait(error: BaseException) -> float:
-    """Seconds that the Hub asks to be left alone, 0 when it does not."""
+def _requested_wait(error: BaseException) -> float:
+    """Return the seconds that the Hub asks to wait, or 0."""
     if not isinstance(error, HfHubHTTPError):
         return 0.0
     headers = error.response.headers
@@ -131,7 +124,7 @@ def _asked_wait(error: BaseException) -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """The server's own words where it has some, else the beginning of the error's."""
+    """Return the server's message, or else the first two lines of the error's."""
     if isinstance(error, HfHubHTTPError) and error.server_message:
         return f"{error.response.status_code} {error.server_message.splitlines()[0]}"
     lines = str(error).strip().splitlines()

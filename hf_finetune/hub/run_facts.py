@@ -30,10 +30,10 @@ class RunFacts:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a finished run's folder, of whatever version.
+        """Read the folder of a finished run of any version.
 
         Raises:
-            InputError: it holds none.
+            InputError: see `read_documents`.
         """
         record, result = read_documents(folder)
         return cls(recipe_from_plain(record["recipe"]), result)

@@ -18,15 +18,7 @@ from hf_finetune.training.classifier import Classifier, load_trained
 from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 
 
-def publish(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    include_predictions: bool = False,
-) -> Pushed:
+def publish(folder: Path, target: Hub, *, include_predictions: bool = False) -> Pushed:
     """Push a finished run in one commit, pull it back, and hold the pulled model's logits against the local one's.
 
     Raises:
@@ -54,15 +46,7 @@ def publish(
         )
         parity.refuse_failed(checks)
 
-    return push(
-        folder,
-        repo_id,
-        private=private,
-        revision=revision,
-        create_pr=create_pr,
-        include_predictions=include_predictions,
-        check=same_logits,
-    )
+    return push(folder, target, include_predictions=include_predictions, check=same_logits)
 
 
 def publish_run(folder: Path, hub: Hub) -> None:
@@ -75,7 +59,7 @@ def publish_run(folder: Path, hub: Hub) -> None:
     if hub.repo_id is None:
         return
     try:
-        publish(folder, hub.repo_id, private=hub.private, revision=hub.revision, create_pr=hub.create_pr)
+        publish(folder, hub)
     except InputError as error:
         again = f"hf-finetune push {folder} {hub.repo_id}"
         raise PushError(f"{error}; the run is finished, `{again}` sends it") from None

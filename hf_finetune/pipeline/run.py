@@ -89,7 +89,7 @@ def train_recipe(recipe: Recipe, launch: Launch, *, command: str | None = None) 
     """The first half of a run: all stages up to the last step. What cannot end well is refused before writing."""
     folder = output_folder(recipe.name, launch.output, resume=launch.resume)
     if recipe.hub.repo_id is not None:
-        check_target(recipe.hub.repo_id, recipe.hub.revision, recipe.hub.create_pr)
+        check_target(recipe.hub)
     run = prepare(recipe)
     if PartialState().is_main_process and recipe.pretrained_checkpoint is not None:
         run = replace(run, notes=(*run.notes, *start_overlaps(recipe.pretrained_checkpoint, run.data.splits)))

@@ -27,8 +27,8 @@ def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: py
     folder = tmp_path / "run"
     run.run(dataclasses.replace(recipe, model=named, adapter=prompt), Launch(str(folder)))
 
-    def pulled_at_once(sent: Path, repo_id: str, *, check: Any, **_: Any) -> None:
-        for path, file in collect(sent, repo_id).items():
+    def pulled_at_once(sent: Path, target: Hub, *, check: Any, **_: Any) -> None:
+        for path, file in collect(sent, target.repo_id).items():
             place = tmp_path / "pulled" / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(file.content if isinstance(file.content, bytes) else file.content.read_bytes())
@@ -38,13 +38,13 @@ def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: py
     # Where transformers finds a folder of that name, it does not ask the Hub.
     monkeypatch.chdir(tmp_path)
     shutil.copytree(named.checkpoint, "me/tiny")
-    publish.publish(folder, "me/prompt")
+    publish.publish(folder, Hub(repo_id="me/prompt"))
     config = json.loads((tmp_path / "pulled" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "me/tiny"
     shutil.rmtree("me/tiny")
     tiny_text_checkpoint("me/tiny", seed=9)
     with pytest.raises(GateError, match="pulled adapter does not reproduce the trained model"):
-        publish.publish(folder, "me/prompt")
+        publish.publish(folder, Hub(repo_id="me/prompt"))
 
     # After another run, whose base model is another one, it must be named.
     result, plan = (json.loads((folder / name).read_text()) for name in ("result.json", "recipe.json"))
