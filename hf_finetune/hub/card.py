@@ -42,7 +42,7 @@ def render_card(run: RunFacts) -> str:
         placeholder=PLACEHOLDER,
         metrics=METRICS,
         columns=_metric_columns(run),
-        head_function=_head_function() if run.has_own_head else None,
+        head_function=_head_function() if run.has_custom_head else None,
         few_rows=FEW_ROWS,
         procedure=procedure(run),
         adapter_config=adapter_config(run),

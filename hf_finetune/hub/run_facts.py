@@ -84,7 +84,7 @@ class RunFacts:
         return self.result.get("standalone", True)
 
     @cached_property
-    def has_own_head(self) -> bool:
+    def has_custom_head(self) -> bool:
         """Whether the run saved encoder/ and head.safetensors in place of model/."""
         return "encoder" in self.result.get("artefacts", ())
 
