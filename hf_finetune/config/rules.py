@@ -1,31 +1,65 @@
-"""Rules of a whole recipe: what does not go together is refused, what has no effect is noted.
+"""Rules of a whole recipe: fields that do not go together are refused, options without effect are noted.
 
-The range of a field by itself stands beside it, a technique's rules in the `rules.py` of its room.
+The bounds of a field stand beside it, and the rules of a technique in the `rules.py` of its room. Here are those that
+read the data or several rooms.
 """
 
 from __future__ import annotations
 
 import math
 
-from hf_finetune.augmentation import rules as augmentation
-from hf_finetune.augmentation.compose import check_kind, generative_operations
+from hf_finetune.augmentation.compose import check_kind, depends_on_progress, generative_operations
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.distillation import rules as distillation
 from hf_finetune.errors import InputError
 from hf_finetune.models import rules as models
 from hf_finetune.models.peft.config import plain_adapter
 from hf_finetune.pretraining import rules as pretraining
+from hf_finetune.pretraining.config import SimCLR
 from hf_finetune.training import rules as training
 from hf_finetune.training.optim.config import check_installed
 from hf_finetune.training.optim.schedule_config import resolve
 from hf_finetune.utils import rules
 from hf_finetune.utils.plain import flatten
-from hf_finetune.utils.rules import Unused
 
-CONFLICTS = (
+Conflict = rules.Conflict[Recipe]
+Unused = rules.Unused[Recipe]
+
+DATA = (
+    Conflict(
+        "data.unlabeled",
+        lambda r: r.data.unlabeled and not r.has_teacher,
+        "none without a teacher that predicts their classes, --teacher MODEL",
+    ),
+    Conflict(
+        "data.augment_copies",
+        lambda r: r.data.augment_copies == 0 and generative_operations(r.data.augment),
+        "1 or more with operations of language models, which are too slow to run in every epoch",
+    ),
+    *rules.only_when(
+        lambda r: r.data.augment_copies > 0,
+        Conflict("data.augment_copies", lambda r: not r.data.augment, "0, or 1 or more with data.augment"),
+        Conflict(
+            "data.augment_copies",
+            lambda r: depends_on_progress(r.data.augment),
+            "0 with Phases: stored copies are the same in every epoch",
+        ),
+        Conflict(
+            "data.augment_copies",
+            lambda r: r.has_teacher and r.kind == "image",
+            "0 for images with a teacher, which has an image processor of its own",
+        ),
+    ),
+    Conflict(
+        "data.low_resolution",
+        lambda r: r.data.kind == "image" and r.data.low_resolution is not None and distillation.compares_tokens(r),
+        f"None when {distillation.FEATURES}: the teacher reads images of full size",
+    ),
+)
+CONFLICTS: tuple[Conflict, ...] = (
     *models.CONFLICTS,
     *training.CONFLICTS,
-    *augmentation.CONFLICTS,
+    *DATA,
     *distillation.CONFLICTS,
     *pretraining.CONFLICTS,
 )
@@ -42,7 +76,8 @@ def check(recipe: Recipe) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{name}: expected a finite number, got {value!r}")
     check_kind(recipe.data.augment, recipe.kind)
-    pretraining.check_views(recipe)
+    if isinstance(recipe.pretrain.objective, SimCLR):
+        check_kind(recipe.pretrain.objective.augment, "image", "pretrain.objective.augment")
     check_installed(recipe.optim.optimizer)
     train, optimizer = recipe.train, recipe.optim.optimizer
     resolve(train.lr_scheduler_type, recipe.schedule, warmup_steps=train.warmup_steps, optimizer=optimizer)
@@ -52,13 +87,13 @@ def check(recipe: Recipe) -> None:
 
 def _caches_nothing(recipe: Recipe) -> bool:
     data = recipe.data
-    images = data.kind == "image" and (data.decode_once or data.augment_copies > 0)
-    logits = recipe.has_teacher
-    return not images and not logits and not recipe.batching.cache_prefix and not generative_operations(data.augment)
+    caches_images = data.kind == "image" and (data.decode_once or data.augment_copies > 0)
+    caches_texts = bool(generative_operations(data.augment))
+    return not (caches_images or caches_texts or recipe.has_teacher or recipe.batching.cache_prefix)
 
 
 NOT_PUSHED = "nothing is pushed without hub.repo_id (--push)"
-UNUSED = (
+UNUSED: tuple[Unused, ...] = (
     *models.UNUSED,
     *training.UNUSED,
     *distillation.UNUSED,
@@ -76,7 +111,6 @@ UNUSED = (
         for name in ("private", "revision", "create_pr")
     ),
 )
-"""Options that may be left over from another run."""
 
 
 def unused_options(recipe: Recipe) -> tuple[str, ...]:

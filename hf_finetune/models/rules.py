@@ -1,59 +1,76 @@
-"""What does not go with surgery, with a head of its own, with an adapter and with random weights; see `utils.rules`."""
+"""Rules of the checkpoint: its head, surgery, random weights, trainable weights and adapters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, Protocol
 
-from hf_finetune.models.peft.config import PEFT_TYPES
+from hf_finetune.models.config import Model
+from hf_finetune.models.peft.config import PEFT_TYPES, Lora
 from hf_finetune.models.surgery.attention import SetAttention
 from hf_finetune.models.surgery.reinit import ReinitTopLayers
-from hf_finetune.utils.rules import Conflict, Unused, both
+from hf_finetune.utils import rules
 
 
-def _new_layers(recipe: Any) -> int:
-    """How many layers begin anew."""
+class ModelRecipe(Protocol):
+    """The part of a recipe that these rules read."""
+
+    @property
+    def kind(self) -> Literal["text", "image"]: ...
+    @property
+    def model(self) -> Model: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def effective_method(self) -> str: ...
+    @property
+    def adapter(self) -> Any: ...
+    @property
+    def uses_prompt_learning(self) -> bool: ...
+    @property
+    def lora(self) -> Lora: ...
+
+
+Conflict = rules.Conflict[ModelRecipe]
+Unused = rules.Unused[ModelRecipe]
+
+
+def reinitialized_layers(recipe: ModelRecipe) -> int:
+    """Return how many of the top layers start from random weights."""
     return max((step.count for step in recipe.model.surgery if isinstance(step, ReinitTopLayers)), default=0)
 
 
-def _trains_new_layers(recipe: Any) -> bool:
-    return recipe.effective_method == "full" or (
-        recipe.effective_method == "top" and recipe.model.top_layers >= _new_layers(recipe)
-    )
+def has_random_weights(recipe: ModelRecipe) -> bool:
+    """Whether no weight comes from the checkpoint."""
+    return recipe.model.from_config is not None
 
 
-def _differs(name: str, default: Any) -> Callable[[Any], Any]:
-    """Whether a field of the model is not its default."""
-    return lambda recipe: vars(recipe.model)[name] != default
+def _freezes_reinitialized_layers(recipe: ModelRecipe) -> bool:
+    count = reinitialized_layers(recipe)
+    trains_them = recipe.effective_method == "top" and recipe.model.top_layers >= count
+    return count > 0 and recipe.effective_method != "full" and not trains_them
 
 
 HEAD = (
-    Conflict(
-        "model.head_width",
-        lambda r: r.model.head_width is not None and r.model.head != "mlp",
-        "None without model.head mlp",
-    ),
-    Conflict(
-        "model.head_activation",
-        lambda r: r.model.head_activation is not None and r.model.head != "mlp",
-        "None without model.head mlp, which has a hidden layer",
+    *rules.only_when(
+        lambda r: r.model.head != "mlp",
+        Conflict("model.head_width", lambda r: r.model.head_width is not None, "None without model.head mlp"),
+        Conflict("model.head_activation", lambda r: r.model.head_activation is not None, "None without model.head mlp"),
     ),
     Conflict("model.patch_drop", lambda r: r.model.patch_drop and r.kind == "text", "0 for texts"),
 )
 SURGERY = (
     Conflict(
         "method",
-        lambda r: _new_layers(r) and not _trains_new_layers(r),
+        _freezes_reinitialized_layers,
         "full, or top with as many model.top_layers, with ReinitTopLayers",
-        value="effective_method",
+        value=lambda r: r.effective_method,
     ),
-    *(
+    *rules.only_when(
+        reinitialized_layers,
+        Conflict("model.trainable", lambda r: r.model.trainable != "all", "all with ReinitTopLayers"),
         Conflict(
-            f"model.{name}",
-            both(_new_layers, _differs(name, default)),
-            f"{default} with ReinitTopLayers, all of whose weights must train",
-        )
-        for name, default in (("trainable", "all"), ("trainable_pattern", None))
+            "model.trainable_pattern", lambda r: r.model.trainable_pattern is not None, "None with ReinitTopLayers"
+        ),
     ),
     Conflict(
         "model.attn_implementation",
@@ -61,19 +78,38 @@ SURGERY = (
         "None with SetAttention in model.surgery",
     ),
 )
+FROM_CONFIG = rules.only_when(
+    has_random_weights,
+    Conflict(
+        "method",
+        lambda r: r.effective_method != "full",
+        "full with model.from_config, whose weights are all random",
+        value=lambda r: r.effective_method,
+    ),
+    Conflict("model.frozen_layers", lambda r: r.model.frozen_layers, "0 with model.from_config"),
+    Conflict("model.trainable", lambda r: r.model.trainable != "all", "all with model.from_config"),
+    Conflict("model.trainable_pattern", lambda r: r.model.trainable_pattern is not None, "None with model.from_config"),
+    Conflict("model.base_model", lambda r: r.model.base_model is not None, "None with model.from_config"),
+    Conflict("model.surgery", reinitialized_layers, "no ReinitTopLayers with model.from_config"),
+)
 TRAINABLE = (
     Conflict(
         "model.frozen_layers",
         lambda r: r.model.frozen_layers and r.method == "top",
         "0 with method top, which freezes all but model.top_layers",
     ),
-    *(
+    *rules.only_when(
+        lambda r: r.effective_method != "full",
         Conflict(
-            f"model.{name}",
-            both(_differs(name, default), lambda r: r.effective_method != "full"),
-            f"{default} with {{r.effective_method}}, which says itself what trains",
-        )
-        for name, default in (("trainable", "all"), ("trainable_pattern", None))
+            "model.trainable",
+            lambda r: r.model.trainable != "all",
+            lambda r: f"all with {r.effective_method}, which determines what trains",
+        ),
+        Conflict(
+            "model.trainable_pattern",
+            lambda r: r.model.trainable_pattern is not None,
+            lambda r: f"None with {r.effective_method}, which determines what trains",
+        ),
     ),
     Conflict(
         "model.trainable",
@@ -83,7 +119,7 @@ TRAINABLE = (
     Conflict(
         "model.unfreeze_every",
         lambda r: r.model.unfreeze_every is not None and r.effective_method not in ("full", "top"),
-        "None with {r.effective_method}, which has no layers to wait",
+        lambda r: f"None with {r.effective_method}, which unfreezes no layers",
     ),
 )
 ADAPTERS = (
@@ -95,45 +131,27 @@ ADAPTERS = (
     Conflict("method", lambda r: r.adapter is not None and r.method in ("top", "head"), "full or lora with an adapter"),
     Conflict(
         "adapter.peft_type",
-        lambda r: r.model.has_custom_head and r.uses_prompt_learning,
+        lambda r: r.uses_prompt_learning and r.model.has_custom_head,
         "another adapter with model.pooling, model.last_layers or model.head",
     ),
     Conflict(
         "lora",
-        lambda r: r.lora != type(r.lora)() and (r.adapter is not None or r.method != "lora"),
-        "the default without method lora, and with adapter, which has such fields itself",
+        lambda r: r.lora != Lora() and (r.adapter is not None or r.method != "lora"),
+        "the default unless method is lora and adapter is None",
     ),
     Conflict(
         "adapter.peft_type",
         lambda r: r.uses_prompt_learning and r.model.surgery,
-        "another with model.surgery: it would need the changed checkpoint",
+        "another adapter with model.surgery: this one cannot be merged into the changed checkpoint",
     ),
     Conflict(
         "model.frozen_layers",
         lambda r: r.effective_method == "adalora" and r.model.frozen_layers,
-        "0 with ADALORA, which weighs all layers' ranks together",
+        "0 with ADALORA, which ranks the updates of all layers together",
     ),
-)
-FROM_CONFIG = tuple(
-    Conflict(
-        field,
-        both(lambda r: r.model.from_config is not None, clashes),
-        f"{expected} with model.from_config, whose weights are all random",
-        value="effective_method" if field == "method" else None,
-    )
-    for field, clashes, expected in (
-        ("method", lambda r: r.effective_method != "full", "full"),
-        ("model.frozen_layers", lambda r: r.model.frozen_layers, "0"),
-        ("model.trainable", lambda r: r.model.trainable != "all", "all"),
-        ("model.trainable_pattern", lambda r: r.model.trainable_pattern is not None, "None"),
-        ("model.base_model", lambda r: r.model.base_model is not None, "None"),
-        ("regularize.mixout", lambda r: r.regularize.mixout, "0"),
-        ("optim.word_embeddings", lambda r: r.optim.word_embeddings == "frozen", "sparse or dense"),
-        ("model.surgery", _new_layers, "operations other than ReinitTopLayers"),
-    )
 )
 CONFLICTS = (*HEAD, *SURGERY, *FROM_CONFIG, *TRAINABLE, *ADAPTERS)
 UNUSED = (
-    Unused("model.top_layers", lambda r: r.effective_method != "top", "method top alone reads it"),
+    Unused("model.top_layers", lambda r: r.effective_method != "top", "only method top reads it"),
     Unused("model.frozen_layers", lambda r: r.effective_method == "head", "method head trains no layer"),
 )

@@ -1,76 +1,83 @@
-"""What does not go with further pretraining; see `utils.rules`."""
+"""Rules of further pretraining."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
-from hf_finetune.augmentation.compose import Phases, Sometimes, check_kind, walk
-from hf_finetune.pretraining.config import ImageObjective, SimCLR
-from hf_finetune.utils.rules import Conflict, Unused, both
-
-
-def check_views(recipe: Any) -> None:
-    """Refuse views of an image that pretraining cannot make.
-
-    Raises:
-        InputError: naming the operation.
-    """
-    if isinstance(recipe.pretrain.objective, SimCLR):
-        check_kind(recipe.pretrain.objective.augment, "image", "pretrain.objective.augment")
+from hf_finetune.augmentation.compose import Augmentation, Phases, Sometimes, walk
+from hf_finetune.pretraining.config import ImageObjective, Pretrain, SimCLR, SimCSE
+from hf_finetune.training.rules import TrainingRecipe
+from hf_finetune.utils import rules
 
 
-def _views(recipe: Any) -> list[Any]:
+class PretrainingRecipe(TrainingRecipe, Protocol):
+    """The part of a recipe that these rules read."""
+
+    @property
+    def pretrain(self) -> Pretrain: ...
+
+
+Conflict = rules.Conflict[PretrainingRecipe]
+Unused = rules.Unused[PretrainingRecipe]
+
+
+def _view_operations(recipe: PretrainingRecipe) -> list[Augmentation]:
     objective = recipe.pretrain.objective
     return list(walk(objective.augment)) if isinstance(objective, SimCLR) else []
 
 
-WITH = "with pretrain.objective"
-CONFLICTS = tuple(
-    Conflict(field, both(lambda r: r.pretrain.objective is not None, clashes), expected)
-    for field, clashes, expected in (
-        (
-            "pretrain.objective",
-            lambda r: r.kind == "text" and isinstance(r.pretrain.objective, ImageObjective),
-            "MaskedLanguage or SimCSE for texts",
-        ),
-        (
-            "pretrain.objective",
-            lambda r: r.kind == "image" and not isinstance(r.pretrain.objective, ImageObjective),
-            "SimMIM, MAE or SimCLR for images",
-        ),
-        (
-            "train.per_device_train_batch_size",
-            lambda r: r.pretrain.objective.compares_rows and r.train.per_device_train_batch_size < 2,
-            "2 or more with SimCSE and SimCLR, which tell a row from others",
-        ),
-        (
-            "pretrain.objective.augment",
-            lambda r: any(isinstance(o, Sometimes) and o.by_class == "rare" for o in _views(r)),
-            "by_class all: rows have no classes here",
-        ),
-        (
-            "pretrain.objective.augment",
-            lambda r: any(isinstance(o, Phases) for o in _views(r)),
-            "operations without Phases, which are for data.augment",
-        ),
-        (
-            "train.early_stopping_patience",
-            lambda r: r.pretrain.compare and r.train.early_stopping_patience is not None,
-            "None with pretrain.compare, as both sides train for the same time",
-        ),
-        (
-            "model.surgery",
-            lambda r: r.model.surgery,
-            f"none {WITH}; do it in a run of its own, whose --model is the pretrained/ of this one",
-        ),
-        ("model.from_config", lambda r: r.model.from_config is not None, f"null {WITH}, which needs a checkpoint"),
-        ("model.trust_remote_code", lambda r: r.model.trust_remote_code, f"false {WITH}, which is for stock families"),
-        (
-            "adapter.peft_type",
-            lambda r: r.uses_prompt_learning,
-            f"another {WITH}: it would need the checkpoint as pretraining left it",
-        ),
-    )
+CONFLICTS = rules.only_when(
+    lambda r: r.pretrain.objective is not None,
+    Conflict(
+        "pretrain.objective",
+        lambda r: r.kind == "text" and isinstance(r.pretrain.objective, ImageObjective),
+        "MaskedLanguage or SimCSE for texts",
+    ),
+    Conflict(
+        "pretrain.objective",
+        lambda r: r.kind == "image" and not isinstance(r.pretrain.objective, ImageObjective),
+        "SimMIM, MAE or SimCLR for images",
+    ),
+    Conflict(
+        "train.per_device_train_batch_size",
+        lambda r: isinstance(r.pretrain.objective, SimCSE | SimCLR) and r.train.per_device_train_batch_size < 2,
+        "2 or more with SimCSE and SimCLR, which contrast each example with the others of its batch",
+    ),
+    Conflict(
+        "pretrain.objective.augment",
+        lambda r: any(isinstance(o, Sometimes) and o.by_class == "rare" for o in _view_operations(r)),
+        "by_class all: rows have no classes in pretraining",
+    ),
+    Conflict(
+        "pretrain.objective.augment",
+        lambda r: any(isinstance(o, Phases) for o in _view_operations(r)),
+        "operations without Phases, which are for data.augment",
+    ),
+    Conflict(
+        "train.early_stopping_patience",
+        lambda r: r.pretrain.compare and r.train.early_stopping_patience is not None,
+        "None with pretrain.compare: both runs must train for the same time",
+    ),
+    Conflict(
+        "model.surgery",
+        lambda r: r.model.surgery,
+        "none with pretrain.objective; operate in a second run, whose --model is the pretrained/ of this one",
+    ),
+    Conflict(
+        "model.from_config",
+        lambda r: r.model.from_config is not None,
+        "null with pretrain.objective, which needs a checkpoint",
+    ),
+    Conflict(
+        "model.trust_remote_code",
+        lambda r: r.model.trust_remote_code,
+        "false with pretrain.objective, which supports stock families",
+    ),
+    Conflict(
+        "adapter.peft_type",
+        lambda r: r.uses_prompt_learning,
+        "another adapter with pretrain.objective: this one cannot be merged into the pretrained checkpoint",
+    ),
 )
 UNUSED = (
     *(

@@ -1,6 +1,7 @@
-"""Rules between the fields of a recipe: combinations that are refused, and options that do nothing.
+"""Rules between the fields of a recipe: combinations that are refused, and options that have no effect.
 
-Each room lists its own in a `rules.py`; `config.rules` puts them together. A rule sees the whole recipe.
+Each room lists its rules in a `rules.py`, typed by a Protocol of the sections that they read; `config.rules` applies
+those of all rooms.
 """
 
 from __future__ import annotations
@@ -9,66 +10,73 @@ import dataclasses
 import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils.plain import short_repr
 
+R = TypeVar("R", contravariant=True)
+
 
 @dataclass(frozen=True)
-class Conflict:
-    """A field whose value does not go with other fields."""
+class Conflict(Generic[R]):
+    """A field whose value does not go together with other fields."""
 
     field: str
-    """Its dotted name, as in a YAML file."""
-    exists: Callable[[Any], Any]
-    """Whether a recipe has this conflict."""
-    expected: str
-    """What is expected instead. `{r}` is the recipe: "None with {r.method}"."""
-    value: str | None = None
-    """The property that has its value, where that is not the field itself."""
+    """Dotted name, as in a YAML file."""
+    when: Callable[[R], object]
+    """Whether a recipe has this conflict: any true value."""
+    expected: str | Callable[[R], str]
+    """Values that the field may have instead."""
+    value: Callable[[R], object] | None = None
+    """Value to show in the message. None: the field's."""
 
-    def refuse(self, recipe: Any) -> None:
+    def refuse(self, recipe: R) -> None:
         """Refuse a recipe that has this conflict.
 
         Raises:
-            InputError: it has; naming the field, what is expected, and the value.
+            InputError: naming the field, what is expected, and the value.
         """
-        if self.exists(recipe):
-            value = short_repr(_value(recipe, self.value or self.field))
-            raise InputError(f"{self.field}: expected {self.expected.format(r=recipe)}, got {value}")
+        if self.when(recipe):
+            value = self.value(recipe) if self.value else _value(recipe, self.field)
+            expected = self.expected if isinstance(self.expected, str) else self.expected(recipe)
+            raise InputError(f"{self.field}: expected {expected}, got {short_repr(value)}")
 
 
 @dataclass(frozen=True)
-class Unused:
-    """An option that does nothing with other fields: no mistake, but worth a line at the start."""
+class Unused(Generic[R]):
+    """An option that has no effect together with other fields: no mistake, but worth a note."""
 
     field: str
-    """Its dotted name."""
-    is_idle: Callable[[Any], Any]
-    """Whether it does nothing in a recipe."""
+    """Dotted name."""
+    when: Callable[[R], object]
+    """Whether the option has no effect in a recipe: any true value."""
     reason: str
 
 
-def both(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return the condition that two conditions hold."""
-    return lambda recipe: first(recipe) and second(recipe)
+def only_when(condition: Callable[[R], object], *conflicts: Conflict[R]) -> tuple[Conflict[R], ...]:
+    """Return the conflicts, restricted to recipes that meet a condition."""
+
+    def both(when: Callable[[R], object]) -> Callable[[R], object]:
+        return lambda recipe: condition(recipe) and when(recipe)
+
+    return tuple(dataclasses.replace(conflict, when=both(conflict.when)) for conflict in conflicts)
 
 
-def unused_options(recipe: Any, table: Iterable[Unused]) -> tuple[str, ...]:
-    """Return a note for each option that is not at its default and does nothing in this recipe."""
+def unused_options(recipe: R, options: Iterable[Unused[R]]) -> tuple[str, ...]:
+    """Return a note for each option that is not at its default and has no effect in this recipe."""
     notes: dict[str, str] = {}
-    for option in table:
-        if option.is_idle(recipe) and _is_set(recipe, option.field):
+    for option in options:
+        if option.when(recipe) and not _is_default(recipe, option.field):
             notes.setdefault(option.field, f"{option.field} has no effect here: {option.reason}")
     return tuple(notes.values())
 
 
-def _is_set(recipe: Any, field: str) -> bool:
+def _is_default(recipe: Any, field: str) -> bool:
     section, _, name = field.rpartition(".")
-    holder = _value(recipe, section)
-    default = {f.name: f.default for f in dataclasses.fields(holder)}[name]
-    return _value(holder, name) != default
+    config = _value(recipe, section)
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    return bool(_value(config, name) == defaults[name])
 
 
 def _value(recipe: Any, field: str) -> Any:

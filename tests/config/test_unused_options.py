@@ -92,7 +92,7 @@ def test_copies_and_answers_of_language_models_are_cached() -> None:
 
 def test_an_adapter_says_what_trains() -> None:
     recipe = replace(TEXT, adapter=LoraConfig(), model=Model("m", top_layers=3))
-    assert unused_options(recipe) == ("model.top_layers has no effect here: method top alone reads it",)
+    assert [note.split()[0] for note in unused_options(recipe)] == ["model.top_layers"]
 
 
 def test_shipped_recipes_set_nothing_in_vain() -> None:
