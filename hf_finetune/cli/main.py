@@ -24,7 +24,7 @@ HELP = {
     "search": "search a policy of augmentation for your own data",
     "evaluate": "score a finished model on labeled rows",
     "predict": "label rows with a finished model",
-    "doctor": "what is wrong with a data set; what augmentation does to it",
+    "doctor": "check a data set for problems; preview its augmentation",
     "card": "render the model card of a run again",
     "push": "publish a finished run on the Hub, pull it back and compare",
     "schema": "the JSON Schema of a recipe file, for editors to complete and check it",

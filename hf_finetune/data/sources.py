@@ -132,11 +132,15 @@ def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:
 
 
 def sniff_kind(source: Source) -> Kind:
-    """Whether DATA holds texts or images, by names of files and types of columns.
+    """Tell texts from images by the requested columns, else by names of files and types of columns.
 
     Raises:
-        InputError: when there is no such data, or it cannot be read.
+        InputError: there is no such data, or it cannot be read.
     """
+    if source.image is not None:
+        return "image"
+    if source.text is not None or source.text_pair is not None:
+        return "text"
     if local_path(source.path) is None:
         columns = hub_columns(source.path, source.config_name, source.revision)
     else:

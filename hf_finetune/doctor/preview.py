@@ -1,10 +1,12 @@
-"""A few training rows as augmentation shows them: the very views that training sees, and images mixed with one another.
+"""Preview augmentation: a few training rows with the views that training sees, and images mixed with one another.
 
 Legend: B rows, H height, W width.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,15 +16,27 @@ import torch
 from datasets import Dataset
 
 from hf_finetune.augmentation.augmenter import Augmenter
+from hf_finetune.augmentation.compose import depends_on_progress
+from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.augmentation.online import collate_mixed, mixing_generator
 from hf_finetune.augmentation.operations import TextBatch
+from hf_finetune.config.data import ImageData
+from hf_finetune.config.recipe import Recipe
+from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs
+from hf_finetune.data.labels import UNLABELED
+from hf_finetune.errors import InputError
+from hf_finetune.models.safety import inspect_checkpoint
+from hf_finetune.pipeline.augment import augmenter_of
+from hf_finetune.pipeline.load_data import image_inputs, load_splits
+from hf_finetune.training.classifier import quiet_libraries
+from hf_finetune.training.precision import default_device
 
 
 @dataclass(frozen=True)
 class View:
-    """Which view of a row."""
+    """The epoch and number of an augmented view."""
 
     name: str
     epoch: int
@@ -34,22 +48,22 @@ class Mixture:
     """How the rows of a view were mixed with one another."""
 
     share: float
-    """Of itself in every row."""
+    """Share of the row itself; the same for every row."""
     partners: tuple[int, ...]
-    """For each row, which of them the rest is of, counted from 0."""
+    """Index of the row that each row was mixed with."""
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Rows as they are, and their views."""
+    """Original rows and their augmented views."""
 
     rows: tuple[int, ...]
-    """Their numbers in what they were read from."""
+    """Row numbers in the source."""
     labels: tuple[str, ...]
     views: tuple[View, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; of images without the images."""
+        """Return the preview as JSON, without the pixels of images."""
         records = [
             {"row": row, "label": label, **self._content(i)}
             for i, (row, label) in enumerate(zip(self.rows, self.labels, strict=True))
@@ -66,28 +80,25 @@ class TextPreview(Preview):
 
     original: TextBatch
     batches: tuple[TextBatch, ...]
-    """As `original`, by view."""
+    """One batch for each view."""
 
     def _content(self, i: int) -> dict[str, object]:
-        pairs = zip(self.views, self.batches, strict=True)
-        return {
-            "text": whole_text(self.original, i),
-            "views": {view.name: whole_text(batch, i) for view, batch in pairs},
-        }
+        views = {view.name: joined_text(batch, i) for view, batch in zip(self.views, self.batches, strict=True)}
+        return {"text": joined_text(self.original, i), "views": views}
 
 
 @dataclass(frozen=True)
 class ImagePreview(Preview):
-    """Images at the size that the network reads, shape (B, 3, H, W), uint8."""
+    """Images at the network's input size, shape (B, 3, H, W), uint8."""
 
     original: torch.Tensor
     batches: tuple[torch.Tensor, ...]
-    """As `original`, by view."""
+    """One batch for each view."""
     mixtures: tuple[Mixture | None, ...] = ()
-    """By view; None: its rows were not mixed. Empty: none ever is."""
+    """One for each view, None where its rows were not mixed. Empty without mixing operations."""
 
     def parts(self, view: int, i: int) -> tuple[tuple[int, float], ...]:
-        """Which rows are in row i of a view, each with its share, what is nothing left out."""
+        """Return the rows that row i of a view is a mixture of, each with its share above 0."""
         if (mixture := self.mixtures[view]) is None:
             return ((i, 1.0),)
         both = ((i, mixture.share), (mixture.partners[i], 1 - mixture.share))
@@ -107,28 +118,81 @@ class ImagePreview(Preview):
 
 
 def first_views(epochs: int, copies: int) -> tuple[View, ...]:
-    """The views that training begins with: of the first epochs; or the first stored copies."""
+    """Return the first views of a training: one for each epoch, or the stored copies."""
     if copies:
         return tuple(View(f"copy {number}", 0, number) for number in range(1, min(epochs, copies) + 1))
     return tuple(View(f"epoch {epoch}", epoch) for epoch in range(epochs))
 
 
 def rows_of_every_class(labels_N: np.ndarray, count: int) -> list[int]:
-    """Places of so many rows: the first of every class, then the second of every class, and so on; none without a label
-    (-1)."""
-    before: dict[int, int] = {}
+    """Select `count` labeled rows: the first of every class, then the second of every class, and so on."""
+    seen: Counter[int] = Counter()
     order = []
-    for place, label in enumerate(labels_N.tolist()):
-        if label >= 0:
-            before[label] = before.get(label, 0) + 1
-            order.append((before[label], label, place))
-    return [place for _, _, place in sorted(order)[:count]]
+    for row, label in enumerate(labels_N.tolist()):
+        if label != UNLABELED:
+            order.append((seen[label], label, row))
+            seen[label] += 1
+    return [row for _, _, row in sorted(order)[:count]]
+
+
+def load_preview(recipe: Recipe, *, rows: int, views: int) -> TextPreview | ImagePreview | None:
+    """Preview the first rows of every class as training augments them.
+
+    Returns:
+        None if nothing can be shown: the recipe only mixes texts, which it does in embedding space.
+
+    Raises:
+        InputError: the data or the checkpoint cannot be read, or the processor's images cannot be augmented.
+    """
+    data, model, cache_gb = recipe.data, recipe.model, recipe.batching.cache_gb
+    quiet_libraries()
+    check_checkpoints(data.augment)
+    inputs = None
+    if isinstance(data, ImageData):
+        checkpoint = inspect_checkpoint(
+            model.checkpoint, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+        inputs = image_inputs(model, checkpoint, decode_once=data.decode_once, cache_gb=cache_gb)
+    splits = load_splits(data)
+    if inputs is not None:
+        field = "data.augment" if data.augment else "--show-augmentation"
+        check_augmentable(inputs.processor, splits.train["image"], field)
+    elif not data.augment:
+        return None
+    return preview_rows(
+        splits.train,
+        splits.labels,
+        rows_of_every_class(splits.train.with_format("numpy")["label"][:], rows),
+        augmenter_of(data.augment, splits, seed=recipe.train.seed, device=default_device(), cache_gb=cache_gb),
+        first_views(views, data.augment_copies),
+        inputs,
+        recipe.objective.mix if inputs is not None else (),
+        epochs=_epochs(recipe, len(splits.train)),
+    )
+
+
+def _epochs(recipe: Recipe, rows: int) -> float:
+    """Return how many epochs the recipe trains on this number of rows.
+
+    Raises:
+        InputError: a token budget determines the steps, which are unknown before texts are tokenized.
+    """
+    train, batching = recipe.train, recipe.batching
+    if train.max_steps <= 0:
+        return train.num_train_epochs
+    if batching.token_budget is not None and depends_on_progress(recipe.data.augment):
+        raise InputError(
+            f"train.max_steps {train.max_steps}: expected train.num_train_epochs for a preview of Phases beside "
+            "batching.token_budget, as the steps of an epoch depend on the tokens"
+        )
+    rows_per_step = batching.rows_per_step or train.per_device_train_batch_size * train.gradient_accumulation_steps
+    return train.max_steps / math.ceil(rows / rows_per_step)
 
 
 def preview_rows(
     train: Dataset,
     names: Sequence[str],
-    places: Sequence[int],
+    chosen: Sequence[int],
     augmenter: Augmenter,
     views: Sequence[View],
     inputs: ImageInputs | None = None,
@@ -136,29 +200,29 @@ def preview_rows(
     *,
     epochs: float = 1.0,
 ) -> TextPreview | ImagePreview:
-    """Rows of `train` and their views; images mixed as if the rows were those of one forward pass.
+    """Augment rows of `train`. Images are mixed as if the rows were the batch of one forward pass.
 
     Args:
-        train: all canonical training rows; which row has which view depends on its place among them.
-        names: class names, index = number.
-        places: of the rows to show, which have a label.
-        inputs: what brings images to their size; None for texts.
-        mix: for images; who is mixed with whom depends on the rows of a step in training, here on those of the preview.
-        epochs: of the training. Of `Phases` a row has that of its epoch's first step, whichever step it comes in.
+        train: all canonical training rows; the view of a row depends on its index.
+        names: class names, in the order of the class ids.
+        chosen: indices of labeled rows.
+        inputs: resizes images; None for texts.
+        mix: mixing operations for images. Partners are drawn among the rows of a step in training, here among `chosen`.
+        epochs: length of the training. `Phases` are those of an epoch's first step.
     """
     augmenter = replace(augmenter, progress=lambda epoch, numbers: np.full(len(numbers), epoch / epochs))
-    rows = train[list(places)]
+    rows = train[list(chosen)]
     labels = tuple(names[label] for label in rows["label"])
     numbers, views = tuple(rows["row"]), tuple(views)
     if inputs is None:
-        texts = tuple(augmenter.texts(rows, places, view.epoch, view.number) for view in views)
+        texts = tuple(augmenter.texts(rows, chosen, view.epoch, view.number) for view in views)
         return TextPreview(numbers, labels, views, TextBatch(rows["text"], rows.get("text_pair")), texts)
     original = inputs.pixels(rows["image"])
-    images = [augmenter.pixels(original, rows["label"], places, view.epoch, view.number) for view in views]
+    images = [augmenter.pixels(original, rows["label"], chosen, view.epoch, view.number) for view in views]
     mixtures: list[Mixture | None] = []
     if mix:
         for i, view in enumerate(views):
-            rng = mixing_generator(augmenter.seed, view.epoch, places[0] + view.number * len(train))
+            rng = mixing_generator(augmenter.seed, view.epoch, chosen[0] + view.number * len(train))
             images[i], mixture = _mixed(mix, images[i], rng)
             mixtures.append(mixture)
     return ImagePreview(numbers, labels, views, original, tuple(images), tuple(mixtures))
@@ -167,9 +231,9 @@ def preview_rows(
 def _mixed(
     mix: tuple[Mixing, ...], pixels_B3HW: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, Mixture | None]:
-    """Images mixed with one another, uint8 again, and how.
+    """Mix images with one another and return them as uint8, with the mixture.
 
-    Training mixes them after they were normalized; all operations are means of pixels, so that it comes to the same.
+    Training mixes normalized images. All mixing operations are weighted means of pixels, so the result is the same.
     """
     batch = {"pixel_values": pixels_B3HW.float(), "labels": torch.arange(len(pixels_B3HW))}
     mixed = collate_mixed(mix, lambda _: batch, {"generator": rng})
@@ -179,6 +243,6 @@ def _mixed(
     return mixed["pixel_values"].round().clamp(0, 255).byte(), mixture
 
 
-def whole_text(batch: TextBatch, i: int) -> str:
-    """A row's text, or both texts of its pair."""
+def joined_text(batch: TextBatch, i: int) -> str:
+    """Return a row's text, or both texts of its pair."""
     return batch.texts[i] if batch.pairs is None else f"{batch.texts[i]} | {batch.pairs[i]}"

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from hf_finetune.data.text_pieces import UNSPACED
-from hf_finetune.doctor.preview import TextPreview, whole_text
+from hf_finetune.doctor.preview import TextPreview, joined_text
 
 # A word, or a character of a script without spaces, with the white space before it.
 _PIECE = re.compile(rf"\s*(?:[{UNSPACED}]|[^\s{UNSPACED}]+)")
@@ -28,8 +28,8 @@ def text_table(preview: TextPreview, *, width: int) -> str:
     wide = max(NARROWEST, (width - len(GAP) * (len(heads) - 1)) // len(heads))
     blocks = [LEGEND]
     for i, (row, label) in enumerate(zip(preview.rows, preview.labels, strict=True)):
-        text = whole_text(preview.original, i)
-        cells = [" ".join(text.split()), *(mark_changes(text, whole_text(batch, i)) for batch in preview.batches)]
+        text = joined_text(preview.original, i)
+        cells = [" ".join(text.split()), *(mark_changes(text, joined_text(batch, i)) for batch in preview.batches)]
         table = [[head, "-" * wide, *_lines(cell, wide)] for head, cell in zip(heads, cells, strict=True)]
         blocks.append("\n".join([f"row {row}, {label}", *_beside(table, wide)]))
     return "\n\n".join(blocks)

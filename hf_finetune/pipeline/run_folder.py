@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from hf_finetune.errors import InputError, TrainingError
+from hf_finetune.utils.files import check_writable
 from hf_finetune.utils.plain import flatten
 
 # Fields that may differ between a run and its resumption: they change nothing that is trained. Of a teacher its weights
@@ -61,13 +61,7 @@ def output_folder(name: str, output: str | None, *, resume: bool) -> Path:
         raise InputError(f"--output {folder}: the run in it is finished, there is nothing to resume")
     if resume and occupied and not (folder / "recipe.json").exists():
         raise InputError(f"--output {folder}: no recipe.json, this is not the folder of a run")
-    home = next(p for p in (folder, *folder.parents) if p.exists())
-    try:
-        os.rmdir(tempfile.mkdtemp(dir=home))
-    except OSError as error:
-        raise InputError(
-            f"--output {folder}: no folder can be made in {home} ({error.strerror}); name another one"
-        ) from None
+    check_writable(folder)
     return folder
 
 

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.errors import InputError
+
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8, atomically: see `write_bytes`."""
@@ -34,6 +36,19 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically. NaN is refused: JSON has no such number."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse the folder of `--output` if nothing can be written to it, or to the nearest parent that exists.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    home = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=home))
+    except OSError as error:
+        raise InputError(f"--output {folder}: nothing can be written to {home} ({error.strerror})") from None
 
 
 def parse_yaml(text: str) -> Any:

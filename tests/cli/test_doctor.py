@@ -300,7 +300,7 @@ def test_a_sheet_of_mixed_images(pictures: str, tmp_path: Path, capsys: pytest.C
 
 
 def test_of_texts_that_are_mixed_there_is_nothing_to_see(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
-    line = "objective.mix: there is nothing to look at, of texts it mixes the word embeddings"
+    line = "objective.mix: no preview for texts, as it mixes word embeddings"
     status, out, _ = leave(capsys, texts, "--show-augmentation", "[Mixup]")
     assert (status, out) == (0, f"Mixup(); seed 0\n{line}\n")
     status, out, _ = leave(capsys, texts, "--show-augmentation", "[Mixup]", "--json")

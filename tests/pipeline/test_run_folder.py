@@ -11,9 +11,9 @@ from hf_finetune.pipeline.run_folder import output_folder, refuse_changes
     ("output", "message"),
     [
         ("file", "--output .*/file: this is a file"),
-        ("file/run", "--output .*/file/run: no folder can be made in .*/file .Not a directory.; name another one"),
+        ("file/run", "--output .*/file/run: nothing can be written to .*/file .Not a directory."),
         ("full", "--output .*/full: the folder is not empty"),
-        ("/proc/run", "--output /proc/run: no folder can be made in /proc"),
+        ("/proc/run", "--output /proc/run: nothing can be written to /proc"),
     ],
 )
 def test_unusable_folders_are_refused_before_anything_is_done(tmp_path: Path, output: str, message: str) -> None:
