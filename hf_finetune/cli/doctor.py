@@ -102,7 +102,15 @@ def _show_augmentation(job: DoctorJob, requested: str) -> None:
     from hf_finetune.doctor.preview import ImagePreview, load_preview
     from hf_finetune.doctor.side_by_side import text_table
 
-    preview = load_preview(recipe, rows=job.rows, views=job.views)
+    preview = load_preview(
+        recipe.data,
+        mix,
+        model=recipe.model,
+        train=recipe.train,
+        batching=recipe.batching,
+        rows=job.rows,
+        views=job.views,
+    )
     result: dict[str, Any] = {
         "operations": [short_repr(operation) for operation in recipe.data.augment],
         "seed": recipe.train.seed,

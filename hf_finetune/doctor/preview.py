@@ -21,16 +21,17 @@ from hf_finetune.augmentation.generative.paraphraser import check_checkpoints
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.augmentation.online import collate_mixed, mixing_generator
 from hf_finetune.augmentation.operations import TextBatch
-from hf_finetune.config.data import ImageData
-from hf_finetune.config.recipe import Recipe
+from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data.image_processing import check_augmentable
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.data.labels import UNLABELED
 from hf_finetune.errors import InputError
+from hf_finetune.models.config import Model
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.pipeline.augment import augmenter_of
 from hf_finetune.pipeline.load_data import image_inputs, load_splits
 from hf_finetune.training.classifier import quiet_libraries
+from hf_finetune.training.config import Batching, Train
 from hf_finetune.training.precision import default_device
 
 
@@ -135,16 +136,25 @@ def rows_of_every_class(labels_N: np.ndarray, count: int) -> list[int]:
     return [row for _, _, row in sorted(order)[:count]]
 
 
-def load_preview(recipe: Recipe, *, rows: int, views: int) -> TextPreview | ImagePreview | None:
-    """Preview the first rows of every class as training augments them.
+def load_preview(
+    data: TextData | ImageData,
+    mix: tuple[Mixing, ...],
+    *,
+    model: Model,
+    train: Train,
+    batching: Batching,
+    rows: int,
+    views: int,
+) -> TextPreview | ImagePreview | None:
+    """Preview the first `rows` rows, of every class in turn, as training augments them.
 
     Returns:
-        None if nothing can be shown: the recipe only mixes texts, which it does in embedding space.
+        None if nothing can be shown: texts are only mixed, and that in embedding space.
 
     Raises:
         InputError: the data or the checkpoint cannot be read, or the processor's images cannot be augmented.
     """
-    data, model, cache_gb = recipe.data, recipe.model, recipe.batching.cache_gb
+    cache_gb = batching.cache_gb
     quiet_libraries()
     check_checkpoints(data.augment)
     inputs = None
@@ -163,24 +173,23 @@ def load_preview(recipe: Recipe, *, rows: int, views: int) -> TextPreview | Imag
         splits.train,
         splits.labels,
         rows_of_every_class(splits.train.with_format("numpy")["label"][:], rows),
-        augmenter_of(data.augment, splits, seed=recipe.train.seed, device=default_device(), cache_gb=cache_gb),
+        augmenter_of(data.augment, splits, seed=train.seed, device=default_device(), cache_gb=cache_gb),
         first_views(views, data.augment_copies),
         inputs,
-        recipe.objective.mix if inputs is not None else (),
-        epochs=_epochs(recipe, len(splits.train)),
+        mix if inputs is not None else (),
+        epochs=_epochs(train, batching, data.augment, len(splits.train)),
     )
 
 
-def _epochs(recipe: Recipe, rows: int) -> float:
-    """Return how many epochs the recipe trains on this number of rows.
+def _epochs(train: Train, batching: Batching, augment: tuple[Any, ...], rows: int) -> float:
+    """Return the number of epochs of a training on `rows` rows.
 
     Raises:
         InputError: a token budget determines the steps, which are unknown before texts are tokenized.
     """
-    train, batching = recipe.train, recipe.batching
     if train.max_steps <= 0:
         return train.num_train_epochs
-    if batching.token_budget is not None and depends_on_progress(recipe.data.augment):
+    if batching.token_budget is not None and depends_on_progress(augment):
         raise InputError(
             f"train.max_steps {train.max_steps}: expected train.num_train_epochs for a preview of Phases beside "
             "batching.token_budget, as the steps of an epoch depend on the tokens"
