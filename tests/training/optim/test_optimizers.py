@@ -325,7 +325,7 @@ def test_combinations_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
             dataclasses.replace(free, train=Train(lr_scheduler_type="linear")),
             "expected constant_with_warmup or constant",
         ),
-        (dataclasses.replace(free, averaging=Averaging(ema_decay=0.9)), "expected another with averaging"),
+        (dataclasses.replace(free, averaging=Averaging(ema_decay=0.9)), "^optim.optimizer: "),
         (dataclasses.replace(base, method="head", optim=Optim(optimizer=Muon())), "trains no hidden matrices"),
         (dataclasses.replace(base, method="head", optim=Optim(layer_decay=0.9)), "whose rate is train.learning_rate"),
     ):
