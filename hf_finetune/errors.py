@@ -1,28 +1,39 @@
-"""The ways a run can end badly, each with its own exit status on the command line."""
+"""Errors that end a run, each with the exit status of the command that raises it."""
+
+from typing import ClassVar
 
 
-class InputError(ValueError):
-    """What the user gave cannot be used: one line naming file, row or field, what was expected, and the remedy.
+class RunError(Exception):
+    """Base class of the errors that end a run. A command prints the message on stderr, without a traceback."""
 
-    Raised before anything is written. Exit status 2.
+    exit_status: ClassVar[int] = 1
+
+
+class InputError(RunError, ValueError):
+    """The user's input cannot be used.
+
+    The message is one line: the file, row or field, what was expected, and the remedy. Raised before anything is
+    written.
     """
 
-
-class TrainingError(RuntimeError):
-    """Training cannot go on (a loss that is not a number, for example). Nothing is saved. Exit status 1."""
+    exit_status = 2
 
 
-class GateError(RuntimeError):
-    """A saved artifact does not reproduce the model it was made from. Nothing is pushed. Exit status 4."""
+class TrainingError(RunError, RuntimeError):
+    """Training cannot continue, for example because the loss is NaN. Nothing is saved."""
 
 
-class StoppedBySignal(RuntimeError):
-    """SIGINT or SIGTERM arrived; a checkpoint was written and `--resume` goes on from there. Exit status 3."""
+class GateError(RunError, RuntimeError):
+    """A saved artifact does not reproduce the logits of the model. Nothing is pushed."""
+
+    exit_status = 4
 
 
-class PushError(RuntimeError):
-    """The Hub refused a finished run, could not be reached, or kept failing for longer than we wait. Pushing again is
-    safe.
+class StoppedBySignal(RunError, RuntimeError):
+    """SIGINT or SIGTERM stopped the run after it wrote a checkpoint, from which `--resume` continues."""
 
-    Exit status 1.
-    """
+    exit_status = 3
+
+
+class PushError(RunError, RuntimeError):
+    """The Hub refused the run, could not be reached, or kept failing. Pushing again is safe."""

@@ -110,7 +110,7 @@ def _image_copies(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter, c
             image_cache.cache_pixels(rows, changed(view), size, {**identity, "view": view}, budget_gb=inputs.cache_gb)
             for view in range(1, copies + 1)
         ]
-    except disk_cache.NoStore as reason:
+    except disk_cache.CacheUnavailable as reason:
         raise InputError(
             "data.augment_copies: expected 0, which changes images as they are read, or room for "
             f"{copies} copies: {reason}"

@@ -52,7 +52,7 @@ def decode_once(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: floa
         return rows
     try:
         return cache_decoded(rows, processor, budget_gb=budget_gb)
-    except disk_cache.NoStore as why:
+    except disk_cache.CacheUnavailable as why:
         logger.info("images are decoded anew every epoch: %s", why)
         return rows
 
@@ -61,11 +61,11 @@ def cache_decoded(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: fl
     """As `decode_once`.
 
     Raises:
-        NoStore: the images cannot be cached.
+        CacheUnavailable: the images cannot be cached.
     """
     probes = [decode(image) for image in rows.select(probe_indices(len(rows)))["image"]]
     if not splits_in_two(processor, probes):
-        raise disk_cache.NoStore(f"{type(processor).__name__} gives no whole-number pixels")
+        raise disk_cache.CacheUnavailable(f"{type(processor).__name__} gives no whole-number pixels")
     size = tuple(resize(processor, probes[:1]).shape[1:])
     return cache_pixels(rows, _chunks(rows, processor), size, cache_key(rows, processor), budget_gb=budget_gb)
 
@@ -83,17 +83,17 @@ def cache_pixels(
         budget_gb: see `decode_once`.
 
     Raises:
-        NoStore: see `utils.disk_cache.building`; or the images are of several sizes.
+        CacheUnavailable: see `utils.disk_cache.building`; or the images are of several sizes.
     """
-    folder = disk_cache.folder_of("pixels", key)
+    folder = disk_cache.entry_folder("pixels", key)
     pixels = disk_cache.find(folder, _map)
     if pixels is None:
         _build(folder, chunks, (len(rows), *size), budget_gb)
         pixels = disk_cache.find(folder, _map)
     if pixels is None:
-        raise disk_cache.NoStore(f"{folder} went away")
+        raise disk_cache.CacheUnavailable(f"{folder} went away")
     _OPEN[str(folder)] = pixels
-    disk_cache.hold(folder)
+    disk_cache.pin(folder)
     places = pa.array(
         [{"bytes": None, "path": f"{folder}#{row}"} for row in range(len(rows))],
         pa.struct({"bytes": pa.binary(), "path": pa.string()}),
@@ -158,13 +158,13 @@ def _build(folder: Path, chunks: Iterable[torch.Tensor], shape: tuple[int, ...],
     """Write pixels of the shape (N, 3, H, W) to the cache.
 
     Raises:
-        NoStore: see `utils.disk_cache.building`; or an image has another size.
+        CacheUnavailable: see `utils.disk_cache.building`; or an image has another size.
     """
     started, size = time.perf_counter(), int(np.prod(shape))
     with disk_cache.building(folder, needed=size, budget_gb=budget_gb, about={"shape": list(shape)}) as build:
         for pixels in chunks:
             if tuple(pixels.shape[1:]) != shape[1:] or pixels.dtype != torch.uint8:
-                raise disk_cache.NoStore("the processor gives images of several sizes")
+                raise disk_cache.CacheUnavailable("the processor gives images of several sizes")
             build.append(PIXELS, pixels.contiguous().numpy())
     seconds = time.perf_counter() - started
     logger.info("%d images cached in %s: %.0f MB, %.1f s", shape[0], folder, size / 1e6, seconds)

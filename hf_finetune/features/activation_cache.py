@@ -77,7 +77,7 @@ def store_activations(
         budget_gb: gigabytes (10^9 bytes) that the disk cache may take.
 
     Raises:
-        NoStore: see `utils.disk_cache.building`.
+        CacheUnavailable: see `utils.disk_cache.building`.
     """
     table, written = np.zeros((2, rows), np.int64), 0
     about = {"format": FORMAT, "dtype": str(dtype).removeprefix("torch."), "width": width, "rows": rows}

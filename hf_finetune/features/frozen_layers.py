@@ -26,7 +26,7 @@ from hf_finetune.features.activation_cache import FORMAT, Activations, find_acti
 from hf_finetune.features.prefix import Batch, NoBoundary, Prefix, rows_of
 from hf_finetune.models.freezing import frozen_layers
 from hf_finetune.utils import environment, hashing
-from hf_finetune.utils.disk_cache import NoStore, folder_of
+from hf_finetune.utils.disk_cache import CacheUnavailable, entry_folder
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -139,14 +139,14 @@ def cache_frozen_layers(
     except NoBoundary as reason:
         return _without(plain, f"{model.config.model_type} cannot be entered above its frozen layers: {reason}")
     source = _Source(model, inputs, rows, lengths_N, prefix, autocast)
-    folder = folder_of("activations", source.key(fingerprint))
+    folder = entry_folder("activations", source.key(fingerprint))
     why: str | None = None
     reused = True
     if PartialState().is_main_process and find_activations(folder) is None:
         reused = False
         try:
             source.fill(folder, budget_gb)
-        except NoStore as reason:
+        except CacheUnavailable as reason:
             why = str(reason)
     why, reused = broadcast_object_list([why, reused])
     store = None if why else find_activations(folder)
@@ -207,7 +207,7 @@ class _Source:
         """Compute the activations of all rows, batches of like length one after another.
 
         Raises:
-            NoStore: see `activation_cache.store_activations`.
+            CacheUnavailable: see `activation_cache.store_activations`.
         """
         rows, tokens = len(self.rows), self.prefix.tokens
         lengths_N = np.full(rows, tokens) if self.lengths_N is None else self.lengths_N

@@ -1,7 +1,7 @@
-"""What a run computes once and later runs find again: folders of files that are whole or not there, checked when found.
+"""Disk cache of what a run computes once and later runs reuse: folders that are complete or absent, verified when read.
 
-A store lies in `environment.cache_folder()/KIND/KEY/`; its manifest names each file's size and SHA-256. All kinds share
-one budget, `batching.cache_gb`; the stores used least recently make room for a new one.
+An entry lies in `environment.cache_folder()/KIND/KEY/`; its manifest records the size and SHA-256 of each file. All
+kinds share one budget, `batching.cache_gb`; a new entry evicts the least recently used ones.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from hf_finetune.utils.files import write_json
 logger = logging.getLogger("hf_finetune.run")
 
 T = TypeVar("T")
-MANIFEST, GROWING = "manifest.json", ".growing-"
-# A build that has not written for so long was killed.
+MANIFEST, UNFINISHED = "manifest.json", ".growing-"
+# Seconds without a write after which the process that builds an entry must have been killed.
 ABANDONED_AFTER_SECONDS = 3600
-# Left free on the disk, for the run itself.
+# Disk space left for the run itself.
 SPARE_BYTES = 1_000_000_000
 
-# Stores that this process goes on reading. Removed, they would be gone for the next run, and their place on the disk
-# taken until this one ends.
-_HELD: set[Path] = set()
+# Entries that this process keeps reading. Eviction would take them from the next run and free no space before this
+# process ends.
+_PINNED: set[Path] = set()
 
 
-class NoStore(Exception):
-    """Why a store cannot be built, in words; the run goes on without it."""
+class CacheUnavailable(Exception):
+    """An entry cannot be cached, for the reason in the message; the run continues without it."""
 
 
-def folder_of(kind: str, parts: Mapping[str, Any]) -> Path:
-    """Where the store is whose content depends on `parts`, as JSON has them."""
-    return environment.cache_folder() / kind / hashing.of_json(parts)[:32]
+def entry_folder(kind: str, key: Mapping[str, Any]) -> Path:
+    """Return the folder of the entry whose content depends on `key`, which holds plain JSON values."""
+    return environment.cache_folder() / kind / hashing.of_json(key)[:32]
 
 
 def find(folder: Path, read: Callable[[Path, dict[str, Any]], T]) -> T | None:
-    """What `read` makes of a store's folder and manifest, and note that it was used.
+    """Verify an entry, mark it as used, and return what `read` makes of its folder and manifest.
 
-    None when there is none, or a damaged one: that is said, and it is removed. `read` may find damage, too.
+    Return None if it is absent. A damaged entry, also by the judgement of `read`, is removed with a warning.
     """
     if not folder.exists():
         return None
@@ -58,32 +58,32 @@ def find(folder: Path, read: Callable[[Path, dict[str, Any]], T]) -> T | None:
             file = folder / name
             if file.stat().st_size != expected["bytes"] or hashing.of_files(file) != expected["sha256"]:
                 raise ValueError(f"{name} is not what its manifest says")
-        found = read(folder, about)
+        content = read(folder, about)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s: damaged (%s): it is built anew", folder, " ".join(str(error).split()))
+        logger.warning("%s: damaged (%s); it is built again", folder, " ".join(str(error).split()))
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    with suppress(OSError):  # a folder that others may only read
+    with suppress(OSError):  # a folder that is read-only for this user
         os.utime(folder / MANIFEST)
-    return found
+    return content
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """What a store's manifest says, its files unchecked: for one that `find` has checked in another process.
+    """Return the manifest of an entry that `find` has verified, perhaps in another process.
 
     Raises:
-        OSError, ValueError: it is gone, or damaged.
+        OSError, ValueError: it is absent or damaged.
     """
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
-def hold(folder: Path) -> None:
-    """Keep a store until this process ends, whatever comes to need its room."""
-    _HELD.add(folder)
+def pin(folder: Path) -> None:
+    """Exempt an entry from eviction until this process ends."""
+    _PINNED.add(folder)
 
 
-class Build:
-    """The files of a store that is being written, each hashed on the way."""
+class EntryWriter:
+    """Writes the files of a new entry and hashes them on the way."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -91,14 +91,14 @@ class Build:
         self._open = ExitStack()
 
     def append(self, name: str, block: Any) -> None:
-        """Add bytes, or anything contiguous in memory, at the end of a file."""
+        """Append bytes, or anything contiguous in memory, to a file."""
         if name not in self._files:
             self._files[name] = self._open.enter_context((self._folder / name).open("wb")), hashlib.sha256()
         file, digest = self._files[name]
         digest.update(block)
         file.write(block)
 
-    def _seal(self, about: Mapping[str, Any]) -> None:
+    def _write_manifest(self, about: Mapping[str, Any]) -> None:
         files = {}
         for name, (file, digest) in self._files.items():
             file.flush()
@@ -108,128 +108,120 @@ class Build:
 
 
 @contextmanager
-def building(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str, Any]) -> Iterator[Build]:
-    """Write a store beside its place, its manifest last, and move it there when the block ends without an error.
+def building(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str, Any]) -> Iterator[EntryWriter]:
+    """Write a new entry to a temporary folder, and move it to its place when the block succeeds.
 
     Args:
-        folder: from `folder_of`; `find` has not found it.
-        needed: bytes of the store.
-        budget_gb: gigabytes (10^9 bytes) that all stores may take together.
-        about: what the manifest says beside the files.
+        folder: from `entry_folder`.
+        needed: bytes of the entry.
+        budget_gb: gigabytes (10^9 bytes) of all entries together.
+        about: fields of the manifest beside the files.
 
     Raises:
-        NoStore: there is no room for it, or the disk is full, or not ours to write. Nothing is left behind.
+        CacheUnavailable: there is no room, or the folder cannot be written. Nothing is left behind.
     """
-    try:
+    with _unavailable_when_unwritable(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _make_room(folder.parent.parent, needed, int(budget_gb * 1e9))
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
-        build = Build(partial)
+        _make_room(folder.parent.parent, needed, budget_gb)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+        writer = EntryWriter(temporary)
         try:
-            with build._open:
-                yield build
-                build._seal(about)
+            with writer._open:
+                yield writer
+                writer._write_manifest(about)
             try:
-                os.replace(partial, folder)
+                os.replace(temporary, folder)
             except OSError:
-                # Another process was faster: its store is as good as this one.
-                if not (folder / MANIFEST).is_file():
+                if not (folder / MANIFEST).is_file():  # else another process wrote the same entry first
                     raise
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise NoStore(f"{folder.parent} cannot be written ({error.strerror or error})") from error
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
-def growing(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str, Any]) -> Iterator[Path]:
-    """Fill a store file by file, each written whole (`utils.files.write_bytes`), so that what was written is never
-    lost.
+def building_resumably(folder: Path, *, needed: int, budget_gb: float, about: Mapping[str, Any]) -> Iterator[Path]:
+    """Build a new entry file by file, so that a run that is killed loses only the file it was writing.
 
-    The block fills the folder that it is given, in which it finds the files of an earlier one that was killed or
-    failed. When it ends without an error, the manifest is written and the folder moved to its place.
+    The block fills the yielded folder by atomic writes (`utils.files.write_bytes`), and finds there the files of an
+    earlier block that was killed or failed. When the block succeeds, the entry gets its manifest and its place.
 
     Args:
         folder, needed, budget_gb, about: see `building`.
 
     Raises:
-        NoStore: as `building`; nothing is left behind then.
+        CacheUnavailable: see `building`.
     """
-    unfinished = folder.with_name(f"{GROWING}{folder.name}")
+    unfinished = folder.with_name(f"{UNFINISHED}{folder.name}")
     try:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        os.utime(unfinished)
-        _make_room(folder.parent.parent, needed, int(budget_gb * 1e9))
-        yield unfinished
-        # Else another process was faster: its store is as good as this one.
-        if not (folder / MANIFEST).is_file():
-            for half_written in (*unfinished.glob(".*"), unfinished / MANIFEST):
-                half_written.unlink(missing_ok=True)
-            files = {
-                file.name: {"bytes": file.stat().st_size, "sha256": hashing.of_files(file)}
-                for file in sorted(unfinished.iterdir())
-            }
-            write_json(unfinished / MANIFEST, {**about, "files": files})
-            os.replace(unfinished, folder)
-        shutil.rmtree(unfinished, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise NoStore(f"{folder.parent} cannot be written ({error.strerror or error})") from error
-    except NoStore:
+        with _unavailable_when_unwritable(folder.parent):
+            unfinished.mkdir(parents=True, exist_ok=True)
+            os.utime(unfinished)
+            _make_room(folder.parent.parent, needed, budget_gb)
+            yield unfinished
+            if not (folder / MANIFEST).is_file():  # else another process wrote the same entry first
+                for half_written in (*unfinished.glob(".*"), unfinished / MANIFEST):
+                    half_written.unlink(missing_ok=True)
+                files = {
+                    file.name: {"bytes": file.stat().st_size, "sha256": hashing.of_files(file)}
+                    for file in sorted(unfinished.iterdir())
+                }
+                write_json(unfinished / MANIFEST, {**about, "files": files})
+                os.replace(unfinished, folder)
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except CacheUnavailable:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
-def _size(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.iterdir())
+@contextmanager
+def _unavailable_when_unwritable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheUnavailable(f"{folder} cannot be written ({error.strerror or error})") from error
 
 
-def _newest(folder: Path) -> float:
-    """When something was last written."""
-    return max((f.stat().st_mtime for f in [folder, *folder.iterdir()]), default=0.0)
+def _make_room(root: Path, needed: int, budget_gb: float) -> None:
+    """Evict the least recently used entries until `needed` bytes fit into the budget and on the disk.
+
+    Raises:
+        CacheUnavailable: they cannot fit; nothing is evicted.
+    """
+    budget = int(budget_gb * 1e9)
+    if needed > budget:
+        raise CacheUnavailable(f"{_gb(needed)} GB are needed, batching.cache_gb allows {_gb(budget)}")
+    for temporary in filter(_is_abandoned, root.glob("*/.partial-*")):
+        shutil.rmtree(temporary, ignore_errors=True)
+    last_used = {path.parent: path.stat().st_mtime for path in root.glob(f"*/*/{MANIFEST}")}
+    # Unfinished entries of killed runs wait to be resumed, and may be evicted like the others.
+    last_used |= {path: _last_write(path) for path in root.glob(f"*/{UNFINISHED}*") if _is_abandoned(path)}
+    sizes = {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in last_used}
+    evictable = sorted(last_used.keys() - _PINNED, key=last_used.__getitem__)
+    gain, free = sum(sizes[entry] for entry in evictable), shutil.disk_usage(root).free
+    if needed + SPARE_BYTES > free + gain:
+        raise CacheUnavailable(f"{_gb(needed)} GB are needed and 1 GB to spare, {root} has {_gb(free)} GB free")
+    used = sum(sizes.values())
+    if used - gain + needed > budget:
+        raise CacheUnavailable(
+            f"{_gb(needed)} GB are needed beside what is in use, batching.cache_gb allows {_gb(budget)} in all"
+        )
+    for entry in evictable:
+        if used + needed <= budget and needed + SPARE_BYTES <= free:
+            break
+        logger.info("%s: removed as the least recently used cache entry", entry)
+        shutil.rmtree(entry, ignore_errors=True)
+        used, free = used - sizes[entry], free + sizes[entry]
 
 
 def _gb(size: int) -> str:
-    """Bytes in gigabytes (10^9 bytes), to two places behind the point or, of a small store, two digits."""
+    """Return bytes in gigabytes (10^9 bytes) with two decimals, or two digits if they are fewer."""
     places = max(2, 1 - math.floor(math.log10(size / 1e9))) if size else 2
     return f"{size / 1e9:.{places}f}"
 
 
-def _make_room(root: Path, needed: int, budget: int) -> None:
-    """Remove the stores used least recently until `needed` bytes more fit into the budget and on the disk.
-
-    Raises:
-        NoStore: they cannot be made to fit; nothing is removed then.
-    """
-    if needed > budget:
-        raise NoStore(f"{_gb(needed)} GB are needed, batching.cache_gb allows {_gb(budget)}")
-    _remove_abandoned(root)
-    used = {path.parent: path.stat().st_mtime for path in root.glob(f"*/*/{MANIFEST}")}
-    # What a killed run has left waits for the next one, and takes its place among the others.
-    used |= {path: _newest(path) for path in root.glob(f"*/{GROWING}*") if _is_abandoned(path)}
-    sizes = {store: _size(store) for store in used}
-    idle = sorted(used.keys() - _HELD, key=used.__getitem__)
-    gain, free = sum(sizes[store] for store in idle), shutil.disk_usage(root).free
-    if needed + SPARE_BYTES > free + gain:
-        raise NoStore(f"{_gb(needed)} GB are needed and 1 GB to spare, {root} has {_gb(free)} GB free")
-    taken = sum(sizes.values())
-    if taken - gain + needed > budget:
-        raise NoStore(
-            f"{_gb(needed)} GB are needed beside what is in use, batching.cache_gb allows {_gb(budget)} in all"
-        )
-    for store in idle:
-        if taken + needed <= budget and needed + SPARE_BYTES <= free:
-            break
-        logger.info("%s: removed, the store used least recently, to make room", store)
-        shutil.rmtree(store, ignore_errors=True)
-        taken, free = taken - sizes[store], free + sizes[store]
-
-
-def _remove_abandoned(root: Path) -> None:
-    for partial in root.glob("*/.partial-*"):
-        if _is_abandoned(partial):
-            shutil.rmtree(partial, ignore_errors=True)
+def _last_write(folder: Path) -> float:
+    return max((f.stat().st_mtime for f in [folder, *folder.iterdir()]), default=0.0)
 
 
 def _is_abandoned(folder: Path) -> bool:
-    return time.time() - _newest(folder) > ABANDONED_AFTER_SECONDS
+    return time.time() - _last_write(folder) > ABANDONED_AFTER_SECONDS

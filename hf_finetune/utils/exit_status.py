@@ -1,4 +1,4 @@
-"""How a command leaves: its exit status, what it says on stderr, and what a signal does to it."""
+"""How a command ends: its exit status, its notes and errors on stderr, and its response to signals."""
 
 from __future__ import annotations
 
@@ -10,119 +10,103 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from logging.handlers import MemoryHandler
 
-from hf_finetune.errors import GateError, InputError, PushError, StoppedBySignal, TrainingError
+from hf_finetune.errors import RunError
 
-# How long another process waits for the main one to meet the same bad input.
+# How long another process waits for the main one to report the same bad input.
 MAIN_PROCESS_SECONDS = 30.0
+PACKAGE_LOGGER, RUN_LOGGER = logging.getLogger("hf_finetune"), logging.getLogger("hf_finetune.run")
 
 
 @contextlib.contextmanager
 def exit_status() -> Iterator[None]:
     """Turn the package's errors into one line on stderr and an exit status; show its notes on stderr."""
-    main_process = os.environ.get("RANK", "0") == "0"
     if not sys.stderr.isatty():
-        # Bars of downloads would stand before the one line that says what is wrong; read when the libraries are
-        # imported.
+        # Download bars would precede the line that names the error. Read when the libraries are imported.
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        with _notes_shown(), _terminated_like_interrupted():
+        with _notes_on_stderr(), _sigterm_as_interrupt():
             yield
-    except InputError as error:
-        _leave(error, 2, main_process)
-    except StoppedBySignal as error:
-        _leave(error, 3, main_process)
-    except GateError as error:
-        _leave(error, 4, main_process)
-    except (TrainingError, PushError) as error:
-        _leave(error, 1, main_process)
+    except RunError as error:
+        _exit(error, error.exit_status)
     except KeyboardInterrupt:
-        _leave("stopped before there was anything to save", 3, main_process)
+        _exit("stopped before there was anything to save", 3)
     except BrokenPipeError:
-        # Whoever read our output has had enough.
+        # The reader of our output has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 
 
-def _leave(message: object, status: int, main_process: bool) -> None:
-    waits = status == 2 and not main_process
-    if waits:
-        # The main process meets the same bad input and says so; then the launcher ends this one. Were this one gone
-        # first, the launcher would end the main process before it has spoken.
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _exit(message: object, status: int) -> None:
+    if not _is_main_process():
+        if status != 2:
+            raise SystemExit(status) from None
+        # The main process meets the same bad input and reports it; then the launcher ends this process. If this one
+        # exited first, the launcher would end the main process before it could report.
         time.sleep(MAIN_PROCESS_SECONDS)
-    if main_process or waits:
-        print(message, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
     raise SystemExit(status) from None
 
 
-class _HeldBack(logging.StreamHandler):
-    """Holds back what the loaders say until the run itself speaks, or all is done: an error is then the first line."""
+class _BufferUntilRun(MemoryHandler):
+    """Buffers the notes of loaders until the run itself logs or all is done, so that an error is the first line."""
 
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.held: list[logging.LogRecord] | None = []
+    def __init__(self, target: logging.Handler) -> None:
+        super().__init__(sys.maxsize, target=target)
+        self._run_has_logged = False
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show the record, now or later."""
-        if record.name == "hf_finetune.run":
-            self.show()
-        if self.held is None:
-            super().emit(record)
-        else:
-            self.held.append(record)
-
-    def show(self) -> None:
-        """Show what was held back, and from now on everything at once."""
-        held, self.held = self.held or [], None
-        for record in held:
-            super().emit(record)
+    def shouldFlush(self, record: logging.LogRecord) -> bool:
+        self._run_has_logged |= record.name == RUN_LOGGER.name
+        return self._run_has_logged
 
 
 @contextlib.contextmanager
-def _notes_shown() -> Iterator[None]:
-    """Notes of a run and warnings go to stderr, one plain line each; chatter of the libraries does not."""
-    handler = _HeldBack()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger, run_logger = logging.getLogger("hf_finetune"), logging.getLogger("hf_finetune.run")
-    before = logger.handlers, logger.propagate, logger.level, run_logger.level
-    logger.handlers, logger.propagate = [handler], False
-    quiet = os.environ.get("RANK", "0") != "0"
-    logger.setLevel(logging.ERROR if quiet else logging.WARNING)
-    # A loader's notes are said again by the run.
-    run_logger.setLevel(logging.ERROR if quiet else logging.INFO)
+def _notes_on_stderr() -> Iterator[None]:
+    """Print the package's notes and warnings on stderr, one plain line each, and silence the libraries."""
+    handler = _BufferUntilRun(logging.StreamHandler(sys.stderr))
+    before = PACKAGE_LOGGER.handlers, PACKAGE_LOGGER.propagate, PACKAGE_LOGGER.level, RUN_LOGGER.level
+    PACKAGE_LOGGER.handlers, PACKAGE_LOGGER.propagate = [handler], False
+    PACKAGE_LOGGER.setLevel(logging.WARNING if _is_main_process() else logging.ERROR)
+    # The run repeats the notes of its loaders.
+    RUN_LOGGER.setLevel(logging.INFO if _is_main_process() else logging.ERROR)
     warnings.simplefilter("ignore")
     try:
         yield
-        handler.show()
+        handler.flush()
     finally:
-        logger.handlers, logger.propagate = before[:2]
-        logger.setLevel(before[2])
-        run_logger.setLevel(before[3])
+        handler.buffer.clear()
+        PACKAGE_LOGGER.handlers, PACKAGE_LOGGER.propagate = before[:2]
+        PACKAGE_LOGGER.setLevel(before[2])
+        RUN_LOGGER.setLevel(before[3])
 
 
 @contextlib.contextmanager
 def notes_afterwards() -> Iterator[None]:
-    """What a run notes inside is said once all went well: an error is the first line."""
-    logger = logging.getLogger("hf_finetune.run")
-    noted: list[logging.LogRecord] = []
+    """Log the run's notes after the block succeeds, so that an error is the first line."""
+    notes: list[logging.LogRecord] = []
 
-    def note(record: logging.LogRecord) -> bool:
-        noted.append(record)
+    def defer(record: logging.LogRecord) -> bool:
+        notes.append(record)
         return False
 
-    logger.addFilter(note)
+    RUN_LOGGER.addFilter(defer)
     try:
         yield
     finally:
-        logger.removeFilter(note)
-    for record in noted:
-        logger.handle(record)
+        RUN_LOGGER.removeFilter(defer)
+    for record in notes:
+        RUN_LOGGER.handle(record)
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM is Ctrl-C; training itself, which has something to save first, handles both otherwise."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C; training, which saves a checkpoint first, installs its own handlers."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

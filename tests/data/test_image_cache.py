@@ -64,7 +64,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def forget_all() -> None:
     """As a process that has read no images yet."""
     image_cache._OPEN.clear()
-    disk_cache._HELD.clear()
+    disk_cache._PINNED.clear()
 
 
 def stores(cache: Path) -> list[Path]:
@@ -117,7 +117,7 @@ def test_damaged_store_is_built_anew(rows: Dataset, cache: Path, caplog) -> None
     whole = (found / "pixels.bin").read_bytes()
     (found / "pixels.bin").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     kept = inputs.encode(rows)
-    assert "damaged" in caplog.text and "built anew" in caplog.text
+    assert "damaged" in caplog.text
     assert (found / "pixels.bin").read_bytes() == whole
     assert torch.equal(inputs.collate(kept[:])["pixel_values"], inputs.collate(rows[:])["pixel_values"])
 

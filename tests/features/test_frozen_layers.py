@@ -209,7 +209,7 @@ def test_no_room_means_no_cache(tmp_path: Path, own_folder: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk_cache.Build, "append", full)
+    monkeypatch.setattr(disk_cache.EntryWriter, "append", full)
     rows = cached(trainer)
     assert rows.why.endswith("cannot be written (No space left on device)") and rows.inputs is trainer.inputs
     trainer.train()

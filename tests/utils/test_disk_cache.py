@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_finetune.utils import disk_cache
-from hf_finetune.utils.disk_cache import NoStore, building, find, folder_of, growing, hold
+from hf_finetune.utils.disk_cache import CacheUnavailable, building, building_resumably, entry_folder, find, pin
 
 
 @pytest.fixture
@@ -63,15 +63,17 @@ def test_damaged_store_is_noticed_and_replaced(folder: Path, caplog: pytest.LogC
     write(folder)
     damage(folder)
     assert find(folder, read) is None
-    assert "damaged" in caplog.text and "built anew" in caplog.text
+    assert "damaged" in caplog.text
     write(folder)
     assert find(folder, read) == (b"abcdef", 3)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device"), NoStore("two sizes")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, OSError(28, "No space left on device"), CacheUnavailable("two sizes")]
+)
 def test_broken_build_leaves_nothing(folder: Path, error: BaseException) -> None:
     with (
-        pytest.raises((KeyboardInterrupt, NoStore)) as caught,
+        pytest.raises((KeyboardInterrupt, CacheUnavailable)) as caught,
         building(folder, needed=6, budget_gb=1.0, about={}) as build,
     ):
         build.append("data", b"abc")
@@ -122,11 +124,11 @@ def test_least_recently_used_goes_first_whatever_its_kind(tmp_path: Path) -> Non
 
 
 def test_held_stores_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_cache, "_HELD", set())
+    monkeypatch.setattr(disk_cache, "_PINNED", set())
     folders, size = aged(tmp_path)
-    hold(folders[0])
-    hold(folders[1])
-    with pytest.raises(NoStore, match=r"beside what is in use, batching\.cache_gb allows 0\.00000\d+ in all"):
+    pin(folders[0])
+    pin(folders[1])
+    with pytest.raises(CacheUnavailable, match=r"beside what is in use, batching\.cache_gb allows 0\.00000\d+ in all"):
         write(tmp_path / "letters" / "d", needed=2 * size, budget_gb=3 * size / 1e9)
     assert names(tmp_path) == ["a", "b", "c"], "nothing goes where nothing is gained"
     write(tmp_path / "letters" / "d", needed=size, budget_gb=3 * size / 1e9)
@@ -136,13 +138,13 @@ def test_held_stores_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "letters" / "a")
     new = tmp_path / "letters" / "b"
-    with pytest.raises(NoStore, match=r"^3\.00 GB are needed, batching\.cache_gb allows 2\.00$"):
+    with pytest.raises(CacheUnavailable, match=r"^3\.00 GB are needed, batching\.cache_gb allows 2\.00$"):
         write(new, needed=3_000_000_000, budget_gb=2)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 1_500_000_000))
-    with pytest.raises(NoStore, match=r"1\.00 GB are needed and 1 GB to spare"):
+    with pytest.raises(CacheUnavailable, match=r"1\.00 GB are needed and 1 GB to spare"):
         write(new, needed=1_000_000_000, budget_gb=2)
-    with pytest.raises(NoStore, match=r"^0\.0034 GB are needed, batching\.cache_gb allows 0\.0000012$"):
+    with pytest.raises(CacheUnavailable, match=r"^0\.0034 GB are needed, batching\.cache_gb allows 0\.0000012$"):
         write(new, needed=3_400_000, budget_gb=1.2e-6)
     write(new, needed=400_000_000, budget_gb=2)
     assert names(tmp_path) == ["a", "b"]
@@ -162,8 +164,8 @@ def test_abandoned_builds_are_removed(tmp_path: Path, folder: Path) -> None:
 
 def test_folder_depends_on_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path))
-    one = folder_of("letters", {"a": 1, "b": 2})
-    assert one == folder_of("letters", {"b": 2, "a": 1}) != folder_of("letters", {"a": 1, "b": 3})
+    one = entry_folder("letters", {"a": 1, "b": 2})
+    assert one == entry_folder("letters", {"b": 2, "a": 1}) != entry_folder("letters", {"a": 1, "b": 3})
     assert one.parent == tmp_path / "letters"
 
 
@@ -171,19 +173,19 @@ def test_what_a_killed_run_has_written_is_there(folder: Path) -> None:
     """Files one by one; the manifest names them all once the block ends; of two that fill it, the second changes
     nothing."""
     fields = {"needed": 6, "budget_gb": 1.0, "about": {"half": 3}}
-    with pytest.raises(KeyboardInterrupt), growing(folder, **fields) as unfinished:
+    with pytest.raises(KeyboardInterrupt), building_resumably(folder, **fields) as unfinished:
         (unfinished / "data").write_bytes(b"abc")
         # Killed while it wrote, and once more as it ended.
         (unfinished / ".other.x").write_bytes(b"x")
         (unfinished / disk_cache.MANIFEST).write_text("{}")
         raise KeyboardInterrupt
     assert find(folder, read) is None and names(folder.parents[1]) == [".growing-abc"]
-    with growing(folder, **fields) as unfinished:
+    with building_resumably(folder, **fields) as unfinished:
         assert (unfinished / "data").read_bytes() == b"abc"
         (unfinished / "data").write_bytes(b"abcdef")
     assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
     assert list(disk_cache.manifest(folder)["files"]) == ["data"] and not (folder / ".other.x").exists()
-    with growing(folder, **fields) as unfinished:
+    with building_resumably(folder, **fields) as unfinished:
         (unfinished / "data").write_bytes(b"other")
     assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
 
@@ -191,7 +193,7 @@ def test_what_a_killed_run_has_written_is_there(folder: Path) -> None:
 def test_what_was_left_makes_room_in_its_turn(folder: Path) -> None:
     """Not while it may be growing; nothing stays of one that finds no room."""
     fields = {"budget_gb": 1e-8, "about": {}}
-    with pytest.raises(KeyboardInterrupt), growing(folder, needed=8, **fields) as unfinished:
+    with pytest.raises(KeyboardInterrupt), building_resumably(folder, needed=8, **fields) as unfinished:
         (unfinished / "data").write_bytes(b"abcdefgh")
         raise KeyboardInterrupt
     other = folder.with_name("other")
@@ -202,6 +204,6 @@ def test_what_was_left_makes_room_in_its_turn(folder: Path) -> None:
         os.utime(file, (1, 1))
     write(other, budget_gb=1e-8, needed=6)
     assert names(folder.parents[1]) == ["other"]
-    with pytest.raises(NoStore), growing(folder, needed=11, **fields):
+    with pytest.raises(CacheUnavailable), building_resumably(folder, needed=11, **fields):
         pass
     assert names(folder.parents[1]) == ["other"]

@@ -73,7 +73,7 @@ class Paraphraser:
         Raises:
             InputError: see `checkpoints.load`.
         """
-        folder = disk_cache.folder_of(
+        folder = disk_cache.entry_folder(
             "texts",
             {
                 "format": FORMAT,
@@ -92,15 +92,15 @@ class Paraphraser:
 
         if (cached := disk_cache.find(folder, read)) is not None:
             logger.info("%s: %d changed texts found in %s", type(operation).__name__, len(texts), folder)
-            disk_cache.hold(folder)
+            disk_cache.pin(folder)
             return cached
         changed = operation.rewrite(texts, seeds, self._load)
         content, about = json.dumps(changed).encode(), {"texts": len(texts)}
         try:
             with disk_cache.building(folder, needed=len(content), budget_gb=self.cache_gb, about=about) as new:
                 new.append(FILE, content)
-            disk_cache.hold(folder)
-        except disk_cache.NoStore as reason:
+            disk_cache.pin(folder)
+        except disk_cache.CacheUnavailable as reason:
             logger.warning("changed texts are not cached for a later run: %s", reason)
         return changed
 

@@ -48,22 +48,24 @@ def cached_chunks(
         The arrays, mapped where they lie, and whether all of them were there.
 
     Raises:
-        NoStore: see `utils.disk_cache.growing`.
+        CacheUnavailable: see `utils.disk_cache.building_resumably`.
     """
-    folder, missing = disk_cache.folder_of("teacher", {"format": FORMAT, **key}), 0
+    folder, missing = disk_cache.entry_folder("teacher", {"format": FORMAT, **key}), 0
 
     def read_all(folder: Path, _: dict[str, Any]) -> list[np.ndarray]:
         return [_read(folder / _file_name(i), shape, dtype) for i, shape in enumerate(shapes)]
 
     if (arrays := disk_cache.find(folder, read_all)) is None:
         needed = sum(map(math.prod, shapes)) * dtype.itemsize
-        with disk_cache.growing(folder, needed=needed, budget_gb=budget_gb, about={"chunks": len(shapes)}) as part:
+        with disk_cache.building_resumably(
+            folder, needed=needed, budget_gb=budget_gb, about={"chunks": len(shapes)}
+        ) as part:
             missing = sum(
                 _add(part / _file_name(i), shape, dtype, partial(compute, i)) for i, shape in enumerate(shapes)
             )
         if (arrays := disk_cache.find(folder, read_all)) is None:
-            raise disk_cache.NoStore(f"{folder} was damaged as soon as it was written")
-    disk_cache.hold(folder)
+            raise disk_cache.CacheUnavailable(f"{folder} was damaged as soon as it was written")
+    disk_cache.pin(folder)
     if missing < len(shapes):
         logger.info("%s: %d of %d parts found in %s", name, len(shapes) - missing, len(shapes), folder)
     return arrays, missing == 0

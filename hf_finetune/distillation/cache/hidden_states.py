@@ -107,7 +107,7 @@ def cached_tokens(
         budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
 
     Raises:
-        NoStore: there is no room for them, or float16 cannot hold one.
+        CacheUnavailable: there is no room for them, or float16 cannot hold one.
     """
     chunks = chunks_of(len(tokens_N), size)
     shapes = [(int(tokens_N[row_numbers].sum()), numbers) for row_numbers in chunks]
@@ -115,7 +115,7 @@ def cached_tokens(
     def compute_finite(i: int) -> np.ndarray:
         states_tK = compute(chunks[i])
         if not np.isfinite(states_tK).all():
-            raise disk_cache.NoStore(f"a state is larger than {np.finfo(np.float16).max:.0f}")
+            raise disk_cache.CacheUnavailable(f"a state is larger than {np.finfo(np.float16).max:.0f}")
         return states_tK
 
     name, half = f"the teacher's states of the tokens of {len(tokens_N)} rows", np.dtype(np.float16)

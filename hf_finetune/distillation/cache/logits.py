@@ -22,7 +22,7 @@ import numpy as np
 from hf_finetune.distillation.cache.chunks import cached_chunks, chunks_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.utils.disk_cache import NoStore
+from hf_finetune.utils.disk_cache import CacheUnavailable
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -107,7 +107,7 @@ def cached_logits(
     title = f"the teacher's predictions of {rows} {name} rows"
     try:
         arrays, cached = cached_chunks(key, shapes, record.dtype, compute_chunk, name=title, budget_gb=budget_gb)
-    except NoStore as reason:
+    except CacheUnavailable as reason:
         logger.warning("the teacher's predictions are not cached for a later run: %s", reason)
         arrays, cached = [compute_chunk(i) for i in range(len(chunks))], False
     return CachedLogits(arrays, classes, tuple(range(classes))), cached

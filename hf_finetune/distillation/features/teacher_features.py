@@ -43,7 +43,7 @@ from hf_finetune.evaluation.logits import evaluating, to_device
 from hf_finetune.models.families import tokens_before_patches, width_of
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens
 from hf_finetune.training.precision import exact_float32
-from hf_finetune.utils.disk_cache import NoStore
+from hf_finetune.utils.disk_cache import CacheUnavailable
 from hf_finetune.utils.timer import Timer
 
 logger = logging.getLogger("hf_finetune.run")
@@ -181,7 +181,7 @@ def _cached_states(
                 return cached_tokens(
                     key, states.tokens_N, states, numbers=layout.numbers, size=CHUNK_ROWS, budget_gb=budget_gb
                 )
-        except NoStore as reason:
+        except CacheUnavailable as reason:
             logger.warning(
                 "the teacher reads the rows of every step again, as its states of tokens are not cached: %s", reason
             )

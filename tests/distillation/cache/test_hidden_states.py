@@ -6,7 +6,7 @@ import torch
 
 from hf_finetune.distillation.cache.hidden_states import CachedTokens, TokenLayout, cached_tokens
 from hf_finetune.distillation.losses.base import Features
-from hf_finetune.utils.disk_cache import NoStore
+from hf_finetune.utils.disk_cache import CacheUnavailable
 
 TOKENS = np.array([2, 1, 3, 1, 2])
 """Of five rows, in chunks of two rows."""
@@ -55,9 +55,9 @@ def test_what_is_cached_is_not_computed_again() -> None:
 
 
 def test_what_finds_no_room_or_does_not_fit_float16() -> None:
-    with pytest.raises(NoStore, match="cache"):
+    with pytest.raises(CacheUnavailable, match="cache"):
         cached({"a": 1}, budget_gb=1e-9)
-    with pytest.raises(NoStore, match="a state is larger than 65504"):
+    with pytest.raises(CacheUnavailable, match="a state is larger than 65504"):
         cached({"a": 1}, lambda rows: np.full_like(states(rows), np.inf))
     computed = []
     cached({"a": 1}, lambda rows: computed.append(len(rows)) or states(rows))

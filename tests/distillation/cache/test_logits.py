@@ -63,7 +63,7 @@ def test_a_killed_run_loses_a_chunk_at_most(cache: Path, caplog: pytest.LogCaptu
     with pytest.raises(KeyboardInterrupt):
         cached(first := Compute(dies_at=15))
     assert first.computed == list(range(15))
-    (unfinished,) = cache.glob(f"{disk_cache.GROWING}*")
+    (unfinished,) = cache.glob(f"{disk_cache.UNFINISHED}*")
     assert sorted(f.name for f in unfinished.iterdir()) == ["00000.npy", "00001.npy", "00002.npy"]
     (unfinished / "00001.npy").write_bytes((unfinished / "00001.npy").read_bytes()[:-4])
     with caplog.at_level("INFO"):
@@ -71,7 +71,7 @@ def test_a_killed_run_loses_a_chunk_at_most(cache: Path, caplog: pytest.LogCaptu
     assert second.computed == [*range(5, 10), *range(15, 23)] and not found
     assert "2 of 5 parts found in" in caplog.text
     assert np.array_equal(answers[np.arange(23)], whole[np.arange(23)])
-    assert cached(third := Compute())[1] and third.computed == [] and not list(cache.glob(f"{disk_cache.GROWING}*"))
+    assert cached(third := Compute())[1] and third.computed == [] and not list(cache.glob(f"{disk_cache.UNFINISHED}*"))
 
 
 def test_without_room_they_are_the_same(cache: Path) -> None:
