@@ -1,4 +1,4 @@
-"""`hf-finetune card`: the model card of a run, rendered again."""
+"""`hf-finetune card`: render the model card of a run again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class CardJob:
 
 
 def card(arguments: Sequence[str]) -> None:
-    """render the model card of a run again"""
-    job = parse(CardJob, None, arguments, "hf-finetune card")
+    job = parse(CardJob, arguments, "hf-finetune card")
     from hf_finetune.hub.card import render_card
     from hf_finetune.hub.run_facts import RunFacts
 

@@ -1,9 +1,10 @@
-"""What `predict` and `evaluate` share: a finished classifier, the rows, and the views of each row."""
+"""The flags that `predict` and `evaluate` share."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -15,45 +16,56 @@ from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Operations, validated
 from hf_finetune.utils.files import parse_yaml
 
+if TYPE_CHECKING:
+    from hf_finetune.training.classifier import Classifier
+
 
 @dataclass(frozen=True)
 class ClassifyJob:
-    """A finished classifier and the rows it is used on."""
+    """A finished classifier and the rows to classify."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Folder of a run or of a model, or a Hub id."""
     data: Annotated[SourceSplit, tyro.conf.arg(name="")]
     batch_size: int | None = None
-    """Rows of one forward pass. None: as many as have 2048 tokens together, or 64 images."""
+    """Rows of one forward pass. None: as many as have 2048 tokens in total, or 64 images."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Number format. auto: `evaluate` computes in float32; `predict` in bf16 where the hardware multiplies it natively,
-    and rows whose label could flip in float32 again."""
+    """Number format. auto: `evaluate` computes in float32; `predict` in bf16 where the hardware supports it natively,
+    with rows whose label could flip computed again in float32."""
     augment: Annotated[str | None, tyro.conf.arg(metavar="YAML")] = None
     """Test-time augmentation, with --views: operations as in data.augment, `[Flip]` or `[{type: SwapWords, p: 0.2}]`,
     see `hf-finetune train --help`. A row's probabilities are the mean over its views, and --precision auto is
     float32."""
     views: int | None = None
-    """Views of every row: the unchanged row, and all others augmented by --augment."""
+    """Number of views of every row: the unchanged row, and others augmented by --augment."""
     seed: int = 0
-    """Of the views: with the same one a row has the same views in every run."""
+    """Seed of the views: a row has the same views in every run with this seed."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     json: bool = False
     """Print the result alone, as JSON."""
 
 
-def views_of(job: ClassifyJob) -> SeveralViews | None:
-    """The views of each row that a job asks for; None: the row as it is alone.
+def load_classifier(job: ClassifyJob) -> Classifier:
+    """Load the classifier of a job."""
+    from hf_finetune.training.classifier import load_trained
+
+    logging.getLogger("hf_finetune").setLevel(logging.INFO)  # no later message repeats the notes on the data
+    return load_trained(job.model, trust_remote_code=job.trust_remote_code)
+
+
+def parse_views(job: ClassifyJob) -> SeveralViews | None:
+    """Return the test-time augmentation of a job, or None.
 
     Raises:
-        InputError: no such operation, a field out of range, or --augment without --views or the other way round.
+        InputError: no such operation, a field out of range, or only one of --augment and --views.
     """
     if job.augment is None:
         if job.views is not None:
-            raise InputError(f"--views {job.views}: expected --augment beside it, the operations that make the views")
+            raise InputError(f"--views {job.views}: expected --augment with it, the operations that make the views")
         return None
     if job.views is None:
-        raise InputError(f"--augment {job.augment}: expected --views N beside it, how often each row is seen")
+        raise InputError(f"--augment {job.augment}: expected --views N with it, the number of views of each row")
     try:
         value = current(parse_yaml(job.augment), "augment")
     except ValueError as error:

@@ -16,8 +16,8 @@ import tyro
 from hf_finetune.augmentation.compose import generative_operations
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.cli import shipped
-from hf_finetune.cli.arguments import blank_recipe, load_recipe
 from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.run_job import blank_recipe, load_recipe
 from hf_finetune.config.aliases import current
 from hf_finetune.config.recipe import Recipe
 from hf_finetune.config.rules import check
@@ -61,8 +61,7 @@ class DoctorJob(Source):
 
 
 def doctor(arguments: Sequence[str]) -> None:
-    """check a data set for problems; preview its augmentation"""
-    job = parse(DoctorJob, None, arguments, "hf-finetune doctor")
+    job = parse(DoctorJob, arguments, "hf-finetune doctor")
     for name, least in (("views", 1), ("rows", 1), ("max_length", 1), ("seed", 0)):
         if (value := getattr(job, name)) is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} {value}: expected at least {least}")

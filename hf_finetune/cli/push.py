@@ -1,4 +1,4 @@
-"""`hf-finetune push`: a finished run on the Hub."""
+"""`hf-finetune push`: publish a finished run on the Hub."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PushJob:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REPO")]
-    """Repository, `your-name/its-name`; created when it is not there."""
+    """Repository, `your-name/its-name`; created if it does not exist."""
     private: bool = False
     """Make a new repository private."""
     revision: str | None = None
@@ -27,12 +27,11 @@ class PushJob:
     create_pr: bool = False
     """Open a pull request instead of committing."""
     include_predictions: bool = False
-    """Send predictions.parquet too: it quotes the labels of your data."""
+    """Also send predictions.parquet, which quotes the labels of your data."""
 
 
 def push(arguments: Sequence[str]) -> None:
-    """publish a finished run on the Hub, pull it back and compare"""
-    job = parse(PushJob, None, arguments, "hf-finetune push")
+    job = parse(PushJob, arguments, "hf-finetune push")
     from hf_finetune.config.recipe import Hub
     from hf_finetune.pipeline.publish import publish
 

@@ -10,11 +10,12 @@ from typing import Annotated
 import tyro
 
 from hf_finetune.cli import shipped
-from hf_finetune.cli.parsing import parse, usage_or_help
+from hf_finetune.cli.parsing import parse
 
-LIST_HELP = """hf-finetune list
 
-The shipped recipes, each with its first line."""
+@dataclass(frozen=True)
+class ListJob:
+    """List the shipped recipes, each with its first line."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,13 @@ class CopyJob:
 
 
 def list_recipes(arguments: Sequence[str]) -> None:
-    """the shipped recipes"""
-    if arguments:
-        raise usage_or_help(arguments, LIST_HELP, f"hf-finetune list: takes no arguments, got {arguments[0]!r}")
-    described = shipped.described()
-    width = max(map(len, described))
-    for name, line in described.items():
-        print(f"{name:<{width}}  {line}")
+    parse(ListJob, arguments, "hf-finetune list")
+    summaries = shipped.summaries()
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:<{width}}  {summary}")
 
 
 def copy_recipe(arguments: Sequence[str]) -> None:
-    """copy a shipped recipe to own it"""
-    job = parse(CopyJob, None, arguments, "hf-finetune cp")
+    job = parse(CopyJob, arguments, "hf-finetune cp")
     print(shipped.copy(job.name, Path(job.dest)))

@@ -1,4 +1,4 @@
-"""`hf-finetune run` and `quickstart`, and what starts every run from the command line."""
+"""`hf-finetune run` and `quickstart`, and the start of every run from the command line."""
 
 from __future__ import annotations
 
@@ -11,34 +11,43 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.cli.arguments import RunJob, load_recipe
-from hf_finetune.cli.parsing import first_positional, parse
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.parsing import first_positional
+from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.errors import InputError
 
 RUN_HELP = """hf-finetune run RECIPE [flags]
 
 Run a recipe: a .py file of your own, or the name of a shipped one (`hf-finetune list`).
-Every field of it is a flag: `hf-finetune run RECIPE --help` tells them."""
+Every field of it is a flag: `hf-finetune run RECIPE --help` lists them."""
 
 
 def quickstart(arguments: Sequence[str]) -> None:
-    """the main job on an embedded checkpoint and data set, offline, in minutes"""
     run_job(RunJob(load_recipe("quickstart")), arguments, ["hf-finetune", "quickstart"])
 
 
 def run(arguments: Sequence[str]) -> None:
-    """run a recipe, by path or by name"""
     name, rest = first_positional(arguments, RUN_HELP)
     run_job(RunJob(load_recipe(name)), rest, ["hf-finetune", "run", name])
 
 
-def run_job(job: RunJob, arguments: Sequence[str], started: list[str]) -> None:
-    start(parse(RunJob, job, arguments, shlex.join(started)), [*started, *arguments])
+def run_job(job: RunJob, arguments: Sequence[str], prog: list[str]) -> None:
+    """Parse the flags of a job, run it and print its result.
+
+    Args:
+        prog: the beginning of the command line, before `arguments`.
+    """
+    start(parse_run(job, arguments, shlex.join(prog)), [*prog, *arguments])
 
 
-def start(job: RunJob, command: list[str]) -> None:
+def start(job: RunJob, command: Sequence[str]) -> None:
+    """Run a parsed job, in several processes if it asks for them, and print its result.
+
+    Args:
+        command: the whole command line.
+    """
     if job.plot_schedule is not None:
-        raise InputError("--plot-schedule: this is for plan; `hf-finetune plan` with the same flags draws it")
+        raise InputError("--plot-schedule: only `hf-finetune plan` draws the schedule; use it with the same flags")
     processes = job.launch.num_processes
     if processes is not None and processes < 1:
         raise InputError(f"--num-processes {processes}: expected at least 1")
@@ -46,24 +55,27 @@ def start(job: RunJob, command: list[str]) -> None:
         from hf_finetune.cli.launcher import launch
 
         if job.find_lr:
-            raise InputError(f"--num-processes {processes}: --find-lr runs in one; the rate does not depend on them")
+            raise InputError(f"--num-processes {processes}: expected 1 with --find-lr; the rate is the same for more")
         launch(command, processes, mixed_precision=job.recipe.precision.mixed_precision)
         return
     if job.find_lr:
         _find_rate(job)
         return
     with importing():
-        from hf_finetune.pipeline.run import run as run_recipe
+        from hf_finetune.pipeline import run as pipeline
 
-    result = run_recipe(job.recipe, job.launch, command=public_command(command))
+    result = pipeline.run(job.recipe, job.launch, command=public_command(command))
     if result is not None:
         _report(job, result)
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """No garbage collection inside: the libraries make a million objects that stay, and looking through them again and
-    again took 15% of the time until the first step. Nor does a later collection look through them."""
+    """Import without garbage collection.
+
+    The libraries make a million objects that stay; collections over them took 15% of the time to the first step. Later
+    collections skip them, too.
+    """
     gc.disable()
     try:
         yield
@@ -74,7 +86,7 @@ def importing() -> Iterator[None]:
 
 def _find_rate(job: RunJob) -> None:
     if job.launch.resume:
-        raise InputError("--resume: --find-lr keeps nothing to go on with")
+        raise InputError("--resume: --find-lr saves nothing that could be resumed; remove one of them")
     with importing():
         from hf_finetune.pipeline.learning_rate_finder import describe, find_rate
         from hf_finetune.pipeline.run import prepare
@@ -90,38 +102,38 @@ def _report(job: RunJob, result: dict[str, Any]) -> None:
     from hf_finetune.evaluation.metrics import SUMMARY_METRICS
     from hf_finetune.evaluation.report import comparison_table
 
-    judged = "test" if "test" in result["metrics"] else "validation"
-    rows = [{"name": "this model", **result["metrics"][judged]}]
+    split = "test" if "test" in result["metrics"] else "validation"
+    rows = [{"name": "this model", **result["metrics"][split]}]
     rows += [{**b, "name": f"{key} ({b['name']})"} for key, b in result["baselines"].items()]
-    print(f"{result['name']} on {result['rows'][judged]} {judged} rows, 95% intervals")
+    print(f"{result['name']} on {result['rows'][split]} {split} rows, 95% intervals")
     print(comparison_table(rows, metrics=SUMMARY_METRICS))
-    folder = result["folder"]
-    for what, name in (
-        ("model", "model"),
-        ("encoder", "encoder"),
-        ("head", "head.safetensors"),
-        ("adapter", "adapter"),
-        ("card", "README.md"),
-        ("predictions", "predictions.parquet"),
-    ):
-        if (Path(folder) / name).exists():
-            print(f"{what:<12} {Path(folder) / name}")
+    outputs = {
+        "model": "model",
+        "encoder": "encoder",
+        "head": "head.safetensors",
+        "adapter": "adapter",
+        "card": "README.md",
+        "predictions": "predictions.parquet",
+    }
+    for title, name in outputs.items():
+        if (path := Path(result["folder"]) / name).exists():
+            print(f"{title:<12} {path}")
 
 
 def public_command(command: Sequence[str]) -> str:
-    """A command line without what only this machine has: local paths become names; output, push and resume go."""
-    kept, skip = [], False
+    """Return a command line without what only this machine has.
+
+    Local paths are reduced to names; the flags for output, push, resume and JSON are removed.
+    """
+    public, is_value_of_removed = [], False
     for argument in command:
-        flag = argument.split("=")[0]
-        if skip:
-            skip = False
+        flag, equals, value = argument.partition("=")
+        path = argument if not flag.startswith("--") else value
+        if is_value_of_removed:
+            is_value_of_removed = False
         elif flag in ("--output", "--push", "--hub.repo-id"):
-            skip = "=" not in argument
-        elif flag in ("--resume", "--json"):
-            continue
-        elif os.sep in argument and Path(argument.partition("=")[2] if flag.startswith("--") else argument).exists():
-            value = argument.partition("=")[2] if flag.startswith("--") else argument
-            kept.append(argument.replace(value, Path(value).absolute().name))
-        else:
-            kept.append(argument)
-    return shlex.join(kept)
+            is_value_of_removed = not equals
+        elif flag not in ("--resume", "--json"):
+            is_path = os.sep in argument and Path(path).exists()
+            public.append(argument.replace(path, Path(path).absolute().name) if is_path else argument)
+    return shlex.join(public)

@@ -1,4 +1,4 @@
-"""`hf-finetune search augmentation`: a policy for the user's own data."""
+"""`hf-finetune search augmentation`: search a policy for the user's own data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hf_finetune.cli.parsing import first_positional
 from hf_finetune.cli.run import importing
-from hf_finetune.cli.train import TrainJob, job_on_data
+from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
 from hf_finetune.search.budget import parse_duration
@@ -17,39 +17,36 @@ from hf_finetune.search.config import SearcherName
 
 SEARCH_HELP = """hf-finetune search augmentation DATA [flags]
 
-Search what improves a model on your own data: so far an augmentation policy.
-`hf-finetune search augmentation --help` lists the flags: its own, and those of train but for a few that are refused by
-name."""
+Search for what improves a model on your own data: so far, an augmentation policy.
+`hf-finetune search augmentation --help` lists its flags and those of train, of which it refuses a few by name."""
 
 
 @dataclass(frozen=True)
 class SearchJob(TrainJob):
-    """Search a policy of augmentation for your own data, and judge it against none."""
+    """Search an augmentation policy for your own data, and compare it with no augmentation."""
 
     searcher: SearcherName = "sweep"
-    """sweep: one or two numbers, as in RandAugment and TrivialAugment: the least to overfit in few trials. tpe:
-    Optuna's tree-structured Parzen estimator (the extra `search`). population: several trainings that exchange policies
-    and end in a schedule of them, `Phases`, as in PBA. reinforce: a recurrent controller trained by REINFORCE, as in
-    AutoAugment."""
+    """sweep: one or two numbers, as in RandAugment and TrivialAugment; overfits least in few trials. tpe: Optuna's
+    tree-structured Parzen estimator (the extra `search`). population: several trainings exchange policies and end in a
+    schedule of them, `Phases`, as in PBA. reinforce: a recurrent controller trained by REINFORCE, as in AutoAugment."""
     budget: str = "10m"
-    """Time of the whole command: 90s, 10m, 1h30m. Trials take 0.4 of it, or more where the final runs need less: paired
-    runs with the policy and without, of as many of the recipe's steps as fit into the rest."""
+    """Time of the whole command: 90s, 10m, 1h30m. Trials take 0.4 of it, or more if the final runs need less. The final
+    runs are pairs with the policy and without it, of as many steps of the recipe as fit into the rest."""
     trials: int | None = None
-    """Number of trials, whatever the budget; for sweep and population rounded down to what their rungs add up to. None:
-    as many as there is time for."""
+    """Number of trials, whatever the budget; rounded down to whole rungs for sweep and population. None: as many as
+    there is time for."""
     seeds: int | None = None
-    """Paired runs with the best policy and without, each pair with a seed of its own: train.seed and those after it.
-    None: at least three, and up to ten while there is time."""
+    """Pairs of final runs, each with its own seed: train.seed and those after it. None: at least three, and up to ten
+    if there is time."""
     rows: int | None = None
-    """Training rows at most: as --max-train-rows."""
+    """Most training rows: as --max-train-rows."""
 
 
 def search(arguments: Sequence[str]) -> None:
-    """search a policy of augmentation for your own data"""
-    what, rest = first_positional(arguments, SEARCH_HELP)
-    if what != "augmentation":
-        raise InputError(f"hf-finetune search {what}: expected `hf-finetune search augmentation DATA`")
-    job, seconds = search_job(rest, "hf-finetune search augmentation")
+    subject, rest = first_positional(arguments, SEARCH_HELP)
+    if subject != "augmentation":
+        raise InputError(f"hf-finetune search {subject}: expected `hf-finetune search augmentation DATA`")
+    job, seconds = parse_search(rest, "hf-finetune search augmentation")
     with importing():
         from hf_finetune.search.augmentation import policy_search, report
         from hf_finetune.search.config import SearchOptions
@@ -67,14 +64,14 @@ def search(arguments: Sequence[str]) -> None:
     print(json.dumps(result, indent=2) if job.json else report.describe(result))
 
 
-def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
-    """Parse the arguments of `search augmentation`: the job, and its budget in seconds.
+def parse_search(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
+    """Parse the arguments of `search augmentation` into the job and its budget in seconds.
 
     Raises:
-        InputError: see `parse`; or a flag that is for other commands.
+        InputError: see `parse_train`; or a flag of train that a search does not take.
     """
-    job = job_on_data(arguments, prog, SearchJob)
-    for flag, given in (
+    job = parse_train(SearchJob, arguments, prog)
+    for flag, is_set in (
         ("--find-lr", job.find_lr),
         ("--plot-schedule", job.plot_schedule is not None),
         ("--num-processes", job.launch.num_processes not in (None, 1)),
@@ -83,8 +80,8 @@ def search_job(arguments: Sequence[str], prog: str) -> tuple[SearchJob, float]:
         ("--model.from-config", job.recipe.model.from_config is not None),
         ("--pretrain.objective", job.recipe.pretrain.objective is not None),
     ):
-        if given:
-            raise InputError(f"{flag}: this is not for search; leave it out")
+        if is_set:
+            raise InputError(f"{flag}: search does not take it; leave it out")
     if job.rows is not None:
         data = dataclasses.replace(job.recipe.data, max_train_rows=job.rows)
         job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, data=data))

@@ -13,10 +13,9 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from hf_finetune.augmentation.image.operations import ImageOperation
-from hf_finetune.augmentation.text.operations import TextOperation
-from hf_finetune.cli.arguments import RunJob, blank_recipe, flag_value, merged, with_operations, yaml_fields
-from hf_finetune.cli.parsing import parse_flags
+from hf_finetune.cli.overrides import flag_value, parse_run, read_config_file
 from hf_finetune.cli.run import importing, start
+from hf_finetune.cli.run_job import RunJob, blank_recipe
 from hf_finetune.config.aliases import current_flags
 from hf_finetune.config.data import ImageData, TextData
 from hf_finetune.data.config import Source
@@ -31,52 +30,43 @@ class TrainJob(RunJob):
     """Hub id, csv/tsv/json/jsonl/parquet file, or folder."""
 
 
-Train = TypeVar("Train", bound=TrainJob)
+Job = TypeVar("Job", bound=TrainJob)
 
 
 def train(arguments: Sequence[str]) -> None:
-    """fine-tune a classifier on your own data"""
     with importing():
-        job = train_job(arguments, "hf-finetune train")
+        job = parse_train(TrainJob, arguments, "hf-finetune train")
     start(job, ["hf-finetune", "train", *arguments])
 
 
-def train_job(arguments: Sequence[str], prog: str) -> TrainJob:
-    """Parse the arguments of `train`, see `job_on_data`."""
-    return job_on_data(arguments, prog, TrainJob)
+def parse_train(kind: type[Job], arguments: Sequence[str], prog: str) -> Job:
+    """Parse the arguments of `train`, or of a job with further flags.
 
-
-def job_on_data(arguments: Sequence[str], prog: str, kind: type[Train]) -> Train:
-    """Parse the arguments of `train`, or of a job that takes them too; whether the data are texts or images is read
-    from them, unless a flag or `--config` says it.
+    A flag or the `--config` file may decide between texts and images; otherwise the data do.
 
     Raises:
-        InputError: see `parse`; or there are no such data.
+        InputError: see `parse_run`; or there are no such data.
     """
     arguments = current_flags(arguments)
     if (path := flag_value(arguments, "--data.path")) is not None:
         raise InputError(f"--data.path {path}: {prog} takes the data as DATA, without a flag")
-    fields = yaml_fields(arguments)
-    named, guessed = _kinds(arguments, fields)
+    fields = read_config_file(arguments)
 
-    def parsed(*, images: bool) -> Train:
-        recipe, rest = with_operations(merged(blank_recipe(images=images), fields, arguments), arguments)
-        return parse_flags(kind, kind(recipe, source=tyro.MISSING), rest, prog)
+    def parse(images: bool) -> Job:
+        return parse_run(kind(blank_recipe(images=images), source=tyro.MISSING), arguments, prog, fields)
 
-    job = parsed(images=(named or guessed) is ImageData)
-    if named is None:
+    images, is_certain = _reads_images(arguments, fields)
+    job = parse(images)
+    if not is_certain:
         from hf_finetune.data.sources import sniff_kind
 
         data = job.recipe.data
-        data_kind = sniff_kind(Source(job.source, data.config_name, data.revision))
-        if data_kind != data.kind:
-            job = parsed(images=data_kind == "image")  # what is for the other kind is refused by name
-    recipe = job.recipe
-    stem = re.sub(
-        r"\.(csv|tsv|jsonl?|parquet)$",
-        "",
-        Path(job.source).absolute().name if Path(job.source).exists() else job.source.rpartition("/")[2],
-    )
+        kind_of_data = sniff_kind(Source(job.source, data.config_name, data.revision))
+        if kind_of_data != data.kind:
+            job = parse(images=kind_of_data == "image")  # refuses operations of the other kind by name
+    recipe, local = job.recipe, Path(job.source)
+    name = local.absolute().name if local.exists() else job.source.rpartition("/")[2]
+    stem = re.sub(r"\.(csv|tsv|jsonl?|parquet)$", "", name)
     recipe = dataclasses.replace(
         recipe,
         name=recipe.name or f"{stem}-{recipe.effective_method}",
@@ -85,23 +75,22 @@ def job_on_data(arguments: Sequence[str], prog: str, kind: type[Train]) -> Train
     return dataclasses.replace(job, recipe=recipe)
 
 
-def _kinds(arguments: Sequence[str], fields: dict[str, Any]) -> tuple[type | None, type | None]:
-    """The kind of data that a flag or the YAML file names by a column or field that only one kind has; and the kind
-    that the operations are for, from which the data may differ. None: neither."""
+def _reads_images(arguments: Sequence[str], fields: dict[str, Any]) -> tuple[bool, bool]:
+    """Return whether flags or fields speak of images, and whether that is certain.
+
+    A column or field that only one kind of data has decides. Operations are a guess: the data may refute it.
+    """
     names = {a.split("=")[0].removeprefix("--").removeprefix("data.") for a in arguments if a.startswith("--")}
     data, augment = fields.get("data"), flag_value(arguments, "--data.augment") or ""
     if isinstance(data, dict):
         names |= {str(name) for name in data} | {f"type: {data.get('type')}"}
         augment += str(data.get("augment", ""))
     names = {name.replace("-", "_").removeprefix("no_") for name in names}
-    fields_of = {kind: {f.name for f in dataclasses.fields(kind)} for kind in (TextData, ImageData)}
-    of_images, of_texts = fields_of[ImageData] - fields_of[TextData], fields_of[TextData] - fields_of[ImageData]
-    words = set(re.findall(r"\w+", augment))
-    if names & (of_images | {"type: ImageData"}):
-        return ImageData, None
+    text_fields, image_fields = ({f.name for f in dataclasses.fields(kind)} for kind in (TextData, ImageData))
+    if names & (image_fields - text_fields | {"type: ImageData"}):
+        return True, True
     if names & {"text", "text_pair", "type: TextData"}:
-        return TextData, None
-    if words & {o.__name__ for o in typing.get_args(ImageOperation)}:
-        # Beside a field of texts it is the operation that is wrong, and is refused by name.
-        return None, TextData if names & of_texts else ImageData
-    return None, TextData if words & {o.__name__ for o in typing.get_args(TextOperation)} else None
+        return False, True
+    operations = {operation.__name__ for operation in typing.get_args(ImageOperation)}
+    # An operation on images together with a field of texts: the operation is wrong.
+    return bool(operations & set(re.findall(r"\w+", augment))) and not names & (text_fields - image_fields), False

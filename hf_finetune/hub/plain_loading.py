@@ -94,7 +94,7 @@ def main(path: Path) -> None:
     torch.set_float32_matmul_precision("highest")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    logits = {}
+    logits: dict[str, Any] = {}
     for artifact in job["artefacts"]:
         model, processor = load(job, artifact)
         model.eval()

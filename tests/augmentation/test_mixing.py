@@ -16,7 +16,7 @@ from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.mixing import Batch, CutMix, Mixing, Mixup, ResizeMix
 from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
-from hf_finetune.cli.train import train_job
+from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.config.rules import check
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
@@ -263,17 +263,17 @@ def test_there_and_back_through_json(recipe: Recipe) -> None:
 def test_yaml_and_flags(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("objective: {mix: [{type: Mixup, alpha: 0.4}, CutMix]}\n")
     arguments = ["x", "--image", "picture", "--config", str(tmp_path / "mine.yaml")]
-    assert train_job(arguments, "train").recipe.objective.mix == (Mixup(0.4), CutMix())
-    said = train_job([*arguments, "--objective.mix.0.p", "0.5"], "train").recipe
+    assert parse_train(TrainJob, arguments, "train").recipe.objective.mix == (Mixup(0.4), CutMix())
+    said = parse_train(TrainJob, [*arguments, "--objective.mix.0.p", "0.5"], "train").recipe
     assert said.objective.mix == (Mixup(0.4, p=0.5), CutMix())
-    said = train_job([*arguments, "--objective.mix", "[ResizeMix]"], "train").recipe
+    said = parse_train(TrainJob, [*arguments, "--objective.mix", "[ResizeMix]"], "train").recipe
     assert said.objective.mix == (ResizeMix(),)
     with pytest.raises(InputError, match=r"objective.mix.0..alpha: expected 0 to 100, got -1"):
-        train_job([*arguments, "--objective.mix", "[{type: Mixup, alpha: -1}]"], "train")
+        parse_train(TrainJob, [*arguments, "--objective.mix", "[{type: Mixup, alpha: -1}]"], "train")
     with pytest.raises(
         InputError, match=r"objective.mix\[0\].type: expected one of Mixup, CutMix, ResizeMix, got 'Mix'"
     ):
-        train_job([*arguments, "--objective.mix", "[Mix]"], "train")
+        parse_train(TrainJob, [*arguments, "--objective.mix", "[Mix]"], "train")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from book import Book, read
 
 from hf_finetune import Launch
-from hf_finetune.cli.train import train_job
+from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.evaluation.intervals import Interval, paired_difference, paired_macro_f1, verdict
 from hf_finetune.pipeline.run import run
 
@@ -130,7 +130,7 @@ def filled(flags: str, texts: dict[str, str]) -> str | None:
 def measure(data: str, checkpoint: str, seed: int, flags: list[str], metric: str, kept: Path | None) -> dict[str, Any]:
     """One run: labels and answers of the validation and the test rows, its metrics, seconds and size; in `kept`, if
     any."""
-    job = train_job([data, "--model", checkpoint, "--seed", str(seed), *flags], "variants")
+    job = parse_train(TrainJob, [data, "--model", checkpoint, "--seed", str(seed), *flags], "variants")
     evaluate = dataclasses.replace(job.recipe.evaluate, baselines=False, metric=metric)
     recipe = dataclasses.replace(job.recipe, evaluate=evaluate)
     with tempfile.TemporaryDirectory() as temporary:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from hf_finetune import InputError
-from hf_finetune.cli.arguments import load_recipe
+from hf_finetune.cli.run_job import load_recipe
 
 GOOD = """
 from peft import LoraConfig

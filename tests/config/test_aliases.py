@@ -6,8 +6,8 @@ import pytest
 
 import hf_finetune
 from hf_finetune import ImageData, Model, Recipe, TextData
-from hf_finetune.cli.arguments import RunJob
-from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.run_job import RunJob
 from hf_finetune.config.aliases import FIELDS, TYPES, current, current_flags
 from hf_finetune.config.recipe import recipe_from_plain
 from hf_finetune.utils.plain import merge, to_plain
@@ -68,8 +68,8 @@ def test_old_flags(old: list[str], new: list[str]) -> None:
 def test_a_command_takes_old_and_new() -> None:
     taught = dataclasses.replace(TEXT, objective=hf_finetune.Distill(teacher="big"))
     for flags in ("--unlabelled b.csv", "--unlabeled b.csv"):
-        assert parse(RunJob, RunJob(taught), flags.split(), "x").recipe.data.unlabeled == ("b.csv",)
-    job = parse(RunJob, RunJob(IMAGE), ["--data.augment", "[Colour]"], "x")
+        assert parse_run(RunJob(taught), flags.split(), "x").recipe.data.unlabeled == ("b.csv",)
+    job = parse_run(RunJob(IMAGE), ["--data.augment", "[Colour]"], "x")
     assert job.recipe.data.augment == (hf_finetune.ColorJitter(),)
 
 

@@ -5,8 +5,8 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from hf_finetune import Recipe
 from hf_finetune.cli import shipped
-from hf_finetune.cli.arguments import load_recipe
 from hf_finetune.cli.main import main_command
+from hf_finetune.cli.run_job import load_recipe
 from hf_finetune.config.json_schema import json_schema
 from hf_finetune.utils.files import parse_yaml
 from hf_finetune.utils.plain import to_plain

@@ -8,8 +8,8 @@ from hf_finetune import Distill, ImageData, Model, Recipe, TextData, Train
 from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.cli import shipped
-from hf_finetune.cli.arguments import RunJob, load_recipe
-from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.config.rules import UNUSED, unused_options
 
 TEXT = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
@@ -54,7 +54,7 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
 
 def said(recipe: Recipe, flags: str) -> list[str]:
     """Fields of which a note says that they do nothing."""
-    parsed = parse(RunJob, RunJob(recipe), flags.split(), "hf-finetune run").recipe
+    parsed = parse_run(RunJob(recipe), flags.split(), "hf-finetune run").recipe
     return [note.split(" has no effect here: ")[0] for note in unused_options(parsed)]
 
 

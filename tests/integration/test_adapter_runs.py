@@ -14,8 +14,8 @@ from helpers.tiny import tiny_text_checkpoint
 from safetensors.torch import load_file
 
 from hf_finetune import Launch, Lora, Recipe
-from hf_finetune.cli.arguments import RunJob
-from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.run_job import RunJob
 from hf_finetune.data.config import SourceSplit
 from hf_finetune.errors import InputError
 from hf_finetune.hub.contents import collect
@@ -36,7 +36,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def from_flags(recipe: Recipe, *flags: str) -> Recipe:
-    return parse(RunJob, RunJob(recipe), flags, "hf-finetune run").recipe
+    return parse_run(RunJob(recipe), flags, "hf-finetune run").recipe
 
 
 def test_a_prompt_is_an_adapter_alone(recipe: Recipe, tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import main
-from hf_finetune.cli.arguments import RunJob
-from hf_finetune.cli.parsing import parse
-from hf_finetune.cli.search import search_job
-from hf_finetune.cli.train import train_job
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.run_job import RunJob
+from hf_finetune.cli.search import parse_search
+from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.config.rules import check
 from hf_finetune.data.unlabeled import with_labeled_row
 from hf_finetune.distillation.config import DecoupledKD, HardLabel, MatchLogits, SoftTargets
@@ -156,7 +156,7 @@ def test_what_a_run_says_of_its_teacher(
         ["evaluate", str(run), texts.data.path],
         ["predict", str(run), texts.data.path, "--output", "labels.csv"],
     ):
-        main.commands()[command[0]](command[1:])
+        main.COMMANDS[command[0]].run(command[1:])
     assert (run / "README.md").read_text() == card
     said = capsys.readouterr().out
     assert said.startswith(card) and "accuracy" in said.removeprefix(card) and "60 rows -> labels.csv" in said
@@ -264,7 +264,7 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     big, given = texts.objective.teacher, tmp_path / "given.parquet"
-    main.commands()["predict"]([big, texts.data.path, "--output", given.name, "--digests", "--precision", "float32"])
+    main.COMMANDS["predict"].run([big, texts.data.path, "--output", given.name, "--digests", "--precision", "float32"])
     # Logits are known but for a constant.
     soft = {"kinds": (SoftTargets(), HardLabel(0.1))}
     asked, found = (
@@ -469,7 +469,7 @@ def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:
     data = dataclasses.replace(texts.data, unlabeled=("more.csv",))
     with pytest.raises(InputError, match=r"^data.unlabeled: "):
         check(dataclasses.replace(texts, data=data, objective=Supervised()))
-    job = train_job(["nowhere", "--text", "a", "--teacher", "big", "--unlabeled", "b.csv", "c.csv"], "x")
+    job = parse_train(TrainJob, ["nowhere", "--text", "a", "--teacher", "big", "--unlabeled", "b.csv", "c.csv"], "x")
     assert job.recipe.data.unlabeled == ("b.csv", "c.csv")
 
 
@@ -494,7 +494,7 @@ def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:
 def test_flags(texts: Recipe, flags: list[str], expected: Supervised) -> None:
     """A teacher leaves what the objective said before; an objective written out begins anew."""
     recipe = dataclasses.replace(texts, objective=Supervised(label_smoothing=0.1))
-    assert parse(RunJob, RunJob(recipe), flags, "x").recipe.objective == expected
+    assert parse_run(RunJob(recipe), flags, "x").recipe.objective == expected
     taught = dataclasses.replace(recipe, objective=expected)
     blank = Recipe(name="", data=texts.data, model=texts.model)
     assert merge(blank, to_plain(taught)) == taught
@@ -504,9 +504,9 @@ def test_a_teacher_by_yaml_and_by_train(texts: Recipe, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "data: {text: a}\nobjective: {type: Distill, teacher: runs/big, kinds: [HardLabel]}"
     )
-    job = train_job(["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
+    job = parse_train(TrainJob, ["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
     assert job.recipe.objective == Distill(teacher="runs/big", kinds=(HardLabel(),))
-    job = train_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
+    job = parse_train(TrainJob, ["nowhere", "--text", "a", "--teacher", "big"], "x")
     assert job.recipe.objective == Distill(teacher="big")
     # A student's fields from the file, its teacher from a flag; both, too, over a recipe that had neither.
     plain = RunJob(dataclasses.replace(texts, objective=Supervised(label_smoothing=0.1)))
@@ -519,10 +519,10 @@ def test_a_teacher_by_yaml_and_by_train(texts: Recipe, tmp_path: Path) -> None:
     ):
         (tmp_path / "mine.yaml").write_text(f"objective: {written}")
         flags = ["--config", str(tmp_path / "mine.yaml"), "--teacher", "big"]
-        assert parse(RunJob, plain, flags, "x").recipe.objective == expected, written
+        assert parse_run(plain, flags, "x").recipe.objective == expected, written
     with pytest.raises(InputError, match="--teacher: this is not for search"):
-        search_job(["nowhere", "--text", "a", "--teacher", "big"], "x")
+        parse_search(["nowhere", "--text", "a", "--teacher", "big"], "x")
     with pytest.raises(InputError, match=r"^--objective.labels-weight: .*name its teacher beside it, --teacher MODEL"):
-        train_job(["nowhere", "--text", "a", "--objective.labels-weight", "0.2"], "x")
+        parse_train(TrainJob, ["nowhere", "--text", "a", "--objective.labels-weight", "0.2"], "x")
     with pytest.raises(InputError, match=r"objective.teacher: this field is needed"):
-        train_job(["nowhere", "--text", "a", "--objective", "Distill"], "x")
+        parse_train(TrainJob, ["nowhere", "--text", "a", "--objective", "Distill"], "x")

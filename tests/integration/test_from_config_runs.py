@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_finetune import Averaging, ImageData, Launch, Model, Recipe, Train
-from hf_finetune.cli.search import search_job
-from hf_finetune.cli.train import train_job
+from hf_finetune.cli.search import parse_search
+from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.errors import InputError
 from hf_finetune.models.surgery.stochastic_depth import StochasticDepth
 from hf_finetune.pipeline import run as pipeline
@@ -120,17 +120,17 @@ def test_a_field_that_no_network_of_the_family_has(texts: Recipe, tmp_path: Path
 
 def test_by_flag_and_by_yaml(tmp_path: Path) -> None:
     flag = ["nowhere", "--text", "a", "--model.from-config", "{num_hidden_layers: 4, hidden_size: 64}"]
-    job = train_job(flag, "x")
+    job = parse_train(TrainJob, flag, "x")
     assert job.recipe.model.from_config == {"num_hidden_layers": 4, "hidden_size": 64}
     (tmp_path / "mine.yaml").write_text("model: {from_config: {depths: [1, 2], layer_type: basic}}\ndata: {image: a}")
-    job = train_job(["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
+    job = parse_train(TrainJob, ["nowhere", "--config", str(tmp_path / "mine.yaml")], "x")
     assert job.recipe.model.from_config == {"depths": [1, 2], "layer_type": "basic"}
     blank = Recipe(name="", data=job.recipe.data, model=Model(checkpoint=""))
     assert merge(blank, to_plain(job.recipe)) == job.recipe
     with pytest.raises(InputError, match=r"model.from_config: expected a mapping or null, got 4"):
-        train_job(["nowhere", "--text", "a", "--model.from-config", "4"], "x")
+        parse_train(TrainJob, ["nowhere", "--text", "a", "--model.from-config", "4"], "x")
     with pytest.raises(InputError, match=r"--model.from-config: this is not for search"):
-        search_job(flag, "x")
+        parse_search(flag, "x")
 
 
 def test_no_head_is_fitted(texts: Recipe) -> None:

@@ -15,8 +15,8 @@ from hf_finetune import ImageData, Launch, Model, Optim, Recipe, Supervised, Tra
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.cli.arguments import RunJob
-from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.run_job import RunJob
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run
 from hf_finetune.pipeline.batching import MicroBatch, micro_batch, step_batches
@@ -119,7 +119,7 @@ def test_everything_survives_saving_and_resuming(
 )
 def test_what_mixed_texts_go_with(texts: Recipe, tmp_path: Path, fields: dict[str, Any]) -> None:
     """Each trains to other weights than without mixing, and what it keeps as it is stays as it is."""
-    recipe = parse(RunJob, RunJob(texts), fields.pop("flags", ()), "hf-finetune run").recipe
+    recipe = parse_run(RunJob(texts), fields.pop("flags", ()), "hf-finetune run").recipe
     recipe = dataclasses.replace(
         recipe, train=dataclasses.replace(recipe.train, learning_rate=1e-3, head_warm_start=False), **fields
     )

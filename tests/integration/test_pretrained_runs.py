@@ -19,9 +19,9 @@ from transformers import AutoModel
 from hf_finetune import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.image.operations import Flip
-from hf_finetune.cli.arguments import RunJob
-from hf_finetune.cli.parsing import parse
-from hf_finetune.cli.search import search_job
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.run_job import RunJob
+from hf_finetune.cli.search import parse_search
 from hf_finetune.config.rules import unused_options
 from hf_finetune.data.provenance import row_keys, trained_on
 from hf_finetune.errors import InputError, StoppedBySignal
@@ -432,20 +432,20 @@ def test_flags(texts: Recipe, tmp_path: Path) -> None:
     """By flags, by YAML, and back from recipe.json; without an objective the other fields are said to do nothing."""
     plain = dataclasses.replace(texts, pretrain=Pretrain())
     flags = ["--pretrain.objective", "{type: MaskedLanguage, span: 10}", "--pretrain.rows", "a.csv", "b.csv"]
-    job = parse(RunJob, RunJob(plain), [*flags, "--pretrain.compare", "--rows-per-class", "20"], "x")
+    job = parse_run(RunJob(plain), [*flags, "--pretrain.compare", "--rows-per-class", "20"], "x")
     assert job.recipe.pretrain == Pretrain(MaskedLanguage(span=10), rows=("a.csv", "b.csv"), compare=True)
     assert job.recipe.data.rows_per_class == 20
-    deeper = parse(RunJob, RunJob(job.recipe), ["--pretrain.objective.share", "0.2"], "x").recipe
+    deeper = parse_run(RunJob(job.recipe), ["--pretrain.objective.share", "0.2"], "x").recipe
     assert deeper.pretrain.objective == MaskedLanguage(share=0.2, span=10)
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     assert merge(blank, to_plain(job.recipe)) == job.recipe
     views = ["--pretrain.objective", "{type: SimCLR, augment: [Flip, {type: Sometimes, operation: Flip}]}"]
     views += ["--pretrain.objective.temperature", "0.5", "--pretrain.objective.augment.0.p", "0.2"]
-    job = parse(RunJob, RunJob(plain), views, "x")
+    job = parse_run(RunJob(plain), views, "x")
     assert job.recipe.pretrain.objective == SimCLR(0.5, augment=(Flip(p=0.2), Sometimes(Flip())))
     assert merge(blank, to_plain(job.recipe)) == job.recipe
     assert short_repr(SimCLR()) == "SimCLR()" and short_repr(MAE(0.5)) == "MAE(share=0.5)"
     idle = dataclasses.replace(plain, pretrain=Pretrain(rows=("a.csv",)))
     assert unused_options(idle) == ("pretrain.rows has no effect here: pretrain.objective is not set",)
     with pytest.raises(InputError, match=r"--pretrain.objective: this is not for search"):
-        search_job(["nowhere", "--text", "a", "--pretrain.objective", "SimCSE"], "x")
+        parse_search(["nowhere", "--text", "a", "--pretrain.objective", "SimCSE"], "x")

@@ -14,7 +14,7 @@ from helpers.tiny import tiny_text_checkpoint
 from safetensors.torch import load_file
 
 from hf_finetune import Batching, Evaluate, Launch, Model, Precision, Recipe, Regularize, Supervised, TextData, Train
-from hf_finetune.cli.train import train_job
+from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.plan import plan
@@ -209,12 +209,12 @@ def test_flags_over_yaml(tmp_path: Path) -> None:
     flags += " --objective.class-weights.beta 0.9 --objective.logit-adjustment 1 --objective.r-drop 2"
     flags += " --regularize.mixout 0.3 --regularize.elastic-net.l1 0.5 --regularize.gradient-noise.eta 0.01"
     flags += " --batching.sampling balanced"
-    said = train_job(["x.csv", "--text", "a", *flags.split()], "train").recipe
+    said = parse_train(TrainJob, ["x.csv", "--text", "a", *flags.split()], "train").recipe
     assert said.objective == Supervised(0.0, Focal(1.5), EffectiveNumber(0.9), logit_adjustment=1.0, r_drop=2.0)
     assert said.regularize == Regularize(ElasticNet(l1=0.5), 0.3, GradientNoise(0.01))
     assert said.batching.sampling == "balanced"
     config = ["x.csv", "--text", "a", "--config", str(tmp_path / "mine.yaml"), "--regularize.elastic-net.l2", "1"]
-    said = train_job([*config, "--objective.loss.gamma", "1"], "train").recipe
+    said = parse_train(TrainJob, [*config, "--objective.loss.gamma", "1"], "train").recipe
     assert said.objective == Supervised(loss=Focal(1.0), class_weights=PerClass({"rare": 2}))
     assert said.regularize == Regularize(ElasticNet(l1=1e-3, l2=1.0, parameters=("classifier.*",)))
     assert said.batching.sampling == "square_root"

@@ -21,8 +21,8 @@ from hf_finetune import Batching, Distill, ImageData, Launch, Model, Precision, 
 from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.cli import main
-from hf_finetune.cli.arguments import RunJob
-from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.run_job import RunJob
 from hf_finetune.distillation.config import (
     AttentionMaps,
     AttentionRelations,
@@ -144,7 +144,7 @@ def test_each_kind_from_the_command_line(
     said in recipe.json and on the card."""
     flag = flag if flag.startswith("[") else f"[{flag}]"
     run = tmp_path / "run"
-    main.commands()["train"](
+    main.COMMANDS["train"].run(
         [*flags_of(texts, run), "--train.per-device-train-batch-size", "8", "--objective.kinds", flag]
     )
     assert furthest(saved(run), alone) > 1e-4
@@ -221,12 +221,12 @@ def test_layers_that_are_searched(texts: Recipe, tmp_path: Path, capsys: pytest.
     )
     assert f"| searched pairs of layers | `{shown}; AttentionMaps: 1 with 1 (" in card
     run = str(tmp_path / "searched")
-    main.commands()["predict"]([run, texts.data.path, "--output", str(tmp_path / "answers.csv")])
+    main.COMMANDS["predict"].run([run, texts.data.path, "--output", str(tmp_path / "answers.csv")])
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 61
     capsys.readouterr()
-    main.commands()["evaluate"]([run, texts.data.path, "--json"])
+    main.COMMANDS["evaluate"].run([run, texts.data.path, "--json"])
     assert json.loads(capsys.readouterr().out)["rows"] == 60
-    main.commands()["card"]([run])
+    main.COMMANDS["card"].run([run])
     assert capsys.readouterr().out == card == (tmp_path / "searched" / "README.md").read_text()
     by_number = ((1, 1), (2, 2), (3, 4))
     other = trained(with_kinds(recipe, HiddenStates(by_number), AttentionMaps(by_number)), tmp_path / "by-number")
@@ -240,7 +240,7 @@ def test_two_processes_search_as_one(texts: Recipe, tmp_path: Path) -> None:
     """The first one's map is that of both, from the command line to the result."""
     kind = ["--objective.kinds", "[{type: HiddenStates, layers: searched}]"]
     size = "--train.per-device-train-batch-size"
-    main.commands()["train"]([*flags_of(texts, tmp_path / "one"), size, "8", *kind])
+    main.COMMANDS["train"].run([*flags_of(texts, tmp_path / "one"), size, "8", *kind])
     two = [*flags_of(texts, tmp_path / "two"), size, "4", *kind]
     run_in_two_processes(COMMAND_WITHOUT_GATE, "train", *two, folder=tmp_path)
     one, two = (result_of(tmp_path / name) for name in ("one", "two"))
@@ -438,11 +438,11 @@ def test_a_flag_of_one_field(texts: Recipe) -> None:
         ("1:1e-1:cosine", Ramp(1.0, 0.1, "cosine")),
     ):
         flags = ["--objective.kinds.0.temperature", flag, "--objective.kinds.1.weight", "0.2"]
-        job = parse(RunJob, RunJob(recipe), flags, "x")
+        job = parse_run(RunJob(recipe), flags, "x")
         assert job.recipe.objective.kinds == (Contrastive(expected), HiddenStates(weight=0.2))
-    assert parse(RunJob, RunJob(recipe), [], "x").recipe == recipe
+    assert parse_run(RunJob(recipe), [], "x").recipe == recipe
     for flag in ("high", "1:2:3", "1:0:sine"):
         with pytest.raises(InputError, match=r"x: .*temperature"):
-            parse(RunJob, RunJob(recipe), ["--objective.kinds.0.temperature", flag], "x")
+            parse_run(RunJob(recipe), ["--objective.kinds.0.temperature", flag], "x")
     with pytest.raises(InputError, match=r"^objective.kinds\[0\].layers\[0\]"):
-        parse(RunJob, RunJob(recipe), ["--objective.kinds", "[{type: HiddenStates, layers: [[1]]}]"], "x")
+        parse_run(RunJob(recipe), ["--objective.kinds", "[{type: HiddenStates, layers: [[1]]}]"], "x")

@@ -101,7 +101,7 @@ def test_a_deit_learns_the_labels_by_one_token_and_its_teacher_by_the_other(
     rows = image_rows(PICTURES)
     ours = probabilities(load_trained(str(tmp_path / "run")), rows)
     assert np.allclose(ours, found["probabilities"], atol=1e-5)
-    main.commands()["evaluate"]([str(tmp_path / "run"), recipe.data.path])
+    main.COMMANDS["evaluate"].run([str(tmp_path / "run"), recipe.data.path])
     assert "accuracy" in capsys.readouterr().out
 
     # And it can teach in its turn, with the mean of its heads.

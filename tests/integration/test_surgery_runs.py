@@ -13,7 +13,7 @@ from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
 
 from hf_finetune import Batching, ImageData, Launch, Model, Recipe
-from hf_finetune.cli.train import train_job
+from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.operations import (
     AddLayers,
@@ -157,11 +157,11 @@ def test_said_in_yaml_and_by_flags(tmp_path: Path) -> None:
         "model:\n  surgery: [{type: KeepLayers, layers: [0, 5]}, AddLayers, {type: LayerDrop, rate: 1e-1}]\n"
     )
     flags = ["--text", "text", "--model.surgery.1.last", "1", "--model.surgery.2.schedule", "linear"]
-    job = train_job(["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
+    job = parse_train(TrainJob, ["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
     steps = (KeepLayers(layers=(0, 5)), AddLayers(last=1), LayerDrop(0.1, "linear"))
     assert job.recipe.model.surgery == steps
     whole = "[{type: KeepLayers, first: 4}, {type: SetDropout, hidden: 0.2}]"
-    job = train_job(["nowhere", *flags[:2], "--model.surgery", whole], "hf-finetune train")
+    job = parse_train(TrainJob, ["nowhere", *flags[:2], "--model.surgery", whole], "hf-finetune train")
     assert job.recipe.model.surgery == (KeepLayers(first=4), SetDropout(hidden=0.2))
     with pytest.raises(InputError, match="SetDropout"):
         merge(job.recipe, {"model": {"surgery": ["SetDropuot"]}})

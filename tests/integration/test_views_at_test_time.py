@@ -23,7 +23,7 @@ from hf_finetune.augmentation.image.operations import Flip
 from hf_finetune.augmentation.operations import TextBatch, generators
 from hf_finetune.augmentation.test_time import SeveralViews
 from hf_finetune.augmentation.text.operations import SwapWords
-from hf_finetune.cli.classify import views_of
+from hf_finetune.cli.classify import parse_views
 from hf_finetune.cli.evaluate import EvaluateJob
 from hf_finetune.cli.main import main_command
 from hf_finetune.cli.parsing import parse
@@ -238,9 +238,9 @@ def test_bad_usage_is_one_line(
 
 def test_views_come_from_the_flags() -> None:
     given = ["m", "d.csv", "--augment", "[Flip, {type: OneOf, choices: [SwapWords]}]", "--views", "3", "--seed", "5"]
-    found = views_of(parse(EvaluateJob, None, given, "x"))
+    found = parse_views(parse(EvaluateJob, given, "x"))
     assert found == SeveralViews((Flip(), OneOf((SwapWords(),))), 3, 5)
-    assert views_of(parse(PredictJob, None, ["m", "d.csv"], "x")) is None
+    assert parse_views(parse(PredictJob, ["m", "d.csv"], "x")) is None
 
 
 @pytest.mark.usefixtures("gate_here")

@@ -33,7 +33,10 @@ MOST_ARGUMENTS, MOST_LINES, MANY_LINES, MOST_WITH_MANY_LINES = 12, 80, 40, 50
 CHEAP = (
     "__init__.py",
     "errors.py",
-    *(f"cli/{name}.py" for name in ("main", "parsing", "arguments", "doctor", "shipped", "run", "train")),
+    *(
+        f"cli/{name}.py"
+        for name in ("main", "parsing", "overrides", "operations", "run_job", "doctor", "shipped", "run", "train")
+    ),
 )
 # What a recipe chooses from, with its implementation.
 CHOICES = {("distillation", "losses"), ("pretraining", "objectives")}

@@ -20,8 +20,8 @@ from hf_finetune.augmentation.compose import Compose, Phases
 from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
 from hf_finetune.cli.main import main_command
-from hf_finetune.cli.search import search_job
-from hf_finetune.cli.train import train_job
+from hf_finetune.cli.search import parse_search
+from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.patches import image_size_after
 from hf_finetune.pipeline.context import PreparedRun
@@ -116,7 +116,7 @@ def test_a_real_search_from_the_command_line(
     assert ElementTree.parse(output / "search.svg").getroot().tag.endswith("svg")
     # Six rows allow no verdict: the fragment sets nothing, and can be used all the same.
     assert state["verdict"] == UNDECIDED
-    job = train_job([recipe.data.path, *flags, "--config", str(output / "policy.yaml")], "train")
+    job = parse_train(TrainJob, [recipe.data.path, *flags, "--config", str(output / "policy.yaml")], "train")
     assert job.recipe.data.augment == ()
 
 
@@ -291,7 +291,7 @@ def test_a_policy_that_helps_is_a_fragment_that_train_uses(
     assert [a["mix"] for a in asked] == [(), asked[-1]["mix"]] * 10 and (augment or asked[-1]["mix"])
     assert [a["seed"] for a in asked] == [seed for seed in range(10) for _ in range(2)]
     assert {a["steps"] for a in asked} == {state["plan"]["wanted_steps"]} == {7}
-    job = train_job([recipe.data.path, "--config", str(tmp_path / "out" / "policy.yaml")], "train")
+    job = parse_train(TrainJob, [recipe.data.path, "--config", str(tmp_path / "out" / "policy.yaml")], "train")
     assert job.recipe.data.augment == augment and job.recipe.objective.mix == asked[-1]["mix"]
 
 
@@ -340,7 +340,7 @@ def test_a_policy_that_mixes_is_in_the_runs_and_in_the_fragment(
     assert [a["mix"] for a in asked] == [(), (Mixup(0.4, p=0.6),)] * 3
     fragment = tmp_path / "out" / "policy.yaml"
     assert [line for line in fragment.read_text().splitlines() if not line.startswith("#")] == lines
-    job = train_job([recipe.data.path, "--text", "text", "--config", str(fragment)], "train")
+    job = parse_train(TrainJob, [recipe.data.path, "--text", "text", "--config", str(fragment)], "train")
     assert job.recipe.objective.mix == asked[-1]["mix"] and job.recipe.data.augment == asked[-1]["augment"]
 
 
@@ -359,7 +359,7 @@ def test_a_schedule_of_policies_is_in_the_runs_and_in_the_fragment(
     assert state["best"]["policy"] == "SwapWords 1 then none then DeleteWords 0.4"
     assert state["best"]["starts"] == [0.25, 0.5] and len(state["best"]["schedule"]) == 3
     fragment = ["--config", str(tmp_path / "out" / "policy.yaml")]
-    job = train_job([recipe.data.path, "--text", "text", *fragment], "train")
+    job = parse_train(TrainJob, [recipe.data.path, "--text", "text", *fragment], "train")
     assert job.recipe.data.augment == (phases,)
 
 
@@ -430,7 +430,7 @@ def test_what_is_not_shown_to_help_is_in_comments_alone(
     assert lines and all(line.startswith("# ") for line in lines)
     tried = tmp_path / "tried.yaml"
     tried.write_text("\n".join(line.removeprefix("# ") for line in lines[3:]))
-    job = train_job([recipe.data.path, "--text", "text", "--config", str(tried)], "train")
+    job = parse_train(TrainJob, [recipe.data.path, "--text", "text", "--config", str(tried)], "train")
     assert job.recipe.data.augment == asked[-1]["augment"] != ()
 
 
@@ -652,11 +652,11 @@ def test_tpe_without_optuna(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.
 )
 def test_flags_that_are_refused(recipe: Recipe, flags: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        search_job([recipe.data.path, "--text", "text", *flags], "search")
+        parse_search([recipe.data.path, "--text", "text", *flags], "search")
 
 
 def test_rows_are_training_rows(recipe: Recipe) -> None:
-    job, seconds = search_job([recipe.data.path, "--text", "text", "--rows", "30", "--budget", "2m"], "search")
+    job, seconds = parse_search([recipe.data.path, "--text", "text", "--rows", "30", "--budget", "2m"], "search")
     assert job.recipe.data.max_train_rows == 30 and seconds == 120 and job.searcher == "sweep"
 
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hf_finetune import Averaging, Launch, Model, Optim, Recipe, TextData, Train
-from hf_finetune.cli.arguments import RunJob
-from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.run_job import RunJob
 from hf_finetune.config.rules import check
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run
@@ -301,7 +301,7 @@ RECIPE = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
 
 
 def read(*flags: str) -> Recipe:
-    return parse(RunJob, RunJob(RECIPE), list(flags), "test").recipe
+    return parse_run(RunJob(RECIPE), list(flags), "test").recipe
 
 
 def test_flags_and_yaml_say_the_same(tmp_path: Path) -> None:

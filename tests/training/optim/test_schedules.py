@@ -13,8 +13,8 @@ from torch.optim import lr_scheduler
 from transformers import TrainerCallback, get_scheduler
 
 from hf_finetune import Launch, Model, Recipe, TextData, Train
-from hf_finetune.cli.arguments import RunJob
-from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.overrides import parse_run
+from hf_finetune.cli.run_job import RunJob
 from hf_finetune.config.rules import check
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline import run as pipeline
@@ -283,9 +283,9 @@ def test_flags_and_yaml(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(
         "train: {lr_scheduler_type: multistep}\nschedule: {milestones: [0.3, 0.6], gamma: 0.5}\n"
     )
-    found = parse(RunJob, RunJob(RECIPE), ["--config", str(tmp_path / "a.yaml")], "test").recipe
+    found = parse_run(RunJob(RECIPE), ["--config", str(tmp_path / "a.yaml")], "test").recipe
     flags = ["--train.lr-scheduler-type", "multistep", "--schedule.milestones", "0.3", "0.6", "--schedule.gamma", "0.5"]
-    assert parse(RunJob, RunJob(RECIPE), flags, "test").recipe == found
+    assert parse_run(RunJob(RECIPE), flags, "test").recipe == found
     assert found.schedule == Schedule(milestones=(0.3, 0.6), gamma=0.5)
     assert merge(RECIPE, to_plain(found)) == found
     check(found)

@@ -1,0 +1,49 @@
+"""The fields of a recipe that hold operations, whose flags take YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+from hf_finetune.models.peft.config import PEFT_TYPES
+from hf_finetune.utils.hints import configs_in
+
+
+def operation_fields(config: type, prefix: str = "") -> dict[str, list[type]]:
+    """Return the fields below a config that hold operations of a union, by dotted name, with the union's members."""
+    fields: dict[str, list[type]] = {}
+    for name, hint in typing.get_type_hints(config).items():
+        members, dotted = configs_in(hint), f"{prefix}{name}"
+        if len(members) > 1 and dotted != "data":
+            fields[dotted] = members
+        # The members of other unions have flags only when one of them is configured.
+        for member in members if len(members) == 1 or dotted in ("data", "objective") else ():
+            for inner, operations in operation_fields(member, f"{dotted}.").items():
+                # data.augment of texts and of images hold different operations.
+                fields[inner] = list(dict.fromkeys([*fields.get(inner, []), *operations]))
+    return fields
+
+
+def operations_help(recipe: type) -> str:
+    """Return the help on the fields of a recipe whose flags take YAML, which tyro cannot list."""
+    lines = ["", "operations, as YAML: a name, {type: NAME, field: value}, or a list of these:"]
+    for name, members in operation_fields(recipe).items():
+        lines.append(f"  --{name.replace('_', '-')}")
+        for member in members:
+            fields = ", ".join(f.name for f in dataclasses.fields(member))
+            summary = " ".join((member.__doc__ or "").partition("\n\n")[0].split())
+            lines.append(f"      {member.__name__}({fields}): {summary}")
+    adapters = ", ".join(name for name in PEFT_TYPES if name != "PREFIX_TUNING")
+    return (
+        "\n".join(lines)
+        + f"""
+  --adapter
+      a PEFT config, {{peft_type: NAME, field: value}}, or its name for PEFT's defaults; the fields of a configured
+      one are flags, --adapter.r 4; one of:
+      {adapters}
+  --model.from-config
+      random weights, in a network with these fields of the checkpoint's config:
+      {{num_hidden_layers: 4, hidden_size: 192}}
+flags of images: `hf-finetune train --image image --help`;
+of a student: `hf-finetune train --teacher RUN --help`"""
+    )

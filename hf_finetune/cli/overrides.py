@@ -1,0 +1,140 @@
+"""Flags and files that change a recipe: `--config`, `--teacher`, flags of fields, and flags whose value is YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hf_finetune.cli.operations import operation_fields, operations_help
+from hf_finetune.cli.parsing import parse
+from hf_finetune.cli.run_job import RunJob
+from hf_finetune.config.aliases import current, current_flags
+from hf_finetune.distillation.config import Distill
+from hf_finetune.errors import InputError
+from hf_finetune.models.peft.config import PEFT_TYPES
+from hf_finetune.training.losses.config import Supervised
+from hf_finetune.utils.files import parse_yaml
+from hf_finetune.utils.plain import merge
+
+Job = TypeVar("Job", bound=RunJob)
+
+
+def parse_run(job: Job, arguments: Sequence[str], prog: str, fields: dict[str, Any] | None = None) -> Job:
+    """Parse flags over the fields of the `--config` file over a job.
+
+    Args:
+        fields: the content of the `--config` file. None: the file is read.
+
+    Raises:
+        InputError: an unknown flag or field, or a value of another type.
+    """
+    arguments = current_flags(arguments)
+    fields = read_config_file(arguments) if fields is None else fields
+    job, rest = with_yaml_flags(with_fields(job, fields, arguments), arguments)
+    adapter = job.recipe.adapter
+    try:
+        # Without the PEFT config, whose types tyro does not accept.
+        job = parse(type(job), rest, prog, replace(job, recipe=replace(job.recipe, adapter=None)))
+    except SystemExit:
+        print(operations_help(type(job.recipe)))
+        raise
+    return replace(job, recipe=replace(job.recipe, adapter=adapter))
+
+
+def read_config_file(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe fields of the file that `--config` names. Read it once: it may be a pipe.
+
+    Raises:
+        InputError: the file is unreadable, no YAML, or no mapping.
+    """
+    if (file := flag_value(arguments, "--config")) is None:
+        return {}
+    path = Path(file)
+    try:
+        fields = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(f"--config {path}: {error}") from None
+    if not isinstance(fields, dict | None):
+        raise InputError(f"--config {path}: expected a mapping of fields, got {fields!r}")
+    return current(fields or {})
+
+
+def with_fields(job: Job, fields: dict[str, Any], arguments: Sequence[str]) -> Job:
+    """Return the job with the fields of a file and with the teacher that a flag names.
+
+    Raises:
+        InputError: see `utils.plain.merge`; or a flag of distillation without a teacher.
+    """
+    teacher = flag_value(arguments, "--teacher") or flag_value(arguments, "--objective.teacher")
+    objective = fields.get("objective")
+    objective = {"type": objective} if isinstance(objective, str) else objective
+    if isinstance(objective, dict) and objective.get("type") == "Distill":
+        # It replaces the objective of the recipe, whatever that holds.
+        fields = fields | {"objective": objective if teacher is None else {"teacher": teacher, **objective}}
+    else:
+        job = _with_teacher(job, teacher)
+    job = _with_teacher(replace(job, recipe=merge(job.recipe, fields)), teacher)  # the file may say `type: Supervised`
+    if not isinstance(job.recipe.objective, Distill) and flag_value(arguments, "--objective") is None:
+        _refuse_flags_of_distillation(arguments)
+    return job
+
+
+def _with_teacher(job: Job, teacher: str | None) -> Job:
+    objective = job.recipe.objective
+    if teacher is None or isinstance(objective, Distill):
+        return job
+    return replace(job, recipe=replace(job.recipe, objective=Distill(teacher=teacher, **vars(objective))))
+
+
+def _refuse_flags_of_distillation(arguments: Sequence[str]) -> None:
+    fields = {f.name for f in dataclasses.fields(Distill)} - {f.name for f in dataclasses.fields(Supervised)}
+    for flag in (argument.partition("=")[0] for argument in arguments):
+        section, _, name = flag.partition(".")
+        if section == "--objective" and name.partition(".")[0].replace("-", "_") in fields:
+            raise InputError(f"{flag}: only a student has this; name its teacher by --teacher MODEL")
+
+
+def with_yaml_flags(job: Job, arguments: Sequence[str]) -> tuple[Job, list[str]]:
+    """Set the fields whose flags take YAML, such as `--model.surgery '[{type: KeepLayers, first: 4}]'`.
+
+    Returns:
+        The job and the other arguments, among them flags of a configured operation (`--model.surgery.0.first 3`).
+
+    Raises:
+        InputError: a flag without its value, no YAML, or no such operation or field.
+    """
+    examples = {name: members[0].__name__ for name, members in operation_fields(type(job.recipe)).items()}
+    examples |= {"adapter": next(iter(PEFT_TYPES)), "model.from_config": "'{num_hidden_layers: 4}'"}
+    rest, remaining = [], iter(arguments)
+    for argument in remaining:
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or not (name in examples or name.startswith("adapter.")):
+            rest.append(argument)
+            continue
+        try:
+            changes = parse_yaml(value if equals else next(remaining))
+        except StopIteration:
+            example = f", such as {examples[name]}" if name in examples else ""
+            raise InputError(f"{flag}: expected a value{example}") from None
+        except ValueError as error:
+            raise InputError(f"{flag}: {error}") from None
+        for part in reversed(name.split(".")):
+            changes = {part: changes}
+        job = replace(job, recipe=merge(job.recipe, current(changes)))
+    return job, rest
+
+
+def flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    """Return the value of a flag, or None if the flag is absent."""
+    for position, argument in enumerate(arguments):
+        if argument == flag and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None

@@ -1,0 +1,91 @@
+"""A recipe to run, loaded from a file or blank, with its flags."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from hf_finetune.cli import shipped
+from hf_finetune.cli.embedded import IMAGE_CHECKPOINT, minilm
+from hf_finetune.config.data import ImageData, TextData
+from hf_finetune.config.recipe import Launch, Recipe
+from hf_finetune.errors import InputError
+from hf_finetune.models.config import Model
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """A recipe with its fields as flags."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
+    config: Annotated[str | None, tyro.conf.arg(metavar="FILE.yaml")] = None
+    """YAML file of recipe fields; flags take precedence."""
+    find_lr: bool = False
+    """In place of the run: 100 steps at a growing learning rate (arXiv:1506.01186), their losses as a table and a plot,
+    and a proposal. Only training rows are read; nothing that it trains is saved."""
+    plot_schedule: Annotated[str | None, tyro.conf.arg(metavar="FILE.svg")] = None
+    """With plan: draw the learning rate of every step, one line per parameter group with a rate of its own."""
+    json: bool = False
+    """Print the result alone, as JSON."""
+
+
+def blank_recipe(*, images: bool, name: str = "") -> Recipe:
+    """Return the defaults on an embedded checkpoint, without data."""
+    if images:
+        return Recipe(name=name, data=ImageData(path=""), model=Model(checkpoint=IMAGE_CHECKPOINT))
+    return Recipe(name=name, data=TextData(path=""), model=Model(checkpoint=minilm()))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Import a recipe file, given by path or by the name of a shipped recipe, and call its `recipe()`.
+
+    Raises:
+        InputError: the file fails, or has no function `recipe()` that returns a Recipe.
+    """
+    path = shipped.find(name)
+    spec = importlib.util.spec_from_file_location(f"hf_finetune_recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    with _errors_in(path):
+        spec.loader.exec_module(module)
+    function = vars(module).get("recipe")
+    if not callable(function):
+        raise InputError(f"{path}: expected a function `recipe()` that returns a Recipe")
+    return call_recipe(function, path)
+
+
+def call_recipe(function: Callable[[], Any], path: Path) -> Recipe:
+    """Call the function `recipe()` of the file `path`.
+
+    Raises:
+        InputError: it fails, or returns anything but a Recipe.
+    """
+    with _errors_in(path):
+        recipe = function()
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"{path}: recipe() returned {type(recipe).__name__}, expected a Recipe")
+    return recipe
+
+
+@contextmanager
+def _errors_in(path: Path) -> Iterator[None]:
+    """Turn an exception of the user's code into one line with the file and the line number."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise InputError(f"{error.filename or path}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        numbers = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path.absolute()]
+        line = f", line {numbers[-1]}" if numbers else ""
+        message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}{line}: {' '.join(message.split())}") from error
