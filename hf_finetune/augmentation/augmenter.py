@@ -1,4 +1,4 @@
-"""The operations of a run with what they need to know: the training rows, the seed, the language models."""
+"""The operations of a run together with what they depend on: training rows, seed, language models, progress."""
 
 from __future__ import annotations
 
@@ -11,45 +11,39 @@ import torch
 from datasets import Dataset
 
 from hf_finetune.augmentation.compose import Augmentation
-from hf_finetune.augmentation.operations import (
-    ImageBatch,
-    Paraphrase,
-    Population,
-    TextBatch,
-    apply,
-    generators,
-)
+from hf_finetune.augmentation.operations import ImageBatch, Paraphrase, Population, TextBatch, apply, generators
 
 
 def population_of(rows: Dataset, names: Sequence[str]) -> Population:
-    """The training rows, as operations see them."""
+    """Return the training rows in the form that operations read."""
     texts = rows["text"][:] if "text" in rows.column_names else ()
     return Population(tuple(names), np.asarray(rows["label"][:]), texts)
 
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Changes training rows, online (`augmentation.online`) or once (`augmentation.offline`)."""
+    """Augments training rows, online (`augmentation.online`) or offline (`augmentation.offline`)."""
 
     operations: tuple[Augmentation, ...]
     seed: int
     population: Population
     paraphrase: Paraphrase | None = None
-    """For operations with a language model."""
+    """Runs generative operations."""
     progress: Callable[[int, np.ndarray], np.ndarray] | None = None
-    """Of an epoch and its rows, see `data.batching.Progress`. None: no operation needs it, or there is no training."""
+    """Progress by epoch and rows, see `data.batching.Progress`. None if no operation depends on it, or outside
+    training."""
 
     def texts(
         self, columns: dict[str, Any], rows: Sequence[int], epoch: int, view: int | Sequence[int] = 0
     ) -> TextBatch:
-        """Rows of texts, changed.
+        """Augment rows of texts.
 
         Args:
-            columns: of canonical rows: text, label, perhaps text_pair.
-            rows: their numbers among the training rows.
+            columns: canonical columns: text, label, optionally text_pair.
+            rows: their indices among the training rows.
             view: see `operations.generators`.
         """
-        progress = self._progress_of(rows, epoch, view)
+        progress = self._progress(rows, epoch, view)
         labels_B, pairs = np.asarray(columns["label"]), columns.get("text_pair")
         batch = TextBatch(columns["text"], pairs, labels_B, self.population, self.paraphrase, progress)
         return apply(self.operations, batch, generators(self.seed, rows, epoch, view))
@@ -62,12 +56,12 @@ class Augmenter:
         epoch: int,
         view: int | Sequence[int] = 0,
     ) -> torch.Tensor:
-        """Images, changed, shape (B, 3, H, W), uint8; see `texts`."""
-        batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population, self._progress_of(rows, epoch, view))
+        """Augment images; like `texts`. Return shape (B, 3, H, W), uint8."""
+        batch = ImageBatch(pixels_BCHW, np.asarray(labels), self.population, self._progress(rows, epoch, view))
         return apply(self.operations, batch, generators(self.seed, rows, epoch, view)).pixels
 
-    def _progress_of(self, rows: Sequence[int], epoch: int, view: int | Sequence[int]) -> np.ndarray | None:
+    def _progress(self, rows: Sequence[int], epoch: int, view: int | Sequence[int]) -> np.ndarray | None:
         if self.progress is None:
             return None
-        # A further view of a row belongs to a step of its own, see `data.batching.number_repeats`.
+        # Another view of a row belongs to another step, see `data.batching.number_repeats`.
         return self.progress(epoch, np.asarray(rows, dtype=int) + len(self.population.labels) * np.asarray(view))

@@ -1,4 +1,4 @@
-"""Operations made of operations, for texts and images alike."""
+"""Combinators: operations made of other operations, for texts and images alike."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from hf_finetune.utils.config import Choice, NonNegative, Operations, Probabilit
 
 @configclass
 class Compose:
-    """One operation after another."""
+    """Apply several operations, one after another."""
 
     steps: Operations[Augmentation]
     """The operations, in order."""
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
-        """The batch after all of them."""
+        """Apply all steps to the batch."""
         return apply(self.steps, batch, rng)
 
 
 @configclass
 class OneOf:
-    """For every row one of several operations, drawn at random."""
+    """Apply one of several operations, drawn at random for each row."""
 
     choices: Annotated[Operations[Augmentation], MinLen(1)]
     """The operations to draw from."""
     weights: tuple[NonNegative, ...] = ()
-    """How likely each is, relative to the others. (): all alike."""
+    """Relative probability of each choice. (): all equal."""
 
     def __post_init__(self) -> None:
         if self.weights and (len(self.weights) != len(self.choices) or not 0 < sum(self.weights) < np.inf):
@@ -48,48 +48,46 @@ class OneOf:
             )
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
-        """The batch with each row changed by its choice."""
+        """Draw a choice for each row, and apply it."""
         rngs = each(rng, len(batch))
         shares = None if not self.weights else np.array(self.weights) / sum(self.weights)
-        drawn = np.array([r.choice(len(self.choices), p=shares) for r in rngs], dtype=int)
-        for number, operation in enumerate(self.choices):
-            batch = _on(np.flatnonzero(drawn == number), operation, batch, rngs)
-        return batch
+        drawn = [r.choice(len(self.choices), p=shares) for r in rngs]
+        return _apply_each_to(self.choices, np.array(drawn, dtype=int), batch, rngs)
 
 
 @configclass
 class Sometimes:
-    """An operation on some of the rows."""
+    """Apply an operation to some of the rows."""
 
     operation: Choice[Augmentation]
-    """What is done to them."""
+    """The operation."""
     p: Probability = 0.5
     """Probability of each row."""
     by_class: Literal["all", "rare"] = "all"
-    """all: p for every row. rare: p for rows of the rarest class, less for the others, in proportion to how rare they
-    are; rows without a label count as those of the most frequent class."""
+    """all: p for every row. rare: p for rows of the rarest class, and less for other classes in inverse proportion to
+    their size; rows without a label count as the most frequent class."""
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
-        """The batch with some of its rows changed."""
+        """Draw the rows, and apply the operation to them."""
         rngs = each(rng, len(batch))
         p = np.full(len(batch), self.p)
         if self.by_class == "rare" and batch.population is not None and batch.labels is not None:
             counts = batch.population.rows_per_class
-            own = np.where(batch.labels < 0, counts.max(), counts[batch.labels])
-            p = p * counts[counts > 0].min() / np.maximum(own, 1)
-        chosen = np.array([r.random() for r in rngs]) < p
-        return _on(np.flatnonzero(chosen), self.operation, batch, rngs)
+            class_sizes = np.where(batch.labels < 0, counts.max(), counts[batch.labels])
+            p = p * counts[counts > 0].min() / np.maximum(class_sizes, 1)
+        is_chosen = np.array([r.random() for r in rngs]) < p
+        return _apply_to(np.flatnonzero(is_chosen), self.operation, batch, rngs)
 
 
 @configclass
 class Phases:
-    """One operation after another over the training: a schedule of policies, as population-based search finds it
-    (arXiv:1905.05393). For views that are made while training, as only there is a first step and a last one."""
+    """Apply one operation after another over the course of training, as in the policy schedules of population-based
+    augmentation (arXiv:1905.05393). For online augmentation only."""
 
     phases: Annotated[Operations[Augmentation], MinLen(1)]
-    """What is done in each phase; `{type: Compose, steps: []}` is nothing."""
+    """The operation of each phase; `{type: Compose, steps: []}` changes nothing."""
     starts: tuple[float, ...] = ()
-    """Where each phase but the first starts, as a share of the training's steps. (): all are equally long."""
+    """Start of each phase but the first, as a share of the training's steps. (): phases of equal length."""
 
     def __post_init__(self) -> None:
         in_order = all(low < high for low, high in pairwise((0.0, *self.starts, 1.0)))
@@ -100,25 +98,28 @@ class Phases:
             )
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
-        """The batch with each row changed by the operation of the phase it comes in.
+        """Apply to each row the operation of its phase.
 
         Raises:
-            InputError: the rows are those of no training.
+            InputError: the batch does not come from training.
         """
         if batch.progress is None:
-            raise InputError(
-                "Phases: expected rows that come in the course of a training, got others; leave it out here"
-            )
-        rngs = each(rng, len(batch))
+            raise InputError("Phases: expected rows of a training step, got others; leave it out here")
         starts = self.starts or [number / len(self.phases) for number in range(1, len(self.phases))]
         phase_B = np.searchsorted(starts, batch.progress, side="right")
-        for number, operation in enumerate(self.phases):
-            batch = _on(np.flatnonzero(phase_B == number), operation, batch, rngs)
-        return batch
+        return _apply_each_to(self.phases, phase_B, batch, each(rng, len(batch)))
 
 
-def _on(rows: np.ndarray, operation: Augmentation, batch: Any, rngs: list[np.random.Generator]) -> Any:
-    """The batch with an operation done to the rows at these places."""
+def _apply_each_to(
+    operations: Sequence[Augmentation], choice_B: np.ndarray, batch: Any, rngs: list[np.random.Generator]
+) -> Any:
+    """Apply to each row the operation with the row's index in `choice_B`."""
+    for number, operation in enumerate(operations):
+        batch = _apply_to(np.flatnonzero(choice_B == number), operation, batch, rngs)
+    return batch
+
+
+def _apply_to(rows: np.ndarray, operation: Augmentation, batch: Any, rngs: list[np.random.Generator]) -> Any:
     if len(rows) == 0:
         return batch
     return batch.put(rows, apply([operation], batch.take(rows), [rngs[i] for i in rows]))
@@ -131,7 +132,7 @@ Augmentation = TextOperation | ImageOperation | Composed
 
 
 def walk(operations: Sequence[Augmentation]) -> Iterator[Augmentation]:
-    """The operations and all that they are made of, however deep."""
+    """Yield the operations and everything they are composed of, depth first."""
     for operation in operations:
         yield operation
         match operation:
@@ -142,36 +143,35 @@ def walk(operations: Sequence[Augmentation]) -> Iterator[Augmentation]:
 
 
 def depends_on_progress(operations: Sequence[Augmentation]) -> bool:
-    """Whether what they do to a row depends on how far the training is."""
+    """Return whether the operations change with the progress of training."""
     return any(isinstance(operation, Phases) for operation in walk(operations))
 
 
 def leaves(operations: Sequence[Augmentation]) -> list[Augmentation]:
-    """Those of `walk` that are not made of others."""
+    """Return all operations that are not combinators."""
     return [operation for operation in walk(operations) if not isinstance(operation, Composed)]
 
 
 def generative_operations(operations: Sequence[Augmentation]) -> list[GenerativeOperation]:
-    """Those of `leaves` that ask a language model."""
-    return [operation for operation in leaves(operations) if isinstance(operation, GenerativeOperation)]
+    """Return all operations that run a language model."""
+    return [operation for operation in walk(operations) if isinstance(operation, GenerativeOperation)]
 
 
 def check_kind(operations: Sequence[Augmentation], kind: Literal["text", "image"], field: str = "data.augment") -> None:
-    """Refuse an operation on images for texts, and the other way round, or one whose package is not installed.
+    """Refuse image operations for texts and text operations for images, and operations whose package is missing.
 
     Args:
-        field: that holds the operations.
+        field: the recipe field or flag that holds the operations, for the message.
 
     Raises:
-        InputError: naming it, and those that there are, or how the package is installed.
+        InputError: naming the operation, and the alternatives or the command that installs the package.
     """
-    union = TextOperation if kind == "text" else ImageOperation
-    known = typing.get_args(union) or (union,)
+    members = typing.get_args(TextOperation if kind == "text" else ImageOperation)
     for operation in leaves(operations):
-        if not isinstance(operation, known):
+        if not isinstance(operation, members):
             raise InputError(
-                f"{field}: {type(operation).__name__} is not for {'texts' if kind == 'text' else 'images'}; "
-                f"expected one of {', '.join(k.__name__ for k in known)}"
+                f"{field}: {type(operation).__name__} is not for {kind}s; "
+                f"expected one of {', '.join(member.__name__ for member in members)}"
             )
         if isinstance(operation, EachText):
             operation.check_installed()

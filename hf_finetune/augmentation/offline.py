@@ -1,4 +1,4 @@
-"""Offline augmentation: a number of changed copies of every training row, made once before the training."""
+"""Offline augmentation: augmented copies of every training row, made once before training."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.errors import InputError
 from hf_finetune.utils import disk_cache
 
-# Images are large. Of texts, a language model puts those of like length together, and a run that is killed loses so
-# many paraphrases at most.
-IMAGES_AT_A_TIME, TEXTS_AT_A_TIME = 64, 512
+IMAGES_PER_BATCH = 64
+# A generative operation batches texts of similar length, so larger batches are faster; but a killed run loses the
+# paraphrases of its last batch.
+TEXTS_PER_BATCH = 512
 
 
 def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmenter, copies: int) -> Dataset:
-    """The rows, and behind them so many changed copies of all of them; copy v of a row is its view v in epoch 0.
+    """Return the rows followed by `copies` augmented copies of all of them; copy v of a row is its view v of epoch 0.
 
-    Language models that were loaded for it are released.
+    Language models loaded for this are released.
 
     Args:
         rows: canonical training rows.
-        copies: how many of each.
 
     Raises:
-        InputError: see `operations.apply`; or there is no room for images.
+        InputError: see `operations.apply`; or the disk cache has no room for the images.
     """
     with tqdm(total=len(rows) * copies, desc="augment", unit="row", dynamic_ncols=True, disable=None) as bar:
         if isinstance(inputs, TextInputs):
@@ -46,23 +46,22 @@ def with_copies(rows: Dataset, inputs: Inputs, augmentation: Augmenter, copies: 
 
 
 def without_scored(copied: Dataset, originals: int, scored: Sequence[Dataset]) -> Dataset:
-    """Without the changed texts that equal a row which is scored: a model that has trained on them has seen it.
+    """Return the rows without augmented texts that equal a scored row, which would leak it into training.
 
     Args:
-        copied: see `with_copies`.
-        originals: how many of the rows, the first, are no copies; these are counted where the data are divided.
+        copied: rows from `with_copies`.
+        originals: number of rows at the start that are not copies; their duplicates are handled when data are split.
         scored: canonical rows of validation and test.
     """
     if "text" not in copied.column_names:
-        # The pixels of a changed image are no file's.
-        return copied
+        return copied  # an augmented image equals no image file
     known = {digest for rows in scored for digest in row_digests(rows.with_format("arrow")[:])}
     digests = row_digests(copied.with_format("arrow")[:])
     return copied.select([i for i, digest in enumerate(digests) if i < originals or digest not in known])
 
 
 def identity_of(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter) -> dict[str, Any]:
-    """All that changed images depend on, but for the epoch and the view, as JSON has it."""
+    """Return everything that augmented images depend on except epoch and view, in JSON types."""
     return {
         "original": image_cache.cache_key(rows, inputs.processor),
         "version": version("hf_finetune"),
@@ -73,31 +72,33 @@ def identity_of(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter) -> 
 
 
 def _text_copy(rows: Dataset, augmentation: Augmenter, view: int, bar: tqdm) -> Dataset:
-    """One view of all rows, in memory."""
+    """Return one view of all rows, in memory."""
 
-    def change(columns: dict[str, Any], indices: list[int]) -> dict[str, list[str]]:
+    def augment(columns: dict[str, Any], indices: list[int]) -> dict[str, list[str]]:
         bar.update(len(indices))
         return augmentation.texts(columns, indices, 0, view).columns()
 
     return rows.map(
-        change,
+        augment,
         with_indices=True,
         batched=True,
-        batch_size=TEXTS_AT_A_TIME,
+        batch_size=TEXTS_PER_BATCH,
         features=rows.features,
         keep_in_memory=True,
-        # By default it is a hash of all that `change` holds, texts included.
+        # The default would hash everything that `augment` refers to, texts included.
         new_fingerprint=generate_random_fingerprint(),
     )
 
 
 def _image_copies(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter, copies: int, bar: tqdm) -> list[Dataset]:
-    """The rows, and each copy of them, as pixels at the network's size in the disk cache: no processor sees a copy
-    again, which might cut off its border once more."""
+    """Return the rows and each of their copies, as pixels of the model's input size in the disk cache.
 
-    def changed(view: int) -> Iterator[torch.Tensor]:
-        for start in range(0, len(decoded), IMAGES_AT_A_TIME):
-            part = decoded[start : start + IMAGES_AT_A_TIME]
+    The processor must not see a copy again: it might crop its border a second time.
+    """
+
+    def augmented(view: int) -> Iterator[torch.Tensor]:
+        for start in range(0, len(decoded), IMAGES_PER_BATCH):
+            part = decoded[start : start + IMAGES_PER_BATCH]
             numbers = range(start, start + len(part["label"]))
             yield augmentation.pixels(inputs.pixels(part["image"]), part["label"], numbers, 0, view)
             bar.update(len(numbers))
@@ -107,11 +108,11 @@ def _image_copies(rows: Dataset, inputs: ImageInputs, augmentation: Augmenter, c
         decoded = image_cache.cache_decoded(rows, inputs.processor, budget_gb=inputs.cache_gb)
         size = tuple(inputs.pixels(decoded[:1]["image"]).shape[1:])
         return [decoded] + [
-            image_cache.cache_pixels(rows, changed(view), size, {**identity, "view": view}, budget_gb=inputs.cache_gb)
+            image_cache.cache_pixels(rows, augmented(view), size, {**identity, "view": view}, budget_gb=inputs.cache_gb)
             for view in range(1, copies + 1)
         ]
     except disk_cache.CacheUnavailable as reason:
         raise InputError(
-            "data.augment_copies: expected 0, which changes images as they are read, or room for "
+            "data.augment_copies: expected 0, which augments images as they are read, or room for "
             f"{copies} copies: {reason}"
         ) from None

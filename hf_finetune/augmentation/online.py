@@ -1,5 +1,4 @@
-"""Online augmentation: another view of every training row in every epoch, and batches that are mixed as they are
-made."""
+"""Online augmentation: a new view of every training row in every epoch, and mixing of the rows of a batch."""
 
 from __future__ import annotations
 
@@ -17,19 +16,19 @@ from hf_finetune.augmentation.offline import identity_of
 from hf_finetune.augmentation.operations import ImageBatch, Operation, apply, generators
 from hf_finetune.data.inputs import EpochRows, ImageInputs, Inputs, Rows, TextInputs
 
-# Keeps the generators of mixed batches apart from those of `operations.generators`, which have a view in this place.
+# Separates the generators of mixed batches from those of `operations.generators`, which have the view here.
 MIXING_STREAM = 0x6D6978
 
 
 class AugmentedRows(EpochRows):
-    """Encoded training rows, each as the epoch's view of it.
+    """Training rows as the epoch's views of them, encoded.
 
-    Indices beyond the rows stand for further views of them in the same epoch, see `data.batching.number_repeats`.
+    An index past the last row means a further view in the same epoch, see `data.batching.number_repeats`.
 
     Args:
-        rows: encoded rows that still have what they were encoded from.
+        rows: encoded rows that still have their source columns.
         inputs: encodes the views.
-        augmentation: makes them.
+        augmentation: makes the views.
     """
 
     def __init__(self, rows: Dataset, inputs: Inputs, augmentation: Augmenter) -> None:
@@ -48,24 +47,27 @@ class AugmentedRows(EpochRows):
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        assert isinstance(self.inputs, ImageInputs), "texts are known by what became of them"
+        assert isinstance(self.inputs, ImageInputs), "the views of texts are identified by their content"
         return identity_of(self.rows, self.inputs, self.augmentation)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the epoch's views of images depend on, as JSON has it."""
+        """Everything that the epoch's views of images depend on, in JSON types."""
         progress = self.augmentation.progress
         progress_N = None if progress is None else progress(self.epoch, np.arange(len(self))).tolist()
         return {**self._identity, "epoch": self.epoch, "progress": progress_N}
 
     def texts(self) -> Dataset:
-        """The epoch's views of all rows of texts, as canonical rows without labels, in memory."""
+        """Return the epoch's views of all texts, as canonical rows without labels, in memory."""
         views = self.changed(range(len(self)))
         return Dataset.from_dict({name: views[name] for name in ("text", "text_pair") if views[name] is not None})
 
     def changed(self, indices: Sequence[int]) -> dict[str, Any]:
-        """The epoch's views of rows: `label`, and `text` and `text_pair` (None: there is none) or `pixels`, (B, 3, H,
-        W), uint8."""
+        """Return the epoch's views of rows, not encoded.
+
+        Returns:
+            `label`; `text` and `text_pair` (None for single texts), or `pixels`, shape (B, 3, H, W), uint8.
+        """
         views, rows = (part.tolist() for part in np.divmod(np.asarray(indices, dtype=int), len(self)))
         columns, inputs = self.rows[rows], self.inputs
         if isinstance(inputs, TextInputs):
@@ -76,20 +78,20 @@ class AugmentedRows(EpochRows):
         return {"pixels": changed_BCHW, "label": columns["label"]}
 
     def encoded(self, views: dict[str, Any]) -> dict[str, Any]:
-        """Views, encoded as inputs of the model."""
+        """Encode the output of `changed` as inputs of the model."""
         if isinstance(self.inputs, TextInputs):
             return {**self.inputs.encode_batch(views), "label": views["label"]}
         return {"pixels": views["pixels"], "label": views["label"]}
 
 
 class TwoViews(EpochRows):
-    """Images without labels, each as views 0 and 1 of it, others in every epoch; see `AugmentedRows`.
+    """Two views of every image, without labels, new in every epoch: the positive pairs of contrastive pretraining.
 
     Args:
         rows: encoded rows.
         inputs: encodes the views.
-        operations: make them, of the image alone.
-        seed: of the run.
+        operations: make the views; none may depend on labels.
+        seed: seed of the run.
     """
 
     def __init__(self, rows: Dataset, inputs: ImageInputs, operations: tuple[Operation, ...], seed: int) -> None:
@@ -100,35 +102,34 @@ class TwoViews(EpochRows):
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        """`pixels` (2 B, 3, H, W), uint8: the first views of all rows, then their second ones."""
+        """Return `pixels`, shape (2 B, 3, H, W), uint8: the first views of all rows, then their second views."""
         batch = ImageBatch(self.inputs.pixels(self.rows[[int(i) for i in indices]]["image"]))
         views = (apply(self.operations, batch, generators(self.seed, indices, self.epoch, view)) for view in (0, 1))
         return {"pixels": torch.cat([view.pixels for view in views])}
 
 
 def collate_two_views(inputs: ImageInputs, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """A batch of `TwoViews`: `pixel_values` (2 B, 3, H, W), and a label of 0 for each row, by which the trainer counts
-    them."""
+    """Collate a batch of `TwoViews`: `pixel_values` (2 B, 3, H, W), and a dummy label per row, which the trainer
+    counts."""
     return {**inputs.collate(batch), "labels": torch.zeros(len(batch["pixels"]) // 2, dtype=torch.long)}
 
 
 class MixedRows(EpochRows):
-    """Training rows, each batch with the generator that decides how it is mixed.
+    """Training rows; each batch comes with the generator that decides how it is mixed.
 
-    The generator is made of the seed, the epoch and the number of the batch's first row: it depends neither on the
-    batches before nor on which process or worker makes this one. A row that is drawn again in an epoch has another
-    number, see `data.batching.number_repeats`: no two batches of an epoch are mixed alike.
+    The generator is seeded by (seed, epoch, index of the batch's first row), so it depends neither on earlier batches
+    nor on the process or worker that makes this one. A row drawn again in an epoch has another index, see
+    `data.batching.number_repeats`, so every batch of an epoch has a generator of its own.
 
     Args:
-        rows: the rows, perhaps augmented online.
-        seed: of the run.
+        rows: the rows, with or without online augmentation.
+        seed: seed of the run.
     """
 
     def __init__(self, rows: Rows | AugmentedRows, seed: int) -> None:
         self.rows, self.seed = rows, seed
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches come next."""
         super().set_epoch(epoch)
         self.rows.set_epoch(epoch)
 
@@ -139,24 +140,23 @@ class MixedRows(EpochRows):
         return self.rows[index]
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        # `AugmentedRows` tells the repeats of a row apart by itself.
+        # `AugmentedRows` handles the indices of repeated rows itself.
         rows = indices if isinstance(self.rows, AugmentedRows) else [i % len(self) for i in indices]
         return {**self.rows.__getitems__(rows), "generator": mixing_generator(self.seed, self.epoch, int(indices[0]))}
 
 
 def mixing_generator(seed: int, epoch: int, first: int) -> np.random.Generator:
-    """The generator that decides how a batch is mixed; `first` is the number of the batch's first row."""
+    """Return the generator that decides how a batch is mixed; `first` is the index of the batch's first row."""
     return np.random.default_rng((seed, epoch, first, MIXING_STREAM))
 
 
 def collate_mixed(
     operations: tuple[Mixing, ...], collate: Callable[[dict[str, Any]], Batch], batch: dict[str, Any]
 ) -> Batch:
-    """A batch for training, mixed by one of the operations.
+    """Collate a batch of `MixedRows`, and mix it by one of the operations, drawn at random.
 
     Args:
         collate: makes the tensors, see `data.inputs.with_labels`.
-        batch: of `MixedRows`.
     """
     rng = batch["generator"]
     operation = operations[int(rng.integers(len(operations)))]

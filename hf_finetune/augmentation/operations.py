@@ -1,10 +1,10 @@
-"""Augmentation: rows of a batch changed at random, each by its own random numbers.
+"""Augmentation operations: the batches they change, the random generators they draw from, and `apply`.
 
-An operation is a frozen dataclass with `__call__(batch, rng) -> batch`. `rng` holds one generator a row, made of (seed,
-row, epoch, view) alone, so a row's view does not depend on what else is in its batch or which process has it, and can
-be made again. Operations change training rows only; nothing here is near the rows that are scored.
+An operation is a frozen dataclass with `__call__(batch, rng) -> batch`. `rng` holds one generator per row, seeded by
+(seed, row, epoch, view) alone. A row's view is therefore reproducible and independent of the other rows of its batch
+and of the process that makes it. Operations change training rows only, never rows that are scored.
 
-Legend: B rows of a batch, H height, W width.
+Legend: B rows of a batch, N training rows, C classes, H height, W width.
 """
 
 from __future__ import annotations
@@ -24,46 +24,45 @@ if TYPE_CHECKING:
     import torch
 
 Rng = np.random.Generator | Sequence[np.random.Generator]
-"""One generator a row; of a single one, each row gets a child."""
+"""One generator per row, or a single generator that spawns one for each row."""
 
 
 @dataclass(frozen=True)
 class Population:
-    """The training rows, for operations that borrow from rows of the same class or depend on how rare a class is."""
+    """The training rows, for operations that use other rows of a class or its frequency."""
 
     names: tuple[str, ...]
-    """Class names, index = number."""
+    """Class names."""
     labels: np.ndarray
-    """Class of each row, shape (N,); -1 of one without a label."""
+    """Class indices, shape (N,); -1 for a row without a label."""
     texts: Sequence[str] = ()
     """Text of each row; () for images."""
 
     @cached_property
     def rows_per_class(self) -> np.ndarray:
-        """Shape (C,)."""
+        """Number of rows of each class, shape (C,)."""
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.names))
 
     @cached_property
     def rows_of(self) -> list[np.ndarray]:
-        """Rows of each class, in order."""
+        """Indices of the rows of each class, ascending."""
         return [np.flatnonzero(self.labels == label) for label in range(len(self.names))]
 
 
 class Paraphrase(Protocol):
-    """Language models that change texts. They come with the batch: operations load none, see
-    `generative.paraphraser`."""
+    """Runs generative operations. It comes with the batch, because operations load no models themselves; implemented by
+    `generative.paraphraser.Paraphraser`."""
 
     def __call__(self, operation: Any, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        """The texts as an operation of `augmentation.generative` changes them, each by the random numbers of its
-        seed."""
+        """Return the texts as the operation changes them, each with its own seed."""
 
     def release(self) -> None:
-        """Give back the memory of the models."""
+        """Free the memory of the models."""
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Texts, or pairs of texts, with their classes where they are known."""
+    """Texts or pairs of texts, with their classes if known."""
 
     texts: list[str]
     pairs: list[str] | None = None
@@ -71,39 +70,39 @@ class TextBatch:
     """Shape (B,)."""
     population: Population | None = None
     paraphrase: Paraphrase | None = None
-    """For operations with a language model."""
+    """Runs generative operations."""
     progress: np.ndarray | None = None
-    """Share of the training's steps that are over when each row comes, shape (B,); None: there is no training."""
+    """Share of the training's steps completed when each row is used, shape (B,); None outside training."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, rows: np.ndarray) -> Self:
-        """The rows at these places."""
+        """Return the batch of these rows."""
         return replace(
             self,
             texts=[self.texts[i] for i in rows],
             pairs=None if self.pairs is None else [self.pairs[i] for i in rows],
-            labels=_at(self.labels, rows),
-            progress=_at(self.progress, rows),
+            labels=_take(self.labels, rows),
+            progress=_take(self.progress, rows),
         )
 
     def put(self, rows: np.ndarray, part: Self) -> Self:
-        """With the rows at these places exchanged for those of `part`."""
+        """Return the batch with these rows replaced by those of `part`."""
         return replace(
             self,
-            texts=_exchanged(self.texts, rows, part.texts),
-            pairs=None if self.pairs is None else _exchanged(self.pairs, rows, part.pairs or []),
+            texts=_put(self.texts, rows, part.texts),
+            pairs=None if self.pairs is None else _put(self.pairs, rows, part.pairs or []),
         )
 
     def columns(self) -> dict[str, list[str]]:
-        """Columns of canonical rows: `text`, and `text_pair` where there is one."""
+        """Return the columns `text` and, for pairs, `text_pair`."""
         return {"text": self.texts} | ({} if self.pairs is None else {"text_pair": self.pairs})
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one size, before they are rescaled and normalized."""
+    """Images of one size, before rescaling and normalization."""
 
     pixels: torch.Tensor
     """Shape (B, 3, H, W), uint8."""
@@ -111,62 +110,62 @@ class ImageBatch:
     """Shape (B,)."""
     population: Population | None = None
     progress: np.ndarray | None = None
-    """See `TextBatch`."""
+    """As in `TextBatch`."""
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def take(self, rows: np.ndarray) -> Self:
-        """The rows at these places."""
-        return replace(self, pixels=self.pixels[rows], labels=_at(self.labels, rows), progress=_at(self.progress, rows))
+        """Return the batch of these rows."""
+        labels, progress = _take(self.labels, rows), _take(self.progress, rows)
+        return replace(self, pixels=self.pixels[rows], labels=labels, progress=progress)
 
     def put(self, rows: np.ndarray, part: Self) -> Self:
-        """With the rows at these places exchanged for those of `part`."""
+        """Return the batch with these rows replaced by those of `part`."""
         pixels = self.pixels.clone()
         pixels[rows] = part.pixels
         return replace(self, pixels=pixels)
 
 
-def _at(values_B: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+def _take(values_B: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     return None if values_B is None else values_B[rows]
 
 
-def _exchanged(texts: list[str], rows: np.ndarray, others: list[str]) -> list[str]:
-    new = dict(zip(rows.tolist(), others, strict=True))
-    return [new.get(i, text) for i, text in enumerate(texts)]
+def _put(texts: list[str], rows: np.ndarray, replacements: list[str]) -> list[str]:
+    by_row = dict(zip(rows.tolist(), replacements, strict=True))
+    return [by_row.get(i, text) for i, text in enumerate(texts)]
 
 
 class Graded(ABC):
-    """An operation whose strength is one number, which policy search varies."""
+    """An operation whose strength is one number, so that policy search can vary it."""
 
     @classmethod
     @abstractmethod
-    def of_strength(cls, strength: float) -> Self:
-        """The operation at a strength above 0, to 1."""
+    def from_strength(cls, strength: float) -> Self:
+        """Return the operation at a strength in (0, 1]."""
 
 
 class Operation(Protocol):
-    """What every augmentation can do."""
+    """The call signature of every augmentation."""
 
     def __call__(self, batch: Any, rng: Rng) -> Any:
-        """The batch with its rows changed; the one that came in stays as it was."""
+        """Return a changed batch; the input batch is not modified."""
 
 
 def generators(seed: int, rows: Iterable[int], epoch: int, view: int | Iterable[int] = 0) -> list[np.random.Generator]:
-    """A generator for each row.
+    """Return one generator per row.
 
     Args:
-        seed: of the run.
-        rows: numbers of the rows among the training rows.
+        rows: indices among the training rows.
         epoch: from 0.
-        view: which of several looks at a row in the same epoch; one for all rows, or one for each.
+        view: index among several views of a row in one epoch; one number for all rows, or one per row.
     """
     views = repeat(view) if isinstance(view, int) else view
     return [np.random.default_rng((seed, int(row), epoch, int(v))) for row, v in zip(rows, views, strict=False)]
 
 
 def each(rng: Rng, count: int) -> list[np.random.Generator]:
-    """One generator a row; of a single one, its children."""
+    """Return one generator per row: the given ones, or children of a single generator."""
     if isinstance(rng, np.random.Generator):
         return rng.spawn(count)
     assert len(rng) == count, f"{len(rng)} generators for {count} rows"
@@ -174,10 +173,10 @@ def each(rng: Rng, count: int) -> list[np.random.Generator]:
 
 
 def apply(operations: Iterable[Operation], batch: Any, rng: Rng) -> Any:
-    """All operations, one after another, on a batch.
+    """Apply the operations to a batch, one after another.
 
     Raises:
-        InputError: a text came out empty.
+        InputError: an operation returns an empty text.
     """
     rngs = each(rng, len(batch))
     for operation in operations:

@@ -1,6 +1,6 @@
-"""Test-time augmentation: rows to be predicted or scored, as they are and as operations change them.
+"""Test-time augmentation: several views of each row to predict.
 
-Operations see neither classes nor the training rows here: a row's class is what is to be predicted.
+Operations get neither labels nor training rows here.
 
 Legend: B rows, H height, W width.
 """
@@ -25,24 +25,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SeveralViews:
-    """How often a row is seen, and what makes the difference.
+    """The views of each row: the row itself, and augmented copies.
 
     Raises:
-        InputError: fewer than two views, a seed below 0, no operations, or operations that need more than the row
-            itself: the training rows and the row's class, the course of a training, or a language model.
+        InputError: fewer than two views, a negative seed, no operations, or an operation that needs more than the row
+            itself: training rows and the row's class, the progress of training, or a language model.
     """
 
     operations: tuple[Augmentation, ...]
     number: int
-    """Views of a row; the first is the row as it is."""
+    """Views of each row; the first is the row itself."""
     seed: int = 0
-    """View v of a row depends on this, on the row's place in the source, and on v alone."""
+    """View v of a row depends on the seed, the row's index in the source, and v alone."""
 
     def __post_init__(self) -> None:
         if self.number < 2:
-            raise InputError(
-                f"--views {self.number}: expected at least 2, the row as it is and one that --augment changed"
-            )
+            raise InputError(f"--views {self.number}: expected at least 2, the row itself and an augmented copy")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed}: expected at least 0")
         if not self.operations:
@@ -52,55 +50,55 @@ class SeveralViews:
                 case MixHalves() | Sometimes(by_class="rare"):
                     raise InputError(
                         f"--augment: {short_repr(operation)} needs the training rows and the classes of rows, which "
-                        "are not there; expected operations on a row alone"
+                        "prediction does not have; expected operations on a row alone"
                     )
                 case Phases():
                     raise InputError(
-                        "--augment: Phases is for training, which has a first step and a last one; expected the "
-                        "operations of one phase"
+                        "--augment: Phases is for training, as it follows its steps; expected "
+                        "the operations of one phase"
                     )
                 case GenerativeOperation():
                     raise InputError(
-                        f"--augment: {type(operation).__name__} asks a language model, which takes far longer than the "
+                        f"--augment: {type(operation).__name__} runs a language model, which takes far longer than the "
                         "classifier itself; it is for data.augment_copies: leave it out here"
                     )
 
     def check(self, kind: Literal["text", "image"]) -> None:
-        """Refuse operations on images for a classifier of texts, and the other way round.
+        """Refuse image operations for a text classifier, and text operations for an image classifier.
 
         Raises:
             InputError: naming the operation.
         """
-        with _named_by_the_flag():
+        with _errors_name_the_flag():
             check_kind(self.operations, kind)
 
     def texts(self, raw: dict[str, list], rows: Sequence[int], view: int) -> dict[str, list]:
-        """Rows of texts in view number `view`: `text`, and `text_pair` where there is one.
+        """Return view number `view` of rows of texts: `text` and, for pairs, `text_pair`.
 
         Args:
             raw: these columns, and perhaps others.
-            rows: their places in the source.
+            rows: indices of the rows in the source.
 
         Raises:
-            InputError: an operation leaves nothing of a text.
+            InputError: an operation returns an empty text.
         """
         batch = TextBatch(raw["text"], raw.get("text_pair"))
-        with _named_by_the_flag():
+        with _errors_name_the_flag():
             return apply(self.operations, batch, generators(self.seed, rows, 0, view)).columns()
 
     def pixels(self, pixels_BCHW: torch.Tensor, rows: Sequence[int], view: int) -> torch.Tensor:
-        """Images in view number `view`, shape (B, 3, H, W), uint8; see `texts`."""
+        """Return view number `view` of images, shape (B, 3, H, W), uint8; like `texts`."""
         return apply(self.operations, ImageBatch(pixels_BCHW), generators(self.seed, rows, 0, view)).pixels
 
     def to_dict(self) -> dict[str, Any]:
-        """{"number", "augment", "seed"}, in plain values."""
+        """Return {"number", "augment", "seed"} in JSON types."""
         augment = [{"type": type(o).__name__, **to_plain(o)} for o in self.operations]
         return {"number": self.number, "augment": augment, "seed": self.seed}
 
 
 @contextmanager
-def _named_by_the_flag() -> Iterator[None]:
-    """Errors name the flag in place of the recipe's field."""
+def _errors_name_the_flag() -> Iterator[None]:
+    """Name the flag instead of the recipe field in errors."""
     try:
         yield
     except InputError as error:

@@ -9,9 +9,11 @@ import yaml
 
 from hf_finetune import InputError, Model, Recipe, TextData
 from hf_finetune.augmentation.compose import Compose, OneOf, Phases, Sometimes, check_kind, leaves, walk
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.augmentation.operations import ImageBatch, Population, TextBatch, generators
-from hf_finetune.augmentation.text.operations import Aeda, ChangeCase, DeleteWords, KeyboardTypos, SwapWords
+from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos
+from hf_finetune.augmentation.text.presets import Aeda
+from hf_finetune.augmentation.text.words import DeleteWords, SwapWords
 from hf_finetune.utils.plain import merge, to_plain
 
 UPPER, LOWER, TITLE = (ChangeCase(1.0, to=to) for to in ("upper", "lower", "title"))
@@ -67,7 +69,7 @@ def test_phases_go_by_how_much_of_the_training_is_over() -> None:
     pixels = torch.arange(2 * 3 * 2 * 2, dtype=torch.uint8).view(2, 3, 2, 2)
     shown = Phases((Flip(p=1.0), Compose(())))(ImageBatch(pixels, progress=np.array([0.4, 0.5])), rngs(2)).pixels
     assert torch.equal(shown, torch.stack([pixels[0].flip(-1), pixels[1]]))
-    with pytest.raises(InputError, match=r"^Phases: expected rows that come in the course of a training"):
+    with pytest.raises(InputError, match=r"^Phases: expected rows of a training step"):
         phases(TextBatch(["x"]), rngs(1))
 
 

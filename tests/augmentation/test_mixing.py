@@ -13,7 +13,7 @@ from helpers.tiny import tiny_image_checkpoint
 
 from hf_finetune import Batching, ImageData, InputError, Model, Recipe, Supervised, TextData
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.augmentation.mixing import Batch, CutMix, Mixing, Mixup, ResizeMix
 from hf_finetune.augmentation.online import AugmentedRows, MixedRows, collate_mixed
 from hf_finetune.cli.train import TrainJob, parse_train

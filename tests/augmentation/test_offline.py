@@ -12,10 +12,10 @@ from helpers.tiny import tiny_image_checkpoint
 from transformers import AutoImageProcessor
 
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.augmentation.offline import with_copies, without_scored
 from hf_finetune.augmentation.operations import TextBatch, generators
-from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.errors import InputError

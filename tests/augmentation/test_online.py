@@ -8,10 +8,11 @@ from helpers.small_runs import image_rows, text_rows
 
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Compose, Phases
-from hf_finetune.augmentation.image.operations import Flip, ResizedCrop
+from hf_finetune.augmentation.image.geometry import Flip, ResizedCrop
 from hf_finetune.augmentation.online import AugmentedRows, TwoViews
 from hf_finetune.augmentation.operations import TextBatch, generators
-from hf_finetune.augmentation.text.operations import ChangeCase, SwapWords
+from hf_finetune.augmentation.text.characters import ChangeCase
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
 

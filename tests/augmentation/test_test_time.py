@@ -11,11 +11,11 @@ from transformers import ViTImageProcessor
 from hf_finetune.augmentation.compose import Augmentation, Compose, OneOf, Phases, Sometimes
 from hf_finetune.augmentation.generative.back_translation import BackTranslate
 from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.augmentation.operations import ImageBatch, Rng, TextBatch, generators
 from hf_finetune.augmentation.test_time import SeveralViews
-from hf_finetune.augmentation.text.operations import SwapWords
 from hf_finetune.augmentation.text.sentences import MixHalves
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.errors import InputError
 from hf_finetune.inference.image_views import ImageView, decode_images
@@ -110,8 +110,8 @@ def test_operations_of_the_other_kind_are_refused(operation, kind: str, message:
             r"Sometimes\(operation=Flip\(.*\), by_class='rare'\) needs the training rows",
         ),
         (Phases((Flip(),)), "Phases is for training"),
-        (SubstituteByModel("some/checkpoint"), "SubstituteByModel asks a language model"),
-        (Sometimes(OneOf((BackTranslate("a", "b"),))), "BackTranslate asks a language model"),
+        (SubstituteByModel("some/checkpoint"), "SubstituteByModel runs a language model"),
+        (Sometimes(OneOf((BackTranslate("a", "b"),))), "BackTranslate runs a language model"),
     ],
 )
 def test_what_needs_more_than_the_row_is_refused(operation, message: str) -> None:

@@ -28,7 +28,9 @@ from transformers import TrainerCallback
 from hf_finetune.augmentation.augmenter import population_of
 from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.operations import TextBatch, generators
-from hf_finetune.augmentation.text.operations import Aeda, Eda, MixHalves, ShuffleSentences, TextOperation
+from hf_finetune.augmentation.text.operations import TextOperation
+from hf_finetune.augmentation.text.presets import Aeda, Eda
+from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.config import Source
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of

@@ -19,7 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_finetune.augmentation.image.operations import AutoAugment, Blur, ColorJitter, ImageOperation, RandAugment, Shear
+from hf_finetune.augmentation.image.color import ColorJitter
+from hf_finetune.augmentation.image.geometry import Shear
+from hf_finetune.augmentation.image.operations import ImageOperation
+from hf_finetune.augmentation.image.presets import AutoAugment, RandAugment
+from hf_finetune.augmentation.image.quality import Blur
 from hf_finetune.augmentation.operations import ImageBatch, generators
 from hf_finetune.utils.plain import short_repr
 

@@ -186,8 +186,7 @@ def test_texts_are_printed_with_their_operations(texts: str, capsys: pytest.Capt
 def test_a_recipe_is_shown_on_other_data(texts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its columns and splits are its own data's; its augmentation and seed hold."""
     (tmp_path / "mine.py").write_text(
-        "from hf_finetune import Model, Recipe, TextData, Train\n"
-        "from hf_finetune.augmentation.text.operations import SwapWords\n\n\n"
+        "from hf_finetune import Model, Recipe, SwapWords, TextData, Train\n\n\n"
         "def recipe():\n"
         "    data = TextData(path='far/away', text='sentence', test='unlabelled', augment=(SwapWords(p=0.5),))\n"
         "    return Recipe(name='mine', data=data, model=Model(checkpoint='far/model'), train=Train(seed=9))\n"

@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from hf_finetune import Distill, ImageData, Model, Recipe, TextData, Train
 from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.cli import shipped
 from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run_job import RunJob, load_recipe

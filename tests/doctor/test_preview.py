@@ -12,7 +12,7 @@ from PIL import Image
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Compose, Phases
 from hf_finetune.augmentation.operations import TextBatch
-from hf_finetune.augmentation.text.operations import ChangeCase
+from hf_finetune.augmentation.text.characters import ChangeCase
 from hf_finetune.doctor.contact_sheet import GAP, LINE, describe_mixture, draw_contact_sheet
 from hf_finetune.doctor.preview import (
     ImagePreview,

@@ -16,7 +16,11 @@ from hf_finetune.augmentation.augmenter import Augmenter
 from hf_finetune.augmentation.compose import Compose, Phases, Sometimes
 from hf_finetune.augmentation.offline import with_copies
 from hf_finetune.augmentation.operations import TextBatch
-from hf_finetune.augmentation.text.operations import ChangeCase, Eda, KeyboardTypos, MixHalves, SwapWords, TextOperation
+from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos
+from hf_finetune.augmentation.text.operations import TextOperation
+from hf_finetune.augmentation.text.presets import Eda
+from hf_finetune.augmentation.text.sentences import MixHalves
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.cli.main import main_command
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.pipeline import run

@@ -21,9 +21,9 @@ from transformers import ViTImageProcessor
 
 from hf_finetune import Batching, Distill, ImageData, Launch, Model, Optim, Recipe, Supervised, Train
 from hf_finetune.augmentation.compose import Sometimes
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.augmentation.online import AugmentedRows
-from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.cli import main
 from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run_job import RunJob

@@ -12,9 +12,9 @@ from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file
 
 from hf_finetune import ImageData, Launch, Model, Optim, Recipe, Supervised, Train
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
-from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run_job import RunJob
 from hf_finetune.errors import InputError, StoppedBySignal

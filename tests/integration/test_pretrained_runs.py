@@ -18,7 +18,7 @@ from transformers import AutoModel
 
 from hf_finetune import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, TextData, Train
 from hf_finetune.augmentation.compose import Sometimes
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run_job import RunJob
 from hf_finetune.cli.search import parse_search

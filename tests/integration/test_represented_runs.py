@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from transformers import ViTImageProcessor
 
 from hf_finetune import Batching, Distill, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
-from hf_finetune.augmentation.image.operations import Flip
-from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.augmentation.image.geometry import Flip
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.cli import main
 from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run_job import RunJob

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_finetune import Distill, ImageData, Launch, Model, Recipe, Train
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.cli import main
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.distillation.config import Embedding, HardLabel, SoftTargets

@@ -19,10 +19,10 @@ from PIL import Image, ImageOps
 
 from hf_finetune import ImageData, InputError, Launch, Model
 from hf_finetune.augmentation.compose import OneOf
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.augmentation.operations import TextBatch, generators
 from hf_finetune.augmentation.test_time import SeveralViews
-from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.cli.classify import parse_views
 from hf_finetune.cli.evaluate import EvaluateJob
 from hf_finetune.cli.main import main_command

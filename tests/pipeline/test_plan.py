@@ -11,7 +11,7 @@ from helpers.small_runs import small_recipe
 from safetensors.torch import load_file
 
 from hf_finetune import Recipe
-from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.pipeline import plan
 from hf_finetune.pipeline.rehearsal import Rehearsal, step_sizes
 from hf_finetune.pipeline.run import prepare

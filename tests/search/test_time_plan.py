@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.errors import InputError
 from hf_finetune.search.augmentation.space import Space
 from hf_finetune.search.final_runs import Cost

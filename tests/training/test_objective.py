@@ -13,8 +13,9 @@ from transformers.utils import ModelOutput
 
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
 from hf_finetune.augmentation.compose import Phases
-from hf_finetune.augmentation.image.operations import Flip, Translate
-from hf_finetune.augmentation.text.operations import DeleteWords, KeyboardTypos
+from hf_finetune.augmentation.image.geometry import Flip, Translate
+from hf_finetune.augmentation.text.characters import KeyboardTypos
+from hf_finetune.augmentation.text.words import DeleteWords
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.training.losses.config import Focal

@@ -8,7 +8,8 @@ from peft import LoraConfig
 
 from hf_finetune import ImageData, InputError, Model, Recipe, Supervised, TextData, Train
 from hf_finetune.augmentation.compose import Compose, OneOf, Sometimes
-from hf_finetune.augmentation.text.operations import Eda, SwapWords
+from hf_finetune.augmentation.text.presets import Eda
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.models.surgery.stochastic_depth import StochasticDepth

@@ -1,6 +1,6 @@
-"""Sentences through another language and back, by sequence-to-sequence models.
+"""Back translation by sequence-to-sequence models.
 
-Legend: B sentences, L tokens of a translation, V tokens of the vocabulary, K those drawn from.
+Legend: B sentences, V size of the vocabulary, K candidates.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger("hf_finetune.run")
 
 Seed = tuple[int, ...]
 
-# White space between lines, and around a text.
+# White space between lines and around a text.
 LINES = re.compile(r"(^\s+|\s+$|\s*\n\s*)")
 
 
@@ -37,32 +37,32 @@ LINES = re.compile(r"(^\s+|\s+$|\s*\n\s*)")
 class BackTranslate(GenerativeOperation):
     """Translate texts into another language and back, sentence by sentence (arXiv:1511.06709, arXiv:1904.12848).
 
-    A sentence that is too long for the models, or whose translation does not end in time, stays itself. For checkpoints
-    that translate between two languages (Marian, FSMT), or read in words which (T5); not those that need a token for it
-    (NLLB, mBART).
+    A sentence that is too long for a model, or whose translation reaches the length limit, stays unchanged. For
+    checkpoints of one language pair (Marian, FSMT) or with a text prefix for the language (T5); not for checkpoints
+    with language tokens (NLLB, mBART).
     """
 
     there: CheckpointName
-    """Hub id or folder of a sequence-to-sequence checkpoint out of the texts' language, such as
+    """Hub id or folder of a sequence-to-sequence checkpoint that translates from the texts' language, such as
     Helsinki-NLP/opus-mt-en-de."""
     back: CheckpointName
-    """Hub id or folder of one into it again, such as Helsinki-NLP/opus-mt-de-en; T5 can be both."""
+    """Hub id or folder of a checkpoint that translates back, such as Helsinki-NLP/opus-mt-de-en; T5 can be both."""
     there_prefix: str = ""
-    """What `there` needs before a sentence: "translate English to German: " for T5, ">>fr<< " for Marian of many
-    languages."""
+    """Prefix of each sentence for `there`: "translate English to German: " for T5, ">>fr<< " for multilingual
+    Marian."""
     back_prefix: str = ""
-    """What `back` needs before a sentence."""
+    """Prefix of each sentence for `back`."""
     num_beams: Annotated[int, between(1, 100)] = 1
-    """Beams of the search for the likeliest translation. 1: greedy."""
+    """Beams of the beam search. 1: greedy."""
     temperature: Annotated[float, between(0, 100)] = 0.0
-    """Above 0, words are drawn at random: more variety and more mistakes, and copies that differ. 0: the likeliest
+    """Sampling temperature: higher gives more variety, more mistakes, and copies that differ. 0: the most likely
     translation, the same in every copy."""
     top_k: Annotated[int, between(1, MANY)] = 50
-    """How many of the likeliest tokens are drawn from, where temperature is above 0."""
+    """Number of most likely tokens to sample from, with a temperature above 0."""
     max_length: Annotated[int, between(4, MANY)] = 128
-    """Longest sentence in tokens, prefix included, and longest translation; fewer where a model has fewer positions."""
+    """Longest sentence with its prefix and longest translation in tokens, up to a model's number of positions."""
     batch_size: Annotated[int, between(1, MANY)] = 32
-    """Sentences that are translated together."""
+    """Sentences per batch."""
     there_revision: str | None = None
     """Branch, tag or commit of `there` on the Hub."""
     back_revision: str | None = None
@@ -74,37 +74,37 @@ class BackTranslate(GenerativeOperation):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The models there and back."""
         outward = Source(self.there, self.there_revision, "translation")
         return outward, Source(self.back, self.back_revision, "translation")
 
     def rewrite(self, texts: Sequence[str], seeds: Sequence[int], load: Load) -> list[str]:
-        """See `GenerativeOperation`. White space between sentences stays as it was."""
         pieces = [split_sentences(text) for text in texts]
-        places = [
+        positions = [
             (i, j) for i, parts in enumerate(pieces) for j, part in enumerate(parts) if any(map(str.isalpha, part))
         ]
-        if not places:
+        if not positions:
             return list(texts)
         there, back = map(load, self.sources)
-        sentences, outward_seeds = [pieces[i][j] for i, j in places], [(seeds[i], j, 0) for i, j in places]
+        sentences, outward_seeds = [pieces[i][j] for i, j in positions], [(seeds[i], j, 0) for i, j in positions]
         outward = translate(sentences, outward_seeds, there, self, prefix=self.there_prefix, bar="there")
-        abroad = {place: sentence for place, sentence in zip(places, outward, strict=True) if sentence is not None}
-        sentences, homeward_seeds = list(abroad.values()), [(seeds[i], j, 1) for i, j in abroad]
-        homeward = translate(sentences, homeward_seeds, back, self, prefix=self.back_prefix, bar="back")
-        for (i, j), sentence in zip(abroad, homeward, strict=True):
+        pivot = {position: text for position, text in zip(positions, outward, strict=True) if text is not None}
+        sentences, return_seeds = list(pivot.values()), [(seeds[i], j, 1) for i, j in pivot]
+        returned = translate(sentences, return_seeds, back, self, prefix=self.back_prefix, bar="back")
+        for (i, j), sentence in zip(pivot, returned, strict=True):
             if sentence is not None:
                 pieces[i][j] = sentence
-        unchanged = len(places) - sum(sentence is not None for sentence in homeward)
+        unchanged = len(positions) - sum(sentence is not None for sentence in returned)
         if unchanged:
             logger.info(
-                "BackTranslate: %d of %d sentences stay themselves: too long, or no end", unchanged, len(places)
+                "BackTranslate: %d of %d sentences stay unchanged: they or their translations are too long",
+                unchanged,
+                len(positions),
             )
         return ["".join(parts) for parts in pieces]
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences, none longer than its line, and the white space between them; together they are the text."""
+    """Split a text at sentence ends and line breaks, into sentences and the white space between them."""
     lines = LINES.split(text)
     parts: list[str] = []
     for line, gap in zip_longest(lines[::2], lines[1::2], fillvalue=""):
@@ -122,11 +122,14 @@ def translate(
     prefix: str,
     bar: str,
 ) -> list[str | None]:
-    """Each sentence's translation, in batches of like length; None where there is none that is whole.
+    """Translate sentences, in batches of similar length.
 
     Args:
-        seeds: of the sentences, for a temperature above 0.
-        bar: text of the progress bar.
+        seeds: one per sentence, for a temperature above 0.
+        bar: label of the progress bar.
+
+    Returns:
+        The translations; None for one that reaches the length limit.
     """
     prompts = [prefix + sentence for sentence in sentences]
     lengths = [len(ids) for ids in translator.tokenizer(prompts, verbose=False)["input_ids"]] if prompts else []
@@ -138,14 +141,14 @@ def translate(
     ) as progress:
         for start in range(0, len(todo), operation.batch_size):
             rows = todo[start : start + operation.batch_size]
-            texts = _generated([prompts[i] for i in rows], [seeds[i] for i in rows], translator, operation, longest)
+            texts = _generate([prompts[i] for i in rows], [seeds[i] for i in rows], translator, operation, longest)
             for i, text in zip(rows, texts, strict=True):
                 translations[i] = text
             progress.update(len(rows))
     return translations
 
 
-def _generated(
+def _generate(
     prompts: list[str], seeds: list[Seed], translator: LanguageModel, operation: BackTranslate, longest: int
 ) -> list[str | None]:
     import torch
@@ -166,26 +169,23 @@ def _generated(
             max_new_tokens=longest,
             logits_processor=LogitsProcessorList(processors),
         )
-    # The first token only starts the translation. Some checkpoints put an end to whatever has grown too long: an end in
-    # the last place is none.
+    # The first token only starts the decoder. Some checkpoints force an end token at the length limit, so one in the
+    # last position does not count.
     ends = torch.tensor(np.atleast_1d(model.generation_config.eos_token_id).tolist(), device=generated.device)
-    whole_B = torch.isin(generated[:, 1:longest], ends).any(1).tolist()
+    is_complete_B = torch.isin(generated[:, 1:longest], ends).any(1).tolist()
     texts = [" ".join(text.split()) for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
-    return [text if whole and text else None for text, whole in zip(texts, whole_B, strict=True)]
+    return [text if complete and text else None for text, complete in zip(texts, is_complete_B, strict=True)]
 
 
 class Sampler:
-    """A logits processor that turns the greedy choice of a token into a draw, by each sentence's own random numbers.
-
-    The largest of scores with Gumbel noise on them is a draw from their softmax (the Gumbel-max trick).
-    """
+    """A logits processor that makes greedy decoding sample, with a generator per sentence (the Gumbel-max trick)."""
 
     def __init__(self, seeds: Sequence[Seed], temperature: float, top_k: int) -> None:
         self._rngs = [np.random.default_rng(seed) for seed in seeds]
         self._temperature, self._top_k = temperature, top_k
 
     def __call__(self, input_ids: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
-        """Scores (B, V) whose largest is the token drawn."""
+        """Return scores (B, V) whose maximum is the sampled token."""
         import torch
 
         best = scores_BV.topk(min(self._top_k, scores_BV.shape[1]))

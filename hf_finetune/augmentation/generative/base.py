@@ -1,7 +1,7 @@
-"""The base of operations by language models: what they need, and how they change a batch.
+"""Base class of operations that run language models.
 
-A model's pass over the rows takes far longer than a training step, so these are for offline augmentation
-(`data.augment_copies`) alone. The models are loaded by `generative.paraphraser` and come with the batch.
+A model takes far longer per row than a training step, so these operations are for offline augmentation
+(`data.augment_copies`) only. `generative.paraphraser` loads the models and comes with the batch.
 """
 
 from __future__ import annotations
@@ -19,43 +19,43 @@ from hf_finetune.utils.config_errors import Check
 if TYPE_CHECKING:
     from hf_finetune.augmentation.generative.checkpoints import LanguageModel
 
-# A bound that can be named, above any sensible value.
 MANY = 100_000
+"""An upper bound above any sensible value."""
 
 CheckpointName = Annotated[str, Check(str.strip, "a Hub id or the folder of a checkpoint")]
 Load = Callable[[Source], "LanguageModel"]
 
 
 class GenerativeOperation(ABC):
-    """An operation by language models, on all texts of a batch together."""
+    """An operation that runs language models on all texts of a batch together."""
 
     @property
     @abstractmethod
     def sources(self) -> tuple[Source, ...]:
-        """The checkpoints, in the order in which they are used."""
+        """The checkpoints, in order of use."""
 
     @abstractmethod
     def rewrite(self, texts: Sequence[str], seeds: Sequence[int], load: Load) -> list[str]:
-        """The texts, each changed by the random numbers of its own seed."""
+        """Return the changed texts; each text draws from a generator of its own seed."""
 
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """The batch with all texts, and all second texts of pairs that there are, changed.
+        """Change all texts of the batch, and all second texts of pairs that are not empty.
 
-        A row's generator gives one seed for each of its texts before any model runs: what the row draws later depends
-        neither on the rows beside it nor on whether the texts were cached by an earlier run.
+        Each row's generator gives one seed per text before any model runs. What the row draws later therefore depends
+        neither on other rows nor on whether an earlier run has cached the texts.
 
         Raises:
             InputError: the batch comes without models; a checkpoint cannot be read, or is of another kind.
         """
         if batch.paraphrase is None:
             raise InputError(
-                f"data.augment: {type(self).__name__} asks a language model and is for stored copies alone; "
+                f"data.augment: {type(self).__name__} runs a language model and is for stored copies only; "
                 "expected another operation here, or data.augment_copies 1 or more in training"
             )
         rngs, pairs = each(rng, len(batch)), list(batch.pairs or ())
-        seconds = [i for i, text in enumerate(pairs) if text.strip()]
-        seeds = [int(r.integers(2**63)) for r in [*rngs, *(rngs[i] for i in seconds)]]
-        changed = batch.paraphrase(self, [*batch.texts, *(pairs[i] for i in seconds)], seeds)
-        for i, text in zip(seconds, changed[len(batch) :], strict=True):
+        non_empty = [i for i, text in enumerate(pairs) if text.strip()]
+        seeds = [int(r.integers(2**63)) for r in [*rngs, *(rngs[i] for i in non_empty)]]
+        changed = batch.paraphrase(self, [*batch.texts, *(pairs[i] for i in non_empty)], seeds)
+        for i, text in zip(non_empty, changed[len(batch) :], strict=True):
             pairs[i] = text
         return replace(batch, texts=changed[: len(batch)], pairs=None if batch.pairs is None else pairs)

@@ -1,7 +1,6 @@
-"""Language models that change texts, from checkpoints that are data and nothing else, see `models.safety`.
+"""Loading of language models for generative augmentation, from checkpoints that hold no code, see `models.safety`.
 
-They are looked at before a run begins, without their weights, and loaded when a text is there that no earlier run has
-changed.
+Checkpoints are checked before a run, without their weights, and loaded only for texts that no earlier run has cached.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from hf_finetune.models.processors import load_tokenizer, position_limit
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
 from hf_finetune.utils import hashing
 
-# Beside the weights, what decides how a checkpoint reads and writes.
+# The files beside the weights that affect the output.
 SETTINGS = ("*.json", "*.txt", "*.model", "*.spm")
-# They read the language from a token, which no field here sets.
+# These expect a language token, which no field here sets.
 LANGUAGE_BY_TOKEN = ("m2m_100", "mbart", "nllb-moe", "plbart", "seamless_m4t", "seamless_m4t_v2")
-# The limit for a model without a table of positions.
+# The limit of a model without position embeddings.
 UNLIMITED = 1_000_000
 
 
@@ -42,7 +41,7 @@ class Vocabulary:
     words: dict[int, str]
     """Token to word."""
     tokens: dict[str, list[int]]
-    """Word, without regard to case, to tokens."""
+    """Case-folded word to tokens."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +56,15 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where its inputs belong."""
         return self.model.device
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """See `whole_words`."""
         return whole_words(self.tokenizer)
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Tokens that stand for a word of letters alone: the word, written behind a space, is that one token and no
-    other."""
+    """Return the tokens that are words of letters: the word after a space is encoded as exactly this token."""
     special = set(tokenizer.all_special_ids)
     tokens = [i for i in range(len(tokenizer)) if i not in special]
     texts = [text.strip() for text in tokenizer.batch_decode([[i] for i in tokens])]
@@ -82,7 +78,7 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
 
 
 def digest(source: Source) -> str:
-    """Commit on the Hub, or SHA-256 of the files: weights, config and tokenizer.
+    """Return the commit on the Hub, or the SHA-256 of the files: weights, config and tokenizer.
 
     Raises:
         InputError: see `inspect_checkpoint`.
@@ -98,23 +94,22 @@ def load(source: Source, device: torch.device) -> LanguageModel:
     """Load a checkpoint for its task.
 
     Args:
-        device: `meta` to look at config, tokenizer and the names of the weights alone.
+        device: `meta` to check only the config, the tokenizer and the names of the weights.
 
     Raises:
-        InputError: see `inspect_checkpoint` and `load_tokenizer`; it is another kind of model, lacks weights of that
-            kind, has no token for what is masked, or none that ends a translation.
+        InputError: see `inspect_checkpoint` and `load_tokenizer`; the model is of another kind, or lacks weights, a
+            mask token or an end token.
     """
     local, task = inspect_checkpoint(source.checkpoint, revision=source.revision), source.task
     config = load_config(local, False)
     (_check_masked if task == "masked words" else _check_translator)(local, config)
     positions = position_limit(config) or config.to_dict().get("max_position_embeddings") or UNLIMITED
     tokenizer = load_tokenizer(local.name, revision=local.commit, max_length=positions, sample=())
-    # Whatever the checkpoint says: the mask tokens that are left of a text must be its first ones, see
-    # `masked_lm.fill`.
+    # Overrides the checkpoint: `masked_lm.fill_masks` expects truncation to drop the last mask tokens.
     tokenizer.truncation_side = "right"
     if task == "masked words" and tokenizer.mask_token is None:
         raise InputError(f"{local.name}: its tokenizer has no mask token; name it in tokenizer_config.json")
-    model = _model(local, config, task, device)
+    model = _load_model(local, config, task, device)
     if task == "translation" and model.generation_config.eos_token_id is None:
         raise InputError(f"{local.name}: no token ends its translations; set eos_token_id in generation_config.json")
     return LanguageModel(local.name, model, tokenizer, positions)
@@ -123,7 +118,7 @@ def load(source: Source, device: torch.device) -> LanguageModel:
 def _check_masked(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(
-            f"{local.name}: {config.model_type} fills in no masked words; expected a masked language model such as "
+            f"{local.name}: {config.model_type} predicts no masked words; expected a masked language model such as "
             "distilbert/distilroberta-base"
         )
 
@@ -137,12 +132,12 @@ def _check_translator(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
         )
     if kind in LANGUAGE_BY_TOKEN:
         raise InputError(
-            f"{local.name}: {kind} reads the language from a token, which is not supported; "
+            f"{local.name}: {kind} needs a language token, which is not supported; "
             "expected a checkpoint for two languages, such as Helsinki-NLP/opus-mt-en-de"
         )
 
 
-def _model(local: LocalCheckpoint, config: PreTrainedConfig, task: Task, device: torch.device) -> PreTrainedModel:
+def _load_model(local: LocalCheckpoint, config: PreTrainedConfig, task: Task, device: torch.device) -> PreTrainedModel:
     auto = AutoModelForMaskedLM if task == "masked words" else AutoModelForSeq2SeqLM
     try:
         with quiet(), seeded(0):
@@ -159,7 +154,7 @@ def _model(local: LocalCheckpoint, config: PreTrainedConfig, task: Task, device:
         raise InputError(f"{local.name}: cannot be loaded for {task}: {first_line(error)}") from error
     if missing := sorted(info["missing_keys"]):
         raise InputError(
-            f"{local.name}: {len(missing)} of its weights for {task} are missing ({missing[0]}, ...), so that it would "
+            f"{local.name}: {len(missing)} of its weights for {task} are missing ({missing[0]}, ...), so it would "
             "predict at random; use a checkpoint that was saved with its head"
         )
     return model.eval().to(device)

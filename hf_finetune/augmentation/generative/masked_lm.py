@@ -1,6 +1,6 @@
-"""Words of texts exchanged for those that a masked language model finds likely in their place.
+"""Word substitution by a masked language model.
 
-Legend: B texts, T tokens, M masked words of a batch, V tokens of the model's vocabulary, K those drawn from.
+Legend: B texts, T tokens, M masked words of a text, V size of the vocabulary, K candidates.
 """
 
 from __future__ import annotations
@@ -26,76 +26,74 @@ if TYPE_CHECKING:
 
     from hf_finetune.augmentation.generative.checkpoints import LanguageModel, Vocabulary
 
-# Letters, perhaps with apostrophes and hyphens inside, in quotes or brackets and before punctuation.
+# Letters with apostrophes and hyphens inside, between opening quotes or brackets and punctuation.
 WORD = re.compile(r"""(["'“‘«(\[{¿¡*-]*)([^\W\d_]+(?:['’-][^\W\d_]+)*)(\W*)""")
-# Logits of a pass take this much memory at most, or one text's.
+# Memory limit of the logits of a batch of more than one text.
 LOGIT_BYTES = 500_000_000
 
 
 @configclass
 class SubstituteByModel(GenerativeOperation):
-    """Exchange words for others that a masked language model finds likely in their place (arXiv:1805.06201).
+    """Replace words by others that a masked language model predicts in their place (arXiv:1805.06201).
 
-    Words of letters alone are exchanged, whole, for whole words of the model's vocabulary that are not the same word;
-    numbers, @names, #tags and addresses stay. The new word need not mean the same: a negation or the word that decides
-    the class may go, so keep p low.
+    Only words made of letters are replaced, by other whole words of the model's vocabulary; numbers, @names, #tags and
+    addresses stay. The new word need not mean the same: a negation, or the word that decides the class, may disappear,
+    so keep p low.
     """
 
     checkpoint: CheckpointName
     """Hub id or folder of a checkpoint with a trained masked-language-model head, such as
     distilbert/distilroberta-base."""
     p: Probability = 0.15
-    """Share of the words; at least one where it is above 0."""
+    """Share of the words; at least one word if above 0."""
     top_k: Annotated[int, between(1, MANY)] = 20
-    """How many of the likeliest words are drawn from."""
+    """Number of most likely words to draw from."""
     temperature: Annotated[float, between(0, 100)] = 1.0
-    """Below 1 the likelier ones are drawn more often. 0: always the likeliest."""
+    """Temperature of the draw; lower values favor likely words. 0: always the most likely."""
     max_length: Annotated[int, between(4, MANY)] = 256
-    """Tokens of a text that the model reads, or fewer where it has fewer positions; words behind stay."""
+    """Tokens of a text that the model reads, up to its number of positions; later words stay."""
     batch_size: Annotated[int, between(1, MANY)] = 32
-    """Texts of a pass at most; fewer where the vocabulary is large."""
+    """Largest number of texts per batch; fewer for a large vocabulary."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The masked language model."""
         return (Source(self.checkpoint, self.revision, "masked words"),)
 
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of as many words; one of fewer than two stays itself. See `GenerativeOperation`."""
+        """Change the batch, see `GenerativeOperation`; a text of fewer than two words stays."""
         return batch if self.p == 0 else super().__call__(batch, rng)
 
     def rewrite(self, texts: Sequence[str], seeds: Sequence[int], load: Load) -> list[str]:
-        """See `GenerativeOperation`."""
         rngs = map(np.random.default_rng, seeds)
-        opened = [open_words(text, self.p, rng) for text, rng in zip(texts, rngs, strict=True)]
-        if not any(text.places for text in opened):
+        masked = [mask_words(text, self.p, rng) for text, rng in zip(texts, rngs, strict=True)]
+        if not any(text.positions for text in masked):
             return list(texts)
-        return fill(opened, load(self.sources[0]), self)
+        return fill_masks(masked, load(self.sources[0]), self)
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A text of which some words are to be filled in anew."""
+class MaskedText:
+    """A text with some of its words to be predicted."""
 
     pieces: tuple[str, ...]
-    """Words, and what is around them; together they are the text."""
-    places: tuple[int, ...] = ()
-    """Which pieces are left open."""
+    """Words and the characters between them; joined they are the text."""
+    positions: tuple[int, ...] = ()
+    """Indices of the masked pieces."""
     draws: tuple[float, ...] = ()
-    """A random number from 0 to 1 for each."""
+    """A random number from [0, 1) for each."""
 
     def text(self, mask: str) -> str:
-        """The text with `mask` in place of the open words."""
-        open_places = set(self.places)
-        return "".join(mask if i in open_places else piece for i, piece in enumerate(self.pieces))
+        """Return the text with `mask` in place of the masked words."""
+        is_masked = set(self.positions)
+        return "".join(mask if i in is_masked else piece for i, piece in enumerate(self.pieces))
 
 
-def open_words(text: str, p: float, rng: np.random.Generator) -> Opened:
-    """Leave a share `p` of the text's words open, one at least; none of a text of fewer than two words.
+def mask_words(text: str, p: float, rng: np.random.Generator) -> MaskedText:
+    """Mask a share `p` of the text's words, at least one; none in a text of fewer than two words.
 
-    Words with combining marks stay: they are no letters to `WORD`.
+    Words with combining marks are not masked, as `WORD` does not count the marks as letters.
     """
     pieces: list[str] = []
     words: list[int] = []
@@ -103,94 +101,95 @@ def open_words(text: str, p: float, rng: np.random.Generator) -> Opened:
     for gap, part in zip(gaps, parts, strict=False):
         match = WORD.fullmatch(part)
         pieces.append(gap)
-        if match is None or _is_mark(match[3][:1]):
+        if match is None or _is_combining_mark(match[3][:1]):
             pieces.append(part)
         else:
             words.append(len(pieces) + 1)
             pieces += match.groups()
     pieces.append(gaps[-1])
     if p == 0 or not words or len(parts) < 2:
-        return Opened((text,))
+        return MaskedText((text,))
     count = max(1, round(p * len(words)))
-    places = sorted(rng.choice(words, count, replace=False).tolist())
-    return Opened(tuple(pieces), tuple(places), tuple(rng.random(count).tolist()))
+    positions = sorted(rng.choice(words, count, replace=False).tolist())
+    return MaskedText(tuple(pieces), tuple(positions), tuple(rng.random(count).tolist()))
 
 
-def _is_mark(character: str) -> bool:
-    """Whether it is written onto the letter before it, as accents of Unicode's NFD and vowels of Devanagari are."""
+def _is_combining_mark(character: str) -> bool:
+    """Return whether the character modifies the letter before it: accents in NFD, vowels of Devanagari."""
     return character != "" and unicodedata.category(character).startswith("M")
 
 
-def fill(opened: Sequence[Opened], masked: LanguageModel, operation: SubstituteByModel) -> list[str]:
-    """The texts with words of the model's choice in the open places, in batches of like length.
+def fill_masks(masked: Sequence[MaskedText], language_model: LanguageModel, operation: SubstituteByModel) -> list[str]:
+    """Replace the masked words by predictions of the model, in batches of similar length.
 
-    A word that lies behind `max_length` tokens stays, and so does a text in which the mask token itself is written.
+    Words past `max_length` tokens stay, and so do texts that contain the mask token literally.
 
     Raises:
         InputError: the vocabulary has no whole words.
     """
-    tokenizer, texts = masked.tokenizer, ["".join(text.pieces) for text in opened]
-    vocabulary = masked.vocabulary
+    tokenizer, texts = language_model.tokenizer, ["".join(text.pieces) for text in masked]
+    vocabulary = language_model.vocabulary
     if len(vocabulary.tokens) < 2:
         raise InputError(
-            f"{masked.name}: its vocabulary has no whole words to put in; use a bert or roberta checkpoint"
+            f"{language_model.name}: its vocabulary has no whole words to put in; use a bert or roberta checkpoint"
         )
-    todo = [i for i, text in enumerate(opened) if text.places and tokenizer.mask_token not in texts[i]]
+    todo = [i for i, text in enumerate(masked) if text.positions and tokenizer.mask_token not in texts[i]]
     todo.sort(key=lambda i: -len(texts[i]))
-    length, size = min(operation.max_length, masked.positions), masked.model.config.vocab_size
+    length = min(operation.max_length, language_model.positions)
+    vocab_size = language_model.model.config.vocab_size
     with tqdm(total=len(todo), desc="masked words", unit="text", leave=False, dynamic_ncols=True, disable=None) as bar:
         while todo:
-            # The first one is the longest, and has hardly more tokens than characters.
+            # The first text is the longest; a text rarely has more tokens than characters.
             longest = min(length, len(texts[todo[0]]) + 2)
-            at_once = min(operation.batch_size, max(1, LOGIT_BYTES // (4 * longest * size)))
-            rows, todo = todo[:at_once], todo[at_once:]
-            logits = _logits([opened[i].text(tokenizer.mask_token) for i in rows], masked, length)
+            batch_size = min(operation.batch_size, max(1, LOGIT_BYTES // (4 * longest * vocab_size)))
+            rows, todo = todo[:batch_size], todo[batch_size:]
+            logits = _mask_logits([masked[i].text(tokenizer.mask_token) for i in rows], language_model, length)
             for i, logits_MV in zip(rows, logits, strict=True):
-                texts[i] = _filled(opened[i], logits_MV, vocabulary, operation)
+                texts[i] = _fill(masked[i], logits_MV, vocabulary, operation)
             bar.update(len(rows))
     return texts
 
 
-def _logits(texts: list[str], masked: LanguageModel, length: int) -> list[torch.Tensor]:
-    """Logits (M, V) of each text's masked words that are within `length` tokens."""
+def _mask_logits(texts: list[str], language_model: LanguageModel, length: int) -> list[torch.Tensor]:
+    """Return the logits (M, V) of each text's masked words within the first `length` tokens."""
     import torch
 
-    tokenizer = masked.tokenizer
+    tokenizer = language_model.tokenizer
     encoded = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
     with torch.inference_mode():
-        logits_BTV = masked.model(**encoded.to(masked.device)).logits
+        logits_BTV = language_model.model(**encoded.to(language_model.device)).logits
         is_mask_BT = encoded["input_ids"] == tokenizer.mask_token_id
         return [logits_TV[is_mask_T].float().cpu() for logits_TV, is_mask_T in zip(logits_BTV, is_mask_BT, strict=True)]
 
 
-def _filled(opened: Opened, logits_MV: torch.Tensor, vocabulary: Vocabulary, operation: SubstituteByModel) -> str:
+def _fill(masked: MaskedText, logits_MV: torch.Tensor, vocabulary: Vocabulary, operation: SubstituteByModel) -> str:
     import torch
 
-    pieces, tokens = list(opened.pieces), torch.tensor(list(vocabulary.words))
+    pieces, tokens = list(masked.pieces), torch.tensor(list(vocabulary.words))
     allowed_V = torch.full(logits_MV.shape[1:], -torch.inf)
     allowed_V[tokens] = 0.0
-    # Masks that were cut off are the last ones.
-    for place, draw, logits_V in zip(opened.places, opened.draws, logits_MV, strict=False):
-        old = pieces[place]
+    # Truncation drops the last masks.
+    for position, draw, logits_V in zip(masked.positions, masked.draws, logits_MV, strict=False):
+        old = pieces[position]
         scores_V = logits_V + allowed_V
         scores_V[vocabulary.tokens.get(old.casefold(), [])] = -torch.inf
         token = draw_token(scores_V, draw, top_k=operation.top_k, temperature=operation.temperature)
-        pieces[place] = _cased(vocabulary.words[token], old)
+        pieces[position] = _match_case(vocabulary.words[token], old)
     return "".join(pieces)
 
 
 def draw_token(scores_V: torch.Tensor, draw: float, *, top_k: int, temperature: float) -> int:
-    """One of the `top_k` best tokens by their softmax; `draw`, from 0 to 1, says where among them, the best first."""
+    """Sample one of the `top_k` best tokens by their softmax, at the quantile `draw` of the tokens in falling order."""
     import torch
 
     best = scores_V.topk(min(top_k, int(scores_V.isfinite().sum())))
     if temperature == 0:
         return int(best.indices[0])
-    shares_K = torch.softmax(best.values.double() / temperature, 0).cumsum(0)
-    return int(best.indices[min(int(torch.searchsorted(shares_K, draw, right=True)), len(shares_K) - 1)])
+    cumulative_K = torch.softmax(best.values.double() / temperature, 0).cumsum(0)
+    return int(best.indices[min(int(torch.searchsorted(cumulative_K, draw, right=True)), len(cumulative_K) - 1)])
 
 
-def _cased(word: str, like: str) -> str:
+def _match_case(word: str, like: str) -> str:
     if len(like) > 1 and like.isupper():
         return word.upper()
     return word[:1].upper() + word[1:] if like[:1].isupper() else word

@@ -1,8 +1,7 @@
-"""Texts that language models have changed, in the disk cache: the next run reads the same ones to the bit and loads no
-model.
+"""Generative augmentation with a disk cache: the next run reads the same texts and loads no model.
 
-A model's numbers round differently in another batch, so that a word drawn on the edge may differ between two machines
-or two ways to put batches together; cached texts do not.
+A model's logits differ in rounding between batch compositions and machines, so that a sampled word may differ; cached
+texts do not.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,20 @@ import torch
 
 from hf_finetune.augmentation.compose import Augmentation, generative_operations
 from hf_finetune.augmentation.generative.base import GenerativeOperation
-from hf_finetune.augmentation.generative.checkpoints import LanguageModel, digest, load
+from hf_finetune.augmentation.generative.checkpoints import digest, load
 from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.utils import disk_cache
 from hf_finetune.utils.plain import to_plain
 
 logger = logging.getLogger("hf_finetune.run")
 
-# Raised whenever an operation comes to change texts otherwise.
+# Increased whenever the output of an operation changes.
 FORMAT = 2
 FILE = "texts.json"
 
 
 def check_checkpoints(operations: Sequence[Augmentation]) -> None:
-    """Refuse checkpoints that will not do, before a run begins and without their weights.
+    """Refuse unsuitable checkpoints before a run, without loading their weights.
 
     Raises:
         InputError: see `checkpoints.load`.
@@ -40,7 +40,7 @@ def check_checkpoints(operations: Sequence[Augmentation]) -> None:
 
 
 def checkpoint_digests(operations: Sequence[Augmentation]) -> list[str]:
-    """What the paraphrases of the operations depend on beside the operations' fields.
+    """Return the digests of the operations' checkpoints, see `checkpoints.digest`.
 
     Raises:
         InputError: see `checkpoints.digest`.
@@ -53,22 +53,22 @@ def _sources(operations: Sequence[Augmentation]) -> list[Source]:
 
 
 class Paraphraser:
-    """Changes texts by language models, see `operations.Paraphrase`, or reads what an earlier run has changed.
+    """Runs generative operations (`operations.Paraphrase`), or reads their output from the disk cache.
 
-    Each model is loaded once, when the first text needs it, until `release`.
+    Each model is loaded at its first use, and stays in memory until `release`.
 
     Args:
-        device: of the models.
-        cache_gb: gigabytes (10^9 bytes) that the whole disk cache may take.
+        device: device of the models.
+        cache_gb: limit of the whole disk cache in gigabytes (10^9 bytes).
     """
 
     def __init__(self, device: torch.device, cache_gb: float) -> None:
-        self.device, self.cache_gb = device, cache_gb
-        self._models: dict[Source, LanguageModel] = {}
-        self._digests: dict[Source, str] = {}
+        self.cache_gb = cache_gb
+        self._load = cache(partial(load, device=device))
+        self._digest = cache(digest)
 
     def __call__(self, operation: GenerativeOperation, texts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        """The texts as the operation changes them.
+        """Return the texts as the operation changes them.
 
         Raises:
             InputError: see `checkpoints.load`.
@@ -91,7 +91,7 @@ class Paraphraser:
             return cached
 
         if (cached := disk_cache.find(folder, read)) is not None:
-            logger.info("%s: %d changed texts found in %s", type(operation).__name__, len(texts), folder)
+            logger.info("%s: %d augmented texts read from %s", type(operation).__name__, len(texts), folder)
             disk_cache.pin(folder)
             return cached
         changed = operation.rewrite(texts, seeds, self._load)
@@ -101,19 +101,9 @@ class Paraphraser:
                 new.append(FILE, content)
             disk_cache.pin(folder)
         except disk_cache.CacheUnavailable as reason:
-            logger.warning("changed texts are not cached for a later run: %s", reason)
+            logger.warning("augmented texts are not cached for later runs: %s", reason)
         return changed
 
     def release(self) -> None:
-        """Give back the memory of the models."""
-        self._models.clear()
-
-    def _load(self, source: Source) -> LanguageModel:
-        if source not in self._models:
-            self._models[source] = load(source, self.device)
-        return self._models[source]
-
-    def _digest(self, source: Source) -> str:
-        if source not in self._digests:
-            self._digests[source] = digest(source)
-        return self._digests[source]
+        """Free the memory of the models."""
+        self._load.cache_clear()

@@ -1,4 +1,4 @@
-"""Which checkpoints an operation by language models needs, and for what."""
+"""The checkpoints that generative operations load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Task = Literal["masked words", "translation"]
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint for a task."""
+    """A checkpoint and the task it is loaded for."""
 
     checkpoint: str
     """Hub id or folder."""

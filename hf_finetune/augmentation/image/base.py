@@ -1,15 +1,16 @@
-"""How operations on images are done row by row, and how they draw what they do.
+"""Base class of image operations, and the random draws they share.
 
-One image after another: a row's result cannot depend on its neighbors, and an image of 224 pixels stays in a core's
-cache from kernel to kernel, which batches do not (color kernels took the same time in batches of 8).
+Images are processed one at a time: a row's result cannot depend on its neighbors, and an image of 224 pixels a side
+stays in a core's cache from kernel to kernel, which a batch does not (color kernels took the same time in batches
+of 8).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -21,17 +22,29 @@ if TYPE_CHECKING:
     import torch
 
 Draw = Literal["uniform", "ends"]
-"""uniform: any value between the two ends of a range; ends: one of the two, as the published policies do it."""
+"""uniform: any value between the two ends of a range; ends: one of the two, as in the published policies."""
 GrayLevel = Annotated[int, between(0, 255)]
+BOX_ATTEMPTS = 10
+"""Boxes of random area and shape drawn before giving up, as not every one fits into the image."""
 
 
 class EachImage(ABC):
-    """An operation that changes each image by itself, with a probability that is its field `p`."""
+    """An operation that changes each image on its own, with probability `p`."""
 
     p: Probability
+    limits: ClassVar[tuple[str, str] | None] = None
+    """Names of the fields with the lower and the upper end of the operation's range."""
+
+    def __post_init__(self) -> None:
+        if self.limits is not None:
+            low, high = (getattr(self, name) for name in self.limits)
+            if low > high:
+                raise InputError(
+                    f"{type(self).__name__}.{self.limits[0]}: expected {self.limits[1]} ({high:g}) at most, got {low!r}"
+                )
 
     def __call__(self, batch: ImageBatch, rng: Rng) -> ImageBatch:
-        """The batch with each image sent through `change` with probability p."""
+        """Change each image of the batch with probability p."""
         pixels = batch.pixels.clone()
         for i, r in enumerate(each(rng, len(batch))):
             if r.random() < self.p:
@@ -40,28 +53,33 @@ class EachImage(ABC):
 
     @abstractmethod
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image, uint8, as another of its size, whatever `p` is; the one that came in stays as it was."""
+        """Return a changed uint8 image of the same shape, whatever `p` is; the input is not modified."""
 
 
-def through(operations: Iterable[EachImage], image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-    """An image after several operations, each with its own probability."""
+def apply_in_turn(operations: Iterable[EachImage], image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+    """Apply several operations to an image, each with its own probability."""
     for operation in operations:
         if r.random() < operation.p:
             image_CHW = operation.change(image_CHW, r)
     return image_CHW
 
 
-def either_way(r: np.random.Generator, most: float, draw: Draw) -> float:
-    """A number from -most to most, or one of the two."""
-    return float(r.uniform(-most, most)) if draw == "uniform" else most * (1 - 2 * int(r.integers(2)))
+def draw_symmetric(r: np.random.Generator, limit: float, draw: Draw) -> float:
+    """Draw a number between -limit and limit, or one of these two."""
+    return float(r.uniform(-limit, limit)) if draw == "uniform" else limit * (1 - 2 * int(r.integers(2)))
 
 
-def expect_in_order(operation: Any, smaller: str, larger: str) -> None:
-    """Refuse a range whose first end is above its second.
+def draw_box(
+    size: tuple[int, int], draw_sides: Callable[[], tuple[int, int]], r: np.random.Generator
+) -> tuple[int, int, int, int] | None:
+    """Draw a box inside an image: top, left, height and width. None if no drawn box fits.
 
-    Raises:
-        InputError: naming the operation, both fields and their values.
+    Args:
+        size: height and width of the image.
+        draw_sides: draws height and width of a box.
     """
-    low, high = getattr(operation, smaller), getattr(operation, larger)
-    if low > high:
-        raise InputError(f"{type(operation).__name__}.{smaller}: expected {larger} ({high:g}) at most, got {low!r}")
+    for _ in range(BOX_ATTEMPTS):
+        height, width = draw_sides()
+        if height <= size[0] and width <= size[1]:
+            return int(r.integers(size[0] - height + 1)), int(r.integers(size[1] - width + 1)), height, width
+    return None

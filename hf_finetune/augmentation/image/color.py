@@ -1,12 +1,12 @@
-"""Augmentation of images: their colors. Kernels are torchvision's but for the hue and the threshold."""
+"""Image operations on colors. The kernels are torchvision's except for hue and solarization."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
 
-from hf_finetune.augmentation.image.base import Draw, EachImage, either_way
+from hf_finetune.augmentation.image.base import Draw, EachImage, draw_symmetric
 from hf_finetune.augmentation.operations import Graded
 from hf_finetune.utils.config import Probability, between, configclass
 
@@ -16,58 +16,51 @@ if TYPE_CHECKING:
 
 @configclass
 class ColorJitter(EachImage):
-    """Change brightness, contrast, saturation and hue, in an order drawn anew for every image."""
+    """Change brightness, contrast, saturation and hue, in random order."""
 
     brightness: Probability = 0.3
-    """Largest change of the factor on all values either way, 0 to 1. At a factor of 0 everything is black."""
+    """Largest deviation from 1 of the factor on all values, 0 to 1. A factor of 0 gives black."""
     contrast: Probability = 0.3
-    """Largest change of the factor on what differs from the mean gray, 0 to 1."""
+    """Largest deviation from 1 of the factor on differences from the mean gray, 0 to 1."""
     saturation: Probability = 0.3
-    """Largest change of the factor on what differs from gray, 0 to 1."""
+    """Largest deviation from 1 of the factor on differences from gray, 0 to 1."""
     hue: Annotated[float, between(0, 0.5)] = 0.0
-    """Furthest turn of the hues either way, 0 to 0.5 of the full circle."""
+    """Largest rotation of the hue in either direction, 0 to 0.5 of the full circle."""
     draw: Draw = "uniform"
-    """uniform: any change up to the largest either way; ends: the largest, one way or the other."""
+    """uniform: any change up to the largest, in either direction; ends: the largest change in a random direction."""
     p: Probability = 1.0
     """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape."""
         from torchvision.transforms.v2 import functional as F
 
-        from hf_finetune.augmentation.image.kernels import hue_turned
+        from hf_finetune.augmentation.image.kernels import rotate_hue
 
-        for which in r.permutation(4):
-            most = (self.brightness, self.contrast, self.saturation, self.hue)[which]
-            if most == 0:
-                continue
-            change = either_way(r, most, self.draw)
-            match which:
-                case 0:
-                    image_CHW = F.adjust_brightness(image_CHW, 1 + change)
-                case 1:
-                    image_CHW = F.adjust_contrast(image_CHW, 1 + change)
-                case 2:
-                    image_CHW = F.adjust_saturation(image_CHW, 1 + change)
-                case 3:
-                    image_CHW = hue_turned(image_CHW, change)
+        adjustments = (
+            (self.brightness, lambda image, change: F.adjust_brightness(image, 1 + change)),
+            (self.contrast, lambda image, change: F.adjust_contrast(image, 1 + change)),
+            (self.saturation, lambda image, change: F.adjust_saturation(image, 1 + change)),
+            (self.hue, rotate_hue),
+        )
+        for i in r.permutation(4):
+            limit, adjust = adjustments[i]
+            if limit > 0:
+                image_CHW = adjust(image_CHW, draw_symmetric(r, limit, self.draw))
         return image_CHW
 
 
 @configclass
 class Grayscale(Graded, EachImage):
-    """Take the color out of an image."""
+    """Convert to grayscale, in three equal channels."""
 
     p: Probability = 0.1
     """Probability of each image."""
 
     @classmethod
-    def of_strength(cls, strength: float) -> Self:
-        """See `Graded`."""
+    def from_strength(cls, strength: float) -> Self:
         return cls(p=strength)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape, all three channels alike."""
         from torchvision.transforms.v2 import functional as F
 
         return F.rgb_to_grayscale(image_CHW, num_output_channels=3)
@@ -78,12 +71,11 @@ class Posterize(EachImage):
     """Keep only the highest bits of every value."""
 
     bits: Annotated[int, between(0, 8)] = 4
-    """How many of the 8, 0 to 8."""
+    """Number of bits to keep, 0 to 8."""
     p: Probability = 0.5
     """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape, of fewer colors."""
         from torchvision.transforms.v2 import functional as F
 
         return F.posterize(image_CHW, self.bits)
@@ -91,69 +83,69 @@ class Posterize(EachImage):
 
 @configclass
 class Solarize(EachImage):
-    """Invert the brighter values."""
+    """Invert all values from a threshold on."""
 
     threshold: Annotated[float, between(0, 256)] = 128.0
-    """Those from here on, 0 (all of them) to 256 (none)."""
+    """Lowest value to invert, 0 (invert everything) to 256 (nothing)."""
     p: Probability = 0.5
     """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape."""
-        from hf_finetune.augmentation.image.kernels import solarized
+        from hf_finetune.augmentation.image.kernels import solarize
 
-        return solarized(image_CHW, self.threshold)
+        return solarize(image_CHW, self.threshold)
+
+
+class ByFunction(EachImage):
+    """An operation that is one function of torchvision, without parameters."""
+
+    function: ClassVar[str]
+    """Its name in `torchvision.transforms.v2.functional`."""
+
+    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
+        from torchvision.transforms.v2 import functional
+
+        return getattr(functional, self.function)(image_CHW)
 
 
 @configclass
-class AutoContrast(EachImage):
-    """Stretch every channel so that its darkest value is 0 and its brightest 255, or 254 by rounding."""
+class AutoContrast(ByFunction):
+    """Stretch every channel to the full range of values, 0 to 255, or 254 by rounding. A constant channel stays
+    unchanged."""
 
     p: Probability = 0.5
     """Probability of each image."""
-
-    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape; a channel of one value stays itself."""
-        from torchvision.transforms.v2 import functional as F
-
-        return F.autocontrast(image_CHW)
+    function: ClassVar[str] = "autocontrast"
 
 
 @configclass
-class Equalize(EachImage):
-    """Spread the values of every channel so that all are about as frequent."""
+class Equalize(ByFunction):
+    """Equalize the histogram of every channel. A channel with fewer than 255 pixels below its brightest value stays
+    unchanged."""
 
     p: Probability = 0.5
     """Probability of each image."""
-
-    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape; a channel of fewer than 255 pixels below its brightest value stays itself."""
-        from torchvision.transforms.v2 import functional as F
-
-        return F.equalize(image_CHW)
+    function: ClassVar[str] = "equalize"
 
 
 @configclass
-class Invert(EachImage):
-    """Make a negative."""
+class Invert(ByFunction):
+    """Invert all values: 255 minus the value."""
 
     p: Probability = 0.5
     """Probability of each image."""
-
-    def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape, 255 less what every value was."""
-        from torchvision.transforms.v2 import functional as F
-
-        return F.invert(image_CHW)
+    function: ClassVar[str] = "invert"
 
 
 @configclass
 class Identity(EachImage):
-    """Leave an image as it is: one of the choices of the published policies."""
+    """Leave the image unchanged: one of the choices of the published policies."""
 
     p: Probability = 1.0
-    """Probability of each image, for nothing."""
+    """Probability of each image; without effect."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """The image itself."""
         return image_CHW
+
+
+ColorOperation = ColorJitter | Grayscale | Posterize | Solarize | AutoContrast | Equalize | Invert | Identity

@@ -1,13 +1,13 @@
-"""Augmentation of images: where things are. Every image keeps its size."""
+"""Geometric image operations. Every image keeps its size."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 
-from hf_finetune.augmentation.image.base import Draw, EachImage, GrayLevel, either_way, expect_in_order
+from hf_finetune.augmentation.image.base import Draw, EachImage, GrayLevel, draw_box, draw_symmetric
 from hf_finetune.augmentation.operations import Graded
 from hf_finetune.errors import InputError
 from hf_finetune.utils.config import Probability, between, configclass
@@ -16,150 +16,135 @@ if TYPE_CHECKING:
     import torch
 
 Interpolation = Literal["nearest", "bilinear"]
-# A crop of drawn area and shape may not fit; after so many the whole image is taken.
-CROP_ATTEMPTS = 10
 
 
 @configclass
 class Crop(EachImage):
-    """Cut an image of the same size out of it and a frame around it, at random."""
+    """Pad the image, and crop it back to its size at a random place."""
 
     padding: Annotated[int, between(0, 512)] = 4
-    """Pixels of the frame on every side, 0 to 512."""
+    """Pixels of padding on every side, 0 to 512."""
     frame: Literal["constant", "reflect"] = "constant"
-    """constant: of one gray level; reflect: the image mirrored at its edges."""
+    """Content of the padding. constant: one gray level; reflect: the image mirrored at its edges."""
     fill: GrayLevel = 0
-    """Gray level of a constant frame, 0 to 255."""
+    """Gray level of constant padding, 0 to 255."""
     p: Probability = 1.0
     """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image moved by at most `padding` pixels each way."""
         from torchvision.transforms.v2 import functional as F
 
-        from hf_finetune.augmentation.image.kernels import shifted
+        from hf_finetune.augmentation.image.kernels import translate
 
         height, width = image_CHW.shape[1:]
         if self.frame == "constant":
             x, y = (int(r.integers(-self.padding, self.padding + 1)) for _ in range(2))
-            return shifted(image_CHW, x, y, self.fill)
-        # A mirror shows no more than there is.
+            return translate(image_CHW, x, y, self.fill)
+        # Reflection reaches no further than the opposite edge.
         right, down = (min(self.padding, side - 1) for side in (width, height))
-        framed = F.pad(image_CHW, [right, down, right, down], padding_mode="reflect")
+        padded = F.pad(image_CHW, [right, down, right, down], padding_mode="reflect")
         left, top = int(r.integers(2 * right + 1)), int(r.integers(2 * down + 1))
-        return framed[:, top : top + height, left : left + width]
+        return padded[:, top : top + height, left : left + width]
 
 
 @configclass
 class ResizedCrop(Graded, EachImage):
-    """Cut out a part of an image and resize it to the image's size (Inception's crop, arXiv:1409.4842)."""
+    """Crop a part of random area and aspect ratio, and resize it to the image's size (arXiv:1409.4842)."""
 
     min_scale: Annotated[float, between(1e-4, 1)] = 0.08
-    """Smallest part as a share of the area, above 0 to 1."""
+    """Smallest area of the crop as a share of the image, above 0, up to 1."""
     max_scale: Annotated[float, between(1e-4, 1)] = 1.0
-    """Largest part as a share of the area, up to 1."""
+    """Largest area of the crop as a share of the image, up to 1."""
     ratio: Annotated[float, between(1, 10)] = 4 / 3
-    """Strongest stretch of the part's sides against each other, 1 to 10: drawn from 1/ratio to ratio of the image's
-    own."""
+    """Largest aspect ratio of the crop relative to the image's own, 1 to 10; the smallest is its inverse."""
     p: Probability = 1.0
     """Probability of each image."""
-
-    def __post_init__(self) -> None:
-        expect_in_order(self, "min_scale", "max_scale")
+    limits: ClassVar[tuple[str, str]] = ("min_scale", "max_scale")
 
     @classmethod
-    def of_strength(cls, strength: float) -> Self:
-        """See `Graded`."""
+    def from_strength(cls, strength: float) -> Self:
         return cls(min_scale=round(1 - 0.9 * strength, 3))
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """A part of the image, of the same size."""
         from torchvision.transforms.v2 import functional as F
 
         height, width = image_CHW.shape[1:]
-        top, left, tall, wide = self.part(height, width, r)
-        if (tall, wide) == (height, width):
+        box = self.box(height, width, r)
+        if box[2:] == (height, width):
             return image_CHW
-        return F.resized_crop(image_CHW, top, left, tall, wide, [height, width], antialias=True)
+        return F.resized_crop(image_CHW, *box, [height, width], antialias=True)
 
-    def part(self, height: int, width: int, r: np.random.Generator) -> tuple[int, int, int, int]:
-        """Where it is: top, left, height and width."""
-        for _ in range(CROP_ATTEMPTS):
-            share = math.sqrt(r.uniform(self.min_scale, self.max_scale))
+    def box(self, height: int, width: int, r: np.random.Generator) -> tuple[int, int, int, int]:
+        """Draw the crop of an image of this size: top, left, height and width."""
+
+        def draw_sides() -> tuple[int, int]:
+            scale = math.sqrt(r.uniform(self.min_scale, self.max_scale))
             stretch = math.exp(r.uniform(-1, 1) * math.log(self.ratio) / 2)
-            tall, wide = max(1, round(height * share / stretch)), max(1, round(width * share * stretch))
-            if tall <= height and wide <= width:
-                return int(r.integers(height - tall + 1)), int(r.integers(width - wide + 1)), tall, wide
-        return 0, 0, height, width
+            return max(1, round(height * scale / stretch)), max(1, round(width * scale * stretch))
+
+        return draw_box((height, width), draw_sides, r) or (0, 0, height, width)
 
 
 @configclass
 class Flip(Graded, EachImage):
-    """Mirror an image."""
+    """Flip the image."""
 
     p: Probability = 0.5
     """Probability of each image."""
     direction: Literal["horizontal", "vertical"] = "horizontal"
-    """horizontal: left becomes right; vertical: top becomes bottom."""
+    """horizontal: left to right; vertical: top to bottom."""
 
     @classmethod
-    def of_strength(cls, strength: float) -> Self:
-        """See `Graded`."""
+    def from_strength(cls, strength: float) -> Self:
         return cls(0.5 * strength)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape."""
         return image_CHW.flip(-1 if self.direction == "horizontal" else -2)
 
 
 @configclass
 class Rotate(EachImage):
-    """Turn an image about its center."""
+    """Rotate the image about its center."""
 
     degrees: Annotated[float, between(0, 180)] = 15.0
-    """Furthest turn either way, 0 to 180."""
+    """Largest angle in either direction, 0 to 180."""
     draw: Draw = "uniform"
-    """uniform: any angle up to `degrees` either way; ends: `degrees` one way or the other."""
+    """uniform: any angle up to `degrees`, in either direction; ends: `degrees` in a random direction."""
     interpolation: Interpolation = "bilinear"
-    """Values between pixels: nearest or bilinear."""
+    """Interpolation between pixels: nearest or bilinear."""
     fill: GrayLevel = 0
-    """Gray level of what was outside, 0 to 255."""
+    """Gray level of the area outside the image, 0 to 255."""
     p: Probability = 1.0
     """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import affine
 
-        angle = either_way(r, self.degrees, self.draw)
+        angle = draw_symmetric(r, self.degrees, self.draw)
         return affine(image_CHW, self.interpolation, self.fill, angle=angle)
 
 
 @configclass
 class Scale(Graded, EachImage):
-    """Show an image larger or smaller, about its center."""
+    """Zoom the image in or out, about its center."""
 
     smallest: Annotated[float, between(0.05, 20)] = 0.8
-    """Smallest factor on both sides, 0.05 to 20; 1 is the image as it is."""
+    """Smallest zoom factor, 0.05 to 20; 1 leaves the image unchanged."""
     largest: Annotated[float, between(0.05, 20)] = 1.25
-    """Largest factor, 0.05 to 20. The factor's logarithm is drawn evenly."""
+    """Largest zoom factor, 0.05 to 20. The factor is drawn log-uniformly."""
     interpolation: Interpolation = "bilinear"
-    """Values between pixels: nearest or bilinear."""
+    """Interpolation between pixels: nearest or bilinear."""
     fill: GrayLevel = 0
-    """Gray level of what was outside, 0 to 255."""
+    """Gray level of the area outside the image, 0 to 255."""
     p: Probability = 1.0
     """Probability of each image."""
-
-    def __post_init__(self) -> None:
-        expect_in_order(self, "smallest", "largest")
+    limits: ClassVar[tuple[str, str]] = ("smallest", "largest")
 
     @classmethod
-    def of_strength(cls, strength: float) -> Self:
-        """See `Graded`."""
+    def from_strength(cls, strength: float) -> Self:
         return cls(smallest=1 - 0.5 * strength, largest=1 + strength)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import affine
 
         factor = math.exp(r.uniform(math.log(self.smallest), math.log(self.largest)))
@@ -168,51 +153,50 @@ class Scale(Graded, EachImage):
 
 @configclass
 class Shear(EachImage):
-    """Slant an image."""
+    """Shear the image."""
 
     x: Annotated[float, between(0, 2)] = 0.2
-    """Furthest sideways, in pixels for every pixel of height, 0 to 2."""
+    """Largest horizontal shear, in pixels per pixel of height, 0 to 2."""
     y: Annotated[float, between(0, 2)] = 0.0
-    """Furthest up or down, in pixels for every pixel of width, 0 to 2; after the one sideways."""
+    """Largest vertical shear, in pixels per pixel of width, 0 to 2; applied after the horizontal one."""
     about: Literal["centre", "corner"] = "centre"
-    """What stays in its place: the middle (centre), or the upper left corner as in the published policies."""
+    """The fixed point: the center (centre), or the upper left corner as in the published policies."""
     draw: Draw = "uniform"
-    """uniform: any slant up to the furthest either way; ends: the furthest one way or the other."""
+    """uniform: any shear up to the largest, in either direction; ends: the largest in a random direction."""
     interpolation: Interpolation = "bilinear"
-    """Values between pixels: nearest or bilinear."""
+    """Interpolation between pixels: nearest or bilinear."""
     fill: GrayLevel = 0
-    """Gray level of what was outside, 0 to 255."""
+    """Gray level of the area outside the image, 0 to 255."""
     p: Probability = 1.0
     """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape."""
         from hf_finetune.augmentation.image.kernels import affine
 
         center = [0.0, 0.0] if self.about == "corner" else None
-        # torchvision shears both ways at once, which is neither one after the other.
-        for place, most in enumerate((self.x, self.y)):
-            if most > 0:
+        # torchvision shears along both axes at once, which differs from one after the other.
+        for axis, limit in enumerate((self.x, self.y)):
+            if limit > 0:
                 angles = [0.0, 0.0]
-                angles[place] = math.degrees(math.atan(either_way(r, most, self.draw)))
+                angles[axis] = math.degrees(math.atan(draw_symmetric(r, limit, self.draw)))
                 image_CHW = affine(image_CHW, self.interpolation, self.fill, shear=angles, center=center)
         return image_CHW
 
 
 @configclass
 class Translate(EachImage):
-    """Move an image by whole pixels."""
+    """Translate the image by whole pixels."""
 
     x: Annotated[float, between(0, 4096)] = 0.1
-    """Furthest to the left or right: 0 to 1 of the width, or 0 to 4096 pixels."""
+    """Largest horizontal distance: 0 to 1 of the width, or 0 to 4096 pixels."""
     y: Annotated[float, between(0, 4096)] = 0.1
-    """Furthest up or down: 0 to 1 of the height, or 0 to 4096 pixels."""
+    """Largest vertical distance: 0 to 1 of the height, or 0 to 4096 pixels."""
     unit: Literal["share", "pixels"] = "share"
-    """What x and y are counted in."""
+    """Unit of x and y."""
     draw: Draw = "uniform"
-    """uniform: any distance up to the furthest either way; ends: the furthest one way or the other."""
+    """uniform: any distance up to the largest, in either direction; ends: the largest in a random direction."""
     fill: GrayLevel = 0
-    """Gray level of what was outside, 0 to 255."""
+    """Gray level of the area outside the image, 0 to 255."""
     p: Probability = 1.0
     """Probability of each image."""
 
@@ -222,36 +206,34 @@ class Translate(EachImage):
                 raise InputError(f"Translate.{name}: expected a number from 0 to 1, or unit pixels, got {value!r}")
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape."""
-        from hf_finetune.augmentation.image.kernels import shifted
+        from hf_finetune.augmentation.image.kernels import translate
 
         height, width = image_CHW.shape[1:]
-        across, down = (width, height) if self.unit == "share" else (1, 1)
-        x, y = (int(either_way(r, most * side, self.draw)) for most, side in ((self.x, across), (self.y, down)))
-        return shifted(image_CHW, x, y, self.fill) if x or y else image_CHW
+        if self.unit == "pixels":
+            height = width = 1
+        x, y = (int(draw_symmetric(r, limit, self.draw)) for limit in (self.x * width, self.y * height))
+        return translate(image_CHW, x, y, self.fill) if x or y else image_CHW
 
 
 @configclass
 class Perspective(Graded, EachImage):
-    """Show an image as if it were seen at an angle."""
+    """Change the perspective. An image with a side of one pixel stays unchanged."""
 
     distortion: Annotated[float, between(0, 0.9)] = 0.3
-    """How far each corner goes towards the center at most, 0 to 0.9 of the way along both sides."""
+    """Largest shift of each corner towards the center, as a share of half of each side, 0 to 0.9."""
     fill: GrayLevel = 0
-    """Gray level of what was outside, 0 to 255."""
+    """Gray level of the area outside the image, 0 to 255."""
     p: Probability = 0.5
     """Probability of each image."""
 
     @classmethod
-    def of_strength(cls, strength: float) -> Self:
-        """See `Graded`."""
+    def from_strength(cls, strength: float) -> Self:
         return cls(round(0.6 * strength, 3), p=1.0)
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        """An image of the same shape; one of a single line of pixels stays itself."""
         from torchvision.transforms.v2 import functional as F
 
-        from hf_finetune.augmentation.image.kernels import outside
+        from hf_finetune.augmentation.image.kernels import fill_values
 
         height, width = image_CHW.shape[1:]
         right, bottom = width - 1, height - 1
@@ -262,4 +244,7 @@ class Perspective(Graded, EachImage):
             return image_CHW
         towards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
         moved = (np.array(corners) + inwards * towards).tolist()
-        return F.perspective(image_CHW, corners, moved, fill=outside(self.fill))
+        return F.perspective(image_CHW, corners, moved, fill=fill_values(self.fill))
+
+
+GeometricOperation = Flip | Crop | ResizedCrop | Rotate | Scale | Shear | Translate | Perspective

@@ -1,4 +1,4 @@
-"""Kernels on one image: those of torchvision as the operations call them, and others where those are slow or missing.
+"""Kernels on one image: torchvision's as the operations call them, and own ones where torchvision is slow or has none.
 
 Images are (3, H, W), uint8.
 
@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 
-def shifted(image_CHW: torch.Tensor, x: int, y: int, fill: int) -> torch.Tensor:
-    """Moved by whole pixels to the right and down; what comes in has the gray level `fill`."""
+def translate(image_CHW: torch.Tensor, x: int, y: int, fill: int) -> torch.Tensor:
+    """Move an image by whole pixels to the right and down; uncovered pixels get the gray level `fill`."""
     height, width = image_CHW.shape[1:]
     x, y = max(-width, min(x, width)), max(-height, min(y, height))
     moved = torch.full_like(image_CHW, fill)
@@ -27,8 +27,8 @@ def shifted(image_CHW: torch.Tensor, x: int, y: int, fill: int) -> torch.Tensor:
     return moved
 
 
-def outside(fill: int) -> list[float] | None:
-    """The gray level of what was outside, as torchvision takes it. Black is what it does unasked, in less time."""
+def fill_values(fill: int) -> list[float] | None:
+    """Return a gray level as torchvision takes it. None is black, which is its faster default."""
     return [float(fill)] * 3 if fill else None
 
 
@@ -42,15 +42,15 @@ def affine(
     shear: Sequence[float] = (0.0, 0.0),
     center: list[float] | None = None,
 ) -> torch.Tensor:
-    """Turned, scaled or sheared about a point.
+    """Rotate, scale or shear an image about a point.
 
     Args:
-        interpolation: of values between pixels, torchvision's name.
-        fill: gray level of what was outside.
+        interpolation: torchvision's name of it.
+        fill: gray level of the area outside the image.
         angle: degrees, clockwise.
         scale: above 1 the image is larger.
-        shear: degrees, sideways and downwards.
-        center: the point, x and y in pixels. None: the image's center.
+        shear: degrees, horizontal and vertical.
+        center: the fixed point, x and y in pixels. None: the image's center.
     """
     if angle == 0 and scale == 1 and not any(shear):
         return image_CHW
@@ -61,21 +61,21 @@ def affine(
         scale=scale,
         shear=list(shear),
         interpolation=InterpolationMode(interpolation),
-        fill=outside(fill),
+        fill=fill_values(fill),
         center=center,
     )
 
 
-def hue_turned(image_CHW: torch.Tensor, turn: float) -> torch.Tensor:
-    """Hues turned by a share of the full circle; brightest channel and spread of the channels stay.
+def rotate_hue(image_CHW: torch.Tensor, turn: float) -> torch.Tensor:
+    """Rotate all hues by a share of the full circle; maximum and range of the channels of each pixel stay.
 
-    Six times as fast as torchvision's way over HSV, and the same within one gray level.
+    Six times as fast as torchvision's conversion to HSV and back, and equal within one gray level.
     """
     pixels = image_CHW.float()
     red, green, blue = pixels
     most = pixels.amax(0)
     spread = most - pixels.amin(0)
-    # Whole numbers: a spread below 1 is 0, that of a gray, which has no hue to turn.
+    # Values are integers: a range below 1 is 0, which is a gray and has no hue.
     divisor = spread.clamp(min=1)
     sixths = torch.where(most == green, (blue - red) / divisor + 2, (red - green) / divisor + 4)
     sixths = torch.where(most == red, (green - blue) / divisor, sixths).add_(6 * turn)
@@ -87,30 +87,30 @@ def hue_turned(image_CHW: torch.Tensor, turn: float) -> torch.Tensor:
     return turned.round_().to(torch.uint8)
 
 
-def blurred(image_CHW: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian blur up to three standard deviations; one axis after the other, which is 3 times as fast at sigma 2."""
+def gaussian_blur(image_CHW: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blur with a kernel of three standard deviations, along one axis after the other: 3 times as fast at sigma 2."""
     height, width = image_CHW.shape[1:]
     radius = math.ceil(3 * sigma)
-    # Mirrored at the edges: an image cannot lend more than it has.
+    # The padding mirrors the image, so the kernel must not be wider than that.
     across, down = (2 * min(radius, side - 1) + 1 for side in (width, height))
     pixels = F.gaussian_blur(image_CHW.float(), [across, 1], [sigma, sigma])
     return F.gaussian_blur(pixels, [1, down], [sigma, sigma]).round_().to(torch.uint8)
 
 
-def with_noise(image_CHW: torch.Tensor, sigma: float, r: np.random.Generator) -> torch.Tensor:
-    """Gaussian noise of so many gray levels on every value. Rounded, where torchvision cuts off towards zero."""
+def add_noise(image_CHW: torch.Tensor, sigma: float, r: np.random.Generator) -> torch.Tensor:
+    """Add Gaussian noise with `sigma` in gray levels. Rounds, where torchvision truncates."""
     noise = torch.from_numpy(r.standard_normal(tuple(image_CHW.shape), dtype=np.float32))
     return noise.mul_(sigma).add_(image_CHW).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def solarized(image_CHW: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Values of the threshold and above inverted; 6 times as fast as a choice between two images."""
-    # As a whole number 256 would be wrapped to 0.
+def solarize(image_CHW: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Invert the values from the threshold on; 6 times as fast as `torch.where` between two images."""
+    # As uint8, 256 would wrap to 0.
     return image_CHW ^ (image_CHW >= float(threshold)).to(torch.uint8).mul_(255)
 
 
-def mixed(images: list[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    """Weighted sum of images of one size."""
+def weighted_sum(images: list[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """Return the weighted sum of images of one size."""
     total = torch.zeros(images[0].shape)
     for image_CHW, weight in zip(images, weights, strict=True):
         total.add_(image_CHW, alpha=float(weight))

@@ -1,59 +1,13 @@
-"""Augmentation of images: what `data.augment` can hold for them. Kernels are torchvision's, on images of uint8.
+"""The image operations that `data.augment` accepts, on uint8 images.
 
-All see an image as the network's processor has resized it, before it is rescaled and normalized, and keep its size.
+They run between the processor's resizing and its rescaling and normalization, and keep the size of an image.
 """
 
 from __future__ import annotations
 
-from hf_finetune.augmentation.image.color import (
-    AutoContrast,
-    ColorJitter,
-    Equalize,
-    Grayscale,
-    Identity,
-    Invert,
-    Posterize,
-    Solarize,
-)
-from hf_finetune.augmentation.image.geometry import (
-    Crop,
-    Flip,
-    Perspective,
-    ResizedCrop,
-    Rotate,
-    Scale,
-    Shear,
-    Translate,
-)
-from hf_finetune.augmentation.image.presets import AugMix, AutoAugment, Mild, RandAugment, ThreeAugment, TrivialAugment
-from hf_finetune.augmentation.image.quality import Blur, Erase, Jpeg, Noise, Sharpness
+from hf_finetune.augmentation.image.color import ColorOperation
+from hf_finetune.augmentation.image.geometry import GeometricOperation
+from hf_finetune.augmentation.image.presets import ImagePreset
+from hf_finetune.augmentation.image.quality import QualityOperation
 
-ImageOperation = (
-    Flip
-    | Crop
-    | ResizedCrop
-    | Rotate
-    | Scale
-    | Shear
-    | Translate
-    | Perspective
-    | ColorJitter
-    | Grayscale
-    | Posterize
-    | Solarize
-    | AutoContrast
-    | Equalize
-    | Invert
-    | Identity
-    | Blur
-    | Sharpness
-    | Noise
-    | Erase
-    | Jpeg
-    | AutoAugment
-    | RandAugment
-    | TrivialAugment
-    | AugMix
-    | ThreeAugment
-    | Mild
-)
+ImageOperation = GeometricOperation | ColorOperation | QualityOperation | ImagePreset

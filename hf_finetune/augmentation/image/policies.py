@@ -1,7 +1,8 @@
-"""What the published policies for images are made of: operations on one scale of magnitudes, 0 to 30.
+"""Building blocks of the published image policies: operations on one scale of magnitudes, 0 to 30.
 
-30 is the strongest that RandAugment knows (arXiv:1909.13719). AutoAugment's levels 0 to 9 are a third of ten such steps
-each: level k is the magnitude 30 k / 9.
+30 is RandAugment's strongest magnitude (arXiv:1909.13719). AutoAugment has levels 0 to 9: level k is the magnitude
+30 k / 9. torchvision's own policies draw from torch's global generator, for a whole batch at once; these draw per row,
+so that a view is reproducible on its own. Magnitudes and effects are torchvision's, which a test compares.
 """
 
 from __future__ import annotations
@@ -28,89 +29,89 @@ STRONGEST_LEVEL = 9
 
 
 @dataclass(frozen=True)
-class Strongest:
-    """What the operations do at the magnitude 30; at 0 they do nothing, in between it grows in proportion."""
+class Ranges:
+    """Effect of the operations at magnitude 30. It grows linearly from nothing at 0."""
 
     shear: float = 0.3
-    """Pixels sideways for every pixel of height."""
+    """Shear, in pixels per pixel of the other side."""
     translate: float = 150 / 331
-    """Distance, in `unit`."""
+    """Distance of a translation, in `unit`."""
     unit: Literal["share", "pixels"] = "share"
-    """Of the image's side, or pixels."""
+    """Share of the image's side, or pixels."""
     degrees: float = 30.0
-    """Turn."""
+    """Angle of a rotation."""
     factor: float = 0.9
-    """Change of the factors of brightness, color, contrast and sharpness."""
+    """Deviation from 1 of the factor on brightness, color, contrast or sharpness."""
     bits: tuple[int, int] = (8, 4)
-    """Bits that stay of 8: at 0 and at 30."""
+    """Bits that Posterize keeps, at magnitudes 0 and 30."""
 
 
-RANDOM = Strongest()
-"""Of AutoAugment and RandAugment."""
-WIDE = Strongest(shear=0.99, translate=32, unit="pixels", degrees=135, factor=0.99, bits=(8, 2))
-"""Of TrivialAugment's wide space (arXiv:2103.10158)."""
-MIXED = Strongest(translate=1 / 3, bits=(4, 0))
-"""Of AugMix (arXiv:1912.02781), which posterizes to 4 bits from the start."""
+RAND_AUGMENT = Ranges()
+"""AutoAugment and RandAugment."""
+TRIVIAL_AUGMENT_WIDE = Ranges(shear=0.99, translate=32, unit="pixels", degrees=135, factor=0.99, bits=(8, 2))
+"""TrivialAugment's wide space (arXiv:2103.10158)."""
+AUG_MIX = Ranges(translate=1 / 3, bits=(4, 0))
+"""AugMix (arXiv:1912.02781), which posterizes to 4 bits even at magnitude 0."""
 
-KINDS: dict[str, Callable[[float, Strongest], Any]] = {
-    "Identity": lambda share, most: Identity(),
-    "ShearX": lambda share, most: Shear(most.shear * share, 0.0, "corner", "ends"),
-    "ShearY": lambda share, most: Shear(0.0, most.shear * share, "corner", "ends"),
-    "TranslateX": lambda share, most: Translate(most.translate * share, 0.0, most.unit, "ends"),
-    "TranslateY": lambda share, most: Translate(0.0, most.translate * share, most.unit, "ends"),
-    "Rotate": lambda share, most: Rotate(most.degrees * share, "ends"),
-    "Brightness": lambda share, most: ColorJitter(most.factor * share, 0.0, 0.0, draw="ends"),
-    "Color": lambda share, most: ColorJitter(0.0, 0.0, most.factor * share, draw="ends"),
-    "Contrast": lambda share, most: ColorJitter(0.0, most.factor * share, 0.0, draw="ends"),
-    "Sharpness": lambda share, most: Sharpness(most.factor * share, "ends"),
-    "Posterize": lambda share, most: Posterize(round(most.bits[0] - share * (most.bits[0] - most.bits[1]))),
-    "Solarize": lambda share, most: Solarize(255 * (1 - share)),
-    "AutoContrast": lambda share, most: AutoContrast(),
-    "Equalize": lambda share, most: Equalize(),
-    "Invert": lambda share, most: Invert(),
+KINDS: dict[str, Callable[[float, Ranges], Any]] = {
+    "Identity": lambda share, top: Identity(),
+    "ShearX": lambda share, top: Shear(top.shear * share, 0.0, "corner", "ends"),
+    "ShearY": lambda share, top: Shear(0.0, top.shear * share, "corner", "ends"),
+    "TranslateX": lambda share, top: Translate(top.translate * share, 0.0, top.unit, "ends"),
+    "TranslateY": lambda share, top: Translate(0.0, top.translate * share, top.unit, "ends"),
+    "Rotate": lambda share, top: Rotate(top.degrees * share, "ends"),
+    "Brightness": lambda share, top: ColorJitter(top.factor * share, 0.0, 0.0, draw="ends"),
+    "Color": lambda share, top: ColorJitter(0.0, 0.0, top.factor * share, draw="ends"),
+    "Contrast": lambda share, top: ColorJitter(0.0, top.factor * share, 0.0, draw="ends"),
+    "Sharpness": lambda share, top: Sharpness(top.factor * share, "ends"),
+    "Posterize": lambda share, top: Posterize(round(top.bits[0] - share * (top.bits[0] - top.bits[1]))),
+    "Solarize": lambda share, top: Solarize(255 * (1 - share)),
+    "AutoContrast": lambda share, top: AutoContrast(),
+    "Equalize": lambda share, top: Equalize(),
+    "Invert": lambda share, top: Invert(),
 }
-"""Operations by the papers' names, each at a share of the strongest magnitude. What has a direction goes one way or the
-other, always as far."""
+"""Constructors of the operations by the papers' names, from the share of the largest magnitude. Operations with a
+direction draw it, at a fixed distance."""
 RANDOM_KINDS = tuple(kind for kind in KINDS if kind != "Invert")
-"""What RandAugment and TrivialAugment draw from."""
-WHOLE_KINDS = ("AutoContrast", "Equalize", "Invert")
-"""Those that have no magnitude: what draws one does not use it for them."""
+"""The kinds that RandAugment and TrivialAugment draw from."""
+UNGRADED_KINDS = ("AutoContrast", "Equalize", "Invert")
+"""The kinds without a magnitude: any above 0 has the full effect."""
 
 
-# An image's operations are drawn anew for every image: they are made once.
+# Policies draw operations for every image: the cache saves their construction.
 @lru_cache(maxsize=4096)
 def at_magnitude(
     kind: str,
     magnitude: float,
-    strongest: Strongest = RANDOM,
+    ranges: Ranges = RAND_AUGMENT,
     *,
     interpolation: Interpolation = "nearest",
     fill: int = 0,
     p: float = 1.0,
 ) -> Any:
-    """One operation of a policy. The larger the magnitude, the more an image changes.
+    """Return an operation at a magnitude.
 
     Args:
         kind: one of `KINDS`.
-        magnitude: 0 to 30. Of `WHOLE_KINDS`: 0 is nothing, all else the whole.
-        strongest: what 30 is.
-        interpolation: of what moves.
-        fill: gray level of what was outside.
+        magnitude: 0 (no change) to 30.
+        ranges: the effect at 30.
+        interpolation: of geometric operations.
+        fill: gray level of the area outside the image.
         p: probability of each image.
     """
     assert 0 <= magnitude <= STRONGEST_MAGNITUDE, f"{kind} at {magnitude}"
     if magnitude == 0 and kind != "Posterize":
-        # torchvision's Solarize inverts white at 0.
+        # torchvision's Solarize inverts white even at 0.
         return Identity(p=p)
-    operation = KINDS[kind](magnitude / STRONGEST_MAGNITUDE, strongest)
+    operation = KINDS[kind](magnitude / STRONGEST_MAGNITUDE, ranges)
     common = {"interpolation": interpolation, "fill": fill, "p": p}
     return replace(operation, **{f.name: common[f.name] for f in fields(operation) if f.name in common})
 
 
 @cache
 def sub_policies(policy: str) -> tuple[tuple[tuple[str, float, int], ...], ...]:
-    """AutoAugment's policy for imagenet, cifar10 or svhn as published (arXiv:1805.09501, appendix): pairs of an
-    operation's name, probability and level, 9 where it has none."""
+    """Return AutoAugment's published policy for imagenet, cifar10 or svhn (arXiv:1805.09501, appendix), by torchvision:
+    pairs of (kind, probability, level); the level is 9 for kinds without one."""
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
     return tuple(

@@ -1,4 +1,4 @@
-"""The bases of operations on texts."""
+"""Base classes of text operations."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Self
 import numpy as np
 
 from hf_finetune.augmentation.operations import Graded, Rng, TextBatch, each
+from hf_finetune.augmentation.text import synonyms
 from hf_finetune.data.text_pieces import Keep, joined, stays, words_of
 from hf_finetune.utils.config import Probability
 
 STRONGEST_SHARE = 3
-"""The strongest operation of a search changes so many times the share that it changes by default, at most all."""
+"""The strongest operation of a search changes this multiple of the default share, at most everything."""
 
 
 class EachText(ABC):
-    """An operation that changes every text by itself, and both texts of a pair."""
+    """An operation that changes every text on its own, and both texts of a pair."""
 
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """The batch with each text sent through `change`; an empty second text stays.
+        """Change every text of the batch; an empty second text stays empty.
 
         Raises:
             InputError: see `check_installed`.
@@ -33,50 +34,57 @@ class EachText(ABC):
             pairs = [self.change(text, r) if text.strip() else text for text, r in zip(pairs, rngs, strict=True)]
         return replace(batch, texts=texts, pairs=pairs)
 
-    def check_installed(self) -> None:  # noqa: B027 most operations need none
-        """Refuse to run without a package that the operation needs.
+    @property
+    def needs_synonyms(self) -> bool:
+        """Whether the operation looks up synonyms, for which it needs an optional package."""
+        return False
+
+    def check_installed(self) -> None:
+        """Refuse to run without the package of synonyms if the operation needs it.
 
         Raises:
-            InputError: naming it, and how it is installed.
+            InputError: with the command that installs it.
         """
+        if self.needs_synonyms:
+            synonyms.check_installed(type(self).__name__)
 
     @abstractmethod
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """Change a text."""
+        """Return the changed text."""
 
 
 class ByShare(Graded):
-    """An operation on texts whose strength is its share `p`."""
+    """A text operation whose strength is its share `p`."""
 
     p: Probability
 
     @classmethod
-    def of_strength(cls, strength: float) -> Self:
-        """See `Graded`."""
+    def from_strength(cls, strength: float) -> Self:
         return cls(p=round(min(1.0, STRONGEST_SHARE * cls.p) * strength, 4))  # type: ignore[call-arg]
 
 
 class OnWords(ByShare, EachText):
-    """An operation on the words of a text: what stands between white space, and each letter of a script that puts none
-    between words. The white space stays where it was. A text of fewer than two words stays itself."""
+    """An operation on the list of words of a text.
+
+    Words are separated by white space; in scripts without spaces every letter counts as a word. White space stays in
+    place. A text of fewer than two words is not changed.
+    """
 
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """See `EachText`."""
         words, gaps = words_of(text)
         return text if len(words) < 2 or self.p == 0 else self.change_words(words, gaps, rng)
 
     @abstractmethod
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
-        """The text of these words, changed; see `data.text_pieces.words_of`. Both lists may be changed."""
+        """Return the text of the changed words; see `data.text_pieces.words_of`. Both lists may be modified."""
 
 
-class SomeWords(ByShare, EachText):
-    """An operation that writes each word otherwise with probability `p`."""
+class PerWord(ByShare, EachText):
+    """An operation that changes each word on its own with probability `p`."""
 
     keep: Keep
 
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """See `EachText`."""
         words, gaps = words_of(text)
         if not words or self.p == 0:
             return text
@@ -84,9 +92,9 @@ class SomeWords(ByShare, EachText):
         changed = list(words)
         for i in np.flatnonzero(drawn[:, 0] < self.p).tolist():
             if not stays(words, i, self.keep):
-                changed[i] = self.write(words[i], float(drawn[i, 1]), float(drawn[i, 2]))
+                changed[i] = self.change_word(words[i], float(drawn[i, 1]), float(drawn[i, 2]))
         return joined(changed, gaps)
 
     @abstractmethod
-    def write(self, word: str, first: float, second: float) -> str:
-        """A word, written otherwise by two random numbers from 0 to 1."""
+    def change_word(self, word: str, u: float, v: float) -> str:
+        """Return the changed word, determined by two random numbers from [0, 1)."""

@@ -1,27 +1,12 @@
-"""Augmentation of texts: what `data.augment` can hold for them, beside what `augmentation.compose` makes of it."""
+"""The text operations that `data.augment` accepts, in addition to the combinators of `augmentation.compose`."""
 
 from __future__ import annotations
 
 from hf_finetune.augmentation.generative.back_translation import BackTranslate
 from hf_finetune.augmentation.generative.masked_lm import SubstituteByModel
-from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos, OcrConfusions
-from hf_finetune.augmentation.text.presets import Aeda, Eda
-from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
-from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
+from hf_finetune.augmentation.text.characters import CharacterOperation
+from hf_finetune.augmentation.text.presets import TextPreset
+from hf_finetune.augmentation.text.sentences import SentenceOperation
+from hf_finetune.augmentation.text.words import WordOperation
 
-TextOperation = (
-    SwapWords
-    | DeleteWords
-    | InsertWords
-    | ReplaceSynonyms
-    | CutSpan
-    | KeyboardTypos
-    | OcrConfusions
-    | ChangeCase
-    | ShuffleSentences
-    | MixHalves
-    | Eda
-    | Aeda
-    | SubstituteByModel
-    | BackTranslate
-)
+TextOperation = WordOperation | CharacterOperation | SentenceOperation | TextPreset | SubstituteByModel | BackTranslate

@@ -1,4 +1,4 @@
-"""Operations on the sentences and halves of a text."""
+"""Text operations on sentences and halves of a text."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from hf_finetune.utils.config import Probability, configclass
 
 @configclass
 class ShuffleSentences(ByShare, EachText):
-    """Put the sentences of a text in random order. White space between them stays where it was.
+    """Shuffle the sentences of a text; the white space between them stays in place.
 
-    A last sentence without a full stop runs into the one that comes to stand behind it.
+    A last sentence without a full stop merges with the sentence that follows it after shuffling.
     """
 
     p: Probability = 1.0
     """Probability of each text."""
 
     def change(self, text: str, rng: np.random.Generator) -> str:
-        """A text of the same sentences; one of fewer than two stays itself."""
         if self.p == 0 or rng.random() >= self.p:
             return text
         sentences, gaps = sentences_of(text)
@@ -37,16 +36,16 @@ class ShuffleSentences(ByShare, EachText):
 
 @configclass
 class MixHalves(ByShare):
-    """Put the first half of a text and the second half of another training text of its class together: the label stays.
+    """Join the first half of a text and the second half of another training text of its class; the label stays.
 
-    For tasks in which either half alone shows the class, as in sentiment or topics.
+    For tasks in which either half alone shows the class, such as sentiment or topic.
     """
 
     p: Probability = 0.5
     """Probability of each text."""
 
     def __call__(self, batch: TextBatch, rng: Rng) -> TextBatch:
-        """Texts of two halves; one that is alone in its class, has none, or is of fewer than two words, stays itself.
+        """Mix the texts; one without a label, without another text of its class, or of fewer than two words stays.
 
         Raises:
             InputError: for pairs of texts, or without the training rows and their classes.
@@ -63,21 +62,23 @@ class MixHalves(ByShare):
         texts = []
         for text, label, r in zip(batch.texts, batch.labels.tolist(), rngs, strict=True):
             rows = batch.population.rows_of[label] if label >= 0 else np.array([])
-            texts.append(self._mixed(text, batch.population.texts, rows, r) if r.random() < self.p else text)
+            texts.append(self._mix(text, batch.population.texts, rows, r) if r.random() < self.p else text)
         return replace(batch, texts=texts)
 
     @staticmethod
-    def _mixed(text: str, texts: Sequence[str], rows: np.ndarray, rng: np.random.Generator) -> str:
+    def _mix(text: str, texts: Sequence[str], rows: np.ndarray, rng: np.random.Generator) -> str:
         words, gaps = words_of(text)
         if len(words) < 2 or len(rows) == 0:
             return text
         place = int(rng.random() * len(rows))
         other = texts[rows[place]]
         if other == text:
-            # Its own row, or one of the same words: the next one.
-            other = texts[rows[(place + 1) % len(rows)]]
+            other = texts[rows[(place + 1) % len(rows)]]  # the row itself or a duplicate was drawn
         other_words, other_gaps = words_of(other)
         if other == text or len(other_words) < 2:
             return text
         half, other_half = (len(words) + 1) // 2, (len(other_words) + 1) // 2
         return joined_words(words[:half] + other_words[other_half:], gaps[: half + 1] + other_gaps[other_half + 1 :])
+
+
+SentenceOperation = ShuffleSentences | MixHalves

@@ -1,7 +1,6 @@
-"""Synonyms of English words: WordNet, as the package oyemi carries it, a file of 25 MB that needs no download of its
-own.
+"""Synonyms of English words from WordNet, as packaged by oyemi: a file of 25 MB that needs no separate download.
 
-Only that file is read: the package's own search goes through all of it for every word.
+Only that file is used, as oyemi's own lookup scans all of it for every word.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from hf_finetune.data.text_pieces import core_of
 from hf_finetune.errors import InputError
 
-# WordNet has most of them under another meaning: "in" is an inch, "who" an organization, "it" computing.
+# WordNet lists most of these with another meaning: "in" is an inch, "who" an organization, "it" computing.
 _FUNCTION_WORDS = """
 a about above across after again against all almost along also although always am among an and another any anybody
 anyone anything are around as at away be became because been before behind being below between both but by can cannot
@@ -34,10 +33,7 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 def check_installed(operation: str) -> None:
-    """Refuse an operation for want of the package.
-
-    Args:
-        operation: its name.
+    """Refuse an operation if the package is not installed.
 
     Raises:
         InputError: with the command that installs it.
@@ -46,17 +42,17 @@ def check_installed(operation: str) -> None:
         _file()
     except importlib.metadata.PackageNotFoundError:
         raise InputError(
-            f"{operation}: expected a package of synonyms, got none installed; pip install 'hf_finetune[augment]'"
+            f"{operation}: expected the package oyemi for synonyms, got none; pip install 'hf_finetune[augment]'"
         ) from None
 
 
 def synonym(word: str, rng: np.random.Generator) -> str | None:
-    """Another word for it, with its capitals and the punctuation around it; None where none is known."""
+    """Return a random synonym with the word's case and surrounding punctuation, or None if there is none."""
     before, core, behind = core_of(word)
-    known = synonyms_of(core.lower())
-    if not known:
+    candidates = synonyms_of(core.lower())
+    if not candidates:
         return None
-    chosen = known[int(rng.random() * len(known))]
+    chosen = candidates[int(rng.random() * len(candidates))]
     if len(core) > 1 and core.isupper():
         chosen = chosen.upper()
     elif core[0].isupper():
@@ -66,9 +62,9 @@ def synonym(word: str, rng: np.random.Generator) -> str | None:
 
 @functools.lru_cache(maxsize=1 << 16)
 def synonyms_of(word: str) -> tuple[str, ...]:
-    """Single words that share a meaning with a word in lower case, those of its commonest meanings first.
+    """Return the single-word synonyms of a lower-case word, those of its most common meanings first.
 
-    A plural that WordNet does not list has those of its singular, with an s where no more than that is needed.
+    A plural that WordNet does not list gets the synonyms of its singular, if appending an s makes them plural.
     """
     if len(word) < 2 or word in FUNCTION_WORDS:
         return ()
@@ -84,8 +80,10 @@ def synonyms_of(word: str) -> tuple[str, ...]:
 
 @functools.cache
 def _index() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Meanings of each word, the commonest first, and words of each meaning. Names are left out, and terms of several
-    words."""
+    """Return the meanings of each word, the most common first, and the words of each meaning.
+
+    Names and multi-word terms are excluded.
+    """
     connection = sqlite3.connect(f"{_file().as_uri()}?mode=ro", uri=True)
     try:
         rows = connection.execute("SELECT word, code FROM lexicon ORDER BY priority DESC, word, code").fetchall()
@@ -95,7 +93,7 @@ def _index() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     words: dict[str, list[str]] = defaultdict(list)
     for word, code in rows:
         if " " not in word and word.islower():
-            # The numbers of the hypernym and of the meaning below it; what follows are properties of the word.
+            # The ids of the hypernym and of the meaning; the rest are properties of the word.
             meaning = code[:10]
             meanings[word].append(meaning)
             words[meaning].append(word)

@@ -1,4 +1,4 @@
-"""Operations that swap, leave out, insert and exchange the words of a text."""
+"""Text operations that swap, delete, insert and replace words."""
 
 from __future__ import annotations
 
@@ -14,70 +14,60 @@ from hf_finetune.utils.config import Probability, configclass
 
 @configclass
 class SwapWords(OnWords):
-    """Exchange two words, as often as there are words times p (EDA's random swap, arXiv:1901.11196)."""
+    """Swap two random words, p times the number of words (EDA's random swap, arXiv:1901.11196)."""
 
     p: Probability = 0.1
-    """Share of the words; at least one pair where it is above 0."""
+    """Number of swaps as a share of the words; at least one if above 0."""
     keep: Keep = "nothing"
-    """Words that keep their places, see `data.text_pieces.Keep`."""
+    """Words that keep their position, see `data.text_pieces.Keep`."""
 
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
-        """A text of the same words."""
         places = [i for i in range(len(words)) if not stays(words, i, self.keep)]
         if len(places) < 2:
             return joined_words(words, gaps)
         for first, second in rng.random((share(self.p, len(words)), 2)).tolist():
             a, b = int(first * len(places)), int(second * (len(places) - 1))
-            # Never with itself.
-            i, j = places[a], places[b + (b >= a)]
+            i, j = places[a], places[b + (b >= a)]  # a word is never swapped with itself
             words[i], words[j] = words[j], words[i]
         return joined_words(words, gaps)
 
 
 @configclass
 class DeleteWords(OnWords):
-    """Leave out words, each with probability p (EDA's random deletion, arXiv:1901.11196)."""
+    """Delete each word with probability p, but never all (EDA's random deletion, arXiv:1901.11196)."""
 
     p: Probability = 0.1
     """Probability of each word."""
     keep: Keep = "nothing"
-    """Words that are not left out, see `data.text_pieces.Keep`."""
+    """Words that are never deleted, see `data.text_pieces.Keep`."""
 
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
-        """A text of the words that are left, one at least."""
         drawn = np.flatnonzero(rng.random(len(words)) < self.p).tolist()
-        gone = {i for i in drawn if not stays(words, i, self.keep)}
-        if len(gone) == len(words):
-            gone.remove(int(rng.random() * len(words)))
-        return without(words, gaps, gone)
+        deleted = {i for i in drawn if not stays(words, i, self.keep)}
+        if len(deleted) == len(words):
+            deleted.remove(int(rng.random() * len(words)))
+        return without(words, gaps, deleted)
 
 
 @configclass
 class InsertWords(OnWords):
-    """Put further words at random places, as many as there are words times p (EDA's random insertion,
-    arXiv:1901.11196)."""
+    """Insert words at random positions, p times the number of words (EDA's random insertion, arXiv:1901.11196)."""
 
     p: Probability = 0.1
-    """Share of the words; at least one where it is above 0."""
+    """Number of insertions as a share of the words; at least one if above 0."""
     source: Literal["synonyms", "text"] = "synonyms"
-    """synonyms: of random words of the text, in WordNet (English; the extra `augment`). text: its own words once
-    more."""
+    """synonyms: WordNet synonyms of random words of the text (English; needs the extra `augment`). text: random words
+    of the text itself."""
 
-    def check_installed(self) -> None:
-        """Refuse to run without synonyms where they are needed.
-
-        Raises:
-            InputError: their package is not installed.
-        """
-        if self.source == "synonyms" and self.p > 0:
-            synonyms.check_installed("InsertWords")
+    @property
+    def needs_synonyms(self) -> bool:
+        return self.source == "synonyms" and self.p > 0
 
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
-        """A longer text; one of no word that has a synonym stays itself."""
         count = share(self.p, len(words))
         new: list[str] = []
         for i in rng.permutation(len(words)).tolist():
-            # Without its punctuation, which belongs to the place where it stood.
+            # Punctuation belongs to the original position.
             core = core_of(words[i])[1]
             word = synonyms.synonym(core.lower(), rng) if self.source == "synonyms" else core
             if word:
@@ -93,34 +83,28 @@ class InsertWords(OnWords):
 
 @configclass
 class ReplaceSynonyms(OnWords):
-    """Exchange words for synonyms in WordNet, as many as there are words times p (arXiv:1509.01626, EDA's
-    arXiv:1901.11196).
+    """Replace words by WordNet synonyms, p times the number of words (arXiv:1509.01626, EDA's arXiv:1901.11196).
 
-    For English. Words like "the" or "not" and words without a synonym stay; of a word's meanings any may be drawn.
+    For English. Function words such as "the" or "not" and words without a synonym stay; a synonym may belong to any
+    meaning of the word.
     """
 
     p: Probability = 0.1
-    """Share of the words; at least one where it is above 0."""
+    """Share of the words; at least one word if above 0."""
     keep: Keep = "nothing"
-    """Words that are not exchanged, see `data.text_pieces.Keep`."""
+    """Words that are never replaced, see `data.text_pieces.Keep`."""
 
-    def check_installed(self) -> None:
-        """Refuse to run without synonyms where they are needed.
-
-        Raises:
-            InputError: their package is not installed.
-        """
-        if self.p > 0:
-            synonyms.check_installed("ReplaceSynonyms")
+    @property
+    def needs_synonyms(self) -> bool:
+        return self.p > 0
 
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
-        """A text of as many words; capitals and punctuation stay."""
         left = share(self.p, len(words))
-        before = list(words)
+        original = list(words)
         for i in rng.permutation(len(words)).tolist():
-            other = None if stays(before, i, self.keep) else synonyms.synonym(words[i], rng)
-            if other is not None:
-                words[i] = other
+            synonym = None if stays(original, i, self.keep) else synonyms.synonym(words[i], rng)
+            if synonym is not None:
+                words[i] = synonym
                 left -= 1
             if left == 0:
                 break
@@ -129,15 +113,17 @@ class ReplaceSynonyms(OnWords):
 
 @configclass
 class CutSpan(OnWords):
-    """Leave out words that stand together (span cut-off, arXiv:2009.13818)."""
+    """Delete a span of words (span cutoff, arXiv:2009.13818)."""
 
     p: Probability = 0.1
-    """Length of the span as a share of the words; at least one word where it is above 0, and never all."""
+    """Length of the span as a share of the words; at least one word if above 0, and never all."""
     keep: Keep = "nothing"
-    """Words that are not left out, see `data.text_pieces.Keep`."""
+    """Words that are never deleted, see `data.text_pieces.Keep`."""
 
     def change_words(self, words: list[str], gaps: list[str], rng: np.random.Generator) -> str:
-        """A text of the words that are left."""
         length = min(share(self.p, len(words)), len(words) - 1)
         start = int(rng.random() * (len(words) - length + 1))
         return without(words, gaps, {i for i in range(start, start + length) if not stays(words, i, self.keep)})
+
+
+WordOperation = SwapWords | DeleteWords | InsertWords | ReplaceSynonyms | CutSpan

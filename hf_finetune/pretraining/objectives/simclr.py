@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import MinLen
 
 from hf_finetune.augmentation.compose import ImageAugmentation
-from hf_finetune.augmentation.image.operations import Blur, ColorJitter, Flip, Grayscale, ResizedCrop
+from hf_finetune.augmentation.image.color import ColorJitter, Grayscale
+from hf_finetune.augmentation.image.geometry import Flip, ResizedCrop
+from hf_finetune.augmentation.image.quality import Blur
 from hf_finetune.pretraining.objectives.base import Predicts, Task
 from hf_finetune.utils.config import Count, Operations, Positive, configclass
 

@@ -158,7 +158,7 @@ def _step_away(level: float, rng: np.random.Generator) -> float:
 
 def _graded(union: Any) -> Strengths:
     """The members whose strength is one number."""
-    return {kind.__name__: kind.of_strength for kind in typing.get_args(union) if issubclass(kind, Graded)}
+    return {kind.__name__: kind.from_strength for kind in typing.get_args(union) if issubclass(kind, Graded)}
 
 
 def _of_the_papers(kind: str, strength: float) -> Any:
@@ -189,13 +189,13 @@ def space_of(batch: TextBatch | ImageBatch, why_no_mixing: str | None = None) ->
     is_text = isinstance(batch, TextBatch)
     suitable: Strengths = {}
     left_out = []
-    for name, of_strength in (TEXT_OPERATIONS if is_text else IMAGE_OPERATIONS).items():
+    for name, from_strength in (TEXT_OPERATIONS if is_text else IMAGE_OPERATIONS).items():
         try:
-            of_strength(1.0)(batch, generators(0, range(len(batch)), 0))
+            from_strength(1.0)(batch, generators(0, range(len(batch)), 0))
         except InputError as error:
             left_out.append(f"{name} is not in the space: {error}")
         else:
-            suitable[name] = of_strength
+            suitable[name] = from_strength
     if why_no_mixing is not None:
         left_out.append(f"mixing rows is not in the space: {why_no_mixing}")
         return Space(suitable), tuple(left_out)

@@ -64,10 +64,10 @@ def test_other_kinds_of_models_are_refused(masked: Path, speaks: Path, tmp_path:
     GPT2LMHeadModel(GPT2Config(**tiny)).save_pretrained(tmp_path / "gpt2")
     tiny = {"vocab_size": 99, "d_model": 16, "encoder_layers": 0, "decoder_layers": 0}
     MBartForConditionalGeneration(MBartConfig(**tiny)).save_pretrained(tmp_path / "mbart")
-    assert "gpt2 fills in no masked words; expected a masked" in refused(SubstituteByModel(str(tmp_path / "gpt2")))
-    assert "marian fills in no masked words" in refused(SubstituteByModel(str(speaks)))
+    assert "gpt2 predicts no masked words; expected a masked" in refused(SubstituteByModel(str(tmp_path / "gpt2")))
+    assert "marian predicts no masked words" in refused(SubstituteByModel(str(speaks)))
     assert "bert translates nothing; expected a sequence" in refused(BackTranslate(str(speaks), str(masked)))
-    assert "mbart reads the language from a token" in refused(BackTranslate(str(tmp_path / "mbart"), str(speaks)))
+    assert "mbart needs a language token" in refused(BackTranslate(str(tmp_path / "mbart"), str(speaks)))
     assert "no such folder" in refused(SubstituteByModel(str(tmp_path / "nothing")))
 
 

@@ -17,7 +17,13 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.augmentation.generative.checkpoints import LanguageModel, load, whole_words
-from hf_finetune.augmentation.generative.masked_lm import Opened, SubstituteByModel, draw_token, fill, open_words
+from hf_finetune.augmentation.generative.masked_lm import (
+    MaskedText,
+    SubstituteByModel,
+    draw_token,
+    fill_masks,
+    mask_words,
+)
 from hf_finetune.augmentation.generative.sources import Source
 from hf_finetune.errors import InputError
 
@@ -32,39 +38,39 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 
 
 def filled(model: LanguageModel, *texts: str, p: float = 1.0, seed: int = 0, **options) -> list[str]:
-    opened = [open_words(text, p, np.random.default_rng((seed, i))) for i, text in enumerate(texts)]
+    opened = [mask_words(text, p, np.random.default_rng((seed, i))) for i, text in enumerate(texts)]
     options = {"top_k": 1, "temperature": 0.0, "max_length": 64, "batch_size": 4} | options
-    return fill(opened, model, SubstituteByModel("any", **options))
+    return fill_masks(opened, model, SubstituteByModel("any", **options))
 
 
 def test_words_of_letters_are_opened_whole_and_nothing_else() -> None:
     text = "A fine film,  don't\nyou think? 42 @me #tag http://x.y (Well-made)"
-    opened = open_words(text, 1.0, np.random.default_rng(0))
+    opened = mask_words(text, 1.0, np.random.default_rng(0))
     assert "".join(opened.pieces) == text
-    words = [opened.pieces[i] for i in opened.places]
+    words = [opened.pieces[i] for i in opened.positions]
     assert words == ["A", "fine", "film", "don't", "you", "think", "Well-made"]
     assert opened.text("_") == "_ _ _,  _\n_ _? 42 @me #tag http://x.y (_)"
 
 
 def test_letters_of_scripts_without_spaces_are_opened_one_by_one() -> None:
-    opened = open_words("很好 看。", 1.0, np.random.default_rng(0))
+    opened = mask_words("很好 看。", 1.0, np.random.default_rng(0))
     assert opened.text("_") == "__ _。" and "".join(opened.pieces) == "很好 看。"
-    assert len(open_words("服务员态度很好", 0.1, np.random.default_rng(0)).places) == 1
+    assert len(mask_words("服务员态度很好", 0.1, np.random.default_rng(0)).positions) == 1
 
 
 def test_words_with_combining_marks_stay() -> None:
     """Without its mark a letter would be another word, and the mark would stand on what is put in."""
     decomposed = unicodedata.normalize("NFD", "The caf\u00e9 na\u00efve \u00e0-la-carte is good")
-    opened = open_words(decomposed, 1.0, np.random.default_rng(0))
+    opened = mask_words(decomposed, 1.0, np.random.default_rng(0))
     assert "".join(opened.pieces) == decomposed
-    assert [opened.pieces[i] for i in opened.places] == ["The", "is", "good"]
+    assert [opened.pieces[i] for i in opened.positions] == ["The", "is", "good"]
     hindi = "\u092f\u0939 \u0915\u0940 \u0928\u092e\u0938\u094d\u0924\u0947 \u0918\u0930."
-    opened = open_words(hindi, 1.0, np.random.default_rng(0))
-    assert [opened.pieces[i] for i in opened.places] == ["\u092f\u0939", "\u0918\u0930"]
+    opened = mask_words(hindi, 1.0, np.random.default_rng(0))
+    assert [opened.pieces[i] for i in opened.positions] == ["\u092f\u0939", "\u0918\u0930"]
 
 
 def test_a_long_text_is_put_together_at_once() -> None:
-    opened = Opened(("word",) * 20_000, tuple(range(0, 20_000, 2)))
+    opened = MaskedText(("word",) * 20_000, tuple(range(0, 20_000, 2)))
     started = time.process_time()
     assert opened.text("_").count("_") == 10_000
     assert time.process_time() - started < 0.3
@@ -72,12 +78,12 @@ def test_a_long_text_is_put_together_at_once() -> None:
 
 @pytest.mark.parametrize(("p", "count"), [(0.0, 0), (0.01, 1), (0.3, 3), (1.0, 10)])
 def test_a_share_of_the_words_and_one_at_least(p: float, count: int) -> None:
-    assert len(open_words("a b c d e f g h i j", p, np.random.default_rng(0)).places) == count
+    assert len(mask_words("a b c d e f g h i j", p, np.random.default_rng(0)).positions) == count
 
 
 @pytest.mark.parametrize("text", ["", " ", "word", "42 43", "word "])
 def test_too_short_a_text_has_no_open_word(text: str) -> None:
-    assert open_words(text, 1.0, np.random.default_rng(0)).places == ()
+    assert mask_words(text, 1.0, np.random.default_rng(0)).positions == ()
 
 
 def test_whole_words_of_the_vocabulary() -> None:
@@ -149,8 +155,8 @@ def test_a_text_changes_alone_as_it_does_in_company(tmp_path: Path, family: str)
     together = filled(model, *texts, p=0.5, top_k=20, temperature=1.0, batch_size=3)
     assert together != texts
     for i, text in enumerate(texts):
-        opened = [open_words(text, 0.5, np.random.default_rng((0, i)))]
-        alone = fill(opened, model, SubstituteByModel("any", max_length=64, batch_size=1))
+        opened = [mask_words(text, 0.5, np.random.default_rng((0, i)))]
+        alone = fill_masks(opened, model, SubstituteByModel("any", max_length=64, batch_size=1))
         assert alone == together[i : i + 1]
         assert len(alone[0].split()) == len(text.split())
     assert filled(model, *texts, p=0.5, top_k=20, temperature=1.0, batch_size=3) == together

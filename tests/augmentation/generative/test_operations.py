@@ -46,14 +46,14 @@ def test_second_texts_change_by_seeds_of_their_own_unless_there_is_none(operatio
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_without_models_it_is_refused(operation: GenerativeOperation) -> None:
     with pytest.raises(
-        InputError, match=rf"data.augment: {type(operation).__name__} asks a language model .*augment_copies"
+        InputError, match=rf"data.augment: {type(operation).__name__} runs a language model .*augment_copies"
     ):
         apply([operation], TextBatch(["a b"]), np.random.default_rng(0))
 
 
 def test_of_scored_rows_there_are_no_views_by_models() -> None:
     rows = Dataset.from_dict({"text": ["a b"], "row": [0]})
-    with pytest.raises(InputError, match="--augment: SubstituteByModel asks a language model"):
+    with pytest.raises(InputError, match="--augment: SubstituteByModel runs a language model"):
         SeveralViews((SubstituteByModel("bert"),), 2).texts(rows, 1)
 
 

@@ -13,36 +13,29 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from hf_finetune import ImageData
-from hf_finetune.augmentation.image.operations import (
-    AugMix,
-    AutoAugment,
+from hf_finetune.augmentation.image.color import (
     AutoContrast,
-    Blur,
     ColorJitter,
-    Crop,
     Equalize,
-    Erase,
-    Flip,
     Grayscale,
     Identity,
-    ImageOperation,
     Invert,
-    Jpeg,
-    Mild,
-    Noise,
-    Perspective,
     Posterize,
-    RandAugment,
+    Solarize,
+)
+from hf_finetune.augmentation.image.geometry import (
+    Crop,
+    Flip,
+    Perspective,
     ResizedCrop,
     Rotate,
     Scale,
-    Sharpness,
     Shear,
-    Solarize,
-    ThreeAugment,
     Translate,
-    TrivialAugment,
 )
+from hf_finetune.augmentation.image.operations import ImageOperation
+from hf_finetune.augmentation.image.presets import AugMix, AutoAugment, Mild, RandAugment, ThreeAugment, TrivialAugment
+from hf_finetune.augmentation.image.quality import Blur, Erase, Jpeg, Noise, Sharpness
 from hf_finetune.augmentation.operations import ImageBatch, Population, generators
 from hf_finetune.errors import InputError
 from hf_finetune.utils.plain import merge, to_plain
@@ -477,7 +470,7 @@ def test_a_resized_crop_is_torchvisions_of_its_part() -> None:
     for seed in range(10):
         r = gens(1, seed)[0]
         r.random()
-        top, left, tall, wide = operation.part(30, 40, r)
+        top, left, tall, wide = operation.box(30, 40, r)
         assert 0.15 < tall * wide / 1200 < 0.66 and 3 / 4.4 < tall * 40 / (wide * 30) < 4.4 / 3
         expected = F.resized_crop(picture, top, left, tall, wide, [30, 40], antialias=True)
         assert torch.equal(one(operation, picture, seed), expected)

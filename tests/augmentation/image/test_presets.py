@@ -10,27 +10,27 @@ import torch
 from torchvision.transforms import AutoAugmentPolicy, v2
 from torchvision.transforms.v2 import InterpolationMode
 
-from hf_finetune.augmentation.image.kernels import mixed
-from hf_finetune.augmentation.image.operations import (
+from hf_finetune.augmentation.image.kernels import weighted_sum
+from hf_finetune.augmentation.image.operations import ImageOperation
+from hf_finetune.augmentation.image.policies import (
+    AUG_MIX,
+    KINDS,
+    RAND_AUGMENT,
+    RANDOM_KINDS,
+    TRIVIAL_AUGMENT_WIDE,
+    UNGRADED_KINDS,
+    Ranges,
+    at_magnitude,
+    sub_policies,
+)
+from hf_finetune.augmentation.image.presets import (
+    PLAIN_KINDS,
     AugMix,
     AutoAugment,
-    ImageOperation,
     RandAugment,
     ThreeAugment,
     TrivialAugment,
 )
-from hf_finetune.augmentation.image.policies import (
-    KINDS,
-    MIXED,
-    RANDOM,
-    RANDOM_KINDS,
-    WHOLE_KINDS,
-    WIDE,
-    Strongest,
-    at_magnitude,
-    sub_policies,
-)
-from hf_finetune.augmentation.image.presets import PLAIN_KINDS
 from hf_finetune.augmentation.operations import ImageBatch, generators
 
 
@@ -54,11 +54,11 @@ def test_autoaugment_has_25_pairs_of_operations_that_are_known(policy: str) -> N
     assert sub_policies("imagenet")[0] == (("Posterize", 0.4, 8), ("Rotate", 0.6, 9))
 
 
-SCALES: list[tuple[typing.Any, Strongest, str, int]] = [
-    (v2.AutoAugment(), RANDOM, "nearest", 10),
-    (v2.RandAugment(), RANDOM, "nearest", 31),
-    (v2.TrivialAugmentWide(), WIDE, "nearest", 31),
-    (v2.AugMix(), MIXED, "bilinear", 10),
+SCALES: list[tuple[typing.Any, Ranges, str, int]] = [
+    (v2.AutoAugment(), RAND_AUGMENT, "nearest", 10),
+    (v2.RandAugment(), RAND_AUGMENT, "nearest", 31),
+    (v2.TrivialAugmentWide(), TRIVIAL_AUGMENT_WIDE, "nearest", 31),
+    (v2.AugMix(), AUG_MIX, "bilinear", 10),
 ]
 
 
@@ -68,7 +68,7 @@ SCALES: list[tuple[typing.Any, Strongest, str, int]] = [
     ids=lambda v: v if isinstance(v, str) else type(v).__name__,
 )
 def test_every_magnitude_is_torchvisions(
-    theirs: typing.Any, strongest: Strongest, name: typing.Any, bins: int, kind: typing.Any, picture: torch.Tensor
+    theirs: typing.Any, strongest: Ranges, name: typing.Any, bins: int, kind: typing.Any, picture: torch.Tensor
 ) -> None:
     """The same pixels, one way or the other, at several of the published steps."""
     magnitudes_of, signed = theirs._AUGMENTATION_SPACE[kind]
@@ -103,10 +103,10 @@ def test_what_the_presets_draw_from_is_torchvisions() -> None:
 
 
 def test_at_magnitude_zero_is_nothing_but_for_augmixs_posterize(picture: torch.Tensor) -> None:
-    for kind, strongest in itertools.product(KINDS, (RANDOM, WIDE)):
+    for kind, strongest in itertools.product(KINDS, (RAND_AUGMENT, TRIVIAL_AUGMENT_WIDE)):
         assert outcomes(at_magnitude(kind, 0, strongest), picture, 4) == {picture.numpy().tobytes()}
-    assert at_magnitude("Posterize", 0, MIXED).bits == 4
-    assert at_magnitude("Posterize", 30, MIXED).bits == 0
+    assert at_magnitude("Posterize", 0, AUG_MIX).bits == 4
+    assert at_magnitude("Posterize", 30, AUG_MIX).bits == 0
 
 
 @pytest.mark.parametrize("kind", RANDOM_KINDS[1:])
@@ -121,7 +121,7 @@ def test_more_magnitude_changes_more(kind: typing.Any) -> None:
 
     weak, middle, strong = change(6), change(18), change(30)
     assert 0 < weak <= middle <= strong
-    assert kind in WHOLE_KINDS or weak < strong
+    assert kind in UNGRADED_KINDS or weak < strong
 
 
 def test_randaugment_is_n_of_its_operations(picture: torch.Tensor) -> None:
@@ -133,7 +133,11 @@ def test_randaugment_is_n_of_its_operations(picture: torch.Tensor) -> None:
 
 def test_trivialaugment_is_one_operation_at_any_magnitude(picture: torch.Tensor) -> None:
     singles = set().union(
-        *(outcomes(at_magnitude(kind, m, WIDE), picture, 12) for kind in RANDOM_KINDS for m in range(31))
+        *(
+            outcomes(at_magnitude(kind, m, TRIVIAL_AUGMENT_WIDE), picture, 12)
+            for kind in RANDOM_KINDS
+            for m in range(31)
+        )
     )
     found = outcomes(TrivialAugment(), picture, 200)
     assert found <= singles and len(found) > 100
@@ -146,14 +150,14 @@ def test_autoaugment_leaves_as_many_images_alone_as_its_table_says(policy: typin
     after = AutoAugment(policy)(batch, generators(3, range(count), 0)).pixels
     same = float((after == batch.pixels).all(3).all(2).all(1).float().mean())
     # Of each pair the chance that neither is done, or is done at level 0.
-    alone = [math.prod(1 - p * (level > 0 or kind in WHOLE_KINDS) for kind, p, level in pair) for pair in pairs]
+    alone = [math.prod(1 - p * (level > 0 or kind in UNGRADED_KINDS) for kind, p, level in pair) for pair in pairs]
     expected = sum(alone) / len(alone)
     assert abs(same - expected) < 4 * math.sqrt(expected * (1 - expected) / count)
 
 
 def test_mixtures_by_hand() -> None:
     greys = [torch.full((3, 1, 1), level, dtype=torch.uint8) for level in (100, 200)]
-    assert mixed(greys, np.array([0.25, 0.75])).flatten().tolist() == [175, 175, 175]
+    assert weighted_sum(greys, np.array([0.25, 0.75])).flatten().tolist() == [175, 175, 175]
     # At severity 1 all that is left is four bits and what leaves an even image alone: shares add up to 1.
     even = torch.full((3, 16, 16), 240, dtype=torch.uint8)
     assert outcomes(AugMix(1), even, 40) == {even.numpy().tobytes()}

@@ -16,21 +16,11 @@ from hf_finetune import InputError, Model, Recipe, TextData
 from hf_finetune.augmentation.compose import Sometimes
 from hf_finetune.augmentation.generative.base import GenerativeOperation
 from hf_finetune.augmentation.operations import Graded, Population, TextBatch, generators
-from hf_finetune.augmentation.text.operations import (
-    Aeda,
-    ChangeCase,
-    CutSpan,
-    DeleteWords,
-    Eda,
-    InsertWords,
-    KeyboardTypos,
-    MixHalves,
-    OcrConfusions,
-    ReplaceSynonyms,
-    ShuffleSentences,
-    SwapWords,
-    TextOperation,
-)
+from hf_finetune.augmentation.text.characters import ChangeCase, KeyboardTypos, OcrConfusions
+from hf_finetune.augmentation.text.operations import TextOperation
+from hf_finetune.augmentation.text.presets import Aeda, Eda
+from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
+from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
 from hf_finetune.config.rules import check
 from hf_finetune.utils.plain import merge, to_plain
 
@@ -222,7 +212,7 @@ def test_without_the_package_of_synonyms(operation: TextOperation, monkeypatch: 
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    message = rf"{type(operation).__name__}: expected a package of synonyms.*pip install 'hf_finetune\[augment\]'"
+    message = rf"{type(operation).__name__}: expected .*pip install 'hf_finetune\[augment\]'"
     with pytest.raises(InputError, match=message):
         operation(BATCH, generators(0, range(6), 0))
     recipe = Recipe(name="a", data=TextData(path="x", augment=(Sometimes(operation),)), model=Model("m"))
@@ -233,6 +223,8 @@ def test_without_the_package_of_synonyms(operation: TextOperation, monkeypatch: 
 
 
 def test_the_strength_is_a_part_of_three_times_the_default_share() -> None:
-    assert SwapWords.of_strength(0.2) == SwapWords(0.06) and ShuffleSentences.of_strength(0.4) == ShuffleSentences(0.4)
+    assert SwapWords.from_strength(0.2) == SwapWords(0.06) and ShuffleSentences.from_strength(0.4) == ShuffleSentences(
+        0.4
+    )
     graded = {kind for kind in typing.get_args(TextOperation) if issubclass(kind, Graded)}
     assert graded == {type(o) for o in BATTERY} - {Eda}, "all whose strength is their p"

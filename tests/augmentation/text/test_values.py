@@ -8,23 +8,12 @@ import pytest
 
 from hf_finetune import InputError
 from hf_finetune.augmentation.operations import Population, TextBatch, generators
-from hf_finetune.augmentation.text.characters import NEIGHBORS
-from hf_finetune.augmentation.text.operations import (
-    Aeda,
-    ChangeCase,
-    CutSpan,
-    DeleteWords,
-    Eda,
-    InsertWords,
-    KeyboardTypos,
-    MixHalves,
-    OcrConfusions,
-    ReplaceSynonyms,
-    ShuffleSentences,
-    SwapWords,
-    TextOperation,
-)
+from hf_finetune.augmentation.text.characters import NEIGHBORS, ChangeCase, KeyboardTypos, OcrConfusions
+from hf_finetune.augmentation.text.operations import TextOperation
+from hf_finetune.augmentation.text.presets import Aeda, Eda
+from hf_finetune.augmentation.text.sentences import MixHalves, ShuffleSentences
 from hf_finetune.augmentation.text.synonyms import synonyms_of
+from hf_finetune.augmentation.text.words import CutSpan, DeleteWords, InsertWords, ReplaceSynonyms, SwapWords
 from hf_finetune.data.text_pieces import core_of, sentences_of, stays, words_of
 
 TEXT = "The acting was great. Every minute of it  made me laugh! Go and see this film."

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hf_finetune.augmentation.augmenter import Augmenter, population_of
-from hf_finetune.augmentation.image.operations import Flip
+from hf_finetune.augmentation.image.geometry import Flip
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.image_decoding import decode
 from hf_finetune.data.inputs import ImageInputs

@@ -18,7 +18,7 @@ from helpers.tiny import tiny_image_checkpoint
 from hf_finetune import Batching, Evaluate, ImageData, Launch, Model, Precision, Recipe, Supervised, Train
 from hf_finetune.augmentation.compose import Compose, Phases
 from hf_finetune.augmentation.mixing import Mixup
-from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
+from hf_finetune.augmentation.text.words import DeleteWords, SwapWords
 from hf_finetune.cli.main import main_command
 from hf_finetune.cli.search import parse_search
 from hf_finetune.cli.train import TrainJob, parse_train

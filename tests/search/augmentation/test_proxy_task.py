@@ -13,10 +13,10 @@ from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from transformers import EfficientNetImageProcessor
 
 from hf_finetune import Batching, Evaluate, ImageData, Model, Precision, Recipe, Train
-from hf_finetune.augmentation.image.operations import Invert
+from hf_finetune.augmentation.image.color import Invert
 from hf_finetune.augmentation.mixing import CutMix, Mixup
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch
-from hf_finetune.augmentation.text.operations import DeleteWords
+from hf_finetune.augmentation.text.words import DeleteWords
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import evaluating
 from hf_finetune.models.modules import encoder_layers

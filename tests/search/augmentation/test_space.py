@@ -10,7 +10,7 @@ from hf_finetune.augmentation.compose import Compose, OneOf, Phases, Sometimes
 from hf_finetune.augmentation.image.geometry import Rotate
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
-from hf_finetune.augmentation.text.operations import DeleteWords, SwapWords
+from hf_finetune.augmentation.text.words import DeleteWords, SwapWords
 from hf_finetune.search.augmentation.policy import BRANCHES, LEVELS, MOVES, NONE, Mix, Move, Policy
 from hf_finetune.search.augmentation.space import IMAGE_OPERATIONS, Space, space_of
 from hf_finetune.search.searchers.base import drawn
@@ -98,8 +98,8 @@ def test_every_operation_of_images_at_every_magnitude(magnitude: float) -> None:
     space, left_out = space_of(ImageBatch(pixels, np.array([0, 1])))
     assert not left_out and space.mixings == (Mixup, CutMix, ResizeMix)
     assert {"Rotate", "ShearX", "Flip", "Jpeg"} <= set(space.names)
-    for of_strength in space.operations.values():
-        changed = of_strength(magnitude)(ImageBatch(pixels), generators(0, range(2), 0)).pixels
+    for from_strength in space.operations.values():
+        changed = from_strength(magnitude)(ImageBatch(pixels), generators(0, range(2), 0)).pixels
         assert changed.shape == pixels.shape and changed.dtype == torch.uint8
     assert space.operations["Rotate"](0.4) == Rotate(12.0, draw="ends", interpolation="nearest")
 

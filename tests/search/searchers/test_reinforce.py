@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.search.augmentation.space import Space
 from hf_finetune.search.searchers.reinforce import Controller, MovingScale, Reinforce, reinforce_loss
 

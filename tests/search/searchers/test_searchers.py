@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_finetune.augmentation.mixing import CutMix, Mixup
-from hf_finetune.augmentation.text.operations import SwapWords
+from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.search.augmentation.policy import Mix, Policy
 from hf_finetune.search.augmentation.space import Space
 from hf_finetune.search.searchers.base import RUNGS, Halving, Trial, drawn, halved, most_arms
