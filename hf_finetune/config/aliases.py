@@ -1,6 +1,6 @@
-"""Old names that users typed, and what they are called now: recipe.json, YAML files and flags of before go on working.
+"""Old names of flags, fields and types, so that old recipe.json, YAML files and commands keep working.
 
-A renamed flag, field or `type:` has its line here for good.
+Each renamed one keeps its line here for good.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ FIELDS: dict[str, str] = {
     "pretrain.objective.normalise": "normalize",
     "MAE.normalise": "normalize",
 }
-"""By dotted name, without places in lists (`data.augment.colour`), or behind the operation (`ThreeAugment.colour`)."""
+"""Current field names, by dotted old name without list indices, or by operation and old name."""
 TYPES: dict[str, str] = {"Colour": "ColorJitter", "Sequence": "Compose"}
-"""By class name, in files and in Python (`hf_finetune.Sequence`)."""
+"""Current class names, by old name, in files and in Python (`hf_finetune.Sequence`)."""
 HOLD_OPERATIONS = {"augment", "steps", "choices", "phases", "operation", "type"}
 
 
 def current(plain: Any, field: str = "", kind: str = "") -> Any:
-    """Return plain values of a recipe, as a file or a flag has them, with old names exchanged for current ones.
+    """Replace old names in plain values of a recipe, from a file or a flag.
 
     Args:
-        field: dotted name of the field that holds them.
-        kind: the operation whose field it is.
+        field: dotted name of the field that holds the values.
+        kind: type of the operation that the field belongs to.
     """
     name = field.rpartition(".")[2]
     if isinstance(plain, list):
@@ -38,17 +38,17 @@ def current(plain: Any, field: str = "", kind: str = "") -> Any:
     if not isinstance(plain, dict):
         return plain
     kind = str(plain.get("type", ""))
-    changed = {}
+    renamed = {}
     for key, value in plain.items():
-        own = str(key).replace("-", "_")
-        dotted = f"{field}.{own}" if field else own
-        new = FIELDS.get(dotted) or FIELDS.get(f"{kind}.{own}") or own
-        changed[new] = current(value, dotted, kind)
-    return changed
+        name = str(key).replace("-", "_")
+        dotted = f"{field}.{name}" if field else name
+        new_name = FIELDS.get(dotted) or FIELDS.get(f"{kind}.{name}") or name
+        renamed[new_name] = current(value, dotted, kind)
+    return renamed
 
 
 def current_flags(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of a command with old flags exchanged for current ones."""
+    """Replace old flags in the arguments of a command."""
     return [_current_flag(argument) if argument.startswith("--") else argument for argument in arguments]
 
 

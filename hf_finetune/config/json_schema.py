@@ -1,12 +1,13 @@
-"""The JSON Schema of a recipe file: editors complete its fields, show their documentation and check their values.
+"""The JSON Schema of a recipe file, by which editors complete, document and check its fields.
 
-A file sets some fields of a recipe and leaves the others, so the schema requires none.
+No field is required, as a file sets some fields of a recipe and leaves the others.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import textwrap
 import typing
 from typing import Any
@@ -19,7 +20,7 @@ from hf_finetune.utils.hints import configs_below, configs_in
 
 
 def json_schema(recipe: type) -> dict[str, Any]:
-    """Return the schema of a recipe's class, in JSON Schema's draft 2020-12."""
+    """Return the schema of a recipe class, in draft 2020-12."""
 
     class Generator(_Documented):
         members = _members(recipe)
@@ -29,18 +30,17 @@ def json_schema(recipe: type) -> dict[str, Any]:
 
 
 class _Documented(GenerateJsonSchema):
-    """Fields with the docstrings below them, and without the titles that pydantic makes of names."""
+    """Describes fields by their docstrings, and drops the titles that pydantic derives from their names."""
 
     members: frozenset[type]
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
-        """Return the schema of a config."""
         plain = super().dataclass_schema(schema)
         documentation = _field_docstrings(schema["cls"])
         for name, field in plain.get("properties", {}).items():
             field.pop("title", None)
             if isinstance(field.get("default"), dict):
-                del field["default"]  # of a config as a whole; its fields have their own
+                del field["default"]  # a nested config, whose fields have their own defaults
             if name in documentation:
                 field["description"] = documentation[name]
         if schema["cls"] in self.members:
@@ -50,19 +50,19 @@ class _Documented(GenerateJsonSchema):
 
 
 def _members(recipe: type) -> frozenset[type]:
-    """Configs of which a field holds one of several, so that files name them under `type`."""
+    """Return the configs that are members of a union, which files name under `type`."""
     hints = (hint for config in configs_below(recipe).values() for hint in typing.get_type_hints(config).values())
     return frozenset(member for hint in hints if len(configs_in(hint)) > 1 for member in configs_in(hint))
 
 
 def _field_docstrings(cls: type) -> dict[str, str]:
-    """The string below each field of a class, and of the classes that it extends."""
-    found: dict[str, str] = {}
-    for kind in reversed(cls.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for field, below in zip(body.body, body.body[1:], strict=False):
+    """Return the docstring below each field of a class and of its base classes."""
+    docstrings: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in itertools.pairwise(definition.body):
             match field, below:
                 case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = " ".join(text.split())
-    return found
+                    docstrings[name] = " ".join(text.split())
+    return docstrings

@@ -15,6 +15,7 @@ row (B,):
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY
 from typing import Annotated, Literal, TypeGuard
 
 from hf_finetune.distillation.losses.attention_maps import AttentionMaps
@@ -49,10 +50,11 @@ def _are_names(teacher: str | tuple[str, ...]) -> bool:
     return bool(names) and all(names) and len(set(names)) == len(names)
 
 
-@configclass(kw_only=True)
+@configclass
 class Distill(Supervised):
     """The loss against the labels and, added to it, losses against a teacher; `--teacher MODEL` alone chooses it."""
 
+    _: KW_ONLY
     teacher: Annotated[str | tuple[str, ...], Check(_are_names, "one name or several, each once"), flag("--teacher")]
     """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It
     reads the examples through its own tokenizer or processor, once; its logits are cached within `batching.cache_gb`

@@ -1,4 +1,4 @@
-"""What a finished run's folder holds that can be used, and a repository to which it was pushed."""
+"""Artifacts in the folder of a finished run, or in the repository it was pushed to."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ ALONE_AFTER_A_RUN = (
 
 
 def artifacts_in(folder: Path) -> dict[ArtifactKind, Path]:
-    """The artifacts of a run and their folders, that which labels new rows first.
+    """Return the folder of each artifact of a run, the one to predict with first.
 
-    model: a whole stock classifier, in model/ or, in a repository, at the root. encoder: a stock encoder, whose head is
-    head.safetensors beside its folder; only where no stock class can hold both. adapter: what PEFT puts on the
-    checkpoint that it was trained on; alone where it cannot be merged."""
-    found: dict[ArtifactKind, Path] = {}
-    for place in (folder / "model", folder):
-        if "model" not in found and (place / "config.json").is_file():
-            found["model"] = place
+    model: a stock classifier, in model/ or, in a repository, at the root. encoder: a stock encoder, with
+    head.safetensors beside its folder, where no stock class can hold both. adapter: a PEFT adapter of the base
+    checkpoint, by itself where it cannot be merged.
+    """
+    artifacts: dict[ArtifactKind, Path] = {}
+    for candidate in (folder, folder / "model"):
+        if (candidate / "config.json").is_file():
+            artifacts["model"] = candidate
     if (folder / "encoder" / "config.json").is_file() and (folder / HEAD_FILE).is_file():
-        found["encoder"] = folder / "encoder"
+        artifacts["encoder"] = folder / "encoder"
     if (folder / "adapter" / "adapter_config.json").is_file():
-        found["adapter"] = folder / "adapter"
-    return found
+        artifacts["adapter"] = folder / "adapter"
+    return artifacts

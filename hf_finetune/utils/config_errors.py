@@ -1,4 +1,4 @@
-"""Errors of pydantic as one line of ours: the dotted field, what it expects, and the value."""
+"""Validation errors of pydantic as one line: the dotted field, what it expects, and the value."""
 
 from __future__ import annotations
 
@@ -18,14 +18,21 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema, ErrorDetails, ValidationError
 
-NOUNS = {type(None): "null", str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+NOUNS = {
+    type(None): "null",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a mapping",
+    list: "a list",
+}
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "too_short", "value_error")
-NOUNS |= {dict: "a mapping", list: "a list"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What a field's type and range cannot say of its value: `Annotated[int, Check(is_even, "an even number")]`."""
+    """A condition on a field beyond its type and bounds: `Annotated[int, Check(is_even, "an even number")]`."""
 
     fits: Callable[[Any], bool]
     expected: str
@@ -42,8 +49,8 @@ class Check:
 
 
 def input_error(error: ValidationError, hint: Any, where: str) -> InputError:
-    """Return what `error` says of a value for the type `hint`, which stands at `where` ("": a recipe as a whole)."""
-    # Of a union pydantic tells why each member refuses; the one that comes furthest is meant.
+    """Convert pydantic's error about a value of type `hint`, the field `where` ("": a whole recipe)."""
+    # For a union pydantic reports why each member fails; the deepest report is of the member that was meant.
     details: ErrorDetails = max(error.errors(include_url=False), key=_weight)
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
@@ -70,7 +77,7 @@ def _weight(details: ErrorDetails) -> tuple[int, bool]:
 
 
 def no_such_field(field: str, known: Iterable[str]) -> InputError:
-    """Return the error for a field that there is not, with the nearest of those that there are."""
+    """Return the error for an unknown field, with the nearest known one."""
     name = field.rpartition(".")[2]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
@@ -78,12 +85,12 @@ def no_such_field(field: str, known: Iterable[str]) -> InputError:
 
 
 def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, Any, Any]:
-    """Follow a location of pydantic's through types, from `where`: return the dotted field, its type, and its class."""
+    """Follow a location of pydantic through nested types; return the dotted field, its type, and its config class."""
     owner = None
     for step in location:
         bare = _without_null(hint)
         if is_union(bare):
-            # Here pydantic names a member, which is no part of the field's name.
+            # The step names a member of the union, which is not part of the field's name.
             options = [unwrapped(option)[0] for option in typing.get_args(bare)]
             matches = [o for o in options if _label(o) == str(step).partition("[")[0]]
             if not matches:
@@ -102,21 +109,21 @@ def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, 
 
 
 def _without_null(hint: Any) -> Any:
-    """A type without its annotations, and without the null that it may be."""
+    """Strip the annotations and `| None` from a type."""
     bare, _ = unwrapped(hint)
     options = [o for o in typing.get_args(bare) if o is not type(None)] if is_union(bare) else []
     return _without_null(options[0]) if len(options) == 1 else bare
 
 
 def _label(option: Any) -> str:
-    """What pydantic calls a member of a union that is a config or a tuple."""
+    """Return pydantic's name of a member of a union that is a config or a tuple."""
     if typing.get_origin(option) is tuple:
         return "tuple"
     return option.__name__ if isinstance(option, type) and dataclasses.is_dataclass(option) else ""
 
 
 def expectation(hint: Any, *, of_range: bool = False) -> str:
-    """Return what a field of type `hint` expects, in words; `of_range`: of a value that has the type."""
+    """Describe what a field of this type expects; with `of_range`, only its bounds where they suffice."""
     bare, annotations = unwrapped(hint)
     options = [o for o in typing.get_args(bare) if o is not type(None)] if is_union(bare) else []
     if of_range and len(options) == 1:

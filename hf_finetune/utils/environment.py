@@ -1,4 +1,4 @@
-"""What a run ran on: versions, hardware, processes, time and memory."""
+"""The environment of a run: versions, hardware, time, memory and the cache folder."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ PACKAGES = ("torch", "transformers", "datasets", "peft", "accelerate", "evaluate
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of this package, Python and the libraries that decide a result."""
-    found = {"python": platform.python_version(), "hf_finetune": version("hf_finetune")}
+    """Return the installed versions of Python, this package and the libraries that affect a result."""
+    installed = {"python": platform.python_version(), "hf_finetune": version("hf_finetune")}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def package_commit() -> str | None:
-    """Git commit of this package when it runs from a checkout; None for an installed wheel."""
+    """Return the git commit of this package, or None if it does not run from a checkout."""
     root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return None
-    answer = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    git = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return git.stdout.strip() or None if git.returncode == 0 else None
 
 
 def hardware(device: Any, processes: int) -> dict[str, Any]:
-    """Processor, cores, threads, GPU and number of processes. `device` is a torch.device."""
+    """Describe the processor, memory, GPU and number of processes; `device` is a torch.device."""
     import torch
 
-    found = {
+    facts = {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor()),
         "cores": os.cpu_count(),
@@ -51,34 +51,34 @@ def hardware(device: Any, processes: int) -> dict[str, Any]:
         "processes": processes,
     }
     if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
 
 
 def memory(device: Any) -> dict[str, float]:
-    """Peak memory of this process so far, in megabytes (10^6 bytes)."""
+    """Return the peak memory of this process so far, in megabytes (10^6 bytes)."""
     import torch
 
     # Linux counts kilobytes here, macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    found = {"peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)}
+    peaks = {"peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)}
     if device.type == "cuda":
-        found["peak_device_mb"] = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    return found
+        peaks["peak_device_mb"] = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return peaks
 
 
 def seconds_since_start() -> float:
-    """Wall-clock since this process began, interpreter and imports included."""
+    """Return the wall-clock time since this process started, interpreter and imports included."""
     return time.time() - psutil.Process().create_time()
 
 
 def cache_folder() -> Path:
-    """Where this package keeps what later runs can use again; the folder need not exist.
+    """Return the folder of the disk cache, which need not exist.
 
-    `HF_FINETUNE_CACHE`, else `$XDG_CACHE_HOME/hf_finetune`, else `~/.cache/hf_finetune`.
+    It is `HF_FINETUNE_CACHE`, else `$XDG_CACHE_HOME/hf_finetune`, else `~/.cache/hf_finetune`.
     """
-    own = os.environ.get("HF_FINETUNE_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
+    configured = os.environ.get("HF_FINETUNE_CACHE")
+    if configured:
+        return Path(configured).expanduser().absolute()
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home).expanduser().absolute() if home else Path.home() / ".cache") / "hf_finetune"

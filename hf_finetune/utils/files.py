@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and YAML that is read strictly."""
+"""Atomic writes, and strict YAML."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hf_finetune.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` in UTF-8, atomically: see `write_bytes`."""
+    """Write text in UTF-8, atomically as `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either its old or its whole new content, whenever the process dies."""
+    """Write a file atomically: if the process dies, `path` holds either its old or its new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -34,7 +34,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON, atomically. NaN is refused: JSON has no such number."""
+    """Write indented JSON atomically. NaN is refused, as JSON has no such number."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -52,15 +52,15 @@ def check_writable(folder: Path) -> None:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the plain values of a piece of YAML; 1e-4 is a number, as in YAML 1.2 and JSON.
+    """Parse YAML into plain values; 1e-4 is a number, as in YAML 1.2 and JSON.
 
     Raises:
-        ValueError: it is no YAML, or a mapping has a key twice.
+        ValueError: the text is not YAML, or a mapping has a key twice.
     """
     import yaml
 
     class StrictLoader(yaml.SafeLoader):
-        """Of two equal keys YAML would take the last and say nothing."""
+        """Refuses duplicate keys, of which YAML silently takes the last."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

@@ -1,4 +1,4 @@
-"""SHA-256 of what a result depends on: files, weights, rows and settings."""
+"""SHA-256 hashes of what a result depends on: files, weights, rows and settings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def of_files(*paths: Path) -> str:
-    """Of the files' contents, one after another.
+    """Hash the concatenated contents of files.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: a file cannot be read.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -27,12 +27,12 @@ def of_files(*paths: Path) -> str:
 
 
 def of_json(value: Any) -> str:
-    """Of plain values, whatever the order of a dict's keys; of anything else its text counts."""
+    """Hash plain values regardless of the order of keys; other values count by their text."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Of tensors with their names, number formats and shapes."""
+    """Hash tensors with their names, dtypes and shapes."""
     import torch
 
     digest = hashlib.sha256()
@@ -43,13 +43,13 @@ def of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def of_columns(rows: Dataset) -> str:
-    """Of columns of numbers and of lists of numbers, whatever the order of the columns."""
+    """Hash columns of numbers and of lists of numbers, regardless of the order of the columns."""
     digest = hashlib.sha256()
     table = rows.with_format("arrow")[:]
     for name in sorted(table.column_names):
         digest.update(f"{name} {len(table)}".encode())
         chunks = table.column(name).chunks
-        # All lengths before all values: how the rows are cut into chunks is not seen.
+        # Lengths come before values, so that the division into chunks does not matter.
         if table.schema.field(name).type.num_fields:
             for chunk in chunks:
                 digest.update(chunk.value_lengths().to_numpy(zero_copy_only=False).tobytes())

@@ -1,4 +1,4 @@
-"""Type hints of fields: what is in a union, in a tuple, below annotations."""
+"""Inspection of the type hints of config fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def configs_in(hint: Any) -> list[type]:
-    """Return the configs that a field of type `hint` holds: members of its union, or of its tuple's union."""
+    """Return the config classes that a field of this type can hold, directly, in a union, or in a tuple."""
     hint, _ = unwrapped(hint)
     if is_union(hint):
         return [member for option in typing.get_args(hint) for member in configs_in(option)]
@@ -19,12 +19,12 @@ def configs_in(hint: Any) -> list[type]:
 
 
 def is_union(hint: Any) -> bool:
-    """Whether a type is `A | B`."""
+    """Whether a type is a union, `A | B`."""
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 def unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Return a type without its annotations, and these."""
+    """Split an `Annotated` type into the bare type and its annotations."""
     annotations: tuple[Any, ...] = ()
     while hasattr(hint, "__metadata__"):
         hint, annotations = hint.__origin__, (*hint.__metadata__, *annotations)
@@ -32,13 +32,13 @@ def unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def configs_below(config: type) -> dict[str, type]:
-    """Return a config and all that its fields can hold, however deep, by name."""
-    found: dict[str, type] = {}
-    waiting = [config]
-    while waiting:
-        kind = waiting.pop()
-        if kind.__name__ not in found:
-            found[kind.__name__] = kind
+    """Return a config class and all config classes reachable through its fields, by name."""
+    reached: dict[str, type] = {}
+    pending = [config]
+    while pending:
+        kind = pending.pop()
+        if kind.__name__ not in reached:
+            reached[kind.__name__] = kind
             for hint in typing.get_type_hints(kind, include_extras=True).values():
-                waiting += configs_in(hint)
-    return found
+                pending += configs_in(hint)
+    return reached

@@ -1,4 +1,4 @@
-"""Configs as plain values and back: what recipe.json, YAML files and the card hold of them."""
+"""Conversion between configs and plain values, for recipe.json, YAML files and the card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, TypeVar
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.config import serialized, validated
+from hf_finetune.utils.config import type_adapter, validated
 
 T = TypeVar("T")
 
@@ -14,18 +14,22 @@ T = TypeVar("T")
 def to_plain(config: Any) -> dict[str, Any]:
     """Return a config as dicts, lists, numbers, strings and None.
 
-    A member of a union of configs carries its class name under `type`; a PEFT config is written as PEFT writes it.
+    A member of a union of configs has its class name under `type`; a PEFT config has the form of PEFT's `to_dict`.
     """
-    return serialized(config)
+    kind: Any = type(config)
+    return type_adapter(kind).dump_python(config, mode="json", fallback=str)
 
 
 def merge(base: T, changes: Any, where: str = "") -> T:
-    """Return the config `base` with the fields of `changes` (nested mappings, as YAML has them) in place of its own.
+    """Return a config updated by nested mappings of fields, as YAML has them.
 
-    Where a field holds one of several configs, changes that name no `type` are changes of the one that is there.
+    Where a field holds a member of a union, changes without a `type` update the present member.
+
+    Args:
+        where: dotted name of the config in its recipe, for messages.
 
     Raises:
-        InputError: for an unknown field (with the nearest known one) or a value that does not fit, by its dotted name.
+        InputError: an unknown field, with the nearest known one, or an invalid value, by its dotted name.
     """
     if not isinstance(changes, dict):
         raise InputError(f"{where or 'recipe'}: expected a mapping of fields, got {changes!r}")
@@ -37,19 +41,19 @@ def merge(base: T, changes: Any, where: str = "") -> T:
 
 
 def _changed(current: Any, value: Any, where: str) -> Any:
-    """The value of a field that holds `current`; a mapping changes a config, and anything else takes its place."""
+    """Return the new value of a field: a mapping updates a config, anything else replaces it."""
     if not dataclasses.is_dataclass(current) or not isinstance(value, dict):
         return value
     if type(current).__module__.startswith("peft."):
-        own = {f.name: getattr(current, f.name) for f in dataclasses.fields(current) if f.init}
-        return value if "peft_type" in value else own | value
+        fields = {f.name: getattr(current, f.name) for f in dataclasses.fields(current) if f.init}
+        return value if "peft_type" in value else fields | value
     changes = dict(value)
     name = type(current).__name__
     return merge(current, changes, where) if changes.pop("type", name) == name else value
 
 
 def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dicts as one dict of dotted names, the form in which two recipes are compared."""
+    """Flatten nested dicts into one dict with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in plain.items():
         if isinstance(value, dict) and value:
@@ -60,7 +64,7 @@ def flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def short_repr(config: Any) -> str:
-    """Return a config as Python writes it, without the fields that are at their defaults; so are the configs in it."""
+    """Return the repr of a config without the fields at their defaults, nested configs included."""
     if isinstance(config, tuple):
         inner = ", ".join(map(short_repr, config))
         return f"({inner},)" if len(config) == 1 else f"({inner})"

@@ -1,4 +1,4 @@
-"""Predictions as files: a table that grows part by part, and the one of a run."""
+"""Files of predictions: csv, jsonl or parquet written in parts, and predictions.parquet of a run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SUFFIXES = (".csv", ".parquet", ".jsonl")
 
 
 def check_output(output: Path, data: str) -> None:
-    """Refuse a file that predictions cannot be written to, before anything is loaded.
+    """Refuse a file that predictions cannot be written to.
 
     Raises:
-        InputError: when it is a folder, of another format, or the very data that are to be labeled.
+        InputError: it is a folder, has another format, or is the data to be labeled.
     """
     if output.suffix.lower() not in SUFFIXES:
         raise InputError(f"--output {output}: expected a name ending in {', '.join(SUFFIXES)}")
@@ -38,10 +38,10 @@ def check_output(output: Path, data: str) -> None:
 
 @contextmanager
 def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False) -> Iterator[Callable[..., None]]:
-    """A function `(rows (N,), probabilities (N, C))` that appends to a temporary file, renamed to `output` at the end.
+    """Yield a function that appends predictions: rows (N,), probabilities (N, C) and, with `digests`, digests (N,).
 
-    With `digests` it takes these (N,) after the others, hexadecimal, for a column of their own. The file lies in the
-    nearest folder that exists: missing folders are made at the end.
+    It writes to a temporary file in the nearest folder that exists. The file is renamed to `output`, and missing
+    folders are created, when the block succeeds.
 
     Raises:
         InputError: nothing can be written there.
@@ -62,9 +62,8 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
         columns = [pa.array(rows, pa.int64()), *map(pa.array, (predicted, *keys)), *shares]
         return pa.Table.from_arrays(columns, schema=schema)
 
-    append_to = _append_to_parquet if output.suffix.lower() == ".parquet" else _append_to_text
     try:
-        with append_to(temporary, schema, output.suffix.lower()) as append:
+        with _appender(temporary, schema, output.suffix.lower()) as append:
             yield lambda *parts: append(table(*parts))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -76,14 +75,11 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
 
 
 @contextmanager
-def _append_to_parquet(path: Path, schema: pa.Schema, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
-    with pq.ParquetWriter(path, schema) as writer:
-        yield writer.write_table
-
-
-@contextmanager
-def _append_to_text(path: Path, schema: pa.Schema, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
-    """Lines of csv under a header, or of jsonl."""
+def _appender(path: Path, schema: pa.Schema, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
+    if suffix == ".parquet":
+        with pq.ParquetWriter(path, schema) as writer:
+            yield writer.write_table
+        return
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
         if suffix == ".csv":
@@ -102,7 +98,7 @@ def _append_to_text(path: Path, schema: pa.Schema, suffix: str) -> Iterator[Call
 def write_predictions(
     path: Path, splits: dict[str, Dataset], probabilities: dict[str, np.ndarray], labels: tuple[str, ...]
 ) -> None:
-    """predictions.parquet of a run: row, split, label, predicted, and p:<name> per class."""
+    """Write predictions.parquet: row, split, label, predicted, and p:<name> per class."""
     tables = []
     for split, rows in splits.items():
         probabilities_NC = probabilities[split]

@@ -1,4 +1,4 @@
-"""Seconds that a part of a run takes."""
+"""A stopwatch for a part of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Timer:
-    """Adds up the seconds that are spent within it."""
+    """Context manager that adds up the seconds spent in its blocks."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
