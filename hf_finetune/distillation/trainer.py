@@ -18,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.batching import StepBatches
+from hf_finetune.data.inputs import EpochRows
 from hf_finetune.distillation.feature_loss import FeatureDistillation
 from hf_finetune.distillation.features.recorder import FeatureRecorder
 from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
@@ -78,39 +79,31 @@ class DistillationTrainer(ClassifierTrainer):
             model.add_module(COMPARING, comparing.to(args.device))
             self._anchor = model.register_forward_hook(_take_part)
 
-    def _training_rows(self, sampler: StepBatches) -> DistillationRows | DistillationViews:
-        rows, logits = super()._training_rows(sampler), self.teaching.logits
+    def _training_rows(self, batches: StepBatches) -> tuple[EpochRows, Collate]:
+        rows, collate = super()._training_rows(batches)
+        collate, logits = partial(collate_with_teacher, collate), self.teaching.logits
         columns = {} if self.teaching.features is None else self.teaching.features.columns
         if isinstance(rows, AugmentedRows):
             assert callable(logits), "the teacher has seen the rows as they are"
             return DistillationViews(
                 rows, lambda views: {LOGITS: logits(views), **(columns(views) if callable(columns) else {})}
-            )
+            ), collate
         assert not callable(logits), "the teacher sees views, and the rows have none"
         assert isinstance(columns, Mapping)
-        return DistillationRows(rows, {LOGITS: logits, **columns})
+        return DistillationRows(rows, {LOGITS: logits, **columns}), collate
 
-    def _training_collate(self) -> Collate:
-        return partial(collate_with_teacher, super()._training_collate())
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """As the classifier's; the loss gets the labels with what the teacher has of the same rows."""
-        student = {name: x for name, x in inputs.items() if not name.startswith(TEACHER)}
-        # By the step alone, so that a run that was resumed does as one that was not.
+    def batch_loss(self, model: nn.Module, batch: Batch, rows_in_step: torch.Tensor | int | None) -> torch.Tensor:
+        """Compute the loss against the labels and the teacher's columns of the same rows."""
+        student = {name: x for name, x in batch.items() if not name.startswith(TEACHER)}
+        # From the step alone, so that a resumed run continues exactly.
         progress = self.state.global_step / max(self.state.max_steps - 1, 1)
-        targets, features = DistillationTargets(inputs["labels"], inputs[LOGITS], progress), self.teaching.features
+        targets, features = DistillationTargets(batch["labels"], batch[LOGITS], progress), self.teaching.features
         with ExitStack() as stack:
             if features is not None and self.recorder is not None:
-                theirs = features.of_teacher(inputs)
-                own = stack.enter_context(self.recorder.recording(student))
-                targets = replace(targets, student_features=own, teacher_features=theirs)
-            return super().compute_loss(model, {**student, "labels": targets}, return_outputs, num_items_in_batch)
+                teacher_features = features.of_teacher(batch)
+                student_features = stack.enter_context(self.recorder.recording(student))
+                targets = replace(targets, student_features=student_features, teacher_features=teacher_features)
+            return super().batch_loss(model, {**student, "labels": targets}, rows_in_step)
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:  # type: ignore[override]
         """As the classifier's; what compares features is no part of the model after it."""

@@ -174,24 +174,23 @@ def trainer_arguments(
         InputError: see `training_arguments`.
     """
     run, pretrain, train = setup.run, setup.run.recipe.pretrain, setup.run.recipe.train
-    cut = micro_batch(run)
-    return training_arguments(
-        folder / "checkpoints",
+    cut, extra = micro_batch(run), {n: value for n, value in train.extra.items() if n not in OF_THE_RUN_ALONE}
+    train = replace(
+        train,
         learning_rate=pretrain.rate,
-        metric=HELD_OUT,
-        greater_is_better=False,
-        device=run.context.device,
-        mixed_precision=run.context.mixed_precision,
-        extra={name: value for name, value in train.extra.items() if name not in OF_THE_RUN_ALONE},
         num_train_epochs=pretrain.num_train_epochs,
         max_steps=pretrain.max_steps,
         per_device_train_batch_size=cut.rows,
-        per_device_eval_batch_size=train.per_device_eval_batch_size,
         gradient_accumulation_steps=cut.accumulation,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        seed=train.seed,
         logging_steps=train.logging_steps if saving else 1,
-        eval_on_start=first and saving,
+        extra={**extra, "eval_on_start": first and saving},
+    )
+    return training_arguments(
+        folder / "checkpoints",
+        train,
+        metric=HELD_OUT,
+        greater_is_better=False,
+        mixed_precision=run.context.mixed_precision,
+        device=run.context.device,
         saving=saving,
     )

@@ -114,10 +114,10 @@ def rehearse_steps(run: PreparedRun, encoded: Dataset, batches: StepBatches, ste
     with alone() as folder:
         trained = rehearse(small, folder, choice)
         times = np.diff([line["time"] for line in read_log(folder / "log.jsonl") if "loss" in line])
-        score_s = trained.trainer.clock.outside / len(some)
+        score_s = trained.trainer.clock.outside.seconds / len(some)
         evaluate_s, interval_s = _time_evaluation(small, trained.network, judged)
     base_s, slope_s, least_s = _fit_times(
-        small, times, trained.trainer.clock.loop, run.data.inputs.lengths(encoded.select(rows))
+        small, times, trained.trainer.clock.loop.seconds, run.data.inputs.lengths(encoded.select(rows))
     )
     clock, optimizer = trained.clock, trained.trainer.optimizer
     assert optimizer is not None, "it has trained"

@@ -64,24 +64,20 @@ def trainer_arguments(run: PreparedRun, checkpoints: Path, *, saving: bool = Tru
     Raises:
         InputError: see `training_arguments`.
     """
-    train, cut = run.recipe.train, micro_batch(run)
-    return training_arguments(
-        checkpoints,
+    cut, metric = micro_batch(run), run.recipe.evaluate.metric
+    train = replace(
+        run.recipe.train,
         learning_rate=learning_rate(run),
-        metric=run.recipe.evaluate.metric,
-        greater_is_better=METRICS[run.recipe.evaluate.metric].greater_is_better,
-        mixed_precision=run.context.mixed_precision,
-        device=run.context.device,
-        extra=train.extra,
         per_device_train_batch_size=cut.rows,
         gradient_accumulation_steps=cut.accumulation,
-        num_train_epochs=train.num_train_epochs,
-        max_steps=train.max_steps,
-        per_device_eval_batch_size=train.per_device_eval_batch_size,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        seed=train.seed,
-        logging_steps=train.logging_steps,
+    )
+    return training_arguments(
+        checkpoints,
+        train,
+        metric=metric,
+        greater_is_better=METRICS[metric].greater_is_better,
+        mixed_precision=run.context.mixed_precision,
+        device=run.context.device,
         saving=saving,
     )
 
@@ -177,7 +173,7 @@ def _note_seconds(ready: ReadyRun, trainer: ClassifierTrainer, clock: Stopwatch,
     teacher_s = 0.0 if ready.teacher is None else ready.teacher.seconds_in_training(rehearsal=rehearsal)
     clock.note("cache_s", ready.rows.build_s)
     clock.note("train_s", clock.seconds("train_s") + ready.rows.build_s - teacher_s)
-    clock.note("train_loop_s", trainer.clock.loop - teacher_s)
+    clock.note("train_loop_s", trainer.clock.loop.seconds - teacher_s)
     if teacher_s:
         clock.note("teacher_s", clock.seconds("teacher_s") + teacher_s)
         if trainer.utilization is not None:

@@ -40,23 +40,13 @@ class PretrainingTrainer(ClassifierTrainer):
         super().__init__(task.network, args, setup)
         self.task = task
 
-    def _training_rows(self, sampler: StepBatches) -> EpochRows:
-        return self.task.rows(self.train_dataset)
+    def _training_rows(self, batches: StepBatches) -> tuple[EpochRows, Collate]:
+        return self.task.rows(self.train_dataset), self.task.collate
 
-    def _training_collate(self) -> Collate:
-        return self.task.collate
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """This micro-batch's share of the mean over the whole step, of which each process takes the mean over
-        processes."""
-        assert num_items_in_batch is not None and not return_outputs, "called by training_step alone"
-        return self.task.loss(model, inputs) * self.args.world_size / num_items_in_batch
+    def batch_loss(self, model: nn.Module, batch: Batch, rows_in_step: torch.Tensor | int | None) -> torch.Tensor:
+        """Compute a micro-batch's share of the step's mean loss; gradients are then averaged over processes."""
+        assert rows_in_step is not None, "counted by the Trainer"
+        return self.task.loss(model, batch) * self.args.world_size / rows_in_step
 
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         """The mean loss of held-out rows, shared by all processes. Training's random numbers are left as they are."""
@@ -81,6 +71,6 @@ class PretrainingTrainer(ClassifierTrainer):
             torch.distributed.all_reduce(total)
         return {f"{prefix}_{HELD_OUT}": float(total[0] / total[1])}
 
-    def _measured(self) -> Utilization | None:
+    def _measure_utilization(self) -> Utilization | None:
         """Not counted: what trains here beside the encoder is no part of the classifier."""
         return None

@@ -140,7 +140,7 @@ def _run(searched: SearchedRecipe, *, most_scored: int) -> FinalRun:
         few = replace(prepared.data.splits, validation=watched, fingerprint=name)
         run = rehearse(prepared.varied(splits=few), Path(folder), KernelChoice(default_kernels(prepared)))
         trained = time.perf_counter()
-        step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.clock.loop)
+        step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.clock.loop.seconds)
         logits_NC, kept_s = _predictions(run.network, prepared, judged)
     labels_N = np.asarray(judged["label"][:])
     return FinalRun(

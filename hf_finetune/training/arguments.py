@@ -1,36 +1,38 @@
-"""TrainingArguments for a classifier: the user's fields, and the settings that this package decides itself."""
+"""TrainingArguments of a run: the user's fields, and the settings that this package fixes."""
 
 from __future__ import annotations
 
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
 from hf_finetune.errors import InputError
+from hf_finetune.training.config import Train
 from hf_finetune.training.optim.config import AdamW, Optimizer
+from hf_finetune.training.precision import Format
 from hf_finetune.utils.config import validated
 
-# Decided here, so that no run can be configured into a known defect of the stock Trainer.
-DECIDED = {
+# Fixed, so that no run can be configured into a known defect of the stock Trainer.
+FIXED = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "load_best_model_at_end": True,
-    # A resumed run goes on where it was: patience, order of the rows, optimizer and all.
+    # A resumed run continues exactly: early stopping, order of the rows, optimizer.
     "restore_callback_states_from_checkpoint": True,
     "ignore_data_skip": False,
     "save_only_model": False,
     "save_total_limit": None,
-    # The Trainer would log 0 in place of a loss that is not a number.
+    # The Trainer would log 0 in place of a loss that is not finite.
     "logging_nan_inf_filter": False,
     "logging_first_step": True,
     "average_tokens_across_devices": True,
-    # Our collator names its columns itself; the Trainer drops those that forward() does not name.
+    # The Trainer would drop columns that forward() does not name.
     "remove_unused_columns": False,
     "label_names": ["labels"],
-    # Set by objective.label_smoothing, batching.by_length and train.seed; nothing reads these.
+    # Not read: objective.label_smoothing, batching.by_length and train.seed take their place.
     "label_smoothing_factor": 0.0,
     "train_sampling_strategy": "random",
     "dataloader_drop_last": False,
@@ -38,8 +40,8 @@ DECIDED = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-MAY_CHANGE = {"report_to", "logging_first_step"}
-# What the recipe sets in a field of its own.
+CHANGEABLE = {"report_to", "logging_first_step"}
+# Fields of the recipe that take the place of TrainingArguments.
 SET_BY = {
     "optim": "optim.optimizer",
     "optim_args": "optim.optimizer",
@@ -52,14 +54,28 @@ SET_BY = {
     "warmup_steps": "train.warmup_steps",
 }
 
-# Peak learning rates by method. Chosen on validation rows, see docs/benchmarks.md.
+# Fields of `Train` that TrainingArguments has under the same name.
+SHARED = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "seed",
+    "logging_steps",
+)
+
+# Peak learning rates by method, chosen on validation rows, see docs/benchmarks.md.
 LEARNING_RATE = {"full": 1e-4, "top": 3e-4, "lora": 1e-3, "head": 1e-3}
-# A pre-norm ViT loses what it knows at 1e-4 within a few steps; see there too.
+# A pre-norm ViT forgets its pretraining at 1e-4 within a few steps, see docs/benchmarks.md.
 IMAGE_LEARNING_RATE = {**LEARNING_RATE, "full": 2e-5, "top": 2e-5}
-# Plain LoRA on texts learns faster in a narrower network, as Adam's best rate does (arXiv:2203.03466): the rate above
-# is for this width. Measured at 384 and 768; no network learns at more than so many times the rate above.
-LORA_WIDTH, LORA_FASTEST = 768, 2.0
-# Of random weights, which know nothing that could be lost: DeiT's, under AdamW (arXiv:2012.12877). Not measured here.
+# The rate of plain LoRA on texts is for this width. Narrower networks take a higher rate, as with Adam
+# (arXiv:2203.03466), up to this multiple. Measured at widths of 384 and 768.
+LORA_WIDTH, MAX_LORA_FACTOR = 768, 2.0
+# For random weights: DeiT's, under AdamW (arXiv:2012.12877). Not measured here.
 SCRATCH_LEARNING_RATE = 5e-4
 
 
@@ -71,11 +87,11 @@ def default_learning_rate(
     from_scratch: bool = False,
     plain_lora_width: int | None = None,
 ) -> float:
-    """Peak learning rate for `method` (a PEFT method counts as lora) on texts or images.
+    """Return the default peak learning rate of a method on texts or images. PEFT methods count as lora.
 
     Args:
-        from_scratch: all weights start at random.
-        plain_lora_width: of the encoder, where the method is LoRA without a variant; None: it is another one.
+        from_scratch: whether all weights start at random.
+        plain_lora_width: width of the encoder where the method is plain LoRA; None for other methods.
     """
     if from_scratch:
         return SCRATCH_LEARNING_RATE * optimizer.rate_factor
@@ -84,43 +100,37 @@ def default_learning_rate(
     rate = rates.get(method, rates["lora"]) * optimizer.rate_factor
     if plain_lora_width is None or is_image:
         return rate
-    return rate * min(LORA_FASTEST, LORA_WIDTH / plain_lora_width)
+    return rate * min(MAX_LORA_FACTOR, LORA_WIDTH / plain_lora_width)
 
 
 def training_arguments(
     folder: Path,
+    train: Train,
     *,
-    learning_rate: float,
     metric: str,
     greater_is_better: bool,
-    mixed_precision: Literal["no", "bf16", "fp16"],
+    mixed_precision: Format,
     device: torch.device,
-    extra: dict[str, Any],
     saving: bool = True,
-    **fields: Any,
 ) -> TrainingArguments:
-    """Build the arguments of one run.
+    """Build the TrainingArguments of a run.
 
     Args:
-        folder: where checkpoints go.
-        learning_rate: peak rate, see `default_learning_rate`.
+        folder: takes the checkpoints.
+        train: the recipe's section, with the learning rate and the micro-batches of this run.
         metric: validation metric that chooses the epoch.
-        greater_is_better: of that metric.
-        extra: further TrainingArguments of the user's.
-        saving: False: no checkpoint is written, and the last weights stay.
-        **fields: fields of TrainingArguments by their own names.
+        greater_is_better: whether a greater metric is better.
+        saving: False: write no checkpoints, and keep the last weights.
 
     Raises:
-        InputError: for a field that TrainingArguments does not have, one that is decided here, or a value of another
-            type.
+        InputError: `train.extra` has a field that TrainingArguments lacks, that is fixed or set elsewhere, or whose
+            value has another type.
     """
-    taken = (set(DECIDED) - MAY_CHANGE) | set(fields) | {"learning_rate", "bf16", "fp16", "use_cpu", "output_dir"}
-    chosen: dict[str, Any] = {
-        **DECIDED,
-        **fields,
-        **_checked(extra, taken),
+    arguments: dict[str, Any] = {
+        **FIXED,
+        **{name: getattr(train, name) for name in SHARED},
+        **_checked(train.extra),
         **({} if saving else {"save_strategy": "no", "load_best_model_at_end": False}),
-        "learning_rate": learning_rate,
         "metric_for_best_model": metric,
         "greater_is_better": greater_is_better,
         "bf16": mixed_precision == "bf16",
@@ -128,17 +138,19 @@ def training_arguments(
         "use_cpu": device.type == "cpu",
     }
     try:
-        arguments = TrainingArguments(str(folder), **chosen)
+        built = TrainingArguments(str(folder), **arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"train: {error}") from error
-    # With several GPUs and no launcher the Trainer would put the model in a DataParallel, without mixed precision, and
-    # multiply the loss, which is a mean over all rows of the step already, by their number.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
+    # With several GPUs and no launcher the Trainer would wrap the model in DataParallel, without mixed precision, and
+    # multiply the loss, which is a mean over all rows of the step already, by the number of GPUs.
+    built._n_gpu = min(built.n_gpu, 1)
+    return built
 
 
-def _checked(extra: dict[str, Any], taken: set[str]) -> dict[str, Any]:
-    """The user's further arguments, by their types: TrainingArguments takes any value, and fails when it is used."""
+def _checked(extra: dict[str, Any]) -> dict[str, Any]:
+    """Check the user's further arguments: TrainingArguments accepts values of any type and fails when it uses them."""
+    elsewhere = {*FIXED, *SHARED, "bf16", "fp16", "use_cpu", "output_dir"} - CHANGEABLE
+    hints = typing.get_type_hints(TrainingArguments)
     for name in extra:
         if name in ("hub_token", "push_to_hub"):
             raise InputError(
@@ -146,7 +158,6 @@ def _checked(extra: dict[str, Any], taken: set[str]) -> dict[str, Any]:
             )
         if name in SET_BY:
             raise InputError(f"train.extra.{name}: {SET_BY[name]} sets it; remove it")
-        if name in taken:
-            raise InputError(f"train.extra.{name}: this is decided elsewhere in the recipe or fixed; remove it")
-    hints = typing.get_type_hints(TrainingArguments)
+        if name in elsewhere:
+            raise InputError(f"train.extra.{name}: this is fixed or set elsewhere in the recipe; remove it")
     return {n: validated(v, hints[n], f"train.extra.{n}") if n in hints else v for n, v in extra.items()}

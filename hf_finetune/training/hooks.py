@@ -1,7 +1,7 @@
-"""The one interface between the trainer and a technique: a hook, called at fixed points of training.
+"""Hooks: the one interface between the training loop and a technique.
 
-The trainer knows no technique by name. Each one (mixout, SAM, R-Drop, averages of the weights, ...) is a `Hook` in the
-file of its implementation, and overrides the methods of the points that it needs.
+The trainer knows no technique by name. A technique (mixout, SAM, R-Drop, weight averaging, ...) is a `Hook` in the file
+of its implementation and overrides the methods that it needs.
 
 Legend: B rows of a micro-batch, C classes.
 """
@@ -18,25 +18,26 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 from hf_finetune.data.inputs import EpochRows
+from hf_finetune.training.gradients import gradients_are_finite
 
 Batch: TypeAlias = dict[str, Any]
-"""A micro-batch: the model's inputs, and `labels`."""
+"""A micro-batch: the model's inputs and `labels`."""
 Collate: TypeAlias = Callable[[dict[str, Any]], Batch]
 SummedLoss: TypeAlias = Callable[[torch.Tensor, Any], torch.Tensor]
 """`(logits, targets) -> scalar`, the sum over rows. Logits are (B, C), or those of two heads, see
-`models.modules.head_logits`; targets are labels, see `losses.targets.RowLosses`, or hold more; B is their length."""
+`models.modules.head_logits`. Targets are labels, see `losses.targets.RowLosses`, or an object of length B."""
 
 
 class Hook:
-    """What a technique does in training: methods in the order of their calls, all of which do nothing here."""
+    """A technique's part in training: methods in the order of their calls. By default all do nothing."""
 
     passes = 1
-    """How often a step sends each row through the model."""
+    """Forward passes of each row in a step."""
     numbers_repeats = False
-    """Whether a row drawn again in an epoch must be told from the first time, see `data.batching.number_repeats`."""
+    """Whether repeated draws of a row in an epoch get different indices, see `data.batching.number_repeats`."""
 
     def on_loader(self, rows: EpochRows, collate: Collate) -> tuple[EpochRows, Collate]:
-        """Change how training rows become micro-batches, in the loader's own processes."""
+        """Change how the loader's workers read training rows and collate them into micro-batches."""
         return rows, collate
 
     def on_loss(self, loss: SummedLoss) -> SummedLoss:
@@ -51,21 +52,22 @@ class Hook:
         """Read what `on_save` wrote."""
 
     def before_step(self, model: nn.Module, state: TrainerState) -> None:
-        """Before an optimizer step's first micro-batch."""
+        """Run before the first micro-batch of an optimizer step."""
 
     def on_batch(self, batch: Batch, state: TrainerState) -> Batch:
-        """Change a micro-batch before it is counted and goes to the device."""
+        """Change a micro-batch before it is counted and moved to the device."""
         return batch
 
     def on_inputs(self, model: PreTrainedModel, batch: Batch) -> Batch:
-        """Change a micro-batch on the device, with gradients, each time that it goes through the model."""
+        """Change a micro-batch on the device before each forward pass; gradients flow through the change."""
         return batch
 
     def after_backward(self, model: nn.Module, repeat: Callable[[Batch, bool], None]) -> None:
-        """Change a step's gradients, which are complete, before they are clipped.
+        """Change the complete gradients of a step before they are clipped.
 
         Args:
-            repeat: sends a micro-batch through once more and adds its gradient; also told whether it is the last.
+            repeat: runs forward and backward on a micro-batch again and adds its gradient. Its second argument says
+                whether this is the step's last micro-batch.
         """
 
     def before_update(self, model: nn.Module, state: TrainerState) -> None:
@@ -74,78 +76,69 @@ class Hook:
     def after_update(
         self, model: nn.Module, state: TrainerState, optimizer: torch.optim.Optimizer, *, overflowed: bool
     ) -> None:
-        """Change the weights that the optimizer has just updated. The gradients are still there.
+        """Change the weights after the optimizer's update. The gradients are still there.
 
         Args:
             state: does not count this step yet.
-            overflowed: float16 gradients were not finite, and the optimizer passed the step over.
+            overflowed: float16 gradients were not finite, and the optimizer skipped the step.
         """
 
     def after_step(self, model: nn.Module, state: TrainerState) -> None:
-        """After an optimizer step."""
+        """Run after an optimizer step."""
 
     def after_epoch(self, model: nn.Module, state: TrainerState) -> None:
-        """After an epoch, or the last step of a run that ends within one."""
+        """Run after an epoch, or after the last step of a run that ends within one."""
 
     def on_validation(self, model: nn.Module, metrics_of: Callable[[str], dict[str, float]]) -> dict[str, float]:
-        """Further metrics of the validation rows.
+        """Return further validation metrics.
 
         Args:
-            metrics_of: metrics of the model as it is when this is called, under a prefix.
+            metrics_of: scores the model with its present weights; prefixes the metrics' names.
         """
         return {}
 
     def on_save(self, model: nn.Module, state: TrainerState, checkpoint: Path) -> None:
-        """Write what a resumed run needs into a checkpoint that is not sealed yet."""
+        """Add to a checkpoint what a resumed run needs, before it is sealed."""
 
     def after_training(self, model: nn.Module, state: TrainerState) -> None:
-        """After the last step, with the best weights in the model."""
+        """Run after the last step, with the best weights in the model."""
 
 
 class HookEvents(TrainerCallback):
-    """Hands the Trainer's own events on to the hooks.
-
-    Args:
-        hooks: in the order in which they are called.
-    """
+    """Forwards the Trainer's events to the hooks, in their order."""
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
         self.hooks = hooks
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
-        """See `Hook.before_step`."""
+        """Call `Hook.before_step`."""
         for hook in self.hooks:
             hook.before_step(event["model"], state)
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
-        """See `Hook.before_update`."""
+        """Call `Hook.before_update`."""
         for hook in self.hooks:
             hook.before_update(event["model"], state)
 
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
-        """See `Hook.after_update`."""
+        """Call `Hook.after_update`."""
         model, optimizer = event["model"], event["optimizer"]
+        # Fused optimizers skip a step of infinite gradients without saying so.
         overflowed = args.fp16 and bool(self.hooks) and not gradients_are_finite(model)
         for hook in self.hooks:
             hook.after_update(model, state, optimizer, overflowed=overflowed)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
-        """See `Hook.after_step`."""
+        """Call `Hook.after_step`."""
         for hook in self.hooks:
             hook.after_step(event["model"], state)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
-        """See `Hook.after_epoch`."""
+        """Call `Hook.after_epoch`."""
         for hook in self.hooks:
             hook.after_epoch(event["model"], state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **event: Any) -> None:
-        """See `Hook.after_training`."""
+        """Call `Hook.after_training`."""
         for hook in self.hooks:
             hook.after_training(event["model"], state)
-
-
-def gradients_are_finite(model: nn.Module) -> bool:
-    """Whether all gradients are numbers: fused optimizers do not say what they passed over. One wait for the device."""
-    finite = [parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None]
-    return not finite or bool(torch.stack(finite).all())

@@ -1,20 +1,27 @@
-"""What a trainer is made of, besides its model and its TrainingArguments: a few composed objects."""
+"""The objects that a trainer is composed of, besides its model and its TrainingArguments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
 
 from hf_finetune.augmentation.augmenter import Augmenter
-from hf_finetune.data.inputs import Inputs, TextInputs
-from hf_finetune.data.sampling import Sampling
+from hf_finetune.augmentation.compose import depends_on_progress
+from hf_finetune.augmentation.online import AugmentedRows
+from hf_finetune.data.batching import Progress, StepBatches
+from hf_finetune.data.inputs import EpochRows, Inputs, Rows, TextInputs, columns_of
+from hf_finetune.data.sampling import Sampling, class_draw
 from hf_finetune.evaluation.metrics import classification_metrics, softmax
 from hf_finetune.models.kernels.shortcuts import Shortcuts
+from hf_finetune.models.kernels.unpadded import accept_packed, flash_attention, flash_fits
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.hooks import Collate, Hook, SummedLoss
 from hf_finetune.training.losses.weighted import CROSS_ENTROPY
@@ -25,24 +32,34 @@ Metrics: TypeAlias = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 
 def metrics_of_logits(labels_N: np.ndarray, logits_NC: np.ndarray) -> dict[str, float]:
-    """Metrics of a classifier."""
+    """Return the metrics of a classifier."""
     return classification_metrics(labels_N, softmax(logits_NC))
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on, and what chooses the epoch."""
+    """The rows that train the model and those that choose its best epoch."""
 
     train: Dataset
     """Encoded rows with a `label` column, see `data.inputs`."""
     validation: Dataset
-    """Likewise."""
+    """Encoded rows with a `label` column."""
     inputs: Inputs
-    """Turns rows into tensors."""
+    """Encodes and collates rows."""
     augmentation: Augmenter | None = None
-    """Online augmentation: changes the training rows, anew in every epoch."""
+    """Online augmentation: changes the training rows anew in each epoch."""
     metrics: Metrics = metrics_of_logits
-    """Of the validation rows."""
+    """Scores the validation rows."""
+
+    def training_rows(self, batches: StepBatches, args: TrainingArguments) -> EpochRows:
+        """Return the training rows as the loader reads them, augmented where there is online augmentation."""
+        augmentation = self.augmentation
+        if augmentation is None:
+            return Rows(self.train, columns_of(self.inputs, labels=True))
+        if depends_on_progress(augmentation.operations):
+            steps = batches.planned(args.num_train_epochs, args.max_steps)
+            augmentation = replace(augmentation, progress=Progress(batches, steps))
+        return AugmentedRows(self.train, self.inputs, augmentation)
 
 
 @dataclass(frozen=True)
@@ -52,25 +69,57 @@ class BatchPlan:
     rows_per_step: int
     """Rows of an optimizer step over all processes and accumulation."""
     by_length: bool = True
-    """Put texts of like length into one step."""
+    """Batch texts of similar length."""
     token_budget: int | None = None
     """Padded tokens of an optimizer step in place of `rows_per_step`, see `StepBatches`."""
     unpadded: bool = False
-    """Lay texts end to end, for a model that `models.kernels.unpadded.use_unpadded` allows."""
+    """Concatenate texts without padding, for a model that `models.kernels.unpadded.use_unpadded` allows."""
     sampling: Sampling = "none"
-    """Which rows make an epoch, see `data.sampling.class_quotas`."""
+    """Rows of an epoch, see `data.sampling.class_quotas`."""
+
+    def step_batches(self, data: TrainingData, args: TrainingArguments, *, several_views: bool) -> StepBatches:
+        """Return this process's batch sampler.
+
+        Args:
+            several_views: see `StepBatches`.
+        """
+        return StepBatches(
+            len(data.train),
+            rows_per_step=self.rows_per_step,
+            accumulation=args.gradient_accumulation_steps,
+            lengths=data.inputs.lengths(data.train) if self.by_length else None,
+            token_budget=self.token_budget,
+            draw=class_draw(data.train, self.sampling),
+            several_views=several_views,
+            seed=args.seed,
+            process=args.process_index,
+            processes=args.world_size,
+        )
 
     def collate(self, inputs: Inputs) -> Collate:
-        """What makes the model's inputs of encoded rows."""
+        """Return the function that collates encoded rows into the model's inputs."""
         if not self.unpadded:
             return inputs.collate
         assert isinstance(inputs, TextInputs), "only texts have padding"
         return inputs.pack
 
+    def prepare(self, model: nn.Module) -> None:
+        """Make the model accept these batches as well as padded ones."""
+        if self.unpadded:
+            accept_packed(model)
+
+    def attention(
+        self, model: nn.Module, device: torch.device, autocast: torch.dtype | None
+    ) -> AbstractContextManager[None]:
+        """Switch the model to the fastest attention kernel for these batches while it trains."""
+        if self.unpadded and flash_fits(device, autocast):
+            return flash_attention(model)
+        return nullcontext()
+
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """All that a trainer needs beside model and TrainingArguments. A variant is `dataclasses.replace(setup, ...)`."""
+    """All that a trainer needs besides model and TrainingArguments. A variant is `dataclasses.replace(setup, ...)`."""
 
     data: TrainingData
     batching: BatchPlan
@@ -79,9 +128,9 @@ class TrainingSetup:
     update: UpdateRule = UpdateRule()
     averaging: WeightAveraging = field(default_factory=WeightAveraging)
     shortcuts: Shortcuts = Shortcuts()
-    """What is computed in another way than the library does."""
+    """Faster implementations of the model's layers."""
     hooks: tuple[Hook, ...] = ()
-    """Techniques, in the order in which they are called. One that changes a micro-batch comes before SAM, which keeps
-    it."""
+    """Techniques, in the order of their calls. A hook that changes micro-batches comes before SAM, which stores
+    them."""
     callbacks: tuple[TrainerCallback, ...] = ()
-    """What watches or stops the training."""
+    """Progress bar, log and early stopping."""

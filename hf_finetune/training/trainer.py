@@ -1,6 +1,6 @@
-"""The Trainer, with exact gradients, honest losses and our batches.
+"""The training loop: `transformers.Trainer` with exact gradients, honest losses and our own batches.
 
-What differs from `transformers.Trainer`, and why, stands at each method.
+Each overridden method says how it differs from `transformers.Trainer`, and why.
 """
 
 from __future__ import annotations
@@ -8,37 +8,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
-from hf_finetune.augmentation.compose import depends_on_progress
-from hf_finetune.augmentation.online import AugmentedRows
-from hf_finetune.data.batching import EpochLoader, Progress, StepBatches
-from hf_finetune.data.inputs import EpochRows, Rows, columns_of, with_labels
-from hf_finetune.data.sampling import class_draw
+from hf_finetune.data.batching import EpochLoader, StepBatches
+from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_labels
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
-from hf_finetune.models.kernels.unpadded import accept_packed, flash_attention, flash_fits
 from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training.best_weights import Selection, select_weights
 from hf_finetune.training.checkpoints import is_over, refuse_lacking, save_weights, saved_state
 from hf_finetune.training.clock import LoopClock
 from hf_finetune.training.flops import Utilization, WorkCounter, measure
+from hf_finetune.training.gradients import clip_gradients
 from hf_finetune.training.hooks import Batch, Collate, HookEvents
 from hf_finetune.training.losses.weighted import mean_over_step
 from hf_finetune.training.nan_guard import NanGuard, check_logits, check_weights
 from hf_finetune.training.optim import schedules
-from hf_finetune.training.optim.schedule_free_adamw import show_average
-from hf_finetune.training.optim.sparse_embeddings import clip_gradients
 from hf_finetune.training.setup import TrainingSetup
 
 
@@ -47,29 +42,28 @@ class ClassifierTrainer(Trainer):
 
     Args:
         model: a sequence or image classification model, or a PEFT model around one.
-        args: see `training_arguments`.
-        setup: everything else.
+        args: built by `training_arguments`.
+        setup: data, batches, loss, update rule, weight averaging and hooks.
 
     Raises:
-        InputError: when `args` holds a Hub token (it would be pickled with the arguments).
+        InputError: `args` holds a Hub token, which would be pickled with them.
     """
 
     model: PreTrainedModel
     args: TrainingArguments
     optimizer: torch.optim.Optimizer
-    lr_scheduler: Any
+    lr_scheduler: schedules.RateSchedule
     train_dataset: Dataset
     eval_dataset: Dataset
-    # Whether a row that is drawn again in an epoch is another view of it there.
     several_views = True
+    """Whether repeated draws of a row in an epoch are different views of it."""
 
     def __init__(self, model: nn.Module, args: TrainingArguments, setup: TrainingSetup) -> None:
         if args.hub_token is not None or args.push_to_hub:
             raise InputError(
                 "train.extra: no hub_token or push_to_hub here; log in with `hf auth login` and use --push"
             )
-        self.setup, data = setup, setup.data
-        self.inputs, self.metrics, self.augmentation = data.inputs, data.metrics, data.augmentation
+        self.setup, self.metrics = setup, setup.data.metrics
         self.hooks = (*setup.hooks, *setup.averaging.hooks)
         loss = setup.loss
         for hook in self.hooks:
@@ -77,75 +71,65 @@ class ClassifierTrainer(Trainer):
         super().__init__(
             model,
             args,
-            train_dataset=data.train,
-            eval_dataset=data.validation,
+            train_dataset=setup.data.train,
+            eval_dataset=setup.data.validation,
             compute_loss_func=partial(mean_over_step, loss=loss),
             callbacks=[*setup.callbacks, HookEvents(self.hooks)],
         )
         self.remove_callback(PrinterCallback)
-        # BERT-like heads take **kwargs, from which the Trainer concludes that the model itself divides its loss by the
-        # rows of the whole step. None of them does: gradients would grow with accumulation and processes.
+        # BERT-like heads take **kwargs, from which the Trainer concludes that the model divides its loss by the rows of
+        # the whole step. None does: gradients would grow with accumulation and processes.
         self.model_accepts_loss_kwargs = False
-        self.collate = setup.batching.collate(self.inputs)
-        if setup.batching.unpadded:
-            accept_packed(self.model)
+        setup.batching.prepare(self.model)
         self.nan_guard = NanGuard(args.device, args.world_size)
         self.clock, self.work = LoopClock(), WorkCounter()
         self.selection = Selection()
         self.utilization: Utilization | None = None
 
+    @property
+    def inputs(self) -> Inputs:
+        """Encodes and collates rows."""
+        return self.setup.data.inputs
+
+    @property
+    def collate(self) -> Collate:
+        """Collates encoded rows into the model's inputs."""
+        return self.setup.batching.collate(self.inputs)
+
     # Batches
 
     def get_train_dataloader(self) -> EpochLoader:
-        """Our batch sampler knows its process; Accelerate must not shard it again (that doubles or loses rows)."""
-        sampler = self._batch_sampler()
-        rows, collate = self._training_rows(sampler), self._training_collate()
+        """Build the loader. Accelerate must not shard it again, which would double or lose rows: our batch sampler
+        deals rows to processes itself."""
+        batches = self._step_batches()
+        rows, collate = self._training_rows(batches)
         for hook in self.hooks:
             rows, collate = hook.on_loader(rows, collate)
         return EpochLoader(
             rows,
-            batch_sampler=sampler,
+            batch_sampler=batches,
             collate_fn=collate,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.device.type == "cuda",
-            # Its own generator: making an iterator must not draw from the one that dropout uses.
+            # A separate generator: creating an iterator must not draw from the one that dropout uses.
             generator=torch.Generator().manual_seed(self.args.seed),
         )
 
-    def _batch_sampler(self) -> StepBatches:
-        plan, rows = self.setup.batching, self.train_dataset
-        tells_repeats = self.augmentation is not None or any(hook.numbers_repeats for hook in self.hooks)
-        return StepBatches(
-            len(rows),
-            rows_per_step=plan.rows_per_step,
-            accumulation=self.args.gradient_accumulation_steps,
-            lengths=self.inputs.lengths(rows) if plan.by_length else None,
-            token_budget=plan.token_budget,
-            draw=class_draw(rows, plan.sampling),
-            several_views=self.several_views and tells_repeats,
-            seed=self.args.seed,
-            process=self.args.process_index,
-            processes=self.args.world_size,
-        )
+    def _step_batches(self) -> StepBatches:
+        data = self.setup.data
+        numbers_repeats = data.augmentation is not None or any(hook.numbers_repeats for hook in self.hooks)
+        return self.setup.batching.step_batches(data, self.args, several_views=self.several_views and numbers_repeats)
 
-    def _training_rows(self, sampler: StepBatches) -> EpochRows:
-        augmentation, inputs = self.augmentation, self.inputs
-        if augmentation is None:
-            return Rows(self.train_dataset, columns_of(inputs, labels=True))
-        if depends_on_progress(augmentation.operations):
-            steps = sampler.planned(self.args.num_train_epochs, self.args.max_steps)
-            augmentation = replace(augmentation, progress=Progress(sampler, steps))
-        return AugmentedRows(self.train_dataset, inputs, augmentation)
-
-    def _training_collate(self) -> Collate:
-        return partial(with_labels, self.collate)
+    def _training_rows(self, batches: StepBatches) -> tuple[EpochRows, Collate]:
+        """Return the rows that the loader reads, and the function that collates them."""
+        return self.setup.data.training_rows(batches, self.args), partial(with_labels, self.collate)
 
     # Optimizer and schedule
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The chosen one; the Trainer knows only groups that decay and groups that do not, at one rate."""
+        """Build the optimizer. The Trainer knows one learning rate, and groups with and without weight decay."""
         if self.optimizer is None:
-            self.optimizer = self.setup.update.optimizer_for(
+            self.optimizer = self.setup.update.build_optimizer(
                 self.model,
                 lr=self.args.learning_rate,
                 weight_decay=self.args.weight_decay,
@@ -156,10 +140,8 @@ class ClassifierTrainer(Trainer):
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The schedule of each group's rate, also one that the Trainer does not know."""
-        if self.setup.update.schedule is None:
-            return super().create_scheduler(num_training_steps, optimizer)
+    ) -> schedules.RateSchedule:
+        """Build the learning-rate schedule, also one that the Trainer does not have."""
         if self.lr_scheduler is None:
             self.lr_scheduler = schedules.scheduler(
                 self.setup.update.schedule,
@@ -175,23 +157,24 @@ class ClassifierTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """As the Trainer's, with the hooks on batches and gradients."""
+        """Run forward and backward on a micro-batch; let hooks change the batch and the step's complete gradients."""
         for hook in self.hooks:
             inputs = hook.on_batch(inputs, self.state)
         self.work.add(inputs, self.model.config)
-        loss = self._pass(model, inputs, num_items_in_batch)
+        loss = self._forward_backward(model, inputs, num_items_in_batch)
 
         def repeat(batch: Batch, is_last: bool) -> None:
             with nullcontext() if is_last else self.accelerator.no_sync(model=model):
-                self._pass(model, batch, num_items_in_batch)
+                self._forward_backward(model, batch, num_items_in_batch)
 
         if self.accelerator.sync_gradients:
             for hook in self.hooks:
                 hook.after_backward(self.model, repeat)
         return loss
 
-    def _pass(self, model: nn.Module, batch: Batch, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
-        """Forward and backward; whether the loss was finite is remembered on the device (nobody waits for it)."""
+    def _forward_backward(
+        self, model: nn.Module, batch: Batch, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
         loss = super().training_step(model, batch, num_items_in_batch)
         self.nan_guard.note(loss)
         return loss
@@ -203,40 +186,44 @@ class ClassifierTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """As the Trainer's, of what the hooks make of the inputs."""
+        """Compute a micro-batch's share of the step's mean loss. Subclasses override `batch_loss`."""
+        assert not return_outputs, "called by training_step alone"
+        return self.batch_loss(model, inputs, num_items_in_batch)
+
+    def batch_loss(self, model: nn.Module, batch: Batch, rows_in_step: torch.Tensor | int | None) -> torch.Tensor:
+        """Compute a micro-batch's share of the step's mean loss, after the hooks have changed its inputs."""
         for hook in self.hooks:
-            inputs = hook.on_inputs(self.model, inputs)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            batch = hook.on_inputs(self.model, batch)
+        loss: Any = super().compute_loss(model, batch, num_items_in_batch=rows_in_step)
+        return loss
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
-        """As the Trainer's, for row-sparse gradients as well."""
-        return self._clipped(model, self.args.max_grad_norm)
+        """Clip gradients, row-sparse ones included."""
+        return self._clip(model, self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | float | None = None) -> torch.Tensor | float:
-        """Likewise, where nothing is clipped."""
-        return super()._get_grad_norm(
-            model, grad_norm=self._clipped(model, math.inf) if grad_norm is None else grad_norm
-        )
+        """Return the norm of the gradients, row-sparse ones included, where they are not clipped."""
+        return super()._get_grad_norm(model, self._clip(model, math.inf) if grad_norm is None else grad_norm)
 
-    def _clipped(self, model: nn.Module, max_norm: float) -> torch.Tensor:
+    def _clip(self, model: nn.Module, max_norm: float) -> torch.Tensor:
         self.accelerator.unscale_gradients()
         return clip_gradients(model.parameters(), max_norm)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Stop at the first logged loss that is not finite; the Trainer would log 0 in its place and go on."""
+        """Stop at the first logged loss that is not finite. The Trainer would log 0 and go on."""
         self.nan_guard.check(self.state.global_step)
         super().log(logs, start_time)
 
     # Saving and loading
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Nothing is saved once a loss was not finite."""
+        """Save, unless a loss was not finite."""
         self.nan_guard.check(self.state.global_step)
         super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with self.clock.paused():
-            show_average(self.optimizer)
+            self._use_evaluation_weights()
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
                 checkpoint = Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
@@ -244,20 +231,28 @@ class ClassifierTrainer(Trainer):
                     hook.on_save(self.model, self.state, checkpoint)
                 self.clock.save(checkpoint)
 
+    def _use_evaluation_weights(self) -> None:
+        """Let a schedule-free optimizer put its averaged weights into the model, until `training_step` takes them out.
+
+        The Trainer does so in its own evaluation loop, which we do not use.
+        """
+        if isinstance(self.optimizer, AcceleratedOptimizer):
+            self.optimizer.eval()
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or "")
         save_weights(self.model, folder, state_dict, is_main=self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """As the Trainer's; adapters by `adapter_state`, for peft's format does not go on with every method."""
+        """Load weights; those of adapters by our own format, because peft's does not resume every method."""
         if isinstance(self.model, PeftModel):
             adapter_state.load_state(self.model, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
-        # First: the average would be computed of the loaded weights.
-        show_average(self.optimizer)
+        # Before loading: the optimizer would compute its average from the loaded weights.
+        self._use_evaluation_weights()
         if isinstance(self.model, PeftModel) and self.state.best_model_checkpoint is not None:
             adapter_state.load_state(self.model, Path(self.state.best_model_checkpoint))
         else:
@@ -281,12 +276,12 @@ class ClassifierTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Dataset | None = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Metrics of the validation rows, each row scored once whatever the number of processes.
+        """Return the validation metrics and those of the hooks, such as `eval_ema_accuracy`.
 
-        Those of the hooks come with them, as a running average's `eval_ema_accuracy`.
+        Each row is scored once, whatever the number of processes.
         """
         with self.clock.paused():
-            show_average(self.optimizer)
+            self._use_evaluation_weights()
             rows = self.eval_dataset if eval_dataset is None else eval_dataset
             metrics = self._metrics(rows, metric_key_prefix)
             for hook in self.hooks:
@@ -300,9 +295,9 @@ class ClassifierTrainer(Trainer):
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
     ) -> dict[str, float]:
-        """As the Trainer's, for a plateau schedule that has a warm-up."""
+        """Evaluate, and report the metric to the schedule. The Trainer reports it to torch's plateau schedule alone."""
         metrics = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        if isinstance(self.lr_scheduler, schedules.WarmPlateau) and not skip_scheduler:
+        if not skip_scheduler:
             self.lr_scheduler.judge(metrics[f"eval_{self.args.metric_for_best_model}"])
         return metrics
 
@@ -316,7 +311,7 @@ class ClassifierTrainer(Trainer):
         return self._metrics(self.eval_dataset, "eval")[f"eval_{self.args.metric_for_best_model}"]
 
     def logits(self, rows: Dataset) -> np.ndarray:
-        """Logits (N, C) of encoded rows, computed in shares by all processes; every process gets all of them."""
+        """Return the logits (N, C) of encoded rows. Processes share the rows; each gets all logits."""
         share = rows.select(np.arange(self.args.process_index, len(rows), self.args.world_size))
         part = predict_logits(
             self.model,
@@ -335,71 +330,68 @@ class ClassifierTrainer(Trainer):
     # The whole training
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:  # type: ignore[override]
-        """As the Trainer's; then refuses weights that are not finite, and measures the loop without evaluation and
-        saving.
+        """Train, choose the final weights, refuse weights that are not finite, and measure the loop.
 
-        A run that was killed after its last checkpoint takes no further step; the Trainer's would, when it had stopped
-        early or in the middle of an epoch.
+        A run whose last checkpoint ended the training takes no further step. The Trainer would take one where training
+        had stopped early or in the middle of an epoch.
         """
         checkpoint = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         self.clock.start(checkpoint)
-        with self._changed_model():
+        with self._training_model():
             if checkpoint is not None and is_over(saved_state(checkpoint)):
                 self._restore_best(checkpoint)
             else:
                 super().train(resume_from_checkpoint=resume_from_checkpoint)
-                show_average(self.optimizer)
-            # Not in a rehearsal, which saves nothing.
+                self._use_evaluation_weights()
+            # False in a rehearsal, which saves nothing.
             if self.args.load_best_model_at_end:
                 with self.clock.paused():
                     self.selection = select_weights(
                         self.model, self.state, self.args, self.setup.averaging, self._score
                     )
-        self.clock.stop()
+        self.clock.loop.stop()
         check_weights(self.model.parameters())
         if self.work.rows:
-            self.utilization = self._measured()
+            self.utilization = self._measure_utilization()
 
     @contextmanager
-    def _changed_model(self) -> Iterator[None]:
-        """The model as it is while it trains."""
+    def _training_model(self) -> Iterator[None]:
+        """Change the model for the training: sparse gradients, attention kernel, hooks, faster layers."""
         with ExitStack() as stack:
             stack.enter_context(self.setup.update.sparse_gradients(self.model))
-            if self.setup.batching.unpadded and flash_fits(self.args.device, self._autocast):
-                stack.enter_context(flash_attention(self.model))
+            stack.enter_context(self.setup.batching.attention(self.model, self.args.device, self._autocast))
             for hook in self.hooks:
                 stack.enter_context(hook.on_model(self.model))
-            # Last: they leave alone a layer whose parts do otherwise than their class.
+            # Last: shortcuts leave layers alone whose parts a hook has changed.
             stack.enter_context(self.setup.shortcuts.use(self.model))
             yield
 
     def _restore_best(self, last: Path) -> None:
         self.state = saved_state(last)
         best = self.state.best_global_step or self.state.global_step
-        # Named anew: the run's folder may have been moved.
+        # The saved path may be stale: the run's folder may have been moved.
         self.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{best}"))
         self._load_best_model()
         self._resume_hooks(last)
-        # No step follows, but which weights trained is told by those that were taken, see `unfreezing`.
+        # Gradual unfreezing then restores which weights were trained.
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     def trained_model(self) -> nn.Module:
-        """The model without the process group's wrapper, computing in its own precision again.
+        """Return the model without the process group's wrapper, computing in its own precision.
 
-        Accelerate leaves autocast inside `forward`; metrics and parity taken from such a model are bfloat16's.
+        Accelerate leaves autocast inside `forward`: metrics and parity of the wrapped model would be bfloat16's.
         """
         return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
 
-    def _measured(self) -> Utilization | None:
-        """What the loop did, against what the hardware can."""
-        inputs, passes = self.inputs, math.prod(hook.passes for hook in self.hooks)
+    def _measure_utilization(self) -> Utilization | None:
+        passes = math.prod(hook.passes for hook in self.hooks)
         return measure(
             self.model,
-            rows=Rows(self.train_dataset, columns_of(inputs, labels=False)),
+            rows=Rows(self.train_dataset, columns_of(self.inputs, labels=False)),
             collate=self.collate,
-            lengths=inputs.lengths(self.train_dataset),
+            lengths=self.inputs.lengths(self.train_dataset),
             rows_trained=passes * self.work.rows,
             images={shape: passes * rows for shape, rows in self.work.images.items()},
-            seconds=self.clock.loop,
+            seconds=self.clock.loop.seconds,
             dtype=self._autocast or torch.float32,
         )

@@ -39,6 +39,7 @@ from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.classifier import quiet_libraries
+from hf_finetune.training.config import Train
 from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.precision import has_native_bf16
 from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
@@ -73,16 +74,11 @@ def step_seconds(
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(
             Path(folder),
+            Train(learning_rate=1e-4, num_train_epochs=1.0, max_steps=job.steps, per_device_train_batch_size=job.rows),
             metric="accuracy",
             greater_is_better=True,
             mixed_precision=mixed,
             device=CPU,
-            extra={},
-            learning_rate=1e-4,
-            num_train_epochs=1.0,
-            max_steps=job.steps,
-            per_device_train_batch_size=job.rows,
-            seed=0,
         )
         arguments.save_strategy, arguments.eval_strategy, arguments.load_best_model_at_end = "no", "no", False
         task, labels = "text-classification", splits.labels

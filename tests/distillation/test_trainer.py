@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.small_runs import CPU, furthest, small_trainer, trained_by_two, weights
+from helpers.small_runs import CPU, furthest, small_trainer, trained_by_two, use_data, weights
 from torch import nn
 from transformers import TrainingArguments
 
@@ -117,7 +117,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
     fields = {"rows": 20, "micro_batch": 3, "accumulation": 3, "learning_rate": 1e-12}
     trainer = small_trainer(tmp_path, "bert", trainer=partial(student, loss=loss), **fields)
     some = [label if i % 3 else -1 for i, label in enumerate(trainer.train_dataset["label"][:])]
-    trainer.train_dataset = trainer.train_dataset.remove_columns("label").add_column("label", some)
+    use_data(trainer, train=trainer.train_dataset.remove_columns("label").add_column("label", some))
     trainer.train()
     rows = Rows(trainer.train_dataset, columns_of(trainer.inputs, labels=True))
     steps = trainer.get_train_dataloader().batch_sampler.step_rows()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.small_runs import furthest, small_trainer, weights
+from helpers.small_runs import furthest, small_trainer, use_data, weights
 from helpers.tiny import IMAGE_FAMILIES
 from transformers import AutoModelForSequenceClassification
 
@@ -59,9 +59,7 @@ def cached(trainer: ClassifierTrainer, **options) -> TrainingRows:
 
 
 def use(trainer: ClassifierTrainer, rows: TrainingRows) -> ClassifierTrainer:
-    trainer.inputs, trainer.collate = rows.inputs, rows.inputs.collate
-    trainer.train_dataset, trainer.eval_dataset = rows.train, rows.validation
-    return trainer
+    return use_data(trainer, train=rows.train, validation=rows.validation, inputs=rows.inputs)
 
 
 @pytest.mark.parametrize("family", FLAT)
@@ -292,9 +290,9 @@ def test_pairs(tmp_path: Path) -> None:
     """The second text's token types are read below the boundary only."""
     trainer = small_trainer(tmp_path, "bert", rows=12)
     freezing.train_top(trainer.model, 1)
-    for name in ("train_dataset", "eval_dataset"):
-        rows = vars(trainer)[name].select_columns(["text", "label"])
-        setattr(trainer, name, trainer.inputs.encode(rows.add_column("text_pair", rows["text"][:])))
+    for name in ("train", "validation"):
+        rows = getattr(trainer.setup.data, name).select_columns(["text", "label"])
+        use_data(trainer, **{name: trainer.inputs.encode(rows.add_column("text_pair", rows["text"][:]))})
     expected = trainer.logits(trainer.eval_dataset)
     found = cached(trainer)
     assert np.allclose(use(trainer, found).logits(found.validation), expected, atol=1e-5)

@@ -95,14 +95,16 @@ def small_trainer(
     dropout: float | None = 0.0,
     token_budget: int | None = None,
     unpadded: bool = False,
+    saving: bool = True,
     trainer: Callable[[nn.Module, TrainingArguments, TrainingSetup], ClassifierTrainer] = ClassifierTrainer,
     **fields,
 ) -> ClassifierTrainer:
     """A trainer on a tiny checkpoint of `family`, two classes, float32, without a schedule or clipping.
 
     Args:
+        saving: write checkpoints, and end with the best weights.
         trainer: of model, TrainingArguments and setup, see `trainer_with`.
-        fields: of TrainingArguments.
+        fields: of `Train`.
     """
     inputs: Inputs
     checkpoint = folder / f"checkpoint-of-{family}"
@@ -119,17 +121,16 @@ def small_trainer(
     model = load_classifier(str(checkpoint), task=task, labels=("no", "yes"), dropout=dropout, seed=0).model
     freeze_batch_norm(model)
     given = {"learning_rate": 1e-3, "num_train_epochs": 1.0, "seed": 0, "max_grad_norm": 0.0, "weight_decay": 0.0}
-    given |= {"lr_scheduler_type": "constant", "logging_steps": 1, "per_device_eval_batch_size": 16} | fields
+    given |= {"logging_steps": 1, "per_device_eval_batch_size": 16} | fields
+    train = Train(per_device_train_batch_size=micro_batch, gradient_accumulation_steps=accumulation, **given)
     arguments = training_arguments(
         folder / "checkpoints",
+        train,
         metric="accuracy",
         greater_is_better=True,
         mixed_precision="no",
         device=CPU,
-        extra={},
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=accumulation,
-        **given,
+        saving=saving,
     )
     data = TrainingData(
         inputs.encode(made.select(range(rows))), inputs.encode(made.select(range(rows, rows + 8))), inputs
@@ -159,6 +160,14 @@ def trainer_with(
         return ClassifierTrainer(model, args, changed)
 
     return make
+
+
+def use_data(trainer: ClassifierTrainer, **changes) -> ClassifierTrainer:
+    """The trainer with some fields of its data changed."""
+    data = replace(trainer.setup.data, **changes)
+    trainer.setup = replace(trainer.setup, data=data)
+    trainer.train_dataset, trainer.eval_dataset = data.train, data.validation
+    return trainer
 
 
 def weights(trainer: ClassifierTrainer) -> dict[str, torch.Tensor]:

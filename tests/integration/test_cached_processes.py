@@ -12,7 +12,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from helpers.small_runs import small_trainer, weights
+from helpers.small_runs import small_trainer, use_data, weights
 from hf_finetune.features.frozen_layers import cache_frozen_layers
 from hf_finetune.models import freezing
 
@@ -27,8 +27,7 @@ for _ in range(2):
     print(trainer.args.world_size, rows.report["used"], rows.reused)
     if not rows.reused:
         rows.close()
-trainer.inputs, trainer.collate = rows.inputs, rows.inputs.collate
-trainer.train_dataset, trainer.eval_dataset = rows.train, rows.validation
+use_data(trainer, train=rows.train, validation=rows.validation, inputs=rows.inputs)
 trainer.train()
 if trainer.args.process_index == 0:
     torch.save(weights(trainer), folder / "together.pt")

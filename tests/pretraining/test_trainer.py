@@ -18,6 +18,7 @@ from hf_finetune.pretraining.objectives.base import Objective
 from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
 from hf_finetune.pretraining.word_masking import with_words
 from hf_finetune.training.arguments import training_arguments
+from hf_finetune.training.config import Train
 from hf_finetune.training.optim.config import SGD
 from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
@@ -39,17 +40,18 @@ def small(
         local = inspect_checkpoint(tiny_text_checkpoint(folder / family, family))
         inputs = TextInputs(load_tokenizer(str(local.folder), max_length=32, sample=[]), 32)
         rows = with_words(inputs.encode(rows), inputs, whole_word=True)
-    given = {"learning_rate": 1e-3, "num_train_epochs": 1.0, "seed": 0, "max_grad_norm": 0.0, "weight_decay": 0.0}
-    given |= {"lr_scheduler_type": "constant", "logging_steps": 1, "per_device_train_batch_size": 8 // accumulation}
-    arguments = training_arguments(
-        folder / "checkpoints",
-        metric=HELD_OUT,
-        greater_is_better=False,
-        mixed_precision="no",
-        device=CPU,
-        extra={},
+    train = Train(
+        learning_rate=1e-3,
+        num_train_epochs=1.0,
+        max_grad_norm=0.0,
+        weight_decay=0.0,
+        logging_steps=1,
+        per_device_train_batch_size=8 // accumulation,
+        per_device_eval_batch_size=8,
         gradient_accumulation_steps=accumulation,
-        **given,
+    )
+    arguments = training_arguments(
+        folder / "checkpoints", train, metric=HELD_OUT, greater_is_better=False, mixed_precision="no", device=CPU
     )
     network = load_pretrainable(local, objective, dropout=0.1 if isinstance(objective, SimCSE) else 0.0)
     task = objective.task(network, inputs, whole, inputs.collate(rows[:1]), 0)

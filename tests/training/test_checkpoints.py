@@ -6,11 +6,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers.small_runs import furthest, small_trainer, weights
+from helpers.small_runs import furthest, small_trainer, trainer_with, weights
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_finetune.errors import StoppedBySignal
 from hf_finetune.training.checkpoints import CheckpointKeeper, catching_signals, is_whole, newest_whole, seal
+from hf_finetune.training.optim.config import AdamW
+from hf_finetune.training.optim.schedule_config import resolve
+from hf_finetune.training.optim.update_rule import UpdateRule
 
 
 class KillAt(TrainerCallback):
@@ -49,7 +52,9 @@ def trainer_at(
     signals: list[int] | None = None,
     epochs: float = 3.0,
 ):
-    trainer = small_trainer(folder, "bert", num_train_epochs=epochs, dropout=dropout, lr_scheduler_type="linear")
+    linear = UpdateRule(schedule=resolve("linear", warmup_steps=0, optimizer=AdamW()))
+    made = trainer_with(update=linear)
+    trainer = small_trainer(folder, "bert", num_train_epochs=epochs, dropout=dropout, trainer=made)
     for callback in (*callbacks, CheckpointKeeper([] if signals is None else signals)):
         trainer.add_callback(callback)
     return trainer

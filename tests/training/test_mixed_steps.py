@@ -17,7 +17,7 @@ from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.trainer import ClassifierTrainer
 
 TEXT, PICTURES = (Mixup(alpha=1.0),), (Mixup(alpha=1.0), CutMix(), ResizeMix())
-UNTIL_THE_END = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+UNTIL_THE_END = {"saving": False}
 
 
 def mixing(*operations: Mixing, hooks: Sequence[Hook] = (), **parts):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.small_runs import furthest, small_trainer, trained_by_two, trainer_with, weights
+from helpers.small_runs import furthest, small_trainer, trained_by_two, trainer_with, use_data, weights
 from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import ModelOutput
@@ -121,7 +121,7 @@ def test_drawn_rows_are_what_is_trained_on(tmp_path: Path, monkeypatch: pytest.M
     trainer = small_trainer(
         tmp_path, "bert", trainer=trainer_with(batching={"sampling": "balanced"}), num_train_epochs=2.0
     )
-    trainer.train_dataset = trainer.train_dataset.select([i for i in range(40) if i % 4])
+    use_data(trainer, train=trainer.train_dataset.select([i for i in range(40) if i % 4]))
     step = ClassifierTrainer.training_step
 
     def remember(self, model, inputs, items=None):

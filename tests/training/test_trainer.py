@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.small_runs import furthest, small_trainer, text_rows, trainer_with, weights
+from helpers.small_runs import furthest, small_trainer, text_rows, trainer_with, use_data, weights
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -14,6 +14,7 @@ from hf_finetune.augmentation.mixing import Mixup
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.errors import InputError, TrainingError
 from hf_finetune.training.callbacks import LogLines
+from hf_finetune.training.config import Train
 from hf_finetune.training.input_mixing import InputMixing
 from hf_finetune.training.optim.update_rule import UpdateRule
 from hf_finetune.training.trainer import ClassifierTrainer
@@ -232,7 +233,7 @@ def test_no_two_batches_of_an_epoch_are_mixed_alike(tmp_path: Path) -> None:
     """A row that is drawn several times begins several batches, each of which has its own generator."""
     made = trainer_with(batching={"sampling": "balanced"}, hooks=[InputMixing((Mixup(),), 0)])
     trainer = small_trainer(tmp_path, "bert", micro_batch=2, rows_per_step=2, trainer=made)
-    trainer.train_dataset = trainer.train_dataset.map(lambda _, i: {"label": int(i == 0)}, with_indices=True)
+    use_data(trainer, train=trainer.train_dataset.map(lambda _, i: {"label": int(i == 0)}, with_indices=True))
     loader = trainer.get_train_dataloader()
     numbers = [number for batch in loader.batch_sampler for number in batch]
     assert sum(number % 40 == 0 for number in numbers) == 20 and len(set(numbers)) == 40
@@ -244,7 +245,7 @@ def test_throughput_counts_every_row_once(tmp_path: Path) -> None:
     trainer.train()
     assert trainer.work.rows == 26
     assert trainer.work.tokens == 2 * sum(trainer.train_dataset["length"])
-    assert trainer.clock.loop > 0
+    assert trainer.clock.loop.seconds > 0
 
 
 def test_seconds_before_a_restart_count(tmp_path: Path) -> None:
@@ -252,11 +253,11 @@ def test_seconds_before_a_restart_count(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert", num_train_epochs=2.0)
     trainer.train()
     first, last = (tmp_path / "checkpoints" / f"checkpoint-{step}" / "loop_seconds.json" for step in (5, 10))
-    assert 0 < float(first.read_text()) < float(last.read_text()) <= trainer.clock.total == trainer.clock.loop
+    assert 0 < float(first.read_text()) < float(last.read_text()) <= trainer.clock.total == trainer.clock.loop.seconds
     first.write_text("1000.0")
     again = small_trainer(tmp_path, "bert", num_train_epochs=2.0)
     again.train(str(first.parent))
-    assert 1000 < again.clock.total == 1000 + again.clock.loop < 1100
+    assert 1000 < again.clock.total == 1000 + again.clock.loop.seconds < 1100
 
 
 def test_log_lines(tmp_path: Path) -> None:
@@ -287,12 +288,11 @@ def test_extra_arguments_that_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=name):
         training_arguments(
             tmp_path,
-            learning_rate=1e-4,
+            Train(extra={name: "x"}),
             metric="accuracy",
             greater_is_better=True,
             mixed_precision="no",
             device=torch.device("cpu"),
-            extra={name: "x"},
         )
 
 

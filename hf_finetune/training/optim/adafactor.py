@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 @configclass
 class Adafactor(OptimizerConfig):
-    """Adafactor (arXiv:1804.04235), torch's: row and column sums of squares in place of all squares; the rate is
-    relative to the size of the weights, and never above 1 / sqrt(step)."""
+    """torch's Adafactor (arXiv:1804.04235): row and column sums of squares in place of all squares. The rate is
+    relative to the size of the weights, and at most 1 / sqrt(step)."""
 
     beta2_decay: Annotated[float, Le(0)] = -0.8
-    """The mean of the squares forgets by step^beta2_decay."""
+    """Exponent of the decay of the mean of the squares: 1 - step^beta2_decay."""
     eps: NonNegative = 1e-3
-    """Least size of a weight that the rate is multiplied by."""
+    """Least size of the weights by which the rate is multiplied."""
     clip_threshold: Annotated[float, Ge(1)] = 1.0
-    """Updates of a larger root mean square are scaled down to it."""
+    """Largest root mean square of an update; larger updates are scaled down."""
 
-    # Untuned: brings an update to about AdamW's size where weights are near 0.04.
+    # Untuned: gives updates of about AdamW's size where weights are near 0.04.
     rate_factor = 25.0
 
     def highest_rate(self, step: int) -> float:
-        """See `OptimizerConfig.highest_rate`."""
+        """Return torch's bound on the relative step."""
         return step**-0.5
 
     def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
-        """See `OptimizerConfig.build`."""
+        """Build torch's optimizer."""
         import torch
 
         return torch.optim.Adafactor(

@@ -1,6 +1,6 @@
-"""What every optimizer of a recipe has in common; no more than a recipe needs to import.
+"""What all optimizers of a recipe share. Cheap to import.
 
-An optimizer is one file: a frozen dataclass of its settings, which is also what builds it.
+An optimizer is one file: a frozen dataclass of its settings, which also builds it.
 """
 
 from __future__ import annotations
@@ -8,34 +8,48 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from hf_finetune.utils.config import Fraction, Positive, configclass
+
 if TYPE_CHECKING:
     import torch
 
 
 ParameterGroup: TypeAlias = dict[str, Any]
-"""As torch has it: `params` that are updated alike, their `lr` and `weight_decay`; and of `rate_groups` also `part`, a
-name for people ("layer 3", "head"), and `matrix`, whether all are matrices within the encoder's layers that were split
-off."""
+"""torch's group of parameters (`params`, `lr`, `weight_decay`). `rate_groups` adds `part`, a name for the log
+("layer 3", "head"), and `matrix`: whether all are matrices of the encoder's layers."""
 
 
 class OptimizerConfig:
-    """Settings of an optimizer. The learning rate and the weight decay stand in `train`, for all of them."""
+    """Settings of an optimizer. `train` holds the learning rate and the weight decay of all optimizers."""
 
     rate_factor = 1.0
-    """Its default learning rate, as a multiple of AdamW's."""
+    """Default learning rate as a multiple of AdamW's."""
     splits_matrices = False
-    """Whether it takes the matrices within the encoder's layers as groups of their own."""
+    """Whether the matrices of the encoder's layers are groups of their own."""
     default_schedule: Literal["linear", "constant_with_warmup"] = "linear"
     """Learning-rate schedule where the recipe names none."""
     package: str | None = None
-    """What has to be installed for it."""
+    """Package that must be installed."""
     averages_weights = False
-    """Whether what is evaluated and saved is an average over the steps, which no zeros and no other average survive."""
+    """Whether the evaluated and saved weights are an average over the steps: exact zeros and further averages do not
+    survive it."""
 
     def highest_rate(self, step: int) -> float:
-        """The rate above which the `step`-th update (from 1) grows no further."""
+        """Return the rate above which the `step`-th update (from 1) grows no further."""
         return math.inf
 
     def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
-        """The optimizer over these parameters; `lr` is the peak rate of groups that name none."""
+        """Build the optimizer over these parameters; `lr` is the peak rate of groups that name none."""
         raise NotImplementedError
+
+
+@configclass
+class AdamConfig(OptimizerConfig):
+    """Settings of AdamW and its variants."""
+
+    beta1: Fraction = 0.9
+    """Decay of the running mean of the gradients."""
+    beta2: Fraction = 0.999
+    """Decay of the running mean of the squared gradients."""
+    eps: Positive = 1e-8
+    """Added to the root of that mean in the denominator."""

@@ -1,4 +1,4 @@
-"""The optimizers that a recipe can name, each in a file of its own."""
+"""The optimizers that a recipe can name. Each has its own file."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Optim:
 
 
 def check_installed(optimizer: Optimizer) -> None:
-    """Refuse an optimizer whose package is not there.
+    """Refuse an optimizer whose package is not installed.
 
     Raises:
-        InputError: naming it, and how it is installed.
+        InputError: names the package and how to install it.
     """
     name, package = type(optimizer).__name__, optimizer.package
     if package is not None and importlib.util.find_spec(package) is None:

@@ -1,8 +1,9 @@
-"""The part of `torch.optim.Optimizer` that is the same for all optimizers written here."""
+"""`torch.optim.Optimizer` for the update rules that are written in this package."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -10,30 +11,12 @@ import torch
 from hf_finetune.training.optim.base import ParameterGroup
 
 
-class ForeachRule(Protocol):
-    """An optimizer's algorithm: what it remembers of a weight, and one step over all weights of a group at once."""
-
-    def start(self, weight: torch.Tensor) -> dict[str, Any]:
-        """State of a weight before its first step; all of it goes into the checkpoints."""
-
-    def update(
-        self,
-        weights: list[torch.Tensor],
-        gradients: list[torch.Tensor],
-        states: list[dict[str, Any]],
-        *,
-        lr: float,
-        weight_decay: float,
-    ) -> None:
-        """Change weights and states in place."""
-
-
-class WholeStepOptimizer(torch.optim.Optimizer, ABC):
-    """An optimizer whose step is written as one method without gradients."""
+class BaseOptimizer(torch.optim.Optimizer, ABC):
+    """An optimizer whose step is one method, run without gradients."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step, as `torch.optim.Optimizer.step`."""
+        """Take a step, as `torch.optim.Optimizer.step`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -46,27 +29,52 @@ class WholeStepOptimizer(torch.optim.Optimizer, ABC):
         """Change the weights by their gradients."""
 
 
-class ForeachOptimizer(WholeStepOptimizer):
-    """Takes the steps of an update rule: over whole lists of tensors, where packages go parameter by parameter.
+@dataclass(frozen=True)
+class GroupStep:
+    """A step of one parameter group: lists with an item per weight, for torch's `_foreach_` functions."""
+
+    weights: list[torch.Tensor]
+    gradients: list[torch.Tensor]
+    states: list[dict[str, Any]]
+    lr: float
+    weight_decay: float
+
+    def state(self, name: str) -> list[torch.Tensor]:
+        """Return the state `name` of each weight."""
+        return [state[name] for state in self.states]
+
+
+class UpdateFormula(Protocol):
+    """The formula of an optimizer."""
+
+    def initial_state(self, weight: torch.Tensor) -> dict[str, Any]:
+        """Return the state of a weight before its first step; checkpoints hold it."""
+
+    def update(self, step: GroupStep) -> None:
+        """Change weights and states in place."""
+
+
+class ForeachOptimizer(BaseOptimizer):
+    """Applies an update formula to all weights of a group at once.
 
     Args:
         groups: parameters.
         lr: peak learning rate of groups that name none.
-        rule: the algorithm.
+        formula: the update.
     """
 
-    def __init__(self, groups: list[ParameterGroup], lr: float, rule: ForeachRule) -> None:
+    def __init__(self, groups: list[ParameterGroup], lr: float, formula: UpdateFormula) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
-        self.rule = rule
+        self.formula = formula
 
     def update_weights(self) -> None:
-        """A step of the rule for every group."""
+        """Apply the formula to every group."""
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
                 continue
             for weight in weights:
                 if not self.state[weight]:
-                    self.state[weight] |= self.rule.start(weight)
+                    self.state[weight] |= self.formula.initial_state(weight)
             gradients, states = [p.grad for p in weights], [self.state[p] for p in weights]
-            self.rule.update(weights, gradients, states, lr=group["lr"], weight_decay=group["weight_decay"])
+            self.formula.update(GroupStep(weights, gradients, states, group["lr"], group["weight_decay"]))

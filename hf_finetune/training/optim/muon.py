@@ -17,22 +17,22 @@ class Muon(OptimizerConfig):
     to AdamW's size of update (arXiv:2502.16982); AdamW for embeddings, head and vectors."""
 
     momentum: Fraction = 0.95
-    """Share of the past that the momentum keeps at a step."""
+    """Decay of the momentum."""
     nesterov: bool = True
-    """Look ahead by one step of the momentum."""
+    """Use Nesterov momentum."""
     ns_steps: Annotated[int, between(1, 99)] = 5
-    """Iterations that orthogonalize."""
+    """Newton-Schulz iterations that orthogonalize."""
     beta1: Fraction = 0.9
-    """Of AdamW, for the rest."""
+    """beta1 of AdamW, which updates all other weights."""
     beta2: Fraction = 0.999
-    """Of AdamW, for the rest."""
+    """beta2 of AdamW."""
     eps: Positive = 1e-8
-    """Of AdamW, for the rest."""
+    """eps of AdamW."""
 
     splits_matrices = True
 
     def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
-        """See `OptimizerConfig.build`."""
+        """Build both optimizers as one."""
         from hf_finetune.training.optim.muon_with_adamw import MuonWithAdamW
 
         return MuonWithAdamW(

@@ -7,17 +7,16 @@ from typing import Any
 import torch
 
 from hf_finetune.training.optim.base import ParameterGroup
-from hf_finetune.training.optim.foreach import WholeStepOptimizer
+from hf_finetune.training.optim.foreach import BaseOptimizer
 
 
-class MuonWithAdamW(WholeStepOptimizer):
-    """`torch.optim.Muon` and `torch.optim.AdamW` under one `step`, one state and one list of groups.
+class MuonWithAdamW(BaseOptimizer):
+    """`torch.optim.Muon` and `torch.optim.AdamW` behind one `step`, one state and one list of groups.
 
-    So a schedule, a checkpoint and Accelerate meet one optimizer. The two work on these groups and this state; they
-    have none of their own.
+    Schedules, checkpoints and Accelerate then see one optimizer. The two inner optimizers work on its groups and state.
 
     Args:
-        groups: each with `matrix`: whether Muon takes it. Matrices come first.
+        groups: each has `matrix`: whether Muon updates it. Matrices come first.
         muon: further arguments of `torch.optim.Muon`.
         adamw: further arguments of `torch.optim.AdamW`.
     """
@@ -28,12 +27,11 @@ class MuonWithAdamW(WholeStepOptimizer):
         assert groups == [*matrices, *others], "matrices come first"
         self._parts: list[tuple[torch.optim.Optimizer, slice]] = []
         if matrices:
-            # Its updates then have AdamW's size (arXiv:2502.16982), and one learning rate serves both.
-            made = torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw", **muon)
-            self._parts.append((made, slice(0, len(matrices))))
+            # Updates of AdamW's size (arXiv:2502.16982), so that one learning rate serves both.
+            inner = torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw", **muon)
+            self._parts.append((inner, slice(0, len(matrices))))
         if others:
-            rest = torch.optim.AdamW(others, lr=lr, **adamw)
-            self._parts.append((rest, slice(len(matrices), len(groups))))
+            self._parts.append((torch.optim.AdamW(others, lr=lr, **adamw), slice(len(matrices), len(groups))))
         super().__init__([group for part, _ in self._parts for group in part.param_groups], {"lr": lr})
         self._share()
 
@@ -42,11 +40,11 @@ class MuonWithAdamW(WholeStepOptimizer):
             part.param_groups, part.state = self.param_groups[groups], self.state
 
     def update_weights(self) -> None:
-        """A step of both."""
+        """Take a step of both."""
         for part, _ in self._parts:
             part.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Resume from a saved state."""
         super().load_state_dict(state_dict)
         self._share()

@@ -1,11 +1,10 @@
-"""Sharpness-aware minimization: the gradient is taken where the loss nearby is worst, the step from where the weights
-are.
+"""Sharpness-aware minimization: take the gradient at the worst point nearby, and step from the present weights.
 
 SAM (arXiv:2010.01412) climbs from w to w + e(w), e = rho g / |g|, with g the gradient of the whole step at w. ASAM
-(arXiv:2102.11600) climbs by e = rho T^2 g / |T g|, with T = |w| + 0.01 for every element of a matrix, so that the
-result does not change when one layer is scaled up and the next one down; T = 1 for vectors.
+(arXiv:2102.11600) climbs by e = rho T^2 g / |T g|. T = |w| + 0.01 for the elements of a matrix, so that scaling one
+layer up and the next one down changes nothing; T = 1 for vectors.
 
-A step costs two forward and two backward passes, and the memory of a second copy of the trained weights meanwhile.
+A step costs two forward and two backward passes, and the memory of a second copy of the trained weights.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from transformers import TrainerState
 from hf_finetune.training.hooks import Batch, Hook
 from hf_finetune.training.random_state import RandomState
 
-# Keeps a weight of 0 within reach of the climb.
 ETA = 0.01
+"""ASAM's term that lets a weight of 0 climb."""
 
 
 @dataclass(frozen=True)
@@ -32,36 +31,34 @@ class Sharpness:
     rho: float
     """Length of the climb; 0.05 in the paper for SAM, 0.5 to 2 for ASAM."""
     adaptive: bool = False
-    """ASAM: measured relative to the size of each weight."""
+    """ASAM: measure the climb relative to the size of each weight."""
 
 
 @contextmanager
 def climbed(parameters: Iterable[nn.Parameter], sharpness: Sharpness) -> Iterator[None]:
-    """Inside, the parameters stand at w + e(w), by their gradients as they are on entry; after it at w, to the bit.
+    """Move parameters to w + e(w) in the block, by their gradients on entry; afterwards restore w exactly.
 
-    Scaling all gradients changes nothing, so those that a GradScaler scaled need not be unscaled. Where the gradient is
-    0 or not finite there is no direction, and no climb. Parameters without a gradient stay. Of a row-sparse gradient
-    (that of word embeddings) only the rows that it has move and are kept; the gradients themselves stay as they are.
+    The scale of the gradients does not matter, so a GradScaler's need not be unscaled. Nothing moves where the gradient
+    is 0 or not finite. Of a row-sparse gradient (word embeddings) only the rows present move.
     """
-    moves = [_Move(p, sharpness.adaptive) for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm([move.scaled for move in moves])
+    climbs = [_Climb(p, sharpness.adaptive) for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([climb.scaled for climb in climbs])
     can_climb = bool(torch.isfinite(norm) and norm > 0)
     try:
         if can_climb:
-            for move in moves:
-                move.climb(sharpness.rho / norm)
+            for climb in climbs:
+                climb.climb(sharpness.rho / norm)
         yield
     finally:
         if can_climb:
-            for move in moves:
-                move.go_back()
+            for climb in climbs:
+                climb.restore()
 
 
-class _Move:
-    """One parameter's way up and back.
+class _Climb:
+    """The climb of one parameter that has a gradient.
 
     Args:
-        parameter: with a gradient.
         adaptive: see `Sharpness.adaptive`.
     """
 
@@ -71,7 +68,7 @@ class _Move:
         assert gradient is not None
         self.parameter, self.rows = parameter, None
         if gradient.is_sparse:
-            # A word that occurs twice in a batch is summed first.
+            # Sum the entries of a repeated word first.
             gradient = gradient.coalesce()
             self.rows, gradient = gradient.indices()[0], gradient.values()
             self.before = parameter[self.rows]
@@ -88,8 +85,8 @@ class _Move:
         self._set(self.before + factor.to(direction.device) * direction)
 
     @torch.no_grad()
-    def go_back(self) -> None:
-        """As it was."""
+    def restore(self) -> None:
+        """Return to w."""
         self._set(self.before)
 
     def _set(self, value: torch.Tensor) -> None:
@@ -100,14 +97,14 @@ class _Move:
 
 
 class SAM(Hook):
-    """Takes a step's gradient from where its own climb leads: over the same micro-batches with the same random numbers.
+    """Takes a step's gradient at the point of its climb, on the same micro-batches with the same random numbers.
 
-    So climb and gradient are of one function, that of the network with this step's dropout, and what is drawn later is
-    as without. It comes after all hooks that change a micro-batch.
+    Climb and gradient then belong to one function: the network with this step's dropout. The random numbers that follow
+    are those of training without SAM. Comes after all hooks that change micro-batches.
 
     Args:
         sharpness: how far to climb.
-        device: where the run computes.
+        device: device of the run.
     """
 
     passes = 2
@@ -118,7 +115,7 @@ class SAM(Hook):
         self._before_step = RandomState(device)
 
     def on_batch(self, batch: Batch, state: TrainerState) -> Batch:
-        """Remember the step's micro-batches, and the random numbers before the first of them."""
+        """Store the step's micro-batches, and the random state before the first of them."""
         if not self._micro_batches:
             self._before_step = RandomState(self.device)
         self._micro_batches.append(batch)

@@ -1,7 +1,7 @@
-"""Which course the learning rate takes, and by which numbers; no more than a recipe needs to import.
+"""Configuration of learning-rate schedules. Cheap to import.
 
-`Schedule` holds what any schedule can be told, `READS` which of it each of them reads and what it takes where nothing
-is said. All is relative to the peak rate, so that several groups of parameters, each with its own, keep their ratio.
+`Schedule` holds the numbers of all schedules, `READS` those that each schedule reads, with their defaults. Rates are
+relative to the peak rate, so parameter groups with different peaks keep their ratio.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ ScheduleName: TypeAlias = Literal[
     "cosine_annealing_warm_restarts",
 ]
 WARMUP = 0.06
-# A constant rate has no warm-up by that name; the cycles climb themselves.
+"""Default warm-up, as a share of all steps."""
 WITHOUT_WARMUP = frozenset({"constant", "cyclic", "one_cycle"})
+"""Schedules without a warm-up. The cycles rise by themselves."""
 BY_EVALUATIONS = frozenset({"reduce_lr_on_plateau"})
+"""Schedules that depend on the validation metric."""
 
 
 def _rise(milestones: tuple[float, ...]) -> bool:
@@ -46,60 +48,62 @@ def _rise(milestones: tuple[float, ...]) -> bool:
 
 @configclass
 class Schedule:
-    """Numbers of the schedule that `train.lr_scheduler_type` names; one that it does not read is refused. Steps are
-    optimizer steps after the warm-up; below 1, a share of all of them."""
+    """Numbers of the schedule `train.lr_scheduler_type`. A number that this schedule does not read is refused. Steps
+    are optimizer steps after the warm-up; below 1, a share of them."""
 
     min_lr_ratio: Fraction | None = None
     """Lowest rate as a share of the peak. cosine, polynomial, warmup_stable_decay, reduce_lr_on_plateau,
-    cosine_annealing, cosine_annealing_warm_restarts: 0. cyclic: 0.25, where a cycle begins and ends."""
+    cosine_annealing, cosine_annealing_warm_restarts: 0. cyclic: 0.25, the rate at which a cycle begins and ends."""
     num_cycles: Positive | None = None
-    """cosine: waves, 0.5 goes down once. cosine_with_restarts: how often it goes down, 1."""
+    """cosine: periods, 0.5 (one descent). cosine_with_restarts: descents, 1."""
     power: Positive | None = None
     """polynomial: exponent, 1."""
     timescale: Positive | None = None
-    """inverse_sqrt: the rate is 1 / sqrt(step / timescale) after as many steps; the warm-up's, or 10000 without one."""
+    """inverse_sqrt: steps after which the factor is 1 / sqrt(step / timescale). None: the warm-up's, or 10000 without a
+    warm-up."""
     num_decay_steps: Positive | None = None
     """warmup_stable_decay: steps of the decay at the end, 0.2."""
     decay_type: Literal["linear", "cosine", "1-sqrt"] | None = None
     """warmup_stable_decay: form of the decay, cosine."""
     step_size: Positive | None = None
-    """step: steps between two drops, a third of all."""
+    """step: steps between two drops, a third of all steps."""
     milestones: Annotated[tuple[Positive, ...], Check(_rise, "rising numbers above 0")] | None = None
     """multistep: steps of the drops, 0.5 and 0.75."""
     gamma: Positive | None = None
-    """step, multistep: factor of a drop, 0.1. exponential: factor of a step; a hundredth of the peak at the end. cyclic
-    with exp_range: factor of a step, 1."""
+    """step, multistep: factor of a drop, 0.1. exponential: factor of a step; None: ends at a hundredth of the peak.
+    cyclic with exp_range: factor of a step, 1."""
     factor: OpenFraction | None = None
     """reduce_lr_on_plateau: factor of a drop, 0.1."""
     patience: CountOrZero | None = None
-    """reduce_lr_on_plateau: evaluations (one an epoch) without a better validation metric that are waited for, 0."""
+    """reduce_lr_on_plateau: evaluations (one an epoch) without improvement before a drop, 0."""
     threshold: NonNegative | None = None
-    """reduce_lr_on_plateau: what counts as better, relative, 1e-4."""
+    """reduce_lr_on_plateau: least relative improvement that counts, 1e-4."""
     cooldown: CountOrZero | None = None
-    """reduce_lr_on_plateau: evaluations after a drop that are not counted, 0."""
+    """reduce_lr_on_plateau: evaluations after a drop that do not count, 0."""
     step_size_up: Positive | None = None
     """cyclic: steps of a climb, 0.25."""
     step_size_down: Positive | None = None
-    """cyclic: steps of a descent, as many as of a climb."""
+    """cyclic: steps of a descent. None: as many as of a climb."""
     cycle_mode: Literal["triangular", "triangular2", "exp_range"] | None = None
-    """cyclic: equal cycles (triangular), each half of the one before, or shrinking by gamma a step."""
+    """cyclic: equal cycles (triangular), each half as high as the last (triangular2), or shrinking by gamma at every
+    step (exp_range)."""
     pct_start: OpenFraction | None = None
     """one_cycle: share of the steps that climb, 0.3."""
     div_factor: Positive | None = None
-    """one_cycle: the peak over the first rate, 25."""
+    """one_cycle: ratio of the peak to the first rate, 25."""
     final_div_factor: Positive | None = None
-    """one_cycle: the first rate over the last, 1e4."""
+    """one_cycle: ratio of the first rate to the last, 1e4."""
     anneal_strategy: Literal["cos", "linear"] | None = None
-    """one_cycle: form of both parts, cos."""
+    """one_cycle: form of the rise and the fall, cos."""
     t_max: Positive | None = None
-    """cosine_annealing: steps from the peak to the lowest rate, after which it climbs again; all of them."""
+    """cosine_annealing: steps from the peak to the lowest rate, after which the rate rises again. None: all steps."""
     t_0: Positive | None = None
     """cosine_annealing_warm_restarts: steps until the first restart, 0.25."""
     t_mult: Count | None = None
-    """cosine_annealing_warm_restarts: each period is so many times as long as the one before, 1."""
+    """cosine_annealing_warm_restarts: ratio of the length of a period to that of the one before, 1."""
 
 
-# None: worked out when the number of steps is known.
+# None: computed from the number of steps.
 READS: dict[ScheduleName, dict[str, Any]] = {
     "linear": {},
     "cosine": {"num_cycles": 0.5, "min_lr_ratio": 0.0},
@@ -131,62 +135,64 @@ GAMMA_OF_A_STEP = ("exponential", "cyclic")
 
 
 def in_proportion(steps: float, part: float) -> float:
-    """What a number of steps is in a run that has this part of them; below 1 it is a share of all, and stays."""
+    """Scale a number of steps to a run with this part of the steps. Below 1 it is a share already and stays."""
     return steps if steps < 1 else max(1, round(steps * part))
 
 
-def of_shorter_run(name: ScheduleName | None, given: Schedule, part: float) -> Schedule:
-    """The schedule of a run with this part of the steps: the same curve over the shorter time."""
-    counts = {field: getattr(given, field) for field in COUNTS_STEPS}
-    found: dict[str, Any] = {f: in_proportion(steps, part) for f, steps in counts.items() if steps is not None}
-    if given.milestones is not None:
-        found["milestones"] = tuple(in_proportion(steps, part) for steps in given.milestones)
-    if given.gamma is not None and name in GAMMA_OF_A_STEP:
-        # Within the range of floats, and above 0.
-        found["gamma"] = math.exp(min(max(math.log(given.gamma) / part, -700.0), 700.0))
-    return dataclasses.replace(given, **found)
+def of_shorter_run(name: ScheduleName | None, schedule: Schedule, part: float) -> Schedule:
+    """Return the schedule of a run with this part of the steps: the same curve over fewer steps."""
+    counts = {field: getattr(schedule, field) for field in COUNTS_STEPS}
+    scaled: dict[str, Any] = {f: in_proportion(steps, part) for f, steps in counts.items() if steps is not None}
+    if schedule.milestones is not None:
+        scaled["milestones"] = tuple(in_proportion(steps, part) for steps in schedule.milestones)
+    if schedule.gamma is not None and name in GAMMA_OF_A_STEP:
+        # The bounds keep it a positive, finite float.
+        scaled["gamma"] = math.exp(min(max(math.log(schedule.gamma) / part, -700.0), 700.0))
+    return dataclasses.replace(schedule, **scaled)
 
 
 @dataclass(frozen=True)
 class ResolvedSchedule:
-    """A schedule with everything settled that does not depend on the number of steps."""
+    """A schedule with its defaults filled in, except those that depend on the number of steps."""
 
     name: ScheduleName
-    numbers: Schedule
-    """What it reads, defaults filled in."""
-    warmup_steps: float
-    """Steps of linear warm-up from 0; below 1, the share of all steps."""
+    numbers: Schedule = Schedule()
+    warmup_steps: float = 0.0
+    """Steps of linear warm-up from 0; below 1, a share of all steps."""
+
+
+CONSTANT = ResolvedSchedule("constant")
 
 
 def resolve(
-    name: ScheduleName | None, given: Schedule = Schedule(), *, warmup_steps: float | None, optimizer: Optimizer
+    name: ScheduleName | None, schedule: Schedule = Schedule(), *, warmup_steps: float | None, optimizer: Optimizer
 ) -> ResolvedSchedule:
-    """Settle what the schedule reads, and refuse the rest.
+    """Fill in the defaults of a schedule, and refuse numbers that it does not read.
 
     Args:
-        name: None: linear; for `ScheduleFree`, whose average takes the place of a falling rate, constant_with_warmup.
-        given: None fields take the schedule's own default.
+        name: None: the optimizer's default schedule.
+        schedule: fields that are None take the schedule's default.
         warmup_steps: None: `WARMUP`, or 0 where the schedule has no warm-up.
 
     Raises:
-        InputError: for a number that this schedule does not read, or one out of its range, by the field's name.
+        InputError: the schedule does not read a number, or the number is out of range; names the field.
     """
     name = name or optimizer.default_schedule
-    reads = READS[name]
-    said = {field: value for field, value in vars(given).items() if value is not None}
-    for field in said:
-        if field not in reads:
-            of_it = ", ".join(reads) or "nothing"
-            raise InputError(f"schedule.{field}: {name} does not read it, but {of_it}; remove it")
-    if "gamma" in said and name == "cyclic" and given.cycle_mode != "exp_range":
-        raise InputError("schedule.gamma: cyclic reads it with schedule.cycle_mode exp_range alone; remove it")
+    defaults = READS[name]
+    numbers = {field: value for field, value in vars(schedule).items() if value is not None}
+    for field in numbers:
+        if field not in defaults:
+            reads = ", ".join(defaults) or "no number"
+            raise InputError(f"schedule.{field}: {name} does not read it (it reads {reads}); remove it")
+    if "gamma" in numbers and name == "cyclic" and schedule.cycle_mode != "exp_range":
+        raise InputError("schedule.gamma: cyclic reads it only with schedule.cycle_mode exp_range; remove it")
     if name in WITHOUT_WARMUP and warmup_steps:
         raise InputError(
             f"train.warmup_steps: expected 0 or None with {name}, which has no warm-up, got {warmup_steps!r}"
         )
     if warmup_steps is None:
         warmup_steps = 0.0 if name in WITHOUT_WARMUP else WARMUP
-    numbers = dataclasses.replace(Schedule(), **{**reads, **said})
-    if name == "cosine_with_restarts" and numbers.num_cycles != int(numbers.num_cycles or 0):
-        raise InputError(f"schedule.num_cycles: expected a whole number, got {numbers.num_cycles!r}")
-    return ResolvedSchedule(name, numbers, warmup_steps)
+    resolved = Schedule(**{**defaults, **numbers})
+    if name == "cosine_with_restarts" and resolved.num_cycles != int(resolved.num_cycles or 0):
+        raise InputError(f"schedule.num_cycles: expected a whole number, got {resolved.num_cycles!r}")
+    return ResolvedSchedule(name, resolved, warmup_steps)

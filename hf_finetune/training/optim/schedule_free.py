@@ -4,39 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_finetune.training.optim.base import OptimizerConfig, ParameterGroup
-from hf_finetune.utils.config import Fraction, NonNegative, OpenFraction, Positive, configclass
+from hf_finetune.training.optim.base import AdamConfig, ParameterGroup
+from hf_finetune.utils.config import NonNegative, OpenFraction, configclass
 
 if TYPE_CHECKING:
     import torch
 
 
 @configclass
-class ScheduleFree(OptimizerConfig):
-    """AdamW whose average over the steps takes the place of a falling rate (arXiv:2405.15682): what is evaluated and
-    saved is the average. Its schedule is constant_with_warmup."""
+class ScheduleFree(AdamConfig):
+    """AdamW with weight averaging in place of a falling learning rate (arXiv:2405.15682): the averaged weights are
+    evaluated and saved. Its schedule is constant_with_warmup."""
 
     beta1: OpenFraction = 0.9
-    """Where between the fast weights (0) and their average (1) the gradient is taken."""
-    beta2: Fraction = 0.999
-    """Share of the past that the mean of the squares keeps at a step."""
-    eps: Positive = 1e-8
-    """Added to the root of that mean before it divides."""
+    """Where gradients are taken, between the fast weights (0) and their average (1)."""
     r: NonNegative = 0.0
-    """A step counts in the average by its number to this power."""
+    """Power of the step's number in its weight in the average."""
     weight_lr_power: NonNegative = 2.0
-    """And by the highest rate so far to this power."""
+    """Power of the highest learning rate so far in that weight."""
 
     default_schedule = "constant_with_warmup"
     averages_weights = True
 
     def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
-        """See `OptimizerConfig.build`."""
+        """Build the optimizer."""
         from hf_finetune.training.optim.schedule_free_adamw import ScheduleFreeAdamW
 
         return ScheduleFreeAdamW(
             groups,
-            lr=lr,
+            lr,
             betas=(self.beta1, self.beta2),
             eps=self.eps,
             r=self.r,

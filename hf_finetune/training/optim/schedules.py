@@ -1,8 +1,8 @@
-"""The learning rate of every optimizer step, by torch's and transformers' own schedules.
+"""Learning-rate schedules, by torch and transformers.
 
-A schedule is run once at a peak rate of 1; the factors that come out are a table. Each group of parameters then has its
-own peak times the table's entry: the same whatever the number of groups and of processes, and, since nothing is carried
-from step to step, the same after a run was resumed. ReduceLROnPlateau alone depends on the run; its state is saved.
+A schedule is run once at a peak rate of 1, which gives a table of factors. Each parameter group's rate is its own peak
+times the table's entry. So the rates do not depend on the number of groups or processes, nor on a restart. Only
+ReduceLROnPlateau depends on the run; checkpoints hold its state.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from hf_finetune.training.optim.schedule_config import ResolvedSchedule, Schedul
 
 
 def warmup_of(value: float, total: int) -> int:
-    """`value` steps, or below 1 that share of `total`, rounded up: as TrainingArguments' warmup_steps means it."""
+    """Return the steps of a warm-up: `value`, or below 1 that share of `total`, rounded up as in TrainingArguments."""
     return int(value) if value >= 1 else math.ceil(total * value)
 
 
 def steps_of(value: float, total: int) -> int:
-    """`value` steps, or below 1 about that share of `total`, at least one."""
+    """Return `value` steps, or below 1 about that share of `total`, at least one."""
     return int(value) if value >= 1 else max(1, round(total * value))
 
 
 def factors(schedule: ResolvedSchedule, steps: int) -> list[float]:
-    """Shares of the peak rate, shape (steps + 1,): for each optimizer step, and what would come next.
+    """Return the rate of each optimizer step, and of the step after the last, as factors of the peak.
 
     Args:
-        schedule: reduce_lr_on_plateau as it is while nothing has been reduced.
+        schedule: reduce_lr_on_plateau gives the factors before any reduction.
         steps: optimizer steps of the whole run, at least 1.
     """
     warmup = warmup_of(schedule.warmup_steps, steps)
@@ -48,14 +48,14 @@ def _peak_of_one() -> torch.optim.Optimizer:
 
 
 def _after_warmup(schedule: ResolvedSchedule, count: int) -> list[float]:
-    """`count` factors by torch's schedules, from the peak on."""
+    """Return `count` factors of one of torch's schedules, which starts at the peak."""
     if schedule.name == "reduce_lr_on_plateau":
         return [1.0] * count
-    # The last factor is that of a step which is not taken.
+    # The last factor belongs to a step that is not taken.
     optimizer, steps = _peak_of_one(), max(1, count - 1)
     curve = AFTER_WARMUP[schedule.name](optimizer, schedule.numbers, steps)
     rates = [float(optimizer.param_groups[0]["lr"])]
-    # Beyond its last step OneCycleLR has no rate: that one stays.
+    # OneCycleLR has no rate after its last step: repeat the last one.
     for _ in range(min(count, steps) - 1 if schedule.name == "one_cycle" else count - 1):
         optimizer.step()
         curve.step()
@@ -73,7 +73,7 @@ def _cyclic(optimizer: torch.optim.Optimizer, numbers: Any, steps: int) -> lr_sc
         step_size_down=None if down is None else steps_of(down, steps),
         mode=numbers.cycle_mode,
         gamma=numbers.gamma,
-        # Momentum stays: Adam's betas are no part of a schedule.
+        # A schedule does not change Adam's betas.
         cycle_momentum=False,
     )
 
@@ -81,7 +81,7 @@ def _cyclic(optimizer: torch.optim.Optimizer, numbers: Any, steps: int) -> lr_sc
 def _one_cycle(optimizer: torch.optim.Optimizer, numbers: Any, steps: int) -> lr_scheduler.LRScheduler:
     climb = numbers.pct_start
     while climb * steps == 1:
-        # A climb that ends at the first step: torch would divide by its length.
+        # torch divides by the length of the climb, 0 where it ends at the first step.
         climb = math.nextafter(climb, 1.0)
     return lr_scheduler.OneCycleLR(
         optimizer,
@@ -103,7 +103,7 @@ WITH_WARMUP: dict[ScheduleName, Callable[[torch.optim.Optimizer, Any, int, int],
     "cosine_with_restarts": lambda o, n, warmup, steps: optimization.get_cosine_with_hard_restarts_schedule_with_warmup(
         o, warmup, steps, int(n.num_cycles)
     ),
-    # Past the warm-up it divides by what is left.
+    # It divides by the number of steps after the warm-up.
     "polynomial": lambda o, n, warmup, steps: optimization.get_polynomial_decay_schedule_with_warmup(
         o, min(warmup, steps - 1), steps, lr_end=n.min_lr_ratio, power=n.power
     ),
@@ -121,7 +121,7 @@ WITH_WARMUP: dict[ScheduleName, Callable[[torch.optim.Optimizer, Any, int, int],
         min_lr_ratio=n.min_lr_ratio,
     ),
 }
-"""Schedules of transformers, which bring their warm-up: of an optimizer, numbers, warm-up steps and all steps."""
+"""transformers' schedules, with their own warm-up: `(optimizer, numbers, warm-up steps, all steps) -> scheduler`."""
 AFTER_WARMUP: dict[ScheduleName, Callable[[torch.optim.Optimizer, Any, int], lr_scheduler.LRScheduler]] = {
     "step": lambda o, n, steps: lr_scheduler.StepLR(o, steps_of(n.step_size, steps), n.gamma),
     "multistep": lambda o, n, steps: lr_scheduler.MultiStepLR(o, [steps_of(m, steps) for m in n.milestones], n.gamma),
@@ -135,17 +135,24 @@ AFTER_WARMUP: dict[ScheduleName, Callable[[torch.optim.Optimizer, Any, int], lr_
         o, steps_of(n.t_0, steps), n.t_mult, n.min_lr_ratio
     ),
 }
-"""Schedules of torch, which begin at the peak: of an optimizer, numbers and the steps after the warm-up."""
+"""torch's schedules, which start at the peak: `(optimizer, numbers, steps after the warm-up) -> scheduler`."""
+
+
+class RateSchedule(lr_scheduler.LambdaLR):
+    """Multiplies each group's peak rate by the step's factor. `step()` follows each optimizer step."""
+
+    def judge(self, metric: float) -> None:
+        """Take in the metric of an evaluation. Most schedules do not depend on it."""
 
 
 def scheduler(
     schedule: ResolvedSchedule, optimizer: torch.optim.Optimizer, steps: int, *, greater_is_better: bool
-) -> lr_scheduler.LRScheduler:
-    """The schedule of `optimizer`, whose groups are at their peak rates.
+) -> RateSchedule:
+    """Build the schedule of an optimizer whose groups have their peak rates.
 
     Args:
         steps: optimizer steps of the whole run.
-        greater_is_better: of the validation metric, for reduce_lr_on_plateau.
+        greater_is_better: whether a greater validation metric is better, for reduce_lr_on_plateau.
     """
     table = factors(schedule, steps)
 
@@ -154,18 +161,16 @@ def scheduler(
 
     if schedule.name == "reduce_lr_on_plateau":
         return WarmPlateau(optimizer, factor, schedule, greater_is_better=greater_is_better)
-    return lr_scheduler.LambdaLR(optimizer, factor)
+    return RateSchedule(optimizer, factor)
 
 
-class WarmPlateau(lr_scheduler.LRScheduler):
-    """torch's ReduceLROnPlateau with a warm-up before it, and one factor for all groups.
-
-    `step()` follows each optimizer step, `judge(metric)` each evaluation.
+class WarmPlateau(RateSchedule):
+    """torch's ReduceLROnPlateau after a warm-up, with one factor for all groups.
 
     Args:
-        warmup: the factor of a step by the warm-up alone.
+        warmup: factor of a step by the warm-up alone.
         schedule: numbers of the schedule.
-        greater_is_better: of the metric.
+        greater_is_better: whether a greater metric is better.
     """
 
     def __init__(
@@ -187,32 +192,32 @@ class WarmPlateau(lr_scheduler.LRScheduler):
             cooldown=numbers.cooldown,
             min_lr=numbers.min_lr_ratio,
         )
-        super().__init__(optimizer)
+        super().__init__(optimizer, warmup)
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        """Rates of the groups at this step."""
-        share = self._warmup(self.last_epoch) * self._peak.param_groups[0]["lr"]
-        return [peak * share for peak in self.base_lrs]
+        """Return the rates of the groups at this step."""
+        factor = self._warmup(self.last_epoch) * self._share
+        return [peak * factor for peak in self.base_lrs]
 
     def judge(self, metric: float) -> None:
-        """Reduce the rates, from now on, when the metric has not become better for long enough."""
+        """Reduce the rates where the metric has not improved for `patience` evaluations."""
         self._plateau.step(metric)
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = rate
         self._last_lr = self.get_lr()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        own = {k: v for k, v in super().state_dict().items() if not k.startswith("_")}
-        return {**own, "last_lr": self._last_lr, "plateau": self._plateau.state_dict(), "share": self._share}
+        """Return the state that a checkpoint holds."""
+        base = {k: v for k, v in super().state_dict().items() if not k.startswith("_")}
+        return {**base, "last_lr": self._last_lr, "plateau": self._plateau.state_dict(), "share": self._share}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        own = dict(state_dict)
-        self._plateau.load_state_dict(own.pop("plateau"))
-        self._peak.param_groups[0]["lr"] = own.pop("share")
-        self._last_lr = own.pop("last_lr")
-        super().load_state_dict(own)
+        """Resume from a checkpoint's state."""
+        base = dict(state_dict)
+        self._plateau.load_state_dict(base.pop("plateau"))
+        self._peak.param_groups[0]["lr"] = base.pop("share")
+        self._last_lr = base.pop("last_lr")
+        super().load_state_dict(base)
 
     @property
     def _share(self) -> float:

@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 @configclass
 class SGD(OptimizerConfig):
-    """Stochastic gradient descent with momentum; its weight decay is part of the gradient."""
+    """Stochastic gradient descent with momentum. Weight decay is part of the gradient."""
 
     momentum: Fraction = 0.9
-    """Share of the last update that the next one keeps. 0: none."""
+    """Decay of the momentum. 0: no momentum."""
     nesterov: bool = False
-    """Look ahead by one step of the momentum."""
+    """Use Nesterov momentum."""
 
-    # Untuned: brings an update to about AdamW's size where gradients are near 0.01.
+    # Untuned: gives updates of about AdamW's size where gradients are near 0.01.
     rate_factor = 100.0
 
     def __post_init__(self) -> None:
         if self.nesterov and not self.momentum:
-            raise InputError("SGD.nesterov: expected false without momentum, got True")
+            raise InputError("SGD.nesterov: expected false without momentum, got true; set momentum above 0")
 
     def build(self, groups: list[ParameterGroup], lr: float) -> torch.optim.Optimizer:
-        """See `OptimizerConfig.build`."""
+        """Build torch's optimizer."""
         import torch
 
-        # Not the fused one: when its first step overflowed, its momentum begins with whatever lay in memory (2.13).
+        # Not the fused one: after an overflow in the first step its momentum is uninitialized memory (torch 2.13).
         return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, foreach=True)

@@ -1,31 +1,40 @@
-"""AdamW for networks with a large vocabulary."""
+"""AdamW for models with a large vocabulary."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.optim.adamw import adamw
 
+from hf_finetune.data.inputs import Inputs, TextInputs
+from hf_finetune.data.tokens import used_token_ids
 from hf_finetune.training.optim.base import ParameterGroup
 
 
+def occurring_rows(inputs: Inputs, encoded: Dataset) -> torch.Tensor:
+    """Return the rows of the word embeddings that the encoded texts read, padding included, shape (U,), int64."""
+    assert isinstance(inputs, TextInputs), "only texts have words"
+    return torch.from_numpy(np.union1d(used_token_ids(encoded), inputs.tokenizer.pad_token_id))
+
+
 class VocabularyAdamW(torch.optim.AdamW):
-    """AdamW that passes over the word embeddings that no training text contains.
+    """AdamW that skips the embeddings of words that no training text contains.
 
     A vocabulary is half of a small model's weights, and a data set holds 8 to 51% of its words (BERT's 30,522 on four
-    sets of 4,690 to 22,259 texts). The others' gradients are 0 at every step, and so are their moments; filling,
-    clipping and applying zeros takes a fifth of a step. Here the table's gradient comes as a sparse tensor
-    (`nn.Embedding.sparse`), and moments are kept and applied for the `rows` alone: the same numbers as
-    `torch.optim.AdamW` gives these rows. (Not the lazy Adam that updates only what a step read, without the tail of its
-    momentum: that is another algorithm.) The other rows stay as they are, where AdamW's weight decay would shrink them
-    for no reason. All other weights are `torch.optim.AdamW`'s.
+    sets of 4,690 to 22,259 texts). The other words' gradients and moments are 0 at every step; filling, clipping and
+    applying zeros takes a fifth of a step. Here the table's gradient is a sparse tensor (`nn.Embedding.sparse`), and
+    moments are kept and applied for `rows` only, with the same result as `torch.optim.AdamW` for these rows. (The lazy
+    SparseAdam is another algorithm: it updates only the words of a step, without the tail of their momentum.) The other
+    rows stay as they are, where AdamW's weight decay would shrink them. All other weights follow `torch.optim.AdamW`.
 
     Args:
-        params: as for `torch.optim.AdamW`.
-        table: the embedding's weight, shape (V, D); one of `params`.
-        rows: shape (U,), int64, its rows that occur, each once.
+        params: parameter groups of `torch.optim.AdamW`.
+        table: the embedding's weight, shape (V, D), one of `params`.
+        rows: distinct rows of the table that occur, shape (U,), int64.
         settings: further arguments of `torch.optim.AdamW`.
     """
 
@@ -34,7 +43,7 @@ class VocabularyAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(params, **settings)
         self.table, self.rows = table, rows.to(table.device)
-        # A row that was not named lies behind the last place: an IndexError, and no other row's gradient.
+        # Other rows point past the end: an IndexError rather than another row's gradient.
         self._place = torch.full((len(table),), len(rows), device=table.device)
         self._place[self.rows] = torch.arange(len(rows), device=table.device)
         self._weight_UD: torch.Tensor | None = None
@@ -42,7 +51,7 @@ class VocabularyAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step, as `torch.optim.AdamW.step`."""
+        """Take a step, as `torch.optim.AdamW.step`."""
         gradient, self.table.grad = self.table.grad, None
         loss = super().step(closure)
         if gradient is not None:
@@ -76,13 +85,13 @@ class VocabularyAdamW(torch.optim.AdamW):
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
-            # How a GradScaler tells a fused optimizer of an overflow: that step is not taken.
+            # Set by a GradScaler: a fused optimizer skips a step that overflowed.
             grad_scale=getattr(self, "grad_scale", None),
             found_inf=getattr(self, "found_inf", None),
         )
         self.table[self.rows] = self._weight_UD
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved state; the table's rows are read anew, for the weights were loaded, too."""
+        """Resume from a saved state. The next step reads the table again, because its weights were loaded too."""
         super().load_state_dict(state_dict)
         self._weight_UD = None

@@ -91,8 +91,7 @@ def test_one_step_is_the_gradient_after_the_climb(tmp_path: Path, adaptive: bool
         accumulation=4,
         learning_rate=0.1,
         max_steps=1,
-        eval_strategy="no",
-        load_best_model_at_end=False,
+        saving=False,
         trainer=sam(0.3, adaptive=adaptive, optimizer=SGD(momentum=0.0)),
     )
     model = copy.deepcopy(trainer.model).train()
@@ -134,9 +133,7 @@ def test_climb_of_no_length_changes_no_bit(tmp_path: Path) -> None:
             accumulation=2,
             dropout=None,
             max_grad_norm=0.5,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
+            saving=False,
             trainer=trainer,
         )
         made.train()
@@ -160,7 +157,7 @@ from hf_finetune.training.optim.sam import SAM, Sharpness
 from hf_finetune.training.optim.update_rule import UpdateRule
 
 folder = Path(sys.argv[1])
-once = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "learning_rate": 0.1}
+once = {"saving": False, "learning_rate": 0.1}
 for name, own in (("plain", {"optimizer": SGD(momentum=0.0)}), ("sparse", {"sparse_embeddings": True})):
     made = trainer_with(hooks=[SAM(Sharpness(0.3), CPU)], update=UpdateRule(**own))
     trainer = small_trainer(folder, "bert", micro_batch=2, accumulation=2, trainer=made, **once)
@@ -176,9 +173,7 @@ def test_two_processes_climb_together(tmp_path: Path) -> None:
         tmp_path,
         "bert",
         learning_rate=0.1,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
+        saving=False,
         trainer=sam(0.3, optimizer=SGD(momentum=0.0)),
     )
     alone.train()

@@ -294,9 +294,9 @@ def test_flags_and_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "numbers", "message"),
     [
-        ("linear", {"gamma": 0.1}, "schedule.gamma: linear does not read it, but nothing; remove it"),
-        ("step", {"milestones": (1.0,)}, "schedule.milestones: step does not read it, but step_size, gamma; remove it"),
-        ("cyclic", {"gamma": 0.9}, "schedule.gamma: cyclic reads it with schedule.cycle_mode exp_range alone"),
+        ("linear", {"gamma": 0.1}, "schedule.gamma: linear does not read it"),
+        ("step", {"milestones": (1.0,)}, "schedule.milestones: step .*step_size, gamma"),
+        ("cyclic", {"gamma": 0.9}, "schedule.gamma: cyclic .*exp_range"),
         ("cosine_with_restarts", {"num_cycles": 1.5}, "schedule.num_cycles: expected a whole number, got 1.5"),
     ],
 )

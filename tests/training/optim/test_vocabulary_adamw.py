@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_finetune.training.optim.sparse_embeddings import clip_gradients
+from hf_finetune.training.gradients import clip_gradients
 from hf_finetune.training.optim.vocabulary_adamw import VocabularyAdamW
 
 SETTINGS = {"lr": 0.1, "weight_decay": 0.03, "fused": True}
