@@ -32,43 +32,43 @@ def evaluate(
     views: SeveralViews | None = None,
     trained_on: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Score labeled rows: {"rows", "metrics" with intervals, "rows_trained_on", "throughput", "precision"}.
-
-    With views the metrics are theirs, and "views" has {"number", "augment", "seed", "without" (the metrics of the
-    unchanged rows), "difference" (see `evaluation.test_time.gain`), "cost" (seconds over those of the unchanged rows)}.
+    """Score labeled rows.
 
     Args:
         batch_size, views: see `Scorer`.
-        precision: auto is float32 here; with bf16 the labels' agreement with float32 stands under "precision".
-        trained_on: keys of the rows that this classifier was trained on, see `data.provenance.trained_on`; those among
-            the scored rows are counted, and a warning is logged. None: not known, and null in the result.
+        precision: auto is float32 here; with bf16 the agreement of labels with float32 is under "precision".
+        trained_on: keys of the training rows of this classifier, see `data.provenance.trained_on`. Scored rows among
+            them are counted, and a warning is logged. None: unknown.
+
+    Returns:
+        {"rows", "metrics" with intervals, "rows_trained_on", "throughput", "precision"}. With views the metrics are
+        those of the views, and "views" has {"number", "augment", "seed", "without" (the metrics of the unchanged rows),
+        "difference" (see `evaluation.test_time.gain`), "cost" (seconds relative to the unchanged rows alone)}.
 
     Raises:
-        InputError: for a row without a label, or with one that the classifier does not know.
+        InputError: a row without a label, or with a label that the classifier does not know.
     """
     scorer = Scorer(classifier, "float32" if precision == "auto" else precision, batch_size=batch_size, views=views)
-    labels, scored, unchanged, leaked = [], [], [], 0
+    labels, probabilities, unchanged, num_leaked = [], [], [], 0
     for rows in read_parts(classifier, source, labeled=True, progress="evaluate"):
         probabilities_NC, unchanged_NC = scorer.score(rows)
-        scored.append(probabilities_NC)
+        probabilities.append(probabilities_NC)
         unchanged.append(unchanged_NC)
         labels.append(np.asarray(rows["label"][:]))
         if trained_on is not None:
-            leaked += int(np.isin(row_keys(rows), trained_on).sum())
-    labels_N, probabilities_NC = np.concatenate(labels), np.concatenate(scored)
-    if leaked:
-        logger.warning(
-            "the model was trained on %d of these %d rows: what is measured on them is too good", leaked, len(labels_N)
-        )
+            num_leaked += int(np.isin(row_keys(rows), trained_on).sum())
+    labels_N, probabilities_NC = np.concatenate(labels), np.concatenate(probabilities)
+    if num_leaked:
+        logger.warning("%d of these %d rows are training rows: the metrics are too good", num_leaked, len(labels_N))
     intervals = bootstrap(labels_N, probabilities_NC, resamples=resamples)
     result = {
         "rows": len(labels_N),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
-        "rows_trained_on": None if trained_on is None else leaked,
+        "rows_trained_on": None if trained_on is None else num_leaked,
         "throughput": scorer.throughput(len(labels_N)),
         "precision": scorer.report(),
     }
     if views is not None:
-        compared = gain(labels_N, probabilities_NC, np.concatenate(unchanged), resamples=resamples)
-        result["views"] = {**views.to_dict(), **compared, "cost": round(scorer.cost, 2)}
+        comparison = gain(labels_N, probabilities_NC, np.concatenate(unchanged), resamples=resamples)
+        result["views"] = {**views.to_dict(), **comparison, "cost": round(scorer.cost, 2)}
     return result

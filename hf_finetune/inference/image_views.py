@@ -1,4 +1,4 @@
-"""Images that are decoded once and augmented several times, see `augmentation.test_time`.
+"""Images decoded once and augmented several times, for `augmentation.test_time`.
 
 Legend: N images, B images of a batch, H height, W width.
 """
@@ -18,10 +18,10 @@ from hf_finetune.data.inputs import EpochRows, ImageInputs
 
 
 def decode_images(inputs: ImageInputs, images: Sequence[EncodedImage]) -> torch.Tensor:
-    """Return images before they are rescaled and normalized: (N, 3, H, W), uint8.
+    """Return images before rescaling and normalization: (N, 3, H, W), uint8.
 
     Raises:
-        InputError: the processor gives no whole numbers there, or images of several sizes.
+        InputError: the processor returns floats at this point, or images of several sizes.
     """
     check_augmentable(inputs.processor, images, "--augment")
     parts = [inputs.pixels(images[i : i + IMAGES_AT_A_TIME]) for i in range(0, len(images), IMAGES_AT_A_TIME)]
@@ -29,13 +29,12 @@ def decode_images(inputs: ImageInputs, images: Sequence[EncodedImage]) -> torch.
 
 
 class ImageView(EpochRows):
-    """One view of decoded images for a torch DataLoader, augmented as they are read; see `data.inputs.Rows`.
+    """One view of decoded images for a torch DataLoader, augmented as they are read.
 
     Args:
         pixels_NCHW: uint8.
-        rows: their places in the source.
-        views: what changes them.
-        view: which one; 0 is the unchanged images.
+        rows: index of each image in the source.
+        view: index of the view; 0 is the unchanged images.
     """
 
     def __init__(self, pixels_NCHW: torch.Tensor, rows: Sequence[int], views: SeveralViews, view: int) -> None:
@@ -45,7 +44,7 @@ class ImageView(EpochRows):
         return len(self.pixels)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
-        """A batch that `ImageInputs.collate` takes."""
+        """Return a batch for `ImageInputs.collate`."""
         pixels_BCHW = self.pixels[list(indices)]
         if self.view:
             pixels_BCHW = self.views.pixels(pixels_BCHW, [self.rows[i] for i in indices], self.view)

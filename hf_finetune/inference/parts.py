@@ -1,4 +1,4 @@
-"""The rows of a source for a finished classifier, a part at a time, with a progress bar."""
+"""Read the rows of a source in parts, with a progress bar."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ logger = logging.getLogger("hf_finetune")
 
 
 def read_parts(classifier: Classifier, source: SourceSplit, *, labeled: bool, progress: str) -> Iterator[Dataset]:
-    """Yield canonical rows of the source, in its order; a part is at most `PART_ROWS` long.
+    """Yield canonical rows in the order of the source, at most `PART_ROWS` at a time.
 
     Args:
-        labeled: every row needs a label that the classifier knows.
-        progress: name of the bar on stderr.
+        labeled: require a label of the classifier for every row.
+        progress: title of the progress bar on stderr.
 
     Raises:
-        InputError: an unreadable row, or one without such a label.
+        InputError: an unreadable row, or a row without such a label.
     """
     kind, labels = classifier.kind, classifier.labels if labeled else None
-    # On a terminal only, and wiped off at the end: a bad row is the first line of stderr.
+    # Only on a terminal, and erased at the end: the error of a bad row is the first line of stderr.
     with tqdm(desc=progress, unit="row", dynamic_ncols=True, leave=False, disable=None) as bar:
         for number, rows in enumerate(stream(source, kind, labels=labels, batch_rows=PART_ROWS[kind])):
             if number == 0 and classifier.pairs and "text_pair" not in rows.column_names:
                 logger.warning(
-                    "%s: the model was trained on pairs of texts and these are single texts, which it was never shown; "
+                    "%s: expected pairs of texts, on which the model was trained, got single texts; "
                     "name the second column by --text-pair",
                     source.path,
                 )

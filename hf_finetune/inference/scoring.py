@@ -1,4 +1,4 @@
-"""Class probabilities of rows from a finished classifier, part by part.
+"""Class probabilities of rows by a finished classifier.
 
 Legend: N rows, C classes, H height, W width.
 """
@@ -28,23 +28,22 @@ from hf_finetune.training.precision import default_device, has_native_bf16
 
 Precision = Literal["auto", "float32", "bf16"]
 
-# With fewer rows, comparing the two formats costs what bfloat16 gains.
+# With fewer rows, the comparison of the two formats costs what bfloat16 gains.
 FEWEST_ROWS = 256
 
 
 class Scorer:
-    """Class probabilities of canonical rows, part by part.
+    """Computes class probabilities of canonical rows, part by part.
 
     Args:
-        precision: float32; bf16; or auto: bf16 where the hardware multiplies it natively and there are rows enough to
-            gain by it, with every row again in float32 whose label could flip, see `evaluation.half_precision`.
-        batch_size: rows of a forward pass; None: as many as have `TOKENS` tokens together, or 64 images.
-        views: test-time augmentation. auto is float32 then: bfloat16 is made sure of by the two best classes of what is
-            computed, and those of a mean can be close where those of no view are.
+        precision: auto: bf16 where the hardware supports it natively and there are enough rows; rows whose label could
+            flip are computed again in float32, see `evaluation.half_precision`.
+        batch_size: rows of a forward pass. None: as many as have `TOKENS` tokens in total, or 64 images.
+        views: test-time augmentation; auto is then float32, because the two best classes of a mean over views can be
+            close although they are close in no view.
 
     Raises:
-        InputError: bf16 on a device without it, a batch of no rows, or operations that are not for what the classifier
-            reads.
+        InputError: bf16 on a device without it, an empty batch, or operations of the other kind of data.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Scorer:
         native = has_native_bf16(default_device())
         if precision == "bf16" and not native:
             raise InputError(
-                f"--precision bf16: this {default_device().type} does not multiply bf16 natively; use float32"
+                f"--precision bf16: this {default_device().type} does not support bf16 natively; use float32"
             )
         if views is not None:
             views.check(classifier.kind)
@@ -70,7 +69,7 @@ class Scorer:
         self.seconds = self.seconds_unchanged = 0.0
 
     def score(self, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-        """The mean over each row's views, and the unchanged rows alone; shapes (N, C)."""
+        """Return the mean probabilities over the views of each row, and those of the unchanged row; shapes (N, C)."""
         started = time.perf_counter()
         views = self._views(rows)
         unchanged_NC = next(views)
@@ -81,17 +80,17 @@ class Scorer:
 
     @property
     def cost(self) -> float:
-        """Seconds of all views over those of the unchanged rows."""
+        """Seconds of all views relative to those of the unchanged rows."""
         return self.seconds / self.seconds_unchanged
 
     def probabilities(self, rows: Dataset) -> np.ndarray:
-        """Shape (N, C), of the unchanged rows."""
+        """Return the probabilities (N, C) of unchanged rows."""
         inputs = self.classifier.inputs
         encoded = inputs.encode_in_memory(rows)
         return self._softmax(Rows(encoded, columns_of(inputs, labels=False)), inputs.lengths(encoded))
 
     def _views(self, rows: Dataset) -> Iterator[np.ndarray]:
-        """Shape (N, C) for each view, the unchanged rows first."""
+        """Yield the probabilities (N, C) of each view, the unchanged rows first."""
         inputs, views = self.classifier.inputs, self.views
         if views is None:
             yield self.probabilities(rows)
@@ -101,10 +100,9 @@ class Scorer:
             for view in range(1, views.number):
                 yield self.probabilities(Dataset.from_dict(views.texts(raw, raw["row"], view)))
         else:
-            # Decoded once for all views.
-            places, pixels_NCHW = rows["row"][:], decode_images(inputs, rows["image"][:])
+            indices, pixels_NCHW = rows["row"][:], decode_images(inputs, rows["image"][:])
             for view in range(views.number):
-                yield self._softmax(ImageView(pixels_NCHW, places, views, view), None)
+                yield self._softmax(ImageView(pixels_NCHW, indices, views, view), None)
 
     def _softmax(self, batches: EpochRows, lengths: np.ndarray | None) -> np.ndarray:
         model, collate = self.classifier.model, self.classifier.inputs.collate
@@ -117,19 +115,19 @@ class Scorer:
         if self.half is None:
             rescore = self.precision == "auto"
             self.half = HalfPrecision(model, collate, rescore=rescore, batch_size=self.batch_size, tokens=TOKENS)
-        # An eighth faster than the layers one by one: fewer shapes of products are compiled.
+        # 12% faster than single layers: fewer shapes of matrix products are compiled.
         with nullcontext() if self.half.half is None else fused_layers(self.half.half):
             return softmax(self.half.logits(batches, lengths))
 
     def throughput(self, rows: int) -> dict[str, float]:
-        """Of so many rows, from text or image to label; reading and writing files is not in it."""
+        """Return rows per second from text or image to label, without reading and writing of files."""
         return {"predict_rows_per_s": round(rows / max(self.seconds, 1e-9), 2)}
 
     def report(self) -> dict[str, Any]:
-        """Which format computed what, see `HalfPrecision.report`; each view of a row counts as one."""
+        """Return the number format, see `HalfPrecision.report`; each view of a row counts as a row."""
         return {"format": "float32"} if self.half is None else self.half.report()
 
 
 def probabilities(classifier: Classifier, rows: Dataset, *, batch_size: int | None = None) -> np.ndarray:
-    """Class probabilities (N, C) of canonical rows, in float32."""
+    """Return the probabilities (N, C) of canonical rows, in float32."""
     return Scorer(classifier, "float32", batch_size=batch_size).probabilities(rows)

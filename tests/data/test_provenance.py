@@ -106,7 +106,7 @@ def test_a_run_says_so_and_so_does_evaluate(tmp_path: Path, capsys: pytest.Captu
     main_command(["evaluate", f"{tmp_path}/second/model", str(moved), "--json"])
     output = capsys.readouterr()
     assert json.loads(output.out)["rows_trained_on"] == 60 - len(kept)
-    assert f"was trained on {60 - len(kept)} of these 60 rows" in output.err
+    assert f"{60 - len(kept)} of these 60 rows are training rows" in output.err
     (tmp_path / "second" / FILE).unlink()
     main_command(["evaluate", f"{tmp_path}/second", str(moved), "--json"])
     output = capsys.readouterr()

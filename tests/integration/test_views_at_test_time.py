@@ -210,8 +210,8 @@ def test_what_the_classifier_cannot_read_is_refused(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--views", "4"], "--views 4: expected --augment beside it"),
-        (["--augment", "[Flip]"], r"--augment \[Flip\]: expected --views N beside it"),
+        (["--views", "4"], "--views 4: expected --augment"),
+        (["--augment", "[Flip]"], r"--augment \[Flip\]: expected --views N"),
         (["--augment", "[Flip]", "--views", "1"], "--views 1: expected at least 2"),
         (["--augment", "[Flip]", "--views", "2", "--seed", "-1"], "--seed -1: expected at least 0"),
         (["--augment", "[]", "--views", "2"], r"--augment \[\]: expected at least one operation"),
