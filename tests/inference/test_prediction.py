@@ -131,7 +131,7 @@ def test_scores_are_of_float32_unless_asked(
     assert half["precision"]["label_agreement"] > 0.9
     assert half["metrics"]["log_loss"]["value"] == pytest.approx(exact["metrics"]["log_loss"]["value"], rel=0.05)
     monkeypatch.setattr("hf_finetune.inference.scoring.has_native_bf16", lambda _: False)
-    with pytest.raises(InputError, match="--precision bf16: .* use float32"):
+    with pytest.raises(InputError, match=r"--precision bf16: .* use float32"):
         evaluate(classifier, SourceSplit(str(rows)), precision="bf16")
     predict(classifier, SourceSplit(str(rows)), rows.parent / "p.parquet")
     answer = pq.read_table(rows.parent / "p.parquet").to_pandas().iloc[:, 2:].values
