@@ -1,12 +1,12 @@
-"""MiniLM on the intents of banking customers with 1,000 labels and all other training texts without theirs.
+"""MiniLM on the intents of banking customers, with 1,000 labels and all other training texts unlabeled.
 
-MPNet, nearly five times as large, learns from the same 1,000 labels, then tells MiniLM what it thinks of every text.
+The teacher is MPNet, nearly five times as large and trained on the same 1,000 labels. It predicts every text.
 
 hf-finetune train mteb/banking77 --label label_text --max-train-rows 1000 --max-length 64 \
     --model sentence-transformers/all-mpnet-base-v2 --output runs/banking-teacher
 hf-finetune run banking_unlabelled
 hf-finetune run banking_unlabelled --unlabeled train calls.csv    # and texts of your own
-hf-finetune run banking_unlabelled --objective Supervised --unlabeled --epochs 27    # the student alone, as many steps
+hf-finetune run banking_unlabelled --objective Supervised --unlabeled --epochs 27    # no teacher, as many steps
 """
 
 from hf_finetune import Distill, Hub, Model, Recipe, SoftTargets, TextData, main, minilm
@@ -15,7 +15,7 @@ from hf_finetune import Distill, Hub, Model, Recipe, SoftTargets, TextData, main
 def recipe() -> Recipe:
     return Recipe(
         name="banking-unlabelled",
-        # The very rows that the teacher learns from: it has seen no more labels than its student.
+        # The teacher's training rows, so that it has seen no more labels than its student.
         data=TextData(
             path="mteb/banking77",
             text="text",

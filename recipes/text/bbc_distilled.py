@@ -1,8 +1,10 @@
-"""MiniLM with three of its six layers on BBC news, taught by the whole one: the quickstart's data and its result.
+"""Three of MiniLM's six layers on BBC news, taught by the quickstart's model.
 
-hf-finetune quickstart    # the first one's run, runs/quickstart-1, is the teacher hf-finetune run bbc_distilled
-hf-finetune run bbc_distilled --teacher runs/other --objective.kinds '[{type: SoftTargets, temperature: 4},
-MatchLogits]' hf-finetune run bbc_distilled --objective Supervised    # the same student without a teacher"""
+hf-finetune quickstart    # its first run, runs/quickstart-1, is the teacher
+hf-finetune run bbc_distilled
+hf-finetune run bbc_distilled --teacher runs/other --objective.kinds '[SoftTargets, MatchLogits]'
+hf-finetune run bbc_distilled --objective Supervised    # the same student without a teacher
+"""
 
 from hf_finetune import (
     BBC_LICENSE,
@@ -24,12 +26,12 @@ from hf_finetune import (
 def recipe() -> Recipe:
     return Recipe(
         name="bbc-distilled",
-        # Divided as the quickstart's: no test row has been seen by the teacher either.
+        # The same split as the quickstart's, so that the teacher has seen no test row either.
         data=TextData(path=bbc_news(), test_fraction=0.2, encoding="cp1252", license=BBC_LICENSE, name="BBC news"),
         model=Model(checkpoint=minilm(), surgery=(KeepLayers(layers=(0, 2, 5)),)),
         objective=Distill(teacher="runs/quickstart-1", kinds=(SoftTargets(temperature=2.0),)),
         train=Train(num_train_epochs=3),
-        # The same 32 rows a step, however many processes share them.
+        # 32 rows a step, regardless of the number of processes.
         batching=Batching(rows_per_step=32),
         hub=Hub(language="en", license="apache-2.0"),
     )

@@ -16,7 +16,7 @@ def recipe() -> Recipe:
         model=Model(checkpoint=minilm()),
         adapter=LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear"),
         train=Train(learning_rate=1e-3, num_train_epochs=1),
-        # The same 32 rows a step, however many processes share them.
+        # 32 rows a step, regardless of the number of processes.
         batching=Batching(rows_per_step=32),
         hub=Hub(language="en", license="apache-2.0"),
     )

@@ -1,12 +1,11 @@
-"""MiniLM on BBC news with LoRA adapters, taught by the quickstart's result on texts whose words are changed in every
-epoch.
+"""MiniLM on BBC news with LoRA adapters, taught by the quickstart's model on augmented texts.
 
-hf-finetune quickstart    # the first one's run, runs/quickstart-1, is the teacher
+hf-finetune quickstart    # its first run, runs/quickstart-1, is the teacher
 hf-finetune run bbc_lora_distilled
 hf-finetune run bbc_lora_distilled --data.augment '[Eda]' --teacher runs/other
-hf-finetune run bbc_lora_distilled --data.augment-copies 2    # stored views, which the teacher answers once
+hf-finetune run bbc_lora_distilled --data.augment-copies 2    # stored copies, which the teacher predicts once
 
-A changed text need not be of its row's class any more: the teacher says what it is of now.
+Augmentation may change the class of a text; the teacher predicts the class of the changed text.
 """
 
 from peft import LoraConfig
@@ -32,7 +31,7 @@ from hf_finetune import (
 def recipe() -> Recipe:
     return Recipe(
         name="bbc-lora-distilled",
-        # Divided as the quickstart's: no test row has been seen by the teacher either.
+        # The same split as the quickstart's, so that the teacher has seen no test row either.
         data=TextData(
             path=bbc_news(),
             test_fraction=0.2,
@@ -45,7 +44,7 @@ def recipe() -> Recipe:
         adapter=LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules="all-linear"),
         objective=Distill(teacher="runs/quickstart-1", kinds=(SoftTargets(temperature=2.0),)),
         train=Train(learning_rate=1e-3, num_train_epochs=2),
-        # The same 32 rows a step, however many processes share them.
+        # 32 rows a step, regardless of the number of processes.
         batching=Batching(rows_per_step=32),
         hub=Hub(language="en", license="apache-2.0"),
     )

@@ -1,4 +1,4 @@
-"""BERT on MRPC: does one sentence say what the other says? A task of sentence pairs, fully fine-tuned.
+"""BERT on MRPC, pairs of sentences with the same meaning or not: every weight trains.
 
 hf-finetune run mrpc_pairs
 """

@@ -1,6 +1,6 @@
-"""MiniLM on 20 newsgroups with 20 labelled messages of each: first masked words on all messages, without their labels.
+"""MiniLM on 20 newsgroups with 20 labels a class, after masked language modeling on all messages.
 
-And the same without that stage, for as long in all: the card tells the difference, row by row. The data are a folder
+The recipe also runs without that stage, for as long in all, and the card reports the difference. The data are a folder
 with train and test files of the columns text and label.
 
 hf-finetune run newsgroups_pretrained --data.path FOLDER
@@ -17,7 +17,7 @@ def recipe() -> Recipe:
         name="newsgroups-pretrained",
         data=TextData(path="newsgroups", text="text", label="label", rows_per_class=20),
         model=Model(checkpoint=minilm()),
-        # All training messages, also those that rows_per_class leaves out; none of validation or test.
+        # Pretrains on all training messages, including those that rows_per_class leaves out.
         pretrain=Pretrain(MaskedLanguage(), num_train_epochs=3, compare=True),
         train=Train(num_train_epochs=10),
         batching=Batching(rows_per_step=32),

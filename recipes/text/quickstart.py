@@ -21,7 +21,7 @@ def recipe() -> Recipe:
         ),
         model=Model(checkpoint=minilm()),
         train=Train(num_train_epochs=1),
-        # The same 32 rows a step, however many processes share them.
+        # 32 rows a step, regardless of the number of processes.
         batching=Batching(rows_per_step=32),
         hub=Hub(language="en", license="apache-2.0"),
     )

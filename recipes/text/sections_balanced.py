@@ -1,8 +1,8 @@
-"""MiniLM on package descriptions of twenty sections, the largest fifteen times the smallest: class-balanced loss.
+"""MiniLM on package descriptions of twenty sections of unequal size: class-balanced loss.
 
-A row's loss is weighted by the effective number of rows of its class (arXiv:1901.05555), and the epoch is chosen by
-macro F1, in which every class counts the same. The data are a folder with train and test files of the columns text and
-label.
+The largest section has fifteen times the rows of the smallest. The loss of a row is weighted by the effective number of
+rows of its class (arXiv:1901.05555), and macro F1, in which all classes count the same, chooses the epoch. The data are
+a folder with train and test files of the columns text and label.
 
 hf-finetune run sections_balanced --data.path FOLDER
 hf-finetune run sections_balanced --data.path FOLDER --objective.class-weights null --batching.sampling square_root

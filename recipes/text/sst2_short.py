@@ -1,8 +1,7 @@
-"""BERT on SST-2 with half of its layers: shortened before training, then tuned as a whole.
+"""BERT on SST-2 with six of its twelve layers: shortened before training, then fully fine-tuned.
 
-The layers that stay are those that DistilBERT started from (arXiv:1910.01108), the lowest and the highest among them:
-the pooler reads what the highest one writes. The result is a stock BERT of six layers, which loads with plain
-transformers.
+The layers are those that DistilBERT starts from (arXiv:1910.01108). The highest one stays, because the pooler reads its
+output. The result is a stock BERT of six layers, which loads with plain transformers.
 
 accelerate launch recipes/text/sst2_short.py
 hf-finetune run sst2_short --model.surgery '[{type: KeepLayers, first: 8}, {type: ReinitTopLayers, count: 1}]'
@@ -20,7 +19,7 @@ def recipe() -> Recipe:
             checkpoint="google-bert/bert-base-uncased",
             surgery=(KeepLayers(layers=(0, 2, 4, 7, 9, 11)),),
         ),
-        # A higher rate than for the whole network: the layers have to learn to follow one another.
+        # A higher rate than for the full network, as each layer has to adapt to a new predecessor.
         train=Train(learning_rate=5e-5, num_train_epochs=3),
         hub=Hub(language="en", license="apache-2.0"),
     )

@@ -1,11 +1,11 @@
-"""ViT on photographs of bean leaves, moved to larger images in larger patches: every weight trains.
+"""ViT on photographs of bean leaves, adapted to larger images in larger patches: every weight trains.
 
 hf-finetune run beans_patch32
 hf-finetune run beans_patch32 --model.surgery.0.image-size 448
 
-The checkpoint was made for 224 pixels in patches of 16: 196 of them. Here 384 pixels come in patches of 32: 144, each
-with what the photograph shows at nearly twice the resolution. Its kernel is resized so that an enlarged patch gives the
-token that the patch gave (arXiv:2212.08013), its positions are interpolated, and plain transformers loads the result.
+The checkpoint reads 224 pixels in 196 patches of 16. Here it reads 384 pixels in 144 patches of 32: fewer tokens at
+nearly twice the resolution. The patch kernel is resized so that an enlarged patch gives the token of the original
+(arXiv:2212.08013), the positions are interpolated, and plain transformers loads the result.
 """
 
 from hf_finetune import Hub, ImageData, Model, Recipe, ResizePatches, Train, main

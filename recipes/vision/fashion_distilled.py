@@ -1,12 +1,12 @@
-"""A small ViT of random weights on Fashion-MNIST, taught by a larger, pretrained one, each at its own size of image.
+"""A small ViT of random weights on Fashion-MNIST, taught by a larger pretrained one.
 
 hf-finetune train zalando-datasets/fashion_mnist --model google/vit-base-patch16-224-in21k --output runs/fashion-teacher
-hf-finetune run fashion_distilled hf-finetune run fashion_distilled --objective Supervised    # the same student without
-a teacher hf-finetune run fashion_distilled --model facebook/deit-tiny-distilled-patch16-224    # with a head for the
-teacher alone
+hf-finetune run fashion_distilled
+hf-finetune run fashion_distilled --objective Supervised    # the same student without a teacher
+hf-finetune run fashion_distilled --model facebook/deit-tiny-distilled-patch16-224    # with a head for the teacher
 
-The student reads the images at their own 28 pixels, in 49 patches of 4; its family and the normalization of the images
-are the checkpoint's, its weights are not. All it has of pretraining, it has from its teacher.
+Student and teacher each read images of their own size. The student reads the original 28 pixels, in 49 patches of 4. It
+takes its family and image normalization from the checkpoint, but no weights; the teacher alone is pretrained.
 """
 
 from hf_finetune import Distill, Hub, ImageData, Model, Recipe, SoftTargets, Train, main
