@@ -1,168 +1,30 @@
-"""What the package must know of each checkpoint family.
+"""The checkpoint families that the package knows, and what it knows of each.
 
-Supporting another family is one more entry in `FAMILIES`, a tiny config of it in tests/helpers/tiny.py, and its name in
-tests/models/surgery/test_operations.py, which operates on it, saves it and loads it again with plain transformers.
-Weights of other families are fine-tuned too; what needs one of these facts is then refused by name.
+To support another family, add an entry to `FAMILIES`, a tiny config of it to tests/helpers/tiny.py, and its name to
+tests/models/surgery/test_operations.py, which applies every operation to it and reloads the result with plain
+transformers. Checkpoints of other families can be fine-tuned too; a feature that needs one of these facts then refuses
+them by name.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hf_finetune.models.family import Family, FeedForward, FusedParts, Images, StockHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-PoolingKind = Literal["cls", "mean", "max", "attention"]
-
-# How families name the projections of an attention block.
+# Names of the query, key and value layers of an attention block, by family.
 QUERY_KEY_VALUE = (
     ("query", "key", "value"),
     ("q_lin", "k_lin", "v_lin"),
     ("q_proj", "k_proj", "v_proj"),
     ("q", "k", "v"),
 )
-
-
-@dataclass(frozen=True)
-class StockHead:
-    """The head of a family's own classification class."""
-
-    pooling: PoolingKind | None
-    """None: it reads several at once (DINOv2: CLS and the mean side by side)."""
-    kind: Literal["linear", "mlp", "other"]
-    activation: str | None = None
-    """Of the hidden layer of an mlp."""
-    dense: str = ""
-    """Name of that layer in the class."""
-    out: str = "classifier"
-    """Name of the layer that gives the logits."""
-    switch: Literal["classifier_pooling", "use_mean_pooling"] | None = None
-    """Config field that chooses between cls and mean; the second also moves the norm (BEiT)."""
-
-
-@dataclass(frozen=True)
-class FeedForward:
-    """The feed-forward network of a layer; module names are relative to the layer."""
-
-    up: str
-    """Linear layer, or convolution of single pixels, into the hidden neurons."""
-    down: str
-    """The same out of them."""
-    width: str = "intermediate_size"
-    """Config field of the width, or of its ratio to the layer's (`mlp_ratio`)."""
-    gates: int = 1
-    """Rows of `up` a neuron: 2 for gated units."""
-
-
-@dataclass(frozen=True)
-class FusedParts:
-    """Modules of a BERT-like layer that `kernels.layers` computes as one function, beside those that `Family` names."""
-
-    attention: str
-    """Holds the config, the projections and the attention's dropout."""
-    projections: tuple[str, str, str]
-    """Query, key and value within `attention`."""
-    activation: str
-    out_dropout: str | None
-    """Dropout of the attention's output; None: there is none."""
-    down_dropout: str
-    """Dropout of the feed-forward network's output."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """What an image family reads."""
-
-    patches: bool = False
-    """Whether `patch_size` cuts the image, so that it can be changed."""
-    tokens_before: int | None = None
-    """Positions of tokens before a flat grid of patches (CLS, DeiT's distillation token); None: there is no grid."""
-    antialias: bool = False
-    """Whether the family smooths a grid of positions that it makes smaller."""
-    any_size: bool = False
-    """Whether it takes images of another size as it is. Not Swin: it fits its windows to the first small image that it
-    meets, and is of no use for a large one after."""
-    on_request: bool = False
-    """Whether the embeddings interpolate positions only on request."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """Where a family has what is changed, read or exchanged. Module names are relative to the encoder or to a layer."""
-
-    layers: str
-    """Name of a layer inside the encoder, `{}` for its number, or for those of its stage and of the layer in it."""
-    outputs: tuple[str, ...]
-    """What gives the values that are added to the layer's input (linear layers, norms, scales): with zeros in it, the
-    layer adds nothing. The first is the attention's where there is attention."""
-    feed_forward: FeedForward | None = None
-    """None where no config field says how wide it is."""
-    norms: tuple[str, ...] = ()
-    """LayerNorms after each addition; empty where norms come before (the residual stream is never normalized)."""
-    activation: str = "hidden_act"
-    """Config field of the feed-forward's activation."""
-    dropout: Mapping[str, str] = field(default_factory=dict)
-    """Config field of the dropout rate by site; a site that is missing cannot be set."""
-    graded_dropout: str | None = None
-    """Dropout whose rate grows with depth from 0 to the config's; None: all have the config's."""
-    drop_path: Literal["linear", "constant"] | None = None
-    """How the family spreads its config's `drop_path_rate` over the layers; None: it has no such field."""
-    shared: bool = False
-    """One set of weights for all layers (ALBERT)."""
-    depths: Literal["num_hidden_layers", "depths", "num_block_repeats"] = "num_hidden_layers"
-    """Config field of the number of layers, or of a list of the numbers that the stages have."""
-    leads: bool = False
-    """Whether the first layer of each stage is the way into it, with other shapes than those behind it."""
-    stage_entries: str | None = None
-    """Modules that lead into each stage from the one below, where these are not part of a layer."""
-    above: tuple[str, ...] = ()
-    """Modules that follow the layers inside the module that holds them."""
-    alternating: bool = False
-    """Whether a layer's place decides what it does: windows, shifted windows."""
-    first_differs: bool = False
-    """Whether the first layer is built without its first norm, and only the first."""
-    silent_if: Mapping[str, Any] = field(default_factory=dict)
-    """Config fields with the values under which a layer can pass on what it gets."""
-    attention: Literal["plain", "biased"] | None = None
-    """Separate query, key and value. plain: softmax of query times key; biased: positions are added to the scores."""
-    fused: FusedParts | None = None
-    """Modules of a layer that can be computed as one function; None: it cannot."""
-    tokenwise_from: str | None = None
-    """Module of a layer from which on each token is computed by itself, where the stock head reads the first one."""
-    packable: bool = False
-    """Whether rows packed into one long row give the logits and gradients of padded ones."""
-    first_position: Callable[[PreTrainedConfig], int] | None = None
-    """Row of the position table that a text's first token takes; None: there is no table."""
-    hidden_size: str = "hidden_size"
-    """Config field of the width of the last hidden states, in families without `hidden_sizes`."""
-    projects_embeddings: bool = False
-    """Whether a layer stands between embeddings and encoder just where they differ in width."""
-    pretrained_pooler: bool = False
-    """Whether the encoder's pooler comes from pretraining."""
-    norm_after_pooling: str | None = None
-    """Norm of the encoder that only the stock head's pooled vector goes through."""
-    head: StockHead | Callable[[PreTrainedConfig], StockHead] | None = None
-    """The stock class's head; None: it is not known how its hidden states pool."""
-    images: Images | None = None
-    """None for text families."""
-
-    @property
-    def staged(self) -> bool:
-        """Whether layers come in stages, each of another width and resolution."""
-        return self.depths != "num_hidden_layers"
-
-    @property
-    def one_width(self) -> bool:
-        """Whether layers with weights of their own follow one another, all of one width."""
-        return not self.staged and not self.shared
-
-    @property
-    def patch_grid(self) -> bool:
-        """Whether an image becomes one flat grid of patches."""
-        return self.images is not None and self.images.tokens_before is not None
 
 
 def _tanh_mlp(dense: str, out: str = "classifier") -> StockHead:
@@ -207,17 +69,17 @@ _VIT = Family(
 )
 _DINOV2 = Family(
     layers="encoder.layer.{}",
-    # The last one is of its SwiGLU units, which the giant has.
+    # mlp.down_proj is in the SwiGLU units of the giant model.
     outputs=("attention.o_proj", "mlp.fc2", "mlp.down_proj"),
     feed_forward=FeedForward("mlp.fc1", "mlp.fc2", "mlp_ratio"),
-    # Its layers have no dropout on what they add; the field of that name governs the embeddings alone.
+    # Its layers have no residual dropout: hidden_dropout_prob applies to the embeddings only.
     dropout={"embeddings": "hidden_dropout_prob", "attention": "attention_probs_dropout_prob"},
     drop_path="constant",
     attention="plain",
     head=StockHead(None, "linear"),
     images=Images(patches=True, tokens_before=1, any_size=True),
 )
-# Its feed-forward network is 4 times as wide as the layer, whatever the config has.
+# No feed_forward: its width is always 4 times the layer's.
 _CONVNEXT = Family(
     layers="encoder.stages.{}.layers.{}",
     outputs=("pwconv2",),
@@ -256,7 +118,7 @@ FAMILIES: Mapping[str, Family] = {
         dropout=_HIDDEN_ATTENTION,
         attention="biased",
         tokenwise_from="attention.LayerNorm",
-        # It takes the padding token's id to be 1, whatever its config has.
+        # It counts from padding token 1, whatever its config says.
         first_position=lambda config: 2,
         head=_tanh_mlp("classifier.dense", "classifier.out_proj"),
     ),
@@ -331,11 +193,11 @@ FAMILIES: Mapping[str, Family] = {
     "convnextv2": _CONVNEXT,
     "resnet": Family(
         layers="encoder.stages.{}.layers.{}",
-        # Of its bottleneck layers; `family_of` tells that of the basic ones.
+        # The output of bottleneck layers; for basic layers see `family_of`.
         outputs=("layer.2.normalization",),
         depths="depths",
         leads=True,
-        # What another activation behind each layer lets through is not what the layer got.
+        # Any other activation after the layer would change its input.
         silent_if={"hidden_act": "relu"},
         head=StockHead("mean", "linear"),
         images=Images(any_size=True),
@@ -343,13 +205,13 @@ FAMILIES: Mapping[str, Family] = {
     "efficientnet": Family(
         layers="encoder.blocks.{}",
         outputs=("projection.project_bn",),
-        # What its config calls drop connect is dropout of single features in transformers.
+        # transformers implements drop connect as ordinary dropout.
         dropout={"hidden": "drop_connect_rate", "classifier": "dropout_rate"},
         graded_dropout="projection.dropout",
         depths="num_block_repeats",
         leads=True,
         above=("encoder.top_conv", "encoder.top_bn"),
-        # Of the convolution behind its layers.
+        # Width of the convolution after the layers.
         hidden_size="hidden_dim",
         head=lambda config: StockHead(config.pooling_type, "linear"),
         images=Images(),
@@ -361,66 +223,67 @@ FAMILIES: Mapping[str, Family] = {
         drop_path="linear",
         depths="depths",
         stage_entries="encoder.patch_embeddings",
-        # Without layer scales its pooling cannot be silent.
+        # Without layer scales, nothing can zero the output of its pooling.
         silent_if={"use_layer_scale": True},
         images=Images(),
     ),
 }
 
 
+# For a checkpoint of a family that is not listed.
+UNKNOWN = Family()
+
+
 def names_where(condition: Callable[[Family], object]) -> tuple[str, ...]:
-    """Names of the families for which a condition holds."""
+    """Return the names of the families that meet a condition."""
     return tuple(name for name, family in FAMILIES.items() if condition(family))
 
 
-def family_of(config: PreTrainedConfig) -> Family | None:
-    """The family of a checkpoint; None where it is not known here."""
-    family = FAMILIES.get(config.model_type)
-    if config.model_type == "resnet" and family is not None and config.layer_type == "basic":
+def family_of(config: PreTrainedConfig) -> Family:
+    """Return the family of a checkpoint, `UNKNOWN` if it is not listed."""
+    family = FAMILIES.get(config.model_type, UNKNOWN)
+    if config.model_type == "resnet" and config.layer_type == "basic":
         return replace(family, outputs=("layer.1.normalization",))
     return family
 
 
-def depths_of(config: PreTrainedConfig, family: Family) -> list[int]:
-    """Number of layers of each stage; one stage in families without."""
+def depths_of(config: PreTrainedConfig) -> list[int]:
+    """Return the number of layers of each stage; a family without stages has one stage."""
+    family = family_of(config)
     depths = getattr(config, family.depths)
     if not family.staged:
         return [depths]
-    # EfficientNet multiplies what its config lists.
+    # EfficientNet multiplies the listed depths.
     factor = config.to_dict().get("depth_coefficient", 1)
     return [math.ceil(factor * depth) for depth in depths]
 
 
-def depth_of(config: PreTrainedConfig, family: Family) -> int:
-    """Number of layers, over all stages."""
-    return sum(depths_of(config, family))
+def depth_of(config: PreTrainedConfig) -> int:
+    """Return the number of layers of all stages."""
+    return sum(depths_of(config))
 
 
 def stage_widths(config: PreTrainedConfig) -> list[int]:
-    """Width of each stage in a family with stages: listed, or in Swin doubled from one to the next."""
+    """Return the width of each stage: listed in the config, or doubled from stage to stage (Swin)."""
     listed = config.to_dict().get("hidden_sizes")
     return listed or [config.embed_dim * 2**stage for stage in range(len(config.depths))]
 
 
 def width_of(config: PreTrainedConfig) -> int:
-    """Features of the last hidden states."""
+    """Return the width of the last hidden states."""
     listed = config.to_dict().get("hidden_sizes")
-    if listed:
-        return listed[-1]
-    family = family_of(config)
-    return getattr(config, family.hidden_size if family else "hidden_size")
+    return listed[-1] if listed else getattr(config, family_of(config).hidden_size)
 
 
 def tokens_before_patches(config: PreTrainedConfig) -> int:
-    """Tokens of an image that are no patch: CLS, DeiT's second one, registers. 0 without a flat grid of patches."""
-    family = family_of(config)
-    if family is None or family.images is None or family.images.tokens_before is None:
+    """Return the number of tokens before the patches (CLS, DeiT's distillation token, registers); 0 without a grid."""
+    images = family_of(config).images
+    if images is None or images.tokens_before is None:
         return 0
-    return family.images.tokens_before + config.to_dict().get("num_register_tokens", 0)
+    return images.tokens_before + config.to_dict().get("num_register_tokens", 0)
 
 
 def stock_head(config: PreTrainedConfig) -> StockHead | None:
-    """What the family's classification class reads; None for families not known here."""
-    family = family_of(config)
-    head = None if family is None else family.head
+    """Return the head of the family's classification class, or None if it is not known."""
+    head = family_of(config).head
     return head(config) if callable(head) else head

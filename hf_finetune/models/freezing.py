@@ -1,4 +1,4 @@
-"""Which parameters train: layers from the top down, the head, one kind of weights; and BatchNorm's statistics."""
+"""Freeze layers, the encoder, all but one kind of weights, or the statistics of BatchNorm."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ from hf_finetune.models.modules import (
     without_adapter,
 )
 
-Which = Literal["all", "biases", "norms", "attention"]
+WeightKind = Literal["all", "biases", "norms", "attention"]
 
 
 def freeze_lower(model: nn.Module, n: int) -> None:
-    """Freeze the embeddings and the lowest `n` encoder layers. 0 freezes nothing.
+    """Freeze the embeddings and the lowest `n` encoder layers; 0 freezes nothing.
 
-    All that the frozen layers read is frozen with them (position biases that all layers share), and they run in
-    evaluation mode whatever the model's mode is, without dropout: their output for a given input stays what it was.
-    What follows the layers (a final norm, the pooler) and the head go on training. In a PEFT model the adapters of
-    those layers are frozen too.
+    Whatever the frozen layers read is frozen too (position biases that all layers share). Frozen modules always run in
+    evaluation mode, without dropout, so that their output for an input never changes. Modules after the layers (a final
+    norm, the pooler) and the head keep training. In a PEFT model the adapters of frozen layers are frozen, too.
 
     Raises:
         InputError: the encoder has fewer than `n` layers.
@@ -45,7 +44,7 @@ def freeze_lower(model: nn.Module, n: int) -> None:
 
 
 def train_top(model: nn.Module, k: int) -> None:
-    """Freeze the embeddings and all encoder layers but the top `k`, as `freeze_lower` does.
+    """Freeze the embeddings and all but the top `k` encoder layers, see `freeze_lower`.
 
     Raises:
         InputError: the encoder has fewer than `k` layers.
@@ -54,7 +53,7 @@ def train_top(model: nn.Module, k: int) -> None:
 
 
 def _check_depth(field: str, n: int, model: nn.Module) -> int:
-    """Number of layers of the encoder, `n` or more."""
+    """Return the number of encoder layers; refuse one below `n`."""
     depth = len(encoder_layers(model))
     if n > depth:
         raise InputError(f"{field}: {n}, but {config_of(model).model_type} has {depth} layers here; give 0 to {depth}")
@@ -71,22 +70,22 @@ def _freeze_below(model: nn.Module, n: int) -> None:
 
 
 def _above(model: nn.Module, n: int) -> list[nn.Module]:
-    """The encoder's layers from the `n`-th on, and what follows the layers."""
+    """Return the encoder's layers from the n-th on, and the modules after the layers."""
     body, config, layers = encoder(model), config_of(model), encoder_layers(model)[n:]
     family = family_of(config)
-    if family is not None and family.stage_entries is not None:
+    if family.stage_entries is not None:
         entries = submodule(body, family.stage_entries, nn.ModuleList)
-        first_layers = accumulate(depths_of(config, family), initial=0)
-        # An entry goes with the layer behind it; that of the first stage is below all.
+        first_layers = accumulate(depths_of(config), initial=0)
+        # A downsampling module belongs to the layer after it; the first one is part of the embeddings.
         return [*(e for e, at in zip(entries, first_layers, strict=False) if at >= max(n, 1)), *layers]
     children, path = dict(body.named_children()), layer_list(model)[0]
-    list_at = list(children).index(path.split(".")[0])
-    beside = [body.get_submodule(name) for name in family.above] if family else []
-    return [*layers, *beside, *list(children.values())[list_at + 1 :]]
+    index = list(children).index(path.split(".")[0])
+    siblings = [body.get_submodule(name) for name in family.above]
+    return [*layers, *siblings, *list(children.values())[index + 1 :]]
 
 
 def freeze_body(model: nn.Module, fresh: Sequence[str] = ()) -> None:
-    """Freeze everything but the head, see `modules.head_modules`; the encoder runs in evaluation mode from then on."""
+    """Freeze everything but the head, see `modules.head_modules`; the encoder then always runs in evaluation mode."""
     model.requires_grad_(False)
     head = [model.get_submodule(name) for name in head_modules(model, fresh)]
     for module in head:
@@ -94,13 +93,13 @@ def freeze_body(model: nn.Module, fresh: Sequence[str] = ()) -> None:
     _evaluate_all_but(encoder(model), head)
 
 
-def _evaluate_all_but(whole: nn.Module, trained: Sequence[nn.Module]) -> None:
-    """Keep every part of `whole` that holds none of the `trained` modules in evaluation mode."""
+def _evaluate_all_but(parent: nn.Module, trained: Sequence[nn.Module]) -> None:
+    """Keep every descendant of `parent` that contains no `trained` module in evaluation mode."""
     training = {m for module in trained for m in module.modules()}
-    for child in whole.children():
+    for child in parent.children():
         if child in training:
             continue
-        # A list of modules is never called itself.
+        # A `ModuleList` is never called itself.
         if training.isdisjoint(child.modules()) and not isinstance(child, nn.ModuleList):
             child.register_forward_pre_hook(_evaluate)
         else:
@@ -108,31 +107,31 @@ def _evaluate_all_but(whole: nn.Module, trained: Sequence[nn.Module]) -> None:
 
 
 def _evaluate(module: nn.Module, _inputs: object) -> None:
-    # In a hook rather than once: the Trainer puts the whole model into training mode before every step.
+    # A hook, because the Trainer puts the model into training mode before every step.
     if module.training:
         module.eval()
 
 
-def train_only(model: nn.Module, which: Which = "all", pattern: str | None = None, fresh: Sequence[str] = ()) -> None:
-    """Freeze the encoder but for one kind of weights; the head trains whatever the kind is.
+def train_only(
+    model: nn.Module, kind: WeightKind = "all", pattern: str | None = None, fresh: Sequence[str] = ()
+) -> None:
+    """Freeze all encoder weights but those of one kind; the head always trains.
 
-    What was frozen before stays frozen. Layers below all that train run without dropout from then on, as those that
-    `freeze_lower` freezes: their output for a given input never changes.
+    Weights that are frozen already stay frozen. Layers below the lowest trained one are treated as by `freeze_lower`.
 
     Args:
-        which: all; biases (BitFit, https://arxiv.org/abs/2106.10199), those of norms among them; norms, the scale and
-            shift of every normalization (https://arxiv.org/abs/2003.00152); attention, all weights of the attention
-            blocks (https://arxiv.org/abs/2203.09795).
-        pattern: regular expression; the weights train whose name it matches somewhere (`layer\\.(10|11)\\.`). With
-            `which` "all" only.
-        fresh: modules that the checkpoint did not have, see `loading.Loaded`; they count to the head.
+        kind: all; biases (BitFit, arXiv:2106.10199), including those of norms; norms, the scale and shift of every
+            normalization (arXiv:2003.00152); attention, all weights of the attention blocks (arXiv:2203.09795).
+        pattern: regular expression that a weight's name must match somewhere (`layer\\.(10|11)\\.`); only with kind
+            "all".
+        fresh: modules that the checkpoint lacks, see `loading.Loaded`; they train with the head.
 
     Raises:
-        InputError: no weight of the encoder is of this kind, or none of the model has such a name.
+        InputError: no encoder weight is of this kind, or no weight matches the pattern.
     """
-    if which == "all" and pattern is None:
+    if kind == "all" and pattern is None:
         return
-    trained = set(_of_kind(model, which) if pattern is None else _matching(model, pattern))
+    trained = set(_weights_of_kind(model, kind) if pattern is None else _matching_weights(model, pattern))
     head = {id(p) for name in head_modules(model, fresh) for p in model.get_submodule(name).parameters()}
     for name, parameter in model.named_parameters():
         if name not in trained and id(parameter) not in head:
@@ -140,7 +139,7 @@ def train_only(model: nn.Module, which: Which = "all", pattern: str | None = Non
     freeze_lower(model, frozen_layers(model))
 
 
-def _matching(model: nn.Module, pattern: str) -> list[str]:
+def _matching_weights(model: nn.Module, pattern: str) -> list[str]:
     names = [name for name, _ in model.named_parameters()]
     matches = [name for name in names if re.search(pattern, name)]
     if not matches:
@@ -150,53 +149,51 @@ def _matching(model: nn.Module, pattern: str) -> list[str]:
     return matches
 
 
-def _of_kind(model: nn.Module, which: Which) -> list[str]:
+def _weights_of_kind(model: nn.Module, kind: WeightKind) -> list[str]:
     prefix = f"{without_adapter(model).base_model_prefix}."
     names = [
-        f"{name}.{own}"
-        for name, module in model.named_modules()
-        for own, _ in module.named_parameters(recurse=False)
-        if f"{name}.".startswith(prefix) and _is_kind(which, name, module, own)
+        f"{module_name}.{name}"
+        for module_name, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+        if f"{module_name}.".startswith(prefix) and _is_kind(kind, module_name, module, name)
     ]
     if not names:
         family = config_of(model).model_type
-        raise InputError(f"model.trainable: {family} has no {which} in its encoder; give another kind")
+        raise InputError(f"model.trainable: {family} has no {kind} in its encoder; give another kind")
     return names
 
 
-def _is_kind(which: Which, name: str, module: nn.Module, own: str) -> bool:
-    """Whether a parameter, `own` in the module of this name, is of this kind."""
-    if which == "biases":
-        # DeBERTa's first version keeps q_bias and v_bias.
-        return own == "bias" or own.endswith("_bias")
-    if which == "norms":
-        # Families bring norms of their own, which torch's classes do not cover, but all bear the name; ConvNeXt V2's is
-        # called global response normalization.
+def _is_kind(kind: WeightKind, module_name: str, module: nn.Module, name: str) -> bool:
+    if kind == "biases":
+        # DeBERTa's first version has q_bias and v_bias.
+        return name == "bias" or name.endswith("_bias")
+    if kind == "norms":
+        # By name, because families define norm classes of their own; GRN is ConvNeXt V2's global response norm.
         return "Norm" in type(module).__name__ or type(module).__name__.endswith("GRN")
-    return any(part in ("attention", "attn") for part in name.split("."))
+    return any(part in ("attention", "attn") for part in module_name.split("."))
 
 
 def lower_part(model: nn.Module, n: int) -> dict[str, torch.Tensor]:
-    """Weights of the embeddings, of the lowest `n` encoder layers and of all else that these read, by name."""
+    """Return the weights of the embeddings, the lowest `n` encoder layers and all that these read, by name."""
     above = {id(tensor) for module in _above(model, n) for tensor in module.state_dict(keep_vars=True).values()}
     return {k: v.detach() for k, v in encoder(model).state_dict(keep_vars=True).items() if id(v) not in above}
 
 
 def _parameters_above(model: nn.Module) -> list[dict[nn.Parameter, None]]:
-    """For each number of layers, from 0 to all: the parameters of the layers above these and of what follows."""
+    """Return for each n, from 0 to all layers: the parameters of the layers from the n-th on and after the layers."""
     depths = range(len(encoder_layers(model)) + 1)
     return [dict.fromkeys(p for module in _above(model, n) for p in module.parameters()) for n in depths]
 
 
 def parameters_by_layer(model: nn.Module) -> list[list[nn.Parameter]]:
-    """Of each encoder layer, the lowest first: its own, and those of what leads into it from the layer below."""
+    """Return the parameters of each encoder layer, bottom to top, with those of downsampling before it."""
     return [[p for p in here if p not in above] for here, above in pairwise(_parameters_above(model))]
 
 
 def frozen_layers(model: nn.Module) -> int:
-    """Number of the lowest encoder layers that are frozen, with all that they read. 0 when the embeddings train."""
+    """Return how many of the lowest encoder layers are frozen, with all that they read; 0 if the embeddings train."""
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
-        return 0  # What trains stands below all layers.
+        return 0  # The prompt trains, and it is the input of the layers.
     layers = encoder_layers(model)
     after = {parameter for module in _above(model, 0) for parameter in module.parameters()}
     if any(p.requires_grad and p not in after for p in encoder(model).parameters()):
@@ -206,20 +203,21 @@ def frozen_layers(model: nn.Module) -> int:
 
 
 def groups_from_the_top(model: nn.Module, fresh: Sequence[str] = ()) -> list[list[nn.Parameter]]:
-    """The parameters that train, from the top down: the head with what follows the layers, each layer, the embeddings.
+    """Return the trainable parameters in groups, top down: head and modules after the layers; each layer; embeddings.
 
-    What several layers share (position biases) goes with the embeddings. Groups of which nothing trains are left out.
+    Parameters that layers share (position biases) are in the last group. Groups without trainable parameters are left
+    out.
 
     Args:
-        fresh: modules that the checkpoint did not have; they go with the head.
+        fresh: modules that the checkpoint lacks; they are in the first group.
     """
-    in_body = set(encoder(model).parameters())
-    on_top = [p for p in model.parameters() if p not in in_body]
-    on_top += [p for name in fresh for p in model.get_submodule(name).parameters()]
-    top, *below = reversed(_parameters_above(model))
+    in_encoder = set(encoder(model).parameters())
+    head = [p for p in model.parameters() if p not in in_encoder]
+    head += [p for name in fresh for p in model.get_submodule(name).parameters()]
+    after_layers, *from_layer = reversed(_parameters_above(model))
     groups: list[list[nn.Parameter]] = []
     seen: set[nn.Parameter] = set()
-    for candidates in ([*on_top, *top], *below, model.parameters()):
+    for candidates in ([*head, *after_layers], *from_layer, model.parameters()):
         new = [p for p in dict.fromkeys(candidates) if p not in seen]
         seen |= set(new)
         groups.append([p for p in new if p.requires_grad])
@@ -227,7 +225,7 @@ def groups_from_the_top(model: nn.Module, fresh: Sequence[str] = ()) -> list[lis
 
 
 class _FixedStatistics(nn.Module):
-    """BatchNorm that normalizes with its running statistics whatever the mode, and never updates them."""
+    """BatchNorm that always normalizes with its running statistics and never updates them."""
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
@@ -253,21 +251,21 @@ FIXED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def freeze_batch_norm(model: nn.Module, besides: Sequence[nn.Module] = ()) -> int:
-    """Fix the running statistics of every BatchNorm layer; its scale and shift go on training.
+    """Fix the running statistics of every BatchNorm layer; its scale and shift keep training.
 
-    With statistics of the batch, a gradient depends on how the batch was split over processes and accumulation steps,
-    and a small batch spoils what pretraining measured. The layers stay in evaluation mode after `model.train()`. Only
-    their class changes, so parameter names, `save_pretrained`, `copy.deepcopy` and DistributedDataParallel are not
-    concerned.
+    With batch statistics, gradients depend on how a batch is split over processes and accumulation steps, and small
+    batches spoil the statistics from pretraining. The layers stay in evaluation mode after `model.train()`. Only their
+    class changes, so that parameter names, `save_pretrained`, `copy.deepcopy` and DistributedDataParallel work as
+    before.
 
     Args:
-        besides: modules in which they go on measuring: those of random weights, whose statistics are still unknown.
+        besides: modules whose statistics stay free, because their weights are random.
 
     Returns:
-        Number of layers that were changed.
+        Number of layers that were fixed.
     """
-    measuring = {m for part in besides for m in part.modules()}
-    layers = [m for m in model.modules() if type(m) in FIXED and m not in measuring]
+    free = {m for module in besides for m in module.modules()}
+    layers = [m for m in model.modules() if type(m) in FIXED and m not in free]
     for layer in layers:
         layer.__class__ = FIXED[type(layer)]
         layer.eval()
@@ -275,13 +273,13 @@ def freeze_batch_norm(model: nn.Module, besides: Sequence[nn.Module] = ()) -> in
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:
-    """Every BatchNorm layer, its statistics fixed or not."""
+    """Return every BatchNorm layer, fixed or not."""
     return [module for module in model.modules() if isinstance(module, tuple(FIXED))]
 
 
 @contextmanager
 def as_in_training(model: nn.Module) -> Iterator[None]:
-    """Training mode inside, the former mode after. BatchNorm alone is as in evaluation: its statistics stay."""
+    """Put a model into training mode, with BatchNorm in evaluation mode; restore the mode afterwards."""
     was_training = model.training
     model.train()
     for layer in batch_norms(model):
@@ -293,6 +291,6 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
 
 
 def trainable_parameters(model: nn.Module) -> tuple[int, int]:
-    """Numbers of parameters that train, and of all."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
+    """Return the number of trainable parameters, and of all parameters."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)

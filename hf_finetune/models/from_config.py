@@ -1,6 +1,6 @@
-"""A network of random weights, with a checkpoint's family and tokenizer, and its config but for some fields.
+"""Change fields of a checkpoint's config, for a randomly initialized network of another size.
 
-So a student can be as small as it has to be, where no smaller checkpoint is at hand.
+This makes students of any size, if no smaller checkpoint exists.
 """
 
 from __future__ import annotations
@@ -18,100 +18,98 @@ from transformers.activations import ACT2FN
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import family_of, stage_widths
-from hf_finetune.models.safety import one_line
 from hf_finetune.utils.config import validated
-from hf_finetune.utils.messages import did_you_mean
+from hf_finetune.utils.messages import did_you_mean, one_line
 
 FIELD = "model.from_config"
-# Of a family's own fields, those that follow from something else, or with which it is no classifier.
-NOT_FREE = {
+# Fields of a family that must not change, and why.
+FIXED_FIELDS = {
     "vocab_size": "it is that of the checkpoint's tokenizer",
     "num_channels": "images come in three colors",
     "is_decoder": "an encoder is trained here",
     "add_cross_attention": "an encoder is trained here",
 }
-# What a config derives from its other fields, unless a file has it: then for the checkpoint's sizes.
+# Fields that a config derives from others, but only if config.json does not contain them.
 DERIVED = ("layer_types", "stage_names", "out_features", "out_indices", "pooler_output_size", "pooler_hidden_size")
-# One number for each stage of a network, and how many stages there are.
+# Fields with one number per stage, and fields with the number of stages.
 BY_STAGE = ("hidden_sizes", "num_heads", "patch_sizes", "strides", "padding")
 STAGES = ("num_stages", "num_encoder_blocks")
 
 
 def resized(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrainedConfig:
-    """The checkpoint's config with some of its fields set otherwise.
+    """Return a copy of a checkpoint's config with some fields changed.
 
     Args:
-        changes: the family's own fields, by the names that its config class has for them: not those that every config
-            has, nor what follows from the tokenizer or the data.
+        changes: values by field. Only fields of the family's own config class can be changed, and not those that follow
+            from the tokenizer or the data.
 
     Raises:
-        InputError: naming the field: there is no such one, its value is of another type or out of range, or does not go
-            with another field's.
+        InputError: a field does not exist, or its value has the wrong type, is out of range, or conflicts with another
+            field.
     """
     if config.to_dict().get("auto_map"):
         _refuse("", "expected a family of transformers itself, got a checkpoint with code of its own")
     new_fields = {}
     for name, value in changes.items():
-        own = config.attribute_map.get(name, name)
-        new_fields[own] = _checked(config, name, own, value)
+        field = config.attribute_map.get(name, name)
+        new_fields[field] = _checked(config, name, field, value)
     plain = {n: v for n, v in config.to_dict().items() if n not in DERIVED} | new_fields
     try:
         new = type(config).from_dict(plain)
     except (StrictDataclassError, ValueError, TypeError, KeyError, IndexError) as error:
-        _refuse("", one_line(error))
+        _refuse("", one_line(error, most=300))
     _check_together(new)
     return new
 
 
 def check_buildable(config: PreTrainedConfig) -> None:
-    """Build the encoder that a config describes, without memory behind it.
+    """Build the encoder of a config on the meta device.
 
-    Nothing is sent through: BEiT keeps an index from its first forward pass for all networks of the process, and would
-    keep one without memory.
+    Without a forward pass: BEiT caches an index from its first one for all networks of the process.
 
     Raises:
-        InputError: with the library's message.
+        InputError: the library cannot build it; with its message.
     """
     try:
         with torch.device("meta"):
             AutoModel.from_config(config)
     except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError) as error:
-        _refuse("", f"no {config.model_type} can be built so: {one_line(error)}")
+        _refuse("", f"no {config.model_type} can be built so: {one_line(error, most=300)}")
 
 
 def _refuse(name: str, what: str) -> NoReturn:
     raise InputError(f"{FIELD}{'.' if name else ''}{name}: {what}")
 
 
-def _checked(config: PreTrainedConfig, name: str, own: str, value: Any) -> Any:
-    """The value of one field, by itself; `own` is its name in the config class."""
+def _checked(config: PreTrainedConfig, name: str, field: str, value: Any) -> Any:
+    """Return the value of one field, checked by itself; `field` is its name in the config class."""
     general = {f.name for f in fields(PreTrainedConfig)}
     known = [f.name for f in fields(config) if f.name not in general and not f.name.startswith("_")]
     free = [*known, *config.attribute_map]
-    free = [n for n in free if n not in NOT_FREE and not n.endswith("_token_id")]
-    if own in NOT_FREE or (own in known and own.endswith("_token_id")):
-        _refuse(name, f"expected no such field: {NOT_FREE.get(own, NOT_FREE['vocab_size'])}; leave it out")
-    if own not in known:
+    free = [n for n in free if n not in FIXED_FIELDS and not n.endswith("_token_id")]
+    if field in FIXED_FIELDS or (field in known and field.endswith("_token_id")):
+        _refuse(name, f"expected no such field: {FIXED_FIELDS.get(field, FIXED_FIELDS['vocab_size'])}; leave it out")
+    if field not in known:
         hint = did_you_mean(name, free) or f"; known: {', '.join(sorted(free))}"
         _refuse(name, f"the config of {config.model_type} has no such field{hint}")
-    value = validated(value, typing.get_type_hints(type(config), localns={"torch": torch})[own], f"{FIELD}.{name}")
-    if own == "image_size" and not isinstance(value, int):
+    value = validated(value, typing.get_type_hints(type(config), localns={"torch": torch})[field], f"{FIELD}.{name}")
+    if field == "image_size" and not isinstance(value, int):
         _refuse(name, f"expected one number, the side of a square image in pixels, got {value}")
-    if own.endswith(("_act", "activation")) and isinstance(value, str) and value not in ACT2FN:
+    if field.endswith(("_act", "activation")) and isinstance(value, str) and value not in ACT2FN:
         hint = did_you_mean(value, ACT2FN) or f"; known: {', '.join(ACT2FN)}"
         _refuse(name, f"{value!r} is none of transformers' activations{hint}")
-    _check_range(name, value, _numbers(config.to_dict().get(own)))
+    _check_range(name, value, _numbers(config.to_dict().get(field)))
     return value
 
 
 def _numbers(value: Any) -> list[int | float]:
-    """The numbers in a field that holds one or several."""
-    several = value if isinstance(value, list | tuple) else [value]
-    return [n for n in several if isinstance(n, int | float) and not isinstance(n, bool)]
+    """Return the numbers in a field with one value or a list."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [n for n in values if isinstance(n, int | float) and not isinstance(n, bool)]
 
 
 def _check_range(name: str, value: Any, before: Sequence[int | float]) -> None:
-    """Sizes stay sizes: a whole number that is 1 or more in the checkpoint is so here."""
+    """Refuse numbers below 1 or 0 where the checkpoint has none, and dropout rates that are no fraction."""
     for number in _numbers(value):
         if not math.isfinite(number):
             _refuse(name, f"expected a finite number, got {value}")
@@ -124,9 +122,9 @@ def _check_range(name: str, value: Any, before: Sequence[int | float]) -> None:
 
 
 def _check_together(config: PreTrainedConfig) -> None:
-    """Fields that must fit one another, each of which may be as the checkpoint has it."""
+    """Refuse fields that conflict; some of them may be those of the checkpoint."""
     plain = config.to_dict()
-    plain |= {name: plain.get(own) for name, own in config.attribute_map.items()}
+    plain |= {name: plain.get(field) for name, field in config.attribute_map.items()}
     if "depths" in plain:
         stages = len(plain["depths"])
         for name in BY_STAGE:
@@ -137,9 +135,9 @@ def _check_together(config: PreTrainedConfig) -> None:
                 _refuse(name, f"expected {stages}, as many as depths has numbers, got {plain[name]}")
     width, heads = plain.get("hidden_size"), plain.get("num_attention_heads")
     family = family_of(config)
-    if family is not None and family.staged and family.attention is not None:
-        for width_here, heads_here in zip(stage_widths(config), plain["num_heads"], strict=True):
-            _check_heads("embed_dim", width_here, heads_here)
+    if family.staged and family.attention is not None:
+        for stage_width, stage_heads in zip(stage_widths(config), plain["num_heads"], strict=True):
+            _check_heads("embed_dim", stage_width, stage_heads)
     elif isinstance(width, int) and isinstance(heads, int):
         _check_heads("hidden_size", width, heads)
     side, patch = plain.get("image_size"), plain.get("patch_size")

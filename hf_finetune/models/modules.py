@@ -1,6 +1,6 @@
-"""Where a classifier's parts are: its encoder, the encoder's layers, the head, and the layers that give the logits.
+"""The parts of a classifier: its encoder, the encoder's layers, its head, and the layers that output the logits.
 
-All of it works through a PEFT model as well.
+Every function works on a PEFT model, too.
 
 Legend: B rows, C classes, D features.
 """
@@ -23,58 +23,57 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def without_adapter(model: nn.Module) -> PreTrainedModel:
-    """The classifier itself, which a PEFT model wraps."""
+    """Return the classifier itself, without the PEFT model around it."""
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def config_of(model: nn.Module) -> PreTrainedConfig:
-    """The config of a classifier, or of its encoder."""
+    """Return the config of a classifier or of its encoder."""
     return without_adapter(model).config
 
 
 def encoder(model: nn.Module) -> PreTrainedModel:
-    """The pretrained part of a classifier (`model.bert`, `model.vit`).
+    """Return the pretrained part of a classifier (`model.bert`, `model.vit`).
 
     Raises:
-        InputError: a class of foreign code that does not tell its encoder from its head.
+        InputError: a class of remote code without `base_model_prefix`.
     """
-    # ModernBERT's prefix, `model`, is also what a PEFT model calls the whole classifier.
-    whole = without_adapter(model)
-    if not whole.base_model_prefix:
-        raise InputError(f"{type(whole).__name__} names no encoder (base_model_prefix); use a stock family")
-    return getattr(whole, whole.base_model_prefix)
+    # Not on the PEFT model: it calls the classifier `model`, which is also ModernBERT's prefix.
+    classifier = without_adapter(model)
+    if not classifier.base_model_prefix:
+        raise InputError(f"{type(classifier).__name__} names no encoder (base_model_prefix); use a stock family")
+    return getattr(classifier, classifier.base_model_prefix)
 
 
 def submodule(model: nn.Module, name: str, kind: type[M]) -> M:
-    """A module by its full name, of this class."""
+    """Return a module by its full name, typed as `kind`."""
     module = model.get_submodule(name)
     assert isinstance(module, kind), f"{name} is a {type(module).__name__}"
     return module
 
 
 def encoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The encoder's layers, bottom to top: the children of its outermost list of modules.
+    """Return the encoder's layers, bottom to top: the children of its outermost `ModuleList`.
 
-    Transformer blocks for the flat families. For Swin, ConvNeXt and ResNet these are the stages, because the blocks of
-    a stage share its downsampling. ALBERT has one layer, which it applies many times. PoolFormer's are the blocks of
-    all its stages.
+    Flat families: their transformer blocks. Swin, ConvNeXt and ResNet: their stages, since the blocks of a stage share
+    its downsampling. PoolFormer: the blocks of all stages. ALBERT: its one layer, which it applies many times.
 
     Raises:
-        InputError: the encoder has no list of layers.
+        InputError: see `layer_list`.
     """
     family = family_of(config_of(model))
-    if family is not None and family.stage_entries is not None:
-        # The outermost list is that of the entries.
+    if family.stage_entries is not None:
+        # Its outermost list holds the downsampling modules.
         stages = submodule(encoder(model), family.layers.removesuffix(".{}.{}"), nn.ModuleList)
         return [layer for stage in stages for layer in stage.children()]
     return list(layer_list(model)[1])
 
 
 def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The encoder's outermost list of modules, and its name inside the encoder.
+    """Return the name, relative to the encoder, of its outermost `ModuleList`, and the list.
 
     Raises:
-        InputError: the encoder has none.
+        InputError: the encoder has no such list.
     """
     for name, module in encoder(model).named_modules():
         if isinstance(module, nn.ModuleList):
@@ -83,17 +82,16 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def query_key_value(module: nn.Module) -> tuple[str, str, str] | None:
-    """Names of the query, key and value layers right inside a module; None where there are none."""
+    """Return the names of a module's query, key and value layers, or None if it has none among its children."""
     children = dict(module.named_children())
     return next((names for names in QUERY_KEY_VALUE if all(name in children for name in names)), None)
 
 
 def classification_layer(model: nn.Module) -> nn.Linear:
-    """The linear layer whose output is the logits (B, C): the last one outside the encoder with C outputs.
+    """Return the linear layer that outputs the logits (B, C): the last one outside the encoder with C outputs.
 
-    `classifier` of BERT, DistilBERT, DeBERTa, ALBERT, ModernBERT, ViT, DeiT, DINOv2, Swin, BEiT and ConvNeXt,
-    `classifier.out_proj` of RoBERTa, ELECTRA and MPNet, `classifier[-1]` of ResNet; in a PEFT model the copy that
-    trains.
+    This is `classifier` (BERT, DistilBERT, DeBERTa, ALBERT, ModernBERT, ViT, DeiT, DINOv2, Swin, BEiT, ConvNeXt),
+    `classifier.out_proj` (RoBERTa, ELECTRA, MPNet) or `classifier[-1]` (ResNet); in a PEFT model its trainable copy.
 
     Raises:
         ValueError: the model has no such layer.
@@ -106,10 +104,10 @@ def classification_layer(model: nn.Module) -> nn.Linear:
 
 
 def classification_layers(model: nn.Module) -> list[nn.Linear]:
-    """The linear layers that the logits are made of: one, or the two of a distilled DeiT.
+    """Return the linear layers that output the logits: one, or the two of a distilled DeiT.
 
-    That one predicts the mean of two heads: of the class token, which learned the labels, then of the distillation
-    token, which learned the teacher (arXiv:2012.12877, section 4).
+    A distilled DeiT predicts the mean of two heads: that of the class token, which learns the labels, and that of the
+    distillation token, which learns from the teacher (arXiv:2012.12877, section 4).
     """
     if isinstance(model, DeiTForImageClassificationWithTeacher):
         return [submodule(model, name, nn.Linear) for name in ("cls_classifier", "distillation_classifier")]
@@ -117,21 +115,21 @@ def classification_layers(model: nn.Module) -> list[nn.Linear]:
 
 
 def head_logits(outputs: ModelOutput) -> torch.Tensor:
-    """The logits (B, C) of a forward pass; of a DeiT with two heads (B, 2, C), in `classification_layers`' order."""
+    """Return the logits (B, C) of a forward pass; of a distilled DeiT (B, 2, C), as `classification_layers`."""
     if "distillation_logits" in outputs:
         return torch.stack([outputs["cls_logits"], outputs["distillation_logits"]], 1)
     return outputs["logits"]
 
 
 def head_modules(model: nn.Module, fresh: Sequence[str] = ()) -> list[str]:
-    """Names of the modules that `--method head` trains: all that sit on the encoder, and what is new within it.
+    """Return the names of the modules that `--method head` trains: all outside the encoder, and new ones in it.
 
     Args:
-        fresh: modules that the checkpoint did not have, see `loading.Loaded`: BERT's pooler after masked-language
-            pretraining, for example.
+        fresh: modules that the checkpoint lacks, see `loading.Loaded`, such as BERT's pooler after masked-language
+            pretraining.
 
     Returns:
-        Module names in the model's order, none inside another, only such that have parameters.
+        Names of modules with parameters, in the model's order, none inside another.
     """
     outside = {n for n, _ in model.named_children() if n != without_adapter(model).base_model_prefix}
     head = outside | {n for n in fresh if n.split(".")[0] not in outside}
@@ -141,14 +139,14 @@ def head_modules(model: nn.Module, fresh: Sequence[str] = ()) -> list[str]:
 
 @torch.no_grad()
 def set_layer(layer: nn.Linear, weight_CD: torch.Tensor, bias_C: torch.Tensor) -> None:
-    """Write the weights of a linear layer, keeping its dtype and device.
+    """Set the weights of a linear layer, in its own dtype and on its device.
 
     Args:
-        weight_CD: shape (C, D), D features of the layer's input.
+        weight_CD: shape (C, D).
         bias_C: shape (C,).
 
     Raises:
-        ValueError: the shapes are not the layer's, or it has no bias.
+        ValueError: the shapes differ from the layer's, or it has no bias.
     """
     if layer.bias is None or layer.weight.shape != weight_CD.shape or layer.bias.shape != bias_C.shape:
         shapes = f"weight {tuple(weight_CD.shape)}, bias {tuple(bias_C.shape)}"
@@ -159,10 +157,10 @@ def set_layer(layer: nn.Linear, weight_CD: torch.Tensor, bias_C: torch.Tensor) -
 
 @torch.no_grad()
 def reorder(layers: Sequence[nn.Linear], order: Sequence[int]) -> None:
-    """Give linear layers the rows of their weights and biases in another order.
+    """Permute the rows of the weights and biases of linear layers.
 
     Args:
-        order: for each class the row, shape (C,), that is its now.
+        order: the current row of each class, length C.
     """
     for layer in layers:
         for parameter in layer.parameters():

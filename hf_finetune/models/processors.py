@@ -1,4 +1,4 @@
-"""From a checkpoint to its tokenizer or image processor, each checked to fit the model."""
+"""Load the tokenizer or image processor of a checkpoint, and check that it fits the model."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import load_config, quiet
-from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint, one_line
+from hf_finetune.models.checkpoint_config import load_config
+from hf_finetune.models.contexts import quiet
+from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
+from hf_finetune.utils.messages import one_line
 
 log = logging.getLogger("hf_finetune")
 
-# Emoji and foreign scripts are often unknown to a vocabulary that serves the rest of the text well, so a share of
-# unknown tokens is refused only where hardly anything else is left.
+# Shares of unknown tokens. A good vocabulary may lack emoji and foreign scripts, so only texts with hardly any known
+# token are refused.
 UNKNOWN_WARNS, UNKNOWN_REFUSED = 0.2, 0.9
-# Sizes of an image processor that one number can replace.
+# Keys of an image processor's size that one number can replace.
 SIDES = ("height", "width", "shortest_edge")
 
 
@@ -45,22 +47,22 @@ def load_tokenizer(
     positions: int | None = None,
     sample: Sequence[str],
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a checkpoint and make sure that it fits the model and the texts.
+    """Load the tokenizer of a checkpoint, and check that it fits the model and the texts.
 
-    transformers builds a tokenizer of five special tokens, without a word, where the tokenizer's files are missing:
-    every word is then unknown. Such a tokenizer is refused. Chat templates are dropped: a classifier has no use for
-    them, and saving one writes to a path that the checkpoint chose (CVE-2026-9856).
+    If the tokenizer's files are missing, transformers silently builds a tokenizer with five special tokens, for which
+    every word is unknown; it is refused. Chat templates are removed: a classifier does not use them, and saving one
+    writes to a path that the checkpoint chooses (CVE-2026-9856).
 
     Args:
-        max_length: longest text in tokens, special tokens included; stored with the tokenizer as `model_max_length`.
-        from_config: fields of the checkpoint's config to set otherwise, see `from_config.resized`.
-        positions: tokens that the model will have positions for. None: its config's number.
-        sample: texts of the data, a few hundred at most, to see whether the vocabulary knows them.
+        max_length: tokens of the longest text, special tokens included; saved as the tokenizer's `model_max_length`.
+        from_config: changed fields of the config, see `from_config.resized`.
+        positions: number of tokens that the model will have positions for. None: that of the config.
+        sample: up to a few hundred texts of the data, to check that the vocabulary covers them.
 
     Raises:
-        InputError: as `inspect_checkpoint`; the tokenizer's files are missing or broken, or need sentencepiece; its
-            vocabulary is not the model's; 90% of the sample's tokens are unknown to it; `max_length` is more than the
-            model has positions for.
+        InputError: see `inspect_checkpoint`; or the tokenizer's files are missing or broken, or need sentencepiece; its
+            vocabulary differs from the model's; 90% of the sample's tokens are unknown; or the model has fewer
+            positions than `max_length`.
     """
     local = inspect_checkpoint(
         checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=from_config is None
@@ -81,11 +83,11 @@ def _read_tokenizer(checkpoint: str, folder: Path, trust_remote_code: bool) -> P
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    # tokenizers raises plain Exception for a file that it cannot parse.
+    # tokenizers raises a plain Exception for a file that it cannot parse.
     except Exception as error:
-        remedy = one_line(error)
+        remedy = one_line(error, most=300)
         if not serialized and any(chain(folder.glob("*.model"), folder.glob("*.spm"))):
-            # transformers asks for tiktoken here, whichever of the two packages is missing.
+            # transformers' message asks for tiktoken, which is of no use here.
             remedy = "it needs sentencepiece and protobuf; pip install sentencepiece protobuf"
         raise InputError(f"{checkpoint}: its tokenizer cannot be loaded: {remedy}") from error
     if tokenizer.pad_token is None:
@@ -95,7 +97,7 @@ def _read_tokenizer(checkpoint: str, folder: Path, trust_remote_code: bool) -> P
 
 def _check_length(local: LocalCheckpoint, config: PreTrainedConfig, max_length: int, positions: int | None) -> None:
     if local.config.get("auto_map"):
-        # A model in foreign code need not be buildable without memory; it refuses itself what is too long.
+        # Remote code may not build on the meta device; the model itself fails on texts that are too long.
         return
     limit = position_limit(config) if positions is None else positions
     if limit is not None and max_length > limit:
@@ -107,17 +109,17 @@ def _check_length(local: LocalCheckpoint, config: PreTrainedConfig, max_length: 
 
 
 def position_limit(config: PreTrainedConfig) -> int | None:
-    """Longest input in tokens that the model has learned positions for; None where positions are relative or rotary.
+    """Return the number of tokens with learned positions, None if positions are relative or rotary.
 
-    RoBERTa, MPNet and their kin count positions from behind the padding index, so 514 positions are 512 tokens. The
-    table itself tells, in a model without memory behind it.
+    Read from the position table of a model on the meta device: RoBERTa, MPNet and others start to count after the
+    padding index, so that 514 positions are 512 tokens.
     """
     with torch.device("meta"), quiet():
         return positions_of(AutoModel.from_config(config))
 
 
 def positions_of(model: nn.Module) -> int | None:
-    """As `position_limit`, of a model that is there."""
+    """Return the number of tokens with learned positions of a model, see `position_limit`."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
@@ -155,15 +157,15 @@ def load_image_processor(
 ) -> BaseImageProcessor:
     """Load the image processor of a checkpoint.
 
-    Without a preprocessor_config.json the images are resized to the config's image size and normalized with ImageNet's
-    mean and deviation, with a warning.
+    Without a preprocessor_config.json, images are resized to the config's image size and normalized with ImageNet's
+    mean and standard deviation, with a warning.
 
     Args:
-        image_size: side in pixels of the images that it is to make. None: its file's.
+        image_size: side of the processed images in pixels. None: that of the checkpoint.
         need_weights: see `inspect_checkpoint`.
 
     Raises:
-        InputError: as `inspect_checkpoint`; torchvision or pillow is not installed; the processor's file is broken.
+        InputError: see `inspect_checkpoint`; or torchvision or pillow is missing, or the processor's file is broken.
     """
     if find_spec("torchvision") is None or find_spec("PIL") is None:
         raise InputError("images need torchvision and pillow; pip install 'hf_finetune[vision]'")
@@ -177,7 +179,9 @@ def load_image_processor(
             _check_sides(processor)
             return processor if image_size is None else _resized_processor(processor, image_size)
         except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError) as error:
-            raise InputError(f"{checkpoint}: its image processor cannot be loaded: {one_line(error)}") from error
+            raise InputError(
+                f"{checkpoint}: its image processor cannot be loaded: {one_line(error, most=300)}"
+            ) from error
     size = image_size or local.config.get("image_size", 224)
     height, width = size if isinstance(size, list) else (size, size)
     default = f"images are resized to {height}x{width} and normalized as ImageNet's"
@@ -188,7 +192,7 @@ def load_image_processor(
 
 
 def _check_sides(processor: BaseImageProcessor) -> None:
-    """Raises: ValueError: a side that is no number, which transformers fails on with the first image only."""
+    """Raise a ValueError for a side that is no number, on which transformers fails at the first image only."""
     settings = processor.to_dict()
     for name in ("size", "crop_size"):
         sides = settings.get(name)
@@ -198,18 +202,15 @@ def _check_sides(processor: BaseImageProcessor) -> None:
 
 
 def _resized_processor(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
-    """A processor that makes square images of this size where `processor` made them of its own size.
-
-    One that cuts the middle out of a larger image goes on to leave out the same share of it.
-    """
+    """Return a processor for square images of this size; a center crop keeps its share of the image."""
     settings = processor.to_dict()
-    whole = {n: v for n, v in settings["size"].items() if n in SIDES}
-    if not whole:
+    sides = {n: v for n, v in settings["size"].items() if n in SIDES}
+    if not sides:
         raise ValueError(f"{type(processor).__name__} has no size of the kinds {', '.join(SIDES)}")
-    settings["size"] = dict.fromkeys(whole, image_size)
+    settings["size"] = dict.fromkeys(sides, image_size)
     if settings.get("do_center_crop"):
         crop = settings["crop_size"]
         scale = image_size / min(v for n, v in crop.items() if n in SIDES)
         settings["crop_size"] = dict.fromkeys(crop, image_size)
-        settings["size"] = {n: round(v * scale) for n, v in whole.items()}
+        settings["size"] = {n: round(v * scale) for n, v in sides.items()}
     return type(processor).from_dict(settings)

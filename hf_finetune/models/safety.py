@@ -1,7 +1,7 @@
-"""What a checkpoint may not do, checked on its files before any library opens it.
+"""Fetch a checkpoint and check that its files are safe to load, before any library opens them.
 
-A checkpoint is data. Whatever would make loading it run code, fetch other code, or read files outside its folder is
-refused here by name, whether or not the installed transformers would already refuse it.
+A checkpoint is data. Anything that would run code, fetch code, or read files outside its folder is refused, whether or
+not the installed transformers would refuse it.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ from hf_finetune.utils.messages import did_you_mean
 
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
-# Root files only, by name: never optimizer states, training arguments or other pickles, never chat templates.
+# Files to fetch, from the root only: no optimizer states, training arguments or other pickles, no chat templates.
 PLAIN_FILES = ["*.json", "*.txt", "*.model", "*.spm"]
 SAFETENSORS_FILES = [SAFETENSORS, "model-*.safetensors"]
 BIN_FILES = [BIN, "pytorch_model-*.bin"]
 
 CONFIG_FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
-# Python that comes with the checkpoint: classes, and pipelines of its own.
+# Classes and pipelines in Python code of the checkpoint.
 CODE_KEYS = ("auto_map", "custom_pipelines")
-# Kernels are compiled or Python code from another Hub repository (CVE-2026-4372).
+# Compiled or Python code from another Hub repository (CVE-2026-4372).
 KERNEL_KEYS = ("use_kernels", "kernel_config")
 ATTENTION_KEY = re.compile(r"(attn|experts)_implementation")
-PLAIN_ATTENTION = {"eager", "sdpa"}
-# Keys that make transformers read other files than those inspected here.
+SAFE_ATTENTION = {"eager", "sdpa"}
+# Keys that make transformers read files that are not checked here.
 REDIRECTING_KEYS = ("configuration_files", "transformers_weights")
 
 
 @dataclass(frozen=True)
 class LocalCheckpoint:
-    """A checkpoint on this machine whose files passed `inspect_checkpoint`."""
+    """A checkpoint on this machine that `inspect_checkpoint` has checked."""
 
     name: str
-    """Hub id or folder, as the user wrote it; of a run's folder its model/ or encoder/."""
+    """Hub id or folder as the user wrote it; for a run's folder its model/ or encoder/."""
     folder: Path
-    """With its files."""
+    """Local folder with its files."""
     commit: str | None
-    """Commit on the Hub; None for a folder."""
+    """Commit on the Hub; None if it is a folder."""
     config: dict[str, Any]
-    """config.json."""
+    """Contents of config.json."""
     weights: tuple[Path, ...]
-    """Files that hold the weights: safetensors, or `.bin` when there are none; (): they were not needed."""
+    """Files with the weights: safetensors, or `.bin` if there are none; empty if they are not needed."""
     notes: tuple[str, ...]
-    """For the user."""
+    """Notes for the user."""
 
 
 def inspect_checkpoint(
@@ -75,22 +75,22 @@ def inspect_checkpoint(
     trust_remote_code: bool = False,
     need_weights: bool = True,
 ) -> LocalCheckpoint:
-    """Find a checkpoint, fetch what is needed of it, and refuse it unless its files are plain, whole data.
+    """Find a checkpoint, fetch the files that are needed, and check that they are safe and complete.
 
-    Weights in pickle format are read here once through `torch.load(weights_only=True)`, whatever transformers does.
+    Pickled weights are read once with `torch.load(weights_only=True)`, whatever transformers does later.
 
     Args:
-        checkpoint: a folder (of a model, or of a run, whose model/ or encoder/ is meant), else a Hub id. Of a Hub
-            repository only root files are fetched: json, txt, sentencepiece models and safetensors; `.bin` only when
-            there are no safetensors; `.py` only with `trust_remote_code`.
+        checkpoint: folder of a model, or of a run, whose model/ or encoder/ is used; or a Hub id. Only root files of a
+            Hub repository are fetched: json, txt, sentencepiece models and safetensors; `.bin` only if there are no
+            safetensors; `.py` only with `trust_remote_code`.
         revision: branch, tag or commit on the Hub.
-        trust_remote_code: let the checkpoint bring Python code and name kernels.
-        need_weights: False: for its config, tokenizer or processor alone; weights are not fetched or looked at.
+        trust_remote_code: allow Python code and kernels.
+        need_weights: False: only config, tokenizer or processor are needed; weights are neither fetched nor checked.
 
     Raises:
-        InputError: the checkpoint is not there, access is denied or the Hub is out of reach; config.json is missing,
-            broken or of an unknown `model_type`; code, a hub kernel, a redirection, a quantized model or a PEFT adapter
-            stands where plain weights should; a weight index leaves the folder; a weight file is missing or damaged.
+        InputError: the checkpoint does not exist or cannot be accessed; config.json is missing, broken or of an unknown
+            `model_type`; it has code, Hub kernels, redirections, quantized weights or only a PEFT adapter; a weight
+            index points outside the folder; or a weight file is missing or damaged.
     """
     name, folder, commit = _locate(str(checkpoint), revision, trust_remote_code, need_weights)
     configs = {file: _read_json(name, folder / file) for file in CONFIG_FILES if (folder / file).is_file()}
@@ -113,12 +113,12 @@ def inspect_checkpoint(
 def _locate(
     name: str, revision: str | None, trust_remote_code: bool, need_weights: bool
 ) -> tuple[str, Path, str | None]:
-    """Name, folder and commit of a whole model."""
+    """Return name, folder and commit of a complete model."""
     folder, commit = _resolve(name, revision, trust_remote_code, need_weights)
     artifacts = artifacts_in(folder)
-    whole = artifacts.get("model") or artifacts.get("encoder")
-    if not (folder / "config.json").is_file() and whole is not None:
-        folder = whole
+    in_run = artifacts.get("model") or artifacts.get("encoder")
+    if not (folder / "config.json").is_file() and in_run is not None:
+        folder = in_run
         name = str(folder) if commit is None else name
     if list(artifacts) == ["adapter"]:
         remedy = "start from the checkpoint that it adapts, or from a run with model/ or encoder/"
@@ -133,7 +133,7 @@ def _locate(
 def _resolve(
     name: str, revision: str | None, trust_remote_code: bool, need_weights: bool = True
 ) -> tuple[Path, str | None]:
-    """Folder and commit of a checkpoint, fetched where it is on the Hub."""
+    """Return folder and commit of a checkpoint, fetched from the Hub if necessary."""
     if not name:
         raise InputError("model.checkpoint: no such folder ''; expected a checkpoint folder or a Hub id")
     path = Path(name).expanduser()
@@ -148,18 +148,18 @@ def _resolve(
     if need_weights and not any((folder / file).exists() for file in (SAFETENSORS, f"{SAFETENSORS}.index.json")):
         folder = _download(name, revision, patterns + BIN_FILES)
     if not (folder / "config.json").is_file():
-        # A run that no stock class could hold.
+        # The repository of a run without model/.
         parts = [f"{part}/{pattern}" for part in ("encoder", "adapter") for pattern in patterns]
         parts += [HEAD_FILE, f"adapter/{ADAPTER_FILE}"]
         folder = _download(name, revision, parts, too_deep="*/*/*")
     return folder, folder.name
 
 
-def adapter_alone(checkpoint: str | Path, *, revision: str | None = None) -> Path | None:
-    """The adapter's folder in a run that no stock class could hold with it; None for everything else.
+def unmerged_adapter(checkpoint: str | Path, *, revision: str | None = None) -> Path | None:
+    """Return the adapter's folder in a run whose adapter cannot be merged, None for any other checkpoint.
 
     Raises:
-        InputError: the checkpoint is not there; the adapter's weights are missing or damaged.
+        InputError: the checkpoint does not exist, or the adapter's weights are missing or damaged.
     """
     artifacts = artifacts_in(_resolve(str(checkpoint), revision, False)[0])
     if list(artifacts) != ["adapter"]:
@@ -182,7 +182,7 @@ def _download(repo: str, revision: str | None, patterns: list[str], *, too_deep:
 
 
 def _hub_refusal(repo: str, revision: str | None, error: Exception) -> str:
-    """Why the Hub gives nothing, and the remedy."""
+    """Return why a download failed, and the remedy."""
     match error:
         case GatedRepoError():
             remedy = f"accept its terms at {constants.ENDPOINT}/{repo} and log in with `hf auth login`"
@@ -211,7 +211,7 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
 
 
 def _values(content: Any) -> Iterator[tuple[str, Any]]:
-    """Every value within nested JSON, with its key; in a list with an empty one."""
+    """Yield every value in nested JSON with its key; items of lists have the key ""."""
     if isinstance(content, dict | list):
         for key, value in content.items() if isinstance(content, dict) else (("", value) for value in content):
             yield key, value
@@ -226,7 +226,7 @@ def _refuse_code(name: str, file: str, content: dict[str, Any]) -> None:
         kernels = [key] if key in KERNEL_KEYS and value else []
         if ATTENTION_KEY.search(key):
             texts = [text for _, text in (("", value), *_values(value)) if isinstance(text, str)]
-            kernels += [f"{key}: {text}" for text in texts if text not in PLAIN_ATTENTION]
+            kernels += [f"{key}: {text}" for text in texts if text not in SAFE_ATTENTION]
         if kernels:
             remedy = "which can be code from the Hub; expected eager or sdpa; remove the entry"
             raise InputError(f"{name}: {file} names compute kernels ({kernels[0]}), {remedy}")
@@ -246,7 +246,7 @@ def _check_model_type(name: str, config: dict[str, Any]) -> None:
     if not isinstance(model_type, str):
         raise InputError(f"{name}: config.json has no model_type (`bert`, `vit`); is it a transformers checkpoint?")
     if model_type == "timm_wrapper":
-        # Paths of further files among them, which nothing here would have inspected.
+        # These include paths of more files, which are not checked here.
         why = "whose config hands arguments of any kind to timm.create_model"
         families = "a ViT, DeiT, DINOv2, Swin, BEiT, ConvNeXt, ResNet, EfficientNet or PoolFormer"
         raise InputError(f"{name}: expected a family of transformers, got timm_wrapper, {why}; use {families}")
@@ -259,7 +259,7 @@ def _weight_files(name: str, folder: Path) -> tuple[Path, ...]:
     indices = {file: folder / f"{file}.index.json" for file in (SAFETENSORS, BIN)}
     shards = {file: _shards(name, folder, index) for file, index in indices.items() if index.is_file()}
     if any(folder.glob("shard-*-model-*.safetensors")):
-        # transformers prefers such shards to model.safetensors, wherever that came from.
+        # transformers prefers such shards to the files that are checked here.
         raise InputError(f"{name}: a distributed checkpoint (shard-*); save it again with save_pretrained")
     for file in (SAFETENSORS, BIN):
         if (folder / file).is_file():
@@ -276,13 +276,13 @@ def _shards(name: str, folder: Path, index: Path) -> tuple[Path, ...]:
         raise InputError(f"{name}: {index.name} lacks its weight_map or metadata; fetch it again")
     root = folder.resolve()
     if root.parent.name == "snapshots":
-        # The layout of the Hub's cache: snapshots/<commit>/* are links into the repository's own blobs/.
+        # In the Hub's cache, snapshots/<commit>/* are links to the repository's blobs/.
         root = root.parent.parent
     files = sorted({str(file) for file in weight_map.values()})
     for file in files:
         path = folder / file
-        strange = "\\" in file or Path(file).is_absolute() or ".." in Path(file).parts
-        if strange or not path.resolve().is_relative_to(root):
+        unsafe = "\\" in file or Path(file).is_absolute() or ".." in Path(file).parts
+        if unsafe or not path.resolve().is_relative_to(root):
             where = f"{index.name} points outside its folder ({file})"
             raise InputError(f"{name}: {where}; do not trust this checkpoint")
         if not path.is_file():
@@ -296,11 +296,11 @@ def _check_weights(name: str, path: Path) -> None:
             raise InputError(f"{name}: {path.name} is a git-lfs pointer, not the weights; run `git lfs pull` there")
     try:
         if path.suffix == ".safetensors":
-            # Opening compares the header's offsets with the size of the file.
+            # This compares the offsets in the header with the size of the file.
             with safe_open(path, framework="pt"):
                 return
         with warnings.catch_warnings():
-            # An odd pickle protocol is one more way to be refused, not news.
+            # torch warns about unusual pickle protocols before it refuses them.
             warnings.simplefilter("ignore")
             torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -311,10 +311,5 @@ def _check_weights(name: str, path: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """First line of an exception's message, or its class where it has none."""
+    """Return the first line of an exception's message, or its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error, without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -15,12 +15,11 @@ from hf_finetune.data.inputs import ImageInputs
 from hf_finetune.distillation.config import Distill
 from hf_finetune.errors import InputError
 from hf_finetune.models import freezing
-from hf_finetune.models.config import Model
 from hf_finetune.models.families import stock_head
 from hf_finetune.models.freezing import train_only
 from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.heads.stock import can_switch
-from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import Loaded, load_classifier
 from hf_finetune.models.modules import without_adapter
 from hf_finetune.models.patches import Shrink, drop_patches, shrink_for, takes_sizes
@@ -74,7 +73,7 @@ def build_model(context: RunContext, data: RunData) -> RunModel:
     )
     # So that an adapter names its base as the user does, not the place in the cache it was read from.
     loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
-    loaded = with_own_head(loaded, model, seed=recipe.train.seed)
+    loaded = with_head(loaded, model, seed=recipe.train.seed)
     shrink, image_tokens, size_notes = _fit_to_images(context, data, loaded.model)
     notes = (*loaded.notes, *_fix_batch_norm(context, loaded.model), *([TWO_HEADS] if two_heads else []), *size_notes)
     _freeze(context, loaded)
@@ -167,19 +166,6 @@ def _learns_by_two_heads(context: RunContext) -> bool:
             "distillation token the teacher, got 0; or name a pooling, model.pooling cls, for one head"
         )
     return True
-
-
-def with_own_head(loaded: Loaded, model: Model, *, seed: int) -> Loaded:
-    """The recipe's pooling and head on the classifier, see `models.heads.custom.with_head`."""
-    return with_head(
-        loaded,
-        pooling=model.pooling,
-        last_layers=model.last_layers,
-        head=model.head,
-        head_width=model.head_width,
-        head_activation=model.head_activation,
-        seed=seed,
-    )
 
 
 def _fit_to_images(
@@ -280,10 +266,7 @@ def with_adapter(
         InputError: see there.
     """
     recipe = context.recipe
-    lora = recipe.lora
-    config = recipe.adapter or adapters.lora_config(
-        network, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, variant=lora.variant, fresh=fresh
-    )
+    config = recipe.adapter or adapters.lora_config(network, recipe.lora, fresh=fresh)
     if any(isinstance(step, AddLayers) for step in recipe.model.surgery):
         check_added_layers(network, config)
     adapted = adapters.add_adapter(network, config, fresh, seed=recipe.train.seed, steps=steps, empty=empty)
@@ -299,4 +282,4 @@ def narrow_last_layer(run: PreparedRun) -> None:
         InputError: see `batching.trains_unpadded`.
     """
     if not trains_unpadded(run) and run.recipe.model.narrow_last_layer and not run.recipe.compares_features:
-        first_token_alone(run.model.network)
+        narrow_to_first_token(run.model.network)

@@ -10,14 +10,15 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation.features.compatibility import check_features
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint_config import check_config, meta_classifier
 from hf_finetune.models.freezing import train_only
+from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.kernels.dropout import drops_out
-from hf_finetune.models.loading import Loaded, check_config
-from hf_finetune.models.meta_model import meta_classifier
+from hf_finetune.models.loading import Loaded
 from hf_finetune.models.peft.compatibility import virtual_tokens
 from hf_finetune.models.processors import position_limit
 from hf_finetune.pipeline.batching import micro_batch, step_batches
-from hf_finetune.pipeline.build_model import with_adapter, with_own_head
+from hf_finetune.pipeline.build_model import with_adapter
 from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData
 from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.update_rule import penalized_parameters
@@ -58,7 +59,7 @@ def _check_family(context: RunContext) -> None:
         return
     if (network := meta_classifier(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
         return
-    network = with_own_head(Loaded(network, (), ()), model, seed=recipe.train.seed).model
+    network = with_head(Loaded(network, (), ()), model, seed=recipe.train.seed).model
     train_only(network, model.trainable, model.trainable_pattern)
     if not recipe.uses_adapter:
         return

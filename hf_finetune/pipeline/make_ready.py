@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.features.frozen_layers import TrainingRows, cache_frozen_layers
 from hf_finetune.models.peft import adapters
-from hf_finetune.models.peft.compatibility import begins_silent, cuts_out
+from hf_finetune.models.peft.compatibility import starts_as_identity, subtracts_from_base
 from hf_finetune.pipeline.ask_teacher import TeacherOutput
 from hf_finetune.pipeline.build_model import with_adapter
 from hf_finetune.pipeline.context import PreparedRun
@@ -61,7 +61,7 @@ def make_ready(
     head = record.head
     if run.recipe.uses_adapter:
         plain = TrainingRows(run.data.inputs, encoded.train, encoded.validation)
-        before = run.recipe.adapter is None or begins_silent(run.recipe.adapter)
+        before = run.recipe.adapter is None or starts_as_identity(run.recipe.adapter)
         if fits and before:
             head = fit_head(run, network, encoded.train, plain, clock)
         network = with_adapter(
@@ -119,7 +119,7 @@ def write_start(ready: ReadyRun, folder: Path) -> None:
         ready.record.write(folder)
         checkpoints.mkdir(exist_ok=True)
         start = checkpoints / adapters.START
-        if isinstance(network, PeftModel) and cuts_out(network.active_peft_config) and not start.exists():
+        if isinstance(network, PeftModel) and subtracts_from_base(network.active_peft_config) and not start.exists():
             with replacing(start) as path:
                 adapters.save_adapter(network, path)
     state.wait_for_everyone()

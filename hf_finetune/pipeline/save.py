@@ -94,5 +94,5 @@ def standalone(network: nn.Module, folder: Path) -> dict[str, Any]:
     if "model" not in saved and isinstance(whole, CustomHeadClassifier):
         section["why_not_standalone"] = whole.why_not_standalone
     if isinstance(network, PeftModel) and not adapters.mergeable(network):
-        section["why_not_standalone"] = adapters.WHY_ALONE
+        section["why_not_standalone"] = adapters.WHY_NOT_STANDALONE
     return section

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_finetune.models.contexts import seeded
 from hf_finetune.models.families import tokens_before_patches
-from hf_finetune.models.loading import seeded
-from hf_finetune.models.patches import only_patches
+from hf_finetune.models.patches import select_patches
 
 # Features of an attention head in the decoder, as in the paper's: 512 in 16 heads.
 HEAD_WIDTH = 32
@@ -140,7 +140,7 @@ class MaskedAutoencoder(PreTrainedModel):
 
     def _show(self, _: nn.Module, __: tuple[torch.Tensor, ...], embeddings_BTD: torch.Tensor) -> torch.Tensor:
         assert self._seen_BK is not None, "called by forward alone"
-        return only_patches(embeddings_BTD, self._seen_BK, self.decoder.prefix)
+        return select_patches(embeddings_BTD, self._seen_BK, self.decoder.prefix)
 
     def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
         """Predictions of the patches that are left out, see `Decoder`.

@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint_config import load_config, set_dropout
+from hf_finetune.models.contexts import quiet, seeded
 from hf_finetune.models.freezing import freeze_batch_norm
-from hf_finetune.models.loading import load_config, quiet, seeded, set_dropout
 from hf_finetune.models.safety import LocalCheckpoint, first_line
 from hf_finetune.pretraining.objectives.base import Objective, Predicts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.models.loading import seeded
+from hf_finetune.models.contexts import seeded
 from hf_finetune.models.modules import classification_layers
 
 

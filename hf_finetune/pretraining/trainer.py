@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import EpochRows
 from hf_finetune.evaluation.logits import cast, to_device
-from hf_finetune.models.loading import seeded
+from hf_finetune.models.contexts import seeded
 from hf_finetune.pretraining.objectives.base import IGNORED, Task
 from hf_finetune.training.flops import Utilization
 from hf_finetune.training.hooks import Batch, Collate

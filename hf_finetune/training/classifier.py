@@ -15,12 +15,13 @@ from transformers.utils import logging as transformers_logging
 
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint_config import Task, class_names
 from hf_finetune.models.heads.head_file import load_custom_head
-from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
-from hf_finetune.models.loading import Task, class_names, load_classifier
+from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
+from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.peft.adapters import load_adapter
 from hf_finetune.models.processors import load_image_processor, load_tokenizer, positions_of
-from hf_finetune.models.safety import LocalCheckpoint, adapter_alone, inspect_checkpoint
+from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint, unmerged_adapter
 from hf_finetune.training.precision import default_device
 from hf_finetune.utils.artifacts import artifacts_in
 
@@ -60,7 +61,7 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         InputError: when there is no such checkpoint, or it has no trained classification head.
     """
     quiet_libraries()
-    if (alone := adapter_alone(checkpoint, revision=revision)) is not None:
+    if (alone := unmerged_adapter(checkpoint, revision=revision)) is not None:
         return _with_adapter(checkpoint, alone, trust_remote_code)
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
     if artifacts_in(local.folder.parent).get("encoder") == local.folder:
@@ -98,7 +99,7 @@ def _with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Cla
     task: Task = "text-classification" if text else "image-classification"
     labels = tuple(str(config["id2label"][i]) for i in sorted(config["id2label"], key=int))
     loaded = load_classifier(base, task=task, labels=labels, seed=0, **which)
-    first_token_alone(loaded.model)
+    narrow_to_first_token(loaded.model)
     model = load_adapter(loaded.model, folder).to(default_device()).eval()
     inputs: Inputs
     if text:
@@ -123,7 +124,7 @@ def _classifier(
     else:
         inputs = ImageInputs(load_image_processor(str(local.folder), trust_remote_code=trust_remote_code))
     # What its head does not read need not be computed.
-    first_token_alone(model)
+    narrow_to_first_token(model)
     network: nn.Module = model
     pairs = bool(local.config.get("trained_on_pairs"))
     return Classifier(network.to(default_device()).eval(), inputs, labels, pairs)

@@ -15,8 +15,9 @@ from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.features import activation_cache
 from hf_finetune.features.frozen_layers import CachedInputs, TrainingRows, cache_frozen_layers
 from hf_finetune.models import freezing
-from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
+from hf_finetune.models.peft.config import Lora
 from hf_finetune.training import trainer as trainer_module
 from hf_finetune.training.trainer import ClassifierTrainer
 from hf_finetune.utils import disk_cache, environment
@@ -94,7 +95,7 @@ def test_heads_that_read_the_first_token_alone(tmp_path: Path, family: str, top:
     for trainer in trainers:
         freezing.train_top(trainer.model, top)
     for trainer in trainers[1:]:
-        assert first_token_alone(trainer.model) is not None
+        assert narrow_to_first_token(trainer.model) is not None
     rows = cached(trainers[2])
     tokens = rows.inputs.store.tokens_TD.shape[0]
     assert tokens == (
@@ -267,7 +268,7 @@ def test_adapters_above_the_frozen_layers(tmp_path: Path, family: str) -> None:
     steps = []
     for with_cache in (False, True):
         trainer = small_trainer(tmp_path, family, rows=20, dropout=None)
-        model = add_adapter(trainer.model, lora_config(trainer.model, fresh=()), (), seed=0)
+        model = add_adapter(trainer.model, lora_config(trainer.model, Lora(), fresh=()), (), seed=0)
         freezing.freeze_lower(model.get_base_model(), 2)
         trainer = type(trainer)(model, replace(trainer.args), trainer.setup)
         if with_cache:
@@ -282,7 +283,7 @@ def test_adapters_above_the_frozen_layers(tmp_path: Path, family: str) -> None:
 
 def test_adapters_that_train_below_leave_nothing_to_cache(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert", rows=8)
-    trainer.model = add_adapter(trainer.model, lora_config(trainer.model, fresh=()), ())
+    trainer.model = add_adapter(trainer.model, lora_config(trainer.model, Lora(), fresh=()), ())
     assert cached(trainer).why == "no layer is frozen"
 
 

@@ -15,7 +15,7 @@ from hf_finetune import Averaging, ImageData, Launch, Model, Recipe
 from hf_finetune.cli.main import main_command
 from hf_finetune.errors import InputError
 from hf_finetune.models.surgery.activation import SetActivation
-from hf_finetune.models.surgery.kernel_size import SetKernelSize, centred
+from hf_finetune.models.surgery.kernel_size import SetKernelSize, center_kernel
 from hf_finetune.models.surgery.layers import AddLayers
 from hf_finetune.models.surgery.patches import ResizeImage, ResizePatches, resize_kernel
 from hf_finetune.models.surgery.pooling import SetPooling
@@ -65,7 +65,7 @@ def test_efficientnet_of_other_kernels_and_pooling(pictures: Recipe, tmp_path: P
     config, before, after = run(pictures, checkpoint, tmp_path / "run", *surgery)
     assert (config["kernel_sizes"], config["pooling_type"], config["image_size"]) == ([5, 5, 5], "max", 48)
     name = "encoder.blocks.1.depthwise_conv.depthwise_conv.weight"
-    started, trained = centred(before[name], 5), after[f"efficientnet.{name}"]
+    started, trained = center_kernel(before[name], 5), after[f"efficientnet.{name}"]
     assert 0 < (trained - started).abs().max() < 0.01 < started.abs().max()
     assert trained[started == 0].any()
     # BatchNorm keeps what pretraining measured.
@@ -80,7 +80,7 @@ def test_poolformer_of_other_kernels_and_windows(pictures: Recipe, tmp_path: Pat
     config, before, after = run(pictures, checkpoint, tmp_path / "run", *surgery, method="top")
     assert (config["patch_sizes"], config["padding"], config["pool_size"]) == ([9] * 4, [3, 4, 4, 4], 5)
     names = [f"encoder.patch_embeddings.{stage}.projection.weight" for stage in range(4)]
-    as_made = [torch.equal(after[f"poolformer.{name}"], centred(before[name], 9)) for name in names]
+    as_made = [torch.equal(after[f"poolformer.{name}"], center_kernel(before[name], 9)) for name in names]
     assert as_made == [True, True, True, False]
 
 

@@ -22,6 +22,7 @@ from hf_finetune.models.freezing import (
 )
 from hf_finetune.models.modules import encoder, encoder_layers
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
+from hf_finetune.models.peft.config import Lora
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 LAYERS = {"albert": 1, "swin": 2, "convnext": 4, "resnet": 4, "efficientnet": 4, "poolformer": 5}
@@ -187,7 +188,7 @@ def test_frozen_layers_count_only_what_reads_frozen_weights(classifier):
 
 def test_freeze_lower_freezes_adapters_too(classifier):
     loaded = classifier("bert")
-    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(), fresh=loaded.fresh), loaded.fresh)
     freeze_lower(adapted, 2)
     training = {n for n, p in adapted.named_parameters() if p.requires_grad}
     assert any(".layer.2." in n for n in training) and not any(".layer.1." in n for n in training)

@@ -9,8 +9,8 @@ from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
 from transformers import AutoModelForImageClassification
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import check_config, load_classifier
-from hf_finetune.models.meta_model import meta_classifier
+from hf_finetune.models.checkpoint_config import check_config, meta_classifier
+from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.modules import encoder
 from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint

@@ -418,7 +418,7 @@ def test_nystromformer_of_one_length_is_refused(tmp_path: Path):
     assert loaded.model.eval()(input_ids=ids).logits.isfinite().all()
     folder = tiny_text_checkpoint(tmp_path / "few", "nystromformer", num_landmarks=4)
     said = refusal(lambda: load_classifier(folder, **options))
-    assert said.startswith(f"{folder}: num_landmarks 4 takes texts of exactly 64 tokens")
+    assert said.startswith(f"{folder}: num_landmarks 4 needs texts of exactly 64 tokens")
 
 
 # --- image processors

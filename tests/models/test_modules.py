@@ -7,6 +7,7 @@ from torch import nn
 
 from hf_finetune.models.modules import classification_layer, encoder, head_modules, set_layer
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
+from hf_finetune.models.peft.config import Lora
 
 LAYER = {"roberta": "classifier.out_proj", "electra": "classifier.out_proj", "mpnet": "classifier.out_proj"} | {
     "resnet": "classifier.1"
@@ -48,7 +49,7 @@ def test_head_modules(family: str, classifier):
 def test_encoder_inside_a_peft_model(family: str, classifier):
     loaded = classifier(family)
     body = encoder(loaded.model)
-    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh, seed=0)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(), fresh=loaded.fresh), loaded.fresh, seed=0)
     assert encoder(adapted) is body is encoder(adapted.get_base_model())
 
 

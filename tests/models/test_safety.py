@@ -17,7 +17,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models import safety
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_tokenizer
-from hf_finetune.models.safety import adapter_alone, inspect_checkpoint
+from hf_finetune.models.safety import inspect_checkpoint, unmerged_adapter
 
 
 @pytest.fixture
@@ -382,4 +382,4 @@ def test_adapter_alone_that_does_not_name_its_classes(tmp_path: Path) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "adapter" / name).write_text("{}")
     with pytest.raises(InputError, match=r"does not tell the classes' names"):
-        adapter_alone(tmp_path)
+        unmerged_adapter(tmp_path)

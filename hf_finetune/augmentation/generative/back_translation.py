@@ -154,7 +154,7 @@ def _generate(
     import torch
     from transformers import LogitsProcessorList
 
-    from hf_finetune.models.loading import quiet
+    from hf_finetune.models.contexts import quiet
 
     model: Any = translator.model
     tokenizer = translator.tokenizer

@@ -21,7 +21,8 @@ from transformers import (
 
 from hf_finetune.augmentation.generative.sources import Source, Task
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import load_config, quiet, seeded
+from hf_finetune.models.checkpoint_config import load_config
+from hf_finetune.models.contexts import quiet, seeded
 from hf_finetune.models.processors import load_tokenizer, position_limit
 from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
 from hf_finetune.utils import hashing

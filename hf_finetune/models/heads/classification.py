@@ -1,4 +1,4 @@
-"""The layers that make logits of pooled features.
+"""The layers that compute logits from pooled features.
 
 Legend: B rows, C classes, D features.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-# Of a hidden layer: those that the families' own heads have.
+# Activations of a hidden layer: those of the families' own heads.
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "tanh": torch.tanh,
     "gelu": nn.functional.gelu,
@@ -19,13 +19,13 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class ClassificationHead(nn.Module):
-    """From one vector a row to logits: a linear layer, or one hidden layer before it.
+    """Logits from one vector per row: a linear layer, with one hidden layer before it or none.
 
     Args:
-        features: D, width of its input.
+        features: D, the width of its input.
         num_labels: C.
         hidden: width of the hidden layer; None: there is none.
-        activation: of the hidden layer, a name of `ACTIVATIONS`.
+        activation: of the hidden layer, a key of `ACTIVATIONS`.
         dropout: rate before every linear layer.
     """
 
@@ -41,11 +41,11 @@ class ClassificationHead(nn.Module):
         self.out = nn.Linear(features if hidden is None else hidden, num_labels)
 
     def forward(self, features_BD: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of features (B, D)."""
+        """Return the logits (B, C) of features (B, D)."""
         if self.has_hidden:
             features_BD = ACTIVATIONS[self.activation](self.dense(self.dropout(features_BD)))
         return self.out(self.dropout(features_BD))
 
     def extra_repr(self) -> str:
-        """So that two heads of one shape do not look alike."""
+        """Return the activation, which the sub-modules do not show."""
         return f"activation={self.activation}" if self.has_hidden else ""

@@ -1,7 +1,7 @@
-"""A classifier of a stock encoder and a head that no stock class has: another pooling, several layers, an MLP.
+"""A classifier with a head that no stock class has: another pooling, several layers, or an MLP.
 
-It is built only where it must be. A head that the family's own class can express stays that class; one that it can
-express once trained is folded into it, see `stock`. What is left is saved as encoder/, which plain
+It is built only if necessary. A head that the family's own class has stays in that class; a head that the class can
+express after training is folded into it, see `stock`. Any other classifier is saved as encoder/, which plain
 `AutoModel.from_pretrained` loads, and head.safetensors, which a few documented lines apply, see `hub.plain_loading`.
 
 Legend: B rows, T tokens, C classes, D width.
@@ -9,40 +9,40 @@ Legend: B rows, T tokens, C classes, D width.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import PoolingKind, StockHead, family_of, stock_head, width_of
+from hf_finetune.models.config import Model
+from hf_finetune.models.contexts import seeded
+from hf_finetune.models.families import family_of, stock_head, width_of
+from hf_finetune.models.family import StockHead
 from hf_finetune.models.heads.classification import ClassificationHead
 from hf_finetune.models.heads.pooling import Pool, PoolingSpec, last_states, pooling_spec
 from hf_finetune.models.heads.stock import can_fold, can_switch, stock_class, switch
-from hf_finetune.models.loading import Loaded, seeded
+from hf_finetune.models.loading import Loaded
 from hf_finetune.models.modules import encoder, submodule, without_adapter
 
-# Spread of a new head's weights: what the families' own heads start with.
+# Standard deviation of a new head's weights, as in the families' own heads.
 INITIAL_STD = 0.02
-Pooling = PoolingKind | Literal["default"]
 READS = {"cls": "the first token", "mean": "the mean", "max": "the maximum", "attention": "a learned weighted mean"}
 
 
 class CustomHeadClassifier(PreTrainedModel):
-    """An encoder, a pooling of its hidden states, a head.
+    """An encoder, a pooling of its hidden states, and a head.
 
-    The encoder keeps the name that it has in the family's own class (`bert`, `vit`), so that whatever names weights or
-    modules finds them here as there.
+    The encoder has the name that it has in the family's own class (`bert`, `vit`), so that names of weights and modules
+    are the same in both.
 
     Args:
-        body: the encoder; its config is this model's, too. A pooler of its own is taken off.
-        spec: what is read of it.
+        body: the encoder, whose config the classifier shares. Its pooler is removed.
+        spec: how its hidden states are pooled.
         hidden, activation, dropout: see `ClassificationHead`.
     """
 
-    # The encoder has been checked already.
+    # The encoder itself was checked when it was loaded.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -57,7 +57,7 @@ class CustomHeadClassifier(PreTrainedModel):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(body.config)
-        _take_off_unread(body)
+        _remove_unused(body)
         self.base_model_prefix = body.base_model_prefix
         self.main_input_name = body.main_input_name
         self._supports_attention_backend = body._supports_attention_backend
@@ -66,7 +66,7 @@ class CustomHeadClassifier(PreTrainedModel):
         assert classes is not None, "a config without classes"
         self.pooling = Pool(spec, width)
         self.head = ClassificationHead(width, classes, hidden=hidden, activation=activation, dropout=dropout)
-        # What `post_init` would gather, without its initializing of weights.
+        # Set here because `post_init` would also initialize the weights.
         prefix = self.base_model_prefix
         self.all_tied_weights_keys = {f"{prefix}.{k}": f"{prefix}.{v}" for k, v in body.all_tied_weights_keys.items()}
         self.train(body.training)
@@ -83,7 +83,7 @@ class CustomHeadClassifier(PreTrainedModel):
         output_hidden_states: None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput:
-        """The logits (B, C). The arguments without a use are those that PEFT passes on."""
+        """Return the logits (B, C). PEFT passes the arguments that are not used."""
         inputs: dict[str, torch.Tensor | bool | None] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -98,86 +98,70 @@ class CustomHeadClassifier(PreTrainedModel):
         return SequenceClassifierOutput(logits=self.head(self.pooling(states_BTD, attention_mask)))
 
     def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
-        """As the encoder's, whose config this is."""
+        """Set the attention kernel of the encoder, whose config this classifier shares."""
         encoder(self).set_attn_implementation(attn_implementation, allow_all_kernels)
 
     def get_input_embeddings(self) -> nn.Module:
-        """As the encoder's."""
+        """Return the encoder's input embeddings."""
         return encoder(self).get_input_embeddings()
 
     @property
     def spec(self) -> PoolingSpec:
-        """What is read of the encoder."""
+        """How the hidden states are pooled."""
         return self.pooling.spec
 
     @property
-    def reads_first_token_alone(self) -> bool:
-        """Whether nothing depends on the last layer's other tokens."""
+    def reads_only_first_token(self) -> bool:
+        """Whether the logits depend on no other token of the last layer."""
         return (self.spec.kind, self.spec.last_layers) == ("cls", 1)
 
     @property
     def folds(self) -> bool:
-        """Whether `stock.fold` can make a stock model of it."""
+        """Whether `stock.fold` can turn it into a stock model."""
         return can_fold(self.config, self.spec, self.head)
 
     @property
     def why_not_standalone(self) -> str:
-        """One sentence: why it is no stock class."""
+        """One sentence for the user: why no stock class can hold it."""
         layers = self.spec.last_layers
         which = f" of the last {layers} layers side by side" if layers > 1 else ""
         head = f"a hidden layer ({self.head.activation})" if self.head.has_hidden else "one linear layer"
         return f"{stock_class(self.config).__name__} has no head that gives {READS[self.spec.kind]}{which} to {head}"
 
 
-def _take_off_unread(body: PreTrainedModel) -> None:
-    """Take off weights behind the hidden states: they would get no gradient, and be saved as if they were of use."""
+def _remove_unused(body: PreTrainedModel) -> None:
+    """Remove weights after the hidden states: they would get no gradient, and be saved as if they were of use."""
     pooler = dict(body.named_children()).get("pooler")
     if pooler is not None and any(True for _ in pooler.parameters()):
         body.add_module("pooler", None)
-    family = family_of(body.config)
-    if family is not None and family.norm_after_pooling is not None:
-        # Plain AutoModel expects it in the file.
-        body.get_submodule(family.norm_after_pooling).requires_grad_(False)
+    norm = family_of(body.config).norm_after_pooling
+    if norm is not None:
+        # Frozen rather than removed: AutoModel expects it in the file.
+        body.get_submodule(norm).requires_grad_(False)
 
 
-def with_head(
-    loaded: Loaded,
-    *,
-    pooling: Pooling = "default",
-    last_layers: int = 1,
-    head: Literal["default", "linear", "mlp"] = "default",
-    head_width: int | None = None,
-    head_activation: Literal["tanh", "gelu", "relu"] | None = None,
-    seed: int = 0,
-) -> Loaded:
-    """The classifier with another pooling and head: the stock class where that has them, else a `CustomHeadClassifier`.
+def with_head(loaded: Loaded, options: Model, *, seed: int = 0) -> Loaded:
+    """Give a classifier another pooling and head: in the stock class if possible, else in a `CustomHeadClassifier`.
 
     Args:
-        loaded: a stock classifier. Its encoder goes into the new one.
-        pooling, last_layers, head, head_width, head_activation: see `models.config.Model`.
-        seed: of the head's first weights; torch's global generator is left as it was.
+        loaded: a stock classifier, whose encoder the new one takes.
+        options: its pooling, last_layers, head, head_width and head_activation.
+        seed: of the head's initial weights; torch's global generator stays as it was.
 
     Raises:
-        InputError: the family cannot be read so, see `pooling.pooling_spec`.
+        InputError: the family does not support this pooling, see `pooling.pooling_spec`.
     """
-    if (pooling, last_layers, head) == ("default", 1, "default"):
+    if not options.has_custom_head:
         return loaded
-    model = loaded.model
-    config, stock = model.config, stock_head(model.config)
+    model, pooling, stock = loaded.model, options.pooling, stock_head(loaded.model.config)
     kind = pooling if pooling != "default" else (stock and stock.pooling) or "mean"
-    spec = pooling_spec(config, kind, last_layers)
-    assert stock is not None, "refused above"
+    spec = pooling_spec(model.config, kind, options.last_layers)
+    assert stock is not None, "pooling_spec refuses families without a known head"
     fresh = {model.get_submodule(name) for name in loaded.fresh}
-    activation = head_activation or stock.activation or "gelu"
-
-    is_stock_head = head in ("default", stock.kind)
-    if head == "mlp":
-        is_stock_head = _has_mlp(model, stock, head_width) and activation == stock.activation
-    is_stock_pooling = pooling in ("default", stock.pooling)
-    if last_layers == 1 and is_stock_head and (is_stock_pooling or can_switch(config, pooling)):
-        if not is_stock_pooling:
+    if _has_stock_head(model, stock, options):
+        if pooling not in ("default", stock.pooling):
             switch(model, pooling)
-        note = f"model.pooling {pooling}, model.head {head}: {type(model).__name__} has them itself"
+        note = f"model.pooling {pooling}, model.head {options.head}: {type(model).__name__} has them itself"
         names = tuple(name for name, module in model.named_modules() if module in fresh)
         return Loaded(model, names, (*loaded.notes, note))
     if pooling == "default" and stock.pooling is None:
@@ -186,31 +170,42 @@ def with_head(
             "name cls, mean, max or attention beside model.head and model.last_layers"
         )
     if stock.switch == "use_mean_pooling":
-        # Then its states are normalized, as those of the other families.
+        # Then the encoder normalizes its hidden states, as other families do.
         switch(model, "cls")
-    hidden = (head_width or width_of(config) * last_layers) if head == "mlp" else None
-    custom = _with_new_head(model, spec, hidden, activation, seed)
+    custom = _with_new_head(model, spec, options, stock, seed)
     fresh |= {custom.pooling, *custom.head.modules()}
     names = tuple(n for n, m in custom.named_modules() if m in fresh and any(True for _ in m.parameters(recurse=False)))
     note = "once trained, the head is folded into a stock class" if custom.folds else custom.why_not_standalone
     return Loaded(custom, names, (*loaded.notes, note))
 
 
-def _has_mlp(model: PreTrainedModel, stock: StockHead, width: int | None) -> bool:
-    """Whether the stock head has a hidden layer of this width; None: of any."""
-    return bool(stock.dense) and width in (None, submodule(model, stock.dense, nn.Linear).out_features)
+def _has_stock_head(model: PreTrainedModel, stock: StockHead, options: Model) -> bool:
+    """Whether the stock class has this pooling and head."""
+    has_pooling = options.pooling in ("default", stock.pooling) or can_switch(model.config, options.pooling)
+    if options.last_layers > 1 or not has_pooling:
+        return False
+    if options.head != "mlp":
+        return options.head in ("default", stock.kind)
+    if not stock.dense or options.head_activation not in (None, stock.activation):
+        return False
+    return options.head_width in (None, submodule(model, stock.dense, nn.Linear).out_features)
 
 
 def _with_new_head(
-    model: PreTrainedModel, spec: PoolingSpec, hidden: int | None, activation: str, seed: int
+    model: PreTrainedModel, spec: PoolingSpec, options: Model, stock: StockHead, seed: int
 ) -> CustomHeadClassifier:
-    """The encoder under a head of new weights, with the dropout of the stock head."""
+    """Put a randomly initialized head, with the dropout rate of the stock head, on the encoder."""
     body = encoder(model)
     in_body = set(body.modules())
     rates = [m.p for m in model.modules() if isinstance(m, nn.Dropout) and m not in in_body]
+    width = options.head_width or width_of(model.config) * spec.last_layers
     with seeded(seed):
         custom = CustomHeadClassifier(
-            body, spec, hidden=hidden, activation=activation, dropout=rates[-1] if rates else 0.0
+            body,
+            spec,
+            hidden=width if options.head == "mlp" else None,
+            activation=options.head_activation or stock.activation or "gelu",
+            dropout=rates[-1] if rates else 0.0,
         )
         for layer in custom.head.modules():
             if isinstance(layer, nn.Linear):
@@ -221,6 +216,6 @@ def _with_new_head(
 
 
 def last_layers_read(model: nn.Module) -> int:
-    """Of how many of the highest layers the head reads the hidden states; through a PEFT model as well."""
-    whole = without_adapter(model)
-    return whole.spec.last_layers if isinstance(whole, CustomHeadClassifier) else 1
+    """Return how many of the highest layers the head reads; works on a PEFT model, too."""
+    classifier = without_adapter(model)
+    return classifier.spec.last_layers if isinstance(classifier, CustomHeadClassifier) else 1

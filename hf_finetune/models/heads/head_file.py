@@ -1,9 +1,8 @@
-"""head.safetensors: the head of a classifier that is no stock class, beside the stock encoder that it reads.
+"""head.safetensors: the head of a classifier that is no stock class, saved next to its stock encoder.
 
-Its header says, in strings, how it is read: `pooling` (cls, mean, max, attention), `last_layers`, `first` (tokens
-before the first one that is pooled), `activation` (of the hidden layer; empty: there is none), `task`, `labels` (a JSON
-list). Its tensors: `out.weight` (C, D) and `out.bias` (C,); `dense.weight`, `dense.bias` of a hidden layer; `query` of
-attention.
+Its header has strings only: `pooling` (cls, mean, max, attention), `last_layers`, `first` (number of the first token
+that is pooled), `activation` (of the hidden layer; empty: there is none), `task`, `labels` (a JSON list). Its tensors:
+`out.weight` (C, D) and `out.bias` (C,); `dense.weight`, `dense.bias` of a hidden layer; `query` of attention pooling.
 
 Legend: C classes, D width.
 """
@@ -20,11 +19,11 @@ from safetensors.torch import load_file, save
 from transformers import AutoModel, PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import PoolingKind
+from hf_finetune.models.checkpoint_config import Task, name_classes
+from hf_finetune.models.family import PoolingKind
 from hf_finetune.models.heads.classification import ACTIVATIONS
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.pooling import PoolingSpec
-from hf_finetune.models.loading import Task, name_classes
 from hf_finetune.models.safety import first_line
 from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.files import write_bytes
@@ -33,7 +32,7 @@ FORMAT = "hf_finetune head 1"
 
 
 def save_head(model: CustomHeadClassifier, path: Path, task: Task) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     names, spec = dict(model.config.id2label or {}), model.spec
     header = {
         "format": FORMAT,
@@ -49,13 +48,13 @@ def save_head(model: CustomHeadClassifier, path: Path, task: Task) -> None:
 
 
 def load_custom_head(folder: Path) -> tuple[CustomHeadClassifier, Task, tuple[str, ...]]:
-    """The classifier in float32, its task and its class names.
+    """Load a classifier in float32, its task and its class names.
 
     Args:
-        folder: a run's folder with an encoder, see `utils.artifacts`, which `safety.inspect_checkpoint` has passed.
+        folder: a run's folder with an encoder, see `utils.artifacts`, that `safety.inspect_checkpoint` has checked.
 
     Raises:
-        InputError: head.safetensors is damaged, holds what is not known here, or does not fit the encoder.
+        InputError: head.safetensors is damaged, has unknown contents, or does not fit the encoder.
     """
     path = folder / HEAD_FILE
     try:

@@ -1,6 +1,7 @@
-"""From the hidden states of an encoder's last layers to one vector a row: the first token, mean, maximum, or attention.
+"""Pool the hidden states of an encoder's last layers into one vector per row: first token, mean, maximum or attention.
 
-Legend: B rows, T tokens, D width of what is pooled (of several layers together), H height and W width of a feature map.
+Legend: B rows, T tokens, D width of the pooled states (of several layers together), H height and W width of a feature
+map.
 """
 
 from __future__ import annotations
@@ -12,31 +13,32 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import PoolingKind, family_of, names_where, tokens_before_patches
+from hf_finetune.models.families import family_of, names_where, tokens_before_patches
+from hf_finetune.models.family import PoolingKind
 
-# A test holds each of them to it.
+# Families that can be pooled; a test covers each of them.
 POOLED = names_where(lambda family: family.head is not None)
 
 
 @dataclass(frozen=True)
 class PoolingSpec:
-    """What a head reads of its encoder."""
+    """How a head pools the hidden states of its encoder."""
 
     kind: PoolingKind
     last_layers: int = 1
-    """The hidden states of this many of the highest layers, side by side."""
+    """Number of the highest layers whose hidden states are concatenated."""
     first: int = 0
-    """Tokens before the first one that mean, max and attention read: those that stand before an image's patches."""
+    """First token that mean, max and attention read, after the tokens before an image's patches."""
 
 
 def pooling_spec(config: PreTrainedConfig, kind: PoolingKind, last_layers: int) -> PoolingSpec:
-    """How a family is pooled.
+    """Return how a family is pooled.
 
     Raises:
-        InputError: the family is not known here, has no such token, or not so many layers of one shape.
+        InputError: the family is not known, has no CLS token, or has too few layers of equal shape.
     """
     name, family = config.model_type, family_of(config)
-    if family is None or family.head is None:
+    if family.head is None:
         known = ", ".join(POOLED)
         raise InputError(f"model.pooling: {name} is none of {known}; leave model.pooling, last_layers and head unset")
     if family.staged and kind == "cls":
@@ -49,7 +51,7 @@ def pooling_spec(config: PreTrainedConfig, kind: PoolingKind, last_layers: int) 
 
 
 def masked_mean(states_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    """Mean over the tokens that are no padding, summed in float32. Shape (B, D)."""
+    """Return the mean over the tokens without padding, summed in float32; shape (B, D)."""
     if mask_BT is None:
         return states_BTD.mean(1, dtype=torch.float32)
     mask_BT1 = mask_BT[:, :, None].float()
@@ -57,20 +59,20 @@ def masked_mean(states_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch
 
 
 def masked_max(states_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    """Largest value of every feature over the tokens that are no padding. Shape (B, D)."""
+    """Return the maximum of every feature over the tokens without padding; shape (B, D)."""
     if mask_BT is not None:
         states_BTD = states_BTD.masked_fill(mask_BT[:, :, None] == 0, -torch.inf)
     return states_BTD.amax(1)
 
 
 class Pool(nn.Module):
-    """One vector a row.
+    """Pool hidden states into one vector per row.
 
-    Attention is a weighted mean (arXiv:1512.08756, with a linear score): a token's weight is the softmax over the row
-    of its product with one learned vector, the `query`. That starts at zero: as the mean.
+    Attention is a weighted mean (arXiv:1512.08756, with a linear score): the weight of a token is the softmax over the
+    row of its product with one learned vector, the `query`. A query of zero, as at the start, gives the mean.
 
     Args:
-        spec: how.
+        spec: how to pool.
         width: D.
     """
 
@@ -81,11 +83,11 @@ class Pool(nn.Module):
             self.query = nn.Parameter(torch.zeros(width))
 
     def forward(self, states_BTD: torch.Tensor, mask_BT: torch.Tensor | None = None) -> torch.Tensor:
-        """Shape (B, D), in the dtype of the hidden states.
+        """Return the pooled states, shape (B, D), in the dtype of the hidden states.
 
         Args:
-            states_BTD: shape (B, T, D).
-            mask_BT: shape (B, T), 0 for padding; None: there is none.
+            states_BTD: hidden states, shape (B, T, D).
+            mask_BT: 0 for padding, shape (B, T); None: there is no padding.
         """
         if self.spec.kind == "cls":
             return states_BTD[:, 0]
@@ -103,17 +105,17 @@ class Pool(nn.Module):
         return pooled_BD.to(states_BTD.dtype)
 
     def extra_repr(self) -> str:
-        """So that two poolings of one network do not look alike."""
+        """Return the spec, which no sub-module shows."""
         return repr(self.spec)
 
 
 def last_states(last_BTD: torch.Tensor, hidden: tuple[torch.Tensor, ...] | None, last_layers: int) -> torch.Tensor:
-    """Hidden states of the highest layers side by side, the last layer's first. Shape (B, T, D).
+    """Concatenate the hidden states of the highest layers, the last layer first; shape (B, T, D).
 
     Args:
         last_BTD: the encoder's `last_hidden_state`, after its final norm; or a feature map (B, D, H, W).
-        hidden: its `hidden_states`, the embeddings' first; None where one layer is read.
-        last_layers: how many layers.
+        hidden: the encoder's `hidden_states`, from the embeddings up; None if one layer is read.
+        last_layers: number of layers.
     """
     if last_BTD.dim() == 4:
         last_BTD = last_BTD.flatten(2).transpose(1, 2)

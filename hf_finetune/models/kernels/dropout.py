@@ -1,9 +1,9 @@
-"""Dropout whose masks cost little on a CPU.
+"""Fast dropout on a CPU.
 
-torch draws a CPU's dropout masks one Bernoulli number at a time: at 23 tokens a row that is a seventh of a training
-step of a small BERT, as much as a layer. Here a few random words, read as 16-bit integers, make one long mask a forward
-pass, and each dropout site multiplies by a piece of it that begins at a random place. Within a site the mask is
-independent for every element; the masks of two sites of one forward pass may overlap, shifted against each other.
+On a CPU, torch draws dropout masks one Bernoulli number at a time: at 23 tokens per row this takes a seventh of a
+training step of a small BERT, as much as a layer. Here random 64-bit words, read as 16-bit integers, give one long mask
+per forward pass, and each dropout site multiplies by a slice of it with a random start. Within a site the elements of
+the mask are independent; the masks of two sites of one forward pass may overlap with a shift.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from hf_finetune.models.freezing import as_in_training
-from hf_finetune.models.kernels.exchange import Exchange, attention_kernel, exchanged
+from hf_finetune.models.kernels.class_swap import ClassSwap, attention_kernel, swapped_classes
 
 ATTENTION = "eager_fast_dropout"
-# The mask is this many times as long as the largest site: the more, the less two sites have in common.
+# Length of the mask, in multiples of the largest site: the longer it is, the less two sites overlap.
 LENGTHS_OF_SITE = 2
 
 
 class Masks:
-    """Masks of one forward pass: values 0 and 1 / (1 - rate), drawn from torch's global generator."""
+    """The dropout masks of one forward pass: 0 or 1 / (1 - rate), drawn from torch's global generator."""
 
     def __init__(self) -> None:
-        self._drawn: dict[tuple[float, torch.dtype], torch.Tensor] = {}
+        self._masks: dict[tuple[float, torch.dtype], torch.Tensor] = {}
 
     def renew(self) -> None:
-        """Draw anew at the next use."""
-        self._drawn.clear()
+        """Forget all masks, so that the next use draws new ones."""
+        self._masks.clear()
 
     def __call__(self, x: torch.Tensor, rate: float) -> torch.Tensor:
-        """`x` with a share `rate` of its elements set to 0 and the others scaled up; any shape."""
+        """Return `x`, of any shape, with a share `rate` of its elements set to 0 and the others scaled up."""
         return x * self.piece(x.shape, rate, x.dtype)
 
     def piece(self, shape: torch.Size, rate: float, dtype: torch.dtype) -> torch.Tensor:
-        """A mask of this shape for one site."""
+        """Return a mask of this shape for one dropout site."""
         size, key = math.prod(shape), (rate, dtype)
-        drawn = self._drawn.get(key)
-        if drawn is None or len(drawn) < size:
-            drawn = self._drawn[key] = random_mask(LENGTHS_OF_SITE * size, rate, dtype)
-        start = int(torch.randint(len(drawn) - size + 1, ()))
-        return drawn[start : start + size].view(shape)
+        mask = self._masks.get(key)
+        if mask is None or len(mask) < size:
+            mask = self._masks[key] = random_mask(LENGTHS_OF_SITE * size, rate, dtype)
+        start = int(torch.randint(len(mask) - size + 1, ()))
+        return mask[start : start + size].view(shape)
 
 
 def random_mask(
     size: int, rate: float, dtype: torch.dtype, *, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """A dropout mask: 0 with probability `rate`, to 1 / 65536, and else 1 / (1 - rate).
+    """Return a dropout mask: 0 with probability `rate`, rounded to 1 / 65536, else 1 / (1 - rate).
 
     Args:
         size: number of elements.
-        generator: whose numbers are used, on its device. None: torch's global one of the CPU.
+        generator: source of the random numbers, on its device. None: torch's global CPU generator.
 
     Returns:
         Shape (size,).
@@ -72,10 +72,10 @@ masks = Masks()
 
 
 class FastDropout(nn.Dropout):
-    """`nn.Dropout` that multiplies by a piece of the forward pass's mask."""
+    """`nn.Dropout` that multiplies by a slice of the forward pass's mask."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any shape in, the same out."""
+        """Apply dropout to a tensor of any shape."""
         return masks(x, self.p) if self.training and 0 < self.p < 1 else super().forward(x)
 
 
@@ -89,10 +89,10 @@ def eager_attention(
     dropout: float = 0.0,
     **_: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Transformers' eager attention, its dropout from the forward pass's mask.
+    """Compute transformers' eager attention, with dropout from the forward pass's mask.
 
     Args:
-        query: shape (B, H, T, D) for B rows, H heads, T tokens and D features a head; likewise key and value.
+        query, key, value: shape (B, H, T, D) for B rows, H heads, T tokens and D features per head.
         attention_mask: added to the scores, broadcast to (B, H, T, T).
 
     Returns:
@@ -109,13 +109,13 @@ def eager_attention(
 
 @contextmanager
 def fast_dropout(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model's dropout layers and its eager attention take their masks from here; after, they are as before.
+    """Make the model's dropout layers and its eager attention use the masks of this module, inside the context.
 
-    Nothing changes in evaluation mode, nor in what is saved. Families whose attention cannot be exchanged keep theirs.
+    Evaluation mode and saved files do not change. Families without exchangeable attention keep their own.
     """
-    layers = [Exchange(module, FastDropout, {}) for module in model.modules() if type(module) is nn.Dropout]
+    layers = [ClassSwap(module, FastDropout, {}) for module in model.modules() if type(module) is nn.Dropout]
     with ExitStack() as stack:
-        stack.enter_context(exchanged(layers))
+        stack.enter_context(swapped_classes(layers))
         if model.config._attn_implementation == "eager" and model._supports_attention_backend:
             AttentionInterface.register(ATTENTION, eager_attention)
             AttentionMaskInterface.register(ATTENTION, eager_mask)
@@ -127,12 +127,12 @@ def fast_dropout(model: PreTrainedModel) -> Iterator[None]:
 
 @torch.no_grad()
 def drops_out(model: nn.Module, batch: dict[str, torch.Tensor]) -> bool:
-    """Whether two passes of the same rows give different outputs in training mode. No random number is used up.
+    """Whether two forward passes in training mode differ; torch's generators stay as they were.
 
     Args:
-        batch: a few rows as the model takes them, on its device.
+        batch: a few encoded rows on the model's device.
     """
     with as_in_training(model), torch.random.fork_rng():
         torch.manual_seed(0)
-        one, other = model(**batch)[0], model(**batch)[0]
-    return not torch.equal(one, other)
+        first, second = model(**batch)[0], model(**batch)[0]
+    return not torch.equal(first, second)

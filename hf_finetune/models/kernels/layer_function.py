@@ -1,14 +1,14 @@
-"""A BERT layer as one differentiable function, for short sequences on a CPU.
+"""A BERT layer as one autograd function, for short sequences on a CPU.
 
 A layer of a small BERT is a dozen matrix products and, under autocast, a hundred small operations between them: casts
-of weights and activations, their copies back, nodes of the graph. On a processor that is fast at bf16 products these
-take most of a step. Here the forward and the backward pass are written out, so that each weight is cast once, each
-activation lies in memory once, and few shapes of products are used. The numbers are those of the layers in
-`transformers`, to the rounding of the format; the stream from layer to layer and the normalizations stay in float32
-under autocast. For long sequences nothing is gained: a ViT with 257 tokens took a fifth longer than in its own layers.
+of weights and activations, their copies back, nodes of the graph. On a CPU with fast bf16 products these take most of a
+step. Here forward and backward pass are written out, so that each weight is cast once, each activation is stored once,
+and products have few different shapes. The results equal those of the layers in `transformers` up to rounding; under
+autocast the residual stream and the norms stay in float32. Long sequences gain nothing: a ViT with 257 tokens took a
+fifth longer than with its own layers.
 
-Legend: B rows, T tokens, Q tokens that are read (T, or 1), D width, F width of the feed-forward network, H heads,
-E = D / H.
+Legend: B rows, T tokens, Q tokens that the output has (T, or 1), M = B * Q, D width, F width of the feed-forward
+network, H heads, E = D / H. Variables that start with `g` are gradients.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-# Rows of the matrix products are a multiple of this: a product's kernel is compiled for its shape, up to three
-# milliseconds each, and batches by length have dozens of shapes a layer.
+# Matrix products have a multiple of this many rows: their kernels are compiled by shape, up to three milliseconds each,
+# and batches of similar lengths would give dozens of shapes per layer.
 ROWS = 64
 Draw = Callable[[torch.Size, float, torch.dtype], torch.Tensor]
 Value = TypeVar("Value")
 
 
 class Weights(NamedTuple, Generic[Value]):
-    """For each parameter of a layer, as `nn.Linear` and `nn.LayerNorm` have them, its values or whether it trains."""
+    """One value for each parameter of a layer: the parameter itself, or whether it needs a gradient."""
 
     query: Value
     query_bias: Value
@@ -51,29 +51,29 @@ class Weights(NamedTuple, Generic[Value]):
 
 @dataclass(frozen=True)
 class Shape:
-    """What a layer does besides its weights."""
+    """The settings of a layer."""
 
     heads: int
     eps_1: float
     eps_2: float
-    first_alone: bool = False
-    """Give the first token alone."""
+    first_token_only: bool = False
+    """Compute the output of the first token only."""
     attention_dropout: float = 0.0
     out_dropout: float = 0.0
     down_dropout: float = 0.0
     draw: Draw | None = None
-    """Makes dropout masks of a shape, a rate and a dtype: 0, and else 1 / (1 - rate)."""
+    """Returns a dropout mask, 0 or 1 / (1 - rate), of a shape, a rate and a dtype; None: no dropout."""
 
 
 class _Attended(NamedTuple):
-    """What the backward pass of attention needs."""
+    """Tensors that the backward pass of attention needs."""
 
     x: torch.Tensor  # (B * T, D)
     read: torch.Tensor  # (B * Q, D)
     query: torch.Tensor  # (B * H, Q, E)
     key_value: torch.Tensor  # (2, B * H, T, E)
     shares: torch.Tensor  # (B * H, Q, T), before dropout
-    dropout: torch.Tensor | None  # the mask, likewise
+    dropout: torch.Tensor | None  # the dropout mask of the shares
     context: torch.Tensor  # (B * Q, D)
     w_query: torch.Tensor
     w_key_value: torch.Tensor
@@ -81,17 +81,17 @@ class _Attended(NamedTuple):
 
 
 class _Fed(NamedTuple):
-    """What the backward pass of the feed-forward network needs."""
+    """Tensors that the backward pass of the feed-forward network needs."""
 
     x: torch.Tensor  # (M, D)
     up: torch.Tensor  # (M, F), before GELU
-    active: torch.Tensor  # (M, F), after it
+    active: torch.Tensor  # (M, F), after GELU
     w_up: torch.Tensor
     w_down: torch.Tensor
 
 
 class _Normed(NamedTuple):
-    """What the backward pass of a normalization needs."""
+    """Tensors that the backward pass of a norm needs."""
 
     x: torch.Tensor
     mean: torch.Tensor
@@ -99,25 +99,25 @@ class _Normed(NamedTuple):
 
 
 class EncoderLayer(torch.autograd.Function):
-    """`EncoderLayer.apply(x_BTD, mask, shape, *weights)` gives (B, Q, D).
+    """`EncoderLayer.apply(x_BTD, mask, shape, *weights)` returns (B, Q, D).
 
-    The mask is added to the scores, and broadcast to (B, H, T, T); None where every token is read. Products are
-    computed in autocast's dtype where that is on, else in that of `x`.
+    The mask is added to the scores, broadcast to (B, H, T, T); None: no token is masked. Products are computed in the
+    dtype of autocast, without autocast in that of `x`.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x_BTD: torch.Tensor, mask: torch.Tensor | None, shape: Shape, *parameters: torch.Tensor
     ) -> torch.Tensor:
-        """See the class."""
+        """Compute the layer."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BTD.dtype
         with torch.autocast("cpu", enabled=False):
             w = Weights(*parameters)
             B, T, D = x_BTD.shape
             x = x_BTD.reshape(B * T, D)
             low = _low(x, dtype)
-            read, low_read = (x_BTD[:, 0], _low(x_BTD[:, 0], dtype)) if shape.first_alone else (x, low)
-            out, attended = _attend(low, low_read, mask, (B, 1 if shape.first_alone else T, T), w, shape)
+            read, low_read = (x_BTD[:, 0], _low(x_BTD[:, 0], dtype)) if shape.first_token_only else (x, low)
+            out, attended = _attend(low, low_read, mask, (B, 1 if shape.first_token_only else T, T), w, shape)
             sum_1, mask_1 = _drop_and_add(out, read, shape.out_dropout, shape.draw)
             y, normed_1 = _norm(sum_1, w.norm_1, w.norm_1_bias, shape.eps_1)
             down, fed = _feed(_low(y, dtype), len(y), w)
@@ -131,7 +131,7 @@ class EncoderLayer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_BQD: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of `x` and of the weights."""
+        """Return the gradients of `x` and of the weights."""
         saved = iter(ctx.saved_tensors)
         attended = _Attended(*(next(saved) for _ in _Attended._fields))
         fed = _Fed(*(next(saved) for _ in _Fed._fields))
@@ -148,7 +148,7 @@ class EncoderLayer(torch.autograd.Function):
         out = _drop_backward(g_sum, mask_1, dtype)
         g_x, g_read, of_attention = _attend_backward(out, attended, B, shape, needed)
         g_read = g_sum.add_(g_read)
-        if shape.first_alone:
+        if shape.first_token_only:
             g_x = g_x.to(g_read.dtype)
             g_x.view(B, T, D)[:, 0] += g_read
         else:
@@ -169,7 +169,7 @@ def _attend(
     w: Weights[torch.Tensor],
     shape: Shape,
 ) -> tuple[torch.Tensor, _Attended]:
-    """Attention and its output projection, (B * Q, D), of the tokens `read`, (B * Q, D), over all, `x`, (B * T, D).
+    """Compute attention from the tokens `read` (B * Q, D) to all tokens `x` (B * T, D), with its output projection.
 
     Args:
         sizes: B, Q and T.
@@ -198,7 +198,7 @@ def _attend(
 def _attend_backward(
     g: torch.Tensor, at: _Attended, B: int, shape: Shape, needed: Weights[bool]
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
-    """Gradients of `x`, of `read`, and of the first eight weights, of that of the output projection."""
+    """Return the gradients of `x`, of `read` and of the first eight weights, from that of the output projection."""
     H, Q, T, E = shape.heads, at.query.shape[1], *at.key_value.shape[2:]
     g_out, g_out_bias = _linear_backward(g, at.context, needed.out, needed.out_bias)
     g_context = (g @ at.w_out)[: B * Q].view(B, Q, H, E).transpose(1, 2).reshape(B * H, Q, E)
@@ -226,7 +226,7 @@ def _attend_backward(
 
 
 def _feed(x: torch.Tensor, rows: int, w: Weights[torch.Tensor]) -> tuple[torch.Tensor, _Fed]:
-    """The feed-forward network of the first `rows` of `x`, (M, D)."""
+    """Compute the feed-forward network of `x`, (M, D), whose last rows are padding from `rows` on."""
     dtype = x.dtype
     w_up, w_down = w.up.to(dtype), w.down.to(dtype)
     up = torch.addmm(w.up_bias.to(dtype), x, w_up.t())
@@ -237,7 +237,7 @@ def _feed(x: torch.Tensor, rows: int, w: Weights[torch.Tensor]) -> tuple[torch.T
 def _feed_backward(
     g: torch.Tensor, rows: int, at: _Fed, needed: Weights[bool]
 ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
-    """Gradients of the input and of the four weights."""
+    """Return the gradients of the input and of the four weights."""
     of_down = _linear_backward(g, at.active, needed.down, needed.down_bias)
     g_up = torch.ops.aten.gelu_backward(g @ at.w_down, at.up)
     return (g_up @ at.w_up)[:rows], (*_linear_backward(g_up, at.x, needed.up, needed.up_bias), *of_down)
@@ -246,7 +246,7 @@ def _feed_backward(
 def _linear_backward(
     g: torch.Tensor, x: torch.Tensor, weight: bool, bias: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The gradients needed of a linear layer's weight and bias, from its output's (M, O) and its input (M, I)."""
+    """Return the needed gradients of a linear layer's weight and bias, from that of its output and its input."""
     return g.t() @ x if weight else None, g.sum(0) if bias else None
 
 
@@ -271,7 +271,7 @@ def _mask(like: torch.Tensor, rate: float, draw: Draw | None) -> torch.Tensor | 
 def _drop_and_add(
     part: torch.Tensor, stream: torch.Tensor, rate: float, draw: Draw | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`stream` and what dropout leaves of `part`, (M, D), and the mask."""
+    """Apply dropout to `part`, (M, D), and add `stream`; return the sum and the mask."""
     dropout = _mask(part, rate, draw)
     return stream + (part if dropout is None else part.mul_(dropout)), dropout
 
@@ -284,7 +284,7 @@ def _drop_backward(g: torch.Tensor, dropout: torch.Tensor | None, dtype: torch.d
 
 
 def _low(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`x`, (M, D), in `dtype`, and below it zeros up to a multiple of `ROWS`."""
+    """Cast `x`, (M, D), to `dtype`, padded with rows of zeros to a multiple of `ROWS`."""
     rows, width = x.shape
     low = torch.empty(-(-rows // ROWS) * ROWS, width, dtype=dtype)
     low[:rows].copy_(x)
@@ -293,7 +293,7 @@ def _low(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _rows_of_heads(x: torch.Tensor, kinds: int, B: int) -> torch.Tensor:
-    """What heads hold, `kinds` times (B, H, T, E), by tokens: (B * T, kinds * D), likewise with zeros below."""
+    """Bring `kinds` tensors (B, H, T, E) into rows by token, (B * T, kinds * D), padded as in `_low`."""
     T, E = x.shape[-2:]
     H = x.numel() // (kinds * B * T * E)
     low = x.new_empty(-(-B * T // ROWS) * ROWS, kinds * H * E)

@@ -1,8 +1,8 @@
-"""Encoder layers computed by `layer_function.EncoderLayer` while a model trains or predicts on a CPU.
+"""Compute encoder layers by `layer_function.EncoderLayer` while a model trains or predicts on a CPU.
 
-Layers are exchanged where that changes nothing but the time: plain linear layers, GELU, eager attention, no hook inside
-and no further output. All others stay what they are. On two cores of a Xeon with AMX, training MiniLM in bf16 on short
-reviews went from 193 to 226 rows a second (medians of 2 and 4 runs, in turns).
+Only layers whose results stay the same are replaced: plain linear layers, GELU, eager attention, no inner hooks and no
+further outputs. On two cores of a Xeon with AMX, training MiniLM in bf16 on short reviews went from 193 to 226 rows per
+second (medians of 2 and 4 alternating runs).
 
 Legend: B rows, T tokens, D width.
 """
@@ -20,55 +20,58 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.activations import GELUActivation
 
-from hf_finetune.models.families import Family, family_of
+from hf_finetune.models.families import family_of
+from hf_finetune.models.family import Family
 from hf_finetune.models.kernels import dropout
-from hf_finetune.models.kernels.exchange import Exchange, exchanged
+from hf_finetune.models.kernels.class_swap import ClassSwap, swapped_classes
 from hf_finetune.models.kernels.layer_function import Draw, EncoderLayer, Shape
-from hf_finetune.models.kernels.narrow_last_layer import is_first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import is_narrowed
 from hf_finetune.models.modules import without_adapter
 
-# Attention of the library and of `kernels.dropout`, which the function computes.
+# Attention kernels that the function can replace.
 EAGER = ("eager", dropout.ATTENTION)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Modules of a layer that is computed as one function."""
+    """Modules and settings of a layer that is computed as one function."""
 
     config: PreTrainedConfig
     weighted: tuple[nn.Module, ...]
-    """In the order of `layer_function.Weights`."""
+    """Modules with weights, in the order of `layer_function.Weights`."""
     eps: tuple[float, float]
-    """Of the two norms."""
+    """Epsilons of the two norms."""
     dropouts: tuple[nn.Dropout | None, ...]
-    """Of the attention, of its output, of the feed-forward network's; None: there is none."""
-    first_alone: bool
+    """Dropouts on the attention weights, the attention output and the feed-forward output; None: there is none."""
+    first_token_only: bool
     draw: Draw
-    """Makes dropout masks, see `layer_function.Shape`."""
+    """See `layer_function.Shape`."""
 
 
 class Fused(nn.Module):
-    """Mixed into the class of a layer that is computed by one function."""
+    """Mixin for the class of a layer that is computed as one function."""
 
     parts: Parts
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *others: Any, **named: Any
     ) -> Any:
-        """As the layer's own, (B, T, D) in, (B, T, D) or (B, 1, D) out."""
+        """Compute the layer: (B, T, D) to (B, T, D), or to (B, 1, D) in a narrowed last layer."""
         parts = self.parts
         rates = [site.p if site is not None and site.training else 0.0 for site in parts.dropouts]
         has_options = any(value is not None and value is not False for value in (*others, *named.values()))
         if has_options or max(rates) == 1 or parts.config._attn_implementation not in EAGER:
             return super().forward(hidden_states, attention_mask, *others, **named)
         heads = parts.config.num_attention_heads
-        shape = Shape(heads, parts.eps[0], parts.eps[1], parts.first_alone, rates[0], rates[1], rates[2], parts.draw)
+        shape = Shape(
+            heads, parts.eps[0], parts.eps[1], parts.first_token_only, rates[0], rates[1], rates[2], parts.draw
+        )
         parameters = [parameter for module in parts.weighted for parameter in (module.weight, module.bias)]
         return EncoderLayer.apply(hidden_states, attention_mask, shape, *parameters)
 
 
 def parts_of(layer: nn.Module, family: Family, draw: Draw) -> Parts | None:
-    """The modules of a layer; None where the function would not give what this module gives."""
+    """Return the parts of a layer, or None if the function would compute something else than the layer."""
     fused, feed_forward = family.fused, family.feed_forward
     assert fused is not None and feed_forward is not None, "a family whose layers are computed as one function"
     projections = [f"{fused.attention}.{name}" for name in fused.projections]
@@ -78,15 +81,14 @@ def parts_of(layer: nn.Module, family: Family, draw: Draw) -> Parts | None:
         activation = layer.get_submodule(fused.activation)
     except AttributeError:
         return None
-    # What is done inside would be left out: hooks, of which the function knows that of the first token, and mixout's
-    # products.
+    # The function would skip inner hooks (except the one of `narrow_last_layer`) and a replaced `forward` (mixout).
     hooked = any(m._forward_hooks or m._forward_pre_hooks for name, m in layer.named_modules() if name)
-    first_alone = is_first_token_alone(layer)
+    narrowed = is_narrowed(layer)
     if (
         any(type(module) is not nn.Linear or module.bias is None or "forward" in vars(module) for module in linear)
         or linear[0].out_features != linear[0].in_features
         or not isinstance(activation, GELUActivation)
-        or (hooked and not first_alone)
+        or (hooked and not narrowed)
         or isinstance(layer, Fused)
     ):
         return None
@@ -97,25 +99,25 @@ def parts_of(layer: nn.Module, family: Family, draw: Draw) -> Parts | None:
     norms: list[Any] = [layer.get_submodule(name) for name in family.norms]
     attention: Any = layer.get_submodule(fused.attention)
     weighted = (*linear[:4], norms[0], *linear[4:], norms[1])
-    return Parts(attention.config, weighted, (norms[0].eps, norms[1].eps), tuple(sites), first_alone, draw)
+    return Parts(attention.config, weighted, (norms[0].eps, norms[1].eps), tuple(sites), narrowed, draw)
 
 
 def fused_layers(model: nn.Module, *, shared_masks: bool = True) -> AbstractContextManager[None]:
-    """Inside, the layers that fit are computed by one function each; after, the model is as before.
+    """Compute each suitable layer of a model on a CPU as one function, inside the context.
 
     Args:
-        shared_masks: take dropout masks from `dropout.masks`, inside `fast_dropout`; else each is drawn.
+        shared_masks: take dropout masks from `dropout.masks`, for use inside `fast_dropout`; False: draw each mask.
     """
-    whole = without_adapter(model)
-    family = family_of(whole.config) if whole.device.type == "cpu" else None
-    draw = dropout.masks.piece if shared_masks else _drawn
-    exchanges = []
-    if family is not None and family.fused is not None:
+    classifier = without_adapter(model)
+    family = family_of(classifier.config)
+    draw = dropout.masks.piece if shared_masks else _draw
+    swaps = []
+    if family.fused is not None and classifier.device.type == "cpu":
         for layer in model.modules():
             if (parts := parts_of(layer, family, draw)) is not None:
                 cls: Any = type(layer)
-                exchanges.append(Exchange(layer, _fused(cls), {"parts": parts}))
-    return exchanged(exchanges)
+                swaps.append(ClassSwap(layer, _fused(cls), {"parts": parts}))
+    return swapped_classes(swaps)
 
 
 @cache
@@ -123,5 +125,5 @@ def _fused(cls: Any) -> type[nn.Module]:
     return type(f"Fused{cls.__name__}", (Fused, cls), {})
 
 
-def _drawn(shape: torch.Size, rate: float, dtype: torch.dtype) -> torch.Tensor:
+def _draw(shape: torch.Size, rate: float, dtype: torch.dtype) -> torch.Tensor:
     return dropout.random_mask(math.prod(shape), rate, dtype).view(shape)

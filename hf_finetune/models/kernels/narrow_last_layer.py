@@ -1,8 +1,8 @@
-"""The last layer, computed for the first token alone where the head reads no other.
+"""Compute the last layer for the first token only, if the head reads no other token.
 
-A BERT-like head pools the first token. What the last layer makes of the others is thrown away: their attention output
-and feed-forward network, three quarters of that layer's work, a ninth of a six-layer network's. Left out, the logits
-and gradients are the same numbers.
+A BERT-like head pools the first token, so that most of the last layer's work, the attention outputs and feed-forward
+networks of all other tokens, is unused: three quarters of that layer, a ninth of a network with six layers. Without it,
+logits and gradients are the same.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.modules import encoder_layers
 
 
-def first_token_alone(model: PreTrainedModel) -> RemovableHandle | None:
-    """Compute the last layer for the first token of each row alone; hidden states of the others end before it.
+def narrow_to_first_token(model: PreTrainedModel) -> RemovableHandle | None:
+    """Compute the last layer for the first token of each row only.
 
     Returns:
-        A handle that undoes it; None for families whose head reads other tokens, or whose layers mix them to the end.
+        A handle that undoes it; None if the head reads other tokens, or the layers of the family mix them to the end.
     """
     family = family_of(model.config)
     if isinstance(model, CustomHeadClassifier):
-        reads_first = model.reads_first_token_alone
+        reads_first = model.reads_only_first_token
     else:
         reads_first = type(model).__name__.endswith("ForSequenceClassification")
-    if family is None or family.tokenwise_from is None or not reads_first:
+    if family.tokenwise_from is None or not reads_first:
         return None
     return encoder_layers(model)[-1].get_submodule(family.tokenwise_from).register_forward_pre_hook(_first_token)
 
@@ -42,7 +42,7 @@ def _first_token(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.
 
 @contextmanager
 def all_tokens(model: nn.Module) -> Iterator[None]:
-    """Inside, the last layer is computed for all tokens, despite `first_token_alone`; after, as before."""
+    """Undo `narrow_to_first_token` inside the context."""
     narrowed = [
         (module._forward_pre_hooks, key)
         for module in model.modules()
@@ -58,8 +58,8 @@ def all_tokens(model: nn.Module) -> Iterator[None]:
             hooks[key] = _first_token
 
 
-def is_first_token_alone(layer: nn.Module) -> bool:
-    """Whether this layer is computed so, and has no other hook inside."""
+def is_narrowed(layer: nn.Module) -> bool:
+    """Whether `narrow_to_first_token` narrowed this layer, and it has no other inner hook."""
     inner = (module for module in layer.modules() if module is not layer)
     hooks = [hook for m in inner for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
     return hooks == [_first_token]

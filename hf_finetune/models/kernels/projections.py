@@ -1,9 +1,9 @@
-"""Query, key and value of a layer as one matrix product.
+"""Compute query, key and value of a layer as one matrix product.
 
-Three products with the same input read it three times, cast it three times and add up three gradients of it. One
-product with the three weights stacked gives the same numbers to rounding. On two cores a training step of a small BERT
-in bf16 took 182 in place of 192 ms at 23 tokens a row, 84 in place of 88 at 11; without gradients nothing was gained.
-The weights stay three parameters: what is saved, clipped and updated does not change.
+Three products with the same input read it three times, cast it three times and sum three gradients of it. One product
+with the stacked weights gives the same results up to rounding. On two cores a training step of a small BERT in bf16
+took 182 instead of 192 ms at 23 tokens per row, 84 instead of 88 at 11; without gradients it gained nothing. The
+weights stay three parameters, so that saving, clipping and updates do not change.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hf_finetune.models.kernels.exchange import Exchange, exchanged
+from hf_finetune.models.kernels.class_swap import ClassSwap, swapped_classes
 from hf_finetune.models.modules import query_key_value
 
 
-class _Together:
+class _StackedLinears:
     """Linear layers that are called one after another with the same input."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
@@ -29,49 +29,48 @@ class _Together:
         self.outputs: dict[nn.Linear, torch.Tensor] = {}
 
     def __call__(self, layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        """The output of `layer` for `x`, shape (..., D) in, (..., its outputs) out."""
+        """Return the output of `layer` for `x`: (..., D) to (..., out_features)."""
         if x is not self.input:
             weights: list[torch.Tensor] = [layer.weight for layer in self.layers]
             biases: list[torch.Tensor] = [
                 layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
                 for layer in self.layers
             ]
-            together = F.linear(x, torch.cat(weights), torch.cat(biases))
+            stacked = F.linear(x, torch.cat(weights), torch.cat(biases))
             ends = accumulate(layer.out_features for layer in self.layers)
-            # Not by split, whose parts no model may change in place, as Longformer does.
+            # Not split, whose results cannot be changed in place, as Longformer does.
             self.outputs = {
-                layer: together.narrow(-1, end - layer.out_features, layer.out_features)
+                layer: stacked.narrow(-1, end - layer.out_features, layer.out_features)
                 for layer, end in zip(self.layers, ends, strict=True)
             }
             self.input = x
         output = self.outputs.pop(layer)
         if not self.outputs:
-            # Nothing stays alive from one pass to the next.
+            # Do not keep the input alive until the next pass.
             self.input = None
         return output
 
 
 class _Part(nn.Linear):
-    """A linear layer that is computed together with its neighbors."""
+    """A linear layer that is computed together with others."""
 
-    together: _Together
+    stacked: _StackedLinears
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape (..., D) in, (..., out_features) out."""
-        return self.together(self, x)
+        """Compute the layer: (..., D) to (..., out_features)."""
+        return self.stacked(self, x)
 
 
 def fused_projections(model: nn.Module) -> AbstractContextManager[None]:
-    """Inside, attention layers compute query, key and value at once; after, the model is as before.
+    """Compute query, key and value of attention layers at once, inside the context.
 
-    Layers of other kinds (with an adapter on one of the three, say) are left alone, and those that read other inputs
-    each (MobileBERT's).
+    Not if one of the three is no plain linear layer (an adapter), or if they read different inputs (MobileBERT).
     """
-    exchanges = []
+    swaps = []
     for module in model.modules():
         children = [module.get_submodule(name) for name in query_key_value(module) or ()]
         layers = [layer for layer in children if type(layer) is nn.Linear]
         if len(layers) == 3 and len({layer.in_features for layer in layers}) == 1:
-            together = _Together(layers)
-            exchanges += [Exchange(layer, _Part, {"together": together}) for layer in layers]
-    return exchanged(exchanges)
+            stacked = _StackedLinears(layers)
+            swaps += [ClassSwap(layer, _Part, {"stacked": stacked}) for layer in layers]
+    return swapped_classes(swaps)

@@ -1,4 +1,4 @@
-"""Faster computation of what a model does on a CPU: the same numbers, or dropout with the same odds."""
+"""Faster computation on a CPU: the same results up to rounding, and dropout with the same probabilities."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hf_finetune.models.kernels.projections import fused_projections
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """Which of them are used; on other devices than a CPU none is."""
+    """The shortcuts to use on a CPU; other devices use none."""
 
     fast_dropout: bool = True
     """See `kernels.dropout`."""
     fused_layers: bool = True
     """See `kernels.layers`."""
     fused_projections: bool = True
-    """See `kernels.projections`; for layers that are not computed as one function."""
+    """See `kernels.projections`; for layers that `fused_layers` does not replace."""
 
     @property
     def without_gradients(self) -> Shortcuts:
-        """Those that gain something where nothing trains."""
+        """The shortcuts that are faster in prediction, too."""
         return Shortcuts(fast_dropout=False, fused_layers=self.fused_layers, fused_projections=False)
 
     @contextmanager
     def use(self, model: PreTrainedModel) -> Iterator[None]:
-        """Inside, they are used; after, the model is as before."""
+        """Use them on a model, inside the context."""
         with ExitStack() as stack:
             if model.device.type == "cpu":
                 if self.fast_dropout:

@@ -1,10 +1,10 @@
-"""Batches without padding: all rows of a batch in one long row, each attending to itself alone.
+"""Batches without padding: all sequences of a batch packed into one row, with attention only within each sequence.
 
-A classifier of the library pools the first token of every row of a batch, so of a packed batch only the very first.
-Two hooks on the encoder mend that: one tells it where the rows start, the other hands the head one vector per row. They
-are idle for ordinary batches, and nothing of them is saved.
+A stock classifier pools the first token of each row, so in a packed batch the first sequence only. Two hooks on the
+encoder correct this: one passes it the bounds of the sequences, the other gives the head one vector per sequence. They
+do nothing to ordinary batches, and are not saved.
 
-Legend: B rows, S tokens of all rows together, D features.
+Legend: B sequences, S tokens of all sequences together, D features.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from transformers.utils import is_flash_attn_2_available
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import family_of, names_where, stock_head
 from hf_finetune.models.heads.custom import CustomHeadClassifier
-from hf_finetune.models.kernels.exchange import attention_kernel
+from hf_finetune.models.kernels.class_swap import attention_kernel
 from hf_finetune.models.modules import encoder, without_adapter
 
-# A test holds each of them to it.
+# A test covers each of them.
 FAMILIES = names_where(lambda family: family.packable)
 FLASH = "flash_attention_2"
 
@@ -41,14 +41,14 @@ def use_unpadded(
     autocast: torch.dtype | None,
     reason: str = "",
 ) -> bool:
-    """Whether batches go without padding.
+    """Whether to train on batches without padding.
 
     Args:
-        requested: True, False, or None: where a flash-attention kernel runs them, which is on a GPU in half precision.
-        reason: what else stands against it, in words; empty: nothing.
+        requested: True, False, or None: if flash attention is available, on a GPU in half precision.
+        reason: why the run cannot, for the message; empty: it can.
 
     Raises:
-        InputError: True for a family or a run that cannot.
+        InputError: it is requested, but the family or the run cannot.
     """
     family = model.config.model_type
     if family not in FAMILIES or not type(model).__module__.startswith("transformers."):
@@ -61,68 +61,68 @@ def use_unpadded(
 
 
 def flash_fits(device: torch.device, autocast: torch.dtype | None) -> bool:
-    """Whether flash attention is installed for this device; its kernels know half precision only."""
+    """Whether flash attention is installed and supports this device; it needs half precision."""
     return device.type == "cuda" and autocast is not None and is_flash_attn_2_available()
 
 
 def flash_attention(model: nn.Module) -> AbstractContextManager[None]:
-    """Flash attention inside, the former kernel after: evaluation in float32 needs one that can."""
+    """Use flash attention inside the context only: evaluation in float32 needs another kernel."""
     return attention_kernel(without_adapter(model), FLASH)
 
 
 def accept_packed(model: nn.Module) -> None:
-    """Make a classifier take the batches of `data.tokens.pack` as well as ordinary ones; through a PEFT model too."""
+    """Make a classifier, or a PEFT model, accept batches of `data.tokens.pack` besides ordinary ones."""
     body = encoder(model)
-    body.register_forward_pre_hook(_separate_rows, with_kwargs=True)
-    body.register_forward_hook(_one_vector_a_row, with_kwargs=True)
+    body.register_forward_pre_hook(_separate_sequences, with_kwargs=True)
+    body.register_forward_hook(_pool_sequences, with_kwargs=True)
 
 
-def _separate_rows(body: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-    """Positions as the family counts them, and a block mask where the attention kernel does not read row bounds."""
+def _separate_sequences(body: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    """Pass positions as the family counts them, and a block mask if the attention kernel does not read the bounds."""
     bounds = kwargs.get("cu_seq_lens_q")
     if bounds is None:
         return None
     assert isinstance(body, PreTrainedModel)
     config, kwargs = body.config, dict(kwargs)
     family, positions = family_of(config), kwargs["position_ids"]
-    if family is not None and family.first_position is not None:
+    if family.first_position is not None:
         kwargs["position_ids"] = positions + family.first_position(config)
     if not config._attn_implementation.startswith("flash"):
         options = {
             "config": config,
-            # Read for its shape, dtype and device.
+            # Only its shape, dtype and device are used.
             "inputs_embeds": torch.empty(*positions.shape, 0, dtype=body.dtype, device=positions.device),
             "attention_mask": None,
-            "and_mask_function": packed_sequence_mask_function(_row_of_token(bounds, positions)[None]),
+            "and_mask_function": packed_sequence_mask_function(_sequence_of_token(bounds, positions)[None]),
         }
         mask: Any = create_bidirectional_mask(**options)
         if "layer_types" in config.to_dict():
-            # Rows lie side by side, so a window of so many tokens is the same within a row and in the long row.
+            # Tokens of a sequence are adjacent, so the sliding window is the same as in a row of its own.
             mask = {"full_attention": mask, "sliding_attention": create_bidirectional_sliding_window_mask(**options)}
         kwargs["attention_mask"] = mask
     return args, kwargs
 
 
-def _row_of_token(bounds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Index of the row that each token belongs to, shape (S,)."""
+def _sequence_of_token(bounds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return the index of the sequence of each token, shape (S,)."""
     tokens = torch.arange(positions.shape[1], dtype=bounds.dtype, device=bounds.device)
     return torch.searchsorted(bounds[1:], tokens, right=True)
 
 
-def _one_vector_a_row(body: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-    """What the head reads of every row, as a batch of rows of one token: (B, 1, D)."""
+def _pool_sequences(body: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    """Return what the head reads of each sequence, as a batch of rows with one token: (B, 1, D)."""
     bounds = kwargs.get("cu_seq_lens_q")
     if bounds is None:
         return None
     assert isinstance(body, PreTrainedModel)
     hidden_SD = output.last_hidden_state[0]
-    assert len(hidden_SD) == kwargs["position_ids"].shape[1], "the last layer must not be narrowed to the first token"
+    assert len(hidden_SD) == kwargs["position_ids"].shape[1], "packed batches need all tokens of the last layer"
     stock = stock_head(body.config)
     if stock is not None and stock.pooling == "mean":
-        read_BD = torch.segment_reduce(hidden_SD, "mean", offsets=bounds.long(), axis=0, unsafe=True)
+        pooled_BD = torch.segment_reduce(hidden_SD, "mean", offsets=bounds.long(), axis=0, unsafe=True)
     else:
-        read_BD = hidden_SD.index_select(0, bounds[:-1])
-    output.last_hidden_state = read_BD[:, None]
+        pooled_BD = hidden_SD.index_select(0, bounds[:-1])
+    output.last_hidden_state = pooled_BD[:, None]
     if (pooler := dict(body.named_children()).get("pooler")) is not None:
         output.pooler_output = pooler(output.last_hidden_state)
     return output

@@ -1,9 +1,9 @@
-"""PEFT adapters that survive saving, reloading and merging, for every family.
+"""PEFT adapters that can be saved, reloaded and merged for every family.
 
-peft picks targets and saved modules by name. Left alone it puts adapters on the head, wraps one head module in another
-(DistilBERT), or forgets modules that were random when training began (the pooler or dense layer before the classifier,
-the whole head where no task type is given), so that the reloaded model is another one. Here the targets are the linear
-layers within the encoder's layers, and everything outside them that trains or started at random is saved whole.
+peft selects target modules and saved modules by name. With its defaults it adapts the head, wraps one head module in
+another (DistilBERT), or does not save modules that were initialized at random (the pooler or dense layer before the
+classifier, the whole head without a task type), so that the reloaded model differs. Here the targets are the linear
+layers in the encoder's layers, and any other module that trains or was initialized at random is saved in full.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -27,66 +27,52 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.contexts import seeded
 from hf_finetune.models.freezing import freeze_batch_norm
-from hf_finetune.models.loading import seeded
-from hf_finetune.models.peft.compatibility import MERGEABLE, complete, cuts_out, method_of
+from hf_finetune.models.peft.compatibility import MERGEABLE, completed_config, method_of, subtracts_from_base
+from hf_finetune.models.peft.config import Lora
 from hf_finetune.models.safety import first_line
 from hf_finetune.utils.artifacts import ADAPTER_FILE
 from hf_finetune.utils.files import write_bytes
 
-# peft checks little of a config before it uses it. Seen, beside its own words: r 8.5 is a TypeError, VeRA's r 0 a
+# peft hardly validates its configs, so that bad values raise many kinds of errors: r 8.5 a TypeError, VeRA's r 0 a
 # division by zero, a token index past the vocabulary an IndexError, on images an AttributeError, a broken pattern
 # re.error.
-PEFT_COMPLAINTS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, re.error)
+PEFT_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, re.error)
 HARMLESS_WARNINGS = (
-    # A property of transformers that peft 0.21 still reads.
+    # peft 0.21 still reads this property of transformers.
     "`is_gradient_checkpointing` is deprecated",
-    # BOFT's kernel for GPUs, in whose place torch computes.
+    # BOFT falls back from its GPU kernel to torch.
     "Setting boft_n_butterfly_factor to 1",
     "Failed to load the CUDA extension",
-    # AdaLoRA's ranks and layers left without any, which load as they should.
+    # AdaLoRA's ranks, and layers without any rank left, load correctly.
     "The following rank_pattern keys did not match",
     ".*LoRA tensor.s. have invalid shape",
     "Initializing zero-element tensors is a no-op",
 )
-Variant = Literal["plain", "rslora", "dora", "pissa", "olora"]
 START = "adapter_at_start"
-"""Folder beside a run's checkpoints, see `save_adapter`."""
-WHY_ALONE = "trained vectors come before the words of every text, which no stock class of transformers does"
-"""Why a prompt is no model by itself."""
+"""Folder next to a run's checkpoints with the initial adapter, see `save_adapter`."""
+WHY_NOT_STANDALONE = "trained vectors come before the words of every text, which no stock class of transformers does"
+"""Why a prompt cannot be merged into a model."""
 CONFIG_FILE = "adapter_config.json"
 
 
-def lora_config(
-    model: PreTrainedModel,
-    *,
-    r: int = 8,
-    alpha: float = 16,
-    dropout: float = 0.0,
-    variant: Variant = "plain",
-    fresh: Sequence[str],
-) -> PeftConfig:
-    """LoRA (https://arxiv.org/abs/2106.09685) on every linear layer of the encoder.
+def lora_config(model: PreTrainedModel, lora: Lora, *, fresh: Sequence[str]) -> PeftConfig:
+    """Return peft's config of LoRA (arXiv:2106.09685) on every linear layer of the encoder.
 
     Args:
-        r: rank of the update.
-        alpha: the update is scaled by alpha / r.
-        dropout: rate on the adapter's input.
-        fresh: modules that the checkpoint did not have, see `loading.Loaded`.
-        variant: plain; rslora scales by alpha / sqrt(r) (https://arxiv.org/abs/2312.03732); dora learns the length of
-            every row apart from its direction (https://arxiv.org/abs/2402.09353); pissa and olora, see
-            `compatibility.cuts_out`.
+        fresh: modules that the checkpoint lacks, see `loading.Loaded`.
     """
     config = LoraConfig(
-        r=r,
-        # peft takes any number.
-        lora_alpha=cast(int, alpha),
-        lora_dropout=dropout,
-        use_rslora=variant == "rslora",
-        use_dora=variant == "dora",
-        init_lora_weights=variant if variant in ("pissa", "olora") else True,
+        r=lora.r,
+        # peft accepts any number.
+        lora_alpha=cast(int, lora.alpha),
+        lora_dropout=lora.dropout,
+        use_rslora=lora.variant == "rslora",
+        use_dora=lora.variant == "dora",
+        init_lora_weights=lora.variant if lora.variant in ("pissa", "olora") else True,
     )
-    return complete(model, config, fresh)
+    return completed_config(model, config, fresh)
 
 
 def add_adapter(
@@ -98,35 +84,32 @@ def add_adapter(
     steps: int | None = None,
     empty: bool = False,
 ) -> PeftModel:
-    """Put an adapter on a classifier. `model` itself is changed; `config` is not.
+    """Add an adapter to a classifier. `model` changes, `config` does not.
 
-    The config's open ends are closed: targets where it names none or `all-linear`, the task type, `modules_to_save`
-    (the head and all of `fresh`), the size of a prompt, and AdaLoRA's schedule: all of the run's steps, a tenth of them
-    before ranks are cut and three tenths after, unless the config has others. BatchNorm statistics are fixed: they
-    are no part of an adapter.
+    Unset fields of the config are completed: the target modules (also for `all-linear`), the task type,
+    `modules_to_save` (the head and all of `fresh`), the size of a prompt, and AdaLoRA's schedule over the run's steps:
+    ranks are reduced after the first tenth and before the last three tenths. BatchNorm statistics are fixed, because an
+    adapter does not contain them.
 
     Args:
-        config: a PEFT config, complete or not.
-        fresh: modules that the checkpoint did not have, see `loading.Loaded`.
-        seed: of the adapter's first weights; torch's global generator is left as it was.
-        steps: optimizer steps of the run, for AdaLoRA. None: the config's.
-        empty: give the adapter shapes but no memory, to see whether it fits a model of `meta_model`.
+        fresh: modules that the checkpoint lacks, see `loading.Loaded`.
+        seed: of the adapter's initial weights; torch's global generator stays as it was.
+        steps: optimizer steps of the run, for AdaLoRA. None: those of the config.
+        empty: create the adapter on the meta device, to check that it fits a `checkpoint_config.meta_classifier`.
 
     Raises:
-        InputError: the method is not supported, does not fit this family, or names a module that the model does not
-            have; AdaLoRA's schedule does not fit the steps.
+        InputError: see `completed_config`; or peft refuses it, or AdaLoRA's schedule does not fit the steps.
     """
-    whole = complete(model, config, fresh)
-    if isinstance(whole, AdaLoraConfig):
-        _set_schedule(whole, steps)
+    completed = completed_config(model, config, fresh)
+    if isinstance(completed, AdaLoraConfig):
+        _set_schedule(completed, steps)
     freeze_batch_norm(model)
     try:
         with seeded(seed), _quiet():
-            adapted = get_peft_model(model, whole, low_cpu_mem_usage=empty)
-    except PEFT_COMPLAINTS as error:
+            return get_peft_model(model, completed, low_cpu_mem_usage=empty)
+    except PEFT_ERRORS as error:
         misfit = f"{method_of(config)} does not fit {model.config.model_type}"
         raise InputError(f"adapter: {misfit}: {first_line(error)}") from error
-    return adapted
 
 
 def _set_schedule(config: AdaLoraConfig, steps: int | None) -> None:
@@ -141,10 +124,10 @@ def _set_schedule(config: AdaLoraConfig, steps: int | None) -> None:
 
 
 def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
-    """Put a saved adapter on a classifier with as many classes, whatever its head was initialized with.
+    """Add a saved adapter to a classifier with the same number of classes. `model` changes.
 
     Args:
-        folder: as `save_adapter` wrote it. `model` itself is changed.
+        folder: written by `save_adapter`.
     """
     with _quiet():
         return PeftModel.from_pretrained(model, folder, use_safetensors=True)
@@ -152,7 +135,7 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without warnings that mean nothing here."""
+    """Suppress warnings that mean nothing here."""
     with warnings.catch_warnings():
         for message in HARMLESS_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
@@ -160,51 +143,51 @@ def _quiet() -> Iterator[None]:
 
 
 def mergeable(adapted: PeftModel) -> bool:
-    """Whether a stock class can hold the trained model, so that `merge` gives it."""
+    """Whether `merge` can return the trained model in a stock class."""
     return adapted.active_peft_config.peft_type in MERGEABLE
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
-    """A stock model with the adapter's updates added to its weights, on its own memory; `adapted` stays as it is."""
+    """Return a stock model with the adapter merged into its weights, in memory of its own; `adapted` stays."""
     copied = copy.deepcopy(adapted)
     base = copied.get_base_model()
-    # Done here, for outside LoRA peft 0.21 fails on a saved module that is not a single layer (a head of two).
+    # peft 0.21 does this for LoRA only; other methods fail on a saved module of several layers (an MLP head).
     for name, module in list(base.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):
-            parent, _, own = name.rpartition(".")
-            setattr(base.get_submodule(parent), own, module.modules_to_save[copied.active_adapter])
+            parent, _, child = name.rpartition(".")
+            setattr(base.get_submodule(parent), child, module.modules_to_save[copied.active_adapter])
     return copied.merge_and_unload().requires_grad_(True)
 
 
 def save_adapter(adapted: PeftModel, folder: str | Path, *, start: str | Path | None = None) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, each of them whole or not at all.
+    """Write adapter_config.json and adapter_model.safetensors, each atomically, without peft's generated README.
 
-    `PeftModel.from_pretrained(AutoModelFor...Classification.from_pretrained(base, num_labels=C), folder)` gives the
-    same model, whatever that base's head was initialized with. The README that peft adds is left out: it guesses.
+    `PeftModel.from_pretrained(AutoModelFor...Classification.from_pretrained(base, num_labels=C), folder)` restores the
+    model, whatever the initial head of that base.
 
-    An adapter that took a part out of the pretrained weights when it began is saved as plain LoRA of twice the rank,
-    what it is minus what it was, for the weights it will be loaded onto have that part still. Layers whose rank is
-    another than the config's, because they are narrower, say theirs in `rank_pattern` and `alpha_pattern`.
+    An adapter that was subtracted from the pretrained weights (see `subtracts_from_base`) is saved as plain LoRA of
+    twice the rank, the trained adapter minus the initial one, because a reloaded base has its original weights. Layers
+    too narrow for the config's rank have theirs in `rank_pattern` and `alpha_pattern`.
 
     Args:
-        start: folder of the same adapter before it was trained, written by this function; for such adapters alone.
+        start: folder in which this function saved the initial adapter; only needed for such adapters.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(adapted.active_peft_config, AdaLoraConfig):
-        _note_ranks(adapted, adapted.active_peft_config)
+        _set_rank_pattern(adapted, adapted.active_peft_config)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary, _quiet():
-        # Embeddings are never resized here; asking peft to find out would ask the Hub.
+        # Embeddings are never resized here; to check that, peft would query the Hub.
         adapted.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)
-        if start is not None and cuts_out(adapted.active_peft_config):
-            _as_plain_lora(Path(temporary), Path(start), adapted)
+        if start is not None and subtracts_from_base(adapted.active_peft_config):
+            _convert_to_plain_lora(Path(temporary), Path(start), adapted)
         for path in sorted(Path(temporary).iterdir()):
             if path.suffix in (".json", ".safetensors"):
                 write_bytes(folder / path.name, path.read_bytes())
 
 
-def _note_ranks(adapted: PeftModel, config: AdaLoraConfig) -> None:
-    """Write which ranks are left, by the values themselves: the schedule's may be older than the weights are."""
+def _set_rank_pattern(adapted: PeftModel, config: AdaLoraConfig) -> None:
+    """Set the ranks that are left, from the weights: those of the schedule may be older."""
     config.rank_pattern = {
         name.removeprefix("base_model.model."): (values != 0).flatten().tolist()
         for name, values in adapted.named_parameters()
@@ -212,8 +195,8 @@ def _note_ranks(adapted: PeftModel, config: AdaLoraConfig) -> None:
     }
 
 
-def _as_plain_lora(folder: Path, start: Path, adapted: PeftModel) -> None:
-    """B A - B0 A0 = [B, -B0] [A; A0]. (peft's own conversion leaves out the head.)"""
+def _convert_to_plain_lora(folder: Path, start: Path, adapted: PeftModel) -> None:
+    """Save B A - B0 A0 as [B, -B0] [A; A0]; peft's own conversion leaves out the head."""
     before, tensors = load_file(start / ADAPTER_FILE), load_file(folder / ADAPTER_FILE)
     for name, tensor in tensors.items():
         if ".lora_A." in name:
@@ -223,10 +206,10 @@ def _as_plain_lora(folder: Path, start: Path, adapted: PeftModel) -> None:
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
     path = folder / CONFIG_FILE
     config = json.loads(path.read_text())
-    # The scale, alpha / r or alpha / sqrt(r), stays what it was.
+    # Keep the scale, alpha / r or alpha / sqrt(r).
     power = 0.5 if config["use_rslora"] else 1
     config |= {"init_lora_weights": True, "r": 2 * config["r"], "lora_alpha": 2**power * config["lora_alpha"]}
-    # A matrix has no more directions to take out than its smaller side, whatever rank the config asks for.
+    # The rank of a layer is at most its smaller side, whatever the config says.
     layers = {n: m for n, m in adapted.get_base_model().named_modules() if isinstance(m, LoraLayer)}
     ranks = {name: _rank(tensors, name) for name in layers}
     alphas = {n: layer.scaling[adapted.active_adapter] * ranks[n] ** power for n, layer in layers.items()}
@@ -236,6 +219,6 @@ def _as_plain_lora(folder: Path, start: Path, adapted: PeftModel) -> None:
 
 
 def _rank(tensors: Mapping[str, torch.Tensor], layer: str) -> int:
-    """Rank of a layer's update, as it is stored; an embedding's matrices have names of their own."""
+    """Return the rank of a layer's saved update; matrices of embeddings have different names."""
     names = (f"base_model.model.{layer}.{matrix}" for matrix in ("lora_A.weight", "lora_embedding_A"))
     return next(len(tensors[name]) for name in names if name in tensors)

@@ -21,17 +21,17 @@ PEFT_TYPES = (
     *("LORA", "ADALORA", "IA3", "VERA", "OFT", "BOFT", "LOHA", "LOKR", "HRA", "FOURIERFT", "RANDLORA"),
     *("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
 )
-"""Methods that a recipe can name; `models.peft.compatibility` tells which of them fits a family."""
+"""Supported methods; `models.peft.compatibility` checks whether one supports a family."""
 
 
 class _ByPeftType:
-    """A PEFT config in Python, `{peft_type: LORA, ...}` in files, or its type alone for PEFT's defaults."""
+    """Accept a PEFT config, `{peft_type: LORA, ...}` in files, or a peft_type only, for PEFT's defaults."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from pydantic_core import core_schema
 
-        written = core_schema.plain_serializer_function_ser_schema(plain_adapter)
-        return core_schema.no_info_plain_validator_function(_adapter, serialization=written)
+        serialization = core_schema.plain_serializer_function_ser_schema(plain_adapter)
+        return core_schema.no_info_plain_validator_function(_adapter, serialization=serialization)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         kind = {"enum": list(PEFT_TYPES)}
@@ -59,7 +59,7 @@ class Lora:
 
 
 def plain_adapter(adapter: Any) -> dict[str, Any] | None:
-    """Return a PEFT config as PEFT writes it, without what is None."""
+    """Return a PEFT config in plain values, without fields that are None."""
     return None if adapter is None else {str(k): _plain(v) for k, v in adapter.to_dict().items() if v is not None}
 
 
@@ -93,7 +93,7 @@ def _adapter(value: Any) -> Any:
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[name]
     _check_fields(kind, fields)
     if name == "ADALORA":
-        # It asks for the steps of the run, which are known later, see `models.peft.adapters`.
+        # It requires the number of steps, which `models.peft.adapters` sets later.
         phases = [fields.get(n, 0) for n in ("tinit", "tfinal")]
         fields = {"total_step": 1 + sum(p for p in phases if isinstance(p, int)), **fields}
     try:
@@ -103,13 +103,13 @@ def _adapter(value: Any) -> Any:
 
 
 def _check_fields(kind: type, fields: dict[str, Any]) -> None:
-    """What PEFT would say less clearly, or not before it computes: a misspelt field, text in place of a number."""
+    """Refuse unknown fields and text instead of numbers, for which PEFT has unclear or late errors."""
     hints = typing.get_type_hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]
     for name, value in fields.items():
         if name not in known:
             raise no_such_field(f"adapter.{name}", known)
-        # Whole numbers stand in its hints where it takes any (lora_alpha).
+        # PEFT's hints say int where it accepts any number (lora_alpha).
         expected = float if hints[name] is int else hints[name]
         if expected in (float, bool):
             validated(value, expected, f"adapter.{name}")

@@ -1,7 +1,7 @@
-"""What a checkpoint keeps of an adapter in training: every weight that trains, as it is, and AdaLoRA's ledger.
+"""Save and load the state of an adapter in training: all trainable weights, and AdaLoRA's importance scores.
 
-peft's own format is made for use, not for going on: a prompt loses the network that makes it, AdaLoRA the ranks that
-are cut for now, and neither loads into a model that trains.
+peft's own format cannot resume training: it drops the network that computes a prompt and the ranks that AdaLoRA has
+masked for now, and does not load them into a model in training.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ FILE = "adapter_state.safetensors"
 
 
 def save_state(adapted: PeftModel, folder: Path) -> None:
-    """Write `FILE` into a checkpoint's folder."""
+    """Write `FILE` into the folder of a checkpoint."""
     tensors = {f"weight:{n}": p.detach().cpu().contiguous() for n, p in adapted.named_parameters() if p.requires_grad}
     config = adapted.active_peft_config
     if isinstance(config, AdaLoraConfig):
-        ledger = _ledger(adapted)
-        tensors |= {f"importance:{n}": t.cpu() for n, t in ledger.exp_avg_ipt.items()}
-        tensors |= {f"uncertainty:{n}": t.cpu() for n, t in ledger.exp_avg_unc.items()}
+        allocator = _rank_allocator(adapted)
+        tensors |= {f"importance:{n}": t.cpu() for n, t in allocator.exp_avg_ipt.items()}
+        tensors |= {f"uncertainty:{n}": t.cpu() for n, t in allocator.exp_avg_unc.items()}
         tensors |= {f"kept:{n}": torch.tensor(mask) for n, mask in (config.rank_pattern or {}).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / FILE, metadata={"format": "pt"})
@@ -33,10 +33,10 @@ def save_state(adapted: PeftModel, folder: Path) -> None:
 
 @torch.no_grad()
 def load_state(adapted: PeftModel, folder: Path) -> None:
-    """Make the adapter what it was when `save_state` wrote the folder.
+    """Restore the state that `save_state` wrote.
 
     Raises:
-        InputError: it was written for another adapter.
+        InputError: it is the state of another adapter.
     """
     tensors = load_file(folder / FILE)
     weights = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
@@ -47,20 +47,19 @@ def load_state(adapted: PeftModel, folder: Path) -> None:
         parameter.copy_(saved[name])
     config = adapted.active_peft_config
     if isinstance(config, AdaLoraConfig):
-        device, ledger = adapted.device, _ledger(adapted)
-        ledger.reset_ipt()
-        for name, tensor in tensors.items():
-            kind, _, own = name.partition(":")
+        device, allocator = adapted.device, _rank_allocator(adapted)
+        allocator.reset_ipt()
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition(":")
             if kind == "importance":
-                # The first is peft's sign that this weight has a ledger; a step sets it before it reads it.
-                ledger.ipt[own] = torch.zeros_like(tensor, device=device)
-                ledger.exp_avg_ipt[own] = tensor.to(device)
+                # peft tests for this key, and sets the value in every step before it reads it.
+                allocator.ipt[name] = torch.zeros_like(tensor, device=device)
+                allocator.exp_avg_ipt[name] = tensor.to(device)
             elif kind == "uncertainty":
-                ledger.exp_avg_unc[own] = tensor.to(device)
+                allocator.exp_avg_unc[name] = tensor.to(device)
         ranks = {n.removeprefix("kept:"): t.tolist() for n, t in tensors.items() if n.startswith("kept:")}
         config.rank_pattern = ranks or None
 
 
-def _ledger(adapted: PeftModel) -> Any:
-    """What AdaLoRA remembers of each weight's importance."""
+def _rank_allocator(adapted: PeftModel) -> Any:
     return adapted.base_model.rankallocator

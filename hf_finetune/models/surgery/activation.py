@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @configclass
 class SetActivation(Operation):
-    """Exchange the activation of the feed-forward networks, of ResNet and EfficientNet that of their layers. The
-    weights stay, so the network has to get used to it."""
+    """Replace the activation of the feed-forward networks (ResNet, EfficientNet: of the layers). The weights stay, so
+    the network has to adapt to it."""
 
     activation: str
     """Its name in transformers: gelu, gelu_new, relu, silu, mish, quick_gelu and others."""
 
     def update_config(self, config: PreTrainedConfig) -> None:
-        """Write the activation to `config`.
+        """Set the activation in `config`.
 
         Raises:
-            InputError: there is no activation of this name, or the family's is fixed.
+            InputError: transformers has no such activation, or the family's is fixed.
         """
         from transformers.activations import ACT2FN
 
@@ -32,5 +32,5 @@ class SetActivation(Operation):
         if self.activation not in ACT2FN:
             hint = did_you_mean(self.activation, ACT2FN) or f"; known: {', '.join(ACT2FN)}"
             raise self.refusal(f"activation: {self.activation!r} is none of transformers'{hint}")
-        self.check_plain_units(config)
+        self.check_no_swiglu(config)
         setattr(config, family.activation, self.activation)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @configclass
 class SetAttention(Operation):
-    """Choose the attention kernel, as `model.attn_implementation` does. It is no part of a saved model."""
+    """Choose the attention kernel, as `model.attn_implementation` does. A saved model does not remember it."""
 
     implementation: Literal["eager", "sdpa"]
     """eager: plain matrix products; sdpa: torch's fused kernel."""
 
     def update_config(self, config: PreTrainedConfig) -> None:
-        """Write the choice to `config`.
+        """Set the kernel in `config`.
 
         Raises:
             InputError: the family has no sdpa attention.
@@ -32,6 +32,6 @@ class SetAttention(Operation):
         config._attn_implementation = self.implementation
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The same model, computing with this kernel."""
+        """Return the same model, with this kernel."""
         model.set_attn_implementation(self.implementation)
         return model

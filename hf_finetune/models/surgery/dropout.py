@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hf_finetune.models.surgery.rebuild import Operation
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Fraction, configclass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -13,34 +14,30 @@ if TYPE_CHECKING:
 
 @configclass
 class SetDropout(Operation):
-    """Set dropout rates by site, or add dropout where the checkpoint has a rate of 0. None leaves a site as it is."""
+    """Set dropout rates by site; a site with a rate of 0 gains dropout. None leaves a site as it is."""
 
-    hidden: float | None = None
-    """What attention and feed-forward networks add to the stream, and in most families the embeddings. Of efficientnet
-    what its layers add: the rate beyond the highest one, growing from 0 at the lowest."""
-    attention: float | None = None
+    hidden: Fraction | None = None
+    """Outputs of attention and feed-forward networks, in most families the embeddings too. For efficientnet: outputs of
+    the layers, where the rate grows with depth from 0 to this one."""
+    attention: Fraction | None = None
     """Attention weights."""
-    embeddings: float | None = None
-    """The embeddings by themselves; for modernbert and dinov2."""
-    classifier: float | None = None
-    """What the classification layer reads; for bert, roberta, electra, distilbert, deberta, albert, modernbert and
+    embeddings: Fraction | None = None
+    """Embeddings only; for modernbert and dinov2."""
+    classifier: Fraction | None = None
+    """Input of the classification layer; for bert, roberta, electra, distilbert, deberta, albert, modernbert and
     efficientnet."""
 
     def update_config(self, config: PreTrainedConfig) -> None:
-        """Write the rates to `config`.
+        """Set the rates in `config`.
 
         Raises:
-            InputError: there is no rate, one is out of range, or the family has no field for a site.
+            InputError: no rate is set, or the config has no field for a site.
         """
-        fields = self.family(config).dropout
-        sites = {"hidden": self.hidden, "attention": self.attention}
-        sites |= {"embeddings": self.embeddings, "classifier": self.classifier}
+        fields, sites = self.family(config).dropout, asdict(self)
         rates = {site: rate for site, rate in sites.items() if rate is not None}
         if not rates:
             raise self.refusal(f"expected a rate for one of {', '.join(sites)}, got none")
         for site, rate in rates.items():
-            if not 0 <= rate < 1:
-                raise self.refusal(f"{site}: expected at least 0 and below 1, got {rate}")
             if site not in fields:
                 known = f"it has {', '.join(fields)}" if fields else "it has no dropout"
                 raise self.refusal(f"{site}: {config.model_type}'s config has no such rate; {known}")

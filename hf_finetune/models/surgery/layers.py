@@ -1,6 +1,6 @@
 """Surgery on the encoder's depth: keep, drop, copy or add layers.
 
-Layers are numbered from 0, the lowest, over all stages where a family has stages.
+Layers are numbered from 0, the lowest, across all stages.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from hf_finetune.models.families import Family, depth_of, depths_of
+from hf_finetune.models.families import depth_of, depths_of, family_of
+from hf_finetune.models.family import Family
 from hf_finetune.models.surgery.rebuild import Operation, layer_names
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Count, CountOrZero, configclass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -22,177 +23,172 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the weights of a layer come from."""
+    """The layer that a new layer gets its weights from."""
 
     layer: int
-    """Number of the layer, before."""
+    """Its number before the operation."""
     adds_nothing: bool = False
-    """Whether its outputs are set to zero, so that it passes on what it gets."""
+    """Zero the output weights of the new layer, so that it returns its input."""
 
 
 @configclass
 class LayerStep(Operation):
-    """An operation on layers; exactly one of the fields names them."""
+    """An operation on selected layers; exactly one of the fields selects them."""
 
-    first: int | None = None
-    """The lowest so many layers."""
-    last: int | None = None
-    """The highest so many layers."""
-    every: int | None = None
-    """Every so many layers one, from the lowest on: 2 is layers 0, 2, 4 and so on."""
-    layers: tuple[int, ...] = ()
-    """These layers by number, in rising order; 0 is the lowest."""
+    first: Count | None = None
+    """This many of the lowest layers."""
+    last: Count | None = None
+    """This many of the highest layers."""
+    every: Count | None = None
+    """Every n-th layer from the lowest on: 2 selects layers 0, 2, 4 and so on."""
+    layers: tuple[CountOrZero, ...] = ()
+    """Layers by number in rising order; 0 is the lowest."""
 
-    def chosen(self, depth: int) -> list[int]:
-        """Numbers of the layers, of `depth` in all.
+    def selected(self, depth: int) -> list[int]:
+        """Return the numbers of the selected layers out of `depth`.
 
         Raises:
-            InputError: none or several of the fields are set, or they name layers that are not there.
+            InputError: none or several of the fields are set, or they select layers that do not exist.
         """
-        counts = {n: v for n, v in (("first", self.first), ("last", self.last), ("every", self.every)) if v is not None}
-        options = [*counts, *(["layers"] if self.layers else [])]
+        options = {"first": self.first, "last": self.last, "every": self.every, "layers": self.layers or None}
+        options = {name: value for name, value in options.items() if value is not None}
         if len(options) != 1:
             raise self.refusal(f"expected one of first, last, every or layers, got {', '.join(options) or 'none'}")
         if self.layers:
             numbers = list(self.layers)
-            if sorted(numbers) != numbers or not all(0 <= n < depth for n in numbers):
+            if sorted(numbers) != numbers or numbers[-1] >= depth:
                 raise self.refusal(f"layers: expected rising numbers from 0 to {depth - 1}, got {numbers}")
             return numbers
-        ((option, count),) = counts.items()
-        if not 1 <= count <= depth:
-            raise self.refusal(f"{option}: expected 1 to {depth}, as many layers as there are, got {count}")
-        numbers = list(range(depth))
-        return numbers[:count] if option == "first" else numbers[-count:] if option == "last" else numbers[::count]
+        count = self.first or self.last or self.every or 1
+        if count > depth:
+            raise self.refusal(f"{next(iter(options))}: expected 1 to {depth}, the number of layers, got {count}")
+        part = slice(count) if self.first else slice(-count, None) if self.last else slice(None, None, count)
+        return list(range(depth))[part]
 
     def sources(self, depth: int) -> list[Source]:
-        """Where the weights of each layer come from, once the operation is done."""
+        """Return the source of each layer after the operation."""
         raise NotImplementedError
 
-    def update_config(self, config: PreTrainedConfig) -> list[Source]:
-        """Write the new depth to `config`, and return where the weights of each layer come from.
+    def update_config(self, config: PreTrainedConfig) -> None:
+        """Set the depth in `config`.
 
         Raises:
-            InputError: see `chosen`; a layer is dropped or kept twice, or none would be left; the family's config
+            InputError: see `selected`; or a layer is dropped or kept twice, none would be left, or the family's config
                 cannot express the result.
         """
         family = self.family(config)
         if config.to_dict().get("num_hidden_groups", 1) > 1:
-            self.check_own_weights(config)
-        sources = self.sources(depth_of(config, family))
-        _check_first(self, config, family, sources)
+            self.check_unshared(config)
+        sources = self.sources(depth_of(config))
+        _check_first(self, config, sources)
         if family.staged:
-            stages = _check_stages(self, config, family, sources)
-            setattr(config, family.depths, [len(stage) for stage in stages])
+            setattr(config, family.depths, [len(stage) for stage in _by_stage(self, config, sources)])
         else:
             config.num_hidden_layers = len(sources)
-        _update_fields_by_layer(config, family, sources)
-        return sources
+        _update_fields_by_layer(config, sources)
 
     def new_weights(self, model: PreTrainedModel, old: Weights, fresh: Weights) -> Weights:
-        """The weights of each layer from its source."""
+        """Return the weights of each layer, copied from its source."""
         family = self.family(model.config)
         if family.shared:
             return old
-        before, after = (layer_names(model, family, weights) for weights in (old, fresh))
+        before, after = layer_names(model, old), layer_names(model, fresh)
         result = {name: old[name] for name in fresh if not any(name.startswith(f"{layer}.") for layer in after)}
-        last = ""
-        for layer, source in zip(after, self.sources(depth_of(model.config, family)), strict=True):
+        previous = ""
+        for layer, source in zip(after, self.sources(depth_of(model.config)), strict=True):
             for name in fresh:
                 if name.startswith(f"{layer}."):
                     origin = f"{before[source.layer]}{name[len(layer) :]}"
-                    # ModernBERT's first layer has no norm to copy: the copy's is as it starts.
+                    # A copy of ModernBERT's layer 0, which lacks a norm, gets a new norm.
                     result[name] = (old[origin] if origin in old else fresh[name]).clone()
             if source.adds_nothing:
-                _silence(result, family, layer, last)
-            last = layer
+                _zero_outputs(result, family, layer, previous)
+            previous = layer
         return result
 
 
 @configclass
 class KeepLayers(LayerStep):
-    """Keep these encoder layers and drop the others.
+    """Keep the selected encoder layers and drop all others.
 
-    Keep the highest among them where the head reads the first token or a pooler: the layers below may not have written
-    anything there yet.
+    If the head reads the first token or a pooler, keep the highest layer: lower layers may not write there yet.
     """
 
     def sources(self, depth: int) -> list[Source]:
-        """These layers alone."""
+        """Return the selected layers."""
         return _remaining(self, depth, drop=False)
 
 
 @configclass
 class DropLayers(LayerStep):
-    """Drop these encoder layers and keep the others (arXiv:2004.03844)."""
+    """Drop the selected encoder layers and keep all others (arXiv:2004.03844)."""
 
     def sources(self, depth: int) -> list[Source]:
-        """All layers but these."""
+        """Return all layers but the selected ones."""
         return _remaining(self, depth, drop=True)
 
 
 @configclass
 class DuplicateLayers(LayerStep):
-    """Put a copy behind each of these encoder layers, with weights of its own: it does its work twice from the start.
+    """Insert a copy after each selected encoder layer, with weights of its own.
 
-    A layer that is named twice gets two copies. The network computes something else than before; `AddLayers` does not.
+    A layer that is listed twice gets two copies. The outputs of the network change; with `AddLayers` they do not.
     """
 
     def sources(self, depth: int) -> list[Source]:
-        """All layers, and the copies."""
-        chosen = self.chosen(depth)
-        return [Source(n) for n in range(depth) for _ in range(1 + chosen.count(n))]
+        """Return all layers, each followed by its copies."""
+        selected = self.selected(depth)
+        return [Source(n) for n in range(depth) for _ in range(1 + selected.count(n))]
 
 
 @configclass
 class AddLayers(LayerStep):
-    """Put a new layer behind each of these encoder layers; the network computes what it did, until the new ones learn.
+    """Insert a new layer after each selected encoder layer; the outputs of the network stay the same at first.
 
-    A new layer is a copy of the one below whose output weights are zero (arXiv:2401.02415), so it adds nothing to what
-    it gets. In families that normalize after adding (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, DeBERTa) it also takes
-    over the scale and shift of the LayerNorm below, which is left without. A layer that is named twice gets two.
-    Adapters that multiply weights would leave it silent, and are refused.
+    A new layer is a copy of the layer below with output weights of zero (arXiv:2401.02415), so that it returns its
+    input. In post-norm families (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, DeBERTa) it also takes the scale and shift
+    of the LayerNorm below, which becomes neutral. A layer that is listed twice gets two. Adapters that multiply weights
+    are refused: zero weights would stay zero.
     """
 
     def sources(self, depth: int) -> list[Source]:
-        """All layers, and the new ones."""
-        chosen = self.chosen(depth)
-        return [s for n in range(depth) for s in (Source(n), *[Source(n, adds_nothing=True)] * chosen.count(n))]
+        """Return all layers, each followed by its new layers."""
+        selected = self.selected(depth)
+        return [s for n in range(depth) for s in (Source(n), *[Source(n, adds_nothing=True)] * selected.count(n))]
 
-    def update_config(self, config: PreTrainedConfig) -> list[Source]:
-        """As of every operation on layers; refused where a layer cannot pass on what it gets."""
+    def update_config(self, config: PreTrainedConfig) -> None:
+        """Set the depth in `config`, see `LayerStep`; refuse a network whose layers cannot return their input."""
         kind = config.model_type
-        self.check_own_weights(config)
+        self.check_unshared(config)
         for name, value in self.family(config).silent_if.items():
             if (other := getattr(config, name)) != value:
-                why = f"with which a new layer cannot pass on what it gets; expected {value}, or leave it out"
+                why = f"with which a new layer cannot return its input; expected {value}, or leave it out"
                 raise self.refusal(f"this {kind} has {name} {other}, {why}")
-        return super().update_config(config)
+        super().update_config(config)
 
 
 def _remaining(step: LayerStep, depth: int, *, drop: bool) -> list[Source]:
-    chosen = step.chosen(depth)
-    if len(set(chosen)) < len(chosen):
-        raise step.refusal(f"layers: expected each number once, got {chosen}")
-    remaining = [n for n in range(depth) if (n in chosen) != drop]
+    selected = step.selected(depth)
+    if len(set(selected)) < len(selected):
+        raise step.refusal(f"layers: expected each number once, got {selected}")
+    remaining = [n for n in range(depth) if (n in selected) != drop]
     if not remaining:
         raise step.refusal(f"all {depth} layers would be gone; leave at least one")
     return [Source(n) for n in remaining]
 
 
-def _check_first(step: LayerStep, config: PreTrainedConfig, family: Family, sources: Sequence[Source]) -> None:
-    """Layer 0 must stay, and stay alone, where it is built otherwise than the others."""
+def _check_first(step: LayerStep, config: PreTrainedConfig, sources: Sequence[Source]) -> None:
+    """Refuse to drop or copy layer 0 if it is built unlike the others."""
     kind, firsts = config.model_type, [source for source in sources if source.layer == 0]
-    if family.first_differs and sum(not source.adds_nothing for source in firsts) != 1:
+    if family_of(config).first_differs and sum(not source.adds_nothing for source in firsts) != 1:
         raise step.refusal(f"{kind}'s layer 0 has no norm before its attention: it must stay, and stay alone")
     if config.to_dict().get("conv_kernel_size", 0) > 0 and len(firsts) != 1:
         raise step.refusal(f"this {kind} has a convolution beside layer 0: it must stay, and stay alone")
 
 
-def _check_stages(
-    step: LayerStep, config: PreTrainedConfig, family: Family, sources: Sequence[Source]
-) -> list[list[Source]]:
-    """The sources by stage, each with a layer left, its way in among them."""
-    kind, depths = config.model_type, depths_of(config, family)
+def _by_stage(step: LayerStep, config: PreTrainedConfig, sources: Sequence[Source]) -> list[list[Source]]:
+    """Group the sources by stage; refuse a stage that is empty, lacks its first layer, or has its windows shifted."""
+    kind, family, depths = config.model_type, family_of(config), depths_of(config)
     stages = []
     for number, (first, depth) in enumerate(zip(accumulate(depths, initial=0), depths, strict=False)):
         stage = [source for source in sources if first <= source.layer < first + depth]
@@ -201,7 +197,7 @@ def _check_stages(
         if not stage:
             raise step.refusal(f"stage {number} of {kind} would have no layer left; leave at least one in each")
         for place, source in enumerate(stage if family.alternating else ()):
-            # Windows, shifted windows: which one a layer has follows from its place alone.
+            # Whether a layer shifts its windows follows from its place in the stage.
             if not source.adds_nothing and (source.layer - first) % 2 != place % 2:
                 moved = f"layer {source.layer} of {kind} would come to place {place} of stage {number}"
                 raise step.refusal(
@@ -212,30 +208,30 @@ def _check_stages(
     return stages
 
 
-def _update_fields_by_layer(config: PreTrainedConfig, family: Family, sources: Sequence[Source]) -> None:
-    """Write the config fields that say something of each layer."""
+def _update_fields_by_layer(config: PreTrainedConfig, sources: Sequence[Source]) -> None:
+    """Update the config fields that describe single layers."""
     from transformers.backbone_utils import BackboneConfigMixin
 
-    fields = config.to_dict()
+    family, fields = family_of(config), config.to_dict()
     if family.first_differs:
         config.layer_types = [config.layer_types[source.layer] for source in sources]
     if "depthwise_padding" in fields:
         config.depth_coefficient = 1.0
-        # Blocks by number, over all stages.
+        # Numbers of blocks, counted across all stages.
         config.depthwise_padding = [i for i, s in enumerate(sources) if s.layer in config.depthwise_padding]
     if isinstance(config, BackboneConfigMixin):
         if not family.staged:
             config.stage_names = ["stem", *(f"stage{i + 1}" for i in range(len(sources)))]
-        # For use as a backbone: the features of the last layer, as is the default.
+        # As a backbone it outputs the features of the last layer, which is the default.
         config.set_output_features_output_indices(out_features=None, out_indices=None)
 
 
-def _silence(weights: Weights, family: Family, layer: str, previous: str) -> None:
-    """Let a layer pass on what it gets, until its output weights have learned something.
+def _zero_outputs(weights: Weights, family: Family, layer: str, previous: str) -> None:
+    """Make a layer return its input, by output weights of zero.
 
-    Behind a layer that ends in a LayerNorm y = g z + b this takes more than zeros: the layer's own norms would take g
-    and b away. So the previous layer ends in z alone, which a norm leaves as it is, and the last norm here makes g z +
-    b.
+    After a layer that ends in a LayerNorm y = g z + b, zeros are not enough: the norms of the new layer would remove g
+    and b. So the previous layer outputs z, which a neutral norm does not change, and the last norm of the new layer
+    gets g and b.
     """
     for name in family.outputs:
         for part in ("", ".weight", ".bias"):

@@ -1,4 +1,4 @@
-"""Weights of a network whose states become narrower: features are chosen, and attention heads approximated.
+"""Narrow the hidden states of a network: select features, and approximate attention heads.
 
 Legend: D features of a token before, W after; H attention heads, E features of a head before, F after; I, J inputs of a
 linear layer, its bias as one more.
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.models.families import FAMILIES
+from hf_finetune.models.families import family_of
 from hf_finetune.models.modules import query_key_value
 from hf_finetune.models.surgery.rebuild import layer_names
 
@@ -21,11 +21,11 @@ Weights = dict[str, torch.Tensor]
 
 
 def narrowed_weights(model: PreTrainedModel, width: int, old: Weights, fresh: Weights) -> Weights:
-    """The weights of a model of this width, see `hidden_width.NarrowHidden`; `fresh` has their shapes."""
+    """Return the weights of a model of this width, see `hidden_width.NarrowHidden`; `fresh` has their shapes."""
     before, heads = model.config.hidden_size, model.config.num_attention_heads
     attentions = _attentions(model, old)
-    # What a head computes within itself is no feature of a token.
-    inner = {(f"{name}.{part}", 0) for *three, _ in attentions for name in three for part in ("weight", "bias")}
+    # Features within an attention head are not features of a token.
+    inner = {(f"{name}.{part}", 0) for *qkv, _ in attentions for name in qkv for part in ("weight", "bias")}
     inner |= {(f"{out}.weight", 1) for *_, out in attentions}
     features = {
         name: [
@@ -37,30 +37,30 @@ def narrowed_weights(model: PreTrainedModel, width: int, old: Weights, fresh: We
     result = dict(old)
     for name, dims in features.items():
         for dim in dims:
-            # DINOv2's head reads two tokens side by side.
+            # DINOv2's head reads two tokens, concatenated.
             tokens = old[name].shape[dim] // before
             places = torch.cat([best_W + before * token for token in range(tokens)])
             result[name] = result[name].index_select(dim, places.to(result[name].device))
     for attention in attentions:
-        result |= _with_narrow_heads(result, attention, heads, width)
+        result |= _narrow_heads(result, attention, heads, width)
     return result
 
 
 def _attentions(model: PreTrainedModel, weights: Weights) -> list[tuple[str, str, str, str]]:
-    """Full names of query, key, value and output layer, of all layers from the bottom up."""
-    family = FAMILIES[model.config.model_type]
+    """Return the full names of query, key, value and output layer of every layer, bottom to top."""
+    out = family_of(model.config).outputs[0]
     names = []
-    for layer in layer_names(model, family, weights):
+    for layer in layer_names(model, weights):
         for name, module in model.get_submodule(layer).named_modules(prefix=layer):
-            if three := query_key_value(module):
-                query, key, value = (f"{name}.{part}" for part in three)
-                names.append((query, key, value, f"{layer}.{family.outputs[0]}"))
+            if qkv := query_key_value(module):
+                query, key, value = (f"{name}.{part}" for part in qkv)
+                names.append((query, key, value, f"{layer}.{out}"))
     return names
 
 
 def _importance(model: PreTrainedModel, features: Mapping[str, Sequence[int]]) -> torch.Tensor:
-    """How much a feature of the tokens can matter: the norm of the weights that write it times that of those that read
-    it times that of the norms' gains, each weight counted alike, however many rows it has; shape (D,).
+    """Return the importance of each feature of the tokens, shape (D,): the product of three norms, of the weights that
+    write it, of those that read it and of the norms' gains. Every weight counts the same, whatever its number of rows.
 
     Args:
         features: dimensions of each weight that are features of tokens.
@@ -80,49 +80,49 @@ def _importance(model: PreTrainedModel, features: Mapping[str, Sequence[int]]) -
     return (writing * reading * gains).sqrt()
 
 
-def _with_narrow_heads(weights: Weights, attention: Sequence[str], heads: int, width: int) -> Weights:
-    """Weights of the attention layers named, for heads that have `width` features together."""
+def _narrow_heads(weights: Weights, attention: Sequence[str], heads: int, width: int) -> Weights:
+    """Return the weights of one attention block whose heads have `width` features together."""
     query, key, value, out = attention
 
-    def rows(name: str) -> torch.Tensor:
-        """Shape (H, E, I): a linear layer's weights, head by head."""
+    def by_head(name: str) -> torch.Tensor:
+        """Return the weights of a linear layer, with its bias as last column, by head; shape (H, E, I)."""
         parts = [weights[f"{name}.weight"]]
         parts += [weights[f"{name}.bias"].unsqueeze(1)] if f"{name}.bias" in weights else []
         return torch.cat(parts, 1).float().unflatten(0, (heads, -1))
 
-    def named(name: str, rows_HFI: torch.Tensor) -> Weights:
+    def as_linear(name: str, rows_HFI: torch.Tensor) -> Weights:
         rows, like = rows_HFI.flatten(0, 1), weights[f"{name}.weight"]
         parts = {"weight": rows[:, : like.shape[1]]}
         parts |= {"bias": rows[:, -1]} if f"{name}.bias" in weights else {}
         return {f"{name}.{part}": tensor.to(like.dtype) for part, tensor in parts.items()}
 
-    query_HFI, key_HFI = approximated(rows(query), rows(key), width // heads)
-    # Attention divides by the root of a head's features.
-    shrink = math.sqrt(query_HFI.shape[1] / rows(query).shape[1])
+    query_HFI, key_HFI = low_rank_factors(by_head(query), by_head(key), width // heads)
+    # Attention divides the scores by the square root of the features of a head.
+    scale = math.sqrt(query_HFI.shape[1] / by_head(query).shape[1])
     out_HEW = weights[f"{out}.weight"].float().unflatten(1, (heads, -1)).permute(1, 2, 0)
-    value_HFI, out_HFW = approximated(rows(value), out_HEW, width // heads)
-    result = named(query, query_HFI * shrink) | named(key, key_HFI) | named(value, value_HFI)
+    value_HFI, out_HFW = low_rank_factors(by_head(value), out_HEW, width // heads)
+    result = as_linear(query, query_HFI * scale) | as_linear(key, key_HFI) | as_linear(value, value_HFI)
     result[f"{out}.weight"] = out_HFW.flatten(0, 1).T.to(weights[f"{out}.weight"].dtype)
     return result
 
 
-def approximated(a_HEI: torch.Tensor, b_HEJ: torch.Tensor, features: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Matrices of fewer rows whose product a^T b is the closest to that of the given ones in the least squares.
+def low_rank_factors(a_HEI: torch.Tensor, b_HEJ: torch.Tensor, features: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return matrices of `features` rows whose product a^T b is closest to the given one, in least squares.
 
-    Where that product is nothing, as in layers that were added, the first rows of either: zeros on both sides would
-    stay zeros, as each is the factor of the other's gradient.
+    Where that product is zero, as in added layers, return the first rows: if both factors were zero they would stay
+    zero, because each is a factor of the other's gradient.
 
     Returns:
-        shapes (H, F, I) and (H, F, J).
+        Shapes (H, F, I) and (H, F, J).
     """
-    # The product has rank E at most: its singular values are those of a small matrix between two orthogonal ones.
+    # The product has at most rank E: its singular values are those of a small matrix between two orthogonal ones.
     (a_HIR, inner_HRE), (b_HJS, inner_HSE) = (torch.linalg.qr(matrix.mT) for matrix in (a_HEI, b_HEJ))
     left_HRK, values_HK, right_HKS = torch.linalg.svd(inner_HRE @ inner_HSE.mT, full_matrices=False)
     root_H1F = values_HK[:, None, :features].sqrt()
     a_HIF = a_HIR @ left_HRK[:, :, :features] * root_H1F
     b_HJF = b_HJS @ right_HKS.mT[:, :, :features] * root_H1F
-    silent_H11 = (values_HK.sum(1) == 0)[:, None, None]
+    is_zero_H11 = (values_HK.sum(1) == 0)[:, None, None]
     return (
-        torch.where(silent_H11, a_HEI[:, :features], a_HIF.mT),
-        torch.where(silent_H11, b_HEJ[:, :features], b_HJF.mT),
+        torch.where(is_zero_H11, a_HEI[:, :features], a_HIF.mT),
+        torch.where(is_zero_H11, b_HEJ[:, :features], b_HJF.mT),
     )

@@ -1,8 +1,8 @@
-"""Surgery on a pretrained checkpoint: the operations that `model.surgery` can hold, and how they are done.
+"""Surgery on a pretrained checkpoint: the operations that `model.surgery` accepts, and how to apply them.
 
-An operation is a frozen dataclass, each in a module of its own. `update_config(config)` writes to a config what the
-operation changes in it, or raises what speaks against it; `model = step(model)` does it. The result is what plain
-transformers builds from the changed config, so a saved model loads with nothing of this package.
+An operation is a config class in a module of its own. `step.update_config(config)` changes a config or refuses it;
+`model = step(model)` changes a model. A saved result loads with plain transformers, since its class builds the same
+model from the changed config.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ SurgeryStep = (
 )
 
 
-def planned(config: PreTrainedConfig, steps: Sequence[SurgeryStep]) -> PreTrainedConfig:
-    """The config after all operations, without any weight: what a checkpoint cannot take is refused here.
+def config_after(config: PreTrainedConfig, steps: Sequence[SurgeryStep]) -> PreTrainedConfig:
+    """Return the config after all operations; this checks them without any weights.
 
     Raises:
-        InputError: naming the operation, what it expected, and the checkpoint's family; or two operations of a kind
-            that can stand once only, or layers that are started anew before others are dropped, added or moved.
+        InputError: the family cannot express an operation; StochasticDepth or LayerDrop occurs twice; or
+            ReinitTopLayers comes before an operation that changes the number of layers.
     """
     reinit = None
     for step in steps:
@@ -70,13 +70,11 @@ def planned(config: PreTrainedConfig, steps: Sequence[SurgeryStep]) -> PreTraine
     return config
 
 
-def operate(model: PreTrainedModel, steps: Sequence[SurgeryStep]) -> PreTrainedModel:
-    """The model after all operations, in their order. New weights are drawn by torch's generator.
-
-    What is only done while training, to the layers that there are in the end, comes last.
+def apply_surgery(model: PreTrainedModel, steps: Sequence[SurgeryStep]) -> PreTrainedModel:
+    """Apply all operations in order, StochasticDepth and LayerDrop last. torch's generator draws new weights.
 
     Raises:
-        InputError: see `planned`.
+        InputError: see `config_after`.
     """
     for step in _in_order(steps):
         model = step(model)
@@ -84,5 +82,5 @@ def operate(model: PreTrainedModel, steps: Sequence[SurgeryStep]) -> PreTrainedM
 
 
 def _in_order(steps: Sequence[SurgeryStep]) -> list[SurgeryStep]:
-    """The steps, then stochastic depth, then LayerDrop: hooks on layers would not outlive what builds them anew."""
+    """Move StochasticDepth and LayerDrop to the end: later operations would build layers without their hooks."""
     return sorted(steps, key=lambda step: (isinstance(step, LayerDrop), isinstance(step, StochasticDepth)))

@@ -1,4 +1,4 @@
-"""Layers that are passed over at random while training: stochastic depth and LayerDrop.
+"""Layers that training skips at random: stochastic depth and LayerDrop.
 
 Legend: B rows, T tokens, D width.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_finetune.models.families import Family, depth_of
+from hf_finetune.models.families import depth_of
 from hf_finetune.models.surgery.rebuild import Operation
-from hf_finetune.utils.config import configclass
+from hf_finetune.utils.config import Fraction, configclass
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,27 +19,26 @@ if TYPE_CHECKING:
 
 @configclass
 class StochasticDepth(Operation):
-    """While training, drop what a layer adds to a row's stream, and scale up what is not dropped (arXiv:1603.09382).
+    """In training, drop what a layer adds to the residual stream of a row, and scale it up otherwise
+    (arXiv:1603.09382).
 
     Where the config has `drop_path_rate` with this schedule (linear: beit, swin, convnext, poolformer; constant:
-    dinov2), that is set and saved. Elsewhere it holds while this package trains, and the saved model knows nothing of
-    it. For families that normalize before a layer; for the others there is `LayerDrop`.
+    dinov2), it is set there and saved. Elsewhere it acts while this package trains and is not part of the saved model.
+    For families with norms before the layer; the others can use `LayerDrop`.
     """
 
-    rate: float
-    """Chance that the highest layer is dropped for a row."""
+    rate: Fraction
+    """Probability of dropping the highest layer for a row."""
     schedule: Literal["linear", "constant"] = "linear"
-    """Chance over the layers. linear: from 0 at the lowest to `rate` at the highest; constant: `rate` for all."""
+    """Probability over the layers. linear: from 0 at the lowest to `rate` at the highest; constant: `rate` for all."""
 
     def update_config(self, config: PreTrainedConfig) -> None:
-        """Write the rate to `config`, where it has a field for it.
+        """Set the rate in `config`, if it has a field for it.
 
         Raises:
-            InputError: the rate is out of range, or the family normalizes after a layer or has stages and another
-                schedule.
+            InputError: the family has norms after the layer, or stages with another schedule.
         """
         kind, family = config.model_type, self.family(config)
-        _check_rate(self)
         if family.norms:
             raise self.refusal(f"{kind} normalizes after adding; use LayerDrop")
         if family.staged and family.drop_path is None:
@@ -51,85 +50,79 @@ class StochasticDepth(Operation):
             config.drop_path_rate = self.rate if self.schedule == family.drop_path else 0.0
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model that drops."""
+        """Return a model that drops layers in training."""
         self.updated_config(model)
-        family = self.family(model.config)
-        if family.drop_path is not None:
+        drop_path = self.family(model.config).drop_path
+        if drop_path is not None:
             model = super().__call__(model)
-        if self.schedule != family.drop_path:
-            _skip_layers(model, family, self, rescale=True)
+        if self.schedule != drop_path:
+            _skip_layers(model, self, rescale=True)
         return model
 
 
 @configclass
 class LayerDrop(Operation):
-    """While training, let a row pass a whole layer by (arXiv:1909.11556), so that the network gets used to being
-    shallower.
+    """In training, skip whole layers for a row (arXiv:1909.11556), so that the network works with fewer layers.
 
-    It holds while this package trains; the saved model is a stock one that knows nothing of it.
+    It acts while this package trains; the saved model is a stock model without it.
     """
 
-    rate: float
-    """Chance that a row passes the highest layer by."""
+    rate: Fraction
+    """Probability of skipping the highest layer for a row."""
     schedule: Literal["linear", "constant"] = "constant"
-    """Chance over the layers. linear: from 0 at the lowest to `rate` at the highest; constant: `rate` for all."""
+    """Probability over the layers. linear: from 0 at the lowest to `rate` at the highest; constant: `rate` for all."""
 
     def update_config(self, config: PreTrainedConfig) -> None:
-        """See that the layers can be passed by; nothing changes in `config`.
+        """Check the family; `config` does not change.
 
         Raises:
-            InputError: the rate is out of range, or the family has stages or one layer for all.
+            InputError: the family has stages, or shares one layer.
         """
         family = self.family(config)
-        _check_rate(self)
         if not family.one_width:
             what = "has stages" if family.staged else "has one layer for all"
             instead = "use StochasticDepth" if family.staged and family.drop_path else "leave it out"
             raise self.refusal(f"{config.model_type} {what}; {instead}")
 
     def __call__(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The same model, dropping."""
+        """Return the same model, which now skips layers in training."""
         self.update_config(model.config)
-        _skip_layers(model, self.family(model.config), self, rescale=False)
+        _skip_layers(model, self, rescale=False)
         return model
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A forward hook on a layer: in training mode, each row stays what it was before the layer, with chance `rate`.
+    """A forward hook on a layer: in training mode, replace its output by its input for random rows.
 
-    It has no weights, so nothing of it is saved.
+    It has no weights, so it is not saved.
     """
 
     rate: float
+    """Probability of skipping a row."""
     rescale: bool
-    """Divide what the layer adds by 1 - rate where it is not dropped: the same on average as without dropping."""
+    """Divide what the layer adds to the other rows by 1 - rate, which keeps the expected output."""
 
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """The layer's output, (B, T, D) or a tuple that begins with it; drawn by torch's generator."""
+        """Return the layer's output, (B, T, D) or a tuple that starts with it; torch's generator draws the rows."""
         import torch
 
         if not layer.training or self.rate == 0:
             return output
         after_BTD = output[0] if isinstance(output, tuple) else output
-        # A last layer may be computed for the first token alone, see `narrow_last_layer`.
+        # `narrow_last_layer` computes a last layer for the first token only.
         before_BTD = inputs[0][:, : after_BTD.shape[1]]
         skips_B11 = torch.rand(len(after_BTD), 1, 1, device=after_BTD.device) < self.rate
-        # Both ways are computed: every weight takes part in every step, as processes that share gradients need it.
+        # Both branches are computed: distributed training needs a gradient of every weight in every step.
         through_BTD = before_BTD + (after_BTD - before_BTD) / (1 - self.rate) if self.rescale else after_BTD
         result_BTD = torch.where(skips_B11, before_BTD, through_BTD)
         return (result_BTD, *output[1:]) if isinstance(output, tuple) else result_BTD
 
 
-def _skip_layers(model: PreTrainedModel, family: Family, step: StochasticDepth | LayerDrop, *, rescale: bool) -> None:
+def _skip_layers(model: PreTrainedModel, step: StochasticDepth | LayerDrop, *, rescale: bool) -> None:
     from hf_finetune.models.modules import encoder_layers
 
-    depth = depth_of(model.config, family)
+    highest = max(depth_of(model.config) - 1, 1)
     for number, layer in enumerate(encoder_layers(model)):
-        share = number / max(depth - 1, 1) if step.schedule == "linear" else 1.0
+        share = number / highest if step.schedule == "linear" else 1.0
         layer.register_forward_hook(Skip(step.rate * share, rescale))
-
-
-def _check_rate(step: StochasticDepth | LayerDrop) -> None:
-    if not 0 <= step.rate < 1:
-        raise step.refusal(f"rate: expected at least 0 and below 1, got {step.rate}")

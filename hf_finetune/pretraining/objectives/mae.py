@@ -76,11 +76,11 @@ class MAETask(MaskedImageTask):
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Compute the mean squared difference of each row's patches that were left out, summed over rows."""
-        from hf_finetune.models.patches import cut
+        from hf_finetune.models.patches import patch_pixels
 
         pixels_BCHW, left_out_BP = batch["pixel_values"], batch["bool_masked_pos"]
         predicted_BME = model(pixel_values=pixels_BCHW, bool_masked_pos=left_out_BP)
-        pixels_BME = cut(pixels_BCHW, self.patch)[left_out_BP].view_as(predicted_BME)
+        pixels_BME = patch_pixels(pixels_BCHW, self.patch)[left_out_BP].view_as(predicted_BME)
         return unseen_patches(predicted_BME, pixels_BME, normalize=self.objective.normalize)
 
 

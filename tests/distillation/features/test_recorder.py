@@ -25,7 +25,7 @@ from hf_finetune.distillation.losses.functional import log_attention_map
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import tokens_before_patches
 from hf_finetune.models.kernels.layers import Fused, fused_layers
-from hf_finetune.models.kernels.narrow_last_layer import all_tokens, first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import all_tokens, narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
@@ -107,7 +107,7 @@ def test_embeddings_of_a_narrowed_model(tmp_path: Path) -> None:
     model, batch = made(tmp_path, "bert")
     expected = embeddings(model, batch, ("mean",))["mean"]
     logits = model(**batch).logits
-    first_token_alone(model)
+    narrow_to_first_token(model)
     assert model.base_model(**batch).last_hidden_state.shape[1] == 1
     embedder = EmbeddingModel(model, "mean")
     assert torch.equal(embedder(**batch).logits, expected) and not embedder.training

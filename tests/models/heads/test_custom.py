@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers.heads import with_head
 from helpers.small_runs import small_trainer
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from torch import nn
@@ -16,13 +17,14 @@ from hf_finetune.features.frozen_layers import cache_frozen_layers
 from hf_finetune.features.prefix import NoBoundary, Prefix
 from hf_finetune.models import freezing
 from hf_finetune.models.families import FAMILIES, tokens_before_patches
-from hf_finetune.models.heads.custom import CustomHeadClassifier, with_head
+from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.kernels.dropout import FastDropout, fast_dropout
-from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.kernels.unpadded import use_unpadded
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.modules import classification_layer, encoder, head_modules, set_layer
 from hf_finetune.models.peft.adapters import add_adapter, lora_config, merge
+from hf_finetune.models.peft.config import Lora
 
 KNOWN = [f for f in TEXT_FAMILIES + IMAGE_FAMILIES if FAMILIES[f].head is not None]
 
@@ -134,7 +136,7 @@ def test_lora_trains_and_merges(family: str, classifier, inputs) -> None:
     """The head and the pooling train whole beside it, and the merged model gives its logits."""
     loaded = with_head(classifier(family), pooling="attention", head="mlp")
     body = copy.deepcopy(encoder(loaded.model).state_dict())
-    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(), fresh=loaded.fresh), loaded.fresh)
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert any("pooling" in name for name in trained) and any("head" in name and "out" in name for name in trained)
     optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
@@ -154,12 +156,12 @@ def test_last_layer_is_narrowed_for_the_first_token_alone(family: str, classifie
     model = pooled(classifier, family, pooling="cls", head="mlp", head_width=4)
     with torch.no_grad():
         whole = model(**inputs(family)).logits
-        handle = first_token_alone(model)
+        handle = narrow_to_first_token(model)
         assert handle is not None
         assert torch.allclose(model(**inputs(family)).logits, whole, atol=1e-5)
         handle.remove()
     for options in ({"pooling": "mean"}, {"pooling": "cls", "last_layers": 2}):
-        assert first_token_alone(pooled(classifier, family, **options)) is None
+        assert narrow_to_first_token(pooled(classifier, family, **options)) is None
 
 
 def test_frozen_layers_are_entered_only_below_what_is_read(classifier, inputs) -> None:
@@ -208,7 +210,7 @@ def test_kept_first_tokens_are_not_taken_for_all_tokens(tmp_path, monkeypatch) -
         trainer = small_trainer(tmp_path, "bert", rows=8)
         loaded = with_head(Loaded(trainer.model, (), ()), **options)
         freezing.freeze_body(loaded.model)
-        first_token_alone(loaded.model)
+        narrow_to_first_token(loaded.model)
         rows = cache_frozen_layers(
             loaded.model,
             trainer.inputs,

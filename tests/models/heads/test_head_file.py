@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.heads import with_head
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.hub import plain_loading
-from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.heads.head_file import load_custom_head, save_head
 from hf_finetune.models.modules import encoder
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from helpers.heads import with_head
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES
 from transformers import AutoModelForImageClassification
 
 from hf_finetune.models.families import FAMILIES, stock_head
-from hf_finetune.models.heads.custom import CustomHeadClassifier, with_head
+from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.stock import fold, switch
 from hf_finetune.models.modules import classification_layer, encoder
 

@@ -8,11 +8,12 @@ from torch import nn
 from hf_finetune.models.kernels import layers as module
 from hf_finetune.models.kernels.layer_function import EncoderLayer
 from hf_finetune.models.kernels.layers import Fused, fused_layers
-from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.models.loading import Loaded, load_classifier
 from hf_finetune.models.modules import encoder_layers
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
+from hf_finetune.models.peft.config import Lora
 
 FAMILIES = ("bert", "roberta", "electra", "distilbert")
 
@@ -61,7 +62,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_same_logits_and_gradients(tmp_path: Path, calls: list[object], family: str, first: bool, padded: bool) -> None:
     model = loaded(tmp_path, family).model.train()
     inputs, names = batch(padded=padded), list(model.state_dict())
-    handle = first_token_alone(model)
+    handle = narrow_to_first_token(model)
     assert handle is not None
     if not first:
         handle.remove()
@@ -128,7 +129,7 @@ def test_other_layers_are_left_alone(tmp_path: Path, calls: list[object], what: 
     actual = loaded(tmp_path, "albert" if what == "albert" else "bert")
     model, options = actual.model.eval(), {}
     if what == "lora":
-        config = lora_config(model, fresh=actual.fresh)
+        config = lora_config(model, Lora(), fresh=actual.fresh)
         config.target_modules = ["query", "key", "value", "dense"]
         model = add_adapter(model, config, actual.fresh)
     elif what == "relu":

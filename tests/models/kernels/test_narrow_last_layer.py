@@ -7,7 +7,7 @@ import torch
 from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 
 from hf_finetune.models.families import FAMILIES
-from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import load_classifier
 
 
@@ -30,7 +30,7 @@ def test_same_numbers(tmp_path: Path, family: str, attention: str | None) -> Non
 
     whole, whole_gradients = numbers()
     seen = []
-    handle = first_token_alone(model)
+    handle = narrow_to_first_token(model)
     assert handle is not None
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.in_features == 64][-1]
     counter = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
@@ -49,9 +49,9 @@ def test_families_that_read_other_tokens_are_left_alone(tmp_path: Path) -> None:
     for family in ("modernbert", "albert"):
         tiny_text_checkpoint(tmp_path / family, family)
         model = load_classifier(tmp_path / family, task="text-classification", labels=("a", "b")).model
-        assert first_token_alone(model) is None
+        assert narrow_to_first_token(model) is None
     tiny_image_checkpoint(tmp_path / "vit")
     assert (
-        first_token_alone(load_classifier(tmp_path / "vit", task="image-classification", labels=("a", "b")).model)
+        narrow_to_first_token(load_classifier(tmp_path / "vit", task="image-classification", labels=("a", "b")).model)
         is None
     )

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from hf_finetune.models.kernels.projections import fused_projections
 from hf_finetune.models.loading import Loaded, load_classifier
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
+from hf_finetune.models.peft.config import Lora
 
 # ModernBERT has one projection of its own, convolutional networks none.
 FUSED = ("bert", "roberta", "distilbert", "electra", "albert", "mpnet", "vit", "dinov2", "swin", "beit")
@@ -69,7 +70,7 @@ def test_same_logits_and_gradients_with_fewer_products(tmp_path: Path, family: s
 
 def test_layers_with_an_adapter_are_left_alone(tmp_path: Path) -> None:
     actual, inputs = loaded(tmp_path, "bert")
-    adapted = add_adapter(actual.model, lora_config(actual.model, fresh=actual.fresh), actual.fresh)
+    adapted = add_adapter(actual.model, lora_config(actual.model, Lora(), fresh=actual.fresh), actual.fresh)
     before, apart = adapted(**inputs).logits, products(adapted, inputs)
     with fused_projections(adapted):
         assert products(adapted, inputs) == apart

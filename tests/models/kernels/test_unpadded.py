@@ -14,9 +14,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from hf_finetune.data.tokens import pack, pad
 from hf_finetune.errors import InputError
 from hf_finetune.models.kernels import unpadded
-from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import Loaded, load_classifier
 from hf_finetune.models.peft import adapters
+from hf_finetune.models.peft.config import Lora
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LENGTHS = (5, 40, 12, 40, 3)
@@ -70,7 +71,7 @@ def test_packed_equals_padded(tmp_path: Path, family: str, config: dict, attenti
 def test_through_an_adapter(classifier: Callable[..., Loaded], family: str) -> None:
     """ModernBERT calls its encoder `model`, as PEFT calls what it wraps."""
     loaded = classifier(family, dropout=0.0)
-    config = adapters.lora_config(loaded.model, fresh=loaded.fresh)
+    config = adapters.lora_config(loaded.model, Lora(), fresh=loaded.fresh)
     model = adapters.add_adapter(loaded.model, config, loaded.fresh, seed=0).eval()
     expected = model(**padded(family)).logits
     unpadded.accept_packed(model)
@@ -159,6 +160,6 @@ def test_last_layer_of_one_token_is_noticed(classifier: Callable[..., Loaded]) -
     """It would hand every row the first row's vector."""
     model = classifier("bert").model.eval()
     unpadded.accept_packed(model)
-    first_token_alone(model)
-    with pytest.raises(AssertionError, match="narrowed"):
+    narrow_to_first_token(model)
+    with pytest.raises(AssertionError, match="all tokens of the last layer"):
         model(**pack(token_columns("bert")))

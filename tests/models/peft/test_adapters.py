@@ -13,11 +13,12 @@ from torch import nn
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint_config import meta_classifier
 from hf_finetune.models.freezing import frozen_layers, trainable_parameters
 from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.meta_model import meta_classifier
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, lora_config, merge, mergeable, save_adapter
 from hf_finetune.models.peft.compatibility import check_added_layers
+from hf_finetune.models.peft.config import Lora
 from hf_finetune.models.peft.state import load_state, save_state
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.surgery.layers import AddLayers
@@ -67,7 +68,7 @@ def check_round_trips(adapted, batch: dict, other_base: nn.Module, folder: Path)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lora_round_trips(family: str, classifier, inputs, tmp_path: Path):
     loaded = classifier(family, seed=1)
-    adapted = add_adapter(loaded.model, lora_config(loaded.model, r=4, fresh=loaded.fresh), loaded.fresh)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(r=4), fresh=loaded.fresh), loaded.fresh)
     check_round_trips(adapted, inputs(family), classifier(family, seed=2).model, tmp_path)
 
 
@@ -205,7 +206,7 @@ def test_lora_variants(variant: str, classifier, inputs, tmp_path: Path):
     loaded, batch = classifier("bert", seed=1), inputs("bert")
     before = logits(loaded.model, batch)
     base = loaded.model.bert.encoder.layer[0].output.dense.weight.clone()
-    adapted = add_adapter(loaded.model, lora_config(loaded.model, r=4, variant=variant, fresh=loaded.fresh), ())
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(r=4, variant=variant), fresh=loaded.fresh), ())
     torch.testing.assert_close(logits(adapted, batch), before, atol=1e-5, rtol=0)
     cut = variant in ("pissa", "olora")
     layer = adapted.get_base_model().bert.encoder.layer[0].output.dense
@@ -292,7 +293,7 @@ def test_everything_that_was_fresh_is_saved(gone: str, checkpoint, inputs, tmp_p
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     options = {"task": "text-classification", "labels": ["a", "b", "c"]}
     loaded = load_classifier(folder, **options, seed=1)
-    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(), fresh=loaded.fresh), loaded.fresh)
     other = load_classifier(folder, **options, seed=2).model
     check_round_trips(adapted, inputs("bert"), other, tmp_path)
 
@@ -300,7 +301,7 @@ def test_everything_that_was_fresh_is_saved(gone: str, checkpoint, inputs, tmp_p
 def test_parameters_count(classifier):
     """BERT, 3 layers of width 32 and 64, rank 4: 4 square matrices and 2 of 32 x 64 in each, and the head."""
     loaded = classifier("bert")
-    config = lora_config(loaded.model, r=4, alpha=8, dropout=0.1, fresh=loaded.fresh)
+    config = lora_config(loaded.model, Lora(r=4, alpha=8, dropout=0.1), fresh=loaded.fresh)
     assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 8, 0.1)
     assert (config.task_type, config.modules_to_save) == ("SEQ_CLS", ["classifier"])
     total = trainable_parameters(loaded.model)[1]
@@ -311,7 +312,7 @@ def test_parameters_count(classifier):
 
 def test_only_the_adapter_and_the_head_train(classifier, inputs):
     loaded = classifier("electra")
-    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(), fresh=loaded.fresh), loaded.fresh)
     adapted.train()(**inputs("electra"), labels=torch.tensor([0, 2])).loss.backward()
     moving = {n for n, p in adapted.named_parameters() if p.grad is not None}
     assert moving == {n for n, p in adapted.named_parameters() if p.requires_grad}
@@ -320,7 +321,7 @@ def test_only_the_adapter_and_the_head_train(classifier, inputs):
 def test_the_seed_decides_the_first_weights(classifier):
     def first(seed: int) -> torch.Tensor:
         loaded = classifier("bert")
-        config = lora_config(loaded.model, fresh=loaded.fresh)
+        config = lora_config(loaded.model, Lora(), fresh=loaded.fresh)
         adapted = add_adapter(loaded.model, config, loaded.fresh, seed=seed)
         return torch.cat([p.flatten() for n, p in adapted.named_parameters() if "lora_A" in n])
 
@@ -331,7 +332,7 @@ def test_the_seed_decides_the_first_weights(classifier):
 
 def test_batch_norm_is_fixed_under_an_adapter(classifier, inputs):
     loaded = classifier("resnet")
-    adapted = add_adapter(loaded.model, lora_config(loaded.model, fresh=loaded.fresh), loaded.fresh)
+    adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(), fresh=loaded.fresh), loaded.fresh)
     before = {n: b.clone() for n, b in adapted.named_buffers()}
     adapted.train()(**inputs("resnet"))
     assert all(torch.equal(before[n], b) for n, b in adapted.named_buffers())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from hf_finetune.models.surgery.kernel_size import SetKernelSize, centred, spread
+from hf_finetune.models.surgery.kernel_size import SetKernelSize, center_kernel, spread_kernel
 from hf_finetune.models.surgery.pooling import SetPooling
 
 FAMILIES = ("efficientnet", "poolformer")
@@ -42,15 +42,18 @@ def kernels(model: PreTrainedModel) -> dict[str, int]:
 
 def test_kernels_by_hand() -> None:
     kernel = torch.arange(9.0).reshape(1, 1, 3, 3)
-    assert torch.equal(centred(kernel, 5)[0, 0, 1:4, 1:4], kernel[0, 0]) and centred(kernel, 5).sum() == kernel.sum()
-    assert torch.equal(centred(centred(kernel, 5), 3), kernel)
-    assert centred(kernel, 1).item() == 4.0
+    assert (
+        torch.equal(center_kernel(kernel, 5)[0, 0, 1:4, 1:4], kernel[0, 0])
+        and center_kernel(kernel, 5).sum() == kernel.sum()
+    )
+    assert torch.equal(center_kernel(center_kernel(kernel, 5), 3), kernel)
+    assert center_kernel(kernel, 1).item() == 4.0
     # One weight, spread over nine; nine, gathered in one.
-    assert torch.allclose(spread(torch.tensor([[[[9.0]]]]), 3), torch.ones(1, 1, 3, 3))
-    assert spread(kernel, 1).item() == pytest.approx(36.0)
+    assert torch.allclose(spread_kernel(torch.tensor([[[[9.0]]]]), 3), torch.ones(1, 1, 3, 3))
+    assert spread_kernel(kernel, 1).item() == pytest.approx(36.0)
     # 3 into 5: the first new weight is three fifths of the first old one, along each side.
-    assert spread(kernel + 1, 5)[0, 0, 0, 0].item() == pytest.approx(0.36)
-    assert spread(kernel, 5).sum().item() == pytest.approx(36.0)
+    assert spread_kernel(kernel + 1, 5)[0, 0, 0, 0].item() == pytest.approx(0.36)
+    assert spread_kernel(kernel, 5).sum().item() == pytest.approx(36.0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

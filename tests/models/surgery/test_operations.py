@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.checkpoint_config import check_config
 from hf_finetune.models.families import FAMILIES
-from hf_finetune.models.loading import check_config, load_classifier
+from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.surgery.operations import (
     AddLayers,
     DropLayers,
@@ -34,8 +35,8 @@ from hf_finetune.models.surgery.operations import (
     SetDropout,
     StochasticDepth,
     SurgeryStep,
-    operate,
-    planned,
+    apply_surgery,
+    config_after,
 )
 
 CONVNEXT = ("convnext", "convnextv2")
@@ -150,15 +151,15 @@ def test_what_is_made_loads_with_plain_transformers(family: str, lively, inputs,
     for number, (step, refused) in enumerate(OPERATIONS):
         if family in refused:
             with pytest.raises(InputError, match=family) as caught:
-                planned(before.config, [step])
+                config_after(before.config, [step])
             assert str(caught.value).startswith(f"model.surgery: {type(step).__name__}: ")
             continue
         untouched = {name: tensor.clone() for name, tensor in before.state_dict().items()}
         config = before.config.to_dict()
-        after = operate(before, [step])
+        after = apply_surgery(before, [step])
         assert before.config.to_dict() == config
         assert all(torch.equal(tensor, untouched[name]) for name, tensor in before.state_dict().items())
-        assert after.config.to_dict() == planned(before.config, [step]).to_dict(), step
+        assert after.config.to_dict() == config_after(before.config, [step]).to_dict(), step
         assert not after.training
         storages = [p.untyped_storage().data_ptr() for p in after.parameters()]
         assert len(set(storages)) == len(storages), step
@@ -183,7 +184,7 @@ def test_families_that_are_another_by_name(family: str, tmp_path: Path) -> None:
     )
     model = livened(AutoModelForSequenceClassification.from_config(config))
     batch = {"input_ids": torch.arange(5, 29).view(2, 12)}
-    after = operate(model, [AddLayers(first=1), DropLayers(last=1), ResizeFeedForward(width=96)])
+    after = apply_surgery(model, [AddLayers(first=1), DropLayers(last=1), ResizeFeedForward(width=96)])
     assert after.config.num_hidden_layers == 3
     assert (logits(reloaded(after, tmp_path), batch) - logits(after, batch)).abs().max() <= 1e-6
 
@@ -194,23 +195,23 @@ def test_every_family_of_the_table_is_operated_on() -> None:
 
 def test_operations_go_on_from_what_the_one_before_has_made(lively, inputs) -> None:
     steps = [DropLayers(last=1), AddLayers(last=1), AddLayers(layers=(2, 2)), SetActivation("silu")]
-    model = operate(lively("bert"), steps)
+    model = apply_surgery(lively("bert"), steps)
     assert model.config.num_hidden_layers == len(model.bert.encoder.layer) == 5
     with pytest.raises(InputError, match=r"layers: expected rising numbers from 0 to 1, got \[2\]"):
-        planned(lively("bert").config, [DropLayers(last=1), KeepLayers(layers=(2,))])
+        config_after(lively("bert").config, [DropLayers(last=1), KeepLayers(layers=(2,))])
 
 
 @pytest.mark.parametrize("after", [DuplicateLayers(last=1), AddLayers(last=1), DropLayers(last=1), KeepLayers(first=2)])
 def test_which_layers_were_begun_anew_stays_known(lively, after: LayerStep) -> None:
     config = lively("bert").config
     with pytest.raises(InputError, match=rf"ReinitTopLayers: expected behind {type(after).__name__}, which changes"):
-        planned(config, [ReinitTopLayers(1), SetActivation("silu"), after])
-    planned(config, [after, ReinitTopLayers(1), SetActivation("silu")])
+        config_after(config, [ReinitTopLayers(1), SetActivation("silu"), after])
+    config_after(config, [after, ReinitTopLayers(1), SetActivation("silu")])
 
 
 def test_what_holds_while_training_comes_last(lively) -> None:
     """Hooks on layers that are then built anew would be gone."""
-    model = operate(lively("vit"), [LayerDrop(0.5), StochasticDepth(0.2), AddLayers(last=1)])
+    model = apply_surgery(lively("vit"), [LayerDrop(0.5), StochasticDepth(0.2), AddLayers(last=1)])
     assert [[hook.rate for hook in layer._forward_hooks.values()] for layer in model.vit.layers] == [
         [0.0, 0.5],
         [pytest.approx(0.2 / 3), 0.5],
@@ -218,7 +219,7 @@ def test_what_holds_while_training_comes_last(lively) -> None:
         [0.2, 0.5],
     ]
     with pytest.raises(InputError, match="LayerDrop: expected once at most"):
-        planned(model.config, [LayerDrop(0.1), LayerDrop(0.2)])
+        config_after(model.config, [LayerDrop(0.1), LayerDrop(0.2)])
 
 
 def test_new_weights_come_from_the_seed_alone(checkpoint) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from hf_finetune.errors import InputError
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_tokenizer
-from hf_finetune.models.surgery.positions import ExtendPositions, length_after, repeated
+from hf_finetune.models.surgery.positions import ExtendPositions, length_after, repeat_rows
 
 FAMILIES = ("bert", "electra", "distilbert", "albert", "roberta", "mpnet", "deberta-v2")
 # Families that the other tests know no tiny checkpoint of.
@@ -43,10 +43,10 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
 def test_table_by_hand() -> None:
     table = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
-    assert repeated(table, 6, 0)[:, 0].tolist() == [0, 1, 2, 3, 0, 1]
+    assert repeat_rows(table, 6, 0)[:, 0].tolist() == [0, 1, 2, 3, 0, 1]
     # Behind a padding row, which is nobody's position.
-    assert repeated(table, 6, 2)[:, 0].tolist() == [0, 1, 2, 3, 2, 3]
-    assert repeated(table, 10, 1)[:, 0].tolist() == [0, 1, 2, 3, 1, 2, 3, 1, 2, 3]
+    assert repeat_rows(table, 6, 2)[:, 0].tolist() == [0, 1, 2, 3, 2, 3]
+    assert repeat_rows(table, 10, 1)[:, 0].tolist() == [0, 1, 2, 3, 1, 2, 3, 1, 2, 3]
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *KIN])

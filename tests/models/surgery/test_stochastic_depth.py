@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_finetune.models.kernels.narrow_last_layer import first_token_alone
+from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.surgery.stochastic_depth import LayerDrop, Skip, StochasticDepth
 
@@ -98,6 +98,6 @@ def test_a_last_layer_for_the_first_token_alone(classifier: Callable[..., Loaded
     model, batch = LayerDrop(0.5)(classifier("bert", dropout=0.0).model).train(), inputs("bert")
     torch.manual_seed(0)
     whole = model(**batch).logits
-    assert first_token_alone(model) is not None
+    assert narrow_to_first_token(model) is not None
     torch.manual_seed(0)
     torch.testing.assert_close(model(**batch).logits, whole, rtol=0, atol=1e-5)

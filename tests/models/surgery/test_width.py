@@ -15,10 +15,10 @@ from transformers import AutoConfig, PreTrainedModel
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES, QUERY_KEY_VALUE
 from hf_finetune.models.loading import Loaded, load_classifier
-from hf_finetune.models.surgery.feed_forward import ResizeFeedForward, importance, shares
+from hf_finetune.models.surgery.feed_forward import ResizeFeedForward, importance, split_neurons
 from hf_finetune.models.surgery.hidden_width import ONE_WIDTH, NarrowHidden
 from hf_finetune.models.surgery.layers import AddLayers
-from hf_finetune.models.surgery.narrowing import approximated
+from hf_finetune.models.surgery.narrowing import low_rank_factors
 from hf_finetune.models.surgery.rebuild import layer_names
 
 FED_FORWARD = [family for family in (*TEXT_FAMILIES, *IMAGE_FAMILIES) if FAMILIES[family].feed_forward is not None]
@@ -42,7 +42,7 @@ def test_importance_by_hand() -> None:
 
 def test_shares_by_hand() -> None:
     """Two neurons become five: the more important one, 1, is copied first and third, 0 second."""
-    source, share = shares(torch.tensor([1.0, 2.0]), 5)
+    source, share = split_neurons(torch.tensor([1.0, 2.0]), 5)
     assert source.tolist() == [0, 1, 1, 0, 1]
     torch.testing.assert_close(share, torch.tensor([1 / 3, 1 / 6, 2 / 6, 2 / 3, 3 / 6]))
 
@@ -64,7 +64,7 @@ def test_neurons_that_nobody_listens_to_can_go(family: str, classifier: Callable
     model, batch = classifier(family).model, inputs(family)
     names = FAMILIES[family]
     with torch.no_grad():
-        for layer in layer_names(model, names, model.state_dict()):
+        for layer in layer_names(model, model.state_dict()):
             model.get_submodule(f"{layer}.{names.feed_forward.down}").weight[:, ::2] = 0
     after = ResizeFeedForward(ratio=0.5)(model)
     torch.testing.assert_close(logits(after, batch), logits(model, batch), rtol=0, atol=1e-5)
@@ -78,7 +78,7 @@ def test_new_neurons_learn_and_do_not_stay_alike(new: str, classifier: Callable[
     outgoing, incoming = layer.output.dense.weight.grad[:, 64:], layer.intermediate.dense.weight.grad
     assert (outgoing.norm(dim=0) > 0).all()
     if new == "split":
-        order = shares(torch.arange(64.0), 128)
+        order = split_neurons(torch.arange(64.0), 128)
         assert order[0][64] == 63
         assert (incoming[:64].norm(dim=1) > 0).all()
         sources = [
@@ -89,11 +89,11 @@ def test_new_neurons_learn_and_do_not_stay_alike(new: str, classifier: Callable[
 
 def test_the_closest_product_by_hand() -> None:
     """diag(3, 1) is the product of itself with the identity: its best approximation of rank 1 is diag(3, 0)."""
-    a, b = approximated(torch.diag(torch.tensor([3.0, 1.0]))[None], torch.eye(2)[None], 1)
+    a, b = low_rank_factors(torch.diag(torch.tensor([3.0, 1.0]))[None], torch.eye(2)[None], 1)
     assert a.shape == b.shape == (1, 1, 2)
     torch.testing.assert_close(a[0].T @ b[0], torch.diag(torch.tensor([3.0, 0.0])))
     a, b = torch.randn(2, 4, 6), torch.randn(2, 4, 5)
-    whole = approximated(a, b, 4)
+    whole = low_rank_factors(a, b, 4)
     torch.testing.assert_close(whole[0].mT @ whole[1], a.mT @ b)
 
 

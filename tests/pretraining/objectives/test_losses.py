@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from hf_finetune.models.patches import cut
+from hf_finetune.models.patches import patch_pixels
 from hf_finetune.pretraining.objectives.mae import unseen_patches
 from hf_finetune.pretraining.objectives.simclr import nt_xent
 from hf_finetune.pretraining.objectives.simmim import masked_pixels
@@ -56,7 +56,7 @@ def test_unseen_patches_cost_what_they_cost_in_the_library(normalize: bool) -> N
     pixels = torch.rand(2, 3, 12, 12)
     whole = theirs(pixels)
     left_out = whole.mask.bool()
-    patches, guessed = (x[left_out].view(2, 7, 48) for x in (cut(pixels, 4), whole.logits))
+    patches, guessed = (x[left_out].view(2, 7, 48) for x in (patch_pixels(pixels, 4), whole.logits))
     assert unseen_patches(guessed, patches, normalize=normalize).item() / 2 == pytest.approx(
         whole.loss.item(), rel=1e-5
     )

@@ -1,4 +1,4 @@
-"""Layers of another class, or another attention kernel, for a while; after, the model is as before."""
+"""Give layers another class, or a model another attention kernel, inside a context."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-class Exchange(NamedTuple):
-    """A layer, the class that it has inside, and the attributes that this class needs."""
+class ClassSwap(NamedTuple):
+    """A layer, its class inside the context, and the attributes that this class needs."""
 
     layer: nn.Module
     cls: Any
@@ -19,24 +19,24 @@ class Exchange(NamedTuple):
 
 
 @contextmanager
-def exchanged(exchanges: Sequence[Exchange]) -> Iterator[None]:
-    """Inside, the layers are of other classes; nothing of it is saved."""
-    own_classes = [type(exchange.layer) for exchange in exchanges]
-    for layer, cls, attributes in exchanges:
+def swapped_classes(swaps: Sequence[ClassSwap]) -> Iterator[None]:
+    """Swap the classes of layers, and restore them afterwards; saved files do not change."""
+    original_classes = [type(swap.layer) for swap in swaps]
+    for layer, cls, attributes in swaps:
         layer.__class__ = cls
         vars(layer).update(attributes)
     try:
         yield
     finally:
-        for (layer, _, attributes), own in zip(exchanges, own_classes, strict=True):
-            layer.__class__ = own
+        for (layer, _, attributes), original in zip(swaps, original_classes, strict=True):
+            layer.__class__ = original
             for name in attributes:
                 del vars(layer)[name]
 
 
 @contextmanager
 def attention_kernel(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Inside, the model computes attention with this kernel."""
+    """Switch the attention kernel of a model, and switch back afterwards."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
