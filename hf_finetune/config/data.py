@@ -1,8 +1,7 @@
-"""What a recipe is made for: labeled texts or images. See `recipe`."""
+"""The data of a recipe: labeled texts or images."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval
@@ -36,11 +35,6 @@ class Data(SplitOptions, Location):
     name: str | None = None
     """Name of data that are not on the Hub, for the card. None: the last part of their path."""
 
-    @property
-    def source(self) -> Source:
-        """The rows and columns to read."""
-        return Source(**{f.name: getattr(self, f.name) for f in fields(Source) if hasattr(self, f.name)})
-
 
 @configclass
 class TextData(Data):
@@ -54,14 +48,26 @@ class TextData(Data):
     max_length: Annotated[int, Ge(4), flag("--max-length")] = 128
     """Longest text in tokens, special tokens included; longer texts are truncated. Stored with the tokenizer."""
     augment: Operations[TextAugmentation] = ()
-    """Operations that change the training texts at random, in order: online augmentation, another view of every example
-    in every epoch. See `augmentation.text.operations` and `augmentation.compose`. Rows that are scored stay
-    unchanged."""
+    """Random operations on the training texts, in order: online augmentation, a new view of every example in every
+    epoch. See `augmentation.text.operations` and `augmentation.compose`. Validation and test texts stay unchanged."""
     augment_copies: CountOrZero = 0
-    """Offline augmentation instead: keep every row and add so many changed copies of it, made once before training. 0:
-    none."""
+    """Offline augmentation instead: keep every text and add this many augmented copies of it, made once before
+    training. 0: none."""
     encoding: str = "utf-8"
     """Encoding of text files."""
+
+    @property
+    def source(self) -> Source:
+        """The rows and columns to read."""
+        return Source(
+            self.path,
+            self.config_name,
+            self.revision,
+            text=self.text,
+            text_pair=self.text_pair,
+            label=self.label,
+            encoding=self.encoding,
+        )
 
 
 @configclass
@@ -72,17 +78,22 @@ class ImageData(Data):
     image: Annotated[str | None, flag("--image")] = None
     """Column of the image. Default: the obvious one, which is printed."""
     augment: Operations[ImageAugmentation] = ()
-    """Operations that change the training images at random, in order, at the network's image size: online augmentation,
-    another view of every example in every epoch. See `augmentation.image.operations` and `augmentation.compose`. Rows
-    that are scored stay unchanged."""
+    """Random operations on the training images, in order, at the network's image size: online augmentation, a new view
+    of every example in every epoch. See `augmentation.image.operations` and `augmentation.compose`. Validation and test
+    images stay unchanged."""
     augment_copies: CountOrZero = 0
-    """Offline augmentation instead: keep every row and add so many changed copies of it, made once before training and
-    stored on disk, whatever `decode_once` says. 0: none."""
+    """Offline augmentation instead: keep every image and add this many augmented copies of it, made once before
+    training and stored on disk, regardless of `decode_once`. 0: none."""
     decode_once: bool = True
     """Cache the resized pixels of all images on disk, within `batching.cache_gb`, for every epoch and every later run:
-    the same pixels to the bit. False: decode every image whenever it is used."""
+    the pixels are bit-identical. False: decode an image at each use."""
     low_resolution: Annotated[int, Ge(8)] | None = None
-    """Shorter side of the images in pixels in the first part of the training, rounded to whole patches: 160 of 224
-    costs about half. The rest of the training and every evaluation use full size. None: full size throughout."""
+    """Shorter side of the images, in pixels, in the first part of training, rounded to whole patches: 160 instead of
+    224 costs about half. The rest of training and all evaluation use full size. None: full size throughout."""
     low_resolution_share: Annotated[float, Interval(gt=0, le=1)] = 0.67
     """Share of the optimizer steps at `low_resolution`."""
+
+    @property
+    def source(self) -> Source:
+        """The rows and columns to read."""
+        return Source(self.path, self.config_name, self.revision, image=self.image, label=self.label)

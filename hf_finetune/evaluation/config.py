@@ -1,4 +1,4 @@
-"""How a run is scored: cheap to import."""
+"""Configuration of the evaluation of a run."""
 
 from __future__ import annotations
 

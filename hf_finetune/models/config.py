@@ -1,4 +1,4 @@
-"""The checkpoint of a run and what is changed in it: cheap to import."""
+"""Configuration of the checkpoint and of changes to it before training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Pattern = Annotated[str, Check(_is_pattern, "a regular expression")]
 
 @configclass
 class Model:
-    """The pretrained checkpoint, and what is done to it before training."""
+    """The pretrained checkpoint, and changes to it before training."""
 
     checkpoint: Annotated[str, flag("--model")]
     """Hub id or folder of a BERT- or ViT-like checkpoint."""
@@ -39,24 +39,24 @@ class Model:
     trust_remote_code: Annotated[bool, flag("--trust-remote-code")] = False
     """Run Python code that comes with the checkpoint. Off: such a checkpoint is refused."""
     from_config: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
-    """Start from random weights (of `train.seed`). The network has the checkpoint's family and config, with these
+    """Start from random weights, seeded by `train.seed`. The network has the checkpoint's family and config, with these
     fields changed, such as {num_hidden_layers: 4, hidden_size: 192, num_attention_heads: 3, intermediate_size: 768}; {}
-    changes none. Tokenizer or image processor are the checkpoint's, whose weights need not be there. None: the
-    checkpoint's weights."""
+    changes none. The tokenizer or image processor is the checkpoint's; its weights may be missing. None: start from
+    the checkpoint's weights."""
     top_layers: CountOrZero = 2
     """With method top: train this many of the highest encoder layers and all above them; freeze the layers below."""
     frozen_layers: CountOrZero = 0
-    """Freeze the embeddings and this many of the lowest encoder layers; frozen layers have no dropout. 0: everything
-    trains."""
+    """Freeze the embeddings and this many of the lowest encoder layers; frozen layers have no dropout. 0: all layers
+    train."""
     trainable: Literal["all", "biases", "norms", "attention"] = "all"
     """With method full, which encoder weights train: all; biases (BitFit, arXiv:2106.10199); norms, their scale and
     shift; or attention. The head always trains."""
     trainable_pattern: Pattern | None = None
     """With method full: a regular expression. Weights whose name it matches (`layer\\.(10|11)\\.`) train, and the head.
-    None: see `trainable`."""
+    None: use `trainable`."""
     unfreeze_every: Positive | None = None
-    """With method full or top: train the head alone at first, and one more layer from the top down every so many epochs
-    (0.5: two an epoch), the embeddings last (arXiv:1801.06146). None: train all from the start."""
+    """With method full or top: train only the head at first, and unfreeze one more layer, from the top down, every so
+    many epochs (0.5: two an epoch), the embeddings last (arXiv:1801.06146). None: train all from the start."""
     pooling: Literal["default", "cls", "mean", "max", "attention"] = "default"
     """What the head reads of the last hidden states: the first token (cls); their mean or maximum without padding; or a
     learned weighted mean (attention). For images all but cls read the patches. default: as the family's own class. A
@@ -96,5 +96,5 @@ class Model:
 
     @property
     def has_custom_head(self) -> bool:
-        """Whether rows are read, or classified, in another way than by the family's own class."""
+        """Whether pooling or head differ from the family's own class."""
         return (self.pooling, self.last_layers, self.head) != ("default", 1, "default")

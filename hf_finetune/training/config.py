@@ -1,4 +1,4 @@
-"""The training loop of a run: its length, batches, number formats and weight averages. Cheap to import."""
+"""Configuration of the training loop: length, batches, number formats and weight averages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
 @configclass
 class Train:
-    """Optimization. Names that TrainingArguments has mean what they mean there."""
+    """The training loop. Fields that TrainingArguments has keep its names and meanings."""
 
     learning_rate: Positive | None = None
     """Peak learning rate. None: 1e-3 for head and lora (plain LoRA on texts: at a width of 768; 2e-3 at 384); for texts
@@ -35,9 +35,10 @@ class Train:
     num_train_epochs: Annotated[Positive, flag("--epochs")] = 3.0
     """Passes over the training examples."""
     max_steps: MaxSteps = -1
-    """Stop after this many optimizer steps, whatever the epochs. -1: by epochs."""
+    """Stop after this many optimizer steps, regardless of epochs. -1: train for num_train_epochs."""
     per_device_train_batch_size: Count = 32
-    """Examples of one forward pass on one device. On CPU images go through in smaller parts, to the same gradient."""
+    """Examples of one forward pass on one device. On CPU, images are processed in smaller parts, with the same
+    gradient."""
     per_device_eval_batch_size: Count = 64
     """Examples of one forward pass in evaluation."""
     gradient_accumulation_steps: Count = 1
@@ -46,16 +47,16 @@ class Train:
     """Decoupled weight decay (for SGD part of the gradient) of linear, convolution and embedding weights. None for
     biases, norms, layer scales, special tokens and added position tables."""
     warmup_steps: NonNegative | None = None
-    """Steps of linear warm-up; below 1, a share of all steps. None: 0.06; 0 for constant, cyclic and one_cycle."""
+    """Steps of linear warm-up, or a share of all steps if below 1. None: 0.06; 0 for constant, cyclic and one_cycle."""
     lr_scheduler_type: ScheduleName | None = None
-    """Learning-rate schedule after the warm-up; its numbers stand in `schedule`. None: linear; with optimizer
-    ScheduleFree constant_with_warmup."""
+    """Learning-rate schedule after the warm-up; `schedule` has its parameters. None: linear, or constant_with_warmup
+    with optimizer ScheduleFree."""
     max_grad_norm: NonNegative = 1.0
     """Clip the norm of the gradients to this."""
     seed: Annotated[Seed, flag("--seed")] = 0
-    """Seed of the head's first weights, the order of examples and dropout. Never searched over."""
+    """Seed of the head's initial weights, the order of examples and dropout. Never searched over."""
     logging_steps: Count = 10
-    """Optimizer steps between two lines of log.jsonl; a loss that is not a number stops the run there."""
+    """Optimizer steps between two lines of log.jsonl, where a NaN loss stops the run."""
     head_warm_start: bool = True
     """Fit the classification layer first, by logistic regression on the untrained network's features
     (arXiv:2202.10054). Not with model.from_config, whose features are random."""
@@ -63,20 +64,20 @@ class Train:
     """Inverse L2 penalty of that regression, on standardized features (scikit-learn's C): smaller values keep the head
     nearer to 0. None: 0.1 with method head; 0.01 with all others, which train it further."""
     head_least_explained: Annotated[float, Le(1)] | None = None
-    """Keep the head random where the fit explains less than this share of the labels' entropy on held-out examples:
-    such a head would tie the network to features that say little. 1: always random; -100: always fitted. None: 0.2;
-    with method head, whose features stay as they are, always fitted."""
+    """Keep the head random if the fit explains less than this share of the labels' entropy on held-out examples, as it
+    would tie the network to uninformative features. 1: always random; -100: always fitted. None: 0.2; always fitted
+    with method head, which does not train the features."""
     early_stopping_patience: Count | None = None
     """Stop after this many epochs without a better validation metric. None: never."""
     keep_checkpoints: bool = False
     """Keep DIR/checkpoints after success."""
     extra: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Any further TrainingArguments, passed through unchanged. Pretraining gets them, too, but for eval_on_start,
+    """Further TrainingArguments, passed through unchanged. Pretraining gets them, too, except eval_on_start,
     eval_delay, logging_first_step and report_to."""
 
     @property
     def uses_gradient_checkpointing(self) -> bool:
-        """Whether activations are thrown away and computed again for the gradients, by either of the field's names."""
+        """Whether `extra` turns on gradient checkpointing, by either of its names."""
         return any(self.extra.get(name) for name in ("gradient_checkpointing", "activation_checkpointing"))
 
 
@@ -93,19 +94,19 @@ class Batching:
     """Compute the outputs of frozen layers once per example, cache them on disk, and run only the layers above in every
     epoch."""
     cache_gb: Positive = 8.0
-    """Gigabytes (10^9 bytes) of disk for such activations, decoded images, stored augmented copies, generated texts and
-    teacher logits together, over all runs. The least recently used are deleted first."""
+    """Gigabytes (10^9 bytes) of disk for the caches of all runs together: activations, decoded images, augmented
+    copies, generated texts and teacher logits. The least recently used entries are deleted first."""
     token_budget: Count | None = None
     """Padded tokens of one optimizer step over all processes and accumulation: many short texts or few long ones.
     per_device_train_batch_size has no effect then. Counted before online augmentation, which may lengthen texts. None:
-    every step has about the same number of examples."""
+    all steps have about the same number of examples."""
     unpadded: bool | None = None
     """Concatenate the texts of a batch without padding; each attends to itself alone. None: where a flash-attention
     kernel computes it (GPU, half precision, `flash-attn` installed, a family verified to be equal). On CPU it is exact,
     but 3 to 7 times slower than batches of similar length."""
     sampling: Literal["none", "balanced", "square_root"] = "none"
     """Examples of an epoch. none: every example once. balanced: equally many of every class. square_root: in proportion
-    to the square roots of the class sizes. The last two draw anew each epoch, with replacement for rare classes."""
+    to the square roots of the class sizes. The last two draw again each epoch, with replacement for rare classes."""
 
 
 @configclass
@@ -131,11 +132,11 @@ class Averaging:
     average wins ties, and result.json lists all. Not with an L1 penalty, whose zeros an average loses."""
 
     ema_decay: OpenFraction | None = None
-    """Decay of an exponential moving average of the weights: 0.999, or (1 + t) / (10 + t) at step t where that is less.
-    It is scored at each validation. None: no such average."""
+    """Decay of an exponential moving average of the weights, such as 0.999; (1 + t) / (10 + t) at step t where that is
+    less. It is evaluated at each validation. None: off."""
     tail_share: Probability = 0.0
-    """Average the weights over this share of the optimizer steps, the last ones (SWA, arXiv:1803.05407). Made for a
-    learning rate that does not fall to 0. 0: off."""
+    """Average the weights over this last share of the optimizer steps (SWA, arXiv:1803.05407). Meant for a learning
+    rate that does not decay to 0. 0: off."""
     tail_every: Literal["step", "epoch"] = "step"
     """What `tail_share` averages: the weights after every step of the tail, or after every epoch in it."""
     soup: bool = False

@@ -22,7 +22,7 @@ class Supervised:
     label_smoothing: Fraction = 0.0
     """Share of the target's probability that is spread evenly over all classes."""
     loss: Choice[Loss] = CrossEntropy()
-    """What a row costs; the losses are listed at the end."""
+    """Loss of an example; the choices are listed at the end."""
     class_weights: Choice[ClassWeights | None] = None
     """Weight of an example's loss by its class: Balanced, EffectiveNumber or PerClass. Weights have a mean of 1 over
     the training set, not over a batch. The fitted head uses them, too. None: all classes weigh the same."""

@@ -26,7 +26,7 @@ class Optim:
     """The optimizer and its learning rates."""
 
     optimizer: Choice[Optimizer] = AdamW()
-    """What updates the weights; the optimizers are listed at the end."""
+    """The optimizer; the choices are listed at the end."""
     head_learning_rate: Positive | None = None
     """Peak learning rate of the head: all above the encoder, and weights that the checkpoint does not have. None: the
     same as the encoder's."""

@@ -1,4 +1,4 @@
-"""What a recipe can say of regularization: operations, cheap to import."""
+"""Configuration of the regularization of the weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class ElasticNet:
     has no learning rate for a proximal step of its own."""
 
     l1: NonNegative = 0.0
-    """How far a weight is pulled towards 0 in a step, times the learning rate; what would cross 0 stays there. 0:
-    off."""
+    """Amount by which a step moves a weight towards 0, times the learning rate; a weight that would cross 0 becomes 0.
+    0: off."""
     l2: NonNegative = 0.0
-    """By which share a weight shrinks in a step, times the learning rate; beside `train.weight_decay`. 0: off."""
+    """Share by which a step shrinks a weight, times the learning rate, in addition to `train.weight_decay`. 0: off."""
     parameters: tuple[str, ...] = ()
     """Patterns of parameter names (`*.attention.*.weight`). Empty: the weights of the classification layer."""
 
     @property
     def on(self) -> bool:
-        """Whether it does anything."""
+        """Whether any penalty is above 0."""
         return self.l1 > 0 or self.l2 > 0
 
 
@@ -36,7 +36,7 @@ class GradientNoise:
     eta: NonNegative = 0.0
     """Variance at the first step; 0.01, 0.3 and 1 in the paper. 0: off."""
     gamma: NonNegative = 0.55
-    """How fast the variance falls."""
+    """Exponent of the decay of the variance."""
 
 
 @configclass
