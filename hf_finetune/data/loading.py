@@ -220,7 +220,7 @@ def read_labeled(
     for role in selection.labeled:
         if role != "train":
             tables[role] = read(role, ClassIds(labels, "the training rows"))
-    rows = {role: SplitRows.of(table) for role, table in tables.items()}
+    rows = {role: SplitRows.from_table(table) for role, table in tables.items()}
     return LabeledData(selection, rows, labels, unusable)
 
 

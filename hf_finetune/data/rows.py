@@ -1,6 +1,6 @@
-"""From a source's columns to canonical rows, checked value by value: text, text_pair or image, label, row.
+"""Convert a source's columns to canonical rows, checking every value: text, text_pair or image, label, row.
 
-A source is read to its end before its first bad row is refused, so that the message can say how many there are.
+A source is read to its end before its first bad row is refused, so that the message can count the bad rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ FEATURES = {
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Columns = dict[str, pa.Array]
-# Row of a chunk -> what is wrong with it.
+# What is wrong with a row, by its index in the chunk.
 Faults = dict[int, str]
 
 
@@ -50,38 +51,37 @@ class SplitRows:
     """See `duplicates.row_digests`."""
 
     @classmethod
-    def of(cls, table: pa.Table) -> SplitRows:
-        """The rows of a table."""
+    def from_table(cls, table: pa.Table) -> SplitRows:
+        """Wrap a table of canonical rows."""
         return cls(table, row_digests(table))
 
     @cached_property
     def labels_N(self) -> np.ndarray:
-        """Class of each row."""
+        """Class id of each row."""
         return self.table["label"].to_numpy()
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def where(self, mask_N: np.ndarray) -> SplitRows:
-        """The rows of a mask, in order."""
-        digests = [digest for digest, chosen in zip(self.digests, mask_N, strict=True) if chosen]
-        return SplitRows(self.table.filter(pa.array(mask_N)), digests)
+        """Select the rows of a mask, in order."""
+        return SplitRows(self.table.filter(pa.array(mask_N)), list(compress(self.digests, mask_N)))
 
     def followed_by(self, other: SplitRows) -> SplitRows:
-        """These rows, and behind them the others."""
+        """Append other rows."""
         return SplitRows(pa.concat_tables([self.table, other.table]), [*self.digests, *other.digests])
 
 
 @dataclass(frozen=True)
 class UnusableRow:
-    """A row that cannot be used."""
+    """A row with a missing or invalid value."""
 
     row: int
-    """Its number, from 0."""
+    """Row number, from 0."""
     place: str
-    """File and row, as a person finds it."""
+    """File and row, for messages."""
     column: str
-    """Canonical name of the column that is wrong."""
+    """Canonical name of the invalid column."""
     reason: str
 
 
@@ -93,47 +93,60 @@ def read_rows(
     size: int = 1024,
     unusable: list[UnusableRow] | None = None,
 ) -> Iterator[Columns]:
-    """Canonical rows, at most `size` at a time, as Arrow arrays.
+    """Yield canonical rows as Arrow arrays, at most `size` at a time.
 
     Args:
         chosen: the source's columns by canonical name.
-        classes: numbers the labels; None only if no `label` is chosen.
-        unusable: takes the rows whose text, image or label is missing or cannot be used, which are then left out.
+        classes: assigns class ids; None only if `chosen` has no `label`.
+        unusable: collects rows whose text, image or label is missing or cannot be used, which are then skipped.
 
     Raises:
-        InputError: naming file and row of the first such row, without `unusable`.
+        InputError: without `unusable`, for the first such row, once all rows were read.
     """
-    complaint, bad_column, counts, row = "", "", Counter[str](), 0
+    first_unusable, counts, row = None, Counter[str](), 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         convert = partial(_convert, split=split, chosen=chosen, classes=classes, pool=pool)
         for chunk in split.chunks(list(chosen.values()), size):
-            columns, by_column = convert(chunk.columns)
-            # Of a row with several faults the first column's is named.
-            faults = {i: (name, by_column[name][i]) for name in reversed(by_column) for i in by_column[name]}
-            good = [i for i in range(chunk.size) if i not in faults]
-            if faults and unusable is not None:
-                unusable += [UnusableRow(row + i, chunk.place(i), *faults[i]) for i in sorted(faults)]
-                columns, _ = convert({name: [values[i] for i in good] for name, values in chunk.columns.items()})
-            elif faults:
-                counts.update({name: len(problems) for name, problems in by_column.items()})
-                if not complaint:
-                    first = min(faults)
-                    bad_column, problem = faults[first]
-                    complaint = _complaint(chunk, first, chosen[bad_column], problem)
-            if not complaint:
-                columns["row"] = pa.array([row + i for i in good], pa.int64())
+            columns, faults_by_column = convert(chunk.columns)
+            # The last assignment wins: a row with several faults is reported by its first column.
+            faults = {i: (name, faults[i]) for name, faults in reversed(faults_by_column.items()) for i in faults}
+            bad = [
+                UnusableRow(row + i, chunk.place(i), name, _reason(chunk, i, chosen[name], reason))
+                for i, (name, reason) in sorted(faults.items())
+            ]
+            usable = [i for i in range(chunk.size) if i not in faults]
+            if bad and unusable is not None:
+                unusable += bad
+                columns, _ = convert({name: [values[i] for i in usable] for name, values in chunk.columns.items()})
+            elif bad:
+                first_unusable = first_unusable or bad[0]
+                counts.update(each.column for each in bad)
+            if first_unusable is None:
+                columns["row"] = pa.array([row + i for i in usable], pa.int64())
                 yield columns
             row += chunk.size
-    if complaint:
-        others = counts[bad_column] - 1
-        more = f" ({others} other row{'s have' if others > 1 else ' has'} a bad {bad_column} too)" if others else ""
-        raise InputError(f"{complaint}{more}; correct or remove {'them' if others else 'it'}")
+    if first_unusable is not None:
+        raise _refusal(first_unusable, chosen, others=counts[first_unusable.column] - 1)
+
+
+def _refusal(first: UnusableRow, chosen: dict[str, str], *, others: int) -> InputError:
+    more = f" ({others} other row{'s have' if others > 1 else ' has'} a bad {first.column} too)" if others else ""
+    remedy = f"correct or remove {'them' if others else 'it'}"
+    return InputError(f"{first.place}, column {chosen[first.column]!r}: {first.reason}{more}; {remedy}")
+
+
+def _reason(chunk: Chunk, i: int, column: str, reason: str) -> str:
+    """Add that a JSON object lacks the key, which reads like an empty value otherwise."""
+    if not chunk.objects or column in (keys := chunk.objects[i]):
+        return reason
+    hint = did_you_mean(column, keys) or f", only {', '.join(map(repr, keys))}"
+    return f"{reason}, the row has no such key{hint}"
 
 
 def _convert(
     values: dict[str, list], *, split: Split, chosen: dict[str, str], classes: ClassIds | None, pool: ThreadPoolExecutor
 ) -> tuple[Columns, dict[str, Faults]]:
-    """Arrow arrays by canonical name, and what is wrong in each."""
+    """Return Arrow arrays and faults, by canonical name."""
     columns: Columns = {}
     faults: dict[str, Faults] = {}
     for name, column in chosen.items():
@@ -145,15 +158,6 @@ def _convert(
         else:
             columns[name], faults[name] = _texts(values[column], may_be_empty=name == "text_pair")
     return columns, faults
-
-
-def _complaint(chunk: Chunk, i: int, column: str, problem: str) -> str:
-    where = f"{chunk.place(i)}, column {column!r}"
-    if not chunk.objects or column in (keys := chunk.objects[i]):
-        return f"{where}: {problem}"
-    return f"{where}: {problem}, the row has no such key" + (
-        did_you_mean(column, keys) or ", only " + ", ".join(map(repr, keys))
-    )
 
 
 def _texts(values: list[Any], *, may_be_empty: bool) -> tuple[pa.Array, Faults]:
@@ -168,8 +172,8 @@ def _texts(values: list[Any], *, may_be_empty: bool) -> tuple[pa.Array, Faults]:
     try:
         return pa.array([] if faults else values, pa.string()), faults
     except UnicodeEncodeError:
-        halves = [i for i, value in enumerate(values) if _SURROGATE.search(value)]
-        return pa.array([], pa.string()), faults | dict.fromkeys(halves, "the text holds half a surrogate pair")
+        invalid = [i for i, value in enumerate(values) if _SURROGATE.search(value)]
+        return pa.array([], pa.string()), faults | dict.fromkeys(invalid, "the text holds half a surrogate pair")
 
 
 def _images(values: list[Any], pool: ThreadPoolExecutor) -> tuple[pa.Array, Faults]:
@@ -198,7 +202,7 @@ def _labels(values: list[Any], classes: ClassIds, names: Sequence[str]) -> tuple
 
 
 def has_labels(split: Split, column: str | None) -> bool:
-    """Whether any row has a label: not all are null, empty or -1, as in the test splits of GLUE."""
+    """Return whether any label is not null, empty or -1 (as all are in the test splits of GLUE)."""
     if column is None or column not in split.columns:
         return False
     names = split.columns[column].names
@@ -208,21 +212,21 @@ def has_labels(split: Split, column: str | None) -> bool:
                 if label_name(value, names) not in (None, "-1"):
                     return True
             except ValueError:
-                return True  # a label, if of a kind that cannot be used
+                return True  # a label, though an invalid one
     return False
 
 
 def to_table(parts: Sequence[Columns]) -> pa.Table:
-    """Parts of the same columns in one table, uncopied."""
+    """Concatenate parts with the same columns, without copying."""
     names = [name for name in FEATURES if name in parts[0]]
     return pa.table({name: pa.chunked_array([part[name] for part in parts]) for name in names})
 
 
 def to_dataset(table: pa.Table, fingerprint: str | None = None) -> Dataset:
-    """A Dataset in memory, independent of any cache.
+    """Wrap a table as a Dataset in memory.
 
     Args:
-        fingerprint: what `datasets` knows it by; None: computed by it.
+        fingerprint: of the Dataset; None: `datasets` computes one.
     """
     info = DatasetInfo(features=Features({name: FEATURES[name] for name in table.column_names}))
     return Dataset(InMemoryTable(table), info=info, fingerprint=fingerprint)

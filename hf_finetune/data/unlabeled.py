@@ -1,4 +1,4 @@
-"""Examples without a label: for a teacher to label, behind the training rows; and for pretraining."""
+"""Unlabeled examples: for a teacher to label, appended to the training rows; and for pretraining."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_finetune.data.columns import choose_inputs
 from hf_finetune.data.config import Kind, Role, Source
 from hf_finetune.data.duplicates import dataset_digests, first_occurrences
 from hf_finetune.data.labels import UNLABELED
-from hf_finetune.data.rows import SplitRows, UnusableRow, read_rows, to_dataset, to_table
+from hf_finetune.data.rows import Columns, SplitRows, UnusableRow, read_rows, to_dataset, to_table
 from hf_finetune.data.sources import Split, locate, role_of
 from hf_finetune.data.split_selection import Selection
 from hf_finetune.errors import InputError
@@ -25,20 +25,20 @@ from hf_finetune.utils.messages import Notes, listed
 logger = logging.getLogger("hf_finetune")
 
 
-def _screen(
-    digests: Sequence[bytes], *, scored: Collection[bytes], before: Sequence[bytes] = ()
+def _new_rows(
+    digests: Sequence[bytes], *, evaluated: Collection[bytes], trained: Sequence[bytes] = ()
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Mask (N,), true for the rows to train on; and how many of the others are `evaluated`, or else `repeated`.
+    """Return a mask (N,) of the rows that are new, and counts of the other rows: `evaluated` and `repeated`.
 
     Args:
         digests: of the rows, see `duplicates.row_digests`.
-        scored: of validation and test rows.
-        before: of rows that are trained on already.
+        evaluated: digests of validation and test rows.
+        trained: digests of rows that are trained on already.
     """
-    scored_N = np.fromiter((digest in scored for digest in digests), bool, len(digests))
-    first_N = first_occurrences([*before, *digests])[len(before) :]
-    repeated_N = ~scored_N & (first_N != len(before) + np.arange(len(digests)))
-    return ~scored_N & ~repeated_N, {"evaluated": int(scored_N.sum()), "repeated": int(repeated_N.sum())}
+    evaluated_N = np.fromiter((digest in evaluated for digest in digests), bool, len(digests))
+    first_N = first_occurrences([*trained, *digests])[len(trained) :]
+    repeated_N = ~evaluated_N & (first_N != len(trained) + np.arange(len(digests)))
+    return ~evaluated_N & ~repeated_N, {"evaluated": int(evaluated_N.sum()), "repeated": int(repeated_N.sum())}
 
 
 # For a teacher
@@ -47,22 +47,21 @@ def _screen(
 def read_for_teacher(
     selection: Selection, kind: Kind, labeled: Mapping[Role, SplitRows], names: Sequence[str], notes: Notes
 ) -> tuple[SplitRows, dict[str, int]]:
-    """Training rows that a teacher labels: those of further files, without what is scored or in train already.
+    """Read rows for a teacher to label, dropping those that equal a labeled row or one another.
 
     Args:
-        labeled: the labeled rows; train and validation among them.
+        labeled: the labeled rows by split.
         names: the files, for messages.
 
     Returns:
-        The rows, in order, with the label -1; and `rows`, how many these are, `evaluated`, how many have the exact
-        input of a row that is scored, `repeated`, how many of the rest have that of a training row or of an earlier one
-        among themselves, `unusable`, how many are empty or damaged.
+        The rows, in order, with the label -1, and counts: `rows` are used; of the dropped ones, `evaluated` equal a
+        validation or test row, `repeated` a training row or an earlier one, `unusable` are empty or damaged.
 
     Raises:
-        InputError: a file lacks a column; no row is left.
+        InputError: a file lacks a column; or no row is left.
     """
     unusable: list[UnusableRow] = []
-    parts: list[pa.Table] = []
+    parts: list[Columns] = []
     for split in selection.unlabeled:
         columns = choose_inputs(split.columns, selection.columns, kind=kind, place=split.place)
         if others := [f"{name} from column {c!r}" for name, c in columns.items() if c != selection.columns[name]]:
@@ -70,34 +69,37 @@ def read_for_teacher(
         parts += read_rows(split, columns, None, unusable=unusable)
     table = to_table(parts)
     labels = pa.array(np.full(len(table), UNLABELED, dtype=np.int64))
-    rows = SplitRows.of(table.add_column(table.column_names.index("row"), "label", labels))
-    scored = {digest for role, part in labeled.items() if role != "train" for digest in part.digests}
-    usable_N, excluded = _screen(rows.digests, scored=scored, before=labeled["train"].digests)
-    counts = {"rows": int(usable_N.sum()), **excluded, "unusable": len(unusable)}
-    files = listed([Path(name).name for name in names])
-    left_out = (
-        f"{counts['evaluated']} that are scored, {counts['repeated']} that repeat a training row or one another, "
-        "exactly alike"
+    rows = SplitRows.from_table(table.add_column(table.column_names.index("row"), "label", labels))
+    evaluated = {digest for role, part in labeled.items() if role != "train" for digest in part.digests}
+    new_N, dropped = _new_rows(rows.digests, evaluated=evaluated, trained=labeled["train"].digests)
+    counts = {"rows": int(new_N.sum()), **dropped, "unusable": len(unusable)}
+    files, summary = listed([Path(name).name for name in names]), _summary_of_dropped(counts, unusable)
+    if not counts["rows"]:
+        raise InputError(f"--unlabeled {files}: no row is left after dropping {summary}; name other rows")
+    notes.add(f"unlabeled: {counts['rows']} rows of {files} for the teacher to label; dropped: {summary}")
+    return rows.where(new_N), counts
+
+
+def _summary_of_dropped(counts: Mapping[str, int], unusable: Sequence[UnusableRow]) -> str:
+    summary = (
+        f"{counts['evaluated']} that equal a validation or test row, {counts['repeated']} that equal a training row or "
+        "one another"
     )
     if unusable:
         first = unusable[0]
-        left_out += f", {len(unusable)} that are empty or damaged (the first: {first.place}, {first.reason})"
-    if not counts["rows"]:
-        raise InputError(f"--unlabeled {files}: no row is left, without {left_out}; name other rows, or leave it out")
-    notes.add(f"unlabelled: {counts['rows']} rows of {files} for the teacher to label; left out: {left_out}")
-    return rows.where(usable_N), counts
+        summary += f", {len(unusable)} that are empty or damaged (the first: {first.place}, {first.reason})"
+    return summary
 
 
 def with_labeled_row(chosen_n: np.ndarray, rows: Dataset) -> np.ndarray:
-    """Places of some training rows, in order; where none of them has a label, with the first row that has one: what is
-    tried on them looks at labels."""
+    """Sort the indices of chosen rows, and add the first labeled row if none of them has a label."""
     labels_N = np.asarray(rows["label"][:])
     first = np.flatnonzero(labels_N != UNLABELED)[:1]
     return np.sort(chosen_n if (labels_N[chosen_n] != UNLABELED).any() else np.append(chosen_n, first))
 
 
 def labeled_rows(rows: Dataset) -> Dataset:
-    """The training rows that have a label, in order: all of them, or those before the ones that have none."""
+    """Return the training rows that have a label."""
     labels_N = np.asarray(rows["label"][:])
     return rows if (labels_N != UNLABELED).all() else rows.select(np.flatnonzero(labels_N != UNLABELED))
 
@@ -107,18 +109,18 @@ def labeled_rows(rows: Dataset) -> Dataset:
 
 @dataclass(frozen=True)
 class PretrainingRows:
-    """Rows with `text` (and `text_pair`) or `image`, and `row`, their number: each input once."""
+    """Distinct rows with `text` (and `text_pair`) or `image`, and `row`, numbered from 0."""
 
     rows: Dataset
     counts: dict[str, int]
-    """`train` and `further`: rows used of either; `evaluated`, `repeated` and `unusable`: rows left out, because they
-    are validation or test rows, equal an earlier one, or are empty or damaged."""
+    """`train` and `further` rows are used; of the dropped ones, `evaluated` equal a validation or test row, `repeated`
+    an earlier row, `unusable` are empty or damaged."""
     fingerprint: str
-    """SHA-256 over the rows' contents, in order."""
+    """SHA-256 of the rows' contents, in order."""
 
 
 def read_for_pretraining(
-    own: Sequence[Dataset],
+    train: Sequence[Dataset],
     further: Sequence[str],
     *,
     evaluated: Sequence[Dataset],
@@ -126,33 +128,32 @@ def read_for_pretraining(
     columns: dict[str, str],
     encoding: str | None = None,
 ) -> PretrainingRows:
-    """The run's training rows and further ones, without what repeats or is scored.
+    """Collect training rows and further rows, without repetitions and without validation and test rows.
 
     Args:
-        own: training rows; labels are not looked at.
+        train: training rows, whose labels are ignored.
         further: files, folders or Hub ids, of which all splits but validation and test are read. Their columns are
-            those of the run's data, where they are there, else the obvious ones.
+            those of the run's data if they have them, else the obvious ones.
         evaluated: validation and test rows.
-        columns: of the run's data, by canonical name.
+        columns: the columns of the run's data, by canonical name.
 
     Raises:
-        InputError: a source cannot be read, has no such split or lacks a column; fewer than two rows are left.
+        InputError: a source cannot be read, has no such split or lacks a column; or fewer than two rows are left.
     """
     names = [name for name in ("text", "text_pair", "image") if name in columns]
     unusable: list[UnusableRow] = []
-    train = [rows.select_columns(names) for rows in own]
-    every = [*train, *(_read_source(Source(path, encoding=encoding), kind, columns, unusable) for path in further)]
-    scored = {digest for rows in evaluated for digest in dataset_digests(rows)}
-    digests = [digest for rows in every for digest in dataset_digests(rows)]
-    usable_N, excluded = _screen(digests, scored=scored)
-    chosen = np.flatnonzero(usable_N)
+    parts = [rows.select_columns(names) for rows in train]
+    parts += [_read_source(Source(path, encoding=encoding), kind, columns, unusable) for path in further]
+    digests = [digest for rows in parts for digest in dataset_digests(rows)]
+    new_N, dropped = _new_rows(digests, evaluated={d for rows in evaluated for d in dataset_digests(rows)})
+    chosen = np.flatnonzero(new_N)
     if len(chosen) < 2:
         raise InputError(
-            f"pretrain.rows: {len(chosen)} rows to pretrain on; expected two at least, name a file of them"
+            f"pretrain.rows: {len(chosen)} rows to pretrain on; expected at least two, name a file with more"
         )
-    of_train = int((chosen < sum(map(len, train))).sum())
-    counts = {"train": of_train, "further": len(chosen) - of_train, **excluded, "unusable": len(unusable)}
-    table = concatenate_datasets(every).select(chosen).with_format("arrow")[:]
+    from_train = int((chosen < sum(map(len, train))).sum())
+    counts = {"train": from_train, "further": len(chosen) - from_train, **dropped, "unusable": len(unusable)}
+    table = concatenate_datasets(parts).select(chosen).with_format("arrow")[:]
     table = table.append_column("row", pa.array(range(len(chosen)), pa.int64()))
     fingerprint = hashing.of_json([digests[i].hex() for i in chosen])
     return PretrainingRows(to_dataset(table, f"{fingerprint[:24]}-unlabelled"), counts, fingerprint)
@@ -162,7 +163,7 @@ def _read_source(source: Source, kind: Kind, columns: dict[str, str], unusable: 
     layout = locate(source, kind=kind, labeled=False)
     splits: list[Split] = [split for split in layout.splits.values() if role_of(split.name) in (None, "train")]
     if not splits:
-        raise InputError(f"pretrain.rows: {source.path} has validation and test rows alone; name others")
+        raise InputError(f"pretrain.rows: {source.path} has only validation and test rows; name other rows")
     tables: list[pa.Table] = []
     for split in splits:
         chosen = choose_inputs(split.columns, columns, kind=kind, place=split.place)

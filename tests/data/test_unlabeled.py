@@ -52,7 +52,7 @@ def test_every_split_but_validation_and_test(tmp_path: Path) -> None:
         csv_of(tmp_path / "all" / f"{name}.csv", "text", f"of {name}")
     assert pretraining_texts(str(tmp_path / "all"))["text"] == ["of train"]
     (tmp_path / "all" / "train.csv").unlink()
-    with pytest.raises(InputError, match=r"pretrain.rows: .*all has validation and test rows alone; name others"):
+    with pytest.raises(InputError, match=r"pretrain.rows: .*all has only validation and test rows"):
         pretraining_texts(str(tmp_path / "all"))
 
 
@@ -66,5 +66,5 @@ def test_pairs_need_pairs(tmp_path: Path) -> None:
 
 
 def test_too_few() -> None:
-    with pytest.raises(InputError, match=r"pretrain.rows: 1 rows to pretrain on; expected two at least"):
+    with pytest.raises(InputError, match=r"pretrain.rows: 1 rows to pretrain on; expected at least two"):
         read_for_pretraining([rows("a", "a", "v")], [], evaluated=[rows("v")], kind="text", columns=COLUMNS)

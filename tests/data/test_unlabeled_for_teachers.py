@@ -43,7 +43,7 @@ def test_further_files_stand_behind_the_training_rows(data: dict[str, str], tmp_
     assert splits.train["row"][-3:] == [0, 3, 2] and splits.labels == ("no", "yes")
     assert splits.unlabeled_counts == {"rows": 3, "evaluated": 2, "repeated": 2, "unusable": 0}
     assert plain.unlabeled_counts is None
-    assert splits.notes[-1].startswith("unlabelled: 3 rows of one.csv, other.csv for the teacher")
+    assert splits.notes[-1].startswith("unlabeled: 3 rows of one.csv, other.csv for the teacher")
     assert splits.duplicates == plain.duplicates and splits.fingerprint != plain.fingerprint
     assert labeled_rows(splits.train)["text"][:] == plain.train["text"][:]
     assert labeled_rows(plain.train) is plain.train
@@ -62,7 +62,7 @@ def test_what_is_refused(data: dict[str, str], tmp_path: Path) -> None:
         (
             "seen.csv",
             ["seen 0", "text 0"],
-            r"^--unlabeled seen.csv: no row is left, without 1 that are scored, 1 that",
+            r"^--unlabeled seen.csv: no row is left after dropping 1 that equal a validation",
         ),
         (
             "empty.csv",
