@@ -1,4 +1,4 @@
-"""Which column is the text, the image, the class: as named by the user, else the obvious one."""
+"""Choose the columns of text, image and class: those the user names, else the obvious ones."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PAIRS = (
     ("query", "document"),
     ("query", "passage"),
 )
-# Well-known names, the more telling ones first: `text` before `review`.
+# Well-known names, in tiers of falling priority: `text` before `review`.
 Tiers = tuple[tuple[str, ...], ...]
 _LONG_TEXTS = ("sentence", "content", "review", "document", "question", "tweet", "utterance", "body", "message")
 TEXTS: Tiers = (("text",), (*_LONG_TEXTS, "comment", "post"))
 LABELS: Tiers = (("label",), ("labels", "class", "category", "target", "intent", "topic", "sentiment", "emotion"))
 IMAGES: Tiers = (("image",), ("img", "picture", "photo"))
-# Numbers of rows, under the names that data sets and table tools give them.
+# Row numbers, as data sets and table tools call them.
 IGNORED = ("", "id", "idx", "index", "guid", "unnamed: 0", "__index_level_0__")
 
-# By canonical name: the flag, what the column is for, what it must hold, and the kinds of column that do.
+# By canonical name: flag, purpose, expected content, and the kinds of column that have it.
 _FLAGS = {"text": "--text", "text_pair": "--text-pair", "image": "--image", "label": "--label"}
 _PURPOSE = {"text": "text", "image": "image", "label": "class of each row"}
 _EXPECTED = {"text": "text", "text_pair": "text", "image": "images", "label": "classes (text or whole numbers)"}
@@ -46,18 +46,18 @@ def choose_columns(
 ) -> dict[str, str]:
     """Map `text` and `text_pair`, or `image`, and `label` to columns of the source.
 
-    Requested columns are taken. The rest is inferred: pairs by the well-known names alone, text, image and class by
-    name (`text` before `review`), else because no other column can be it.
+    Columns that are not requested are inferred: pairs only by well-known names; text, image and class by well-known
+    names, else as the only candidate.
 
     Args:
-        requested: column names by canonical name, None where the user named none.
+        requested: column names by canonical name; None: not requested.
         place: the source, for messages.
 
     Returns:
-        The columns by canonical name; no `label` if it was neither needed nor obvious.
+        The columns by canonical name; no `label` if it is neither needed nor obvious.
 
     Raises:
-        InputError: for a name that is not there, a column of the wrong type, or one that is not obvious.
+        InputError: a column is missing, of the wrong type, or not obvious.
     """
     choice = _Choice(columns, place, {name: column for name, column in requested.items() if column is not None})
     choice.check_requested()
@@ -74,14 +74,14 @@ def choose_columns(
 
 
 def choose_inputs(columns: dict[str, Column], known: dict[str, str], *, kind: Kind, place: str) -> dict[str, str]:
-    """Map `text` and `text_pair`, or `image`, to columns of rows whose labels are not looked at.
+    """Map `text` and `text_pair`, or `image`, to columns of unlabeled rows.
 
     Args:
-        known: the columns of the labeled rows, by canonical name; taken where they are there, else the obvious ones.
+        known: the columns of the labeled rows, by canonical name; used if they exist, else the obvious ones.
         place: the source, for messages.
 
     Raises:
-        InputError: a column is not obvious, or the second text of pairs is not there under its name.
+        InputError: a column is not obvious, or the column of second texts is missing.
     """
     names = [name for name in _FLAGS if name in known and name != "label"]
     requested = {name: known[name] if name == "text_pair" or known[name] in columns else None for name in names}
@@ -96,10 +96,10 @@ def choose_inputs(columns: dict[str, Column], known: dict[str, str], *, kind: Ki
 
 
 def require_columns(chosen: dict[str, str], columns: dict[str, Column], *, place: str, like: str) -> None:
-    """Hold a further split to the columns that were chosen on the training rows.
+    """Check that another split has the columns that were chosen for the training rows.
 
     Raises:
-        InputError: for a column that is not there or of the wrong type.
+        InputError: a column is missing or of the wrong type.
     """
     for name, column in chosen.items():
         if column not in columns:
@@ -110,7 +110,7 @@ def require_columns(chosen: dict[str, str], columns: dict[str, Column], *, place
 
 @dataclass
 class _Choice:
-    """Columns of a source, and which of them are chosen so far."""
+    """The columns of a source, and those chosen so far."""
 
     columns: dict[str, Column]
     place: str
@@ -125,10 +125,10 @@ class _Choice:
                 )
         if len(set(self.chosen.values())) < len(self.chosen):
             flags = " and ".join(_FLAGS[name] for name in self.chosen)
-            raise InputError(f"{flags}: the same column cannot serve for two; {self.place} has {quoted(self.columns)}")
+            raise InputError(f"{flags}: the same column is named twice; {self.place} has {quoted(self.columns)}")
 
     def infer_label(self, *, ambiguous_is_error: bool) -> None:
-        """By its name, or because it is the only one that declares classes."""
+        """Choose the label by name, or as the only column that declares classes."""
         if "label" in self.chosen:
             return
         candidates = [column for column in self._free() if self.columns[column].kind != "image"]
@@ -138,7 +138,7 @@ class _Choice:
             self.chosen["label"] = label or classes[0]
 
     def infer_text(self) -> None:
-        """The text, and the second of a pair."""
+        """Choose the text, and the second text of pairs."""
         if "text" in self.chosen:
             return
         texts = self._free("string")
@@ -159,13 +159,13 @@ class _Choice:
         self.chosen["text"] = self._by_name("text", texts, TEXTS) or self._only("text", prose)
 
     def infer_image(self) -> None:
-        """By its name, or because there is no other."""
+        """Choose the image by name, or as the only one."""
         if "image" not in self.chosen:
             images = self._free("image")
             self.chosen["image"] = self._by_name("image", images, IMAGES) or self._only("image", images)
 
     def infer_label_from_rest(self) -> None:
-        """The one column that nothing else is read from."""
+        """Choose the label as the only column left."""
         if "label" not in self.chosen:
             label = self._only("label", self._free())
             if self.columns[label].kind == "image":
@@ -173,7 +173,7 @@ class _Choice:
             self.chosen["label"] = label
 
     def _free(self, kind: str | None = None) -> list[str]:
-        """Columns that nothing is read from, and that are no numbers of rows."""
+        """Return the columns that are not chosen yet and hold no row numbers."""
         taken = self.chosen.values()
         free = [column for column in self.columns if column not in taken and column.lower() not in IGNORED]
         return [column for column in free if kind in (None, self.columns[column].kind)]
@@ -181,7 +181,7 @@ class _Choice:
     def _by_name(
         self, name: str, candidates: list[str], tiers: Tiers, *, ambiguous_is_error: bool = True
     ) -> str | None:
-        """The candidate of a well-known name, the earlier tier first."""
+        """Return the candidate with a well-known name, of the first tier that has one."""
         for tier in tiers:
             matches = [column for column in candidates if column.lower() in tier]
             if len(matches) == 1:
@@ -199,7 +199,7 @@ class _Choice:
     def _not_obvious(self, name: str, candidates: list[str]) -> InputError:
         purpose = _PURPOSE[name]
         if candidates:
-            problem = f"which column holds the {purpose} is not obvious, it could be {quoted(candidates)}"
+            problem = f"the column of the {purpose} is not obvious, it could be {quoted(candidates)}"
         else:
             verb = "is" if len(self.columns) == 1 else "are"
             problem = f"no column holds the {purpose}; there {verb} {quoted(self.columns)}"

@@ -1,4 +1,4 @@
-"""Exact duplicates, by a digest of each row's input; the fingerprint of the data.
+"""Exact duplicates, by a digest of each row's input, and the fingerprint of the data.
 
 Legend: N rows.
 """
@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 256
 
 
 def row_digests(table: pa.Table) -> list[bytes]:
-    """SHA-256 of each row's input: the text or the pair, or the bytes of the image's file."""
+    """Return the SHA-256 of each row's input: the text, the pair of texts, or the bytes of the image file."""
     digests = []
     names = [name for name in ("text", "text_pair", "image") if name in table.column_names]
     for batch in table.select(names).to_batches():
@@ -37,7 +37,7 @@ def row_digests(table: pa.Table) -> list[bytes]:
 
 def _pair_digest(first: str, second: str) -> bytes:
     start = first.encode()
-    # The length in front keeps ("ab", "c") apart from ("a", "bc").
+    # The length prefix distinguishes ("ab", "c") from ("a", "bc").
     return hashlib.sha256(b"%d:%b%b" % (len(start), start, second.encode())).digest()
 
 
@@ -47,22 +47,24 @@ def _image_digest(image: dict) -> bytes:
 
 
 def dataset_digests(rows: Dataset) -> list[bytes]:
-    """See `row_digests`. A few rows at a time: of drawn rows a table is a copy, images and all."""
+    """Return the `row_digests` of a Dataset, a few rows at a time: selected rows are copied, images included."""
     return [digest for part in rows.with_format("arrow").iter(ROWS_AT_ONCE) for digest in row_digests(part)]
 
 
 def first_occurrences(digests: Sequence[bytes]) -> np.ndarray:
-    """Shape (N,): for each row the first row with the same input, itself if there is none before."""
+    """Return for each row the index of the first row with the same input, shape (N,)."""
     first: dict[bytes, int] = {}
     return np.fromiter((first.setdefault(digest, i) for i, digest in enumerate(digests)), np.int64, len(digests))
 
 
 def first_sources(rows: Dataset, *, by_content: bool = True) -> np.ndarray:
-    """Shape (N,): for each row the first one with the same input, or of the same row of the data, as stored copies are.
+    """Return for each row the index of the first row with the same input or row number, shape (N,).
+
+    Augmented copies have the row number of their original.
 
     Args:
-        rows: canonical rows of one split, copies behind their originals.
-        by_content: False: the same row of the data alone, for images of which no file is left, but pixels.
+        rows: canonical rows of one split, copies after their originals.
+        by_content: False: compare row numbers only, for images that are cached as pixels.
     """
     numbers: list[int] = rows["row"][:]
     digests = dataset_digests(rows) if by_content else [b"%d" % number for number in numbers]
@@ -71,7 +73,7 @@ def first_sources(rows: Dataset, *, by_content: bool = True) -> np.ndarray:
 
 
 def fingerprint(labels: Sequence[str], splits: Mapping[str, tuple[Sequence[bytes], np.ndarray]]) -> str:
-    """SHA-256 over class names and, split by split, every row's input digest and class: the same on every machine."""
+    """Return the SHA-256 of the class names and, by split, of all input digests and class ids."""
     total = hashlib.sha256(json.dumps(list(labels)).encode())
     for name, (digests, labels_N) in splits.items():
         total.update(f"{name} {len(digests)}".encode())

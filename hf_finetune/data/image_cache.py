@@ -1,7 +1,7 @@
-"""Images decoded once: resized pixels in a memory-mapped file of the disk cache.
+"""Cache decoded images: resized pixels in a memory-mapped file of the disk cache.
 
-Only what a processor does up to its whole-number pixels (decoding, resizing, cropping) is cached, a quarter of the size
-of its floats; rescaling and normalizing is one cheap step on the batch.
+The cache holds 8-bit pixels after decoding, resizing and cropping, a quarter of the size of floats; rescaling and
+normalization is one cheap step on the batch.
 
 Legend: N images, B of a batch, H height, W width.
 """
@@ -35,37 +35,37 @@ FORMAT = 2
 PIXELS = "pixels.bin"
 IMAGES_AT_A_TIME = 64
 
-# Caches that this process reads, by folder: what another process removes from the disk stays readable here.
+# Memory maps of this process, by folder: they stay readable when another process removes the files.
 _OPEN: dict[str, np.memmap] = {}
 
 
 def decode_once(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: float) -> Dataset:
-    """The rows with their images in the cache, see `cache_pixels`; rows that are there already stay as they are.
-
-    Where images cannot be cached, the rows come back as they are, and the reason is logged.
+    """Cache decoded images, see `cache_pixels`. Images that are cached already, or cannot be, are returned unchanged.
 
     Args:
         rows: canonical rows with encoded images.
-        budget_gb: gigabytes (10^9 bytes) of the whole disk cache, see `utils.disk_cache`.
+        budget_gb: budget of the whole disk cache in gigabytes (10^9 bytes).
     """
     if len(rows) == 0 or cached_pixels(rows[:1]["image"]) is not None:
         return rows
     try:
         return cache_decoded(rows, processor, budget_gb=budget_gb)
     except disk_cache.CacheUnavailable as why:
-        logger.info("images are decoded anew every epoch: %s", why)
+        logger.info("images are decoded again in every epoch: %s", why)
         return rows
 
 
 def cache_decoded(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: float) -> Dataset:
-    """As `decode_once`.
+    """Cache decoded images, see `cache_pixels`.
 
     Raises:
         CacheUnavailable: the images cannot be cached.
     """
     probes = [decode(image) for image in rows.select(probe_indices(len(rows)))["image"]]
     if not splits_in_two(processor, probes):
-        raise disk_cache.CacheUnavailable(f"{type(processor).__name__} gives no whole-number pixels")
+        raise disk_cache.CacheUnavailable(
+            f"{type(processor).__name__} does not give 8-bit pixels before it normalizes them"
+        )
     size = tuple(resize(processor, probes[:1]).shape[1:])
     return cache_pixels(rows, _chunks(rows, processor), size, cache_key(rows, processor), budget_gb=budget_gb)
 
@@ -73,13 +73,13 @@ def cache_decoded(rows: Dataset, processor: BaseImageProcessor, *, budget_gb: fl
 def cache_pixels(
     rows: Dataset, chunks: Iterable[torch.Tensor], size: tuple[int, ...], key: Mapping[str, Any], *, budget_gb: float
 ) -> Dataset:
-    """The rows with images of the cache: `image` then names a place in it, which `cached_pixels` reads.
+    """Write pixels to the cache, unless an earlier run did, and replace `image` by references for `cached_pixels`.
 
     Args:
-        rows: whose images are exchanged.
-        chunks: the new ones, part by part, (B, 3, H, W), uint8; not read where an earlier run left them.
-        size: of each, (3, H, W).
-        key: all that they depend on, as JSON has it.
+        rows: rows whose images are replaced.
+        chunks: the pixels in batches, (B, 3, H, W), uint8; not read if they are cached.
+        size: shape of each image, (3, H, W).
+        key: everything that the pixels depend on, as JSON.
         budget_gb: see `decode_once`.
 
     Raises:
@@ -91,7 +91,7 @@ def cache_pixels(
         _build(folder, chunks, (len(rows), *size), budget_gb)
         pixels = disk_cache.find(folder, _map)
     if pixels is None:
-        raise disk_cache.CacheUnavailable(f"{folder} went away")
+        raise disk_cache.CacheUnavailable(f"{folder} was removed")
     _OPEN[str(folder)] = pixels
     disk_cache.pin(folder)
     places = pa.array(
@@ -103,7 +103,7 @@ def cache_pixels(
 
 
 def cached_pixels(images: Sequence[EncodedImage]) -> torch.Tensor | None:
-    """Pixels (B, 3, H, W), uint8, of images that are in the cache; None when any of them is not."""
+    """Return the cached pixels (B, 3, H, W), uint8, or None if an image is not cached."""
     places = [("" if image["bytes"] else image["path"] or "").rpartition("#") for image in images]
     if not all(row.isdigit() for _, _, row in places):
         return None
@@ -115,8 +115,8 @@ def cached_pixels(images: Sequence[EncodedImage]) -> torch.Tensor | None:
 
 
 def cache_key(rows: Dataset, processor: BaseImageProcessor) -> dict[str, object]:
-    """All that decoded images depend on: the files, the processor, the versions."""
-    # What comes after the whole-number pixels.
+    """Return everything that decoded images depend on: the files, the processor, the versions."""
+    # Options that apply to the pixels after the cache.
     later = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
     digest = hashlib.sha256()
     for images in _images(rows):
@@ -125,7 +125,7 @@ def cache_key(rows: Dataset, processor: BaseImageProcessor) -> dict[str, object]
             if content is None:
                 assert image["path"] is not None, "checked when the row was read"
                 path = Path(image["path"])
-                # One that went away is named when it is decoded.
+                # A missing file is reported when it is decoded.
                 stat = path.stat() if path.exists() else None
                 content = f"{path.absolute()} {stat and (stat.st_size, stat.st_mtime_ns)}".encode()
             digest.update(b"%d " % len(content))
@@ -155,11 +155,6 @@ def _map(folder: Path, manifest: dict[str, Any]) -> np.memmap:
 
 
 def _build(folder: Path, chunks: Iterable[torch.Tensor], shape: tuple[int, ...], budget_gb: float) -> None:
-    """Write pixels of the shape (N, 3, H, W) to the cache.
-
-    Raises:
-        CacheUnavailable: see `utils.disk_cache.building`; or an image has another size.
-    """
     started, size = time.perf_counter(), int(np.prod(shape))
     with disk_cache.building(folder, needed=size, budget_gb=budget_gb, about={"shape": list(shape)}) as build:
         for pixels in chunks:

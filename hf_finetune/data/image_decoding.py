@@ -1,4 +1,4 @@
-"""Images: from the bytes of a file to RGB pixels."""
+"""Decode image files to RGB pixels."""
 
 from __future__ import annotations
 
@@ -14,26 +14,23 @@ if TYPE_CHECKING:
 
 
 class EncodedImage(TypedDict):
+    """An image as `datasets.Image(decode=False)` gives it; without bytes, the path is read."""
+
     bytes: bytes | None
     path: str | None
 
-
-"""An image as `datasets.Image(decode=False)` gives it; without bytes, the path is read."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def decode(image: EncodedImage) -> Image:
-    """RGB pixels of an image, turned as its EXIF orientation says.
+    """Decode an image to RGB pixels, rotated by its EXIF orientation.
 
-    Transparency is dropped and an animation gives its first frame, as `transformers.image_utils.load_image` does;
-    unlike there, 16-bit grays are scaled to 8 bits instead of clipped to white.
-
-    Args:
-        image: encoded.
+    Like `transformers.image_utils.load_image`, this drops transparency and takes the first frame of an animation;
+    unlike it, it scales 16-bit gray values to 8 bits instead of clipping them to white.
 
     Raises:
-        InputError: when it is no image or is damaged, naming its path if it has one, or without Pillow.
+        InputError: the image is damaged or of an unknown format, or Pillow is missing.
     """
     _require_pillow()
     try:
@@ -44,10 +41,10 @@ def decode(image: EncodedImage) -> Image:
 
 
 def damage(image: EncodedImage) -> str | None:
-    """Why `decode` would fail, or None; JPEG is decoded at an eighth of its size, which finds truncated files as well.
+    """Return why `decode` would fail, or None. JPEG is decoded at an eighth of its size, which detects truncation too.
 
     Raises:
-        InputError: without Pillow.
+        InputError: Pillow is missing.
     """
     _require_pillow()
     from PIL import ImageOps
@@ -69,7 +66,7 @@ def _rgb(image: EncodedImage) -> Image:
         upright = ImageOps.exif_transpose(opened)
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         gray = np.asarray(upright, dtype=np.float64)
-        # Grays above a byte's are 16-bit, a float image within [0, 1] is relative, the rest are bytes already.
+        # Values above 255 are 16-bit, floats within [0, 1] are relative, all others are 8-bit already.
         scale = 1 / 257 if upright.mode != "F" and (upright.mode != "I" or gray.max() > 255) else 1.0
         scale = 255.0 if upright.mode == "F" and gray.max() <= 1 else scale
         upright = Image.fromarray(np.clip(np.rint(gray * scale), 0, 255).astype(np.uint8))
@@ -91,7 +88,7 @@ def _reason(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "of no known format"
+        return "unknown format"
     if isinstance(error, FileNotFoundError):
         return "no such file"
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What a checkpoint's image processor makes of decoded images, in two steps: whole-number pixels, then normalized ones.
+"""Run a checkpoint's image processor in two steps: resizing to 8-bit pixels, then normalization.
 
 Legend: B images of a batch, H height, W width.
 """
@@ -18,18 +18,18 @@ from hf_finetune.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# A processor that can be split in two on so many images is taken to be so on all of them.
+# Number of images on which a processor is tested.
 PROBED_IMAGES = 8
 
 
 def process(processor: BaseImageProcessor, images: Sequence[Image], **options: Any) -> torch.Tensor:
-    """What the processor makes of images. Shape (B, 3, H, W).
+    """Process images, shape (B, 3, H, W).
 
     Args:
-        options: of the processor, in place of its own.
+        options: override the processor's own.
 
     Raises:
-        InputError: it makes images of several sizes of them.
+        InputError: the processor makes images of several sizes.
     """
     try:
         return processor(list(images), return_tensors="pt", **options)["pixel_values"]
@@ -42,14 +42,14 @@ def process(processor: BaseImageProcessor, images: Sequence[Image], **options: A
             raise
         spelled = ", ".join(f"{height}x{width}" for height, width in sizes)
         raise InputError(
-            f"the checkpoint's {type(processor).__name__} makes images of several sizes ({spelled}), and a batch has "
-            "one: expected do_center_crop, or a size of height and width, in its preprocessor_config.json; or give "
-            "images of one shape"
+            f"the checkpoint's {type(processor).__name__} makes images of several sizes ({spelled}), but a batch needs "
+            "one: set do_center_crop, or a size of height and width, in its preprocessor_config.json; or use images of "
+            "one shape"
         ) from None
 
 
 def resize(processor: BaseImageProcessor, images: Sequence[Image]) -> torch.Tensor:
-    """What the processor makes of images before it rescales and normalizes them. Shape (B, 3, H, W).
+    """Process images without rescaling and normalization, shape (B, 3, H, W).
 
     Raises:
         InputError: see `process`.
@@ -58,7 +58,7 @@ def resize(processor: BaseImageProcessor, images: Sequence[Image]) -> torch.Tens
 
 
 def normalize(processor: BaseImageProcessor, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-    """Rescale and normalize in one step, in the order of operations of transformers' processors. float32."""
+    """Rescale and normalize in one step, float32, in the order of operations of transformers' processors."""
     config = processor.to_dict()
     scale = config["rescale_factor"] if config.get("do_rescale") else 1.0
     if not config.get("do_normalize"):
@@ -68,9 +68,9 @@ def normalize(processor: BaseImageProcessor, pixels_BCHW: torch.Tensor) -> torch
 
 
 def splits_in_two(processor: BaseImageProcessor, images: Sequence[Image]) -> bool:
-    """Whether `normalize(resize(...))` is what the processor itself gives for these images, within 1e-6.
+    """Return whether `normalize(resize(...))` equals the processor's own output for these images, within 1e-6.
 
-    It is not for one that computes in floats before it is done, takes no such options, or does something of its own.
+    It does not if the processor resizes floats, lacks the options, or has further steps.
     """
     try:
         pixels, expected = resize(processor, images), process(processor, images)
@@ -83,16 +83,16 @@ def splits_in_two(processor: BaseImageProcessor, images: Sequence[Image]) -> boo
 
 
 def probe_indices(count: int) -> np.ndarray:
-    """Which of so many images stand for all: up to `PROBED_IMAGES`, from the first to the last."""
+    """Return the indices of up to `PROBED_IMAGES` evenly spaced images."""
     return np.linspace(0, count - 1, min(PROBED_IMAGES, count)).astype(int)
 
 
 def check_augmentable(processor: BaseImageProcessor, images: Sequence[EncodedImage], field: str) -> None:
-    """Refuse to change images where what operations change is not what is normalized afterwards.
+    """Refuse augmentation for a processor that does not normalize 8-bit pixels: operations change those.
 
     Args:
-        images: encoded images, of which some are looked at.
-        field: what asks for the change.
+        images: encoded images, of which a few are tested.
+        field: the field that requests the augmentation.
 
     Raises:
         InputError: naming the field and the processor; or it makes images of several sizes.
@@ -101,6 +101,6 @@ def check_augmentable(processor: BaseImageProcessor, images: Sequence[EncodedIma
     process(processor, probes)
     if not splits_in_two(processor, probes):
         raise InputError(
-            f"{field}: expected none for this checkpoint: the images of its {type(processor).__name__} are no whole "
-            "numbers before they are normalized, and operations change those"
+            f"{field}: expected none for this checkpoint: its {type(processor).__name__} does not give 8-bit pixels "
+            "before it normalizes them, and augmentation changes those"
         )

@@ -1,4 +1,4 @@
-"""From labels as a source holds them to class ids, and the order of the classes."""
+"""Convert a source's labels to class ids, and order the classes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hf_finetune.utils.messages import did_you_mean, listed
 
 logger = logging.getLogger("hf_finetune")
 
-# The class of a row that has none, as GLUE's test sets have it. Not -100: the Trainer would leave such rows out of the
-# number that a step's loss is divided by.
+# Class id of unlabeled rows, as in GLUE's test sets. Not -100: the Trainer does not count such rows when it averages a
+# step's loss.
 UNLABELED = -1
 
 
 class ClassIds:
-    """Numbers of class names: of those that are known, or of all that come, in order of appearance.
+    """Assign class ids to labels: those of known classes, or new ids in order of appearance.
 
     Args:
-        known: class names, index = number; None: every name is welcome.
-        owner: whose classes these are, for messages.
+        known: class names, in the order of the class ids; None: every label is accepted.
+        owner: what has these classes, for messages.
     """
 
     def __init__(self, known: Sequence[str] | None = None, owner: str = "") -> None:
@@ -33,13 +33,13 @@ class ClassIds:
         self._cache: dict[tuple[type, Any], int | None] = {}
 
     def id_of(self, value: Any, names: Sequence[str]) -> int | None:
-        """Number of a label as a source holds it; None when it is missing.
+        """Return the class id of a source's label, or None if the label is missing.
 
         Args:
             names: the source's own class names, if the value is an index into them.
 
         Raises:
-            ValueError: why it is no class, or not one of the known.
+            ValueError: the label is no class, or not a known one.
         """
         if isinstance(value, list | dict):
             raise ValueError(
@@ -63,13 +63,13 @@ class ClassIds:
 
 
 def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
-    """Name of a class: a string as it is, whole numbers and booleans by `str`, an index by the name it points to.
+    """Return the name of a class: a string as it is, an integer or boolean by `str`, an index by its name.
 
     Returns:
         None for a missing label: null, NaN, white space, or -1 as an index.
 
     Raises:
-        ValueError: for fractions, and indices without a name.
+        ValueError: a fraction, or an index without a name.
     """
     match value:
         case None:
@@ -94,7 +94,7 @@ def label_name(value: Any, names: Sequence[str] = ()) -> str | None:
 
 
 def order_classes(names: Iterable[str], declared: Sequence[str] = ()) -> tuple[str, ...]:
-    """Class names in the order that the source declares, else numerically if all are whole numbers, else sorted."""
+    """Order class names as the source declares, else numerically if all are integers, else alphabetically."""
     names = set(names)
     if names <= set(declared):
         return tuple(name for name in declared if name in names)
@@ -104,13 +104,13 @@ def order_classes(names: Iterable[str], declared: Sequence[str] = ()) -> tuple[s
 
 
 def check_classes(labels: Sequence[str], rows: int, place: str, column: str) -> None:
-    """Warn of labels that may be something else; a file of texts does not tell numbers to be predicted from classes.
+    """Warn if labels look like regression targets or ids, which text formats do not distinguish from classes.
 
     Raises:
-        InputError: a single class; numbers with fractions, hardly two of them alike.
+        InputError: there is one class only, or the labels are mostly distinct numbers with fractions.
     """
     if len(labels) == 1:
-        raise InputError(f"{place}: every row has the label {labels[0]!r}; expected two classes at least")
+        raise InputError(f"{place}: every row has the label {labels[0]!r}; expected at least two classes")
     many = len(labels) > max(2, rows // 2)
     try:
         fractions = sum(not float(name).is_integer() for name in labels)
@@ -119,18 +119,15 @@ def check_classes(labels: Sequence[str], rows: int, place: str, column: str) -> 
     if fractions and many:
         raise InputError(
             f"{place}: column {column!r} holds {len(labels)} different numbers with fractions in {rows} rows: "
-            "regression is not supported yet, expected classes; sort the numbers into some, or name another column by "
-            "--label"
+            "regression is not supported yet, expected classes; bin the numbers, or name another column by --label"
         )
     if fractions:
-        logger.warning(
-            "%s: the labels in column %r are numbers with fractions; each is a class of its own", place, column
-        )
+        logger.warning("%s: the labels in column %r are numbers with fractions; each number is a class", place, column)
     elif many:
         logger.warning("%s: column %r holds %d classes in %d rows; is it the label?", place, column, len(labels), rows)
 
 
 def shortened(value: Any) -> str:
-    """A value and its type, for messages."""
+    """Return a value and its type, for messages."""
     text = repr(value)
     return f"{text if len(text) <= 40 else text[:40] + '...'} ({type(value).__name__})"

@@ -1,7 +1,6 @@
-"""What a model was trained on: on rows that it knows, whatever is measured is too good.
+"""Track the rows that a model was trained on: its metrics on those are too good.
 
-A run leaves keys of its training rows, of those it was pretrained on, and of those of the run that it continues, in
-`trained_on.npy`.
+A run saves keys of its training and pretraining rows, and of those of the run that it starts from, in `trained_on.npy`.
 """
 
 from __future__ import annotations
@@ -20,21 +19,22 @@ from hf_finetune.utils.files import write_bytes
 
 FILE = "trained_on.npy"
 ARTIFACTS = ("model", "encoder", "adapter", "pretrained")
-"""Folders within a run's that hold what it trained."""
+"""Folders of a run that hold trained weights."""
 
 
 def row_keys(rows: Dataset) -> np.ndarray:
-    """The first eight bytes of each canonical row's digest, see `duplicates.row_digests`, shape (N,), uint64.
+    """Return the first eight bytes of each canonical row's digest, see `duplicates.row_digests`, shape (N,), uint64.
 
-    That two of a million rows by chance share them with two of another million has odds of one to ten million.
+    Two sets of a million rows share a key by chance with a probability below 1e-7.
     """
     return np.array([int.from_bytes(digest[:8], "little") for digest in dataset_digests(rows)], np.uint64)
 
 
 def trained_on(checkpoint: str) -> np.ndarray | None:
-    """Keys of the rows that a run and those before it trained on, by its folder or that of its model.
+    """Return the keys of the rows that a checkpoint was trained on, or None if they are unknown.
 
-    None: nothing is known, as of what is no run's, or of a damaged file.
+    Args:
+        checkpoint: folder of a run or of its model; for any other checkpoint nothing is known.
     """
     folder = Path(os.path.expanduser(checkpoint)).absolute()
     file = folder / FILE
@@ -47,11 +47,12 @@ def trained_on(checkpoint: str) -> np.ndarray | None:
 
 
 def save_keys(folder: Path, trained: Sequence[Dataset], start: str | None) -> None:
-    """Leave the keys in a run's folder.
+    """Save the keys of the rows that a run was trained on.
 
     Args:
-        trained: its training rows, and those of its pretraining, whose labels it did not see.
-        start: the checkpoint whose weights it began with; None: it began with none.
+        folder: of the run.
+        trained: its training rows and pretraining rows.
+        start: the checkpoint that it starts from, if any.
     """
     before = None if start is None else trained_on(start)
     content = io.BytesIO()
@@ -60,26 +61,25 @@ def save_keys(folder: Path, trained: Sequence[Dataset], start: str | None) -> No
 
 
 def teacher_overlaps(names: Sequence[str], splits: Splits) -> list[str]:
-    """A line for each teacher, by the name that the user gave it, that was trained on rows which are scored here."""
+    """Return a warning for each teacher that was trained on evaluation rows."""
     return [
-        f"the teacher {Path(name).name} was trained on {rows}: its predictions for them are too good, and so is what "
-        "they show of it and its student"
+        f"the teacher {Path(name).name} was trained on {rows}: its predictions for them are too good, and so are its "
+        "metrics and its student's"
         for name in names
         for rows in _overlaps(name, splits)
     ]
 
 
 def start_overlaps(start: str, splits: Splits) -> list[str]:
-    """The same of the checkpoint that a run starts from."""
+    """Return a warning if the checkpoint that a run starts from was trained on evaluation rows."""
     return [
-        f"{Path(start).name}, which this run starts from, was trained on {rows}: what is measured on them may be "
-        "too good"
+        f"{Path(start).name}, which this run starts from, was trained on {rows}: metrics on them may be too good"
         for rows in _overlaps(start, splits)
     ]
 
 
 def _overlaps(checkpoint: str, splits: Splits) -> list[str]:
-    """How many of the rows that are scored here a model was trained on, by split; a split without any is left out."""
+    """Describe how many rows of each evaluation split a checkpoint was trained on."""
     if (trained := trained_on(checkpoint)) is None:
         return []
     overlaps = []

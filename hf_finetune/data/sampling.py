@@ -1,4 +1,4 @@
-"""Class-balanced sampling: which rows make an epoch when rare classes come more often than they occur.
+"""Class-balanced sampling: draw the rows of an epoch with rare classes oversampled.
 
 Legend: N rows, C classes.
 """
@@ -14,10 +14,10 @@ Sampling = Literal["none", "balanced", "square_root"]
 
 
 def class_quotas(counts_C: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """How many rows of each class an epoch has; together as many as there are.
+    """Return the number of rows of each class in an epoch. Their sum is the number of rows.
 
-    balanced: the same number of each class. square_root: in the proportion of the roots of the classes' rows. none: as
-    they are. Quotas are rounded by largest remainder; a class without rows stays without.
+    balanced: the same number of each class. square_root: in proportion to the square root of each class's rows. none:
+    unchanged. Quotas are rounded by the method of largest remainders; a class without rows has quota 0.
 
     Args:
         counts_C: rows of each class, shape (C,).
@@ -38,34 +38,33 @@ def class_quotas(counts_C: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 
 class ClassDraw:
-    """Draws the rows of an epoch by `class_quotas`: rows of rare classes come several times, some of common ones not.
+    """Draw the rows of an epoch by `class_quotas`: rows of rare classes are repeated, rows of common ones left out.
 
-    A class with n rows and a quota q gives every row q // n times, and q % n of its rows, drawn anew for each epoch,
-    once more. So a row comes at most once more than another of its class, and over the epochs all have their turn. Rows
-    without a label (-1) come once each.
+    For a class with n rows and quota q, an epoch has every row q // n times, and q % n random rows once more. Unlabeled
+    rows occur once.
 
     Args:
-        labels_N: class of each row, shape (N,); -1: none.
+        labels_N: class of each row, shape (N,); -1: unlabeled.
         sampling: see `class_quotas`.
     """
 
     def __init__(self, labels_N: np.ndarray, sampling: Sampling) -> None:
         counts_C = np.bincount(labels_N[labels_N >= 0])
         self.quota_C = class_quotas(counts_C, sampling)
-        # Those without a label come first in this order.
+        # Unlabeled rows sort first.
         ends = np.cumsum([int((labels_N < 0).sum()), *counts_C])
         self._unlabeled, *self._by_class = np.split(np.argsort(labels_N, kind="stable"), ends[:-1])
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
-        """Rows of one epoch in random order, shape (N,)."""
+        """Draw the rows of one epoch in random order, shape (N,)."""
         drawn = [self._unlabeled]
         for rows, quota in zip(self._by_class, self.quota_C, strict=True):
             if len(rows):
-                times, more = divmod(int(quota), len(rows))
-                drawn += [np.tile(rows, times), rng.permutation(rows)[:more]]
+                repeats, rest = divmod(int(quota), len(rows))
+                drawn += [np.tile(rows, repeats), rng.permutation(rows)[:rest]]
         return rng.permutation(np.concatenate(drawn))
 
 
 def class_draw(rows: Dataset, sampling: Sampling) -> ClassDraw | None:
-    """What draws the epochs of labeled rows; None where every row comes once."""
+    """Return the sampler of an epoch's rows, or None if every row is read once."""
     return None if sampling == "none" else ClassDraw(np.asarray(rows["label"][:]), sampling)

@@ -1,4 +1,4 @@
-"""DATA as the user names it (a file, a folder, a Hub id), and the splits that it holds."""
+"""Find the splits of a data source: a file, a folder, or a Hub data set."""
 
 from __future__ import annotations
 
@@ -39,35 +39,35 @@ _FILE_LIKE = (
 )
 _ROLES: dict[str, Role] = {"train": "train", "test": "test"}
 _ROLES |= {name: "validation" for name in ("validation", "valid", "val", "dev")}
-# A shard as `datasets` writes it: train-00000-of-00002, in older repositories with a hash behind.
+# A shard as `datasets` writes it: train-00000-of-00002, with a hash appended in older repositories.
 _STEM = re.compile(r"(.+?)(?:-(\d{5,})-of-(\d{5,})(?:-[0-9a-f]+)?)?", re.IGNORECASE)
 
 
 def role_of(name: str, *, exact: bool = False) -> Role | None:
-    """What a split's name says it is for: by the name itself, or unless `exact` by its beginning (`test_matched`)."""
+    """Return the role that a split's name tells; unless `exact`, also by its first part (`test_matched`)."""
     name = name.lower()
     return _ROLES.get(name) or (None if exact else _ROLES.get(re.split(r"[_-]", name)[0]))
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one or several readers, one after the other."""
+    """Rows of one or several readers, in order."""
 
     name: str
     readers: tuple[Reader, ...]
 
     @property
     def place(self) -> str:
-        """Where its rows lie, for messages."""
+        """Where the rows are, for messages."""
         return self.readers[0].name
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of how its files are read."""
+        """Notes for the user on how the files are read."""
         return tuple(note for reader in self.readers if isinstance(reader, CsvFile) for note in reader.notes)
 
     def same_rows(self, other: Split) -> bool:
-        """Whether it reads the same files, however they are spelt, or the same split on the Hub."""
+        """Return whether two splits read the same files, or the same split on the Hub."""
         return [os.path.realpath(r.name) for r in self.readers] == [os.path.realpath(r.name) for r in other.readers]
 
     @functools.cached_property
@@ -75,47 +75,47 @@ class Split:
         """Columns of the first reader.
 
         Raises:
-            InputError: when it cannot be read or holds no rows.
+            InputError: it cannot be read, or has no rows.
         """
         return self.readers[0].columns()
 
     def chunks(self, columns: Sequence[str], size: int = 1024) -> Iterator[Chunk]:
-        """Rows in order, at most `size` at a time.
+        """Yield rows in order, at most `size` at a time.
 
         Raises:
-            InputError: as the readers do, or when one lacks a column that the first has.
+            InputError: a file cannot be read, or lacks a column that the first one has.
         """
         for reader in self.readers:
-            lacking = [c for c in columns if reader is not self.readers[0] and c not in reader.columns()]
-            if lacking:
-                raise InputError(f"{reader.name}: no column {lacking[0]!r}, which {self.place} has")
+            missing = [c for c in columns if reader is not self.readers[0] and c not in reader.columns()]
+            if missing:
+                raise InputError(f"{reader.name}: no column {missing[0]!r}, which {self.place} has")
             yield from reader.chunks(columns, size)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What DATA holds."""
+    """The splits of a data source."""
 
     splits: dict[str, Split]
     others: dict[str, Split] = field(default_factory=dict)
-    """Files beside the splits that count only when they are named."""
+    """Files that are read only when they are named."""
     notes: tuple[str, ...] = ()
 
     @property
     def by_name(self) -> dict[str, Split]:
-        """The splits, and the files beside them."""
+        """All splits and other files."""
         return self.others | self.splits
 
 
 def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:
-    """Find the splits of DATA.
+    """Find the splits of a data source.
 
     Args:
-        kind: which files of a folder of classes count; None: those that there are more of.
-        labeled: refuse files that lie in no folder of a class.
+        kind: files to look for in class folders; None: the kind with more files.
+        labeled: refuse files outside of class folders.
 
     Raises:
-        InputError: when there is no such file, folder or Hub data set, or nothing in it that can be read.
+        InputError: there is no such file, folder or Hub data set, or it has no readable data.
     """
     path = local_path(source.path)
     if path is None:
@@ -147,18 +147,18 @@ def sniff_kind(source: Source) -> Kind:
         columns = next(iter(locate(source, kind=None, labeled=False).splits.values())).columns
     if any(column.type == "images" for column in columns.values()):
         return "image"
-    # Bare bytes are images if they are called so, or if nothing else can be what is classified.
+    # Binary columns are images by their name, or if there is no column of texts beside the label.
     binary = [name for name, column in columns.items() if column.kind == "image"]
     texts = [name for name, column in columns.items() if column.kind == "string" and not column.numeric]
-    called_so = any(name.lower() in tier for name in binary for tier in IMAGES)
-    return "image" if called_so or (binary and len(texts) <= 1) else "text"
+    has_image_name = any(name.lower() in tier for name in binary for tier in IMAGES)
+    return "image" if has_image_name or (binary and len(texts) <= 1) else "text"
 
 
 def local_path(path: str) -> Path | None:
-    """The file or folder; None when there is none but the name has the shape of a Hub id.
+    """Return the path of a local file or folder, or None for what may be a Hub id.
 
     Raises:
-        InputError: when it can be neither.
+        InputError: there is no such path, and it cannot be a Hub id.
     """
     local = Path(path).expanduser()
     if path and local.exists():
@@ -218,7 +218,7 @@ def _no_data(root: Path, kind: Kind | None, encoding: str) -> InputError:
 
 
 def _data_files(folder: Path) -> dict[str, list[Path]]:
-    """Data files of a folder by their lower-case stem, shards together."""
+    """Group the data files of a folder by their lower-case stem: shards together."""
     files = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix.lower() in _SUFFIXES and not is_hidden(path.name):
@@ -227,14 +227,14 @@ def _data_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _stem(path: Path) -> tuple[str, str | None, str | None]:
-    """Name, number and total of a shard; both None for a file by itself."""
+    """Return the name, number and total of a shard; number and total are None for a single file."""
     match = _STEM.fullmatch(path.stem)
     assert match is not None, "any name matches"
     return match[1], match[2], match[3]
 
 
 def _split_files(folder: Path, encoding: str) -> Layout:
-    """Files that are called as splits are."""
+    """Read the files that are named like splits."""
     splits: dict[str, Split] = {}
     others: dict[str, Split] = {}
     read: set[Path] = set()
@@ -248,22 +248,22 @@ def _split_files(folder: Path, encoding: str) -> Layout:
 
 
 def _refuse_incomplete(split: str, paths: list[Path]) -> None:
-    """Several files of one split must be the shards of one set."""
+    """Refuse several files of one split that are not the complete shards of one set."""
     numbers, totals = {_stem(path)[1] for path in paths}, {_stem(path)[2] for path in paths}
     folder, total = paths[0].parent, int(next(iter(totals)) or 1)
     if len(totals) > 1 or len(numbers) < len(paths):
         files = listed([path.name for path in paths])
-        raise InputError(f"{folder}: {files} are all the split {split}; keep one of them")
+        raise InputError(f"{folder}: several files for the split {split}: {files}; keep one of them")
     if len(paths) != total:
         raise InputError(f"{folder}: {len(paths)} of the {total} files of split {split} are there; add the others")
 
 
 def _class_folders(root: Path, kind: Kind | None, encoding: str) -> Layout | None:
-    """Sub-folders of classes, below folders of splits if there are such."""
+    """Read class folders, within split folders if there are any."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and role_of(path.name, exact=True)]
     classes = {path: find_classes(path, kind, encoding) for path in folders}
     if any(classes.values()):
-        # Beside split folders with classes, a folder of bare files is a split without labels.
+        # Next to split folders with classes, a split folder that only has files is an unlabeled split.
         readers = {path: each or find_classes(path, kind, encoding, flat=True) for path, each in classes.items()}
         splits = {path.name.lower(): Split(path.name.lower(), (each,)) for path, each in readers.items() if each}
         return Layout(splits, notes=_ignored(root, [path for path in root.iterdir() if not readers.get(path)]))

@@ -1,4 +1,4 @@
-"""Which splits of DATA train, validate and test: by their names, or as the user says."""
+"""Select the training, validation and test splits of a data source: by name, or as the user requests."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from hf_finetune.utils.messages import Notes, did_you_mean, listed
 
 @dataclass(frozen=True)
 class Selection:
-    """The splits that a run reads, and the columns that it reads of them."""
+    """The splits and columns that a run reads."""
 
     labeled: dict[Role, Split]
     unlabeled: tuple[Split, ...]
-    """Further training rows, whose labels are not read."""
+    """Further training rows without labels."""
     columns: dict[str, str]
-    """The columns of train by canonical name."""
+    """The columns of the training rows, by canonical name."""
 
 
 def select_splits(source: Source, kind: Kind, options: SplitOptions, notes: Notes) -> Selection:
-    """Find which splits of DATA train, validate and test, and which columns to read.
+    """Select the splits and columns of a run.
 
     Raises:
-        InputError: for a split or a column that is not there, not obvious or without labels.
+        InputError: a split or column is missing or not obvious, or a split has no labels.
     """
     layout = locate(source, kind=kind, labeled=True)
     for note in layout.notes:
@@ -65,7 +65,7 @@ def select_splits(source: Source, kind: Kind, options: SplitOptions, notes: Note
 def note_inferred(
     chosen: dict[str, str], requested: dict[str, str | None], columns: dict[str, Column], notes: Notes
 ) -> None:
-    """Note which columns were taken without being named, and which were left."""
+    """Note the columns that were inferred, and those that are not used."""
     inferred = [f"{name} from column {column!r}" for name, column in chosen.items() if requested[name] is None]
     others = [repr(column) for column in columns if column not in chosen.values()]
     if inferred:
@@ -73,14 +73,14 @@ def note_inferred(
 
 
 def _refuse_shared(splits: dict[Role, Split]) -> None:
-    """No row may serve for two of training, validating and testing."""
+    """Refuse rows that are both training and evaluation rows, or validation and test rows."""
     for (other, first), (role, second) in combinations(splits.items(), 2):
         if second.same_rows(first):
             raise InputError(f"--{role}: {second.place} is {other} already; name other rows, or leave --{role} out")
 
 
 def _own_split(layout: Layout, role: Role, taken: list[Split], path: str, notes: Notes) -> Split | None:
-    """The data's own split for this; of several, validation is asked for and test is left out."""
+    """Return the data's own split for a role. Of several, validation must be named; test is left out."""
     candidates = splits_for(layout, role, taken)
     if len(candidates) == 1:
         return candidates[0]
@@ -93,7 +93,7 @@ def _own_split(layout: Layout, role: Role, taken: list[Split], path: str, notes:
 
 
 def _with_labels(splits: dict[Role, Split], label: str, options: SplitOptions, notes: Notes) -> dict[Role, Split]:
-    """The splits that have labels; one that must have some is refused."""
+    """Drop splits without labels; refuse one that needs labels."""
     labeled: dict[Role, Split] = {}
     for role, split in splits.items():
         if has_labels(split, label):
@@ -103,15 +103,15 @@ def _with_labels(splits: dict[Role, Split], label: str, options: SplitOptions, n
                 f"{split.place}: every label in column {label!r} is empty or -1; expected labeled rows for {role}"
             )
         else:
-            notes.add(f"{role}: no row of {split.name} has a label (all are -1 or empty), so it is not scored")
+            notes.add(f"{role}: no row of {split.name} has a label (all are -1 or empty), so it is not evaluated")
     return labeled
 
 
 def train_split(layout: Layout, path: str) -> Split:
-    """The split called train, or the only one there is, unless its name says that it is for something else.
+    """Return the split named train, or the only split unless its name tells another role.
 
     Raises:
-        InputError: when there is none, or several could be it.
+        InputError: there is none, or there are several candidates.
     """
     if "train" in layout.splits:
         return layout.splits["train"]
@@ -121,14 +121,14 @@ def train_split(layout: Layout, path: str) -> Split:
 
 
 def named_split(layout: Layout, name: str, flag: str, source: Source, kind: Kind, *, labeled: bool = True) -> Split:
-    """A split of the data by its name, or the rows of a path of its own.
+    """Return a split of the data by its name, or the rows of another file or folder.
 
     Args:
-        layout: what `source` holds.
-        labeled: refuse a path of rows without labels.
+        layout: the splits of `source`.
+        labeled: refuse a folder without class folders.
 
     Raises:
-        InputError: when it is neither, or the path holds several splits.
+        InputError: there is no such split or path, or the path has several splits.
     """
     if name in layout.by_name:
         return layout.by_name[name]
@@ -147,17 +147,17 @@ def named_split(layout: Layout, name: str, flag: str, source: Source, kind: Kind
 
 
 def splits_for(layout: Layout, role: Role, taken: list[Split]) -> list[Split]:
-    """Splits that are for this by their name: those of a plain name alone if there are, else all that begin so."""
+    """Return the splits whose name is the role, else those whose name begins with it."""
     free = [split for split in layout.splits.values() if not any(split.same_rows(t) for t in taken)]
     exact = [split for split in free if role_of(split.name, exact=True) == role]
     return exact or [split for split in free if role_of(split.name) == role]
 
 
 def split_to_read(layout: Layout, path: str, name: str | None, usable: Callable[[Split], bool]) -> Split:
-    """The split to score or to label: by its name, else test if usable, else validation, else train.
+    """Return the split to predict or evaluate: by its name, else test if usable, else validation, else train.
 
     Raises:
-        InputError: when there is no such split, or several could be it.
+        InputError: there is no such split, or there are several candidates.
     """
     if name is not None:
         known = [*layout.splits, *layout.others]

@@ -1,4 +1,4 @@
-"""Token ids of many rows, read straight from Arrow's buffers, and batches of them as tensors.
+"""Read token ids directly from Arrow buffers, and batch them as tensors.
 
 Legend: B rows of a batch, T tokens of its longest row, S tokens of all its rows together.
 """
@@ -15,9 +15,9 @@ from datasets import Dataset
 
 
 class TokenLists:
-    """A column of integer lists, row by row as numpy views of the buffers it lies in: nothing is copied or boxed.
+    """A column of integer lists as numpy views of its Arrow buffers, without copies.
 
-    Taking 32 rows this way costs 0.02 ms where `datasets` needs about 1 ms.
+    Reading 32 rows takes 0.02 ms, with `datasets` about 1 ms.
     """
 
     def __init__(self, column: pa.ChunkedArray) -> None:
@@ -26,24 +26,24 @@ class TokenLists:
         self._ends = np.cumsum([len(chunk) for chunk in column.chunks])
 
     def take(self, indices: Sequence[int]) -> list[np.ndarray]:
-        """One array of ids per index, shape (tokens of the row,)."""
+        """Return one array of ids for each index, shape (tokens of the row,)."""
         chunks = np.searchsorted(self._ends, indices, side="right")
         lists = []
         for index, chunk in zip(indices, chunks.tolist(), strict=True):
             offsets = self._offsets[chunk]
-            # From behind: the chunk ends at _ends[chunk], whatever lies before it.
+            # Counted from the end of the chunk, which is at _ends[chunk].
             at = index - int(self._ends[chunk]) + len(offsets) - 1
             lists.append(self._values[chunk][offsets[at] : offsets[at + 1]])
         return lists
 
 
 def is_token_column(kind: pa.DataType) -> bool:
-    """Whether an Arrow type is a list of integers."""
+    """Return whether an Arrow type is a list of integers."""
     return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_integer(kind.value_type)
 
 
 def used_token_ids(encoded: Dataset) -> np.ndarray:
-    """Every token id that some row has, ascending, int64."""
+    """Return the sorted distinct token ids of all rows, int64."""
     column = encoded.with_format("arrow")[:].column("input_ids")
     return np.unique(np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])).astype(np.int64)
 
@@ -51,14 +51,14 @@ def used_token_ids(encoded: Dataset) -> np.ndarray:
 def pad(
     columns: Mapping[str, Sequence[Any]], fill: Mapping[str, int], *, left: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Lists of ids as tensors (B, T), and an `attention_mask` (B, T) unless all rows are of one length.
+    """Pad lists of ids to tensors (B, T), with an `attention_mask` (B, T) unless all rows have the same length.
 
-    Without a mask the library skips its masking, and on a GPU the look into the mask that would wait for the device.
+    Without a mask, transformers skips masking, and on a GPU a check of the mask that waits for the device.
 
     Args:
         columns: token columns of B rows each, like `input_ids`.
-        fill: id that fills up a short row, by column.
-        left: fill up on the left.
+        fill: padding id of each column.
+        left: pad on the left.
     """
     lengths = np.array([len(ids) for ids in next(iter(columns.values()))])
     longest = int(lengths.max())
@@ -75,12 +75,12 @@ def pad(
 
 
 def pack(columns: Mapping[str, Sequence[Any]]) -> dict[str, torch.Tensor | int]:
-    """Lists of ids one behind the other, without padding, for a model that `models.kernels.unpadded` has prepared.
+    """Concatenate lists of ids without padding, for a model prepared by `models.kernels.unpadded`.
 
     Returns:
-        The columns and `position_ids` (1, S), positions counted from 0 in every row; `cu_seq_lens_q` and
-        `cu_seq_lens_k` (B + 1,), int32, where each row starts and the last one ends; `max_length_q` and
-        `max_length_k`, tokens of the longest row. The last four are named as `transformers.FlashAttentionKwargs`.
+        The columns and `position_ids` (1, S), which restart at 0 in every row; `cu_seq_lens_q` and `cu_seq_lens_k`
+        (B + 1,), int32, the row boundaries; `max_length_q` and `max_length_k`, the tokens of the longest row. The last
+        four are those of `transformers.FlashAttentionKwargs`.
     """
     lengths = np.array([len(ids) for ids in next(iter(columns.values()))])
     ends = np.concatenate([[0], np.cumsum(lengths)])

@@ -49,5 +49,5 @@ def encode_rows(run: PreparedRun, clock: Stopwatch) -> EncodedRows:
         logger.warning(
             "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length
         )
-    steps = epoch.planned(train.num_train_epochs, train.max_steps)
+    steps = epoch.total_steps(train.num_train_epochs, train.max_steps)
     return EncodedRows(train_rows, validation_rows, epoch, steps, None if truncated is None else round(truncated, 4))

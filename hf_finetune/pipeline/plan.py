@@ -111,7 +111,7 @@ def _with_copies(run: PreparedRun) -> PreparedRun:
 def _rehearse(run: PreparedRun, encoded: Dataset) -> _Planned:
     lengths, train = run.data.inputs.lengths(encoded), run.recipe.train
     epoch = step_batches(run, lengths)
-    steps = epoch.planned(train.num_train_epochs, train.max_steps)
+    steps = epoch.total_steps(train.num_train_epochs, train.max_steps)
     rehearsal = rehearse_steps(run, encoded, epoch, steps)
     sizes = step_sizes(run, epoch.step_rows(), lengths)
     loop_s = rehearsal.loop(sizes) * (steps / epoch.steps) / run.context.processes

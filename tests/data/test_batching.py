@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from hf_finetune.data.token_budget import bucket_lengths, step_starts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_finetune.data.batching import Progress, StepBatches, bucket_lengths, budget_cuts, number_repeats
+from hf_finetune.data.batching import Progress, StepBatches, number_repeats
 from hf_finetune.data.sampling import ClassDraw
 from hf_finetune.errors import InputError
 
@@ -196,9 +197,9 @@ def test_a_row_longer_than_the_budget_is_a_step_by_itself() -> None:
 
 def test_buckets_and_cuts_by_hand() -> None:
     assert bucket_lengths(np.array([50, 97, 100, 96, 3, 97])).tolist() == [50, 100, 100, 96, 3, 100]
-    assert budget_cuts(np.array([10, 5, 5, 2, 2, 2]), 10).tolist() == [0, 1, 3]
+    assert step_starts(np.array([10, 5, 5, 2, 2, 2]), 10).tolist() == [0, 1, 3]
     # Not 8 rows and a remainder of 2.
-    assert budget_cuts(np.ones(10, dtype=int), 8).tolist() == [0, 5]
+    assert step_starts(np.ones(10, dtype=int), 8).tolist() == [0, 5]
 
 
 def test_too_small_a_budget_names_one_that_is_enough() -> None:

@@ -115,7 +115,7 @@ def test_label_may_be_absent_when_it_is_not_needed() -> None:
             "a:s b:s label:i",
             {},
             "text",
-            "which column holds the text is not obvious, it could be 'a', 'b'; name it by --text COL",
+            "the column of the text is not obvious, it could be 'a', 'b'; name it by --text COL",
         ),
         ("review:s tweet:s label:i", {}, "text", "the text could be column 'review', 'tweet'; name it by --text COL"),
         (
@@ -141,7 +141,7 @@ def test_label_may_be_absent_when_it_is_not_needed() -> None:
             "a:b b:b label:c",
             {},
             "image",
-            "which column holds the image is not obvious, it could be 'a', 'b'; name it by --image COL",
+            "the column of the image is not obvious, it could be 'a', 'b'; name it by --image COL",
         ),
         (
             "text:s label:c",
@@ -173,7 +173,7 @@ def test_label_may_be_absent_when_it_is_not_needed() -> None:
             "text:s label:s",
             {"text": "text", "label": "text"},
             "text",
-            "--text and --label: the same column cannot serve for two",
+            "--text and --label: the same column is named twice",
         ),
     ],
 )

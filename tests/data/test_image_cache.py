@@ -161,7 +161,7 @@ def test_unknown_processors_decode_every_time(processor, rows: Dataset, cache: P
     caplog.set_level(logging.INFO, "hf_finetune.run")
     inputs = ImageInputs(processor, decode_once=True)
     kept = inputs.encode(rows)
-    assert "decoded anew every epoch" in caplog.text and not stores(cache)
+    assert "decoded again in every epoch" in caplog.text and not stores(cache)
     expected = processor([decode(image) for image in rows["image"]], return_tensors="pt")["pixel_values"]
     assert torch.equal(inputs.collate(kept[:])["pixel_values"], expected)
 

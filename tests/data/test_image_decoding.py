@@ -75,7 +75,7 @@ def noise(kind: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"not an image", "of no known format"),
+        (b"not an image", "unknown format"),
         (noise("PNG")[:200], "truncated"),
         (noise("JPEG")[:2000], "truncated"),
         (noise("GIF")[:2000], "truncated"),

@@ -179,7 +179,7 @@ def test_folder_of_images(tmp_path: Path) -> None:
     (tmp_path / "train/dog/2.png").write_bytes(png(0)[:40])
     (tmp_path / "train/dog/1.png").write_bytes(b"no image")
     assert complaint(tmp_path, "image") == (
-        f"{tmp_path}/train/dog/1.png, column 'image': unreadable image (of no known format) "
+        f"{tmp_path}/train/dog/1.png, column 'image': unreadable image (unknown format) "
         "(1 other row has a bad image too); correct or remove them"
     )
 
@@ -330,7 +330,7 @@ def test_class_names_keep_their_order(tmp_path: Path) -> None:
             "a.jsonl: column 'label' holds lists: multi-label is not supported yet, expected one class a row",
         ),
         (["a", {"b": 1}], "row 2 (line 2), column 'label': the label is {'b': 1} (dict)"),
-        (["a", "a"], "a.jsonl: every row has the label 'a'; expected two classes at least"),
+        (["a", "a"], "a.jsonl: every row has the label 'a'; expected at least two classes"),
         ([None, ""], "a.jsonl: every label in column 'label' is empty or -1; expected labeled rows for train"),
         ([-1, -1], "a.jsonl: every label in column 'label' is empty or -1; expected labeled rows for train"),
     ],
@@ -372,7 +372,7 @@ def test_minus_one_is_a_class_beside_others(tmp_path: Path) -> None:
 
 def test_odd_classes_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load(str(csv_file(tmp_path / "a.csv", texts(20, ("1.5", "2.0")))))
-    assert "a.csv: the labels in column 'label' are numbers with fractions; each is a class of its own" in caplog.text
+    assert "a.csv: the labels in column 'label' are numbers with fractions" in caplog.text
     load(str(csv_file(tmp_path / "b.csv", [*texts(20, tuple("abcdefghijklmno"))])))
     assert "b.csv: column 'label' holds 15 classes in 20 rows; is it the label?" in caplog.text
     message = (
@@ -433,7 +433,7 @@ def test_an_unlabeled_test_split_is_not_scored(three: Path, blank: str) -> None:
     csv_file(three / "test.csv", [(text, blank) for text, _ in texts(4)])
     splits = load(str(three))
     assert splits.test is None and list(splits.duplicates) == ["validation"]
-    assert noted(splits, "test: no row of test has a label (all are -1 or empty), so it is not scored")
+    assert noted(splits, "test: no row of test has a label (all are -1 or empty), so it is not evaluated")
     held_out = load(str(three), test_fraction=0.2)
     assert (len(held_out.test), len(held_out.train), len(held_out.validation)) == (4, 16, 6)
 
@@ -563,7 +563,7 @@ def test_columns_by_name(tmp_path: Path) -> None:
     assert splits.columns == {"text": "two", "label": "three"} and not noted(splits, "inferred")
     assert load(str(path), text="two", text_pair="one", label="three").train[0]["text_pair"].startswith("a")
     assert (
-        "which column holds the text is not obvious, it could be 'one', 'two', 'three'; name it by --text COL"
+        "the column of the text is not obvious, it could be 'one', 'two', 'three'; name it by --text COL"
         in complaint(path)
     )
     assert f"--text twoo: {path} has no such column, did you mean 'two'?; it has 'one', 'two', 'three', 'n'" in (

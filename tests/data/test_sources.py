@@ -66,7 +66,7 @@ def test_incomplete_or_doubled_splits(tmp_path: Path) -> None:
     put(tmp_path / "a", "train-00000-of-00002.parquet")
     assert "a: 1 of the 2 files of split train are there; add the others" in complaint(tmp_path / "a")
     put(tmp_path / "b", "train.csv", "train.parquet")
-    assert "b: train.csv, train.parquet are all the split train; keep one of them" in complaint(tmp_path / "b")
+    assert "b: several files for the split train" in complaint(tmp_path / "b")
     put(tmp_path / "c", "train.csv", "train-00000-of-00001.csv")
     assert "are all the split train" in complaint(tmp_path / "c")
 

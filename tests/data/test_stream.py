@@ -138,7 +138,7 @@ def test_images(tmp_path: Path) -> None:
     assert "its files have no class" in complaint(tmp_path, "image", **KNOWN)
     (tmp_path / "1.png").write_bytes(b"junk")
     assert complaint(tmp_path, "image") == (
-        f"{tmp_path}/1.png, column 'image': unreadable image (of no known format); correct or remove it"
+        f"{tmp_path}/1.png, column 'image': unreadable image (unknown format); correct or remove it"
     )
     pq.write_table(pa.table({"image": [png(), png()], "label": ["yes", "no"]}), tmp_path / "a.parquet")
     (parts,) = stream(str(tmp_path / "a.parquet"), kind="image", **KNOWN)

@@ -67,7 +67,7 @@ def test_what_is_refused(data: dict[str, str], tmp_path: Path) -> None:
         (
             "empty.csv",
             ["text 0", " "],
-            r"no row is left, without .*, 1 that are empty or damaged \(the first: .*empty.csv, row 2",
+            r"no row is left after dropping .*, 1 that are empty or damaged \(the first: .*empty.csv, row 2",
         ),
     ):
         path = tmp_path / name

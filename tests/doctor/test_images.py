@@ -76,7 +76,7 @@ def test_damaged_files_are_named_and_left_out(tmp_path: Path) -> None:
     report = examined(tmp_path, train)
     found = by_name(report)["unusable_image"]
     assert (found.severity, found.count, found.of) == ("serious", 2, 30)
-    assert found.details[0] == "train row 4: unreadable image (of no known format)"
+    assert found.details[0] == "train row 4: unreadable image (unknown format)"
     assert found.details[1].startswith("train row 7: unreadable image (")
     assert len(report.examples) == 28 and report.findings == (found,)
 
@@ -124,4 +124,4 @@ def test_a_damaged_file_of_a_folder_is_named(tmp_path: Path) -> None:
         (folder / f"{i}.png").write_bytes(encoded(noise(i)))
     (tmp_path / "yes" / "bad.png").write_bytes(b"nothing")
     (finding,) = examine(Source(str(tmp_path)), "image").findings
-    assert finding.details == (f"train row 24 ({tmp_path / 'yes' / 'bad.png'}): unreadable image (of no known format)",)
+    assert finding.details == (f"train row 24 ({tmp_path / 'yes' / 'bad.png'}): unreadable image (unknown format)",)

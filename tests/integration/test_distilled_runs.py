@@ -302,7 +302,7 @@ def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
     assert result["data"]["unlabelled"] == {"rows": 18, "evaluated": 2, "repeated": 0, "unusable": 0}
     assert result["augmentation"]["training_rows"] == 144 and sum(result["data"]["rows_per_class"].values()) == 54
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "18 rows of more.csv for the teacher to label; left out: 2 that are scored" in card
+    assert "18 rows of more.csv for the teacher to label; dropped: 2 that equal" in card
 
 
 @pytest.mark.parametrize(

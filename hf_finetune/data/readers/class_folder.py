@@ -1,4 +1,4 @@
-"""A folder of one sub-folder per class: each image or .txt file in it is a row."""
+"""Reader of class folders: one sub-folder per class, whose images or .txt files are the rows."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ class ClassFolder(TextFile):
 
     kind: Kind = "text"
     files: tuple[str, ...] = ()
-    """Below the folder."""
+    """Paths relative to the folder."""
     labeled: bool = True
 
     @property
     def classes(self) -> set[str]:
-        """Names of the sub-folders that hold a file."""
+        """Names of the sub-folders with a file."""
         return {_class_of(file) for file in self.files}
 
     def columns(self) -> dict[str, Column]:
-        """The content, called as its kind, and `label` if there are sub-folders."""
+        """Return the column `text` or `image`, and `label` if there are sub-folders."""
         content = Column("string", "text") if self.kind == "text" else Column("image", "images")
         return {self.kind: content} | ({"label": Column("string", "folder names")} if self.labeled else {})
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Rows in order, `size` at a time. Images are named, not read.
+        """Yield rows in order, `size` at a time. Images are referenced by path, not read.
 
         Raises:
-            InputError: for a text that does not decode, naming file and line.
+            InputError: a text cannot be decoded; names file and line.
         """
         read = {self.kind: self._content, "label": _class_of}
         for first, files in batched(self.files, size):
@@ -61,13 +61,13 @@ def _class_of(file: str) -> str:
 
 
 def find_classes(root: Path, kind: Kind | None, encoding: str, *, flat: bool = False) -> ClassFolder | None:
-    """The texts or images in the sub-folders, however deep, or with `flat` those in the folder itself.
+    """Find the texts or images in the sub-folders, at any depth, or with `flat` those in the folder itself.
 
     Args:
-        kind: what to look for; None: what there is more of.
+        kind: what to look for; None: the kind with more files.
 
     Returns:
-        None when there are none. Hidden files and folders, and those like __pycache__, do not count.
+        None if there are none. Hidden files and folders are ignored.
     """
     files: dict[Kind, list[str]] = {"text": [], "image": []}
     for folder, subfolders, names in os.walk(root):
@@ -87,5 +87,5 @@ def find_classes(root: Path, kind: Kind | None, encoding: str, *, flat: bool = F
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is for programs: .git, __pycache__."""
+    """Return whether a file or folder is not data: .git, __pycache__."""
     return name.startswith((".", "__"))

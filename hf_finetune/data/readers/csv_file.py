@@ -11,7 +11,7 @@ from hf_finetune.data.readers.table import Chunk, Column, TextFile, batched
 from hf_finetune.data.readers.text_file import read_lines
 from hf_finetune.errors import InputError
 
-# Columns of text formats are judged by their first rows.
+# The content of a column is inferred from this many rows.
 ROWS_INSPECTED = 1000
 _DELIMITERS = {",": ("comma", "commas", "name it .csv"), "\t": ("tab", "tabs", "name it .tsv")}
 _DELIMITERS[";"] = ("semicolon", "semicolons", "save it with commas")
@@ -19,7 +19,7 @@ _DELIMITERS[";"] = ("semicolon", "semicolons", "save it with commas")
 
 @dataclass(frozen=True)
 class CsvFile(TextFile):
-    """Comma- or tab-separated rows under a header; quoting as in RFC 4180, or none where a .tsv cannot be read so."""
+    """Comma- or tab-separated rows with a header; quoted as in RFC 4180, or unquoted if a .tsv is readable only so."""
 
     @property
     def _delimiter(self) -> str:
@@ -27,7 +27,7 @@ class CsvFile(TextFile):
 
     @functools.cached_property
     def literal(self) -> bool:
-        """Whether quotation marks are plain characters: in a .tsv that can be read in no other way, like GLUE's."""
+        """Whether quotation marks are plain characters: in a .tsv that is readable only so, like GLUE's."""
         if self._delimiter == "," or self._header_if_readable(quoted=True) is not None:
             return False
         header = self._header_if_readable(quoted=False)
@@ -35,12 +35,12 @@ class CsvFile(TextFile):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of how it is read."""
-        note = f"{self.path.name}: its quotation marks are read as they stand, for they do not enclose whole fields"
+        """Notes for the user on how the file is read."""
+        note = f"{self.path.name}: quotation marks are read as plain characters, as they do not enclose whole fields"
         return (note,) if self.literal else ()
 
     def columns(self) -> dict[str, Column]:
-        """Columns in order.
+        """Return the columns in order.
 
         Raises:
             InputError: see `chunks`.
@@ -50,10 +50,10 @@ class CsvFile(TextFile):
         return {name: Column("string", "text", numeric=_all_numbers(first.columns[name])) for name in header}
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Rows in order, `size` at a time; blank lines are none.
+        """Yield rows in order, `size` at a time, without blank lines.
 
         Raises:
-            InputError: for an undecodable or malformed line, naming it; for no rows.
+            InputError: a line cannot be decoded or is malformed; or there are no rows.
         """
         records = self._records(quoted=not self.literal)
         _, header = next(records)
@@ -67,7 +67,7 @@ class CsvFile(TextFile):
             raise InputError(f"{self.path}: a header and no rows; expected one row per example below it")
 
     def _header_if_readable(self, *, quoted: bool) -> list[str] | None:
-        """The header if the whole file can be read so."""
+        """Return the header if the whole file is readable with this quoting."""
         records = self._records(quoted=quoted)
         try:
             _, header = next(records)
@@ -78,9 +78,9 @@ class CsvFile(TextFile):
         return header
 
     def _records(self, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-        """The header, then the rows, each with the number of the line it starts in."""
+        """Yield the header, then the rows, each with the number of its first line."""
         csv.field_size_limit(2**31 - 1)
-        # strict, so that an unbalanced quotation mark is refused instead of swallowing the rows up to the next one.
+        # strict refuses an unbalanced quotation mark, which would swallow the rows up to the next one.
         reader = csv.reader(
             read_lines(self.path, self.encoding),
             delimiter=self._delimiter,

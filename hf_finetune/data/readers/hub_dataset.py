@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face Hub, through `datasets`; its many exceptions become one line with a remedy."""
+"""Reader of data sets on the Hugging Face Hub, with a one-line error and remedy for every failure of `datasets`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from hf_finetune.errors import InputError
 
 @dataclass(frozen=True)
 class HubSplit:
-    """One split of a data set on the Hub, or in `datasets`' cache of it."""
+    """One split of a Hub data set."""
 
     name: str
     """Id and split."""
     rows: datasets.Dataset
 
     def columns(self) -> dict[str, Column]:
-        """Columns in order."""
+        """Return the columns in order."""
         return arrow_columns(self.rows.features.arrow_schema, self.rows.features)
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Rows in order, `size` at a time.
+        """Yield rows in order, `size` at a time.
 
         Raises:
-            InputError: when there are none.
+            InputError: there are no rows.
         """
         if len(self.rows) == 0:
             raise InputError(f"{self.name}: there are no rows")
@@ -42,10 +42,10 @@ class HubSplit:
 
 
 def hub_splits(path: str, config_name: str | None, revision: str | None) -> dict[str, HubSplit]:
-    """Download, or find in the cache, every split of a data set.
+    """Download every split of a data set, or read it from the cache.
 
     Raises:
-        InputError: when it cannot be had; names the cause and the remedy.
+        InputError: the data set cannot be loaded; names the cause and the remedy.
     """
     with _one_line(path, revision):
         splits = datasets.load_dataset(path, config_name, revision=revision)
@@ -53,7 +53,7 @@ def hub_splits(path: str, config_name: str | None, revision: str | None) -> dict
 
 
 def hub_columns(path: str, config_name: str | None, revision: str | None) -> dict[str, Column]:
-    """Columns of a data set, without its rows where its card or its repository declare them.
+    """Return the columns of a data set, without downloading rows if the repository declares them.
 
     Raises:
         InputError: see `hub_splits`.
@@ -67,7 +67,7 @@ def hub_columns(path: str, config_name: str | None, revision: str | None) -> dic
 
 @contextmanager
 def _one_line(path: str, revision: str | None) -> Iterator[None]:
-    # Columns are looked at before `training.classifier.quiet_libraries` is called; an error comes first on stderr.
+    # This may run before `training.classifier.quiet_libraries`; a progress bar would precede the error.
     datasets.disable_progress_bars()
     try:
         yield

@@ -19,10 +19,10 @@ Row = dict[str, Json]
 
 @dataclass(frozen=True)
 class JsonFile(TextFile):
-    """A json file: a list of objects, an object of columns, or either under "data"; or objects one a line (.jsonl)."""
+    """A JSON file: a list of objects, an object of columns, or either under "data"; or one object per line (.jsonl)."""
 
     def columns(self) -> dict[str, Column]:
-        """Columns in the order in which the first rows name them.
+        """Return the columns in the order of their first appearance.
 
         Raises:
             InputError: see `chunks`.
@@ -32,10 +32,10 @@ class JsonFile(TextFile):
         return {name: _column([row.get(name) for row in rows]) for name in names}
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Rows in order, `size` at a time; a key that a row lacks is None.
+        """Yield rows in order, `size` at a time, with None for missing keys.
 
         Raises:
-            InputError: for an undecodable or malformed line, naming it; for no rows.
+            InputError: a line cannot be decoded or is malformed; or there are no rows.
         """
         for first, batch in batched(self._rows(), size):
             lines, rows = zip(*batch, strict=True)
@@ -43,7 +43,7 @@ class JsonFile(TextFile):
             yield Chunk(values, len(rows), self.name, first, lines=lines, objects=rows)
 
     def _rows(self) -> Iterator[tuple[int | None, Row]]:
-        """The objects, each with its line if lines are what separates them."""
+        """Yield the objects, each with its line number if there is one object per line."""
         document = None if self.path.suffix.lower() == ".jsonl" else self._document()
         number = 0
         if document is None:
@@ -62,7 +62,7 @@ class JsonFile(TextFile):
         return row
 
     def _document(self) -> list[Json] | None:
-        """The rows of one JSON document; None when it is one document a line, as in many files called .json."""
+        """Return the rows of one JSON document, or None if there is one document per line, as in many .json files."""
         text = "".join(read_lines(self.path, self.encoding))
         if not text.strip():
             return []
@@ -89,9 +89,8 @@ class JsonFile(TextFile):
                     raise self._malformed(error, number) from None
 
     def _malformed(self, error: ValueError | RecursionError, line: int | None = None) -> InputError:
-        """The error for a document, or for one of its lines."""
         if isinstance(error, json.JSONDecodeError):
-            hint = "" if line is None else "; expected one object a line"
+            hint = "" if line is None else "; expected one object per line"
             place = f"{self.path}, line {line or error.lineno}, column {error.colno}"
             return InputError(f"{place}: not JSON ({error.msg}){hint}")
         place = "" if line is None else f", line {line}"

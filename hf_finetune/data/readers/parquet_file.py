@@ -1,4 +1,4 @@
-"""Reader of parquet files, and what the columns of an Arrow table hold."""
+"""Reader of parquet files, and the content of Arrow columns."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hf_finetune.errors import InputError
 
 @dataclass(frozen=True)
 class ParquetFile(DataFile):
-    """A parquet file; features that `datasets` wrote into it are honored."""
+    """A parquet file, read with the features that `datasets` wrote into it."""
 
     def columns(self) -> dict[str, Column]:
-        """Columns in order.
+        """Return the columns in order.
 
         Raises:
-            InputError: when it is no parquet file, or a damaged one.
+            InputError: the file is damaged, or no parquet file.
         """
         with self._open() as file:
             schema = file.schema_arrow
@@ -33,10 +33,10 @@ class ParquetFile(DataFile):
         return arrow_columns(schema, _features(schema))
 
     def chunks(self, columns: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Rows in order, at most `size` at a time.
+        """Yield rows in order, at most `size` at a time.
 
         Raises:
-            InputError: when it is no parquet file, a damaged one, or one without rows.
+            InputError: the file is damaged, no parquet file, or has no rows.
         """
         first = 0
         with self._open() as file:
@@ -58,7 +58,7 @@ class ParquetFile(DataFile):
 
 
 def _features(schema: pa.Schema) -> Features:
-    """What `datasets` wrote into a schema's metadata; nothing if it did not, or not as it reads it today."""
+    """Return the features that `datasets` wrote into a schema's metadata, if it can still read them."""
     try:
         return Features.from_dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
     except (TypeError, KeyError, ValueError):
@@ -66,7 +66,7 @@ def _features(schema: pa.Schema) -> Features:
 
 
 def arrow_columns(schema: pa.Schema, features: Features) -> dict[str, Column]:
-    """The columns of an Arrow table; `features` says which are classes and images, where it is known."""
+    """Describe the columns of an Arrow table; `features` tells classes and images, where known."""
     return {field.name: _arrow_column(field.type, features.get(field.name)) for field in schema}
 
 

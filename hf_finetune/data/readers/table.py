@@ -1,4 +1,4 @@
-"""What a reader says of a table's columns, and the rows it reads a chunk at a time."""
+"""Interface of the readers: columns, and chunks of rows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds."""
+    """The content of a column."""
 
     kind: Literal["string", "number", "class", "list", "image", "other"]
     type: str
-    """In words, for messages."""
+    """Description for messages."""
     names: tuple[str, ...] = ()
-    """Of the classes, for kind class."""
+    """Class names, for kind class."""
     numeric: bool = False
-    """Strings that are all numbers: nobody's text."""
+    """Whether all strings are numbers, and so no texts."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Chunk:
     first: int = 0
     """Number of the first row in the table, from 0."""
     lines: Sequence[int | None] = ()
-    """Line of each row, in files that have lines."""
+    """Line number of each row, in text files."""
     files: Sequence[str] = ()
-    """File of each row below the folder `source`, where every row is a file."""
+    """File of each row relative to the folder `source`, if every row is a file."""
     objects: Sequence[Mapping[str, Any]] = ()
-    """Each row as JSON has it, where rows may lack a column."""
+    """The JSON object of each row, which may lack a column."""
 
     def place(self, i: int) -> str:
-        """The i-th of these rows as a person finds it: file and row."""
+        """Return file and number of the i-th row, for messages."""
         if self.files:
             return str(Path(self.source) / self.files[i])
         line = self.lines[i] if self.lines else None
@@ -57,19 +57,19 @@ class DataFile:
 
     @property
     def name(self) -> str:
-        """As the user named it."""
+        """The path, for messages."""
         return str(self.path)
 
 
 @dataclass(frozen=True)
 class TextFile(DataFile):
-    """A file or folder whose texts are in some encoding."""
+    """A file or folder of texts."""
 
     encoding: str = "utf-8"
 
 
 def batched(rows: Iterable[T], size: int) -> Iterator[tuple[int, list[T]]]:
-    """Rows in lists of at most `size`, each with the number of its first row."""
+    """Yield lists of at most `size` rows, each with the number of its first row."""
     rows, first = iter(rows), 0
     while batch := list(islice(rows, size)):
         yield first, batch

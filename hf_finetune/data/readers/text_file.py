@@ -1,4 +1,4 @@
-"""Lines of text files in any encoding, and the one-line error of those that cannot be read."""
+"""Read the lines of text files in any encoding, with one-line errors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from hf_finetune.errors import InputError
 
 
 def read_lines(path: Path, encoding: str) -> Iterator[str]:
-    """Lines of a text file with their ends, a byte order mark left out.
+    """Yield the lines of a text file with their ends, without a byte order mark.
 
     Raises:
-        InputError: for an unreadable file, an unknown encoding, or, naming the line, undecodable or NUL bytes.
+        InputError: the file cannot be read, the encoding is unknown, or a line has undecodable or NUL bytes.
     """
     try:
         with path.open(encoding=codec_of(encoding), newline="") as file:
@@ -27,10 +27,10 @@ def read_lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def codec_of(encoding: str) -> str:
-    """The codec for an encoding's name; for UTF-8 the one that tolerates a byte order mark.
+    """Return the codec of an encoding; for UTF-8 the one that accepts a byte order mark.
 
     Raises:
-        InputError: when Python knows no such encoding.
+        InputError: Python has no such encoding.
     """
     try:
         "".encode(encoding)
@@ -40,7 +40,7 @@ def codec_of(encoding: str) -> str:
 
 
 def unreadable(path: Path, encoding: str, error: OSError | UnicodeError) -> InputError:
-    """The error for a text file that cannot be read, naming the line of the first undecodable byte."""
+    """Return the error for a text file that cannot be read, naming the line of the first undecodable byte."""
     if isinstance(error, OSError):
         return InputError(f"{path}: cannot be read ({error.strerror})")
     data = path.read_bytes()

@@ -50,7 +50,7 @@ def measure_time(
     """
     splits, train = proxy.prepared.data.splits, searched.recipe.train
     batches = step_batches(proxy.prepared, proxy.prepared.data.inputs.lengths(proxy.encoded))
-    steps = batches.planned(train.num_train_epochs, train.max_steps)
+    steps = batches.total_steps(train.num_train_epochs, train.max_steps)
     rows, scored = len(splits.train), min(len(splits.validation), MOST_JUDGED)
 
     def measured(searched: SearchedRecipe) -> Cost:

@@ -116,7 +116,7 @@ def test_a_glue_like_data_set(tmp_path: Path) -> None:
     assert "several splits could be test, none is used; name one by --test: test_matched, test_mismatched" in notes
     sizes, _, _, notes, _, _ = mrpc
     assert sizes == [30, 6, None]
-    assert "test: no row of test has a label (all are -1 or empty), so it is not scored" in notes
+    assert "test: no row of test has a label (all are -1 or empty), so it is not evaluated" in notes
     assert scored == [1, 2, 0, 1, 2, 0]
     assert unclear == (
         "nyu-mll/glue: several splits could be read; name one by --split: validation_matched, validation_mismatched"

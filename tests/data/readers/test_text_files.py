@@ -60,7 +60,7 @@ def test_bare_quotation_marks_of_a_tsv_are_text(tmp_path: Path) -> None:
     """GLUE's files hold quotation marks that open fields and are never closed."""
     bare = CsvFile(write(tmp_path / "a.tsv", 'text\tlabel\n"Open\tx\nsays "hi"\ty\n"a" b\tx\n'))
     assert values(bare, "text") == ['"Open', 'says "hi"', '"a" b']
-    assert bare.notes == ("a.tsv: its quotation marks are read as they stand, for they do not enclose whole fields",)
+    assert bare.notes == ("a.tsv: quotation marks are read as plain characters, as they do not enclose whole fields",)
     quoted = CsvFile(write(tmp_path / "b.tsv", 'text\tlabel\n"two\nlines, ""b"""\tx\n'))
     assert values(quoted, "text") == ['two\nlines, "b"'] and quoted.notes == ()
 
@@ -176,7 +176,7 @@ def test_jsonl_places_name_the_line(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '{"text": "a"}\n{"text": "b"\n',
-            "a.jsonl, line 2, column 13: not JSON (Expecting ',' delimiter); expected one object a line",
+            "a.jsonl, line 2, column 13: not JSON (Expecting ',' delimiter); expected one object per line",
         ),
         (
             "a.jsonl",
