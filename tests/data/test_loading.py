@@ -481,7 +481,7 @@ def test_reading_quotation_marks_as_text_is_said(tmp_path: Path) -> None:
     rows = "".join(f'"word {i}\t{"ab"[i % 2]}\n' for i in range(20))
     (tmp_path / "a.tsv").write_text(f"text\tlabel\n{rows}")
     splits = load(str(tmp_path / "a.tsv"))
-    assert any("a.tsv: its quotation marks are read as they stand" in note for note in splits.notes)
+    assert any("a.tsv: quotation marks are read as plain" in note for note in splits.notes)
     assert all(text.startswith('"word') for text in splits.train["text"])
 
 

@@ -57,8 +57,8 @@ def test_a_start_and_what_it_started_from(tmp_path: Path) -> None:
     for start in (first, second, f"{second}/model"):
         (line,) = start_overlaps(start, mine)
         assert line == (
-            f"{Path(start).name}, which this run starts from, was trained on {seen} of the 6 validation rows: what is "
-            "measured on them may be too good"
+            f"{Path(start).name}, which this run starts from, was trained on {seen} of the 6 validation rows: "
+            "metrics on them may be too good"
         )
     assert start_overlaps(recipe.model.checkpoint, mine) == []
     keys = trained_on(second)

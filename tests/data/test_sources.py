@@ -68,7 +68,7 @@ def test_incomplete_or_doubled_splits(tmp_path: Path) -> None:
     put(tmp_path / "b", "train.csv", "train.parquet")
     assert "b: several files for the split train" in complaint(tmp_path / "b")
     put(tmp_path / "c", "train.csv", "train-00000-of-00001.csv")
-    assert "are all the split train" in complaint(tmp_path / "c")
+    assert "several files for the split train" in complaint(tmp_path / "c")
 
 
 def test_class_folders(tmp_path: Path) -> None:
