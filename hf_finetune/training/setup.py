@@ -57,7 +57,7 @@ class TrainingData:
         if augmentation is None:
             return Rows(self.train, columns_of(self.inputs, labels=True))
         if depends_on_progress(augmentation.operations):
-            steps = batches.planned(args.num_train_epochs, args.max_steps)
+            steps = batches.total_steps(args.num_train_epochs, args.max_steps)
             augmentation = replace(augmentation, progress=Progress(batches, steps))
         return AugmentedRows(self.train, self.inputs, augmentation)
 

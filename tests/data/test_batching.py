@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from hf_finetune.data.token_budget import bucket_lengths, step_starts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_finetune.data.batching import Progress, StepBatches, number_repeats
 from hf_finetune.data.sampling import ClassDraw
+from hf_finetune.data.token_budget import bucket_lengths, step_starts
 from hf_finetune.errors import InputError
 
 
