@@ -1,16 +1,6 @@
-"""Distillation losses that a recipe can choose, beside the loss against the labels: cheap to import.
+"""The distillation losses that a recipe can choose, and the objective that holds them: cheap to import.
 
-Each kind lives in a module of its own in `distillation.losses`: its fields, what it needs of the two networks, and what
-it computes. A kind of a union below has a `weight` by which its loss is multiplied, and is called for the loss of each
-row (B,):
-
-- LogitKind: `(student's logits (B, C), teacher's logits (B, C), labels (B,))`, the classes those of the data, in their
-  order. `needs_all_logits` says whether the teacher's unlikely classes must be exact, see `distillation.cache.logits`.
-- EmbeddingKind: `(student's embeddings (B, D), teacher's)`. `compares_rows` says whether a row's loss depends on the
-  rows beside it in a forward pass; `compares_features`, whether the student's are projected where the widths differ.
-- TokenKind: `(FeaturePair)`, the features those that `required` names, and the weights those of `initial_weights`,
-  which train with the student. It compares token by token, and so needs a teacher that reads the very same ones: a
-  tokenizer with the same pieces, or images cut into as many patches.
+A loss is a module of its own in `distillation.losses`; `distillation.losses.base` has the contract of each union.
 """
 
 from __future__ import annotations
@@ -41,7 +31,7 @@ DistillationKind = LogitKind | FeatureKind
 
 
 def searches_layers(kind: DistillationKind) -> TypeGuard[HiddenStates | AttentionMaps]:
-    """Whether the pairs of layers are searched before training, see `distillation.features.layer_search`."""
+    """Return whether a loss leaves its pairs of layers to `distillation.features.layer_search`."""
     return isinstance(kind, HiddenStates | AttentionMaps) and kind.layers == "searched"
 
 
@@ -52,21 +42,21 @@ def _are_names(teacher: str | tuple[str, ...]) -> bool:
 
 @configclass
 class Distill(Supervised):
-    """The loss against the labels and, added to it, losses against a teacher; `--teacher MODEL` alone chooses it."""
+    """The loss against the labels plus losses against a teacher; `--teacher MODEL` alone chooses it."""
 
     _: KW_ONLY
     teacher: Annotated[str | tuple[str, ...], Check(_are_names, "one name or several, each once"), flag("--teacher")]
-    """Folder of a run or of a classifier, or a Hub id: a bigger or better model of the same classes, by their names. It
-    reads the examples through its own tokenizer or processor, once; its logits are cached within `batching.cache_gb`
-    for later runs. With online augmentation (`data.augment`) it predicts each epoch's views as the epoch begins. Also
-    precomputed predictions (.parquet, .npy, a folder of them; see docs/distillation.md), or a scikit-learn pipeline for
-    texts (.skops). With several, `--teacher A B`, the mean of their probabilities teaches, and its logarithms stand
-    for logits."""
+    """Folder of a run or of a classifier, or a Hub id: a larger or better model of the same class names. It reads the
+    examples once, through its own tokenizer or processor, and its logits are cached for later runs, within
+    `batching.cache_gb`. With online augmentation (`data.augment`) it predicts each epoch's views as the epoch begins.
+    Also precomputed predictions (.parquet, .npy, or a folder of them; see docs/distillation.md), or a scikit-learn
+    pipeline for texts (.skops). With several teachers, `--teacher A B`, the student learns from the logarithm of their
+    mean probabilities."""
     kinds: Operations[DistillationKind] = (SoftTargets(),)
     """Losses against the teacher, each with a weight. On its logits: SoftTargets, HardLabel, MatchLogits, DecoupledKD.
     On its features: HiddenStates, AttentionMaps, AttentionRelations, Embedding, RelationalKD, Contrastive. See
-    `distillation.losses`. A DeiT has a second head for the teacher's predictions, on its distillation token; it
-    predicts by both heads."""
+    `distillation.losses`. A DeiT learns the teacher's predictions with a second head, on its distillation token, and
+    predicts with both heads."""
     teacher_precision: Literal["float32", "bf16"] = "float32"
     """Number format of the teacher. bf16: examples whose predicted class could change are computed again in float32."""
     labels_weight: Weight = 0.5
@@ -75,15 +65,15 @@ class Distill(Supervised):
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the labels count at any time."""
+        """Whether the weight of the labels is above 0 at any time."""
         return any(ends_of(self.labels_weight))
 
     @property
     def uses_teacher_logits(self) -> bool:
-        """Whether the teacher's predictions count at any time, and not its features alone."""
+        """Whether a loss on the teacher's logits has a weight above 0 at any time."""
         return any(any(ends_of(kind.weight)) for kind in self.kinds if isinstance(kind, LogitKind))
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """One name or several."""
+        """The names of the teachers."""
         return (self.teacher,) if isinstance(self.teacher, str) else self.teacher

@@ -1,8 +1,8 @@
-"""The predictions of a run's teachers: of the rows as they are, and of the views of an epoch as it begins.
+"""The predictions of a run's teachers: of its rows once, or of each epoch's views as the epoch begins.
 
-Each teacher's are cached on the disk, by what they depend on: a later run that needs the same ones reads them.
+Each teacher's predictions are cached on the disk by what they depend on, for later runs.
 
-Legend: N rows, C classes of the data, in their order.
+Legend: N rows, B rows of a batch, C classes of the data, in their order.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ from hf_finetune.utils.timer import Timer
 
 
 def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """Compute logarithms of the arithmetic mean of several teachers' probabilities (an ensemble as in
-    arXiv:1503.02531).
+    """Return the logarithm of the mean of several teachers' probabilities (an ensemble as in arXiv:1503.02531).
 
     Args:
-        logits: of the same rows, each of shape (N, C).
+        logits: each teacher's, of the same rows, shape (N, C).
 
     Returns:
-        Shape (N, C), float32: normalized, so that their softmax is the mean itself.
+        Shape (N, C), float32, normalized.
     """
     mean_NC = mean_probabilities(softmax(logits_NC) for logits_NC in logits)
-    # A class that float64 cannot tell from impossible.
+    # A probability of 0 in float64 has no finite logarithm.
     return np.log(np.maximum(mean_NC, np.finfo(np.float64).tiny)).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class EnsembleLogits:
-    """`mean_logits` of rows as they are read, see `cache.logits.Logits`."""
+    """`mean_logits` of several teachers, computed for the rows that are read."""
 
     members: Sequence[Logits]
 
@@ -57,22 +56,22 @@ class EnsembleLogits:
 
 @contextmanager
 def main_process_first(timer: Timer) -> Iterator[None]:
-    """Around what a teacher computes in the midst of a training: one process does, and the others read what it caches.
+    """Let the main process compute and cache during a training, and the others read its cache.
 
-    A loader of rows draws from torch's random numbers, on which dropout goes on as if nobody had computed.
+    torch's random numbers are restored: a loader of rows draws from them, and dropout must not change.
     """
     with timer, PartialState().main_process_first(), torch.random.fork_rng(devices=[]):
         yield
 
 
 class OnlinePredictions:
-    """Predicts the views of an epoch as it begins, through each teacher's own tokenizer or processor.
+    """Predicts the views of each epoch as it begins, through each teacher's own tokenizer or processor.
 
-    They are cached as predictions of rows are, for a run that goes on, or another one of the same views. Views of
-    images are those of the student's pixels, which the teacher's processor normalizes.
+    The predictions are cached for a resumed run, or another run with the same views. Views of images are the student's
+    pixels, which the teacher's processor normalizes.
 
     Args:
-        teachers: one, or several that predict together.
+        teachers: one, or several for the mean of their probabilities.
         budget_gb: see `Teacher.predict`.
     """
 
@@ -89,28 +88,28 @@ class OnlinePredictions:
 
 @dataclass(frozen=True)
 class TeacherPredictions:
-    """What a teacher, or several together, predict of a run's rows."""
+    """The predictions of a teacher, or of several together, for a run's rows."""
 
     names: tuple[str, ...]
-    """See `Teacher`; of each."""
+    """`Teacher.name` of each."""
     weights: str
-    """See `Teacher`, and `combined_weights`."""
+    """`Teacher.weights`; of several together, see `combined_weights`."""
     logits: dict[str, np.ndarray]
-    """By split that is evaluated, shape (N, C), float32."""
+    """Logits (N, C), float32, of each evaluated split."""
     cached: bool
-    """Whether all of them, and those of training, were cached by an earlier run."""
+    """Whether an earlier run has cached all of them, and those of the training rows."""
     training: Logits | None = None
-    """Of the training rows; None where `online` predicts their views."""
+    """Logits of the training rows; None with `online`."""
     online: OnlinePredictions | None = None
-    """Predicts the views of training rows that change in every epoch."""
+    """Predicts the views of the training rows, with online augmentation."""
     members: tuple[TeacherPredictions, ...] = ()
-    """What each of several predicts by itself."""
+    """The predictions of each of several teachers."""
     overlaps: tuple[str, ...] = ()
-    """What speaks against it by what it was trained on, see `data.provenance.teacher_overlaps`."""
+    """Doubts about what the teachers were trained on, see `data.provenance.teacher_overlaps`."""
 
     @property
     def of_training(self) -> Logits | OnlinePredictions:
-        """What a student learns from."""
+        """What the student learns from."""
         predictions = self.training if self.online is None else self.online
         assert predictions is not None, "the training rows were not predicted"
         return predictions
@@ -119,29 +118,30 @@ class TeacherPredictions:
 def predict_rows(
     teachers: Sequence[Teacher], splits: Mapping[str, Dataset], *, budget_gb: float, online: bool = False
 ) -> TeacherPredictions:
-    """Predict all rows, in float32: those that no earlier run has cached, for each teacher by itself.
+    """Predict all rows, and cache the predictions of each teacher.
 
     Args:
-        teachers: one or more; of several the mean counts, see `mean_logits`.
-        splits: canonical rows by the split's name.
+        teachers: one, or several for the mean of their probabilities.
+        splits: canonical rows by split.
         budget_gb: see `Teacher.predict`.
-        online: leave the training rows out, whose views are predicted epoch by epoch.
+        online: leave out the training rows, whose views are predicted in each epoch.
     """
     rows = {name: rows for name, rows in splits.items() if not (online and name == "train")}
     members = tuple(_predict_one(teacher, rows, budget_gb) for teacher in teachers)
-    together = members[0]
-    if len(members) > 1:
-        together = TeacherPredictions(
-            names=tuple(name for member in members for name in member.names),
-            weights=combined_weights([member.weights for member in members]),
-            logits={split: mean_logits([member.logits[split] for member in members]) for split in together.logits},
-            cached=all(member.cached for member in members),
-            training=EnsembleLogits([m.training for m in members if m.training is not None])
-            if "train" in rows
-            else None,
-            members=members,
-        )
-    return replace(together, online=OnlinePredictions(teachers, budget_gb)) if online else together
+    predictions = members[0] if len(members) == 1 else _ensemble(members)
+    return replace(predictions, online=OnlinePredictions(teachers, budget_gb)) if online else predictions
+
+
+def _ensemble(members: tuple[TeacherPredictions, ...]) -> TeacherPredictions:
+    training = [member.training for member in members if member.training is not None]
+    return TeacherPredictions(
+        names=tuple(name for member in members for name in member.names),
+        weights=combined_weights([member.weights for member in members]),
+        logits={split: mean_logits([member.logits[split] for member in members]) for split in members[0].logits},
+        cached=all(member.cached for member in members),
+        training=EnsembleLogits(training) if training else None,
+        members=members,
+    )
 
 
 def _predict_one(teacher: Teacher, splits: Mapping[str, Dataset], budget_gb: float) -> TeacherPredictions:

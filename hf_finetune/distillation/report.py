@@ -1,4 +1,4 @@
-"""The report on a teacher: doubts before anybody learns from it, and its metrics beside its student's.
+"""The report on a teacher: doubts before training, and its metrics beside the student's.
 
 Legend: N rows, C classes.
 """
@@ -21,17 +21,17 @@ logger = logging.getLogger("hf_finetune.run")
 
 
 def doubts(predictions: TeacherPredictions, splits: Mapping[str, Dataset]) -> list[str]:
-    """Return what speaks against a teacher before anybody learns from it.
+    """Return the reasons to doubt a teacher before a student learns from it.
 
     Args:
-        splits: the rows that it has predicted, with `label`; train and validation among them.
+        splits: the predicted rows, with `label`; train and validation among them.
     """
     train_labels_N = np.asarray(labeled_rows(splits["train"])["label"][:])
     labels_N = np.asarray(splits["validation"]["label"][:])
     accuracy = float((predictions.logits["validation"].argmax(-1) == labels_N).mean())
     majority = float((labels_N == np.bincount(train_labels_N).argmax()).mean())
+    # Validation rows of a single class say nothing about a teacher.
     if accuracy > majority or majority == 1:
-        # Where all rows are of one class, they tell nothing.
         return [*predictions.overlaps]
     return [
         *predictions.overlaps,
@@ -48,15 +48,15 @@ def summarize(
     resamples: int,
     public_name: Callable[[str], str] = str,
 ) -> dict[str, Any]:
-    """Build the section `teacher` of result.json: its metrics, the student's accuracy minus its own, and doubts.
+    """Build the section `teacher` of result.json: its metrics, the student's accuracy minus the teacher's, and doubts.
 
-    Of several these are of all together, and `members` has each one's weights and accuracy.
+    Several teachers are reported together; `members` has the weights and the accuracy of each.
 
     Args:
-        splits: the rows, by split: train, and those that were evaluated. The last one is judged by.
-        probabilities: the student's of the evaluated splits, shape (N, C).
-        resamples: of the intervals.
-        public_name: makes of a teacher's name what others may read.
+        splits: rows by split: train, and the evaluated ones. The last one decides.
+        probabilities: the student's, of the evaluated splits, shape (N, C).
+        resamples: number of bootstrap resamples.
+        public_name: returns the form of a teacher's name that others may read.
     """
     labels = {split: np.asarray(splits[split]["label"][:]) for split in probabilities}
     metrics, correct = {}, {}
@@ -65,29 +65,29 @@ def summarize(
         values = bootstrap(labels[split], softmax(logits_NC), resamples=resamples)
         metrics[split] = {name: values[name].to_dict() for name in SUMMARY_METRICS}
         correct[split] = [each_NC.argmax(-1) == labels[split] for each_NC in (student_NC, logits_NC)]
-    judged = list(splits)[-1]
-    difference = paired_difference(*correct[judged])
-    own, teachers = (float(rows.mean()) for rows in correct["validation"])
+    decisive = list(splits)[-1]
+    difference = paired_difference(*correct[decisive])
+    student, teacher = (float(rows.mean()) for rows in correct[decisive])
     return {
         "name": " + ".join(map(public_name, predictions.names)),
         "weights": predictions.weights,
-        "members": [_member(one, labels, public_name) for one in predictions.members] or None,
+        "members": [_member(member, labels, public_name) for member in predictions.members] or None,
         "logits_reused": predictions.cached,
         "live": predictions.online is not None,
         "metrics": metrics,
         "difference": {**difference.to_dict(), "verdict": verdict(difference)},
-        "retention": _ratio(*(float(rows.mean()) for rows in correct[judged])),
-        "agreement": float((probabilities[judged].argmax(-1) == predictions.logits[judged].argmax(-1)).mean()),
-        "notes": [*doubts(predictions, splits), *_comparison(own, teachers)],
+        "retention": student / teacher if teacher else None,
+        "agreement": float((probabilities[decisive].argmax(-1) == predictions.logits[decisive].argmax(-1)).mean()),
+        "notes": [*doubts(predictions, splits), *_comparison(*(float(rows.mean()) for rows in correct["validation"]))],
     }
 
 
-def _comparison(own: float, teachers: float) -> list[str]:
-    """Note, and log, a teacher that is less accurate on the validation rows than its student."""
-    if teachers >= own:
+def _comparison(student: float, teacher: float) -> list[str]:
+    """Note, and log, that the teacher's accuracy on the validation rows is below the student's."""
+    if teacher >= student:
         return []
     note = (
-        f"the teacher is less accurate on the validation rows, {teachers:.3f}, than its student, {own:.3f}: compare "
+        f"the teacher is less accurate on the validation rows, {teacher:.3f}, than its student, {student:.3f}: compare "
         "with the student trained without it"
     )
     logger.warning(note)
@@ -95,18 +95,13 @@ def _comparison(own: float, teachers: float) -> list[str]:
 
 
 def _member(
-    one: TeacherPredictions, labels: Mapping[str, np.ndarray], public_name: Callable[[str], str]
+    member: TeacherPredictions, labels: Mapping[str, np.ndarray], public_name: Callable[[str], str]
 ) -> dict[str, Any]:
     """Build the entry of one of several teachers.
 
     Args:
-        labels: of the evaluated splits.
+        labels: labels of the evaluated splits.
     """
-    accuracy = {split: float((one.logits[split].argmax(-1) == labels_N).mean()) for split, labels_N in labels.items()}
-    name = public_name(one.names[0])
-    return {"name": name, "weights": one.weights, "logits_reused": one.cached, "accuracy": accuracy}
-
-
-def _ratio(own: float, teachers: float) -> float | None:
-    """Share of the teacher's accuracy that the student has; None of a teacher that has none."""
-    return own / teachers if teachers else None
+    accuracy = {split: float((member.logits[split].argmax(-1) == each_N).mean()) for split, each_N in labels.items()}
+    name = public_name(member.names[0])
+    return {"name": name, "weights": member.weights, "logits_reused": member.cached, "accuracy": accuracy}

@@ -19,8 +19,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import EpochRows
-from hf_finetune.distillation.feature_loss import FeatureDistillation
 from hf_finetune.distillation.features.recorder import FeatureRecorder
+from hf_finetune.distillation.features.teacher_features import FeatureDistillation
 from hf_finetune.distillation.loss import DistillationLoss, DistillationTargets
 from hf_finetune.distillation.training_rows import (
     LOGITS,
@@ -72,7 +72,7 @@ class DistillationTrainer(ClassifierTrainer):
         self.teaching = teaching
         self.recorder: FeatureRecorder | None = None
         if features is not None:
-            self.recorder = FeatureRecorder(model, features.required, skip=features.skip)
+            self.recorder = FeatureRecorder(model, features.required)
             # As a part of the model while it trains: optimizer, clipping, processes and checkpoints then know its
             # weights.
             comparing = nn.ModuleDict({str(place): module for place, module in features.losses.items()})

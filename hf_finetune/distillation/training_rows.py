@@ -1,6 +1,6 @@
-"""Training rows with what a teacher has of them: its logits, and the embeddings or states of tokens that losses need.
+"""Training rows together with the teacher's logits, embeddings and hidden states of them, as columns.
 
-Legend: N training rows, B rows of a forward pass, T tokens, C classes, D width, K numbers of a token.
+Legend: N training rows, B rows of a forward pass, T tokens, C classes, D width, K values of a token.
 """
 
 from __future__ import annotations
@@ -14,44 +14,43 @@ import torch
 from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.inputs import Columns, EpochRows
 
-# What every column of the teacher's begins with.
 TEACHER = "teacher_"
+"""Prefix of the teacher's columns."""
 LOGITS = f"{TEACHER}logits"
 TOKENS = f"{TEACHER}tokens"
-"""The column of the teacher's states of tokens (B, T, K), see `distillation.cache.hidden_states`."""
+"""Column of the teacher's hidden states (B, T, K), see `distillation.cache.hidden_states`."""
 
 
 class TeacherColumn(Protocol):
-    """What a teacher has of N rows, which need not be in memory together."""
+    """Values of N rows by the teacher, which need not be in memory together."""
 
     def __len__(self) -> int:
-        """N."""
+        """Return N."""
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Return what it has of the rows of these numbers (B,)."""
+        """Return the values of the rows of these numbers (B,)."""
 
 
 TeacherColumns = Mapping[str, TeacherColumn]
 ColumnsOfViews = Callable[[AugmentedRows], TeacherColumns]
-"""`the epoch's views -> what the teacher has of all of them, by column`"""
+"""Computes the teacher's columns of an epoch's views."""
 
 
 def embedding_column(pooling: str) -> str:
-    """Name the column of the teacher's embeddings (B, D), pooled so."""
+    """Return the name of the column of the teacher's embeddings (B, D) of a pooling."""
     return f"{TEACHER}embedding_{pooling}"
 
 
 class DistillationRows(EpochRows):
-    """Training rows, each with what its teacher has of it.
+    """Training rows with the teacher's columns.
 
     Args:
-        rows: the rows, or views of them.
-        columns: of the same rows: the logits (N, C), and perhaps embeddings (N, D) and states of tokens (N, T, K).
+        columns: the teacher's logits (N, C), and perhaps embeddings (N, D) and hidden states (N, T, K).
     """
 
     def __init__(self, rows: EpochRows, columns: TeacherColumns) -> None:
         self.rows, self.columns = rows, columns
-        assert all(len(rows) == len(column) for column in columns.values()), "a row without the teacher's"
+        assert all(len(rows) == len(column) for column in columns.values()), "a row without the teacher's values"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,17 +59,14 @@ class DistillationRows(EpochRows):
         return {name: column[0] for name, column in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> Columns:
-        return {
-            **self.rows.__getitems__(indices),
-            **{name: column[np.asarray(indices)] for name, column in self.columns.items()},
-        }
+        teacher = {name: column[np.asarray(indices)] for name, column in self.columns.items()}
+        return {**self.rows.__getitems__(indices), **teacher}
 
 
 class DistillationViews(EpochRows):
-    """The epoch's views of training rows, each with what the teacher has of that view, computed as the epoch begins.
+    """An epoch's views of training rows with the teacher's columns, which are computed as the epoch begins.
 
     Args:
-        views: of the rows.
         columns_of: computes the teacher's columns.
     """
 
@@ -79,7 +75,7 @@ class DistillationViews(EpochRows):
         self.rows: DistillationRows | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose views come next."""
+        """Choose the epoch of the next views."""
         super().set_epoch(epoch)
         self.views.set_epoch(epoch)
         self.rows = DistillationRows(self.views, self.columns_of(self.views))
@@ -95,10 +91,9 @@ class DistillationViews(EpochRows):
 def collate_with_teacher(
     collate: Callable[[Columns], dict[str, torch.Tensor]], batch: Columns
 ) -> dict[str, torch.Tensor]:
-    """Collate a batch for training, and the teacher's columns beside it.
+    """Collate a batch of rows with the teacher's columns.
 
     Args:
-        collate: makes the tensors, see `data.inputs.with_labels`.
-        batch: of `DistillationRows` or `DistillationViews`.
+        collate: makes the tensors of the student's inputs and labels, see `data.inputs.with_labels`.
     """
     return {**collate(batch), **{name: torch.from_numpy(x) for name, x in batch.items() if name.startswith(TEACHER)}}

@@ -1,4 +1,4 @@
-"""Numbers of an operation that change over the training: a weight that grows, a temperature that falls."""
+"""Numbers that change over the training: a weight that grows, a temperature that falls."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ T = TypeVar("T")
 
 @configclass
 class Ramp:
-    """From one number at the first optimizer step to another at the last."""
+    """A number that moves from `start` at the first optimizer step to `end` at the last."""
 
     start: float
-    """At the first step."""
+    """Value at the first step."""
     end: float
-    """At the last step."""
+    """Value at the last step."""
     form: Literal["linear", "cosine"] = "linear"
-    """linear: by as much in every step; cosine: slowly at both ends."""
+    """linear: by the same amount in every step; cosine: slowly at both ends."""
 
     def at(self, progress: float) -> float:
-        """The number after this share of the training, from 0 to 1."""
+        """Return the number after this share of the training, from 0 to 1."""
         share = progress if self.form == "linear" else (1 - math.cos(math.pi * progress)) / 2
         return self.start + share * (self.end - self.start)
 
 
 def _from_flag(arguments: list[str]) -> float | Ramp:
     start, *rest = arguments[0].split(":")
-    if not rest:
-        return float(start)
     match rest:
+        case []:
+            return float(start)
         case [end] | [end, "linear"]:
             return Ramp(float(start), float(end))
         case [end, "cosine"]:
@@ -57,26 +57,30 @@ Number = Annotated[
         str_from_instance=_to_flag,
     ),
 ]
-"""A number, or what changes it; on the command line 0.5, or 1:0.1, or 1:0.1:cosine."""
+"""A number or its schedule; on the command line 0.5, 1:0.1 or 1:0.1:cosine."""
 Weight = Annotated[Number, Check(lambda number: min(ends_of(number)) >= 0, "0 or more")]
 Temperature = Annotated[Number, Check(lambda number: min(ends_of(number)) > 0, "a number above 0")]
 
 
 def ends_of(number: Number) -> tuple[float, ...]:
-    """The numbers between which it stays."""
+    """Return the values between which a number moves."""
     return (number.start, number.end) if isinstance(number, Ramp) else (number,)
 
 
-def constant(number: Number) -> float:
-    """The number of an operation that `settled` has given."""
+def fixed(number: Number) -> float:
+    """Return a number of a loss that comes from `at_progress`, so that it is no `Ramp` any more."""
     assert not isinstance(number, Ramp)
     return number
 
 
-def settled(operation: T, progress: float) -> T:
-    """The frozen dataclass `operation` as it is after this share of the training: every `Ramp` among its fields a
-    number."""
-    assert dataclasses.is_dataclass(operation) and not isinstance(operation, type)
-    fields = ((f.name, getattr(operation, f.name)) for f in dataclasses.fields(operation))
-    ramps: dict[str, Any] = {name: ramp.at(progress) for name, ramp in fields if isinstance(ramp, Ramp)}
-    return dataclasses.replace(operation, **ramps) if ramps else operation
+def at_progress(loss: T, progress: float) -> T:
+    """Return a loss with each `Ramp` among its fields replaced by its value at this share of the training.
+
+    Args:
+        loss: a frozen dataclass.
+        progress: from 0 to 1.
+    """
+    assert dataclasses.is_dataclass(loss) and not isinstance(loss, type)
+    fields = ((f.name, getattr(loss, f.name)) for f in dataclasses.fields(loss))
+    values: dict[str, Any] = {name: value.at(progress) for name, value in fields if isinstance(value, Ramp)}
+    return dataclasses.replace(loss, **values) if values else loss

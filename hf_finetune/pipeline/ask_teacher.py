@@ -15,10 +15,10 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.data.provenance import teacher_overlaps
 from hf_finetune.distillation import report
 from hf_finetune.distillation.config import Distill, LogitKind
-from hf_finetune.distillation.feature_loss import FeatureDistillation
 from hf_finetune.distillation.features import layer_search
 from hf_finetune.distillation.features.layer_search import LayerMap
-from hf_finetune.distillation.features.teacher_features import feature_distillation
+from hf_finetune.distillation.features.pair import NetworkPair
+from hf_finetune.distillation.features.teacher_features import FeatureDistillation, feature_distillation
 from hf_finetune.distillation.predictions import TeacherPredictions, predict_rows
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.pipeline.context import PreparedRun, RunContext
@@ -57,6 +57,16 @@ def teachers_of(context: RunContext, splits: Splits) -> Teachers | None:
     )
 
 
+def network_pair(run: PreparedRun) -> NetworkPair:
+    """Return the student and its only teacher, whose features are compared.
+
+    Raises:
+        InputError: the teacher is no network.
+    """
+    assert run.teachers is not None, "a teacher's features are compared"
+    return NetworkPair(run.model.network, run.data.inputs, run.teachers.network)
+
+
 def search_layers(run: PreparedRun, train_rows: Dataset) -> list[LayerMap]:
     """Which layers of student and teacher go together; the main process decides for all.
 
@@ -68,14 +78,8 @@ def search_layers(run: PreparedRun, train_rows: Dataset) -> list[LayerMap]:
     """
     layer_maps: list[Any] = [None]
     if PartialState().is_main_process:
-        assert run.teachers is not None, "a teacher's layers are searched"
         layer_maps[0] = layer_search.search_layers(
-            run.teachers.network,
-            run.recipe.distillation_kinds,
-            run.data.inputs,
-            run.model.network,
-            train_rows,
-            seed=run.recipe.train.seed,
+            network_pair(run), run.recipe.distillation_kinds, train_rows, seed=run.recipe.train.seed
         )
     return broadcast_object_list(layer_maps)[0]
 
@@ -102,10 +106,8 @@ def ask_teacher(
             predictions = predict_rows(teachers.members, rows, budget_gb=budget_gb, online=online)
             if run.recipe.compares_features:
                 features = feature_distillation(
-                    teachers.network,
+                    network_pair(run),
                     layer_search.with_layers(run.recipe.distillation_kinds, layer_maps),
-                    run.data.inputs,
-                    run.model.network,
                     splits.train,
                     seed=run.recipe.train.seed,
                     budget_gb=budget_gb,

@@ -17,6 +17,7 @@ from hf_finetune.models.kernels.dropout import drops_out
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.peft.compatibility import virtual_tokens
 from hf_finetune.models.processors import position_limit
+from hf_finetune.pipeline.ask_teacher import network_pair
 from hf_finetune.pipeline.batching import micro_batch, step_batches
 from hf_finetune.pipeline.build_model import with_adapter
 from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData
@@ -147,10 +148,7 @@ def _check_distillation(run: PreparedRun) -> None:
     """Refuse a teacher whose hidden states cannot be compared with the student's, or rows compared with none."""
     recipe, context = run.recipe, run.context
     if recipe.compares_features:
-        assert run.teachers is not None, "a teacher's hidden states are compared"
-        check_features(
-            run.teachers.network, recipe.distillation_kinds, run.data.inputs, run.model.network, run.data.splits.train
-        )
+        check_features(network_pair(run), recipe.distillation_kinds, run.data.splits.train)
     if context.compares_rows and recipe.batching.token_budget is None and micro_batch(run).rows < 2:
         raise InputError(
             "objective.kinds: expected no RelationalKD and Contrastive here: a forward pass has one row, and no other "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from hf_finetune.distillation.weight_schedules import Number, Ramp, ends_of, settled
+from hf_finetune.distillation.weight_schedules import Number, Ramp, at_progress, ends_of
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ def test_by_hand() -> None:
     assert [Ramp(3.0, 0.0, "cosine").at(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([3.0, 1.5, 0.0])
 
 
-def test_settled() -> None:
-    assert settled(Operation(Ramp(0.0, 1.0)), 0.5) == Operation(0.5)
+def test_at_progress() -> None:
+    assert at_progress(Operation(Ramp(0.0, 1.0)), 0.5) == Operation(0.5)
     same = Operation()
-    assert settled(same, 0.5) is same
+    assert at_progress(same, 0.5) is same
     assert ends_of(Ramp(0.0, 2.0)) == (0.0, 2.0) and ends_of(0.5) == (0.5,)

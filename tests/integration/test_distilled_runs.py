@@ -141,8 +141,8 @@ def test_what_a_run_says_of_its_teacher(
     assert found["name"] == "roberta" and found["retention"] == pytest.approx(own / accuracy)
     assert found["difference"]["value"] == pytest.approx(own - accuracy)
     assert result["time"]["teacher_s"] > 0
-    assert any("its classes stand in another order than the data's; they are matched" in n for n in result["notes"])
-    assert "roberta: its classes stand in another order" in card
+    assert any("its classes have another order than the data's; they are matched" in n for n in result["notes"])
+    assert "roberta: its classes have another order" in card
     assert "taught by `roberta`" in card and "- Against its teacher `roberta`, whose accuracy is " in card
     kinds = "SoftTargets(temperature=3.0), HardLabel(weight=0.1), MatchLogits(weight=0.1), DecoupledKD(weight=0.1)"
     assert f"| objective.kinds | `{kinds}` |" in card and "| objective.teacher | `roberta` |" in card

@@ -1,10 +1,10 @@
-"""A teacher's states of tokens in the disk cache: of every row as many as it has tokens, read where they lie.
+"""A teacher's hidden states in the disk cache: as many of each row as it has tokens, memory-mapped.
 
-In float16, half the size: what a loss compares moves by less than a thousandth of itself. A run that computes the
-states uses them as they are cached, so that the next one trains the same.
+They are stored in float16, which changes what a loss compares by less than a thousandth. The run that computes them
+reads them from the cache, too, so that the next run trains the same.
 
-Legend: N rows, n rows of a chunk, B rows of a batch, T tokens of the longest of them, t tokens of a chunk, K numbers of
-a token, D width.
+Legend: N rows, n rows of a chunk, B rows of a batch, T tokens of the longest of them, t tokens of a chunk, K values of
+a token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_finetune.distillation.cache.chunks import cached_chunks, chunks_of
+from hf_finetune.distillation.cache.chunks import ChunkCache, chunks_of
 from hf_finetune.distillation.features.recorder import PROJECTIONS
 from hf_finetune.distillation.losses.base import Features, RequiredFeatures
 from hf_finetune.utils import disk_cache
@@ -25,27 +25,27 @@ from hf_finetune.utils import disk_cache
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """What of a token stands side by side."""
+    """The order of a token's features in the cache."""
 
     hidden: tuple[int, ...]
-    """The layers after which its state, 0 the embeddings."""
+    """Layers whose hidden states are cached; 0: the embeddings."""
     attention: tuple[int, ...]
-    """The layers, counted from 1, whose query, key and value."""
+    """Layers whose queries, keys and values are cached, counted from 1."""
     width: int
-    """D, of each of them."""
+    """Width of each of them."""
 
     @classmethod
     def of(cls, required: RequiredFeatures, width: int) -> TokenLayout:
-        """Lay out the features of tokens, by their layers."""
+        """Order the features of tokens by their layers."""
         return cls(tuple(sorted(required.hidden)), tuple(sorted(required.attention)), width)
 
     @property
-    def numbers(self) -> int:
-        """K."""
+    def values(self) -> int:
+        """Values of a token, K."""
         return self.width * (len(self.hidden) + len(PROJECTIONS) * len(self.attention))
 
     def join(self, features: Features) -> torch.Tensor:
-        """Put the features of each token side by side (B, T, K)."""
+        """Concatenate the features of each token (B, T, K)."""
         parts = [features.hidden[layer] for layer in self.hidden]
         parts += [features.attention[layer][name] for layer in self.attention for name in PROJECTIONS]
         return torch.cat(parts, -1)
@@ -59,18 +59,18 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class CachedTokens:
-    """States of the tokens of N rows, in chunks that are memory-mapped."""
+    """Hidden states of the tokens of N rows, in memory-mapped chunks of rows."""
 
     chunks: Sequence[np.ndarray]
-    """Shape (t, K), float16, row after row."""
+    """Arrays (t, K), float16, row after row."""
     tokens_N: np.ndarray
-    """Of each row."""
+    """Number of tokens of each row."""
     size: int
     """Rows of a chunk."""
 
     @cached_property
     def starts_N(self) -> np.ndarray:
-        """Of each row, its first token within its chunk."""
+        """Index of each row's first token within its chunk."""
         before_N = np.cumsum(self.tokens_N) - self.tokens_N
         return before_N - before_N[np.arange(len(self)) // self.size * self.size]
 
@@ -78,12 +78,12 @@ class CachedTokens:
         return len(self.tokens_N)
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Return the states (B, T, K), float16: each row's tokens, and zeros behind them."""
+        """Return the hidden states of rows (B, T, K), float16, with zeros behind each row's tokens."""
         rows = np.asarray(rows)
         states_BTK = np.zeros((len(rows), int(self.tokens_N[rows].max()), self.chunks[0].shape[1]), dtype=np.float16)
-        for place, row in enumerate(rows):
+        for states_TK, row in zip(states_BTK, rows, strict=True):
             start, tokens = self.starts_N[row], self.tokens_N[row]
-            states_BTK[place, :tokens] = self.chunks[row // self.size][start : start + tokens]
+            states_TK[:tokens] = self.chunks[row // self.size][start : start + tokens]
         return states_BTK
 
 
@@ -92,32 +92,36 @@ def cached_tokens(
     tokens_N: np.ndarray,
     compute: Callable[[np.ndarray], np.ndarray],
     *,
-    numbers: int,
+    values: int,
     size: int,
     budget_gb: float,
 ) -> CachedTokens:
-    """Return the states where an earlier run left them, else computed and cached.
+    """Return the hidden states of rows, and compute and cache those that no earlier run has cached.
 
     Args:
-        key: what the states depend on, as JSON has it.
-        tokens_N: of each row.
-        compute: `numbers of rows (n,) -> states of their tokens (t, K), float16`, row after row.
-        numbers: K.
-        size: rows of a chunk; what a killed run may lose.
+        key: what the states depend on, as JSON values.
+        tokens_N: number of tokens of each row.
+        compute: `row numbers (n,) -> hidden states of their tokens (t, K), float16`, row after row.
+        values: K.
+        size: rows of a chunk, at most so many of which a killed run loses.
         budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
 
     Raises:
-        CacheUnavailable: there is no room for them, or float16 cannot hold one.
+        CacheUnavailable: there is no room, or a state is too large for float16.
     """
     chunks = chunks_of(len(tokens_N), size)
-    shapes = [(int(tokens_N[row_numbers].sum()), numbers) for row_numbers in chunks]
 
     def compute_finite(i: int) -> np.ndarray:
         states_tK = compute(chunks[i])
         if not np.isfinite(states_tK).all():
-            raise disk_cache.CacheUnavailable(f"a state is larger than {np.finfo(np.float16).max:.0f}")
+            raise disk_cache.CacheUnavailable(f"a hidden state is larger than {np.finfo(np.float16).max:.0f}")
         return states_tK
 
-    name, half = f"the teacher's states of the tokens of {len(tokens_N)} rows", np.dtype(np.float16)
-    arrays, _ = cached_chunks({**key, "size": size}, shapes, half, compute_finite, name=name, budget_gb=budget_gb)
+    cache = ChunkCache(
+        {**key, "size": size},
+        [(int(tokens_N[numbers].sum()), values) for numbers in chunks],
+        np.dtype(np.float16),
+        f"the teacher's hidden states of {len(tokens_N)} rows",
+    )
+    arrays, _ = cache.load(compute_finite, budget_gb=budget_gb)
     return CachedTokens(arrays, tokens_N, size)

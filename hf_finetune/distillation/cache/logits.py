@@ -1,10 +1,10 @@
-"""Logits, and embeddings, in the disk cache: computed chunk by chunk, and read where they lie.
+"""A teacher's logits, or embeddings, in the disk cache: computed chunk by chunk, and memory-mapped.
 
-Up to `MANY` classes the logits themselves are cached, in float32. Of more classes the `TOP` likeliest of each row, as
-logarithms of their probabilities in float16, and the probability that is left, which counts as spread evenly over the
-other classes: no probability is then off by more than 5e-4 for the rounding, and the likeliest class stays the
-likeliest. A loss that compares every logit by itself (`needs_all_logits`) has all of them cached. A run that computes
-the logits uses them as they are cached, so that the next one trains the same.
+With up to `MANY` classes the logits themselves are cached, in float32. With more, the `TOP` most likely classes of each
+row are: the logarithms of their probabilities in float16, and the probability of all others, which counts as spread
+evenly over them. Rounding changes no probability by more than 5e-4, and the predicted class stays the same. All logits
+are cached for a loss that compares each of them (`needs_all_logits`). The run that computes them reads them from the
+cache, too, so that the next run trains the same.
 
 Legend: N rows, n rows of a chunk, B rows of a batch, C classes, K = `TOP`.
 """
@@ -19,14 +19,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hf_finetune.distillation.cache.chunks import cached_chunks, chunks_of
+from hf_finetune.distillation.cache.chunks import ChunkCache, chunks_of
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils.disk_cache import CacheUnavailable
 
 logger = logging.getLogger("hf_finetune.run")
 
-# 500 classes of a million rows in float32 are 2 GB; 64 likeliest of them with their numbers are 0.26 GB.
+# 500 classes of a million rows in float32 are 2 GB; the 64 most likely of them with their indices are 0.26 GB.
 MANY, TOP = 512, 64
 
 
@@ -34,7 +34,7 @@ class Logits(Protocol):
     """Logits of N rows, which need not be in memory together."""
 
     def __len__(self) -> int:
-        """N."""
+        """Return N."""
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
         """Return the logits (B, C), float32, of the rows of these numbers (B,)."""
@@ -42,14 +42,14 @@ class Logits(Protocol):
 
 @dataclass(frozen=True)
 class CachedLogits:
-    """Logits in chunks, memory-mapped where they lie on the disk."""
+    """Logits in memory-mapped chunks of rows."""
 
     chunks: Sequence[np.ndarray]
-    """As `pack` gives them, one after another."""
+    """Arrays from `pack`, in order."""
     classes: int
-    """Of the chunks."""
+    """Classes of the chunks."""
     columns_C: tuple[int, ...]
-    """Which of these classes are read, in this order."""
+    """Indices of the classes to read, in order."""
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -60,7 +60,7 @@ class CachedLogits:
         return int(self.starts[-1])
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """See `Logits`."""
+        """Return the logits (B, C), float32, of the rows of these numbers (B,)."""
         rows = np.asarray(rows)
         chunk_B = np.searchsorted(self.starts, rows, side="right") - 1
         logits_BC = np.empty((len(rows), len(self.columns_C)), dtype=np.float32)
@@ -78,49 +78,50 @@ def cached_logits(
     *,
     classes: int,
     size: int,
-    name: str,
+    teacher: str,
+    split: str,
     budget_gb: float,
-    whole: bool = False,
+    all_logits: bool = False,
 ) -> tuple[CachedLogits, bool]:
-    """Return logits where an earlier run left them, else computed and cached.
+    """Return the logits of rows, and compute and cache those that no earlier run has cached.
 
     Args:
-        key: what they depend on, as JSON has it.
+        key: what they depend on, as JSON values.
         rows: N.
-        compute: `numbers of rows (n,) -> logits (n, C)`.
-        classes: C, of all that are computed.
-        size: rows of a chunk; what a killed run may lose.
-        name: of the rows, for the log.
+        compute: `row numbers (n,) -> logits (n, C)`.
+        classes: C.
+        size: rows of a chunk, at most so many of which a killed run loses.
+        teacher, split: names for messages.
         budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
-        whole: cache all logits of many classes, and not the likeliest alone.
+        all_logits: cache all logits also with many classes.
 
     Returns:
-        The logits, of all classes in their order, and whether all were cached.
+        The logits of all classes, and whether all were cached.
+
+    Raises:
+        InputError: a logit is not finite.
     """
-    # Of few classes it is the same either way, and one cache.
-    key = {**key, "size": size} | ({"whole": True} if whole and classes > MANY else {})
-    encode = partial(np.asarray, dtype=np.float32) if whole else pack
+    # With few classes all logits are cached either way, under one key.
+    key = {**key, "size": size} | ({"whole": True} if all_logits and classes > MANY else {})
+    encode = partial(np.asarray, dtype=np.float32) if all_logits else pack
     chunks, record = chunks_of(rows, size), encode(np.zeros((1, classes), dtype=np.float32))
     shapes = [(len(numbers), *record.shape[1:]) for numbers in chunks]
-    # Once, also where the disk is full in the end.
-    compute_chunk = cache(lambda i: encode(compute(chunks[i])))
-    title = f"the teacher's predictions of {rows} {name} rows"
+    # Cached in memory, so that no chunk is computed twice if the disk is full in the end.
+    compute_chunk = cache(lambda i: encode(_finite(compute(chunks[i]), chunks[i], teacher, split)))
+    store = ChunkCache(key, shapes, record.dtype, f"the teacher's predictions of {rows} {split} rows")
     try:
-        arrays, cached = cached_chunks(key, shapes, record.dtype, compute_chunk, name=title, budget_gb=budget_gb)
+        arrays, cached = store.load(compute_chunk, budget_gb=budget_gb)
     except CacheUnavailable as reason:
         logger.warning("the teacher's predictions are not cached for a later run: %s", reason)
         arrays, cached = [compute_chunk(i) for i in range(len(chunks))], False
     return CachedLogits(arrays, classes, tuple(range(classes))), cached
 
 
-def check_finite(logits_nC: np.ndarray, numbers: np.ndarray, teacher: str, split: str) -> np.ndarray:
-    """Return logits of the rows of these numbers as they are.
-
-    Raises:
-        InputError: one is no number, or infinite: nothing could be learned from it, and it would be cached.
-    """
-    if not np.isfinite(logits_nC).all():
-        first = int(np.flatnonzero(~np.isfinite(logits_nC).all(axis=1))[0])
+def _finite(logits_nC: np.ndarray, numbers: np.ndarray, teacher: str, split: str) -> np.ndarray:
+    """Return the logits, or refuse a row whose logits are not finite: nothing could be learned from it."""
+    is_finite_n = np.isfinite(logits_nC).all(axis=1)
+    if not is_finite_n.all():
+        first = int(is_finite_n.argmin())
         values = ", ".join(f"{v:.3g}" for v in logits_nC[first][:5])
         raise InputError(
             f"objective.teacher: {teacher}: its prediction of row {numbers[first] + 1} of {split} is not finite "
@@ -130,8 +131,12 @@ def check_finite(logits_nC: np.ndarray, numbers: np.ndarray, teacher: str, split
 
 
 def pack(logits_nC: np.ndarray) -> np.ndarray:
-    """Return logits as they are cached: themselves, float32 (n, C); or of more than `MANY` classes records (n,) of
-    `log_p`, float16 (K + 1,), the likeliest first and what is left last, and `classes` (K,)."""
+    """Return what is cached of logits.
+
+    Returns:
+        With up to `MANY` classes the logits (n, C), float32; with more, records (n,) of `log_p` (K + 1,), float16, the
+        most likely class first and the rest last, and `classes` (K,).
+    """
     logits_nC = np.asarray(logits_nC, dtype=np.float32)
     classes = logits_nC.shape[1]
     if classes <= MANY:
@@ -142,19 +147,18 @@ def pack(logits_nC: np.ndarray) -> np.ndarray:
     packed_n = np.empty(len(logits_nC), record)
     p_nK = np.concatenate([p_nC[:, :TOP], p_nC[:, TOP:].sum(axis=1, keepdims=True)], axis=1)
     log_p_nK = np.log(np.maximum(p_nK, np.finfo(np.float64).tiny)).astype(np.float16)
-    # Rounded, the second could be as likely as the first, which is the predicted class.
+    # After rounding the second class could be as likely as the first, the predicted one.
     log_p_nK[:, 1:TOP] = np.minimum(log_p_nK[:, 1:TOP], np.nextafter(log_p_nK[:, :1], np.float16(-np.inf)))
     packed_n["log_p"], packed_n["classes"] = log_p_nK, order_nC[:, :TOP]
     return packed_n
 
 
 def unpack(packed_n: np.ndarray, classes: int) -> np.ndarray:
-    """Return the logits (n, C), float32, of what `pack` gave."""
+    """Return the logits (n, C), float32, of an array from `pack`."""
     if packed_n.dtype.names is None:
         return packed_n
     log_p_nK = packed_n["log_p"].astype(np.float32)
-    # Of nearly uniform predictions the likeliest may have been rounded below the mean of the rest: it stays the
-    # likeliest.
+    # In a nearly uniform prediction rounding may have put the most likely class below the mean of the rest.
     below_n1 = np.nextafter(log_p_nK[:, :1], np.float32(-np.inf))
     rest_n1 = np.minimum(log_p_nK[:, TOP:] - np.log(np.float32(classes - TOP)), below_n1)
     logits_nC = np.repeat(rest_n1, classes, axis=1)

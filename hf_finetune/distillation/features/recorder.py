@@ -1,15 +1,15 @@
-"""Intermediate features of a network: hidden states, queries, keys and values, and embeddings, recorded by hooks.
+"""Record intermediate features of a network by hooks: hidden states, queries, keys and values, and embeddings.
 
-Queries and keys are taken where they are projected, so whatever kernel computes the attention, its maps can be told of
-them without its dropout. A layer with such a hook inside is left alone by `fused_layers`; the last layer must not be
-narrowed to the first token, see `narrow_last_layer`.
+Queries and keys are recorded where they are projected, so attention maps follow from them whatever kernel computes the
+attention, and without dropout. `fused_layers` skips a layer with such a hook; the last layer must not be narrowed to
+the first token, see `narrow_last_layer`.
 
-Legend: B rows, T tokens, D width, H heads.
+Legend: B rows, T tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
@@ -28,34 +28,35 @@ PROJECTIONS = ("query", "key", "value")
 
 
 class FeatureRecorder:
-    """Hooks on a classifier (through a PEFT model as well) until `close`; they are idle outside `recording`.
+    """Hooks on a classifier or its PEFT model; they are idle outside `recording`, and stay until `close`.
 
     Args:
-        required: the features that they record.
-        skip: how many of the first tokens are left out, those that stand before an image's patches.
+        required: the features to record.
     """
 
-    def __init__(self, model: PreTrainedModel, required: RequiredFeatures, *, skip: int = 0) -> None:
-        self.skip = skip
+    def __init__(self, model: PreTrainedModel, required: RequiredFeatures) -> None:
+        self.skip = required.skipped_tokens
         self._features: Features | None = None
         self._hooks = []
-        layers = encoder_layers(model) if required.hidden or required.attention else []
-        for number in sorted(required.hidden):
-            if number == 0:
-                self._hooks.append(layers[0].register_forward_pre_hook(self._record_embeddings))
+        layers = encoder_layers(model) if required.has_tokens else []
+        for layer in sorted(required.hidden):
+            hook = self._hook(partial(self._record_hidden, layer))
+            if layer == 0:
+                self._hooks.append(layers[0].register_forward_pre_hook(hook))
             else:
-                self._hooks.append(layers[number - 1].register_forward_hook(partial(self._record_hidden, number)))
-        for number in sorted(required.attention):
-            for name, module in zip(PROJECTIONS, _projections(layers[number - 1]), strict=True):
-                self._hooks.append(module.register_forward_hook(partial(self._record_projection, number, name)))
+                self._hooks.append(layers[layer - 1].register_forward_hook(hook))
+        for layer in sorted(required.attention):
+            for name, module in zip(PROJECTIONS, _projections(layers[layer - 1]), strict=True):
+                hook = self._hook(partial(self._record_projection, layer, name))
+                self._hooks.append(module.register_forward_hook(hook))
         if required.poolings:
             specs = {pooling: pooling_spec(model.config, pooling, 1) for pooling in sorted(required.poolings)}
             self._pools = {pooling: Pool(spec, 0) for pooling, spec in specs.items()}
-            self._hooks.append(encoder(model).register_forward_hook(self._record_pooled))
+            self._hooks.append(encoder(model).register_forward_hook(self._hook(self._record_pooled)))
 
     @contextmanager
     def recording(self, inputs: dict[str, Any]) -> Iterator[Features]:
-        """Fill in the features of the one forward pass that is made of these inputs."""
+        """Fill in the features of one forward pass of these inputs."""
         self._features = features = Features(inputs.get("attention_mask"))
         try:
             yield features
@@ -63,36 +64,35 @@ class FeatureRecorder:
             self._features = None
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
-    def _record_embeddings(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if self._features is not None:
-            self._features.hidden[0] = inputs[0][:, self.skip :]
+    def _hook(self, record: Callable[[Features, Any], None]) -> Callable[..., None]:
+        """Return a hook, forward or pre-forward, that records a module's output or inputs."""
 
-    def _record_hidden(self, number: int, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        if self._features is not None:
-            after_BTD = output[0] if isinstance(output, tuple) else output
-            self._features.hidden[number] = after_BTD[:, self.skip :]
+        def hook(_: nn.Module, *tensors: Any) -> None:
+            if self._features is not None:
+                record(self._features, tensors[-1])
 
-    def _record_projection(
-        self, number: int, name: str, _: nn.Module, __: tuple[Any, ...], output_BTD: torch.Tensor
-    ) -> None:
-        if self._features is not None:
-            self._features.attention.setdefault(number, {})[name] = output_BTD[:, self.skip :]
+        return hook
 
-    def _record_pooled(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        if self._features is not None:
-            last_BTD = last_states(output.last_hidden_state, None, 1)
-            for pooling, pool in self._pools.items():
-                self._features.pooled[pooling] = pool(last_BTD, self._features.mask_BT)
+    def _record_hidden(self, layer: int, features: Features, states: Any) -> None:
+        states_BTD = states[0] if isinstance(states, tuple) else states
+        features.hidden[layer] = states_BTD[:, self.skip :]
+
+    def _record_projection(self, layer: int, name: str, features: Features, projected_BTD: torch.Tensor) -> None:
+        features.attention.setdefault(layer, {})[name] = projected_BTD[:, self.skip :]
+
+    def _record_pooled(self, features: Features, output: Any) -> None:
+        last_BTD = last_states(output.last_hidden_state, None, 1)
+        features.pooled = {pooling: pool(last_BTD, features.mask_BT) for pooling, pool in self._pools.items()}
 
 
 def embeddings(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], poolings: Collection[Pooling]
 ) -> dict[Pooling, torch.Tensor]:
-    """Embeddings (B, D) of a batch, whatever its last layer was narrowed to."""
+    """Compute the embeddings (B, D) of a batch, also if the last layer is narrowed to the first token."""
     recorder = FeatureRecorder(model, RequiredFeatures(poolings=frozenset(poolings)))
     with closing(recorder), all_tokens(model), recorder.recording(inputs) as features:
         model(**inputs)
@@ -108,12 +108,12 @@ class EmbeddingModel(nn.Module):
         self.train(model.training)
 
     def forward(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
-        """`logits` are embeddings (B, D)."""
+        """Return the embeddings (B, D) as `logits`."""
         return SequenceClassifierOutput(logits=embeddings(self.model, inputs, (self.pooling,))[self.pooling])
 
 
 def _projections(layer: nn.Module) -> list[nn.Module]:
-    """What makes queries, keys and values in a layer of a family of `PROJECTED_ATTENTION`."""
+    """Return the projections to queries, keys and values in a layer of a family of `AttentionRelations`."""
     for module in layer.modules():
         if names := query_key_value(module):
             return [module.get_submodule(name) for name in names]

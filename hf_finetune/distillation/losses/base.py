@@ -1,31 +1,32 @@
-"""The features of a student and of its teacher that losses compare: cheap to import.
+"""The contract of distillation losses, and the features that they compare: cheap to import.
 
-Legend: B rows, T tokens, D width.
+To add a loss, subclass `LogitLoss`, `EmbeddingLoss` or `TokenLoss` in a module beside this one, and name the class in
+its union in `distillation.config`.
+
+Legend: B rows, C classes, T tokens, D width.
 """
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
+from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.errors import InputError
-from hf_finetune.models.families import FAMILIES, names_where
+from hf_finetune.models.families import FAMILIES, names_where, width_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
     from transformers import PreTrainedConfig
 
 Pooling: TypeAlias = Literal["mean", "cls"]
-LayerPairs: TypeAlias = tuple[tuple[int, int], ...]
-"""Layers (student's, teacher's), counted from 1; 0 are the embeddings."""
 
-# Attention is the softmax of queries times keys, and nothing is added.
-PLAIN_ATTENTION = names_where(lambda family: family.one_width and family.attention == "plain")
-# Positions are added to the scores, but a layer has queries, keys and values.
-PROJECTED_ATTENTION = names_where(lambda family: family.one_width and family.attention is not None)
-# One layer after the other, all of one width.
-UNIFORM_LAYERS = names_where(lambda family: family.one_width)
+POOLED = names_where(lambda family: family.head is not None)
+WITH_FIRST_TOKEN = tuple(name for name in POOLED if not FAMILIES[name].staged)
+PROJECTION = "projection"
 
 
 class Networks(NamedTuple):
@@ -35,30 +36,42 @@ class Networks(NamedTuple):
     teacher: PreTrainedConfig
 
     @property
-    def layers(self) -> tuple[int, int]:
-        """How many layers each has."""
+    def num_layers(self) -> tuple[int, int]:
+        """Layers of each network."""
         return self.student.num_hidden_layers, self.teacher.num_hidden_layers
 
     @property
-    def heads(self) -> tuple[int, int]:
-        """How many attention heads each has."""
+    def num_heads(self) -> tuple[int, int]:
+        """Attention heads of each network."""
         return self.student.num_attention_heads, self.teacher.num_attention_heads
 
-    def check_families(self, kind: object, families: tuple[str, ...], feature: str) -> None:
+    def initial_projection(self, generator: Generator) -> Tensor:
+        """Draw a projection (teacher's width, student's width) of the student's states.
+
+        For equal widths it is the identity, as suits a student made of layers of its teacher; else normal, with a
+        variance that keeps the size of the states.
+        """
+        import torch
+
+        student, teacher = map(width_of, self)
+        drawn = torch.randn(teacher, student, generator=generator) / math.sqrt(student)
+        return torch.eye(student) if student == teacher else drawn
+
+    def check_families(self, loss: object, families: tuple[str, ...], requirement: str) -> None:
         """Refuse a network of another family.
 
         Args:
-            kind: what compares the two.
-            families: those that have the feature.
-            feature: a sentence up to its "in".
+            loss: compares the two networks.
+            families: have the features that it compares.
+            requirement: says so, in a sentence up to its "in".
 
         Raises:
             InputError: naming the families.
         """
         for role, config in self._asdict().items():
             if config.model_type not in families:
-                known, name = ", ".join(families), type(kind).__name__
-                raise InputError(f"{name} of the {role}: {feature} in {known}, not in {config.model_type}")
+                known, name = ", ".join(families), type(loss).__name__
+                raise InputError(f"{name} of the {role}: {requirement} in {known}, not in {config.model_type}")
 
 
 @dataclass(frozen=True)
@@ -66,11 +79,13 @@ class RequiredFeatures:
     """The features that losses need of one network."""
 
     hidden: frozenset[int] = frozenset()
-    """The layers, counted from 1, after which the states of all tokens; 0: the embeddings."""
+    """Layers whose hidden states are compared, counted from 1; 0: the embeddings."""
     attention: frozenset[int] = frozenset()
-    """The layers, counted from 1, whose queries, keys and values."""
+    """Layers whose queries, keys and values are compared, counted from 1."""
     poolings: frozenset[Pooling] = frozenset()
-    """Embeddings of the rows."""
+    """Poolings of the last hidden states into an embedding of each row."""
+    skipped_tokens: int = 0
+    """Leading tokens without hidden states or attention here: those before an image's patches."""
 
     def __or__(self, other: RequiredFeatures) -> RequiredFeatures:
         """Return the features that either needs."""
@@ -79,13 +94,13 @@ class RequiredFeatures:
         )
 
     @property
-    def of_tokens(self) -> RequiredFeatures:
-        """Those of tokens, without the embeddings."""
-        return RequiredFeatures(self.hidden, self.attention)
+    def has_tokens(self) -> bool:
+        """Whether features of single tokens are among them."""
+        return bool(self.hidden or self.attention)
 
 
 Required: TypeAlias = tuple[RequiredFeatures, RequiredFeatures]
-"""Of the student, and of the teacher."""
+"""Features of the student, and of the teacher."""
 
 
 @dataclass
@@ -93,9 +108,9 @@ class Features:
     """The features of one forward pass."""
 
     mask_BT: Tensor | None = None
-    """0 for padding; None: there is none."""
+    """0 for padding; None: no padding."""
     hidden: dict[int, Tensor] = field(default_factory=dict)
-    """Shape (B, T, D) after each layer, counted from 1; 0: of the embeddings."""
+    """Hidden states (B, T, D) by layer, counted from 1; 0: the embeddings."""
     attention: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     """`query`, `key` and `value` (B, T, D) by layer, counted from 1, all heads side by side."""
     pooled: dict[Pooling, Tensor] = field(default_factory=dict)
@@ -104,17 +119,17 @@ class Features:
 
 @dataclass(frozen=True)
 class FeaturePair:
-    """The features of a student and its teacher for the same rows, with the weights that it takes to compare them."""
+    """The features of a student and its teacher for the same rows, with the weights of the loss."""
 
     student: Features
     teacher: Features
     networks: Networks
     weights: Mapping[str, Tensor]
-    """Those of the kind's `initial_weights`, as they are at this step."""
+    """The current values of `FeatureLoss.initial_weights`."""
 
     @property
     def mask_BT(self) -> Tensor | None:
-        """Of the student's tokens; the teacher reads the same ones."""
+        """0 for padding; the two networks read the same tokens."""
         return self.student.mask_BT
 
     def project(self, x: Tensor, name: str) -> Tensor:
@@ -124,61 +139,94 @@ class FeaturePair:
         return F.linear(x.float(), self.weights[name])
 
 
-def required_embeddings(kind: object, pooling: Pooling, networks: Networks) -> Required:
-    """Return the same embeddings of the student and of the teacher.
+class LogitLoss(ABC):
+    """A loss between the logits of a student and its teacher."""
 
-    Args:
-        kind: what compares them.
+    weight: Weight
+    """Factor of the loss in the sum of all losses."""
+    needs_all_logits: ClassVar[bool] = False
+    """Whether it depends on the exact logits of unlikely classes, see `distillation.cache.logits`."""
 
-    Raises:
-        InputError: one of the two has none.
+    @abstractmethod
+    def __call__(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
+        """Compute the loss of each row (B,), in float32.
+
+        Args:
+            student_BC: logits of the data's classes, in their order.
+            teacher_BC: logits of the same classes.
+            labels_B: class indices; the teacher's prediction for a row without a label.
+        """
+
+
+class FeatureLoss(ABC):
+    """A loss between intermediate features, with weights of its own that train with the student."""
+
+    weight: Weight
+    """Factor of the loss in the sum of all losses."""
+
+    @abstractmethod
+    def required(self, networks: Networks) -> Required:
+        """Return the features that the loss needs of the student and of the teacher.
+
+        Raises:
+            InputError: a network does not have them.
+        """
+
+    def initial_weights(self, networks: Networks, generator: Generator) -> dict[str, Tensor]:
+        """Return the initial values of the loss's own weights, by name; none by default."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, pair: FeaturePair) -> Tensor:
+        """Compute the loss of each row (B,)."""
+
+
+class TokenLoss(FeatureLoss):
+    """A loss that compares token by token.
+
+    The teacher must read the same tokens as the student: texts through a tokenizer with the same tokens, or images cut
+    into as many patches.
     """
-    pooled = names_where(lambda family: family.head is not None)
-    networks.check_families(kind, pooled, "rows are read")
-    if pooling == "cls":
-        with_token = tuple(name for name in pooled if not FAMILIES[name].staged)
-        networks.check_families(kind, with_token, "a first token stands for a row (pooling mean reads all of it)")
-    required = RequiredFeatures(poolings=frozenset({pooling}))
-    return required, required
+
+    families: ClassVar[tuple[str, ...]]
+    """Model types that have the features."""
+    requirement: ClassVar[str]
+    """What they have, see `Networks.check_families`."""
 
 
-def layer_pairs(layers: str | LayerPairs, networks: Networks, *, lowest: int) -> LayerPairs:
-    """Return the pairs of layers that go together; of a learned map the student's are those of a uniform one.
+class EmbeddingLoss(FeatureLoss):
+    """A loss between one embedding of each row by the student and by the teacher."""
 
-    Args:
-        layers: uniform, last, learned, or pairs.
-        lowest: the first layer that there is: 0 where the embeddings count as one.
+    pooling: Pooling
+    compares_rows: ClassVar[bool] = False
+    """Whether the loss of a row depends on the other rows of its forward pass."""
+    projects: ClassVar[bool] = True
+    """Whether the student's embeddings are projected onto the teacher's width, where the two differ."""
 
-    Raises:
-        InputError: a pair of a layer that there is not.
-    """
-    assert layers != "searched", "they are searched before training, see layer_search.with_layers"
-    student, teacher = networks.layers
-    if layers == "last":
-        return ((student, teacher),)
-    if isinstance(layers, str):
-        # Rounded up: every layer of the student has one, the last the last.
-        return tuple((layer, -(-layer * teacher // student)) for layer in range(1, student + 1))
-    for pair in layers:
-        for number, most, role in zip(pair, networks.layers, networks._fields, strict=True):
-            if not lowest <= number <= most:
-                raise InputError(f"the {role} has the layers {lowest} to {most}, not {number} (of the pair {pair})")
-    return layers
+    @abstractmethod
+    def compare(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+        """Compute the loss of each row (B,) between embeddings, of the same width if the loss projects."""
 
+    def required(self, networks: Networks) -> Required:
+        """Return the same embeddings of both networks.
 
-def compared_layers(
-    layers: str | LayerPairs, networks: Networks, *, lowest: int
-) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the layers of the student that are compared, and of the teacher; all where they are to be searched.
+        Raises:
+            InputError: a network has none.
+        """
+        networks.check_families(self, POOLED, "rows are pooled")
+        if self.pooling == "cls":
+            networks.check_families(self, WITH_FIRST_TOKEN, "a first token stands for a row (else take pooling mean)")
+        required = RequiredFeatures(poolings=frozenset({self.pooling}))
+        return required, required
 
-    Args:
-        layers, lowest: see `layer_pairs`.
+    def initial_weights(self, networks: Networks, generator: Generator) -> dict[str, Tensor]:
+        """Return a projection where the loss needs one."""
+        needed = self.projects and width_of(networks.student) != width_of(networks.teacher)
+        return {PROJECTION: networks.initial_projection(generator)} if needed else {}
 
-    Raises:
-        InputError: see `layer_pairs`.
-    """
-    every, teachers_every = (frozenset(range(1, count + 1)) for count in networks.layers)
-    if layers == "searched":
-        return every, teachers_every
-    student, teacher = zip(*layer_pairs(layers, networks, lowest=lowest), strict=True)
-    return frozenset(student), teachers_every if layers == "learned" else frozenset(teacher)
+    def __call__(self, pair: FeaturePair) -> Tensor:
+        """Compute the loss of each row (B,)."""
+        student_BD = pair.student.pooled[self.pooling]
+        if pair.weights:
+            student_BD = pair.project(student_BD, PROJECTION)
+        return self.compare(student_BD, pair.teacher.pooled[self.pooling])

@@ -5,9 +5,10 @@ Legend: B rows, C classes, O = C - 1 other classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from hf_finetune.distillation.weight_schedules import Temperature, Weight, constant
+from hf_finetune.distillation.losses.base import LogitLoss
+from hf_finetune.distillation.weight_schedules import Temperature, Weight, fixed
 from hf_finetune.utils.config import NonNegative, configclass
 
 if TYPE_CHECKING:
@@ -15,32 +16,30 @@ if TYPE_CHECKING:
 
 
 @configclass
-class DecoupledKD:
-    """Soft targets in two parts: how likely the label is, and how likely each other class is among the others
-    (arXiv:2203.08679). Of a row without a label, the class that the teacher predicts."""
+class DecoupledKD(LogitLoss):
+    """Soft targets in two parts: the probability of the label, and the distribution over the other classes
+    (arXiv:2203.08679). An example without a label takes the teacher's predicted class."""
 
     temperature: Temperature = 4.0
-    """As of SoftTargets."""
+    """As in SoftTargets."""
     alpha: NonNegative = 1.0
     """Weight of the first part."""
     beta: NonNegative = 8.0
-    """Weight of the second part, which a sure teacher would otherwise hardly tell; it is 0 where there are two
-    classes."""
+    """Weight of the second part, which soft targets nearly suppress where the teacher is confident. With two classes
+    this part is 0."""
     weight: Weight = 0.5
-    """How much both count; Ramp(start, end) changes it over the training."""
-
-    needs_all_logits: ClassVar[bool] = False
+    """Weight of both parts together; Ramp(start, end) changes it over the training."""
 
     def __call__(self, student_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """Compute T^2 (alpha target + beta others) of each row (B,), in float32.
 
-        target is KL(teacher || student) of "the label or another class", others that among the other classes alone.
-        Soft targets are target + (1 - p) others, p the teacher's probability of the label: the surer the teacher, the
-        less it tells of the others.
+        target is KL(teacher || student) over "the label or another class", others the same over the other classes
+        alone. Soft targets are target + (1 - p) others, p the teacher's probability of the label: the more confident
+        the teacher, the less they say about the others.
         """
         from hf_finetune.distillation.losses.functional import kl_divergence
 
-        temperature = constant(self.temperature)
+        temperature = fixed(self.temperature)
         target_B2, others_BO = _parts(student_BC.float() / temperature, labels_B)
         teacher_target_B2, teacher_others_BO = _parts(teacher_BC.float() / temperature, labels_B)
         target_B = kl_divergence(teacher_target_B2, target_B2)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from hf_finetune.distillation.losses.base import Pooling
+from hf_finetune.distillation.losses.base import EmbeddingLoss, Pooling
 from hf_finetune.distillation.weight_schedules import Weight
 from hf_finetune.utils.config import configclass
 
@@ -13,19 +13,16 @@ if TYPE_CHECKING:
 
 
 @configclass
-class Embedding:
-    """The direction of a row's embedding, by the cosine; projected where the widths differ."""
+class Embedding(EmbeddingLoss):
+    """Match the direction of each example's embedding, by the cosine; projected where the widths differ."""
 
     pooling: Pooling = "mean"
-    """What stands for a row: the mean of its last states, or that of the first token."""
+    """Embedding of an example. mean: the mean of its last hidden states; cls: that of its first token."""
     weight: Weight = 0.5
-    """How much it counts; Ramp(start, end) changes it over the training."""
+    """Weight of the loss; Ramp(start, end) changes it over the training."""
 
-    compares_rows: ClassVar[bool] = False
-    compares_features: ClassVar[bool] = True
-
-    def __call__(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-        """Compute 1 minus the cosine of each row's embeddings (B,): 0 where they point the same way, 2 at most."""
+    def compare(self, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+        """Compute 1 minus the cosine of each row's embeddings (B,): 0 for the same direction, 2 for opposite ones."""
         from torch.nn import functional as F
 
         from hf_finetune.training.losses.contrastive import at_least_float32

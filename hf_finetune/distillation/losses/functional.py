@@ -1,6 +1,6 @@
-"""What several distillation losses compute: divergences, attention maps, means over tokens, projections.
+"""Functions that several distillation losses share: divergences, attention maps, means over tokens.
 
-Nothing flows back into what is the teacher's. All is computed in float32 at least.
+All compute in float32 or better.
 
 Legend: B rows, T tokens, D width, H heads, E width of a head.
 """
@@ -12,11 +12,10 @@ import math
 import torch
 from torch.nn import functional as F
 
-from hf_finetune.distillation.losses.base import Features, Networks
-from hf_finetune.models.families import width_of
+from hf_finetune.distillation.losses.base import Features
 from hf_finetune.training.losses.contrastive import at_least_float32
 
-# Score of a token that is padding: its share of the softmax is exactly 0, and no gradient is infinite.
+# Attention score of padding: its softmax is exactly 0, and no gradient is infinite.
 PADDING = -1e9
 
 
@@ -26,10 +25,10 @@ def kl_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
 
 
 def mean_over_tokens(x_BT: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    """Mean over each row's own tokens (B,): long and short rows count the same, and padding not at all.
+    """Compute the mean over each row's tokens (B,), without padding.
 
     Args:
-        mask_BT: 0 for padding; None: there is none.
+        mask_BT: 0 for padding; None: no padding.
     """
     if mask_BT is None:
         return x_BT.mean(-1)
@@ -40,7 +39,7 @@ def mean_over_tokens(x_BT: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.
 def squared_difference(
     student_BTD: torch.Tensor, teacher_BTD: torch.Tensor, mask_BT: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Squared difference of each token's state (B,), the mean over features and tokens."""
+    """Compute the squared difference of hidden states (B,), the mean over features and tokens."""
     squares_BTD = (at_least_float32(student_BTD) - at_least_float32(teacher_BTD)).square()
     return mean_over_tokens(squares_BTD.mean(-1), mask_BT)
 
@@ -48,16 +47,16 @@ def squared_difference(
 def log_attention(
     query_BTD: torch.Tensor, key_BTD: torch.Tensor, mask_BT: torch.Tensor | None = None, *, heads: int
 ) -> torch.Tensor:
-    """Compute logarithms of scaled dot-product attention: how much each token attends to each other one.
+    """Compute the logarithm of scaled dot-product attention: how much each token attends to each other token.
 
     Args:
-        query_BTD: all heads side by side, D a multiple of `heads`; likewise the keys. The same tensor twice gives
-            MiniLMv2's relation of a layer's queries, keys or values among themselves (arXiv:2012.15828).
-        mask_BT: 0 for padding, to which nobody attends; None: there is none.
+        query_BTD, key_BTD: all heads side by side, D a multiple of `heads`. The same tensor twice gives MiniLMv2's
+            relation among a layer's queries, keys or values (arXiv:2012.15828).
+        mask_BT: 0 for padding, to which no token attends; None: no padding.
         heads: H.
 
     Returns:
-        Shape (B, H, T, T), the last axis over the tokens that are attended to.
+        Shape (B, H, T, T), normalized over the last axis.
     """
     query_BHTE, key_BHTE = (
         at_least_float32(x).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query_BTD, key_BTD)
@@ -69,7 +68,7 @@ def log_attention(
 
 
 def log_attention_map(features: Features, layer: int, heads: int) -> torch.Tensor:
-    """Compute the logarithms of the attention map of a layer, see `log_attention`."""
+    """Compute the logarithm of the attention map of a layer, see `log_attention`."""
     projected = features.attention[layer]
     return log_attention(projected["query"], projected["key"], features.mask_BT, heads=heads)
 
@@ -77,13 +76,11 @@ def log_attention_map(features: Features, layer: int, heads: int) -> torch.Tenso
 def attention_kl(
     student_BHTT: torch.Tensor, teacher_BHTT: torch.Tensor, mask_BT: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Compute KL(teacher || student) of what each token attends to (B,), the mean over heads and tokens, in nats.
-
-    As in arXiv:2002.10957.
+    """Compute KL(teacher || student) of attention (B,), the mean over heads and tokens, in nats (arXiv:2002.10957).
 
     Args:
-        student_BHTT: see `log_attention`; likewise the teacher's.
-        mask_BT: 0 for padding; None: there is none.
+        student_BHTT, teacher_BHTT: see `log_attention`.
+        mask_BT: 0 for padding; None: no padding.
     """
     return mean_over_tokens(kl_divergence(teacher_BHTT, student_BHTT).mean(1), mask_BT)
 
@@ -91,29 +88,18 @@ def attention_kl(
 def attention_mse(
     student_BHTT: torch.Tensor, teacher_BHTT: torch.Tensor, mask_BT: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Squared difference of the attention's probabilities (B,), 2 at most, the mean over heads and tokens.
+    """Compute the squared difference of attention probabilities (B,), 2 at most, the mean over heads and tokens.
 
-    The sum over the tokens attended to, because the probabilities of a token share a mass of 1: their mean would shrink
-    with the length of the row.
+    It is summed over the last axis, whose probabilities share a mass of 1: their mean would shrink with the length of
+    the row.
 
     Args:
-        student_BHTT: see `log_attention`; likewise the teacher's.
-        mask_BT: 0 for padding; None: there is none.
+        student_BHTT, teacher_BHTT: see `log_attention`.
+        mask_BT: 0 for padding; None: no padding.
     """
     return mean_over_tokens((student_BHTT.exp() - teacher_BHTT.exp()).square().sum(-1).mean(1), mask_BT)
 
 
 def mean_over_heads(log_BHTT: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the mean probability over the heads, shape (B, 1, T, T)."""
+    """Compute the logarithm of the mean probability over the heads, shape (B, 1, T, T)."""
     return log_BHTT.logsumexp(1, keepdim=True) - math.log(log_BHTT.shape[1])
-
-
-def initial_projection(networks: Networks, generator: torch.Generator) -> torch.Tensor:
-    """Draw a linear map (teacher's width, student's width) from the student's states onto the teacher's.
-
-    It begins as the identity where the widths are the same, as for a student that was cut out of its teacher; else with
-    normal weights that keep the size of what they are given.
-    """
-    student, teacher = map(width_of, networks)
-    drawn = torch.randn(teacher, student, generator=generator) / math.sqrt(student)
-    return torch.eye(student) if student == teacher else drawn

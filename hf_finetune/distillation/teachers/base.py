@@ -1,4 +1,8 @@
-"""What all teachers of a run have in common: their contract, and classes in the order of the data's."""
+"""The contract of teachers, and the order of their classes.
+
+A teacher is a trained classifier (`network`), a scikit-learn pipeline (`sklearn_pipeline`) or a file of precomputed
+predictions (`precomputed`); `loading` tells them apart by name.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from hf_finetune.utils.messages import quoted
 
 
 class Teacher(Protocol):
-    """What predicts the classes of the data."""
+    """Predicts the classes of the data."""
 
     @property
     def name(self) -> str:
@@ -24,66 +28,64 @@ class Teacher(Protocol):
 
     @property
     def weights(self) -> str:
-        """SHA-256 of what its predictions of the same rows depend on."""
+        """SHA-256 of everything that its predictions of given rows depend on."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What its user should know."""
+        """Notes for the user."""
 
     def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
-        """Refuse rows that it cannot predict as the run will ask for it.
+        """Refuse rows that it cannot predict.
 
         Args:
-            student: turns rows into the student's inputs.
+            student: encodes rows for the student.
             augment: operations that change the training rows.
-            online: whether they make views of them in every epoch.
+            online: whether they change the rows in every epoch.
 
         Raises:
             InputError: naming the field and the remedy.
         """
 
     def predict(self, rows: Dataset | AugmentedRows, split: str, *, budget_gb: float) -> tuple[Logits, bool]:
-        """Return the logits (N, C), float32, of all rows, and whether they were cached; those that were not are now.
+        """Return the logits (N, C), float32, of all rows, and whether all were cached before.
 
         Args:
-            rows: canonical rows; or augmented ones, of which the views of their epoch.
-            split: what the rows are called.
+            rows: canonical rows, or the views of an epoch.
+            split: name of the rows, for messages.
             budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
         """
 
 
 def class_columns(labels: Sequence[str], teacher_labels: Sequence[str], *, owner: str) -> tuple[int, ...]:
-    """Return the place of each of the data's classes among those of a teacher, whose order may be another.
+    """Return the index of each of the data's classes among the teacher's, matched by name.
 
     Args:
-        labels: names of the data's classes.
-        teacher_labels: names of the teacher's.
+        labels: class names of the data.
+        teacher_labels: class names of the teacher, in any order.
         owner: the teacher, for messages.
 
     Raises:
-        InputError: these are not the same classes, or two of the teacher's have one name.
+        InputError: the classes differ, or two of the teacher's have the same name.
     """
     if len(set(teacher_labels)) < len(teacher_labels):
         repeated = [name for i, name in enumerate(teacher_labels) if name in teacher_labels[:i]]
         raise InputError(
-            f"objective.teacher: expected another name for each class, got {owner}, which has {quoted(repeated)} more "
-            "than once; name them apart (id2label in its config.json)"
+            f"expected another name for each class, got {owner}, which has {quoted(repeated)} more than once; rename "
+            "them (id2label in its config.json)"
         )
-    places = {name: i for i, name in enumerate(teacher_labels)}
-    missing = [name for name in labels if name not in places]
-    unknown = [name for name in teacher_labels if name not in set(labels)]
+    missing = [name for name in labels if name not in teacher_labels]
+    unknown = [name for name in teacher_labels if name not in labels]
     if missing or unknown:
         faults = [f"lacks {quoted(missing)}"] * bool(missing) + [f"has {quoted(unknown)} besides"] * bool(unknown)
         raise InputError(
-            f"objective.teacher: expected a classifier of the data's {len(labels)} classes, got {owner}, which "
-            f"{' and '.join(faults)}; train one on these classes, or name them alike (id2label in its config.json)"
+            f"expected a classifier of the data's {len(labels)} classes, got {owner}, which {' and '.join(faults)}; "
+            "train one on these classes, or give its classes the same names (id2label in its config.json)"
         )
-    return tuple(places[name] for name in labels)
+    return tuple(map(list(teacher_labels).index, labels))
 
 
 def order_notes(name: str, columns_C: tuple[int, ...]) -> tuple[str, ...]:
-    """Note that a teacher's classes stand in another order than the data's: by position it would teach other
-    classes."""
+    """Return a note on a teacher whose classes have another order than the data's."""
     if columns_C == tuple(range(len(columns_C))):
         return ()
-    return (f"{name}: its classes stand in another order than the data's; they are matched by name",)
+    return (f"{name}: its classes have another order than the data's; they are matched by name",)

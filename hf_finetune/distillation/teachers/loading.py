@@ -1,7 +1,4 @@
-"""The teachers of a run: what they have in common, and how they are loaded.
-
-A teacher is a finished classifier, a scikit-learn pipeline, or predictions from elsewhere.
-"""
+"""Load the teachers of a run by their names."""
 
 from __future__ import annotations
 
@@ -21,14 +18,14 @@ from hf_finetune.utils import hashing
 
 @dataclass
 class Teachers:
-    """A run's teachers: loaded when they are first needed, and again when they are needed after `release`."""
+    """A run's teachers: loaded on first use, and again on the next use after `release`."""
 
     names: tuple[str, ...]
-    """Each a run's folder, a classifier's, a Hub id, a .skops file, or precomputed predictions."""
+    """Folders of runs or classifiers, Hub ids, .skops files, or precomputed predictions."""
     labels: tuple[str, ...]
-    """Names of the data's classes. A teacher's may have another order."""
+    """Class names of the data. A teacher may have another order."""
     kind: Literal["text", "image"]
-    """What the data are."""
+    """Kind of the data."""
     trust_remote_code: bool = False
     precision: Precision = "float32"
     """See `NetworkTeacher`."""
@@ -38,11 +35,11 @@ class Teachers:
 
     @property
     def members(self) -> tuple[Teacher, ...]:
-        """The teachers, in memory.
+        """The teachers, loaded.
 
         Raises:
-            InputError: there is no such classifier, it reads the other kind of rows, or it tells other classes apart;
-                bf16 on a device without it; or see `read_precomputed` and `read_sklearn`.
+            InputError: a teacher cannot be loaded, reads the other kind of data, or has other classes; bf16 is chosen
+                on a device without it.
         """
         if self._members is None:
             self._members = tuple(map(self._load, self.names))
@@ -58,35 +55,37 @@ class Teachers:
         (teacher,) = self.members
         if not isinstance(teacher, NetworkTeacher):
             raise InputError(
-                f"objective.kinds: expected kinds of the teacher's predictions (SoftTargets) beside {teacher.name}, "
-                "which is no network to look into"
+                f"objective.kinds: expected losses on the teacher's logits (SoftTargets) beside {teacher.name}, which "
+                "is no network with features"
             )
         return teacher
 
     def release(self) -> None:
-        """Give back the teachers' memory."""
+        """Free the teachers' memory."""
         self._members = None
 
     @property
     def weights(self) -> str:
-        """What the predictions of all together depend on."""
+        """SHA-256 of everything that their joint predictions depend on."""
         return combined_weights([teacher.weights for teacher in self.members])
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user of these teachers should know."""
+        """Notes for the user."""
         notes = [note for teacher in self.members for note in teacher.notes]
         if self.precision != "float32" and not any(isinstance(teacher, NetworkTeacher) for teacher in self.members):
-            notes.append(f"objective.teacher_precision has no effect here: {self.names[0]} is no network that computes")
+            notes.append(f"objective.teacher_precision has no effect here: {self.names[0]} is no network")
         return tuple(notes)
 
     def _load(self, name: str) -> Teacher:
-        if is_precomputed(name):
-            return read_precomputed(name, self.labels)
-        if is_sklearn(name):
-            if self.kind != "text":
-                raise self._other_kind(name, "text")
-            return read_sklearn(name, self.labels, all_logits=self.all_logits)
+        try:
+            if is_precomputed(name):
+                return read_precomputed(name, self.labels)
+            if is_sklearn(name):
+                self._check_kind(name, "text")
+                return read_sklearn(name, self.labels, all_logits=self.all_logits)
+        except InputError as error:
+            raise InputError(f"objective.teacher: {error}") from error
         return self._load_network(name)
 
     def _load_network(self, name: str) -> NetworkTeacher:
@@ -98,17 +97,17 @@ class Teachers:
             )
         try:
             classifier = load_trained(name, trust_remote_code=self.trust_remote_code)
+            self._check_kind(name, classifier.kind)
+            columns_C = class_columns(self.labels, classifier.labels, owner=name)
         except InputError as error:
             raise InputError(f"objective.teacher: {error}") from error
-        if classifier.kind != self.kind:
-            raise self._other_kind(name, classifier.kind)
-        columns_C = class_columns(self.labels, classifier.labels, owner=name)
         return NetworkTeacher(name, classifier, columns_C, self.precision, self.all_logits)
 
-    def _other_kind(self, name: str, kind: str) -> InputError:
-        return InputError(f"objective.teacher: expected a classifier of {self.kind}s, got {name}, which reads {kind}s")
+    def _check_kind(self, name: str, kind: str) -> None:
+        if kind != self.kind:
+            raise InputError(f"expected a classifier of {self.kind}s, got {name}, which reads {kind}s")
 
 
 def combined_weights(weights: Sequence[str]) -> str:
-    """What the predictions of teachers together depend on, by the weights of each: of one, its own."""
+    """Return the SHA-256 of teachers' weights together; of a single teacher, its own."""
     return weights[0] if len(weights) == 1 else hashing.of_json(list(weights))

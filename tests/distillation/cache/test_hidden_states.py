@@ -24,7 +24,7 @@ def states(rows: np.ndarray) -> np.ndarray:
 
 
 def cached(key: dict, compute=states, **fields) -> CachedTokens:
-    return cached_tokens(key, TOKENS, compute, **{"numbers": 2, "size": 2, "budget_gb": 1.0, **fields})
+    return cached_tokens(key, TOKENS, compute, **{"values": 2, "size": 2, "budget_gb": 1.0, **fields})
 
 
 def test_rows_of_several_chunks_in_any_order() -> None:
@@ -57,7 +57,7 @@ def test_what_is_cached_is_not_computed_again() -> None:
 def test_what_finds_no_room_or_does_not_fit_float16() -> None:
     with pytest.raises(CacheUnavailable, match="cache"):
         cached({"a": 1}, budget_gb=1e-9)
-    with pytest.raises(CacheUnavailable, match="a state is larger than 65504"):
+    with pytest.raises(CacheUnavailable, match="larger than 65504"):
         cached({"a": 1}, lambda rows: np.full_like(states(rows), np.inf))
     computed = []
     cached({"a": 1}, lambda rows: computed.append(len(rows)) or states(rows))
@@ -66,7 +66,7 @@ def test_what_finds_no_room_or_does_not_fit_float16() -> None:
 
 def test_a_layout_gives_back_what_it_laid_out() -> None:
     layout = TokenLayout((0, 3), (2,), width=4)
-    assert layout.numbers == 20
+    assert layout.values == 20
     drawn = iter(torch.randn(8, 2, 5, 4, generator=torch.Generator().manual_seed(0)))
     mask = torch.ones(2, 5)
     features = Features(

@@ -37,7 +37,9 @@ class Compute:
 
 
 def cached(compute: Compute, *, budget_gb: float = 1.0, **parts: str) -> tuple[CachedLogits, bool]:
-    logits, is_cached = cached_logits(parts, 23, compute, classes=3, size=5, budget_gb=budget_gb, name="train")
+    logits, is_cached = cached_logits(
+        parts, 23, compute, classes=3, size=5, budget_gb=budget_gb, teacher="a", split="train"
+    )
     return replace(logits, columns_C=(2, 0, 1)), is_cached
 
 

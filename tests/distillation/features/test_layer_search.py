@@ -81,7 +81,7 @@ def test_states_of_tokens_that_are_no_padding() -> None:
     similarity = HiddenStateSimilarity(0)
     of_teacher = {1: theirs.flip(1), 2: theirs}
     similarity.add(Features(MASK, {1: own}), Features(MASK, of_teacher))
-    found = similarity.likeness()
+    found = similarity.similarity()
     assert found.shape == (1, 2) and found[0, 0] < 0.99 and found[0, 1] == pytest.approx(1.0)
 
 
@@ -119,4 +119,4 @@ def test_attention_by_hand() -> None:
     for _ in range(2):
         similarity.add(Features(attention={1: projected(flat[0])}), Features(attention={2: skewed, 1: opposite}))
     kl = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    assert similarity.likeness().tolist() == [[pytest.approx(0.0, abs=1e-6), pytest.approx(-kl / 2, abs=1e-6)]]
+    assert similarity.similarity().tolist() == [[pytest.approx(0.0, abs=1e-6), pytest.approx(-kl / 2, abs=1e-6)]]

@@ -11,16 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Embedding, FeatureKind, HiddenStates
-from hf_finetune.distillation.feature_loss import required_features
 from hf_finetune.distillation.features.recorder import EmbeddingModel, FeatureRecorder, embeddings
-from hf_finetune.distillation.losses.base import (
-    PLAIN_ATTENTION,
-    PROJECTED_ATTENTION,
-    UNIFORM_LAYERS,
-    Features,
-    Networks,
-    RequiredFeatures,
-)
+from hf_finetune.distillation.losses.base import Features, Networks, RequiredFeatures
 from hf_finetune.distillation.losses.functional import log_attention_map
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import tokens_before_patches
@@ -48,8 +40,8 @@ def made(folder: Path, family: str) -> tuple[PreTrainedModel, dict[str, torch.Te
     return load_classifier(str(checkpoint), task=task, labels=("no", "yes"), dropout=0.0, seed=0).model.eval(), batch
 
 
-def taken(model: nn.Module, batch: dict[str, torch.Tensor], required: RequiredFeatures, skip: int = 0) -> Features:
-    watch = FeatureRecorder(model, required, skip=skip)
+def taken(model: nn.Module, batch: dict[str, torch.Tensor], required: RequiredFeatures) -> Features:
+    watch = FeatureRecorder(model, required)
     model(**batch)
     with watch.recording(batch) as states:
         model(**batch)
@@ -64,7 +56,7 @@ def taken(model: nn.Module, batch: dict[str, torch.Tensor], required: RequiredFe
 def test_what_is_taken(tmp_path: Path, family: str) -> None:
     """States as `output_hidden_states` gives them (below the final norm, for the last of those that have one),
     attention as `output_attentions`, embeddings by hand."""
-    assert family in UNIFORM_LAYERS
+    assert family in HiddenStates.families
     model, batch = made(tmp_path, family)
     model.set_attn_implementation("eager")
     for name, parameter in model.named_parameters():
@@ -72,7 +64,7 @@ def test_what_is_taken(tmp_path: Path, family: str) -> None:
             # BEiT's begin at 0: nothing is added.
             torch.nn.init.normal_(parameter)
     expected = model(**batch, output_hidden_states=True, output_attentions=True)
-    layers = frozenset({1, 3}) if family in PROJECTED_ATTENTION else frozenset()
+    layers = frozenset({1, 3}) if family in AttentionRelations.families else frozenset()
     states = taken(model, batch, RequiredFeatures(ALL, layers, frozenset({"mean", "cls"})))
     assert len(states.hidden) == 4
     for layer, theirs in enumerate(expected.hidden_states[:-1]):
@@ -82,7 +74,7 @@ def test_what_is_taken(tmp_path: Path, family: str) -> None:
         of = states.attention[layer]
         found = log_attention_map(states, layer, model.config.num_attention_heads)
         close = torch.allclose(found.exp(), expected.attentions[layer - 1], atol=1e-6)
-        assert close == (family in PLAIN_ATTENTION)
+        assert close == (family in AttentionMaps.families)
         assert of["value"].shape == of["query"].shape and not torch.equal(of["value"], of["query"])
     last_BTD = model.base_model(**batch).last_hidden_state
     mask_BT1 = torch.ones(last_BTD.shape[:2]) if states.mask_BT is None else states.mask_BT
@@ -96,7 +88,7 @@ def test_tokens_before_the_patches_are_left_out(tmp_path: Path) -> None:
     """Sixteen patches of 8 pixels, behind CLS and two registers."""
     model, batch = made(tmp_path, "dinov2_with_registers")
     assert tokens_before_patches(model.config) == 3
-    states = taken(model, batch, RequiredFeatures(ALL, frozenset({2})), skip=3)
+    states = taken(model, batch, RequiredFeatures(ALL, frozenset({2}), skipped_tokens=3))
     assert {x.shape[1] for x in (*states.hidden.values(), *states.attention[2].values())} == {16}
     whole = taken(model, batch, RequiredFeatures(ALL))
     assert torch.equal(whole.hidden[1][:, 3:], states.hidden[1])
@@ -133,11 +125,11 @@ def test_a_layer_that_is_looked_into_is_not_fused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "kind", "reason"),
     [
-        ("mpnet", AttentionMaps(), "attention maps can be told of queries and keys in bert, "),
-        ("deberta-v2", AttentionRelations(), "queries, keys and values stand apart in .* not in deberta-v2"),
-        ("albert", HiddenStates(), "layers of one width follow one another in .* not in albert"),
+        ("mpnet", AttentionMaps(), "attention maps .* in bert, "),
+        ("deberta-v2", AttentionRelations(), "queries, keys and values .* not in deberta-v2"),
+        ("albert", HiddenStates(), "layers of one width .* not in albert"),
         ("swin", Embedding("cls"), "a first token stands for a row .* not in swin"),
-        ("poolformer", Embedding(), "rows are read in bert, .* not in poolformer"),
+        ("poolformer", Embedding(), "rows are pooled in bert, .* not in poolformer"),
     ],
 )
 def test_families_without_a_feature(family: str, kind: FeatureKind, reason: str) -> None:
@@ -145,4 +137,4 @@ def test_families_without_a_feature(family: str, kind: FeatureKind, reason: str)
     known.model_type, other.model_type = "bert", family
     for networks, role in ((Networks(other, known), "student"), (Networks(known, other), "teacher")):
         with pytest.raises(InputError, match=f"^{type(kind).__name__} of the {role}: {reason}"):
-            required_features(kind, networks)
+            kind.required(networks)

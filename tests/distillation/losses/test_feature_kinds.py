@@ -26,10 +26,11 @@ from hf_finetune.distillation.config import (
     RelationalKD,
     TokenKind,
 )
-from hf_finetune.distillation.feature_loss import FeatureDistillation, FeatureLoss, required_features
 from hf_finetune.distillation.features.recorder import FeatureRecorder, embeddings
-from hf_finetune.distillation.loss import DistillationLoss
-from hf_finetune.distillation.losses.base import Features, Networks, layer_pairs
+from hf_finetune.distillation.features.teacher_features import FeatureDistillation
+from hf_finetune.distillation.loss import DistillationLoss, FeatureLossModule
+from hf_finetune.distillation.losses.base import FeatureLoss, Features, Networks, RequiredFeatures
+from hf_finetune.distillation.losses.layers import layer_pairs
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.distillation.training_rows import embedding_column
 from hf_finetune.distillation.weight_schedules import Ramp
@@ -46,7 +47,7 @@ def config(layers: int, width: int = 4, heads: int = 2) -> SimpleNamespace:
 
 
 def compared(kind: FeatureKind, networks: Networks, student: Features, teacher: Features) -> list[float]:
-    module = FeatureLoss(kind, networks, torch.Generator().manual_seed(0))
+    module = FeatureLossModule(kind, networks, torch.Generator().manual_seed(0))
     return module(student, teacher, 0.0).tolist()
 
 
@@ -81,7 +82,7 @@ def test_a_learned_map_by_hand() -> None:
     1."""
     zero, four = torch.zeros(1, 2, 4), torch.full((1, 2, 4), 4.0)
     networks, kind = Networks(config(1), config(2)), HiddenStates("learned")
-    module = FeatureLoss(kind, networks, torch.Generator())
+    module = FeatureLossModule(kind, networks, torch.Generator())
     student, teacher = Features(hidden={0: zero, 1: zero}), Features(hidden={0: four, 1: zero, 2: four})
     assert module(student, teacher, 0.0).tolist() == [4.0]
     with torch.no_grad():
@@ -93,7 +94,7 @@ def test_projections_between_widths() -> None:
     """Of another width: drawn by the seed, and small enough to keep the size; rows of relations need none."""
     networks = Networks(config(1, width=400), config(1, width=300))
     one, same, other = (
-        FeatureLoss(HiddenStates("last"), networks, torch.Generator().manual_seed(seed))
+        FeatureLossModule(HiddenStates("last"), networks, torch.Generator().manual_seed(seed))
         .weights["projection_0"]
         .detach()
         for seed in (0, 0, 1)
@@ -101,9 +102,9 @@ def test_projections_between_widths() -> None:
     assert one.shape == (300, 400) and torch.equal(one, same) and not torch.equal(one, other)
     assert float((one @ torch.ones(400)).std()) == pytest.approx(1.0, abs=0.15)
     of_rows = (Embedding(), Contrastive(), RelationalKD())
-    sizes = [sum(p.numel() for p in FeatureLoss(k, networks, torch.Generator()).parameters()) for k in of_rows]
+    sizes = [sum(p.numel() for p in FeatureLossModule(k, networks, torch.Generator()).parameters()) for k in of_rows]
     assert sizes == [120_000, 120_000, 0]
-    assert not list(FeatureLoss(Embedding(), Networks(config(1), config(3)), torch.Generator()).parameters())
+    assert not list(FeatureLossModule(Embedding(), Networks(config(1), config(3)), torch.Generator()).parameters())
 
 
 def test_attention_of_other_heads_is_compared_by_the_mean() -> None:
@@ -145,24 +146,46 @@ def test_rows_among_one_another() -> None:
     assert parts[2] == pytest.approx([2 * d + 3 * a for d, a in zip(*parts[:2], strict=True)])
     assert min(map(sum, parts)) > 0
     kind = Contrastive(Ramp(1.0, 0.5), "cls")
-    module = FeatureLoss(kind, Networks(config(1, 3), config(1, 3)), torch.Generator())
+    module = FeatureLossModule(kind, Networks(config(1, 3), config(1, 3)), torch.Generator())
     found = [module(student, student, progress).tolist() for progress in (0.0, 1.0)]
     assert [x[0] for x in found] == pytest.approx([np.log(1 + 2 / np.e), np.log(1 + 2 / np.e**2)])
 
 
+EVERY = [kind() for kind in (*get_args(TokenKind), *get_args(EmbeddingKind))]
+# The other embedding losses depend on how a step is cut into forward passes, which the tests of trainers vary.
 KINDS = (
     HiddenStates(weight=Ramp(0.0, 0.2)),
     HiddenStates("learned", 0.1),
-    AttentionMaps(),
-    AttentionRelations(relation_heads=4),
-    Embedding(),
+    *(kind for kind in EVERY if not isinstance(kind, HiddenStates) and not getattr(kind, "compares_rows", False)),
 )
 
 
-def test_every_kind_whose_rows_stand_alone_is_here() -> None:
-    """The others depend on how a step is cut into forward passes, which these tests vary."""
-    alone = [kind for kind in get_args(EmbeddingKind) if not kind.compares_rows]
-    assert {type(kind) for kind in KINDS} == {*get_args(TokenKind), *alone}
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: type(kind).__name__)
+def test_the_contract_of_feature_losses(kind: FeatureLoss) -> None:
+    """From the required features to one loss for each row, with gradients for the student and the loss's weights."""
+    networks, generator = Networks(config(2), config(4, width=8)), torch.Generator().manual_seed(0)
+
+    def features(required: RequiredFeatures, width: int) -> Features:
+        def states(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, width, generator=generator, requires_grad=True)
+
+        return Features(
+            torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 0]]),
+            {layer: states(3, 3) for layer in required.hidden},
+            {layer: {name: states(3, 3) for name in ("query", "key", "value")} for layer in required.attention},
+            {pooling: states(3) for pooling in required.poolings},
+        )
+
+    student, teacher = (
+        features(required, width) for required, width in zip(kind.required(networks), (4, 8), strict=True)
+    )
+    module = FeatureLossModule(kind, networks, generator)
+    losses = module(student, teacher, 0.0)
+    assert losses.shape == (3,) and losses.dtype == torch.float32 and (losses > 0).all()
+    losses.sum().backward()
+    assert all(weight.grad is not None for weight in module.parameters())
+    compared = [*student.hidden.values(), *(x["query"] for x in student.attention.values()), *student.pooled.values()]
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in compared)
 
 
 def student(
@@ -176,10 +199,8 @@ def student(
         tiny_text_checkpoint(checkpoint, "bert", seed=1, **shape)
     teacher = load_classifier(str(checkpoint), task="text-classification", labels=("no", "yes"), seed=1).model.eval()
     networks, rng = Networks(model.config, teacher.config), np.random.default_rng(0)
-    own, theirs = (
-        reduce(or_, side) for side in zip(*(required_features(kind, networks) for kind in kinds), strict=True)
-    )
-    watch = FeatureRecorder(teacher, theirs.of_tokens)
+    own, theirs = (reduce(or_, side) for side in zip(*(kind.required(networks) for kind in kinds), strict=True))
+    watch = FeatureRecorder(teacher, replace(theirs, poolings=frozenset()))
 
     def inside(batch: dict[str, torch.Tensor]) -> Features:
         given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
@@ -191,7 +212,7 @@ def student(
     insides = FeatureDistillation(
         own,
         theirs.poolings,
-        {place: FeatureLoss(kind, networks, generator) for place, kind in enumerate(kinds)},
+        {place: FeatureLossModule(kind, networks, generator) for place, kind in enumerate(kinds)},
         inside,
         {embedding_column("mean"): rng.normal(size=(len(setup.data.train), 48)).astype(np.float32)},
     )

@@ -23,7 +23,7 @@ MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
 
 def compared(kind: EmbeddingKind, student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
     """The loss between embeddings that need no projection."""
-    return kind(student_BD, teacher_BD)
+    return kind.compare(student_BD, teacher_BD)
 
 
 cosine = partial(compared, Embedding())

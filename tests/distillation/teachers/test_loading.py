@@ -128,7 +128,7 @@ def test_answers_that_are_no_numbers_are_refused_and_not_kept(tmp_path: Path, ow
             ("bad", "fine"),
             "expected a classifier of the data's 2 classes, got .*, which lacks 'good' and has 'fine' besides",
         ),
-        (("bad", "good", "mixed"), "which has 'mixed' besides; train one on these classes, or name them alike"),
+        (("bad", "good", "mixed"), "which has 'mixed' besides; train one on these classes, or "),
     ],
 )
 def test_other_classes_are_refused(tmp_path: Path, labels: tuple[str, ...], said: str) -> None:

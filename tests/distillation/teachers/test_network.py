@@ -70,9 +70,9 @@ def test_pairs_for_a_teacher_of_single_texts(folder: Path, caplog: pytest.LogCap
     pairs = Dataset.from_dict({**rows.to_dict(), "text_pair": rows["text"][:]})
     single = load(folder)
     predict_rows((single,), {"validation": rows}, budget_gb=1.0)
-    assert "these are pairs" not in caplog.text
+    assert "pairs of texts" not in caplog.text
     predict_rows((single,), {"validation": pairs}, budget_gb=1.0)
-    assert "roberta: these are pairs of texts, and nothing says that the teacher was trained on such" in caplog.text
+    assert "roberta: the data are pairs of texts" in caplog.text
 
 
 def test_loaded_once_until_released(folder: Path) -> None:

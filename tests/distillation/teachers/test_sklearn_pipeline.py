@@ -92,7 +92,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         (stored(tmp_path / "other.skops", fitted(("poor", "good"))), r"which lacks 'fine' and has 'good' besides"),
     ):
         with pytest.raises(InputError, match=rf"^objective.teacher: .*{said}"):
-            read_sklearn(name, ("poor", "fine"))
+            _ = Teachers((name,), ("poor", "fine"), "text").members
     with pytest.raises(InputError, match=r"numbers.skops: expected a pipeline that takes a list of texts"):
         read_sklearn(stored(tmp_path / "numbers.skops", numbers), ("poor", "fine")).logits(["a text"])
     with pytest.raises(InputError, match=r"expected a classifier of images, got .*words.skops, which reads texts"):
