@@ -123,8 +123,10 @@ def _examine_texts(
     tokenizer = None
     if checkpoint is not None:
         from hf_finetune.models.processors import load_tokenizer
+        from hf_finetune.models.safety import inspect_checkpoint
 
-        tokenizer = load_tokenizer(checkpoint, max_length=max_length, sample=examples.sides[0][:200])
+        local = inspect_checkpoint(checkpoint, need_weights=False)
+        tokenizer = load_tokenizer(local, max_length=max_length, sample=examples.sides[0][:200])
     findings, statistics = examine_texts(examples, max_length=max_length, tokenizer=tokenizer, sample=sample)
     repeats = find_duplicates(examples, near_duplicate_texts(examples))
     words = mark_table(_words(examples, sample))

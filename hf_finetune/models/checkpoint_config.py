@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,7 +20,7 @@ from transformers import (
 from hf_finetune.errors import InputError
 from hf_finetune.models.contexts import quiet
 from hf_finetune.models.from_config import check_buildable, resized
-from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
+from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.models.surgery.operations import SurgeryStep, config_after
 from hf_finetune.utils.messages import one_line
 
@@ -37,10 +36,8 @@ MODALITY = {
 }
 
 
-def load_config(
-    local: LocalCheckpoint, trust_remote_code: bool, from_config: Mapping[str, Any] | None = None
-) -> PreTrainedConfig:
-    """Load the config of an inspected checkpoint.
+def load_config(local: LocalCheckpoint, from_config: Mapping[str, Any] | None = None) -> PreTrainedConfig:
+    """Load the config of a checkpoint.
 
     Args:
         from_config: fields to change, see `from_config.resized`.
@@ -50,21 +47,21 @@ def load_config(
     """
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(local.folder, trust_remote_code=local.trust_remote_code)
     except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
         raise InputError(f"{local.name}: config.json cannot be used: {one_line(error, most=300)}") from error
     return config if from_config is None else resized(config, from_config)
 
 
 def classifier_config(
-    local: LocalCheckpoint, task: Task, trust_remote_code: bool, from_config: Mapping[str, Any] | None = None
+    local: LocalCheckpoint, task: Task, from_config: Mapping[str, Any] | None = None
 ) -> PreTrainedConfig:
     """Load the config of a checkpoint to be fine-tuned on `task`.
 
     Raises:
         InputError: see `load_config`; or the family has no classifier for this task.
     """
-    config = load_config(local, trust_remote_code, from_config)
+    config = load_config(local, from_config)
     name, kind, has_code = local.name, config.model_type, config.to_dict().get("auto_map")
     supported = [task for task, auto in AUTO_CLASS.items() if type(config) in auto._model_mapping]
     if not has_code and task not in supported:
@@ -85,13 +82,10 @@ def classifier_config(
 
 
 def check_config(
-    checkpoint: str | Path,
-    *,
-    from_config: Mapping[str, Any] | None = None,
-    surgery: Sequence[SurgeryStep] = (),
+    local: LocalCheckpoint,
     task: Task,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
+    surgery: Sequence[SurgeryStep] = (),
+    from_config: Mapping[str, Any] | None = None,
 ) -> None:
     """Check changed config fields and surgery against a checkpoint's config, before weights or data are read.
 
@@ -100,10 +94,7 @@ def check_config(
     """
     if from_config is None and not surgery:
         return
-    local = inspect_checkpoint(
-        checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=from_config is None
-    )
-    config = classifier_config(local, task, trust_remote_code, from_config)
+    config = classifier_config(local, task, from_config)
     if from_config is not None:
         check_buildable(config)
     config_after(config, surgery)
@@ -122,7 +113,7 @@ def meta_classifier(
     """
     if local.config.get("auto_map"):
         return None
-    config = load_config(local, False, from_config)
+    config = load_config(local, from_config)
     if type(config) not in AUTO_CLASS[task]._model_mapping:
         return None
     with torch.device("meta"):

@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from hf_finetune.models.checkpoint_weights import compare_weights
 from hf_finetune.models.contexts import quiet, seeded
 from hf_finetune.models.families import family_of
 from hf_finetune.models.modules import head_modules
-from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
+from hf_finetune.models.safety import LocalCheckpoint, first_line
 from hf_finetune.models.surgery.operations import SurgeryStep, apply_surgery, config_after
 from hf_finetune.utils.plain import short_repr
 
@@ -43,12 +42,10 @@ class Loaded:
 
 
 def load_classifier(
-    checkpoint: str | Path,
+    local: LocalCheckpoint,
     *,
     task: Task,
     labels: Sequence[str],
-    revision: str | None = None,
-    trust_remote_code: bool = False,
     dropout: float | None = None,
     attn_implementation: Literal["eager", "sdpa"] | None = None,
     seed: int = 0,
@@ -75,14 +72,11 @@ def load_classifier(
         keep_head: False: replace the head even if it is for the same classes.
 
     Raises:
-        InputError: see `inspect_checkpoint`, `classifier_config` and `surgery.operations.config_after`; or the family
-            has no sdpa attention, or a dropout that its config does not set; or the weights do not fit the config.
+        InputError: see `classifier_config` and `surgery.operations.config_after`; or the family has no sdpa attention,
+            or a dropout that its config does not set; or the weights do not fit the config.
     """
     pretrained = from_config is None
-    local = inspect_checkpoint(
-        checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=pretrained
-    )
-    config = classifier_config(local, task, trust_remote_code, from_config)
+    config = classifier_config(local, task, from_config)
     name_classes(config, labels)
     config.problem_type = "single_label_classification"
     if not config.to_dict().get("auto_map"):
@@ -94,7 +88,7 @@ def load_classifier(
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
     config_after(config, surgery)
-    model, info = _build(local, config, task, trust_remote_code, attn_implementation, seed)
+    model, info = _build(local, config, task, attn_implementation, seed, pretrained=pretrained)
     if dropout is not None:
         _check_dropout(model, dropout)
     if pretrained:
@@ -120,15 +114,16 @@ def _build(
     local: LocalCheckpoint,
     config: PreTrainedConfig,
     task: Task,
-    trust_remote_code: bool,
     attn_implementation: str | None,
     seed: int,
+    *,
+    pretrained: bool,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Build the model with the checkpoint's weights, or with random ones, and return it with the loading info."""
     auto, options = AUTO_CLASS[task], {"dtype": torch.float32, "attn_implementation": attn_implementation}
     try:
         with quiet(), seeded(seed):
-            if not local.weights:
+            if not pretrained:
                 return auto.from_config(config, **options), {}
             return auto.from_pretrained(
                 local.folder,
@@ -136,7 +131,7 @@ def _build(
                 ignore_mismatched_sizes=True,
                 weights_only=True,
                 output_loading_info=True,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=local.trust_remote_code,
                 **options,
             )
     except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:

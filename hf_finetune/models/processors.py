@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import load_config
 from hf_finetune.models.contexts import quiet
-from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
+from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.utils.messages import one_line
 
 log = logging.getLogger("hf_finetune")
@@ -38,14 +37,12 @@ SIDES = ("height", "width", "shortest_edge")
 
 
 def load_tokenizer(
-    checkpoint: str | Path,
+    local: LocalCheckpoint,
     *,
     max_length: int,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
+    sample: Sequence[str],
     from_config: Mapping[str, Any] | None = None,
     positions: int | None = None,
-    sample: Sequence[str],
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a checkpoint, and check that it fits the model and the texts.
 
@@ -55,43 +52,40 @@ def load_tokenizer(
 
     Args:
         max_length: tokens of the longest text, special tokens included; saved as the tokenizer's `model_max_length`.
+        sample: up to a few hundred texts of the data, to check that the vocabulary covers them.
         from_config: changed fields of the config, see `from_config.resized`.
         positions: number of tokens that the model will have positions for. None: that of the config.
-        sample: up to a few hundred texts of the data, to check that the vocabulary covers them.
 
     Raises:
-        InputError: see `inspect_checkpoint`; or the tokenizer's files are missing or broken, or need sentencepiece; its
-            vocabulary differs from the model's; 90% of the sample's tokens are unknown; or the model has fewer
-            positions than `max_length`.
+        InputError: the tokenizer's files are missing or broken, or need sentencepiece; its vocabulary differs from the
+            model's; 90% of the sample's tokens are unknown; or the model has fewer positions than `max_length`.
     """
-    local = inspect_checkpoint(
-        checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=from_config is None
-    )
-    config = load_config(local, trust_remote_code, from_config)
+    config = load_config(local, from_config)
     _check_length(local, config, max_length, positions)
-    tokenizer = _read_tokenizer(str(checkpoint), local.folder, trust_remote_code)
-    _check_vocabulary(str(checkpoint), tokenizer, config, sample)
+    tokenizer = _read_tokenizer(local)
+    _check_vocabulary(local.name, tokenizer, config, sample)
     tokenizer.model_max_length = max_length
     tokenizer.chat_template = None
     return tokenizer
 
 
-def _read_tokenizer(checkpoint: str, folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def _read_tokenizer(local: LocalCheckpoint) -> PreTrainedTokenizerBase:
+    name, folder = local.name, local.folder
     serialized = (folder / "tokenizer.json").is_file()
     if not serialized and not any(chain(folder.glob("vocab.*"), folder.glob("*.model"))):
-        raise InputError(f"{checkpoint}: no tokenizer in it; expected tokenizer.json, beside config.json")
+        raise InputError(f"{name}: no tokenizer in it; expected tokenizer.json, beside config.json")
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=local.trust_remote_code)
     # tokenizers raises a plain Exception for a file that it cannot parse.
     except Exception as error:
         remedy = one_line(error, most=300)
         if not serialized and any(chain(folder.glob("*.model"), folder.glob("*.spm"))):
             # transformers' message asks for tiktoken, which is of no use here.
             remedy = "it needs sentencepiece and protobuf; pip install sentencepiece protobuf"
-        raise InputError(f"{checkpoint}: its tokenizer cannot be loaded: {remedy}") from error
+        raise InputError(f"{name}: its tokenizer cannot be loaded: {remedy}") from error
     if tokenizer.pad_token is None:
-        raise InputError(f"{checkpoint}: its tokenizer has no padding token; name one in tokenizer_config.json")
+        raise InputError(f"{name}: its tokenizer has no padding token; name one in tokenizer_config.json")
     return tokenizer
 
 
@@ -127,10 +121,10 @@ def positions_of(model: nn.Module) -> int | None:
 
 
 def _check_vocabulary(
-    checkpoint: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sample: Sequence[str]
+    name: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, sample: Sequence[str]
 ) -> None:
     size = config.to_dict().get("vocab_size", len(tokenizer))
-    where = f"{checkpoint}: its tokenizer"
+    where = f"{name}: its tokenizer"
     if len(tokenizer) < size / 2:
         raise InputError(f"{where} has {len(tokenizer)} tokens, the model {size}; restore the tokenizer's files")
     texts = [text for text in sample if text.strip()]
@@ -147,14 +141,7 @@ def _check_vocabulary(
         log.warning("%s does not know %.0f%% of the texts' tokens", where, 100 * unknown)
 
 
-def load_image_processor(
-    checkpoint: str | Path,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    image_size: int | None = None,
-    need_weights: bool = True,
-) -> BaseImageProcessor:
+def load_image_processor(local: LocalCheckpoint, *, image_size: int | None = None) -> BaseImageProcessor:
     """Load the image processor of a checkpoint.
 
     Without a preprocessor_config.json, images are resized to the config's image size and normalized with ImageNet's
@@ -162,30 +149,26 @@ def load_image_processor(
 
     Args:
         image_size: side of the processed images in pixels. None: that of the checkpoint.
-        need_weights: see `inspect_checkpoint`.
 
     Raises:
-        InputError: see `inspect_checkpoint`; or torchvision or pillow is missing, or the processor's file is broken.
+        InputError: torchvision or pillow is missing, or the processor's file is broken.
     """
     if find_spec("torchvision") is None or find_spec("PIL") is None:
         raise InputError("images need torchvision and pillow; pip install 'hf_finetune[vision]'")
-    local = inspect_checkpoint(
-        checkpoint, revision=revision, trust_remote_code=trust_remote_code, need_weights=need_weights
-    )
     if any((local.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         try:
             with quiet():
-                processor = AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=trust_remote_code)
+                processor = AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=local.trust_remote_code)
             _check_sides(processor)
             return processor if image_size is None else _resized_processor(processor, image_size)
         except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError) as error:
             raise InputError(
-                f"{checkpoint}: its image processor cannot be loaded: {one_line(error, most=300)}"
+                f"{local.name}: its image processor cannot be loaded: {one_line(error, most=300)}"
             ) from error
     size = image_size or local.config.get("image_size", 224)
     height, width = size if isinstance(size, list) else (size, size)
     default = f"images are resized to {height}x{width} and normalized as ImageNet's"
-    log.warning("%s: no preprocessor_config.json; %s", checkpoint, default)
+    log.warning("%s: no preprocessor_config.json; %s", local.name, default)
     return ViTImageProcessor(
         size={"height": height, "width": width}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
     )

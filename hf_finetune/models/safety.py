@@ -66,6 +66,8 @@ class LocalCheckpoint:
     """Files with the weights: safetensors, or `.bin` if there are none; empty if they are not needed."""
     notes: tuple[str, ...]
     """Notes for the user."""
+    trust_remote_code: bool = False
+    """Whether its Python code may run."""
 
 
 def inspect_checkpoint(
@@ -107,7 +109,7 @@ def inspect_checkpoint(
     notes: tuple[str, ...] = ()
     if weights and weights[0].suffix == ".bin":
         notes = (f"{name}: no safetensors, {weights[0].name} is read with torch.load(weights_only=True)",)
-    return LocalCheckpoint(name, folder, commit, config, weights, notes)
+    return LocalCheckpoint(name, folder, commit, config, weights, notes, trust_remote_code)
 
 
 def _locate(

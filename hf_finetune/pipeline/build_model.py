@@ -58,7 +58,7 @@ def build_model(context: RunContext, data: RunData) -> RunModel:
     model = recipe.model
     two_heads = _learns_by_two_heads(context)
     loaded = load_classifier(
-        checkpoint.name,
+        checkpoint,
         task=recipe.task,
         labels=data.splits.labels,
         dropout=model.dropout,
@@ -68,11 +68,7 @@ def build_model(context: RunContext, data: RunData) -> RunModel:
         surgery=model.surgery,
         distilled=two_heads,
         keep_head=recipe.pretrain.objective is None,
-        revision=checkpoint.commit,
-        trust_remote_code=model.trust_remote_code,
     )
-    # So that an adapter names its base as the user does, not the place in the cache it was read from.
-    loaded.model.name_or_path = loaded.model.config.name_or_path = checkpoint.name
     loaded = with_head(loaded, model, seed=recipe.train.seed)
     shrink, image_tokens, size_notes = _fit_to_images(context, data, loaded.model)
     notes = (*loaded.notes, *_fix_batch_norm(context, loaded.model), *([TWO_HEADS] if two_heads else []), *size_notes)

@@ -36,15 +36,7 @@ def check_checkpoint(context: RunContext) -> None:
         InputError: naming the field and the family.
     """
     recipe, checkpoint = context.recipe, context.checkpoint
-    check_config(
-        # By name, not by its place in the cache: what is refused is then named as the user did.
-        checkpoint.name,
-        from_config=recipe.model.from_config,
-        surgery=recipe.model.surgery,
-        task=recipe.task,
-        revision=checkpoint.commit,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
+    check_config(checkpoint, recipe.task, recipe.model.surgery, recipe.model.from_config)
     _check_family(context)
     if recipe.pretrain.objective is not None:
         check_pretrainable(checkpoint, recipe.pretrain.objective)

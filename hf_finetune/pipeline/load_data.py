@@ -49,13 +49,11 @@ def _inputs(context: RunContext, splits: Splits) -> Inputs:
     if data.kind == "image":
         return image_inputs(model, checkpoint, decode_once=data.decode_once, cache_gb=recipe.batching.cache_gb)
     tokenizer = load_tokenizer(
-        checkpoint.name,
+        checkpoint,
         max_length=data.max_length,
         sample=splits.train["text"][:200],
         from_config=model.from_config,
         positions=length_after(model.surgery),
-        revision=checkpoint.commit,
-        trust_remote_code=model.trust_remote_code,
     )
     return TextInputs(tokenizer, data.max_length)
 
@@ -66,13 +64,8 @@ def image_inputs(model: Model, checkpoint: LocalCheckpoint, *, decode_once: bool
     Args:
         decode_once, cache_gb: see `ImageInputs`.
     """
-    processor = load_image_processor(
-        checkpoint.name,
-        image_size=image_size_after(model.surgery) or (model.from_config or {}).get("image_size"),
-        need_weights=model.from_config is None,
-        revision=checkpoint.commit,
-        trust_remote_code=model.trust_remote_code,
-    )
+    image_size = image_size_after(model.surgery) or (model.from_config or {}).get("image_size")
+    processor = load_image_processor(checkpoint, image_size=image_size)
     return ImageInputs(processor, decode_once=decode_once, cache_gb=cache_gb)
 
 

@@ -40,7 +40,7 @@ def check_pretrainable(local: LocalCheckpoint, objective: Objective) -> None:
     Raises:
         InputError: naming the family.
     """
-    objective.check_family(load_config(local, False))
+    objective.check_family(load_config(local))
 
 
 def load_pretrainable(
@@ -126,7 +126,7 @@ def _tie(model: PreTrainedModel) -> None:
 
 def _config(local: LocalCheckpoint, objective: Objective) -> PreTrainedConfig:
     """Return the config of the checkpoint with the head that the objective needs."""
-    config = load_config(local, False)
+    config = load_config(local)
     objective.check_family(config)
     if objective.predicts == "patches":
         # The decoder makes the pixels of one token out of its state: of one patch, or of several that Swin has merged.

@@ -80,12 +80,10 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
         )
     labels = tuple(class_names(checkpoint, config))
     task: Task = "image-classification" if "ForImageClassification" in architecture else "text-classification"
-    loaded = load_classifier(
-        str(local.folder), task=task, labels=labels, trust_remote_code=trust_remote_code, seed=0, distilled=distilled
-    )
+    loaded = load_classifier(local, task=task, labels=labels, distilled=distilled)
     if loaded.fresh:
         raise InputError(f"{checkpoint}: its weights lack {', '.join(loaded.fresh)}; this classifier was never trained")
-    return _classifier(local, loaded.model, task, labels, trust_remote_code)
+    return _classifier(local, loaded.model, task, labels)
 
 
 def _with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Classifier:
@@ -94,35 +92,30 @@ def _with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Cla
     base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     if not base:
         raise InputError(f"{checkpoint}: its adapter_config.json does not name the checkpoint that it was trained on")
-    which = {"revision": revision, "trust_remote_code": trust_remote_code}
+    local = inspect_checkpoint(base, revision=revision, trust_remote_code=trust_remote_code)
     text = (folder / "tokenizer_config.json").is_file()
     task: Task = "text-classification" if text else "image-classification"
     labels = tuple(str(config["id2label"][i]) for i in sorted(config["id2label"], key=int))
-    loaded = load_classifier(base, task=task, labels=labels, seed=0, **which)
+    loaded = load_classifier(local, task=task, labels=labels)
     narrow_to_first_token(loaded.model)
     model = load_adapter(loaded.model, folder).to(default_device()).eval()
     inputs: Inputs
     if text:
         length = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["model_max_length"]
-        inputs = TextInputs(load_tokenizer(base, max_length=length, sample=[], **which), length)
+        inputs = TextInputs(load_tokenizer(local, max_length=length, sample=[]), length)
     else:
-        inputs = ImageInputs(load_image_processor(base, **which))
+        inputs = ImageInputs(load_image_processor(local))
     return Classifier(model, inputs, labels, bool(config.get("trained_on_pairs")))
 
 
-def _classifier(
-    local: LocalCheckpoint, model: PreTrainedModel, task: Task, labels: tuple[str, ...], trust_remote_code: bool = False
-) -> Classifier:
+def _classifier(local: LocalCheckpoint, model: PreTrainedModel, task: Task, labels: tuple[str, ...]) -> Classifier:
     """The model with its tokenizer or image processor."""
     inputs: Inputs
     if task == "text-classification":
         max_length = _max_length(model, local)
-        tokenizer = load_tokenizer(
-            str(local.folder), max_length=max_length, trust_remote_code=trust_remote_code, sample=[]
-        )
-        inputs = TextInputs(tokenizer, max_length)
+        inputs = TextInputs(load_tokenizer(local, max_length=max_length, sample=[]), max_length)
     else:
-        inputs = ImageInputs(load_image_processor(str(local.folder), trust_remote_code=trust_remote_code))
+        inputs = ImageInputs(load_image_processor(local))
     # What its head does not read need not be computed.
     narrow_to_first_token(model)
     network: nn.Module = model

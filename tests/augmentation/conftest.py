@@ -1,10 +1,10 @@
 """Inputs of texts and of images, by tiny checkpoints."""
 
 import pytest
+from helpers.checkpoints import load_image_processor, load_tokenizer
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 
 from hf_finetune.data.inputs import ImageInputs, TextInputs
-from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import skip_first_batches
+from helpers.checkpoints import load_image_processor
 from helpers.small_runs import image_rows
 from helpers.tiny import tiny_image_checkpoint
 
@@ -20,7 +21,6 @@ from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.config.rules import check
 from hf_finetune.data.batching import EpochLoader, StepBatches
 from hf_finetune.data.inputs import ImageInputs, Rows, columns_of, with_labels
-from hf_finetune.models.processors import load_image_processor
 from hf_finetune.utils.plain import merge, to_plain
 
 OPERATIONS = [Mixup(alpha=1.0), CutMix(), ResizeMix()]

@@ -37,6 +37,7 @@ from hf_finetune.data.inputs import Rows, TextInputs, columns_of
 from hf_finetune.data.loading import Splits, load
 from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.processors import load_tokenizer
+from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.classifier import quiet_libraries
 from hf_finetune.training.config import Train
@@ -82,7 +83,9 @@ def step_seconds(
         )
         arguments.save_strategy, arguments.eval_strategy, arguments.load_best_model_at_end = "no", "no", False
         task, labels = "text-classification", splits.labels
-        model = load_classifier(job.checkpoint, task=task, labels=labels, dropout=None, seed=0).model
+        model = load_classifier(
+            inspect_checkpoint(job.checkpoint), task=task, labels=labels, dropout=None, seed=0
+        ).model
         setup = TrainingSetup(
             TrainingData(rows, rows.select(range(job.rows)), inputs),
             BatchPlan(job.rows),
@@ -129,7 +132,9 @@ def main() -> None:
     torch.set_num_threads(1)
     quiet_libraries()
     splits = load(Source(job.data), "text")
-    inputs = TextInputs(load_tokenizer(job.checkpoint, max_length=256, sample=splits.train["text"][:8]), 256)
+    inputs = TextInputs(
+        load_tokenizer(inspect_checkpoint(job.checkpoint), max_length=256, sample=splits.train["text"][:8]), 256
+    )
     encoded = inputs.encode(splits.train)
     lengths = inputs.lengths(encoded)
     batches = list(StepBatches(len(encoded), rows_per_step=job.rows, lengths=lengths, seed=0))[: job.steps]

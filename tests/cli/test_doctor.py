@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import load_tokenizer
 from helpers.hand_made import clean, write
 from helpers.language_models import masked_model
 from helpers.small_runs import image_rows
@@ -20,7 +21,6 @@ from hf_finetune.cli import doctor
 from hf_finetune.cli.main import main_command
 from hf_finetune.data.inputs import with_labels
 from hf_finetune.doctor.preview import first_views, preview_rows
-from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.pipeline.augment import run_augmenter
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.trainer import ClassifierTrainer

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
 from helpers.small_runs import image_rows, text_rows
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
@@ -14,8 +15,6 @@ from hf_finetune.data.inputs import ImageInputs, Rows, TextInputs, columns_of
 from hf_finetune.evaluation.half_precision import HalfPrecision, half_copy
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
 
 class Near(nn.Module):

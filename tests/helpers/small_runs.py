@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
 from helpers.ranks import run_in_two_processes
 from helpers.tiny import IMAGE_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text_checkpoint
 from PIL import Image
@@ -24,8 +25,6 @@ from transformers import TrainerState, TrainingArguments
 from hf_finetune import Evaluate, Model, Precision, Recipe, TextData, Train
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.models.freezing import freeze_batch_norm
-from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.hooks import Hook

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from helpers.checkpoints import load_classifier, load_tokenizer
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
 
@@ -17,8 +18,6 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.prediction import predict
 from hf_finetune.inference.scoring import probabilities
-from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.training.classifier import Classifier, quiet_libraries
 from hf_finetune.utils.tables import check_output
 

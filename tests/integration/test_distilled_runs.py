@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from helpers.checkpoints import load_classifier
 from helpers.ranks import run_in_two_processes
 from helpers.small_runs import image_folder, small_recipe, stop_after, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
@@ -36,7 +37,6 @@ from hf_finetune.distillation.predictions import OnlinePredictions
 from hf_finetune.distillation.teachers import network as network_teacher
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.surgery.hidden_width import NarrowHidden
 from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.pipeline import run as pipeline

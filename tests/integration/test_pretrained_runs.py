@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.ranks import run_in_two_processes
 from helpers.small_runs import image_folder, small_recipe, stop_after
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
@@ -25,7 +26,6 @@ from hf_finetune.cli.search import parse_search
 from hf_finetune.config.rules import unused_options
 from hf_finetune.data.provenance import row_keys, trained_on
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.learning_rate_finder import find_rate
 from hf_finetune.pipeline.load_data import load_splits

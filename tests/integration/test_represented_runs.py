@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.forks import COMMAND_WITHOUT_GATE
 from helpers.ranks import run_in_two_processes
 from helpers.small_runs import image_rows, small_recipe, stop_after
@@ -40,7 +41,6 @@ from hf_finetune.distillation.teachers import network as network_teacher
 from hf_finetune.distillation.trainer import COMPARING
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.pipeline.plan import plan

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.small_runs import image_folder, image_rows, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 from safetensors.torch import load_file
@@ -23,7 +24,6 @@ from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.inference.scoring import probabilities
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.training.classifier import load_trained
 

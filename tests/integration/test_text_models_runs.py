@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from helpers.checkpoints import load_tokenizer
 from helpers.language_models import drawing_translator, masked_model, translator
 from helpers.small_runs import small_recipe, stop_after, text_rows
 from helpers.tiny import tiny_text_checkpoint
@@ -25,7 +26,6 @@ from hf_finetune.augmentation.operations import Operation
 from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError, StoppedBySignal
-from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.pipeline import augment, run
 
 ROWS = 12

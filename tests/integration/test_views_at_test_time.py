@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
 from helpers.small_runs import image_rows, small_recipe, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from PIL import Image, ImageOps
@@ -33,8 +34,6 @@ from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.prediction import predict
 from hf_finetune.inference.scoring import probabilities
-from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.pipeline import run as pipeline
 from hf_finetune.training.classifier import Classifier, quiet_libraries
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 
-from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.loading import Loaded
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.checkpoints import check_config, load_classifier, load_tokenizer
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint
 from transformers import AutoModelForImageClassification
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.checkpoint_config import check_config, meta_classifier
-from hf_finetune.models.loading import load_classifier
+from hf_finetune.models.checkpoint_config import meta_classifier
 from hf_finetune.models.modules import encoder
-from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint
 
 # Two layers in place of three, or other stages; what is not named stays the checkpoint's.

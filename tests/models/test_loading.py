@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, WORDS, tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -29,9 +30,8 @@ from transformers import (
 from hf_finetune.errors import InputError
 from hf_finetune.models import processors
 from hf_finetune.models.freezing import freeze_batch_norm
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.modules import classification_layer
-from hf_finetune.models.processors import load_image_processor, load_tokenizer, position_limit
+from hf_finetune.models.processors import position_limit
 from hf_finetune.models.surgery.reinit import ReinitTopLayers
 
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES

@@ -9,14 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier, load_tokenizer
 from helpers.tiny import tiny_text_checkpoint
 from huggingface_hub import constants, errors
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models import safety
-from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint, unmerged_adapter
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, save_adapter
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_image_processor, load_tokenizer
 from helpers.small_runs import CPU, furthest, image_rows, text_rows, weights
 from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 
 from hf_finetune.augmentation.online import TwoViews
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
-from hf_finetune.models.processors import load_image_processor, load_tokenizer
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
 from hf_finetune.pretraining.models import load_pretrainable

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
+from helpers.checkpoints import load_tokenizer
 from helpers.small_runs import text_rows
 from helpers.tiny import tiny_text_checkpoint
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -12,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError
-from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.pretraining.masked_rows import blocks
 from hf_finetune.pretraining.objectives.base import IGNORED
 from hf_finetune.pretraining.word_masking import (

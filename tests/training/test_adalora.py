@@ -6,12 +6,12 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.small_runs import furthest, small_trainer
 from peft import PeftModel
 from safetensors.torch import load_file
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, save_adapter
 from hf_finetune.models.peft.state import FILE, load_state, save_state
 from hf_finetune.training.adalora import AdaLora, orthogonality

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 
 from hf_finetune.models.kernels.shortcuts import Shortcuts
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.training import precision, probe
 from hf_finetune.training.precision import Kernels
 

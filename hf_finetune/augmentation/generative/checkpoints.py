@@ -102,10 +102,10 @@ def load(source: Source, device: torch.device) -> LanguageModel:
             mask token or an end token.
     """
     local, task = inspect_checkpoint(source.checkpoint, revision=source.revision), source.task
-    config = load_config(local, False)
+    config = load_config(local)
     (_check_masked if task == "masked words" else _check_translator)(local, config)
     positions = position_limit(config) or config.to_dict().get("max_position_embeddings") or UNLIMITED
-    tokenizer = load_tokenizer(local.name, revision=local.commit, max_length=positions, sample=())
+    tokenizer = load_tokenizer(local, max_length=positions, sample=())
     # Overrides the checkpoint: `masked_lm.fill_masks` expects truncation to drop the last mask tokens.
     tokenizer.truncation_side = "right"
     if task == "masked words" and tokenizer.mask_token is None:

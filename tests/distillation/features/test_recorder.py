@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier, load_image_processor, load_tokenizer
 from helpers.small_runs import image_rows, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
@@ -18,8 +19,6 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.families import tokens_before_patches
 from hf_finetune.models.kernels.layers import Fused, fused_layers
 from hf_finetune.models.kernels.narrow_last_layer import all_tokens, narrow_to_first_token
-from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.processors import load_image_processor, load_tokenizer
 
 TEXTS = ("bert", "roberta", "electra", "distilbert", "mpnet", "deberta-v2", "modernbert")
 IMAGES = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit")

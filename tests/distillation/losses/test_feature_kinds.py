@@ -10,6 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.small_runs import furthest, small_trainer, trained_by_two, weights
 from helpers.tiny import tiny_text_checkpoint
 from torch import nn
@@ -35,7 +36,6 @@ from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.distillation.training_rows import embedding_column
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.training.losses.weighted import WeightedLoss
 from hf_finetune.training.setup import TrainingSetup
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.checkpoints import load_classifier
 from helpers.small_runs import image_rows, text_rows
 from helpers.tiny import tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file, save_file
@@ -30,7 +31,6 @@ from hf_finetune.distillation.predictions import OnlinePredictions, TeacherPredi
 from hf_finetune.distillation.teachers import network as network_teacher
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.training.precision import settings_restored
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
+from helpers.checkpoints import load_classifier
 from helpers.small_runs import small_recipe, text_rows
 from helpers.tiny import tiny_text_checkpoint
 
@@ -21,7 +22,6 @@ from hf_finetune.distillation.teachers.base import Teacher
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.pipeline.ask_teacher import teachers_of
 from hf_finetune.pipeline.context import start
 from hf_finetune.pipeline.load_data import load_splits

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import TEXT_FAMILIES, tiny_text_checkpoint
 from torch import nn
 
 from hf_finetune.models.kernels.dropout import FastDropout, fast_dropout, masks
-from hf_finetune.models.loading import load_classifier
 
 
 @pytest.fixture(autouse=True)

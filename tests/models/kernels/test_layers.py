@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import tiny_text_checkpoint
 from torch import nn
 
@@ -10,7 +11,7 @@ from hf_finetune.models.kernels.layer_function import EncoderLayer
 from hf_finetune.models.kernels.layers import Fused, fused_layers
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.kernels.shortcuts import Shortcuts
-from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.loading import Loaded
 from hf_finetune.models.modules import encoder_layers
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
 from hf_finetune.models.peft.config import Lora

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 
 from hf_finetune.models.families import FAMILIES
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
-from hf_finetune.models.loading import load_classifier
 
 
 @pytest.mark.parametrize("attention", ["eager", None])

@@ -2,12 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hf_finetune.models.kernels.projections import fused_projections
-from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.loading import Loaded
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
 from hf_finetune.models.peft.config import Lora
 

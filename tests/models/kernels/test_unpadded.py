@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import TEXT_FAMILIES, tiny_text_checkpoint, tiny_tokenizer
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -15,7 +16,7 @@ from hf_finetune.data.tokens import pack, pad
 from hf_finetune.errors import InputError
 from hf_finetune.models.kernels import unpadded
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
-from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.loading import Loaded
 from hf_finetune.models.peft import adapters
 from hf_finetune.models.peft.config import Lora
 

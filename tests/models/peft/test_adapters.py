@@ -7,6 +7,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -15,7 +16,6 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import meta_classifier
 from hf_finetune.models.freezing import frozen_layers, trainable_parameters
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.peft.adapters import add_adapter, load_adapter, lora_config, merge, mergeable, save_adapter
 from hf_finetune.models.peft.compatibility import check_added_layers
 from hf_finetune.models.peft.config import Lora

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import check_config, load_classifier
 from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint
 from transformers import (
     AutoConfig,
@@ -17,9 +18,7 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.checkpoint_config import check_config
 from hf_finetune.models.families import FAMILIES
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.surgery.operations import (
     AddLayers,
     DropLayers,

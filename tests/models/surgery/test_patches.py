@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import tiny_image_checkpoint
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.surgery.patches import ResizeImage, ResizePatches, image_size_after, resize_kernel
 
 PATCHES = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit")

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier, load_tokenizer
 from helpers.tiny import tiny_text_checkpoint
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import load_classifier
-from hf_finetune.models.processors import load_tokenizer
 from hf_finetune.models.surgery.positions import ExtendPositions, length_after, repeat_rows
 
 FAMILIES = ("bert", "electra", "distilbert", "albert", "roberta", "mpnet", "deberta-v2")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.tiny import IMAGE_FAMILIES, TEXT_FAMILIES, one_layer_bert, tiny_image_checkpoint, tiny_text_checkpoint
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES, QUERY_KEY_VALUE
-from hf_finetune.models.loading import Loaded, load_classifier
+from hf_finetune.models.loading import Loaded
 from hf_finetune.models.surgery.feed_forward import ResizeFeedForward, importance, split_neurons
 from hf_finetune.models.surgery.hidden_width import ONE_WIDTH, NarrowHidden
 from hf_finetune.models.surgery.layers import AddLayers

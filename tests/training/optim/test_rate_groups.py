@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.checkpoints import load_classifier
 from helpers.small_runs import small_recipe, small_trainer
 from helpers.tiny import IMAGE_FAMILIES, tiny_image_checkpoint, tiny_text_checkpoint
 from peft import LoraConfig
@@ -15,7 +16,6 @@ from transformers import PreTrainedModel
 
 from hf_finetune import Launch, Optim, Recipe
 from hf_finetune.errors import InputError
-from hf_finetune.models.loading import load_classifier
 from hf_finetune.models.modules import encoder, encoder_layers
 from hf_finetune.models.peft.adapters import add_adapter
 from hf_finetune.pipeline import run
