@@ -70,17 +70,13 @@ COMPARED_FEATURES = rules.only_when(
         f"another method when {FEATURES}: method head does not train the encoder, which computes them",
     ),
     Conflict(
-        "objective.teacher",
-        _has_several_teachers,
-        f"one when {FEATURES}: those of several teachers cannot be averaged",
+        "objective.teacher", _has_several_teachers, f"one when {FEATURES}: those of several teachers cannot be averaged"
     ),
     Conflict(
         "objective.r_drop", lambda r: r.objective.r_drop, f"0 when {FEATURES}: the teacher reads every example once"
     ),
     Conflict(
-        "batching.unpadded",
-        lambda r: r.batching.unpadded,
-        f"false or None when {FEATURES}, which needs padded batches",
+        "batching.unpadded", lambda r: r.batching.unpadded, f"false or None when {FEATURES}, which needs padded batches"
     ),
     Conflict(
         "adapter.peft_type",

@@ -150,20 +150,14 @@ AVERAGING = (
 REGULARIZE = (
     *rules.only_when(
         lambda r: r.regularize.mixout,
-        Conflict(
-            "regularize.mixout",
-            has_random_weights,
-            "0 with model.from_config, whose weights are all random",
-        ),
+        Conflict("regularize.mixout", has_random_weights, "0 with model.from_config, whose weights are all random"),
         Conflict(
             "regularize.mixout",
             lambda r: r.effective_method not in ("full", "top"),
             lambda r: f"0 with {r.effective_method}, which does not train the encoder's weights",
         ),
         Conflict(
-            "regularize.mixout",
-            reinitialized_layers,
-            "0 with ReinitTopLayers, whose weights have no pretrained values",
+            "regularize.mixout", reinitialized_layers, "0 with ReinitTopLayers, whose weights have no pretrained values"
         ),
     ),
     Conflict(
@@ -186,9 +180,7 @@ BATCHING = (
             "None for images and without batching.by_length",
         ),
         Conflict(
-            "batching.rows_per_step",
-            lambda r: r.batching.rows_per_step is not None,
-            "None with batching.token_budget",
+            "batching.rows_per_step", lambda r: r.batching.rows_per_step is not None, "None with batching.token_budget"
         ),
     ),
     *rules.only_when(
@@ -206,12 +198,10 @@ BATCHING = (
         ),
     ),
 )
-LOSS = (
-    Conflict(
-        "objective.mix",
-        lambda r: r.kind == "text" and not all(operation.mixes_texts for operation in r.objective.mix),
-        "Mixup for texts; the others paste areas of images",
-    ),
+LOSS = Conflict(
+    "objective.mix",
+    lambda r: r.kind == "text" and not all(operation.mixes_texts for operation in r.objective.mix),
+    "Mixup for texts; the others paste areas of images",
 )
 CONFLICTS = (*OPTIM, *AVERAGING, *REGULARIZE, *BATCHING, *LOSS)
 BALANCED = "batching.sampling balanced draws as many rows of every class"
