@@ -198,10 +198,12 @@ BATCHING = (
         ),
     ),
 )
-LOSS = Conflict(
-    "objective.mix",
-    lambda r: r.kind == "text" and not all(operation.mixes_texts for operation in r.objective.mix),
-    "Mixup for texts; the others paste areas of images",
+LOSS = (
+    Conflict(
+        "objective.mix",
+        lambda r: r.kind == "text" and not all(operation.mixes_texts for operation in r.objective.mix),
+        "Mixup for texts; the others paste areas of images",
+    ),
 )
 CONFLICTS = (*OPTIM, *AVERAGING, *REGULARIZE, *BATCHING, *LOSS)
 BALANCED = "batching.sampling balanced draws as many rows of every class"

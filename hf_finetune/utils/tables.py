@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from hf_finetune.errors import InputError
-from hf_finetune.utils.files import write_bytes
+from hf_finetune.utils.files import atomic_file, check_writable
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 
@@ -40,19 +37,13 @@ def check_output(output: Path, data: str) -> None:
 def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False) -> Iterator[Callable[..., None]]:
     """Yield a function that appends predictions: rows (N,), probabilities (N, C) and, with `digests`, digests (N,).
 
-    It writes to a temporary file in the nearest folder that exists. The file is renamed to `output`, and missing
-    folders are created, when the block succeeds.
+    `output` appears when the block succeeds.
 
     Raises:
         InputError: nothing can be written there.
     """
-    home = next(p for p in output.absolute().parents if p.exists())
-    try:
-        handle, name = tempfile.mkstemp(dir=home, prefix=f".{output.name}.")
-    except OSError as error:
-        raise InputError(f"--output {output}: nothing can be written to {home} ({error.strerror})") from None
-    os.close(handle)
-    temporary, keys = Path(name), ["digest"] if digests else []
+    check_writable(output.parent)
+    keys = ["digest"] if digests else []
     texts = [(name, pa.string()) for name in ("predicted", *keys)]
     schema = pa.schema([("row", pa.int64()), *texts, *((f"p:{label}", pa.float32()) for label in labels)])
 
@@ -62,16 +53,8 @@ def table_writer(output: Path, labels: tuple[str, ...], *, digests: bool = False
         columns = [pa.array(rows, pa.int64()), *map(pa.array, (predicted, *keys)), *shares]
         return pa.Table.from_arrays(columns, schema=schema)
 
-    try:
-        with _appender(temporary, schema, output.suffix.lower()) as append:
-            yield lambda *parts: append(table(*parts))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(output) as temporary, _appender(temporary, schema, output.suffix.lower()) as append:
+        yield lambda *parts: append(table(*parts))
 
 
 @contextmanager
@@ -111,6 +94,5 @@ def write_predictions(
             **{f"p:{label}": pa.array(probabilities_NC[:, i].astype(np.float32)) for i, label in enumerate(labels)},
         }
         tables.append(pa.table(columns))
-    content = io.BytesIO()
-    pq.write_table(pa.concat_tables(tables), content)
-    write_bytes(path, content.getvalue())
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary)
