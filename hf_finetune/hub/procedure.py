@@ -109,12 +109,12 @@ def _outcomes(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "searched pairs of layers", "; ".join(map(_layer_map, maps))
     if head := result.get("head"):
         start = "fitted to the untrained network's features" if head["fitted"] else "random weights"
-        yield "head initialization", f"{start}; a fit explains {head['explained']:.2f} of the labels' entropy"
+        yield "head initialization", f"{start}; a fit explains {head['explained']:.2f} of the entropy of the labels"
     if "steps" in result:
         yield "optimizer steps", result["steps"]
     if "candidates" in (best := result.get("best", {})):
         after, candidates = ", ".join(map(number, best["steps"])), len(best["candidates"])
-        yield "selected weights", f"{best['weights']}, after step {after}: the best on validation of {candidates}"
+        yield "selected weights", f"{best['weights']}, after step {after}: the best of {candidates} on validation"
     if zeros := result.get("elastic_net"):
         yield (
             "weights at exactly 0",

@@ -1,4 +1,4 @@
-"""Three of MiniLM's six layers on BBC news, taught by the quickstart's model.
+"""Three of MiniLM's six layers on BBC news, distilled from the quickstart's model.
 
 hf-finetune quickstart    # its first run, runs/quickstart-1, is the teacher
 hf-finetune run bbc_distilled

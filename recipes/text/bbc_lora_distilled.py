@@ -1,4 +1,4 @@
-"""MiniLM on BBC news with LoRA adapters, taught by the quickstart's model on augmented texts.
+"""MiniLM on BBC news with LoRA adapters, distilled from the quickstart's model on augmented texts.
 
 hf-finetune quickstart    # its first run, runs/quickstart-1, is the teacher
 hf-finetune run bbc_lora_distilled

@@ -1,4 +1,4 @@
-"""A small ViT of random weights on Fashion-MNIST, taught by a larger pretrained one.
+"""A small ViT of random weights on Fashion-MNIST, distilled from a larger pretrained one.
 
 hf-finetune train zalando-datasets/fashion_mnist --model google/vit-base-patch16-224-in21k --output runs/fashion-teacher
 hf-finetune run fashion_distilled

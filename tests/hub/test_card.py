@@ -72,7 +72,7 @@ def test_without_a_test_split_the_results_are_named_as_validation() -> None:
     assert "Validation split, 100 rows" in section(card, "Results")
     assert "nothing is claimed about new data" in section(card, "Results")
     assert "this model, validation" not in card.text
-    assert section(card, "Limitations").lstrip().startswith("- No test split: no claim")
+    assert section(card, "Limitations").lstrip().startswith("- No test split: ")
 
 
 def test_every_number_stands_with_its_interval_and_baselines() -> None:
@@ -110,7 +110,7 @@ def test_the_other_sections() -> None:
     assert "hf_finetune 0.1.0" in section(card, "Reproduce") and "`0123abc`" in section(card, "Reproduce")
     limits = section(card, "Limitations")
     assert "1.2% of the training texts are longer than 128 tokens" in limits
-    assert "3 of 200 test rows are in train" in limits and "validation rows" not in limits
+    assert "3 of 200 test rows are also in train" in limits and "validation rows" not in limits
     assert "overlap" not in limits and "Not stated" not in limits
 
 

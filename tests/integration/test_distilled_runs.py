@@ -143,7 +143,7 @@ def test_what_a_run_says_of_its_teacher(
     assert result["time"]["teacher_s"] > 0
     assert any("its classes have another order than the data's; they are matched" in n for n in result["notes"])
     assert "roberta: its classes have another order" in card
-    assert "taught by `roberta`" in card and "- Against its teacher `roberta`, whose accuracy is " in card
+    assert "distilled from `roberta`" in card and "- Against its teacher `roberta`, whose accuracy is " in card
     kinds = "SoftTargets(temperature=3.0), HardLabel(weight=0.1), MatchLogits(weight=0.1), DecoupledKD(weight=0.1)"
     assert f"| objective.kinds | `{kinds}` |" in card and "| objective.teacher | `roberta` |" in card
     assert str(tmp_path) not in card and str(Path(texts.objective.teacher).parent) not in card
@@ -186,7 +186,7 @@ def test_two_teachers(texts: Recipe, tmp_path: Path) -> None:
     found, card = result_of(tmp_path / "both")["teacher"], (tmp_path / "both" / "README.md").read_text()
     assert found["name"] == "roberta + electra" and [m["name"] for m in found["members"]] == ["roberta", "electra"]
     assert len({found["weights"], *(m["weights"] for m in found["members"])}) == 3
-    assert "taught by `roberta + electra`" in card and "| objective.teacher | `roberta + electra` |" in card
+    assert "distilled from `roberta + electra`" in card and "| objective.teacher | `roberta + electra` |" in card
     assert str(tmp_path) not in card
 
 

@@ -263,7 +263,7 @@ def test_run_keeps_its_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert [c["weights"] for c in result["best"]["candidates"]] == ["checkpoint", "ema"]
     card = (tmp_path / "straight" / "README.md").read_text()
     assert "averaging.ema_decay | 0.8" in card
-    assert "ema, after step 14: the best on validation of 2" in card
+    assert "ema, after step 14: the best of 2 on validation" in card
     saved = load_file(tmp_path / "straight" / "model" / "model.safetensors")
     expected = ema_of(seen[0].seen, 0.8)
     if method == "full":
