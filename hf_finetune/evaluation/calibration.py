@@ -1,4 +1,4 @@
-"""Whether the model is as confident as it is right: reliability bins and temperature scaling (arXiv:1706.04599)."""
+"""Calibration: reliability bins and temperature scaling (arXiv:1706.04599)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from scipy.optimize import minimize_scalar
 from hf_finetune.evaluation.metrics import BINS, as_probabilities, confidence_bin, labels_and_scores
 
 TEMPERATURES = (0.05, 20.0)
-"""Where the temperature is looked for."""
+"""Bounds of the temperature."""
 
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The rows whose confidence lies in (low, high]."""
+    """The rows with a confidence in (low, high]."""
 
     low: float
     high: float
     confidence: float
     """Mean probability of the predicted class."""
     accuracy: float
-    """Share of rows predicted right."""
+    """Share of correct rows."""
     count: int
 
 
 def reliability(labels: Any, scores: Any, *, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
-    """Confidence against accuracy in bins of equal width; bins without rows are left out.
+    """Return confidence and accuracy in bins of equal width, without empty bins.
 
     Args:
         labels: true class ids, shape (N,).
@@ -36,17 +36,17 @@ def reliability(labels: Any, scores: Any, *, bins: int = BINS) -> tuple[Reliabil
         bins: number of bins between confidence 0 and 1.
 
     Raises:
-        InputError: as `metrics.labels_and_scores`.
+        InputError: see `metrics.labels_and_scores`.
     """
     labels, scores = labels_and_scores(labels, scores)
-    confidence, right = as_probabilities(scores).max(axis=1), scores.argmax(axis=1) == labels
+    confidence, correct = as_probabilities(scores).max(axis=1), scores.argmax(axis=1) == labels
     which = confidence_bin(confidence, bins)
     return tuple(
         ReliabilityBin(
             low=int(m) / bins,
             high=int(m + 1) / bins,
             confidence=float(confidence[which == m].mean()),
-            accuracy=float(right[which == m].mean()),
+            accuracy=float(correct[which == m].mean()),
             count=int((which == m).sum()),
         )
         for m in np.unique(which)
@@ -54,20 +54,18 @@ def reliability(labels: Any, scores: Any, *, bins: int = BINS) -> tuple[Reliabil
 
 
 def temperature(labels: Any, logits: Any) -> float:
-    """The number to divide logits by, so that their softmax has the least log loss on these rows.
-
-    Fit it on validation rows; it changes no predicted class.
+    """Fit the temperature that minimizes the log loss of these rows. It does not change predicted classes.
 
     Args:
         labels: true class ids, shape (N,).
         logits: shape (N, C).
 
     Returns:
-        A temperature within `TEMPERATURES`, above 1 for an over-confident model; 1 if every row is right, since the
-        best one would then be 0: certainty, in the next wrong prediction too.
+        A temperature within `TEMPERATURES`, above 1 for an over-confident model; 1 if all rows are correct, where the
+        log loss has its minimum at temperature 0.
 
     Raises:
-        InputError: as `metrics.labels_and_scores`.
+        InputError: see `metrics.labels_and_scores`.
     """
     labels, logits = labels_and_scores(labels, logits)
     if (logits.max(axis=1) == logits[np.arange(len(labels)), labels]).all():
@@ -76,22 +74,21 @@ def temperature(labels: Any, logits: Any) -> float:
 
 
 def least_log_loss(labels: Any, logits: Any) -> float:
-    """The least log loss, in nats, over the temperatures within `TEMPERATURES`, also where every row is right: of the
-    same logits it never falls where a row becomes wrong.
+    """Return the minimum of the log loss, in nats, over the temperatures within `TEMPERATURES`.
 
     Args:
         labels: true class ids, shape (N,).
         logits: shape (N, C).
 
     Raises:
-        InputError: as `metrics.labels_and_scores`.
+        InputError: see `metrics.labels_and_scores`.
     """
     return _best_temperature(*labels_and_scores(labels, logits))[1]
 
 
 def _best_temperature(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """The temperature and the log loss that it leaves."""
-    # Differences to the true class's logit: the loss of a row is then the log of the sum of their exponentials.
+    """Return the best temperature and its log loss."""
+    # The loss of a row is the log-sum-exp of its logits' differences to the true class.
     margins = logits - logits[np.arange(len(labels)), labels][:, None]
     highest = margins.max(axis=1, keepdims=True)
     below = margins - highest

@@ -1,14 +1,11 @@
 """The metrics as `evaluate.Metric`: `compute`, `add`, `add_batch`, `evaluate.combine` and `evaluate.save` work offline.
 
-Metrics of predicted classes take `predictions` (class ids), those of probabilities `prediction_scores` (rows of
-probabilities), as evaluate's own modules name them; both take `references`. Importing `evaluate` costs seconds: import
-this module where it is used.
+Importing `evaluate` takes seconds: import this module where it is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 import evaluate
@@ -16,71 +13,50 @@ import evaluate
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import metrics
 
-_IDS = datasets.Value("int64")
-_SCORES = datasets.List(datasets.Value("float64"))
-_Metric = TypeVar("_Metric", bound=metrics.Metric)
 
+class ClassificationMetric(evaluate.Metric):
+    """A metric of `metrics.METRICS` by its name, such as `ClassificationMetric("macro_f1")`.
 
-class ClassMetric(evaluate.Metric):
-    """A metric of predicted class ids by its name, such as `ClassMetric("macro_f1")`.
-
-    Batches are checked before they are stored: arrow would cut 0.7 down to 0.
+    Metrics of predicted classes take `predictions` (class ids), those of probabilities `prediction_scores` (rows of
+    probabilities), like the modules of `evaluate`; all take `references`. The result is empty where the metric is not
+    defined. Batches are checked before they are stored, as Arrow would truncate 0.7 to 0.
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        self.metric = _by_name(self.config_name, metrics.COUNT_METRICS)
-        return _describe(self.metric, {"predictions": _IDS, "references": _IDS})
+        if self.config_name not in metrics.METRICS:
+            raise InputError(f"metric: expected one of {', '.join(metrics.METRICS)}; got {self.config_name!r}")
+        self.metric = metrics.METRICS[self.config_name]
+        ids, scores = datasets.Value("int64"), datasets.List(datasets.Value("float64"))
+        inputs = {"predictions": ids} if self._takes_classes else {"prediction_scores": scores}
+        features = datasets.Features({**inputs, "references": ids})
+        return evaluate.MetricInfo(description=self.metric.title, citation="", features=features)
 
-    def _compute(self, *, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.metric.name: float(self.metric.of_counts(metrics.class_counts(references, predictions)))}
+    @property
+    def _takes_classes(self) -> bool:
+        return isinstance(self.metric, metrics.CountMetric)
 
-    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add predicted and true class ids."""
-        predictions = metrics.class_ids(predictions, name="predictions")
-        references = metrics.class_ids(references, name="references")
-        super().add_batch(predictions=predictions, references=references, **kwargs)
-
-    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one predicted and one true class id."""
-        prediction = metrics.class_ids([prediction], name="prediction")[0]
-        reference = metrics.class_ids([reference], name="reference")[0]
-        super().add(prediction=prediction, reference=reference, **kwargs)
-
-
-class ProbabilityMetric(evaluate.Metric):
-    """A metric of probabilities by its name, such as `ProbabilityMetric("log_loss")`; one row of them a reference.
-
-    Its result is empty where the metric is not defined.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        self.metric = _by_name(self.config_name, metrics.PROBABILITY_METRICS)
-        return _describe(self.metric, {"prediction_scores": _SCORES, "references": _IDS})
-
-    def _compute(self, *, prediction_scores: Any, references: Any) -> dict[str, float]:
-        labels, scores = metrics.labels_and_scores(references, prediction_scores)
-        value = self.metric.value(labels, metrics.as_probabilities(scores))
+    def _compute(self, *, references: Any, predictions: Any = None, prediction_scores: Any = None) -> dict[str, float]:
+        if isinstance(self.metric, metrics.CountMetric):
+            value = float(self.metric.of_counts(metrics.class_counts(references, predictions)))
+        else:
+            labels, scores = metrics.labels_and_scores(references, prediction_scores)
+            value = self.metric.value(labels, metrics.as_probabilities(scores))
         return {} if value is None else {self.metric.name: value}
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add `prediction_scores`, rows of probabilities, and true class ids."""
-        if predictions is not None:
+        """Add predicted class ids, or rows of probabilities as `prediction_scores`, and true class ids."""
+        if self._takes_classes:
+            predictions = metrics.class_ids(predictions, name="predictions")
+            references = metrics.class_ids(references, name="references")
+        elif predictions is not None:
             raise InputError(f"{self.metric.name}: expected prediction_scores (probabilities), got predictions")
-        references, scores = metrics.labels_and_scores(references, kwargs.pop("prediction_scores", None))
-        super().add_batch(references=references, prediction_scores=scores, **kwargs)
+        else:
+            scores = kwargs.pop("prediction_scores", None)
+            references, kwargs["prediction_scores"] = metrics.labels_and_scores(references, scores)
+        super().add_batch(predictions=predictions, references=references, **kwargs)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add one row of `prediction_scores` and its true class id."""
-        scores = [kwargs.pop("prediction_scores", None)]
-        self.add_batch(predictions=prediction, references=[reference], prediction_scores=scores)
-
-
-def _by_name(name: str, choices: Sequence[_Metric]) -> _Metric:
-    for metric in choices:
-        if metric.name == name:
-            return metric
-    raise InputError(f"metric: expected one of {', '.join(metric.name for metric in choices)}; got {name!r}")
-
-
-def _describe(metric: metrics.Metric, features: dict[str, Any]) -> evaluate.MetricInfo:
-    return evaluate.MetricInfo(description=metric.title, citation="", features=datasets.Features(features))
+        """Add one row, as `add_batch`."""
+        predictions = None if prediction is None else [prediction]
+        columns = {name: [value] for name, value in kwargs.items()}
+        self.add_batch(predictions=predictions, references=[reference], **columns)

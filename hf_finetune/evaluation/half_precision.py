@@ -1,4 +1,4 @@
-"""Logits in bfloat16, and in float32 where bfloat16 could have named another class.
+"""Logits in bfloat16, and in float32 where bfloat16 could change the predicted class.
 
 Legend: N rows, C classes.
 """
@@ -16,22 +16,21 @@ from torch.utils.data import Subset
 from hf_finetune.evaluation.logits import Collate, Indexed, predict_logits
 from hf_finetune.evaluation.metrics import softmax
 
-# A row is in doubt while its margin is below this many times the largest error that was seen in any row's margins.
+# A row is uncertain if its margin is below this multiple of the largest error of any margin so far.
 SAFETY = 2.0
-# Rows of the first part, spread over all lengths, on which the two formats are compared; four times as many where
-# nothing is computed again and this is all that is known.
+# Rows of the first part, of all lengths, on which the two formats are compared; four times as many without rescoring.
 COMPARED = 64
 
 
 def half_copy(model: nn.Module) -> nn.Module | None:
-    """The model with bfloat16 weights, a quarter faster than autocast, which casts them anew for every batch.
+    """Copy the model with bfloat16 weights, or return None for a model with BatchNorm, which needs float32.
 
-    Buffers stay as they are: rotary frequencies lose their sense in bfloat16. None where that cannot be computed:
-    BatchNorm wants weights and statistics of one format.
+    A quarter faster than autocast, which casts the weights for every batch. Buffers stay in float32, as bfloat16 is too
+    coarse for rotary frequencies.
     """
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         return None
-    # deepcopy takes what the memo already has: the float32 weights are never copied.
+    # deepcopy takes the parameters from the memo, so the float32 weights are not copied.
     memo = {
         id(p): nn.Parameter(p.detach().to(torch.bfloat16) if p.is_floating_point() else p.detach(), requires_grad=False)
         for p in model.parameters()
@@ -40,16 +39,16 @@ def half_copy(model: nn.Module) -> nn.Module | None:
 
 
 class HalfPrecision:
-    """Scores parts of a data set in bfloat16.
+    """Compute logits in bfloat16, one part of a data set after another.
 
-    On the first part the two formats are compared: how far bfloat16 moves the difference between a row's best class and
-    any other bounds the margin below which a label may be another in float32. With `rescore` such rows are computed
-    again, and compared in turn.
+    Both formats are compared on rows of the first part. The largest change of the difference between a row's best class
+    and any other is a bound: a row with a smaller margin may have another class in float32. With `rescore`, such rows
+    are computed in float32, too, and update the bound.
 
     Args:
         model: with float32 weights.
-        collate, batch_size, tokens: as in `predict_logits`.
-        rescore: give float32's logits for rows in doubt.
+        collate, batch_size, tokens: see `predict_logits`.
+        rescore: return float32 logits for uncertain rows.
     """
 
     def __init__(
@@ -62,16 +61,16 @@ class HalfPrecision:
         self.largest_error, self.largest_difference = 0.0, 0.0
 
     def logits(self, rows: Indexed, lengths: np.ndarray | None) -> np.ndarray:
-        """Shape (N, C), float32, in row order; arguments as in `predict_logits`."""
+        """Return logits (N, C), float32, in row order; for the arguments see `predict_logits`."""
         model, autocast = (self.exact, torch.bfloat16) if self.half is None else (self.half, None)
         logits_NC = self._predict(model, rows, lengths=lengths, autocast=autocast)
-        known_N = np.zeros(len(rows), dtype=bool)
+        exact_N = np.zeros(len(rows), dtype=bool)
 
         def replace(chosen: np.ndarray) -> None:
             part = None if lengths is None else lengths[chosen]
             exact_SC = self._predict(self.exact, Subset(rows, chosen.tolist()), lengths=part)
             self._compare(logits_NC[chosen], exact_SC)
-            logits_NC[chosen], known_N[chosen] = exact_SC, True
+            logits_NC[chosen], exact_N[chosen] = exact_SC, True
 
         if self.compared == 0:
             order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
@@ -81,13 +80,13 @@ class HalfPrecision:
             replace(sample)
             self.sampled, self.agreed = len(sample), int((logits_NC[sample].argmax(-1) == labels).sum())
         while self.rescore and logits_NC.shape[1] > 1:
-            # Again when a compared row showed a larger error: rows that had seemed certain may no longer be.
-            best_NC = np.sort(logits_NC, axis=-1)
-            doubt = np.flatnonzero(~known_N & (best_NC[:, -1] - best_NC[:, -2] < SAFETY * self.largest_error))
-            if len(doubt) == 0:
+            # Repeated, as each comparison may raise the bound.
+            sorted_NC = np.sort(logits_NC, axis=-1)
+            uncertain = np.flatnonzero(~exact_N & (sorted_NC[:, -1] - sorted_NC[:, -2] < SAFETY * self.largest_error))
+            if len(uncertain) == 0:
                 break
-            replace(doubt)
-            self.rescored += len(doubt)
+            replace(uncertain)
+            self.rescored += len(uncertain)
         self.rows += len(rows)
         return logits_NC
 
@@ -100,7 +99,7 @@ class HalfPrecision:
         self.compared += len(half_SC)
 
     def report(self) -> dict[str, str | float]:
-        """What was computed how, and how far it is from float32 on the rows that were computed in both."""
+        """Return the rows computed in each format, and their differences, as in result.json."""
         return {
             "format": "bf16",
             "rows": self.rows,

@@ -1,4 +1,4 @@
-"""Confidence intervals of metrics, and the judgement of one model against another.
+"""Confidence intervals of metrics, and paired comparisons of two models.
 
 Shapes: N rows, C classes, K columns of statistics, R resamples, S seeds.
 """
@@ -18,37 +18,38 @@ from hf_finetune.evaluation import metrics
 
 Verdict = Literal["better", "no worse", "worse", "undecided"]
 CHUNK = 2**21
-"""Numbers of one intermediate array: 16 MiB of float64."""
+"""Size of intermediate arrays: 16 MiB of float64."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the bounds of its confidence interval."""
+    """A value with its confidence interval."""
 
     value: float
     low: float
     high: float
     n: int
-    """Rows behind the value."""
+    """Number of rows."""
 
     def to_dict(self) -> dict[str, float | int]:
-        """As result.json has it: {"value", "low", "high", "n"}."""
+        """Return {"value", "low", "high", "n"}, as in result.json."""
         return asdict(self)
 
 
 def bootstrap(
     labels: Any, scores: Any, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> dict[str, Interval]:
-    """Every metric of `metrics.classification_metrics` with its confidence interval.
+    """Return every metric of `metrics.classification_metrics` with its confidence interval.
 
-    Rows are resampled once for all metrics. Each metric gets the interval that covers best for its kind:
+    Rows are resampled once for all metrics. The kind of interval is the one with the best coverage for the metric:
 
-    - a `CountMetric` that is a row share: exact (Clopper-Pearson), so that 50 right rows of 50 do not claim certainty.
-    - any other `CountMetric`, and a `RowMetric`: bootstrap, bias-corrected and accelerated (Efron 1987, "Better
-      bootstrap confidence intervals"). When no row is predicted wrong, or none right, counts show no spread in
-      resamples; then the exact interval stands in, of an accuracy over as many rows as weigh alike.
-    - `ece`: normal, with the bootstrap's standard error; the lower bound makes room for the bootstrap's bias too, since
-      a mean of absolute values comes out too high in small samples. Below about 200 rows it covers less than it says.
+    - a `CountMetric` that is a row share: exact (Clopper-Pearson), so that 50 correct rows of 50 do not claim
+      certainty.
+    - any other `CountMetric`, and a `RowMetric`: bias-corrected and accelerated bootstrap (Efron 1987, "Better
+      bootstrap confidence intervals"). If all rows are correct, or none, resamples do not vary; the exact interval of
+      an accuracy over the effective number of rows replaces it.
+    - `ece`: normal, with the bootstrap standard error; the lower bound includes the bootstrap bias, as a mean of
+      absolute values is too high in small samples. Coverage is below nominal for less than about 200 rows.
     - `roc_auc`: DeLong's variance on the logit scale; for an area of 0 or 1, exact as above.
 
     Args:
@@ -56,10 +57,10 @@ def bootstrap(
         scores: probabilities, shape (N, C).
         resamples: bootstrap resamples R; time is proportional to N x R.
         seed: of the resampling.
-        confidence: share of such intervals that hold the true value.
+        confidence: nominal coverage of the intervals.
 
     Raises:
-        InputError: as `metrics.labels_and_scores`, or fewer than 100 resamples.
+        InputError: see `metrics.labels_and_scores`; or fewer than 100 resamples.
     """
     labels, scores = metrics.labels_and_scores(labels, scores)
     if resamples < 100:
@@ -69,15 +70,8 @@ def bootstrap(
     statistics = _row_statistics(labels, predicted, probabilities)
     values = {name: value.item() for name, value in _metrics_of([statistics.sum(axis=1)[:, None]], num_labels).items()}
     resampled = _metrics_of(_resample(statistics, resamples, seed), num_labels)
-    _, kinds, times = np.unique(labels * num_labels + predicted, return_index=True, return_counts=True)
-    without_one = _metrics_of(_leave_out(statistics, kinds), num_labels)
-    bounds = {
-        name: _bca(values[name], resampled[name], _acceleration(without_one[name], times), z)
-        for name in (metric.name for metric in metrics.COUNT_METRICS if metric.interval != "row share")
-    }
-    for metric in metrics.ROW_METRICS:
-        name, of_rows = metric.name, metric.of_rows(labels, probabilities)
-        bounds[name] = _bca(values[name], resampled[name], _acceleration(-of_rows), z)
+    accelerations = _accelerations(labels, predicted, probabilities, statistics)
+    bounds = {name: _bca(values[name], resampled[name], each, z) for name, each in accelerations.items()}
     bounds["ece"] = _biased_upwards(values["ece"], resampled["ece"], z)
     if (area := metrics.roc_auc(labels, probabilities)) is not None:
         values["roc_auc"], influence = area
@@ -92,88 +86,88 @@ def bootstrap(
 def _exact_bounds(
     labels: np.ndarray, predicted: np.ndarray, values: dict[str, float], confidence: float
 ) -> dict[str, tuple[float, float]]:
-    """Bounds of the metrics that count rows; and of those that show no spread in resamples."""
-    rows, right = len(labels), int((labels == predicted).sum())
-    # How many rows, one weight each, would leave a mean over classes as uncertain as these labels do.
+    """Return bounds of row shares, and of the metrics whose resamples do not vary."""
+    rows, correct = len(labels), int((labels == predicted).sum())
+    # The effective number of rows of a mean over classes.
     support = np.unique(labels, return_counts=True)[1]
-    alike = float(len(support) ** 2 / (1 / support).sum())
-    by_rows, by_classes = exact(right, rows, confidence), exact(right / rows * alike, alike, confidence)
+    effective = float(len(support) ** 2 / (1 / support).sum())
+    by_rows, by_classes = exact(correct, rows, confidence), exact(correct / rows * effective, effective, confidence)
     bounds = {}
     for metric in metrics.COUNT_METRICS:
-        if metric.interval == "row share" or (metric.interval == "row mean" and right in (0, rows)):
+        if metric.interval == "row share" or (metric.interval == "row mean" and correct in (0, rows)):
             bounds[metric.name] = by_rows
-        elif metric.interval == "class mean" and right in (0, rows):
+        elif metric.interval == "class mean" and correct in (0, rows):
             bounds[metric.name] = by_classes
-        elif metric.interval == "correlation" and right == rows and len(support) > 1:
-            # Every class is right; a guess among them has correlation 0.
+        elif metric.interval == "correlation" and correct == rows and len(support) > 1:
+            # All rows are correct; a guess has correlation 0.
             chance = 1 / len(support)
             bounds[metric.name] = ((by_classes[0] - chance) / (1 - chance), 1.0)
     if values.get("roc_auc") in (0.0, 1.0):
-        bounds["roc_auc"] = exact(values["roc_auc"] * alike, alike, confidence)
+        bounds["roc_auc"] = exact(values["roc_auc"] * effective, effective, confidence)
     return bounds
 
 
-def exact(right: float, rows: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson bounds of a share, `right` of `rows`; both may be fractional.
+def exact(correct: float, rows: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Clopper-Pearson bounds of the share `correct` of `rows`; both may be fractional.
 
     Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the binomial".
     """
     tail = (1 - confidence) / 2
-    low = betaincinv(right, rows - right + 1, tail) if right > 0 else 0.0
-    high = betaincinv(right + 1, rows - right, 1 - tail) if right < rows else 1.0
+    low = betaincinv(correct, rows - correct + 1, tail) if correct > 0 else 0.0
+    high = betaincinv(correct + 1, rows - correct, 1 - tail) if correct < rows else 1.0
     return float(low), float(high)
 
 
 def paired_difference(correct_a: Any, correct_b: Any, *, confidence: float = 0.95) -> Interval:
-    """Accuracy of a minus accuracy of b on the same rows, over rows and seeds, with its confidence interval.
+    """Return accuracy of a minus accuracy of b on the same rows, over rows and seeds, with its confidence interval.
 
-    Rows and seeds are both draws from a larger population: the variance is that of a two-way random-effects layout
-    without replication, the degrees of freedom are Satterthwaite's (1946, "An approximate distribution of estimates of
-    variance components"). One row more that only a has right and one that only b has right are added first, as Bonett
-    and Price do (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
-    data"): without them, models that agree on 20 rows would be called equal for certain. One seed says nothing about
-    others: the interval is then over rows alone. With two seeds that differ, 95% intervals cover about 90%.
+    Rows and seeds are random effects: the variance is that of a two-way layout without replication, the degrees of
+    freedom are Satterthwaite's (1946, "An approximate distribution of estimates of variance components"). One row that
+    only a has correct and one that only b has correct are added, as by Bonett and Price (2012, "Adjusted Wald
+    confidence interval for a difference of binomial proportions based on paired data"): without them, models that
+    agree on 20 rows would be equal with certainty. With one seed, the interval is over rows alone. With two seeds, 95%
+    intervals cover about 90%.
 
     Args:
-        correct_a: whether a is right, (N,) or one line for each seed (S, N); 0 and 1 or booleans.
-        correct_b: the same for b; line s holds b's run that is paired with a's run s.
-        confidence: share of such intervals that hold the true difference.
+        correct_a: whether a is correct, (N,) or one line for each seed (S, N); 0 and 1 or booleans.
+        correct_b: the same for b; line s is paired with line s of a.
+        confidence: nominal coverage of the interval.
 
     Returns:
-        value, low and high as shares (0.01 is a point), n = N.
+        value, low and high as shares (0.01 is a percentage point), n = N.
 
     Raises:
-        InputError: shapes that differ, no rows, or anything but 0 and 1.
+        InputError: different shapes, no rows, or values other than 0 and 1.
     """
     a, b = np.atleast_2d(np.asarray(correct_a)), np.atleast_2d(np.asarray(correct_b))
     if a.shape != b.shape or a.ndim != 2 or a.size == 0:
         raise InputError(f"paired difference: expected two arrays of shape (seeds, rows), got {a.shape} and {b.shape}")
     if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
-        raise InputError("paired difference: expected 0 or 1 for each row, wrong or right")
+        raise InputError("paired difference: expected 0 (wrong) or 1 (correct) for each row")
     difference = a.astype(np.float64) - b
     padded = np.column_stack([difference, np.ones(len(a)), -np.ones(len(a))])
     return _around(float(difference.mean()), *_mean_and_half(padded, confidence), rows=a.shape[1])
 
 
 def paired_macro_f1(labels: Any, predicted_a: Any, predicted_b: Any, *, confidence: float = 0.95) -> Interval:
-    """Macro F1 of a minus macro F1 of b on the same rows, over rows and seeds, with its confidence interval.
+    """Return macro F1 of a minus macro F1 of b on the same rows, over rows and seeds, with its confidence interval.
 
-    As `paired_difference`, with what each row adds to the score in place of right or wrong: the score is linear in the
-    rows near its value (delta method). Row i adds to the F1 of class c, 2 TP / (labels + predictions), its derivative
-    (2 [both are c] - F1 ([its label is c] + [its prediction is c])) N / (labels + predictions). For a few hundred rows
-    and more; models that predict the same everywhere differ by 0 for certain.
+    The interval is that of `paired_difference`, over the linear contribution of each row to the score (delta method).
+    Row i contributes to the F1 of class c, 2 TP / (labels + predictions), the derivative (2 [both are c] - F1 ([its
+    label is c] + [its prediction is c])) N / (labels + predictions). Valid from a few hundred rows on; for identical
+    predictions the interval has no width.
 
     Args:
         labels: true class ids, (N,).
-        predicted_a: class ids that a gives, (N,) or one line for each seed (S, N).
-        predicted_b: the same for b; line s holds b's run that is paired with a's run s.
-        confidence: share of such intervals that hold the true difference.
+        predicted_a: class ids predicted by a, (N,) or one line for each seed (S, N).
+        predicted_b: the same for b; line s is paired with line s of a.
+        confidence: nominal coverage of the interval.
 
     Returns:
-        value, low and high as shares (0.01 is a point), n = N.
+        value, low and high as shares (0.01 is a percentage point), n = N.
 
     Raises:
-        InputError: shapes that differ, or no rows.
+        InputError: different shapes, or no rows.
     """
     labels, a, b = np.asarray(labels), np.atleast_2d(np.asarray(predicted_a)), np.atleast_2d(np.asarray(predicted_b))
     if a.shape != b.shape or a.ndim != 2 or labels.shape != a.shape[1:] or a.size == 0:
@@ -188,13 +182,13 @@ def paired_macro_f1(labels: Any, predicted_a: Any, predicted_b: Any, *, confiden
 
 
 def _macro_f1_by_row(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """What each row adds to macro F1, shape (N,); the mean is macro F1 over the classes that occur."""
+    """Return the contribution of each row to macro F1, shape (N,); the mean is macro F1 over the classes that occur."""
     classes = np.union1d(labels, predicted)
     is_label, is_prediction = (ids[:, None] == classes for ids in (labels, predicted))
     both, total_C = is_label & is_prediction, is_label.sum(axis=0) + is_prediction.sum(axis=0)
     f1_C = 2 * both.sum(axis=0) / total_C
-    added = (2 * both - f1_C * (is_label.astype(float) + is_prediction)) * len(labels) / total_C
-    return (f1_C + added).mean(axis=1)
+    contribution = (2 * both - f1_C * (is_label.astype(float) + is_prediction)) * len(labels) / total_C
+    return (f1_C + contribution).mean(axis=1)
 
 
 def _around(value: float, mean: float, half: float, *, rows: int) -> Interval:
@@ -202,14 +196,14 @@ def _around(value: float, mean: float, half: float, *, rows: int) -> Interval:
 
 
 def _mean_and_half(cells: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Mean over seeds and rows (S, N), and half the width of its interval; see `paired_difference`."""
+    """Return the mean over seeds and rows (S, N), and half the width of its interval; see `paired_difference`."""
     seeds, rows = cells.shape
     mean = cells.mean()
     if rows == 1:
-        # Nothing is known of other rows.
+        # One row has no variance.
         return float(mean), np.inf
     of_rows, of_seeds = cells.mean(axis=0) - mean, cells.mean(axis=1) - mean
-    # Sums of squares over degrees of freedom, each divided by the number of cells: parts of the mean's variance.
+    # Mean squares divided by the number of cells: components of the mean's variance.
     by_rows = seeds * (of_rows**2).sum() / (rows - 1) / cells.size
     variance, freedom = by_rows, rows - 1.0
     if seeds > 1:
@@ -224,11 +218,11 @@ def _mean_and_half(cells: np.ndarray, confidence: float) -> tuple[float, float]:
 
 
 def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
-    """What a paired difference shows of the first model.
+    """Judge the first model of a paired difference.
 
     Args:
-        difference: of `paired_difference`, or of any score where more is better.
-        margin: largest loss that still counts as none; 0.01 is one point.
+        difference: from `paired_difference`, or of any score where greater is better.
+        margin: largest loss that is still acceptable; 0.01 is one percentage point.
 
     Returns:
         `better`: the lower bound is above 0; `no worse`: it is above -margin; `worse`: it is not, and the upper bound
@@ -242,23 +236,23 @@ def verdict(difference: Interval, *, margin: float = 0.01) -> Verdict:
 
 
 def _row_statistics(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> sparse.csr_array:
-    """What each row adds to the sums that all metrics are functions of, shape (K, N).
+    """Return the summands of each row, shape (K, N); all metrics are functions of their sums.
 
-    K is, in this order: C counts of right rows, C of labels, C of predictions, a value for each `RowMetric`, and the
-    gap of right rows and confidence in each confidence bin.
+    K consists of C counts of correct rows, C of labels, C of predictions, a value for each `RowMetric`, and the gap
+    between accuracy and confidence in each confidence bin.
     """
     rows, num_labels = probabilities.shape
     confidence = probabilities.max(axis=1)
-    right, bins_start = labels == predicted, 3 * num_labels + len(metrics.ROW_METRICS)
+    correct, bins_start = labels == predicted, 3 * num_labels + len(metrics.ROW_METRICS)
     entries = [
-        (labels, right.astype(np.float64)),
+        (labels, correct.astype(np.float64)),
         (num_labels + labels, np.ones(rows)),
         (2 * num_labels + predicted, np.ones(rows)),
         *(
             (np.full(rows, column), metric.of_rows(labels, probabilities))
             for column, metric in enumerate(metrics.ROW_METRICS, start=3 * num_labels)
         ),
-        (bins_start + metrics.confidence_bin(confidence), right - confidence),
+        (bins_start + metrics.confidence_bin(confidence), correct - confidence),
     ]
     columns, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
     shape = (bins_start + metrics.BINS, rows)
@@ -266,12 +260,12 @@ def _row_statistics(labels: np.ndarray, predicted: np.ndarray, probabilities: np
 
 
 def _metrics_of(chunks: Iterable[np.ndarray], num_labels: int) -> dict[str, np.ndarray]:
-    """Metrics (R,) of sums of row statistics (K, R) that come in chunks along R."""
+    """Return metrics (R,) from sums of row statistics (K, R), which are given in chunks along R."""
     parts: list[dict[str, np.ndarray]] = []
     starts = [num_labels, 2 * num_labels, 3 * num_labels, 3 * num_labels + len(metrics.ROW_METRICS)]
     for sums in chunks:
-        right, support, predicted, of_rows, gaps = np.split(sums, starts)
-        counts, rows = metrics.Counts(right, support, predicted), support.sum(axis=0)
+        correct, support, predicted, of_rows, gaps = np.split(sums, starts)
+        counts, rows = metrics.Counts(correct, support, predicted), support.sum(axis=0)
         parts.append(
             {
                 **{metric.name: metric.of_counts(counts) for metric in metrics.COUNT_METRICS},
@@ -283,7 +277,7 @@ def _metrics_of(chunks: Iterable[np.ndarray], num_labels: int) -> dict[str, np.n
 
 
 def _leave_out(statistics: sparse.csr_array, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Sums (K, len(rows)) of the statistics over all rows but one, in chunks of bounded size."""
+    """Yield sums of the statistics over all rows but one, (K, len(rows)), in chunks of bounded size."""
     totals, by_row = statistics.sum(axis=1)[:, None], statistics.tocsc()
     chunk = max(1, CHUNK // len(totals))
     for start in range(0, len(rows), chunk):
@@ -291,7 +285,7 @@ def _leave_out(statistics: sparse.csr_array, rows: np.ndarray) -> Iterator[np.nd
 
 
 def _resample(statistics: sparse.csr_array, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Sums (K, resamples) of the statistics over rows drawn with replacement, in chunks of bounded size."""
+    """Yield sums of the statistics over rows drawn with replacement, (K, resamples), in chunks of bounded size."""
     rng, rows = np.random.default_rng(seed), statistics.shape[1]
     chunk = max(1, CHUNK // max(statistics.shape))
     for start in range(0, resamples, chunk):
@@ -301,21 +295,36 @@ def _resample(statistics: sparse.csr_array, resamples: int, seed: int) -> Iterat
         yield statistics @ times.T.astype(np.float64)
 
 
-def _acceleration(without_one: np.ndarray, times: np.ndarray | float = 1.0) -> float:
-    """Skewness of a metric over the rows, a sixth of it (Efron 1987).
+def _accelerations(
+    labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, statistics: sparse.csr_array
+) -> dict[str, float]:
+    """Return the acceleration of every metric that gets a BCa interval."""
+    num_labels = probabilities.shape[1]
+    # Rows with the same label and prediction change count metrics equally.
+    _, distinct, repeats = np.unique(labels * num_labels + predicted, return_index=True, return_counts=True)
+    leave_one_out = _metrics_of(_leave_out(statistics, distinct), num_labels)
+    names = (metric.name for metric in metrics.COUNT_METRICS if metric.interval != "row share")
+    return {
+        **{name: _acceleration(leave_one_out[name], repeats) for name in names},
+        **{metric.name: _acceleration(-metric.of_rows(labels, probabilities)) for metric in metrics.ROW_METRICS},
+    }
+
+
+def _acceleration(leave_one_out: np.ndarray, repeats: np.ndarray | float = 1.0) -> float:
+    """Return a sixth of the skewness of a metric over the rows (Efron 1987).
 
     Args:
-        without_one: the metric when one row is left out, whatever its scale, for each kind of row.
-        times: number of rows of each kind.
+        leave_one_out: the metric without one row, on any scale, for each distinct row.
+        repeats: number of rows like each distinct row.
     """
-    times = np.broadcast_to(times, without_one.shape)
-    deviation = np.average(without_one, weights=times) - without_one
-    squares = (times * deviation**2).sum()
-    return float((times * deviation**3).sum() / (6 * squares**1.5)) if squares > 0 else 0.0
+    repeats = np.broadcast_to(repeats, leave_one_out.shape)
+    deviation = np.average(leave_one_out, weights=repeats) - leave_one_out
+    squares = (repeats * deviation**2).sum()
+    return float((repeats * deviation**3).sum() / (6 * squares**1.5)) if squares > 0 else 0.0
 
 
 def _bca(value: float, resampled: np.ndarray, acceleration: float, z: float) -> tuple[float, float]:
-    """Bias-corrected and accelerated bounds; resamples that equal the value count half below it."""
+    """Return bias-corrected and accelerated bounds; resamples equal to the value count half as below it."""
     below = ((resampled < value).mean() + (resampled <= value).mean()) / 2
     bias = ndtri(np.clip(below, 1 / len(resampled), 1 - 1 / len(resampled)))
     shifted = bias + np.array([-z, z])
@@ -324,13 +333,13 @@ def _bca(value: float, resampled: np.ndarray, acceleration: float, z: float) -> 
 
 
 def _biased_upwards(value: float, resampled: np.ndarray, z: float) -> tuple[float, float]:
-    """Normal bounds within [0, 1], the lower one moved by the bootstrap's estimate of the bias."""
+    """Return normal bounds within [0, 1], the lower one shifted by the bootstrap estimate of the bias."""
     bias, half = max(0.0, resampled.mean() - value), z * resampled.std()
     return max(0.0, value - bias - half), min(1.0, value + half)
 
 
 def _delong(area: float, influence: np.ndarray, z: float) -> tuple[float, float]:
-    """Bounds from the rows' influence, normal on the logit scale, which keeps them between 0 and 1."""
+    """Return bounds from the rows' influence, normal on the logit scale, which keeps them between 0 and 1."""
     if area in (0.0, 1.0):
         return area, area
     half = z * np.sqrt((influence**2).sum()) / (area * (1 - area))

@@ -1,4 +1,4 @@
-"""Logits of many rows from one model: batched by length, returned in row order.
+"""Compute the logits of many rows, batched by length and returned in row order.
 
 Legend: N rows, C classes.
 """
@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from hf_finetune.data.inputs import EpochRows
 
-# Rows are sorted by length within parts of so many: texts are small, and a longer part has less padding.
+# Rows of a part, within which rows are sorted by length: texts take little memory, and a longer part has less padding.
 PART_ROWS = {"text": 8192, "image": 512}
-# Padded tokens of a forward pass that a processor's caches hold: with 512 rows of 12, or 48 of 128, it is 10 to 30%
-# slower, with a quarter of these tokens as well.
+# Padded tokens of a forward pass, to fit into a processor's caches: 512 rows of 12 tokens, or 48 of 128, are 10 to 30%
+# slower, and so is a quarter of these tokens.
 TOKENS = 2048
 Collate = Callable[[Any], dict[str, torch.Tensor]]
-# Rows that a DataLoader reads by lists of indices, see `data.inputs.Rows`, or some of them.
+# Rows that are read by lists of indices, see `data.inputs.Rows`, or a subset of them.
 Indexed = EpochRows | Subset
 
 
@@ -41,64 +41,66 @@ def predict_logits(
     """Run `model` over all rows without gradients and return its logits.
 
     Args:
-        rows: `rows[[i, j]]`-style dataset, see `data.inputs.Rows`.
-        batch_size: rows of a forward pass. None: as `tokens` says.
-        tokens: padded tokens of a forward pass, where there are `lengths`; else 64 rows.
-        lengths: shape (N,), tokens of each row; rows of like length share a batch. None: batches in row order.
-        autocast: dtype of the matrix products; None: float32.
-        progress: label of a progress bar on stderr, where that is a terminal; None: no bar.
+        rows: dataset that is read by lists of indices, see `data.inputs.Rows`.
+        batch_size: rows of a forward pass. None: determined by `tokens`.
+        tokens: padded tokens of a forward pass; without `lengths`, a pass has 64 rows instead.
+        lengths: shape (N,), tokens of each row; rows of similar length share a batch. None: batches in row order.
+        autocast: dtype of matrix products; None: float32.
+        progress: label of a progress bar on a terminal; None: no bar.
 
     Returns:
-        Shape (N, C), float32, in row order whatever the batches were.
+        Shape (N, C), float32, in row order.
     """
     weight = next(model.parameters())
     device, dtype = weight.device, weight.dtype
-    order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
-    if batch_size is None and lengths is not None and tokens is not None:
-        batches = cut_by_tokens(order, lengths, tokens)
-    else:
-        size = batch_size or 64
-        batches = [order[i : i + size].tolist() for i in range(0, len(order), size)]
+    batches = _batches(len(rows), lengths, batch_size, tokens)
     loader = DataLoader(rows, batch_sampler=batches, collate_fn=collate)
     parts = []
-    # Not inference_mode: BEiT keeps an index tensor from one forward pass to the next, and could not be trained after.
     bar = tqdm(loader, desc=progress, disable=True if progress is None else None, leave=False, dynamic_ncols=True)
-    with bar, evaluating(model), torch.no_grad(), cast(device, autocast):
+    # Not inference_mode: BEiT caches an index tensor in a forward pass, and could not be trained afterwards.
+    with bar, evaluating(model), torch.no_grad(), autocast_to(autocast, device):
         for batch in bar:
             batch = to_device(batch, device)
             if dtype != torch.float32:
                 batch = {n: v.to(dtype) if torch.is_floating_point(v) else v for n, v in batch.items()}
-            logits = model(**batch).logits
-            parts.append(logits.float().cpu().numpy())
+            parts.append(model(**batch).logits.float().cpu().numpy())
     in_batches = np.concatenate(parts)
     logits_NC = np.empty_like(in_batches)
-    logits_NC[order] = in_batches
+    logits_NC[np.concatenate(batches)] = in_batches
     return logits_NC
 
 
+def _batches(rows: int, lengths: np.ndarray | None, batch_size: int | None, tokens: int | None) -> list[list[int]]:
+    order = np.arange(rows) if lengths is None else np.argsort(lengths, kind="stable")
+    if batch_size is None and lengths is not None and tokens is not None:
+        return batches_by_tokens(order, lengths, tokens)
+    size = batch_size or 64
+    return [order[i : i + size].tolist() for i in range(0, rows, size)]
+
+
 def gather_logits(part: np.ndarray, rows: int, processes: int) -> np.ndarray:
-    """Logits (N, C) of all rows, for every process, from the share of each: process i has rows i, i + processes, ...
+    """Gather the logits (N, C) of all rows on every process. Process i has the rows i, i + processes, ...
 
     Args:
-        part: this process's.
-        rows: N.
-        processes: of the run; all of them call this.
+        part: logits of this process.
+        rows: number of all rows N.
+        processes: number of processes, all of which call this.
     """
     if processes == 1:
         return part
     parts: list[Any] = [None] * processes
     torch.distributed.all_gather_object(parts, part)
-    whole_NC = np.empty((rows, part.shape[1]), dtype=part.dtype)
+    logits_NC = np.empty((rows, part.shape[1]), dtype=part.dtype)
     for process, logits in enumerate(parts):
-        whole_NC[process::processes] = logits
-    return whole_NC
+        logits_NC[process::processes] = logits
+    return logits_NC
 
 
-def cut_by_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> list[list[int]]:
-    """Rows of each forward pass: as many as stay within so many padded tokens, at least one.
+def batches_by_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> list[list[int]]:
+    """Divide rows into batches of at most this many padded tokens, or of one row.
 
     Args:
-        order: rows, short ones first.
+        order: row indices, from short to long rows.
         lengths: shape (N,), tokens of each row.
     """
     batches, start, in_order = [], 0, lengths[order]
@@ -112,13 +114,13 @@ def cut_by_tokens(order: np.ndarray, lengths: np.ndarray, tokens: int) -> list[l
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on `device`; numbers, like the longest row of a packed batch, stay where they are."""
+    """Move the tensors of a batch to `device`; a packed batch also has numbers."""
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) in the block, the former mode after."""
+    """Set evaluation mode (no dropout) within the block, and restore the former mode."""
     was_training = model.training
     model.eval()
     try:
@@ -127,6 +129,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def cast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast | nullcontext:
-    """Autocast to `dtype` on `device`; None: nothing is cast."""
+def autocast_to(dtype: torch.dtype | None, device: torch.device) -> torch.autocast | nullcontext:
+    """Return the context of mixed precision in `dtype` on `device`; None: no mixed precision."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)

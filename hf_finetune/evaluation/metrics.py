@@ -1,8 +1,7 @@
-"""The classification metrics: kernels in pure numpy, equal to scikit-learn, and their one table, `METRICS`.
+"""Classification metrics in numpy, with the values of scikit-learn, and their table, `METRICS`.
 
-To add a metric, write its kernel and a row of the table; intervals, result.json, the card and the `evaluate` modules
-follow. Every kernel of counts works over trailing axes too, so that one formula serves the value and its bootstrap
-resamples.
+To add a metric, write its function and a row of the table; intervals, result.json, the card and `evaluate_metrics`
+follow. Functions of counts accept trailing axes, so that one formula gives the value and its bootstrap resamples.
 
 Shapes: N rows, C classes, R any trailing axes (resamples).
 """
@@ -20,25 +19,25 @@ from hf_finetune.errors import InputError
 
 Average = Literal["macro", "micro", "weighted"]
 EpochMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "matthews_correlation", "log_loss"]
-"""The metrics of `METRICS` that can choose the epoch whose weights are kept."""
+"""Metrics that can select the best epoch."""
 SUMMARY_METRICS = ("accuracy", "macro_f1", "log_loss")
-"""Metrics of the models that a run is compared with, and of the table at its end."""
+"""Metrics of baselines and teachers, and of the table that a run prints."""
 BINS = 15
 """Confidence bins of the expected calibration error, as in arXiv:1706.04599."""
 EPSILON = float(np.finfo(np.float64).eps)
-"""Smallest probability that the log loss sees, as in scikit-learn."""
+"""Lower limit of probabilities in the log loss, as in scikit-learn."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """All that the metrics of predicted classes need to know of the confusion matrix; each array is (C, R)."""
+    """Diagonal and marginal sums of the confusion matrix; each array is (C, R)."""
 
-    right: np.ndarray
-    """Rows of a class that were predicted as that class."""
+    correct: np.ndarray
+    """Correctly predicted rows of each class."""
     support: np.ndarray
-    """Rows of a class."""
+    """Rows of each class."""
     predicted: np.ndarray
-    """Rows predicted as a class."""
+    """Rows predicted as each class."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,15 @@ class Metric:
     """A metric of single-label classification: one row of the table."""
 
     name: str
-    """Its key in result.json."""
+    """Key in result.json."""
     title: str
-    """Its name in a model card."""
+    """Name in a model card."""
     _: KW_ONLY
     greater_is_better: bool
-    """False for an error: the epoch that it chooses is the one with the least."""
     hub_type: str
-    """What the Hub calls it."""
+    """Type in the Hub's model-index metadata."""
     hub_arguments: dict[str, str] | None = None
-    """What tells it from the Hub's other metrics of the same type."""
+    """Arguments that distinguish Hub metrics of the same type."""
 
 
 @dataclass(frozen=True)
@@ -65,37 +63,37 @@ class CountMetric(Metric):
     of_counts: Callable[[Counts], np.ndarray]
     """From counts (C, R) to values (R)."""
     interval: Literal["row share", "row mean", "class mean", "correlation"]
-    """Which interval it gets, see `intervals.bootstrap`: a `row share` is the share of right rows; a `row mean`
-    weights every row alike, a `class mean` every class; a `correlation` gives a guess 0 and a perfect model 1."""
+    """Kind of confidence interval, see `intervals.bootstrap`. `row share`: the share of correct rows; `row mean` and
+    `class mean`: a mean with equal weights for rows or classes; `correlation`: 0 for a guess, 1 for a perfect model."""
 
 
 @dataclass(frozen=True)
 class RowMetric(Metric):
-    """A metric of probabilities that is the mean of a value of each row."""
+    """A metric of probabilities that is a mean over rows."""
 
     of_rows: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    """From labels (N,) and probabilities (N, C) to the rows' values (N,)."""
+    """From labels (N,) and probabilities (N, C) to the value of each row (N,)."""
 
     def value(self, labels: np.ndarray, probabilities: np.ndarray) -> float:
-        """The mean over rows."""
+        """Return the mean over rows."""
         return float(self.of_rows(labels, probabilities).mean())
 
 
 @dataclass(frozen=True)
 class ScoreMetric(Metric):
-    """Any other metric of probabilities; `intervals.bootstrap` has a special interval for each."""
+    """Any other metric of probabilities, with its own kind of interval in `intervals.bootstrap`."""
 
     value: Callable[[np.ndarray, np.ndarray], float | None]
     """From labels (N,) and probabilities (N, C) to the value; None where it is not defined."""
 
 
 def class_ids(values: Any, *, name: str, num_labels: int | None = None) -> np.ndarray:
-    """Class ids as an int64 array of shape (N,).
+    """Check class ids and return them as an int64 array of shape (N,).
 
     Args:
-        values: class ids, one a row.
-        name: what an error calls them.
-        num_labels: number of classes; None: any id from 0 on.
+        values: class ids, one per row.
+        name: of the values, for messages.
+        num_labels: number of classes; None: unlimited.
 
     Raises:
         InputError: no rows, more than one axis, a type other than integer, or an id outside 0 .. num_labels - 1.
@@ -104,7 +102,7 @@ def class_ids(values: Any, *, name: str, num_labels: int | None = None) -> np.nd
     if ids.ndim == 2 and ids.dtype.kind == "f":
         raise InputError(f"{name}: expected class numbers (N,), got probabilities {ids.shape}; take the argmax first")
     if ids.ndim != 1:
-        raise InputError(f"{name}: expected one class id a row, got shape {ids.shape}")
+        raise InputError(f"{name}: expected one class id per row, got shape {ids.shape}")
     if len(ids) == 0:
         raise InputError(f"{name}: expected at least one row, got none")
     if ids.dtype.kind not in "iu":
@@ -118,11 +116,11 @@ def class_ids(values: Any, *, name: str, num_labels: int | None = None) -> np.nd
 
 
 def labels_and_scores(labels: Any, scores: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N,) as int64 and finite scores (N, C) as float64, checked against each other.
+    """Check labels and scores, and return labels (N,) as int64 and scores (N, C) as float64.
 
     Raises:
-        InputError: no rows, a NaN or infinite score, fewer than two columns, lengths that differ, or a label that has
-            no column.
+        InputError: no rows, a NaN or infinite score, fewer than two columns, different lengths, or a label without a
+            column.
     """
     scores = np.asarray(scores)
     if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
@@ -139,17 +137,16 @@ def labels_and_scores(labels: Any, scores: Any) -> tuple[np.ndarray, np.ndarray]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (N, C) of logits (N, C), in float64."""
+    """Return the probabilities (N, C) of logits (N, C), in float64."""
     exponentials = np.exp(np.asarray(logits, dtype=np.float64) - np.max(logits, axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def as_probabilities(scores: np.ndarray) -> np.ndarray:
-    """`scores` (N, C), made sure to be probabilities. The tolerance covers those computed in bfloat16.
+    """Check that `scores` (N, C) are probabilities, and return them. Logits are refused, not converted.
 
     Raises:
-        InputError: a score outside [0, 1], or a row that does not sum to 1 within 1%. Logits are not guessed at: some
-            look like probabilities.
+        InputError: a score outside [0, 1], or a row that does not sum to 1 within 1%, the precision of bfloat16.
     """
     wrong = (scores.min(axis=1) < 0) | (scores.max(axis=1) > 1) | (np.abs(scores.sum(axis=1) - 1) > 0.01)
     if wrong.any():
@@ -162,15 +159,13 @@ def as_probabilities(scores: np.ndarray) -> np.ndarray:
 
 
 def class_counts(labels: Any, predicted: Any, *, num_labels: int | None = None) -> Counts:
-    """Counts of shape (C,) for class ids `labels` (N,) and `predicted` (N,).
+    """Count true and predicted class ids, shapes (N,), as `Counts` of shape (C,).
 
     Args:
-        labels: true classes.
-        predicted: predicted classes.
-        num_labels: number of classes C; None: as many as occur.
+        num_labels: number of classes C; None: only classes that occur.
 
     Raises:
-        InputError: as `class_ids`, or lengths that differ.
+        InputError: see `class_ids`; or different lengths.
     """
     labels = class_ids(labels, name="labels", num_labels=num_labels)
     predicted = class_ids(predicted, name="predictions", num_labels=num_labels)
@@ -179,58 +174,57 @@ def class_counts(labels: Any, predicted: Any, *, num_labels: int | None = None) 
         names, ids = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
         (labels, predicted), num_labels = np.split(ids, 2), len(names)
     return Counts(
-        right=np.bincount(labels[labels == predicted], minlength=num_labels),
+        correct=np.bincount(labels[labels == predicted], minlength=num_labels),
         support=np.bincount(labels, minlength=num_labels),
         predicted=np.bincount(predicted, minlength=num_labels),
     )
 
 
 def accuracy(counts: Counts) -> np.ndarray:
-    """Share of rows predicted right, shape (R)."""
-    return counts.right.sum(axis=0) / counts.support.sum(axis=0)
+    """Return the share of correct rows, shape (R)."""
+    return counts.correct.sum(axis=0) / counts.support.sum(axis=0)
 
 
 def balanced_accuracy(counts: Counts) -> np.ndarray:
-    """Mean recall over the classes that have rows, shape (R)."""
-    recall = counts.right / np.maximum(counts.support, 1)
+    """Return the mean recall over classes with rows, shape (R)."""
+    recall = counts.correct / np.maximum(counts.support, 1)
     return recall.sum(axis=0) / (counts.support > 0).sum(axis=0)
 
 
 def f1(counts: Counts, average: Average) -> np.ndarray:
-    """Harmonic mean of precision and recall, shape (R).
+    """Return the F1 score, shape (R).
 
     Args:
-        counts: of shape (C, R).
-        average: `macro`: mean over the classes that occur among labels or predictions; `weighted`: mean over classes
-            weighted by their rows; `micro`: over all rows at once, which is the accuracy where every row has one class.
+        counts: shape (C, R).
+        average: `macro`: mean over the classes among labels or predictions; `weighted`: mean weighted by rows of each
+            class; `micro`: over all rows at once, which equals the accuracy.
     """
     if average == "micro":
         return accuracy(counts)
     occurrences = counts.support + counts.predicted
-    score = 2 * counts.right / np.maximum(occurrences, 1)
+    score = 2 * counts.correct / np.maximum(occurrences, 1)
     if average == "weighted":
         return (score * counts.support).sum(axis=0) / counts.support.sum(axis=0)
     return score.sum(axis=0) / (occurrences > 0).sum(axis=0)
 
 
 def matthews_correlation(counts: Counts) -> np.ndarray:
-    """Correlation of labels and predictions for any number of classes, shape (R); 0 if either is constant.
+    """Return the correlation of labels and predictions for any number of classes, shape (R); 0 if either is constant.
 
     Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
     """
     support, predicted = counts.support.astype(np.float64), counts.predicted.astype(np.float64)
     rows = support.sum(axis=0)
-    covariance = counts.right.sum(axis=0) * rows - (support * predicted).sum(axis=0)
+    covariance = counts.correct.sum(axis=0) * rows - (support * predicted).sum(axis=0)
     variances = (rows**2 - (support**2).sum(axis=0)) * (rows**2 - (predicted**2).sum(axis=0))
     return np.where(variances > 0, covariance / np.sqrt(np.maximum(variances, 1)), 0.0)
 
 
 def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood (N,) of the true classes, in nats.
+    """Return the cross-entropy of each row (N,), in nats.
 
     Args:
-        labels: class ids, shape (N,); or soft, shape (N, C), how much of each class is in a row: then the same mixture
-            of the classes' losses.
+        labels: class ids, shape (N,), or soft labels, shape (N, C).
         probabilities: shape (N, C).
     """
     if labels.ndim == 2:
@@ -239,12 +233,12 @@ def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def confidence_bin(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Index of the equal-width bin (low, high] of [0, 1] that holds each confidence; same shape."""
+    """Return the index of the equal-width bin (low, high] of [0, 1] of each confidence; same shape."""
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
-    """Mean distance of confidence and accuracy over confidence bins, weighted by rows (arXiv:1706.04599).
+    """Return the mean distance of confidence and accuracy over bins, weighted by rows (arXiv:1706.04599).
 
     Args:
         labels: true classes, shape (N,).
@@ -257,18 +251,17 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
 
 
 def roc_auc(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.ndarray] | None:
-    """Area under the ROC curve, and what each row adds to its error.
+    """Return the area under the ROC curve and the influence of each row, or None if a class has no rows.
 
-    Two classes: of class 1. More: mean over the classes, each against the rest. None when a class has no rows, where
-    the area is not defined.
+    With two classes: of class 1. With more: mean over the classes, one against the rest.
 
     Args:
         labels: true classes, shape (N,).
         probabilities: shape (N, C).
 
     Returns:
-        The area, and the influence (N,) of each row on it, whose sum of squares is the area's variance: DeLong et al.
-        1988, "Comparing the areas under two or more correlated receiver operating characteristic curves".
+        The area, and the influence (N,) of each row, whose sum of squares is the area's variance: DeLong et al. 1988,
+        "Comparing the areas under two or more correlated receiver operating characteristic curves".
     """
     num_labels = probabilities.shape[1]
     if (np.bincount(labels, minlength=num_labels) == 0).any():
@@ -289,14 +282,14 @@ def roc_auc(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.nd
 
 
 def classification_metrics(labels: Any, scores: Any) -> dict[str, float]:
-    """Every metric of `METRICS` by name, but those that are not defined for these labels.
+    """Return every metric of `METRICS` by name, except those that are not defined for these labels.
 
     Args:
         labels: true class ids, shape (N,).
         scores: probabilities, shape (N, C).
 
     Raises:
-        InputError: as `labels_and_scores` and `as_probabilities`.
+        InputError: see `labels_and_scores` and `as_probabilities`.
     """
     labels, scores = labels_and_scores(labels, scores)
     probabilities = as_probabilities(scores)
@@ -314,13 +307,12 @@ def _same_length(labels: np.ndarray, predictions: np.ndarray) -> None:
 
 
 def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Share of the sorted `others` that lie below each of `values`, ties counted half."""
+    """Return the share of the sorted `others` below each of `values`; ties count half."""
     below = np.searchsorted(others, values, side="left") + np.searchsorted(others, values, side="right")
     return below / (2 * len(others))
 
 
 def _area(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """The area of `roc_auc` alone."""
     area = roc_auc(labels, probabilities)
     return None if area is None else area[0]
 
@@ -367,5 +359,7 @@ PROBABILITY_METRICS: tuple[RowMetric | ScoreMetric, ...] = (
     ),
     ScoreMetric("roc_auc", "ROC AUC", _area, greater_is_better=True, hub_type="roc_auc"),
 )
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (*COUNT_METRICS, *PROBABILITY_METRICS)}
+METRICS: dict[str, CountMetric | RowMetric | ScoreMetric] = {
+    metric.name: metric for metric in (*COUNT_METRICS, *PROBABILITY_METRICS)
+}
 """All metrics by name, in the order of result.json."""

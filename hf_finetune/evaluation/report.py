@@ -1,4 +1,4 @@
-"""Results as plain text: metrics side by side, and the classes that are taken for each other."""
+"""Results as plain text: tables of metrics, and the most confused classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_finetune.evaluation.metrics import class_ids
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rows of one class that were predicted as another."""
+    """Rows of one class that are predicted as another."""
 
     label: str
     predicted: str
@@ -23,19 +23,19 @@ class Confusion:
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], *, metrics: Sequence[str] | None = None) -> str:
-    """One line a model: its name, then each metric with its interval, aligned, without colors.
+    """Format one line per model: its name, then each metric with its interval, aligned.
 
     Args:
-        rows: {"name": "this model", "accuracy": {"value", "low", "high", "n"}, ...}, as result.json has metrics; a
-            metric that a row lacks stays blank.
-        metrics: which metrics, in this order; None: all that occur, in the order of their first appearance.
+        rows: {"name": "this model", "accuracy": {"value", "low", "high", "n"}, ...}, metrics as in result.json; a
+            missing metric is left blank.
+        metrics: names and order of the metrics; None: all, in the order of their first appearance.
     """
     if metrics is None:
         metrics = list(dict.fromkeys(name for row in rows for name in row if name != "name"))
     columns = [[str(row["name"]) for row in rows]]
     for metric in metrics:
         present = [row[metric] for row in rows if metric in row]
-        # A lower bound that is negative widens its column by the sign.
+        # A negative lower bound is wider by its sign.
         width = max((len(f"{number:.3f}") for cell in present for number in _numbers(cell)), default=0)
         columns.append([_cell(metric, row.get(metric), width) for row in rows])
     widths = [max(map(len, column), default=0) for column in columns]
@@ -44,13 +44,13 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], *, metrics: Sequence[str
 
 
 def confusion(labels: Any, predicted: Any, names: Sequence[str], *, most: int = 5) -> tuple[Confusion, ...]:
-    """The pairs of classes with the most wrong rows, most first; ties by class id.
+    """Return the pairs of classes with the most wrong rows, in falling order; ties by class id.
 
     Args:
         labels: true class ids, shape (N,).
         predicted: predicted class ids, shape (N,).
-        names: class names, index = class id.
-        most: at most this many pairs.
+        names: class names, in the order of the class ids.
+        most: largest number of pairs.
 
     Raises:
         InputError: no rows, ids that are no integers, or ids without a name.

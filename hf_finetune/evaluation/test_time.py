@@ -1,4 +1,4 @@
-"""Several views of each row taken together, and what that is worth.
+"""Test-time augmentation: mean predictions over several views of each row, and their gain.
 
 Legend: N rows, C classes.
 """
@@ -14,16 +14,16 @@ from hf_finetune.evaluation.intervals import bootstrap, paired_difference, verdi
 
 
 def mean_probabilities(views: Iterable[np.ndarray]) -> np.ndarray:
-    """The arithmetic mean of the probabilities of a row's views, shape (N, C).
+    """Return the arithmetic mean of the probabilities of all views, shape (N, C).
 
-    Of probabilities, not of logits, so that a view weighs no more than another however certain the model is of it; as
-    in Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", section 4.1.
+    A mean of probabilities, not of logits, gives all views the same weight, as in Krizhevsky et al. 2012, "ImageNet
+    classification with deep convolutional neural networks", section 4.1.
 
     Args:
-        views: probabilities (N, C) of the same rows in the same order, at least one; held one at a time.
+        views: probabilities (N, C) of the same rows in the same order, at least one; read one at a time.
     """
     parts = iter(views)
-    # A copy: the first view is compared with the mean afterwards.
+    # A copy, as callers compare the first view with the mean.
     sum_NC, count = np.array(next(parts), dtype=np.float64), 1
     for part_NC in parts:
         sum_NC += part_NC
@@ -32,20 +32,19 @@ def mean_probabilities(views: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def gain(labels: Any, with_views: Any, without: Any, *, resamples: int = 1000) -> dict[str, Any]:
-    """What the views change: the metrics without them, and the paired difference of accuracy.
+    """Return the metrics without test-time augmentation, and the paired difference of accuracy.
 
     Args:
         labels: true class ids, shape (N,).
-        with_views: probabilities (N, C) by `mean_probabilities`.
+        with_views: probabilities (N, C) from `mean_probabilities`.
         without: probabilities (N, C) of the unchanged rows.
-        resamples: of the metrics' intervals, see `intervals.bootstrap`.
+        resamples: see `intervals.bootstrap`.
 
     Returns:
         {"without": metrics, "difference": {"value", "low", "high", "n", "verdict"}}; above 0 the views are better.
     """
     labels = np.asarray(labels)
-    right, right_without = (np.asarray(p).argmax(-1) == labels for p in (with_views, without))
-    difference = paired_difference(right, right_without)
+    difference = paired_difference(*(np.asarray(p).argmax(-1) == labels for p in (with_views, without)))
     return {
         "without": {name: i.to_dict() for name, i in bootstrap(labels, without, resamples=resamples).items()},
         "difference": {**difference.to_dict(), "verdict": verdict(difference)},
@@ -53,7 +52,7 @@ def gain(labels: Any, with_views: Any, without: Any, *, resamples: int = 1000) -
 
 
 def describe(views: dict[str, Any]) -> str:
-    """One line on the views that `inference.evaluation.evaluate` reports: their gain and their cost."""
+    """Describe gain and cost of the views in one line."""
     difference = views["difference"]
     value, low, high = (f"{difference[name]:+.3f}" for name in ("value", "low", "high"))
     return (

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Inputs, Rows
-from hf_finetune.evaluation.logits import Collate, cast, cut_by_tokens, to_device
+from hf_finetune.evaluation.logits import Collate, autocast_to, batches_by_tokens, to_device
 from hf_finetune.features.activation_cache import FORMAT, Activations, find_activations, store_activations
 from hf_finetune.features.prefix import Batch, NoBoundary, Prefix, rows_of
 from hf_finetune.models.freezing import frozen_layers
@@ -222,14 +222,14 @@ class _Source:
         )
 
     def _chunks(self, lengths_N: np.ndarray) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
-        batches = cut_by_tokens(np.argsort(lengths_N, kind="stable"), lengths_N, TOKENS_PER_BATCH)
+        batches = batches_by_tokens(np.argsort(lengths_N, kind="stable"), lengths_N, TOKENS_PER_BATCH)
         collate: Collate = self.inputs.collate
         loader = DataLoader(Rows(self.rows, self.rows.column_names), batch_sampler=batches, collate_fn=collate)
         label = "activations of the frozen layers"
         with tqdm(total=len(self.rows), desc=label, unit="row", leave=False, disable=None) as bar:
             for indices, batch in zip(batches, loader, strict=True):
                 batch = to_device(batch, self.model.device)
-                with cast(self.model.device, self.autocast):
+                with autocast_to(self.autocast, self.model.device):
                     hidden_BTD = self.prefix.read(self.model, batch)
                 yield indices, [row.to("cpu", self.dtype) for row in rows_of(hidden_BTD, batch)]
                 bar.update(len(indices))

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import EpochRows
-from hf_finetune.evaluation.logits import cast, to_device
+from hf_finetune.evaluation.logits import autocast_to, to_device
 from hf_finetune.models.contexts import seeded
 from hf_finetune.pretraining.objectives.base import IGNORED, Task
 from hf_finetune.training.flops import Utilization
@@ -60,7 +60,7 @@ class PretrainingTrainer(ClassifierTrainer):
             torch.no_grad(),
             seeded(self.args.seed),
             self.task.scoring(self.task.network),
-            cast(device, self._autocast),
+            autocast_to(self._autocast, device),
         ):
             for part in parts[self.args.process_index :: self.args.world_size]:
                 batch = to_device(self.task.collate(read.__getitems__(part.tolist())), device)

@@ -20,7 +20,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.evaluation.logits import cast
+from hf_finetune.evaluation.logits import autocast_to
 from hf_finetune.models.freezing import trainable_parameters
 from hf_finetune.models.kernels.shortcuts import Shortcuts
 from hf_finetune.training.precision import (
@@ -208,7 +208,7 @@ def measure(
 def _step(model: PreTrainedModel, batch: Mapping[str, torch.Tensor], kernels: Kernels) -> None:
     """Forward and backward, as in training but for the optimizer."""
     formats = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    with cast(model.device, formats.get(kernels.mixed_precision)):
+    with autocast_to(formats.get(kernels.mixed_precision), model.device):
         logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
     nn.functional.cross_entropy(logits.float(), batch["labels"]).backward()
     model.zero_grad(set_to_none=True)

@@ -148,7 +148,7 @@ def test_log_loss_of_soft_labels_is_the_mixture_of_hard_ones() -> None:
         ([0, 1], [0, 3], "0 to 2, got 3 in row 1"),
         ([-1, 1], [0, 1], "labels: expected class ids of 0 to 2, got -1 in row 0"),
         ([0, 1], [0], "one for each of 2 labels, got 1"),
-        ([[0, 1]], [0], "one class id a row"),
+        ([[0, 1]], [0], "one class id per row"),
         (
             [[0.75, 0.25, 0.0]],
             [0],

@@ -34,7 +34,7 @@ from hf_finetune.data.sampling import class_draw
 from hf_finetune.data.splits import SEED_STREAM_WITHIN_TRAIN, hold_out
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation import calibration
-from hf_finetune.evaluation.logits import cast, evaluating, to_device
+from hf_finetune.evaluation.logits import autocast_to, evaluating, to_device
 from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
 from hf_finetune.models.freezing import frozen_layers, train_top
 from hf_finetune.models.modules import classification_layer, classification_layers, encoder_layers
@@ -184,7 +184,7 @@ class ProxyTask:
                     if "partners" in batch:
                         batch = mixed_inputs(model, batch)
                     labels_B = batch.pop("labels")
-                    with cast(prepared.context.device, prepared.context.autocast):
+                    with autocast_to(prepared.context.autocast, prepared.context.device):
                         logits_BC = model(**batch).logits
                     (loss(logits_BC, labels_B) / len(rows)).backward()
                 nn.utils.clip_grad_norm_(model.parameters(), prepared.recipe.train.max_grad_norm or float("inf"))
@@ -216,7 +216,7 @@ class ProxyTask:
         with (
             evaluating(self.model),
             torch.no_grad(),
-            cast(self.prepared.context.device, self.prepared.context.autocast),
+            autocast_to(self.prepared.context.autocast, self.prepared.context.device),
         ):
             for rows, batch in self._scored:
                 parts.append(self.model(**to_device(batch, self.prepared.context.device)).logits.float().cpu().numpy())
@@ -282,7 +282,7 @@ class ProxyTask:
                 except NoBoundary:
                     layer = 0
             if (prefix := self._prefix) is not None:
-                with cast(self.prepared.context.device, self.prepared.context.autocast):
+                with autocast_to(self.prepared.context.autocast, self.prepared.context.device):
                     batch = prefix.as_batch(list(rows_of(prefix.read(self.model, batch), batch)))
             yield places, batch
 
