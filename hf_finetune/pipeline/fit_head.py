@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -54,8 +55,8 @@ def fit_head(
     """
     with clock.measure("head_warm_start_s"):
         sample, layers = _sample(run, train_rows), classification_layers(network)
-        keys = _cache_keys(run, network, layers, sample, rows)
-        heads = [head for key in keys if (head := head_cache.read(key)) is not None]
+        entries = _cache_entries(run, network, layers, sample, rows)
+        heads = [head for entry in entries if (head := head_cache.read(entry)) is not None]
         if len(heads) == len(layers):
             return begin_with(run, layers, heads, "as an earlier run on this machine fitted it to the same rows")
         try:
@@ -64,8 +65,8 @@ def fit_head(
             kind = network.config.model_type
             logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
             return None
-        for key, head in zip(keys, heads, strict=True):
-            head_cache.write(key, head)
+        for entry, head in zip(entries, heads, strict=True):
+            head_cache.write(entry, head, budget_gb=run.recipe.batching.cache_gb)
         return begin_with(run, layers, heads, "fitted")
 
 
@@ -95,10 +96,10 @@ def _sample(run: PreparedRun, train_rows: Dataset) -> _Sample:
     return _Sample(chosen, rows, np.asarray(rows["label"][:]), first_N, head_weights(run))
 
 
-def _cache_keys(
+def _cache_entries(
     run: PreparedRun, network: PreTrainedModel, layers: Sequence[nn.Linear], sample: _Sample, rows: TrainingRows
-) -> list[str]:
-    """By which the fitted head of each layer is found again."""
+) -> list[Path]:
+    """Cache entries of the fitted heads, one for each layer."""
     inputs = run.data.inputs
     # Images are named by the data's fingerprint and their row.
     columns = ("row", *columns_of(inputs, labels=True))
@@ -115,7 +116,7 @@ def _cache_keys(
     }
     encoded = sample.rows.select_columns(shown)
     return [
-        head_cache.key_of(network, layers, encoded, settings | ({"head": place} if place else {}))
+        head_cache.entry(network, layers, encoded, settings | ({"head": place} if place else {}))
         for place in range(len(layers))
     ]
 

@@ -19,7 +19,7 @@ from hf_finetune.training.regularization.elastic_net import ElasticNetSteps
 from hf_finetune.training.regularization.gradient_noise import NoisyGradients
 from hf_finetune.training.regularization.mixout import Mixout, pretrained_layers
 from hf_finetune.training.regularization.r_drop import RDrop
-from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, waiting
+from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, untrained_weights
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -53,7 +53,7 @@ def technique_hooks(ready: ReadyRun, *, rehearsal: bool) -> tuple[Hook, ...]:
         hooks.append(AdaLora(network, cuts=not rehearsal))
     unfreezing = gradual_unfreezing(run, network, epoch_steps=ready.encoded.epoch.steps)
     if unfreezing is not None and not rehearsal:
-        if late := waiting(unfreezing, steps):
+        if late := untrained_weights(unfreezing, steps):
             logger.info(
                 "model.unfreeze_every: %d weights of the lower layers do not get their turn in %d steps", late, steps
             )

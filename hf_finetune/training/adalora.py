@@ -1,4 +1,4 @@
-"""AdaLoRA in training: its ranks are cut step by step, and its singular vectors kept orthogonal.
+"""AdaLoRA in training: it cuts ranks step by step and keeps singular vectors orthogonal.
 
 https://arxiv.org/abs/2303.10512
 """
@@ -16,20 +16,19 @@ from hf_finetune.training.hooks import Hook, SummedLoss
 
 
 class AdaLora(Hook):
-    """Weighs every rank by weights and gradients after each step, and cuts the least of them; adds a penalty to the
-    loss.
+    """Scores each rank by weights and gradients after each step and cuts the lowest; adds a penalty to the loss.
 
     Args:
-        adapted: with an AdaLoRA adapter whose schedule is set, see `models.peft.adapters.add_adapter`. What the
-            schedule remembers goes into the checkpoints, see `adapter_state`.
-        cuts: False: the ranks stay.
+        adapted: a model with an AdaLoRA adapter whose schedule is set, see `models.peft.adapters.add_adapter`.
+            Checkpoints hold the schedule's state, see `models.peft.state`.
+        cuts: False: keep the ranks.
     """
 
     def __init__(self, adapted: PeftModel, *, cuts: bool = True) -> None:
         self.adapted, self.cuts = adapted, cuts
 
     def on_loss(self, loss: SummedLoss) -> SummedLoss:
-        """Add `orthogonality` by the share of a micro-batch's rows, so that a step has it once."""
+        """Add `orthogonality` times the rows of the micro-batch: the mean over the step then holds it once."""
 
         def penalized(logits: torch.Tensor, targets: Any) -> torch.Tensor:
             return loss(logits, targets) + len(targets) * orthogonality(self.adapted)
@@ -39,7 +38,7 @@ class AdaLora(Hook):
     def after_update(
         self, model: nn.Module, state: TrainerState, optimizer: torch.optim.Optimizer, *, overflowed: bool
     ) -> None:
-        """Cut ranks by the gradients of this step; those that overflowed weigh nothing."""
+        """Cut ranks by the gradients of this step. Gradients that overflowed count as 0."""
         if not self.cuts:
             return
         if overflowed:
@@ -51,12 +50,12 @@ class AdaLora(Hook):
 
 
 def orthogonality(adapted: PeftModel) -> torch.Tensor:
-    """AdaLoRA's penalty: how far the rows of P and Q are from orthonormal, the mean of |P P^T - I| over all matrices.
+    """Compute AdaLoRA's penalty: the mean of |P P^T - I| over all P and Q, times the config's `orth_reg_weight`.
 
-    peft adds it to a loss that the model itself computes, which ours does not.
+    peft adds it only to a loss that the model itself computes.
 
     Returns:
-        A scalar, multiplied by the config's `orth_reg_weight`.
+        Scalar.
     """
     distances = []
     for name, parameter in adapted.named_parameters():

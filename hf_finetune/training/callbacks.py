@@ -1,4 +1,4 @@
-"""What a run shows and writes down while it trains."""
+"""Progress bar and log of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_finetune.utils.files import write_text
 
 
 class ProgressBar(TrainerCallback):
-    """One bar on stderr over all steps, with the loss and the last validation metrics beside it."""
+    """A bar on stderr over all steps, with the last loss and validation metric."""
 
     def __init__(self, metric: str, name: str = "train") -> None:
         self.metric, self.name = metric, name
@@ -26,7 +26,7 @@ class ProgressBar(TrainerCallback):
         self.latest: dict[str, str] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        """Open the bar at the step a resumed run starts from."""
+        """Open the bar, for a resumed run at its first step."""
         if state.is_world_process_zero:
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=self.name, file=sys.stderr, dynamic_ncols=True
@@ -38,7 +38,7 @@ class ProgressBar(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
-        """Show the last loss and validation metric."""
+        """Show the loss and the validation metric."""
         if self.bar is None:
             return
         for source, name in (("loss", "loss"), (f"eval_{self.metric}", self.metric)):
@@ -47,23 +47,23 @@ class ProgressBar(TrainerCallback):
         self.bar.set_postfix(self.latest, refresh=False)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """See `close`."""
+        """Close the bar."""
         self.close()
 
     def close(self) -> None:
-        """Leave the bar standing as it is; what is said next begins a line of its own."""
+        """Close the bar and leave it on the terminal. Later messages start on a new line."""
         if self.bar is not None:
             self.bar.close()
 
 
 class LogLines(TrainerCallback):
-    """Appends one line of JSON to `path` per logged step."""
+    """Appends a line of JSON to `path` for each logged step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        """Drop lines of steps that a resumed run will do again."""
+        """Remove the lines of steps that a resumed run repeats."""
         if not state.is_world_process_zero or not self.path.exists():
             return
         lines = self.path.read_text().splitlines(keepends=True)
@@ -73,7 +73,7 @@ class LogLines(TrainerCallback):
         )
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
-        """Write the line at once, so that a killed run keeps it."""
+        """Write the line immediately, so that it survives if the run is killed."""
         if state.is_world_process_zero:
             line = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **event["logs"]}
             with self.path.open("a") as file:
@@ -81,15 +81,16 @@ class LogLines(TrainerCallback):
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """What `LogLines` wrote."""
+    """Read the lines that `LogLines` wrote."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def loop_seconds(lines: Sequence[dict[str, Any]]) -> float:
-    """Seconds of all steps of a log by the median of a step, whatever evaluations, pauses and restarts lie between.
+    """Estimate the seconds of all logged steps from the median step, which evaluations and restarts do not affect.
 
-    0 where fewer than two steps were logged.
+    Returns:
+        0 where fewer than two steps were logged.
     """
     logged = [(line["step"], line["time"]) for line in lines if "loss" in line]
-    each = [(later - t) / (step - s) for (s, t), (step, later) in itertools.pairwise(logged) if step > s]
-    return lines[-1]["step"] * statistics.median(each) if each else 0.0
+    step_seconds = [(later - t) / (step - s) for (s, t), (step, later) in itertools.pairwise(logged) if step > s]
+    return lines[-1]["step"] * statistics.median(step_seconds) if step_seconds else 0.0

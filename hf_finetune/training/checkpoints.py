@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there: a manifest of hashes, written last, says that one is complete."""
+"""Sealed checkpoints: a manifest of hashes, written last, marks a checkpoint as complete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def seal(checkpoint: Path, beside: Sequence[Path] = ()) -> None:
     """Write the manifest of a finished checkpoint: the SHA-256 of each of its files.
 
     Args:
-        beside: files outside of it that a resumed run needs as well.
+        beside: files outside the checkpoint that a resumed run needs as well.
     """
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
     hashes = {os.path.relpath(path, checkpoint): hashing.of_files(path) for path in (*files, *beside)}
@@ -39,7 +39,7 @@ def seal(checkpoint: Path, beside: Sequence[Path] = ()) -> None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file of the checkpoint is there with the bytes that its manifest names."""
+    """Return whether all files of the checkpoint match its manifest."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -51,19 +51,19 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The checkpoint with the most steps that is whole, and whose best one so far is whole too.
+    """Return the latest whole checkpoint whose best checkpoint is whole too, or None.
 
-    Damaged or unfinished ones are passed over and named.
+    Each damaged or unfinished checkpoint on the way is logged as a warning.
     """
     for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
         if not is_whole(checkpoint):
-            logger.warning("%s is unfinished or damaged: going back to the one before", checkpoint.name)
+            logger.warning("%s is unfinished or damaged: using the one before", checkpoint.name)
             continue
         best = saved_state(checkpoint).best_global_step
         if not best or is_whole(folder / f"checkpoint-{best}"):
             return checkpoint
         logger.warning(
-            "%s cannot be used, checkpoint-%d with the best weights is damaged: going back to the one before",
+            "%s cannot be used, checkpoint-%d with the best weights is damaged: using the one before",
             checkpoint.name,
             best,
         )
@@ -71,35 +71,35 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def save_weights(model: nn.Module, checkpoint: Path, state_dict: dict | None, *, is_main: bool) -> None:
-    """Write weights by the names under which `load_state_dict` looks for them.
+    """Save weights under the names that `load_state_dict` expects.
 
-    The Trainer's checkpoints of ViT, DINOv2, Swin and their kin hold the names of former versions, which it does not
-    find again: the best epoch is not restored, and a run that is resumed goes on with pretrained layers.
+    The Trainer saves ViT, DINOv2, Swin and similar models under the names of former versions and does not find them
+    again: the best epoch is not restored, and a resumed run continues with pretrained layers.
 
     Args:
-        state_dict: the model's. None: it is asked for it.
-        is_main: whether this process is the one that writes.
+        state_dict: the model's state; None: read it from the model.
+        is_main: whether this process writes.
     """
     if isinstance(model, PreTrainedModel):
         model.save_pretrained(checkpoint, state_dict=state_dict, is_main_process=is_main, save_original_format=False)
     else:
-        assert isinstance(model, PeftModel), "a model of transformers, or an adapter on one"
+        assert isinstance(model, PeftModel), "a transformers model, or an adapter on one"
         adapter_state.save_state(model, checkpoint)
 
 
-def refuse_lacking(model: nn.Module, missing: Iterable[str], output: str) -> None:
-    """Refuse a checkpoint without some of the weights; the Trainer goes on with what the model had before.
+def refuse_missing(model: nn.Module, missing: Iterable[str], output: str) -> None:
+    """Refuse a checkpoint that lacks weights. The Trainer would keep the model's initial ones.
 
     Args:
-        missing: weights of the model that were not in it.
+        missing: the model's weights that the checkpoint lacks.
         output: the run's folder.
 
     Raises:
-        InputError: naming one of them.
+        InputError: names one of them.
     """
     if not isinstance(model, PreTrainedModel):
         return
-    # Tied weights are saved once, under the other name.
+    # Tied weights are saved once, under another name.
     if lacking := set(missing) - set(model._keys_to_ignore_on_save or ()) - set(model.all_tied_weights_keys):
         raise InputError(
             f"{output}: the newest checkpoint lacks {len(lacking)} of the model's weights "
@@ -108,12 +108,12 @@ def refuse_lacking(model: nn.Module, missing: Iterable[str], output: str) -> Non
 
 
 def saved_state(checkpoint: Path) -> TrainerState:
-    """How far the run had come."""
+    """Read the trainer's state from a checkpoint."""
     return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 def is_over(state: TrainerState) -> bool:
-    """Whether no step was to follow: all were taken, or patience had run out."""
+    """Return whether training had ended: all steps were taken, or early stopping ended it."""
     callbacks: Any = state.stateful_callbacks
     control = callbacks.get("TrainerControl")
     return bool(control and control["args"]["should_training_stop"])
@@ -128,10 +128,10 @@ def _step(checkpoint: Path) -> int:
 
 
 class CheckpointKeeper(TrainerCallback):
-    """Seals each checkpoint, keeps the last two and the best, and turns a signal into a checkpoint and a stop.
+    """Seals each checkpoint, deletes all but the last two and the best, and stops at a checkpoint after a signal.
 
     Args:
-        signals: set by `catching_signals`; empty until one arrives.
+        signals: filled by `catching_signals`.
     """
 
     def __init__(self, signals: list[int]) -> None:
@@ -140,14 +140,13 @@ class CheckpointKeeper(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
-        """Ask for a checkpoint when a signal has come, unless this step ends an epoch: that is evaluated, then
-        saved."""
+        """Request a checkpoint after a signal, unless this step ends an epoch, which is evaluated and saved anyway."""
         if self._stopped(args) and not control.should_training_stop and not float(state.epoch or 0.0).is_integer():
             control.should_save = True
         return control
 
     def _stopped(self, args: TrainingArguments) -> bool:
-        """Whether a signal has come to any process: all must save the same step, and stop there."""
+        """Return whether any process got a signal: all must save and stop at the same step."""
         if args.world_size > 1:
             stop = torch.tensor(float(bool(self.signals)), device=args.device)
             torch.distributed.all_reduce(stop)
@@ -156,9 +155,9 @@ class CheckpointKeeper(TrainerCallback):
         return bool(self.signals)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Seal the checkpoint just written, once every process has added its part."""
+        """Seal the checkpoint when every process has written its part."""
         folder = Path(args.output_dir or "")
-        # Waits for all processes, as a barrier does.
+        # Also a barrier: waits for all processes.
         stopped = self._stopped(args)
         if args.should_save:
             seal(folder / f"checkpoint-{state.global_step}", beside=ingredients(folder, state.global_step))
@@ -175,7 +174,7 @@ class CheckpointKeeper(TrainerCallback):
 
 @contextmanager
 def catching_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM inside instead of dying of them; a second one of a kind kills as usual."""
+    """Collect SIGINT and SIGTERM in the block instead of exiting. A second signal of a kind exits as usual."""
     arrived: list[int] = []
 
     def note(number: int, _frame: object) -> None:
@@ -191,11 +190,11 @@ def catching_signals() -> Iterator[list[int]]:
 
 
 def train_until_stopped(trainer: Trainer, resume_from: Path | None, *, stage: str = "") -> None:
-    """All steps, or as many as there are until a signal has led to a checkpoint.
+    """Train to the end, or until a signal has led to a checkpoint.
 
     Args:
-        resume_from: checkpoint to go on from; None: from the first step.
-        stage: of what, for the message: " of the pretraining".
+        resume_from: checkpoint to resume from; None: start at the first step.
+        stage: names the stage in the message: " of the pretraining".
 
     Raises:
         StoppedBySignal: after a checkpoint.

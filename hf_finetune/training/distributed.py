@@ -1,4 +1,4 @@
-"""A process that loses the others of its run says so in one line, in place of the communication library's traceback."""
+"""One-line errors where a process loses its peers, in place of the communication library's traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from hf_finetune.errors import TrainingError
 
-# gloo's words, and NCCL's.
+# Messages of gloo and of NCCL.
 LOST = re.compile(
     "connection closed by peer|connection reset by peer|broken pipe|remote process exited|socketTimeout", re.IGNORECASE
 )
@@ -16,7 +16,7 @@ LOST = re.compile(
 
 @contextmanager
 def plain_peer_errors() -> Iterator[None]:
-    """Raise a lost connection as what it means.
+    """Raise a lost connection as a TrainingError.
 
     Raises:
         TrainingError: another process of the run has ended.
@@ -27,5 +27,5 @@ def plain_peer_errors() -> Iterator[None]:
         if LOST.search(str(error)) is None:
             raise
         raise TrainingError(
-            "another process of this run has ended, see what it said; --resume goes on from the last checkpoint"
+            "another process of this run has ended, see its message; --resume goes on from the last checkpoint"
         ) from None

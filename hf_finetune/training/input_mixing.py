@@ -1,4 +1,4 @@
-"""Batches whose rows are mixed with one another, on their way from the loader to the loss; see `augmentation.mixing`.
+"""Mixing of the rows of a batch, from the loader to the loss; see `augmentation.mixing`.
 
 Legend: B rows, C classes, T tokens.
 """
@@ -17,16 +17,16 @@ from hf_finetune.data.inputs import EpochRows, Rows
 from hf_finetune.evaluation.logits import evaluating
 from hf_finetune.training.hooks import Batch, Collate, Hook
 
-# Logits of a batch by its ids and by its word embeddings: the same numbers added up in another order.
 TOLERANCE = 1e-4
+"""Difference of a batch's logits by ids and by word embeddings that rounding explains."""
 
 
 class InputMixing(Hook):
-    """Mixes the rows of every micro-batch by one of several operations. Not with packed batches.
+    """Mixes the rows of each micro-batch by an operation drawn at random. Not for packed batches.
 
     Args:
-        operations: one is drawn for each micro-batch.
-        seed: of the run.
+        operations: the operations to draw from.
+        seed: seed of the run.
     """
 
     numbers_repeats = True
@@ -35,7 +35,7 @@ class InputMixing(Hook):
         self.operations, self.seed = operations, seed
 
     def on_loader(self, rows: EpochRows, collate: Collate) -> tuple[EpochRows, Collate]:
-        """Choose partners and shares, and mix images, while a batch is made."""
+        """Choose partners and shares, and mix images, as batches are collated."""
         assert isinstance(rows, Rows | AugmentedRows), "rows with a label"
         return MixedRows(rows, self.seed), partial(collate_mixed, self.operations, collate)
 
@@ -45,56 +45,56 @@ class InputMixing(Hook):
 
 
 def soft_labels(labels_B: torch.Tensor, partners_B: torch.Tensor, shares_B: torch.Tensor, classes: int) -> torch.Tensor:
-    """How much of each class is in a mixed row: its share on its own class, the rest on its partner's.
+    """Mix each row's label with its partner's, in the proportion of the share.
 
     Args:
         labels_B: shape (B,), class indices.
         partners_B: shape (B,), index of each row's partner.
-        shares_B: shape (B,), from 0 to 1.
+        shares_B: shape (B,), share of the row itself, from 0 to 1.
 
     Returns:
         Shape (B, C), float32; each row sums to 1.
     """
-    own_BC = F.one_hot(labels_B, classes).float()
-    return shares_B[:, None] * own_BC + (1 - shares_B[:, None]) * own_BC[partners_B]
+    labels_BC = F.one_hot(labels_B, classes).float()
+    return shares_B[:, None] * labels_BC + (1 - shares_B[:, None]) * labels_BC[partners_B]
 
 
 def mixed_inputs(model: PreTrainedModel, inputs: Batch) -> Batch:
-    """A mixed batch with soft labels, and of texts the mixed word embeddings in place of ids.
+    """Return the batch with soft labels and, for texts, mixed word embeddings in place of ids.
 
-    The table is read once for every token, so its gradient is of the words that the batch has, row-sparse where it was.
+    The table is read once for each token, so its gradient covers the words of the batch, row-sparse where it was.
 
     Args:
         model: a classifier with `get_input_embeddings`, without the process group's wrapper.
-        inputs: the batch, on the model's device. It stays as it is.
+        inputs: the batch, on the model's device; not modified.
     """
-    left = dict(inputs)
-    partners_B, shares_B = left.pop("partners"), left.pop("shares")
-    left["labels"] = soft_labels(left["labels"], partners_B, shares_B, int(model.config.num_labels or 0))
-    if "input_ids" in left:
-        words_BTD = model.get_input_embeddings()(left.pop("input_ids"))
-        own_B11 = shares_B[:, None, None]
-        left["inputs_embeds"] = own_B11 * words_BTD + (1 - own_B11) * words_BTD[partners_B]
-    return left
+    mixed = dict(inputs)
+    partners_B, shares_B = mixed.pop("partners"), mixed.pop("shares")
+    mixed["labels"] = soft_labels(mixed["labels"], partners_B, shares_B, int(model.config.num_labels or 0))
+    if "input_ids" in mixed:
+        words_BTD = model.get_input_embeddings()(mixed.pop("input_ids"))
+        shares_B11 = shares_B[:, None, None]
+        mixed["inputs_embeds"] = shares_B11 * words_BTD + (1 - shares_B11) * words_BTD[partners_B]
+    return mixed
 
 
 @torch.no_grad()
 def why_not_by_embeddings(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> str | None:
-    """Why the model cannot be given word embeddings in place of ids; None: it can, and gives the same logits.
+    """Return why the model cannot take word embeddings in place of ids; None if it can, with the same logits.
 
     Args:
         model: a text classifier, or a PEFT model around one.
-        batch: a few rows as the model takes them, of several lengths.
+        batch: the model's inputs for a few rows of several lengths.
     """
     others = set(batch) - {"input_ids", "token_type_ids", "attention_mask"}
     if others:
-        return f"its tokenizer gives it {', '.join(sorted(others))} as well"
+        return f"its tokenizer also gives it {', '.join(sorted(others))}"
     rest = {name: x for name, x in batch.items() if name != "input_ids"}
     with evaluating(model):
         expected = model(**batch).logits
         try:
             by_embeddings = model(**rest, inputs_embeds=model.get_input_embeddings()(batch["input_ids"])).logits
-        # Each family fails in its own way where it looks for the ids.
+        # Families fail in different ways when the ids are missing.
         except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             return " ".join(str(error).split())
     if not torch.allclose(by_embeddings, expected, rtol=TOLERANCE, atol=TOLERANCE):

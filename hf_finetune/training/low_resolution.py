@@ -1,4 +1,4 @@
-"""Images at a lower resolution in the first part of training, where details matter less: cheaper steps."""
+"""Lower image resolution in the first part of training, where details matter less: cheaper steps."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from hf_finetune.training.hooks import Batch, Hook
 
 
 class LowResolution(Hook):
-    """Shrinks images.
+    """Shrinks the images of the first steps.
 
     Args:
-        shrink: makes them smaller.
-        share: of all optimizer steps, the first ones.
+        shrink: shrinks a batch of images.
+        share: share of all optimizer steps.
     """
 
     def __init__(self, shrink: Shrink, share: float) -> None:
         self.shrink, self.share = shrink, share
 
     def on_batch(self, batch: Batch, state: TrainerState) -> Batch:
-        """By the step alone, so that a run that was resumed does as one that was not."""
+        """Shrink by the step number alone, so that a resumed run continues exactly."""
         if state.global_step >= self.share * state.max_steps:
             return batch
         return {**batch, "pixel_values": self.shrink(batch["pixel_values"])}

@@ -1,4 +1,4 @@
-"""A run whose loss is not a number stops, and saves nothing."""
+"""Stops a run whose loss, outputs or weights are not finite, and saves nothing of it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from torch import nn
 
 from hf_finetune.errors import TrainingError
 
-NOT_FINITE = (
-    "the loss is not a number (or infinite): lower train.learning_rate, use --mixed-precision no, or look at the data"
-)
+REMEDY = "lower train.learning_rate, use --mixed-precision no, or look at the data"
 
 
 class NanGuard:
-    """Remembers on the device whether every loss so far was finite: nobody waits for the device until it is asked.
+    """Tracks on the device whether every loss so far was finite. Only `check` waits for the device.
 
     Args:
-        device: where the losses are.
-        processes: of the run.
+        device: device of the losses.
+        processes: number of processes of the run.
     """
 
     def __init__(self, device: torch.device, processes: int) -> None:
@@ -28,11 +26,11 @@ class NanGuard:
         self._all_finite = torch.tensor(True, device=device)
 
     def note(self, loss: torch.Tensor) -> None:
-        """Take in the loss of a micro-batch."""
+        """Record the loss of a micro-batch."""
         self._all_finite &= torch.isfinite(loss)
 
     def check(self, step: int) -> None:
-        """Called by all processes at the same points: each of them stops, whichever met the loss.
+        """Stop if a loss was not finite in any process. All processes call this at the same points.
 
         Raises:
             TrainingError: a loss was not finite.
@@ -42,24 +40,24 @@ class NanGuard:
             torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
             self._all_finite = finite.bool()
         if not self._all_finite:
-            raise TrainingError(f"step {step}: {NOT_FINITE}")
+            raise TrainingError(f"step {step}: the loss is not a number (or infinite): {REMEDY}")
 
 
 def check_logits(logits: np.ndarray, step: int) -> None:
-    """Refuse outputs that are no numbers.
+    """Refuse logits that are not finite.
 
     Raises:
-        TrainingError: some are not finite.
+        TrainingError: some are not.
     """
     if not np.isfinite(logits).all():
-        raise TrainingError(f"step {step}: the model's outputs are not numbers; {NOT_FINITE}")
+        raise TrainingError(f"step {step}: the model's outputs are not finite: {REMEDY}")
 
 
 def check_weights(parameters: Iterable[nn.Parameter]) -> None:
-    """Refuse weights that are no numbers, among those that train.
+    """Refuse trained weights that are not finite.
 
     Raises:
-        TrainingError: some are not finite.
+        TrainingError: some are not.
     """
     if not all(bool(torch.isfinite(p).all()) for p in parameters if p.requires_grad):
-        raise TrainingError(f"after the last step some weights are not finite; {NOT_FINITE}")
+        raise TrainingError(f"after the last step some weights are not finite: {REMEDY}")

@@ -1,4 +1,4 @@
-"""Number formats and kernels: what the hardware multiplies natively, how exactly, and the settings of a process."""
+"""Number formats and kernels: what the hardware computes natively, how exactly, and a process's settings."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
 from hf_finetune.errors import InputError
+from hf_finetune.training.config import MixedPrecision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Relative error against float64 up to which a float32 matrix product counts as exact: float32's own is below 1e-6 at
-# the widths in use, one in bfloat16 is above 1e-3.
 EXACT = 1e-5
+"""Relative error against float64 up to which a float32 matrix product counts as exact. Float32's own is below 1e-6 at
+usual widths, bfloat16's above 1e-3."""
 Format = Literal["no", "bf16", "fp16"]
-"""Of matrix products under autocast; no: float32."""
+"""Format of matrix products under autocast; no: float32."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """How a model is computed, the weights being float32."""
+    """How a model with float32 weights is computed."""
 
     mixed_precision: Format
     float32_matmul: str
@@ -34,7 +35,7 @@ class Kernels:
     threads: int
 
     def switch_on(self, model: PreTrainedModel) -> None:
-        """Set them on a transformers model and in this process; autocast is left to the caller."""
+        """Apply them to a transformers model and this process, except autocast."""
         if model.config._attn_implementation != self.attention:
             model.set_attn_implementation(self.attention)
         torch.set_float32_matmul_precision(self.float32_matmul)
@@ -43,7 +44,7 @@ class Kernels:
 
 @contextmanager
 def settings_restored() -> Iterator[None]:
-    """The number of threads and the float32 setting of this process after the block are those from before it."""
+    """Restore the process's thread count and float32 precision after the block."""
     threads, setting = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
         yield
@@ -54,16 +55,20 @@ def settings_restored() -> Iterator[None]:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Highest precision of float32 matrix products inside, the former setting after."""
+    """Compute float32 matrix products at the highest precision in the block."""
     with settings_restored():
         torch.set_float32_matmul_precision("highest")
         yield
 
 
 def matmul_error(setting: str) -> float:
-    """Relative error of a float32 matrix product on this CPU under a setting of `torch.set_float32_matmul_precision`.
+    """Measure the relative error of a float32 matrix product on this CPU.
 
-    The norm of the difference from float64, over the norm; 256 x 512 by 512 x 512, normal entries.
+    The product is 256 x 512 by 512 x 512 with normal entries; the error is the norm of the difference from float64 over
+    the norm.
+
+    Args:
+        setting: of `torch.set_float32_matmul_precision`.
     """
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(256, 512, generator=generator), torch.randn(512, 512, generator=generator)
@@ -75,7 +80,7 @@ def matmul_error(setting: str) -> float:
 
 
 def attention_kernels(model: PreTrainedModel) -> tuple[str, ...]:
-    """The attention kernels of `eager` and `sdpa` that a loaded transformers model can run, the present one first."""
+    """Return the present attention kernel, and those of eager and sdpa that the model can run, too."""
     present = str(model.config._attn_implementation)
     kernels = [present]
     for other in ("eager", "sdpa"):
@@ -84,7 +89,7 @@ def attention_kernels(model: PreTrainedModel) -> tuple[str, ...]:
                 model.set_attn_implementation(other)
             except (ValueError, ImportError):
                 continue
-            # A family without attention, or with its own, says so in the log alone.
+            # A family without attention, or with its own, ignores the setting with a log message.
             if model.config._attn_implementation == other:
                 kernels.append(other)
     model.set_attn_implementation(present)
@@ -92,20 +97,18 @@ def attention_kernels(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware. A CPU without it is slower in bfloat16 than in float32."""
+    """Return whether the device multiplies bfloat16 natively. Other CPUs are slower in bfloat16 than in float32."""
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def resolve_mixed_precision(choice: Literal["auto", "no", "bf16", "fp16"], device: torch.device) -> Format:
-    """Turn the recipe's choice into the one that runs.
-
-    `auto` follows `accelerate launch --mixed_precision` where it was given, else takes bf16 where it is native.
+def resolve_mixed_precision(choice: MixedPrecision, device: torch.device) -> Format:
+    """Resolve `auto`: the format of `accelerate launch --mixed_precision` if set, else bf16 where it is native.
 
     Raises:
-        InputError: fp16 on a CPU (there is no scaler for it), or bf16 on a device without it.
+        InputError: fp16 on a CPU, which has no loss scaler, or bf16 where it is not native.
     """
     if choice == "auto":
         choice = launched() or ("bf16" if has_native_bf16(device) else "no")
@@ -117,14 +120,13 @@ def resolve_mixed_precision(choice: Literal["auto", "no", "bf16", "fp16"], devic
 
 
 def launched() -> Format | None:
-    """What `accelerate launch --mixed_precision` asked for."""
+    """Return the format of `accelerate launch --mixed_precision`, or None."""
     requested = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
-    choices: tuple[Literal["no", "bf16", "fp16"], ...] = ("no", "bf16", "fp16")
-    return next((choice for choice in choices if choice == requested), None)
+    return next((choice for choice in get_args(Format) if choice == requested), None)
 
 
 def default_device() -> torch.device:
-    """The accelerator of this process, else the CPU (also when `accelerate launch` was told to use the CPU)."""
+    """Return the accelerator of this process, else the CPU. `accelerate launch --cpu` forces the CPU."""
     wants_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if torch.cuda.is_available() and not wants_cpu:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,6 +1,6 @@
-"""The start-up probe: a few real steps say which number format, attention kernel and thread count train fastest.
+"""The start-up probe: time a few real steps to find the fastest number format, attention kernel and thread count.
 
-The choice is kept on this machine and used again: two runs of one recipe compute alike, to the bit.
+The choice is cached on this machine and reused, so two runs of one recipe compute the same bits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,18 +37,18 @@ from hf_finetune.utils.files import write_json
 
 logger = logging.getLogger("hf_finetune")
 
-# Share of a run that may be spent on measuring, and its bound in seconds.
 SHARE, MOST_SECONDS = 0.02, 3.0
-# Two steps of the default, one of each alternative and two rounds of all come to about a dozen: SHARE of so many steps.
-# A bound in steps rather than seconds, so that a recipe is either always measured or never.
+"""Limits of the measurement: a share of the run, and seconds."""
 FEWEST_STEPS = 600
-# Large batches are timed on as many of their rows as take about so long.
+"""Steps of the shortest run that is measured: a measurement of about a dozen steps is then SHARE of it. A limit in
+seconds would measure the same recipe in one run and not in the next."""
 STEP_SECONDS = 0.25
+"""Duration of a timed step; large batches are cut to the rows that take about so long."""
 ROUNDS = 3
-# What takes this many times as long in its first step is not timed further.
 HOPELESS = 1.8
-# An alternative must take less than this share of the default's time.
+"""Ratio to the default's time in the first step above which an alternative is not timed further."""
 MUST_WIN = 0.9
+"""Ratio to the default's time below which an alternative is chosen."""
 
 Source = Literal["probe", "cache", "forced", "checkpoint", "default"]
 FIELDS = frozenset(Kernels.__dataclass_fields__)
@@ -55,15 +56,15 @@ FIELDS = frozenset(Kernels.__dataclass_fields__)
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """The kernels of a run, and why these."""
+    """The kernels of a run, and where the choice comes from."""
 
     kernels: Kernels
     measured: tuple[dict[str, Any], ...] = ()
-    """The default first: the fields of `Kernels`, and `ms_per_step`, forward and backward of `rows` rows."""
+    """Timings, the default first: the fields of `Kernels`, and `ms_per_step` of forward and backward on `rows` rows."""
     source: Source = "default"
 
     def to_dict(self) -> dict[str, Any]:
-        """As result.json and recipe.json have it."""
+        """Return the fields of result.json and recipe.json."""
         return {"chosen": asdict(self.kernels), "measured": list(self.measured), "source": self.source}
 
     @classmethod
@@ -71,7 +72,7 @@ class KernelChoice:
         """Read what `to_dict` wrote.
 
         Raises:
-            KeyError, TypeError: when it is something else.
+            KeyError, TypeError: the content is something else.
         """
         return cls(Kernels(**stored["chosen"]), tuple(stored["measured"]), source)
 
@@ -87,21 +88,21 @@ def choose(
     shortcuts: Shortcuts = Shortcuts(),
     probe: bool = True,
 ) -> KernelChoice:
-    """The fastest kernels for training `model` on batches like `batch`.
+    """Choose the fastest kernels for training `model` on batches like `batch`.
 
-    A stored choice is used again without measuring; else, in a run of at least `FEWEST_STEPS` steps on a CPU, forward
-    and backward passes are timed, for at most `SHARE` of the run and `MOST_SECONDS`. The model, the generators and the
-    settings of the process are afterwards what they were; gradients are gone.
+    A cached choice is reused. Otherwise, in a run of at least `FEWEST_STEPS` steps on a CPU, forward and backward
+    passes are timed, for at most `SHARE` of the run and `MOST_SECONDS`. Model, random generators and process settings
+    are restored; gradients are deleted.
 
     Args:
-        model: a transformers model on its device, adapters inside it if any.
+        model: a transformers model on its device, with its adapters.
         batch: the model's inputs and `labels`, on the same device.
-        default: what runs unless something else is measured to be 10% faster.
+        default: the kernels to use unless an alternative is 10% faster.
         free: fields of `Kernels` that may differ from `default`.
         planned_steps: optimizer steps of the run.
-        method: what trains, see `Recipe.effective_method`.
-        shortcuts: those that the trainer takes.
-        probe: False: the default, whatever is stored.
+        method: see `Recipe.effective_method`.
+        shortcuts: the trainer's.
+        probe: False: use the default.
     """
     if not free & FIELDS:
         return KernelChoice(default, source="forced")
@@ -109,9 +110,8 @@ def choose(
         return KernelChoice(default)
     key = {**_key(model, batch, default, free, method), "shortcuts": asdict(shortcuts)}
     path = environment.cache_folder() / "kernels" / f"{hashing.of_json(key)[:32]}.json"
-    stored = _read(path)
-    if stored is not None:
-        return stored
+    if (cached := _read(path)) is not None:
+        return cached
     if planned_steps < FEWEST_STEPS:
         return KernelChoice(default)
     alternatives = _alternatives(model, default, free)
@@ -125,14 +125,14 @@ def choose(
 
 
 def _alternatives(model: PreTrainedModel, default: Kernels, free: frozenset[str]) -> list[Kernels]:
-    """What is worth trying, in the order of what it may gain; each differs from the default in one respect."""
+    """Kernels worth trying, the most promising first; each differs from the default in one respect."""
     alternatives = []
     if "attention" in free:
         alternatives += [
             replace(default, attention=name) for name in attention_kernels(model) if name != default.attention
         ]
     if "float32_matmul" in free and matmul_error("medium") < EXACT:
-        # Under bf16 autocast hardly a product is left in float32.
+        # Under bf16 autocast few products are float32.
         if default.mixed_precision == "no":
             alternatives.append(replace(default, float32_matmul="medium"))
         elif "mixed_precision" in free:
@@ -155,11 +155,7 @@ def measure(
     planned_steps: int,
     shortcuts: Shortcuts = Shortcuts(),
 ) -> KernelChoice:
-    """Time `step` under the default and every alternative, in turns; the default stays unless one is 10% faster."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    training, attention = model.training, model.config._attn_implementation
-    best: dict[Kernels, float] = {}
-    model.train()
+    """Time `step` with the default and each alternative in turn; keep the default unless one is 10% faster."""
 
     def timed(kernels: Kernels, rows: Mapping[str, torch.Tensor]) -> float:
         kernels.switch_on(model)
@@ -169,24 +165,39 @@ def measure(
             return time.perf_counter() - started
 
     began = time.perf_counter()
+    with _restored(model):
+        few = _first_rows(batch, 4)
+        timed(default, few)  # the first step allocates memory
+        per_row = timed(default, few) / len(few["labels"])
+        share = _first_rows(batch, max(2, int(STEP_SECONDS / per_row))) if per_row > 0 else batch
+        best = {default: timed(default, share)}
+        steps_of_batch = len(batch["labels"]) / len(share["labels"])
+        until = began + min(MOST_SECONDS, SHARE * planned_steps * best[default] * steps_of_batch)
+        promising = [default]
+        for kernels in alternatives:
+            if time.perf_counter() < until:
+                best[kernels] = timed(kernels, share)
+                promising += [kernels] if best[kernels] < HOPELESS * best[default] else []
+        for kernels in promising * ROUNDS if len(promising) > 1 else []:
+            if time.perf_counter() < until:
+                best[kernels] = min(best[kernels], timed(kernels, share))
+    fastest = min(best, key=lambda kernels: best[kernels])
+    timings = tuple(
+        {**asdict(kernels), "ms_per_step": round(1e3 * s, 2), "rows": len(share["labels"])}
+        for kernels, s in best.items()
+    )
+    return KernelChoice(fastest if best[fastest] < MUST_WIN * best[default] else default, timings, "probe")
+
+
+@contextmanager
+def _restored(model: PreTrainedModel) -> Iterator[None]:
+    """Put the model in training mode in the block; restore it, the random generators and the settings afterwards."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    training, attention = model.training, model.config._attn_implementation
+    model.train()
     try:
         with settings_restored(), torch.random.fork_rng(devices=[]):
-            few = _first_rows(batch, 4)
-            few_rows, all_rows = len(few["labels"]), len(batch["labels"])
-            timed(default, few)  # allocations of the first step are not the rule
-            per_row = timed(default, few) / few_rows
-            share = _first_rows(batch, max(2, int(STEP_SECONDS / per_row)) if per_row > 0 else all_rows)
-            usual = timed(default, share)
-            until = began + min(MOST_SECONDS, SHARE * planned_steps * usual * all_rows / len(share["labels"]))
-            best[default] = usual
-            running = [default]
-            for kernels in alternatives:
-                if time.perf_counter() < until:
-                    best[kernels] = timed(kernels, share)
-                    running += [kernels] if best[kernels] < HOPELESS * usual else []
-            for kernels in running * ROUNDS if len(running) > 1 else []:
-                if time.perf_counter() < until:
-                    best[kernels] = min(best[kernels], timed(kernels, share))
+            yield
     finally:
         model.zero_grad(set_to_none=True)
         model.train(training)
@@ -194,19 +205,12 @@ def measure(
             model.set_attn_implementation(attention)
         with torch.no_grad():
             for name, buffer in model.named_buffers():
-                if name in before:
-                    buffer.copy_(before[name])
-    fastest = min(best, key=lambda kernels: best[kernels])
-    chosen = fastest if best[fastest] < MUST_WIN * best[default] else default
-    measured = tuple(
-        {**asdict(kernels), "ms_per_step": round(1e3 * s, 2), "rows": len(share["labels"])}
-        for kernels, s in best.items()
-    )
-    return KernelChoice(chosen, measured, "probe")
+                if name in buffers:
+                    buffer.copy_(buffers[name])
 
 
 def _step(model: PreTrainedModel, batch: Mapping[str, torch.Tensor], kernels: Kernels) -> None:
-    """Forward and backward, as in training but for the optimizer."""
+    """Run forward and backward as in training, without the optimizer."""
     formats = {"bf16": torch.bfloat16, "fp16": torch.float16}
     with autocast_to(formats.get(kernels.mixed_precision), model.device):
         logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
@@ -215,7 +219,7 @@ def _step(model: PreTrainedModel, batch: Mapping[str, torch.Tensor], kernels: Ke
 
 
 def _first_rows(batch: Mapping[str, torch.Tensor], rows: int) -> Mapping[str, torch.Tensor]:
-    """The first rows of a batch; all of it when its tensors are not row by row."""
+    """The first rows of a batch; the whole batch if its tensors do not have an entry per row."""
     size = len(batch["labels"])
     if any(not isinstance(tensor, torch.Tensor) or len(tensor) != size for tensor in batch.values()):
         return batch
@@ -225,9 +229,9 @@ def _first_rows(batch: Mapping[str, torch.Tensor], rows: int) -> Mapping[str, to
 def _key(
     model: PreTrainedModel, batch: Mapping[str, torch.Tensor], default: Kernels, free: frozenset[str], method: str
 ) -> dict[str, Any]:
-    """All that a choice may depend on."""
+    """Everything that the fastest choice may depend on."""
     trained, total = trainable_parameters(model)
-    # Texts by the power of two above their padded length, images by their size.
+    # Texts count by the power of two above their padded length, images by their size.
     shapes = {
         name: [1 << (n - 1).bit_length() for n in tensor.shape[1:]] if tensor.ndim == 2 else list(tensor.shape[1:])
         for name, tensor in batch.items()
@@ -248,7 +252,7 @@ def _key(
 
 
 def _read(path: Path) -> KernelChoice | None:
-    """A stored choice; None: there is none, or it cannot be read."""
+    """The cached choice, or None if it is absent or unreadable."""
     try:
         return KernelChoice.from_dict(json.loads(path.read_text(encoding="utf-8")), "cache")
     except (OSError, ValueError, KeyError, TypeError):

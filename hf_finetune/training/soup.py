@@ -1,5 +1,4 @@
-"""Greedy soup (arXiv:2203.05482) over the epochs of one run: their weights are averaged as long as validation gains by
-it."""
+"""Greedy soup (arXiv:2203.05482) of the epochs of one run: an epoch joins the average unless validation falls."""
 
 from __future__ import annotations
 
@@ -20,49 +19,49 @@ FOLDER = "soup"
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights that a run could keep."""
+    """Weights that a run could end with."""
 
     weights: str
-    """checkpoint (the best epoch's), ema, tail or soup."""
+    """checkpoint (the best epoch), ema, tail or soup."""
     steps: tuple[int, ...]
-    """Optimizer steps after which they stood, of a soup in the order in which it took them; of a running average the
-    last."""
+    """Optimizer steps after which the weights were taken: a soup's in the order of joining; a running average's last
+    one."""
     metric: float
-    """On the validation rows."""
+    """Validation metric."""
 
     @property
     def step(self) -> int:
-        """How far the run had come: a soup takes its epochs best first, not in the order of time."""
+        """Latest of the steps. A soup takes the best epoch first, not the earliest."""
         return max(self.steps)
 
     @property
     def is_average(self) -> bool:
-        """Whether these are not the weights of one step: a soup of one epoch is that epoch's checkpoint."""
+        """Whether the weights are those of several steps. A soup of one epoch is that epoch's checkpoint."""
         return self.weights in ("ema", "tail") or len(self.steps) > 1
 
     def to_dict(self, metric: str) -> dict[str, Any]:
-        """As result.json has it, the value under the metric's name."""
+        """Return the candidate as result.json stores it, with the value under the metric's name."""
         return {"weights": self.weights, "steps": list(self.steps), metric: self.metric}
 
 
 def best_of(candidates: Sequence[Candidate], *, greater_is_better: bool) -> Candidate:
-    """The candidate with the best metric; of equals the first that is an average: one was asked for."""
+    """Return the candidate with the best metric. An average wins ties, because the user requested one."""
     sign = 1 if greater_is_better else -1
     return max(candidates, key=lambda candidate: (sign * candidate.metric, candidate.is_average))
 
 
 class Soup(Hook):
-    """Weights of a run's scored epochs, kept beside its checkpoints: those that train, without the optimizer's state.
+    """Saves the trained weights of each scored epoch beside the checkpoints, without the optimizer's state.
 
     Args:
-        checkpoints: the folder of the run's checkpoints.
+        checkpoints: folder of the run's checkpoints.
     """
 
     def __init__(self, checkpoints: Path) -> None:
         self.folder = checkpoints / FOLDER
 
     def on_save(self, model: nn.Module, state: TrainerState, checkpoint: Path) -> None:
-        """Keep weights that validation has scored."""
+        """Save the weights if validation has scored them."""
         step = state.global_step
         if any(line["step"] == step and any(name.startswith("eval_") for name in line) for line in state.log_history):
             self.folder.mkdir(exist_ok=True)
@@ -71,29 +70,29 @@ class Soup(Hook):
 
     def cook(
         self,
-        scored: Mapping[int, float],
+        scores: Mapping[int, float],
         score: Callable[[Mapping[str, torch.Tensor]], float],
         *,
         greater_is_better: bool,
     ) -> tuple[Candidate, dict[str, torch.Tensor]]:
-        """Begin with the best epoch; add each next best one to the average unless validation falls by it.
+        """Start with the best epoch; add each next best one to the average unless the validation metric falls.
 
         Args:
-            scored: validation metric by step; of equals the earlier goes first.
-            score: validation metric of averaged weights; called once for each epoch but the best.
+            scores: validation metric by step. Among equals the earlier comes first.
+            score: computes the validation metric of averaged weights; called once for each epoch but the best.
 
         Returns:
-            The soup and its weights by name, on the CPU.
+            The soup, and its weights by name, on the CPU.
         """
         sign = 1 if greater_is_better else -1
-        best, *others = sorted(scored, key=lambda step: (-sign * scored[step], step))
-        # In float64, so that the order in which they are added leaves no trace.
-        total, steps, metric = self._load(best), [best], scored[best]
+        best, *others = sorted(scores, key=lambda step: (-sign * scores[step], step))
+        # Summed in float64, so that the order of adding does not matter.
+        total, steps, metric = self._load(best), [best], scores[best]
         for step in others:
-            more = {name: value + total[name] for name, value in self._load(step).items()}
-            found = score(_mean(more, len(steps) + 1))
-            if sign * found >= sign * metric:
-                total, metric = more, found
+            larger = {name: value + total[name] for name, value in self._load(step).items()}
+            metric_of_larger = score(_mean(larger, len(steps) + 1))
+            if sign * metric_of_larger >= sign * metric:
+                total, metric = larger, metric_of_larger
                 steps.append(step)
         return Candidate("soup", tuple(steps), metric), _mean(total, len(steps))
 
@@ -105,7 +104,7 @@ class Soup(Hook):
 
 
 def ingredients(checkpoints: Path, step: int) -> list[Path]:
-    """Files of a run's soup up to `step`."""
+    """Return the files of a run's soup up to `step`."""
     files = (checkpoints / FOLDER).glob("step-*.safetensors")
     return sorted(f for f in files if int(f.stem.removeprefix("step-")) <= step)
 

