@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils.hints import configs_in, is_union, unwrapped
+from hf_finetune.utils.messages import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -76,12 +76,10 @@ def _weight(details: ErrorDetails) -> tuple[int, bool]:
     return len(details["loc"]), details["type"] == "unexpected_keyword_argument"
 
 
-def no_such_field(field: str, known: Iterable[str]) -> InputError:
+def no_such_field(field: str, known: Sequence[str]) -> InputError:
     """Return the error for an unknown field, with the nearest known one."""
-    name = field.rpartition(".")[2]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
-    return InputError(f"{field}: no such field; {hint}")
+    remedy = did_you_mean(field.rpartition(".")[2], known) or f"; known fields: {', '.join(known)}"
+    return InputError(f"{field}: no such field{remedy}")
 
 
 def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, Any, Any]:

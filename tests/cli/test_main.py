@@ -166,7 +166,7 @@ def test_yaml_sets_fields_and_flags_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("train:\n  learning_rat: 1\n", "train.learning_rat: no such field; did you mean 'learning_rate'"),
+        ("train:\n  learning_rat: 1\n", "train.learning_rat: no such field, did you mean 'learning_rate'"),
         ("train: [1\n", "--config .*mine.yaml: .*line"),
         ("optim: {optimizer: SGD}\noptim: {optimizer: Lion}\n", "--config .*mine.yaml: 'optim' stands twice .*line 2"),
         ("!!python/object/apply:os.system ['true']\n", "--config .*could not determine a constructor"),

@@ -1,5 +1,4 @@
-"""What a recipe refuses: a field out of its range, and fields that do not go together. All by the field's dotted
-name."""
+"""A recipe refuses values out of range and fields that do not go together, by the dotted name of the field."""
 
 from typing import Any
 
@@ -16,7 +15,7 @@ PROMPTS = "adapter: {peft_type: PROMPT_TUNING, num_virtual_tokens: 4}"
 TEACHER = "type: Distill, teacher: big"
 REINIT = "model: {surgery: [{type: ReinitTopLayers, count: 1}]}"
 
-# Value, and fields that it is out of range for.
+# A value, and the fields for which it is out of range.
 OUT_OF_RANGE = {
     "-1": "train: [learning_rate, num_train_epochs, weight_decay, warmup_steps, max_grad_norm, seed]",
     "0": """{train: [max_steps, per_device_train_batch_size, per_device_eval_batch_size, gradient_accumulation_steps,
@@ -50,7 +49,7 @@ def test_a_value_out_of_range_is_refused_by_its_dotted_name(value: str, section:
     assert "\n" not in str(caught.value)
 
 
-# A field inside an operation, and the operation.
+# The field of an operation, and the operation.
 BAD_OPERATIONS = [
     ("optim.optimizer.momentum", "optim: {optimizer: {type: SGD, momentum: 1.0}}"),
     ("SGD.nesterov", "optim: {optimizer: {type: SGD, momentum: 0.0, nesterov: true}}"),
@@ -115,12 +114,12 @@ def test_a_value_out_of_range_in_an_operation_is_refused(field: str, changes: st
 
 
 def test_every_default_is_in_its_range() -> None:
-    """A config without arguments is not checked when it is made."""
+    """A config constructed without arguments is not validated."""
     for recipe in (TEXT, IMAGE):
         check(merge(recipe, {}))
 
 
-# A field, what it is with, and the recipe where that is not the one of texts.
+# The refused field, changes to a recipe, and the recipe if it is not one of texts.
 CONFLICTING: list[tuple[Any, ...]] = [
     ("train.extra.x", "train: {extra: {x: .inf}}"),
     ("adapter", "adapter: {r: 4}"),

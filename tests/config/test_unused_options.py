@@ -13,18 +13,18 @@ from hf_finetune.cli.run_job import RunJob, load_recipe
 from hf_finetune.config.rules import UNUSED, unused_options
 
 TEXT = Recipe(name="a", data=TextData(path="x"), model=Model("m"))
-TAUGHT = replace(TEXT, objective=Distill(teacher="big"))
+DISTILLED = replace(TEXT, objective=Distill(teacher="big"))
 IMAGE = replace(TEXT, data=ImageData(path="x"))
 PRETRAINED = "--pretrain.objective SimCSE"
-# What each field is set to, what makes it do nothing, and what lets it do something.
+# Recipe, value of the field, flags with which it has no effect, and flags with which it has one.
 CASES: dict[str, tuple[Recipe, str, str, str]] = {
     "data.validation_fraction": (TEXT, "0.2", "--validation v.csv", ""),
     "data.test_fraction": (TEXT, "0.2", "--test t.csv", ""),
     "data.low_resolution_share": (IMAGE, "0.5", "", "--data.low-resolution 160"),
     "model.top_layers": (TEXT, "3", "--method lora", "--method top"),
     "model.frozen_layers": (TEXT, "1", "--method head", "--method full"),
-    "objective.label_smoothing": (TAUGHT, "0.1", "--objective.labels-weight 0", ""),
-    "objective.loss": (TAUGHT, "Focal", "--objective.labels-weight 0", ""),
+    "objective.label_smoothing": (DISTILLED, "0.1", "--objective.labels-weight 0", ""),
+    "objective.loss": (DISTILLED, "Focal", "--objective.labels-weight 0", ""),
     "objective.class_weights": (TEXT, "Balanced", "--batching.sampling balanced", "--batching.sampling square_root"),
     "objective.logit_adjustment": (TEXT, "1", "--batching.sampling balanced", ""),
     "regularize.gradient_noise.gamma": (TEXT, "0.1", "", "--regularize.gradient-noise.eta 0.01"),
@@ -52,8 +52,8 @@ CASES: dict[str, tuple[Recipe, str, str, str]] = {
 }
 
 
-def said(recipe: Recipe, flags: str) -> list[str]:
-    """Fields of which a note says that they do nothing."""
+def notes(recipe: Recipe, flags: str) -> list[str]:
+    """Return the fields that the notes name."""
     parsed = parse_run(RunJob(recipe), flags.split(), "hf-finetune run").recipe
     return [note.split(" has no effect here: ")[0] for note in unused_options(parsed)]
 
@@ -63,45 +63,45 @@ def test_every_row_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_said_where_it_does_nothing_and_there_alone(name: str) -> None:
+def test_a_note_exactly_where_an_option_has_no_effect(name: str) -> None:
     recipe, value, idle, busy = CASES[name]
     flag = f"--{name.replace('_', '-')} {value}"
-    assert said(recipe, f"{flag} {idle}") == [name]
-    assert said(recipe, f"{flag} {busy}") == []
-    assert said(recipe, idle) == [], "left at its default"
+    assert notes(recipe, f"{flag} {idle}") == [name]
+    assert notes(recipe, f"{flag} {busy}") == []
+    assert notes(recipe, idle) == [], "the default is not noted"
 
 
-def test_the_answers_of_a_teacher_are_kept() -> None:
-    assert said(TAUGHT, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
+def test_teacher_logits_are_cached() -> None:
+    assert notes(DISTILLED, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
 
 
-def test_images_have_no_words_and_another_cache() -> None:
-    assert said(IMAGE, "--optim.word-embeddings frozen --method lora") == ["optim.word_embeddings"]
-    assert said(IMAGE, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
-    assert said(IMAGE, "--batching.cache-gb 2 --batching.no-cache-prefix --data.no-decode-once") == [
+def test_images_have_no_words_and_cache_pixels() -> None:
+    assert notes(IMAGE, "--optim.word-embeddings frozen --method lora") == ["optim.word_embeddings"]
+    assert notes(IMAGE, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
+    assert notes(IMAGE, "--batching.cache-gb 2 --batching.no-cache-prefix --data.no-decode-once") == [
         "batching.cache_gb"
     ]
 
 
-def test_copies_and_answers_of_language_models_are_cached() -> None:
-    pictures = replace(IMAGE, data=ImageData(path="x", augment=(Flip(),), augment_copies=1, decode_once=False))
+def test_augmented_copies_and_generated_texts_are_cached() -> None:
+    images = replace(IMAGE, data=ImageData(path="x", augment=(Flip(),), augment_copies=1, decode_once=False))
     texts = replace(TEXT, data=TextData(path="x", augment=(SubstituteByModel("m"),), augment_copies=1))
-    for recipe in (pictures, texts):
-        assert said(recipe, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
+    for recipe in (images, texts):
+        assert notes(recipe, "--batching.cache-gb 2 --batching.no-cache-prefix") == []
 
 
-def test_an_adapter_says_what_trains() -> None:
+def test_an_adapter_determines_what_trains() -> None:
     recipe = replace(TEXT, adapter=LoraConfig(), model=Model("m", top_layers=3))
     assert [note.split()[0] for note in unused_options(recipe)] == ["model.top_layers"]
 
 
-def test_shipped_recipes_set_nothing_in_vain() -> None:
+def test_shipped_recipes_have_no_unused_options() -> None:
     for name in shipped.names():
         assert unused_options(load_recipe(name)) == (), name
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_a_run_tells_it(tmp_path: Path) -> None:
+def test_a_run_notes_unused_options(tmp_path: Path) -> None:
     from helpers.small_runs import small_recipe
 
     from hf_finetune.pipeline.run import prepare
@@ -112,6 +112,6 @@ def test_a_run_tells_it(tmp_path: Path) -> None:
     assert not any("no effect" in note for note in prepare(recipe).notes)
 
 
-def test_no_head_is_fitted_to_random_features() -> None:
+def test_no_head_is_fitted_with_random_weights() -> None:
     recipe = replace(TEXT, model=Model("m", from_config={}))
-    assert said(recipe, "--train.head-inverse-strength 1") == ["train.head_inverse_strength"]
+    assert notes(recipe, "--train.head-inverse-strength 1") == ["train.head_inverse_strength"]

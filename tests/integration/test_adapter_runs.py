@@ -185,7 +185,7 @@ def test_adapters_on_the_command_line(recipe: Recipe) -> None:
         (["--adapter"], "--adapter: expected a value, such as LORA"),
         (
             ["--adapter", "{peft_type: LORA, lora_dropot: 3}"],
-            "adapter.lora_dropot: no such field; did you mean 'lora_dropout'?",
+            "adapter.lora_dropot: no such field, did you mean 'lora_dropout'?",
         ),
         (["--adapter", "LORA", "--adapter.r", "many"], "adapter.r: expected a number, got 'many'"),
         (["--adapter", "LORA", "--adapter.use-dora", "1"], "adapter.use_dora: expected true or false, got 1"),

@@ -52,16 +52,16 @@ def test_types_are_strict_but_for_what_files_write() -> None:
         (lambda: Ramp(0.0, 1.0, "square"), "Ramp.form: expected one of linear, cosine, got 'square'"),
     ],
 )
-def test_what_does_not_fit_is_one_line(make: Callable[[], Any], message: str) -> None:
+def test_an_invalid_value_is_reported_on_one_line(make: Callable[[], Any], message: str) -> None:
     with pytest.raises((InputError, TypeError)) as caught:
         make()
     assert "path" in str(caught.value) if message == "TextData.path" else str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-def test_defaults_fit() -> None:
-    """A config that is made without arguments is not checked."""
+def test_defaults_are_valid() -> None:
+    """A config constructed without arguments is not validated."""
     for kind in {**configs_below(Recipe), **configs_below(Launch)}.values():
         fields = dataclasses.fields(kind)
-        if all(f.default is not f.default_factory for f in fields):  # no field is needed
+        if all(f.default is not f.default_factory for f in fields):  # every field has a default
             assert merge(kind(), {}) == kind(), kind

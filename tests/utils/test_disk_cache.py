@@ -1,4 +1,4 @@
-"""Stores of every kind: whole or not there, checked when found, within one budget."""
+"""Cache entries are complete or absent, verified when read, and share one budget."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def names(root: Path) -> list[str]:
     return sorted(p.name for p in root.glob("*/*"))
 
 
-def test_what_was_written_is_found(folder: Path) -> None:
+def test_an_entry_is_found(folder: Path) -> None:
     write(folder)
     assert find(folder, read) == (b"abcdef", 3)
     assert names(folder.parents[1]) == ["abc"]
@@ -42,7 +42,7 @@ def test_what_was_written_is_found(folder: Path) -> None:
     }
 
 
-def test_absent_store_is_no_fault(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_absent_entry_is_silent(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert find(folder, read) is None and not caplog.records
 
 
@@ -58,8 +58,8 @@ def test_absent_store_is_no_fault(folder: Path, caplog: pytest.LogCaptureFixture
         lambda s: (s / disk_cache.MANIFEST).write_text(json.dumps({"files": {}})),
     ],
 )
-def test_damaged_store_is_noticed_and_replaced(folder: Path, caplog: pytest.LogCaptureFixture, damage) -> None:
-    """The last one is whole, but its reader finds that it lacks something."""
+def test_a_damaged_entry_is_reported_and_removed(folder: Path, caplog: pytest.LogCaptureFixture, damage) -> None:
+    """The last entry is complete, but its reader misses a field."""
     write(folder)
     damage(folder)
     assert find(folder, read) is None
@@ -71,7 +71,7 @@ def test_damaged_store_is_noticed_and_replaced(folder: Path, caplog: pytest.LogC
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt, OSError(28, "No space left on device"), CacheUnavailable("two sizes")]
 )
-def test_broken_build_leaves_nothing(folder: Path, error: BaseException) -> None:
+def test_a_failed_build_leaves_nothing(folder: Path, error: BaseException) -> None:
     with (
         pytest.raises((KeyboardInterrupt, CacheUnavailable)) as caught,
         building(folder, needed=6, budget_gb=1.0, about={}) as build,
@@ -83,8 +83,8 @@ def test_broken_build_leaves_nothing(folder: Path, error: BaseException) -> None
         assert str(caught.value) == f"{folder.parent} cannot be written (No space left on device)"
 
 
-def test_manifest_comes_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build that dies before leaves no store."""
+def test_the_manifest_is_written_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that is killed before leaves no entry."""
 
     def die(path: Path, value: object) -> None:
         assert sorted(p.name for p in path.parent.iterdir()) == ["data", "other"]
@@ -96,7 +96,7 @@ def test_manifest_comes_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert names(folder.parents[1]) == []
 
 
-def test_the_faster_of_two_builds_stays(folder: Path) -> None:
+def test_the_first_of_two_concurrent_builds_is_kept(folder: Path) -> None:
     with building(folder, needed=6, budget_gb=1.0, about={"half": 3}) as build:
         write(folder)
         build.append("data", b"slower")
@@ -104,7 +104,7 @@ def test_the_faster_of_two_builds_stays(folder: Path) -> None:
 
 
 def aged(root: Path) -> tuple[list[Path], int]:
-    """Three stores of two kinds, oldest first, and the bytes of one."""
+    """Return three entries of two kinds, least recently used first, and the bytes of one."""
     folders = [root / "letters" / "a", root / "numbers" / "b", root / "letters" / "c"]
     for age, folder in enumerate(folders):
         write(folder)
@@ -112,25 +112,25 @@ def aged(root: Path) -> tuple[list[Path], int]:
     return folders, sum(f.stat().st_size for f in folders[0].iterdir())
 
 
-def test_least_recently_used_goes_first_whatever_its_kind(tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_of_any_kind_is_evicted(tmp_path: Path) -> None:
     folders, size = aged(tmp_path)
     new = tmp_path / "letters" / "d"
     write(new, needed=size, budget_gb=4 * size / 1e9)
     assert names(tmp_path) == ["a", "b", "c", "d"]
     shutil.rmtree(new)
-    find(folders[0], read)  # used: now the youngest
+    find(folders[0], read)  # now the most recently used
     write(new, needed=size, budget_gb=3 * size / 1e9)
     assert names(tmp_path) == ["a", "c", "d"]
 
 
-def test_held_stores_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pinned_entries_are_not_evicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk_cache, "_PINNED", set())
     folders, size = aged(tmp_path)
     pin(folders[0])
     pin(folders[1])
     with pytest.raises(CacheUnavailable, match=r"beside what is in use, batching\.cache_gb allows 0\.00000\d+ in all"):
         write(tmp_path / "letters" / "d", needed=2 * size, budget_gb=3 * size / 1e9)
-    assert names(tmp_path) == ["a", "b", "c"], "nothing goes where nothing is gained"
+    assert names(tmp_path) == ["a", "b", "c"], "nothing is evicted in vain"
     write(tmp_path / "letters" / "d", needed=size, budget_gb=3 * size / 1e9)
     assert names(tmp_path) == ["a", "b", "d"]
 
@@ -162,20 +162,19 @@ def test_abandoned_builds_are_removed(tmp_path: Path, folder: Path) -> None:
     assert names(tmp_path) == [".partial-new", "abc"]
 
 
-def test_folder_depends_on_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_depends_on_every_field_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path))
     one = entry_folder("letters", {"a": 1, "b": 2})
     assert one == entry_folder("letters", {"b": 2, "a": 1}) != entry_folder("letters", {"a": 1, "b": 3})
     assert one.parent == tmp_path / "letters"
 
 
-def test_what_a_killed_run_has_written_is_there(folder: Path) -> None:
-    """Files one by one; the manifest names them all once the block ends; of two that fill it, the second changes
-    nothing."""
+def test_a_resumable_build_finds_the_files_of_a_killed_one(folder: Path) -> None:
+    """The manifest names all files once the block succeeds. A second build of the same entry changes nothing."""
     fields = {"needed": 6, "budget_gb": 1.0, "about": {"half": 3}}
     with pytest.raises(KeyboardInterrupt), building_resumably(folder, **fields) as unfinished:
         (unfinished / "data").write_bytes(b"abc")
-        # Killed while it wrote, and once more as it ended.
+        # As if killed while writing a file, and again while finishing.
         (unfinished / ".other.x").write_bytes(b"x")
         (unfinished / disk_cache.MANIFEST).write_text("{}")
         raise KeyboardInterrupt
@@ -190,8 +189,8 @@ def test_what_a_killed_run_has_written_is_there(folder: Path) -> None:
     assert find(folder, read) == (b"abcdef", 3) and names(folder.parents[1]) == ["abc"]
 
 
-def test_what_was_left_makes_room_in_its_turn(folder: Path) -> None:
-    """Not while it may be growing; nothing stays of one that finds no room."""
+def test_an_abandoned_build_may_be_evicted(folder: Path) -> None:
+    """A recent build may still be running. A build without room leaves nothing."""
     fields = {"budget_gb": 1e-8, "about": {}}
     with pytest.raises(KeyboardInterrupt), building_resumably(folder, needed=8, **fields) as unfinished:
         (unfinished / "data").write_bytes(b"abcdefgh")

@@ -8,12 +8,12 @@ from hf_finetune.utils import exit_status
     ("rank", "error", "status", "done"),
     [
         ("0", InputError("bad"), 2, ["bad\n"]),
-        # It gives the main process time to say so, and says it itself when nobody came to end it meanwhile.
+        # It waits for the main process to report, and reports itself if it is not ended meanwhile.
         ("1", InputError("bad"), 2, ["waited", "bad\n"]),
         ("1", TrainingError("bad"), 1, [""]),
     ],
 )
-def test_the_main_process_is_heard_first(
+def test_the_main_process_reports_first(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     rank: str,

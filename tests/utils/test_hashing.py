@@ -1,4 +1,4 @@
-"""What a digest is of, and what it does not depend on."""
+"""What a hash depends on, and what it does not."""
 
 import hashlib
 from pathlib import Path
@@ -10,13 +10,13 @@ from datasets import Dataset, concatenate_datasets
 from hf_finetune.utils import hashing
 
 
-def test_files_one_after_another(tmp_path: Path) -> None:
+def test_files_are_concatenated(tmp_path: Path) -> None:
     for name, content in (("a", b"one"), ("b", b"two")):
         (tmp_path / name).write_bytes(content)
     assert hashing.of_files(tmp_path / "a", tmp_path / "b") == hashlib.sha256(b"onetwo").hexdigest()
 
 
-def test_json_whatever_the_order_of_keys() -> None:
+def test_json_ignores_the_order_of_keys() -> None:
     one = hashing.of_json({"a": 1, "b": [1.5, None]})
     assert one == hashing.of_json({"b": [1.5, None], "a": 1}) != hashing.of_json({"a": 1, "b": [1.5, 0]})
     assert one == hashlib.sha256(b'{"a": 1, "b": [1.5, null]}').hexdigest()
@@ -30,7 +30,7 @@ def test_tensors() -> None:
     assert by_hand not in map(hashing.of_tensors, others)
 
 
-def test_columns_however_they_are_cut() -> None:
+def test_columns_ignore_their_chunks() -> None:
     rows = Dataset.from_dict({"input_ids": [[1, 2], [3], [4, 5, 6]], "label": [0, 1, 0]})
     expected = hashing.of_columns(rows)
     pieces = concatenate_datasets([rows.select([0]), rows.select([1, 2])])

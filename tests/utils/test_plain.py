@@ -44,7 +44,7 @@ def test_union_members_carry_their_type() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": {"learning_rat": 1}}, "train.learning_rat: no such field; did you mean 'learning_rate'"),
+        ({"train": {"learning_rat": 1}}, "train.learning_rat: no such field, did you mean 'learning_rate'"),
         ({"nonsense": 1}, "nonsense: no such field; known fields: name, data"),
         ({"train": {"seed": "x"}}, "train.seed: expected a whole number.* got 'x'"),
         ({"train": {"seed": True}}, "train.seed: expected a whole number.* got True"),
@@ -59,7 +59,7 @@ def test_union_members_carry_their_type() -> None:
         ),
         ({"adapter": {"r": 4}}, "adapter: expected a PEFT config"),
         ({"adapter": {"peft_type": "NOPE"}}, "adapter.peft_type: expected one of"),
-        ({"adapter": {"peft_type": "LORA", "rr": 3}}, "adapter.rr: no such field; did you mean 'r'"),
+        ({"adapter": {"peft_type": "LORA", "rr": 3}}, "adapter.rr: no such field, did you mean 'r'"),
     ],
 )
 def test_bad_fields_are_named(changes: dict, message: str) -> None:
