@@ -22,7 +22,7 @@ from hf_finetune.evaluation.logits import evaluating, to_device
 from hf_finetune.models.freezing import lower_part
 from hf_finetune.models.heads.custom import last_layers_read
 from hf_finetune.models.modules import encoder, encoder_layers
-from hf_finetune.models.safety import first_line
+from hf_finetune.utils.messages import one_line
 
 Batch = dict[str, torch.Tensor]
 
@@ -87,7 +87,7 @@ class Prefix:
             # A machine without memory for three rows is no property of the family.
             if isinstance(error, NoBoundary | torch.OutOfMemoryError):
                 raise
-            raise NoBoundary(f"its layers do not run on activations ({first_line(error)})") from error
+            raise NoBoundary(f"its layers do not run on activations ({one_line(error)})") from error
 
     def read(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         """Activations (B, T, D) below the first layer that trains; the layers above are not run."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -18,11 +17,10 @@ from transformers import (
 )
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.contexts import quiet
+from hf_finetune.models.contexts import input_errors, quiet
 from hf_finetune.models.from_config import check_buildable, resized
 from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.models.surgery.operations import SurgeryStep, config_after
-from hf_finetune.utils.messages import one_line
 
 Task = Literal["text-classification", "image-classification"]
 AUTO_CLASS: dict[Task, Any] = {
@@ -45,11 +43,8 @@ def load_config(local: LocalCheckpoint, from_config: Mapping[str, Any] | None = 
     Raises:
         InputError: the config is invalid.
     """
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(local.folder, trust_remote_code=local.trust_remote_code)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, OSError, ImportError) as error:
-        raise InputError(f"{local.name}: config.json cannot be used: {one_line(error, most=300)}") from error
+    with input_errors(f"{local.name}: config.json cannot be used"), quiet():
+        config = AutoConfig.from_pretrained(local.folder, trust_remote_code=local.trust_remote_code)
     return config if from_config is None else resized(config, from_config)
 
 

@@ -1,12 +1,25 @@
-"""Contexts around calls of transformers and torch: without output, and with random numbers of their own."""
+"""Contexts for calls of libraries: without output, with a seed of their own, with errors of one line."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
+
+from hf_finetune.errors import InputError
+from hf_finetune.utils.messages import one_line
+
+# What transformers, peft and safetensors raise for files and configs that they cannot use. They validate little, so
+# that a bad value is often found by an operation on it.
+LIBRARY_ERRORS = (
+    *(StrictDataclassError, ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError),
+    *(OSError, ImportError, re.error, SafetensorError),
+)
 
 
 @contextmanager
@@ -30,3 +43,12 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+@contextmanager
+def input_errors(failure: str) -> Iterator[None]:
+    """Turn the errors of a library into an `InputError`: what failed, and the library's message in one line."""
+    try:
+        yield
+    except LIBRARY_ERRORS as error:
+        raise InputError(f"{failure}: {one_line(error, most=300)}") from error

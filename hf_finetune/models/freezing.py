@@ -14,16 +14,9 @@ from peft import PeftModel
 from torch import nn
 
 from hf_finetune.errors import InputError
+from hf_finetune.models import modules
 from hf_finetune.models.families import depths_of, family_of
-from hf_finetune.models.modules import (
-    config_of,
-    encoder,
-    encoder_layers,
-    head_modules,
-    layer_list,
-    submodule,
-    without_adapter,
-)
+from hf_finetune.models.modules import config_of, encoder, encoder_layers, head_modules
 
 WeightKind = Literal["all", "biases", "norms", "attention"]
 
@@ -74,11 +67,11 @@ def _above(model: nn.Module, n: int) -> list[nn.Module]:
     body, config, layers = encoder(model), config_of(model), encoder_layers(model)[n:]
     family = family_of(config)
     if family.stage_entries is not None:
-        entries = submodule(body, family.stage_entries, nn.ModuleList)
+        entries = modules.submodule(body, family.stage_entries, nn.ModuleList)
         first_layers = accumulate(depths_of(config), initial=0)
         # A downsampling module belongs to the layer after it; the first one is part of the embeddings.
         return [*(e for e, at in zip(entries, first_layers, strict=False) if at >= max(n, 1)), *layers]
-    children, path = dict(body.named_children()), layer_list(model)[0]
+    children, path = dict(body.named_children()), modules.layer_list(model)[0]
     index = list(children).index(path.split(".")[0])
     siblings = [body.get_submodule(name) for name in family.above]
     return [*layers, *siblings, *list(children.values())[index + 1 :]]
@@ -150,7 +143,7 @@ def _matching_weights(model: nn.Module, pattern: str) -> list[str]:
 
 
 def _weights_of_kind(model: nn.Module, kind: WeightKind) -> list[str]:
-    prefix = f"{without_adapter(model).base_model_prefix}."
+    prefix = f"{modules.without_adapter(model).base_model_prefix}."
     names = [
         f"{module_name}.{name}"
         for module_name, module in model.named_modules()
@@ -231,22 +224,9 @@ class _FixedStatistics(nn.Module):
         return super().train(False)
 
 
-class FixedBatchNorm1d(_FixedStatistics, nn.BatchNorm1d):
-    """`nn.BatchNorm1d` with fixed statistics."""
-
-
-class FixedBatchNorm2d(_FixedStatistics, nn.BatchNorm2d):
-    """`nn.BatchNorm2d` with fixed statistics."""
-
-
-class FixedBatchNorm3d(_FixedStatistics, nn.BatchNorm3d):
-    """`nn.BatchNorm3d` with fixed statistics."""
-
-
 FIXED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm1d: FixedBatchNorm1d,
-    nn.BatchNorm2d: FixedBatchNorm2d,
-    nn.BatchNorm3d: FixedBatchNorm3d,
+    kind: type(f"Fixed{kind.__name__}", (_FixedStatistics, kind), {})
+    for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 }
 
 

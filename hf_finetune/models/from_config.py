@@ -12,14 +12,14 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.contexts import input_errors
 from hf_finetune.models.families import family_of, stage_widths
 from hf_finetune.utils.config import validated
-from hf_finetune.utils.messages import did_you_mean, one_line
+from hf_finetune.utils.messages import did_you_mean
 
 FIELD = "model.from_config"
 # Fields of a family that must not change, and why.
@@ -54,10 +54,8 @@ def resized(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrainedC
         field = config.attribute_map.get(name, name)
         new_fields[field] = _checked(config, name, field, value)
     plain = {n: v for n, v in config.to_dict().items() if n not in DERIVED} | new_fields
-    try:
+    with input_errors(FIELD):
         new = type(config).from_dict(plain)
-    except (StrictDataclassError, ValueError, TypeError, KeyError, IndexError) as error:
-        _refuse("", one_line(error, most=300))
     _check_together(new)
     return new
 
@@ -70,11 +68,8 @@ def check_buildable(config: PreTrainedConfig) -> None:
     Raises:
         InputError: the library cannot build it; with its message.
     """
-    try:
-        with torch.device("meta"):
-            AutoModel.from_config(config)
-    except (ValueError, RuntimeError, TypeError, LookupError, ArithmeticError) as error:
-        _refuse("", f"no {config.model_type} can be built so: {one_line(error, most=300)}")
+    with input_errors(f"{FIELD}: no {config.model_type} can be built so"), torch.device("meta"):
+        AutoModel.from_config(config)
 
 
 def _refuse(name: str, what: str) -> NoReturn:
@@ -127,12 +122,9 @@ def _check_together(config: PreTrainedConfig) -> None:
     plain |= {name: plain.get(field) for name, field in config.attribute_map.items()}
     if "depths" in plain:
         stages = len(plain["depths"])
-        for name in BY_STAGE:
-            if name in plain and len(plain[name]) != stages:
-                _refuse(name, f"expected {stages} numbers, as many as depths has, got {plain[name]}")
-        for name in STAGES:
-            if name in plain and plain[name] != stages:
-                _refuse(name, f"expected {stages}, as many as depths has numbers, got {plain[name]}")
+        for name in (*BY_STAGE, *STAGES):
+            if name in plain and stages != (plain[name] if name in STAGES else len(plain[name])):
+                _refuse(name, f"expected {stages} stages, as many as depths has numbers, got {plain[name]}")
     width, heads = plain.get("hidden_size"), plain.get("num_attention_heads")
     family = family_of(config)
     if family.staged and family.attention is not None:

@@ -19,8 +19,9 @@ from hf_finetune.models.checkpoint_weights import compare_weights
 from hf_finetune.models.contexts import quiet, seeded
 from hf_finetune.models.families import family_of
 from hf_finetune.models.modules import head_modules
-from hf_finetune.models.safety import LocalCheckpoint, first_line
+from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.models.surgery.operations import SurgeryStep, apply_surgery, config_after
+from hf_finetune.utils.messages import one_line
 from hf_finetune.utils.plain import short_repr
 
 log = logging.getLogger("hf_finetune")
@@ -135,7 +136,7 @@ def _build(
                 **options,
             )
     except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:
-        message = f"{local.name}: cannot be loaded as a classifier: {first_line(error)}"
+        message = f"{local.name}: cannot be loaded as a classifier: {one_line(error, most=300)}"
         if attn_implementation == "sdpa" and "scaled_dot_product_attention" in str(error):
             message = f"model.attn_implementation: {config.model_type} has no sdpa attention; expected eager"
         raise InputError(message) from error

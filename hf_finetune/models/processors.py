@@ -9,21 +9,14 @@ from itertools import chain
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    AutoImageProcessor,
-    AutoModel,
-    AutoTokenizer,
-    BaseImageProcessor,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    ViTImageProcessor,
-)
+from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import load_config
-from hf_finetune.models.contexts import quiet
+from hf_finetune.models.contexts import input_errors, quiet
 from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.utils.messages import one_line
 
@@ -76,7 +69,7 @@ def _read_tokenizer(local: LocalCheckpoint) -> PreTrainedTokenizerBase:
         raise InputError(f"{name}: no tokenizer in it; expected tokenizer.json, beside config.json")
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=local.trust_remote_code)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=local.trust_remote_code)
     # tokenizers raises a plain Exception for a file that it cannot parse.
     except Exception as error:
         remedy = one_line(error, most=300)
@@ -109,7 +102,7 @@ def position_limit(config: PreTrainedConfig) -> int | None:
     padding index, so that 514 positions are 512 tokens.
     """
     with torch.device("meta"), quiet():
-        return positions_of(AutoModel.from_config(config))
+        return positions_of(transformers.AutoModel.from_config(config))
 
 
 def positions_of(model: nn.Module) -> int | None:
@@ -156,20 +149,16 @@ def load_image_processor(local: LocalCheckpoint, *, image_size: int | None = Non
     if find_spec("torchvision") is None or find_spec("PIL") is None:
         raise InputError("images need torchvision and pillow; pip install 'hf_finetune[vision]'")
     if any((local.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        try:
-            with quiet():
-                processor = AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=local.trust_remote_code)
+        with input_errors(f"{local.name}: its image processor cannot be loaded"), quiet():
+            trust = local.trust_remote_code
+            processor = transformers.AutoImageProcessor.from_pretrained(local.folder, trust_remote_code=trust)
             _check_sides(processor)
             return processor if image_size is None else _resized_processor(processor, image_size)
-        except (ValueError, TypeError, KeyError, OSError, ImportError, AttributeError) as error:
-            raise InputError(
-                f"{local.name}: its image processor cannot be loaded: {one_line(error, most=300)}"
-            ) from error
     size = image_size or local.config.get("image_size", 224)
     height, width = size if isinstance(size, list) else (size, size)
     default = f"images are resized to {height}x{width} and normalized as ImageNet's"
     log.warning("%s: no preprocessor_config.json; %s", local.name, default)
-    return ViTImageProcessor(
+    return transformers.ViTImageProcessor(
         size={"height": height, "width": width}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
     )
 

@@ -16,21 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors, snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING
 
 from hf_finetune.errors import InputError
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
-from hf_finetune.utils.messages import did_you_mean
+from hf_finetune.utils.messages import did_you_mean, one_line
 
 SAFETENSORS = "model.safetensors"
 BIN = "pytorch_model.bin"
@@ -179,27 +171,27 @@ def unmerged_adapter(checkpoint: str | Path, *, revision: str | None = None) -> 
 def _download(repo: str, revision: str | None, patterns: list[str], *, too_deep: str = "*/*") -> Path:
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=[too_deep]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError) as error:
         raise InputError(f"{repo}: {_hub_refusal(repo, revision, error)}") from error
 
 
 def _hub_refusal(repo: str, revision: str | None, error: Exception) -> str:
     """Return why a download failed, and the remedy."""
     match error:
-        case GatedRepoError():
+        case errors.GatedRepoError():
             remedy = f"accept its terms at {constants.ENDPOINT}/{repo} and log in with `hf auth login`"
             return f"access to this checkpoint is gated; {remedy}"
-        case RepositoryNotFoundError():
+        case errors.RepositoryNotFoundError():
             remedy = "check the name, or log in with `hf auth login` if it is private"
             return f"neither a folder here nor a model on the Hub; {remedy}"
-        case RevisionNotFoundError():
+        case errors.RevisionNotFoundError():
             return f"no branch, tag or commit {revision!r} on the Hub; check model.revision"
-        case LocalEntryNotFoundError():
+        case errors.LocalEntryNotFoundError():
             why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
             return f"no such folder, not in the local cache, and {why}; go online or give a folder"
-        case HFValidationError():
+        case errors.HFValidationError():
             return "neither a folder here nor a Hub id (owner/name)"
-    return f"the Hub refused it; {first_line(error)}"
+    return f"the Hub refused it; {one_line(error)}"
 
 
 def _read_json(name: str, path: Path) -> dict[str, Any]:
@@ -309,9 +301,4 @@ def _check_weights(name: str, path: Path) -> None:
         why = "holds more than weights and is not read, it could run code"
         raise InputError(f"{name}: {path.name} {why}; ask for safetensors") from error
     except (SafetensorError, RuntimeError, OSError, EOFError) as error:
-        raise InputError(f"{name}: {path.name} is damaged or cut off ({first_line(error)}); fetch it again") from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message, or its class if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{name}: {path.name} is damaged or cut off ({one_line(error)}); fetch it again") from error

@@ -18,9 +18,9 @@ from transformers import (
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import load_config, set_dropout
-from hf_finetune.models.contexts import quiet, seeded
+from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.freezing import freeze_batch_norm
-from hf_finetune.models.safety import LocalCheckpoint, first_line
+from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.pretraining.objectives.base import Objective, Predicts
 
 logger = logging.getLogger("hf_finetune")
@@ -68,21 +68,18 @@ def load_pretrainable(
         set_dropout(config, dropout)
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
-    try:
-        with quiet(), seeded(seed):
-            model, info = AUTO[predicts].from_pretrained(
-                local.folder,
-                config=config,
-                dtype=torch.float32,
-                attn_implementation=attn_implementation,
-                weights_only=True,
-                output_loading_info=True,
-                # The last layer of a classifier of other classes, which is exchanged.
-                ignore_mismatched_sizes=predicts == "views",
-                trust_remote_code=False,
-            )
-    except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:
-        raise InputError(f"{local.name}: cannot be loaded to be pretrained: {first_line(error)}") from error
+    with input_errors(f"{local.name}: cannot be loaded to be pretrained"), quiet(), seeded(seed):
+        model, info = AUTO[predicts].from_pretrained(
+            local.folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attn_implementation,
+            weights_only=True,
+            output_loading_info=True,
+            # The last layer of a classifier of other classes, which is exchanged.
+            ignore_mismatched_sizes=predicts == "views",
+            trust_remote_code=False,
+        )
     _start_head(model, set(info["missing_keys"]), predicts, local.name, seed)
     if model.base_model is model and (pooler := dict(model.named_children()).get("pooler")) is not None:
         # The states are read, not what it makes of them: nothing trains it.

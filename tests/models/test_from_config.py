@@ -93,8 +93,8 @@ def test_its_own_size_but_nothing_that_it_knows(checkpoint) -> None:
         ("vit", {"hidden_dropout_prob": 1.0}, ".hidden_dropout_prob", "expected at least 0 and below 1, got 1.0"),
         ("vit", {"layer_norm_eps": -1e-5}, ".layer_norm_eps", "expected 0 or more, got -1e-05"),
         ("vit", {"hidden_act": "gellu"}, ".hidden_act", "did you mean 'gelu'"),
-        ("resnet", {"hidden_sizes": [8, 8]}, ".hidden_sizes", "expected 4 numbers, as many as depths has, got"),
-        ("convnext", {"hidden_sizes": [8, 8], "depths": [1, 1]}, ".num_stages", "expected 2, as many as depths"),
+        ("resnet", {"hidden_sizes": [8, 8]}, ".hidden_sizes", "expected 4 stages"),
+        ("convnext", {"hidden_sizes": [8, 8], "depths": [1, 1]}, ".num_stages", "expected 2 stages"),
         ("resnet", {"layer_type": "odd"}, "", ""),
     ],
 )

@@ -22,9 +22,9 @@ from transformers import (
 from hf_finetune.augmentation.generative.sources import Source, Task
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import load_config
-from hf_finetune.models.contexts import quiet, seeded
+from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.processors import load_tokenizer, position_limit
-from hf_finetune.models.safety import LocalCheckpoint, first_line, inspect_checkpoint
+from hf_finetune.models.safety import LocalCheckpoint, inspect_checkpoint
 from hf_finetune.utils import hashing
 
 # The files beside the weights that affect the output.
@@ -140,19 +140,16 @@ def _check_translator(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
 
 def _load_model(local: LocalCheckpoint, config: PreTrainedConfig, task: Task, device: torch.device) -> PreTrainedModel:
     auto = AutoModelForMaskedLM if task == "masked words" else AutoModelForSeq2SeqLM
-    try:
-        with quiet(), seeded(0):
-            model, info = auto.from_pretrained(
-                local.folder,
-                config=config,
-                dtype=torch.float32,
-                device_map="meta" if device.type == "meta" else None,
-                weights_only=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-    except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:
-        raise InputError(f"{local.name}: cannot be loaded for {task}: {first_line(error)}") from error
+    with input_errors(f"{local.name}: cannot be loaded for {task}"), quiet(), seeded(0):
+        model, info = auto.from_pretrained(
+            local.folder,
+            config=config,
+            dtype=torch.float32,
+            device_map="meta" if device.type == "meta" else None,
+            weights_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"{local.name}: {len(missing)} of its weights for {task} are missing ({missing[0]}, ...), so it would "

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import cast, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from transformers import AutoModel, PreTrainedModel
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import Task, name_classes
+from hf_finetune.models.contexts import input_errors
 from hf_finetune.models.family import PoolingKind
 from hf_finetune.models.heads.classification import ACTIVATIONS
 from hf_finetune.models.heads.custom import CustomHeadClassifier
 from hf_finetune.models.heads.pooling import PoolingSpec
-from hf_finetune.models.safety import first_line
 from hf_finetune.utils.artifacts import HEAD_FILE
 from hf_finetune.utils.files import write_bytes
 
@@ -57,21 +57,16 @@ def load_custom_head(folder: Path) -> tuple[CustomHeadClassifier, Task, tuple[st
         InputError: head.safetensors is damaged, has unknown contents, or does not fit the encoder.
     """
     path = folder / HEAD_FILE
-    try:
-        with safe_open(path, "pt") as file:
-            header, tensors = file.metadata() or {}, load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({first_line(error)}); expected a finished run's head") from error
+    with input_errors(f"{path}: expected the head of a finished run"), safe_open(path, "pt") as file:
+        header, tensors = file.metadata() or {}, load_file(path)
     spec, task, labels = _read_header(path, header)
     body = _load_encoder(folder / "encoder")
     name_classes(body.config, labels)
     hidden = len(tensors["dense.weight"]) if "dense.weight" in tensors else None
     model = CustomHeadClassifier(body, spec, hidden=hidden, activation=header.get("activation") or "tanh")
-    try:
+    with input_errors(f"{path}: does not fit the encoder"):
         model.pooling.load_state_dict({name: tensor for name, tensor in tensors.items() if name == "query"})
         model.head.load_state_dict({name: tensor for name, tensor in tensors.items() if name != "query"})
-    except RuntimeError as error:
-        raise InputError(f"{path}: does not fit the encoder: {first_line(error)}") from error
     return model.eval(), task, labels
 
 
@@ -80,11 +75,9 @@ def _read_header(path: Path, header: dict[str, str]) -> tuple[PoolingSpec, Task,
     known["activation"] = ("", *ACTIVATIONS)
     if any(header.get(name, "") not in values for name, values in known.items()):
         raise InputError(f"{path}: its header is not one of {FORMAT!r}; expected the head of a finished run")
-    try:
+    with input_errors(f"{path}: its header cannot be read"):
         spec = PoolingSpec(cast(PoolingKind, header["pooling"]), int(header["last_layers"]), int(header["first"]))
         return spec, cast(Task, header["task"]), tuple(str(name) for name in json.loads(header["labels"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: its header cannot be read ({first_line(error)})") from error
 
 
 def _load_encoder(folder: Path) -> PreTrainedModel:

@@ -10,13 +10,9 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import (
-    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_finetune.models.checkpoint_config import AUTO_CLASS
 from hf_finetune.models.families import stock_head
 from hf_finetune.models.family import PoolingKind
 from hf_finetune.models.heads.classification import ClassificationHead
@@ -49,9 +45,9 @@ def switch(model: PreTrainedModel, kind: PoolingKind | Literal["default"]) -> No
 
 def stock_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Return the family's classification class."""
-    for mapping in (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING):
-        if type(config) in mapping:
-            classes: Any = mapping[type(config)]
+    for auto in AUTO_CLASS.values():
+        if type(config) in auto._model_mapping:
+            classes = auto._model_mapping[type(config)]
             return classes[0] if isinstance(classes, tuple) else classes
     raise ValueError(f"{config.model_type} has no classification class")
 

@@ -14,12 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.masking_utils import (
-    create_bidirectional_mask,
-    create_bidirectional_sliding_window_mask,
-    packed_sequence_mask_function,
-)
+from transformers import PreTrainedModel, masking_utils
 from transformers.utils import is_flash_attn_2_available
 
 from hf_finetune.errors import InputError
@@ -88,25 +83,22 @@ def _separate_sequences(body: nn.Module, args: tuple, kwargs: dict[str, Any]) ->
     if family.first_position is not None:
         kwargs["position_ids"] = positions + family.first_position(config)
     if not config._attn_implementation.startswith("flash"):
+        tokens = torch.arange(positions.shape[1], dtype=bounds.dtype, device=bounds.device)
+        sequence_S = torch.searchsorted(bounds[1:], tokens, right=True)
         options = {
             "config": config,
             # Only its shape, dtype and device are used.
             "inputs_embeds": torch.empty(*positions.shape, 0, dtype=body.dtype, device=positions.device),
             "attention_mask": None,
-            "and_mask_function": packed_sequence_mask_function(_sequence_of_token(bounds, positions)[None]),
+            "and_mask_function": masking_utils.packed_sequence_mask_function(sequence_S[None]),
         }
-        mask: Any = create_bidirectional_mask(**options)
+        mask: Any = masking_utils.create_bidirectional_mask(**options)
         if "layer_types" in config.to_dict():
             # Tokens of a sequence are adjacent, so the sliding window is the same as in a row of its own.
-            mask = {"full_attention": mask, "sliding_attention": create_bidirectional_sliding_window_mask(**options)}
+            window = masking_utils.create_bidirectional_sliding_window_mask(**options)
+            mask = {"full_attention": mask, "sliding_attention": window}
         kwargs["attention_mask"] = mask
     return args, kwargs
-
-
-def _sequence_of_token(bounds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Return the index of the sequence of each token, shape (S,)."""
-    tokens = torch.arange(positions.shape[1], dtype=bounds.dtype, device=bounds.device)
-    return torch.searchsorted(bounds[1:], tokens, right=True)
 
 
 def _pool_sequences(body: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:

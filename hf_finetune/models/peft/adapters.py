@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,18 +26,13 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from hf_finetune.errors import InputError
-from hf_finetune.models.contexts import seeded
+from hf_finetune.models.contexts import input_errors, seeded
 from hf_finetune.models.freezing import freeze_batch_norm
 from hf_finetune.models.peft.compatibility import MERGEABLE, completed_config, method_of, subtracts_from_base
 from hf_finetune.models.peft.config import Lora
-from hf_finetune.models.safety import first_line
 from hf_finetune.utils.artifacts import ADAPTER_FILE
 from hf_finetune.utils.files import write_bytes
 
-# peft hardly validates its configs, so that bad values raise many kinds of errors: r 8.5 a TypeError, VeRA's r 0 a
-# division by zero, a token index past the vocabulary an IndexError, on images an AttributeError, a broken pattern
-# re.error.
-PEFT_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, re.error)
 HARMLESS_WARNINGS = (
     # peft 0.21 still reads this property of transformers.
     "`is_gradient_checkpointing` is deprecated",
@@ -104,12 +98,8 @@ def add_adapter(
     if isinstance(completed, AdaLoraConfig):
         _set_schedule(completed, steps)
     freeze_batch_norm(model)
-    try:
-        with seeded(seed), _quiet():
-            return get_peft_model(model, completed, low_cpu_mem_usage=empty)
-    except PEFT_ERRORS as error:
-        misfit = f"{method_of(config)} does not fit {model.config.model_type}"
-        raise InputError(f"adapter: {misfit}: {first_line(error)}") from error
+    with input_errors(f"adapter: {method_of(config)} does not fit {model.config.model_type}"), seeded(seed), _quiet():
+        return get_peft_model(model, completed, low_cpu_mem_usage=empty)
 
 
 def _set_schedule(config: AdaLoraConfig, steps: int | None) -> None:

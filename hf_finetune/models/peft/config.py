@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import typing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -60,19 +61,14 @@ class Lora:
 
 def plain_adapter(adapter: Any) -> dict[str, Any] | None:
     """Return a PEFT config in plain values, without fields that are None."""
-    return None if adapter is None else {str(k): _plain(v) for k, v in adapter.to_dict().items() if v is not None}
+    if adapter is None:
+        return None
+    fields = {name: value for name, value in adapter.to_dict().items() if value is not None}
+    return json.loads(json.dumps(fields, default=_plain))
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(map(str, value))
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, enum.Enum):
-        return _plain(value.value)
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def _adapter(value: Any) -> Any:

@@ -93,5 +93,5 @@ def test_damaged_files_are_refused(classifier, tmp_path) -> None:
     with pytest.raises(InputError, match="encoder: weights are missing"):
         load_custom_head(tmp_path)
     (tmp_path / "head.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(InputError, match=r"head\.safetensors: cannot be read"):
+    with pytest.raises(InputError, match=r"head\.safetensors: expected the head of a finished run"):
         load_custom_head(tmp_path)
