@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from hf_finetune.cli import shipped
@@ -35,8 +36,8 @@ def plan(arguments: Sequence[str]) -> None:
     if job.plot_schedule is not None and not job.plot_schedule.endswith(".svg"):
         raise InputError(f"--plot-schedule {job.plot_schedule}: expected a name that ends in .svg")
     with importing():
-        from hf_finetune.pipeline import plan as planning
+        from hf_finetune.pipeline.plan import plan as plan_run
         from hf_finetune.pipeline.run import prepare
 
-    estimate = planning.plan(prepare(job.recipe), plot=None if job.plot_schedule is None else Path(job.plot_schedule))
-    print(json.dumps(estimate, indent=2) if job.json else planning.describe(estimate))
+    planned = plan_run(prepare(job.recipe), plot=None if job.plot_schedule is None else Path(job.plot_schedule))
+    print(json.dumps(asdict(planned), indent=2) if job.json else planned)

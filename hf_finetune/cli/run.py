@@ -87,12 +87,19 @@ def importing() -> Iterator[None]:
 def _find_rate(job: RunJob) -> None:
     if job.launch.resume:
         raise InputError("--resume: --find-lr saves nothing that could be resumed; remove one of them")
+    if job.recipe.pretrain.objective is not None:
+        raise InputError(
+            "--find-lr: expected no pretrain.objective, as the rate is that of the pretrained model; run the recipe, "
+            "then --find-lr with --model RUN/pretrained in place of the objective"
+        )
     with importing():
-        from hf_finetune.pipeline.learning_rate_finder import describe, find_rate
+        from hf_finetune.pipeline.learning_rate_finder import find_rate
         from hf_finetune.pipeline.run import prepare
+        from hf_finetune.pipeline.run_folder import output_folder
 
-    proposal = find_rate(prepare(job.recipe), job.launch.output)
-    print(json.dumps(proposal.to_dict(), indent=2) if job.json else describe(proposal))
+    folder = output_folder(f"{job.recipe.name}-find-lr", job.launch.output, resume=False)
+    search = find_rate(prepare(job.recipe), folder)
+    print(json.dumps(search.to_dict(), indent=2) if job.json else search)
 
 
 def _report(job: RunJob, result: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from hf_finetune.data.labels import UNLABELED
 from hf_finetune.errors import InputError
 from hf_finetune.models.config import Model
 from hf_finetune.models.safety import inspect_checkpoint
-from hf_finetune.pipeline.augment import augmenter_of
+from hf_finetune.pipeline.augment import build_augmenter
 from hf_finetune.pipeline.load_data import image_inputs, load_splits
 from hf_finetune.training.classifier import quiet_libraries
 from hf_finetune.training.config import Batching, Train
@@ -173,7 +173,7 @@ def load_preview(
         splits.train,
         splits.labels,
         rows_of_every_class(splits.train.with_format("numpy")["label"][:], rows),
-        augmenter_of(data.augment, splits, seed=train.seed, device=default_device(), cache_gb=cache_gb),
+        build_augmenter(data.augment, splits, seed=train.seed, device=default_device(), cache_gb=cache_gb),
         first_views(views, data.augment_copies),
         inputs,
         mix if inputs is not None else (),

@@ -1,4 +1,4 @@
-"""Refuse what cannot end well, before anything is written: a checkpoint, a teacher, parts that do not go together."""
+"""Refuse recipes whose checkpoint, teachers, data and network do not fit together, before anything is written."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hf_finetune.models.kernels.dropout import drops_out
 from hf_finetune.models.loading import Loaded
 from hf_finetune.models.peft.compatibility import virtual_tokens
 from hf_finetune.models.processors import position_limit
-from hf_finetune.pipeline.ask_teacher import network_pair
-from hf_finetune.pipeline.batching import micro_batch, step_batches
-from hf_finetune.pipeline.build_model import with_adapter
-from hf_finetune.pipeline.context import PreparedRun, RunContext, RunData
+from hf_finetune.pipeline.add_adapter import with_adapter
+from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
+from hf_finetune.pipeline.context import Run, RunContext, RunData
 from hf_finetune.pipeline.objective import training_loss
-from hf_finetune.pipeline.update_rule import penalized_parameters
+from hf_finetune.pipeline.optimization import penalized_parameters
+from hf_finetune.pipeline.teacher_predictions import network_pair
 from hf_finetune.pretraining.models import check_pretrainable
 from hf_finetune.training.input_mixing import why_not_by_embeddings
 from hf_finetune.training.regularization.mixout import pretrained_layers
@@ -30,7 +30,7 @@ from hf_finetune.utils.plain import short_repr
 
 
 def check_checkpoint(context: RunContext) -> None:
-    """Refuse what the checkpoint's family cannot do, by its config alone: no weights and no rows have been read yet.
+    """Refuse what the checkpoint's family does not support, by its config alone, before weights and rows are read.
 
     Raises:
         InputError: naming the field and the family.
@@ -44,11 +44,11 @@ def check_checkpoint(context: RunContext) -> None:
 
 
 def _check_family(context: RunContext) -> None:
-    """Put the recipe's head, choice of weights and adapter on a network without weights."""
+    """Build the recipe's head, trainable weights and adapter on a network without weights."""
     recipe, checkpoint = context.recipe, context.checkpoint
     model, data = recipe.model, recipe.data
-    chosen = model.trainable != "all" or model.trainable_pattern is not None
-    if not (recipe.uses_adapter or chosen or model.has_custom_head):
+    selects_weights = model.trainable != "all" or model.trainable_pattern is not None
+    if not (recipe.uses_adapter or selects_weights or model.has_custom_head):
         return
     if (network := meta_classifier(checkpoint, recipe.task, model.surgery, model.from_config)) is None:
         return
@@ -67,7 +67,7 @@ def _check_family(context: RunContext) -> None:
 
 
 def check_teachers(teachers: Teachers | None, context: RunContext, data: RunData) -> None:
-    """Load the teachers, and refuse one that cannot predict the rows as the run will ask for it.
+    """Load the teachers, and refuse one that cannot predict the run's rows.
 
     Raises:
         InputError: see `Teachers.members` and `distillation.teachers.base.Teacher.check`.
@@ -76,11 +76,11 @@ def check_teachers(teachers: Teachers | None, context: RunContext, data: RunData
         teacher.check(data.splits, data.inputs, context.recipe.data.augment, online=context.augments_online)
 
 
-def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:
-    """Refuse what the data and the network, as it trains, do not go with.
+def check_run(run: Run, trial: PreTrainedModel) -> None:
+    """Refuse fields that the data or the network do not support.
 
     Args:
-        trial: see `build_model.trial_network`.
+        trial: the network as it will train, see `add_adapter.trial_network`.
 
     Raises:
         InputError: naming the field.
@@ -93,7 +93,9 @@ def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:
             f"train.extra.gradient_checkpointing: expected false here: {network.config.model_type} cannot compute its "
             "activations again"
         )
-    _check_named_classes_and_weights(run, trial)
+    # These refuse unknown names of classes and of weights.
+    training_loss(run)
+    penalized_parameters(run, trial)
     check_mix(run, trial)
     _check_distillation(run)
     if recipe.regularize.mixout and not pretrained_layers(trial, run.model.fresh):
@@ -104,14 +106,8 @@ def check_run(run: PreparedRun, trial: PreTrainedModel) -> None:
         _check_dropout(run, trial)
 
 
-def _check_named_classes_and_weights(run: PreparedRun, trial: PreTrainedModel) -> None:
-    """Build what names classes or weights of the model: a name that stands for none is refused there."""
-    training_loss(run)
-    penalized_parameters(run, trial)
-
-
-def check_mix(run: PreparedRun, trial: PreTrainedModel) -> None:
-    """Refuse mixing where a forward pass has one row alone, or the family cannot read mixed word embeddings.
+def check_mix(run: Run, trial: PreTrainedModel) -> None:
+    """Refuse mixing where forward passes have a single row, or the family does not accept word embeddings as input.
 
     Raises:
         InputError: naming the remedy.
@@ -126,18 +122,18 @@ def check_mix(run: PreparedRun, trial: PreTrainedModel) -> None:
             "with; raise train.per_device_train_batch_size"
         )
     if isinstance(inputs, TextInputs):
-        some = inputs.encode(rows.select(range(min(64, len(rows)))))
-        lengths = np.asarray(some["length"][:])
-        # Padding is what a family may count otherwise without ids.
-        if reason := why_not_by_embeddings(trial, inputs.collate(some[[lengths.argmin(), lengths.argmax()]])):
+        sample = inputs.encode(rows.select(range(min(64, len(rows)))))
+        lengths = np.asarray(sample["length"][:])
+        # Without ids some families do not recognize padding: the batch needs some.
+        if reason := why_not_by_embeddings(trial, inputs.collate(sample[[lengths.argmin(), lengths.argmax()]])):
             raise InputError(
                 f"objective.mix: expected none here, got {operations}: {run.model.network.config.model_type} cannot be "
                 f"given word embeddings in place of texts ({reason}); leave it out"
             )
 
 
-def _check_distillation(run: PreparedRun) -> None:
-    """Refuse a teacher whose hidden states cannot be compared with the student's, or rows compared with none."""
+def _check_distillation(run: Run) -> None:
+    """Refuse teacher features that cannot be compared with the student's, and comparisons of a single row."""
     recipe, context = run.recipe, run.context
     if recipe.compares_features:
         check_features(network_pair(run), recipe.distillation_kinds, run.data.splits.train)
@@ -148,24 +144,24 @@ def _check_distillation(run: PreparedRun) -> None:
         )
 
 
-def _check_dropout(run: PreparedRun, trial: PreTrainedModel) -> None:
-    """Refuse R-Drop where both passes would give the same."""
+def _check_dropout(run: Run, trial: PreTrainedModel) -> None:
+    """Refuse R-Drop where both forward passes give the same output."""
     inputs, rows = run.data.inputs, run.data.splits.train.select(range(1))
     encoded = inputs.for_inference().encode(rows)
     if not drops_out(trial, inputs.collate(encoded[:])):
         raise InputError(
-            f"objective.r_drop: expected 0 here, got {run.recipe.objective.r_drop}: the model drops nothing out, so "
-            "that two passes give the same; set model.dropout to 0.1"
+            f"objective.r_drop: expected 0 here, got {run.recipe.objective.r_drop}: the model has no dropout, so "
+            "that two forward passes give the same output; set model.dropout to 0.1"
         )
 
 
-def note_on_compared_rows(run: PreparedRun) -> tuple[str, ...]:
-    """A note where what the rows of a step are compared with depends on how the step is cut."""
-    cut = micro_batch(run)
-    parts = cut.accumulation * run.context.processes
+def note_on_compared_rows(run: Run) -> tuple[str, ...]:
+    """Note that the result depends on the micro-batches, where losses compare the rows of a forward pass."""
+    batch = micro_batch(run)
+    parts = batch.accumulation * run.context.processes
     if not run.context.compares_rows or parts == 1:
         return ()
     return (
         f"objective.kinds: RelationalKD and Contrastive compare the rows of a forward pass, and a step of "
-        f"{cut.rows_per_step} rows is cut into {parts}: cut otherwise, it trains to other weights",
+        f"{batch.rows_per_step} rows is cut into {parts}: another number of parts trains other weights",
     )

@@ -1,4 +1,4 @@
-"""`pretrain.compare`: a run beside the same run without pretraining, which trains for as long in all."""
+"""`pretrain.compare`: compare a run with the same run without pretraining, which trains for as long in all."""
 
 from __future__ import annotations
 
@@ -8,33 +8,31 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
-from hf_finetune.evaluation.intervals import paired_difference, verdict
 from hf_finetune.pipeline.evaluate import ScoredSplit
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.training.config import Train
 from hf_finetune.utils.files import write_json
 
 WITHOUT = "without"
-"""Folder of the run without pretraining, within that of the run that it is compared with."""
+"""Folder of the run without pretraining, inside that of the other run."""
 STAGES = "pretraining/stages.json"
 
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """What the optimizer steps of either stage took."""
+    """Seconds of the optimizer steps of pretraining and of training."""
 
     pretrain_s: float
     train_s: float
 
 
 def stage_seconds(trained: TrainedRun) -> StageSeconds:
-    """The seconds of both stages, as they were measured when these ended.
+    """Return the seconds of both stages, as measured when they ended.
 
-    Measured again after a restart they would be a little different, and so would be the epochs of a run that goes on.
+    They are stored, so that a restarted comparison trains for the same number of epochs.
     """
     path = trained.folder / STAGES
     if PartialState().is_main_process and not path.exists():
@@ -49,34 +47,30 @@ def _stored_seconds(folder: Path) -> StageSeconds:
 
 
 def longer_training(train: Train, seconds: StageSeconds) -> tuple[Train, float]:
-    """So many more epochs that they take as long as both stages do, and how many times as many these are."""
+    """Return the training with so many more epochs that it takes as long as both stages, and the factor."""
     factor = 1 + seconds.pretrain_s / seconds.train_s
     steps = -1 if train.max_steps < 0 else math.ceil(factor * train.max_steps)
     return replace(train, num_train_epochs=factor * train.num_train_epochs, max_steps=steps), factor
 
 
 def comparison_section(folder: Path, judged: ScoredSplit) -> dict[str, Any]:
-    """What result.json says of the run without pretraining, on the same judged rows.
+    """Return for result.json the scores of the run without pretraining, on the same judged rows.
 
     Args:
-        folder: of the run that pretrained.
-        judged: its scored rows.
+        folder: of the run with pretraining.
+        judged: its judged split.
     """
     without = json.loads((folder / WITHOUT / "result.json").read_text(encoding="utf-8"))
     name = "test" if "test" in without["metrics"] else "validation"
     predictions = pq.read_table(folder / WITHOUT / "predictions.parquet").to_pandas()
     predictions = predictions[predictions["split"] == name]
     assert predictions["row"].tolist() == judged.rows["row"][:], "both runs have the same data"
-    difference = paired_difference(
-        judged.probabilities_NC.argmax(-1) == np.asarray(judged.labels_N),
-        (predictions["predicted"] == predictions["label"]).to_numpy(),
-    )
     seconds = _stored_seconds(folder)
     return {
         "accuracy": without["metrics"][name]["accuracy"],
-        "difference": {**difference.to_dict(), "verdict": verdict(difference)},
+        "difference": judged.accuracy_gain((predictions["predicted"] == predictions["label"]).to_numpy()),
         "steps": without["steps"],
-        # Of the optimizer steps alone: without pretraining, and of both stages.
+        # Seconds of the optimizer steps: without pretraining, and of both stages together.
         "loop_s": without["time"]["all_steps_s"],
         "loop_s_with": round(seconds.pretrain_s + seconds.train_s, 2),
     }

@@ -1,4 +1,4 @@
-"""What a run knows before its first step. Each of its first stages adds a part; none of them is changed afterwards."""
+"""The state of a run before training. Each of the first stages adds an immutable part."""
 
 from __future__ import annotations
 
@@ -27,115 +27,114 @@ from hf_finetune.utils.environment import seconds_since_start
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run is to be, and what it runs on."""
+    """The recipe of a run, and the machine it runs on."""
 
     recipe: Recipe
     checkpoint: LocalCheckpoint
-    """What it begins with."""
+    """The pretrained checkpoint."""
     device: torch.device
     processes: int
     mixed_precision: precision.Format
-    """Format of the training's matrix products."""
+    """Number format of matrix products in training."""
     startup_s: float
-    """Seconds from the start of the process, imports among them."""
+    """Seconds from the start of the process, including imports."""
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """Dtype of the matrix products while training and choosing; None: float32."""
+        """Dtype of autocast in training and validation; None: float32."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.mixed_precision)
 
     @property
     def augments_online(self) -> bool:
-        """Whether the training rows look different in every epoch."""
+        """Whether every epoch trains on new views of the rows."""
         data = self.recipe.data
         return bool(data.augment) and data.augment_copies == 0
 
     @property
     def searches_layers(self) -> bool:
-        """Whether it is measured before training which layers of student and teacher go together."""
+        """Whether pairs of student and teacher layers are searched before training."""
         return any(map(distillation.searches_layers, self.recipe.distillation_kinds))
 
     @property
     def compares_rows(self) -> bool:
-        """Whether what a row costs depends on the rows beside it in a forward pass."""
+        """Whether the loss of a row depends on the other rows of its forward pass."""
         kinds = self.recipe.distillation_kinds
         return any(isinstance(kind, distillation.EmbeddingKind) and kind.compares_rows for kind in kinds)
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The rows of a run, and what turns them into tensors."""
+    """The rows of a run, and the tokenizer or image processor that turns them into tensors."""
 
     splits: Splits
     inputs: Inputs
     pretraining_rows: PretrainingRows | None = None
-    """What is pretrained on first; None: nothing."""
+    """None without pretraining."""
 
     @property
     def rows_per_class(self) -> np.ndarray:
-        """Training rows of each class, shape (C,); those without a label are of none."""
+        """Labeled training rows of each class, shape (C,)."""
         return np.bincount(labeled_rows(self.splits.train)["label"], minlength=len(self.splits.labels))
 
 
 @dataclass(frozen=True)
 class RunModel:
-    """The network that will train, as it was loaded."""
+    """The network to train, without its adapter."""
 
     network: PreTrainedModel
-    """Without an adapter."""
     fresh: tuple[str, ...]
-    """Modules that the checkpoint did not have."""
+    """Names of the modules that the checkpoint does not have."""
     shrink: Shrink | None = None
-    """How images are made smaller in the first part of the training."""
+    """How images are reduced in the first part of training."""
     image_tokens: int | None = None
-    """Patches of an image."""
+    """Patches of an image; None for texts."""
     notes: tuple[str, ...] = ()
-    """What its user should know."""
+    """Notes for the user."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the weights of a run's network come from."""
+    """Where the weights of a network come from."""
 
     weights: str
-    """The checkpoint's commit on the Hub, or the SHA-256 of its weights; where none of them is used, of its config."""
+    """Commit of the checkpoint on the Hub, or the SHA-256 of its weights (of its config with model.from_config)."""
     base_model: str | None
-    """The checkpoint's Hub id, if it is known."""
+    """Hub id of the checkpoint, if known."""
     base_changed: str | None
-    """What makes another network of the checkpoint, so that an adapter by itself could not be used."""
+    """What makes the network differ from the checkpoint, so that an adapter is of no use without it; None: nothing."""
     started_from: dict[str, Any] | None
-    """The run whose model is the checkpoint: its `name`, `labels` and `method`; None: no run's is."""
+    """`name`, `labels` and `method` of the run whose model is the checkpoint; None: no run's is."""
 
 
 @dataclass(frozen=True)
-class PreparedRun:
-    """Everything a run needs before its first step; nothing has been written yet."""
+class Run:
+    """A run whose input is loaded and checked, and of which nothing is written yet."""
 
     context: RunContext
     data: RunData
     model: RunModel
     origin: Origin
     teachers: Teachers | None = None
-    """Released once they have been asked; None: there is none."""
+    """Their networks are released after prediction. None: no teacher."""
     teacher_weights: str | None = None
-    """What the teachers' predictions depend on, see `Teachers.weights`; None: there is no teacher."""
+    """Digest of the teachers, see `Teachers.weights`; None: no teacher."""
     notes: tuple[str, ...] = ()
-    """What its user should know, that of the splits first."""
+    """Notes for the user, those on the splits first."""
 
     @property
     def recipe(self) -> Recipe:
-        """What is to be computed."""
+        """The recipe of the run."""
         return self.context.recipe
 
-    def varied(self, *, recipe: Recipe | None = None, splits: Splits | None = None) -> PreparedRun:
-        """The same run by another recipe, or on other rows."""
+    def variant(self, *, recipe: Recipe | None = None, splits: Splits | None = None) -> Run:
+        """Return the run with another recipe or other splits."""
         context = self.context if recipe is None else replace(self.context, recipe=recipe)
         data = self.data if splits is None else replace(self.data, splits=splits)
         return replace(self, context=context, data=data)
 
 
-def start(recipe: Recipe) -> RunContext:
-    """Check the recipe by itself, and find its checkpoint and the machine it runs on.
+def setup_context(recipe: Recipe) -> RunContext:
+    """Check the recipe by itself, find its checkpoint, and set up the device and processes.
 
     Raises:
         InputError: see `config.rules.check`, `models.safety.inspect_checkpoint` and `training.precision`.
@@ -144,7 +143,7 @@ def start(recipe: Recipe) -> RunContext:
     check(recipe)
     quiet_libraries()
     device = precision.default_device()
-    # What one process does for all, such as a teacher's predictions, may take longer than the half hour of the default.
+    # The others may wait longer for the main process than the default of half an hour, as for a teacher's predictions.
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))
     mixed_precision = precision.resolve_mixed_precision(recipe.precision.mixed_precision, device)
     model = recipe.model

@@ -15,7 +15,7 @@ from hf_finetune.hub.card import render_card
 from hf_finetune.hub.run_facts import RunFacts
 from hf_finetune.models import freezing
 from hf_finetune.pipeline.comparison import comparison_section
-from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.evaluate import Evaluation, calibration_section
 from hf_finetune.pipeline.objective import class_weights, drawn_per_class
 from hf_finetune.pipeline.parity import Check
@@ -26,29 +26,53 @@ from hf_finetune.utils import environment
 from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.plain import short_repr
 
+Section = dict[str, Any]
+"""A part of result.json."""
 
-def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> dict[str, Any]:
-    """Write the card, then result.json: a run that has it is finished.
+
+def document(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> Section:
+    """Write the card, then result.json, whose presence marks a finished run.
 
     Returns:
         The content of result.json.
     """
+    run, record, trainer = trained.run, trained.setup.record, trained.trainer
+    assert record.kernels is not None, "chosen before training"
+    trainable, total = freezing.trainable_parameters(trained.network)
     result = {
         "schema": 1,
-        **_identity(trained.run, evaluation),
+        **_identity(run, evaluation),
         **_quality(trained, evaluation, checks),
-        "data": _data(trained.run, trained.ready.encoded.truncated_share),
-        **_techniques(trained, evaluation),
-        **_training(trained),
+        "data": _data(run, trained.setup.encoded.truncated_share),
+        # Null: the recipe does not use the technique.
+        "augmentation": _augmentation(trained),
+        "elastic_net": _sparsity(trained),
+        "pretrain": _pretraining(trained, evaluation),
+        "teacher": _teacher(trained, evaluation),
+        "notes": list(run.notes[len(run.data.splits.notes) :]),
+        "learning_rate": trainer.args.learning_rate,
+        "best": _best(trained),
+        "steps": trainer.state.global_step,
+        "parameters": {"trained": trainable, "total": total},
         **_cost(trained, evaluation),
-        **_surroundings(trained),
+        "kernels": record.kernels.to_dict(),
+        # Null: not fitted before training.
+        "head": None if record.head is None else asdict(record.head),
+        "cache": trained.setup.rows.report,
+        "environment": {
+            "versions": record.versions,
+            "commit": environment.package_commit(),
+            "mixed_precision": record.mixed_precision,
+            **environment.hardware(run.context.device, run.context.processes),
+        },
+        "command": record.command,
     }
-    write_text(trained.folder / "README.md", render_card(RunFacts(trained.run.recipe, result)))
+    write_text(trained.folder / "README.md", render_card(RunFacts(run.recipe, result)))
     write_json(trained.folder / "result.json", result)
     return result
 
 
-def _identity(run: PreparedRun, evaluation: Evaluation) -> dict[str, Any]:
+def _identity(run: Run, evaluation: Evaluation) -> Section:
     recipe, splits = run.recipe, run.data.splits
     unlabeled = {} if splits.unlabeled_counts is None else {"unlabelled": splits.unlabeled_counts["rows"]}
     return {
@@ -57,9 +81,9 @@ def _identity(run: PreparedRun, evaluation: Evaluation) -> dict[str, Any]:
         "problem_type": "single_label_classification",
         "checkpoint": recipe.model.checkpoint,
         "base_model": run.origin.base_model,
-        # Null: the checkpoint's weights; else all were random, in a network with these fields of its config changed.
+        # Null: the checkpoint's weights; else random weights, in a network with these changes of its config.
         "from_config": recipe.model.from_config,
-        # Null: from no run.
+        # Null: the checkpoint comes from no run.
         "started_from": run.origin.started_from,
         "method": recipe.effective_method,
         "seed": recipe.train.seed,
@@ -72,7 +96,7 @@ def _identity(run: PreparedRun, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> dict[str, Any]:
+def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, Check]) -> Section:
     judged = evaluation.judged_split
     predicted_N = judged.probabilities_NC.argmax(-1)
     return {
@@ -89,11 +113,11 @@ def _quality(trained: TrainedRun, evaluation: Evaluation, checks: Mapping[str, C
     }
 
 
-def _data(run: PreparedRun, truncated_share: float | None) -> dict[str, Any]:
+def _data(run: Run, truncated_share: float | None) -> Section:
     recipe, splits = run.recipe, run.data.splits
     rows_C, drawn_C, weights_C = run.data.rows_per_class, drawn_per_class(run), class_weights(run)
 
-    def by_class(values_C: np.ndarray) -> dict[str, Any]:
+    def by_class(values_C: np.ndarray) -> dict[str, float]:
         return dict(zip(splits.labels, values_C.tolist(), strict=True))
 
     return {
@@ -105,7 +129,7 @@ def _data(run: PreparedRun, truncated_share: float | None) -> dict[str, Any]:
         "truncated_share": truncated_share,
         "path_name": path_name(recipe.data.path, recipe.data.name),
         "rows_per_class": by_class(rows_C),
-        # Null: every row once an epoch, and all rows alike.
+        # Null: every row once an epoch, or all rows weigh the same.
         "drawn_share": None if recipe.batching.sampling == "none" else by_class((drawn_C / rows_C.sum()).round(6)),
         "class_weights": None if weights_C is None else by_class(np.round(weights_C, 6)),
         "license": recipe.data.license,
@@ -114,45 +138,32 @@ def _data(run: PreparedRun, truncated_share: float | None) -> dict[str, Any]:
 
 
 def path_name(path: str, name: str | None) -> str:
-    """What the data are called where their path on this machine says nothing: their own name, or that of the file."""
+    """Return a public name of the data: for a local path the recipe's name of them, or that of the file."""
     local = Path(path)
     return (name or local.absolute().name) if local.exists() else path
 
 
-def _techniques(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
-    """What result.json says of the techniques that a recipe may ask for. Null: it did not."""
-    return {
-        "augmentation": _augmentation(trained),
-        "elastic_net": _sparsity(trained),
-        "pretrain": _pretraining(trained, evaluation),
-        "teacher": _teacher(trained, evaluation),
-        "notes": list(trained.run.notes[len(trained.run.data.splits.notes) :]),
-    }
-
-
-def _augmentation(trained: TrainedRun) -> dict[str, Any] | None:
-    """What changed or mixed the training rows, how many there were, and how many copies equal a row that is scored."""
+def _augmentation(trained: TrainedRun) -> Section | None:
     data, mix = trained.run.recipe.data, trained.run.recipe.objective.mix
     if not data.augment and not mix:
         return None
-    training_rows = len(trained.ready.encoded.train)
+    training_rows = len(trained.setup.encoded.train)
     return {
         "operations": list(map(short_repr, data.augment)),
         "mix": list(map(short_repr, mix)),
         "copies": data.augment_copies,
         "training_rows": training_rows,
+        # Copies equal to a validation or test row.
         "left_out": len(trained.run.data.splits.train) * (1 + data.augment_copies) - training_rows,
     }
 
 
-def _sparsity(trained: TrainedRun) -> dict[str, Any] | None:
-    """How many of the weights with a penalty are 0: of those that the run began with, even if their turn never came."""
+def _sparsity(trained: TrainedRun) -> Section | None:
     hooks = [hook for hook in trained.trainer.hooks if isinstance(hook, ElasticNetSteps)]
     return sparsity(hooks[0].parameters) if hooks else None
 
 
-def _pretraining(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] | None:
-    """What pretraining did; where the recipe ran without it, too, with what that came to on the same judged rows."""
+def _pretraining(trained: TrainedRun, evaluation: Evaluation) -> Section | None:
     if trained.pretraining is None:
         return None
     report = trained.pretraining.report
@@ -161,9 +172,8 @@ def _pretraining(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] 
     return {**report, "without": comparison_section(trained.folder, evaluation.judged_split)}
 
 
-def _teacher(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] | None:
-    """Who taught, how the student stands beside it, and which layers were found to go together."""
-    teacher, splits = trained.ready.teacher, evaluation.splits
+def _teacher(trained: TrainedRun, evaluation: Evaluation) -> Section | None:
+    teacher, splits = trained.setup.teacher, evaluation.splits
     if teacher is None:
         return None
     report = summarize(
@@ -174,22 +184,11 @@ def _teacher(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any] | No
         public_name=lambda name: path_name(name, None),
     )
     # Null: not searched.
-    return {**report, "layer_maps": trained.ready.record.layer_maps}
+    return {**report, "layer_maps": trained.setup.record.layer_maps}
 
 
-def _training(trained: TrainedRun) -> dict[str, Any]:
-    trainer = trained.trainer
-    trainable, total = freezing.trainable_parameters(trained.network)
-    return {
-        "learning_rate": trainer.args.learning_rate,
-        "best": _best(trained),
-        "steps": trainer.state.global_step,
-        "parameters": {"trained": trainable, "total": total},
-    }
-
-
-def _best(trained: TrainedRun) -> dict[str, Any]:
-    """Which weights the run ended with, and what validation said of all that it could have kept."""
+def _best(trained: TrainedRun) -> Section:
+    """Return the step of the final weights, and the validation scores of all candidates."""
     trainer, metric = trained.trainer, trained.run.recipe.evaluate.metric
     best, candidates = trainer.selection.best, trainer.selection.candidates
     if best is None:
@@ -198,7 +197,7 @@ def _best(trained: TrainedRun) -> dict[str, Any]:
     return {"step": best.step, **best.to_dict(metric), **averaged}
 
 
-def _cost(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
+def _cost(trained: TrainedRun, evaluation: Evaluation) -> Section:
     trainer, clock, context = trained.trainer, trained.clock, trained.run.context
     loop_s, used = clock.seconds("train_loop_s") + clock.seconds("probe_s"), trainer.utilization
     return {
@@ -209,25 +208,7 @@ def _cost(trained: TrainedRun, evaluation: Evaluation) -> dict[str, Any]:
             "predict_rows_per_s": round(evaluation.judged_split.rows_per_s, 2),
             "flop_utilisation": None if used is None else round(used.share, 4),
         },
-        # Null where the run was over before it was resumed: then nothing was trained that could be measured.
+        # Null: a resumed run had no steps left to measure.
         "flops": None if used is None else used.to_dict(),
         "memory": environment.memory(context.device),
-    }
-
-
-def _surroundings(trained: TrainedRun) -> dict[str, Any]:
-    record, context = trained.ready.record, trained.run.context
-    assert record.kernels is not None, "chosen before training"
-    return {
-        "kernels": record.kernels.to_dict(),
-        # Null: not fitted before training.
-        "head": None if record.head is None else asdict(record.head),
-        "cache": trained.ready.rows.report,
-        "environment": {
-            "versions": record.versions,
-            "commit": environment.package_commit(),
-            "mixed_precision": record.mixed_precision,
-            **environment.hardware(context.device, context.processes),
-        },
-        "command": record.command,
     }

@@ -1,4 +1,4 @@
-"""Encode the rows of a run: texts to tokens, images to pixels, once."""
+"""Encode the rows of a run once: texts to tokens, images to pixels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from hf_finetune.data.batching import StepBatches
 from hf_finetune.data.inputs import TextInputs
-from hf_finetune.pipeline.batching import step_batches
-from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.batch_plan import step_batches
+from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.stopwatch import Stopwatch
 
 logger = logging.getLogger("hf_finetune.run")
@@ -20,31 +20,30 @@ logger = logging.getLogger("hf_finetune.run")
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Encoded training and validation rows, and the steps that the training rows make."""
+    """Encoded training and validation rows, and their optimizer steps."""
 
     train: Dataset
     validation: Dataset
     epoch: StepBatches
-    """The optimizer steps of an epoch."""
+    """Optimizer steps of an epoch."""
     steps: int
-    """Of the whole training."""
+    """Optimizer steps of the run."""
     truncated_share: float | None
-    """Of the training texts; None of images."""
+    """Share of the training texts that are truncated; None for images."""
 
 
-def encode_rows(run: PreparedRun, clock: Stopwatch) -> EncodedRows:
-    """Encode the training and validation rows, and count the steps.
+def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:
+    """Encode the training and validation rows, and count the optimizer steps.
 
     Raises:
-        InputError: a token budget that is too small, see `StepBatches`.
+        InputError: the token budget is too small, see `StepBatches`.
     """
     inputs, splits, train = run.data.inputs, run.data.splits, run.recipe.train
-    # One process decodes images, the others find them decoded.
+    # The main process decodes the images into the cache, from which the others read.
     first = PartialState().main_process_first() if inputs.caches_rows else nullcontext()
     with clock.measure("encode_s"), first:
         train_rows, validation_rows = inputs.encode(splits.train), inputs.encode(splits.validation)
-    epoch = step_batches(run, inputs.lengths(train_rows))
-    truncated = inputs.truncated_share(train_rows)
+    epoch, truncated = step_batches(run, inputs.lengths(train_rows)), inputs.truncated_share(train_rows)
     if truncated and isinstance(inputs, TextInputs):
         logger.warning(
             "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length

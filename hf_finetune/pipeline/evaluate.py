@@ -1,4 +1,4 @@
-"""Evaluate the trained model on validation and test rows, and compare it with simple baselines.
+"""Evaluate the trained network on the validation and test rows, and compare it with simple baselines.
 
 Legend: N rows, C classes.
 """
@@ -20,14 +20,14 @@ from hf_finetune.evaluation.intervals import Interval, bootstrap, paired_differe
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import SUMMARY_METRICS, softmax
 from hf_finetune.features.baselines import linear_baseline, majority
-from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.train import TrainedRun
 from hf_finetune.utils.tables import write_predictions
 
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """A split, and what the model predicts for it."""
+    """A split with the network's predictions."""
 
     rows: Dataset
     labels_N: np.ndarray
@@ -37,27 +37,36 @@ class ScoredSplit:
 
     @property
     def probabilities_NC(self) -> np.ndarray:
-        """Of the classes."""
+        """Probabilities of the classes."""
         return softmax(self.logits_NC)
+
+    def accuracy_gain(self, is_right_N: np.ndarray) -> dict[str, Any]:
+        """Return for result.json the accuracy minus that of another model, paired by row, with the verdict.
+
+        Args:
+            is_right_N: whether the other model predicts the row's label, shape (N,).
+        """
+        difference = paired_difference(self.probabilities_NC.argmax(-1) == self.labels_N, is_right_N)
+        return {**difference.to_dict(), "verdict": verdict(difference)}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the evaluation of a run has shown."""
+    """The scores of a trained network, and of the baselines."""
 
     splits: dict[str, ScoredSplit]
-    """Validation, and test where there is one."""
+    """Validation, and test if there is one."""
     baselines: dict[str, dict[str, Any]]
-    """As result.json has them; {}: the recipe wants none."""
+    """The section of result.json; {} with evaluate.baselines off."""
 
     @property
     def judged(self) -> str:
-        """The split by which the model is judged: test, or validation without one."""
+        """Name of the split that judges the model: test if there is one, else validation."""
         return "test" if "test" in self.splits else "validation"
 
     @property
     def judged_split(self) -> ScoredSplit:
-        """See `judged`."""
+        """The split that judges the model."""
         return self.splits[self.judged]
 
 
@@ -80,7 +89,7 @@ def evaluate(trained: TrainedRun) -> Evaluation:
         return replace(evaluation, baselines=_baselines(run, evaluation))
 
 
-def _score(network: nn.Module, run: PreparedRun, name: str, rows: Dataset) -> ScoredSplit:
+def _score(network: nn.Module, run: Run, name: str, rows: Dataset) -> ScoredSplit:
     started = time.perf_counter()
     logits_NC = predict(network, run, rows, progress=f"evaluate {name}")
     seconds = time.perf_counter() - started
@@ -89,11 +98,11 @@ def _score(network: nn.Module, run: PreparedRun, name: str, rows: Dataset) -> Sc
     return ScoredSplit(rows, labels_N, logits_NC, metrics, len(rows) / seconds)
 
 
-def predict(network: nn.Module, run: PreparedRun, rows: Dataset, *, progress: str | None = None) -> np.ndarray:
-    """Logits (N, C) of canonical rows, as whoever uses the model gets them: from text or image to logits.
+def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None = None) -> np.ndarray:
+    """Return the logits (N, C) of canonical rows, computed from texts or images as a user of the model does.
 
     Args:
-        progress: label of a bar, see `predict_logits`.
+        progress: label of the progress bar, see `predict_logits`.
     """
     inputs = run.data.inputs.for_inference()
     encoded = inputs.encode(rows)
@@ -107,30 +116,24 @@ def predict(network: nn.Module, run: PreparedRun, rows: Dataset, *, progress: st
     )
 
 
-def _baselines(run: PreparedRun, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    """What the majority and a linear model on shallow features reach on the judged rows, with intervals.
-
-    Each with `difference`: the accuracy of the model minus its own, row by row.
-    """
+def _baselines(run: Run, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """Score the majority class and a linear model on shallow features, and compare the network with them."""
     splits, judged, split = run.data.splits, evaluation.judged, evaluation.judged_split
     baselines = {}
     for key, fit in (("majority", majority), ("linear", linear_baseline)):
         baseline = fit(labeled_rows(splits.train), {judged: split.rows}, num_labels=len(splits.labels))
         probabilities_NC = baseline.probabilities[judged]
         intervals = bootstrap(split.labels_N, probabilities_NC, resamples=run.recipe.evaluate.resamples)
-        difference = paired_difference(
-            split.probabilities_NC.argmax(-1) == split.labels_N, probabilities_NC.argmax(-1) == split.labels_N
-        )
         baselines[key] = {
             "name": baseline.name,
             **{metric: intervals[metric].to_dict() for metric in SUMMARY_METRICS},
-            "difference": {**difference.to_dict(), "verdict": verdict(difference)},
+            "difference": split.accuracy_gain(probabilities_NC.argmax(-1) == split.labels_N),
         }
     return baselines
 
 
 def calibration_section(evaluation: Evaluation) -> dict[str, Any]:
-    """For result.json: reliability of the judged split, and the temperature that validation chooses."""
+    """Return for result.json the reliability on the judged split, and the temperature fitted on validation."""
     validation, judged = evaluation.splits["validation"], evaluation.judged_split
     return {
         "split": evaluation.judged,

@@ -1,109 +1,97 @@
-"""Fit the classification layer on the untrained network's features, before the first step."""
+"""Fit the classification layer to the network's features before the first step (linear probing, then fine-tuning).
+
+Legend: N rows, C classes, D features.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel
 
 from hf_finetune.data.duplicates import first_sources
 from hf_finetune.data.inputs import Rows, TextInputs, columns_of, sample_rows
 from hf_finetune.data.labels import UNLABELED
-from hf_finetune.features.frozen_layers import TrainingRows
 from hf_finetune.models.modules import classification_layers, set_layer
-from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.objective import class_shifts, class_weights, drawn_per_class
-from hf_finetune.pipeline.stopwatch import Stopwatch
-from hf_finetune.pipeline.update_rule import shortcuts
+from hf_finetune.pipeline.optimization import shortcuts
+from hf_finetune.pipeline.record import HeadStart
+from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.training import head_cache, warm_start
 from hf_finetune.training.warm_start import FittedHead
 
 logger = logging.getLogger("hf_finetune.run")
 
 
-@dataclass(frozen=True)
-class HeadStart:
-    """What the head starts with, as result.json and recipe.json have it."""
+def fit_head(setup: RunSetup) -> RunSetup:
+    """Fit the classification layer to the labeled rows, see `training.warm_start`, or take the fit of an earlier run.
 
-    explained: float
-    """See `FittedHead`."""
-    fitted: bool
-    """Whether the fitted head is the model's now."""
-
-
-def fit_head(
-    run: PreparedRun, network: PreTrainedModel, train_rows: Dataset, rows: TrainingRows, clock: Stopwatch
-) -> HeadStart | None:
-    """Fit the classification layer to the labeled rows, see `training.warm_start`, or find it fitted by an earlier run.
-
-    Of a DeiT with two heads both are fitted to the labels: they are what the teacher predicts for most rows.
-
-    Args:
-        network: as it trains.
-        train_rows: encoded.
-        rows: the same training rows, as activations of the frozen layers where these are cached.
-
-    Returns:
-        See `begin_with`; None where no such layer can be fitted.
+    Both heads of a DeiT with a distillation token are fitted to the labels, which the teacher predicts for most rows.
+    The head of a resumed run comes from its checkpoint. One process is enough: the others get its weights when training
+    starts.
     """
-    with clock.measure("head_warm_start_s"):
-        sample, layers = _sample(run, train_rows), classification_layers(network)
-        entries = _cache_entries(run, network, layers, sample, rows)
-        heads = [head for entry in entries if (head := head_cache.read(entry)) is not None]
-        if len(heads) == len(layers):
-            return begin_with(run, layers, heads, "as an earlier run on this machine fitted it to the same rows")
-        try:
-            heads = [_fit(run, sample, features_ND) for features_ND in _features(run, network, layers, sample, rows)]
-        except warm_start.NotOfRows:
-            kind = network.config.model_type
-            logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
-            return None
-        for entry, head in zip(entries, heads, strict=True):
-            head_cache.write(entry, head, budget_gb=run.recipe.batching.cache_gb)
-        return begin_with(run, layers, heads, "fitted")
+    if not setup.run.recipe.fits_head or setup.resume_from is not None or not PartialState().is_main_process:
+        return setup
+    with setup.clock.measure("head_warm_start_s"):
+        return replace(setup, record=replace(setup.record, head=_fit_or_load(setup)))
+
+
+def _fit_or_load(setup: RunSetup) -> HeadStart | None:
+    run, network = setup.run, setup.network
+    sample, layers = _draw_sample(setup), classification_layers(network)
+    entries = _cache_entries(setup, layers, sample)
+    heads = [head for entry in entries if (head := head_cache.read(entry)) is not None]
+    if len(heads) == len(layers):
+        return init_head(run, layers, heads, "as an earlier run on this machine fitted it to the same rows")
+    try:
+        heads = [_fit(run, sample, features_ND) for features_ND in _features(setup, layers, sample)]
+    except warm_start.NotOfRows:
+        kind = network.config.model_type
+        logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
+        return None
+    for entry, head in zip(entries, heads, strict=True):
+        head_cache.write(entry, head, budget_gb=run.recipe.batching.cache_gb)
+    return init_head(run, layers, heads, "fitted")
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """The rows that a head is fitted to."""
+    """The rows to which the head is fitted."""
 
-    chosen: np.ndarray
-    """Their places among the training rows, shape (N,)."""
+    indices: np.ndarray
+    """Indices of the training rows, shape (N,)."""
     rows: Dataset
-    """Encoded."""
+    """Encoded rows."""
     labels_N: np.ndarray
     first_N: np.ndarray
-    """For each row the first of the same source."""
+    """For each row the first one from the same source."""
     weights_C: np.ndarray | None
 
 
-def _sample(run: PreparedRun, train_rows: Dataset) -> _Sample:
-    recipe, inputs = run.recipe, run.data.inputs
+def _draw_sample(setup: RunSetup) -> _Sample:
+    run, train_rows = setup.run, setup.encoded.train
     labels_N = np.asarray(train_rows["label"][:])
-    able = np.flatnonzero(labels_N != UNLABELED)
-    drawn = sample_rows(inputs, train_rows, warm_start.MOST_ROWS, seed=recipe.train.seed, among=able)
-    chosen = warm_start.with_every_class(drawn, labels_N)
-    by_content = isinstance(inputs, TextInputs) or not recipe.data.augment_copies
-    first_N = first_sources(run.data.splits.train.select(chosen), by_content=by_content)
-    rows = train_rows.select(chosen)
-    return _Sample(chosen, rows, np.asarray(rows["label"][:]), first_N, head_weights(run))
+    labeled = np.flatnonzero(labels_N != UNLABELED)
+    drawn = sample_rows(run.data.inputs, train_rows, warm_start.MOST_ROWS, seed=run.recipe.train.seed, among=labeled)
+    indices = warm_start.with_every_class(drawn, labels_N)
+    by_content = isinstance(run.data.inputs, TextInputs) or not run.recipe.data.augment_copies
+    first_N = first_sources(run.data.splits.train.select(indices), by_content=by_content)
+    return _Sample(indices, train_rows.select(indices), labels_N[indices], first_N, head_weights(run))
 
 
-def _cache_entries(
-    run: PreparedRun, network: PreTrainedModel, layers: Sequence[nn.Linear], sample: _Sample, rows: TrainingRows
-) -> list[Path]:
-    """Cache entries of the fitted heads, one for each layer."""
-    inputs = run.data.inputs
-    # Images are named by the data's fingerprint and their row.
+def _cache_entries(setup: RunSetup, layers: Sequence[nn.Linear], sample: _Sample) -> list[Path]:
+    """Return the cache entry of each layer's fitted head."""
+    run, rows, inputs = setup.run, setup.rows, setup.run.data.inputs
+    # The data's fingerprint and the row identify an image.
     columns = ("row", *columns_of(inputs, labels=True))
-    shown = [c for c in columns if c in sample.rows.column_names and c != "image"]
     settings = {
         "data": run.data.splits.fingerprint,
         "inputs": inputs.max_length if isinstance(inputs, TextInputs) else inputs.processor.to_json_string(),
@@ -114,22 +102,21 @@ def _cache_entries(
         "repeated": [(i, int(first)) for i, first in enumerate(sample.first_N) if i != first],
         **({} if sample.weights_C is None else {"class_weights": sample.weights_C.tolist()}),
     }
-    encoded = sample.rows.select_columns(shown)
+    encoded = sample.rows.select_columns([c for c in columns if c in sample.rows.column_names and c != "image"])
     return [
-        head_cache.entry(network, layers, encoded, settings | ({"head": place} if place else {}))
+        head_cache.entry(setup.network, layers, encoded, settings | ({"head": place} if place else {}))
         for place in range(len(layers))
     ]
 
 
-def _features(
-    run: PreparedRun, network: PreTrainedModel, layers: Sequence[nn.Linear], sample: _Sample, rows: TrainingRows
-) -> list[np.ndarray]:
-    """What each layer reads of the sample, shape (N, D)."""
-    with shortcuts(run.context).without_gradients.use(network):
+def _features(setup: RunSetup, layers: Sequence[nn.Linear], sample: _Sample) -> list[np.ndarray]:
+    """Return the input of each layer for the sample, shape (N, D)."""
+    run, rows = setup.run, setup.rows
+    with shortcuts(run.context).without_gradients.use(setup.network):
         return warm_start.head_features(
-            network,
+            setup.network,
             layers,
-            Rows(rows.train.select(sample.chosen), rows.inputs.columns),
+            Rows(rows.train.select(sample.indices), rows.inputs.columns),
             rows.inputs.collate,
             batch_size=run.recipe.train.per_device_eval_batch_size,
             autocast=run.context.autocast,
@@ -137,7 +124,7 @@ def _features(
         )
 
 
-def _fit(run: PreparedRun, sample: _Sample, features_ND: np.ndarray) -> FittedHead:
+def _fit(run: Run, sample: _Sample, features_ND: np.ndarray) -> FittedHead:
     return warm_start.fit_head(
         features_ND,
         sample.labels_N,
@@ -148,11 +135,11 @@ def _fit(run: PreparedRun, sample: _Sample, features_ND: np.ndarray) -> FittedHe
     )
 
 
-def begin_with(run: PreparedRun, layers: Sequence[nn.Linear], heads: Sequence[FittedHead], source: str) -> HeadStart:
-    """Put fitted heads in the place of `layers`, unless the first explains too little of the labels.
+def init_head(run: Run, layers: Sequence[nn.Linear], heads: Sequence[FittedHead], source: str) -> HeadStart:
+    """Copy the fitted heads to `layers`, unless the first explains too little of the labels.
 
     Args:
-        source: where they come from, for the log.
+        source: origin of the heads, for the log.
     """
     explained, least = heads[0].explained, fit_settings(run).least_explained
     start = HeadStart(round(explained, 4), explained >= least)
@@ -176,14 +163,14 @@ def begin_with(run: PreparedRun, layers: Sequence[nn.Linear], heads: Sequence[Fi
     for layer, head in zip(layers, heads, strict=True):
         bias_C = head.bias_C
         if shifts is not None and layer is layers[0]:
-            # What was fitted is what training compares with the labels: the logits after they were shifted.
+            # The fit stands for the logits after the shift, which training compares with the labels.
             bias_C = bias_C - torch.tensor(shifts)
         set_layer(layer, head.weight_CD, bias_C)
     return start
 
 
-def fit_settings(run: PreparedRun) -> warm_start.Fit:
-    """How the head is fitted, and when it is taken."""
+def fit_settings(run: Run) -> warm_start.Fit:
+    """Return the penalty of the fit, and how much it must explain to be taken."""
     train, default = run.recipe.train, warm_start.default_fit(run.recipe.effective_method)
     strength, least = train.head_inverse_strength, train.head_least_explained
     return warm_start.Fit(
@@ -192,10 +179,10 @@ def fit_settings(run: PreparedRun) -> warm_start.Fit:
     )
 
 
-def head_weights(run: PreparedRun) -> np.ndarray | None:
-    """What a row of each class weighs when the head is fitted, shape (C,), so that it is fitted to what is trained on.
+def head_weights(run: Run) -> np.ndarray | None:
+    """Return the weight of a row of each class in the fit, shape (C,), to match the loss in training.
 
-    That is how often `batching.sampling` draws it times its class weight. None: all the same.
+    It is the class weight times how often `batching.sampling` draws the row. None: all rows weigh the same.
     """
     weights = class_weights(run)
     if weights is None and run.recipe.batching.sampling == "none":

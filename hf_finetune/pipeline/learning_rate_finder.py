@@ -1,4 +1,4 @@
-"""`--find-lr`: the learning-rate range test on the run's own model and training rows, and what it proposes."""
+"""`--find-lr`: run the learning-rate range test on the model and training rows of a recipe, and propose a rate."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from hf_finetune.data.unlabeled import labeled_rows, with_labeled_row
+from hf_finetune.data.unlabeled import with_labeled_row
 from hf_finetune.errors import InputError, TrainingError
-from hf_finetune.pipeline.batching import micro_batch
-from hf_finetune.pipeline.context import PreparedRun
-from hf_finetune.pipeline.kernels import default_kernels
-from hf_finetune.pipeline.rehearsal import alone
-from hf_finetune.pipeline.run import rehearse
-from hf_finetune.pipeline.run_folder import output_folder
-from hf_finetune.pipeline.update_rule import learning_rate
+from hf_finetune.pipeline.batch_plan import micro_batch
+from hf_finetune.pipeline.choose_kernels import default_kernels
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.measure_costs import isolated, short_training
+from hf_finetune.pipeline.optimization import learning_rate
+from hf_finetune.pipeline.run import dry_run
 from hf_finetune.training import range_test
 from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.config import Averaging
@@ -28,9 +27,9 @@ from hf_finetune.utils.files import write_json, write_text
 from hf_finetune.utils.plots import line_chart, sparkline
 
 logger = logging.getLogger("hf_finetune.run")
-# The Trainer scores an epoch; here nobody asks for the score.
+# The Trainer evaluates at the end of an epoch; the score is not used here.
 VALIDATION_ROWS = 16
-LINES = 16
+TABLE_LINES = 16
 MEANING = {
     "steepest": "where the smoothed loss falls fastest",
     "lowest": "where it is lowest",
@@ -40,37 +39,48 @@ MEANING = {
 
 @dataclass(frozen=True)
 class RateSearch:
-    """A range test, and where its curve lies."""
+    """A finished range test."""
 
     test: range_test.RangeTest
     folder: Path
     rows_per_step: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return what `--json` prints."""
         return {**self.test.to_dict(), "folder": str(self.folder)}
 
+    def __str__(self) -> str:
+        test = self.test
+        rule = "the lesser of the steepest and a tenth of the lowest"
+        if test.lowest is None:
+            rule = "a third of the rise; the loss did not fall in so few steps"
+        indices = np.unique(np.linspace(0, len(test.rates) - 1, TABLE_LINES).round().astype(int))
+        return "\n".join(
+            [
+                "learning rate      loss  smoothed",
+                *(f"{test.rates[i]:13.2e}  {test.losses[i]:8.4f}  {test.smoothed[i]:8.4f}" for i in indices),
+                f"curve         {sparkline(test.smoothed)}",
+                *(f"{name:<13} {rate:.2e}, {MEANING[name]}" for name, rate in _marks(test).items()),
+                f"proposed      --train.learning-rate {test.proposed:.1e}: {rule}",
+                f"steps         {len(test.rates)} of {range_test.STEPS}, {self.rows_per_step} training rows each",
+                f"chart         {self.folder / 'find_lr.svg'}",
+            ]
+        )
 
-def find_rate(run: PreparedRun, output: str | None = None) -> RateSearch:
+
+def find_rate(run: Run, folder: Path) -> RateSearch:
     """Train for `range_test.STEPS` steps at a rate that grows from a thousandth to a thousand times the run's own.
 
-    Everything else is the run's: model, head, rows (of the training split alone), optimizer, and the ratio between the
-    rates of its groups. Nothing that was trained is kept; find_lr.svg and find_lr.json are written.
+    Everything else is as in the run: model, head, training rows, optimizer, and the ratio between the rates of
+    parameter groups. The trained weights are dropped; find_lr.svg and find_lr.json are written.
 
     Args:
-        output: folder for the two files; default runs/<name>-find-lr-<n>.
+        folder: for the two files.
 
     Raises:
         InputError: whatever would stop the run, or more than one process.
-        TrainingError: the curve says nothing.
+        TrainingError: the loss neither falls nor rises.
     """
-    recipe = run.recipe
-    if recipe.pretrain.objective is not None:
-        raise InputError(
-            "--find-lr: expected no pretrain.objective, after which the rate is to be found; run it, then --find-lr "
-            "with --model RUN/pretrained in its place"
-        )
-    folder = output_folder(f"{recipe.name}-find-lr", output, resume=False)
     if run.context.processes > 1:
         raise InputError(
             f"--find-lr: expected one process, got {run.context.processes}; the rate does not depend on them"
@@ -81,25 +91,25 @@ def find_rate(run: PreparedRun, output: str | None = None) -> RateSearch:
         raise TrainingError(
             f"--find-lr: in {len(steps)} steps the loss neither fell nor rose; look at the data, or take larger steps"
         )
-    write_text(folder / "find_lr.svg", _chart(test, recipe.name))
+    write_text(folder / "find_lr.svg", _chart(test, run.recipe.name))
     write_json(folder / "find_lr.json", test.to_dict())
     return RateSearch(test, folder, micro_batch(run).rows_per_step)
 
 
-def _train_at_growing_rates(run: PreparedRun) -> list[tuple[float, float]]:
-    """Learning rate and loss of each step, while the loss is a number and the rate one that the optimizer takes."""
+def _train_at_growing_rates(run: Run) -> list[tuple[float, float]]:
+    """Return learning rate and loss of each step, as long as the loss is finite and the optimizer uses the rate."""
     lowest, growth = learning_rate(run) * range_test.LOWEST, range_test.growth(range_test.STEPS)
     highest = learning_rate(run) * range_test.HIGHEST
     logger.info("trying %d learning rates from %.1e to %.1e", range_test.STEPS, lowest, highest)
-    with alone() as folder:
-        # The rate may grow until the loss is not a number: the curve ends before.
+    with isolated() as folder:
+        # The last rates may make the loss infinite, which ends the curve.
         with contextlib.suppress(TrainingError):
-            rehearse(_growing(run), folder, KernelChoice(default_kernels(run)))
+            dry_run(_with_growing_rate(run), folder, KernelChoice(default_kernels(run)))
         log = folder / "log.jsonl"
         lines = read_log(log) if log.exists() else []
-    # Not as the log has it: that is a group's, and no group needs to learn at the run's own rate.
+    # Not the logged rates, which are those of a parameter group.
     rates = [lowest * growth**step for step in range(range_test.STEPS)]
-    # Above the optimizer's highest a rate does no more than that one.
+    # Above the optimizer's highest rate, larger ones change nothing.
     return [
         (rates[line["step"] - 1], line["loss"])
         for line in lines
@@ -108,8 +118,8 @@ def _train_at_growing_rates(run: PreparedRun) -> list[tuple[float, float]]:
     ]
 
 
-def _growing(run: PreparedRun) -> PreparedRun:
-    """The run with a rate that grows, on as many training rows as it reads."""
+def _with_growing_rate(run: Run) -> Run:
+    """Return the run with a growing rate, on as many training rows as the test reads."""
     recipe, splits, optim = run.recipe, run.data.splits, run.recipe.optim
     rng = np.random.default_rng(recipe.train.seed)
     count = range_test.STEPS * micro_batch(run).rows_per_step
@@ -117,28 +127,20 @@ def _growing(run: PreparedRun) -> PreparedRun:
     if recipe.batching.token_budget is not None:
         rows = np.arange(len(splits.train))
     scored = np.sort(rng.permutation(len(splits.validation))[:VALIDATION_ROWS])
-    train = splits.train.select(rows)
     if optim.head_learning_rate is not None:
         optim = replace(optim, head_learning_rate=optim.head_learning_rate * range_test.LOWEST)
-    growing = replace(
-        recipe.train,
+    short = short_training(
+        run,
+        splits.train.select(rows),
         learning_rate=learning_rate(run) * range_test.LOWEST,
         lr_scheduler_type="exponential",
         warmup_steps=0.0,
         max_steps=range_test.STEPS,
-        logging_steps=1,
-        early_stopping_patience=None,
-        head_warm_start=recipe.train.head_warm_start and len(set(labeled_rows(train)["label"][:])) > 1,
     )
-    return run.varied(
-        splits=replace(splits, train=train, validation=splits.validation.select(scored)),
-        recipe=replace(
-            recipe,
-            optim=optim,
-            averaging=Averaging(),
-            schedule=Schedule(gamma=range_test.growth(range_test.STEPS)),
-            train=growing,
-        ),
+    schedule = Schedule(gamma=range_test.growth(range_test.STEPS))
+    return short.variant(
+        recipe=replace(short.recipe, optim=optim, averaging=Averaging(), schedule=schedule),
+        splits=replace(short.data.splits, validation=splits.validation.select(scored)),
     )
 
 
@@ -148,30 +150,10 @@ def _chart(test: range_test.RangeTest, name: str) -> str:
         title=f"{name}: loss while the learning rate grows",
         x_label="learning rate",
         log_x=True,
-        marks={"proposed": test.proposed, **_places(test)},
+        marks={"proposed": test.proposed, **_marks(test)},
     )
 
 
-def _places(test: range_test.RangeTest) -> dict[str, float]:
-    places = {"steepest": test.steepest, "lowest": test.lowest, "rise": test.rise}
-    return {name: rate for name, rate in places.items() if rate is not None}
-
-
-def describe(search: RateSearch) -> str:
-    """The curve as a table, and the proposal with its reason."""
-    test = search.test
-    rule = "the lesser of the steepest and a tenth of the lowest"
-    if test.lowest is None:
-        rule = "a third of the rise; the loss did not fall in so few steps"
-    shown = np.unique(np.linspace(0, len(test.rates) - 1, LINES).round().astype(int))
-    return "\n".join(
-        [
-            "learning rate      loss  smoothed",
-            *(f"{test.rates[i]:13.2e}  {test.losses[i]:8.4f}  {test.smoothed[i]:8.4f}" for i in shown),
-            f"curve         {sparkline(test.smoothed)}",
-            *(f"{name:<13} {rate:.2e}, {MEANING[name]}" for name, rate in _places(test).items()),
-            f"proposed      --train.learning-rate {test.proposed:.1e}: {rule}",
-            f"steps         {len(test.rates)} of {range_test.STEPS}, {search.rows_per_step} training rows each",
-            f"chart         {search.folder / 'find_lr.svg'}",
-        ]
-    )
+def _marks(test: range_test.RangeTest) -> dict[str, float]:
+    marks = {"steepest": test.steepest, "lowest": test.lowest, "rise": test.rise}
+    return {name: rate for name, rate in marks.items() if rate is not None}

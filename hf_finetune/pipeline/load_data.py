@@ -1,4 +1,4 @@
-"""Load the rows of a run, and the tokenizer or image processor that turns them into tensors."""
+"""Load the rows of a run, and its tokenizer or image processor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_finetune.pipeline.context import RunContext, RunData
 
 
 def load_data(context: RunContext) -> RunData:
-    """Load the splits, the tokenizer or image processor, and what is pretrained on.
+    """Load the splits, the tokenizer or image processor, and the pretraining rows.
 
     Raises:
         InputError: see `load_splits`, `models.processors` and `data.unlabeled.read_for_pretraining`.
@@ -29,21 +29,20 @@ def load_data(context: RunContext) -> RunData:
 
 
 def load_splits(data: TextData | ImageData, *, keep_left_out: bool = False) -> Splits:
-    """The rows of a recipe's data, see `data.loading.load`.
+    """Load the splits of a recipe's data, see `data.loading.load`.
 
     Raises:
-        InputError: see there.
+        InputError: see `data.loading.load`; or MixHalves on pairs of texts.
     """
     splits = load(data.source, data.kind, data, keep_left_out=keep_left_out)
     if "text_pair" in splits.train.column_names and any(isinstance(o, MixHalves) for o in leaves(data.augment)):
         raise InputError(
-            "data.augment: MixHalves is for rows of one text; halves of two pairs would tear both apart; leave it out"
+            "data.augment: MixHalves expects single texts, and these rows are pairs of texts; leave it out"
         )
     return splits
 
 
 def _inputs(context: RunContext, splits: Splits) -> Inputs:
-    """What turns rows into the network's input."""
     recipe, checkpoint = context.recipe, context.checkpoint
     data, model = recipe.data, recipe.model
     if data.kind == "image":
@@ -59,7 +58,7 @@ def _inputs(context: RunContext, splits: Splits) -> Inputs:
 
 
 def image_inputs(model: Model, checkpoint: LocalCheckpoint, *, decode_once: bool, cache_gb: float) -> ImageInputs:
-    """What turns images into the network's input.
+    """Load the image processor of a checkpoint, for the image size after surgery.
 
     Args:
         decode_once, cache_gb: see `ImageInputs`.
@@ -70,7 +69,6 @@ def image_inputs(model: Model, checkpoint: LocalCheckpoint, *, decode_once: bool
 
 
 def _pretraining_rows(context: RunContext, splits: Splits) -> PretrainingRows | None:
-    """What the run is pretrained on; None: nothing."""
     data, pretrain = context.recipe.data, context.recipe.pretrain
     if pretrain.objective is None:
         return None

@@ -1,4 +1,4 @@
-"""The gate: a saved artifact must give the logits of the model it was made from, loaded by someone else's code.
+"""The parity gate: plain libraries in a fresh process must compute the trained model's logits from a saved artifact.
 
 Legend: N rows, C classes.
 """
@@ -32,48 +32,48 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Artifact:
-    """One folder to be loaded: a whole model, an encoder for a head, or an adapter on a base checkpoint."""
+    """A folder to load: a complete model, an encoder with a separate head, or an adapter on a base checkpoint."""
 
     name: str
     path: Path
     base: str | None = None
-    """Checkpoint under an adapter; None: the folder is a whole model."""
+    """Base checkpoint of an adapter; None: no adapter."""
     revision: str | None = None
     head: Path | None = None
-    """head.safetensors of an encoder; None: the folder holds all of it."""
+    """head.safetensors of an encoder; None: no separate head."""
 
     @property
     def kind(self) -> ArtifactKind:
-        """What the folder is."""
+        """Kind of the folder."""
         return "adapter" if self.base is not None else "model" if self.head is None else "encoder"
 
     def to_job(self) -> dict[str, Any]:
-        """As `plain_loading` reads it."""
+        """Return the artifact as `hub.plain_loading` reads it."""
         head = None if self.head is None else str(self.head)
         return {**asdict(self), "kind": self.kind, "path": str(self.path), "head": head}
 
 
 @dataclass(frozen=True)
 class Check:
-    """Whether an artifact, or `pipeline(task, folder)` on it, gives what the model gives."""
+    """Result of comparing an artifact, or `pipeline(task, folder)` on it, with the model."""
 
     ok: bool
     rows: int | None = None
     max_abs_difference: float | None = None
-    """Of the logits."""
+    """Largest difference of the logits."""
     tolerance: float | None = None
     labels_agree: int | None = None
-    """How many labels of `pipeline` are the model's."""
+    """Number of rows for which `pipeline` predicts the model's label."""
     error: str | None = None
-    """Why the fresh process could not load or run it."""
+    """Why the fresh process could not load or run the artifact."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As result.json has it."""
+        """Return the check as result.json has it."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def reference_logits(model: nn.Module, inputs: Inputs, encoded: Dataset) -> np.ndarray:
-    """Logits (N, C) in exact float32, padded as the fresh process pads: consecutive rows, batch by batch."""
+    """Return logits (N, C) in exact float32, from the same batches of consecutive rows as the fresh process."""
     rows = Rows(encoded, columns_of(inputs, labels=False))
     with exact_float32():
         return predict_logits(model, rows, inputs.collate, batch_size=plain_loading.BATCH_ROWS)
@@ -89,15 +89,15 @@ def check_artifacts(
     trust_remote_code: bool = False,
     tolerance: float = TOLERANCE,
 ) -> dict[str, Check]:
-    """Load every artifact in one fresh process and compare its logits with `expected_NC`.
+    """Load all artifacts in a fresh process and compare their logits with `expected_NC`.
 
     Args:
         rows: canonical rows (`text`, `text_pair`, `image`), N of them.
         expected_NC: see `reference_logits`, shape (N, C).
-        labels: class names; `pipeline(task, folder)` must answer with the same ones.
+        labels: class names, which `pipeline(task, folder)` must predict.
 
     Returns:
-        By artifact's name; and as `pipeline`, how many labels agree.
+        A check by the name of each artifact, and one of the predicted labels by the name `pipeline`.
     """
     with tempfile.TemporaryDirectory(prefix="hf_finetune_parity_") as name:
         job = Path(name) / "job.json"
@@ -110,7 +110,7 @@ def check_artifacts(
             "artefacts": [artifact.to_job() for artifact in artifacts],
         }
         job.write_text(json.dumps(description))
-        error = in_fresh_process(job)
+        error = load_in_fresh_process(job)
         if error is not None:
             return {artifact.name: Check(ok=False, error=error) for artifact in artifacts}
         with np.load(job.with_suffix(".npz")) as archive:
@@ -132,16 +132,16 @@ def _compare_labels(
     predicted: Sequence[str], expected_NC: np.ndarray, labels: Sequence[str], tolerance: float
 ) -> Check:
     expected = [labels[i] for i in expected_NC.argmax(-1)]
-    # Two classes closer than the tolerance may change places.
-    margin = np.sort(expected_NC, axis=-1)
-    near = margin[:, -1] - margin[:, -2] <= 2 * tolerance if len(labels) > 1 else np.zeros(len(predicted), bool)
-    agree = sum(one == other or bool(n) for one, other, n in zip(predicted, expected, near, strict=True))
+    # Two classes closer than the tolerance may swap.
+    ordered = np.sort(expected_NC, axis=-1)
+    is_tie = ordered[:, -1] - ordered[:, -2] <= 2 * tolerance if len(labels) > 1 else np.zeros(len(predicted), bool)
+    agree = sum(one == other or bool(tie) for one, other, tie in zip(predicted, expected, is_tie, strict=True))
     return Check(ok=agree == len(predicted), rows=len(predicted), labels_agree=agree)
 
 
-def in_fresh_process(job: Path) -> str | None:
-    """Do the job of `plain_loading` in a process of its own. What it failed with, in one line; None when it is done."""
-    # -P: the script's folder, this package, does not become importable by accident.
+def load_in_fresh_process(job: Path) -> str | None:
+    """Run `hub.plain_loading` in a new process, and return the last line of its error; None on success."""
+    # -P keeps the script's folder, a part of this package, out of sys.path.
     child = subprocess.run(
         [sys.executable, "-P", str(Path(plain_loading.__file__)), str(job)], capture_output=True, text=True
     )
@@ -149,7 +149,7 @@ def in_fresh_process(job: Path) -> str | None:
 
 
 def refuse_failed(checks: Mapping[str, Check]) -> None:
-    """Raise when a check failed.
+    """Raise the first failed check.
 
     Raises:
         GateError: naming the artifact and its difference.

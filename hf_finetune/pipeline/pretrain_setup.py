@@ -1,4 +1,4 @@
-"""What a pretraining stage trains: its rows, its network, and what is learned."""
+"""Set up the pretraining stage: its rows, its network, its objective and its trainer."""
 
 from __future__ import annotations
 
@@ -14,85 +14,82 @@ from transformers import TrainingArguments
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.data.splits import SEED_STREAM_WITHIN_TRAIN
 from hf_finetune.errors import InputError
-from hf_finetune.pipeline.batching import micro_batch, step_batches
-from hf_finetune.pipeline.context import PreparedRun
-from hf_finetune.pipeline.kernels import default_kernels
-from hf_finetune.pipeline.update_rule import shortcuts
-from hf_finetune.pretraining.config import MaskedLanguage, PretrainObjective, SimCLR
+from hf_finetune.pipeline.batch_plan import batch_plan, step_batches
+from hf_finetune.pipeline.choose_kernels import default_kernels
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.optimization import shortcuts, trainer_arguments
+from hf_finetune.pretraining.config import MaskedLanguage, SimCLR
 from hf_finetune.pretraining.models import load_pretrainable
 from hf_finetune.pretraining.objectives.base import Task
 from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
 from hf_finetune.pretraining.word_masking import rows_with_words
-from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.losses.config import Supervised
 from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.schedule_config import resolve
 from hf_finetune.training.optim.update_rule import UpdateRule
-from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
+from hf_finetune.training.setup import TrainingData, TrainingSetup
 
 logger = logging.getLogger("hf_finetune.run")
 
 LOG = "log.jsonl"
-# Of the held-out rows: more tell the loss no better than anyone needs it.
+# More held-out rows would hardly change the measured loss.
 MOST_HELD_OUT = 1000
-# Of `train.extra`, what says when the run evaluates, and where it reports: pretraining does both in its own way.
-OF_THE_RUN_ALONE = {"eval_on_start", "eval_delay", "logging_first_step", "report_to"}
+# Fields of `train.extra` that pretraining ignores: it evaluates and reports in its own way.
+IGNORED_EXTRA = {"eval_on_start", "eval_delay", "logging_first_step", "report_to"}
 
 
 @dataclass(frozen=True)
 class PretrainingSplit:
-    """What is pretrained on, encoded, and a share that is held out."""
+    """The encoded rows that are pretrained on, and those held out."""
 
     train: Dataset
     held_out: Dataset
     wordless: int
-    """Rows without a word to be guessed, which are left out."""
+    """Rows left out because they have no word to predict."""
 
 
 @dataclass(frozen=True)
 class PretrainingSetup:
-    """A pretraining stage before its first step: what can be refused has been looked at, and nothing is written."""
+    """A pretraining stage before its first step; it is checked, and nothing is written yet."""
 
-    run: PreparedRun
-    """The run as if these were its training rows."""
+    run: Run
+    """The run with the stage's rows as training rows, and its settings in `recipe.train`."""
     rows: PretrainingSplit
     task: Task
-    """What the network learns."""
 
 
-def encode_pretraining_rows(run: PreparedRun) -> PretrainingSplit:
-    """The rows as tokens or pixels, a share of them held out.
+def split_pretraining_rows(run: Run) -> PretrainingSplit:
+    """Encode the pretraining rows, and hold out a share of them.
 
     Raises:
-        InputError: hardly a row has a word that could be guessed, or the tokenizer does not fit the objective.
+        InputError: fewer than two rows have a word to predict, or the tokenizer does not fit the objective.
     """
     inputs, recipe, objective = run.data.inputs, run.recipe, run.recipe.pretrain.objective
     assert run.data.pretraining_rows is not None and objective is not None, "the recipe pretrains"
-    whole = encoded = inputs.encode(run.data.pretraining_rows.rows)
+    usable = encoded = inputs.encode(run.data.pretraining_rows.rows)
     if isinstance(objective, MaskedLanguage):
-        assert isinstance(inputs, TextInputs), "checked: words are those of texts"
-        encoded = rows_with_words(encoded, inputs, whole_word=objective.whole_word)
-    if len(encoded) < 2:
-        raise InputError(f"pretrain.rows: {len(encoded)} rows with words to guess; expected two at least")
-    # A row alone has none to be told from.
-    least = 2 if objective.compares_rows and len(encoded) > 3 else 1
-    share = max(least, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(encoded)), len(encoded) - 1))
-    order = np.random.default_rng((recipe.data.split_seed, SEED_STREAM_WITHIN_TRAIN)).permutation(len(encoded))
-    held_out, train = np.sort(order[:share]), np.sort(order[share:])
-    return PretrainingSplit(encoded.select(train), encoded.select(held_out), len(whole) - len(encoded))
+        assert isinstance(inputs, TextInputs), "the rules allow this objective for texts alone"
+        usable = rows_with_words(encoded, inputs, whole_word=objective.whole_word)
+    if len(usable) < 2:
+        raise InputError(f"pretrain.rows: {len(usable)} rows with words to guess; expected two at least")
+    # A contrastive loss needs a second row.
+    least = 2 if objective.compares_rows and len(usable) > 3 else 1
+    count = max(least, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(usable)), len(usable) - 1))
+    order = np.random.default_rng((recipe.data.split_seed, SEED_STREAM_WITHIN_TRAIN)).permutation(len(usable))
+    held_out, train = np.sort(order[:count]), np.sort(order[count:])
+    return PretrainingSplit(usable.select(train), usable.select(held_out), len(encoded) - len(usable))
 
 
-def set_up(run: PreparedRun, rows: PretrainingSplit) -> PretrainingSetup:
-    """Load what is pretrained.
+def setup_pretraining(run: Run, rows: PretrainingSplit) -> PretrainingSetup:
+    """Load the network to pretrain, and check that batches, images and fields fit the objective.
 
     Raises:
-        InputError: the batches do not fit, or compare no rows where that is the objective; a field of train.extra;
-            there is no mask token; the model drops nothing out where that makes the views, its images cannot be changed
-            where that does, or they are of one patch where patches are left out.
+        InputError: see `StepBatches`, `training_arguments` and the `task` method of the objective; or a forward pass
+            has one row, and the objective compares rows.
     """
     objective, recipe = run.recipe.pretrain.objective, run.recipe
-    assert objective is not None, "the recipe pretrains"
+    assert run.data.pretraining_rows is not None and objective is not None, "the recipe pretrains"
     network = load_pretrainable(
         run.context.checkpoint,
         objective,
@@ -100,63 +97,66 @@ def set_up(run: PreparedRun, rows: PretrainingSplit) -> PretrainingSetup:
         attn_implementation=recipe.model.attn_implementation,
         seed=recipe.train.seed,
     )
-    as_run = _as_training_rows(run, rows)
-    _check_batches(as_run, objective)
-    assert run.data.pretraining_rows is not None, "the recipe pretrains"
-    inputs, pretraining_rows = run.data.inputs, run.data.pretraining_rows.rows
-    task = objective.task(network, inputs, pretraining_rows, inputs.collate(rows.train[:1]), recipe.train.seed)
-    setup = PretrainingSetup(as_run, rows, task)
-    trainer_arguments(setup, Path())  # what they refuse is refused now
-    return setup
-
-
-def _as_training_rows(run: PreparedRun, rows: PretrainingSplit) -> PreparedRun:
-    """The run as its batches would be cut if these were its training rows."""
-    recipe = run.recipe
-    run = run.varied(
-        recipe=replace(recipe, objective=Supervised(), batching=replace(recipe.batching, sampling="none")),
-        splits=replace(run.data.splits, train=rows.train, validation=rows.held_out, test=None),
-    )
-    if isinstance(recipe.pretrain.objective, SimCLR):
-        # Where passes of few images are faster a step is cut into such; here each would have fewer to be told from.
-        return replace(run, model=replace(run.model, image_tokens=None))
-    return run
-
-
-def pretraining_steps(run: PreparedRun, rows: PretrainingSplit) -> list[np.ndarray]:
-    """The rows of each optimizer step of an epoch."""
-    return step_batches(_as_training_rows(run, rows), run.data.inputs.lengths(rows.train)).step_rows()
-
-
-def _check_batches(run: PreparedRun, objective: PretrainObjective) -> None:
-    """Refuse steps that cannot be cut as they are to be, and passes of one row where rows are told from one another."""
-    batches = step_batches(run, run.data.inputs.lengths(run.data.splits.train))
-    if not objective.compares_rows:
-        return
-    if max(map(len, batches.step_rows())) <= batches.accumulation * batches.processes:
+    stage = _stage_run(run, rows)
+    batches = step_batches(stage, run.data.inputs.lengths(rows.train))
+    passes = batches.accumulation * batches.processes
+    if objective.compares_rows and max(map(len, batches.step_rows())) <= passes:
         raise InputError(
             f"pretrain.objective: {type(objective).__name__} tells a row from the others of its forward pass, and here "
             "that has one row; raise train.per_device_train_batch_size, batching.rows_per_step or batching.token_budget"
         )
+    inputs, pretraining_rows = run.data.inputs, run.data.pretraining_rows.rows
+    task = objective.task(network, inputs, pretraining_rows, inputs.collate(rows.train[:1]), recipe.train.seed)
+    setup = PretrainingSetup(stage, rows, task)
+    _pretraining_arguments(setup, Path())  # refuses unusable fields of train.extra before anything is written
+    return setup
 
 
-def build_trainer(setup: PretrainingSetup, folder: Path, *, first: bool, saving: bool = True) -> PretrainingTrainer:
-    """The stage's trainer.
+def _stage_run(run: Run, rows: PretrainingSplit) -> Run:
+    """Return the run with the rows and settings of the stage in place of those of training."""
+    recipe, pretrain = run.recipe, run.recipe.pretrain
+    train = replace(
+        recipe.train,
+        learning_rate=pretrain.rate,
+        num_train_epochs=pretrain.num_train_epochs,
+        max_steps=pretrain.max_steps,
+        extra={name: value for name, value in recipe.train.extra.items() if name not in IGNORED_EXTRA},
+    )
+    batching = replace(recipe.batching, sampling="none")
+    run = run.variant(
+        recipe=replace(recipe, objective=Supervised(), batching=batching, train=train),
+        splits=replace(run.data.splits, train=rows.train, validation=rows.held_out, test=None),
+    )
+    if isinstance(pretrain.objective, SimCLR):
+        # On a CPU steps of images are cut into small forward passes, where SimCLR would have fewer negatives.
+        return replace(run, model=replace(run.model, image_tokens=None))
+    return run
+
+
+def pretraining_steps(run: Run, rows: PretrainingSplit) -> list[np.ndarray]:
+    """Return the row indices of each optimizer step of an epoch."""
+    return step_batches(_stage_run(run, rows), run.data.inputs.lengths(rows.train)).step_rows()
+
+
+def build_trainer(
+    setup: PretrainingSetup, folder: Path, *, eval_on_start: bool, saving: bool = True
+) -> PretrainingTrainer:
+    """Return the trainer of the stage.
 
     Args:
-        folder: takes checkpoints and log.jsonl.
-        first: it begins now: the held-out rows are scored before the first step, too.
-        saving: write checkpoints.
+        folder: of checkpoints and log.jsonl.
+        eval_on_start: whether the held-out rows are scored before the first step.
+        saving: whether checkpoints are written.
     """
-    run, batching = setup.run, setup.run.recipe.batching
-    network: nn.Module = setup.task.network
-    network.to(run.context.device)
-    default_kernels(run).switch_on(setup.task.network)
+    run, network = setup.run, setup.task.network
+    module: nn.Module = network
+    module.to(run.context.device)
+    default_kernels(run).switch_on(network)
     return PretrainingTrainer(
-        trainer_arguments(setup, folder, first=first, saving=saving),
+        _pretraining_arguments(setup, folder, eval_on_start=eval_on_start, saving=saving),
         TrainingSetup(
             TrainingData(setup.rows.train, setup.rows.held_out, run.data.inputs),
-            BatchPlan(micro_batch(run).rows_per_step, by_length=batching.by_length, token_budget=batching.token_budget),
+            batch_plan(run),
             update=UpdateRule(schedule=resolve(None, warmup_steps=None, optimizer=AdamW())),
             shortcuts=shortcuts(run.context),
             callbacks=(ProgressBar(HELD_OUT, "pretrain"), LogLines(folder / LOG)),
@@ -165,32 +165,10 @@ def build_trainer(setup: PretrainingSetup, folder: Path, *, first: bool, saving:
     )
 
 
-def trainer_arguments(
-    setup: PretrainingSetup, folder: Path, *, first: bool = True, saving: bool = True
+def _pretraining_arguments(
+    setup: PretrainingSetup, folder: Path, *, eval_on_start: bool = False, saving: bool = True
 ) -> TrainingArguments:
-    """Of the stage's trainer, see `build_trainer`; also what `train.extra` says of the loader, memory and the like.
-
-    Raises:
-        InputError: see `training_arguments`.
-    """
-    run, pretrain, train = setup.run, setup.run.recipe.pretrain, setup.run.recipe.train
-    cut, extra = micro_batch(run), {n: value for n, value in train.extra.items() if n not in OF_THE_RUN_ALONE}
-    train = replace(
-        train,
-        learning_rate=pretrain.rate,
-        num_train_epochs=pretrain.num_train_epochs,
-        max_steps=pretrain.max_steps,
-        per_device_train_batch_size=cut.rows,
-        gradient_accumulation_steps=cut.accumulation,
-        logging_steps=train.logging_steps if saving else 1,
-        extra={**extra, "eval_on_start": first and saving},
-    )
-    return training_arguments(
-        folder / "checkpoints",
-        train,
-        metric=HELD_OUT,
-        greater_is_better=False,
-        mixed_precision=run.context.mixed_precision,
-        device=run.context.device,
-        saving=saving,
-    )
+    recipe, train = setup.run.recipe, setup.run.recipe.train
+    train = replace(train, extra={**train.extra, "eval_on_start": eval_on_start})
+    run = setup.run.variant(recipe=replace(recipe, train=train))
+    return trainer_arguments(run, folder / "checkpoints", metric=HELD_OUT, greater_is_better=False, saving=saving)

@@ -1,4 +1,4 @@
-"""A finished run to the Hub and back: what is pulled must predict as what was pushed."""
+"""Publish a finished run on the Hub, and verify that the pulled copy predicts as the local one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_finetune.utils.artifacts import HEAD_FILE, artifacts_in
 
 
 def publish(folder: Path, target: Hub, *, include_predictions: bool = False) -> Pushed:
-    """Push a finished run in one commit, pull it back, and hold the pulled model's logits against the local one's.
+    """Push a finished run in one commit, pull it, and compare the logits of both copies.
 
     Raises:
         InputError: no token, no such run, no right to write.
@@ -27,16 +27,16 @@ def publish(folder: Path, target: Hub, *, include_predictions: bool = False) -> 
         GateError: the pulled copy differs in a byte or in its logits.
     """
 
-    def same_logits(pulled: Path) -> None:
+    def check_logits(pulled: Path) -> None:
         sent = artifacts_in(pulled)
-        as_named = named_base(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))) is not None
+        has_named_base = named_base(json.loads((folder / "recipe.json").read_text(encoding="utf-8"))) is not None
         local = load_trained(str(folder))
         rows = _probe_rows(local)
         kind = next(iter(artifacts_in(folder)))
         head = pulled / HEAD_FILE if kind == "encoder" else None
         artifacts = [] if kind == "adapter" else [parity.Artifact("pull", sent[kind], head=head)]
-        if kind == "adapter" or ("adapter" in sent and as_named):
-            artifacts.append(_adapter(folder, sent["adapter"], as_named=as_named))
+        if kind == "adapter" or ("adapter" in sent and has_named_base):
+            artifacts.append(_pulled_adapter(folder, sent["adapter"], on_named_base=has_named_base))
         checks = parity.check_artifacts(
             artifacts,
             rows=rows,
@@ -46,14 +46,14 @@ def publish(folder: Path, target: Hub, *, include_predictions: bool = False) -> 
         )
         parity.refuse_failed(checks)
 
-    return push(folder, target, include_predictions=include_predictions, check=same_logits)
+    return push(folder, target, include_predictions=include_predictions, check=check_logits)
 
 
 def publish_run(folder: Path, hub: Hub) -> None:
-    """Publish a run that has just been finished, where its recipe names a repository.
+    """Publish a run at its end, where its recipe names a repository.
 
     Raises:
-        PushError: also where `publish` refuses: of bad input nothing would have been written, and here the run is.
+        PushError: see `publish`, whose InputErrors become PushErrors, too: the run is already written.
         GateError: see `publish`.
     """
     if hub.repo_id is None:
@@ -65,21 +65,21 @@ def publish_run(folder: Path, hub: Hub) -> None:
         raise PushError(f"{error}; the run is finished, `{again}` sends it") from None
 
 
-def _adapter(folder: Path, pulled: Path, *, as_named: bool) -> parity.Artifact:
-    """A pulled adapter on its checkpoint.
+def _pulled_adapter(folder: Path, pulled: Path, *, on_named_base: bool) -> parity.Artifact:
+    """Return a pulled adapter with its base checkpoint.
 
     Args:
         folder: of the run.
-        as_named: on the one that the pulled adapter names: the user's word is to be verified. False: on the run's own:
-            the name is that of the same weights, or says where they lay here and loads nowhere.
+        on_named_base: take the checkpoint that the pulled adapter names, to verify `model.base_model`. False: take the
+            run's own, as the name stands for the same weights, or for a path that exists on no other machine.
     """
-    sent, held = (json.loads((f / "adapter_config.json").read_text("utf-8")) for f in (pulled, folder / "adapter"))
-    base = (sent if as_named else held)["base_model_name_or_path"]
+    sent, local = (json.loads((f / "adapter_config.json").read_text("utf-8")) for f in (pulled, folder / "adapter"))
+    base = (sent if on_named_base else local)["base_model_name_or_path"]
     return parity.Artifact("pulled adapter", pulled, base=base, revision=sent.get("revision"))
 
 
 def _probe_rows(classifier: Classifier) -> Dataset:
-    """Rows to compare two copies of a model on when its data are not at hand: its own label names, or noise."""
+    """Return rows to compare two copies of a model, whose data may be gone: its label names, or noise images."""
     if classifier.kind == "text":
         return Dataset.from_dict({"text": [f"{a} {b}" for a in classifier.labels[:8] for b in classifier.labels[:8]]})
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Wall-clock seconds of a run's parts."""
+"""Wall-clock seconds of the stages of a run."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ Part = Literal[
     "augment_s", "encode_s", "layer_search_s", "teacher_s", "head_warm_start_s", "probe_s", "cache_s", "train_s",
     "train_loop_s", "all_steps_s", "pretrain_s", "evaluate_s", "baselines_s", "parity_s",
 ]  # fmt: skip
-"""As `time` of result.json has them."""
+"""Keys of `time` in result.json."""
 
 
 class Stopwatch:
-    """Seconds by part; a part that a run does not have is not there."""
+    """Collects the seconds of each part that a run has."""
 
     def __init__(self) -> None:
         self._seconds: dict[Part, float] = {}
 
     @contextmanager
     def measure(self, part: Part) -> Iterator[None]:
-        """Time the block as this part. It is not there when the block fails."""
+        """Time the block; a block that raises is not recorded."""
         started = time.perf_counter()
         yield
         self._seconds[part] = time.perf_counter() - started
 
-    def note(self, part: Part, seconds: float) -> None:
-        """Set a part that something else has timed."""
+    def record(self, part: Part, seconds: float) -> None:
+        """Set seconds that were measured elsewhere."""
         self._seconds[part] = seconds
 
     def seconds(self, part: Part) -> float:
-        """Of a part; 0 where the run does not have it."""
+        """Return the seconds of a part; 0 if the run does not have it."""
         return self._seconds.get(part, 0.0)
 
     def to_dict(self) -> dict[str, float]:
-        """As result.json has it."""
+        """Return the section `time` of result.json."""
         return {part: round(seconds, 2) for part, seconds in self._seconds.items()}

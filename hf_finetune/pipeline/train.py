@@ -1,4 +1,4 @@
-"""Train the network: the trainer as the recipe composes it, and its steps."""
+"""Train the network: compose the trainer, and take all steps."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.distillation.trainer import DistillationTrainer, Teaching
 from hf_finetune.evaluation.metrics import METRICS
 from hf_finetune.pipeline.augment import run_augmenter
-from hf_finetune.pipeline.batching import micro_batch, trains_unpadded
-from hf_finetune.pipeline.context import PreparedRun
-from hf_finetune.pipeline.hooks import technique_hooks
-from hf_finetune.pipeline.make_ready import ReadyRun
+from hf_finetune.pipeline.batch_plan import batch_plan, trains_unpadded
+from hf_finetune.pipeline.build_hooks import build_hooks
+from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.objective import training_loss
+from hf_finetune.pipeline.optimization import shortcuts, trainer_arguments, update_rule
 from hf_finetune.pipeline.pretrain import Pretraining
+from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.pipeline.stopwatch import Stopwatch
-from hf_finetune.pipeline.update_rule import learning_rate, shortcuts, update_rule
-from hf_finetune.training.arguments import training_arguments
 from hf_finetune.training.averaging import Averages, Ema, Tail
 from hf_finetune.training.best_weights import WeightAveraging
 from hf_finetune.training.callbacks import LogLines, ProgressBar
 from hf_finetune.training.checkpoints import train_until_stopped
 from hf_finetune.training.config import Averaging
-from hf_finetune.training.setup import BatchPlan, TrainingData, TrainingSetup
+from hf_finetune.training.setup import TrainingData, TrainingSetup
 from hf_finetune.training.soup import Soup
 from hf_finetune.training.trainer import ClassifierTrainer
 
@@ -37,114 +36,98 @@ SOURCES = {"probe": "measured", "cache": "measured before", "checkpoint": "as be
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run after its last step."""
+    """A run after its last training step."""
 
-    run: PreparedRun
-    """Without the stored copies of its rows."""
-    ready: ReadyRun
-    """As it began; its network has the trained weights now."""
+    run: Run
+    """Without the augmented copies of its rows."""
+    setup: RunSetup
     trainer: ClassifierTrainer
-    folder: Path
-    clock: Stopwatch
     pretraining: Pretraining | None = None
-    """None: there was none."""
+    """None: the run was not pretrained."""
 
     @property
     def network(self) -> PreTrainedModel:
-        """As it is after training; a `PeftModel` hands on what a `PreTrainedModel` has."""
+        """The trained network; a `PeftModel` has all attributes of the `PreTrainedModel` inside it."""
         return cast(PreTrainedModel, self.trainer.trained_model())
 
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return self.setup.folder
 
-def trainer_arguments(run: PreparedRun, checkpoints: Path, *, saving: bool = True) -> TrainingArguments:
-    """The trainer's arguments.
+    @property
+    def clock(self) -> Stopwatch:
+        """Seconds of the stages."""
+        return self.setup.clock
+
+
+def classifier_arguments(run: Run, checkpoints: Path, *, saving: bool = True) -> TrainingArguments:
+    """Return the TrainingArguments of the classifier.
 
     Args:
-        saving: write checkpoints.
+        saving: whether checkpoints are written.
 
     Raises:
         InputError: see `training_arguments`.
     """
-    cut, metric = micro_batch(run), run.recipe.evaluate.metric
-    train = replace(
-        run.recipe.train,
-        learning_rate=learning_rate(run),
-        per_device_train_batch_size=cut.rows,
-        gradient_accumulation_steps=cut.accumulation,
-    )
-    return training_arguments(
-        checkpoints,
-        train,
-        metric=metric,
-        greater_is_better=METRICS[metric].greater_is_better,
-        mixed_precision=run.context.mixed_precision,
-        device=run.context.device,
-        saving=saving,
+    metric = run.recipe.evaluate.metric
+    return trainer_arguments(
+        run, checkpoints, metric=metric, greater_is_better=METRICS[metric].greater_is_better, saving=saving
     )
 
 
-def train(
-    ready: ReadyRun, folder: Path, clock: Stopwatch, resume_from: Path | None = None, *, rehearsal: bool = False
-) -> ClassifierTrainer:
-    """Take all steps.
-
-    Args:
-        resume_from: checkpoint to go on from; None: from the first step.
-        rehearsal: save nothing, and let all weights train in every step.
+def train(setup: RunSetup) -> ClassifierTrainer:
+    """Take all training steps.
 
     Raises:
         StoppedBySignal: after a checkpoint.
         TrainingError: the loss or the weights are not finite.
     """
-    bar = ProgressBar(ready.run.recipe.evaluate.metric)
-    trainer = _build_trainer(ready, folder, bar, rehearsal=rehearsal)
-    if resume_from is not None:
-        logger.info("resuming from %s", resume_from.name)
-    _log_start(ready, trainer.args.learning_rate)
+    bar = ProgressBar(setup.run.recipe.evaluate.metric)
+    trainer = _build_trainer(setup, bar)
+    if setup.resume_from is not None:
+        logger.info("resuming from %s", setup.resume_from.name)
+    _log_start(setup, trainer.args.learning_rate)
     try:
-        with clock.measure("train_s"):
-            train_until_stopped(trainer, resume_from)
+        with setup.clock.measure("train_s"):
+            train_until_stopped(trainer, setup.resume_from)
     finally:
         bar.close()
-        ready.rows.close()
-    _note_seconds(ready, trainer, clock, rehearsal=rehearsal)
+        setup.rows.close()
+    _record_seconds(setup, trainer)
     return trainer
 
 
-def _build_trainer(ready: ReadyRun, folder: Path, bar: ProgressBar, *, rehearsal: bool) -> ClassifierTrainer:
-    run, rows, network = ready.run, ready.rows, ready.network
-    batching, averaging, patience = run.recipe.batching, run.recipe.averaging, run.recipe.train.early_stopping_patience
-    checkpoints = folder / "checkpoints"
-    arguments = trainer_arguments(run, checkpoints, saving=not rehearsal)
-    setup = TrainingSetup(
+def _build_trainer(setup: RunSetup, bar: ProgressBar) -> ClassifierTrainer:
+    run, rows, teacher, checkpoints = setup.run, setup.rows, setup.teacher, setup.folder / "checkpoints"
+    averaging, patience = run.recipe.averaging, run.recipe.train.early_stopping_patience
+    unpadded = isinstance(rows.inputs, TextInputs) and trains_unpadded(run.context, rows.inputs, run.model.network)
+    arguments = classifier_arguments(run, checkpoints, saving=not setup.dry_run)
+    parts = TrainingSetup(
         TrainingData(
             rows.train,
             rows.validation,
-            # Or activations of frozen layers, which are collated in the same way.
+            # `CachedInputs` collates cached activations in the same way.
             cast(Inputs, rows.inputs),
             augmentation=run_augmenter(run) if run.context.augments_online else None,
         ),
-        BatchPlan(
-            micro_batch(run).rows_per_step,
-            by_length=batching.by_length,
-            token_budget=batching.token_budget,
-            unpadded=isinstance(rows.inputs, TextInputs) and trains_unpadded(run),
-            sampling=batching.sampling,
-        ),
+        replace(batch_plan(run), unpadded=unpadded),
         loss=training_loss(run),
         update=update_rule(run),
         averaging=WeightAveraging(_averages(averaging), Soup(checkpoints) if averaging.soup else None),
         shortcuts=shortcuts(run.context),
-        hooks=technique_hooks(ready, rehearsal=rehearsal),
+        hooks=build_hooks(setup),
         callbacks=(
             bar,
-            LogLines(folder / "log.jsonl"),
+            LogLines(setup.folder / "log.jsonl"),
             *([EarlyStoppingCallback(patience)] if patience else []),
         ),
     )
-    if ready.teacher is None:
-        return ClassifierTrainer(network, arguments, setup)
-    teaching = Teaching(ready.teacher.predictions.of_training, ready.teacher.features)
-    return DistillationTrainer(network, arguments, setup, teaching)
+    if teacher is None:
+        return ClassifierTrainer(setup.network, arguments, parts)
+    return DistillationTrainer(
+        setup.network, arguments, parts, Teaching(teacher.predictions.of_training, teacher.features)
+    )
 
 
 def _averages(averaging: Averaging) -> Averages | None:
@@ -153,8 +136,8 @@ def _averages(averaging: Averaging) -> Averages | None:
     return Averages(*kinds) if kinds else None
 
 
-def _log_start(ready: ReadyRun, learning_rate: float) -> None:
-    encoded, choice = ready.encoded, ready.record.kernels
+def _log_start(setup: RunSetup, learning_rate: float) -> None:
+    encoded, choice = setup.encoded, setup.record.kernels
     assert choice is not None, "chosen before training"
     logger.info(
         "training on %d rows: %d steps of %d, learning rate %g, %s, %s attention (%s)",
@@ -168,15 +151,16 @@ def _log_start(ready: ReadyRun, learning_rate: float) -> None:
     )
 
 
-def _note_seconds(ready: ReadyRun, trainer: ClassifierTrainer, clock: Stopwatch, *, rehearsal: bool) -> None:
-    """Split the seconds of the training: what the teacher is asked meanwhile is its time and not the student's."""
-    teacher_s = 0.0 if ready.teacher is None else ready.teacher.seconds_in_training(rehearsal=rehearsal)
-    clock.note("cache_s", ready.rows.build_s)
-    clock.note("train_s", clock.seconds("train_s") + ready.rows.build_s - teacher_s)
-    clock.note("train_loop_s", trainer.clock.loop.seconds - teacher_s)
+def _record_seconds(setup: RunSetup, trainer: ClassifierTrainer) -> None:
+    """Divide the seconds of training: those of a teacher that predicts meanwhile are not the student's."""
+    clock, teacher, build_s = setup.clock, setup.teacher, setup.rows.build_s
+    teacher_s = 0.0 if teacher is None else teacher.seconds_in_training(dry_run=setup.dry_run)
+    clock.record("cache_s", build_s)
+    clock.record("train_s", clock.seconds("train_s") + build_s - teacher_s)
+    clock.record("train_loop_s", trainer.clock.loop.seconds - teacher_s)
     if teacher_s:
-        clock.note("teacher_s", clock.seconds("teacher_s") + teacher_s)
+        clock.record("teacher_s", clock.seconds("teacher_s") + teacher_s)
         if trainer.utilization is not None:
             trainer.utilization = replace(trainer.utilization, seconds=clock.seconds("train_loop_s"))
-    # Of the whole training: with the steps before a restart, and with its teacher.
-    clock.note("all_steps_s", trainer.clock.total)
+    # The steps before a restart, and the teacher's time, are included.
+    clock.record("all_steps_s", trainer.clock.total)

@@ -22,9 +22,9 @@ from hf_finetune.data.loading import Splits
 from hf_finetune.evaluation.logits import predict_logits
 from hf_finetune.evaluation.metrics import row_log_losses, softmax
 from hf_finetune.features.frozen_layers import TrainingRows, cache_frozen_layers
-from hf_finetune.pipeline.context import PreparedRun
-from hf_finetune.pipeline.kernels import default_kernels
-from hf_finetune.pipeline.run import prepare, rehearse
+from hf_finetune.pipeline.choose_kernels import default_kernels
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.run import dry_run, prepare
 from hf_finetune.search.searched_recipe import SearchedRecipe
 from hf_finetune.training.callbacks import read_log
 from hf_finetune.training.optim.schedule_config import BY_EVALUATIONS
@@ -138,7 +138,7 @@ def _run(searched: SearchedRecipe, *, most_scored: int) -> FinalRun:
         # Under a name of their own: `train` would take what is cached for these rows for that of all its own.
         name = f"{prepared.data.splits.fingerprint} {len(judged)} judged, {len(watched)} watched"
         few = replace(prepared.data.splits, validation=watched, fingerprint=name)
-        run = rehearse(prepared.varied(splits=few), Path(folder), KernelChoice(default_kernels(prepared)))
+        run = dry_run(prepared.variant(splits=few), Path(folder), KernelChoice(default_kernels(prepared)))
         trained = time.perf_counter()
         step_s = _step_seconds(Path(folder) / "log.jsonl", run.trainer.clock.loop.seconds)
         logits_NC, kept_s = _predictions(run.network, prepared, judged)
@@ -166,7 +166,7 @@ def _step_seconds(log: Path, loop_s: float) -> float:
     return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else loop_s
 
 
-def _predictions(model: PreTrainedModel, prepared: PreparedRun, judged: Dataset) -> tuple[np.ndarray, float]:
+def _predictions(model: PreTrainedModel, prepared: Run, judged: Dataset) -> tuple[np.ndarray, float]:
     """Logits (N, C) of the rows, and the seconds that it took to cache what frozen layers make of them, where any
     are."""
     recipe, encoded = prepared.recipe, prepared.data.inputs.encode(judged)

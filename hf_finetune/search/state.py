@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import InputError
-from hf_finetune.pipeline.run_folder import refuse_changes
+from hf_finetune.pipeline.resume import refuse_changes
 from hf_finetune.search.config import SearchOptions
 
 State = dict[str, Any]
@@ -48,7 +48,7 @@ def check_same(folder: Path, state: State, record: dict[str, Any], options: Sear
 
     Args:
         state: see `state_in`.
-        record: what its recipe.json is compared with, see `pipeline.run_folder.refuse_changes`.
+        record: what its recipe.json is compared with, see `pipeline.resume.refuse_changes`.
         options: of the search now.
         space: names of the operations that there are now.
 

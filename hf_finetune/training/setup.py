@@ -77,23 +77,34 @@ class BatchPlan:
     sampling: Sampling = "none"
     """Rows of an epoch, see `data.sampling.class_quotas`."""
 
-    def step_batches(self, data: TrainingData, args: TrainingArguments, *, several_views: bool) -> StepBatches:
-        """Return this process's batch sampler.
+    def step_batches(
+        self,
+        rows: Dataset,
+        lengths: np.ndarray | None,
+        *,
+        accumulation: int,
+        seed: int,
+        several_views: bool = False,
+        process: int = 0,
+        processes: int = 1,
+    ) -> StepBatches:
+        """Return the batch sampler of one process, see `StepBatches`.
 
         Args:
-            several_views: see `StepBatches`.
+            rows: training rows with a `label` column.
+            lengths: tokens of each row, shape (rows,); None for images.
         """
         return StepBatches(
-            len(data.train),
+            len(rows),
             rows_per_step=self.rows_per_step,
-            accumulation=args.gradient_accumulation_steps,
-            lengths=data.inputs.lengths(data.train) if self.by_length else None,
+            accumulation=accumulation,
+            lengths=lengths if self.by_length else None,
             token_budget=self.token_budget,
-            draw=class_draw(data.train, self.sampling),
+            draw=class_draw(rows, self.sampling),
             several_views=several_views,
-            seed=args.seed,
-            process=args.process_index,
-            processes=args.world_size,
+            seed=seed,
+            process=process,
+            processes=processes,
         )
 
     def collate(self, inputs: Inputs) -> Collate:

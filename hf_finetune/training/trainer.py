@@ -118,7 +118,15 @@ class ClassifierTrainer(Trainer):
     def _step_batches(self) -> StepBatches:
         data = self.setup.data
         numbers_repeats = data.augmentation is not None or any(hook.numbers_repeats for hook in self.hooks)
-        return self.setup.batching.step_batches(data, self.args, several_views=self.several_views and numbers_repeats)
+        return self.setup.batching.step_batches(
+            data.train,
+            data.inputs.lengths(data.train),
+            accumulation=self.args.gradient_accumulation_steps,
+            seed=self.args.seed,
+            several_views=self.several_views and numbers_repeats,
+            process=self.args.process_index,
+            processes=self.args.world_size,
+        )
 
     def _training_rows(self, batches: StepBatches) -> tuple[EpochRows, Collate]:
         """Return the rows that the loader reads, and the function that collates them."""

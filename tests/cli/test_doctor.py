@@ -154,7 +154,14 @@ def test_the_preview_of_images_is_what_training_reads(pictures: str, tmp_path: P
     train, inputs = prepared.data.splits.train, prepared.data.inputs
     views = AugmentedRows(inputs.encode(train), inputs, run_augmenter(prepared))
     rows = [2, 7, 11]
-    shown = preview_rows(train, prepared.data.splits.labels, rows, run_augmenter(prepared), first_views(3, 0), inputs)
+    shown = preview_rows(
+        train,
+        prepared.data.splits.labels,
+        rows,
+        run_augmenter(prepared),
+        first_views(3, 0),
+        inputs,
+    )
     for epoch in range(3):
         views.set_epoch(epoch)
         assert torch.equal(views.__getitems__(rows)["pixels"], shown.batches[epoch])
@@ -266,9 +273,22 @@ def test_images_are_mixed_as_training_mixes_a_forward_pass(mix: str, pictures: s
     train, inputs, chosen = prepared.data.splits.train, prepared.data.inputs, recipe.objective.mix
     rows = [2, 7, 11]
     shown = preview_rows(
-        train, prepared.data.splits.labels, rows, run_augmenter(prepared), first_views(2, 0), inputs, chosen
+        train,
+        prepared.data.splits.labels,
+        rows,
+        run_augmenter(prepared),
+        first_views(2, 0),
+        inputs,
+        chosen,
     )
-    trained = MixedRows(AugmentedRows(inputs.encode(train), inputs, run_augmenter(prepared)), recipe.train.seed)
+    trained = MixedRows(
+        AugmentedRows(
+            inputs.encode(train),
+            inputs,
+            run_augmenter(prepared),
+        ),
+        recipe.train.seed,
+    )
     collate = partial(with_labels, inputs.collate)
     for epoch, mixture in enumerate(shown.mixtures):
         trained.set_epoch(epoch)

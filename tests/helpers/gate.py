@@ -30,4 +30,4 @@ def run_here(replace=setattr) -> None:
     Args:
         replace: as `setattr`, or a monkeypatch's.
     """
-    replace(parity, "in_fresh_process", _here)
+    replace(parity, "load_in_fresh_process", _here)

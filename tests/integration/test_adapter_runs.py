@@ -4,7 +4,6 @@ more."""
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import peft
 import pytest
@@ -23,8 +22,8 @@ from hf_finetune.inference.evaluation import evaluate
 from hf_finetune.inference.prediction import predict
 from hf_finetune.models.peft.config import PEFT_TYPES
 from hf_finetune.models.surgery.layers import AddLayers
-from hf_finetune.pipeline import make_ready, run
-from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline import add_adapter, run
+from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.training import classifier as trained
 
 pytestmark = pytest.mark.usefixtures("gate_here")
@@ -74,13 +73,13 @@ def test_the_head_is_fitted_to_what_it_will_read(
     adapter: str, after: bool, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FourierFT begins with random numbers: with the adapter on, the network computes something else."""
-    fit, seen = make_ready.fit_head, []
+    fit, seen = add_adapter.fit_head, []
 
-    def watched(prepared: PreparedRun, model: torch.nn.Module, *rest: Any) -> Any:
-        seen.append(isinstance(model, peft.PeftModel))
-        return fit(prepared, model, *rest)
+    def watched(setup: RunSetup) -> RunSetup:
+        seen.append(isinstance(setup.network, peft.PeftModel))
+        return fit(setup)
 
-    monkeypatch.setattr(make_ready, "fit_head", watched)
+    monkeypatch.setattr(add_adapter, "fit_head", watched)
     flags = ("--adapter", adapter, "--train.max-steps", "1")
     run.run(from_flags(recipe, *flags), Launch(output=str(tmp_path / "run")))
     assert seen == [after]

@@ -80,7 +80,12 @@ def test_copies_that_equal_a_row_that_is_scored(recipe: Recipe, tmp_path: Path) 
     recipe = augmented(recipe, SwapWords(0.5), copies=1)
     recipe = replace(recipe, data=replace(recipe.data, validation=str(scored)))
     prepared = prepare(recipe)
-    copied = with_copies(prepared.data.splits.train, prepared.data.inputs, run_augmenter(prepared), 1)["text"][:]
+    copied = with_copies(
+        prepared.data.splits.train,
+        prepared.data.inputs,
+        run_augmenter(prepared),
+        1,
+    )["text"][:]
     some = [text for text, before in zip(copied[60:], copied, strict=False) if text != before][:2]
     scored.write_text(f"text,label\n{some[0]},good\n{some[1]},bad\n")
     trained(recipe, tmp_path / "run")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from hf_finetune import Hub, Launch, Model, TextData
 from hf_finetune.errors import InputError
 from hf_finetune.pipeline import run
-from hf_finetune.pipeline.kernels import default_kernels
+from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.probe import KernelChoice
 
@@ -87,7 +87,7 @@ def test_a_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
     # What becomes of a head that was trained is said.
     with caplog.at_level(logging.INFO):
-        run.rehearse(again, tmp_path, KernelChoice(default_kernels(again)))
+        run.dry_run(again, tmp_path, KernelChoice(default_kernels(again)))
     (said,) = (message for message in caplog.messages if message.startswith("the head starts"))
     assert "the checkpoint's" in said and "random" not in said
 

@@ -40,7 +40,7 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.hidden_width import NarrowHidden
 from hf_finetune.models.surgery.layers import KeepLayers
 from hf_finetune.pipeline import run as pipeline
-from hf_finetune.pipeline.kernels import default_kernels
+from hf_finetune.pipeline.choose_kernels import default_kernels
 from hf_finetune.pipeline.load_data import load_splits
 from hf_finetune.pipeline.plan import plan
 from hf_finetune.pipeline.run import prepare
@@ -79,11 +79,11 @@ def result_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
-def rehearsed(recipe: Recipe) -> dict[str, torch.Tensor]:
+def dry_run_weights(recipe: Recipe) -> dict[str, torch.Tensor]:
     """The weights that a run of the recipe ends with, without what is saved and judged: in half the time."""
     prepared = prepare(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        trained = pipeline.rehearse(prepared, Path(folder), KernelChoice(default_kernels(prepared)))
+        trained = pipeline.dry_run(prepared, Path(folder), KernelChoice(default_kernels(prepared)))
     return {name: tensor.detach().clone() for name, tensor in trained.trainer.trained_model().state_dict().items()}
 
 
@@ -196,7 +196,7 @@ def test_a_run_killed_while_the_teacher_answers_goes_on(
     """With the parts that were there: it asks about the others alone, and trains to the same weights, to the bit."""
     monkeypatch.setitem(network_teacher.PART_ROWS, "text", 16)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "whole"))
-    straight = rehearsed(texts)
+    straight = dry_run_weights(texts)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "killed"))
     answer, asked = network_teacher.predict_logits, []
 
@@ -209,8 +209,8 @@ def test_a_run_killed_while_the_teacher_answers_goes_on(
 
     monkeypatch.setattr(network_teacher, "predict_logits", killed)
     with pytest.raises(KeyboardInterrupt):
-        rehearsed(texts)
-    assert furthest(straight, rehearsed(texts)) == 0.0
+        dry_run_weights(texts)
+    assert furthest(straight, dry_run_weights(texts)) == 0.0
     # 54 training rows and 6 of validation.
     assert asked == [16, 16, 0, 16, 6, 6]
 
@@ -219,8 +219,8 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
-from hf_finetune.pipeline.kernels import default_kernels
-from hf_finetune.pipeline.run import prepare, rehearse
+from hf_finetune.pipeline.choose_kernels import default_kernels
+from hf_finetune.pipeline.run import prepare, dry_run
 from hf_finetune.utils.plain import merge
 from hf_finetune import Model, Recipe, TextData
 from hf_finetune.training.probe import KernelChoice
@@ -229,8 +229,8 @@ folder = Path(sys.argv[1])
 for name in ("kept", "live"):
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     prepared = prepare(merge(blank, json.loads((folder / f"{name}.json").read_text())))
-    trained = rehearse(prepared, folder / name, KernelChoice(default_kernels(prepared)))
-    trainer, predictions = trained.trainer, trained.ready.teacher.predictions
+    trained = dry_run(prepared, folder / name, KernelChoice(default_kernels(prepared)))
+    trainer, predictions = trained.trainer, trained.setup.teacher.predictions
     assert trainer.args.world_size == 2 and (predictions.online is not None) == (name == "live")
     torch.save(trainer.trained_model().state_dict(), folder / f"{name}-{trainer.args.process_index}.pt")
 # A teacher may take longer than the half hour that processes wait for one another by default.
@@ -250,7 +250,7 @@ def test_two_processes_ask_as_one(texts: Recipe, tmp_path: Path) -> None:
     live = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, augment=(Sometimes(SwapWords(), p=0.0),)))
     for name, one in (("kept", recipe), ("live", live)):
         (tmp_path / f"{name}.json").write_text(json.dumps(to_plain(one)))
-    alone = rehearsed(recipe)
+    alone = dry_run_weights(recipe)
     run_in_two_processes(SCRIPT, tmp_path, folder=tmp_path)
     for name in ("kept", "live"):
         first, second = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
@@ -268,7 +268,9 @@ def test_answers_from_a_file(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     # Logits are known but for a constant.
     soft = {"kinds": (SoftTargets(), HardLabel(0.1))}
     asked, found = (
-        rehearsed(dataclasses.replace(texts, objective=dataclasses.replace(texts.objective, teacher=name, **soft)))
+        dry_run_weights(
+            dataclasses.replace(texts, objective=dataclasses.replace(texts.objective, teacher=name, **soft))
+        )
         for name in (big, str(given))
     )
     assert furthest(asked, found) < 1e-4
@@ -295,7 +297,7 @@ def test_unlabelled_rows(texts: Recipe, tmp_path: Path) -> None:
     fields = {"train": dataclasses.replace(texts.train, num_train_epochs=1.0), "data": data}
     fields |= {"evaluate": dataclasses.replace(texts.evaluate, baselines=True)}
     fields |= {"batching": dataclasses.replace(texts.batching, sampling="balanced")}
-    assert plan(prepare(dataclasses.replace(texts, **fields)))["steps"] == 18
+    assert plan(prepare(dataclasses.replace(texts, **fields))).steps == 18
     trained(texts, tmp_path / "run", **fields)
     result = result_of(tmp_path / "run")
     assert result["rows"] == {"train": 54, "unlabelled": 18, "validation": 6} and result["steps"] == 18
@@ -422,8 +424,8 @@ def test_images(tmp_path: Path) -> None:
 
 def test_plan(texts: Recipe) -> None:
     made = plan(prepare(texts))
-    assert made["steps"] == 14 and made["parts"]["teacher_s"] > 0
-    assert plan(prepare(dataclasses.replace(texts, objective=Supervised())))["parts"]["teacher_s"] == 0
+    assert made.steps == 14 and made.parts["teacher_s"] > 0
+    assert plan(prepare(dataclasses.replace(texts, objective=Supervised()))).parts["teacher_s"] == 0
 
 
 def test_a_plan_tries_a_row_with_a_label_where_they_are_rare(texts: Recipe, tmp_path: Path) -> None:
@@ -435,7 +437,7 @@ def test_a_plan_tries_a_row_with_a_label_where_they_are_rare(texts: Recipe, tmp_
         data=dataclasses.replace(texts.data, unlabeled=(str(more),), max_train_rows=2),
         objective=dataclasses.replace(texts.objective, class_weights=Balanced()),
     )
-    assert plan(prepare(recipe))["parts"]["teacher_s"] > 0
+    assert plan(prepare(recipe)).parts["teacher_s"] > 0
     labels = Dataset.from_dict({"label": [-1, 0, -1, 1]})
     assert list(with_labeled_row(np.array([2, 0]), labels)) == [0, 1, 2]
     assert list(with_labeled_row(np.array([3, 0]), labels)) == [0, 3]
@@ -462,7 +464,7 @@ def test_processes_that_read_rows_ask_nobody(texts: Recipe) -> None:
         train=dataclasses.replace(texts.train, num_train_epochs=1.0),
     )
     workers = dataclasses.replace(recipe.train, extra={"dataloader_num_workers": 1})
-    assert furthest(rehearsed(recipe), rehearsed(dataclasses.replace(recipe, train=workers))) == 0.0
+    assert furthest(dry_run_weights(recipe), dry_run_weights(dataclasses.replace(recipe, train=workers))) == 0.0
 
 
 def test_unlabelled_rows_need_a_teacher(texts: Recipe) -> None:

@@ -19,7 +19,7 @@ from hf_finetune.cli.overrides import parse_run
 from hf_finetune.cli.run_job import RunJob
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run
-from hf_finetune.pipeline.batching import MicroBatch, micro_batch, step_batches
+from hf_finetune.pipeline.batch_plan import MicroBatch, micro_batch, step_batches
 from hf_finetune.pipeline.plan import plan
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.training.losses.config import EffectiveNumber, Focal
@@ -140,7 +140,7 @@ def test_what_mixed_texts_go_with(texts: Recipe, tmp_path: Path, fields: dict[st
 
 @pytest.mark.parametrize("kind", ["texts", "pictures"])
 def test_plan(kind: str, request: pytest.FixtureRequest) -> None:
-    assert plan(prepare(dataclasses.replace(request.getfixturevalue(kind), objective=MIXUP)))["steps"] == 7
+    assert plan(prepare(dataclasses.replace(request.getfixturevalue(kind), objective=MIXUP))).steps == 7
 
 
 def test_a_row_alone_is_refused(texts: Recipe, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_family_that_needs_ids_is_refused(texts: Recipe, tmp_path: Path) -> None
 
 def test_on_a_cpu_images_of_many_tokens_still_have_a_partner(pictures: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """There a step is cut into small forward passes: else of single rows, at Swin's 3,136 tokens an image, unmixed."""
-    monkeypatch.setattr("hf_finetune.pipeline.batching.CPU_FORWARD_TOKENS", 16)
+    monkeypatch.setattr("hf_finetune.pipeline.batch_plan.CPU_FORWARD_TOKENS", 16)
     prepared = prepare(dataclasses.replace(pictures, objective=MIXUP))
     # 54 rows in 7 steps, of 7 rows or 8 each: 3 forward passes of 2 rows at least.
     assert micro_batch(prepared) == MicroBatch(3, 3, 8)

@@ -20,13 +20,13 @@ from transformers import TrainerState
 from hf_finetune import Batching, Hub, Launch, Model, Optim, Precision, Recipe, Train
 from hf_finetune.data.tokens import used_token_ids
 from hf_finetune.errors import GateError, InputError, StoppedBySignal, TrainingError
-from hf_finetune.pipeline import document, fit_head, kernels, make_ready, publish, run, save, verify
-from hf_finetune.pipeline.batching import step_batches
-from hf_finetune.pipeline.build_model import with_adapter
-from hf_finetune.pipeline.fit_head import HeadStart
+from hf_finetune.pipeline import choose_kernels, document, fit_head, publish, run, save, verify
+from hf_finetune.pipeline.add_adapter import with_adapter
+from hf_finetune.pipeline.batch_plan import step_batches
+from hf_finetune.pipeline.optimization import has_sparse_embeddings
 from hf_finetune.pipeline.parity import Check
+from hf_finetune.pipeline.record import HeadStart
 from hf_finetune.pipeline.run import prepare
-from hf_finetune.pipeline.update_rule import trains_words_sparsely
 from hf_finetune.training import warm_start
 from hf_finetune.training.callbacks import LogLines
 from hf_finetune.training.precision import Kernels
@@ -111,7 +111,7 @@ def test_run_that_dies_before_its_result_can_be_resumed(
     launch = Launch(output=str(tmp_path / "run"))
     with monkeypatch.context() as patch:
         patch.setattr(document, "write_json", die)
-        patch.setattr(verify, "check_artifacts", lambda *_, **__: {"reload": Check(ok=True)})
+        patch.setattr(verify.parity, "check_artifacts", lambda *_, **__: {"reload": Check(ok=True)})
         with pytest.raises(BaseException, match=r"resume|^$"):
             run.run(recipe, launch)
     before = load_file(tmp_path / "run" / "model" / "model.safetensors")
@@ -173,7 +173,7 @@ def test_full_disk_is_said_in_one_line(
 def test_interruption_before_training_leaves_nothing(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make_ready, "fit_head", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(run, "fit_head", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         run.run(recipe, Launch(output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
@@ -222,14 +222,16 @@ def test_a_resumed_run_computes_as_it_began(recipe: Recipe, tmp_path: Path, monk
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kernels.probe, "choose", lambda *_, **__: kernels.probe.KernelChoice(chosen, ({},), "probe"))
+        patch.setattr(
+            choose_kernels.probe, "choose", lambda *_, **__: choose_kernels.probe.KernelChoice(chosen, ({},), "probe")
+        )
         straight = run.run(recipe, Launch(output=str(tmp_path / "straight")))
         patch.setattr(LogLines, "on_step_end", stopped)
         with pytest.raises(StoppedBySignal):
             run.run(recipe, Launch(output=str(tmp_path / "stopped")))
     assert set(seen) == {(1, "medium", False), "sdpa"}
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == settings
-    monkeypatch.setattr(kernels.probe, "choose", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(choose_kernels.probe, "choose", lambda *_, **__: pytest.fail("measured again"))
     resumed = run.run(recipe, Launch(output=str(tmp_path / "stopped"), resume=True))
     assert straight["kernels"] == {"chosen": dataclasses.asdict(chosen), "measured": [{}], "source": "probe"}
     assert resumed["kernels"] == {**straight["kernels"], "source": "checkpoint"}
@@ -273,7 +275,7 @@ def test_head_of_an_earlier_run_changes_no_bit(
 ) -> None:
     """The first run fits it, the second finds it, the third finds it damaged: the weights are the same."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(run, "finish", lambda trained: trained.trainer.model.state_dict())
+    monkeypatch.setattr(run, "finalize", lambda trained: trained.trainer.model.state_dict())
     fitted, found = [], "as an earlier run on this machine fitted it"
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, head_least_explained=-100.0))
     fit = fit_head.warm_start.fit_head
@@ -298,7 +300,7 @@ def test_the_head_stays_random_where_a_fit_explains_too_little(
 ) -> None:
     """To the bit as without a fit; and not so where it is taken."""
     monkeypatch.setattr(
-        run, "finish", lambda trained: (trained.ready.record.head, trained.trainer.model.classifier.weight)
+        run, "finalize", lambda trained: (trained.setup.record.head, trained.trainer.model.classifier.weight)
     )
 
     def began(name: str, **fields: Any) -> tuple[HeadStart | None, torch.Tensor]:
@@ -315,7 +317,7 @@ def test_the_head_stays_random_where_a_fit_explains_too_little(
 
 def test_what_spares_work_changes_no_number(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole and narrow last layer, all words and those that occur: one end, and words that never occur stay."""
-    monkeypatch.setattr(run, "finish", lambda trained: trained.trainer.model.state_dict())
+    monkeypatch.setattr(run, "finalize", lambda trained: trained.trainer.model.state_dict())
     model = dataclasses.replace(recipe.model, dropout=0.0)
 
     def trained(name: str, *, narrow: bool, words: str) -> dict[str, torch.Tensor]:
@@ -381,6 +383,6 @@ def test_several_gpus_add_up_dense_gradients(recipe: Recipe) -> None:
     """NCCL adds up no sparse ones, gloo does."""
     prepared = prepare(recipe)
     two = dataclasses.replace(prepared.context, processes=2)
-    assert trains_words_sparsely(dataclasses.replace(prepared, context=two))
+    assert has_sparse_embeddings(dataclasses.replace(prepared, context=two))
     on_gpu = dataclasses.replace(two, device=torch.device("cuda"))
-    assert not trains_words_sparsely(dataclasses.replace(prepared, context=on_gpu))
+    assert not has_sparse_embeddings(dataclasses.replace(prepared, context=on_gpu))

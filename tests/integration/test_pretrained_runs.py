@@ -27,11 +27,16 @@ from hf_finetune.config.rules import unused_options
 from hf_finetune.data.provenance import row_keys, trained_on
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline import run as pipeline
-from hf_finetune.pipeline.learning_rate_finder import find_rate
 from hf_finetune.pipeline.load_data import load_splits
-from hf_finetune.pipeline.plan import describe, plan
-from hf_finetune.pipeline.pretrain import estimate, pretrain
-from hf_finetune.pipeline.pretrain_setup import PretrainingSetup, build_trainer, encode_pretraining_rows, set_up
+from hf_finetune.pipeline.measure_costs import time_pretraining
+from hf_finetune.pipeline.plan import plan
+from hf_finetune.pipeline.pretrain import pretrain
+from hf_finetune.pipeline.pretrain_setup import (
+    PretrainingSetup,
+    build_trainer,
+    setup_pretraining,
+    split_pretraining_rows,
+)
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.pretraining.config import (
@@ -225,24 +230,24 @@ def test_images(pictures: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not any(name.startswith("pooler") for name in moved)
 
     prepared = prepare(recipe)
-    assert estimate(prepared, tmp_path) > 0
+    assert time_pretraining(prepared) > 0
     stop_after(monkeypatch, 5)
     with pytest.raises(StoppedBySignal):
-        pretrain(prepared, stopped, RunRecord.of(prepared))
-    pretrain(prepared, stopped, RunRecord.of(prepared))
+        pretrain(prepared, stopped, RunRecord.from_run(prepared))
+    pretrain(prepared, stopped, RunRecord.from_run(prepared))
     assert same(*(load_file(folder / "pretrained/model.safetensors") for folder in (run, stopped)))
 
 
 def stage_of(recipe: Recipe) -> PretrainingSetup:
     prepared = prepare(recipe)
-    return set_up(prepared, encode_pretraining_rows(prepared))
+    return setup_pretraining(prepared, split_pretraining_rows(prepared))
 
 
 def test_something_is_left_to_see(pictures: Recipe, tmp_path: Path) -> None:
     """Squares of 32 pixels would cover these images; and where an image is one patch, there are no parts."""
     made = stage_of(dataclasses.replace(pictures, pretrain=Pretrain(SimMIM())))
     assert made.task.objective == SimMIM(block=16)
-    read = build_trainer(made, tmp_path, first=True).get_train_dataloader().dataset
+    read = build_trainer(made, tmp_path, eval_on_start=True).get_train_dataloader().dataset
     assert read.__getitems__([0, 1])["bool_masked_pos"].sum(1).tolist() == [8, 8]
     one = Model(str(tiny_image_checkpoint(tmp_path / "vit", patch_size=32)))
     for objective in (SimMIM(), MAE()):
@@ -271,7 +276,7 @@ def test_further_arguments(
     losses, passes = [], []
     for extra in ({}, {"activation_checkpointing": True, "dataloader_num_workers": 1, "eval_delay": 9.0}):
         made = stage_of(dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, extra=extra)))
-        trainer = build_trainer(made, tmp_path, first=False, saving=False)
+        trainer = build_trainer(made, tmp_path, eval_on_start=False, saving=False)
         layer = trainer.model.get_submodule(inside)
         layer.register_forward_pre_hook(lambda module, given: passes.append(torch.is_grad_enabled()))
         trainer.train()
@@ -325,7 +330,7 @@ for name in ("MaskedLanguage", "MAE"):
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
     recipe = merge(blank, json.loads((folder / f"{name}.json").read_text()))
     prepared = prepare(recipe)
-    _, pretraining = pretrain.pretrain(prepared, folder / name, RunRecord.of(prepared))
+    _, pretraining = pretrain.pretrain(prepared, folder / name, RunRecord.from_run(prepared))
     print(json.dumps(pretraining.report["held_out_loss"]))
 """
 
@@ -344,7 +349,7 @@ def test_two_processes(texts: Recipe, pictures: Recipe, tmp_path: Path) -> None:
     alone = {"MaskedLanguage": words, "MAE": patches}
     for name, recipe in alone.items():
         prepared = prepare(recipe)
-        pretrain(prepared, tmp_path / "alone" / name, RunRecord.of(prepared))
+        pretrain(prepared, tmp_path / "alone" / name, RunRecord.from_run(prepared))
         # The same steps, half of each in either process.
         halved = dataclasses.replace(recipe.train, per_device_train_batch_size=4)
         (tmp_path / f"{name}.json").write_text(json.dumps(to_plain(dataclasses.replace(recipe, train=halved))))
@@ -392,8 +397,8 @@ def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) ->
 def test_plan(texts: Recipe) -> None:
     """The stage's time by its own steps, and that of the run without it where both are compared."""
     made = plan(prepare(dataclasses.replace(texts, pretrain=dataclasses.replace(texts.pretrain, compare=True))))
-    assert made["parts"]["without_s"] > made["parts"]["pretrain_s"] > 0
-    assert "\npretraining   about " in describe(made)
+    assert made.parts["without_s"] > made.parts["pretrain_s"] > 0
+    assert "\npretraining   about " in str(made)
 
 
 PICTURES = {"data": ImageData(path="x")}
@@ -423,8 +428,6 @@ def test_refused_before_anything_is_written(texts: Recipe, tmp_path: Path) -> No
     ):
         with pytest.raises(InputError, match=said):
             pipeline.run(dataclasses.replace(texts, **fields), Launch(str(tmp_path / "run")))
-    with pytest.raises(InputError, match=r"--find-lr: expected no pretrain.objective, .* with --model RUN/pretrained"):
-        find_rate(prepare(texts), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

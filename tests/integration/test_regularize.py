@@ -89,7 +89,7 @@ def test_everything_survives_saving_and_resuming(
     assert stored["objective"]["loss"] == {"type": "Focal", "gamma": 1.5}
 
     stop_after(monkeypatch, 3, 10)
-    monkeypatch.setattr(pipeline, "finish", lambda trained: trained.trainer.model.state_dict())
+    monkeypatch.setattr(pipeline, "finalize", lambda trained: trained.trainer.model.state_dict())
     launch = Launch(str(tmp_path / "stopped"), resume=True)
     for _ in range(2):
         with pytest.raises(StoppedBySignal):
@@ -111,7 +111,7 @@ def trained(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory):
     def run(**fields: Any) -> dict[str, torch.Tensor]:
         number = len(list(folder.iterdir()))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline, "finish", lambda trained: trained.trainer.model.state_dict())
+            patch.setattr(pipeline, "finalize", lambda trained: trained.trainer.model.state_dict())
             return pipeline.run(dataclasses.replace(still, **fields), Launch(str(folder / str(number))))
 
     return run, run()
@@ -193,9 +193,9 @@ def test_what_is_refused(recipe: Recipe, tmp_path: Path, changes: dict[str, Any]
 
 
 def test_plan_of_drawn_rows(recipe: Recipe) -> None:
-    """Its rehearsal trains on rows that were drawn already."""
+    """Its timed steps train on rows that were drawn already."""
     chosen = dataclasses.replace(everything(recipe), batching=Batching(sampling="balanced"))
-    assert plan(prepare(chosen))["steps"] == 2 * -(-54 // 8)
+    assert plan(prepare(chosen)).steps == 2 * -(-54 // 8)
 
 
 def test_flags_over_yaml(tmp_path: Path) -> None:

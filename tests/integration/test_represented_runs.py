@@ -35,6 +35,7 @@ from hf_finetune.distillation.config import (
     RelationalKD,
     SoftTargets,
 )
+from hf_finetune.distillation.features import layer_search
 from hf_finetune.distillation.features.teacher_features import ComputedFeatures
 from hf_finetune.distillation.losses.base import Features
 from hf_finetune.distillation.teachers import network as network_teacher
@@ -178,7 +179,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     with pytest.raises(StoppedBySignal):
         pipeline.run(recipe, stopped)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "search_layers", None)
+        patch.setattr(layer_search, "search_layers", None)
         with pytest.raises(StoppedBySignal):
             pipeline.run(recipe, stopped)
         newest = max((tmp_path / "stopped" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
@@ -192,7 +193,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert card.count("objective.labels_weight") == 1
     assert "| objective.labels_weight | `Ramp(start=0.9, end=0.1)` |" in card
     made = plan(prepare(recipe))
-    assert made["steps"] == 14 and made["parts"]["layer_search_s"] > 0
+    assert made.steps == 14 and made.parts["layer_search_s"] > 0
 
 
 def test_layers_that_are_searched(texts: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -422,11 +423,11 @@ def test_teachers_that_cannot_be_compared(texts: Recipe, roberta: str, tmp_path:
 
 def test_a_step_that_is_cut_is_said(texts: Recipe, caplog: pytest.LogCaptureFixture) -> None:
     cut = dataclasses.replace(with_kinds(texts, Contrastive()), batching=Batching(rows_per_step=16))
-    assert "a step of 16 rows is cut into 2: cut otherwise, it trains to other weights" in " ".join(
-        plan(prepare(cut))["notes"]
+    assert "a step of 16 rows is cut into 2: another number of parts trains other weights" in " ".join(
+        plan(prepare(cut)).notes
     )
     whole = with_kinds(texts, Contrastive())
-    assert "is cut into" not in " ".join(plan(prepare(whole))["notes"])
+    assert "is cut into" not in " ".join(plan(prepare(whole)).notes)
 
 
 def test_a_flag_of_one_field(texts: Recipe) -> None:

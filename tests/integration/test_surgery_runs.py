@@ -182,5 +182,5 @@ def test_layers_begun_anew_must_train(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_layers_are_not_passed_by_for_a_whole_packed_batch(recipe: Recipe) -> None:
     wanted = dataclasses.replace(operated(recipe, LayerDrop(0.2)), batching=Batching(unpadded=True))
-    with pytest.raises(InputError, match=r"batching.unpadded: .*model.surgery passes layers by for each row"):
+    with pytest.raises(InputError, match=r"batching.unpadded: .*model.surgery skips layers for each row"):
         run.prepare(wanted)

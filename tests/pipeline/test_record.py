@@ -2,8 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from hf_finetune.pipeline.fit_head import HeadStart
-from hf_finetune.pipeline.record import RunRecord
+from hf_finetune.pipeline.record import HeadStart, RunRecord
 from hf_finetune.training.precision import Kernels
 from hf_finetune.training.probe import KernelChoice
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from hf_finetune import InputError
-from hf_finetune.pipeline.run_folder import output_folder, refuse_changes
+from hf_finetune.pipeline.resume import refuse_changes
+from hf_finetune.pipeline.run_folder import output_folder
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,6 @@ def test_parts_that_a_run_does_not_have_are_not_there() -> None:
         pass
     with pytest.raises(ValueError), clock.measure("train_s"):
         raise ValueError
-    clock.note("cache_s", 1.2345)
+    clock.record("cache_s", 1.2345)
     assert clock.to_dict().keys() == {"encode_s", "cache_s"} and clock.to_dict()["cache_s"] == 1.23
     assert clock.seconds("cache_s") == 1.2345 and clock.seconds("train_s") == 0.0

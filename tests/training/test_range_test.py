@@ -91,21 +91,21 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(range_test, "STEPS", 60)
     seen = []
-    rehearse = learning_rate_finder.rehearse
+    dry_run = learning_rate_finder.dry_run
 
     def watched(prepared, *given):
         seen.append(prepared)
-        trained = rehearse(prepared, *given)
+        trained = dry_run(prepared, *given)
         seen.append([group["initial_lr"] for group in trained.trainer.optimizer.param_groups])
         return trained
 
-    monkeypatch.setattr(learning_rate_finder, "rehearse", watched)
+    monkeypatch.setattr(learning_rate_finder, "dry_run", watched)
     recipe = replace(
         small,
         optim=Optim(head_learning_rate=3e-2),
         train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
     )
-    found = learning_rate_finder.find_rate(prepare(recipe))
+    found = learning_rate_finder.find_rate(prepare(recipe), tmp_path / "out")
     assert seen[0].recipe.train.max_steps == 60 and set(seen[0].data.splits.train["text"]) <= set(
         load_splits(small.data).train["text"][:]
     )
@@ -115,11 +115,10 @@ def test_the_run_is_tried_at_growing_rates_and_nothing_is_kept(
     assert rates[0] == pytest.approx(3e-6) and rates[1] / rates[0] == pytest.approx(growth(60))
     assert all(math.isfinite(loss) for loss in found.test.losses) and rates[0] < found.test.proposed < rates[-1]
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["find_lr.json", "find_lr.svg"]
-    assert found.folder == tmp_path / "runs" / "small-find-lr-1"
     assert json.loads((found.folder / "find_lr.json").read_text())["proposed"] == found.test.proposed
     ElementTree.parse(found.folder / "find_lr.svg")
-    assert f"--train.learning-rate {found.test.proposed:.1e}" in learning_rate_finder.describe(found)
-    assert learning_rate_finder.find_rate(prepare(recipe)).test == found.test
+    assert f"--train.learning-rate {found.test.proposed:.1e}" in str(found)
+    assert learning_rate_finder.find_rate(prepare(recipe), tmp_path / "out").test == found.test
 
 
 def test_the_rates_are_the_run_s_own_where_no_group_has_them(
@@ -134,7 +133,7 @@ def test_the_rates_are_the_run_s_own_where_no_group_has_them(
         optim=Optim(head_learning_rate=3e-2, layer_decay=0.9),
         train=replace(small.train, head_warm_start=False, learning_rate=3e-3),
     )
-    assert learning_rate_finder.find_rate(prepare(recipe)).test.rates[0] == pytest.approx(3e-6)
+    assert learning_rate_finder.find_rate(prepare(recipe), tmp_path / "out").test.rates[0] == pytest.approx(3e-6)
 
 
 def test_rates_that_the_optimizer_does_not_reach_are_not_told(
@@ -148,7 +147,7 @@ def test_rates_that_the_optimizer_does_not_reach_are_not_told(
         optim=Optim(optimizer=Adafactor()),
         train=replace(small.train, head_warm_start=False, learning_rate=0.5),
     )
-    rates = learning_rate_finder.find_rate(prepare(recipe)).test.rates
+    rates = learning_rate_finder.find_rate(prepare(recipe), tmp_path / "out").test.rates
     assert len(rates) == 26 and rates[-1] == pytest.approx(5e-4 * growth(60) ** 25)
     assert rates[-1] < 26**-0.5 and rates[-1] * growth(60) > 27**-0.5
 
@@ -156,8 +155,8 @@ def test_rates_that_the_optimizer_does_not_reach_are_not_told(
 def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> None:
     recipe = replace(small, optim=Optim(layer_decay=0.5))
     made = plan.plan(prepare(recipe), plot=tmp_path / "rates.svg")
-    assert made["schedule"]["name"] == "linear"
-    assert made["schedule"]["learning_rates"] == {
+    assert made.schedule.name == "linear"
+    assert made.schedule.learning_rates == {
         "the rest": 1e-4,
         "layer 2": 5e-5,
         "layer 1": 2.5e-5,
@@ -166,8 +165,8 @@ def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> No
     }
     drawn = (tmp_path / "rates.svg").read_text()
     assert drawn.count("<polyline") == 5 and ">layer 0</text>" in drawn
-    said = plan.describe(made)
-    assert f"schedule      linear {made['schedule']['curve']}" in said and "embeddings 6.25e-06" in said
+    said = str(made)
+    assert f"schedule      linear {made.schedule.curve}" in said and "embeddings 6.25e-06" in said
 
 
 @pytest.mark.parametrize(
@@ -181,6 +180,7 @@ def test_plan_draws_the_rates_of_each_group(small: Recipe, tmp_path: Path) -> No
         (["run", "quickstart", "--plot-schedule", "a.svg"], "--plot-schedule: "),
         (["run", "quickstart", "--find-lr", "--num-processes", "2"], "--num-processes 2: "),
         (["run", "quickstart", "--find-lr", "--resume"], "--resume: "),
+        (["run", "quickstart", "--find-lr", "--pretrain.objective", "{type: MaskedLanguage}"], "--find-lr: "),
     ],
 )
 def test_flags_in_the_wrong_place(command: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,8 +189,8 @@ def test_flags_in_the_wrong_place(command: list[str], message: str, capsys: pyte
     assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_more_than_one_process_is_refused(small: Recipe, tmp_path: Path) -> None:
+def test_more_than_one_process_is_refused(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare(small)
     of_two = replace(run, context=replace(run.context, processes=2))
     with pytest.raises(InputError, match="--find-lr: expected one process, got 2"):
-        learning_rate_finder.find_rate(of_two, str(tmp_path / "out"))
+        learning_rate_finder.find_rate(of_two, tmp_path / "out")

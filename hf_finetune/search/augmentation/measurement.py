@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.errors import InputError
-from hf_finetune.pipeline.batching import step_batches
+from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.search.augmentation.proxy_task import ProxyTask
 from hf_finetune.search.final_runs import BY_ROWS, MOST_JUDGED, Cost, measure
 from hf_finetune.search.searched_recipe import SearchedRecipe

@@ -21,7 +21,7 @@ from hf_finetune.config.rules import check
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.evaluation.intervals import paired_difference, paired_macro_f1, verdict
 from hf_finetune.pipeline.check import check_mix
-from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.run import prepare
 from hf_finetune.pipeline.run_folder import output_folder, plain_disk_errors
@@ -111,7 +111,7 @@ def _begin(
     proxy = ProxyTask(searched)
     if proxy.prepared.context.processes > 1:
         raise InputError(f"search: expected one process, got {proxy.prepared.context.processes}")
-    record = replace(RunRecord.of(proxy.prepared), recipe=to_plain(searched.recipe)).to_dict()
+    record = replace(RunRecord.from_run(proxy.prepared), recipe=to_plain(searched.recipe)).to_dict()
     with proxy.all_layers():
         space, left_out = space_of(proxy.sample(), why_no_mixing(searched, proxy.prepared))
     if state is None:
@@ -126,7 +126,7 @@ def _begin(
     return search, record
 
 
-def why_no_mixing(searched: SearchedRecipe, prepared: PreparedRun) -> str | None:
+def why_no_mixing(searched: SearchedRecipe, prepared: Run) -> str | None:
     """Why a policy cannot mix the recipe's rows with one another; None: it can.
 
     Args:
@@ -143,7 +143,7 @@ def why_no_mixing(searched: SearchedRecipe, prepared: PreparedRun) -> str | None
                 prepare(mixing)
         else:
             proxy = SearchedRecipe(prepared.recipe).with_policy((), (Mixup(),)).recipe
-            check_mix(prepared.varied(recipe=proxy), prepared.model.network)
+            check_mix(prepared.variant(recipe=proxy), prepared.model.network)
     except InputError as error:
         return str(error)
     return None

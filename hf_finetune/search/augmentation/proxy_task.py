@@ -39,11 +39,11 @@ from hf_finetune.features.prefix import NoBoundary, Prefix, rows_of
 from hf_finetune.models.freezing import frozen_layers, train_top
 from hf_finetune.models.modules import classification_layer, classification_layers, encoder_layers
 from hf_finetune.models.patches import Shrink, shrink_for, takes_sizes
-from hf_finetune.pipeline.batching import micro_batch
-from hf_finetune.pipeline.fit_head import begin_with, fit_settings, head_weights
+from hf_finetune.pipeline.batch_plan import micro_batch
+from hf_finetune.pipeline.fit_head import fit_settings, head_weights, init_head
 from hf_finetune.pipeline.objective import training_loss
+from hf_finetune.pipeline.optimization import shortcuts
 from hf_finetune.pipeline.run import prepare
-from hf_finetune.pipeline.update_rule import shortcuts
 from hf_finetune.search.searched_recipe import SearchedRecipe
 from hf_finetune.training.input_mixing import mixed_inputs
 from hf_finetune.training.optim.config import AdamW
@@ -264,7 +264,7 @@ class ProxyTask:
             weights_N=None if weights_C is None else weights_C[labels],
             first_N=first_sources(self.fit_rows.select(chosen)),
         )
-        begin_with(self.prepared, [layer], [head], "fitted to the rows of trials")
+        init_head(self.prepared, [layer], [head], "fitted to the rows of trials")
 
     def _batches_scored(self, encoded: Dataset) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         """Scored rows as the model takes them: what the frozen layers make of them, where it can be entered above

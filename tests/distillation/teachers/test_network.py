@@ -22,10 +22,10 @@ from hf_finetune.distillation.teachers.base import Teacher
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.metrics import softmax
-from hf_finetune.pipeline.ask_teacher import teachers_of
-from hf_finetune.pipeline.context import start
+from hf_finetune.pipeline.context import setup_context
 from hf_finetune.pipeline.load_data import load_splits
 from hf_finetune.pipeline.run import prepare
+from hf_finetune.pipeline.teacher_predictions import build_teachers
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_all_logits_where_each_is_matched(folder: Path, tmp_path: Path, monkeypa
     found = {}
     for kind in (SoftTargets(), MatchLogits()):
         taught = dataclasses.replace(recipe, objective=Distill(teacher=str(folder), kinds=(kind,)))
-        teachers = teachers_of(start(taught), load_splits(taught.data)).members
+        teachers = build_teachers(setup_context(taught), load_splits(taught.data)).members
         both = [predict_rows(teachers, {"validation": rows}, budget_gb=1.0) for _ in range(2)]
         assert [one.cached for one in both] == [False, True]
         found[type(kind)] = both[1].logits["validation"]

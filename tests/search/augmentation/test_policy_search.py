@@ -24,7 +24,7 @@ from hf_finetune.cli.search import parse_search
 from hf_finetune.cli.train import TrainJob, parse_train
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.patches import image_size_after
-from hf_finetune.pipeline.context import PreparedRun
+from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.run import prepare, run
 from hf_finetune.search import final_runs
 from hf_finetune.search.augmentation import measurement, policy_search
@@ -547,13 +547,13 @@ def test_steps_of_the_schedule_take_the_same_part_of_a_shorter_run(
 def test_a_schedule_that_goes_by_evaluations_sees_all_rows(
     recipe: Recipe, name: Any, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, real = [], final_runs.rehearse
+    seen, real = [], final_runs.dry_run
 
-    def rehearse(prepared: PreparedRun, *arguments: Any) -> Any:
+    def dry_run(prepared: Run, *arguments: Any) -> Any:
         seen.append(len(prepared.data.splits.validation))
         return real(prepared, *arguments)
 
-    monkeypatch.setattr(final_runs, "rehearse", rehearse)
+    monkeypatch.setattr(final_runs, "dry_run", dry_run)
     recipe = replace(recipe, train=replace(recipe.train, lr_scheduler_type=name))
     assert len(
         final_runs.train_final(SearchedRecipe(recipe), seed=0, steps=2, whole=2, judged=6).predicted

@@ -317,7 +317,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if name not in kept:
             train = dataclasses.replace(small.train, lr_scheduler_type=name, learning_rate=RATE, logging_steps=1)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(pipeline, "finish", lambda trained: trained.trainer)
+                patch.setattr(pipeline, "finalize", lambda trained: trained.trainer)
                 patch.setattr("hf_finetune.training.trainer.measure", lambda *_, **__: None)
                 trainer = pipeline.run(dataclasses.replace(small, train=train), Launch(str(folder / name)))
             logged = [line["learning_rate"] for line in trainer.state.log_history if "loss" in line]

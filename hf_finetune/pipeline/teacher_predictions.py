@@ -1,9 +1,8 @@
-"""Ask the teachers of a run for their predictions and features of its rows."""
+"""Predict the rows of a run with its teachers, and record the features that the student learns from."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +15,12 @@ from hf_finetune.data.provenance import teacher_overlaps
 from hf_finetune.distillation import report
 from hf_finetune.distillation.config import Distill, LogitKind
 from hf_finetune.distillation.features import layer_search
-from hf_finetune.distillation.features.layer_search import LayerMap
 from hf_finetune.distillation.features.pair import NetworkPair
 from hf_finetune.distillation.features.teacher_features import FeatureDistillation, feature_distillation
 from hf_finetune.distillation.predictions import TeacherPredictions, predict_rows
 from hf_finetune.distillation.teachers.loading import Teachers
-from hf_finetune.pipeline.context import PreparedRun, RunContext
+from hf_finetune.pipeline.context import Run, RunContext
+from hf_finetune.pipeline.record import RunRecord
 from hf_finetune.pipeline.stopwatch import Stopwatch
 
 logger = logging.getLogger("hf_finetune.run")
@@ -29,21 +28,24 @@ logger = logging.getLogger("hf_finetune.run")
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What the teachers of a run predict, and what else its student learns from them."""
+    """The output of the teachers from which a student learns."""
 
     predictions: TeacherPredictions
     features: FeatureDistillation | None
-    """How the student's features are compared with the teacher's; None: not at all."""
+    """None: the student learns from predictions alone."""
 
-    def seconds_in_training(self, *, rehearsal: bool) -> float:
-        """What the teachers took while the student trained. A rehearsal counts features as the student's."""
+    def seconds_in_training(self, *, dry_run: bool) -> float:
+        """Return the seconds of the teachers while the student trains.
+
+        In a dry run the features count as the student's.
+        """
         online, features = self.predictions.online, self.features
-        features_s = 0.0 if features is None or rehearsal else features.timer.seconds
+        features_s = 0.0 if features is None or dry_run else features.timer.seconds
         return features_s + (0.0 if online is None else online.timer.seconds)
 
 
-def teachers_of(context: RunContext, splits: Splits) -> Teachers | None:
-    """The recipe's teachers, not loaded yet; None: it has none."""
+def build_teachers(context: RunContext, splits: Splits) -> Teachers | None:
+    """Return the recipe's teachers, not loaded yet; None without a teacher."""
     recipe, objective = context.recipe, context.recipe.objective
     if not isinstance(objective, Distill):
         return None
@@ -57,7 +59,7 @@ def teachers_of(context: RunContext, splits: Splits) -> Teachers | None:
     )
 
 
-def network_pair(run: PreparedRun) -> NetworkPair:
+def network_pair(run: Run) -> NetworkPair:
     """Return the student and its only teacher, whose features are compared.
 
     Raises:
@@ -67,54 +69,54 @@ def network_pair(run: PreparedRun) -> NetworkPair:
     return NetworkPair(run.model.network, run.data.inputs, run.teachers.network)
 
 
-def search_layers(run: PreparedRun, train_rows: Dataset) -> list[LayerMap]:
-    """Which layers of student and teacher go together; the main process decides for all.
+def search_layers(run: Run, train_rows: Dataset, record: RunRecord, clock: Stopwatch) -> RunRecord:
+    """Add the pairs of student and teacher layers to the record, where the recipe searches them and it has none.
+
+    The main process decides for all, see `distillation.features.layer_search.search_layers`.
 
     Args:
-        train_rows: encoded.
-
-    Returns:
-        See `distillation.features.layer_search.search_layers`.
+        train_rows: encoded rows.
     """
+    if not run.context.searches_layers or record.layer_maps is not None:
+        return record
     layer_maps: list[Any] = [None]
-    if PartialState().is_main_process:
-        layer_maps[0] = layer_search.search_layers(
-            network_pair(run), run.recipe.distillation_kinds, train_rows, seed=run.recipe.train.seed
-        )
-    return broadcast_object_list(layer_maps)[0]
+    with clock.measure("layer_search_s"):
+        if PartialState().is_main_process:
+            layer_maps[0] = layer_search.search_layers(
+                network_pair(run), run.recipe.distillation_kinds, train_rows, seed=run.recipe.train.seed
+            )
+        return replace(record, layer_maps=broadcast_object_list(layer_maps)[0])
 
 
-def ask_teacher(
-    run: PreparedRun, layer_maps: Sequence[LayerMap], clock: Stopwatch, *, test: bool
-) -> TeacherOutput | None:
-    """What the run's teachers predict for its rows, and a warning where that is of no use; None: it has no teacher.
+def predict_with_teachers(run: Run, record: RunRecord, clock: Stopwatch, *, dry_run: bool) -> TeacherOutput | None:
+    """Return the teachers' output for all rows, and warn of predictions that are of little use; None without a teacher.
 
     Args:
-        layer_maps: see `search_layers`; none where none are searched.
-        test: predict the test rows as well, and look into what the teachers were trained on.
+        record: with the layer maps, see `search_layers`.
+        dry_run: skip the test rows, and the search for rows that the teachers were trained on.
     """
     if run.teachers is None:
         return None
     splits, teachers, features = run.data.splits, run.teachers, None
     budget_gb, online = run.recipe.batching.cache_gb, run.context.augments_online
     rows = {"train": splits.train, "validation": splits.validation}
-    if test and splits.test is not None:
+    if not dry_run and splits.test is not None:
         rows["test"] = splits.test
     with clock.measure("teacher_s"):
-        # The others find what the first one leaves.
+        # The other processes read what the main one caches.
         with PartialState().main_process_first():
             predictions = predict_rows(teachers.members, rows, budget_gb=budget_gb, online=online)
             if run.recipe.compares_features:
                 features = feature_distillation(
                     network_pair(run),
-                    layer_search.with_layers(run.recipe.distillation_kinds, layer_maps),
+                    layer_search.with_layers(run.recipe.distillation_kinds, record.layer_maps or ()),
                     splits.train,
                     seed=run.recipe.train.seed,
                     budget_gb=budget_gb,
                     online=online,
                 )
         teachers.release()
-        if test and PartialState().is_main_process:
+        if not dry_run and PartialState().is_main_process:
             predictions = replace(predictions, overlaps=tuple(teacher_overlaps(predictions.names, splits)))
         for doubt in report.doubts(predictions, rows):
             logger.warning(doubt)

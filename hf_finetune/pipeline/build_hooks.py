@@ -1,4 +1,4 @@
-"""The recipe's techniques as the hooks of a trainer."""
+"""Build the training hooks of a recipe's techniques."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 from peft import PeftModel, PeftType
 from transformers import PreTrainedModel
 
-from hf_finetune.pipeline.context import PreparedRun
-from hf_finetune.pipeline.make_ready import ReadyRun
-from hf_finetune.pipeline.update_rule import penalized_parameters
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.optimization import penalized_parameters
+from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.training.adalora import AdaLora
 from hf_finetune.training.hooks import Hook
 from hf_finetune.training.input_mixing import InputMixing
@@ -24,14 +24,13 @@ from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, un
 logger = logging.getLogger("hf_finetune.run")
 
 
-def technique_hooks(ready: ReadyRun, *, rehearsal: bool) -> tuple[Hook, ...]:
-    """The recipe's techniques in the order in which the trainer calls them.
+def build_hooks(setup: RunSetup) -> tuple[Hook, ...]:
+    """Return a hook for each technique of the recipe, in the order of their calls.
 
     Args:
-        ready: its encoder still has the pretrained weights.
-        rehearsal: all weights train in every step.
+        setup: its network still has the pretrained weights, to which Mixout returns.
     """
-    run, network, steps = ready.run, ready.network, ready.encoded.steps
+    run, network = setup.run, setup.network
     recipe, seed = run.recipe, run.recipe.train.seed
     hooks: list[Hook] = []
     if run.model.shrink is not None and recipe.data.kind == "image":
@@ -50,19 +49,21 @@ def technique_hooks(ready: ReadyRun, *, rehearsal: bool) -> tuple[Hook, ...]:
         elastic_net = recipe.regularize.elastic_net
         hooks.append(ElasticNetSteps(parameters, l1=elastic_net.l1, l2=elastic_net.l2))
     if isinstance(network, PeftModel) and network.active_peft_config.peft_type == PeftType.ADALORA:
-        hooks.append(AdaLora(network, cuts=not rehearsal))
-    unfreezing = gradual_unfreezing(run, network, epoch_steps=ready.encoded.epoch.steps)
-    if unfreezing is not None and not rehearsal:
-        if late := untrained_weights(unfreezing, steps):
+        hooks.append(AdaLora(network, cuts=not setup.dry_run))
+    unfreezing = gradual_unfreezing(run, network, epoch_steps=setup.encoded.epoch.steps)
+    if unfreezing is not None and not setup.dry_run:
+        if late := untrained_weights(unfreezing, setup.encoded.steps):
             logger.info(
-                "model.unfreeze_every: %d weights of the lower layers do not get their turn in %d steps", late, steps
+                "model.unfreeze_every: %d weights of the lower layers stay frozen throughout the %d steps",
+                late,
+                setup.encoded.steps,
             )
         hooks.append(unfreezing)
     return tuple(hooks)
 
 
-def gradual_unfreezing(run: PreparedRun, network: PreTrainedModel, *, epoch_steps: int) -> GradualUnfreezing | None:
-    """What `model.unfreeze_every` does; None: nothing. `network` as it is before training."""
+def gradual_unfreezing(run: Run, network: PreTrainedModel, *, epoch_steps: int) -> GradualUnfreezing | None:
+    """Return the hook of `model.unfreeze_every`, for a network that is not trained yet; None without it."""
     every = run.recipe.model.unfreeze_every
     if every is None:
         return None

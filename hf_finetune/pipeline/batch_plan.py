@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from hf_finetune.data.batching import StepBatches
-from hf_finetune.data.inputs import TextInputs
-from hf_finetune.data.sampling import class_draw
+from hf_finetune.data.inputs import Inputs, TextInputs
 from hf_finetune.models.kernels.unpadded import use_unpadded
 from hf_finetune.models.surgery.stochastic_depth import LayerDrop, StochasticDepth
-from hf_finetune.pipeline.context import PreparedRun, RunContext
+from hf_finetune.pipeline.context import Run, RunContext
+from hf_finetune.training.setup import BatchPlan
 
 # On a CPU a step of images is cut into forward passes of about so many tokens: 8 images at a time instead of 32 trained
 # a ViT-small at 224 pixels 1.37 times as fast on two cores (its activations fit the caches, and are not mapped anew).
@@ -23,15 +24,15 @@ class MicroBatch:
     """How an optimizer step is cut into forward passes."""
 
     rows: int
-    """Of a forward pass."""
+    """Rows of a forward pass."""
     accumulation: int
-    """Forward passes per step and process."""
+    """Forward passes of a step on each process."""
     rows_per_step: int
-    """Of a step, over all processes."""
+    """Rows of a step over all processes."""
 
 
-def micro_batch(run: PreparedRun) -> MicroBatch:
-    """The rows of a forward pass and of a step, as the recipe, the processes and the device have them."""
+def micro_batch(run: Run) -> MicroBatch:
+    """Return the sizes of steps and forward passes, which depend on the recipe, the processes and the device."""
     context, train, rows_per_step = run.context, run.recipe.train, run.recipe.batching.rows_per_step
     rows, accumulation = train.per_device_train_batch_size, train.gradient_accumulation_steps
     if rows_per_step is None:
@@ -42,58 +43,65 @@ def micro_batch(run: PreparedRun) -> MicroBatch:
     if context.device.type == "cpu" and run.model.image_tokens is not None and not context.compares_rows:
         count = len(run.data.splits.train)
         smallest_share = count // -(-count // rows_per_step) // context.processes // accumulation
-        # Rows that are mixed need another beside them.
+        # A mixed row needs another row in its forward pass.
         most = smallest_share // (2 if run.recipe.objective.mix else 1)
         parts = max(1, min(-(-rows * run.model.image_tokens // CPU_FORWARD_TOKENS), most))
         rows, accumulation = -(-rows // parts), accumulation * parts
     return MicroBatch(rows, accumulation, rows_per_step)
 
 
-def step_batches(run: PreparedRun, lengths: np.ndarray | None) -> StepBatches:
-    """The optimizer steps of the run, given the tokens of each training row.
+def batch_plan(run: Run) -> BatchPlan:
+    """Return the batch plan of the recipe, for padded batches."""
+    batching = run.recipe.batching
+    return BatchPlan(
+        micro_batch(run).rows_per_step,
+        by_length=batching.by_length,
+        token_budget=batching.token_budget,
+        sampling=batching.sampling,
+    )
+
+
+def step_batches(run: Run, lengths: np.ndarray | None) -> StepBatches:
+    """Return the optimizer steps of the run, given the tokens of each training row.
 
     Raises:
         InputError: see `StepBatches`.
     """
-    batching, cut, rows = run.recipe.batching, micro_batch(run), run.data.splits.train
-    return StepBatches(
-        len(rows),
-        rows_per_step=cut.rows_per_step,
-        accumulation=cut.accumulation,
-        lengths=lengths if batching.by_length else None,
-        token_budget=batching.token_budget,
-        draw=class_draw(rows, batching.sampling),
+    return batch_plan(run).step_batches(
+        run.data.splits.train,
+        lengths,
+        accumulation=micro_batch(run).accumulation,
         seed=run.recipe.train.seed,
         processes=run.context.processes,
     )
 
 
-def trains_unpadded(run: PreparedRun) -> bool:
-    """Whether training goes without padding, see `models.kernels.unpadded.use_unpadded`.
+def trains_unpadded(context: RunContext, inputs: Inputs, network: PreTrainedModel) -> bool:
+    """Whether batches have no padding in training, see `models.kernels.unpadded.use_unpadded`.
 
     Raises:
-        InputError: the recipe asks for it and it cannot be.
+        InputError: `batching.unpadded` is on, and the network or another field does not allow it.
     """
-    return isinstance(run.data.inputs, TextInputs) and use_unpadded(
-        run.recipe.batching.unpadded,
-        run.model.network,
-        device=run.context.device,
-        autocast=run.context.autocast,
-        reason=_why_padded(run.context),
+    return isinstance(inputs, TextInputs) and use_unpadded(
+        context.recipe.batching.unpadded,
+        network,
+        device=context.device,
+        autocast=context.autocast,
+        reason=_why_padded(context),
     )
 
 
 def _why_padded(context: RunContext) -> str:
-    """What of the recipe stands against batches without padding; "": nothing."""
+    """Why the recipe needs padding; "" where it does not."""
     recipe = context.recipe
     if any(isinstance(step, LayerDrop | StochasticDepth) for step in recipe.model.surgery):
-        return "model.surgery passes layers by for each row, and all rows of a packed batch are one"
+        return "model.surgery skips layers for each row, and all rows of a packed batch are one"
     if recipe.compares_features:
         return "objective.kinds compares tokens with the teacher's row by row"
-    if recipe.adapter is not None and recipe.adapter.is_prompt_learning:
+    if recipe.uses_prompt_learning:
         return "prompts cannot be put before every text of a packed row"
     if recipe.objective.mix:
         return "objective.mix lays one text over another, and in a packed row they stand one behind the other"
     if recipe.objective.r_drop:
-        return "objective.r_drop sends every row through twice, and a packed batch cannot be doubled"
+        return "objective.r_drop forwards every row twice, and a packed batch cannot be doubled"
     return ""

@@ -1,7 +1,8 @@
-"""What a run computes with: number formats, attention kernel and threads."""
+"""Choose the number formats, attention kernel and threads of a run."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,16 @@ from transformers import PreTrainedModel
 
 from hf_finetune.data.inputs import Rows, columns_of, with_labels
 from hf_finetune.models.surgery.attention import SetAttention
-from hf_finetune.pipeline.batching import micro_batch, trains_unpadded
-from hf_finetune.pipeline.context import PreparedRun
-from hf_finetune.pipeline.update_rule import shortcuts
+from hf_finetune.pipeline.batch_plan import micro_batch, trains_unpadded
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.optimization import shortcuts
+from hf_finetune.pipeline.run_setup import RunSetup
 from hf_finetune.training import probe
 from hf_finetune.training.precision import Kernels, launched
 
 
-def default_kernels(run: PreparedRun) -> Kernels:
-    """What runs unless the start-up probe finds something faster."""
+def default_kernels(run: Run) -> Kernels:
+    """Return the kernels that are used unless the start-up probe measures faster ones."""
     config = run.recipe.precision
     return Kernels(
         mixed_precision=run.context.mixed_precision,
@@ -31,26 +33,40 @@ def default_kernels(run: PreparedRun) -> Kernels:
     )
 
 
-def free_kernels(run: PreparedRun) -> frozenset[str]:
-    """Fields of `Kernels` that the probe may choose: those that neither the recipe nor the launcher sets."""
+def free_kernels(run: Run) -> frozenset[str]:
+    """Return the fields of `Kernels` that neither the recipe nor the launcher sets, and the probe may choose."""
     config, model = run.recipe.precision, run.recipe.model
     is_free = {
         "mixed_precision": config.mixed_precision == "auto" and not launched(),
         "float32_matmul": config.float32_matmul == "auto",
         "attention": model.attn_implementation is None
         and not any(isinstance(step, SetAttention) for step in model.surgery),
-        # One process alone would be timed on the cores of all.
+        # With several processes the probe, which runs in one, would measure on the cores of all.
         "threads": config.threads is None and run.context.processes == 1,
     }
     return frozenset(name for name, free in is_free.items() if free)
 
 
-def choose_kernels(run: PreparedRun, network: PreTrainedModel, train_rows: Dataset, steps: int) -> probe.KernelChoice:
-    """What trains fastest; the main process decides for all.
+def choose_kernels(setup: RunSetup) -> RunSetup:
+    """Use the kernels of a resumed run, or else the fastest ones."""
+    run, record, network, encoded = setup.run, setup.record, setup.network, setup.encoded
+    with setup.clock.measure("probe_s"):
+        choice = record.kernels or probe_kernels(run, network, encoded.train, encoded.steps)
+    number_format = choice.kernels.mixed_precision
+    choice.kernels.switch_on(network)
+    return replace(
+        setup,
+        run=replace(run, context=replace(run.context, mixed_precision=number_format)),
+        record=replace(record, mixed_precision=number_format, kernels=choice),
+    )
+
+
+def probe_kernels(run: Run, network: PreTrainedModel, train_rows: Dataset, steps: int) -> probe.KernelChoice:
+    """Measure which kernels train fastest, see `training.probe`; the main process decides for all.
 
     Args:
-        network: as it trains.
-        train_rows: encoded.
+        network: with its adapter.
+        train_rows: encoded rows.
         steps: optimizer steps of the run.
     """
     choice: list[Any] = [None]
@@ -63,23 +79,23 @@ def choose_kernels(run: PreparedRun, network: PreTrainedModel, train_rows: Datas
             planned_steps=steps,
             method=run.recipe.effective_method,
             shortcuts=shortcuts(run.context),
-            # Rows end to end go through other kernels than these.
-            probe=run.recipe.precision.probe and not trains_unpadded(run),
+            # Packed batches use other kernels than those that the probe measures.
+            probe=run.recipe.precision.probe and not trains_unpadded(run.context, run.data.inputs, run.model.network),
         )
     return broadcast_object_list(choice)[0]
 
 
-def _typical_batch(run: PreparedRun, train_rows: Dataset) -> dict[str, torch.Tensor]:
-    """Rows of the mean length, as many as a forward pass takes."""
+def _typical_batch(run: Run, train_rows: Dataset) -> dict[str, torch.Tensor]:
+    """Return a micro-batch of rows of about the mean length."""
     inputs, size = run.data.inputs, min(micro_batch(run).rows, len(train_rows))
-    lengths, chosen = inputs.lengths(train_rows), np.arange(size)
+    lengths, indices = inputs.lengths(train_rows), np.arange(size)
     if lengths is not None:
         order = np.argsort(lengths, kind="stable")
         middle = int(np.searchsorted(lengths[order], lengths.mean()))
         start = min(max(0, middle - size // 2), len(order) - size)
-        chosen = order[start : start + size]
-    rows = Rows(train_rows, columns_of(inputs, labels=True)).__getitems__(chosen.tolist())
+        indices = order[start : start + size]
+    rows = Rows(train_rows, columns_of(inputs, labels=True)).__getitems__(indices.tolist())
     batch = {name: tensor.to(run.context.device) for name, tensor in with_labels(inputs.collate, rows).items()}
-    # What a row without a label costs matters to no clock.
+    # Rows without a label (-1) take as long as any class.
     batch["labels"].clamp_(min=0)
     return batch

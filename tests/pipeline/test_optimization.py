@@ -6,7 +6,7 @@ from helpers.small_runs import image_folder, small_recipe
 from helpers.tiny import tiny_image_checkpoint
 
 from hf_finetune import ImageData, Model, Train
-from hf_finetune.pipeline import update_rule
+from hf_finetune.pipeline import optimization
 from hf_finetune.pipeline.run import prepare
 
 
@@ -20,5 +20,5 @@ def test_the_width_decides_no_rate_of_images(tmp_path: Path, monkeypatch: pytest
         train=Train(),
     )
     run = prepare(recipe)
-    monkeypatch.setattr(update_rule, "width_of", None)
-    assert update_rule.learning_rate(run) == 1e-3
+    monkeypatch.setattr(optimization, "width_of", None)
+    assert optimization.learning_rate(run) == 1e-3

@@ -1,0 +1,39 @@
+"""Cache the activations of frozen layers, so that every epoch computes only the layers above them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hf_finetune.features.frozen_layers import cache_frozen_layers
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.optimization import shortcuts
+from hf_finetune.pipeline.run_setup import RunSetup
+
+
+def cache_activations(setup: RunSetup) -> RunSetup:
+    """Replace the encoded rows by activations of the frozen layers, where these can be cached."""
+    run, network, encoded = setup.run, setup.network, setup.encoded
+    with shortcuts(run.context).without_gradients.use(network):
+        rows = cache_frozen_layers(
+            network,
+            run.data.inputs,
+            encoded.train,
+            encoded.validation,
+            fingerprint=run.data.splits.fingerprint,
+            autocast=run.context.autocast,
+            budget_gb=run.recipe.batching.cache_gb,
+            why_not=_why_no_cache(run),
+        )
+    return replace(setup, rows=rows)
+
+
+def _why_no_cache(run: Run) -> str | None:
+    """Why the recipe does not allow cached activations; None: it does."""
+    recipe = run.recipe
+    if not recipe.batching.cache_prefix:
+        return "batching.cache_prefix is off"
+    if run.context.augments_online or recipe.objective.mix or run.model.shrink is not None or recipe.model.patch_drop:
+        return "the training rows change from step to step"
+    if recipe.compares_features:
+        return "objective.kinds compares states of all layers with the teacher's"
+    return None

@@ -1,0 +1,36 @@
+"""The state of a run between its loaded input and its first training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from hf_finetune.features.frozen_layers import TrainingRows
+from hf_finetune.pipeline.context import Run
+from hf_finetune.pipeline.encode_rows import EncodedRows
+from hf_finetune.pipeline.record import RunRecord
+from hf_finetune.pipeline.stopwatch import Stopwatch
+from hf_finetune.pipeline.teacher_predictions import TeacherOutput
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """A run on its way to the first step; each setup stage replaces a part."""
+
+    run: Run
+    """With the augmented copies among its rows, and in the number format that trains."""
+    record: RunRecord
+    encoded: EncodedRows
+    teacher: TeacherOutput | None
+    network: PreTrainedModel
+    """The network to train, with its adapter once that is added."""
+    rows: TrainingRows
+    """Input of the trainer: the encoded rows, or their activations once these are cached."""
+    folder: Path
+    clock: Stopwatch
+    resume_from: Path | None
+    """Checkpoint to resume from; None: train from the first step."""
+    dry_run: bool
+    """Save nothing, and train all weights in every step."""
