@@ -8,7 +8,7 @@ It imports nothing of this package, so what it loads loads for anyone who has th
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -19,7 +19,29 @@ from safetensors.torch import load_file
 BATCH_ROWS = 16
 
 
-def batches(job: dict[str, Any], processor: Any) -> list[dict[str, Any]]:
+class Artifact(TypedDict):
+    """A folder to load: a model, an encoder for a head, or an adapter on a base checkpoint."""
+
+    name: str
+    kind: str
+    path: str
+    base: str | None
+    revision: str | None
+    head: str | None
+
+
+class Job(TypedDict):
+    """The content of JOB.json."""
+
+    task: str
+    rows: list[dict[str, str]]
+    num_labels: int
+    threads: int
+    trust_remote_code: bool
+    artifacts: list[Artifact]
+
+
+def batches(job: Job, processor: Any) -> list[dict[str, Any]]:
     """Return the rows of the job as batches of the saved tokenizer or image processor, in order."""
     rows = job["rows"]
     encoded = []
@@ -62,7 +84,7 @@ def head_logits(encoder: torch.nn.Module, inputs: dict, path: str) -> torch.Tens
     return features @ head["out.weight"].T + head["out.bias"]
 
 
-def load(job: dict[str, Any], artifact: dict[str, Any]) -> tuple[torch.nn.Module, Any]:
+def load(job: Job, artifact: Artifact) -> tuple[torch.nn.Module, Any]:
     """Return the artifact as a model in float32, with its tokenizer or image processor."""
     text = job["task"] == "text-classification"
     auto = transformers.AutoModelForSequenceClassification if text else transformers.AutoModelForImageClassification
@@ -74,6 +96,7 @@ def load(job: dict[str, Any], artifact: dict[str, Any]) -> tuple[torch.nn.Module
         return auto_model.from_pretrained(artifact["path"], dtype=torch.float32, **trust), processor
     from peft import PeftModel
 
+    assert artifact["base"] is not None
     # The random head of the base must not matter: the adapter brings its own.
     torch.manual_seed(987654321)
     base = auto.from_pretrained(
@@ -89,13 +112,13 @@ def load(job: dict[str, Any], artifact: dict[str, Any]) -> tuple[torch.nn.Module
 
 def main(path: Path) -> None:
     """Write the logits of each artifact of the job, and the labels of `pipeline` on the model."""
-    job = json.loads(path.read_text())
+    job: Job = json.loads(path.read_text())
     torch.set_num_threads(job["threads"])
     torch.set_float32_matmul_precision("highest")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logits: dict[str, Any] = {}
-    for artifact in job["artefacts"]:
+    for artifact in job["artifacts"]:
         model, processor = load(job, artifact)
         model.eval()
         with torch.inference_mode():
@@ -106,10 +129,10 @@ def main(path: Path) -> None:
         logits[artifact["name"]] = torch.cat(parts).numpy()
     np.savez(path.with_suffix(".npz"), **logits)
 
-    first = next((a for a in job["artefacts"] if a["kind"] == "model"), None)
+    first = next((a for a in job["artifacts"] if a["kind"] == "model"), None)
     labels = None
     if first is not None:
-        pipe = transformers.pipeline(job["task"], first["path"], device="cpu")
+        pipe = transformers.pipeline(job["task"], first["path"], device="cpu")  # type: ignore[call-overload]
         if job["task"] == "image-classification":
             predictions = [pipe(r["image"], top_k=1)[0] for r in job["rows"][:BATCH_ROWS]]
         else:

@@ -47,10 +47,16 @@ class Artifact:
         """Kind of the folder."""
         return "adapter" if self.base is not None else "model" if self.head is None else "encoder"
 
-    def to_job(self) -> dict[str, Any]:
+    def to_job(self) -> plain_loading.Artifact:
         """Return the artifact as `hub.plain_loading` reads it."""
-        head = None if self.head is None else str(self.head)
-        return {**asdict(self), "kind": self.kind, "path": str(self.path), "head": head}
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "path": str(self.path),
+            "base": self.base,
+            "revision": self.revision,
+            "head": None if self.head is None else str(self.head),
+        }
 
 
 @dataclass(frozen=True)
@@ -101,13 +107,13 @@ def check_artifacts(
     """
     with tempfile.TemporaryDirectory(prefix="hf_finetune_parity_") as name:
         job = Path(name) / "job.json"
-        description = {
+        description: plain_loading.Job = {
             "task": task,
             "rows": _plain_rows(rows, job.parent),
             "num_labels": len(labels),
             "threads": torch.get_num_threads(),
             "trust_remote_code": trust_remote_code,
-            "artefacts": [artifact.to_job() for artifact in artifacts],
+            "artifacts": [artifact.to_job() for artifact in artifacts],
         }
         job.write_text(json.dumps(description))
         error = load_in_fresh_process(job)
