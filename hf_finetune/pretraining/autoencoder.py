@@ -1,7 +1,7 @@
-"""The network of MAE: an encoder that sees a part of an image's patches, and a decoder that predicts the others.
+"""The network of MAE: an encoder of the visible patches of an image, and a decoder that predicts the masked ones.
 
-Legend: B images, P patches, M patches that are left out, K the others, T tokens, D width, E values of a patch's
-pixels, C channels, H and W pixels; in `sines` H and W are rows and columns of patches.
+Legend: B images, P patches, M masked patches, K visible patches, T tokens, D width, E values of a patch's pixels, C
+channels, H and W pixels; in `sine_positions` H and W are rows and columns of patches.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from hf_finetune.models.contexts import seeded
 from hf_finetune.models.families import tokens_before_patches
 from hf_finetune.models.patches import select_patches
 
-# Features of an attention head in the decoder, as in the paper's: 512 in 16 heads.
+# Width of an attention head in the decoder, as in the paper: 512 in 16 heads.
 HEAD_WIDTH = 32
-# Spread of the mask token's first values, as in the authors' code.
+# Standard deviation of the mask token's initial values, as in the authors' code.
 INITIAL_STD = 0.02
 
 
 class Decoder(nn.Module):
-    """A transformer that predicts the patches which an encoder has not seen (MAE, arXiv:2111.06377).
+    """A transformer that predicts the masked patches (MAE, arXiv:2111.06377).
 
     Args:
-        features: width of the encoder's states.
-        width: D of its own, a multiple of 4.
-        layers: how many.
+        features: width of the encoder.
+        width: width of the decoder, a multiple of 4.
+        layers: number of layers.
         grid: rows and columns of patches.
         values: E.
-        prefix: tokens before the patches.
+        prefix: number of tokens before the patches.
     """
 
     positions_PD: torch.Tensor
@@ -41,9 +41,8 @@ class Decoder(nn.Module):
         self.prefix = prefix
         self.embed = nn.Linear(features, width)
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.register_buffer("positions_PD", sines(grid, width), persistent=False)
-        most = max(1, width // HEAD_WIDTH)
-        heads = next(count for count in range(most, 0, -1) if width % count == 0)
+        self.register_buffer("positions_PD", sine_positions(grid, width), persistent=False)
+        heads = next(count for count in range(max(1, width // HEAD_WIDTH), 0, -1) if width % count == 0)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
@@ -58,26 +57,26 @@ class Decoder(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, states_BTD: torch.Tensor, left_out_BP: torch.Tensor) -> torch.Tensor:
-        """Predictions of the patches that are left out, in order, shape (B, M, E).
+    def forward(self, states_BTD: torch.Tensor, masked_BP: torch.Tensor) -> torch.Tensor:
+        """Predict the masked patches, in order, shape (B, M, E).
 
         Args:
-            states_BTD: the encoder's, of the tokens before the patches and of the patches that it has seen, in order.
-            left_out_BP: true for the others, of as many patches in every image.
+            states_BTD: the encoder's, of the tokens before the patches and of the visible patches, in order.
+            masked_BP: true for masked patches, of the same number in every image.
         """
-        seen_BTD = self.embed(states_BTD)
-        masked_BPD = self.mask_token.to(seen_BTD.dtype).expand(*left_out_BP.shape, -1)
-        patches_BPD = masked_BPD.masked_scatter(~left_out_BP[:, :, None], seen_BTD[:, self.prefix :])
-        tokens_BTD = torch.cat([seen_BTD[:, : self.prefix], patches_BPD + self.positions_PD], 1)
+        visible_BTD = self.embed(states_BTD)
+        tokens_BPD = self.mask_token.to(visible_BTD.dtype).expand(*masked_BP.shape, -1)
+        patches_BPD = tokens_BPD.masked_scatter(~masked_BP[:, :, None], visible_BTD[:, self.prefix :])
+        tokens_BTD = torch.cat([visible_BTD[:, : self.prefix], patches_BPD + self.positions_PD], 1)
         for layer in self.layers:
             tokens_BTD = layer(tokens_BTD)
-        masked_BMD = tokens_BTD[:, self.prefix :][left_out_BP].unflatten(0, (len(states_BTD), -1))
+        masked_BMD = tokens_BTD[:, self.prefix :][masked_BP].unflatten(0, (len(states_BTD), -1))
         return self.predict(self.norm(masked_BMD))
 
 
-def sines(grid: tuple[int, int], width: int) -> torch.Tensor:
-    """Fixed positions of the patches: sines and cosines of the row in one half of the features, of the column in the
-    other.
+def sine_positions(grid: tuple[int, int], width: int) -> torch.Tensor:
+    """Return fixed positions of the patches: sines and cosines of the row in one half of the features, and of the
+    column in the other.
 
     Args:
         grid: H, W.
@@ -94,22 +93,23 @@ def sines(grid: tuple[int, int], width: int) -> torch.Tensor:
 
 
 class MaskedAutoencoder(PreTrainedModel):
-    """An encoder that sees a part of an image's patches, and a decoder that predicts the others (MAE,
+    """An encoder of the visible patches of an image, and a decoder that predicts the masked ones (MAE,
     arXiv:2111.06377).
 
-    Patches are left out after the positions were added, as `models.patches.drop_patches` does, so that those left know
-    where they are.
+    Patches are masked after the positions are added, as in `models.patches.drop_patches`, so that the visible ones keep
+    their positions.
 
     Args:
-        body: of a family that `models.patches.takes_any_patches`; its config is this model's, too.
-        layers, width: of the decoder; None: half the encoder's width.
+        body: the encoder, of a family that `models.patches.takes_any_patches`; its config becomes this model's.
+        layers: number of the decoder's layers.
+        width: width of the decoder; None: half the encoder's.
         shape: C, H, W of an image.
-        seed: of the decoder's first weights; torch's global generator is left as it was.
+        seed: seed of the decoder's initial weights; torch's global generator stays as it is.
     """
 
     base_model_prefix = "encoder"
     main_input_name = "pixel_values"
-    # The encoder was checked for these.
+    # The encoder supports them.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -121,8 +121,8 @@ class MaskedAutoencoder(PreTrainedModel):
         channels, height, image_width = shape
         patch, features = body.config.patch_size, body.config.hidden_size
         self.encoder = body
-        self._seen_BK: torch.Tensor | None = None
-        body.get_submodule("embeddings").register_forward_hook(self._show)
+        self._visible_BK: torch.Tensor | None = None
+        body.get_submodule("embeddings").register_forward_hook(self._select_visible)
         with seeded(seed):
             self.decoder = Decoder(
                 features=features,
@@ -132,27 +132,27 @@ class MaskedAutoencoder(PreTrainedModel):
                 values=channels * patch**2,
                 prefix=tokens_before_patches(body.config),
             )
-        # What `post_init` would gather, without its initializing of weights.
+        # Normally set by `post_init`, which also initializes weights.
         self.all_tied_weights_keys = {}
-        # The encoder's; the decoder is small.
+        # Only of the encoder: the decoder is small.
         self.supports_gradient_checkpointing = body.supports_gradient_checkpointing
         self.train(body.training)
 
-    def _show(self, _: nn.Module, __: tuple[torch.Tensor, ...], embeddings_BTD: torch.Tensor) -> torch.Tensor:
-        assert self._seen_BK is not None, "called by forward alone"
-        return select_patches(embeddings_BTD, self._seen_BK, self.decoder.prefix)
+    def _select_visible(self, _: nn.Module, __: tuple[torch.Tensor, ...], embeddings_BTD: torch.Tensor) -> torch.Tensor:
+        assert self._visible_BK is not None, "called by forward alone"
+        return select_patches(embeddings_BTD, self._visible_BK, self.decoder.prefix)
 
     def forward(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
-        """Predictions of the patches that are left out, see `Decoder`.
+        """Predict the masked patches, see `Decoder`.
 
         Args:
             pixel_values: shape (B, C, H, W).
-            bool_masked_pos: shape (B, P), true for patches that are left out, of as many in every image.
+            bool_masked_pos: shape (B, P), true for masked patches, of the same number in every image.
         """
-        self._seen_BK = (~bool_masked_pos).nonzero()[:, 1].view(len(pixel_values), -1)
+        self._visible_BK = (~bool_masked_pos).nonzero()[:, 1].view(len(pixel_values), -1)
         states_BTD = self.encoder(pixel_values=pixel_values).last_hidden_state
         return self.decoder(states_BTD, bool_masked_pos)
 
     def set_attn_implementation(self, attn_implementation: str | dict, allow_all_kernels: bool = False) -> None:
-        """As the encoder's, whose config this is."""
+        """Set it on the encoder, whose config this is."""
         self.encoder.set_attn_implementation(attn_implementation, allow_all_kernels)

@@ -1,7 +1,6 @@
-"""Further pretraining of the checkpoint on rows without labels, before it is fine-tuned: cheap to import.
+"""Further pretraining of the checkpoint on unlabeled examples, before it is fine-tuned: cheap to import.
 
-An objective lives in a module of its own in `pretraining.objectives`: its fields, which families it is for, and the
-task that a network learns, see `pretraining.objectives.base`.
+An objective is a module of its own in `pretraining.objectives`; `pretraining.objectives.base` has the contract.
 """
 
 from __future__ import annotations
@@ -19,33 +18,33 @@ PretrainObjective = MaskedLanguage | SimCSE | ImageObjective
 
 @configclass
 class Pretrain:
-    """More pretraining of the checkpoint on rows without labels, before all else. With AdamW, a linear schedule, and
-    the batches, seed, number format and `train.extra` of the run."""
+    """Further pretraining of the checkpoint on unlabeled examples, as the first stage of a run. It uses AdamW, a linear
+    schedule, and the batches, seed, number format and `train.extra` of the run."""
 
     objective: Choice[PretrainObjective | None] = None
-    """What is learned: MaskedLanguage or SimCSE of texts; SimMIM, MAE or SimCLR of images. None: the checkpoint is
-    fine-tuned as it is."""
+    """Pretraining objective: MaskedLanguage or SimCSE for texts; SimMIM, MAE or SimCLR for images. None: no further
+    pretraining."""
     rows: tuple[str, ...] = ()
-    """More rows without labels, beside the training rows: files, folders or Hub ids, of which all splits but validation
-    and test are read. What equals a validation or test row of the run is left out, and counted."""
+    """More unlabeled examples, in addition to the training examples: files, folders or Hub ids, of which all splits but
+    validation and test are read. Copies of the run's validation and test examples are left out, and counted."""
     left_out: bool = True
-    """Read the training rows that data.rows_per_class and data.max_train_rows leave out, too; their labels are not
-    used."""
+    """Also read the training examples that data.rows_per_class and data.max_train_rows leave out, without their
+    labels."""
     learning_rate: Positive | None = None
-    """Peak learning rate. None: by the papers, 5e-5 for MaskedLanguage, 3e-5 for SimCSE, 1e-4 for SimMIM, 1.5e-4 for
-    MAE and SimCLR."""
+    """Peak learning rate. None: that of the paper, 5e-5 for MaskedLanguage, 3e-5 for SimCSE, 1e-4 for SimMIM, 1.5e-4
+    for MAE and SimCLR."""
     num_train_epochs: Positive = 3.0
-    """Passes over the rows."""
+    """Passes over the examples."""
     max_steps: MaxSteps = -1
     """Stop after this many optimizer steps, whatever the epochs. -1: by epochs."""
     held_out_fraction: OpenFraction = 0.05
-    """Share of the rows that only measures the loss after each epoch, 1,000 rows at most; the best epoch counts."""
+    """Share of the examples, 1,000 at most, on which the loss is measured after each epoch; the best epoch is kept."""
     compare: bool = False
-    """Run the recipe without the stage as well, in DIR/without, with so many more epochs that it trains for as long as
-    both stages together, and report the difference, row by row."""
+    """Also run the recipe without pretraining, in DIR/without, for as much training time as both stages take, and
+    report the paired difference."""
 
     @property
     def rate(self) -> float:
-        """Peak learning rate of the stage."""
-        assert self.objective is not None, "there is a stage"
+        """Peak learning rate of pretraining."""
+        assert self.objective is not None, "the recipe pretrains"
         return self.learning_rate or self.objective.learning_rate

@@ -1,4 +1,4 @@
-"""From a checkpoint to a model that is pretrained further, and back to an encoder that plain transformers loads."""
+"""Load a checkpoint for pretraining, and save its encoder for plain transformers afterwards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
@@ -20,6 +21,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import load_config, set_dropout
 from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.freezing import freeze_batch_norm
+from hf_finetune.models.modules import classification_layers
 from hf_finetune.models.safety import LocalCheckpoint
 from hf_finetune.pretraining.objectives.base import Objective, Predicts
 
@@ -35,7 +37,7 @@ AUTO = {
 
 
 def check_pretrainable(local: LocalCheckpoint, objective: Objective) -> None:
-    """Refuse a checkpoint whose family cannot be pretrained so, by its config alone.
+    """Refuse a checkpoint whose family does not have the objective, by its config.
 
     Raises:
         InputError: naming the family.
@@ -51,82 +53,48 @@ def load_pretrainable(
     attn_implementation: Literal["eager", "sdpa"] | None = None,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Load a checkpoint in float32 with the head that predicts: as the checkpoint has it, else new from `seed`.
+    """Load a checkpoint in float32, with its own head for the objective or a new one from `seed`.
 
-    A new head for words ends in the word embeddings themselves (tied), whatever the config says. For views it is a
-    classifier, of one class, in the place of whose head a projection is to be put; for unseen patches, and for nothing,
-    the encoder alone.
+    A new head for words is tied to the word embeddings; for views it is one that `replace_head` replaces.
 
     Args:
         dropout, attn_implementation: see `models.loading.load_classifier`.
 
     Raises:
-        InputError: see `check_pretrainable`; or it cannot be loaded.
+        InputError: the family does not have the objective, or the checkpoint cannot be loaded.
     """
-    predicts, config = objective.predicts, _config(local, objective)
+    config = _config(local, objective)
     if dropout is not None:
         set_dropout(config, dropout)
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
-    with input_errors(f"{local.name}: cannot be loaded to be pretrained"), quiet(), seeded(seed):
-        model, info = AUTO[predicts].from_pretrained(
+    with input_errors(f"{local.name}: cannot be loaded for pretraining"), quiet(), seeded(seed):
+        model, info = AUTO[objective.predicts].from_pretrained(
             local.folder,
             config=config,
             dtype=torch.float32,
             attn_implementation=attn_implementation,
             weights_only=True,
             output_loading_info=True,
-            # The last layer of a classifier of other classes, which is exchanged.
-            ignore_mismatched_sizes=predicts == "views",
+            # The last layer of a classifier of other classes is replaced anyway.
+            ignore_mismatched_sizes=objective.predicts == "views",
             trust_remote_code=False,
         )
-    _start_head(model, set(info["missing_keys"]), predicts, local.name, seed)
+    _start_head(model, set(info["missing_keys"]), objective.predicts, local.name, seed)
     if model.base_model is model and (pooler := dict(model.named_children()).get("pooler")) is not None:
-        # The states are read, not what it makes of them: nothing trains it.
+        # The objective reads the hidden states below the pooler.
         pooler.requires_grad_(False)
-    # As in a classifier: what a row costs depends on no other, save where the objective says so.
+    # As in a classifier: only an objective makes the loss of a row depend on others.
     freeze_batch_norm(model)
     return model
 
 
-def _start_head(model: PreTrainedModel, missing: set[str], predicts: Predicts, name: str, seed: int) -> None:
-    """Log a head that the checkpoint did not have, and tie one that predicts words to the word embeddings.
-
-    Args:
-        missing: parameters that the checkpoint did not have.
-
-    Raises:
-        InputError: it had none of the encoder.
-    """
-    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-    body = {prefix + name for name, _ in model.base_model.named_parameters()}
-    if body <= missing:
-        raise InputError(f"{name}: none of its weights fits {type(model).__name__}; is this another kind of model?")
-    new = sorted({name.split(".")[0] for name in missing - body})
-    if new and predicts != "views":
-        logger.info(
-            "%s: %s, which predicts %s, not in the checkpoint, started from seed %d",
-            name,
-            ", ".join(new),
-            predicts,
-            seed,
-        )
-    if predicts == "words" and new:
-        _tie(model)
-
-
-def _tie(model: PreTrainedModel) -> None:
-    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-        model.config.tie_word_embeddings = True
-        model.tie_weights()
-
-
 def _config(local: LocalCheckpoint, objective: Objective) -> PreTrainedConfig:
-    """Return the config of the checkpoint with the head that the objective needs."""
+    """Return the checkpoint's config, changed for the head of the objective."""
     config = load_config(local)
     objective.check_family(config)
     if objective.predicts == "patches":
-        # The decoder makes the pixels of one token out of its state: of one patch, or of several that Swin has merged.
+        # The head predicts the pixels of a token: of one patch, or of several that Swin has merged.
         merged = 2 ** (len(config.depths) - 1) if config.model_type == "swin" else 1
         config.encoder_stride = config.patch_size * merged
     if objective.predicts == "views":
@@ -134,21 +102,59 @@ def _config(local: LocalCheckpoint, objective: Objective) -> PreTrainedConfig:
     return config
 
 
-def save_encoder(model: PreTrainedModel, local: LocalCheckpoint, folder: Path) -> None:
-    """Write the encoder as the checkpoint has it: with the weights that were trained, and those that had no part in it.
-
-    BERT's pooler is such: no pretraining passes through it, and classification begins with it.
+def _start_head(model: PreTrainedModel, missing: set[str], predicts: Predicts, name: str, seed: int) -> None:
+    """Log a head that is not in the checkpoint, and tie one for words to the word embeddings.
 
     Args:
-        model: of `load_pretrainable`.
-        local: what it was loaded from.
+        missing: names of the parameters that are not in the checkpoint.
+
+    Raises:
+        InputError: they are all parameters of the encoder.
+    """
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    encoder = {prefix + parameter for parameter, _ in model.base_model.named_parameters()}
+    if encoder <= missing:
+        raise InputError(f"{name}: none of its weights fits {type(model).__name__}; is this another kind of model?")
+    new = sorted({parameter.split(".")[0] for parameter in missing - encoder})
+    if new and predicts != "views":
+        message = "%s: %s, which predicts %s, is not in the checkpoint and starts from seed %d"
+        logger.info(message, name, ", ".join(new), predicts, seed)
+    if new and predicts == "words" and model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+
+
+def replace_head(model: PreTrainedModel, width: int, *, seed: int) -> None:
+    """Replace the last layer of a classifier by a projection of two layers (SimCLR, arXiv:2002.05709).
+
+    Args:
+        model: a stock classifier, whose `logits` (B, width) become the projection.
+        seed: seed of the initial weights; torch's global generator stays as it is.
+    """
+    with seeded(seed):
+        for layer in classification_layers(model):
+            name = next(n for n, module in model.named_modules() if module is layer)
+            features = layer.in_features
+            projection = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width))
+            model.set_submodule(name, projection)
+
+
+def save_encoder(model: PreTrainedModel, local: LocalCheckpoint, folder: Path) -> None:
+    """Write the encoder with the trained weights, and the checkpoint's own weights that did not train.
+
+    BERT's pooler is one of them: no objective passes through it, and a classifier starts from it.
+
+    Args:
+        model: from `load_pretrainable`.
+        local: the checkpoint that it was loaded from.
     """
     with quiet():
         whole, info = AutoModel.from_pretrained(
             local.folder, dtype=torch.float32, weights_only=True, output_loading_info=True, trust_remote_code=False
         )
-    names, idle = whole.state_dict().keys(), {n for n, p in model.base_model.named_parameters() if not p.requires_grad}
-    trained = {name: x for name, x in model.base_model.state_dict().items() if name not in idle}
-    had = {name: x for name, x in whole.state_dict().items() if name not in info["missing_keys"]}
-    # Not an image's mask token, of which the encoder by itself knows nothing.
-    whole.save_pretrained(folder, state_dict={**had, **{name: x for name, x in trained.items() if name in names}})
+    idle = {name for name, parameter in model.base_model.named_parameters() if not parameter.requires_grad}
+    original = {name: x for name, x in whole.state_dict().items() if name not in info["missing_keys"]}
+    # Without an image's mask token, which the encoder by itself does not have.
+    names = whole.state_dict().keys() - idle
+    trained = {name: x for name, x in model.base_model.state_dict().items() if name in names}
+    whole.save_pretrained(folder, state_dict={**original, **trained})

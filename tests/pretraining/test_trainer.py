@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,15 @@ from helpers.tiny import TEXT_FAMILIES, tiny_image_checkpoint, tiny_text_checkpo
 from hf_finetune.augmentation.online import TwoViews
 from hf_finetune.data.inputs import ImageInputs, Inputs, TextInputs
 from hf_finetune.models.safety import inspect_checkpoint
-from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
+from hf_finetune.pretraining.config import (
+    MAE,
+    ImageObjective,
+    MaskedLanguage,
+    PretrainObjective,
+    SimCLR,
+    SimCSE,
+    SimMIM,
+)
 from hf_finetune.pretraining.models import load_pretrainable
 from hf_finetune.pretraining.objectives.base import Objective
 from hf_finetune.pretraining.trainer import HELD_OUT, PretrainingTrainer
@@ -31,9 +40,9 @@ def small(
     folder: Path, family: str, objective: Objective, *, accumulation: int = 1, update: UpdateRule = UpdateRule()
 ) -> PretrainingTrainer:
     """24 rows to train on, in steps of 8, and 8 held out; without dropout unless SimCSE needs it."""
-    rows = whole = (image_rows if objective in IMAGE_OBJECTIVES else text_rows)(32)
+    rows = whole = (image_rows if isinstance(objective, ImageObjective) else text_rows)(32)
     inputs: Inputs
-    if objective in IMAGE_OBJECTIVES:
+    if isinstance(objective, ImageObjective):
         local = inspect_checkpoint(tiny_image_checkpoint(folder / family, family))
         inputs = ImageInputs(load_image_processor(str(local.folder)))
     else:
@@ -61,6 +70,19 @@ def small(
 
 def batch_of(trainer: PretrainingTrainer) -> dict[str, torch.Tensor]:
     return trainer.task.collate(trainer.task.rows(trainer.train_dataset).__getitems__(range(8)))
+
+
+@pytest.mark.parametrize("objective", [kind() for kind in get_args(PretrainObjective)], ids=lambda o: type(o).__name__)
+def test_the_contract_of_objectives(tmp_path: Path, objective: Objective) -> None:
+    """A scalar loss that trains the encoder, and the same one for held-out rows whenever it is measured."""
+    trainer = small(tmp_path, "vit" if isinstance(objective, ImageObjective) else "bert", objective)
+    loss = trainer.task.loss(trainer.model.train(), batch_of(trainer))
+    assert loss.shape == () and loss.isfinite()
+    loss.backward()
+    trained = [p.grad for p in trainer.model.base_model.parameters() if p.grad is not None]
+    assert all(grad.isfinite().all() for grad in trained) and any(grad.abs().max() > 0 for grad in trained)
+    scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)

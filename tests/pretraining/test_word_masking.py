@@ -13,15 +13,15 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.data.inputs import TextInputs
 from hf_finetune.errors import InputError
-from hf_finetune.pretraining.masked_rows import blocks
+from hf_finetune.pretraining.masked_rows import block_mask
 from hf_finetune.pretraining.objectives.base import IGNORED
 from hf_finetune.pretraining.word_masking import (
     WORDS,
     Masking,
     collate_texts,
+    draw_spans,
     masked_texts,
-    numbered,
-    places,
+    number_words,
     span_lengths,
     with_words,
 )
@@ -37,15 +37,15 @@ def rng(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_numbered() -> None:
-    assert numbered([None, 0, 0, 1, None, 0, 2, None]) == [-1, 0, 0, 1, -1, 2, 3, -1]
+def test_number_words() -> None:
+    assert number_words([None, 0, 0, 1, None, 0, 2, None]) == [-1, 0, 0, 1, -1, 2, 3, -1]
 
 
 def test_share() -> None:
     """Of 20 words of one token .15 are three; of five, one; special tokens are never asked for."""
     for seed in range(20):
         for count, asked in ((20, 3), (5, 1), (1, 1)):
-            mask = places(np.array([-1, *range(count), -1]), rng(seed), share=0.15) >= 0
+            mask = draw_spans(np.array([-1, *range(count), -1]), rng(seed), share=0.15) >= 0
             assert mask.sum() == asked and not mask[[0, -1]].any()
 
 
@@ -55,24 +55,24 @@ def test_whole_words() -> None:
     words = np.array([-1, 0, 0, 0, 1, 2, 2, 3, 4, 4, 4, -1])
     found = set()
     for seed in range(50):
-        mask = places(words, rng(seed), share=0.4) >= 0
+        mask = draw_spans(words, rng(seed), share=0.4) >= 0
         for word in range(5):
             assert mask[words == word].all() or not mask[words == word].any()
         assert 3 <= mask.sum() <= 4
         found.add(tuple(mask))
     assert len(found) > 4
-    assert (places(np.array([0, 0, 0, 0, 0]), rng(0), share=0.1) >= 0).all()
+    assert (draw_spans(np.array([0, 0, 0, 0, 0]), rng(0), share=0.1) >= 0).all()
 
 
 def test_long_words() -> None:
     """Of 20 tokens .15 are three. A word of eight goes whole all the same, of one of nine its tokens one by one."""
     for seed in range(20):
         eight, nine = (np.array([-1, *[0] * n, *range(1, 21 - n), -1]) for n in (8, 9))
-        asked = places(eight, rng(seed), share=0.15)[1:9] >= 0
+        asked = draw_spans(eight, rng(seed), share=0.15)[1:9] >= 0
         assert asked.all() or not asked.any()
-        assert (places(nine, rng(seed), share=0.15) >= 0).sum() == 3
+        assert (draw_spans(nine, rng(seed), share=0.15) >= 0).sum() == 3
         # Nine are no more than half of 20.
-        asked = places(nine, rng(seed), share=0.5)[1:10] >= 0
+        asked = draw_spans(nine, rng(seed), share=0.5)[1:10] >= 0
         assert asked.all() or not asked.any()
 
 
@@ -80,7 +80,7 @@ def test_spans() -> None:
     """As many words in fewer runs: single words are seldom neighbours."""
 
     def runs(span: int) -> float:
-        masks = [places(np.arange(200), rng(seed), share=0.15, span=span) >= 0 for seed in range(20)]
+        masks = [draw_spans(np.arange(200), rng(seed), share=0.15, span=span) >= 0 for seed in range(20)]
         assert all(mask.sum() == 30 for mask in masks)
         return float(np.mean([(np.diff(np.concatenate([[0], mask])) == 1).sum() for mask in masks]))
 
@@ -102,7 +102,7 @@ def test_a_span_has_one_fate() -> None:
     ids, words = np.full(4000, 7), np.repeat(np.arange(1000), 4)
     for span in (1, 10):
         shown, labels = Masking(share=0.3, span=span, mask=4, others=np.array([8]), seed=0)(ids, words, rng(0))
-        runs = places(words, rng(0), share=0.3, span=span)
+        runs = draw_spans(words, rng(0), share=0.3, span=span)
         assert ((labels == 7) == (runs >= 0)).all()
         fates = [set(shown[runs == run].tolist()) for run in np.unique(runs[runs >= 0])]
         assert set().union(*fates) == {4, 7, 8}
@@ -189,9 +189,9 @@ def test_tokens_that_the_model_lacks(inputs: TextInputs) -> None:
 
 def test_blocks_of_images() -> None:
     """Of 4 x 4 squares of two patches, .6 are ten, wholly left out; a border that is no whole square is cut off."""
-    mask = blocks((8, 8), rng(0), block=2, share=0.6)
+    mask = block_mask((8, 8), rng(0), block=2, share=0.6)
     assert mask.sum() == 40 and (mask.reshape(4, 2, 4, 2).mean((1, 3)) % 1 == 0).all()
-    assert blocks((5, 3), rng(0), block=2, share=0.99).shape == (5, 3)
-    assert not (mask == blocks((8, 8), rng(1), block=2, share=0.6)).all()
+    assert block_mask((5, 3), rng(0), block=2, share=0.99).shape == (5, 3)
+    assert not (mask == block_mask((8, 8), rng(1), block=2, share=0.6)).all()
     # One square of four is left, whatever the share; and one is left out.
-    assert [blocks((4, 4), rng(0), block=2, share=share).sum() for share in (0.01, 0.99)] == [4, 12]
+    assert [block_mask((4, 4), rng(0), block=2, share=share).sum() for share in (0.01, 0.99)] == [4, 12]

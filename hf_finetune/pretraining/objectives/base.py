@@ -1,11 +1,15 @@
-"""What a network learns of rows without labels: cheap to import."""
+"""The contract of pretraining objectives: cheap to import.
+
+To add an objective, subclass `Objective` and `Task` in a module beside this one, and name the objective in its union in
+`pretraining.config`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -17,42 +21,37 @@ if TYPE_CHECKING:
     from hf_finetune.training.hooks import Batch, Collate
 
 IGNORED = -100
-"""Label of a token that is not to be predicted."""
+"""Label of a token without a loss."""
 Predicts = Literal["words", "patches", "unseen patches", "views", "nothing"]
-"""What is predicted from the encoder's states: of unseen patches the encoder knows not even the places; of views, which
-are of one image."""
+"""Output of the network: words or patches by a head of transformers, unseen patches by a decoder, views of one image by
+a projection in place of a classifier's head, or nothing but the hidden states."""
 
 
-class Objective(Protocol):
-    """What a recipe can choose to pretrain by."""
+class Objective(ABC):
+    """A pretraining objective of a recipe."""
 
-    @property
-    def predicts(self) -> Predicts:
-        """What the head predicts."""
+    predicts: ClassVar[Predicts]
+    learning_rate: ClassVar[float]
+    """Peak learning rate of the paper, for networks of BERT-base's size and steps of about 32 rows."""
+    compares_rows: ClassVar[bool] = False
+    """Whether the loss of a row depends on the other rows of its forward pass."""
 
-    @property
-    def learning_rate(self) -> float:
-        """Peak learning rate of the paper, for networks of BERT-base's size at steps of about 32 rows."""
-
-    @property
-    def compares_rows(self) -> bool:
-        """Whether a row is told from the others of its forward pass."""
-
-    def check_family(self, config: PreTrainedConfig) -> None:
-        """Refuse a family that cannot be pretrained so.
+    def check_family(self, config: PreTrainedConfig) -> None:  # noqa: B027 (by default every family has it)
+        """Refuse a family without this objective; by default none.
 
         Raises:
             InputError: naming the family.
         """
 
+    @abstractmethod
     def task(self, network: PreTrainedModel, inputs: Inputs, rows: Dataset, example: dict[str, Any], seed: int) -> Task:
-        """Put on the network what the objective needs, and return what it learns.
+        """Add to the network what the objective needs, and return the task that trains it.
 
         Args:
-            network: of `models.load_pretrainable`.
-            rows: canonical rows that it learns from.
-            example: the network's inputs of one of them.
-            seed: of first weights, and of what is left out and changed.
+            network: from `models.load_pretrainable`.
+            rows: canonical rows to pretrain on.
+            example: the network's inputs of one row.
+            seed: seed of initial weights, masks and views.
 
         Raises:
             InputError: the network or the rows do not fit.
@@ -60,12 +59,12 @@ class Objective(Protocol):
 
 
 class Task(ABC):
-    """What a network learns of rows without labels.
+    """The task that a network learns from unlabeled rows.
 
     Args:
-        objective: as it fits the rows.
-        network: what trains, with what the objective has put on it.
-        inputs: turns rows into the network's inputs.
+        objective: fitted to the rows.
+        network: trains, with everything that the objective has added.
+        inputs: encodes rows for the network.
     """
 
     def __init__(self, objective: Objective, network: PreTrainedModel, inputs: Inputs) -> None:
@@ -73,17 +72,17 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Compute the loss of a micro-batch, summed over its labels but those that are `IGNORED`: a scalar."""
+        """Compute the loss of a micro-batch, the sum over its labels other than `IGNORED`: a scalar."""
 
     def rows(self, encoded: Dataset) -> EpochRows:
-        """Return encoded rows as the loader reads them."""
+        """Return the rows that the data loader reads."""
         from hf_finetune.data.inputs import Rows
 
         return Rows(encoded, self.inputs.columns)
 
     @property
     def collate(self) -> Collate:
-        """What makes a micro-batch of them."""
+        """Collates rows into a micro-batch."""
         return partial(collate_counted, self.inputs)
 
     def scoring(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -94,7 +93,7 @@ class Task(ABC):
 
 
 def collate_counted(inputs: Inputs, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Collate the network's inputs, and a label of 0 for each row, by which the trainer counts them."""
+    """Collate the network's inputs, with a label of 0 for each row, by which the trainer counts rows."""
     import torch
 
     tensors = inputs.collate(batch)

@@ -1,4 +1,4 @@
-"""What SimMIM and MAE share: images of which patches are left out.
+"""Masked images, the base of SimMIM and MAE: cheap to import.
 
 Legend: B rows, P patches, C channels, H and W pixels.
 """
@@ -6,7 +6,7 @@ Legend: B rows, P patches, C channels, H and W pixels.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hf_finetune.errors import InputError
 from hf_finetune.pretraining.objectives.base import Objective, Task, collate_counted
@@ -20,32 +20,31 @@ if TYPE_CHECKING:
     from hf_finetune.pretraining.masked_rows import MaskedRows
     from hf_finetune.training.hooks import Collate
 
-# Their tokens are patches of one size in rows and columns, as `MaskedImageTask` takes them to be.
+# Their tokens are square patches of one size, as `MaskedImageTask` needs.
 FAMILIES = ("vit", "deit", "swin")
 
 
-class MaskedImages(Objective, Protocol):
-    """An objective that leaves out a part of each image."""
+class MaskedImageObjective(Objective):
+    """An objective that masks a part of each image."""
 
-    @property
-    def share(self) -> float:
-        """See `masked_rows.blocks`."""
+    share: float
+    """See `masked_rows.block_mask`."""
 
 
 class MaskedImageTask(Task):
-    """Patches of images are left out, in squares, and predicted.
+    """Masks square blocks of patches, whose pixels are predicted.
 
     Args:
         shape: C, H, W of an image.
-        seed: of what is left out.
-        block: side of a square, in patches.
+        seed: seed of the masks.
+        block: side of a block, in patches.
     """
 
-    objective: MaskedImages
+    objective: MaskedImageObjective
 
     def __init__(
         self,
-        objective: MaskedImages,
+        objective: MaskedImageObjective,
         network: PreTrainedModel,
         inputs: Inputs,
         *,
@@ -58,21 +57,20 @@ class MaskedImageTask(Task):
         self.grid = (shape[1] // self.patch, shape[2] // self.patch)
 
     def rows(self, encoded: Dataset) -> MaskedRows:
-        """See `Task.rows`."""
-        from hf_finetune.pretraining.masked_rows import masked_images
+        """Return images with `bool_masked_pos` (P,), true for masked patches."""
+        from hf_finetune.data.inputs import Rows
+        from hf_finetune.pretraining.masked_rows import MaskedRows, mask_patches
 
-        return masked_images(
-            encoded, self.inputs, grid=self.grid, block=self.block, share=self.objective.share, seed=self.seed
-        )
+        mask = partial(mask_patches, grid=self.grid, block=self.block, share=self.objective.share)
+        return MaskedRows(Rows(encoded, self.inputs.columns), mask, self.seed)
 
     @property
     def collate(self) -> Collate:
-        """See `Task.collate`."""
-        return partial(collate_masked, self.inputs)
+        """Collates images and `bool_masked_pos` (B, P)."""
+        return partial(_collate_masked, self.inputs)
 
 
-def collate_masked(inputs: Inputs, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Collate images, and which of their patches (B, P) are left out."""
+def _collate_masked(inputs: Inputs, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {**collate_counted(inputs, batch), "bool_masked_pos": batch["bool_masked_pos"]}
 
 
@@ -86,7 +84,7 @@ def image_shape(objective: Objective, network: PreTrainedModel, example: dict[st
     _, height, width = shape
     if height // patch * (width // patch) < 2:
         raise InputError(
-            f"pretrain.objective: {type(objective).__name__} leaves patches out, and an image of {height} x {width} "
-            f"pixels is a single one of {patch}; expected SimCLR, or a checkpoint with smaller patches"
+            f"pretrain.objective: {type(objective).__name__} needs several patches in an image, got a single one of "
+            f"{patch} pixels in {height} x {width}; take SimCLR, or a checkpoint with smaller patches"
         )
     return shape

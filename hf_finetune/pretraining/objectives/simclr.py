@@ -1,6 +1,6 @@
 """Contrastive learning of images by augmentation (SimCLR, arXiv:2002.05709).
 
-Legend: B rows, V the views of all rows, D width.
+Legend: B rows, V views of all rows, D width.
 """
 
 from __future__ import annotations
@@ -14,64 +14,60 @@ from hf_finetune.augmentation.compose import ImageAugmentation
 from hf_finetune.augmentation.image.color import ColorJitter, Grayscale
 from hf_finetune.augmentation.image.geometry import Flip, ResizedCrop
 from hf_finetune.augmentation.image.quality import Blur
-from hf_finetune.pretraining.objectives.base import Predicts, Task
+from hf_finetune.pretraining.objectives.base import Objective, Predicts, Task
 from hf_finetune.utils.config import Count, Operations, Positive, configclass
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from hf_finetune.augmentation.online import TwoViews
     from hf_finetune.data.inputs import ImageInputs, Inputs
     from hf_finetune.training.hooks import Batch, Collate
 
-# SimCLR's own (arXiv:2002.05709, appendix A), at full strength.
+# The augmentations of the paper (arXiv:2002.05709, appendix A), at full strength.
 TWO_VIEWS = (ResizedCrop(), Flip(), ColorJitter(0.8, 0.8, 0.8, hue=0.2, p=0.8), Grayscale(p=0.2), Blur())
 
 
 @configclass
-class SimCLR:
-    """Of images: tell an image, changed in another way, from the others of its forward pass (arXiv:2002.05709). So
-    what a row costs depends on the rows beside it, and the weights on how a step is cut into passes. For all
-    families."""
+class SimCLR(Objective):
+    """For images of all families: contrast two augmented views of an image with the other images of its forward pass
+    (arXiv:2002.05709). The loss depends on how a step is cut into forward passes."""
 
     temperature: Positive = 0.1
-    """Divides the cosine of two views."""
+    """Divides the cosines of views."""
     projection: Count = 128
-    """Outputs of the two layers that stand in the place of the head, which are thrown away afterwards."""
+    """Outputs of the two layers that replace the head during pretraining."""
     augment: Annotated[Operations[ImageAugmentation], MinLen(1)] = TWO_VIEWS
-    """Operations that make either view, as in `data.augment`. By default crops, mirror images, colors and blur, as in
-    the paper; leave Flip out for images that a mirror makes another class of: digits, letters, signs."""
+    """Operations that make the views, as in `data.augment`. By default crops, flips, colors and blur, as in the paper;
+    leave out Flip if a mirror image may belong to another class: digits, letters, signs."""
 
     predicts: ClassVar[Predicts] = "views"
-    # The base rate of MoCo v3, which also contrasts views by AdamW (arXiv:2104.02057), multiplied there by rows / 256;
-    # SimCLR's own paper has LARS. Not measured here.
+    # The base rate of MoCo v3, which contrasts views with AdamW (arXiv:2104.02057) and multiplies it by rows / 256;
+    # SimCLR's paper uses LARS. Not measured here.
     learning_rate: ClassVar[float] = 1.5e-4
     compares_rows: ClassVar[bool] = True
 
-    def check_family(self, config: PreTrainedConfig) -> None:
-        """Refuse none: the projection stands in the place of any head."""
-
     def task(self, network: PreTrainedModel, inputs: Inputs, rows: Dataset, example: dict[str, Any], seed: int) -> Task:
-        """See `Objective.task`."""
+        """Replace the head by a projection, see `Objective.task`."""
         from hf_finetune.data.image_processing import check_augmentable
         from hf_finetune.data.inputs import ImageInputs
-        from hf_finetune.pretraining.projection import put_projection
+        from hf_finetune.pretraining.models import replace_head
 
-        assert isinstance(inputs, ImageInputs), "checked: it is of images"
+        assert isinstance(inputs, ImageInputs), "checked: an objective for images"
         check_augmentable(inputs.processor, rows["image"], "pretrain.objective SimCLR")
-        put_projection(network, self.projection, seed=seed)
+        replace_head(network, self.projection, seed=seed)
         return SimCLRTask(self, network, inputs, seed)
 
 
 class SimCLRTask(Task):
-    """An image is told, changed in another way, from the others of its forward pass.
+    """Contrasts two views of an image with the other images of its forward pass.
 
     Args:
-        network: a classifier whose logits are a projection, see `pretraining.projection`.
-        seed: of the views.
+        network: a classifier whose head is a projection, see `models.replace_head`.
+        seed: seed of the views.
     """
 
     objective: SimCLR
@@ -86,26 +82,26 @@ class SimCLRTask(Task):
         return nt_xent(one_BD, other_BD, temperature=self.objective.temperature).sum()
 
     def rows(self, encoded: Dataset) -> TwoViews:
-        """See `Task.rows`."""
+        """Return two views of each image."""
         from hf_finetune.augmentation.online import TwoViews
 
         return TwoViews(encoded, self.image_inputs, self.objective.augment, self.seed)
 
     @property
     def collate(self) -> Collate:
-        """See `Task.collate`."""
+        """Collates the first views of all images, then the second."""
         from hf_finetune.augmentation.online import collate_two_views
 
         return partial(collate_two_views, self.image_inputs)
 
 
 def nt_xent(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: float) -> torch.Tensor:
-    """Cross-entropy of finding each view's other one, by cosine, among all views but itself (SimCLR, arXiv:2002.05709).
+    """Compute NT-Xent: the cross-entropy of finding each view's partner among all other views (arXiv:2002.05709).
 
-    Unlike `training.losses.contrastive`, which tells a row from the others' second views alone.
+    In contrast, `training.losses.contrastive` looks for it only among the second views.
 
     Args:
-        one_BD, other_BD: embeddings of the same rows in two views.
+        one_BD, other_BD: embeddings of two views of the same rows.
         temperature: divides the cosines.
 
     Returns:
