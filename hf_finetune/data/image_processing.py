@@ -101,6 +101,6 @@ def check_augmentable(processor: BaseImageProcessor, images: Sequence[EncodedIma
     process(processor, probes)
     if not splits_in_two(processor, probes):
         raise InputError(
-            f"{field}: expected none for this checkpoint: its {type(processor).__name__} does not give 8-bit pixels "
-            "before it normalizes them, and augmentation changes those"
+            f"{field}: expected none for this checkpoint: its {type(processor).__name__} gives no 8-bit pixels before "
+            "it normalizes them, and augmentation changes those"
         )

@@ -37,7 +37,7 @@ class ClassificationMetric(evaluate.Metric):
 
     def _compute(self, *, references: Any, predictions: Any = None, prediction_scores: Any = None) -> dict[str, float]:
         if isinstance(self.metric, metrics.CountMetric):
-            value = float(self.metric.of_counts(metrics.class_counts(references, predictions)))
+            value: float | None = float(self.metric.of_counts(metrics.class_counts(references, predictions)))
         else:
             labels, scores = metrics.labels_and_scores(references, prediction_scores)
             value = self.metric.value(labels, metrics.as_probabilities(scores))

@@ -1,4 +1,4 @@
-"""Activations of rows in the disk cache, see `utils.disk_cache`.
+"""Store the activations of rows in the disk cache, see `utils.disk_cache`.
 
 Legend: N rows, T tokens, D width.
 """
@@ -26,28 +26,28 @@ TOKENS, TABLE = "tokens.bin", "rows.npy"
 
 @dataclass(frozen=True)
 class Activations:
-    """Activations of N rows, each with its own number of tokens, memory-mapped."""
+    """Memory-mapped activations of N rows of different lengths."""
 
     tokens_TD: torch.Tensor
-    """All rows' tokens one after another, in the order in which they were computed."""
+    """The tokens of all rows, in the order of their computation."""
     starts_N: np.ndarray
     """First token of each row."""
     lengths_N: np.ndarray
     """Tokens of each row."""
 
     def __getitem__(self, row: int) -> torch.Tensor:
-        """One row, shape (T, D)."""
+        """Return one row, shape (T, D)."""
         start = int(self.starts_N[row])
         return self.tokens_TD[start : start + int(self.lengths_N[row])]
 
     @property
     def size(self) -> int:
-        """Bytes of the activations."""
+        """Number of bytes."""
         return self.tokens_TD.nbytes
 
 
 def find_activations(folder: Path) -> Activations | None:
-    """Map cached activations. None when there are none, or when they are damaged, see `utils.disk_cache.find`."""
+    """Map cached activations, or return None if there are none or they are damaged."""
     return disk_cache.find(folder, _map)
 
 
@@ -71,10 +71,10 @@ def store_activations(
     """Write activations to the disk cache.
 
     Args:
-        chunks: `(row indices, one (T, D) tensor of `dtype` per row)`; every row once, in any order.
-        rows: N.
-        tokens: of all rows together.
-        budget_gb: gigabytes (10^9 bytes) that the disk cache may take.
+        chunks: row indices, and one tensor (T, D) of `dtype` per row; every row once, in any order.
+        rows: number of rows N.
+        tokens: number of tokens of all rows.
+        budget_gb: budget of the disk cache in gigabytes (10^9 bytes).
 
     Raises:
         CacheUnavailable: see `utils.disk_cache.building`.

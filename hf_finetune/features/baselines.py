@@ -20,35 +20,35 @@ from hf_finetune.data.text_pieces import UNSPACED
 logger = logging.getLogger("hf_finetune")
 
 MAX_CHARACTERS = 20_000_000
-"""Training texts beyond this are left out: about 10 s of counting words."""
+"""Limit of the training texts: about 10 s of counting words."""
 MAX_IMAGES = 10_000
-"""Training images beyond this are left out: about 10 s of decoding photographs."""
+"""Limit of the training images: about 10 s of decoding photographs."""
 MIN_ROWS = 1_000
-"""Training rows that stay however long their texts are."""
+"""Least number of training rows, whatever the length of their texts."""
 MAX_FEATURES = 50_000
-"""Most frequent words and word pairs of a text column."""
+"""Number of words and word pairs of a text column, the most frequent ones."""
 SIDE = 16
-"""Images are shrunk to SIDE x SIDE pixels."""
-# Punctuation counts as a word, too: "!" and "?" tell classes apart.
+"""Side of the resized images in pixels."""
+# Punctuation marks count as words: "!" and "?" are features of classes.
 _WORDS = rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]"
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A simple model's predictions, to stand beside those of the fine-tuned one."""
+    """Predictions of a simple model, to compare with the fine-tuned one."""
 
     name: str
     """majority, tfidf+logistic or pixels+logistic."""
     probabilities: dict[str, np.ndarray]
-    """By evaluation split, each (N, C) in float64; 0 for classes without training rows."""
+    """By evaluation split, (N, C) in float64; 0 for classes without training rows."""
 
 
 def majority(train: Dataset, evals: Mapping[str, Dataset], *, num_labels: int) -> Baseline:
-    """The share of each class among the training rows, for every row alike; its argmax is the majority class.
+    """Predict the class frequencies of the training rows for every row; their argmax is the majority class.
 
     Args:
         train: training rows with the column `label`.
-        evals: rows to score, by the split's name.
+        evals: rows to predict, by split.
         num_labels: number of classes C.
     """
     shares = np.bincount(_labels(train), minlength=num_labels) / len(train)
@@ -56,32 +56,31 @@ def majority(train: Dataset, evals: Mapping[str, Dataset], *, num_labels: int) -
 
 
 def linear_baseline(train: Dataset, evals: Mapping[str, Dataset], *, num_labels: int, seed: int = 0) -> Baseline:
-    """Logistic regression on TF-IDF of words and word pairs, or on the standardized pixels of shrunken images.
+    """Fit a logistic regression on TF-IDF of words and word pairs, or on standardized pixels of resized images.
 
-    Deterministic. Large training splits are cut, by `seed`, to MAX_CHARACTERS or MAX_IMAGES, which is logged.
+    Large training splits are subsampled to MAX_CHARACTERS or MAX_IMAGES, which is logged.
 
     Args:
-        train: training rows with the column `label` and either `text`, perhaps `text_pair`, or `image`.
-        evals: rows to score, by the split's name.
+        train: training rows with the columns `label` and `text`, perhaps `text_pair`, or `image`.
+        evals: rows to predict, by split.
         num_labels: number of classes C.
-        seed: which rows stay, and the order in which the solver visits them.
+        seed: of the subsample and of the solver.
     """
-    # Half a second that no run should wait for before its first step; so below.
+    # scikit-learn takes half a second to import, which would delay the first step of a run.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     if "image" in train.column_names:
-        chosen = _cut(np.ones(len(train)), MAX_IMAGES, "images", seed)
+        chosen = _subsample(np.ones(len(train)), MAX_IMAGES, "images", seed)
         name, features, test = "pixels+logistic", *_pixels(train.select(chosen), evals)
-        # The inputs are dense and their number is small: here the quasi-Newton solver is five times the faster one.
+        # On few dense features the quasi-Newton solver is five times faster than SAGA.
         model = LogisticRegression(C=0.01, tol=1e-3, max_iter=100)
     else:
         columns = [column for column in ("text", "text_pair") if column in train.column_names]
         characters = np.sum([[len(text) for text in _texts(train, column)] for column in columns], axis=0)
-        chosen = _cut(characters, MAX_CHARACTERS, "characters", seed)
+        chosen = _subsample(characters, MAX_CHARACTERS, "characters", seed)
         name, features, test = "tfidf+logistic", *_tfidf(train.select(chosen), evals, columns)
-        # On sparse inputs SAGA (arXiv:1407.0202) needs a quarter of L-BFGS's time and, stopped this early, loses
-        # nothing.
+        # On sparse features SAGA (arXiv:1407.0202) takes a quarter of the time of L-BFGS and is as good here.
         model = LogisticRegression(C=10, solver="saga", tol=1e-2, max_iter=100, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -101,8 +100,8 @@ def _texts(rows: Dataset, column: str) -> list[str]:
     return [text or "" for text in rows[column][:]]
 
 
-def _cut(sizes: np.ndarray, limit: int, unit: str, seed: int) -> np.ndarray:
-    """Indices of all rows if their sizes sum to `limit` or less, else of as many random ones, in row order."""
+def _subsample(sizes: np.ndarray, limit: int, unit: str, seed: int) -> np.ndarray:
+    """Return the sorted indices of as many random rows as have a total size of `limit`."""
     if sizes.sum() <= limit:
         return np.arange(len(sizes))
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -116,7 +115,7 @@ def _cut(sizes: np.ndarray, limit: int, unit: str, seed: int) -> np.ndarray:
 def _tfidf(
     train: Dataset, evals: Mapping[str, Dataset], columns: list[str]
 ) -> tuple[sparse.csr_matrix, dict[str, sparse.csr_matrix]]:
-    """Sparse features (N, F) of the training rows and of each split; those of a pair's two texts stand side by side."""
+    """Return sparse features (N, F) of the training rows and of each split; those of text pairs are concatenated."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     fitted: list[sparse.csr_matrix] = []
@@ -136,15 +135,15 @@ def _tfidf(
 
 
 def _pixels(train: Dataset, evals: Mapping[str, Dataset]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pixels (N, 3 SIDE^2) of the training rows and of each split, standardized by the training rows."""
+    """Return pixels (N, 3 SIDE^2) of the training rows and of each split, standardized by the training rows."""
     from PIL import Image  # an optional dependency
     from sklearn.preprocessing import StandardScaler
 
-    def shrunken(rows: Dataset) -> np.ndarray:
+    def resized(rows: Dataset) -> np.ndarray:
         pixels = np.empty((len(rows), SIDE * SIDE * 3), dtype=np.float32)
         for row, image in enumerate(rows["image"]):
             pixels[row] = np.asarray(decode(image).resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
         return pixels
 
     scaler = StandardScaler()
-    return scaler.fit_transform(shrunken(train)), {s: scaler.transform(shrunken(rows)) for s, rows in evals.items()}
+    return scaler.fit_transform(resized(train)), {s: scaler.transform(resized(rows)) for s, rows in evals.items()}

@@ -1,4 +1,4 @@
-"""Training rows as cached activations of the frozen layers, used by every epoch and by later runs.
+"""Cache the activations of the frozen layers, for every epoch and for later runs.
 
 Legend: N rows, T tokens, D width.
 """
@@ -30,22 +30,22 @@ from hf_finetune.utils.disk_cache import CacheUnavailable, entry_folder
 
 logger = logging.getLogger("hf_finetune.run")
 
-# Tokens of one forward pass while the cache is filled: enough to fill the processor, few enough to stay in its caches.
+# Tokens of a forward pass that fills the cache: enough to use all of the processor, few enough to fit into its caches.
 TOKENS_PER_BATCH = 4096
-# Nothing of a config that bears these in its name changes an activation in evaluation mode.
+# Config fields with these words in their names do not change activations in evaluation mode.
 WITHOUT_EFFECT = ("drop", "label", "name", "architectures", "problem_type", "version", "dtype", "pool")
 
 
 @dataclass(frozen=True)
 class CachedInputs:
-    """Cached rows in the place of texts or images, see `data.inputs`.
+    """Inputs that are cached activations, with the methods of `data.inputs.Inputs` that training needs.
 
-    Their column `cached` says where a row's tokens lie in the cache: the first one, and how many. A list, because
-    `data.inputs.Rows` reads those without a detour.
+    The column `cached` has the first token of a row in the cache and the number of tokens, as a list, which
+    `data.inputs.Rows` reads directly.
     """
 
     prefix: Prefix
-    store: Activations
+    activations: Activations
 
     @property
     def columns(self) -> list[str]:
@@ -53,43 +53,43 @@ class CachedInputs:
         return ["cached"]
 
     def lengths(self, encoded: Dataset) -> np.ndarray | None:
-        """Tokens of each text, shape (N,): it trains in the same step as without a cache. None for images."""
+        """Return the tokens of each text, shape (N,), for the same steps as without a cache. None for images."""
         return np.asarray(encoded["length"][:], dtype=np.int64) if "length" in encoded.column_names else None
 
     def collate(self, batch: dict[str, list]) -> Batch:
-        """See `Prefix.as_batch`."""
-        tokens_TD = self.store.tokens_TD
+        """Return a batch of activations, see `Prefix.as_batch`."""
+        tokens_TD = self.activations.tokens_TD
         return self.prefix.as_batch([tokens_TD[start : start + count] for start, count in batch["cached"]])
 
     def rows(self, encoded: Dataset, first: int) -> Dataset:
-        """As many cached rows as there are encoded ones, from the `first` on, with what is known of these."""
-        here = slice(first, first + len(encoded))
-        places = np.stack([self.store.starts_N[here], self.store.lengths_N[here]], axis=1)
-        known = {name: encoded[name][:] for name in ("label", "length") if name in encoded.column_names}
-        return Dataset.from_dict({"cached": places.tolist(), **known})
+        """Return the cached rows of encoded rows, whose first one is row `first` of the cache."""
+        part = slice(first, first + len(encoded))
+        positions = np.stack([self.activations.starts_N[part], self.activations.lengths_N[part]], axis=1)
+        columns = {name: encoded[name][:] for name in ("label", "length") if name in encoded.column_names}
+        return Dataset.from_dict({"cached": positions.tolist(), **columns})
 
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What the trainer reads: activations of the frozen layers where they are cached, else the rows as they came."""
+    """The rows that the trainer reads: cached activations, or encoded rows."""
 
     inputs: Inputs | CachedInputs
     train: Dataset
     validation: Dataset
-    why: str | None = None
-    """Why no activations are cached; None when they are."""
+    why_uncached: str | None = None
+    """Why no activations are cached, if they are not."""
     layer: int = 0
-    """How many layers are frozen, from the bottom up."""
+    """Number of frozen layers at the bottom."""
     reused: bool = False
     build_s: float = 0.0
 
     @property
     def report(self) -> dict[str, bool | float | str | None]:
         """The section `cache` of result.json."""
-        size = self.inputs.store.size if isinstance(self.inputs, CachedInputs) else 0
+        size = self.inputs.activations.size if isinstance(self.inputs, CachedInputs) else 0
         return {
             "used": isinstance(self.inputs, CachedInputs),
-            "why": self.why,
+            "why": self.why_uncached,
             "mb": round(size / 1e6, 1),
             "build_s": round(self.build_s, 2),
             "reused": self.reused,
@@ -97,7 +97,7 @@ class TrainingRows:
         }
 
     def close(self) -> None:
-        """Let the model take ordinary batches only."""
+        """Restore the model, which then takes ordinary batches only."""
         if isinstance(self.inputs, CachedInputs):
             self.inputs.prefix.close()
 
@@ -113,78 +113,92 @@ def cache_frozen_layers(
     budget_gb: float,
     why_not: str | None = None,
 ) -> TrainingRows:
-    """Compute what the frozen layers give for all rows, or find it where an earlier run left it.
+    """Cache the activations of the frozen layers for all rows, or find them in the disk cache.
 
-    The main process fills the cache while the others wait. Where it cannot be used, the run goes on without, logs why,
-    and gives the same weights up to rounding.
+    The main process fills the cache while the others wait. Without a cache, which is logged, training gives the same
+    weights up to rounding.
 
     Args:
-        model: with its frozen layers' parameters frozen, on its device; an adapter is on it already.
+        model: on its device, with frozen parameters and any adapter.
         train, validation: encoded rows.
         fingerprint: identifies the rows.
-        autocast: as in training. The cache is in bfloat16 when that is, else in float32.
-        budget_gb: gigabytes (10^9 bytes) that the disk cache may take.
-        why_not: to cache nothing, the reason; None: wherever it can be used.
+        autocast: as in training. The cache is in bfloat16 if this is, else in float32.
+        budget_gb: budget of the disk cache in gigabytes (10^9 bytes).
+        why_not: a reason to cache nothing. None: cache if possible.
     """
-    plain = TrainingRows(inputs, train, validation, layer=frozen_layers(model))
-    if plain.layer == 0 or why_not is not None:
-        return replace(plain, why="no layer is frozen" if plain.layer == 0 else why_not, layer=0)
+    uncached = TrainingRows(inputs, train, validation, layer=frozen_layers(model))
+    if uncached.layer == 0 or why_not is not None:
+        return replace(uncached, why_uncached="no layer is frozen" if uncached.layer == 0 else why_not, layer=0)
     started = time.perf_counter()
     columns = [c for c in inputs.columns if c in train.column_names]
     rows = concatenate_datasets([train.select_columns(columns), validation.select_columns(columns)])
     lengths = [each for each in map(inputs.lengths, (train, validation)) if each is not None]
     lengths_N = np.concatenate(lengths) if lengths else None
     try:
-        prefix = Prefix(model, plain.layer, _sample(model, inputs, rows, lengths_N))
+        prefix = Prefix(model, uncached.layer, _sample(model, inputs, rows, lengths_N))
     except NoBoundary as reason:
-        return _without(plain, f"{model.config.model_type} cannot be entered above its frozen layers: {reason}")
-    source = _Source(model, inputs, rows, lengths_N, prefix, autocast)
-    folder = entry_folder("activations", source.key(fingerprint))
-    why: str | None = None
-    reused = True
-    if PartialState().is_main_process and find_activations(folder) is None:
-        reused = False
-        try:
-            source.fill(folder, budget_gb)
-        except CacheUnavailable as reason:
-            why = str(reason)
-    why, reused = broadcast_object_list([why, reused])
-    store = None if why else find_activations(folder)
-    if store is None:
+        return _without_cache(uncached, f"{model.config.model_type} cannot run from cached activations: {reason}")
+    try:
+        source = _Source(model, inputs, rows, lengths_N, prefix, autocast)
+        activations, reused = source.cached(fingerprint, budget_gb)
+    except CacheUnavailable as reason:
         prefix.close()
-        return _without(plain, why or f"{folder} went away")
-    if reused:
-        logger.info("activations below layer %d of %d rows: found in %s", plain.layer, len(rows), folder)
-    cached = CachedInputs(prefix, store)
-    cached_train, cached_validation = cached.rows(train, 0), cached.rows(validation, len(train))
-    seconds = time.perf_counter() - started
-    return TrainingRows(cached, cached_train, cached_validation, None, plain.layer, reused, seconds)
+        return _without_cache(uncached, str(reason))
+    cached = CachedInputs(prefix, activations)
+    return TrainingRows(
+        cached,
+        cached.rows(train, 0),
+        cached.rows(validation, len(train)),
+        layer=uncached.layer,
+        reused=reused,
+        build_s=time.perf_counter() - started,
+    )
 
 
-def _without(plain: TrainingRows, why: str) -> TrainingRows:
-    logger.info("training without a cache of the frozen layers' activations: %s", why)
-    return replace(plain, why=why)
+def _without_cache(uncached: TrainingRows, reason: str) -> TrainingRows:
+    logger.info("training without a cache of the frozen layers' activations: %s", reason)
+    return replace(uncached, why_uncached=reason)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Rows, and the frozen layers that make activations of them."""
+    """Rows, and the frozen layers that compute their activations."""
 
     model: PreTrainedModel
     inputs: Inputs
     rows: Dataset
     lengths_N: np.ndarray | None
-    """Tokens of each text."""
     prefix: Prefix
     autocast: torch.dtype | None
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the cached activations."""
+        """Number format of the cache."""
         return torch.bfloat16 if self.autocast == torch.bfloat16 else torch.float32
 
+    def cached(self, fingerprint: str, budget_gb: float) -> tuple[Activations, bool]:
+        """Return the cached activations, and whether an earlier run cached them.
+
+        Raises:
+            CacheUnavailable: they cannot be cached.
+        """
+        folder, reused, error = entry_folder("activations", self.key(fingerprint)), True, None
+        if PartialState().is_main_process and find_activations(folder) is None:
+            reused = False
+            try:
+                self.fill(folder, budget_gb)
+            except CacheUnavailable as reason:
+                error = str(reason)
+        error, reused = broadcast_object_list([error, reused])
+        activations = None if error else find_activations(folder)
+        if activations is None:
+            raise CacheUnavailable(error or f"{folder} was removed")
+        if reused:
+            logger.info("activations below layer %d of %d rows: found in %s", self.prefix.n, len(self.rows), folder)
+        return activations, reused
+
     def key(self, fingerprint: str) -> dict[str, object]:
-        """All that the activations depend on."""
+        """Return everything that the activations depend on."""
         config = self.model.config
         return {
             "format": FORMAT,
@@ -194,7 +208,7 @@ class _Source:
             "rows": fingerprint,
             "inputs": self.inputs.cache_key(self.rows),
             "layer": self.prefix.n,
-            # One where the last layer is computed for the first token alone: of no use to a head that reads others.
+            # 1 if the last layer computes only the first token, which is no use to heads that read others.
             "tokens": self.prefix.tokens,
             "dtype": str(self.dtype),
             "autocast": str(self.autocast),
@@ -204,7 +218,7 @@ class _Source:
         }
 
     def fill(self, folder: Path, budget_gb: float) -> None:
-        """Compute the activations of all rows, batches of like length one after another.
+        """Compute the activations of all rows, in batches of similar length.
 
         Raises:
             CacheUnavailable: see `activation_cache.store_activations`.
@@ -236,6 +250,6 @@ class _Source:
 
 
 def _sample(model: PreTrainedModel, inputs: Inputs, rows: Dataset, lengths_N: np.ndarray | None) -> Batch:
-    """The shortest row, the longest, and one between them."""
+    """Return a batch of the shortest row, the median one and the longest."""
     chosen = [0] if lengths_N is None else np.argsort(lengths_N, kind="stable")[[0, len(rows) // 2, -1]].tolist()
     return to_device(inputs.collate(Rows(rows, rows.column_names).__getitems__(chosen)), model.device)

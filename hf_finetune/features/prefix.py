@@ -1,8 +1,7 @@
-"""Entering a classifier above its frozen layers: their activations are handed in, and they are passed over.
+"""Run a classifier from the activations of its frozen layers, skipping these layers.
 
-No module is exchanged and no weight moves: while a batch of activations runs, the embeddings hand it on and the frozen
-layers let it through. The model stays whole at every moment, its checkpoints are ordinary ones, and ordinary batches go
-through all of it as before.
+No module is replaced: for a batch of activations, the embeddings return it and the frozen layers pass it through.
+Checkpoints and ordinary batches are unaffected.
 
 Legend: B rows, T tokens, D width, H height, W width of an image.
 """
@@ -26,42 +25,40 @@ from hf_finetune.utils.messages import one_line
 
 Batch = dict[str, torch.Tensor]
 
-# Logits of one batch, through all layers and from its activations, in float32: rows of other lengths beside them and
-# other padding change the last digits.
+# Largest difference of logits in float32 between all layers and activations: other rows and padding in a batch change
+# the last digits.
 TOLERANCE = 1e-3
-# What a forward pass raises when it is handed activations that it was not written for: no ids, no tuple to take apart,
-# another length. The family's code is not known here, so any of these means that there is no way in.
+# Errors of a forward pass that does not support activations: no ids, no tuple to unpack, another length.
 MISFITS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError)
 
 
 class NoBoundary(ValueError):
-    """The activations between two layers of this model are not all that the upper one depends on."""
+    """The upper layers of a model depend on more than the activations below them."""
 
 
 class Prefix:
     """The embeddings and the lowest `n` layers of a classifier, frozen.
 
-    From then on the model takes a batch from `as_batch` as well as ordinary ones, until `close`; inside
-    DistributedDataParallel, too.
+    Until `close`, the model accepts batches from `as_batch` beside ordinary ones, also within DistributedDataParallel.
 
     Args:
-        model: a text or image classifier, or a PEFT model around one.
-        n: at least 1.
-        batch: a few rows as the model takes them, to find the way of the data with.
+        model: a text or image classifier, or a PEFT model of one.
+        n: number of layers, at least 1.
+        batch: a few rows to trace the model with.
 
     Raises:
-        NoBoundary: layers that are run more than once, change the shape of their input or take more than the output of
-            the one below; or that fail on activations, or do not give the same logits from them.
+        NoBoundary: layers run more than once, change the shape of their input, or read more than the output of the
+            layer below; or the model fails on activations, or gives other logits.
     """
 
     def __init__(self, model: PreTrainedModel, n: int, batch: Batch) -> None:
         self.n = n
         self.weights = lower_part(model, n)
-        """All that the activations depend on: those of the checkpoint, and any that it lacked, by name."""
+        """The parameters that the activations depend on, by name."""
         self._layers = encoder_layers(model)
         lowest_read = len(self._layers) + 1 - last_layers_read(model)
         if lowest_read < n:
-            raise NoBoundary(f"the head reads the states of layer {lowest_read} as well, of {n} that are frozen")
+            raise NoBoundary(f"the head reads the hidden states of layer {lowest_read}, and {n} layers are frozen")
         self._activations: torch.Tensor | None = None
         self._reading = self._idle = False
         self._read: torch.Tensor | None = None
@@ -69,7 +66,7 @@ class Prefix:
         self.image_shape = batch["pixel_values"].shape[1:] if "pixel_values" in batch else None
         self.width = 0
         self.tokens: int | None = None
-        """Tokens of every row, where it is the same number for all."""
+        """Number of tokens, if all rows have the same."""
         self._replaced = [*before, *self._layers]
         for module in before:
             module.forward = self._entrance(module.forward)
@@ -84,13 +81,13 @@ class Prefix:
             self._verify(model, batch)
         except MISFITS as error:
             self.close()
-            # A machine without memory for three rows is no property of the family.
+            # Lack of memory says nothing about the model.
             if isinstance(error, NoBoundary | torch.OutOfMemoryError):
                 raise
-            raise NoBoundary(f"its layers do not run on activations ({one_line(error)})") from error
+            raise NoBoundary(f"its layers fail on activations ({one_line(error)})") from error
 
     def read(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-        """Activations (B, T, D) below the first layer that trains; the layers above are not run."""
+        """Return the activations (B, T, D) below the first trainable layer, without running the layers above."""
         self._reading = True
         try:
             with evaluating(model), torch.no_grad():
@@ -101,7 +98,7 @@ class Prefix:
             self._reading, self._read = False, None
 
     def as_batch(self, rows: list[torch.Tensor]) -> Batch:
-        """What the model takes in place of an ordinary batch.
+        """Return a batch of activations for the model.
 
         Args:
             rows: activations of each row, shape (T, D), from `read`.
@@ -111,13 +108,13 @@ class Prefix:
             return {"pixel_values": hidden_BTD}
         lengths_B = torch.tensor([len(row) for row in rows])
         mask_BT = torch.arange(hidden_BTD.shape[1]) < lengths_B[:, None]
-        # Without padding there is nothing to mask, see `data.tokens.pad`.
+        # Without padding there is no mask, see `data.tokens.pad`.
         masked = {} if bool(mask_BT.all()) else {"attention_mask": mask_BT.long()}
         return {"inputs_embeds": hidden_BTD, **masked}
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """Inside, what a batch brings in place of ids are word embeddings, and go through all layers."""
+        """Within the block, `inputs_embeds` are word embeddings and go through all layers."""
         self._idle = True
         try:
             yield
@@ -125,17 +122,17 @@ class Prefix:
             self._idle = False
 
     def close(self) -> None:
-        """Leave the model as it was."""
+        """Restore the model."""
         for hook in self._hooks:
             hook.remove()
         for module in self._replaced:
             del module.forward
 
     def _take(self, _encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        """Before the encoder: hold the activations of a batch that brings some.
+        """Before the encoder: keep the activations of a batch that has some.
 
-        Text encoders ask for the shape of `inputs_embeds` only. BEiT asks for the image's size, so the others get an
-        image of that size, too: one number, viewed B x 3 x H x W times.
+        Text encoders read only the shape of `inputs_embeds`. BEiT reads the image size, so image encoders get a blank
+        image, expanded from one number.
         """
         if self.image_shape is None:
             activations = kwargs.get("inputs_embeds")
@@ -144,7 +141,7 @@ class Prefix:
             activations = pixels if pixels.dim() == 3 else None
         if activations is None or self._idle:
             return None
-        # The layers above see the number format that they see when all layers are run.
+        # The number format in which the layers above run without a cache.
         self._activations = activations.float()
         if self.image_shape is None:
             return args, kwargs | {"inputs_embeds": self._activations}
@@ -168,7 +165,7 @@ class Prefix:
         def run_or_pass(hidden_BTD: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             passed = self._activations is not None if index < self.n else self._reading
             if not passed:
-                # That of its class: `models.kernels.layers` gives it another one while the model trains.
+                # The method of its class, which `models.kernels.layers` replaces in training.
                 return type(layer).forward(layer, hidden_BTD, *args, **kwargs)
             return (hidden_BTD, None) if self._in_tuples else hidden_BTD
 
@@ -188,9 +185,9 @@ class Prefix:
 
 
 def rows_of(hidden_BTD: torch.Tensor, batch: Batch) -> Iterator[torch.Tensor]:
-    """The rows of a batch one by one, without the padding. Shapes (T, D)."""
+    """Yield the rows of a batch without padding, shapes (T, D)."""
     mask_BT = batch.get("attention_mask")
-    # Where the last layer has left out tokens, padding is among them.
+    # A last layer that drops tokens drops the padding as well.
     if mask_BT is None or mask_BT.shape[1] != hidden_BTD.shape[1]:
         yield from hidden_BTD
         return
@@ -199,18 +196,18 @@ def rows_of(hidden_BTD: torch.Tensor, batch: Batch) -> Iterator[torch.Tensor]:
 
 
 def _trace(model: PreTrainedModel, layers: list[nn.Module], batch: Batch) -> tuple[list[nn.Module], bool]:
-    """Watch one batch go through: which modules make the first layer's input, and whether layers return tuples.
+    """Trace a batch: return the modules that compute the first layer's input, and whether layers return tuples.
 
     Raises:
         NoBoundary: see `Prefix`.
     """
     children = dict(encoder(model).named_children())
-    # ELECTRA widens its embeddings in a module of its own.
+    # ELECTRA has a separate projection of its embeddings.
     before = [children[name] for name in ("embeddings", "embeddings_project") if name in children]
     with _watching([*before, *layers]) as calls, evaluating(model), torch.no_grad():
         model(**batch)
     if not before or any(len(calls[module]) != 1 for module in [*before, *layers]):
-        raise NoBoundary("its layers are not run once each, one after another")
+        raise NoBoundary("its layers do not run once each, in order")
     last: Any = None
     for module in [*before, *layers]:
         entering, output = calls[module][0]
@@ -220,19 +217,19 @@ def _trace(model: PreTrainedModel, layers: list[nn.Module], batch: Batch) -> tup
             if entering is not last:
                 raise NoBoundary("something is done between its layers")
         last = output[0] if isinstance(output, tuple) else output
-        # The last one may leave out tokens that the head does not read.
+        # The last layer may drop tokens that the head does not read.
         same = [0, 2] if module is layers[-1] else [0, 1, 2]
         if module in layers and (last.dim() != 3 or any(last.shape[i] != entering.shape[i] for i in same)):
             raise NoBoundary("its layers change the shape of their input")
     if not all(isinstance(calls[module][0][1], torch.Tensor) for module in before):
-        # data2vec's tell the image's size beside them, I-BERT's the scale of its integers.
-        raise NoBoundary("its embeddings give more than rows of tokens")
+        # data2vec's embeddings return the image size as well, I-BERT's a scaling factor.
+        raise NoBoundary("its embeddings return more than rows of tokens")
     return before, isinstance(calls[layers[0]][0][1], tuple)
 
 
 @contextmanager
 def _watching(modules: list[nn.Module]) -> Iterator[dict[nn.Module, list[tuple[Any, Any]]]]:
-    """First argument and output of every call of the modules."""
+    """Record the first argument and the output of every call of the modules."""
     calls: dict[nn.Module, list[tuple[Any, Any]]] = {module: [] for module in modules}
 
     def note(module: nn.Module, args: tuple, output: Any) -> None:

@@ -97,7 +97,7 @@ def _cache_entries(setup: RunSetup, layers: Sequence[nn.Linear], sample: _Sample
         "inputs": inputs.max_length if isinstance(inputs, TextInputs) else inputs.processor.to_json_string(),
         "autocast": str(run.context.autocast),
         "batch_size": run.recipe.train.per_device_eval_batch_size,
-        "cached_layers": rows.layer if rows.why is None else 0,
+        "cached_layers": rows.layer if rows.why_uncached is None else 0,
         "inverse_strength": fit_settings(run).inverse_strength,
         "repeated": [(i, int(first)) for i, first in enumerate(sample.first_N) if i != first],
         **({} if sample.weights_C is None else {"class_weights": sample.weights_C.tolist()}),

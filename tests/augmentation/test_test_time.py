@@ -84,7 +84,7 @@ def test_a_processor_without_whole_numbers_is_refused() -> None:
             return {"pixel_values": found["pixel_values"].float()}
 
     inputs = ImageInputs(Floats(size={"height": 16, "width": 16}))
-    with pytest.raises(InputError, match=r"^--augment: expected none .* the images of its Floats are no whole numbers"):
+    with pytest.raises(InputError, match=r"^--augment: expected none .* its Floats gives no 8-bit pixels"):
         decode_images(inputs, image_rows(1)["image"][:])
 
 

@@ -97,7 +97,7 @@ def test_heads_that_read_the_first_token_alone(tmp_path: Path, family: str, top:
     for trainer in trainers[1:]:
         assert narrow_to_first_token(trainer.model) is not None
     rows = cached(trainers[2])
-    tokens = rows.inputs.store.tokens_TD.shape[0]
+    tokens = rows.inputs.activations.tokens_TD.shape[0]
     assert tokens == (
         28 if top == 0 else sum(sum(d["length"]) for d in (trainers[0].train_dataset, trainers[0].eval_dataset))
     )
@@ -117,20 +117,18 @@ def test_families_without_a_boundary(tmp_path: Path, family: str, caplog: pytest
     with caplog.at_level("INFO", "hf_finetune.run"):
         rows = cached(trainer)
     assert rows.inputs is trainer.inputs and rows.train is trainer.train_dataset
-    assert not rows.report["used"] and OTHERS[family] in rows.why
-    assert len(caplog.records) == 1 and rows.why in caplog.text
+    assert not rows.report["used"] and OTHERS[family] in rows.why_uncached
+    assert len(caplog.records) == 1 and rows.why_uncached in caplog.text
     trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
 
 
-@pytest.mark.parametrize(
-    ("family", "why"), [("ibert", "give more than rows"), ("longformer", "do not run on activations")]
-)
+@pytest.mark.parametrize(("family", "why"), [("ibert", "return more than rows"), ("longformer", "fail on activations")])
 def test_families_that_cannot_be_entered(tmp_path: Path, family: str, why: str) -> None:
     """I-BERT's embeddings give a scale as well; Longformer's classifier asks for ids. They train without the cache."""
     trainer = small_trainer(tmp_path, family, rows=8, dropout=None)
     freezing.train_top(trainer.model, 1)
     rows = cached(trainer)
-    assert rows.inputs is trainer.inputs and why in rows.why
+    assert rows.inputs is trainer.inputs and why in rows.why_uncached
     assert not any("forward" in vars(module) for module in trainer.model.modules())
     trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())))
 
@@ -164,7 +162,7 @@ def test_store_is_used_again_and_only_by_the_same(
     with caplog.at_level("INFO", "hf_finetune.run"):
         second = cached(fresh())
     assert (first.reused, second.reused) == (False, True) and "found in" in caplog.text
-    assert torch.equal(first.inputs.store.tokens_TD, second.inputs.store.tokens_TD)
+    assert torch.equal(first.inputs.activations.tokens_TD, second.inputs.activations.tokens_TD)
 
     other = fresh()
     with torch.no_grad():
@@ -189,28 +187,28 @@ def test_damaged_store_is_built_anew(tmp_path: Path, own_folder: Path, caplog: p
     trainer = small_trainer(tmp_path, "bert", rows=12)
     freezing.train_top(trainer.model, 1)
     rows = cached(trainer)
-    expected = rows.inputs.store.tokens_TD.clone()
+    expected = rows.inputs.activations.tokens_TD.clone()
     rows.close()
     with next(own_folder.glob(f"*/{activation_cache.TOKENS}")).open("r+b") as file:
         file.write(b"\xff" * 64)
     again = cached(trainer)
     assert not again.reused and "damaged" in caplog.text
-    assert torch.equal(again.inputs.store.tokens_TD, expected)
+    assert torch.equal(again.inputs.activations.tokens_TD, expected)
 
 
 def test_no_room_means_no_cache(tmp_path: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = small_trainer(tmp_path, "bert", rows=12)
-    assert cached(trainer).why == "no layer is frozen"
+    assert cached(trainer).why_uncached == "no layer is frozen"
     freezing.train_top(trainer.model, 1)
-    assert cached(trainer, why_not="nobody wants it").why == "nobody wants it"
-    assert "batching.cache_gb allows 0.00" in cached(trainer, budget_gb=1e-6).why
+    assert cached(trainer, why_not="nobody wants it").why_uncached == "nobody wants it"
+    assert "batching.cache_gb allows 0.00" in cached(trainer, budget_gb=1e-6).why_uncached
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(disk_cache.EntryWriter, "append", full)
     rows = cached(trainer)
-    assert rows.why.endswith("cannot be written (No space left on device)") and rows.inputs is trainer.inputs
+    assert rows.why_uncached.endswith("cannot be written (No space left on device)") and rows.inputs is trainer.inputs
     trainer.train()
 
 
@@ -250,7 +248,7 @@ def test_bfloat16_store(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert", rows=12)
     freezing.train_top(trainer.model, 1)
     rows = cached(trainer, autocast=torch.bfloat16)
-    tokens = rows.inputs.store.tokens_TD
+    tokens = rows.inputs.activations.tokens_TD
     assert tokens.dtype == torch.bfloat16
     assert tokens.shape[0] == sum(trainer.train_dataset["length"]) + sum(trainer.eval_dataset["length"])
     seen = []
@@ -284,7 +282,7 @@ def test_adapters_above_the_frozen_layers(tmp_path: Path, family: str) -> None:
 def test_adapters_that_train_below_leave_nothing_to_cache(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, "bert", rows=8)
     trainer.model = add_adapter(trainer.model, lora_config(trainer.model, Lora(), fresh=()), ())
-    assert cached(trainer).why == "no layer is frozen"
+    assert cached(trainer).why_uncached == "no layer is frozen"
 
 
 def test_pairs(tmp_path: Path) -> None:

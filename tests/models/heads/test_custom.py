@@ -172,7 +172,7 @@ def test_frozen_layers_are_entered_only_below_what_is_read(classifier, inputs) -
         if enters:
             Prefix(model, frozen, batch).close()
         else:
-            with pytest.raises(NoBoundary, match=f"reads the states of layer {4 - layers} as well"):
+            with pytest.raises(NoBoundary, match=f"reads the hidden states of layer {4 - layers}"):
                 Prefix(model, frozen, batch)
 
 

@@ -201,7 +201,7 @@ def test_images_that_no_operation_can_change_are_refused(tmp_path: Path) -> None
     IN_FLOATS.save_pretrained(checkpoint)
     with pytest.raises(
         InputError,
-        match=r"^data\.augment, which search augmentation looks for: .* EfficientNetImageProcessor are no whole",
+        match=r"^data\.augment, which search augmentation looks for: .* EfficientNetImageProcessor gives no 8-bit",
     ):
         ProxyTask(SearchedRecipe(recipe_of_pictures(tmp_path, checkpoint)))
 
