@@ -58,14 +58,14 @@ class Model:
     """With method full or top: train only the head at first, and unfreeze one more layer, from the top down, every so
     many epochs (0.5: two an epoch), the embeddings last (arXiv:1801.06146). None: train all from the start."""
     pooling: Literal["default", "cls", "mean", "max", "attention"] = "default"
-    """What the head reads of the last hidden states: the first token (cls); their mean or maximum without padding; or a
-    learned weighted mean (attention). For images all but cls read the patches. default: as the family's own class. A
-    model that no stock class can express is saved as encoder/ and head.safetensors in place of model/."""
+    """What the head reads from the last hidden states: the first token (cls), their mean or maximum without padding, or
+    a learned weighted mean (attention). For images, all but cls read the patches. default: as the family's own class. A
+    model that no stock class can express is saved as encoder/ and head.safetensors instead of model/."""
     last_layers: Count = 1
     """Concatenate the hidden states of this many of the highest layers before pooling."""
     head: Literal["default", "linear", "mlp"] = "default"
-    """linear: one layer on the pooled state. mlp: a hidden layer before it. default: as the family's own class where it
-    can pool so (BERT on cls: a hidden layer with tanh), else linear."""
+    """linear: one layer on the pooled state. mlp: a hidden layer before it. default: the head of the family's own class
+    if it has this pooling (BERT on cls: a hidden layer with tanh), else linear."""
     head_width: Count | None = None
     """Width of the hidden layer of an mlp head. None: the width of the pooled state."""
     head_activation: Literal["tanh", "gelu", "relu"] | None = None
@@ -73,10 +73,10 @@ class Model:
     dropout: Fraction | None = None
     """Rate of every dropout of the network, stochastic depth included. None: the rates of the checkpoint's config."""
     patch_drop: Fraction = 0.0
-    """Share of every image's patches that a training step leaves out, drawn anew each time (arXiv:2208.07220): half of
-    them, half the cost. For vit, deit and dinov2. Evaluation sees all patches."""
+    """Share of every image's patches that a training step drops at random (PatchDropout, arXiv:2208.07220): half of the
+    patches cost half. For vit, deit and dinov2. Evaluation uses all patches."""
     fast_dropout: bool = True
-    """On CPU, draw one dropout mask per forward pass and give every dropout layer a part of it. Not with activation
+    """On CPU, draw one dropout mask per forward pass and give every dropout layer a slice of it. Not with activation
     checkpointing."""
     fused_layers: bool = True
     """On CPU, compute each layer of BERT, RoBERTa, ELECTRA and DistilBERT as one function. Same numbers up to
@@ -85,14 +85,14 @@ class Model:
     """On CPU, train attention's query, key and value as one matrix product: a little faster, the same numbers up to
     rounding."""
     narrow_last_layer: bool = True
-    """Compute the last layer for the first token alone where the head reads no other token: same logits, less work."""
+    """Compute the last layer for the first token only if the head reads no other token: same logits, less work."""
     attn_implementation: Literal["eager", "sdpa"] | None = None
-    """Attention kernel. None: on CPU eager (its backward pass is faster for short texts), or sdpa where
-    `precision.probe` measures it to be faster; on GPU the library's choice."""
+    """Attention kernel. None: on CPU eager, whose backward pass is faster for short texts, or sdpa if `precision.probe`
+    measures that it is faster; on GPU the library's choice."""
     surgery: Operations[SurgeryStep] = ()
     """Operations on the loaded checkpoint, in order: keep, drop, copy, add or reinitialize layers; change activations,
     dropout rates, widths, patch and kernel sizes, pooling, positions. See `models.surgery.operations`. The result loads
-    with plain transformers. What a family's config cannot express is refused before anything is loaded."""
+    with plain transformers. Operations that a family's config cannot express are refused before weights are loaded."""
 
     @property
     def has_custom_head(self) -> bool:

@@ -122,7 +122,7 @@ class CustomHeadClassifier(PreTrainedModel):
 
     @property
     def why_not_standalone(self) -> str:
-        """One sentence for the user: why no stock class can hold it."""
+        """Why no stock class can hold it: one sentence for the user."""
         layers = self.spec.last_layers
         which = f" of the last {layers} layers side by side" if layers > 1 else ""
         head = f"a hidden layer ({self.head.activation})" if self.head.has_hidden else "one linear layer"
@@ -130,7 +130,7 @@ class CustomHeadClassifier(PreTrainedModel):
 
 
 def _remove_unused(body: PreTrainedModel) -> None:
-    """Remove weights after the hidden states: they would get no gradient, and be saved as if they were of use."""
+    """Remove weights after the hidden states, which would get no gradient and be saved needlessly."""
     pooler = dict(body.named_children()).get("pooler")
     if pooler is not None and any(True for _ in pooler.parameters()):
         body.add_module("pooler", None)

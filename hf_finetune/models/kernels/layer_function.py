@@ -50,19 +50,18 @@ class Weights(NamedTuple, Generic[Value]):
 
 
 @dataclass(frozen=True)
-class Shape:
+class Settings:
     """The settings of a layer."""
 
     heads: int
-    eps_1: float
-    eps_2: float
-    first_token_only: bool = False
+    eps: tuple[float, float]
+    """Epsilons of the two norms."""
+    first_token_only: bool
     """Compute the output of the first token only."""
-    attention_dropout: float = 0.0
-    out_dropout: float = 0.0
-    down_dropout: float = 0.0
-    draw: Draw | None = None
-    """Returns a dropout mask, 0 or 1 / (1 - rate), of a shape, a rate and a dtype; None: no dropout."""
+    draw: Draw
+    """Returns a dropout mask, 0 or 1 / (1 - rate), of a shape, a rate and a dtype."""
+    dropout: tuple[float, ...] = (0.0, 0.0, 0.0)
+    """Dropout rates of the attention weights, the attention output and the feed-forward output."""
 
 
 class _Attended(NamedTuple):
@@ -99,7 +98,7 @@ class _Normed(NamedTuple):
 
 
 class EncoderLayer(torch.autograd.Function):
-    """`EncoderLayer.apply(x_BTD, mask, shape, *weights)` returns (B, Q, D).
+    """`EncoderLayer.apply(x_BTD, mask, settings, *weights)` returns (B, Q, D).
 
     The mask is added to the scores, broadcast to (B, H, T, T); None: no token is masked. Products are computed in the
     dtype of autocast, without autocast in that of `x`.
@@ -107,7 +106,7 @@ class EncoderLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_BTD: torch.Tensor, mask: torch.Tensor | None, shape: Shape, *parameters: torch.Tensor
+        ctx: Any, x_BTD: torch.Tensor, mask: torch.Tensor | None, settings: Settings, *parameters: torch.Tensor
     ) -> torch.Tensor:
         """Compute the layer."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BTD.dtype
@@ -116,16 +115,16 @@ class EncoderLayer(torch.autograd.Function):
             B, T, D = x_BTD.shape
             x = x_BTD.reshape(B * T, D)
             low = _low(x, dtype)
-            read, low_read = (x_BTD[:, 0], _low(x_BTD[:, 0], dtype)) if shape.first_token_only else (x, low)
-            out, attended = _attend(low, low_read, mask, (B, 1 if shape.first_token_only else T, T), w, shape)
-            sum_1, mask_1 = _drop_and_add(out, read, shape.out_dropout, shape.draw)
-            y, normed_1 = _norm(sum_1, w.norm_1, w.norm_1_bias, shape.eps_1)
+            read, low_read = (x_BTD[:, 0], _low(x_BTD[:, 0], dtype)) if settings.first_token_only else (x, low)
+            out, attended = _attend(low, low_read, mask, (B, 1 if settings.first_token_only else T, T), w, settings)
+            sum_1, mask_1 = _drop_and_add(out, read, settings.dropout[1], settings.draw)
+            y, normed_1 = _norm(sum_1, w.norm_1, w.norm_1_bias, settings.eps[0])
             down, fed = _feed(_low(y, dtype), len(y), w)
-            sum_2, mask_2 = _drop_and_add(down, y, shape.down_dropout, shape.draw)
-            result, normed_2 = _norm(sum_2, w.norm_2, w.norm_2_bias, shape.eps_2)
+            sum_2, mask_2 = _drop_and_add(down, y, settings.dropout[2], settings.draw)
+            result, normed_2 = _norm(sum_2, w.norm_2, w.norm_2_bias, settings.eps[1])
         groups = (attended, fed, normed_1, normed_2, (mask_1, mask_2), parameters)
         ctx.save_for_backward(*(tensor for group in groups for tensor in group))
-        ctx.shape, ctx.size = shape, (B, T, D)
+        ctx.settings, ctx.size = settings, (B, T, D)
         return result.view(B, -1, D)
 
     @staticmethod
@@ -138,7 +137,7 @@ class EncoderLayer(torch.autograd.Function):
         normed_1, normed_2 = (_Normed(*(next(saved) for _ in _Normed._fields)) for _ in range(2))
         mask_1, mask_2 = next(saved), next(saved)
         w = Weights(*saved)
-        shape, (B, T, D) = ctx.shape, ctx.size
+        settings, (B, T, D) = ctx.settings, ctx.size
         needed = Weights(*ctx.needs_input_grad[3:])
         dtype = fed.x.dtype
         g = g_BQD.reshape(-1, D)
@@ -146,9 +145,9 @@ class EncoderLayer(torch.autograd.Function):
         g_y, of_feed = _feed_backward(_drop_backward(g_sum, mask_2, dtype), len(g_sum), fed, needed)
         g_sum, of_norm_1 = _norm_backward(g_sum.add_(g_y), normed_1, w.norm_1, w.norm_1_bias)
         out = _drop_backward(g_sum, mask_1, dtype)
-        g_x, g_read, of_attention = _attend_backward(out, attended, B, shape, needed)
+        g_x, g_read, of_attention = _attend_backward(out, attended, B, settings, needed)
         g_read = g_sum.add_(g_read)
-        if shape.first_token_only:
+        if settings.first_token_only:
             g_x = g_x.to(g_read.dtype)
             g_x.view(B, T, D)[:, 0] += g_read
         else:
@@ -167,14 +166,14 @@ def _attend(
     mask: torch.Tensor | None,
     sizes: tuple[int, int, int],
     w: Weights[torch.Tensor],
-    shape: Shape,
+    settings: Settings,
 ) -> tuple[torch.Tensor, _Attended]:
     """Compute attention from the tokens `read` (B * Q, D) to all tokens `x` (B * T, D), with its output projection.
 
     Args:
         sizes: B, Q and T.
     """
-    dtype, D, H = x.dtype, x.shape[1], shape.heads
+    dtype, D, H = x.dtype, x.shape[1], settings.heads
     B, Q, T = sizes
     E = D // H
     w_query, w_out = w.query.to(dtype), w.out.to(dtype)
@@ -188,7 +187,7 @@ def _attend(
         scores.view(B, H, Q, T).add_(mask[..., :Q, :] if mask.shape[-2] > 1 else mask)
     # torch's kernels of the 16-bit formats take twice as long.
     shares = torch.softmax(scores, -1, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
-    dropout = _mask(shares, shape.attention_dropout, shape.draw)
+    dropout = _mask(shares, settings.dropout[0], settings.draw)
     context = torch.bmm(shares if dropout is None else shares * dropout, key_value[1])
     context = _rows_of_heads(context, 1, B)
     out = torch.addmm(w.out_bias.to(dtype), context, w_out.t())[: B * Q]
@@ -196,10 +195,10 @@ def _attend(
 
 
 def _attend_backward(
-    g: torch.Tensor, at: _Attended, B: int, shape: Shape, needed: Weights[bool]
+    g: torch.Tensor, at: _Attended, B: int, settings: Settings, needed: Weights[bool]
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
     """Return the gradients of `x`, of `read` and of the first eight weights, from that of the output projection."""
-    H, Q, T, E = shape.heads, at.query.shape[1], *at.key_value.shape[2:]
+    H, Q, T, E = settings.heads, at.query.shape[1], *at.key_value.shape[2:]
     g_out, g_out_bias = _linear_backward(g, at.context, needed.out, needed.out_bias)
     g_context = (g @ at.w_out)[: B * Q].view(B, Q, H, E).transpose(1, 2).reshape(B * H, Q, E)
     g_key_value = torch.empty_like(at.key_value)
@@ -264,12 +263,12 @@ def _norm_backward(
     return g_x, (g_weight, g_bias)
 
 
-def _mask(like: torch.Tensor, rate: float, draw: Draw | None) -> torch.Tensor | None:
-    return None if rate == 0 or draw is None else draw(like.shape, rate, like.dtype)
+def _mask(like: torch.Tensor, rate: float, draw: Draw) -> torch.Tensor | None:
+    return None if rate == 0 else draw(like.shape, rate, like.dtype)
 
 
 def _drop_and_add(
-    part: torch.Tensor, stream: torch.Tensor, rate: float, draw: Draw | None
+    part: torch.Tensor, stream: torch.Tensor, rate: float, draw: Draw
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Apply dropout to `part`, (M, D), and add `stream`; return the sum and the mask."""
     dropout = _mask(part, rate, draw)

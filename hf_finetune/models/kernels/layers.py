@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -24,7 +24,7 @@ from hf_finetune.models.families import family_of
 from hf_finetune.models.family import Family
 from hf_finetune.models.kernels import dropout
 from hf_finetune.models.kernels.class_swap import ClassSwap, swapped_classes
-from hf_finetune.models.kernels.layer_function import Draw, EncoderLayer, Shape
+from hf_finetune.models.kernels.layer_function import Draw, EncoderLayer, Settings
 from hf_finetune.models.kernels.narrow_last_layer import is_narrowed
 from hf_finetune.models.modules import without_adapter
 
@@ -39,13 +39,10 @@ class Parts:
     config: PreTrainedConfig
     weighted: tuple[nn.Module, ...]
     """Modules with weights, in the order of `layer_function.Weights`."""
-    eps: tuple[float, float]
-    """Epsilons of the two norms."""
     dropouts: tuple[nn.Dropout | None, ...]
-    """Dropouts on the attention weights, the attention output and the feed-forward output; None: there is none."""
-    first_token_only: bool
-    draw: Draw
-    """See `layer_function.Shape`."""
+    """Dropouts of the attention weights, the attention output and the feed-forward output; None: there is none."""
+    settings: Settings
+    """Settings in evaluation mode, without dropout."""
 
 
 class Fused(nn.Module):
@@ -62,12 +59,9 @@ class Fused(nn.Module):
         has_options = any(value is not None and value is not False for value in (*others, *named.values()))
         if has_options or max(rates) == 1 or parts.config._attn_implementation not in EAGER:
             return super().forward(hidden_states, attention_mask, *others, **named)
-        heads = parts.config.num_attention_heads
-        shape = Shape(
-            heads, parts.eps[0], parts.eps[1], parts.first_token_only, rates[0], rates[1], rates[2], parts.draw
-        )
         parameters = [parameter for module in parts.weighted for parameter in (module.weight, module.bias)]
-        return EncoderLayer.apply(hidden_states, attention_mask, shape, *parameters)
+        settings = replace(parts.settings, dropout=tuple(rates))
+        return EncoderLayer.apply(hidden_states, attention_mask, settings, *parameters)
 
 
 def parts_of(layer: nn.Module, family: Family, draw: Draw) -> Parts | None:
@@ -99,7 +93,8 @@ def parts_of(layer: nn.Module, family: Family, draw: Draw) -> Parts | None:
     norms: list[Any] = [layer.get_submodule(name) for name in family.norms]
     attention: Any = layer.get_submodule(fused.attention)
     weighted = (*linear[:4], norms[0], *linear[4:], norms[1])
-    return Parts(attention.config, weighted, (norms[0].eps, norms[1].eps), tuple(sites), narrowed, draw)
+    settings = Settings(attention.config.num_attention_heads, (norms[0].eps, norms[1].eps), narrowed, draw)
+    return Parts(attention.config, weighted, tuple(sites), settings)
 
 
 def fused_layers(model: nn.Module, *, shared_masks: bool = True) -> AbstractContextManager[None]:
