@@ -62,11 +62,9 @@ def evaluate(
         logger.warning("%d of these %d rows are training rows: the metrics are too good", num_leaked, len(labels_N))
     intervals = bootstrap(labels_N, probabilities_NC, resamples=resamples)
     result = {
-        "rows": len(labels_N),
+        **scorer.report(),
         "metrics": {name: interval.to_dict() for name, interval in intervals.items()},
         "rows_trained_on": None if trained_on is None else num_leaked,
-        "throughput": scorer.throughput(len(labels_N)),
-        "precision": scorer.report(),
     }
     if views is not None:
         comparison = gain(labels_N, probabilities_NC, np.concatenate(unchanged), resamples=resamples)

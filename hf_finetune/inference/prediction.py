@@ -44,26 +44,25 @@ def predict(
     """
     check_output(output, source.path)
     scorer = Scorer(classifier, precision, batch_size=batch_size, views=views)
-    num_rows = num_changed = 0
+    num_changed = 0
     with table_writer(output, classifier.labels, digests=digests) as write:
         for rows in read_parts(classifier, source, labeled=False, progress="predict"):
             probabilities_NC, unchanged_NC = scorer.score(rows)
             columns = [[key.hex() for key in row_digests(rows.with_format("arrow")[:])]] if digests else []
             write(rows["row"][:], probabilities_NC, *columns)
-            num_rows += len(rows)
             num_changed += int((probabilities_NC.argmax(-1) != unchanged_NC.argmax(-1)).sum())
     if views is not None:
         logger.info(
             "%d views: %d of %d labels are not those of the unchanged rows; %.1f times the seconds",
             views.number,
             num_changed,
-            num_rows,
+            scorer.rows,
             scorer.cost,
         )
     report = scorer.report()
-    if report["format"] != "float32":
-        _log_precision(report)
-    return {"rows": num_rows, "throughput": scorer.throughput(num_rows), "precision": report}
+    if report["precision"]["format"] != "float32":
+        _log_precision(report["precision"])
+    return report
 
 
 def _log_precision(report: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ class Scorer:
         self.classifier, self.batch_size, self.views = classifier, batch_size, views
         self.precision = "float32" if precision == "auto" and (views is not None or not native) else precision
         self.half: HalfPrecision | None = None
-        self.seconds = self.seconds_unchanged = 0.0
+        self.rows, self.seconds, self.seconds_unchanged = 0, 0.0, 0.0
 
     def score(self, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean probabilities over the views of each row, and those of the unchanged row; shapes (N, C)."""
@@ -76,6 +76,7 @@ class Scorer:
         self.seconds_unchanged += time.perf_counter() - started
         mean_NC = mean_probabilities(chain([unchanged_NC], views))
         self.seconds += time.perf_counter() - started
+        self.rows += len(rows)
         return mean_NC, unchanged_NC
 
     @property
@@ -119,13 +120,17 @@ class Scorer:
         with nullcontext() if self.half.half is None else fused_layers(self.half.half):
             return softmax(self.half.logits(batches, lengths))
 
-    def throughput(self, rows: int) -> dict[str, float]:
-        """Return rows per second from text or image to label, without reading and writing of files."""
-        return {"predict_rows_per_s": round(rows / max(self.seconds, 1e-9), 2)}
-
     def report(self) -> dict[str, Any]:
-        """Return the number format, see `HalfPrecision.report`; each view of a row counts as a row."""
-        return {"format": "float32"} if self.half is None else self.half.report()
+        """Return {"rows", "throughput", "precision"}.
+
+        The time is that from text or image to label, without reading and writing of files. For the number format, see
+        `HalfPrecision.report`; there each view of a row counts as a row.
+        """
+        return {
+            "rows": self.rows,
+            "throughput": {"predict_rows_per_s": round(self.rows / max(self.seconds, 1e-9), 2)},
+            "precision": {"format": "float32"} if self.half is None else self.half.report(),
+        }
 
 
 def probabilities(classifier: Classifier, rows: Dataset, *, batch_size: int | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the launcher makes of the ends of its processes."""
+"""Exit status of the launcher after a process failed, and its port."""
 
 import signal
 import socket
@@ -23,15 +23,14 @@ def end_with(monkeypatch: pytest.MonkeyPatch, exitcode: int) -> None:
 
 
 @pytest.mark.parametrize("status", [1, 2, 3, 4])
-def test_status_of_the_first_failure_is_passed_on(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+def test_exit_status_is_that_of_the_first_failure(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     end_with(monkeypatch, status)
     with pytest.raises(SystemExit) as stopped:
         launch(["hf-finetune", "train"], 2, mixed_precision="no")
     assert stopped.value.code == status
 
 
-def test_killed_process_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of memory, for example."""
+def test_killed_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     end_with(monkeypatch, -9)
     with pytest.raises(TrainingError, match="killed by SIGKILL; --resume"):
         launch(["hf-finetune", "train"], 2, mixed_precision="no")
@@ -39,7 +38,7 @@ def test_killed_process_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own_signals() -> Iterator[None]:
-    """torch's launcher leaves handlers behind, for its process ends with it."""
+    """Restore the signal handlers that torch's launcher replaces."""
     before = {
         which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     }
@@ -49,8 +48,8 @@ def own_signals() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("own_signals")
-def test_a_port_that_another_run_took_meanwhile_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accelerate found it free, and another process opened it before these two could."""
+def test_port_taken_by_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process opens the port that Accelerate believes free."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     script = tmp_path / "meet.py"
     script.write_text(

@@ -1,4 +1,4 @@
-"""What the command line says and how it leaves, without training anything."""
+"""Messages and exit status of the command line, without training."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from hf_finetune.cli.train import TrainJob, parse_train
 
 
 def leave(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:
-    """Exit status, stdout, lines of stderr."""
+    """Run a command; return its exit status, stdout and the lines of stderr."""
     status = 0
     try:
         main_command(arguments)
@@ -95,7 +95,7 @@ def test_cp_copies_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "num_processes: 2" in (tmp_path / "cpu-2.yaml").read_text()
 
 
-def test_names_of_recipes_may_have_their_folder_before_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_are_found_by_folder_and_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shipped.find("text/sst2_lora") == shipped.find("sst2_lora")
     assert shipped.is_known("text/sst2_lora") and not shipped.is_known("vision/sst2_lora")
     status, _, err = leave(capsys, "cp", "vision/sst2_lora", str(tmp_path))
@@ -155,7 +155,7 @@ def test_bad_usage_is_one_line_first(
     assert not list(tmp_path.iterdir())
 
 
-def test_yaml_sets_fields_and_flags_win(tmp_path: Path) -> None:
+def test_flags_take_precedence_over_yaml(tmp_path: Path) -> None:
     recipe = load_recipe("sst2_full")
     file = tmp_path / "mine.yaml"
     file.write_text("train:\n  learning_rate: 1e-3\n  seed: 7\ndata:\n  max_length: 64\n")
@@ -182,7 +182,7 @@ def test_bad_yaml(tmp_path: Path, content: str, message: str) -> None:
         parse_run(RunJob(load_recipe("sst2_full")), ["--config", "nowhere.yaml"], "x")
 
 
-def test_public_command_keeps_no_path_of_this_machine(tmp_path: Path) -> None:
+def test_public_command_has_no_local_path(tmp_path: Path) -> None:
     data = tmp_path / "movie"
     data.mkdir()
     command = [
@@ -199,7 +199,7 @@ def test_public_command_keeps_no_path_of_this_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(shipped.names()))
-def test_every_recipe_builds_and_its_values_hold(name: str) -> None:
+def test_every_shipped_recipe_is_valid(name: str) -> None:
     from hf_finetune.config.rules import check
     from hf_finetune.utils.plain import merge, to_plain
 
@@ -233,10 +233,10 @@ def test_accelerate_configs_parse(path: Path) -> None:
         ("data: {decode_once: false}", [], "ImageData"),
     ],
 )
-def test_what_the_data_are_is_read_off_the_fields(
+def test_fields_decide_between_texts_and_images(
     tmp_path: Path, content: str, flags: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then nobody looks into the data for it, which need not even be there yet."""
+    """The data are not read: they do not exist."""
     monkeypatch.setattr("hf_finetune.data.sources.sniff_kind", lambda *_, **__: pytest.fail("asked the data"))
     (tmp_path / "mine.yaml").write_text(content)
     job = parse_train(TrainJob, ["nowhere", "--config", str(tmp_path / "mine.yaml"), *flags], "hf-finetune train")
@@ -254,7 +254,7 @@ def test_what_the_data_are_is_read_off_the_fields(
     ],
 )
 @pytest.mark.parametrize("by_flag", [True, False])
-def test_where_an_operation_alone_speaks_of_the_data_they_are_looked_at(
+def test_operations_do_not_decide_between_texts_and_images(
     tmp_path: Path, operations: str, kind: str, message: str | None, by_flag: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hf_finetune.data.sources.sniff_kind", lambda *_, **__: kind)
@@ -266,13 +266,12 @@ def test_where_an_operation_alone_speaks_of_the_data_they_are_looked_at(
 
 
 @pytest.mark.parametrize("flags", [["--max-length", "32"], ["--text", "text"], ["--data.encoding", "latin-1"]])
-def test_an_operation_on_images_beside_a_field_of_texts_is_refused_by_name(flags: list[str]) -> None:
+def test_image_operation_with_a_text_field_is_refused(flags: list[str]) -> None:
     with pytest.raises(InputError, match=r"^data\.augment\[0\]\.type: expected one of SwapWords, .*, got 'Rotate'$"):
         parse_train(TrainJob, ["nowhere", "--data.augment", "[Rotate]", *flags], "hf-finetune train")
 
 
-def test_a_config_may_come_through_a_pipe() -> None:
-    """It can be read once only."""
+def test_config_is_read_once_from_a_pipe() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as file:
         file.write("data: {text: sentence}\ntrain: {seed: 7}\n")

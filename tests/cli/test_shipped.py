@@ -20,7 +20,7 @@ def recipe():
 """
 
 
-def test_recipe_of_the_users_own(tmp_path: Path) -> None:
+def test_load_a_recipe_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(GOOD)
     recipe = load_recipe(str(path))
@@ -43,7 +43,7 @@ def test_recipe_of_the_users_own(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_in_it_are_one_line(tmp_path: Path, content: str, message: str) -> None:
+def test_errors_in_a_recipe_file_are_one_line(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(content)
     with pytest.raises(InputError, match=message) as caught:

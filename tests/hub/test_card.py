@@ -1,4 +1,4 @@
-"""The card says what recipe and result say, in valid metadata, and the same bytes every time."""
+"""The card: valid metadata, the facts of recipe and result, deterministic bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hf_finetune.utils.plain import merge, to_plain
 
 
 def card_of(recipe: Recipe = RECIPE, result: dict[str, Any] | None = None, **changes: Any) -> ModelCard:
-    """The rendered card, its metadata checked as the Hub checks them."""
+    """Render a card, and check its metadata as the Hub does."""
     text = render_card(RunFacts(recipe, {**(result or example_result()), **changes}))
     assert validate_card(text).status == 200
     card = ModelCard(text)
@@ -63,7 +63,7 @@ def test_metadata(tmp_path: Path) -> None:
     assert "verify" not in str(card)
 
 
-def test_without_a_test_split_the_results_are_named_as_validation() -> None:
+def test_without_a_test_split_the_results_are_of_validation() -> None:
     result = example_result()
     del result["metrics"]["test"], result["rows"]["test"], result["data"]["duplicates"]["test"]
     card = card_of(result=result)
@@ -75,7 +75,7 @@ def test_without_a_test_split_the_results_are_named_as_validation() -> None:
     assert section(card, "Limitations").lstrip().startswith("- No test split: ")
 
 
-def test_every_number_stands_with_its_interval_and_baselines() -> None:
+def test_metrics_have_intervals_and_baselines() -> None:
     results = section(card_of(), "Results")
     assert "Test split, 200 rows" in results
     lines = results.strip().splitlines()[2:]
@@ -86,7 +86,7 @@ def test_every_number_stands_with_its_interval_and_baselines() -> None:
     assert lines[3] == "| Macro F1 | 0.830 [0.800, 0.860] |  | 0.730 [0.700, 0.760] | 0.840 [0.810, 0.870] |"
 
 
-def test_the_classes_that_are_confused_most() -> None:
+def test_most_frequent_confusions() -> None:
     result = example_result()
     result["confused"] = [{"label": "a", "predicted": "b", "count": 12, "support": 1200}]
     assert "confusions" not in section(card_of(result=result), "Results")  # two classes: the metrics tell as much
@@ -114,7 +114,7 @@ def test_the_other_sections() -> None:
     assert "overlap" not in limits and "Not stated" not in limits
 
 
-def test_no_signal_is_said_when_there_is_none() -> None:
+def test_no_signal_over_a_baseline() -> None:
     result = example_result()
     result["baselines"]["linear"]["accuracy"] = interval(0.80)
     limits = section(card_of(result=result), "Limitations")
@@ -122,7 +122,7 @@ def test_no_signal_is_said_when_there_is_none() -> None:
     assert "majority baseline" not in limits
 
 
-def test_what_is_unknown_is_said() -> None:
+def test_unknown_facts_are_listed() -> None:
     result = example_result()
     result["base_model"] = result["data"]["license"] = None
     recipe = replace(RECIPE, hub=Hub(), data=replace(RECIPE.data, license=None))
@@ -134,7 +134,7 @@ def test_what_is_unknown_is_said() -> None:
         assert unknown in limits
 
 
-def test_a_result_with_nothing_optional_renders() -> None:
+def test_result_without_optional_keys() -> None:
     kept = ("schema", "name", "task", "checkpoint", "method", "seed", "labels", "rows", "metrics")
     card = card_of(result={k: v for k, v in example_result().items() if k in kept})
     for title in ("Parity", "Time and hardware", "Reproduce"):
@@ -162,7 +162,7 @@ def test_base_model_is_an_id_or_left_out(checkpoint: str, given: str | None, kno
     assert ("base model's id" in section(card, "Limitations")) == (expected is None)
 
 
-def test_data_of_the_hub_are_named_and_those_of_a_folder_are_not() -> None:
+def test_only_hub_data_are_linked() -> None:
     data = TextData(path="nyu-mll/glue", config_name="mnli", revision="abc", validation="validation_matched")
     result = example_result()
     result["data"]["path_name"] = "nyu-mll/glue"
@@ -221,7 +221,7 @@ NASTY = [
 ]
 
 
-def test_words_that_break_yaml_or_markdown_do_not() -> None:
+def test_special_characters_break_neither_yaml_nor_markdown() -> None:
     for word in NASTY:
         recipe = replace(
             RECIPE, name=word or "x", hub=Hub(license=word, language=word), data=replace(RECIPE.data, license=word)
@@ -247,7 +247,7 @@ def test_many_labels_are_not_all_listed() -> None:
     assert "distinguishes 77 classes, among them `intent 0`" in card.text and "`intent 10`" not in card.text
 
 
-def test_the_same_facts_give_the_same_bytes() -> None:
+def test_rendering_is_deterministic() -> None:
     recipe = replace(RECIPE, train=Train(num_train_epochs=2, extra={"optim": "adamw_torch", "hub_token": "secret"}))
     text = render_card(RunFacts(recipe, example_result()))
     blank = Recipe(name="", data=TextData(path=""), model=Model(checkpoint=""))
@@ -341,12 +341,13 @@ def test_a_model_below_its_baseline_is_called_worse() -> None:
         (-0.3, -0.1, "worse", "Worse than the linear baseline: -20.0 [-30.0, -10.0] points"),
     ],
 )
-def test_the_difference_on_the_same_rows_decides(low: float, high: float, verdict: str, limitation: str | None) -> None:
-    """Not whether two intervals overlap, where the result has the difference; here they do."""
+def test_paired_difference_decides_over_overlapping_intervals(
+    low: float, high: float, verdict: str, limitation: str | None
+) -> None:
     result = example_result()
     result["baselines"]["linear"]["accuracy"] = result["metrics"]["test"]["accuracy"]
-    found = {"value": (low + high) / 2, "low": low, "high": high, "n": 200, "verdict": verdict}
-    result["baselines"]["linear"]["difference"] = found
+    difference = {"value": (low + high) / 2, "low": low, "high": high, "n": 200, "verdict": verdict}
+    result["baselines"]["linear"]["difference"] = difference
     card = card_of(result=result)
     assert "Against the linear baseline, row by row: " in section(card, "Results")
     assert f"points of accuracy, {verdict}." in section(card, "Results")

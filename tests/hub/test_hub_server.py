@@ -163,7 +163,7 @@ def test_writes_need_the_owner_and_private_repositories_are_hidden(server: HubSe
     assert server.holding(server.token) == []
 
 
-def test_a_part_of_a_file(server: HubServer) -> None:
+def test_range_request(server: HubServer) -> None:
     server.create("tester/m")
     commit = server.commit("tester/m", {"w.safetensors": WEIGHTS})
     url = f"{server.endpoint}/tester/m/resolve/main/w.safetensors"
@@ -176,7 +176,7 @@ def test_a_part_of_a_file(server: HubServer) -> None:
     assert len(get_session().head(url).content) == 0
 
 
-def test_faults_strike_before_after_or_cut_the_line(api: HfApi, server: HubServer) -> None:
+def test_faults_before_and_after_a_request_and_lost_responses(api: HfApi, server: HubServer) -> None:
     server.create("tester/m")
     repo = server.repo("tester/m")
 

@@ -1,4 +1,4 @@
-"""Local paths become names, and nothing else changes."""
+"""Local paths are reduced to names; nothing else changes."""
 
 from __future__ import annotations
 

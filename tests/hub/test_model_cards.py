@@ -1,4 +1,4 @@
-"""Every card in model_cards/ is what its run's recipe and result render to, byte for byte."""
+"""Every card in model_cards/ renders again from the recipe and result of its run, byte for byte."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from hf_finetune.hub.run_facts import RunFacts
 CARDS = sorted((Path(__file__).parent.parent.parent / "model_cards").glob("*.json"))
 
 
-def test_there_are_cards_and_each_has_its_run() -> None:
+def test_every_card_has_its_run() -> None:
     folder = Path(__file__).parent.parent.parent / "model_cards"
     assert CARDS
     assert {p.stem for p in folder.glob("*.md")} == {p.stem for p in CARDS}

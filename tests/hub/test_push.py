@@ -1,4 +1,4 @@
-"""A push makes one commit, whatever the Hub does meanwhile, and sends no secret: against the loopback Hub."""
+"""A push makes one commit, whatever fails, and sends no secret; against the loopback Hub."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMMIT = r"/commit/main(\?|$)"
 
 @dataclass
 class Bench:
-    """A server, a run to push, and the waits that were asked for."""
+    """A server, a run to push, and the waits between attempts."""
 
     server: HubServer
     run: Path
@@ -56,8 +56,8 @@ class Bench:
         return [commit.title.split(" (")[0] for commit in self.server.repo(repo_id).history(revision)]
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
-        found = self.server.repo(REPO).at(revision).files
-        return {path: blob.content for path, blob in found.items() if path != ".gitattributes"}
+        files = self.server.repo(REPO).at(revision).files
+        return {path: blob.content for path, blob in files.items() if path != ".gitattributes"}
 
 
 OURS, FIRST = "Run of hf_finetune", "initial commit"
@@ -74,7 +74,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
         yield bench
 
 
-def test_one_commit_with_what_others_can_use(bench: Bench) -> None:
+def test_content_of_a_push(bench: Bench) -> None:
     pulled: list[set[str]] = []
 
     def check(folder: Path) -> None:
@@ -99,7 +99,7 @@ def test_one_commit_with_what_others_can_use(bench: Bench) -> None:
     assert bench.sleeps == []
 
 
-def test_the_token_is_in_nothing_that_is_sent_or_said(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_token_is_neither_sent_nor_logged(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     bench.push()
     token = bench.server.token
@@ -129,7 +129,7 @@ def test_a_failing_commit_is_not_made_twice(bench: Bench, status: int, after_com
 
 
 @pytest.mark.parametrize("create_pr", [False, True])
-def test_a_lost_answer_makes_no_second_commit(bench: Bench, create_pr: bool) -> None:
+def test_a_lost_response_makes_no_second_commit(bench: Bench, create_pr: bool) -> None:
     bench.server.drop_answer("POST", COMMIT)
     pushed = bench.push(create_pr=create_pr)
     assert pushed.created
@@ -143,7 +143,7 @@ def test_a_lost_answer_makes_no_second_commit(bench: Bench, create_pr: bool) -> 
 
 
 def test_a_commit_that_lands_late_is_not_made_twice(bench: Bench) -> None:
-    """The first request is answered with an error, and takes effect just before the second one."""
+    """The first request fails with an error and takes effect just before the second one."""
 
     def land() -> None:
         bench.server.route(next(r for r in bench.server.requests if r.method == "POST" and "/commit/" in r.path))
@@ -187,11 +187,11 @@ def test_every_step_survives_a_failure(bench: Bench, method: str, path: str) -> 
     bench.server.drop_answer(method, path)
     bench.push(revision="side")
     assert bench.titles("side") == [OURS, FIRST]
-    # What a failed request has made is not asked for again.
+    # The result of a failed request is not requested again.
     assert [fault.times for fault in bench.server.faults] == [0, 0, int(path in ("/branch/", "/api/repos/create"))]
 
 
-def test_an_error_page_of_a_proxy_is_a_failure_that_passes(bench: Bench) -> None:
+def test_error_page_of_a_proxy_is_transient(bench: Bench) -> None:
     page = Answer(502, b"<html>Bad gateway</html>", {"Content-Type": "text/html"})
     for path in ("/api/validate-yaml", COMMIT, "/preupload/"):
         bench.server.faults.append(Fault("POST", re.compile(path), 1, answer=page))
@@ -199,7 +199,7 @@ def test_an_error_page_of_a_proxy_is_a_failure_that_passes(bench: Bench) -> None
     assert bench.titles() == [OURS, FIRST]
 
 
-def test_the_hub_says_how_long_to_wait(bench: Bench) -> None:
+def test_waits_that_the_hub_requests(bench: Bench) -> None:
     bench.server.fail("POST", COMMIT, status=429, headers={"Retry-After": "17"})
     bench.server.fail("POST", COMMIT, status=429, headers={"RateLimit": '"api";r=0;t=21'})
     bench.server.fail("POST", COMMIT, status=503)
@@ -219,7 +219,7 @@ def test_waits_within_huggingface_hub_count(bench: Bench, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "300"}])
-def test_patience_ends(bench: Bench, headers: dict[str, str]) -> None:
+def test_gives_up_after_the_longest_wait(bench: Bench, headers: dict[str, str]) -> None:
     bench.server.fail("POST", COMMIT, status=503, times=1000, headers=headers, message=f"no {bench.server.token}")
     with pytest.raises(PushError, match=r"tester/movie: gave up .*503 no \[token\].*push again") as caught:
         bench.push()
@@ -253,7 +253,7 @@ def test_one_pull_request_for_one_content(bench: Bench) -> None:
         bench.push(revision="side", create_pr=True)
 
 
-def test_private_means_private(bench: Bench) -> None:
+def test_private_repository(bench: Bench) -> None:
     bench.push(private=True)
     assert bench.server.repo(REPO).private
     bench.push(private=True)
@@ -263,7 +263,7 @@ def test_private_means_private(bench: Bench) -> None:
     assert bench.titles(repo_id="tester/open") == [FIRST]
 
 
-def test_files_of_an_earlier_run_go_and_other_peoples_stay(bench: Bench, tmp_path: Path) -> None:
+def test_files_of_an_earlier_run_are_deleted_and_others_kept(bench: Bench, tmp_path: Path) -> None:
     bench.server.create(REPO)
     bench.server.commit(REPO, {"adapter/theirs.txt": b"x", "model-00001-of-00002.safetensors": b"y"})
     bench.push()
@@ -277,7 +277,7 @@ def test_files_of_an_earlier_run_go_and_other_peoples_stay(bench: Bench, tmp_pat
     assert set(bench.files()) == kept | {"LICENSE"}
 
 
-def test_the_snippet_names_the_repository_it_lies_in(bench: Bench, tmp_path: Path) -> None:
+def test_snippets_load_from_the_target_repository(bench: Bench, tmp_path: Path) -> None:
     planned = replace(RECIPE, hub=Hub(repo_id="tester/planned"))
     bench.run = write_run(tmp_path / "planned", recipe=planned)
     bench.push("tester/elsewhere")
@@ -307,7 +307,7 @@ def test_the_token_of_hf_auth_login_is_found(bench: Bench, monkeypatch: pytest.M
     assert bench.push().created
 
 
-def test_offline_is_said_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
         bench.push()
@@ -348,7 +348,7 @@ def test_a_pulled_copy_that_differs_is_noticed(bench: Bench) -> None:
         bench.push()
 
 
-def test_the_callers_check_decides(bench: Bench) -> None:
+def test_check_of_the_caller_may_fail(bench: Bench) -> None:
     def check(pulled: Path) -> None:
         raise GateError("other logits")
 
@@ -425,7 +425,7 @@ def test_a_pickle_is_known_by_its_content(bench: Bench) -> None:
     refused(bench, "more.safetensors: .*pickle")
 
 
-def test_a_token_is_found_wherever_it_hides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_in_files_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     token = bench.server.token
     for name in ("README.md", "result.json", "model/tokenizer.json", "adapter/adapter_config.json"):
         path = bench.run / name
@@ -480,7 +480,7 @@ def test_a_failed_gate_stops_the_push(bench: Bench, parity: dict | None) -> None
     assert bench.server.requests == []
 
 
-def test_a_run_that_no_stock_class_can_hold_goes_as_it_is(bench: Bench) -> None:
+def test_a_custom_head_is_pushed(bench: Bench) -> None:
     (bench.run / "model").rename(bench.run / "encoder")
     save_file({"w": np.zeros(3)}, bench.run / "head.safetensors")
     bench.push()

@@ -39,7 +39,7 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_format_says_the_same(classifier: Classifier, rows: Path) -> None:
+def test_file_formats_agree(classifier: Classifier, rows: Path) -> None:
     files = [rows.parent / "new" / name for name in ("p.csv", "p.jsonl", "p.parquet", "q.CSV")]
     for file in files:
         assert predict(classifier, SourceSplit(str(rows)), file)["rows"] == 5
@@ -82,7 +82,7 @@ def test_unusable_outputs(classifier: Classifier, rows: Path, output: str, messa
     assert rows.read_bytes() == before
 
 
-def test_an_older_file_of_predictions_is_replaced(classifier: Classifier, rows: Path) -> None:
+def test_existing_output_is_replaced(classifier: Classifier, rows: Path) -> None:
     output = rows.parent / "p.csv"
     output.write_text("old")
     check_output(output, str(rows))
@@ -90,10 +90,10 @@ def test_an_older_file_of_predictions_is_replaced(classifier: Classifier, rows: 
     assert output.read_text().startswith("row,predicted,")
 
 
-def test_labels_of_many_rows_are_those_of_float32(
+def test_bfloat16_gives_the_labels_of_float32(
     classifier: Classifier, rows: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rows enough for bfloat16, in several parts: labels and order are float32's, and the difference is told."""
+    """Several parts of enough rows for bfloat16: labels and order of float32, and a logged difference."""
     monkeypatch.setattr("hf_finetune.inference.parts.PART_ROWS", {"text": 300, "image": 300})
     monkeypatch.setattr("hf_finetune.inference.scoring.has_native_bf16", lambda _: True)
     texts = [row["text"] for row in text_rows(700, seed=5)]
@@ -104,8 +104,8 @@ def test_labels_of_many_rows_are_those_of_float32(
             caplog.clear()
             result = predict(classifier, SourceSplit(str(rows)), rows.parent / "p.parquet", precision=precision)
             assert result["rows"] == 700 and result["throughput"]["predict_rows_per_s"] > 0
-        said = [r.getMessage() for r in caplog.records if "computed in bfloat16" in r.getMessage()]
-        assert len(said) == (precision != "float32")
+        messages = [r.getMessage() for r in caplog.records if "computed in bfloat16" in r.getMessage()]
+        assert len(messages) == (precision != "float32")
         tables[precision] = pq.read_table(rows.parent / "p.parquet").to_pandas()
         assert tables[precision]["row"].tolist() == list(range(700))
     assert tables["auto"]["predicted"].tolist() == tables["float32"]["predicted"].tolist()
@@ -116,7 +116,7 @@ def test_labels_of_many_rows_are_those_of_float32(
     assert np.abs(reference - tables["float32"].iloc[:, 2:].values).max() < 1e-5
 
 
-def test_scores_are_of_float32_unless_asked(
+def test_evaluate_computes_in_float32_by_default(
     classifier: Classifier, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [row["text"] for row in text_rows(300, seed=5)]
@@ -133,11 +133,11 @@ def test_scores_are_of_float32_unless_asked(
     with pytest.raises(InputError, match=r"--precision bf16: .* use float32"):
         evaluate(classifier, SourceSplit(str(rows)), precision="bf16")
     predict(classifier, SourceSplit(str(rows)), rows.parent / "p.parquet")
-    answer = pq.read_table(rows.parent / "p.parquet").to_pandas().iloc[:, 2:].values
-    assert np.abs(answer - probabilities(classifier, Dataset.from_dict({"text": texts}))).max() < 1e-6
+    predicted = pq.read_table(rows.parent / "p.parquet").to_pandas().iloc[:, 2:].values
+    assert np.abs(predicted - probabilities(classifier, Dataset.from_dict({"text": texts}))).max() < 1e-6
 
 
-def test_batches_of_no_rows_are_refused(classifier: Classifier, rows: Path) -> None:
+def test_empty_batches_are_refused(classifier: Classifier, rows: Path) -> None:
     with pytest.raises(InputError, match="--batch-size 0: expected at least 1"):
         predict(classifier, SourceSplit(str(rows)), rows.parent / "p.csv", batch_size=0)
     with pytest.raises(InputError, match="--batch-size 0: expected at least 1"):
@@ -147,7 +147,7 @@ def test_batches_of_no_rows_are_refused(classifier: Classifier, rows: Path) -> N
 @pytest.mark.parametrize(
     ("pairs", "header", "warned"), [(True, "text", True), (True, "text,text_pair", False), (False, "text", False)]
 )
-def test_single_texts_for_a_model_of_pairs_are_said(
+def test_single_texts_for_a_model_of_pairs_warn(
     classifier: Classifier, tmp_path: Path, caplog: pytest.LogCaptureFixture, pairs: bool, header: str, warned: bool
 ) -> None:
     (tmp_path / "rows.csv").write_text(f"{header}\n" + "good,bad\n"[: 9 if "pair" in header else 4] + "\n")
