@@ -50,12 +50,12 @@ def search(arguments: Sequence[str]) -> None:
     with importing():
         from hf_finetune.search.augmentation import policy_search, report
         from hf_finetune.search.config import SearchOptions
-        from hf_finetune.search.searched_recipe import SearchedRecipe
+        from hf_finetune.search.recipe_variant import RecipeVariant
         from hf_finetune.utils.environment import seconds_since_start
 
     options = SearchOptions(job.searcher, seconds, job.trials, job.seeds)
     result = policy_search.search_policy(
-        SearchedRecipe(job.recipe),
+        RecipeVariant(job.recipe),
         options,
         output=job.launch.output,
         resume=job.launch.resume,

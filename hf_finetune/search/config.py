@@ -1,4 +1,4 @@
-"""What the user asks of a search."""
+"""The options of a search."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ SearcherName = Literal["sweep", "tpe", "population", "reinforce"]
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search, and for how long."""
+    """The searcher and the limits of a search."""
 
     searcher: SearcherName = "sweep"
     budget_s: float = 600.0
     trials: int | None = None
     """None: as many as there is time for."""
     seeds: int | None = None
-    """None: at least three, and more where time is left."""
+    """None: at least three, and more if there is time."""

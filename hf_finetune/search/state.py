@@ -1,4 +1,4 @@
-"""What search.json holds of a search that was begun, so that it can go on."""
+"""search.json: the state of a search, from which it is resumed."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from hf_finetune.search.config import SearchOptions
 
 State = dict[str, Any]
 """The content of search.json."""
-SCHEMA = 2
-"""Of search.json. 2: the side of the images that decide."""
+SCHEMA = 3
+"""Version of the content. 2: image size of the final runs. 3: names of costs and plans."""
 
 
-def state_in(folder: Path) -> State | None:
-    """What search.json holds of the search in the folder; None: there is none yet.
+def read_state(folder: Path) -> State | None:
+    """Return the state of the unfinished search in the folder, or None if it has not saved any yet.
 
     Raises:
-        InputError: it is finished or damaged, or the folder is that of a run.
+        InputError: the search is finished or damaged, or the folder is not that of a search.
     """
     path = folder / "search.json"
     if not path.exists():
-        # A search that was killed at its start leaves recipe.json alone; any other file is of something else.
+        # A search that was killed at its start leaves only recipe.json.
         if any(p.name != "recipe.json" and not p.name.startswith(".") for p in folder.glob("*")):
             raise InputError(f"--output {folder}: no search.json, this is not the folder of a search; name another one")
         return None
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); start the search anew in another folder") from None
+        raise InputError(f"{path}: not valid JSON ({error}); start a new search in another folder") from None
     if state.get("schema") != SCHEMA:
         raise InputError(
             f"{path}: schema {state.get('schema')}, expected {SCHEMA}: it is of another version of hf_finetune; "
-            "start the search anew in another folder"
+            "start a new search in another folder"
         )
     if "verdict" in state:
         raise InputError(f"--output {folder}: the search in it is finished, there is nothing to resume")
@@ -44,16 +44,16 @@ def state_in(folder: Path) -> State | None:
 
 
 def check_same(folder: Path, state: State, record: dict[str, Any], options: SearchOptions, space: list[str]) -> None:
-    """Refuse to go on with another search.
+    """Refuse to resume a search with other settings.
 
     Args:
-        state: see `state_in`.
-        record: what its recipe.json is compared with, see `pipeline.resume.refuse_changes`.
-        options: of the search now.
-        space: names of the operations that there are now.
+        state: see `read_state`.
+        record: what recipe.json must equal, see `pipeline.resume.refuse_changes`.
+        options: current options.
+        space: current names of the operations in the space.
 
     Raises:
-        InputError: naming what differs.
+        InputError: naming the difference.
     """
     refuse_changes(folder, record)
     before = {**state["search"], "space": state["space"]}

@@ -3,7 +3,8 @@
 import pytest
 
 from hf_finetune.errors import InputError
-from hf_finetune.search.budget import affordable, format_duration, parse_duration
+from hf_finetune.search.budget import format_duration, parse_duration
+from hf_finetune.search.planning import affordable_trials
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("45", 45), ("1.5m", 90)])
@@ -27,5 +28,5 @@ def test_as_many_trials_as_end_in_time() -> None:
         return trials - trials // 3, trials // 3
 
     # 6 trials are 4 of 1 s and 2 of 5 s, 14 s in all; 7 would be 15 s.
-    assert affordable(halves, [1.0, 5.0], 14.5) == 6
-    assert affordable(halves, [1.0, 5.0], 1.5) == 0
+    assert affordable_trials(halves, [1.0, 5.0], 14.5) == 6
+    assert affordable_trials(halves, [1.0, 5.0], 1.5) == 0

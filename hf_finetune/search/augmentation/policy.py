@@ -1,5 +1,4 @@
-"""A policy of augmentation as a search varies it: operations with a probability and a magnitude, and one way to mix
-rows."""
+"""Augmentation policies as searchers vary them: operations with probability and magnitude, and a way to mix rows."""
 
 from __future__ import annotations
 
@@ -7,40 +6,26 @@ from dataclasses import dataclass
 from itertools import groupby
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
-"""Probabilities and magnitudes that searchers choose from; beside them there is nothing at all."""
+"""Probabilities and magnitudes to choose from. 0 is not among them, as it does nothing."""
 BRANCHES, MOVES = 2, 2
-"""Alternatives of a policy, of which a row meets one, and the moves of each, one after the other (AutoAugment's
-sub-policies, arXiv:1805.09501, which has five of two; fewer can be told apart in so few trials)."""
+"""Branches of a policy, of which each row gets one, and moves per branch (the sub-policies of AutoAugment,
+arXiv:1805.09501, which has five of two; few trials cannot distinguish as many)."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """An operation on some rows."""
+    """An operation at a probability and a magnitude."""
 
     operation: str
-    """Its name in the space."""
+    """Name in the space."""
     probability: float
-    """Share of the rows."""
+    """Share of the rows; for mixing, share of the forward passes."""
     magnitude: float
-    """Above 0, to 1: the strongest that the space has."""
+    """Strength in (0, 1], 1 being the strongest of the space; for mixing, alpha."""
 
     def __str__(self) -> str:
-        return f"{self.operation} {self.magnitude:g}{_times(self.probability)}"
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Rows mixed with one another, as `objective.mix` has it."""
-
-    operation: str
-    """Its name in the space."""
-    probability: float
-    """Share of the forward passes."""
-    alpha: float
-    """Of the distribution of a row's own share."""
-
-    def __str__(self) -> str:
-        return f"{self.operation} {self.alpha:g}{_times(self.probability)}"
+        probability = "" if self.probability == 1 else f" x {self.probability:g}"
+        return f"{self.operation} {self.magnitude:g}{probability}"
 
 
 @dataclass(frozen=True)
@@ -48,35 +33,31 @@ class Policy:
     """What is done to every training row; by default nothing."""
 
     branches: tuple[tuple[Move, ...], ...] = ()
-    """For each row one of them is drawn, and its moves are made in order."""
+    """One branch is drawn for each row, and its moves are applied in order."""
     draws: int = 1
-    """How often one is drawn for a row, each changing what the one before has left."""
-    mix: Mix | None = None
-    """How the rows, so changed, are mixed with one another."""
+    """How many branches are drawn for a row, and applied one after another."""
+    mix: Move | None = None
+    """How the augmented rows are mixed with one another."""
 
     def __str__(self) -> str:
-        """`2 of SwapWords 0.4 | Typos 0.4`, or `SwapWords 0.4 x 0.6, Typos 0.2 | ... + Mixup 0.2`: name, magnitude (of
-        what mixes rows: alpha), and the probability where it is not 1."""
-        parts = [self._moves()] if self.branches else []
+        """`2 of SwapWords 0.4 | Typos 0.4`, or `SwapWords 0.4 x 0.6, Typos 0.2 | ... + Mixup 0.2`: name, magnitude, and
+        the probability unless it is 1."""
+        parts = [self._branches()] if self.branches else []
         return " + ".join([*parts, *([] if self.mix is None else [str(self.mix)])]) or "none"
 
-    def _moves(self) -> str:
+    def _branches(self) -> str:
         if len(self.branches) <= 2 * BRANCHES:
-            moves = [", ".join(map(str, branch)) for branch in self.branches]
-            return ("" if self.draws == 1 else f"{self.draws} of ") + " | ".join(moves)
+            branches = " | ".join(", ".join(map(str, moves)) for moves in self.branches)
+            return branches if self.draws == 1 else f"{self.draws} of {branches}"
         levels = sorted({move.magnitude for branch in self.branches for move in branch})
         magnitude = f"{levels[0]:g}" if len(levels) == 1 else f"{levels[0]:g} to {levels[-1]:g}"
         return f"{self.draws} of all operations at {magnitude}"
 
 
-def describe_schedule(schedule: tuple[Policy, ...]) -> str:
-    """The policies of a schedule on one line."""
-    return " then ".join(str(policy) for policy, _ in groupby(schedule))
-
-
-def _times(probability: float) -> str:
-    return "" if probability == 1 else f" x {probability:g}"
-
-
 NONE = Policy()
 """No augmentation."""
+
+
+def describe_schedule(schedule: tuple[Policy, ...]) -> str:
+    """Describe the policies of a schedule in one line."""
+    return " then ".join(str(policy) for policy, _ in groupby(schedule))

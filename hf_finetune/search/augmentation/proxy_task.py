@@ -1,9 +1,9 @@
-"""The proxy task of a search: a policy trains the shared start for a few steps, and rows that it did not see score it.
+"""The proxy task of a search: train a few steps from a shared start with a policy, and score held-out training rows.
 
-What makes a trial cheap: the run's checkpoint is loaded once, its head fitted once, its lower layers stay as they are,
-large images have half their side, and what the lower layers make of the scored rows is computed once.
+Trials are cheap: the checkpoint is loaded once and its head fitted once, the lower layers are frozen, large images have
+half the size, and the activations of the frozen layers on the scored rows are computed once.
 
-Legend: N rows, C classes.
+Legend: N rows, C classes, D features.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -44,87 +44,86 @@ from hf_finetune.pipeline.fit_head import fit_settings, head_weights, init_head
 from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.optimization import shortcuts
 from hf_finetune.pipeline.run import prepare
-from hf_finetune.search.searched_recipe import SearchedRecipe
+from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.training.input_mixing import mixed_inputs
 from hf_finetune.training.optim.config import AdamW
 from hf_finetune.training.optim.rate_groups import Rates, rate_groups
 from hf_finetune.training.warm_start import MOST_ROWS, fit_head, head_features, with_every_class
 
 TOP_LAYERS = 2
-"""Layers that a trial trains, and the head; the head alone where the run trains no more."""
-RATE = {"text-classification": 3e-4, "image-classification": 1e-4}
-"""Learning rate of trials. That of images is above a run's: few steps are to show what many do."""
-SCORED_SHARE, MOST_SCORED = 1 / 3, 256
-"""Of the training rows, set aside to score trials."""
-SMALL_SIDE = 128
-"""Pixels; images below this keep their size."""
+"""Layers that a trial trains together with the head; only the head if the recipe's method is head."""
+LEARNING_RATES = {"text-classification": 3e-4, "image-classification": 1e-4}
+"""Learning rates of trials. The one for images is above a run's, so that few steps show the effect of many."""
+SCORED_SHARE, MAX_SCORED = 1 / 3, 256
+"""Share and largest number of training rows held out to score trials."""
+SCORING_BATCH_SIZE = 32
+MIN_SIDE_TO_HALVE = 128
+"""In pixels; smaller images keep their size."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a trial came out on the scored rows."""
+    """Result of a trial on the scored rows."""
 
     value: float
-    """Minus the log loss, in nats, at the temperature at which it is least: it moves with every row, where accuracy
-    jumps from row to row, and a network that is merely less confident gains nothing by it."""
+    """Negative log loss in nats at the optimal temperature. It is finer than accuracy, and a model that is merely less
+    confident gains nothing."""
     accuracy: float
     seconds: float
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a trial."""
+    """Steps of a trial with one policy."""
 
     steps: int
     operations: tuple[Augmentation, ...] = ()
-    """Change the rows."""
+    """Augment the rows."""
     mix: tuple[Mixing, ...] = ()
-    """Mix them with one another, and their labels."""
+    """Mix the rows of a batch."""
 
 
 class ProxyTask:
     """Loads the shared start, and runs trials from it.
 
     Raises:
-        InputError: see `pipeline.run.prepare`; or too few training rows to set some aside, or images that no operation
-            can change.
+        InputError: see `pipeline.run.prepare`; or there are too few training rows to hold some out, or the images
+            cannot be augmented.
     """
 
-    def __init__(self, searched: SearchedRecipe) -> None:
-        recipe, prepared = searched.recipe, prepare(searched.proxy().recipe)
+    def __init__(self, variant: RecipeVariant) -> None:
+        recipe, prepared = variant.recipe, prepare(variant.for_proxy_task().recipe)
         splits, self.inputs, self.seed = prepared.data.splits, prepared.data.inputs, recipe.train.seed
         if isinstance(self.inputs, ImageInputs):
-            check_augmentable(
-                self.inputs.processor, splits.train["image"], "data.augment, which search augmentation looks for"
-            )
+            check_augmentable(self.inputs.processor, splits.train["image"], "data.augment, which the search chooses")
         self.prepared, self.model = prepared, prepared.model.network
         network: nn.Module = self.model
         network.to(prepared.context.device)
         labels_N = np.asarray(splits.train["label"][:])
-        is_scored_N = _set_aside(splits.train, labels_N, recipe.data.split_seed)
+        is_scored_N = _hold_out(splits.train, labels_N, recipe.data.split_seed)
         self.fit_rows = splits.train.select(np.flatnonzero(~is_scored_N))
         self.scored_labels = labels_N[is_scored_N]
         self.population = population_of(self.fit_rows, splits.labels)
         self.encoded = encoded = self.inputs.encode(splits.train)
         self.train_rows = encoded.select(np.flatnonzero(~is_scored_N))
-        cut = micro_batch(prepared)
-        self.micro_batch, self.rows_per_step = cut.rows, cut.rows_per_step
-        self._shrink, self.sides = self._half_side()
+        batches = micro_batch(prepared)
+        self.micro_batch, self.rows_per_step = batches.rows, batches.rows_per_step
+        self._shrink, self.sides = self._half_size()
         count = len(encoder_layers(self.model))
         train_top(self.model, 0 if recipe.effective_method == "head" else min(TOP_LAYERS, count))
         self._fit_head()
         self._start = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
         self._prefix: Prefix | None = None
-        self._scored = list(self._batches_scored(encoded.select(np.flatnonzero(is_scored_N))))
+        self._scored = list(self._scoring_batches(encoded.select(np.flatnonzero(is_scored_N))))
 
     @property
     def one_head(self) -> bool:
-        """Whether a run's head is fitted to the same features with every seed, so that one fit does for all."""
+        """Whether the fitted head of a run is the same for all seeds."""
         fitted = {name for name, module in self.model.named_modules() if module in classification_layers(self.model)}
         return set(self.prepared.model.fresh) <= fitted and len(self.prepared.data.splits.train) <= MOST_ROWS
 
     def sample(self) -> TextBatch | ImageBatch:
-        """A few training rows, as operations see them."""
+        """Return a batch of two training rows, as operations get them."""
         raw = self.train_rows[:2]
         labels = np.asarray(raw["label"])
         if isinstance(self.inputs, ImageInputs):
@@ -132,7 +131,7 @@ class ProxyTask:
         return TextBatch(raw["text"], raw.get("text_pair"), labels, self.population)
 
     def run(self, stages: Sequence[Stage]) -> Score:
-        """Train from the shared start, then score. The same stages give the same score."""
+        """Train from the shared start, and score. The same stages give the same score."""
         started = time.perf_counter()
         with torch.random.fork_rng(devices=[]), shortcuts(self.prepared.context).use(self.model):
             torch.manual_seed(self.seed)
@@ -145,30 +144,25 @@ class ProxyTask:
             seconds=time.perf_counter() - started,
         )
 
-    def seconds(self, operations: tuple[Augmentation, ...], steps: int = 2) -> tuple[float, float]:
-        """What a step takes, and the rest of a trial."""
+    def measure(self, operations: tuple[Augmentation, ...], steps: int = 2) -> tuple[float, float]:
+        """Measure the seconds of a step, and of the rest of a trial."""
         self.run([Stage(1, operations)])
         rest = self.run([]).seconds
         return max(self.run([Stage(steps, operations)]).seconds - rest, 1e-3) / steps, rest
 
-    @contextmanager
-    def all_layers(self) -> Iterator[None]:
-        """While it lasts, mixed word embeddings go through all layers, not past the frozen ones as the scored rows
-        do."""
-        with nullcontext() if self._prefix is None else self._prefix.idle():
-            yield
+    def all_layers(self) -> AbstractContextManager[None]:
+        """Run all layers on input embeddings, which otherwise are taken for cached activations of the scored rows."""
+        return nullcontext() if self._prefix is None else self._prefix.idle()
 
     def _train(self, stages: Sequence[Stage]) -> None:
         model, prepared = self.model, self.prepared
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in self._start:
-                    parameter.copy_(self._start[name])
-        lr, loss = RATE[prepared.recipe.task], training_loss(prepared)
+        device, autocast = prepared.context.device, prepared.context.autocast
+        model.load_state_dict(self._start, strict=False)
+        lr, loss = LEARNING_RATES[prepared.recipe.task], training_loss(prepared)
         groups = rate_groups(
             model, lr=lr, weight_decay=prepared.recipe.train.weight_decay, rates=Rates(fresh=prepared.model.fresh)
         )
-        # At one rate throughout: the first steps of a long trial are those of a short one.
+        # A constant rate: the first steps of a long trial equal a short one.
         optimizer = AdamW().build(groups, lr)
         model.train()
         steps = self._steps()
@@ -179,25 +173,25 @@ class ProxyTask:
             collate_stage = partial(collate_mixed, stage.mix, collate) if stage.mix else collate
             for epoch, rows in itertools.islice(steps, stage.steps):
                 data.set_epoch(epoch)
-                for part in np.array_split(rows, self._parts(len(rows), mixed=bool(stage.mix))):
-                    batch = to_device(collate_stage(data.__getitems__(part.tolist())), prepared.context.device)
+                for part in np.array_split(rows, self._micro_batches(len(rows), mixed=bool(stage.mix))):
+                    batch = to_device(collate_stage(data.__getitems__(part.tolist())), device)
                     if "partners" in batch:
                         batch = mixed_inputs(model, batch)
                     labels_B = batch.pop("labels")
-                    with autocast_to(prepared.context.autocast, prepared.context.device):
+                    with autocast_to(autocast, device):
                         logits_BC = model(**batch).logits
                     (loss(logits_BC, labels_B) / len(rows)).backward()
                 nn.utils.clip_grad_norm_(model.parameters(), prepared.recipe.train.max_grad_norm or float("inf"))
                 optimizer.step()
                 optimizer.zero_grad()
 
-    def _parts(self, rows: int, *, mixed: bool) -> int:
-        """Forward passes of a step of so many rows: a row that is mixed needs another beside it."""
-        parts = -(-rows // self.micro_batch)
-        return max(1, min(parts, rows // 2)) if mixed else parts
+    def _micro_batches(self, rows: int, *, mixed: bool) -> int:
+        """Return the number of forward passes of a step; a mixed row needs another in its pass."""
+        count = -(-rows // self.micro_batch)
+        return max(1, min(count, rows // 2)) if mixed else count
 
     def _steps(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Epoch and rows of step after step, drawn as a run draws them, without an end."""
+        """Yield epoch and row indices of every step, drawn like those of a run, without end."""
         batches = StepBatches(
             len(self.train_rows),
             rows_per_step=self.rows_per_step,
@@ -211,17 +205,11 @@ class ProxyTask:
             yield from ((epoch, rows) for rows in batches.step_rows())
 
     def logits(self) -> np.ndarray:
-        """Logits (N, C) of the scored rows, in their order."""
-        parts, places = [], []
-        with (
-            evaluating(self.model),
-            torch.no_grad(),
-            autocast_to(self.prepared.context.autocast, self.prepared.context.device),
-        ):
-            for rows, batch in self._scored:
-                parts.append(self.model(**to_device(batch, self.prepared.context.device)).logits.float().cpu().numpy())
-                places.append(rows)
-        return np.concatenate(parts)[np.argsort(np.concatenate(places))]
+        """Return the logits (N, C) of the scored rows, in order."""
+        device, autocast = self.prepared.context.device, self.prepared.context.autocast
+        with evaluating(self.model), torch.no_grad(), autocast_to(autocast, device):
+            parts = [self.model(**to_device(batch, device)).logits.float().cpu().numpy() for _, batch in self._scored]
+        return np.concatenate(parts)[np.argsort(np.concatenate([rows for rows, _ in self._scored]))]
 
     def _collate(self, batch: dict[str, list]) -> dict[str, Any]:
         collated = self.inputs.collate(batch)
@@ -229,19 +217,21 @@ class ProxyTask:
             collated["pixel_values"] = self._shrink(collated["pixel_values"])
         return collated
 
-    def _half_side(self) -> tuple[Shrink | None, tuple[int, int] | None]:
-        """What halves the side of images, and both sides of square ones in pixels, small and whole; None where they are
-        small, or the network takes one size alone."""
+    def _half_size(self) -> tuple[Shrink | None, tuple[int, int] | None]:
+        """Return what halves the images' sides, and the side of square images in pixels, halved and full.
+
+        None for small images, and for a model of a single input size.
+        """
         if not isinstance(self.inputs, ImageInputs) or not takes_sizes(self.model.config):
             return None, None
         height, width = self.inputs.collate(self.train_rows[:1])["pixel_values"].shape[-2:]
-        if min(height, width) < SMALL_SIDE:
+        if min(height, width) < MIN_SIDE_TO_HALVE:
             return None, None
         shrink = shrink_for(self.model, min(height, width) // 2)
         return shrink, (shrink.shape(height, width)[0], height) if height == width else None
 
     def _fit_head(self) -> None:
-        """Fit the classification layer as a run does, on the rows and images of trials."""
+        """Fit the classification layer like a run, on the rows and image size of trials."""
         rng = np.random.default_rng(self.seed)
         drawn = np.sort(rng.permutation(len(self.train_rows))[:MOST_ROWS])
         chosen = with_every_class(drawn, np.asarray(self.train_rows["label"][:]))
@@ -266,16 +256,16 @@ class ProxyTask:
         )
         init_head(self.prepared, [layer], [head], "fitted to the rows of trials")
 
-    def _batches_scored(self, encoded: Dataset) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-        """Scored rows as the model takes them: what the frozen layers make of them, where it can be entered above
-        these."""
-        rows, size = Rows(encoded, columns_of(self.inputs, labels=False)), 32
+    def _scoring_batches(self, encoded: Dataset) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        """Yield indices and model inputs of the scored rows; activations of the frozen layers if the model can start
+        from these."""
+        rows = Rows(encoded, columns_of(self.inputs, labels=False))
         lengths_N = self.inputs.lengths(encoded)
         order_N = np.arange(len(rows)) if lengths_N is None else np.argsort(lengths_N, kind="stable")
         layer = frozen_layers(self.model)
-        for first in range(0, len(rows), size):
-            places = order_N[first : first + size]
-            batch = to_device(self._collate(rows.__getitems__(places.tolist())), self.prepared.context.device)
+        for first in range(0, len(rows), SCORING_BATCH_SIZE):
+            indices = order_N[first : first + SCORING_BATCH_SIZE]
+            batch = to_device(self._collate(rows.__getitems__(indices.tolist())), self.prepared.context.device)
             if layer and self._prefix is None:
                 try:
                     self._prefix = Prefix(self.model, layer, batch)
@@ -284,17 +274,17 @@ class ProxyTask:
             if (prefix := self._prefix) is not None:
                 with autocast_to(self.prepared.context.autocast, self.prepared.context.device):
                     batch = prefix.as_batch(list(rows_of(prefix.read(self.model, batch), batch)))
-            yield places, batch
+            yield indices, batch
 
 
-def _set_aside(rows: Dataset, labels_N: np.ndarray, split_seed: int) -> np.ndarray:
-    """Mask (N,) of the rows that score trials.
+def _hold_out(rows: Dataset, labels_N: np.ndarray, split_seed: int) -> np.ndarray:
+    """Return a mask (N,) of the rows that score trials.
 
     Raises:
-        InputError: there are too few.
+        InputError: there are too few rows.
     """
     first_N = first_occurrences(row_digests(rows.with_format("arrow")[:]))
-    share = min(SCORED_SHARE, MOST_SCORED / len(rows))
+    share = min(SCORED_SHARE, MAX_SCORED / len(rows))
     try:
         return hold_out(labels_N, first_N, fraction=share, seed=(split_seed, SEED_STREAM_WITHIN_TRAIN))
     except InputError as error:

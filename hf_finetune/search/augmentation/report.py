@@ -1,4 +1,4 @@
-"""What a search leaves behind: the policy as a recipe fragment, a chart, and a few lines for people."""
+"""The output of a search: the policy as a recipe fragment, a chart, and a summary."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ from typing import Any
 import yaml
 
 from hf_finetune.search.budget import format_duration
-from hf_finetune.search.searched_recipe import SearchedRecipe
+from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.state import State
 from hf_finetune.utils.plain import to_plain
 from hf_finetune.utils.plots import line_chart
 
 TABLE_ROWS = 8
-"""Trials of the table, the best ones."""
+"""Number of trials in the table, the best first."""
 HELPS, UNDECIDED, NONE_HELPS = "helps", "undecided", "none helps"
 VERDICTS = {"better": HELPS, "undecided": UNDECIDED}
-"""By what the paired difference allows to say; whatever else that is, none helps."""
+"""Verdicts by the judgement of the paired difference; any other judgement means that none helps."""
 MORE = {UNDECIDED: ": no augmentation stays the choice; more validation rows, seeds or time may tell"}
 
 
-def fragment(searched: SearchedRecipe, state: State) -> str:
-    """The fields of a recipe that use the policy, as YAML for `--config`; where it was not shown to help, as
-    comments alone.
+def fragment(variant: RecipeVariant, state: State) -> str:
+    """Return the recipe fields that set the policy, as YAML for `--config`; commented out unless the policy helps.
 
     Args:
-        searched: with the policy in `data.augment` and `objective.mix`.
-        state: what search.json holds.
+        variant: the recipe with the policy in `data.augment` and `objective.mix`.
     """
     policy = state["best"]["policy"]
     head = f"# {state['verdict']}: {_evidence(state)}\n# Found by `hf-finetune search augmentation`: {policy}\n"
-    recipe = searched.recipe
+    recipe = variant.recipe
     plain, fields = to_plain(recipe), {}
     if recipe.data.augment:
         fields["data"] = {"type": type(recipe.data).__name__, "augment": plain["data"]["augment"]}
@@ -44,13 +42,13 @@ def fragment(searched: SearchedRecipe, state: State) -> str:
 
 
 def chart(state: State, name: str) -> str:
-    """The scores of all trials in their order, a line for each number of steps, as SVG."""
+    """Plot the scores of all trials in order, a line for each number of steps; return SVG."""
     trials = state["trials"]
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for steps in sorted({t["steps"] for t in trials}):
-        places = [i for i, t in enumerate(trials) if t["steps"] == steps and t["policy"] != "none"]
-        if places:
-            lines[f"{steps} steps"] = [float(i) for i in places], [trials[i]["score"] for i in places]
+        indices = [i for i, t in enumerate(trials) if t["steps"] == steps and t["policy"] != "none"]
+        if indices:
+            lines[f"{steps} steps"] = [float(i) for i in indices], [trials[i]["score"] for i in indices]
         for t in trials:
             if t["steps"] == steps and t["policy"] == "none":
                 lines[f"none, {steps} steps"] = [0.0, float(len(trials) - 1)], [t["score"]] * 2
@@ -58,7 +56,7 @@ def chart(state: State, name: str) -> str:
 
 
 def describe(state: State) -> str:
-    """A finished search as a few lines of text."""
+    """Summarize a finished search as text."""
     plan, rows, trials = state["plan"], state["rows"], state["trials"]
     tried = [t for t in trials if t["policy"] != "none"]
     best_first = sorted(tried, key=lambda t: (-t["steps"], -t["score"]))
@@ -71,15 +69,15 @@ def describe(state: State) -> str:
     return "\n".join(
         [
             f"{state['name']}: {rows['fit']} training rows for trials, {rows['scored']} to score them, "
-            f"{plan['judged']} of {rows['validation']} validation rows to judge",
+            f"{plan['eval_rows']} of {rows['validation']} validation rows to evaluate final runs",
             f"space         {len(state['space'])} operations: {', '.join(state['space'])}",
             *(f"note          {note}" for note in state["left_out"]),
             f"tried         {len(tried)} trials by {state['search']['searcher']} in {format_duration(seconds)}{left}",
             "                 score  accuracy  steps  policy",
             *(f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}" for t in table),
             f"policy        {state['best']['policy']}",
-            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['wanted_steps']} steps"
-            f"{_side(plan)}; accuracy {_mean(state['with'])} with it, {_mean(state['without'])} without",
+            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['recipe_steps']} steps"
+            f"{_image_size(plan)}; accuracy {_mean(state['with'])} with it, {_mean(state['without'])} without",
             f"evidence      {_evidence(state)}",
             f"verdict       {state['verdict']}" + MORE.get(state["verdict"], ""),
             f"time          {format_duration(state['seconds'])} of {format_duration(state['search']['budget_s'])}",
@@ -93,8 +91,8 @@ def _mean(runs: list[dict[str, Any]]) -> str:
     return f"{sum(r['accuracy'] for r in runs) / len(runs):.4f}"
 
 
-def _side(plan: dict[str, Any]) -> str:
-    return "" if plan["side"] is None else f", images of {plan['side']} pixels a side"
+def _image_size(plan: dict[str, Any]) -> str:
+    return "" if plan["image_size"] is None else f", images of {plan['image_size']} pixels a side"
 
 
 def _evidence(state: State) -> str:
@@ -102,6 +100,6 @@ def _evidence(state: State) -> str:
     value, low, high = (100 * evidence[name] for name in ("value", "low", "high"))
     return (
         f"{value:+.2f} percentage points of {evidence['metric']} [{low:+.2f}, {high:+.2f}] against no augmentation, "
-        f"{evidence['n']} validation rows, {len(state['with'])} paired seeds{_side(state['plan'])}: "
+        f"{evidence['n']} validation rows, {len(state['with'])} paired seeds{_image_size(state['plan'])}: "
         f"{evidence['judgement']}"
     )

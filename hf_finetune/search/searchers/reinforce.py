@@ -1,28 +1,28 @@
-"""Search by reinforcement: a small recurrent network draws candidates, and draws more often what came out well."""
+"""Search by reinforcement learning: a small recurrent controller learns to propose good candidates."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from hf_finetune.search.searchers.base import Candidate, Decision, Halving, Searcher, SearchSpace, Trial, halved
+from hf_finetune.search.searchers.base import Candidate, Decision, Halving, Searcher, SearchSpace, Trial, halving_counts
 
 WIDTH = 6
 LEARNING_RATE = 0.05
 ENTROPY_BONUS = 0.02
-"""What a nat of uncertainty left is worth, in standard deviations of the score."""
+"""Weight of the entropy in nats, in standard deviations of the score."""
 DECAY = 0.8
-"""Of the moving averages of the score and its square."""
+"""Decay of the moving averages of the score and its square."""
 FINALISTS = 4
-"""Candidates at most that are tried on more steps in the end."""
+"""Most candidates that train on the later rungs."""
 
 
 class Controller(nn.Module):
-    """Draws decision after decision, each depending on those before it (AutoAugment's controller, arXiv:1805.09501, at
-    a size that a few dozen rewards can teach something).
+    """Samples decisions autoregressively (AutoAugment's controller, arXiv:1805.09501, small enough to learn from a few
+    dozen rewards).
 
     Args:
-        decisions: one after the other; those of a kind are made by the same layer.
+        decisions: in order; decisions of a kind share a layer.
     """
 
     def __init__(self, decisions: list[Decision]) -> None:
@@ -36,15 +36,13 @@ class Controller(nn.Module):
         self.drawn = nn.ModuleList(nn.Embedding(count, WIDTH) for count in choices)
         with torch.no_grad():
             for parameter in self.heads.parameters():
-                # All options alike at first.
-                parameter.zero_()
+                parameter.zero_()  # all options are equally likely at first
 
     def forward(self, generator: torch.Generator) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-        """Draw all decisions.
+        """Sample all decisions.
 
         Returns:
-            The decisions, the logarithm of the probability of them all, and the sum of the entropies they were drawn
-            with.
+            The indices of the chosen options, their joint log probability, and the sum of the entropies.
         """
         decisions, log_probability, entropy = [], torch.zeros(()), torch.zeros(())
         state, read = torch.zeros(1, WIDTH), self.start[None]
@@ -62,31 +60,31 @@ class Controller(nn.Module):
 def reinforce_loss(
     log_probability: torch.Tensor, entropy: torch.Tensor, *, advantage: float, bonus: float
 ) -> torch.Tensor:
-    """What falls along REINFORCE's estimate of the gradient (Williams 1992, "Simple statistical gradient-following
+    """Return the loss whose gradient is REINFORCE's estimate (Williams 1992, "Simple statistical gradient-following
     algorithms for connectionist reinforcement learning").
 
     Args:
-        log_probability: of what was drawn.
-        entropy: of what it was drawn from.
-        advantage: the reward above the baseline.
-        bonus: what a nat of entropy is worth.
+        log_probability: of the sampled decisions.
+        entropy: of the distributions that they were sampled from.
+        advantage: the reward minus the baseline.
+        bonus: weight of the entropy.
     """
     return -advantage * log_probability - bonus * entropy
 
 
 class MovingScale:
-    """How far a score lies above a moving average, in moving standard deviations; the first one lies at 0."""
+    """Standardizes scores by a moving mean and standard deviation."""
 
     def __init__(self) -> None:
         self.mean, self.square, self.weight = 0.0, 0.0, 0.0
 
     def advantage(self, score: float) -> float:
-        """Of this score over those before it, which it then joins."""
+        """Return the standardized score, 0 for the first one, and update the moving statistics."""
         advantage = 0.0
         if self.weight:
             mean = self.mean / self.weight
             spread = max(self.square / self.weight - mean**2, 0.0) ** 0.5
-            # Early on the spread says little.
+            # Clipped, as the spread of the first few scores is unreliable.
             advantage = float(min(max((score - mean) / max(spread, 1e-3), -3.0), 3.0))
         self.mean = DECAY * self.mean + (1 - DECAY) * score
         self.square = DECAY * self.square + (1 - DECAY) * score**2
@@ -95,11 +93,11 @@ class MovingScale:
 
 
 class Reinforce(Searcher):
-    """Candidates drawn by the controller, all on the lowest rung, where their scores compare; then the best of them on
-    more steps, by halves."""
+    """The controller proposes candidates on the first rung, where scores are comparable; then the best go through
+    successive halving."""
 
     def __init__(self, space: SearchSpace, *, trials: int, seed: int = 0) -> None:
-        self.space, self.left = space, self.counts(trials, space)[0]
+        self.space, self.remaining = space, self.counts(trials, space)[0]
         self.finalists = _finalists(trials)
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
@@ -113,20 +111,17 @@ class Reinforce(Searcher):
 
     @staticmethod
     def counts(trials: int, space: SearchSpace) -> tuple[int, ...]:
-        """See `Searcher`."""
-        later = halved(_finalists(trials), start=1)
+        later = halving_counts(_finalists(trials), start=1)
         return (max(1, trials - sum(later)), *later[1:])
 
     def ask(self) -> Trial | None:
-        """See `Searcher`."""
         if self.final is not None:
             return self.final.ask()
         choices, self.log_probability, self.entropy = self.controller(self.generator)
-        following = iter(choices)
-        return Trial((self.space.candidate(lambda decision: decision.options[next(following)]),), 0)
+        remaining = iter(choices)
+        return Trial((self.space.candidate(lambda decision: decision.options[next(remaining)]),), 0)
 
     def tell(self, trial: Trial, score: float) -> None:
-        """See `Searcher`."""
         if self.final is not None:
             self.final.tell(trial, score)
             return
@@ -136,14 +131,14 @@ class Reinforce(Searcher):
         loss.backward()
         self.optimizer.step()
         self.scores[trial.candidate] = score
-        self.left -= 1
-        if self.left == 0:
+        self.remaining -= 1
+        if self.remaining == 0:
             best = sorted(self.scores, key=lambda candidate: -self.scores[candidate])[: self.finalists]
             self.final = Halving(best, start=1)
 
 
 def _decisions(space: SearchSpace) -> list[Decision]:
-    """All decisions of a candidate: where the last option is chosen throughout, none is left out."""
+    """Return all decisions of a candidate; none is skipped if the last option is always chosen."""
     decisions: list[Decision] = []
 
     def choose(decision: Decision) -> Candidate:

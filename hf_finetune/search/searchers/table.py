@@ -1,4 +1,4 @@
-"""The searchers by the names that users type."""
+"""The searchers by name."""
 
 from __future__ import annotations
 

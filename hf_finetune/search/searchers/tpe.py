@@ -1,4 +1,4 @@
-"""Bayesian search: Optuna's tree-structured Parzen estimator; poor candidates are given up after few steps."""
+"""Bayesian search by Optuna's tree-structured Parzen estimator, with early stopping of poor candidates."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hf_finetune.search.searchers.base import (
     Searcher,
     SearchSpace,
     Trial,
-    halved,
-    most_arms,
+    halving_counts,
+    max_candidates,
 )
 
 
-def _library() -> Any:
-    """Optuna, which logs nothing of its own.
+def _import_optuna() -> Any:
+    """Import Optuna, and silence its log.
 
     Raises:
         InputError: it is not installed.
@@ -35,20 +35,20 @@ def _library() -> Any:
 
 class Tpe(Searcher):
     """Optuna's TPE (Bergstra et al. 2011, "Algorithms for hyper-parameter optimization") over all decisions, with
-    asynchronous successive halving (arXiv:1810.05934): a candidate that is not in the better half of those that came as
-    far as it did goes no further.
+    asynchronous successive halving (arXiv:1810.05934): a candidate stops unless it is in the better half of those that
+    have reached its rung.
 
     Raises:
         InputError: Optuna is not installed.
     """
 
     def __init__(self, space: SearchSpace, *, trials: int, seed: int = 0) -> None:
-        optuna = _library()
-        self.space, self.left = space, trials
+        optuna = _import_optuna()
+        self.space, self.remaining = space, trials
         self.pruned = optuna.trial.TrialState.PRUNED
         self.study = optuna.create_study(
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(n_startup_trials=max(4, most_arms(trials) // 4), seed=seed),
+            sampler=optuna.samplers.TPESampler(n_startup_trials=max(4, max_candidates(trials) // 4), seed=seed),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
         )
         self.open: Any = None
@@ -56,27 +56,24 @@ class Tpe(Searcher):
 
     @staticmethod
     def counts(trials: int, space: SearchSpace) -> tuple[int, ...]:
-        """See `Searcher`: on average."""
-        later = halved(most_arms(trials))[1:]
+        """Return the expected counts, see `Searcher`."""
+        later = halving_counts(max_candidates(trials))[1:]
         return (max(1, trials - sum(later)), *later)
 
     @staticmethod
     def check_installed() -> None:
-        """See `Searcher`."""
-        _library()
+        _import_optuna()
 
     def ask(self) -> Trial | None:
-        """See `Searcher`."""
-        if self.left == 0:
+        if self.remaining == 0:
             return None
-        self.left -= 1
+        self.remaining -= 1
         if self.open is None:
             self.open = self.study.ask()
             self.next = Trial((self.space.candidate(self._choose),), 0)
         return self.next
 
     def tell(self, trial: Trial, score: float) -> None:
-        """See `Searcher`."""
         self.open.report(score, 2**trial.rung)
         is_last = trial.rung + 1 == RUNGS
         if not is_last and not self.open.should_prune():

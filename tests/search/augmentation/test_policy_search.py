@@ -26,16 +26,18 @@ from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.patches import image_size_after
 from hf_finetune.pipeline.context import Run
 from hf_finetune.pipeline.run import prepare, run
-from hf_finetune.search import final_runs
+from hf_finetune.search import final_runs, planning
 from hf_finetune.search.augmentation import measurement, policy_search
-from hf_finetune.search.augmentation.policy import Mix, Move, Policy
+from hf_finetune.search.augmentation.policy import Move, Policy
 from hf_finetune.search.augmentation.policy_search import search_policy
 from hf_finetune.search.augmentation.proxy_task import ProxyTask, Score
 from hf_finetune.search.augmentation.report import NONE_HELPS, UNDECIDED, describe
+from hf_finetune.search.augmentation.search_run import SearchRun
 from hf_finetune.search.budget import Budget
 from hf_finetune.search.config import SearchOptions
-from hf_finetune.search.final_runs import Cost, FinalRun
-from hf_finetune.search.searched_recipe import SearchedRecipe
+from hf_finetune.search.final_runs import FinalRun
+from hf_finetune.search.planning import RunCost
+from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.search.searchers.base import Trial
 from hf_finetune.search.searchers.table import SEARCHERS
 from hf_finetune.training.optim.schedule_config import Schedule
@@ -54,7 +56,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch, *, right_with: int, right_without
     """In place of runs: so many of the validation rows right, whatever the seed."""
     asked: list[dict[str, Any]] = []
 
-    def train_final(searched: SearchedRecipe, *, seed: int, steps: int, whole: int, judged: int) -> FinalRun:
+    def train_final(searched: RecipeVariant, *, seed: int, steps: int, recipe_steps: int, eval_rows: int) -> FinalRun:
         augment, mix = searched.recipe.data.augment, searched.recipe.objective.mix
         asked.append({"augment": augment, "mix": mix, "seed": seed, "steps": steps})
         labels = np.asarray(JUDGED["label"][:])
@@ -63,7 +65,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch, *, right_with: int, right_without
         return FinalRun(predicted.tolist(), right / len(labels), 0.5, 1.0, 0.1, 0.1, 0.5, 0.1)
 
     monkeypatch.setattr(policy_search, "train_final", train_final)
-    monkeypatch.setattr(policy_search, "judged_rows", lambda splits, most: JUDGED)
+    monkeypatch.setattr(policy_search, "evaluation_rows", lambda splits, most: JUDGED)
     return asked
 
 
@@ -73,7 +75,7 @@ def without_times(state: dict[str, Any]) -> dict[str, Any]:
     for name in ("seconds", "folder"):
         state.pop(name)
     state["plan"] = {
-        n: v for n, v in state["plan"].items() if n in ("steps", "wanted_steps", "trials", "rung_steps", "judged")
+        n: v for n, v in state["plan"].items() if n in ("steps", "recipe_steps", "trials", "rung_steps", "eval_rows")
     }
     for entry in [*state["trials"], *state["with"], *state["without"]]:
         for name in ("seconds", "step_s", "score_s", "head_s", "kept_s"):
@@ -123,8 +125,8 @@ def test_a_real_search_from_the_command_line(
 @pytest.mark.usefixtures("gate_here")
 def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     """Without a choice of the epoch: one epoch has the same weights at its end."""
-    changed = SearchedRecipe(recipe).with_policy((SwapWords(0.3),), (Mixup(),))
-    found = final_runs.train_final(changed, seed=1, steps=7, whole=7, judged=6)
+    changed = RecipeVariant(recipe).with_policy((SwapWords(0.3),), (Mixup(),))
+    found = final_runs.train_final(changed, seed=1, steps=7, recipe_steps=7, eval_rows=6)
     wanted = replace(
         recipe,
         data=replace(recipe.data, augment=(SwapWords(0.3),)),
@@ -136,7 +138,10 @@ def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
     assert result is not None
     assert found.accuracy == pytest.approx(result["metrics"]["validation"]["accuracy"]["value"])
     assert found.log_loss == pytest.approx(result["metrics"]["validation"]["log_loss"]["value"], abs=1e-5)
-    assert final_runs.train_final(SearchedRecipe(recipe), seed=1, steps=7, whole=7, judged=6).log_loss != found.log_loss
+    assert (
+        final_runs.train_final(RecipeVariant(recipe), seed=1, steps=7, recipe_steps=7, eval_rows=6).log_loss
+        != found.log_loss
+    )
 
 
 def pictures_in(folder: Path, *, side: int = 32, rows: int = 16) -> Recipe:
@@ -161,7 +166,10 @@ def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_pat
     """Images are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all
     40."""
     pictures = pictures_in(tmp_path)
-    assert len(final_runs.train_final(SearchedRecipe(pictures), seed=0, steps=2, whole=2, judged=40).predicted) == 40
+    assert (
+        len(final_runs.train_final(RecipeVariant(pictures), seed=0, steps=2, recipe_steps=2, eval_rows=40).predicted)
+        == 40
+    )
     result = run(pictures, Launch(output=str(tmp_path / "run")))
     assert result is not None and result["rows"]["validation"] == 40
 
@@ -176,7 +184,7 @@ def test_where_whole_images_are_too_expensive_smaller_ones_decide(
     def noted(module: ModuleType, name: str) -> None:
         real = getattr(module, name)
 
-        def call(searched: SearchedRecipe, *arguments: Any, **named: Any) -> Any:
+        def call(searched: RecipeVariant, *arguments: Any, **named: Any) -> Any:
             sides.append((name, image_size_after(searched.recipe.model.surgery)))
             return real(searched, *arguments, **named)
 
@@ -184,16 +192,16 @@ def test_where_whole_images_are_too_expensive_smaller_ones_decide(
 
     noted(measurement, "measure")
     noted(policy_search, "train_final")
-    monkeypatch.setattr(measurement, "too_expensive", lambda cost, **_: True)
+    monkeypatch.setattr(planning, "too_expensive", lambda cost, **_: True)
     with caplog.at_level(logging.INFO):
         state = search_policy(
-            SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
+            RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
         )
     # Whole ones are not even measured.
     assert sides == [("measure", 64)] + [("train_final", 64)] * 6
-    assert state["plan"]["side"] == 64 and state["plan"]["steps"] == 2
-    assert "the runs that decide will have images of 64 pixels a side; --budget" in caplog.text
-    assert "would do for the recipe as it is, by the pixels" in caplog.text
+    assert state["plan"]["image_size"] == 64 and state["plan"]["steps"] == 2
+    assert "final runs will have images of 64 pixels a side; --budget" in caplog.text
+    assert "would do for the recipe as it is, estimated by the pixels" in caplog.text
     assert "2 of 2 steps, images of 64 pixels a side; accuracy" in describe(state)
     fragment = (tmp_path / "out" / "policy.yaml").read_text()
     assert "images of 64 pixels a side" in fragment and "surgery" not in fragment
@@ -211,68 +219,68 @@ def test_whole_images_decide_where_there_is_time(
     dear: list[bool], measured: list[int | None], taken: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, sides, asked = pictures_in(tmp_path, side=128, rows=40), [], iter(dear)
-    cost = Cost(kept_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, score_s=0.01, rows_per_step=8, scored=40)
+    cost = RunCost(cache_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, eval_row_s=0.01, rows_per_step=8, eval_rows=40)
 
-    def measure(searched: SearchedRecipe, *_: Any, **__: Any) -> Cost:
+    def measure(searched: RecipeVariant, *_: Any, **__: Any) -> RunCost:
         sides.append(side := image_size_after(searched.recipe.model.surgery))
-        return cost if side else cost.times(5)
+        return cost if side else cost.scaled(5)
 
-    seen: list[Cost] = []
+    seen: list[RunCost] = []
 
-    def too_expensive(cost: Cost, **_: Any) -> bool:
+    def too_expensive(cost: RunCost, **_: Any) -> bool:
         seen.append(cost)
         return next(asked)
 
     monkeypatch.setattr(measurement, "measure", measure)
-    monkeypatch.setattr(measurement, "too_expensive", too_expensive)
+    monkeypatch.setattr(planning, "too_expensive", too_expensive)
     fake_runs(monkeypatch, right_with=190, right_without=150)
     state = search_policy(
-        SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
+        RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
-    assert sides == measured and state["plan"]["side"] == taken
+    assert sides == measured and state["plan"]["image_size"] == taken
     # A head is fitted to the same features with every seed.
-    assert state["plan"]["pace"]["run"] == asdict(replace(cost if taken else cost.times(5), head_s=0.0))
+    assert state["plan"]["costs"]["run"] == asdict(replace(cost if taken else cost.scaled(5), head_s=0.0))
     # Half of four times the pixels, then as measured.
     assert [round(cost.row_s, 6) for cost in seen] == [0.2, 0.5][: len(dear)]
-    assert state["evidence"]["side"] == taken
+    assert state["evidence"]["image_size"] == taken
 
 
 def test_training_at_a_low_resolution_costs_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels tell nothing of it: whole images are measured in any case; and images that no smaller ones can stand
     for."""
     recipe, measured = pictures_in(tmp_path, side=128, rows=40), []
-    cost = Cost(kept_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, score_s=0.01, rows_per_step=8, scored=40)
+    cost = RunCost(cache_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, eval_row_s=0.01, rows_per_step=8, eval_rows=40)
 
-    def measure(searched: SearchedRecipe, *_: Any, **__: Any) -> Cost:
+    def measure(searched: RecipeVariant, *_: Any, **__: Any) -> RunCost:
         measured.append(side := image_size_after(searched.recipe.model.surgery))
         if side and searched.recipe.train.seed == 1:
             raise InputError("not these")
         return cost
 
     monkeypatch.setattr(measurement, "measure", measure)
-    monkeypatch.setattr(measurement, "too_expensive", lambda cost, **_: True)
+    monkeypatch.setattr(planning, "too_expensive", lambda cost, **_: True)
     fake_runs(monkeypatch, right_with=190, right_without=150)
     low = replace(recipe, data=replace(recipe.data, low_resolution=96))
     state = search_policy(
-        SearchedRecipe(low), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "low")
+        RecipeVariant(low), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "low")
     )
-    assert measured == [64, None] and state["plan"]["side"] == 64
+    assert measured == [64, None] and state["plan"]["image_size"] == 64
     other = replace(recipe, train=replace(recipe.train, seed=1))
     state = search_policy(
-        SearchedRecipe(other), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "none")
+        RecipeVariant(other), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "none")
     )
-    assert measured[2:] == [64, None] and state["plan"]["side"] is None
+    assert measured[2:] == [64, None] and state["plan"]["image_size"] is None
 
 
 def test_a_network_of_one_size_is_measured_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = pictures_in(tmp_path, side=128, rows=40)
     recipe = replace(recipe, model=Model(str(tiny_image_checkpoint(tmp_path / "swin", "swin", image_size=128))))
     fake_runs(monkeypatch, right_with=190, right_without=150)
-    monkeypatch.setattr(measurement, "too_expensive", lambda cost, **_: True)
+    monkeypatch.setattr(planning, "too_expensive", lambda cost, **_: True)
     state = search_policy(
-        SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
+        RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
-    assert state["plan"]["side"] is None and "a side" not in describe(state)
+    assert state["plan"]["image_size"] is None and "a side" not in describe(state)
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
@@ -281,7 +289,7 @@ def test_a_policy_that_helps_is_a_fragment_that_train_uses(
 ) -> None:
     asked = fake_runs(monkeypatch, right_with=190, right_without=150)
     state = search_policy(
-        SearchedRecipe(recipe), SearchOptions(searcher, PLENTY, trials=8), output=str(tmp_path / "out")
+        RecipeVariant(recipe), SearchOptions(searcher, PLENTY, trials=8), output=str(tmp_path / "out")
     )
     assert state["verdict"] == "helps" and state["evidence"]["value"] == pytest.approx(0.2)
     assert state["evidence"]["low"] > 0 and "better" in describe(state)
@@ -290,23 +298,23 @@ def test_a_policy_that_helps_is_a_fragment_that_train_uses(
     assert [a["augment"] for a in asked] == [(), augment] * 10
     assert [a["mix"] for a in asked] == [(), asked[-1]["mix"]] * 10 and (augment or asked[-1]["mix"])
     assert [a["seed"] for a in asked] == [seed for seed in range(10) for _ in range(2)]
-    assert {a["steps"] for a in asked} == {state["plan"]["wanted_steps"]} == {7}
+    assert {a["steps"] for a in asked} == {state["plan"]["recipe_steps"]} == {7}
     job = parse_train(TrainJob, [recipe.data.path, "--config", str(tmp_path / "out" / "policy.yaml")], "train")
     assert job.recipe.data.augment == augment and job.recipe.objective.mix == asked[-1]["mix"]
 
 
 def best_is(monkeypatch: pytest.MonkeyPatch, *schedule: Policy) -> None:
     """Whatever the trials say; a policy after another on the next rung."""
-    real = policy_search._Search._best
+    real = SearchRun.best_trial
 
-    def best(self: policy_search._Search) -> Trial:
-        real(self)
+    def best(self: SearchRun, bar: Any) -> Trial:
+        real(self, bar)
         return Trial(schedule, len(schedule) - 1)
 
-    monkeypatch.setattr(policy_search._Search, "_best", best)
+    monkeypatch.setattr(SearchRun, "best_trial", best)
 
 
-MIX = Mix("Mixup", 0.6, 0.4)
+MIX = Move("Mixup", 0.6, 0.4)
 SWAP = ((Move("SwapWords", 1.0, 1.0),),)
 
 
@@ -334,7 +342,7 @@ def test_a_policy_that_mixes_is_in_the_runs_and_in_the_fragment(
     asked = fake_runs(monkeypatch, right_with=190, right_without=150)
     best_is(monkeypatch, policy)
     state = search_policy(
-        SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
+        RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
     assert state["verdict"] == "helps" and "Mixup" in state["space"]
     assert [a["mix"] for a in asked] == [(), (Mixup(0.4, p=0.6),)] * 3
@@ -352,7 +360,7 @@ def test_a_schedule_of_policies_is_in_the_runs_and_in_the_fragment(
     later = Policy(((Move("DeleteWords", 1.0, 0.4),),))
     best_is(monkeypatch, Policy(SWAP), Policy(), later)
     state = search_policy(
-        SearchedRecipe(recipe), SearchOptions("population", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
+        RecipeVariant(recipe), SearchOptions("population", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
     phases = Phases((SwapWords(0.3), Compose(()), DeleteWords(0.12)), (0.25, 0.5))
     assert [a["augment"] for a in asked] == [(), (phases,)] * 3
@@ -371,7 +379,7 @@ def test_trials_are_as_many_as_asked_for_or_it_is_said_why_not(
     monkeypatch.setattr(ProxyTask, "run", lambda self, stages: Score(0.0, 0.0, 0.1))
     with caplog.at_level(logging.INFO, "hf_finetune.run"):
         state = search_policy(
-            SearchedRecipe(recipe), SearchOptions(searcher, PLENTY, trials=5, seeds=3), output=str(tmp_path / "out")
+            RecipeVariant(recipe), SearchOptions(searcher, PLENTY, trials=5, seeds=3), output=str(tmp_path / "out")
         )
     # Three of none beside them.
     assert state["plan"]["trials"] == len(state["trials"]) - 3 == made
@@ -391,7 +399,7 @@ def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
 
     monkeypatch.setattr(ProxyTask, "run", recorded)
     state = search_policy(
-        SearchedRecipe(own), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
+        RecipeVariant(own), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
     assert "Mixup" not in state["space"] and "objective.mix has the recipe's own" in state["left_out"][-1]
     assert [a["mix"] for a in asked] == [(Mixup(0.9),)] * 6
@@ -411,8 +419,8 @@ def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
     ],
 )
 def test_whether_rows_can_be_mixed(recipe: Recipe, changes: dict, reason: str | None) -> None:
-    searched = SearchedRecipe(replace(recipe, **changes))
-    found = policy_search.why_no_mixing(searched, prepare(searched.proxy().recipe))
+    searched = RecipeVariant(replace(recipe, **changes))
+    found = policy_search.why_no_mixing(searched, prepare(searched.for_proxy_task().recipe))
     assert found is None if reason is None else reason in found
 
 
@@ -421,9 +429,7 @@ def test_what_is_not_shown_to_help_is_in_comments_alone(
     recipe: Recipe, right: int, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = fake_runs(monkeypatch, right_with=right, right_without=150)
-    state = search_policy(
-        SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / "out")
-    )
+    state = search_policy(RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
     assert state["verdict"] == word and state["evidence"]["value"] == pytest.approx((right - 150) / 200)
     assert f"verdict       {word}" in describe(state)
     lines = (tmp_path / "out" / "policy.yaml").read_text().splitlines()
@@ -440,7 +446,7 @@ def test_a_search_that_was_killed_goes_on_to_the_same_answer(
 ) -> None:
     fake_runs(monkeypatch, right_with=160, right_without=150)
     wanted = SearchOptions(searcher, PLENTY, trials=9)
-    whole = search_policy(SearchedRecipe(recipe), wanted, output=str(tmp_path / "whole"))
+    whole = search_policy(RecipeVariant(recipe), wanted, output=str(tmp_path / "whole"))
     real, calls = ProxyTask.run, []
 
     def dies(self: ProxyTask, policies: Any) -> Any:
@@ -452,14 +458,14 @@ def test_a_search_that_was_killed_goes_on_to_the_same_answer(
 
     monkeypatch.setattr(ProxyTask, "run", dies)
     with pytest.raises(StoppedBySignal, match="stopped after 7 trials; --resume"):
-        search_policy(SearchedRecipe(recipe), wanted, output=str(tmp_path / "killed"))
+        search_policy(RecipeVariant(recipe), wanted, output=str(tmp_path / "killed"))
     monkeypatch.setattr(ProxyTask, "run", real)
     assert len(json.loads((tmp_path / "killed" / "search.json").read_text())["trials"]) == 7
-    again = search_policy(SearchedRecipe(recipe), wanted, output=str(tmp_path / "killed"), resume=True)
+    again = search_policy(RecipeVariant(recipe), wanted, output=str(tmp_path / "killed"), resume=True)
     assert without_times(again) == without_times(whole)
     assert (tmp_path / "killed" / "policy.yaml").read_text() == (tmp_path / "whole" / "policy.yaml").read_text()
     with pytest.raises(InputError, match="finished, there is nothing to resume"):
-        search_policy(SearchedRecipe(recipe), wanted, output=str(tmp_path / "killed"), resume=True)
+        search_policy(RecipeVariant(recipe), wanted, output=str(tmp_path / "killed"), resume=True)
 
 
 def test_another_search_is_not_gone_on_with(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,21 +478,21 @@ def test_another_search_is_not_gone_on_with(recipe: Recipe, tmp_path: Path, monk
     with monkeypatch.context() as stopped:
         stopped.setattr(policy_search, "train_final", dies)
         with pytest.raises(StoppedBySignal):
-            search_policy(SearchedRecipe(recipe), wanted, output=output)
+            search_policy(RecipeVariant(recipe), wanted, output=output)
     with pytest.raises(InputError, match=r"searcher: the search in .* has 'sweep', now it is 'reinforce'"):
-        search_policy(SearchedRecipe(recipe), replace(wanted, searcher="reinforce"), output=output, resume=True)
+        search_policy(RecipeVariant(recipe), replace(wanted, searcher="reinforce"), output=output, resume=True)
     other = replace(recipe, train=replace(recipe.train, weight_decay=0.5))
     with pytest.raises(InputError, match=r"train\.weight_decay"):
-        search_policy(SearchedRecipe(other), wanted, output=output, resume=True)
+        search_policy(RecipeVariant(other), wanted, output=output, resume=True)
     with pytest.raises(InputError, match="the folder is not empty"):
-        search_policy(SearchedRecipe(recipe), wanted, output=output)
+        search_policy(RecipeVariant(recipe), wanted, output=output)
 
 
 def test_the_folder_of_a_run_is_not_that_of_a_search(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{}")
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(InputError, match=r"no search\.json, this is not the folder of a search"):
-        search_policy(SearchedRecipe(recipe), SearchOptions(), output=str(tmp_path), resume=True)
+        search_policy(RecipeVariant(recipe), SearchOptions(), output=str(tmp_path), resume=True)
     assert (tmp_path / "recipe.json").read_text() == "{}"
 
 
@@ -502,14 +508,12 @@ def test_runs_too_slow_for_three_seeds_decide_nothing(
         return replace(real(*arguments, **fields), seconds=PLENTY - 3600 if len(asked) == 4 else 1.0)
 
     monkeypatch.setattr(policy_search, "train_final", slower)
-    state = search_policy(
-        SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / "out")
-    )
+    state = search_policy(RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
     assert len(state["with"]) == len(state["without"]) == 10 and state["verdict"] == "helps"
     monkeypatch.setattr(Budget, "used_s", property(lambda _: PLENTY - 3600 if len(asked) >= 4 else 0.0))
     asked.clear()
     state = search_policy(
-        SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / "slow")
+        RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / "slow")
     )
     assert len(state["with"]) == len(state["without"]) == 2
     assert state["evidence"]["low"] > 0 and state["verdict"] == UNDECIDED
@@ -519,9 +523,9 @@ def test_macro_f1_of_few_rows_decides_nothing(recipe: Recipe, tmp_path: Path, mo
     fake_runs(monkeypatch, right_with=190, right_without=150)
     recipe = replace(recipe, evaluate=replace(recipe.evaluate, metric="macro_f1"))
     for least, word in ((200, "helps"), (201, UNDECIDED)):
-        monkeypatch.setattr(policy_search, "LEAST_JUDGED", least)
+        monkeypatch.setattr(planning, "MIN_EVAL_ROWS", least)
         state = search_policy(
-            SearchedRecipe(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / word)
+            RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / word)
         )
         assert state["evidence"]["metric"] == "macro_f1" and state["verdict"] == word
 
@@ -531,14 +535,14 @@ def test_steps_of_the_schedule_take_the_same_part_of_a_shorter_run(
     recipe: Recipe, given: float | None, taken: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Recipe] = []
-    monkeypatch.setattr(final_runs, "_run", lambda searched, **_: asked.append(searched.recipe))
+    monkeypatch.setattr(final_runs, "_run", lambda searched, *_: asked.append(searched.recipe))
     recipe = replace(recipe, train=replace(recipe.train, warmup_steps=given))
     recipe = replace(
         recipe,
         train=replace(recipe.train, lr_scheduler_type="multistep"),
         schedule=Schedule(milestones=(0.2, 50, 90), gamma=0.5),
     )
-    final_runs.train_final(SearchedRecipe(recipe), seed=0, steps=50, whole=100, judged=6)
+    final_runs.train_final(RecipeVariant(recipe), seed=0, steps=50, recipe_steps=100, eval_rows=6)
     assert (asked[0].train.warmup_steps, asked[0].train.max_steps) == (taken, 50)
     assert asked[0].schedule == Schedule(milestones=(0.2, 25, 45), gamma=0.5)
 
@@ -556,13 +560,15 @@ def test_a_schedule_that_goes_by_evaluations_sees_all_rows(
     monkeypatch.setattr(final_runs, "dry_run", dry_run)
     recipe = replace(recipe, train=replace(recipe.train, lr_scheduler_type=name))
     assert len(
-        final_runs.train_final(SearchedRecipe(recipe), seed=0, steps=2, whole=2, judged=6).predicted
+        final_runs.train_final(RecipeVariant(recipe), seed=0, steps=2, recipe_steps=2, eval_rows=6).predicted
     ) == 6 and seen == [rows]
 
 
 def test_a_recipe_that_accumulates_can_be_measured(recipe: Recipe) -> None:
     recipe = replace(recipe, train=replace(recipe.train, gradient_accumulation_steps=2))
-    assert final_runs.measure(SearchedRecipe(recipe), (SwapWords(0.3),), rows=54, rows_per_step=16, scored=6).row_s > 0
+    assert (
+        final_runs.measure(RecipeVariant(recipe), (SwapWords(0.3),), rows=54, rows_per_step=16, eval_rows=6).row_s > 0
+    )
 
 
 def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,14 +581,14 @@ def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monk
         return replace(found, seconds=found.seconds * slow["by"])
 
     monkeypatch.setattr(ProxyTask, "run", slower)
-    planned = policy_search._Search.plan_trials
+    planned = SearchRun.plan_trials
 
-    def then_slow(self: policy_search._Search) -> None:
+    def then_slow(self: SearchRun) -> None:
         planned(self)
         slow["by"] = 1e6
 
-    monkeypatch.setattr(policy_search._Search, "plan_trials", then_slow)
-    state = search_policy(SearchedRecipe(recipe), SearchOptions("sweep", 900.0), output=str(tmp_path / "out"))
+    monkeypatch.setattr(SearchRun, "plan_trials", then_slow)
+    state = search_policy(RecipeVariant(recipe), SearchOptions("sweep", 900.0), output=str(tmp_path / "out"))
     # Those without augmentation have used it up; one policy is tried in any case.
     assert state["plan"]["trials"] > 3 and len(state["trials"]) == 4
     assert "verdict" in state
@@ -618,7 +624,7 @@ def test_what_is_refused_leaves_nothing(
     recipe: Recipe, changes: dict, wanted: SearchOptions, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        search_policy(SearchedRecipe(merge(recipe, changes)), wanted, output=str(tmp_path / "out"))
+        search_policy(RecipeVariant(merge(recipe, changes)), wanted, output=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -637,15 +643,15 @@ def test_a_budget_that_is_too_small_is_the_first_line(
 def test_tpe_without_optuna(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(InputError, match=r"pip install hf_finetune\[search\]"):
-        search_policy(SearchedRecipe(recipe), SearchOptions("tpe"), output=str(tmp_path / "out"))
+        search_policy(RecipeVariant(recipe), SearchOptions("tpe"), output=str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--find-lr"], "--find-lr: this is not for search"),
-        (["--push", "you/name"], "--push: this is not for search"),
-        (["--num-processes", "2"], "--num-processes: this is not for search"),
+        (["--find-lr"], "--find-lr: search does not take it"),
+        (["--push", "you/name"], "--push: search does not take it"),
+        (["--num-processes", "2"], "--num-processes: search does not take it"),
         (["--budget", "soon"], "--budget soon: expected a time such as"),
         (["--searcher", "luck"], "luck"),
     ],

@@ -22,7 +22,7 @@ from hf_finetune.evaluation.logits import evaluating
 from hf_finetune.models.modules import encoder_layers
 from hf_finetune.search.augmentation import proxy_task
 from hf_finetune.search.augmentation.proxy_task import ProxyTask, Stage
-from hf_finetune.search.searched_recipe import SearchedRecipe
+from hf_finetune.search.recipe_variant import RecipeVariant
 from hf_finetune.training.input_mixing import why_not_by_embeddings
 
 # Rescales before it is done: there is no moment at which its pixels are whole numbers.
@@ -36,7 +36,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def proxy(recipe: Recipe) -> ProxyTask:
-    return ProxyTask(SearchedRecipe(recipe))
+    return ProxyTask(RecipeVariant(recipe))
 
 
 def test_the_rows_that_score_are_training_rows_that_no_trial_trains_on(recipe: Recipe, proxy: ProxyTask) -> None:
@@ -160,7 +160,7 @@ def test_trials_draw_their_rows_as_the_run_does(recipe: Recipe, tmp_path: Path) 
     rare = [line for line in lines if line.endswith("good")][10:]
     (tmp_path / "train.csv").write_text("\n".join(line for line in lines if line not in rare) + "\n")
     data, batching = replace(recipe.data, path=str(tmp_path / "train.csv")), Batching(sampling="balanced")
-    proxy = ProxyTask(SearchedRecipe(replace(recipe, data=data, batching=batching)))
+    proxy = ProxyTask(RecipeVariant(replace(recipe, data=data, batching=batching)))
     labels_N, drawn = np.asarray(proxy.train_rows["label"][:]), {0: [], 1: []}
     for epoch, rows in itertools.takewhile(lambda step: step[0] < 2, proxy._steps()):
         drawn[epoch] += rows.tolist()
@@ -173,7 +173,7 @@ def test_trials_draw_their_rows_as_the_run_does(recipe: Recipe, tmp_path: Path) 
 
 
 def test_method_head_trains_no_layer(recipe: Recipe) -> None:
-    proxy = ProxyTask(SearchedRecipe(replace(recipe, method="head")))
+    proxy = ProxyTask(RecipeVariant(replace(recipe, method="head")))
     assert not any(p.requires_grad for layer in encoder_layers(proxy.model) for p in layer.parameters())
 
 
@@ -201,14 +201,14 @@ def test_images_that_no_operation_can_change_are_refused(tmp_path: Path) -> None
     IN_FLOATS.save_pretrained(checkpoint)
     with pytest.raises(
         InputError,
-        match=r"^data\.augment, which search augmentation looks for: .* EfficientNetImageProcessor gives no 8-bit",
+        match=r"^data\.augment, which the search chooses: .* EfficientNetImageProcessor",
     ):
-        ProxyTask(SearchedRecipe(recipe_of_pictures(tmp_path, checkpoint)))
+        ProxyTask(RecipeVariant(recipe_of_pictures(tmp_path, checkpoint)))
 
 
 def test_images(tmp_path: Path) -> None:
     proxy = ProxyTask(
-        SearchedRecipe(
+        RecipeVariant(
             recipe_of_pictures(tmp_path, tiny_image_checkpoint(tmp_path / "vit", image_size=128, patch_size=16))
         )
     )
@@ -228,11 +228,11 @@ def test_images(tmp_path: Path) -> None:
 def test_seeds_share_a_head_where_nothing_else_is_random(
     recipe: Recipe, proxy: ProxyTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert ProxyTask(SearchedRecipe(recipe_of_pictures(tmp_path, tiny_image_checkpoint(tmp_path / "vit")))).one_head
+    assert ProxyTask(RecipeVariant(recipe_of_pictures(tmp_path, tiny_image_checkpoint(tmp_path / "vit")))).one_head
     assert proxy.one_head
     # DistilBERT's classifier has a layer before the last.
     other = replace(recipe, model=Model(str(tiny_text_checkpoint(tmp_path / "distil", "distilbert"))))
-    assert not ProxyTask(SearchedRecipe(other)).one_head
+    assert not ProxyTask(RecipeVariant(other)).one_head
     # Each seed draws its own of many rows.
     monkeypatch.setattr(proxy_task, "MOST_ROWS", 53)
     assert not proxy.one_head
@@ -240,4 +240,4 @@ def test_seeds_share_a_head_where_nothing_else_is_random(
 
 def test_too_few_rows_to_set_some_aside(recipe: Recipe) -> None:
     with pytest.raises(InputError, match="search: no rows to score trials with"):
-        ProxyTask(SearchedRecipe(replace(recipe, data=replace(recipe.data, max_train_rows=2))))
+        ProxyTask(RecipeVariant(replace(recipe, data=replace(recipe.data, max_train_rows=2))))

@@ -11,9 +11,9 @@ from hf_finetune.augmentation.image.geometry import Rotate
 from hf_finetune.augmentation.mixing import CutMix, Mixup, ResizeMix
 from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generators
 from hf_finetune.augmentation.text.words import DeleteWords, SwapWords
-from hf_finetune.search.augmentation.policy import BRANCHES, LEVELS, MOVES, NONE, Mix, Move, Policy
+from hf_finetune.search.augmentation.policy import BRANCHES, LEVELS, MOVES, NONE, Move, Policy
 from hf_finetune.search.augmentation.space import IMAGE_OPERATIONS, Space, space_of
-from hf_finetune.search.searchers.base import drawn
+from hf_finetune.search.searchers.base import choose_at_random
 
 SPACE = Space({"Swap": SwapWords, "Delete": DeleteWords})
 TEXTS = TextBatch(["one two three four. five six", "seven eight nine"], None, np.array([0, 1]))
@@ -29,42 +29,46 @@ def test_a_policy_as_operations() -> None:
 
 
 def test_the_policies_of_one_or_two_numbers() -> None:
-    assert SPACE.augment(SPACE.every(0.4, 2)) == (OneOf((SwapWords(0.4), DeleteWords(0.4))),) * 2
-    (any_magnitude,) = SPACE.augment(SPACE.every_at_any())
+    assert SPACE.augment(SPACE.rand_augment(0.4, 2)) == (OneOf((SwapWords(0.4), DeleteWords(0.4))),) * 2
+    (any_magnitude,) = SPACE.augment(SPACE.trivial_augment())
     assert {o.p for o in any_magnitude.choices} == set(LEVELS) and len(any_magnitude.choices) == 2 * len(LEVELS)
 
 
 def test_policies_in_turn() -> None:
-    swap, both = Policy(((Move("Swap", 1.0, 0.2),),)), SPACE.every(0.6, 2)
+    swap, both = Policy(((Move("Swap", 1.0, 0.2),),)), SPACE.rand_augment(0.6, 2)
     drawn = OneOf((SwapWords(0.6), DeleteWords(0.6)))
-    assert SPACE.augment_in_turn((swap,), ()) == (SwapWords(0.2),)
-    assert SPACE.augment_in_turn((swap, NONE, both), (0.25, 0.5)) == (
+    assert SPACE.augment_in_phases((swap,), ()) == (SwapWords(0.2),)
+    assert SPACE.augment_in_phases((swap, NONE, both), (0.25, 0.5)) == (
         Phases((SwapWords(0.2), Compose(()), Compose((drawn, drawn))), (0.25, 0.5)),
     )
     # What does not change is no new phase.
-    assert SPACE.augment_in_turn((swap, swap, NONE), (0.25, 0.5)) == (Phases((SwapWords(0.2), Compose(())), (0.5,)),)
-    assert SPACE.augment_in_turn((swap, swap, swap), (0.25, 0.5)) == (SwapWords(0.2),)
+    assert SPACE.augment_in_phases((swap, swap, NONE), (0.25, 0.5)) == (Phases((SwapWords(0.2), Compose(())), (0.5,)),)
+    assert SPACE.augment_in_phases((swap, swap, swap), (0.25, 0.5)) == (SwapWords(0.2),)
 
 
 def test_a_policy_that_mixes() -> None:
     space = dataclasses.replace(SPACE, mixings=(Mixup, CutMix))
-    policy = Policy(((Move("Swap", 1.0, 0.2),),), mix=Mix("CutMix", probability=0.4, alpha=0.8))
+    policy = Policy(((Move("Swap", 1.0, 0.2),),), mix=Move("CutMix", probability=0.4, magnitude=0.8))
     assert space.mix(policy) == (CutMix(alpha=0.8, p=0.4),) and space.augment(policy) == (SwapWords(0.2),)
     assert space.mix(NONE) == ()
     assert str(policy) == "Swap 0.2 + CutMix 0.8 x 0.4"
-    assert [str(p) for p in space.mixed()] == ["Mixup 0.2", "CutMix 1"]
-    assert [space.mix(p) for p in space.mixed()] == [(Mixup(),), (CutMix(),)] and space.augment(space.mixed()[0]) == ()
+    assert [str(p) for p in space.only_mixing()] == ["Mixup 0.2", "CutMix 1"]
+    assert [space.mix(p) for p in space.only_mixing()] == [(Mixup(),), (CutMix(),)] and space.augment(
+        space.only_mixing()[0]
+    ) == ()
 
 
 def test_any_mixing_and_one_near_it() -> None:
     space, rng = dataclasses.replace(SPACE, mixings=(Mixup, CutMix)), np.random.default_rng(0)
-    seen = [space.candidate(drawn(rng)).mix for _ in range(300)]
+    seen = [space.candidate(choose_at_random(rng)).mix for _ in range(300)]
     for name in (None, "Mixup", "CutMix"):
         assert 80 < sum((mix and mix.operation) == name for mix in seen) < 120
-    near = [space.near(Policy(mix=Mix("Mixup", 0.6, 0.6)), rng).mix for _ in range(300)]
-    same = [m for m in near if m and m.operation == "Mixup" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.alpha <= 0.8]
+    near = [space.near(Policy(mix=Move("Mixup", 0.6, 0.6)), rng).mix for _ in range(300)]
+    same = [
+        m for m in near if m and m.operation == "Mixup" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.magnitude <= 0.8
+    ]
     assert 0.75 < len(same) / len(near) < 0.95 and {mix and mix.operation for mix in near} == {None, "Mixup", "CutMix"}
-    assert all(SPACE.candidate(drawn(rng)).mix is None for _ in range(20))
+    assert all(SPACE.candidate(choose_at_random(rng)).mix is None for _ in range(20))
 
 
 def test_near_is_a_step_away_or_another_operation() -> None:
@@ -115,5 +119,5 @@ def test_a_policy_on_one_line() -> None:
     assert str(policy) == "Swap 0.2, Delete 0.4 x 0.6 | Swap 1"
     assert str(NONE) == "none"
     many = Space({name: SwapWords for name in "ABCDEF"})
-    assert str(many.every(0.4, 2)) == "2 of all operations at 0.4"
-    assert str(many.every_at_any()) == "1 of all operations at 0.2 to 1"
+    assert str(many.rand_augment(0.4, 2)) == "2 of all operations at 0.4"
+    assert str(many.trivial_augment()) == "1 of all operations at 0.2 to 1"

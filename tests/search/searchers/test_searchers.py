@@ -8,9 +8,9 @@ import pytest
 
 from hf_finetune.augmentation.mixing import CutMix, Mixup
 from hf_finetune.augmentation.text.words import SwapWords
-from hf_finetune.search.augmentation.policy import Mix, Policy
+from hf_finetune.search.augmentation.policy import Move, Policy
 from hf_finetune.search.augmentation.space import Space
-from hf_finetune.search.searchers.base import RUNGS, Halving, Trial, drawn, halved, most_arms
+from hf_finetune.search.searchers.base import RUNGS, Halving, Trial, choose_at_random, halving_counts, max_candidates
 from hf_finetune.search.searchers.population import Population
 from hf_finetune.search.searchers.sweep import Sweep
 from hf_finetune.search.searchers.table import SEARCHERS
@@ -65,42 +65,43 @@ def test_told_the_same_it_asks_the_same(name: str) -> None:
 def test_it_finds_better_policies_than_chance(name: str) -> None:
     count, seeds = 60, range(8)
     by_chance = [
-        max(value(SPACE.candidate(drawn(np.random.default_rng((9, seed, i))))) for i in range(count)) for seed in seeds
+        max(value(SPACE.candidate(choose_at_random(np.random.default_rng((9, seed, i))))) for i in range(count))
+        for seed in seeds
     ]
     found = [max(score for trial, score in trials(name, count, seed) if trial.rung == RUNGS - 1) for seed in seeds]
     assert np.mean(found) > np.mean(by_chance) + 0.04
 
 
 def test_halving_keeps_the_better_half() -> None:
-    policies = [SPACE.every(level) for level in (0.2, 0.4, 0.6, 0.8)]
+    policies = [SPACE.rand_augment(level) for level in (0.2, 0.4, 0.6, 0.8)]
     halving, order = Halving(policies), []
     while (trial := halving.ask()) is not None:
         order.append((policies.index(trial.candidate), trial.rung))
         halving.tell(trial, [1.0, 4.0, 2.0, 3.0][policies.index(trial.candidate)])
     assert order == [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (3, 1), (1, 2)]
-    assert halved(4) == (4, 2, 1) and halved(4, start=1) == (0, 4, 2)
-    assert most_arms(7) == 4 and most_arms(6) == 3 and most_arms(0) == 1
+    assert halving_counts(4) == (4, 2, 1) and halving_counts(4, start=1) == (0, 4, 2)
+    assert max_candidates(7) == 4 and max_candidates(6) == 3 and max_candidates(0) == 1
 
 
 def test_a_sweep_has_two_numbers_and_the_middle_ones_first() -> None:
     shown = [trial.candidate for trial, _ in trials("sweep", 1000) if trial.rung == 0]
-    assert shown[0] == SPACE.every_at_any()
-    assert shown[1:4] == [SPACE.every(0.6), SPACE.every(0.6, 2), SPACE.every(0.4)]
+    assert shown[0] == SPACE.trivial_augment()
+    assert shown[1:4] == [SPACE.rand_augment(0.6), SPACE.rand_augment(0.6, 2), SPACE.rand_augment(0.4)]
     assert len(shown) == 11 and sum(Sweep.counts(1000, SPACE)) == len(trials("sweep", 1000)) == 20
 
 
 def test_a_sweep_with_mixing_tries_it_alone_and_after_any_operation() -> None:
     shown = [trial.candidate for trial, _ in trials("sweep", 1000, score=any_value, space=MIXING) if trial.rung == 0]
-    mixup, cutmix = Mix("Mixup", 1.0, 0.2), Mix("CutMix", 1.0, 1.0)
-    any_magnitude = SPACE.every_at_any()
-    assert shown[:3] == [any_magnitude, SPACE.every(0.6), SPACE.every(0.6, 2)]
+    mixup, cutmix = Move("Mixup", 1.0, 0.2), Move("CutMix", 1.0, 1.0)
+    any_magnitude = SPACE.trivial_augment()
+    assert shown[:3] == [any_magnitude, SPACE.rand_augment(0.6), SPACE.rand_augment(0.6, 2)]
     assert shown[3:7] == [
         Policy(mix=mixup),
         replace(any_magnitude, mix=mixup),
         Policy(mix=cutmix),
         replace(any_magnitude, mix=cutmix),
     ]
-    assert len(shown) == 15 and shown[7:] == [SPACE.every(m, d) for m in (0.4, 0.8, 0.2, 1.0) for d in (1, 2)]
+    assert len(shown) == 15 and shown[7:] == [SPACE.rand_augment(m, d) for m in (0.4, 0.8, 0.2, 1.0) for d in (1, 2)]
 
 
 @pytest.mark.parametrize("name", [n for n in SEARCHERS if n != "sweep"])

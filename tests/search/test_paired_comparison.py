@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from hf_finetune.search.final_runs import Cost, FinalRun
-from hf_finetune.search.paired_runs import PairedRuns
+from hf_finetune.search.final_runs import FinalRun
+from hf_finetune.search.paired_comparison import PairedRuns
+from hf_finetune.search.planning import RunCost, RunPlan
 
 # A run of n steps takes 4 + n seconds: three pairs 6 (4 + n), four pairs 8 (4 + n).
-COST = Cost(kept_s=0.0, head_s=0.0, fixed_s=3.0, row_s=0.5, score_s=0.1, rows_per_step=2, scored=10)
+COST = RunCost(cache_s=0.0, head_s=0.0, fixed_s=3.0, row_s=0.5, eval_row_s=0.1, rows_per_step=2, eval_rows=10)
 
 
 class Clock:
@@ -20,17 +21,18 @@ class Clock:
         self.state: dict[str, Any] = {"plan": {}, "without": [], "with": []}
         self.kept: list[tuple[int, int]] = []
 
-    def train(self, side: str, seed: int, steps: int, judged: int) -> FinalRun:
+    def train(self, side: str, seed: int, plan: RunPlan) -> FinalRun:
+        steps = plan.steps
         slower = self.slower if isinstance(self.slower, float) else self.slower.get(len(self.made), 1.0)
         kept_s = 0.0 if self.made else self.once_s
         self.made.append((side, seed, steps))
-        seconds = kept_s + slower * (3.9 + steps + 0.1 * judged / 10)
+        seconds = kept_s + slower * (3.9 + steps + 0.1 * plan.eval_rows / 10)
         self.left_s -= seconds
-        return FinalRun([], 0.5, 0.7, seconds=seconds, head_s=0.0, kept_s=kept_s, step_s=1.0, score_s=0.1)
+        return FinalRun([], 0.5, 0.7, seconds=seconds, head_s=0.0, cache_s=kept_s, step_s=1.0, predict_s=0.1)
 
-    def decided(self, *, whole_steps: int, seeds: int | None = None) -> list[tuple[str, int, int]]:
+    def decided(self, *, recipe_steps: int, seeds: int | None = None) -> list[tuple[str, int, int]]:
         deciding = PairedRuns(
-            self.state, COST, whole_steps=whole_steps, seeds=seeds, first_seed=5, left=lambda: self.left_s
+            self.state, COST, recipe_steps=recipe_steps, seeds=seeds, first_seed=5, left_s=lambda: self.left_s
         )
         if "steps" not in self.state["plan"]:
             deciding.begin()
@@ -45,31 +47,31 @@ def pairs(count: int, steps: int) -> list[tuple[str, int, int]]:
 def test_steps_first_then_seeds() -> None:
     # 6 (4 + n) in 90 of 100 s: 11 steps. They leave 10 s, and a pair takes 30.
     clock = Clock(100.0)
-    assert clock.decided(whole_steps=30) == pairs(3, 11) and clock.left_s == pytest.approx(10.0)
-    assert clock.state["plan"] == {"steps": 11, "judged": 10}
+    assert clock.decided(recipe_steps=30) == pairs(3, 11) and clock.left_s == pytest.approx(10.0)
+    assert clock.state["plan"] == {"steps": 11, "eval_rows": 10}
     # All 6 steps in 60 s; two pairs of 20 s fit beside a tenth of one into the other 42 s.
     clock = Clock(102.0)
-    assert clock.decided(whole_steps=6) == pairs(5, 6) and clock.left_s == pytest.approx(2.0)
+    assert clock.decided(recipe_steps=6) == pairs(5, 6) and clock.left_s == pytest.approx(2.0)
 
 
 def test_seeds_that_were_asked_for_are_all_and_no_more() -> None:
-    assert Clock(1000.0).decided(whole_steps=6, seeds=4) == pairs(4, 6)
+    assert Clock(1000.0).decided(recipe_steps=6, seeds=4) == pairs(4, 6)
     # 8 (4 + n) in 90 s: 7 steps.
-    assert Clock(100.0).decided(whole_steps=30, seeds=4) == pairs(4, 7)
-    assert Clock(10_000.0).decided(whole_steps=6) == pairs(10, 6)
+    assert Clock(100.0).decided(recipe_steps=30, seeds=4) == pairs(4, 7)
+    assert Clock(10_000.0).decided(recipe_steps=6) == pairs(10, 6)
 
 
 def test_runs_that_are_quicker_than_measured_leave_time_for_more() -> None:
     # Half as long: the three pairs take 45 s, and 15 s are in the other 55 s three times, with a tenth of one.
     clock = Clock(100.0, slower=0.5)
-    assert clock.decided(whole_steps=30) == pairs(6, 11) and clock.left_s == pytest.approx(10.0)
+    assert clock.decided(recipe_steps=30) == pairs(6, 11) and clock.left_s == pytest.approx(10.0)
 
 
 def test_runs_that_are_slower_than_measured_begin_again_shorter() -> None:
     # 180 of 200 s are enough for 26 steps; the first run takes 60 s, and five more do not fit into 140 s: at twice the
     # cost 12 (4 + n) fits into 126 s with 6 steps.
     clock = Clock(200.0, slower=2.0)
-    assert clock.decided(whole_steps=30) == [("without", 5, 26), *pairs(3, 6)]
+    assert clock.decided(recipe_steps=30) == [("without", 5, 26), *pairs(3, 6)]
     assert clock.left_s == pytest.approx(200 - 60 - 6 * 20) and clock.state["plan"]["steps"] == 6
     assert clock.kept == [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 2), (3, 3)]
 
@@ -78,13 +80,13 @@ def test_a_policy_that_is_slower_begins_again_shorter() -> None:
     # 30 steps: 34 s and 136 s; 230 s are left, and four more of 136 s do not fit: 24 (4 + n) fits into 207 s with 4
     # steps.
     clock = Clock(400.0, slower={1: 4.0})
-    assert clock.decided(whole_steps=30, seeds=3) == [*pairs(1, 30), *pairs(3, 4)]
+    assert clock.decided(recipe_steps=30, seeds=3) == [*pairs(1, 30), *pairs(3, 4)]
 
 
 def test_where_no_shorter_run_fits_as_many_pairs_are_made_as_end_in_time(caplog: pytest.LogCaptureFixture) -> None:
     # 26 steps: 30 s and 90 s of 200 s; 18 (4 + n) is more than 72 s even with one step. Another pair would take 120 s.
     clock = Clock(200.0, slower={1: 3.0})
-    assert clock.decided(whole_steps=30) == pairs(1, 26) and clock.left_s == pytest.approx(80.0)
+    assert clock.decided(recipe_steps=30) == pairs(1, 26) and clock.left_s == pytest.approx(80.0)
     assert "no time for more than 1 of 3 pairs" in caplog.text
 
 
@@ -92,36 +94,36 @@ def test_after_a_pair_its_steps_stay() -> None:
     # The third run takes 30 s in place of 15 s: 85 s are left for the fourth, then 25 s, which the last pair does not
     # fit in.
     clock = Clock(100.0, slower={2: 2.0})
-    assert clock.decided(whole_steps=30) == pairs(2, 11) and clock.left_s == pytest.approx(25.0)
+    assert clock.decided(recipe_steps=30) == pairs(2, 11) and clock.left_s == pytest.approx(25.0)
     # With a tenth more the third pair, of 31.5 s as the second, ends in time.
     clock = Clock(100.0, slower={2: 1.1})
-    assert clock.decided(whole_steps=30) == pairs(3, 11) and clock.left_s == pytest.approx(8.5)
+    assert clock.decided(recipe_steps=30) == pairs(3, 11) and clock.left_s == pytest.approx(8.5)
 
 
 def test_what_is_made_once_is_not_expected_again() -> None:
     # Ten seconds for what is kept: 36 + 10 of 60 s; a further pair of 12 s fits into 14 s.
     clock = Clock(60.0, once_s=10.0)
-    assert clock.decided(whole_steps=2) == pairs(4, 2)
+    assert clock.decided(recipe_steps=2) == pairs(4, 2)
 
 
 def test_no_time_for_a_step_is_said(caplog: pytest.LogCaptureFixture) -> None:
     # Six runs of a step take 30 s.
     clock = Clock(25.0)
-    assert clock.decided(whole_steps=30) == pairs(2, 1) and clock.left_s == pytest.approx(5.0)
+    assert clock.decided(recipe_steps=30) == pairs(2, 1) and clock.left_s == pytest.approx(5.0)
     assert "not even 6 runs of one step may end within the 25s left" in caplog.text
 
 
 def test_it_goes_on_where_it_was_stopped() -> None:
     whole, stopped = Clock(102.0), Clock(102.0)
-    expected = whole.decided(whole_steps=6)
+    expected = whole.decided(recipe_steps=6)
 
-    def dies(side: str, seed: int, steps: int, judged: int) -> FinalRun:
+    def dies(side: str, seed: int, plan: RunPlan) -> FinalRun:
         if len(stopped.made) == 3:
             raise KeyboardInterrupt
-        return train(side, seed, steps, judged)
+        return train(side, seed, plan)
 
     train, stopped.train = stopped.train, dies  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        stopped.decided(whole_steps=6)
+        stopped.decided(recipe_steps=6)
     stopped.train = train  # type: ignore[method-assign]
-    assert stopped.decided(whole_steps=6) == expected and stopped.state == whole.state
+    assert stopped.decided(recipe_steps=6) == expected and stopped.state == whole.state

@@ -1,0 +1,94 @@
+"""Variants of the user's recipe. No other module of the search depends on the type of the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hf_finetune.augmentation.compose import Augmentation
+from hf_finetune.augmentation.mixing import Mixing
+from hf_finetune.config.data import ImageData, TextData
+from hf_finetune.config.recipe import Recipe
+from hf_finetune.models.surgery.patches import ResizeImage
+from hf_finetune.training.config import Averaging
+from hf_finetune.training.optim.config import Optim
+from hf_finetune.training.optim.schedule_config import in_proportion, of_shorter_run
+from hf_finetune.training.regularization.config import Regularize
+
+
+@dataclass(frozen=True)
+class RecipeVariant:
+    """A recipe, and the variants of it that a search trains."""
+
+    recipe: Recipe
+
+    @property
+    def low_resolution(self) -> bool:
+        """Whether training starts on smaller images."""
+        return self.recipe.data.kind == "image" and self.recipe.data.low_resolution is not None
+
+    def with_policy(self, augment: tuple[Augmentation, ...], mix: tuple[Mixing, ...]) -> RecipeVariant:
+        """Return the variant with an augmentation policy."""
+        recipe = self.recipe
+        objective, data = replace(recipe.objective, mix=mix), _replace(recipe.data, augment=augment)
+        return RecipeVariant(replace(recipe, data=data, objective=objective))
+
+    def with_image_size(self, side: int) -> RecipeVariant:
+        """Return the variant for images of `side` pixels a side."""
+        recipe = self.recipe
+        assert recipe.data.kind == "image"
+        model = replace(recipe.model, surgery=(*recipe.model.surgery, ResizeImage(side)))
+        return RecipeVariant(replace(recipe, data=replace(recipe.data, low_resolution=None), model=model))
+
+    def with_steps(self, steps: int, *, seed: int, recipe_steps: int) -> RecipeVariant:
+        """Return the variant of `steps` steps that selects neither an epoch nor averaged weights on validation rows.
+
+        Args:
+            recipe_steps: steps of the recipe itself, to scale its learning-rate schedule.
+        """
+        recipe, train, part = self.recipe, self.recipe.train, steps / recipe_steps
+        warmup_steps = None if train.warmup_steps is None else in_proportion(train.warmup_steps, part)
+        shorter = replace(train, seed=seed, max_steps=steps, warmup_steps=warmup_steps, early_stopping_patience=None)
+        schedule = of_shorter_run(train.lr_scheduler_type, recipe.schedule, part)
+        return RecipeVariant(replace(recipe, train=shorter, schedule=schedule, averaging=Averaging()))
+
+    def for_timing(self, steps: int, rows_per_step: int, augment: tuple[Augmentation, ...]) -> RecipeVariant:
+        """Return a short variant to measure the cost of steps."""
+        recipe = self.recipe
+        train = replace(recipe.train, max_steps=steps, gradient_accumulation_steps=1, early_stopping_patience=None)
+        batching = replace(recipe.batching, rows_per_step=rows_per_step, token_budget=None)
+        data = _replace(recipe.data, augment=augment)
+        return RecipeVariant(replace(recipe, data=data, batching=batching, train=train, averaging=Averaging()))
+
+    def for_proxy_task(self) -> RecipeVariant:
+        """Return the variant that trials load, without everything that slows steps down or changes the rows."""
+        recipe = self.recipe
+        data = _replace(recipe.data, augment=(), augment_copies=0)
+        if data.kind == "image":
+            data = replace(data, low_resolution=None)
+        model = replace(
+            recipe.model,
+            frozen_layers=0,
+            trainable="all",
+            trainable_pattern=None,
+            unfreeze_every=None,
+            patch_drop=0.0,
+        )
+        return RecipeVariant(
+            replace(
+                recipe,
+                data=data,
+                method="full",
+                adapter=None,
+                model=model,
+                objective=replace(recipe.objective, r_drop=0.0, mix=()),
+                regularize=Regularize(),
+                optim=Optim(),
+                averaging=Averaging(),
+                train=replace(recipe.train, learning_rate=None),
+            )
+        )
+
+
+def _replace(data: TextData | ImageData, **fields: Any) -> TextData | ImageData:
+    return replace(data, **fields)
