@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -89,11 +88,11 @@ def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, 
         bare = _without_null(hint)
         if is_union(bare):
             # The step names a member of the union, which is not part of the field's name.
-            options = [unwrapped(option)[0] for option in typing.get_args(bare)]
-            matches = [o for o in options if _label(o) == str(step).partition("[")[0]]
-            if not matches:
+            label = str(step).partition("[")[0]
+            member = next((o for o, _ in map(unwrapped, typing.get_args(bare)) if _label(o) == label), None)
+            if member is None:
                 break
-            hint = matches[0]
+            hint = member
         elif dataclasses.is_dataclass(bare):
             owner, names = bare, [f.name for f in dataclasses.fields(bare)]
             name = names[step] if isinstance(step, int) and step < len(names) else str(step)
@@ -109,8 +108,13 @@ def _follow(hint: Any, location: Iterable[int | str], where: str) -> tuple[str, 
 def _without_null(hint: Any) -> Any:
     """Strip the annotations and `| None` from a type."""
     bare, _ = unwrapped(hint)
-    options = [o for o in typing.get_args(bare) if o is not type(None)] if is_union(bare) else []
+    options = _options(bare)
     return _without_null(options[0]) if len(options) == 1 else bare
+
+
+def _options(hint: Any) -> list[Any]:
+    """Return the members of a union except null; none for any other type."""
+    return [option for option in typing.get_args(hint) if option is not type(None)] if is_union(hint) else []
 
 
 def _label(option: Any) -> str:
@@ -123,8 +127,7 @@ def _label(option: Any) -> str:
 def expectation(hint: Any, *, of_range: bool = False) -> str:
     """Describe what a field of this type expects; with `of_range`, only its bounds where they suffice."""
     bare, annotations = unwrapped(hint)
-    options = [o for o in typing.get_args(bare) if o is not type(None)] if is_union(bare) else []
-    if of_range and len(options) == 1:
+    if of_range and len(options := _options(bare)) == 1:
         return expectation(options[0], of_range=True)
     checks = [a.expected for a in annotations if isinstance(a, Check)]
     if checks:
@@ -149,13 +152,9 @@ def _noun(hint: Any) -> str:
         return f"a list of {len(arguments)}, each {expectation(arguments[0])}"
     if origin is tuple:
         configs = configs_in(hint)
-        return (
-            f"a list such as [{{type: {configs[0].__name__}, ...}}]"
-            if configs
-            else f"a list, each {expectation(arguments[0])}"
-        )
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return "text"
+        if configs:
+            return f"a list such as [{{type: {configs[0].__name__}, ...}}]"
+        return f"a list, each {expectation(arguments[0])}"
     return NOUNS.get(origin or hint, str(hint))
 
 
@@ -165,10 +164,8 @@ def _bounds(annotations: Iterable[Any]) -> str:
         match bound:
             case Gt(value):
                 low = f"above {_number(value)}"
-            case Ge(value):
+            case Ge(value) | MinLen(value):
                 low = f"at least {_number(value)}"
-            case MinLen(value):
-                low = f"at least {value}"
             case Lt(value):
                 high = f"below {_number(value)}"
             case Le(value):
