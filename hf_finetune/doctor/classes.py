@@ -1,4 +1,4 @@
-"""How the rows are spread over the classes, and words that give a class away.
+"""Check the sizes of the classes, and find words that predict a class alone.
 
 Legend: N rows, C classes, V words.
 """
@@ -16,17 +16,16 @@ from hf_finetune.doctor.findings import Examples, Finding, diagnose
 from hf_finetune.utils.messages import listed
 
 FEW_ROWS, UNEVEN = 10, 10.0
-"""Rows that a class should have; how much larger the largest class than the smallest may be."""
-# A word gives a class away that occurs in so much of it, and of whose rows so many are of it, beyond chance among all
-# words and classes with this probability.
+"""Least number of rows of a class; largest ratio of class sizes."""
+# A telltale word has at least this recall and precision for a class, at this level of significance.
 RECALL, PRECISION, CHANCE = 0.5, 0.95, 0.01
-# In one of many classes that is natural ("visa" in questions on visas), until nearly all of its rows have the word, or
-# it decides so many of all rows.
+# With many classes that is natural ("visa" in questions on visas), unless the recall is this high, or the word decides
+# this share of all rows.
 NEARLY_ALL, DECIDED = 0.9, 0.1
 
 
 def count_classes(examples: Examples) -> dict[str, np.ndarray]:
-    """Rows of each class, shape (C,), by split."""
+    """Count the rows of each class, shape (C,), by split."""
     return {
         split: np.bincount(examples.labels_N[examples.split_N == number], minlength=len(examples.names))
         for number, split in enumerate(examples.splits)
@@ -34,7 +33,7 @@ def count_classes(examples: Examples) -> dict[str, np.ndarray]:
 
 
 def examine_balance(names: Sequence[str], counts: dict[str, np.ndarray]) -> list[Finding]:
-    """Findings on the sizes of the classes.
+    """Check the sizes of the classes.
 
     Args:
         counts: see `count_classes`.
@@ -69,14 +68,14 @@ def examine_balance(names: Sequence[str], counts: dict[str, np.ndarray]) -> list
 def find_telltales(
     has_NV: sparse.csr_array, words: Sequence[str], labels_N: np.ndarray, names: Sequence[str], *, marks: str
 ) -> list[Finding]:
-    """Words, or other marks, that nearly all rows of a class and hardly any others have.
+    """Find words, or other marks, of most rows of a class and of hardly any other rows.
 
-    Against chance: with the class's share of the rows as the probability, a word is that pure in fewer than CHANCE of
-    the data sets of this size, counting all words and classes (Bonferroni).
+    The precision is tested against the class's share of the rows, with Bonferroni correction for all words and
+    classes.
 
     Args:
         has_NV: whether a row has a word.
-        marks: what they are: "words".
+        marks: kind of marks, for the summary: "words".
     """
     classes, (rows, vocabulary) = len(names), has_NV.shape
     if rows == 0 or vocabulary == 0:
@@ -86,7 +85,7 @@ def find_telltales(
     rows_V, rows_C = both_CV.sum(axis=0), np.bincount(labels_N, minlength=classes)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall_CV, precision_CV = both_CV / rows_C[:, None], both_CV / rows_V
-    # Probability of so many rows of the class or more among those of the word, were they drawn at random.
+    # Binomial probability of at least this many rows of the class among random rows.
     c, v = np.nonzero((recall_CV >= RECALL) & (precision_CV >= PRECISION))
     chance = betainc(both_CV[c, v], rows_V[v] - both_CV[c, v] + 1, rows_C[c] / rows)
     beyond = chance * vocabulary * classes < CHANCE
@@ -103,7 +102,7 @@ def find_telltales(
 
 
 def mark_table(marks: Iterable[Iterable[str]]) -> tuple[sparse.csr_array, list[str]]:
-    """Marks of each row as a table (N, V), and their names."""
+    """Return the marks of each row as a table (N, V), and their names."""
     numbers: dict[str, int] = {}
     columns, ends = array("q"), array("q", [0])
     for row in marks:

@@ -1,4 +1,4 @@
-"""Images and their views on one sheet: a row for each image, a column for each view.
+"""Draw a contact sheet: a row for each image, a column for each augmented view.
 
 Legend: H height, W width.
 """
@@ -15,22 +15,21 @@ from hf_finetune.doctor.preview import ImagePreview
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pixels: between images, of a line of text; an image's longer side is enlarged or shrunk to lie between the two.
+# In pixels: gap between images, height of a text line, and limits of the longer side of an image.
 GAP, LINE = 6, 18
 SMALLEST, LARGEST = 112, 224
-# A light gray: the edge of a white image is seen on it.
+# Light gray, to show the edge of a white image.
 PAPER = (225, 225, 225)
 
 
 def draw_contact_sheet(preview: ImagePreview) -> bytes:
-    """A preview of images, as PNG: what stands in a column at the top, row and class above every row of images, and
-    where they are mixed, shares and classes above every one."""
+    """Return a preview of images as PNG, with the name of each view, row and class, and the shares of mixed images."""
     from PIL import Image, ImageDraw, ImageFont
 
     columns = [preview.original, *preview.batches]
     cells = [[_cell(pixels[i]) for pixels in columns] for i in range(len(preview.rows))]
     wide, high = cells[0][0].size
-    # Above each row of images: a line on the row, and one on what is in each image.
+    # Text above each row of images: row and class, then the shares of mixed images.
     head = LINE * (2 if preview.mixtures else 1)
     sheet = Image.new("RGB", (GAP + len(columns) * (wide + GAP), LINE + GAP + len(cells) * (head + high + GAP)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
@@ -55,7 +54,7 @@ def draw_contact_sheet(preview: ImagePreview) -> bytes:
 
 
 def describe_mixture(preview: ImagePreview, view: int, i: int) -> str:
-    """The classes in an image, each with its share: `73% cat, 27% dog`; `cat`, where it is not mixed."""
+    """Describe the classes of an image with their shares, `73% cat, 27% dog`, or `cat` if it is not mixed."""
     parts = [(preview.labels[row], share) for row, share in preview.parts(view, i)]
     if len({label for label, _ in parts}) == 1:
         return parts[0][0]
@@ -63,7 +62,7 @@ def describe_mixture(preview: ImagePreview, view: int, i: int) -> str:
 
 
 def _cell(pixels_3HW: torch.Tensor) -> Image:
-    """An image at its own size, unless that is too small to see much or too large for a sheet."""
+    """Convert an image, enlarged or reduced to the limits of its size."""
     from PIL import Image
 
     image = Image.fromarray(pixels_3HW.permute(1, 2, 0).numpy())

@@ -1,4 +1,4 @@
-"""Rows that are there twice: exactly or nearly, within train or on both sides, with one label or with two."""
+"""Find repeated rows: exact or near, within train or across splits, with one label or with several."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hf_finetune.doctor.findings import Examples, Finding, Suspect, diagnose
 
 
 def find_duplicates(examples: Examples, near: Sequence[Hashable | None]) -> list[Finding]:
-    """Rows that repeat others.
+    """Find rows that repeat others.
 
     Args:
-        near: what nearly equal rows share, None for rows that were not compared; see `near_duplicates`.
+        near: a key that near duplicates share, None for rows that were not compared; see `near_duplicates`.
     """
     trained_N = examples.split_N == 0
     compared_N = np.array([key is not None for key in near], dtype=bool)
@@ -28,12 +28,12 @@ def find_duplicates(examples: Examples, near: Sequence[Hashable | None]) -> list
         count = sum(examples.labels_N[i] != examples.labels_N[other] for i, other in pairs)
         return f", {count:,} of them with another label" if count else ""
 
-    alike = "nearly the same words" if examples.is_text else "nearly the same pixels"
+    alike = "nearly the same words" if examples.kind == "text" else "nearly the same pixels"
     near_leaked, near_twice = split(similar, trained=False), split(similar, trained=True)
     compared_evals, compared_train = int((compared_N & ~trained_N).sum()), int((compared_N & trained_N).sum())
     return [
         diagnose("leaked", int((~trained_N).sum()), split(same, trained=False)),
-        diagnose("conflicts", len(examples), conflicts, input="text" if examples.is_text else "image"),
+        diagnose("conflicts", len(examples), conflicts, input=examples.kind),
         diagnose("near_leaked", compared_evals, near_leaked, alike=alike, otherwise=otherwise(near_leaked)),
         diagnose("duplicates", int(trained_N.sum()), split(same, trained=True)),
         diagnose("near_duplicates", compared_train, near_twice, alike=alike, otherwise=otherwise(near_twice)),
@@ -41,7 +41,7 @@ def find_duplicates(examples: Examples, near: Sequence[Hashable | None]) -> list
 
 
 def _repeats(examples: Examples, near: Sequence[Hashable | None]) -> tuple[list[Suspect], list[Suspect]]:
-    """Rows that are exactly, and rows that are only nearly, what an earlier row of train is."""
+    """Return exact copies, and near copies, of earlier training rows."""
     first: dict[bytes, int] = {}
     first_near: dict[Hashable, int] = {}
     same: list[Suspect] = []
@@ -64,7 +64,7 @@ def _repeats(examples: Examples, near: Sequence[Hashable | None]) -> tuple[list[
 
 
 def _conflicts(examples: Examples) -> list[Suspect]:
-    """Rows whose input has another label elsewhere, in any split; those of one input stand together."""
+    """Return rows whose input occurs with another label in any split, grouped by input."""
     groups: dict[bytes, list[int]] = {}
     for i, digest in enumerate(examples.digests):
         groups.setdefault(digest, []).append(i)

@@ -1,4 +1,4 @@
-"""All findings on a data set, and the report of them."""
+"""Check a data set, and report the findings."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from hf_finetune.utils.messages import Notes
 
 logger = logging.getLogger("hf_finetune.run")
 
-# Rows whose words, tokens or shrunken pixels are looked at; of more, so many random ones.
+# Number of random rows whose words, tokens or pixels are compared.
 MOST = 20_000
-# Rows, and classes or words, that the report names of each finding.
+# Number of rows, and of classes or words, that the report shows of each finding.
 ROWS_NAMED, DETAILS_NAMED = 3, 5
 INDENT = " " * 9
 
 
 @dataclass(frozen=True)
 class Report:
-    """What there is, and what is wrong with it."""
+    """Contents and findings of a data set."""
 
     examples: Examples
     places: dict[str, str]
-    """What each split was read from."""
+    """Where each split was read from."""
     classes: dict[str, dict[str, int]]
-    """Rows by class and split."""
+    """Number of rows by class and split."""
     statistics: Statistics
-    """Of lengths, or of sizes."""
+    """Statistics of the lengths of texts, or of the sizes of images."""
     findings: tuple[Finding, ...]
     """The most severe first."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the report as JSON."""
         splits = self.examples.splits.items()
         return {
-            "kind": "text" if self.examples.is_text else "image",
+            "kind": self.examples.kind,
             "splits": {split: {"rows": len(rows), "source": self.places[split]} for split, rows in splits},
             "classes": self.classes,
             "statistics": self.statistics,
@@ -58,9 +58,9 @@ class Report:
         }
 
     def describe(self) -> str:
-        """As lines of text, with some rows of each finding."""
-        examples, kind = self.examples, "texts" if self.examples.is_text else "images"
-        lines = [f"{len(examples):,} {kind}, {len(examples.names)} classes; rows are counted from 0"]
+        """Return the report as text, with some rows of each finding."""
+        examples = self.examples
+        lines = [f"{len(examples):,} {examples.kind}s, {len(examples.names)} classes; rows are counted from 0"]
         for split, rows in examples.splits.items():
             lines.append(f"  {split:<11} {len(rows):>9,} rows  {self.places[split]}")
         for finding in self.findings:
@@ -71,11 +71,11 @@ class Report:
             lines += [INDENT + detail for detail in finding.details[:DETAILS_NAMED]]
             left = max(0, len(finding.suspects) - ROWS_NAMED) + max(0, len(finding.details) - DETAILS_NAMED)
             if left:
-                lines.append(f"{INDENT}and {left:,} more (--json names all)")
+                lines.append(f"{INDENT}and {left:,} more (--json shows all)")
             lines.append(f"{INDENT}remedy: {finding.remedy}")
         counts = Counter(finding.severity for finding in self.findings)
         total = ", ".join(f"{counts[severity]} {severity}" for severity in SEVERITIES if counts[severity])
-        return "\n".join([*lines, "", f"findings: {total}" if total else "nothing found"])
+        return "\n".join([*lines, "", f"findings: {total}" if total else "no findings"])
 
 
 def examine(
@@ -86,25 +86,26 @@ def examine(
     checkpoint: str | None = None,
     max_length: int = 128,
 ) -> Report:
-    """Read a data set, without rows that cannot be used, and look for whatever may be wrong.
+    """Read a data set, skipping rows that cannot be used, and check it.
 
     Args:
-        checkpoint: whose tokens are counted; None: words are.
-        max_length: tokens that training would read of a text.
+        checkpoint: whose tokenizer counts tokens; None: words are counted.
+        max_length: length in tokens to which training would truncate texts.
 
     Raises:
-        InputError: as `data.loading.read_labeled` and `models.processors.load_tokenizer`; a checkpoint for images.
+        InputError: see `data.loading.read_labeled` and `models.processors.load_tokenizer`; or there is a checkpoint for
+            images.
     """
     if checkpoint is not None and kind == "image":
         raise InputError(
-            f"--model {checkpoint}: it tells how long texts are, and {source.path} holds images; leave it out"
+            f"--model {checkpoint}: it counts the tokens of texts, and {source.path} holds images; leave it out"
         )
     data = read_labeled(source, kind, options or SplitOptions(), Notes(), skip_unusable=True)
     digests = tuple(digest for rows in data.rows.values() for digest in rows.digests)
     examples = Examples({str(role): rows for role, rows in data.datasets.items()}, data.labels, digests)
     sample = examples.sample(MOST)
     if len(sample) < len(examples):
-        logger.info("of %d rows, %d are looked at more closely, drawn at random", len(examples), len(sample))
+        logger.info("of %d rows, %d random ones are checked in detail", len(examples), len(sample))
     counts = count_classes(examples)
     if kind == "text":
         content, statistics = _examine_texts(examples, sample, checkpoint, max_length)
@@ -137,33 +138,31 @@ def _examine_texts(
 def _examine_images(examples: Examples, sample: np.ndarray) -> tuple[list[Finding], Statistics]:
     facts = decode_images(examples)
     findings, statistics = examine_images(facts)
-    repeats = find_duplicates(examples, near_duplicate_images(facts.shrunken_NF, sample))
+    repeats = find_duplicates(examples, near_duplicate_images(facts.thumbnails_NF, sample))
     sizes = mark_table(facts.sizes)
     telltales = find_telltales(*sizes, examples.labels_N, examples.names, marks="sizes of images")
     return [*findings, *repeats, *telltales], statistics
 
 
 def _unusable(data: LabeledData) -> list[Finding]:
-    """Findings on rows that training would refuse, one for each column."""
+    """Return findings on rows that training would refuse, one for each column."""
     names = {"text": "text", "text_pair": "second text", "image": "image", "label": "label"}
     rows = sum(map(len, data.rows.values())) + sum(map(len, data.unusable.values()))
     findings = []
     for column, name in names.items():
         bad = [(split, row) for split, unusable in data.unusable.items() for row in unusable if row.column == column]
-        details = [f"{split} row {row.row}{_spot(row)}: {row.reason}" for split, row in bad]
+        details = [f"{split} row {row.row}{_line_or_file(row)}: {row.reason}" for split, row in bad]
         findings.append(diagnose("unusable", rows, name=f"unusable_{column}", details=details, column=name))
     return findings
 
 
-def _spot(row: UnusableRow) -> str:
-    """What leads to a row beside its number: its line, or a file that holds nothing else."""
+def _line_or_file(row: UnusableRow) -> str:
     if (line := re.search(r"\(line \d+\)$", row.place)) is not None:
         return f" {line[0]}"
-    # Messages count rows from 1, as people do; beside our number theirs would confuse.
+    # Places count rows from 1, the report from 0.
     return "" if ", row " in row.place else f" ({row.place})"
 
 
 def _words(examples: Examples, sample: np.ndarray) -> Iterator[list[str]]:
-    """Words of the rows at these places."""
     for i in sample.tolist():
         yield WORD.findall(plain_words(examples.joined_text(i, " ")))

@@ -1,4 +1,4 @@
-"""Which rows are nearly the same: by the words of texts, by the shrunken pixels of images.
+"""Find near duplicates: by the words of texts, by thumbnails of images.
 
 Legend: N rows, S shingles (three words in a row) of a text, H hashes, F features.
 """
@@ -14,25 +14,25 @@ import numpy as np
 from hf_finetune.doctor.findings import Examples
 from hf_finetune.doctor.texts import WORD
 
-# White space, and punctuation of ASCII, Latin-1, typography and CJK. Emoji and combining marks are no such thing.
+# White space, and punctuation of ASCII, Latin-1, typography and CJK, but no emoji or combining marks.
 _BETWEEN_WORDS = re.compile(r"[\s!-/:-@\[-`{-~\xa1-\xbf\u2000-\u206f\u3000-\u303f]+")
-# Texts are alike that share so many of all shingles of the two; shorter ones than SHORTEST only with the same words.
+# Near duplicates have this Jaccard similarity of shingles; with fewer shingles than SHORTEST, they have the same words.
 SHARED, SHORTEST, LONGEST = 0.8, 8, 2_000
-# MinHash (Broder 1997): of texts that share 0.8 of their shingles, 98% agree in one of 8 bands of 4 hashes.
+# MinHash (Broder 1997): 98% of the texts with a similarity of 0.8 agree in one of 8 bands of 4 hashes.
 BANDS, OF_A_BAND = 8, 4
-# Images are alike whose shrunken pixels differ by so many levels of 255 at most (root mean square). An image saved
-# again as JPEG of quality 85 differs from itself by 2.6 (median, emoji of 64 pixels); of 1.1 million pairs of different
-# emoji the nearest differ by 4.7. BLOCK: rows compared at a time.
+# Thumbnails of near duplicates differ by at most this many levels of 255 (root mean square). An image saved again as
+# JPEG of quality 85 differs by 2.6 (median, emoji of 64 pixels); of 1.1 million pairs of different emoji the nearest
+# differ by 4.7. BLOCK: rows compared at a time.
 LEVELS, BLOCK = 4.0, 2_048
 
 
 def plain_words(text: str) -> str:
-    """A text without case, punctuation and the kind of its white space: "Well,  DONE!" is "well done"."""
+    """Normalize case, punctuation and white space: "Well,  DONE!" becomes "well done"."""
     return _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def near_duplicate_texts(examples: Examples) -> list[int | None]:
-    """By row the first row that has the same words, or nearly the same, itself if there is none; None without words."""
+    """Return for each row the first row with nearly the same words, which may be itself; None without words."""
     numbers: dict[str, int] = {}
 
     @lru_cache(maxsize=1)
@@ -60,7 +60,7 @@ def near_duplicate_texts(examples: Examples) -> list[int | None]:
     return firsts
 
 
-# Odd numbers without a pattern; the same in every run.
+# Random odd factors of the hash functions.
 _random = np.random.default_rng(0)
 _FACTORS = _random.integers(2**63, size=3, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 _HASHES = _random.integers(2**63, size=(2, BANDS * OF_A_BAND), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -71,14 +71,14 @@ def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def near_duplicate_images(shrunken_NF: np.ndarray, compared: np.ndarray) -> list[int | None]:
-    """By row the first row with nearly the same shrunken pixels, directly or through others; itself if there is none.
+def near_duplicate_images(thumbnails_NF: np.ndarray, compared: np.ndarray) -> list[int | None]:
+    """Return for each row the first row with nearly the same thumbnail, directly or through others, or itself.
 
     Args:
-        shrunken_NF: uint8.
-        compared: places of the rows that are compared, in order; the others are None.
+        thumbnails_NF: uint8.
+        compared: sorted indices of the rows to compare; the result is None for the others.
     """
-    pixels_NF = shrunken_NF[compared].astype(np.float32)
+    pixels_NF = thumbnails_NF[compared].astype(np.float32)
     pixels_NF -= pixels_NF.mean(axis=0)
     squares_N = np.einsum("nf,nf->n", pixels_NF, pixels_NF)
     limit = LEVELS**2 * pixels_NF.shape[1]
@@ -91,14 +91,14 @@ def near_duplicate_images(shrunken_NF: np.ndarray, compared: np.ndarray) -> list
             near = distances <= limit
             if before == start:
                 near = np.tril(near, k=-1)
-            # Blocks come in order, so that the first hit of a row is its earliest.
-            own = first_N[block] == np.arange(start, start + len(near))
-            hit = own & near.any(axis=1)
-            first_N[block] = np.where(hit, before + near.argmax(axis=1), first_N[block])
+            # Blocks are in order: the first match of a row is its earliest.
+            unmatched = first_N[block] == np.arange(start, start + len(near))
+            matched = unmatched & near.any(axis=1)
+            first_N[block] = np.where(matched, before + near.argmax(axis=1), first_N[block])
     for i in range(len(first_N)):
-        # What it is like may itself be like an earlier one: all of a chain share the first.
+        # Follow chains of matches to their first row.
         first_N[i] = first_N[first_N[i]]
-    firsts: list[int | None] = [None] * len(shrunken_NF)
-    for place, first in zip(compared.tolist(), compared[first_N].tolist(), strict=True):
-        firsts[place] = first
+    firsts: list[int | None] = [None] * len(thumbnails_NF)
+    for row, first in zip(compared.tolist(), compared[first_N].tolist(), strict=True):
+        firsts[row] = first
     return firsts

@@ -1,4 +1,4 @@
-"""Texts and their views beside one another on the terminal, with marks where they differ."""
+"""Print texts and their augmented views side by side, with marks where they differ."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from hf_finetune.data.text_pieces import UNSPACED
 from hf_finetune.doctor.preview import TextPreview, joined_text
 
-# A word, or a character of a script without spaces, with the white space before it.
+# A word, or a character of a script without spaces, with leading white space.
 _PIECE = re.compile(rf"\s*(?:[{UNSPACED}]|[^\s{UNSPACED}]+)")
-LEGEND = "«new words», «» where words are left out"
+LEGEND = "«new words», «» for deleted words"
 SAME = "(unchanged)"
-# Between columns; the least that a column may have; the most lines of a cell.
+# Gap between columns, least width of a column, most lines of a cell.
 GAP, NARROWEST, LINES = "  ", 18, 12
 
 
 def text_table(preview: TextPreview, *, width: int) -> str:
-    """All rows of a preview of texts, each as a block of columns: the text as it is, then its views.
+    """Format each row of a preview as a block of columns: the original text, then its views.
 
     Args:
-        width: characters of a line.
+        width: of a line, in characters.
     """
     heads = ["as it is", *(view.name for view in preview.views)]
     wide = max(NARROWEST, (width - len(GAP) * (len(heads) - 1)) // len(heads))
@@ -36,15 +36,15 @@ def text_table(preview: TextPreview, *, width: int) -> str:
 
 
 def mark_changes(before: str, after: str) -> str:
-    """The text `after` with marks around what is not in `before`, and where something of `before` is missing."""
+    """Return the text `after` with marks around words that are new, and in place of words that are deleted."""
     if before == after:
         return SAME
     old, new = _PIECE.findall(before), _PIECE.findall(after)
     matcher = difflib.SequenceMatcher(None, [p.strip() for p in old], [p.strip() for p in new], autojunk=False)
     parts = []
-    for what, _, _, start, end in matcher.get_opcodes():
+    for operation, _, _, start, end in matcher.get_opcodes():
         pieces = "".join(" " * (piece[0].isspace()) + piece.strip() for piece in new[start:end])
-        if what == "equal":
+        if operation == "equal":
             parts.append(pieces)
         elif not pieces:
             parts.append(" «»" if start else "«» ")
@@ -54,17 +54,17 @@ def mark_changes(before: str, after: str) -> str:
 
 
 def _lines(text: str, wide: int) -> list[str]:
-    """The text folded at `wide`, the many lines cut short."""
-    lines, line, taken = [], "", 0
+    """Wrap the text at `wide` columns, limited to `LINES` lines."""
+    lines, line, used = [], "", 0
     for piece in _PIECE.findall(text):
         space, piece = " " * piece[0].isspace(), piece.strip()
         while piece:
-            if taken + len(space) + _width(piece) <= wide:
-                line, taken = line + space + piece, taken + len(space) + _width(piece)
+            if used + len(space) + _width(piece) <= wide:
+                line, used = line + space + piece, used + len(space) + _width(piece)
                 break
-            if taken:
+            if used:
                 lines.append(line)
-                line, taken, space = "", 0, ""
+                line, used, space = "", 0, ""
                 continue
             fits = next(n for n in range(len(piece), 0, -1) if _width(piece[:n]) <= wide)
             lines.append(piece[:fits])
@@ -76,7 +76,7 @@ def _lines(text: str, wide: int) -> list[str]:
 
 
 def _beside(table: Sequence[Sequence[str]], wide: int) -> list[str]:
-    """Columns of lines as lines."""
+    """Join columns of lines to lines."""
     height = max(map(len, table))
     filled = [[*column, *[""] * (height - len(column))] for column in table]
     padded = [[cell + " " * (wide - _width(cell)) for cell in column] for column in filled]
@@ -84,5 +84,5 @@ def _beside(table: Sequence[Sequence[str]], wide: int) -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal that a text takes."""
+    """Return the width of a text in terminal columns."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,4 +1,4 @@
-"""Texts that look wrong: damaged characters, markup, hardly any words or far too many.
+"""Check texts: damaged characters, markup, too few or too many words.
 
 Legend: N rows.
 """
@@ -17,11 +17,11 @@ from hf_finetune.doctor.findings import Examples, Finding, Severity, Suspect, di
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# By name: quantiles, or a single number.
+# Quantiles or a number, by name.
 Statistics = dict[str, dict[str, float] | float]
 
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*")
-# Characters that a byte above 127 becomes when it is read as cp1252, or as Latin-1 where that has none.
+# The characters of bytes above 127 in cp1252, or in Latin-1 if cp1252 has none.
 _HIGH_BYTES = {bytes([b]).decode("cp1252", "replace").replace("\ufffd", chr(b)): b for b in range(0x80, 0x100)}
 _HIGH_BYTES |= {chr(b): b for b in range(0x80, 0x100)}
 _HIGH_RUN = re.compile(f"[{re.escape(''.join(_HIGH_BYTES))}]{{2,}}")
@@ -34,17 +34,16 @@ _TAG = re.compile(
 _ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-f]{2,4});", re.IGNORECASE)
 _URLS = re.compile(r"\s*(?:(?:https?://|www\.)\S+\s*)+")
 
-# A text of one word is odd where half of the texts have so many; one of so many times the usual length always is.
+# A text of one word is unusual if the median is USUAL_WORDS; so is one of LONG_TIMES the median and LONG_WORDS words.
 USUAL_WORDS, LONG_TIMES, LONG_WORDS = 5, 10, 100
-# Share of cut-off texts from which on it should be looked at.
+# Share of truncated texts above which they should be checked.
 MANY_CUT_OFF = 0.1
 
 
 def _damage(text: str) -> str | None:
-    """What is broken in the characters of a text, or None.
+    """Return what is wrong with the characters of a text, or None.
 
-    UTF-8 that was read as cp1252 or Latin-1 is found by reading it back: a run of characters above 127 that are one
-    byte each there, and together UTF-8.
+    UTF-8 that was decoded as cp1252 or Latin-1 is a run of characters whose bytes in that encoding are valid UTF-8.
     """
     if "\ufffd" in text:
         return "replacement character \ufffd"
@@ -55,12 +54,12 @@ def _damage(text: str) -> str | None:
             bytes(_HIGH_BYTES[c] for c in run).decode("utf-8")
         except UnicodeDecodeError:
             continue
-        return f"UTF-8 that was read as another encoding: {run[:20]!r}"
+        return f"UTF-8 that was decoded as another encoding: {run[:20]!r}"
     return None
 
 
 def _markup(text: str) -> str | None:
-    """A piece of HTML in a text, or None."""
+    """Return a piece of HTML in a text, or None."""
     if "<" not in text and "&" not in text:
         return None
     piece = _TAG.search(text) or _ENTITY.search(text)
@@ -76,17 +75,17 @@ CHECKS: dict[str, Callable[[str], str | None]] = {
     "markup": _markup,
     "only_urls": _only_urls,
 }
-"""By defect, why a text has it; None: it has not."""
+"""Functions that return why a text has a defect, or None."""
 
 
 def examine_texts(
     examples: Examples, *, max_length: int, tokenizer: PreTrainedTokenizerBase | None, sample: np.ndarray
 ) -> tuple[list[Finding], Statistics]:
-    """Findings on texts, and the statistics of their lengths.
+    """Check texts, and return findings and the statistics of their lengths.
 
     Args:
-        max_length: tokens that the network reads of a text.
-        tokenizer: counts tokens. None: words are counted in their place.
+        max_length: length in tokens to which texts are truncated.
+        tokenizer: counts tokens. None: words are counted.
         sample: rows whose tokens are counted.
     """
     findings = []
@@ -109,13 +108,13 @@ def _cut_off(
     statistics: Statistics = {}
     if tokenizer is None:
         sample, lengths, unit = np.arange(len(examples)), words_N, "words"
-        how = f"have more words than the {max_length} tokens that are read, so at least these are cut off"
+        how = f"have more words than the {max_length} tokens that are read: at least these are truncated"
     else:
         sides = [[side[i] for i in sample.tolist()] for side in examples.sides]
         encoded = tokenizer(*sides, return_attention_mask=False, verbose=False)
         lengths, unit = np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64), "tokens"
         statistics["tokens"] = _quantiles(lengths)
-        how = f"are longer than the {max_length} tokens that are read; the rest is cut off"
+        how = f"are longer than the {max_length} tokens that are read; the rest is truncated"
     read = f"{max_length} {'tokens ' if unit == 'words' else ''}are read"
     pairs = zip(sample.tolist(), lengths.tolist(), strict=True)
     suspects = [Suspect(i, f"{length} {unit}, {read}") for i, length in pairs if length > max_length]

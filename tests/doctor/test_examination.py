@@ -15,7 +15,7 @@ from hf_finetune.doctor.examination import examine
 def test_nothing_is_found_in_clean_rows(tmp_path: Path) -> None:
     report = examined(tmp_path, clean(200), clean(40, seed=1))
     assert report.findings == ()
-    assert report.describe().endswith("nothing found")
+    assert report.describe().endswith("no findings")
     assert report.classes == {"no": {"train": 100, "test": 20}, "yes": {"train": 100, "test": 20}}
     assert report.statistics["words"] == {"least": 9.0, "median": 9.0, "p95": 9.0, "most": 9.0}
 
@@ -194,7 +194,7 @@ def test_the_report_names_three_rows_and_says_how_many_more(tmp_path: Path) -> N
     assert lines[0] == "69 texts, 2 classes; rows are counted from 0"
     start = lines.index("look:    9 of 69 training rows repeat an earlier one exactly")
     assert lines[start + 1] == f"         train row 60: exact copy of train row 0 - {train[0][0]}"
-    assert lines[start + 4] == "         and 6 more (--json names all)"
+    assert lines[start + 4] == "         and 6 more (--json shows all)"
     assert lines[start + 5].startswith("         remedy: keep one of each")
     assert lines[-1] == "findings: 1 look"
 

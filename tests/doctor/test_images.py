@@ -113,7 +113,7 @@ def test_a_chain_of_images_shares_its_first(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_checkpoint_is_for_texts(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--model vit: it tells how long texts are"):
+    with pytest.raises(InputError, match="--model vit: it counts the tokens of texts"):
         examine(Source(str(tmp_path)), "image", checkpoint="vit")
 
 
