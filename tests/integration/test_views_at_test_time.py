@@ -221,7 +221,7 @@ def test_what_the_classifier_cannot_read_is_refused(
         (["--augment", "[{type: Sometimes, operation: Flip, by_class: rare}]", "--views", "2"], "--augment: Sometimes"),
         (
             ["--augment", "[{type: SubstituteByModel, checkpoint: c}]", "--views", "2"],
-            "--augment: SubstituteByModel asks",
+            "--augment: SubstituteByModel",
         ),
         (["--augment", "Flip", "--views", "2"], "--augment: expected a list .* got 'Flip'"),
     ],
