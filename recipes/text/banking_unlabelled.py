@@ -5,7 +5,7 @@ The teacher is MPNet, nearly five times as large and trained on the same 1,000 l
 hf-finetune train mteb/banking77 --label label_text --max-train-rows 1000 --max-length 64 \
     --model sentence-transformers/all-mpnet-base-v2 --output runs/banking-teacher
 hf-finetune run banking_unlabelled
-hf-finetune run banking_unlabelled --unlabeled train calls.csv    # and texts of your own
+hf-finetune run banking_unlabelled --unlabeled train calls.csv    # also texts of your own
 hf-finetune run banking_unlabelled --objective Supervised --unlabeled --epochs 27    # no teacher, as many steps
 """
 
@@ -15,7 +15,7 @@ from hf_finetune import Distill, Hub, Model, Recipe, SoftTargets, TextData, main
 def recipe() -> Recipe:
     return Recipe(
         name="banking-unlabelled",
-        # The teacher's training rows, so that it has seen no more labels than its student.
+        # The training rows of the teacher: it has seen the same labels as its student.
         data=TextData(
             path="mteb/banking77",
             text="text",

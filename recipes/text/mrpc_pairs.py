@@ -1,4 +1,4 @@
-"""BERT on MRPC, pairs of sentences with the same meaning or not: every weight trains.
+"""BERT on MRPC, pairs of sentences with the same meaning or not: full fine-tuning.
 
 hf-finetune run mrpc_pairs
 """

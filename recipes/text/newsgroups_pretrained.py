@@ -1,7 +1,7 @@
-"""MiniLM on 20 newsgroups with 20 labels a class, after masked language modeling on all messages.
+"""MiniLM on 20 newsgroups with 20 labels per class, after masked language modeling on all messages.
 
-The recipe also runs without that stage, for as long in all, and the card reports the difference. The data are a folder
-with train and test files of the columns text and label.
+The recipe also trains without pretraining, for the same total time, and the card reports the difference. The data are a
+folder with train and test files of the columns text and label.
 
 hf-finetune run newsgroups_pretrained --data.path FOLDER
 hf-finetune run newsgroups_pretrained --data.path FOLDER --pretrain.objective '{type: MaskedLanguage, span: 10}'

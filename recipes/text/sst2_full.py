@@ -1,4 +1,4 @@
-"""BERT on SST-2: every weight trains.
+"""BERT on SST-2: full fine-tuning.
 
 accelerate launch recipes/text/sst2_full.py
 hf-finetune run sst2_full --train.num-train-epochs 2 --push your-name/sst2-bert
@@ -10,7 +10,7 @@ from hf_finetune import Hub, Model, Recipe, TextData, Train, main
 def recipe() -> Recipe:
     return Recipe(
         name="sst2-bert-full",
-        # The test split's labels are withheld: the run says so and is judged on validation.
+        # The labels of the test split are withheld, so the run is evaluated on validation.
         data=TextData(path="stanfordnlp/sst2", text="sentence", label="label", max_length=128),
         model=Model(checkpoint="google-bert/bert-base-uncased"),
         train=Train(learning_rate=2e-5, num_train_epochs=3),

@@ -13,7 +13,7 @@ from hf_finetune import Hub, KeepLayers, Model, Recipe, TextData, Train, main
 def recipe() -> Recipe:
     return Recipe(
         name="sst2-bert-short",
-        # The test split's labels are withheld: the run says so and is judged on validation.
+        # The labels of the test split are withheld, so the run is evaluated on validation.
         data=TextData(path="stanfordnlp/sst2", text="sentence", label="label", max_length=128),
         model=Model(
             checkpoint="google-bert/bert-base-uncased",

@@ -1,4 +1,4 @@
-"""ViT on photographs of bean leaves: every weight trains.
+"""ViT on photographs of bean leaves: full fine-tuning.
 
 hf-finetune run beans_full
 accelerate launch --config_file recipes/accelerate/bf16.yaml recipes/vision/beans_full.py

@@ -1,4 +1,4 @@
-"""ViT on photographs of bean leaves, adapted to larger images in larger patches: every weight trains.
+"""ViT on photographs of bean leaves, adapted to larger images in larger patches: full fine-tuning.
 
 hf-finetune run beans_patch32
 hf-finetune run beans_patch32 --model.surgery.0.image-size 448
