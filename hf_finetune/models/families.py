@@ -184,7 +184,7 @@ FAMILIES: Mapping[str, Family] = {
         dropout=_HIDDEN_ATTENTION,
         drop_path="linear",
         depths="depths",
-        alternating=True,
+        alternates=True,
         attention="biased",
         head=StockHead("mean", "linear"),
         images=Images(),
@@ -196,9 +196,9 @@ FAMILIES: Mapping[str, Family] = {
         # The output of bottleneck layers; for basic layers see `family_of`.
         outputs=("layer.2.normalization",),
         depths="depths",
-        leads=True,
+        first_changes_shape=True,
         # Any other activation after the layer would change its input.
-        silent_if={"hidden_act": "relu"},
+        identity_requires={"hidden_act": "relu"},
         head=StockHead("mean", "linear"),
         images=Images(any_size=True),
     ),
@@ -209,8 +209,8 @@ FAMILIES: Mapping[str, Family] = {
         dropout={"hidden": "drop_connect_rate", "classifier": "dropout_rate"},
         graded_dropout="projection.dropout",
         depths="num_block_repeats",
-        leads=True,
-        above=("encoder.top_conv", "encoder.top_bn"),
+        first_changes_shape=True,
+        after_layers=("encoder.top_conv", "encoder.top_bn"),
         # Width of the convolution after the layers.
         hidden_size="hidden_dim",
         head=lambda config: StockHead(config.pooling_type, "linear"),
@@ -224,7 +224,7 @@ FAMILIES: Mapping[str, Family] = {
         depths="depths",
         stage_entries="encoder.patch_embeddings",
         # Without layer scales, nothing can zero the output of its pooling.
-        silent_if={"use_layer_scale": True},
+        identity_requires={"use_layer_scale": True},
         images=Images(),
     ),
 }

@@ -100,17 +100,17 @@ class Family:
     """Whether all layers share one set of weights (ALBERT)."""
     depths: Literal["num_hidden_layers", "depths", "num_block_repeats"] = "num_hidden_layers"
     """Config field of the number of layers, or of the list of numbers by stage."""
-    leads: bool = False
+    first_changes_shape: bool = False
     """Whether the first layer of a stage changes width and resolution, so that no other layer can replace it."""
     stage_entries: str | None = None
     """List of the modules that downsample before each stage, if these are not part of a layer."""
-    above: tuple[str, ...] = ()
+    after_layers: tuple[str, ...] = ()
     """Modules after the last layer that share a parent with the layers."""
-    alternating: bool = False
+    alternates: bool = False
     """Whether a layer's position decides what it computes: windows, then shifted windows."""
     first_differs: bool = False
     """Whether layer 0 has no first norm, unlike all others."""
-    silent_if: Mapping[str, Any] = field(default_factory=dict)
+    identity_requires: Mapping[str, Any] = field(default_factory=dict)
     """Config fields and the values that a layer needs to be able to return its input."""
     attention: Literal["plain", "biased"] | None = None
     """Whether query, key and value are separate layers. plain: softmax of their products; biased: position biases are

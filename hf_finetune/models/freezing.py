@@ -54,7 +54,7 @@ def _check_depth(field: str, n: int, model: nn.Module) -> int:
 
 
 def _freeze_below(model: nn.Module, n: int) -> None:
-    above = _above(model, n)
+    above = _from_layer(model, n)
     trained = {parameter for module in above for parameter in module.parameters()}
     for parameter in encoder(model).parameters():
         if parameter not in trained:
@@ -62,7 +62,7 @@ def _freeze_below(model: nn.Module, n: int) -> None:
     _evaluate_all_but(encoder(model), above)
 
 
-def _above(model: nn.Module, n: int) -> list[nn.Module]:
+def _from_layer(model: nn.Module, n: int) -> list[nn.Module]:
     """Return the encoder's layers from the n-th on, and the modules after the layers."""
     body, config, layers = encoder(model), config_of(model), encoder_layers(model)[n:]
     family = family_of(config)
@@ -73,7 +73,7 @@ def _above(model: nn.Module, n: int) -> list[nn.Module]:
         return [*(e for e, at in zip(entries, first_layers, strict=False) if at >= max(n, 1)), *layers]
     children, path = dict(body.named_children()), modules.layer_list(model)[0]
     index = list(children).index(path.split(".")[0])
-    siblings = [body.get_submodule(name) for name in family.above]
+    siblings = [body.get_submodule(name) for name in family.after_layers]
     return [*layers, *siblings, *list(children.values())[index + 1 :]]
 
 
@@ -168,19 +168,19 @@ def _is_kind(kind: WeightKind, module_name: str, module: nn.Module, name: str) -
 
 def lower_part(model: nn.Module, n: int) -> dict[str, torch.Tensor]:
     """Return the weights of the embeddings, the lowest `n` encoder layers and all that these read, by name."""
-    above = {id(tensor) for module in _above(model, n) for tensor in module.state_dict(keep_vars=True).values()}
+    above = {id(tensor) for module in _from_layer(model, n) for tensor in module.state_dict(keep_vars=True).values()}
     return {k: v.detach() for k, v in encoder(model).state_dict(keep_vars=True).items() if id(v) not in above}
 
 
-def _parameters_above(model: nn.Module) -> list[dict[nn.Parameter, None]]:
+def _parameters_from_layer(model: nn.Module) -> list[dict[nn.Parameter, None]]:
     """Return for each n, from 0 to all layers: the parameters of the layers from the n-th on and after the layers."""
     depths = range(len(encoder_layers(model)) + 1)
-    return [dict.fromkeys(p for module in _above(model, n) for p in module.parameters()) for n in depths]
+    return [dict.fromkeys(p for module in _from_layer(model, n) for p in module.parameters()) for n in depths]
 
 
 def parameters_by_layer(model: nn.Module) -> list[list[nn.Parameter]]:
     """Return the parameters of each encoder layer, bottom to top, with those of downsampling before it."""
-    return [[p for p in here if p not in above] for here, above in pairwise(_parameters_above(model))]
+    return [[p for p in here if p not in above] for here, above in pairwise(_parameters_from_layer(model))]
 
 
 def frozen_layers(model: nn.Module) -> int:
@@ -188,7 +188,7 @@ def frozen_layers(model: nn.Module) -> int:
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return 0  # The prompt trains, and it is the input of the layers.
     layers = encoder_layers(model)
-    after = {parameter for module in _above(model, 0) for parameter in module.parameters()}
+    after = {parameter for module in _from_layer(model, 0) for parameter in module.parameters()}
     if any(p.requires_grad and p not in after for p in encoder(model).parameters()):
         return 0
     trains = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
@@ -207,7 +207,7 @@ def groups_from_the_top(model: nn.Module, fresh: Sequence[str] = ()) -> list[lis
     in_encoder = set(encoder(model).parameters())
     head = [p for p in model.parameters() if p not in in_encoder]
     head += [p for name in fresh for p in model.get_submodule(name).parameters()]
-    after_layers, *from_layer = reversed(_parameters_above(model))
+    after_layers, *from_layer = reversed(_parameters_from_layer(model))
     groups: list[list[nn.Parameter]] = []
     seen: set[nn.Parameter] = set()
     for candidates in ([*head, *after_layers], *from_layer, model.parameters()):

@@ -1,4 +1,4 @@
-"""One tiny checkpoint of each family for all tests of this folder; they only read it."""
+"""One tiny checkpoint of each family for all tests of this folder, which must not change it."""
 
 from collections.abc import Callable
 from functools import cache

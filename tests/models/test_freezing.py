@@ -39,7 +39,7 @@ def step(model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
 
 
 def outputs_of(layers: list[nn.Module], model: nn.Module, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """What each layer gives for a batch, in the order in which they ran."""
+    """Return the output of each layer for a batch, in the order of the calls."""
     seen: list[torch.Tensor] = []
 
     def record(module, args, output):
@@ -63,13 +63,13 @@ def test_layers_run_bottom_to_top(family: str, classifier, inputs):
         layer.register_forward_hook(lambda module, args, output, index=index: order.append(index))
     with torch.no_grad():
         model(**inputs(family))
-    # ALBERT runs its one group of layers itself, as often as the config says.
+    # ALBERT runs its one group of layers several times.
     assert order == ([0, 0, 0] if family == "albert" else list(range(len(layers))))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_freeze_lower_keeps_the_output_of_the_lower_layers(family: str, classifier, inputs):
-    """After a step on all that trains, frozen layers give what they gave; the ones above, and the head, do not."""
+    """After a training step, frozen layers have the same outputs; higher layers and the head have changed."""
     batch = inputs(family)
     model = classifier(family, dropout=0.0).model
     freeze_batch_norm(model)
@@ -87,7 +87,7 @@ def test_freeze_lower_keeps_the_output_of_the_lower_layers(family: str, classifi
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "vit", "beit", "swin", "deberta-v2"])
-def test_freeze_all_layers_leaves_what_follows(family: str, classifier):
+def test_freezing_all_layers_spares_later_modules(family: str, classifier):
     model = classifier(family).model
     freeze_lower(model, len(encoder_layers(model)))
     left = {
@@ -115,7 +115,7 @@ def test_freeze_lower_counts(classifier):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_train_top(family: str, classifier):
-    """The highest layers, what follows them, and the head; with all of them the embeddings alone stay as they are."""
+    """The highest layers, later modules and the head train; with all layers only the embeddings are frozen."""
     for k in range(len(encoder_layers(classifier(family).model)) + 1):
         model = classifier(family).model
         layers = encoder_layers(model)
@@ -137,11 +137,11 @@ def test_train_top(family: str, classifier):
     [
         ("efficientnet", 0, {"encoder.top_conv", "encoder.top_bn"}),
         ("poolformer", 2, {"encoder.patch_embeddings.3", "encoder.block.2.1", "encoder.block.3.0"}),
-        # The first layer of stage 2 goes with the embedding that leads to it.
+        # The first layer of stage 2 trains with the embedding before it.
         ("poolformer", 3, {f"encoder.{n}" for n in ("patch_embeddings.2", "patch_embeddings.3", "block.2", "block.3")}),
     ],
 )
-def test_what_stands_between_and_behind_the_layers(family: str, k: int, trained: set[str], classifier):
+def test_downsampling_and_later_modules(family: str, k: int, trained: set[str], classifier):
     model = classifier(family).model
     train_top(model, k)
     names = {name for name, parameter in encoder(model).named_parameters() if parameter.requires_grad}
@@ -152,7 +152,7 @@ def test_what_stands_between_and_behind_the_layers(family: str, k: int, trained:
 @pytest.mark.parametrize("freeze", [lambda m: train_top(m, 1), lambda m: freeze_lower(m, 2), freeze_body])
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "swin", "beit"])
 def test_frozen_layers_have_no_dropout(family: str, freeze, classifier, inputs):
-    """While the model trains, they give what they give in evaluation mode; what trains has its dropout."""
+    """In training they have the outputs of evaluation mode; trained layers have dropout."""
     model, batch = classifier(family, dropout=0.5).model, inputs(family)
     freeze(model)
     layers = encoder_layers(model)
@@ -173,7 +173,7 @@ def test_frozen_layers_have_no_dropout(family: str, freeze, classifier, inputs):
     assert model.training and layers[-1].training == (frozen < len(layers))
 
 
-def test_frozen_layers_count_only_what_reads_frozen_weights(classifier):
+def test_frozen_layers_counts_fully_frozen_ones(classifier):
     model = classifier("bert").model
     assert frozen_layers(model) == 0
     for parameter in encoder_layers(model)[0].parameters():
@@ -209,7 +209,7 @@ def statistics(model: nn.Module) -> dict[str, torch.Tensor]:
     return {n: b.clone() for n, b in model.named_buffers() if "running" in n or "batches" in n}
 
 
-def test_batch_norm_statistics_move_without_freezing(classifier, inputs):
+def test_batch_norm_statistics_change_unless_frozen(classifier, inputs):
     model = classifier("resnet").model
     before = statistics(model)
     step(model, inputs("resnet"))
@@ -217,7 +217,7 @@ def test_batch_norm_statistics_move_without_freezing(classifier, inputs):
 
 
 def test_batch_norm_stays_frozen(classifier, inputs, tmp_path):
-    """After train(), in a copy, in DistributedDataParallel and after save and load; scale and shift still train."""
+    """After train(), in a copy, and after save and load; scale and shift still train."""
     batch = inputs("resnet")
     model = classifier("resnet").model
     reference = copy.deepcopy(model).eval()
@@ -248,8 +248,8 @@ def test_batch_norm_stays_frozen_under_ddp(classifier, inputs, tmp_path):
     try:
         parallel = nn.parallel.DistributedDataParallel(model).train()
         parallel(**inputs("resnet")).logits.sum().backward()
-        # Whoever lets go of the group last joins its threads; a reducer does so with the interpreter's lock in its
-        # hands, for which they may be waiting (pytorch/pytorch#56297). `destroy_process_group` does it without.
+        # The last owner of the group joins its threads. A reducer does so while it holds the interpreter lock, for which
+        # they may wait (pytorch/pytorch#56297); `destroy_process_group` does not hold it.
         del parallel
         gc.collect()
     finally:
@@ -259,7 +259,7 @@ def test_batch_norm_stays_frozen_under_ddp(classifier, inputs, tmp_path):
 
 
 def test_gradients_do_not_depend_on_the_split(classifier):
-    """Two halves of a batch give the gradient of the whole, with fixed statistics only."""
+    """Only with fixed statistics do two half batches give the gradient of the full batch."""
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(4, 3, 32, 32, generator=generator), torch.tensor([0, 1, 2, 0])
 

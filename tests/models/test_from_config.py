@@ -1,4 +1,4 @@
-"""Networks of random weights: the checkpoint's family in other sizes, and sizes that no network can have."""
+"""Randomly initialized networks of other sizes, and sizes that are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from hf_finetune.models.checkpoint_config import meta_classifier
 from hf_finetune.models.modules import encoder
 from hf_finetune.models.safety import inspect_checkpoint
 
-# Two layers in place of three, or other stages; what is not named stays the checkpoint's.
+# Two layers instead of three, or other stages; all other fields are the checkpoint's.
 SMALLER: dict[str, dict[str, Any]] = {
     "swin": {"depths": [1, 1], "embed_dim": 8, "num_heads": [2, 2]},
     "resnet": {"hidden_sizes": [8, 8], "depths": [1, 1]},
     "convnext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
     "efficientnet": {"num_block_repeats": [1, 1, 1]},
     "poolformer": {"depths": [1, 1, 1, 1]},
-    # By its own names, and by those of the other families.
+    # By its own field names, and by those of `attribute_map`.
     "distilbert": {"n_layers": 2, "hidden_size": 16},
     "dinov2": {"num_hidden_layers": 2, "hidden_size": 16},
 }
@@ -37,8 +37,8 @@ def task_of(family: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
-def test_every_family_smaller_and_at_random(family: str, checkpoint, inputs, tmp_path: Path) -> None:
-    """The sizes requested, weights by the seed alone; saved, plain transformers has it again."""
+def test_every_family_in_another_size(family: str, checkpoint, inputs, tmp_path: Path) -> None:
+    """It has the requested sizes and weights from the seed, and reloads with plain transformers."""
     changes, folder = sizes(family), checkpoint(family)
     check_config(folder, from_config=changes, task=task_of(family)["task"])
     loaded = load_classifier(folder, **task_of(family), from_config=changes, seed=3)
@@ -57,13 +57,13 @@ def test_every_family_smaller_and_at_random(family: str, checkpoint, inputs, tmp
     plain = type(model).from_pretrained(tmp_path).eval()
     with torch.no_grad():
         assert torch.allclose(plain(**inputs(family)).logits, model(**inputs(family)).logits, atol=1e-5)
-    bones = meta_classifier(inspect_checkpoint(folder), task_of(family)["task"], from_config=changes)
-    assert bones is not None
-    one, other = ([(n, p.shape) for n, p in encoder(m).named_parameters()] for m in (bones, model))
+    meta = meta_classifier(inspect_checkpoint(folder), task_of(family)["task"], from_config=changes)
+    assert meta is not None
+    one, other = ([(n, p.shape) for n, p in encoder(m).named_parameters()] for m in (meta, model))
     assert one == other
 
 
-def test_its_own_size_but_nothing_that_it_knows(checkpoint) -> None:
+def test_same_size_with_random_weights(checkpoint) -> None:
     pretrained, random = (
         load_classifier(checkpoint("vit"), **task_of("vit"), from_config=changes).model for changes in (None, {})
     )
@@ -98,23 +98,23 @@ def test_its_own_size_but_nothing_that_it_knows(checkpoint) -> None:
         ("resnet", {"layer_type": "odd"}, "", ""),
     ],
 )
-def test_no_such_network(checkpoint, family: str, changes: dict[str, Any], field: str, words: str) -> None:
-    """In one line, by the field's name."""
+def test_invalid_fields_are_refused(checkpoint, family: str, changes: dict[str, Any], field: str, words: str) -> None:
+    """The message is one line and names the field."""
     with pytest.raises(InputError) as refused:
         check_config(checkpoint(family), from_config=changes, task=task_of(family)["task"])
     message = str(refused.value)
     assert message.startswith(f"model.from_config{field}: ") and words in message and "\n" not in message
 
 
-def test_what_only_building_it_tells(checkpoint) -> None:
-    """EfficientNet has a stride for each of its stages, say: a field without a check of its own."""
+def test_unbuildable_networks_are_refused(checkpoint) -> None:
+    """The number of EfficientNet's strides, for example, has no check of its own."""
     with pytest.raises(InputError, match=r"^model.from_config: no efficientnet can be built so: ") as refused:
         check_config(checkpoint("efficientnet"), from_config={"strides": [1]}, task="image-classification")
     assert "\n" not in str(refused.value)
 
 
-def test_positions_are_those_of_the_network(checkpoint) -> None:
-    """Of RoBERTa's table the rows up to the padding's are none."""
+def test_positions_follow_the_changed_config(checkpoint) -> None:
+    """Rows of RoBERTa's table up to the padding index are no positions."""
     changes = {"max_position_embeddings": 130}
     folder = checkpoint("roberta")
     tokenizer = load_tokenizer(folder, max_length=128, from_config=changes, sample=[])

@@ -1,4 +1,4 @@
-"""Tokenizers, image processors and classifiers from checkpoints: what is loaded, and what is refused."""
+"""Loading classifiers, tokenizers and image processors, and refusing unsuitable checkpoints."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def edit(path: Path, **entries) -> None:
 
 
 def rewrite(folder: Path, change) -> None:
-    """Replace the weights by what `change` makes of them."""
+    """Apply `change` to the saved weights."""
     path = folder / "model.safetensors"
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
 
@@ -126,8 +126,8 @@ def test_the_seed_decides_the_head_and_nothing_else(family: str, classifier):
     assert different and all(k.startswith("classifier") for k in different)
 
 
-def test_a_head_in_another_order_answers_by_name(classifier, inputs, tmp_path: Path):
-    """Three classes turned round, so that no swap undoes itself."""
+def test_head_in_another_order_is_matched_by_name(classifier, inputs, tmp_path: Path):
+    """Three classes are rotated, so that the permutation is not its own inverse."""
     old = classifier("roberta", labels=["x", "y", "z"]).model
     with torch.no_grad():
         old.classifier.out_proj.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
@@ -143,8 +143,8 @@ def test_a_head_in_another_order_answers_by_name(classifier, inputs, tmp_path: P
 
 
 @pytest.mark.parametrize(("family", "layer"), [("bert", "classifier"), ("roberta", "classifier.out_proj")])
-def test_head_for_other_classes_does_not_decide(family: str, layer: str, classifier, tmp_path: Path):
-    """As many classes under other names: whatever the old head answered would be wrong."""
+def test_head_for_other_classes_is_replaced(family: str, layer: str, classifier, tmp_path: Path):
+    """The number of classes is the same, but their names differ."""
     old = classifier(family, labels=["x", "y"]).model
     old.save_pretrained(tmp_path)
     labels = ["spam", "ham"]
@@ -217,7 +217,7 @@ def test_config_of_a_wrong_type(folder: Path):
 
 
 def test_distilled_deit_becomes_the_plain_class(tmp_path: Path):
-    """The class with a head for a teacher, which such a checkpoint's config names, is for a student alone."""
+    """Its config names the class with a second head, which only students use."""
     config = DeiTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8
     )
@@ -227,7 +227,7 @@ def test_distilled_deit_becomes_the_plain_class(tmp_path: Path):
     assert loaded.fresh == ("classifier",)
 
 
-def test_a_family_whose_number_of_classes_is_a_field_of_its_own(tmp_path: Path):
+def test_family_with_a_num_labels_field(tmp_path: Path):
     config = AutoConfig.for_model(
         "pvt", hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, num_attention_heads=[1] * 4, image_size=32, mlp_ratios=[1] * 4
     )
@@ -236,7 +236,7 @@ def test_a_family_whose_number_of_classes_is_a_field_of_its_own(tmp_path: Path):
     assert classification_layer(loaded.model).out_features == len(IMAGE["labels"]) == loaded.model.config.num_labels
 
 
-def test_layers_begun_anew_are_other_ones_even_from_the_checkpoints_own_seed(tmp_path: Path):
+def test_reinitialized_layers_differ_even_with_the_checkpoints_seed(tmp_path: Path):
     folder = tiny_text_checkpoint(tmp_path, "bert")
     before = load_classifier(folder, **TEXT).model.bert.encoder.layer[-1].output.dense.weight
     for seed in range(3):
@@ -258,7 +258,7 @@ def test_dropout_is_set_everywhere_and_survives(family: str, classifier, inputs,
     if family == "resnet":
         assert any("has no dropout" in n for n in loaded.notes)
         return
-    # EfficientNet's grow with depth.
+    # EfficientNet's rates grow with depth.
     assert rates(model) <= {0.25} or (family == "efficientnet" and max(rates(model)) == 0.25)
     assert rates(model) or family in ("convnext", "poolformer")
     model.save_pretrained(tmp_path)
@@ -273,12 +273,12 @@ def test_dropout_is_set_everywhere_and_survives(family: str, classifier, inputs,
         assert torch.equal(without.train()(**batch).logits, without.eval()(**batch).logits)
 
 
-def test_dropout_unset_is_the_checkpoints(classifier):
+def test_unset_dropout_is_the_checkpoints(classifier):
     assert rates(classifier("bert").model) == {0.1}
     assert rates(classifier("distilbert").model) == {0.1, 0.2}
 
 
-def test_dropout_that_no_config_governs(classifier, monkeypatch: pytest.MonkeyPatch):
+def test_dropout_without_a_config_field_is_refused(classifier, monkeypatch: pytest.MonkeyPatch):
     read = AutoModelForSequenceClassification.from_pretrained
 
     def read_with_a_rate_of_its_own(*args, **options):
@@ -329,7 +329,7 @@ def test_tokenizer_and_model_fit(family: str, checkpoint, classifier, tmp_path: 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_longest_input(family: str, checkpoint, classifier, caplog: pytest.LogCaptureFixture):
-    """The limit is where the position table ends: one token more and the model itself fails."""
+    """The limit is the end of the position table: with one more token the model fails."""
     limited = family not in ("deberta-v2", "modernbert")
     limit = position_limit(AutoConfig.from_pretrained(checkpoint(family)))
     assert limit == (64 if limited else None)
@@ -356,7 +356,7 @@ def without_tokenizer(folder: Path) -> Path:
 
 
 def test_blank_tokenizers_are_refused(folder: Path):
-    """transformers itself returns five special tokens here."""
+    """transformers returns a tokenizer of five special tokens here."""
     without_tokenizer(folder)
     assert len(AutoTokenizer.from_pretrained(folder)) == 5
     assert "no tokenizer in it" in refusal(lambda: load_tokenizer(folder, max_length=16, sample=SAMPLE))
@@ -401,7 +401,7 @@ def test_sentencepiece_remedy(family: str, name: str, checkpoint, tmp_path: Path
 
 
 def test_chat_templates_are_dropped(folder: Path, tmp_path: Path):
-    """One of them is named so that saving it would write outside the folder."""
+    """The name of one of them would write outside the folder."""
     template = [{"name": "default", "template": "x"}, {"name": "../../evil", "template": "x"}]
     edit(folder / "tokenizer_config.json", chat_template=template)
     tokenizer = load_tokenizer(folder, max_length=16, sample=SAMPLE)
@@ -410,15 +410,15 @@ def test_chat_templates_are_dropped(folder: Path, tmp_path: Path):
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_nystromformer_of_one_length_is_refused(tmp_path: Path):
-    """As many landmarks as a segment has tokens is attention between all, of any length; fewer are not filled up to."""
+def test_nystromformer_with_few_landmarks_is_refused(tmp_path: Path):
+    """With as many landmarks as tokens of a segment any length works; with fewer transformers does not pad."""
     options = {"task": "text-classification", "labels": ["a", "b"]}
     ids = torch.randint(5, 100, (2, 12), generator=torch.Generator().manual_seed(0))
     loaded = load_classifier(tiny_text_checkpoint(tmp_path / "all", "nystromformer"), **options)
     assert loaded.model.eval()(input_ids=ids).logits.isfinite().all()
     folder = tiny_text_checkpoint(tmp_path / "few", "nystromformer", num_landmarks=4)
-    said = refusal(lambda: load_classifier(folder, **options))
-    assert said.startswith(f"{folder}: num_landmarks 4 needs texts of exactly 64 tokens")
+    message = refusal(lambda: load_classifier(folder, **options))
+    assert message.startswith(f"{folder}: num_landmarks 4 needs texts of exactly 64 tokens")
 
 
 # --- image processors
@@ -438,7 +438,7 @@ def test_image_processor(checkpoint):
         (ViTImageProcessor(size={"height": 32, "width": 32}), {"height": 64, "width": 64}),
         (ConvNextImageProcessor(size={"shortest_edge": 32}), {"shortest_edge": 64}),
         (EfficientNetImageProcessor(size={"height": 32, "width": 32}), {"height": 64, "width": 64}),
-        # DINOv2's: the middle 224 of 256 pixels, and 64 of 73 then.
+        # DINOv2: the center 224 of 256 pixels, resized the center 64 of 73.
         (
             BitImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}),
             {"shortest_edge": 73},
@@ -448,7 +448,7 @@ def test_image_processor(checkpoint):
     ids=lambda value: type(value).__name__,
 )
 def test_image_processor_of_another_size(processor, size: dict[str, int], tmp_path: Path, checkpoint):
-    """As large as asked for, whatever the family's way of making images, and saved so."""
+    """Images have the requested size for every kind of processor, also after a reload."""
     folder = Path(shutil.copytree(checkpoint("vit"), tmp_path / "copy"))
     processor.save_pretrained(folder)
     before, after = load_image_processor(folder), load_image_processor(folder, image_size=64)
@@ -459,7 +459,7 @@ def test_image_processor_of_another_size(processor, size: dict[str, int], tmp_pa
     assert load_image_processor(folder).to_dict() == after.to_dict()
 
 
-def test_without_a_processor_imagenet_is_assumed_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_missing_processor_defaults_to_imagenet_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     folder = tiny_image_checkpoint(tmp_path, "vit", image_size=48)
     (folder / "preprocessor_config.json").unlink()
     processor = load_image_processor(folder)
@@ -477,8 +477,8 @@ def test_broken_processor(tmp_path: Path, content: str):
     assert refusal(lambda: load_image_processor(folder)).startswith(str(folder))
 
 
-def test_a_side_that_is_no_number(tmp_path: Path):
-    """As a config's image_size of two numbers leaves it where one is written for each side."""
+def test_side_that_is_no_number_is_refused(tmp_path: Path):
+    """A config with an image_size of two numbers can cause such a file."""
     folder = tiny_image_checkpoint(tmp_path, "vit")
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"size": {"height": [32, 32], "width": 32}}))
@@ -500,8 +500,8 @@ def test_images_without_torchvision(checkpoint, monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'hf_finetune[vision]'" in refusal(lambda: load_image_processor(checkpoint("vit")))
 
 
-def test_a_head_whose_classes_are_numbered_otherwise_is_replaced(tmp_path: Path) -> None:
-    """Whose rows are whose is not known, even where the names are ours."""
+def test_head_with_other_class_ids_is_replaced(tmp_path: Path) -> None:
+    """Even if the names match, the rows of the classes are not known."""
     folder = tiny_text_checkpoint(tmp_path / "bert")
     load_classifier(str(folder), task="text-classification", labels=("a", "b"), seed=1).model.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The head of every family: which layer gives the logits, and what trains with `--method head`."""
+"""The head of every family: the layer that outputs the logits, and the modules that `--method head` trains."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ HEAD = {
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
 def test_classification_layer(family: str, classifier, inputs):
-    """It is the layer whose output the model returns, and `set_layer` writes into it."""
+    """The model returns its output, and `set_layer` changes it."""
     model = classifier(family).model
     layer = classification_layer(model)
     assert layer is model.get_submodule(LAYER.get(family, "classifier"))
@@ -36,7 +36,7 @@ def test_classification_layer(family: str, classifier, inputs):
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
 def test_head_modules(family: str, classifier):
-    """All parameters lie either in the encoder or in the head."""
+    """Every parameter is either in the encoder or in the head."""
     loaded = classifier(family)
     names = head_modules(loaded.model, loaded.fresh)
     assert names == HEAD.get(family, ["classifier"])
@@ -60,7 +60,7 @@ def test_fresh_modules_of_the_encoder_belong_to_the_head(classifier):
 
 
 def test_hidden_layer_as_wide_as_the_classes(classifier):
-    """RoBERTa's dense layer can have as many outputs as there are classes: the last one counts."""
+    """If RoBERTa's dense layer has as many outputs as there are classes, the last layer counts."""
     model = classifier("roberta", labels=[str(i) for i in range(32)]).model
     assert classification_layer(model) is model.classifier.out_proj
 

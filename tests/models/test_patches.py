@@ -1,4 +1,4 @@
-"""Lower resolution and dropped patches: in training only, nothing of it in the checkpoint."""
+"""Lower resolution and dropped patches: in training only, and not saved."""
 
 import copy
 from collections.abc import Callable
@@ -15,7 +15,7 @@ DROPS = ("vit", "deit", "dinov2")
 
 
 def tokens_of(model, batch) -> int:
-    """Tokens that reach the first layer's query."""
+    """Return the number of tokens that reach the first layer's query."""
     seen = []
     query = next(m for n, m in model.named_modules() if n.endswith(("q_proj", "query")))
     handle = query.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
@@ -47,12 +47,12 @@ def test_patches_are_dropped_in_training_only(family: str, classifier: Callable,
 
 
 @pytest.mark.parametrize("family", DROPS)
-def test_what_goes_on_is_a_part_of_what_was_there(family: str, classifier: Callable, inputs: Callable) -> None:
-    """The tokens before the patches come first, then patches of the same image, each once and in order."""
+def test_kept_tokens_are_a_subset_in_order(family: str, classifier: Callable, inputs: Callable) -> None:
+    """First the tokens before the patches, then patches of the same image, each once and in order."""
     model, batch = classifier(family, dropout=0.0).model, inputs(family)
     embeddings = model.base_model.embeddings
     with torch.no_grad():
-        # No two tokens alike.
+        # All tokens differ.
         for parameter in embeddings.parameters():
             parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
     whole = embeddings.train()(batch["pixel_values"])
@@ -83,7 +83,7 @@ def test_families_that_need_all_patches(family: str, classifier: Callable) -> No
 
 @pytest.mark.parametrize("family", TAKES_OTHER_SIZES)
 def test_low_resolution(family: str, classifier: Callable, inputs: Callable) -> None:
-    """Half the size goes through, trains everything, and full size gives what it gave before."""
+    """Images of half the size run and train all weights; the logits of full-size images do not change."""
     plain = classifier(family, dropout=0.0).model.eval()
     pixels = torch.nn.functional.interpolate(inputs(family)["pixel_values"], scale_factor=2)
     if family in ("vit", "deit"):
@@ -105,7 +105,7 @@ def test_shrunk_images_are_means(classifier: Callable) -> None:
     shrink = shrink_for(classifier("vit").model, 16)
     pixels = torch.arange(32.0).repeat(1, 3, 32, 1)
     low = shrink(pixels)
-    # A triangle of four columns around each new pixel's middle.
+    # A triangular filter of four columns around the center of each new pixel.
     assert low[0, 0, 8, 4:12] == pytest.approx(torch.arange(4, 12) * 2 + 0.5)
     assert shrink.shape(32, 48) == (16, 24)
     assert shrink_for(classifier("vit").model, 21).shape(32, 32) == (24, 24)

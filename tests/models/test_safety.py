@@ -1,4 +1,4 @@
-"""Checkpoints that try to run code, to read elsewhere, or are broken: refused in one line before they are loaded."""
+"""Checkpoints that run code, read other files, or are broken are refused in one line before they are loaded."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_good_folder(folder: Path):
     assert local.config["model_type"] == "bert"
 
 
-def test_folder_of_a_run_means_its_model(folder: Path, tmp_path: Path):
+def test_run_folder_resolves_to_its_model(folder: Path, tmp_path: Path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "result.json").write_text("{}")
@@ -110,7 +110,7 @@ def test_broken_config(folder: Path, content: str):
     refused(folder, "config.json")
 
 
-def test_missing_pieces(folder: Path, tmp_path: Path):
+def test_missing_files(folder: Path, tmp_path: Path):
     refused(tmp_path / "nothing", "no such folder")
     refused(folder / "config.json", "a file")
     (folder / "model.safetensors").unlink()
@@ -140,7 +140,7 @@ def test_damaged_safetensors(folder: Path, damage, word: str):
 
 
 class Payload:
-    """Leaves a file behind when it is unpickled."""
+    """Create a file when it is unpickled."""
 
     def __init__(self, proof: Path) -> None:
         self.proof = proof
@@ -157,7 +157,7 @@ def pickled(folder: Path) -> Path:
     return folder
 
 
-def test_bin_is_announced_and_equal(pickled: Path, checkpoint, caplog: pytest.LogCaptureFixture):
+def test_bin_weights_load_with_a_note(pickled: Path, checkpoint, caplog: pytest.LogCaptureFixture):
     (note,) = inspect_checkpoint(pickled).notes
     assert "pytorch_model.bin" in note and "weights_only=True" in note
     options = {"task": "text-classification", "labels": ["a", "b"], "seed": 5}
@@ -170,7 +170,7 @@ def test_bin_is_announced_and_equal(pickled: Path, checkpoint, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "plain pickle"])
-def test_malicious_bin_runs_nothing(pickled: Path, tmp_path: Path, kind: str):
+def test_malicious_bin_is_not_executed(pickled: Path, tmp_path: Path, kind: str):
     proof, path = tmp_path / "proof", pickled / "pytorch_model.bin"
     content = {"embeddings.word_embeddings.weight": Payload(proof)}
     if kind == "plain pickle":
@@ -185,7 +185,7 @@ def test_malicious_bin_runs_nothing(pickled: Path, tmp_path: Path, kind: str):
         with pytest.raises(InputError, match=r"pytorch_model\.bin"):
             load()
     assert not proof.exists()
-    # The trap works: read without care, it does leave its proof.
+    # The payload works: unpickled without weights_only, it creates the file.
     torch.load(path, weights_only=False) if kind != "plain pickle" else pickle.loads(path.read_bytes())
     assert proof.exists()
 
@@ -197,7 +197,7 @@ def test_damaged_bin(pickled: Path, damage):
     refused(pickled, "pytorch_model.bin")
 
 
-def test_safetensors_win_over_bin(folder: Path, tmp_path: Path):
+def test_safetensors_are_preferred_to_bin(folder: Path, tmp_path: Path):
     torch.save({"x": Payload(tmp_path / "proof")}, folder / "pytorch_model.bin")
     assert inspect_checkpoint(folder).weights == (folder / "model.safetensors",)
     load_classifier(folder, task="text-classification", labels=["a", "b"])
@@ -217,7 +217,7 @@ def sharded(checkpoint, tmp_path: Path) -> Path:
 
 
 def point(folder: Path, target: str) -> None:
-    """Let one weight of the index come from `target`."""
+    """Make the index name `target` for one weight."""
     path = folder / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     index["weight_map"][next(iter(index["weight_map"]))] = target
@@ -232,7 +232,7 @@ def test_sharded_weights(sharded: Path):
 @pytest.mark.parametrize(
     "target", ["../outside.safetensors", "sub/../../outside.safetensors", "..\\outside.safetensors"]
 )
-def test_index_that_leaves_its_folder(sharded: Path, target: str):
+def test_index_outside_its_folder_is_refused(sharded: Path, target: str):
     shutil.copy(next(sharded.glob("model-*.safetensors")), sharded.parent / "outside.safetensors")
     point(sharded, target)
     refused(sharded, "points outside", target)
@@ -271,7 +271,7 @@ def test_distributed_shards_are_refused(folder: Path):
 
 @pytest.fixture
 def cached(sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A repository in the Hub's cache, without a network: files of a snapshot are links into blobs."""
+    """A repository in the Hub's cache, offline: files of a snapshot are links to blobs."""
     repo, commit = tmp_path / "hub" / "models--org--tiny", "c" * 40
     snapshot = repo / "snapshots" / commit
     for path in (repo / "blobs", repo / "refs", snapshot):
@@ -299,7 +299,7 @@ def test_offline_and_not_cached(cached: str):
 
 
 @pytest.mark.parametrize("name", ["./none", "/none", "~/none", "a/b/c", ""])
-def test_what_looks_like_a_path_never_asks_the_hub(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_paths_are_never_looked_up_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(safety, "snapshot_download", None)
     with pytest.raises(InputError, match="no such folder"):
         inspect_checkpoint(name)
@@ -328,8 +328,8 @@ def test_hub_errors_are_one_line(error: Exception, word: str, monkeypatch: pytes
     refused("org/x", word, revision="v9")
 
 
-def test_only_what_is_needed_is_fetched(checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Of a repository with everything: no pickles, no code, no chat templates; .bin only without safetensors."""
+def test_only_needed_files_are_fetched(checkpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """No pickles, no code, no chat templates; .bin only without safetensors."""
     from huggingface_hub.utils import filter_repo_objects
 
     def fetched(listing: list[str], trust: bool = False) -> set[str]:
@@ -375,8 +375,8 @@ def test_tiny_checkpoints_are_reproducible(tmp_path: Path):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
-def test_adapter_alone_that_does_not_name_its_classes(tmp_path: Path) -> None:
-    """Of a run that could be merged, whose model/ was taken away."""
+def test_unmerged_adapter_without_class_names_is_refused(tmp_path: Path) -> None:
+    """The adapter could be merged, but model/ was deleted."""
     (tmp_path / "adapter").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "adapter" / name).write_text("{}")

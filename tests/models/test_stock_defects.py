@@ -1,4 +1,4 @@
-"""Defects of stock transformers and peft, each shown on them and on ours: it says so when a new version repairs one."""
+"""Defects of transformers and peft, shown on them and on this package; fails when a new version fixes one."""
 
 import json
 import shutil
@@ -16,8 +16,8 @@ from hf_finetune.models.peft.adapters import add_adapter, load_adapter, save_ada
 
 
 @pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])
-def test_an_index_that_points_outside_its_folder(checkpoint, tmp_path: Path, stock: bool) -> None:
-    """The stock loader takes a weight from there; ours reads nothing and names the file."""
+def test_index_outside_its_folder(checkpoint, tmp_path: Path, stock: bool) -> None:
+    """The stock loader reads a weight from there; `inspect_checkpoint` refuses and names the file."""
     folder = tmp_path / "model"
     shutil.copytree(checkpoint("bert"), folder)
     whole = load_file(folder / "model.safetensors")
@@ -41,7 +41,7 @@ def test_an_index_that_points_outside_its_folder(checkpoint, tmp_path: Path, sto
 @pytest.mark.parametrize("family", ["deberta-v2", "modernbert", "vit"])
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_a_head_under_lora(family: str, stock: bool, classifier, inputs, tmp_path: Path) -> None:
-    """Trained, saved and put on a base whose head started otherwise: peft alone gives another model, ours the same."""
+    """Trained, saved and loaded onto a base with another head: only this package restores the model."""
     kind = {} if family == "vit" else {"task_type": "SEQ_CLS"}
     config = peft.LoraConfig(target_modules="all-linear", **kind)
     loaded, other, batch = classifier(family, seed=1), classifier(family, seed=2).model, inputs(family)

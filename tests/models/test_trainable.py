@@ -1,4 +1,4 @@
-"""Which weights train, by kind and by name."""
+"""Trainable weights, selected by kind or by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +23,8 @@ def trained(loaded: Loaded, *how: str | None) -> set[str]:
     return {name for name, p in loaded.model.named_parameters() if p.requires_grad}
 
 
-def test_what_bert_trains(classifier: Callable[..., Loaded]) -> None:
-    """Of each layer: 4 + 2 linear layers and 2 norms; one norm in the embeddings; the pooler; the head, always."""
+def test_trainable_weights_of_bert(classifier: Callable[..., Loaded]) -> None:
+    """Per layer 4 + 2 linear layers and 2 norms; one norm in the embeddings; the pooler; always the head."""
     head = {"classifier.weight", "classifier.bias"}
     everything = {name for name, _ in classifier("bert").model.named_parameters()}
     assert trained(classifier("bert"), "all") == everything
@@ -42,21 +42,21 @@ def test_what_bert_trains(classifier: Callable[..., Loaded]) -> None:
 @pytest.mark.parametrize("which", ["biases", "norms", "attention"])
 @pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
 def test_every_family(family: str, which: str, classifier: Callable[..., Loaded], checkpoint) -> None:
-    """Some weights of every layer, or a refusal by name, which a model without weights gives as well."""
+    """Some weights of every layer train, or the kind is refused, also on the meta device."""
     loaded = classifier(family)
     task = "image-classification" if family in IMAGE_FAMILIES else "text-classification"
-    bones = meta_classifier(inspect_checkpoint(checkpoint(family)), task)
-    assert bones is not None and all(p.is_meta for p in bones.parameters())
+    meta = meta_classifier(inspect_checkpoint(checkpoint(family)), task)
+    assert meta is not None and all(p.is_meta for p in meta.parameters())
     if which == ("attention" if family in CONVOLUTIONAL else "biases") and family in (*CONVOLUTIONAL, "modernbert"):
-        for model in (loaded.model, bones):
+        for model in (loaded.model, meta):
             with pytest.raises(InputError, match=rf"model.trainable: {family} has no {which} in its encoder"):
                 train_only(model, which)
         return
     actual = trained(loaded, which)
     assert actual < {name for name, _ in loaded.model.named_parameters()}
     assert all(any(p.requires_grad for p in layer.parameters()) for layer in encoder_layers(loaded.model))
-    train_only(bones, which, fresh=())
-    assert {name for name, p in bones.named_parameters() if p.requires_grad} <= actual
+    train_only(meta, which, fresh=())
+    assert {name for name, p in meta.named_parameters() if p.requires_grad} <= actual
 
 
 def test_the_norms_of_convnextv2(tmp_path: Path) -> None:
@@ -65,14 +65,14 @@ def test_the_norms_of_convnextv2(tmp_path: Path) -> None:
     assert {name.split(".")[-1] for name in actual if ".grn." in name} == {"weight", "bias"}
 
 
-def test_a_pattern_without_a_match_names_what_comes_near(classifier: Callable[..., Loaded]) -> None:
+def test_pattern_without_a_match_suggests_names(classifier: Callable[..., Loaded]) -> None:
     with pytest.raises(InputError, match=r"no weight of bert is named .*layer\.9.*close names: .*layer") as caught:
         train_only(classifier("bert").model, "all", "encoder.layer.9.output.dense.weight")
     assert "\n" not in str(caught.value)
 
 
-def test_layers_below_a_pattern_are_frozen_whole(classifier: Callable[..., Loaded], inputs) -> None:
-    """They run without dropout, as with `frozen_layers`, so that their activations can be kept."""
+def test_layers_below_a_pattern_are_frozen(classifier: Callable[..., Loaded], inputs) -> None:
+    """They run without dropout, as with `frozen_layers`, so that their activations can be cached."""
     loaded = classifier("bert", dropout=0.5)
     trained(loaded, "all", r"layer\.2\.")
     assert frozen_layers(loaded.model) == 2
@@ -87,14 +87,14 @@ def test_layers_below_a_pattern_are_frozen_whole(classifier: Callable[..., Loade
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
 def test_groups_from_the_top(family: str, classifier: Callable[..., Loaded]) -> None:
-    """Head, each layer, embeddings: every weight in one of them; of frozen layers there is no group."""
+    """Head, each layer, embeddings: every weight is in one group; frozen layers have none."""
     loaded = classifier(family)
     groups = groups_from_the_top(loaded.model, loaded.fresh)
     layers = encoder_layers(loaded.model)
     assert len(groups) == len(layers) + 2
     flat = [id(p) for group in groups for p in group]
     assert sorted(flat) == sorted(id(p) for p in loaded.model.parameters())
-    # PoolFormer's top layer takes the embedding that leads to it along.
+    # PoolFormer's top layer includes the embedding before it.
     assert {id(p) for p in layers[-1].parameters()} <= {id(p) for p in groups[1]}
     assert {id(p) for p in loaded.model.classifier.parameters()} <= {id(p) for p in groups[0]}
     train_top(loaded.model, 1)

@@ -160,7 +160,7 @@ class AddLayers(LayerStep):
         """Set the depth in `config`, see `LayerStep`; refuse a network whose layers cannot return their input."""
         kind = config.model_type
         self.check_unshared(config)
-        for name, value in self.family(config).silent_if.items():
+        for name, value in self.family(config).identity_requires.items():
             if (other := getattr(config, name)) != value:
                 why = f"with which a new layer cannot return its input; expected {value}, or leave it out"
                 raise self.refusal(f"this {kind} has {name} {other}, {why}")
@@ -192,11 +192,11 @@ def _by_stage(step: LayerStep, config: PreTrainedConfig, sources: Sequence[Sourc
     stages = []
     for number, (first, depth) in enumerate(zip(accumulate(depths, initial=0), depths, strict=False)):
         stage = [source for source in sources if first <= source.layer < first + depth]
-        if family.leads and [source.layer for source in stage].count(first) != 1:
+        if family.first_changes_shape and [source.layer for source in stage].count(first) != 1:
             raise step.refusal(f"layer {first} of {kind} is the way into stage {number}: it must stay, and stay alone")
         if not stage:
             raise step.refusal(f"stage {number} of {kind} would have no layer left; leave at least one in each")
-        for place, source in enumerate(stage if family.alternating else ()):
+        for place, source in enumerate(stage if family.alternates else ()):
             # Whether a layer shifts its windows follows from its place in the stage.
             if not source.adds_nothing and (source.layer - first) % 2 != place % 2:
                 moved = f"layer {source.layer} of {kind} would come to place {place} of stage {number}"

@@ -1,4 +1,4 @@
-"""The classifier with a head of its own: what it computes, that the whole package works on it, what it saves."""
+"""CustomHeadClassifier: its logits, its use by the other features, and what it saves."""
 
 import copy
 
@@ -30,7 +30,7 @@ KNOWN = [f for f in TEXT_FAMILIES + IMAGE_FAMILIES if FAMILIES[f].head is not No
 
 
 def pooled(classifier, family: str, **options) -> CustomHeadClassifier:
-    """Max pooling, which no stock class has, unless the options say otherwise; weights large enough to see a change."""
+    """Return a classifier with max pooling by default, which no stock class has, and large weights."""
     model = with_head(classifier(family), **{"pooling": "max"} | options).model
     assert isinstance(model, CustomHeadClassifier)
     with torch.no_grad():
@@ -40,8 +40,8 @@ def pooled(classifier, family: str, **options) -> CustomHeadClassifier:
 
 
 @pytest.mark.parametrize("family", KNOWN)
-def test_logits_are_those_of_the_definition(family: str, classifier, inputs) -> None:
-    """Computed apart, from what the encoder gives: the maximum of three features, and the mean over two layers."""
+def test_logits_match_the_definition(family: str, classifier, inputs) -> None:
+    """Computed from the encoder's hidden states: maximum, and mean over two layers."""
     batch = inputs(family)
     flat = not FAMILIES[family].staged
     model = pooled(classifier, family, last_layers=2 if flat else 1, head="mlp", head_width=5, head_activation="relu")
@@ -65,7 +65,7 @@ def test_logits_are_those_of_the_definition(family: str, classifier, inputs) -> 
 @pytest.mark.parametrize("pooling", ["mean", "max", "attention"])
 @pytest.mark.parametrize("family", [f for f in KNOWN if f in TEXT_FAMILIES])
 def test_padding_changes_nothing(family: str, pooling: str, classifier, inputs) -> None:
-    """A row alone, without a mask, has the logits that it has padded beside a longer one."""
+    """A single row without a mask has the same logits as padded in a batch."""
     batch = inputs(family)
     model = pooled(classifier, family, pooling=pooling, last_layers=2)
     with torch.no_grad():
@@ -75,8 +75,8 @@ def test_padding_changes_nothing(family: str, pooling: str, classifier, inputs) 
 
 
 @pytest.mark.parametrize("family", KNOWN)
-def test_all_that_it_has_trains(family: str, classifier, inputs) -> None:
-    """No weight without a gradient but those that the family's own class leaves without one, or reads elsewhere."""
+def test_all_weights_train(family: str, classifier, inputs) -> None:
+    """Every weight gets a gradient, except those that get none in the stock class either."""
     layers = 1 if FAMILIES[family].staged else 2
     model = pooled(classifier, family, pooling="attention", last_layers=layers, head="mlp")
     stock = classifier(family).model
@@ -90,7 +90,7 @@ def test_all_that_it_has_trains(family: str, classifier, inputs) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "vit"])
-def test_the_head_is_found_by_its_layers(family: str, classifier, inputs) -> None:
+def test_classification_layer_is_in_the_head(family: str, classifier, inputs) -> None:
     loaded = with_head(classifier(family), pooling="attention", last_layers=2, head="mlp", head_width=3)
     model = loaded.model
     assert classification_layer(model) is model.head.out
@@ -110,7 +110,7 @@ def test_seeds_and_the_generator(classifier) -> None:
     assert 0.015 < one.head.out.weight.std().item() < 0.025
 
 
-def test_dropout_is_that_of_the_family_s_own_head(classifier, inputs) -> None:
+def test_dropout_matches_the_stock_head(classifier, inputs) -> None:
     model = with_head(classifier("bert", dropout=0.25), pooling="mean").model
     assert model.head.dropout.p == 0.25
     assert with_head(classifier("vit"), pooling="mean").model.head.dropout.p == 0.0
@@ -122,7 +122,7 @@ def test_dropout_is_that_of_the_family_s_own_head(classifier, inputs) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "vit"])
-def test_attention_kernels_are_the_encoder_s(family: str, classifier, inputs) -> None:
+def test_attention_kernel_applies_to_the_encoder(family: str, classifier, inputs) -> None:
     model = pooled(classifier, family)
     with torch.no_grad():
         eager = model(**inputs(family)).logits
@@ -133,7 +133,7 @@ def test_attention_kernels_are_the_encoder_s(family: str, classifier, inputs) ->
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "vit", "resnet"])
 def test_lora_trains_and_merges(family: str, classifier, inputs) -> None:
-    """The head and the pooling train whole beside it, and the merged model gives its logits."""
+    """Head and pooling train in full, and the merged model has the same logits."""
     loaded = with_head(classifier(family), pooling="attention", head="mlp")
     body = copy.deepcopy(encoder(loaded.model).state_dict())
     adapted = add_adapter(loaded.model, lora_config(loaded.model, Lora(), fresh=loaded.fresh), loaded.fresh)
@@ -152,7 +152,7 @@ def test_lora_trains_and_merges(family: str, classifier, inputs) -> None:
 
 
 @pytest.mark.parametrize("family", [f for f in TEXT_FAMILIES if FAMILIES[f].tokenwise_from])
-def test_last_layer_is_narrowed_for_the_first_token_alone(family: str, classifier, inputs) -> None:
+def test_last_layer_is_narrowed_to_the_first_token(family: str, classifier, inputs) -> None:
     model = pooled(classifier, family, pooling="cls", head="mlp", head_width=4)
     with torch.no_grad():
         whole = model(**inputs(family)).logits
@@ -164,7 +164,7 @@ def test_last_layer_is_narrowed_for_the_first_token_alone(family: str, classifie
         assert narrow_to_first_token(pooled(classifier, family, **options)) is None
 
 
-def test_frozen_layers_are_entered_only_below_what_is_read(classifier, inputs) -> None:
+def test_frozen_layers_above_the_lowest_read_one_run(classifier, inputs) -> None:
     batch = inputs("bert")
     for frozen, layers, enters in ((2, 1, True), (2, 2, True), (3, 1, True), (2, 3, False), (3, 2, False)):
         model = pooled(classifier, "bert", pooling="mean", last_layers=layers)
@@ -176,7 +176,7 @@ def test_frozen_layers_are_entered_only_below_what_is_read(classifier, inputs) -
                 Prefix(model, frozen, batch)
 
 
-def test_rows_end_to_end_are_refused(classifier) -> None:
+def test_packed_batches_are_refused(classifier) -> None:
     model = pooled(classifier, "bert", pooling="mean")
     options = {"device": torch.device("cpu"), "autocast": None}
     assert not use_unpadded(None, model, **options)
@@ -184,12 +184,12 @@ def test_rows_end_to_end_are_refused(classifier) -> None:
         use_unpadded(True, model, **options)
 
 
-def test_dinov2_s_own_reading_has_no_other_head(classifier) -> None:
+def test_dinov2_pooling_needs_the_stock_head(classifier) -> None:
     with pytest.raises(InputError, match=r"model.pooling: Dinov2ForImageClassification reads CLS and the mean side by"):
         with_head(classifier("dinov2"), head="mlp")
 
 
-def test_nothing_asked_nothing_changed(classifier) -> None:
+def test_defaults_change_nothing(classifier) -> None:
     loaded = classifier("bert")
     assert with_head(loaded) is loaded
 
@@ -202,8 +202,8 @@ def test_why_not_standalone_is_one_sentence(classifier) -> None:
     )
 
 
-def test_kept_first_tokens_are_not_taken_for_all_tokens(tmp_path, monkeypatch) -> None:
-    """With all layers frozen, one run's activations are a token a row; a head that reads the mean must not get them."""
+def test_cached_first_tokens_are_not_used_as_all_tokens(tmp_path, monkeypatch) -> None:
+    """With all layers frozen, the cache of a CLS head has one token per row, which a mean head must not use."""
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     actual = {}
     for name, options in (("cls", {"pooling": "cls", "head": "linear"}), ("mean", {"pooling": "mean"})):

@@ -1,4 +1,4 @@
-"""encoder/ and head.safetensors: what is written, that it comes back, and that strangers' files are refused."""
+"""encoder/ and head.safetensors: round trip, and refusal of foreign files."""
 
 import json
 from pathlib import Path
@@ -44,8 +44,8 @@ def saved(classifier, folder: Path, family: str, options: dict):
 
 
 @pytest.mark.parametrize(("family", "options"), CASES)
-def test_comes_back_here_and_without_this_package(family: str, options: dict, classifier, inputs, tmp_path) -> None:
-    """Ours, and the function of the parity gate and of the card, on what plain AutoModel loads."""
+def test_round_trip_with_and_without_this_package(family: str, options: dict, classifier, inputs, tmp_path) -> None:
+    """With `load_custom_head`, and with plain AutoModel and the function of the parity gate and the card."""
     model, task = saved(classifier, tmp_path, family, options)
     again, its_task, labels = load_custom_head(tmp_path)
     assert (its_task, labels) == (task, ("bad", "good", "so-so"))

@@ -1,4 +1,4 @@
-"""Pooling: values that a person can compute, and padding that changes none of them."""
+"""Pooling: values computed by hand, and independence of padding."""
 
 import pytest
 import torch
@@ -72,11 +72,11 @@ def test_layers_side_by_side_the_last_one_first() -> None:
         ("xlnet", "mean", 1, "model.pooling: xlnet is none of bert, roberta"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(family: str, pooling: str, layers: int, message: str) -> None:
+def test_invalid_pooling_is_refused(family: str, pooling: str, layers: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         pooling_spec(AutoConfig.for_model(family), pooling, layers)
 
 
-def test_registers_are_no_patches() -> None:
+def test_registers_do_not_count_as_patches() -> None:
     config = AutoConfig.for_model("dinov2_with_registers", num_register_tokens=4)
     assert pooling_spec(config, "mean", 1).first == 5

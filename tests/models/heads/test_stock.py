@@ -1,4 +1,4 @@
-"""Heads that a stock class expresses: kept as that class, switched by its config, or folded into it."""
+"""Heads that a stock class can express: unchanged, switched by its config, or folded into it."""
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ MLP = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpne
 
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES + IMAGE_FAMILIES)
-def test_the_table_is_what_the_classes_do(family: str, classifier, inputs) -> None:
-    """The named layers are those of the class; and what they read is what the table says."""
+def test_table_matches_the_stock_classes(family: str, classifier, inputs) -> None:
+    """The named layers exist in the class, and pool as the table says."""
     model = classifier(family).model.eval()
     stock = stock_head(model.config)
     if stock is None:
@@ -40,7 +40,7 @@ def test_the_table_is_what_the_classes_do(family: str, classifier, inputs) -> No
 
 
 @pytest.mark.parametrize("family", MLP)
-def test_the_family_s_own_head_stays_its_class(family: str, classifier) -> None:
+def test_stock_head_keeps_its_class(family: str, classifier) -> None:
     for options in ({"head": "mlp"}, {"pooling": "cls"}, {"pooling": "cls", "head": "mlp", "head_width": 32}):
         loaded = classifier(family)
         assert with_head(loaded, **options).model is loaded.model
@@ -50,7 +50,7 @@ def test_the_family_s_own_head_stays_its_class(family: str, classifier) -> None:
 
 @pytest.mark.parametrize("family", [f for f in MLP if f != "distilbert"])
 def test_linear_on_the_first_token_is_folded(family: str, classifier, inputs) -> None:
-    """With states as large as pretrained networks have them: up to 30."""
+    """With hidden states as large as in pretrained networks: up to 30."""
     model = with_head(classifier(family), pooling="cls", head="linear").model.eval()
     assert isinstance(model, CustomHeadClassifier) and model.folds
     large = [p for n, p in model.named_parameters() if n.endswith(("LayerNorm.weight", "layer_norm.weight"))]
@@ -66,13 +66,13 @@ def test_linear_on_the_first_token_is_folded(family: str, classifier, inputs) ->
     assert torch.allclose(actual.logits, expected.logits, atol=1e-5)
 
 
-def test_distilbert_s_relu_is_not_folded(classifier) -> None:
+def test_distilbert_is_not_folded(classifier) -> None:
     model = with_head(classifier("distilbert"), pooling="cls", head="linear").model
     assert isinstance(model, CustomHeadClassifier) and not model.folds
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_dinov2_reads_both_so_either_is_folded(pooling: str, classifier, inputs) -> None:
+def test_dinov2_folds_cls_and_mean(pooling: str, classifier, inputs) -> None:
     model = with_head(classifier("dinov2"), pooling=pooling).model.eval()
     assert isinstance(model, CustomHeadClassifier) and model.folds
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_dinov2_reads_both_so_either_is_folded(pooling: str, classifier, inputs)
     assert torch.allclose(actual, expected, atol=1e-6)
 
 
-def test_modernbert_pools_as_its_config_says(classifier, inputs) -> None:
+def test_modernbert_switches_pooling_by_config(classifier, inputs) -> None:
     batch = inputs("modernbert")
     by_pooling = {}
     for pooling in ("cls", "mean"):
@@ -113,7 +113,7 @@ def test_beit_is_switched_both_ways_and_reloads(classifier, inputs, tmp_path) ->
 
 
 @pytest.mark.parametrize("family", ["vit", "deit", "swin", "convnext", "resnet", "efficientnet"])
-def test_linear_heads_of_images_stay_their_class(family: str, classifier) -> None:
+def test_linear_image_heads_keep_their_class(family: str, classifier) -> None:
     loaded = classifier(family)
     pooling = "mean" if FAMILIES[family].staged else "cls"
     assert with_head(loaded, pooling=pooling, head="linear").model is loaded.model

@@ -1,4 +1,4 @@
-"""Fast dropout: right in expectation, seeded, gone afterwards, and nothing to be seen in evaluation."""
+"""Fast dropout: correct in expectation, seeded, removed afterwards, and inactive in evaluation."""
 
 from pathlib import Path
 
@@ -83,8 +83,8 @@ def test_in_a_model(tmp_path: Path, family: str) -> None:
     assert torch.equal(model.eval()(**batch).logits, before)
 
 
-def test_mean_of_many_masks_is_the_undropped_layer() -> None:
-    """Of a linear network behind one dropout site, whose expectation is the network without it."""
+def test_expectation_is_the_layer_without_dropout() -> None:
+    """A linear network after one dropout site: its expectation is the network without dropout."""
     model = nn.Sequential(FastDropout(0.2), nn.Linear(6, 3)).train()
     x = torch.randn(4, 6)
     total = torch.zeros(4, 3)

@@ -34,7 +34,7 @@ def batch(*, padded: bool = False) -> dict[str, torch.Tensor]:
 
 
 def step(model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Logits and gradients of a loss that weights every logit otherwise."""
+    """Return logits and gradients of a loss with a different weight for every logit."""
     model.zero_grad()
     logits = model(**inputs).logits.float()
     (logits * torch.tensor([1.0, -2.0])).square().sum().backward()
@@ -43,7 +43,7 @@ def step(model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tenso
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The calls of the function."""
+    """Count the calls of the function."""
     made: list[object] = []
     apply = EncoderLayer.apply
 
@@ -80,7 +80,7 @@ def test_same_logits_and_gradients(tmp_path: Path, calls: list[object], family: 
     assert len(calls) == 3, "afterwards the model is as before"
 
 
-def test_bfloat16_is_as_far_from_float32_as_the_library_s(tmp_path: Path) -> None:
+def test_bfloat16_error_matches_the_library(tmp_path: Path) -> None:
     model, inputs = loaded(tmp_path, "bert").model.train(), batch(padded=True)
     _, exact = step(model, inputs)
 
@@ -95,8 +95,8 @@ def test_bfloat16_is_as_far_from_float32_as_the_library_s(tmp_path: Path) -> Non
         assert 0 < error() < 1.5 * library
 
 
-def test_the_masks_of_dropout_are_those_of_the_gradient(tmp_path: Path) -> None:
-    """With the same masks the gradient is that of finite differences."""
+def test_gradient_uses_the_dropout_masks(tmp_path: Path) -> None:
+    """With fixed masks the gradient equals finite differences."""
     model = loaded(tmp_path, "bert", dropout=0.5).model.train().double()
     embedded = torch.randn(3, 9, model.config.hidden_size, dtype=torch.float64, requires_grad=True)
     layer = encoder_layers(model)[0]
@@ -126,7 +126,7 @@ def test_frozen_weights_get_no_gradient(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["lora", "relu", "hook", "forward", "sdpa", "attentions", "albert"])
-def test_other_layers_are_left_alone(tmp_path: Path, calls: list[object], what: str) -> None:
+def test_other_layers_are_not_fused(tmp_path: Path, calls: list[object], what: str) -> None:
     actual = loaded(tmp_path, "albert" if what == "albert" else "bert")
     model, options = actual.model.eval(), {}
     if what == "lora":

@@ -1,4 +1,4 @@
-"""The last layer for the first token alone gives the logits and gradients of the whole layer."""
+"""A last layer narrowed to the first token gives the same logits and gradients."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_same_numbers(tmp_path: Path, family: str, attention: str | None) -> Non
     assert torch.equal(numbers()[0], whole)
 
 
-def test_families_that_read_other_tokens_are_left_alone(tmp_path: Path) -> None:
+def test_families_that_read_other_tokens_are_not_narrowed(tmp_path: Path) -> None:
     for family in ("modernbert", "albert"):
         tiny_text_checkpoint(tmp_path / family, family)
         model = load_classifier(tmp_path / family, task="text-classification", labels=("a", "b")).model

@@ -29,7 +29,7 @@ def loaded(folder: Path, family: str) -> tuple[Loaded, dict[str, torch.Tensor]]:
 
 
 def products(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
-    """Calls of the linear function in a forward pass."""
+    """Count the calls of the linear function in a forward pass."""
     called = []
     before = nn.functional.linear
 
@@ -69,7 +69,7 @@ def test_same_logits_and_gradients_with_fewer_products(tmp_path: Path, family: s
     assert products(model, inputs) == apart and not any(hasattr(m, "together") for m in model.modules())
 
 
-def test_layers_with_an_adapter_are_left_alone(tmp_path: Path) -> None:
+def test_layers_with_an_adapter_are_not_fused(tmp_path: Path) -> None:
     actual, inputs = loaded(tmp_path, "bert")
     adapted = add_adapter(actual.model, lora_config(actual.model, Lora(), fresh=actual.fresh), actual.fresh)
     before, apart = adapted(**inputs).logits, products(adapted, inputs)
@@ -78,8 +78,8 @@ def test_layers_with_an_adapter_are_left_alone(tmp_path: Path) -> None:
         assert torch.equal(adapted(**inputs).logits, before)
 
 
-def test_layers_that_read_other_inputs_are_left_alone() -> None:
-    """MobileBERT's value reads the whole states, query and key those of the bottleneck."""
+def test_layers_with_different_inputs_are_not_fused() -> None:
+    """In MobileBERT, value reads the full hidden states, query and key those of the bottleneck."""
     sizes = {"hidden_size": 32, "embedding_size": 16, "intra_bottleneck_size": 16, "intermediate_size": 32}
     model = AutoModelForSequenceClassification.from_config(
         AutoConfig.for_model("mobilebert", vocab_size=64, num_hidden_layers=2, num_attention_heads=2, **sizes)
@@ -90,8 +90,8 @@ def test_layers_that_read_other_inputs_are_left_alone() -> None:
         assert products(model, inputs) == apart and torch.equal(model(**inputs).logits, before)
 
 
-def test_what_a_layer_gives_may_be_changed_in_place() -> None:
-    """Longformer divides its queries so."""
+def test_outputs_can_be_changed_in_place() -> None:
+    """As Longformer does to scale its queries."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "attention_window": [4], "max_position_embeddings": 40}
     model = AutoModelForSequenceClassification.from_config(
         AutoConfig.for_model("longformer", vocab_size=64, num_hidden_layers=1, num_attention_heads=2, **sizes)
@@ -105,7 +105,7 @@ def test_what_a_layer_gives_may_be_changed_in_place() -> None:
 
 
 def test_frozen_parts_stay_frozen(tmp_path: Path) -> None:
-    """One of the three may be fixed: it gets no gradient, the others theirs."""
+    """One frozen projection gets no gradient, the others do."""
     actual, inputs = loaded(tmp_path, "bert")
     layer = actual.model.bert.encoder.layer[0].attention.self
     layer.key.requires_grad_(False)

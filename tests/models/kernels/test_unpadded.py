@@ -1,4 +1,4 @@
-"""A packed batch gives the logits and the gradients of the padded one; nothing else about the model changes."""
+"""A packed batch gives the logits and gradients of a padded one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ LABELS = torch.tensor([0, 1, 2, 0, 1])
 
 
 def token_columns(family: str) -> dict[str, list[np.ndarray]]:
-    """Five rows of random tokens, longer than ModernBERT's window, as pairs where the family tells pairs apart."""
+    """Five rows of random tokens, longer than ModernBERT's window; pairs if the family has token types."""
     rng = np.random.default_rng(0)
     columns = {"input_ids": [rng.integers(5, 90, n) for n in LENGTHS]}
     if "token_type_ids" in tiny_tokenizer(family).model_input_names:
@@ -70,7 +70,7 @@ def test_packed_equals_padded(tmp_path: Path, family: str, config: dict, attenti
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_through_an_adapter(classifier: Callable[..., Loaded], family: str) -> None:
-    """ModernBERT calls its encoder `model`, as PEFT calls what it wraps."""
+    """ModernBERT calls its encoder `model`, as PEFT calls the wrapped classifier."""
     loaded = classifier(family, dropout=0.0)
     config = adapters.lora_config(loaded.model, Lora(), fresh=loaded.fresh)
     model = adapters.add_adapter(loaded.model, config, loaded.fresh, seed=0).eval()
@@ -79,8 +79,8 @@ def test_through_an_adapter(classifier: Callable[..., Loaded], family: str) -> N
     assert torch.allclose(model(**pack(token_columns(family))).logits, expected, atol=1e-5)
 
 
-def test_rows_of_a_packed_batch_do_not_see_each_other(classifier: Callable[..., Loaded]) -> None:
-    """What the block mask is for: the first row's logits stay when the others change."""
+def test_packed_sequences_do_not_attend_to_each_other(classifier: Callable[..., Loaded]) -> None:
+    """The logits of the first sequence stay the same if the others change."""
     model = classifier("bert").model.eval()
     unpadded.accept_packed(model)
     columns = token_columns("bert")
@@ -92,10 +92,10 @@ def test_rows_of_a_packed_batch_do_not_see_each_other(classifier: Callable[..., 
 
 
 @pytest.mark.parametrize("family", unpadded.FAMILIES)
-def test_row_bounds_reach_the_flash_kernel(
+def test_flash_kernel_gets_the_sequence_bounds(
     classifier: Callable[..., Loaded], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No mask is built for it; a stand-in that attends row by row, as the real one, gives the padded logits."""
+    """It gets no mask; a substitute that attends by sequence, as the real kernel does, gives the padded logits."""
     model = classifier(family).model.eval()
     expected = model(**padded(family)).logits
     layers = []
@@ -115,7 +115,7 @@ def test_row_bounds_reach_the_flash_kernel(
         return torch.cat(rows, 1).transpose(0, 1)[None], None
 
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, unpadded.FLASH, row_by_row)
-    # Not by set_attn_implementation: it would look for the package.
+    # Not with set_attn_implementation, which would look for the package.
     model.config._attn_implementation = unpadded.FLASH
     unpadded.accept_packed(model)
     assert torch.allclose(model(**pack(token_columns(family))).logits, expected, atol=1e-5)
@@ -124,13 +124,13 @@ def test_row_bounds_reach_the_flash_kernel(
 
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_no_mask_equals_a_mask_of_ones(classifier: Callable[..., Loaded], family: str) -> None:
-    """So batches without padding need none, to the bit."""
+    """Bit by bit, so that batches without padding need no mask."""
     model = classifier(family).model.eval()
     ids = torch.from_numpy(np.random.default_rng(0).integers(5, 90, (4, 20)))
     assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
 
 
-def test_where_it_is_used(classifier: Callable[..., Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_unpadded_is_used(classifier: Callable[..., Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
     bert, deberta = classifier("bert").model, classifier("deberta-v2").model
     half = {"device": CUDA, "autocast": torch.bfloat16}
     assert not unpadded.use_unpadded(None, bert, **half), "flash-attn is not installed"
@@ -148,7 +148,7 @@ def test_where_it_is_used(classifier: Callable[..., Loaded], monkeypatch: pytest
         unpadded.use_unpadded(True, bert, **half, reason="prompts")
 
 
-def test_kernel_is_put_back(classifier: Callable[..., Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_kernel_is_restored(classifier: Callable[..., Loaded], monkeypatch: pytest.MonkeyPatch) -> None:
     model = classifier("bert", attn_implementation="eager").model
     monkeypatch.setattr(unpadded, "FLASH", "sdpa")
     with pytest.raises(KeyError), unpadded.flash_attention(model):
@@ -157,8 +157,8 @@ def test_kernel_is_put_back(classifier: Callable[..., Loaded], monkeypatch: pyte
     assert model.bert.config._attn_implementation == "eager"
 
 
-def test_last_layer_of_one_token_is_noticed(classifier: Callable[..., Loaded]) -> None:
-    """It would hand every row the first row's vector."""
+def test_narrowed_last_layer_is_refused(classifier: Callable[..., Loaded]) -> None:
+    """It would give every sequence the vector of the first one."""
     model = classifier("bert").model.eval()
     unpadded.accept_packed(model)
     narrow_to_first_token(model)

@@ -23,12 +23,12 @@ from hf_finetune.models.peft.state import load_state, save_state
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.models.surgery.layers import AddLayers
 
-CONVOLUTIONS_ALONE = ("resnet", "efficientnet", "poolformer")
+CONVOLUTIONS_ONLY = ("resnet", "efficientnet", "poolformer")
 FAMILIES = TEXT_FAMILIES + IMAGE_FAMILIES
 
 
 def perturb(model: nn.Module) -> None:
-    """As if it had been trained: every weight that trains, LoRA's zero matrices among them, moves."""
+    """Move every trainable weight, LoRA's zero matrices included, as training would."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -41,12 +41,12 @@ def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def check_round_trips(adapted, batch: dict, other_base: nn.Module, folder: Path) -> None:
-    """Train, save, reload on `other_base`; merge, save, reload by stock classes: the same logits each time."""
+    """Train, save, reload on `other_base`; merge, save, reload with stock classes: the logits stay the same."""
     at_first = logits(adapted, batch)
     perturb(adapted)
     trained = logits(adapted, batch)
     with adapted.disable_adapter():
-        # Both the head and the encoder's adapter must matter, or the comparisons below say nothing.
+        # Head and adapter must both matter, or the comparisons below mean nothing.
         assert (logits(adapted, batch) - trained).abs().max() > 1e-2
     assert (at_first - trained).abs().max() > 1e-2
     assert (logits(other_base, batch) - trained).abs().max() > 1e-2
@@ -74,7 +74,7 @@ def test_lora_round_trips(family: str, classifier, inputs, tmp_path: Path):
 
 @pytest.mark.parametrize("family", ["distilbert", "deberta-v2", "modernbert", "vit", "swin", "resnet"])
 def test_user_config_is_completed(family: str, classifier, inputs, tmp_path: Path):
-    """The config of a recipe, as its author would write it for BERT."""
+    """A config as a user would write it for BERT."""
     loaded = classifier(family, seed=1)
     config = peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear")
     adapted = add_adapter(loaded.model, config, loaded.fresh)
@@ -106,8 +106,7 @@ METHODS = {
 }
 
 
-# A head of several layers (RoBERTa), other names (DistilBERT), images, linear layers among convolutions, none but
-# these.
+# A head of several layers (RoBERTa), images, linear layers with convolutions, convolutions only.
 EVERYWHERE = ("bert", "roberta", "vit", "convnext", "resnet")
 TABLE = [
     *((m, f) for m in METHODS for f in EVERYWHERE[: 2 if m in ("some targets", "embeddings saved", "biases") else 5]),
@@ -125,15 +124,15 @@ def test_other_methods(method: str, family: str, classifier, inputs, tmp_path: P
 
 
 @pytest.mark.parametrize(("method", "family"), sorted(NOT))
-def test_what_does_not_fit_is_told_without_weights(method: str, family: str, checkpoint):
+def test_misfits_are_refused_without_weights(method: str, family: str, checkpoint):
     task = "image-classification"
-    bones = meta_classifier(inspect_checkpoint(checkpoint(family)), task)
+    meta = meta_classifier(inspect_checkpoint(checkpoint(family)), task)
     with pytest.raises(InputError, match=f"does not fit {family}"):
-        add_adapter(bones, METHODS[method], (), empty=True)
+        add_adapter(meta, METHODS[method], (), empty=True)
 
 
-def test_every_method_is_tried_without_weights(checkpoint):
-    """A fitting one goes onto a model without memory, whatever its first weights are computed from."""
+def test_every_method_fits_a_meta_model(checkpoint):
+    """Whatever its initial weights are computed from."""
     folder = inspect_checkpoint(checkpoint("bert"))
     for config in METHODS.values():
         adapted = add_adapter(meta_classifier(folder, "text-classification"), config, (), empty=True)
@@ -144,12 +143,12 @@ def test_every_method_is_tried_without_weights(checkpoint):
     ("family", "step"),
     [("bert", AddLayers(last=1)), ("poolformer", AddLayers(last=1)), ("resnet", AddLayers(layers=(3,)))],
 )
-def test_layers_that_add_nothing_learn_to_or_the_adapter_is_refused(family: str, step: AddLayers, classifier, inputs):
-    """Their output weights are 0. Refused is what does not move these; FourierFT, which begins at random, as well."""
+def test_added_layers_learn_or_the_adapter_is_refused(family: str, step: AddLayers, classifier, inputs):
+    """Methods that cannot change output weights of zero are refused, and FourierFT, which starts at random."""
     refused = []
     for method, config in METHODS.items():
         if config.target_modules is not None:
-            continue  # Which layers stay silent is then said by hand.
+            continue  # It names its own targets.
         loaded = classifier(family)
         model = step(loaded.model)
         try:
@@ -178,7 +177,7 @@ PROMPTS = {"prompt": peft.PromptTuningConfig(), "p-tuning": peft.PromptEncoderCo
 @pytest.mark.parametrize("method", PROMPTS)
 @pytest.mark.parametrize("family", TEXT_FAMILIES)
 def test_prompts(family: str, method: str, classifier, inputs, tmp_path: Path):
-    """They load onto another head with the same logits, padded or not; they are no stock model."""
+    """They reload onto another head with the same logits, padded or not, but cannot be merged."""
     loaded, batch = classifier(family, seed=1), inputs(family)
     adapted = add_adapter(loaded.model, PROMPTS[method], loaded.fresh)
     assert not mergeable(adapted) and frozen_layers(adapted) == 0
@@ -202,7 +201,7 @@ def test_prompts(family: str, method: str, classifier, inputs, tmp_path: Path):
 
 @pytest.mark.parametrize("variant", ["pissa", "olora", "dora", "rslora"])
 def test_lora_variants(variant: str, classifier, inputs, tmp_path: Path):
-    """What begins as a part of the weights is saved as LoRA of twice the rank, and at first changes nothing."""
+    """Adapters subtracted from the weights are saved as LoRA of twice the rank; initially no logits change."""
     loaded, batch = classifier("bert", seed=1), inputs("bert")
     before = logits(loaded.model, batch)
     base = loaded.model.bert.encoder.layer[0].output.dense.weight.clone()
@@ -212,7 +211,7 @@ def test_lora_variants(variant: str, classifier, inputs, tmp_path: Path):
     layer = adapted.get_base_model().bert.encoder.layer[0].output.dense
     assert torch.equal(layer.base_layer.weight, base) != cut
     if variant == "pissa":
-        # What is left lacks the four largest singular values.
+        # The base lacks the four largest singular values.
         kept = torch.linalg.svdvals(base)[4:]
         actual = torch.linalg.svdvals(layer.base_layer.weight.detach())[:-4]
         torch.testing.assert_close(actual, kept.detach(), atol=1e-5, rtol=0)
@@ -228,8 +227,8 @@ def test_lora_variants(variant: str, classifier, inputs, tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore:Using Rank-Stabilized LoRA with rank_pattern")
 @pytest.mark.parametrize(("start", "rslora"), [("pissa", False), ("olora", True)])
-def test_a_rank_above_the_layer_s_width(start: str, rslora: bool, classifier, inputs, tmp_path: Path):
-    """Width 32, rank 40: 32 directions are taken out and 64 saved, at the scale of 40. An embedding's keeps its 40."""
+def test_rank_above_the_layer_width(start: str, rslora: bool, classifier, inputs, tmp_path: Path):
+    """Width 32, rank 40: 32 directions are subtracted and 64 saved, at the scale of rank 40; embeddings keep 40."""
     loaded = classifier("bert", seed=1)
     config = peft.LoraConfig(
         r=40,
@@ -253,8 +252,8 @@ def test_a_rank_above_the_layer_s_width(start: str, rslora: bool, classifier, in
 
 
 @pytest.mark.parametrize("method", ["pissa", "oft", "boft"])
-def test_biases_that_swin_v2_makes_of_positions_are_left_alone(method: str, inputs, tmp_path: Path):
-    """From two coordinates to a bias for each head: no rank of 8 fits there, nor a block of 4."""
+def test_position_biases_of_swin_v2_are_not_adapted(method: str, inputs, tmp_path: Path):
+    """Their layers map two coordinates to a bias per head: too small for a rank of 8 or a block of 4."""
     folder = tiny_image_checkpoint(tmp_path / "swinv2", "swinv2")
     one, other = (load_classifier(folder, task="image-classification", labels=["a", "b"], seed=s) for s in (1, 2))
     adapted = add_adapter(one.model, METHODS[method], one.fresh)
@@ -271,12 +270,12 @@ def test_biases_that_swin_v2_makes_of_positions_are_left_alone(method: str, inpu
         ("ibert", "whose layers have no torch.nn.Linear or Conv2d"),
     ],
 )
-def test_families_that_no_adapter_fits_are_told_without_weights(family: str, why: str, tmp_path: Path):
+def test_families_without_adapters_are_refused_without_weights(family: str, why: str, tmp_path: Path):
     images = family.startswith("mobilenet")
     folder = (tiny_image_checkpoint if images else tiny_text_checkpoint)(tmp_path, family)
-    bones = meta_classifier(inspect_checkpoint(folder), "image-classification" if images else "text-classification")
+    meta = meta_classifier(inspect_checkpoint(folder), "image-classification" if images else "text-classification")
     with pytest.raises(InputError) as caught:
-        add_adapter(bones, peft.LoraConfig(), (), empty=True)
+        add_adapter(meta, peft.LoraConfig(), (), empty=True)
     expected = f"adapter: LORA does not fit {family}, {why}"
     assert str(caught.value).startswith(expected) and str(caught.value).endswith("; use --method full, top or head")
 
@@ -284,8 +283,8 @@ def test_families_that_no_adapter_fits_are_told_without_weights(family: str, why
 @pytest.mark.parametrize(
     "gone", ["pooler", "encoder.layer.1.output.dense", "encoder.layer.2.attention.self", "embeddings.LayerNorm"]
 )
-def test_everything_that_was_fresh_is_saved(gone: str, checkpoint, inputs, tmp_path: Path):
-    """Whatever the checkpoint lacks, inside the encoder too, was random and is part of the adapter."""
+def test_new_modules_are_saved(gone: str, checkpoint, inputs, tmp_path: Path):
+    """Modules that the checkpoint lacks, also in the encoder, start at random and are part of the adapter."""
     folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "base"))
     weights = load_file(folder / "model.safetensors")
     kept = {k: v for k, v in weights.items() if gone not in k}
@@ -318,7 +317,7 @@ def test_only_the_adapter_and_the_head_train(classifier, inputs):
     assert moving == {n for n, p in adapted.named_parameters() if p.requires_grad}
 
 
-def test_the_seed_decides_the_first_weights(classifier):
+def test_initial_weights_depend_on_the_seed(classifier):
     def first(seed: int) -> torch.Tensor:
         loaded = classifier("bert")
         config = lora_config(loaded.model, Lora(), fresh=loaded.fresh)
@@ -358,7 +357,7 @@ def test_saved_config_names_the_checkpoint(classifier, checkpoint, tmp_path: Pat
         ("bert", peft.LoraConfig(init_lora_weights="mica"), "init_lora_weights: 'mica' is not supported"),
         ("efficientnet", peft.HRAConfig(r=4), "HRA does not fit efficientnet"),
         ("bert", peft.LNTuningConfig(), "LN_TUNING is not supported yet; expected LORA"),
-        *((f, peft.VeraConfig(), f"VERA does not fit {f}, which has convolutions alone") for f in CONVOLUTIONS_ALONE),
+        *((f, peft.VeraConfig(), f"VERA does not fit {f}, which has convolutions alone") for f in CONVOLUTIONS_ONLY),
         ("convnext", peft.OFTConfig(oft_block_size=4), "OFT does not fit convnext"),
         (
             "resnet",
@@ -373,7 +372,7 @@ def test_saved_config_names_the_checkpoint(classifier, checkpoint, tmp_path: Pat
         ("vit", peft.VeraConfig(r=0), "VERA does not fit vit"),
     ],
 )
-def test_what_cannot_work_is_refused(family: str, config: peft.PeftConfig, words: str, classifier):
+def test_unusable_configs_are_refused(family: str, config: peft.PeftConfig, words: str, classifier):
     loaded = classifier(family)
     with pytest.raises(InputError) as caught:
         add_adapter(loaded.model, config, loaded.fresh)

@@ -7,7 +7,7 @@ from torch import nn
 from hf_finetune.models.surgery.activation import SetActivation
 
 
-def test_the_activation_is_another_one() -> None:
+def test_activation_changes() -> None:
     """By hand: relu of [-1, 2] is [0, 2]."""
     model = one_layer_bert()
     layer = SetActivation("relu")(model).bert.encoder.layer[0]

@@ -1,4 +1,4 @@
-"""Kernel sizes and pooling of convolutional networks: values by hand, the same function, stock models that reload."""
+"""Kernel sizes and pooling of convolutional networks: values by hand, equal logits, reload with transformers."""
 
 import copy
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def model(classifier: Callable) -> Callable[[str], PreTrainedModel]:
 
 
 def kernels(model: PreTrainedModel) -> dict[str, int]:
-    """Sizes of the kernels that can change."""
+    """Return the sizes of the kernels that can change."""
     names = ("depthwise_conv.depthwise_conv.weight", "projection.weight")
     actual = {n: t for n, t in model.state_dict().items() if n.endswith(names) and t.ndim == 4}
     return {n: t.shape[-1] for n, t in actual.items()}
@@ -57,7 +57,7 @@ def test_kernels_by_hand() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_larger_centred_kernel_computes_the_same(family: str, model: Callable, tmp_path: Path) -> None:
+def test_larger_centered_kernels_keep_the_logits(family: str, model: Callable, tmp_path: Path) -> None:
     before, after = model(family), SetKernelSize(9)(model(family))
     assert set(kernels(after).values()) == {9} and max(kernels(before).values()) < 9
     assert torch.allclose(logits(after), logits(before), atol=1e-5) and logits(before).std() > 1e-3
@@ -68,7 +68,7 @@ def test_a_larger_centred_kernel_computes_the_same(family: str, model: Callable,
 
 @pytest.mark.parametrize("fill", ["centre", "resize"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_other_sizes_carry_the_weights_over(family: str, fill: str, model: Callable, tmp_path: Path) -> None:
+def test_other_sizes_carry_weights_over(family: str, fill: str, model: Callable, tmp_path: Path) -> None:
     """Down to 3 everywhere, and one stage alone up by two."""
     before = model(family)
     after = SetKernelSize(3, fill=fill)(before)
@@ -80,7 +80,7 @@ def test_other_sizes_carry_the_weights_over(family: str, fill: str, model: Calla
     one = SetKernelSize(5, stages=(1,), fill=fill)(after)
     changed = {n for n, size in kernels(one).items() if size != kernels(after)[n]}
     assert changed and len(changed) < len(kernels(one))
-    # Resizing blurs, so the answers move; zeros around do not.
+    # Resizing blurs the kernels, so the logits change; zero padding keeps them.
     assert torch.allclose(logits(one), logits(after), atol=1e-5) == (fill == "centre")
     assert torch.allclose(logits(reloaded(one, tmp_path)), logits(one), atol=1e-6)
 
@@ -102,7 +102,7 @@ def test_pooling(family: str, step: SetPooling, field: str, value, model: Callab
 
 
 def test_max_pooling_by_hand(model: Callable) -> None:
-    """The head reads the largest value of every map."""
+    """The head reads the maximum of every feature map."""
     after = SetPooling(kind="max")(model("efficientnet")).eval()
     with torch.no_grad():
         output = after.efficientnet(pixels())

@@ -1,4 +1,4 @@
-"""Layers kept, dropped, copied, added and begun anew: whose weights are where."""
+"""Layers that are kept, dropped, copied, added and reinitialized: where their weights come from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH = {"input_ids": torch.arange(5, 25).view(2, 10)}
 
 
 def lively(family: str = "bert", depth: int = 4, **fields) -> PreTrainedModel:
-    """A classifier whose norms and biases are not those that they start with, so that all of them matter."""
+    """A classifier with random norms and biases, so that all of them matter."""
     sizes = TINY | {"num_hidden_layers": depth}
     if family == "modernbert":
         sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
@@ -60,7 +60,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
         (DuplicateLayers(layers=(0, 2, 2)), [0, 0, 1, 2, 2, 2, 3]),
     ],
 )
-def test_each_layer_has_the_weights_of_the_one_it_was(step, kept: list[int]) -> None:
+def test_each_layer_has_the_weights_of_its_source(step, kept: list[int]) -> None:
     model = lively()
     after = step(model)
     layers = after.bert.encoder.layer
@@ -74,7 +74,7 @@ def test_each_layer_has_the_weights_of_the_one_it_was(step, kept: list[int]) -> 
         assert layers[-1].output.dense.weight.abs().sum() > 0
 
 
-def test_dropping_all_but_one_is_that_one_alone() -> None:
+def test_one_remaining_layer_by_hand() -> None:
     """By hand: the embeddings, then layer 2, then the pooler."""
     model = lively()
     hidden = model.bert.embeddings(**BATCH)
@@ -86,7 +86,7 @@ def test_dropping_all_but_one_is_that_one_alone() -> None:
 @pytest.mark.parametrize(
     "step", [AddLayers(last=1), AddLayers(first=1), AddLayers(layers=(1, 1, 3)), AddLayers(every=1)]
 )
-def test_added_layers_change_nothing_behind_a_norm(step: AddLayers, eps: float) -> None:
+def test_added_layers_keep_the_logits_after_a_norm(step: AddLayers, eps: float) -> None:
     model = lively("roberta", layer_norm_eps=eps)
     after = step(model)
     assert after.config.num_hidden_layers > 4
@@ -94,7 +94,7 @@ def test_added_layers_change_nothing_behind_a_norm(step: AddLayers, eps: float) 
     torch.testing.assert_close(logits(after), logits(model), rtol=0, atol=tolerance)
 
 
-def test_an_added_layer_takes_over_the_norm_below() -> None:
+def test_added_layer_takes_the_norm_below() -> None:
     model = lively()
     after = AddLayers(layers=(1, 1))(model)
     layers, old = after.bert.encoder.layer, model.bert.encoder.layer[1].output.LayerNorm
@@ -116,8 +116,8 @@ def test_an_added_layer_learns() -> None:
     assert added.output.dense.weight.grad.abs().max() > 0 and added.attention.output.dense.weight.grad.abs().max() > 0
 
 
-def test_an_added_layer_of_swiglu_units_is_silent() -> None:
-    """As DINOv2's giant has them."""
+def test_added_layer_of_swiglu_units_returns_its_input() -> None:
+    """DINOv2 giant has such units."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
     config = AutoConfig.for_model("dinov2", use_swiglu_ffn=True, layerscale_value=1.0, initializer_range=0.5, **sizes)
@@ -153,7 +153,7 @@ def test_a_convolution_beside_the_first_layer() -> None:
             step.update_config(config)
 
 
-def test_swins_layers_take_turns() -> None:
+def test_swin_layers_must_alternate_windows() -> None:
     config = AutoConfig.for_model("swin", depths=[2, 4])
     DropLayers(layers=(2, 3)).update_config(config)
     assert config.depths == [2, 2]
@@ -167,7 +167,7 @@ def test_swins_layers_take_turns() -> None:
 
 
 @pytest.mark.parametrize("family", ["resnet", "efficientnet"])
-def test_the_way_into_a_stage_stays_and_stays_alone(family: str) -> None:
+def test_first_layer_of_a_stage_must_stay(family: str) -> None:
     config = AutoConfig.for_model(
         family,
         **({"depths": [2, 3]} if family == "resnet" else {"num_block_repeats": [2, 3], "depth_coefficient": 1.0}),
@@ -178,7 +178,7 @@ def test_the_way_into_a_stage_stays_and_stays_alone(family: str) -> None:
 
 
 def test_efficientnet_multiplies_its_depths() -> None:
-    """1.2 times (1, 2, 3), rounded up, are 2, 3 and 4 blocks; the padding of some is told by their numbers."""
+    """1.2 times (1, 2, 3), rounded up, is 2, 3 and 4 blocks; `depthwise_padding` lists some of them by number."""
     config = AutoConfig.for_model(
         "efficientnet", num_block_repeats=[1, 2, 3], depth_coefficient=1.2, depthwise_padding=[2, 5]
     )
@@ -189,8 +189,8 @@ def test_efficientnet_multiplies_its_depths() -> None:
     assert (config.num_block_repeats, config.depthwise_padding) == ([1, 3, 4], [1, 4])
 
 
-def test_bottlenecks_add_nothing_by_their_last_norm() -> None:
-    """The norms inside stay, so that all of the new layer learns from the second step on."""
+def test_added_bottlenecks_have_a_zero_last_norm() -> None:
+    """The inner norms stay, so that the full new layer learns from the second step on."""
     config = AutoConfig.for_model("resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2])
     model = AutoModelForImageClassification.from_config(config).eval()
     images = torch.randn(2, 3, 32, 32)
@@ -207,7 +207,7 @@ def test_the_features_of_a_backbone_follow_the_depth() -> None:
     assert (config.out_features, config.out_indices, len(config.stage_names)) == (["stage3"], [3], 4)
 
 
-def test_reinitialised_layers_are_as_pretraining_starts() -> None:
+def test_reinitialized_layers_match_the_initialization() -> None:
     model = lively(initializer_range=0.5)
     torch.manual_seed(1)
     after = ReinitTopLayers(2, pooler=True)(model)

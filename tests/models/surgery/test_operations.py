@@ -61,14 +61,14 @@ CONVOLUTIONS = {
     },
 }
 STAGED = ("swin", *CONVNEXT, *CONVOLUTIONS)
-# Families that the other tests know no tiny checkpoint of; they are BERT and RoBERTa by another name.
+# Families without a tiny checkpoint: their architecture is that of BERT or RoBERTa.
 NAMESAKES = ("xlm-roberta", "camembert")
 TEXT = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "albert", "mpnet", "modernbert")
 IMAGE = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit", *STAGED)
 NO_FEED_FORWARD = (*CONVNEXT, "resnet", "efficientnet")
 POST_NORM = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "mpnet")
 
-# An operation, and the families that cannot say its result.
+# Operations, and the families whose config cannot express the result.
 OPERATIONS: list[tuple[SurgeryStep, tuple[str, ...]]] = [
     (KeepLayers(first=2), STAGED),
     (KeepLayers(every=2), CONVNEXT),
@@ -82,14 +82,14 @@ OPERATIONS: list[tuple[SurgeryStep, tuple[str, ...]]] = [
     (ResizeFeedForward(ratio=2.0), NO_FEED_FORWARD),
     (ResizeFeedForward(ratio=0.5), NO_FEED_FORWARD),
     (ResizeFeedForward(ratio=2.0, new="split"), NO_FEED_FORWARD),
-    # The tiny ELECTRA has embeddings of just this width.
+    # The tiny ELECTRA has embeddings of exactly this width.
     (NarrowHidden(ratio=0.5), ("deberta-v2", "modernbert", "electra", *STAGED)),
     (SetAttention("sdpa"), ("deberta-v2", "mpnet", *CONVNEXT, *CONVOLUTIONS)),
     (StochasticDepth(0.5), (*POST_NORM, "albert", "resnet", "efficientnet")),
     (StochasticDepth(0.5, "constant"), (*POST_NORM, "albert", *STAGED)),
     (LayerDrop(0.5), ("albert", *STAGED)),
 ]
-# They change neither config nor weights of what is saved, and work on the model that they are given.
+# Operations that change the model in place, and nothing that is saved.
 IN_PLACE = (SetAttention, LayerDrop)
 SAME_FUNCTION = (AddLayers, SetDropout, SetAttention, StochasticDepth, LayerDrop)
 
@@ -98,7 +98,7 @@ SAME_FUNCTION = (AddLayers, SetDropout, SetAttention, StochasticDepth, LayerDrop
 def lively(
     checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], PreTrainedModel]:
-    """A classifier whose norms, biases and layer scales are not those of the start, so that all of them matter."""
+    """A classifier with random norms, biases and layer scales, so that all of them matter."""
     made: dict[str, PreTrainedModel] = {}
 
     def model(family: str) -> PreTrainedModel:
@@ -143,7 +143,7 @@ def reloaded(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("family", [*TEXT, *IMAGE])
-def test_what_is_made_loads_with_plain_transformers(family: str, lively, inputs, tmp_path: Path) -> None:
+def test_results_load_with_plain_transformers(family: str, lively, inputs, tmp_path: Path) -> None:
     batch = inputs(family if family in (*TEXT, *IMAGE_FAMILIES) else "vit")
     before = lively(family)
     expected = logits(before, batch)
@@ -177,7 +177,7 @@ def test_what_is_made_loads_with_plain_transformers(family: str, lively, inputs,
 
 
 @pytest.mark.parametrize("family", NAMESAKES)
-def test_families_that_are_another_by_name(family: str, tmp_path: Path) -> None:
+def test_families_that_reuse_an_architecture(family: str, tmp_path: Path) -> None:
     config = AutoConfig.for_model(
         family, vocab_size=110, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64
     )
@@ -188,11 +188,11 @@ def test_families_that_are_another_by_name(family: str, tmp_path: Path) -> None:
     assert (logits(reloaded(after, tmp_path), batch) - logits(after, batch)).abs().max() <= 1e-6
 
 
-def test_every_family_of_the_table_is_operated_on() -> None:
+def test_every_known_family_is_tested() -> None:
     assert set(FAMILIES) == {*TEXT, *IMAGE, *NAMESAKES}
 
 
-def test_operations_go_on_from_what_the_one_before_has_made(lively, inputs) -> None:
+def test_operations_apply_in_order(lively, inputs) -> None:
     steps = [DropLayers(last=1), AddLayers(last=1), AddLayers(layers=(2, 2)), SetActivation("silu")]
     model = apply_surgery(lively("bert"), steps)
     assert model.config.num_hidden_layers == len(model.bert.encoder.layer) == 5
@@ -201,15 +201,15 @@ def test_operations_go_on_from_what_the_one_before_has_made(lively, inputs) -> N
 
 
 @pytest.mark.parametrize("after", [DuplicateLayers(last=1), AddLayers(last=1), DropLayers(last=1), KeepLayers(first=2)])
-def test_which_layers_were_begun_anew_stays_known(lively, after: LayerStep) -> None:
+def test_reinit_must_follow_changes_of_depth(lively, after: LayerStep) -> None:
     config = lively("bert").config
     with pytest.raises(InputError, match=rf"ReinitTopLayers: expected behind {type(after).__name__}, which changes"):
         config_after(config, [ReinitTopLayers(1), SetActivation("silu"), after])
     config_after(config, [after, ReinitTopLayers(1), SetActivation("silu")])
 
 
-def test_what_holds_while_training_comes_last(lively) -> None:
-    """Hooks on layers that are then built anew would be gone."""
+def test_training_hooks_are_added_last(lively) -> None:
+    """A later operation would build layers without the hooks."""
     model = apply_surgery(lively("vit"), [LayerDrop(0.5), StochasticDepth(0.2), AddLayers(last=1)])
     assert [[hook.rate for hook in layer._forward_hooks.values()] for layer in model.vit.layers] == [
         [0.0, 0.5],
@@ -221,7 +221,7 @@ def test_what_holds_while_training_comes_last(lively) -> None:
         config_after(model.config, [LayerDrop(0.1), LayerDrop(0.2)])
 
 
-def test_new_weights_come_from_the_seed_alone(checkpoint) -> None:
+def test_new_weights_depend_on_the_seed_only(checkpoint) -> None:
     options = {"task": "text-classification", "labels": ["no", "yes"], "surgery": (ReinitTopLayers(1),)}
     state = torch.get_rng_state()
     first, second, other = (load_classifier(checkpoint("bert"), seed=seed, **options).model for seed in (1, 1, 2))
@@ -230,7 +230,7 @@ def test_new_weights_come_from_the_seed_alone(checkpoint) -> None:
     assert torch.equal(top[0], top[1]) and not torch.equal(top[0], top[2])
 
 
-def test_what_was_new_before_surgery_is_new_after(checkpoint) -> None:
+def test_new_modules_stay_new_after_surgery(checkpoint) -> None:
     loaded = load_classifier(
         checkpoint("roberta"), task="text-classification", labels=["no", "yes"], surgery=(KeepLayers(first=1),)
     )
@@ -248,7 +248,7 @@ def test_refused_from_the_config_alone(checkpoint, monkeypatch: pytest.MonkeyPat
     assert str(caught.value) == "model.surgery: AddLayers: the layers of albert share their weights; leave it out"
 
 
-def test_families_that_are_not_in_the_table(tmp_path: Path) -> None:
+def test_unknown_families_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"model.surgery: KeepLayers: expected one of bert, .*, got regnet; leave it out"
     ):

@@ -1,4 +1,4 @@
-"""Other patches and image sizes: values by hand, the family's own interpolation, and stock models that reload."""
+"""Other patch and image sizes: values by hand, the family's own interpolation, reload with transformers."""
 
 import copy
 from collections.abc import Callable
@@ -18,7 +18,7 @@ PATCHES = ("vit", "deit", "dinov2", "dinov2_with_registers", "beit")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PreTrainedModel]:
-    """A fresh copy of the family's tiny classifier, no table of positions at zero."""
+    """Return a copy of the family's tiny classifier with random positions."""
     made: dict[str, PreTrainedModel] = {}
 
     def load(family: str, **config) -> PreTrainedModel:
@@ -41,7 +41,7 @@ def pixels(size: int) -> torch.Tensor:
 
 
 def reloads(model: PreTrainedModel, folder: Path, size: int) -> None:
-    """What plain transformers loads from the saved model gives the same logits."""
+    """Check that the saved model, loaded with plain transformers, has the same logits."""
     model.save_pretrained(folder)
     stock = AutoModelForImageClassification.from_pretrained(folder, attn_implementation="eager").eval()
     with torch.no_grad():
@@ -49,7 +49,7 @@ def reloads(model: PreTrainedModel, folder: Path, size: int) -> None:
 
 
 def test_kernel_by_hand() -> None:
-    """One pixel becomes four: bilinear resizing repeats it, so each quarter of the weight; and back, their sum."""
+    """One pixel becomes four equal ones, each with a quarter of the weight; back, the weights are summed."""
     one = torch.tensor([[[[8.0]]]])
     assert torch.allclose(resize_kernel(one, 2), torch.full((1, 1, 2, 2), 2.0))
     assert torch.allclose(resize_kernel(torch.full((1, 1, 2, 2), 2.0), 1), one)
@@ -68,7 +68,7 @@ def test_resized_kernel_gives_the_same_token_for_the_resized_patch(old: int, new
 
 @pytest.mark.parametrize("family", PATCHES)
 def test_positions_are_the_familys_own(family: str, model: Callable, tmp_path: Path) -> None:
-    """The model for 64 pixels gives what the model for 32 gives where it interpolates, and reloads so."""
+    """The model resized to 64 pixels equals the model for 32 pixels that interpolates, also after a reload."""
     before = model(family)
     after = ResizeImage(64)(model(family))
     assert after.config.image_size == 64 and before.config.image_size == 32
@@ -92,12 +92,12 @@ def test_other_positions_of_beit(config: dict, model: Callable, tmp_path: Path) 
 
 @pytest.mark.parametrize("family", [*PATCHES, "convnext", "convnextv2"])
 def test_larger_patches_of_a_larger_image_change_nothing(family: str, model: Callable, tmp_path: Path) -> None:
-    """Every token is as it was where the patches are enlarged one by one, so the logits are, too."""
+    """If every patch is enlarged by itself, its token stays the same, and so do the logits."""
     before = model(family)
     old = before.config.patch_size
     after = ResizePatches(2 * old, image_size=64)(model(family))
     assert (after.config.patch_size, after.config.image_size) == (2 * old, 64)
-    # Each patch by itself: bilinear resizing of the whole image would mix neighbours.
+    # Each patch by itself: bilinear resizing of the full image would mix neighbors.
     tiles = F.unfold(pixels(32), old, stride=old).transpose(1, 2).reshape(-1, 3, old, old)
     tiles = F.interpolate(tiles, scale_factor=2, mode="bilinear").reshape(2, -1, 12 * old * old).transpose(1, 2)
     larger = F.fold(tiles, 64, 2 * old, stride=2 * old)
@@ -114,7 +114,7 @@ def test_other_patches_of_the_same_image(family: str, model: Callable, tmp_path:
 
 
 @pytest.mark.parametrize("family", ["swin", "convnext", "convnextv2", "resnet", "efficientnet", "poolformer"])
-def test_networks_whose_weights_stay(family: str, model: Callable, tmp_path: Path) -> None:
+def test_networks_without_positions_keep_their_weights(family: str, model: Callable, tmp_path: Path) -> None:
     before, after = model(family), ResizeImage(64)(model(family))
     assert all(torch.equal(before.state_dict()[n], t) for n, t in after.state_dict().items())
     assert family in ("resnet", "poolformer") or after.config.image_size == 64
@@ -137,7 +137,7 @@ def test_mode_stays(model: Callable) -> None:
     assert not ResizeImage(16)(model("vit").eval()).training
 
 
-def test_the_last_size_counts() -> None:
+def test_last_image_size_counts() -> None:
     assert image_size_after([]) is None
     assert image_size_after([ResizePatches(16)]) is None
     assert image_size_after([ResizeImage(64), ResizePatches(16)]) == 64

@@ -1,4 +1,4 @@
-"""Positions for longer texts: the first ones stay, the others repeat them, plain transformers reloads the result."""
+"""Positions for longer texts repeat the first ones, and reload with plain transformers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +13,13 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.surgery.positions import ExtendPositions, length_after, repeat_rows
 
 FAMILIES = ("bert", "electra", "distilbert", "albert", "roberta", "mpnet", "deberta-v2")
-# Families that the other tests know no tiny checkpoint of.
+# Families without a tiny checkpoint.
 KIN = {"xlm-roberta": 2, "camembert": 2, "deberta": 0}
 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[PreTrainedModel, PreTrainedModel]]:
-    """The family's classifier of 64 positions, and what it becomes with 150."""
+    """Return the family's classifier with 64 positions, and extended to 150."""
 
     def make(family: str) -> tuple[PreTrainedModel, PreTrainedModel]:
         if family in KIN:
@@ -43,7 +43,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 def test_table_by_hand() -> None:
     table = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     assert repeat_rows(table, 6, 0)[:, 0].tolist() == [0, 1, 2, 3, 0, 1]
-    # Behind a padding row, which is nobody's position.
+    # After a padding row, which is no position.
     assert repeat_rows(table, 6, 2)[:, 0].tolist() == [0, 1, 2, 3, 2, 3]
     assert repeat_rows(table, 10, 1)[:, 0].tolist() == [0, 1, 2, 3, 1, 2, 3, 1, 2, 3]
 
@@ -61,7 +61,7 @@ def test_short_texts_as_before_and_long_ones_reload(family: str, extended: Calla
         with pytest.raises((IndexError, RuntimeError)):
             before(input_ids=ids, attention_mask=mask)
         long = after(input_ids=ids, attention_mask=mask).logits
-    # What stands behind the 64th token is read.
+    # Tokens after the 64th change the logits.
     assert not torch.allclose(long[0], after(**short).logits[0], atol=1e-4)
     after.save_pretrained(tmp_path)
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path, attn_implementation="eager").eval()
@@ -73,7 +73,7 @@ def test_short_texts_as_before_and_long_ones_reload(family: str, extended: Calla
     assert torch.equal(table[first : first + 64], table[first + 64 : first + 128])
 
 
-def test_the_tokenizers_length_knows_of_it(checkpoint: Callable) -> None:
+def test_tokenizer_accepts_the_new_length(checkpoint: Callable) -> None:
     with pytest.raises(InputError, match=r"^data\.max_length: 150, but .* has positions for 64 tokens"):
         load_tokenizer(checkpoint("roberta"), max_length=150, sample=[])
     with pytest.raises(InputError, match=r"^data\.max_length: 151, but .* has positions for 150 tokens"):
@@ -82,6 +82,6 @@ def test_the_tokenizers_length_knows_of_it(checkpoint: Callable) -> None:
     assert tokenizer.model_max_length == 150
 
 
-def test_the_last_length_counts() -> None:
+def test_last_length_counts() -> None:
     assert length_after([]) is None
     assert length_after([ExtendPositions(600), ExtendPositions(900)]) == 900

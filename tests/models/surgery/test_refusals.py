@@ -1,4 +1,4 @@
-"""What a family's config cannot express is refused from the config alone: operation, field, expectation in one line."""
+"""Operations that a family cannot express are refused by its config: step, field and expectation in one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hf_finetune.models.surgery.operations import (
 
 GIANT = {"use_swiglu_ffn": True}
 
-# Family, fields of its config, operation, and words of the refusal.
+# Family, fields of its config, operation, and parts of the message.
 REFUSALS: list[tuple[str, dict, SurgeryStep, tuple[str, ...]]] = [
     ("bert", {}, KeepLayers(), ("first, last, every or layers", "got none")),
     ("bert", {}, KeepLayers(first=1, last=1), ("first, last, every or layers", "got first, last")),

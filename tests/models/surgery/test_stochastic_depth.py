@@ -1,4 +1,4 @@
-"""Stochastic depth and LayerDrop: what a layer gives when it is passed over, and where that is said."""
+"""Stochastic depth and LayerDrop: what a layer gives when it is passed over, and where that is message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AddOne(nn.Module):
 
 
 @pytest.mark.parametrize(("rescale", "added"), [(False, 1.0), (True, 4.0)])
-def test_a_row_is_passed_over_or_gets_what_the_layer_adds(rescale: bool, added: float) -> None:
+def test_a_row_skips_the_layer_or_gets_its_output(rescale: bool, added: float) -> None:
     layer, x = AddOne(), torch.randn(4000, 3, 2)
     layer.register_forward_hook(Skip(0.75, rescale))
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def test_a_row_is_passed_over_or_gets_what_the_layer_adds(rescale: bool, added: 
     assert torch.equal(layer.eval()(x), x + 1)
 
 
-def test_chances_over_the_layers(classifier: Callable[..., Loaded]) -> None:
+def test_rates_over_the_layers(classifier: Callable[..., Loaded]) -> None:
     def rates(step: StochasticDepth | LayerDrop, family: str) -> list[float]:
         model = step(classifier(family).model)
         layers = model.vit.layers if family == "vit" else model.bert.encoder.layer
@@ -64,7 +64,7 @@ def test_chances_over_the_layers(classifier: Callable[..., Loaded]) -> None:
         ),
     ],
 )
-def test_training_alone_is_random(family: str, step, classifier: Callable[..., Loaded], inputs) -> None:
+def test_only_training_is_random(family: str, step, classifier: Callable[..., Loaded], inputs) -> None:
     batch = {name: tensor.repeat(4, *[1] * (tensor.ndim - 1)) for name, tensor in inputs(family).items()}
     model = classifier(family, dropout=0.0).model
     with torch.no_grad():
@@ -79,22 +79,22 @@ def test_training_alone_is_random(family: str, step, classifier: Callable[..., L
         assert torch.equal(after(**batch).logits, first)
 
 
-def test_where_the_config_says_it(classifier: Callable[..., Loaded]) -> None:
-    said = StochasticDepth(0.3)(classifier("beit").model)
-    assert said.config.drop_path_rate == 0.3 and not any(layer._forward_hooks for layer in said.beit.layers)
-    # Its config knows no other schedule, so this one is for training alone.
+def test_rate_is_in_the_config_if_it_has_a_field(classifier: Callable[..., Loaded]) -> None:
+    message = StochasticDepth(0.3)(classifier("beit").model)
+    assert message.config.drop_path_rate == 0.3 and not any(layer._forward_hooks for layer in message.beit.layers)
+    # Its config supports one schedule only; this one acts in training and is not saved.
     other = StochasticDepth(0.3, "constant")(classifier("beit").model)
     assert other.config.drop_path_rate == 0.0 and all(layer._forward_hooks for layer in other.beit.layers)
 
 
-def test_every_weight_has_a_gradient_though_its_layer_is_passed_over(classifier: Callable[..., Loaded], inputs) -> None:
-    """Processes that share gradients wait for all of them."""
+def test_skipped_layers_still_get_gradients(classifier: Callable[..., Loaded], inputs) -> None:
+    """Distributed training waits for all gradients."""
     model = LayerDrop(0.999)(classifier("bert").model).train()
     model(**inputs("bert"), labels=torch.tensor([0, 1])).loss.backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
-def test_a_last_layer_for_the_first_token_alone(classifier: Callable[..., Loaded], inputs) -> None:
+def test_with_a_narrowed_last_layer(classifier: Callable[..., Loaded], inputs) -> None:
     model, batch = LayerDrop(0.5)(classifier("bert", dropout=0.0).model).train(), inputs("bert")
     torch.manual_seed(0)
     whole = model(**batch).logits

@@ -36,12 +36,12 @@ def test_importance_by_hand() -> None:
     rows = [torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]), torch.tensor([[0.0, 2.0]])]
     down = torch.tensor([[1.0, 3.0], [0.0, 4.0]])
     assert importance(rows, down).tolist() == [5.0, 10.0]
-    # A gated unit has two rows, whose norms are multiplied.
+    # The norms of the two rows of a gated unit are multiplied.
     gated = torch.tensor([[[3.0, 4.0]], [[0.0, 2.0]]])
     assert importance([gated], torch.tensor([[1.0], [0.0]])).tolist() == [10.0]
 
 
-def test_shares_by_hand() -> None:
+def test_split_neurons_by_hand() -> None:
     """Two neurons become five: the more important one, 1, is copied first and third, 0 second."""
     source, share = split_neurons(torch.tensor([1.0, 2.0]), 5)
     assert source.tolist() == [0, 1, 1, 0, 1]
@@ -61,7 +61,7 @@ def test_narrowing_keeps_the_important_neurons() -> None:
 
 
 @pytest.mark.parametrize("family", FED_FORWARD)
-def test_neurons_that_nobody_listens_to_can_go(family: str, classifier: Callable[..., Loaded], inputs) -> None:
+def test_unread_neurons_are_removed_first(family: str, classifier: Callable[..., Loaded], inputs) -> None:
     model, batch = classifier(family).model, inputs(family)
     names = FAMILIES[family]
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_neurons_that_nobody_listens_to_can_go(family: str, classifier: Callable
 
 
 @pytest.mark.parametrize("new", ["zero", "split"])
-def test_new_neurons_learn_and_do_not_stay_alike(new: str, classifier: Callable[..., Loaded], inputs) -> None:
+def test_new_neurons_learn_and_diverge(new: str, classifier: Callable[..., Loaded], inputs) -> None:
     model = ResizeFeedForward(ratio=2.0, new=new)(classifier("bert").model)
     model(**inputs("bert"), labels=torch.tensor([0, 1])).loss.backward()
     layer = model.bert.encoder.layer[2]
@@ -88,7 +88,7 @@ def test_new_neurons_learn_and_do_not_stay_alike(new: str, classifier: Callable[
         torch.testing.assert_close(incoming[64:], 2 * incoming[sources])
 
 
-def test_the_closest_product_by_hand() -> None:
+def test_low_rank_factors_by_hand() -> None:
     """diag(3, 1) is the product of itself with the identity: its best approximation of rank 1 is diag(3, 0)."""
     a, b = low_rank_factors(torch.diag(torch.tensor([3.0, 1.0]))[None], torch.eye(2)[None], 1)
     assert a.shape == b.shape == (1, 1, 2)
@@ -99,9 +99,8 @@ def test_the_closest_product_by_hand() -> None:
 
 
 @pytest.mark.parametrize("family", NARROW)
-def test_features_that_nobody_reads_can_go(family: str, inputs, tmp_path: Path) -> None:
-    """Every second feature is written like its neighbour, so that the norms see no difference, and read by nobody; half
-    of each head's features are nothing."""
+def test_unread_features_are_removed_first(family: str, inputs, tmp_path: Path) -> None:
+    """Every second feature is a copy of its neighbor that no weight reads, and half of each head's features are zero."""
     text = family in TEXT_FAMILIES
     make, fields = (tiny_text_checkpoint, {"embedding_size": 32}) if text else (tiny_image_checkpoint, {})
     folder = make(tmp_path, family, **(fields if family == "electra" else {}))
@@ -128,7 +127,7 @@ def test_features_that_nobody_reads_can_go(family: str, inputs, tmp_path: Path) 
     torch.testing.assert_close(logits(after, batch), logits(model, batch), rtol=0, atol=1e-5)
 
 
-def test_layers_that_say_nothing_yet_can_still_learn(classifier: Callable[..., Loaded], inputs) -> None:
+def test_zero_layers_can_still_learn(classifier: Callable[..., Loaded], inputs) -> None:
     model = NarrowHidden(ratio=0.5)(AddLayers(last=1)(classifier("bert").model))
     attention = model.bert.encoder.layer[3].attention
     assert not attention.output.dense.weight.any() and attention.self.value.weight.any()
@@ -140,7 +139,7 @@ def test_an_encoder_loaded_from_a_narrow_classifier_has_a_narrow_pooler(classifi
     assert NarrowHidden(width=16)(classifier("vit").model).config.pooler_output_size == 16
 
 
-def test_an_electra_whose_embeddings_are_narrower(classifier: Callable[..., Loaded], inputs) -> None:
+def test_electra_with_narrower_embeddings(classifier: Callable[..., Loaded], inputs) -> None:
     model = classifier("electra").model
     after = NarrowHidden(width=8)(model)
     assert after.electra.embeddings_project.weight.shape == (8, 16)
@@ -150,7 +149,7 @@ def test_an_electra_whose_embeddings_are_narrower(classifier: Callable[..., Load
         NarrowHidden(width=16)(model)
 
 
-def test_a_width_that_divides_the_feed_forward() -> None:
+def test_width_must_divide_the_feed_forward() -> None:
     config = AutoConfig.for_model("dinov2")
     NarrowHidden(width=384).update_config(config)
     assert (config.hidden_size, config.mlp_ratio) == (384, 8)
