@@ -18,7 +18,7 @@ from hf_finetune.errors import GateError, InputError
 from hf_finetune.hub.card import PLACEHOLDER
 from hf_finetune.hub.local_paths import is_local, last_name, without_local_paths
 from hf_finetune.hub.run_facts import read_documents
-from hf_finetune.utils.artifacts import ALONE_AFTER_A_RUN, HEAD_FILE, artifacts_in
+from hf_finetune.utils.artifacts import ADAPTER_WITHOUT_BASE, HEAD_FILE, artifacts_in
 
 NEVER_PUSHED = {
     "a pickle": (
@@ -128,7 +128,7 @@ def _portable_adapter(run_dir: Path, recipe: Mapping[str, Any], result: Mapping[
         return content
     base_id, earlier_run = named_base(recipe), result.get("started_from")
     if earlier_run and not base_id:
-        raise InputError(f"{run_dir}: {ALONE_AFTER_A_RUN.format(earlier_run['name'])}")
+        raise InputError(f"{run_dir}: {ADAPTER_WITHOUT_BASE.format(earlier_run['name'])}")
     config["base_model_name_or_path"] = base_id or result.get("base_model") or last_name(base)
     return json.dumps(config, indent=2, sort_keys=True).encode()
 

@@ -15,7 +15,7 @@ from hf_finetune.models.heads.stock import can_switch
 from hf_finetune.models.peft import adapters
 from hf_finetune.pipeline.context import Origin, RunContext
 from hf_finetune.utils import hashing
-from hf_finetune.utils.artifacts import ALONE_AFTER_A_RUN
+from hf_finetune.utils.artifacts import ADAPTER_WITHOUT_BASE
 
 # Hub ids of weights that this package ships with its quickstart, by SHA-256.
 KNOWN_WEIGHTS = {
@@ -41,7 +41,7 @@ def find_origin(context: RunContext, network: PreTrainedModel, trial: PreTrained
         if adapters.mergeable(trial):
             base_changed = base_changed or "the run before it"
         elif recipe.hub.repo_id is not None:
-            raise InputError(f"hub.repo_id: {ALONE_AFTER_A_RUN.format(earlier['name'])}")
+            raise InputError(f"hub.repo_id: {ADAPTER_WITHOUT_BASE.format(earlier['name'])}")
     base_model = None
     if recipe.model.from_config is None:
         known = checkpoint.name if checkpoint.commit else KNOWN_WEIGHTS.get(weights) or earlier.get("base_model")

@@ -8,10 +8,10 @@ from typing import Literal
 ArtifactKind = Literal["model", "encoder", "adapter"]
 HEAD_FILE = "head.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
-# Refused when a run is planned, and again when it is pushed.
-ALONE_AFTER_A_RUN = (
-    "adapter/ would be pushed, which needs what the run {!r} left, and no repository is known to hold that; push that "
-    "run, and train on it with --model YOUR-NAME/ITS-NAME, or name it by --base-model"
+# The message of a refusal, when a run is planned and when it is pushed.
+ADAPTER_WITHOUT_BASE = (
+    "adapter/ cannot be used without the model of the run {!r}, which is in no known repository; push that run and "
+    "train with --model YOUR-NAME/ITS-NAME, or name its repository by --base-model"
 )
 
 
