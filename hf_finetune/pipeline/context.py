@@ -116,8 +116,6 @@ class Run:
     origin: Origin
     teachers: Teachers | None = None
     """Their networks are released after prediction. None: no teacher."""
-    teacher_weights: str | None = None
-    """Digest of the teachers, see `Teachers.weights`; None: no teacher."""
     notes: tuple[str, ...] = ()
     """Notes for the user, those on the splits first."""
 

@@ -6,7 +6,7 @@ Legend: N rows, C classes.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Evaluation:
 
     splits: dict[str, ScoredSplit]
     """Validation, and test if there is one."""
-    baselines: dict[str, dict[str, Any]]
+    baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The section of result.json; {} with evaluate.baselines off."""
 
     @property
@@ -82,11 +82,10 @@ def evaluate(trained: TrainedRun) -> Evaluation:
             {name: split.probabilities_NC for name, split in scored.items()},
             splits.labels,
         )
-    evaluation = Evaluation(scored, {})
+    evaluation = Evaluation(scored)
     with trained.clock.measure("baselines_s"):
-        if not run.recipe.evaluate.baselines:
-            return evaluation
-        return replace(evaluation, baselines=_baselines(run, evaluation))
+        baselines = _baselines(run, evaluation.judged_split) if run.recipe.evaluate.baselines else {}
+    return replace(evaluation, baselines=baselines)
 
 
 def _score(network: nn.Module, run: Run, name: str, rows: Dataset) -> ScoredSplit:
@@ -116,18 +115,18 @@ def predict(network: nn.Module, run: Run, rows: Dataset, *, progress: str | None
     )
 
 
-def _baselines(run: Run, evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+def _baselines(run: Run, judged: ScoredSplit) -> dict[str, dict[str, Any]]:
     """Score the majority class and a linear model on shallow features, and compare the network with them."""
-    splits, judged, split = run.data.splits, evaluation.judged, evaluation.judged_split
+    train, num_labels = labeled_rows(run.data.splits.train), len(run.data.splits.labels)
     baselines = {}
     for key, fit in (("majority", majority), ("linear", linear_baseline)):
-        baseline = fit(labeled_rows(splits.train), {judged: split.rows}, num_labels=len(splits.labels))
-        probabilities_NC = baseline.probabilities[judged]
-        intervals = bootstrap(split.labels_N, probabilities_NC, resamples=run.recipe.evaluate.resamples)
+        baseline = fit(train, {"judged": judged.rows}, num_labels=num_labels)
+        probabilities_NC = baseline.probabilities["judged"]
+        intervals = bootstrap(judged.labels_N, probabilities_NC, resamples=run.recipe.evaluate.resamples)
         baselines[key] = {
             "name": baseline.name,
             **{metric: intervals[metric].to_dict() for metric in SUMMARY_METRICS},
-            "difference": split.accuracy_gain(probabilities_NC.argmax(-1) == split.labels_N),
+            "difference": judged.accuracy_gain(probabilities_NC.argmax(-1) == judged.labels_N),
         }
     return baselines
 

@@ -93,7 +93,6 @@ def check_artifacts(
     labels: Sequence[str],
     task: str,
     trust_remote_code: bool = False,
-    tolerance: float = TOLERANCE,
 ) -> dict[str, Check]:
     """Load all artifacts in a fresh process and compare their logits with `expected_NC`.
 
@@ -122,25 +121,23 @@ def check_artifacts(
         with np.load(job.with_suffix(".npz")) as archive:
             logits = {artifact.name: archive[artifact.name] for artifact in artifacts}
         predicted = json.loads((job.parent / "labels.json").read_text())
-    checks = {name: _compare(logits_NC, expected_NC, tolerance) for name, logits_NC in logits.items()}
+    checks = {name: _compare(logits_NC, expected_NC) for name, logits_NC in logits.items()}
     if predicted is not None:
-        checks["pipeline"] = _compare_labels(predicted, expected_NC[: len(predicted)], labels, tolerance)
+        checks["pipeline"] = _compare_labels(predicted, expected_NC[: len(predicted)], labels)
     return checks
 
 
-def _compare(logits_NC: np.ndarray, expected_NC: np.ndarray, tolerance: float) -> Check:
+def _compare(logits_NC: np.ndarray, expected_NC: np.ndarray) -> Check:
     difference = float(np.abs(logits_NC - expected_NC).max())
-    # Not `difference > tolerance`: NaN must fail.
-    return Check(ok=difference <= tolerance, rows=len(expected_NC), max_abs_difference=difference, tolerance=tolerance)
+    # Not `difference > TOLERANCE`: NaN must fail.
+    return Check(ok=difference <= TOLERANCE, rows=len(expected_NC), max_abs_difference=difference, tolerance=TOLERANCE)
 
 
-def _compare_labels(
-    predicted: Sequence[str], expected_NC: np.ndarray, labels: Sequence[str], tolerance: float
-) -> Check:
+def _compare_labels(predicted: Sequence[str], expected_NC: np.ndarray, labels: Sequence[str]) -> Check:
     expected = [labels[i] for i in expected_NC.argmax(-1)]
     # Two classes closer than the tolerance may swap.
     ordered = np.sort(expected_NC, axis=-1)
-    is_tie = ordered[:, -1] - ordered[:, -2] <= 2 * tolerance if len(labels) > 1 else np.zeros(len(predicted), bool)
+    is_tie = ordered[:, -1] - ordered[:, -2] <= 2 * TOLERANCE if len(labels) > 1 else np.zeros(len(predicted), bool)
     agree = sum(one == other or bool(tie) for one, other, tie in zip(predicted, expected, is_tie, strict=True))
     return Check(ok=agree == len(predicted), rows=len(predicted), labels_agree=agree)
 

@@ -224,7 +224,7 @@ def _estimate(run: Run, loop_s: float, parts: dict[str, float]) -> dict[str, flo
     return {
         "train_loop_s": student_s,
         "total_s": _three_digits(loop_s + sum(parts.values())),
-        **({} if run.teacher_weights is None else teacher),
+        **({} if run.teachers is None else teacher),
         **memory(run.context.device),
     }
 

@@ -57,7 +57,7 @@ class RunRecord:
             fingerprint=run.data.splits.fingerprint,
             labels=run.data.splits.labels,
             weights=run.origin.weights,
-            teacher=run.teacher_weights,
+            teacher=None if run.teachers is None else run.teachers.weights,
             augment_checkpoints=checkpoint_digests(run.recipe.data.augment),
             pretrain_fingerprint=None if pretraining is None else pretraining.fingerprint,
             mixed_precision=run.context.mixed_precision,

@@ -133,8 +133,7 @@ def prepare(recipe: Recipe) -> Run:
         *unused_options(recipe),
         *([WITHOUT_ADAPTER.format(origin.base_changed)] if recipe.uses_adapter and origin.base_changed else []),
     )
-    teacher_weights = None if teachers is None else teachers.weights
-    run = Run(context, data, model, origin, teachers, teacher_weights, notes)
+    run = Run(context, data, model, origin, teachers, notes)
     check_run(run, trial)
     return replace(run, notes=(*notes, *note_on_compared_rows(run)))
 

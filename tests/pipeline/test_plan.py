@@ -88,7 +88,7 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
 def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second a row: 54 and 6 of them once, or the 6 once and 54 in each of three epochs; the loop waits for
     none."""
-    prepared = replace(prepare(recipe), teacher_weights="weights")
+    prepared = replace(prepare(recipe), teachers=object())
     costs = RunCosts(prepared.model.network, "no", StepTimes(9.0, 0.0, 1.0), teacher_s=0.5)
     monkeypatch.setattr(plan, "measure_costs", lambda *_: costs)
     for changes, asked in ((False, 54 + 6), (True, 3 * 54 + 6)):
@@ -100,7 +100,7 @@ def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytes
         shown = str(made).splitlines()
         assert f"teacher       about {plan._duration(asked * 0.5)}" in shown
         assert f"student       about {plan._duration(3 * 7 * 9.0)}" in shown
-    alone = plan.plan(replace(prepared, teacher_weights=None))
+    alone = plan.plan(replace(prepared, teachers=None))
     assert "teacher_s" not in alone.estimate and "student  " not in str(alone)
 
 
