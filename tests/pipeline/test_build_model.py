@@ -1,4 +1,4 @@
-"""What is noted about the model before a run begins."""
+"""Notes on the model before a run."""
 
 import dataclasses
 from pathlib import Path
@@ -12,10 +12,10 @@ from hf_finetune.pipeline.run import prepare
 
 
 @pytest.mark.parametrize(
-    ("size", "low_resolution", "said"), [(32, None, False), (48, None, False), (64, None, True), (64, 32, False)]
+    ("size", "low_resolution", "is_noted"), [(32, None, False), (48, None, False), (64, None, True), (64, 32, False)]
 )
-def test_a_note_where_images_are_half_of_what_the_network_reads(
-    size: int, low_resolution: int | None, said: bool, tmp_path: Path
+def test_a_note_proposes_a_lower_resolution_for_enlarged_images(
+    size: int, low_resolution: int | None, is_noted: bool, tmp_path: Path
 ) -> None:
     for row in image_rows(12):
         path = tmp_path / "data" / ("dark", "bright")[row["label"]] / f"{row['row']}.png"
@@ -30,4 +30,4 @@ def test_a_note_where_images_are_half_of_what_the_network_reads(
     expected = (
         "the images have 32 pixels a side and are read at 64: --data.low-resolution 32 would train most of the steps"
     )
-    assert [note.startswith(expected) for note in notes] == [True] * said
+    assert [note.startswith(expected) for note in notes] == [True] * is_noted

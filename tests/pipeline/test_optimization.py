@@ -10,8 +10,10 @@ from hf_finetune.pipeline import optimization
 from hf_finetune.pipeline.run import prepare
 
 
-def test_the_width_decides_no_rate_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some families of images (MobileNet, CvT) tell none by that name."""
+def test_the_learning_rate_of_images_does_not_depend_on_the_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some image families (MobileNet, CvT) have no width in their config."""
     recipe = dataclasses.replace(
         small_recipe(tmp_path),
         data=ImageData(path=str(image_folder(tmp_path / "data", 12))),

@@ -1,4 +1,4 @@
-"""What a plan adds up, and that it leaves nothing behind."""
+"""The estimates of a plan, and that it writes nothing."""
 
 import logging
 import os
@@ -27,14 +27,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 @pytest.mark.parametrize("method", ["full", "top", "lora"])
-def test_a_plan_leaves_nothing_behind(
-    recipe: Recipe, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_writes_nothing(recipe: Recipe, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
-    made = plan.plan(prepare(replace(recipe, method=method)))
-    assert made.steps == 21 and made.rows == {"train": 54, "validation": 6, "test": 0}
-    estimate, parts = made.estimate, made.parts
+    planned = plan.plan(prepare(replace(recipe, method=method)))
+    assert planned.steps == 21 and planned.rows == {"train": 54, "validation": 6, "test": 0}
+    estimate, parts = planned.estimate, planned.parts
     assert estimate["train_loop_s"] > 0 and all(seconds >= 0 for seconds in parts.values())
     assert estimate["total_s"] == pytest.approx(estimate["train_loop_s"] + sum(parts.values()), rel=0.05)
     assert parts["cache_s"] == 0 or method == "top"
@@ -43,13 +41,13 @@ def test_a_plan_leaves_nothing_behind(
     assert os.environ["HF_FINETUNE_CACHE"] == str(tmp_path / "cache")
 
 
-def test_stored_copies_are_rows_and_take_time(recipe: Recipe) -> None:
+def test_augmented_copies_count_as_rows_and_take_time(recipe: Recipe) -> None:
     data = replace(recipe.data, augment=(SwapWords(0.5),), augment_copies=2)
-    made = plan.plan(prepare(replace(recipe, data=data)))
-    assert made.rows["train"] == 3 * 54 and made.steps == 3 * 21 and made.parts["augment_s"] > 0
+    planned = plan.plan(prepare(replace(recipe, data=data)))
+    assert planned.rows["train"] == 3 * 54 and planned.steps == 3 * 21 and planned.parts["augment_s"] > 0
 
 
-def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_follow_from_the_measured_costs(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     class Nothing:
         def parameters(self):
             return iter(())
@@ -65,61 +63,60 @@ def test_the_parts_are_added_up(recipe: Recipe, monkeypatch: pytest.MonkeyPatch)
         interval_s=0.01,
         baseline_s=0.1,
     )
-    seen = {}
+    sizes_of = {}
 
     def measure_costs(run, encoded, epoch, steps):
-        seen["sizes"] = step_sizes(run, epoch.step_rows(), run.data.inputs.lengths(encoded))
+        sizes_of["steps"] = step_sizes(run, epoch.step_rows(), run.data.inputs.lengths(encoded))
         return costs
 
     monkeypatch.setattr(plan, "measure_costs", measure_costs)
-    made = plan.plan(prepare(recipe))
+    planned = plan.plan(prepare(recipe))
     # Seven steps an epoch, three epochs.
-    assert len(seen["sizes"]) == 7
-    assert made.estimate["train_loop_s"] == pytest.approx(3 * (7 * 2.0 + 0.5 * seen["sizes"].sum()), rel=0.01)
-    assert {name: made.parts[name] for name in ("head_s", "cache_s", "validation_s")} == {
+    assert len(sizes_of["steps"]) == 7
+    assert planned.estimate["train_loop_s"] == pytest.approx(3 * (7 * 2.0 + 0.5 * sizes_of["steps"].sum()), rel=0.01)
+    assert {name: planned.parts[name] for name in ("head_s", "cache_s", "validation_s")} == {
         "head_s": 54 * 0.25 + 2.0,
         "cache_s": 6.0,
         "validation_s": pytest.approx(3 * 6 * 0.25),
     }
-    assert made.parts["evaluate_s"] == pytest.approx(6 * 0.5 + 6 * 100 * 0.01)
-    assert made.parts["baselines_s"] == pytest.approx((54 + 6) * 0.1)
+    assert planned.parts["evaluate_s"] == pytest.approx(6 * 0.5 + 6 * 100 * 0.01)
+    assert planned.parts["baselines_s"] == pytest.approx((54 + 6) * 0.1)
 
 
-def test_a_teacher_answers_once_or_every_view(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second a row: 54 and 6 of them once, or the 6 once and 54 in each of three epochs; the loop waits for
-    none."""
+def test_a_teacher_predicts_each_row_once_or_every_view(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At half a second a row: 54 and 6 rows once, or the 6 once and the 54 in each of three epochs. The loop does not
+    include it."""
     prepared = replace(prepare(recipe), teachers=object())
     costs = RunCosts(prepared.model.network, "no", StepTimes(9.0, 0.0, 1.0), teacher_s=0.5)
     monkeypatch.setattr(plan, "measure_costs", lambda *_: costs)
-    for changes, asked in ((False, 54 + 6), (True, 3 * 54 + 6)):
-        data = replace(recipe.data, augment=(SwapWords(),)) if changes else recipe.data
-        made = plan.plan(prepared.variant(recipe=replace(recipe, data=data)))
-        estimate = made.estimate
-        assert made.parts["teacher_s"] == estimate["teacher_s"] == asked * 0.5
+    for is_online, predicted in ((False, 54 + 6), (True, 3 * 54 + 6)):
+        data = replace(recipe.data, augment=(SwapWords(),)) if is_online else recipe.data
+        planned = plan.plan(prepared.variant(recipe=replace(recipe, data=data)))
+        estimate = planned.estimate
+        assert planned.parts["teacher_s"] == estimate["teacher_s"] == predicted * 0.5
         assert estimate["train_loop_s"] == estimate["student_s"] == 3 * 7 * 9.0
-        shown = str(made).splitlines()
-        assert f"teacher       about {plan._duration(asked * 0.5)}" in shown
-        assert f"student       about {plan._duration(3 * 7 * 9.0)}" in shown
-    alone = plan.plan(replace(prepared, teachers=None))
-    assert "teacher_s" not in alone.estimate and "student  " not in str(alone)
+        lines = str(planned).splitlines()
+        assert f"teacher       about {plan._duration(predicted * 0.5)}" in lines
+        assert f"student       about {plan._duration(3 * 7 * 9.0)}" in lines
+    without_teacher = plan.plan(replace(prepared, teachers=None))
+    assert "teacher_s" not in without_teacher.estimate and "student  " not in str(without_teacher)
 
 
 def test_gradual_unfreezing_costs_less(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """21 steps, a layer more every 7: none, one, then two of four groups below the head go back, a quarter on
-    average."""
+    """Another layer every 7 of 21 steps: 0, 1, then 2 of the four groups below the head train, a quarter on average."""
 
     monkeypatch.setattr(
         plan, "measure_costs", lambda run, *_: RunCosts(run.model.network, "no", StepTimes(2.0, 0.0, 1.0))
     )
-    whole = plan.plan(prepare(recipe))
+    at_once = plan.plan(prepare(recipe))
     gradual = plan.plan(prepare(replace(recipe, model=replace(recipe.model, unfreeze_every=1.0))))
-    assert whole.estimate["train_loop_s"] == 21 * 2.0
+    assert at_once.estimate["train_loop_s"] == 21 * 2.0
     assert gradual.estimate["train_loop_s"] == 21 * 2.0 * (1 + 2 * 0.25) / 3
-    # The embeddings and the lowest layer do not get their turn, as result.json will have it.
+    # The embeddings and the lowest layer stay frozen, which result.json counts as well.
     encoder = load_file(Path(recipe.model.checkpoint) / "model.safetensors")
-    late = sum(tensor.numel() for n, tensor in encoder.items() if n.startswith(("embeddings.", "encoder.layer.0.")))
-    assert whole.parameters["trained"] - gradual.parameters["trained"] == late
+    frozen = sum(tensor.numel() for n, tensor in encoder.items() if n.startswith(("embeddings.", "encoder.layer.0.")))
+    assert at_once.parameters["trained"] - gradual.parameters["trained"] == frozen
 
 
-def test_no_step_is_thought_faster_than_half_the_fastest() -> None:
+def test_no_step_is_estimated_at_less_than_half_the_fastest() -> None:
     assert StepTimes(-5.0, 1.0, 2.0).total(np.array([1.0, 10.0])) == 1.0 + 5.0

@@ -1,5 +1,4 @@
-"""What an adapter that is pushed by itself says of its checkpoint is seen to hold; and a refusal when all else is
-done."""
+"""A pushed adapter is verified on the checkpoint that it names; a push that is refused at the end of a run."""
 
 import dataclasses
 import json
@@ -19,8 +18,8 @@ from hf_finetune.pipeline import publish, run
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt whose checkpoint its user calls me/tiny: pulled, it is put on what me/tiny is, and on nothing else."""
+def test_an_adapter_is_verified_on_the_named_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With model.base_model me/tiny, the pulled prompt is loaded on me/tiny."""
     recipe = small_recipe(tmp_path)
     named = dataclasses.replace(recipe.model, base_model="me/tiny")
     prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
@@ -35,7 +34,7 @@ def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: py
         check(tmp_path / "pulled")
 
     monkeypatch.setattr(publish, "push", pulled_at_once)
-    # Where transformers finds a folder of that name, it does not ask the Hub.
+    # transformers prefers a folder of that name to the Hub.
     monkeypatch.chdir(tmp_path)
     shutil.copytree(named.checkpoint, "me/tiny")
     publish.publish(folder, Hub(repo_id="me/prompt"))
@@ -46,7 +45,7 @@ def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(GateError, match="pulled adapter does not reproduce the trained model"):
         publish.publish(folder, Hub(repo_id="me/prompt"))
 
-    # After another run, whose base model is another one, it must be named.
+    # The base model of an earlier run's model must be named.
     result, plan = (json.loads((folder / name).read_text()) for name in ("result.json", "recipe.json"))
     (folder / "result.json").write_text(
         json.dumps(result | {"started_from": {"name": "first", "labels": [], "method": "full"}})
@@ -59,10 +58,8 @@ def test_the_checkpoint_is_the_one_that_is_named(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_a_push_that_is_refused_after_the_training_leaves_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is not bad input, before which nothing is written."""
+def test_a_push_refused_at_the_end_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a PushError: an InputError would mean that nothing was written."""
 
     def refused(*_: Any, **__: Any) -> None:
         raise InputError("me/tiny: this token may not write there; take one of role write, or another name")

@@ -21,8 +21,8 @@ RECORD = RunRecord(
 )
 
 
-def test_a_record_grows_with_what_the_run_chooses(tmp_path: Path) -> None:
-    """What was not chosen is not there; the first record stays as it was."""
+def test_choices_of_the_setup_are_added_to_the_record(tmp_path: Path) -> None:
+    """Choices that were not made are left out; records are immutable."""
     chosen = replace(RECORD, kernels=KernelChoice(Kernels("no", "highest", "eager", 1)), head=HeadStart(0.5, True))
     added = {"kernels": chosen.to_dict()["kernels"], "head": {"explained": 0.5, "fitted": True}}
     assert chosen.to_dict() == RECORD.to_dict() | added and not added.keys() & RECORD.to_dict().keys()

@@ -17,7 +17,7 @@ from hf_finetune.pipeline.run_folder import output_folder
         ("/proc/run", "--output /proc/run: nothing can be written to /proc"),
     ],
 )
-def test_unusable_folders_are_refused_before_anything_is_done(tmp_path: Path, output: str, message: str) -> None:
+def test_unusable_folders_are_refused(tmp_path: Path, output: str, message: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")
@@ -26,14 +26,14 @@ def test_unusable_folders_are_refused_before_anything_is_done(tmp_path: Path, ou
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "full", "mine.txt"]
 
 
-def test_the_folder_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_is_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert output_folder("my run/1", None, resume=False) == tmp_path / "runs" / "my-run-1-1"
     assert output_folder("a", "x/y/z", resume=True) == tmp_path / "x/y/z"
     assert not list(tmp_path.iterdir())
 
 
-def test_what_can_be_resumed(tmp_path: Path) -> None:
+def test_only_unfinished_runs_are_resumed(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("")
     with pytest.raises(InputError, match=r"no recipe\.json, this is not the folder of a run"):
         output_folder("a", str(tmp_path), resume=True)
@@ -44,8 +44,8 @@ def test_what_can_be_resumed(tmp_path: Path) -> None:
         output_folder("a", str(tmp_path), resume=True)
 
 
-def test_what_may_differ_in_a_resumed_run(tmp_path: Path) -> None:
-    """A teacher may lie elsewhere, as its weights are compared; how it is asked is another matter."""
+def test_fields_that_may_differ_in_a_resumed_run(tmp_path: Path) -> None:
+    """A teacher may have moved, as its weights are compared; its precision may not change."""
     others = ("fingerprint", "weights", "teacher", "processes", "mixed_precision")
 
     def record(**objective: str) -> dict:

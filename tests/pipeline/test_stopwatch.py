@@ -3,7 +3,7 @@ import pytest
 from hf_finetune.pipeline.stopwatch import Stopwatch
 
 
-def test_parts_that_a_run_does_not_have_are_not_there() -> None:
+def test_only_measured_parts_are_listed() -> None:
     clock = Stopwatch()
     with clock.measure("encode_s"):
         pass
