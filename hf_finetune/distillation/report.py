@@ -30,14 +30,14 @@ def doubts(predictions: TeacherPredictions, splits: Mapping[str, Dataset]) -> li
     labels_N = np.asarray(splits["validation"]["label"][:])
     accuracy = float((predictions.logits["validation"].argmax(-1) == labels_N).mean())
     majority = float((labels_N == np.bincount(train_labels_N).argmax()).mean())
+    notes = [*predictions.overlaps]
     # Validation rows of a single class say nothing about a teacher.
-    if accuracy > majority or majority == 1:
-        return [*predictions.overlaps]
-    return [
-        *predictions.overlaps,
-        f"the teacher's accuracy on the validation rows, {accuracy:.3f}, is not above that of the most frequent class, "
-        f"{majority:.3f}: it was made for other data, or its classes mean something else",
-    ]
+    if accuracy <= majority < 1:
+        notes.append(
+            f"the teacher's accuracy on the validation rows, {accuracy:.3f}, is not above that of the most frequent "
+            f"class, {majority:.3f}: it was made for other data, or its classes mean something else"
+        )
+    return notes
 
 
 def summarize(

@@ -1,11 +1,10 @@
-"""Training a student: as any classifier, with what a teacher says and thinks of its rows beside their labels.
+"""The trainer of a student, which learns from its teacher's logits and features beside the labels.
 
 Legend: N training rows, B rows of a forward pass, C classes, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,39 +25,38 @@ from hf_finetune.distillation.training_rows import (
     LOGITS,
     TEACHER,
     DistillationRows,
-    DistillationViews,
+    TeacherColumns,
     collate_with_teacher,
 )
 from hf_finetune.training.hooks import Batch, Collate
 from hf_finetune.training.setup import TrainingSetup
 from hf_finetune.training.trainer import ClassifierTrainer
 
-# Name of what compares features, within a model that trains.
-COMPARING = "comparing"
+FEATURE_LOSSES = "feature_losses"
+"""Name of the feature losses within the model that trains."""
 
 
 @dataclass(frozen=True)
 class Teaching:
-    """What a student learns from beside the labels of its rows."""
+    """What a student learns from its teacher."""
 
     logits: Any
-    """The teacher's, of the training rows in their order, see `DistillationRows`; with online augmentation, what
-    computes them of the views of an epoch, see `DistillationViews`."""
+    """The teacher's logits of the training rows; with online augmentation, a function of the views of an epoch."""
     features: FeatureDistillation | None = None
-    """How features are compared. None: not at all. Then nothing may change the tokens of a row from one network to the
-    other (packed batches, `LowResolution`, `RDrop`)."""
+    """Comparison of features; None: none. It requires that both networks read the same tokens of a row: no packed
+    batches, `LowResolution` or `RDrop`."""
 
 
 class DistillationTrainer(ClassifierTrainer):
-    """Trains a student on the labels of its rows and on what its teacher has of them.
+    """Trains a student on labels and on its teacher's logits and features.
 
     Args:
         model, args: see `ClassifierTrainer`.
-        setup: its loss is a `DistillationLoss`. It has no `InputMixing`: the teacher sees no mixed rows.
+        setup: its loss is a `DistillationLoss`. It has no `InputMixing`: the teacher reads no mixed rows.
         teaching: the teacher's part.
     """
 
-    # The teacher sees one view of each row in an epoch.
+    # The teacher reads one view of each row in an epoch.
     several_views = False
 
     def __init__(
@@ -73,24 +71,24 @@ class DistillationTrainer(ClassifierTrainer):
         self.recorder: FeatureRecorder | None = None
         if features is not None:
             self.recorder = FeatureRecorder(model, features.required)
-            # As a part of the model while it trains: optimizer, clipping, processes and checkpoints then know its
-            # weights.
-            comparing = nn.ModuleDict({str(place): module for place, module in features.losses.items()})
-            model.add_module(COMPARING, comparing.to(args.device))
-            self._anchor = model.register_forward_hook(_take_part)
+            # Part of the model while it trains: the optimizer, clipping, other processes and checkpoints then include
+            # the weights.
+            modules = nn.ModuleDict({str(i): module for i, module in features.losses.items()})
+            model.add_module(FEATURE_LOSSES, modules.to(args.device))
+            self._anchor = model.register_forward_hook(_anchor_feature_losses)
 
     def _training_rows(self, batches: StepBatches) -> tuple[EpochRows, Collate]:
         rows, collate = super()._training_rows(batches)
-        collate, logits = partial(collate_with_teacher, collate), self.teaching.logits
-        columns = {} if self.teaching.features is None else self.teaching.features.columns
-        if isinstance(rows, AugmentedRows):
-            assert callable(logits), "the teacher has seen the rows as they are"
-            return DistillationViews(
-                rows, lambda views: {LOGITS: logits(views), **(columns(views) if callable(columns) else {})}
-            ), collate
-        assert not callable(logits), "the teacher sees views, and the rows have none"
-        assert isinstance(columns, Mapping)
-        return DistillationRows(rows, {LOGITS: logits, **columns}), collate
+        logits, features = self.teaching.logits, self.teaching.features
+        others: Any = {} if features is None else features.columns
+
+        def columns_of(views: AugmentedRows) -> TeacherColumns:
+            return {LOGITS: logits(views), **(others(views) if callable(others) else {})}
+
+        online = isinstance(rows, AugmentedRows)
+        assert online == callable(logits), "the teacher predicts what the student reads, rows or views"
+        columns = columns_of if online else {LOGITS: logits, **others}
+        return DistillationRows(rows, columns), partial(collate_with_teacher, collate)
 
     def batch_loss(self, model: nn.Module, batch: Batch, rows_in_step: torch.Tensor | int | None) -> torch.Tensor:
         """Compute the loss against the labels and the teacher's columns of the same rows."""
@@ -106,20 +104,23 @@ class DistillationTrainer(ClassifierTrainer):
             return super().batch_loss(model, {**student, "labels": targets}, rows_in_step)
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:  # type: ignore[override]
-        """As the classifier's; what compares features is no part of the model after it."""
+        """Train as a classifier, then remove the feature losses from the model."""
         try:
             super().train(resume_from_checkpoint)
         finally:
             if self.recorder is not None:
                 self.recorder.close()
                 self._anchor.remove()
-                delattr(self.model, COMPARING)
+                delattr(self.model, FEATURE_LOSSES)
 
 
-def _take_part(model: nn.Module, _: object, output: SequenceClassifierOutput) -> None:
-    """Let the logits depend, by 0, on the weights that compare: they are used after the forward pass alone, and
-    processes that share gradients would hold such weights for unused, and wait for no gradient of theirs."""
+def _anchor_feature_losses(model: nn.Module, _: object, output: SequenceClassifierOutput) -> None:
+    """Add 0 times the weights of the feature losses to the logits.
+
+    These weights are used only after the forward pass: DistributedDataParallel would take them for unused, and not wait
+    for their gradients.
+    """
     if model.training:
-        total: Any = sum(weight.sum() for weight in model.get_submodule(COMPARING).parameters())
+        total: Any = sum(weight.sum() for weight in model.get_submodule(FEATURE_LOSSES).parameters())
         assert output.logits is not None
         output.logits = output.logits + 0 * total

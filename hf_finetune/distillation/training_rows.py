@@ -45,12 +45,23 @@ class DistillationRows(EpochRows):
     """Training rows with the teacher's columns.
 
     Args:
-        columns: the teacher's logits (N, C), and perhaps embeddings (N, D) and hidden states (N, T, K).
+        rows: the rows, or views of them.
+        columns: the teacher's logits (N, C), and perhaps embeddings (N, D) and hidden states (N, T, K); or, of views, a
+            function that computes them as an epoch begins.
     """
 
-    def __init__(self, rows: EpochRows, columns: TeacherColumns) -> None:
-        self.rows, self.columns = rows, columns
-        assert all(len(rows) == len(column) for column in columns.values()), "a row without the teacher's values"
+    def __init__(self, rows: EpochRows, columns: TeacherColumns | ColumnsOfViews) -> None:
+        self.rows, self.columns_of = rows, columns if callable(columns) else None
+        self.columns: TeacherColumns = {} if callable(columns) else columns
+        assert all(len(rows) == len(column) for column in self.columns.values()), "a row without the teacher's values"
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose views are read next, and compute the teacher's columns of them."""
+        super().set_epoch(epoch)
+        self.rows.set_epoch(epoch)
+        if self.columns_of is not None:
+            assert isinstance(self.rows, AugmentedRows), "views change with the epoch"
+            self.columns = self.columns_of(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,31 +72,6 @@ class DistillationRows(EpochRows):
     def __getitems__(self, indices: Sequence[int]) -> Columns:
         teacher = {name: column[np.asarray(indices)] for name, column in self.columns.items()}
         return {**self.rows.__getitems__(indices), **teacher}
-
-
-class DistillationViews(EpochRows):
-    """An epoch's views of training rows with the teacher's columns, which are computed as the epoch begins.
-
-    Args:
-        columns_of: computes the teacher's columns.
-    """
-
-    def __init__(self, views: AugmentedRows, columns_of: ColumnsOfViews) -> None:
-        self.views, self.columns_of = views, columns_of
-        self.rows: DistillationRows | None = None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next views."""
-        super().set_epoch(epoch)
-        self.views.set_epoch(epoch)
-        self.rows = DistillationRows(self.views, self.columns_of(self.views))
-
-    def __len__(self) -> int:
-        return len(self.views)
-
-    def __getitems__(self, indices: Sequence[int]) -> Columns:
-        assert self.rows is not None, "an epoch was chosen"
-        return self.rows.__getitems__(indices)
 
 
 def collate_with_teacher(

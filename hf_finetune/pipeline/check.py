@@ -10,7 +10,7 @@ from hf_finetune.data.inputs import TextInputs
 from hf_finetune.distillation.features.compatibility import check_features
 from hf_finetune.distillation.teachers.loading import Teachers
 from hf_finetune.errors import InputError
-from hf_finetune.models.checkpoint_config import check_config, meta_classifier
+from hf_finetune.models.checkpoint_config import check_config, load_config, meta_classifier
 from hf_finetune.models.freezing import train_only
 from hf_finetune.models.heads.custom import with_head
 from hf_finetune.models.kernels.dropout import drops_out
@@ -23,7 +23,6 @@ from hf_finetune.pipeline.context import Run, RunContext, RunData
 from hf_finetune.pipeline.objective import training_loss
 from hf_finetune.pipeline.optimization import penalized_parameters
 from hf_finetune.pipeline.teacher_predictions import network_pair
-from hf_finetune.pretraining.models import check_pretrainable
 from hf_finetune.training.input_mixing import why_not_by_embeddings
 from hf_finetune.training.regularization.mixout import pretrained_layers
 from hf_finetune.utils.plain import short_repr
@@ -39,7 +38,7 @@ def check_checkpoint(context: RunContext) -> None:
     check_config(checkpoint, recipe.task, recipe.model.surgery, recipe.model.from_config)
     _check_family(context)
     if recipe.pretrain.objective is not None:
-        check_pretrainable(checkpoint, recipe.pretrain.objective)
+        recipe.pretrain.objective.check_family(load_config(checkpoint))
     check_checkpoints(recipe.data.augment)
 
 

@@ -36,15 +36,6 @@ AUTO = {
 }
 
 
-def check_pretrainable(local: LocalCheckpoint, objective: Objective) -> None:
-    """Refuse a checkpoint whose family does not have the objective, by its config.
-
-    Raises:
-        InputError: naming the family.
-    """
-    objective.check_family(load_config(local))
-
-
 def load_pretrainable(
     local: LocalCheckpoint,
     objective: Objective,
@@ -63,9 +54,7 @@ def load_pretrainable(
     Raises:
         InputError: the family does not have the objective, or the checkpoint cannot be loaded.
     """
-    config = _config(local, objective)
-    if dropout is not None:
-        set_dropout(config, dropout)
+    config = _config(local, objective, dropout)
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
     with input_errors(f"{local.name}: cannot be loaded for pretraining"), quiet(), seeded(seed):
@@ -89,8 +78,8 @@ def load_pretrainable(
     return model
 
 
-def _config(local: LocalCheckpoint, objective: Objective) -> PreTrainedConfig:
-    """Return the checkpoint's config, changed for the head of the objective."""
+def _config(local: LocalCheckpoint, objective: Objective, dropout: float | None) -> PreTrainedConfig:
+    """Return the checkpoint's config, changed for the head of the objective and the dropout."""
     config = load_config(local)
     objective.check_family(config)
     if objective.predicts == "patches":
@@ -99,6 +88,8 @@ def _config(local: LocalCheckpoint, objective: Objective) -> PreTrainedConfig:
         config.encoder_stride = config.patch_size * merged
     if objective.predicts == "views":
         config.num_labels = 1
+    if dropout is not None:
+        set_dropout(config, dropout)
     return config
 
 

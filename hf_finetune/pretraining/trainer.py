@@ -41,7 +41,7 @@ class PretrainingTrainer(ClassifierTrainer):
         self.task = task
 
     def _training_rows(self, batches: StepBatches) -> tuple[EpochRows, Collate]:
-        return self.task.rows(self.train_dataset), self.task.collate
+        return self.task.dataset(self.train_dataset)
 
     def batch_loss(self, model: nn.Module, batch: Batch, rows_in_step: torch.Tensor | int | None) -> torch.Tensor:
         """Compute a micro-batch's share of the step's mean loss; gradients are then averaged over processes."""
@@ -50,8 +50,8 @@ class PretrainingTrainer(ClassifierTrainer):
 
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         """The mean loss of held-out rows, shared by all processes. Training's random numbers are left as they are."""
-        read, device = self.task.rows(rows), self.args.device
-        read.set_epoch(EPOCH_OF_HELD_OUT)
+        (dataset, collate), device = self.task.dataset(rows), self.args.device
+        dataset.set_epoch(EPOCH_OF_HELD_OUT)
         lengths = self.inputs.lengths(rows)
         order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
         parts = np.array_split(order, -(-len(order) // self.args.per_device_train_batch_size))
@@ -63,7 +63,7 @@ class PretrainingTrainer(ClassifierTrainer):
             autocast_to(self._autocast, device),
         ):
             for part in parts[self.args.process_index :: self.args.world_size]:
-                batch = to_device(self.task.collate(read.__getitems__(part.tolist())), device)
+                batch = to_device(collate(dataset.__getitems__(part.tolist())), device)
                 items = int((batch["labels"] != IGNORED).sum())
                 total += torch.tensor([float(self.task.loss(self.task.network, batch)), items], dtype=torch.float64)
         if self.args.world_size > 1:

@@ -39,7 +39,7 @@ from hf_finetune.distillation.features import layer_search
 from hf_finetune.distillation.features.teacher_features import ComputedFeatures
 from hf_finetune.distillation.losses.base import Features
 from hf_finetune.distillation.teachers import network as network_teacher
-from hf_finetune.distillation.trainer import COMPARING
+from hf_finetune.distillation.trainer import FEATURE_LOSSES
 from hf_finetune.distillation.weight_schedules import Ramp
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.models.surgery.layers import KeepLayers
@@ -95,7 +95,7 @@ def trained(recipe: Recipe, folder: Path, **fields: Any) -> dict[str, torch.Tens
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:
     found = load_file(next(folder.glob("*/*model.safetensors")))
-    assert not any(COMPARING in name for name in found)
+    assert not any(FEATURE_LOSSES in name for name in found)
     return found
 
 
@@ -183,7 +183,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
         with pytest.raises(StoppedBySignal):
             pipeline.run(recipe, stopped)
         newest = max((tmp_path / "stopped" / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
-        held = [name for name in load_file(newest / "model.safetensors") if name.startswith(COMPARING)]
+        held = [name for name in load_file(newest / "model.safetensors") if name.startswith(FEATURE_LOSSES)]
         # The projections of the first two kinds and the map that is learned, then those of the embeddings.
         assert len(held) == 2 * 3 + 1 + 1 + 1
         assert furthest(straight, trained(recipe, tmp_path / "stopped")) == 0.0
@@ -254,7 +254,9 @@ def test_an_adapter(texts: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     recipe = with_kinds(texts, HiddenStates(), Embedding())
     one = trained(recipe, tmp_path / "one", method="lora")
     assert furthest(one, trained(texts, tmp_path / "other", method="lora", objective=Supervised())) > 1e-4
-    assert not any(COMPARING in name for name in load_file(tmp_path / "one" / "adapter" / "adapter_model.safetensors"))
+    assert not any(
+        FEATURE_LOSSES in name for name in load_file(tmp_path / "one" / "adapter" / "adapter_model.safetensors")
+    )
     stop_after(monkeypatch, 3)
     with pytest.raises(StoppedBySignal):
         pipeline.run(dataclasses.replace(recipe, method="lora"), Launch(str(tmp_path / "stopped")))

@@ -11,7 +11,7 @@ from hf_finetune.errors import InputError
 from hf_finetune.models.safety import inspect_checkpoint
 from hf_finetune.pretraining.autoencoder import MaskedAutoencoder
 from hf_finetune.pretraining.config import MAE, MaskedLanguage, SimCLR, SimCSE, SimMIM
-from hf_finetune.pretraining.models import check_pretrainable, load_pretrainable, replace_head, save_encoder
+from hf_finetune.pretraining.models import load_pretrainable, replace_head, save_encoder
 from hf_finetune.pretraining.objectives.base import Objective
 
 
@@ -99,4 +99,4 @@ def test_families_that_predict_nothing(tmp_path: Path) -> None:
         ),
     ):
         with pytest.raises(InputError, match=f"pretrain.objective: {said}"):
-            check_pretrainable(inspect_checkpoint(tiny_image_checkpoint(tmp_path / family, family)), objective)
+            load_pretrainable(inspect_checkpoint(tiny_image_checkpoint(tmp_path / family, family)), objective)

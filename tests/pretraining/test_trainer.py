@@ -69,7 +69,8 @@ def small(
 
 
 def batch_of(trainer: PretrainingTrainer) -> dict[str, torch.Tensor]:
-    return trainer.task.collate(trainer.task.rows(trainer.train_dataset).__getitems__(range(8)))
+    rows, collate = trainer.task.dataset(trainer.train_dataset)
+    return collate(rows.__getitems__(range(8)))
 
 
 @pytest.mark.parametrize("objective", [kind() for kind in get_args(PretrainObjective)], ids=lambda o: type(o).__name__)
@@ -171,7 +172,8 @@ def test_two_views_of_each_image(tmp_path: Path, family: str) -> None:
     by_hand = [-(cosines[i, (i + 8) % 16] / (cosines[i].sum() - cosines[i, i])).log() for i in range(16)]
     assert loss.item() == pytest.approx(float(sum(by_hand)) / 2, rel=1e-3)
     assert all(p.grad is not None for n, p in model.named_parameters() if not n.endswith("mask_token"))
-    views: TwoViews = trainer.task.rows(trainer.train_dataset)
+    views, _ = trainer.task.dataset(trainer.train_dataset)
+    assert isinstance(views, TwoViews)
     alone = views.__getitems__([3])["pixels"]
     assert torch.equal(alone, views.__getitems__(range(8))["pixels"][[3, 11]]) and not torch.equal(*alone)
     views.set_epoch(1)
@@ -219,10 +221,10 @@ def test_held_out_images_cost_the_same_again(tmp_path: Path, objective: Objectiv
     trainer = small(tmp_path, "vit", objective)
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
     assert scores[0] == scores[1]
-    read = trainer.task.rows(trainer.eval_dataset)
+    read, collate = trainer.task.dataset(trainer.eval_dataset)
     read.set_epoch(2**32 - 1)
     with torch.no_grad():
-        loss = trainer.task.loss(trainer.model.eval(), trainer.task.collate(read.__getitems__(range(8))))
+        loss = trainer.task.loss(trainer.model.eval(), collate(read.__getitems__(range(8))))
     assert scores[0][f"eval_{HELD_OUT}"] == pytest.approx(loss.item() / 8, rel=1e-5)
 
 
@@ -233,8 +235,7 @@ def test_held_out_rows_have_masks_of_their_own_that_stay(tmp_path: Path) -> None
     state = torch.get_rng_state()
     scores = [trainer._metrics(trainer.eval_dataset, "eval") for _ in range(2)]
     assert scores[0] == scores[1] and torch.equal(state, torch.get_rng_state())
-    read = trainer.task.rows(trainer.eval_dataset)
-    collate = trainer.task.collate
+    read, collate = trainer.task.dataset(trainer.eval_dataset)
     read.set_epoch(2**32 - 1)
     with torch.no_grad():
         loss = trainer.model.eval()(**collate(read.__getitems__(range(8)))).loss

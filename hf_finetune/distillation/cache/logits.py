@@ -71,63 +71,66 @@ class CachedLogits:
         return logits_BC
 
 
-def cached_logits(
-    key: Mapping[str, Any],
-    rows: int,
-    compute: Callable[[np.ndarray], np.ndarray],
-    *,
-    classes: int,
-    size: int,
-    teacher: str,
-    split: str,
-    budget_gb: float,
-    all_logits: bool = False,
-) -> tuple[CachedLogits, bool]:
-    """Return the logits of rows, and compute and cache those that no earlier run has cached.
+@dataclass(frozen=True)
+class LogitCache:
+    """The logits of a teacher in the disk cache."""
 
-    Args:
-        key: what they depend on, as JSON values.
-        rows: N.
-        compute: `row numbers (n,) -> logits (n, C)`.
-        classes: C.
-        size: rows of a chunk, at most so many of which a killed run loses.
-        teacher, split: names for messages.
-        budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
-        all_logits: cache all logits also with many classes.
+    teacher: str
+    """Name of the teacher, for messages."""
+    classes: int
+    """Number of its classes, C."""
+    size: int
+    """Rows of a chunk, at most so many of which a killed run loses."""
+    all_logits: bool = False
+    """Whether all logits are cached also with many classes."""
 
-    Returns:
-        The logits of all classes, and whether all were cached.
+    def load(
+        self,
+        key: Mapping[str, Any],
+        rows: int,
+        compute: Callable[[np.ndarray], np.ndarray],
+        *,
+        split: str,
+        budget_gb: float,
+    ) -> tuple[CachedLogits, bool]:
+        """Return the logits of all classes, and whether all were cached; compute and cache those that were not.
 
-    Raises:
-        InputError: a logit is not finite.
-    """
-    # With few classes all logits are cached either way, under one key.
-    key = {**key, "size": size} | ({"whole": True} if all_logits and classes > MANY else {})
-    encode = partial(np.asarray, dtype=np.float32) if all_logits else pack
-    chunks, record = chunks_of(rows, size), encode(np.zeros((1, classes), dtype=np.float32))
-    shapes = [(len(numbers), *record.shape[1:]) for numbers in chunks]
-    # Cached in memory, so that no chunk is computed twice if the disk is full in the end.
-    compute_chunk = cache(lambda i: encode(_finite(compute(chunks[i]), chunks[i], teacher, split)))
-    store = ChunkCache(key, shapes, record.dtype, f"the teacher's predictions of {rows} {split} rows")
-    try:
-        arrays, cached = store.load(compute_chunk, budget_gb=budget_gb)
-    except CacheUnavailable as reason:
-        logger.warning("the teacher's predictions are not cached for a later run: %s", reason)
-        arrays, cached = [compute_chunk(i) for i in range(len(chunks))], False
-    return CachedLogits(arrays, classes, tuple(range(classes))), cached
+        Args:
+            key: what they depend on, as JSON values.
+            rows: N.
+            compute: `row numbers (n,) -> logits (n, C)`.
+            split: name of the rows, for messages.
+            budget_gb: gigabytes (10^9 bytes) that all caches may take on the disk.
 
+        Raises:
+            InputError: a logit is not finite.
+        """
+        # With few classes all logits are cached either way, under one key.
+        key = {**key, "size": self.size} | ({"whole": True} if self.all_logits and self.classes > MANY else {})
+        encode = partial(np.asarray, dtype=np.float32) if self.all_logits else pack
+        chunks, record = chunks_of(rows, self.size), encode(np.zeros((1, self.classes), dtype=np.float32))
+        shapes = [(len(numbers), *record.shape[1:]) for numbers in chunks]
+        # Also in memory, so that no chunk is computed twice if the disk is full in the end.
+        compute_chunk = cache(lambda i: encode(self._check_finite(compute(chunks[i]), chunks[i], split)))
+        store = ChunkCache(key, shapes, record.dtype, f"the teacher's predictions of {rows} {split} rows")
+        try:
+            arrays, cached = store.load(compute_chunk, budget_gb=budget_gb)
+        except CacheUnavailable as reason:
+            logger.warning("the teacher's predictions are not cached for a later run: %s", reason)
+            arrays, cached = [compute_chunk(i) for i in range(len(chunks))], False
+        return CachedLogits(arrays, self.classes, tuple(range(self.classes))), cached
 
-def _finite(logits_nC: np.ndarray, numbers: np.ndarray, teacher: str, split: str) -> np.ndarray:
-    """Return the logits, or refuse a row whose logits are not finite: nothing could be learned from it."""
-    is_finite_n = np.isfinite(logits_nC).all(axis=1)
-    if not is_finite_n.all():
-        first = int(is_finite_n.argmin())
-        values = ", ".join(f"{v:.3g}" for v in logits_nC[first][:5])
-        raise InputError(
-            f"objective.teacher: {teacher}: its prediction of row {numbers[first] + 1} of {split} is not finite "
-            f"({values}); its weights may be damaged, expected another teacher"
-        )
-    return logits_nC
+    def _check_finite(self, logits_nC: np.ndarray, numbers: np.ndarray, split: str) -> np.ndarray:
+        """Return the logits, or refuse a row whose logits are not finite: nothing could be learned from it."""
+        is_finite_n = np.isfinite(logits_nC).all(axis=1)
+        if not is_finite_n.all():
+            first = int(is_finite_n.argmin())
+            values = ", ".join(f"{v:.3g}" for v in logits_nC[first][:5])
+            raise InputError(
+                f"objective.teacher: {self.teacher}: its prediction of row {numbers[first] + 1} of {split} is not "
+                f"finite ({values}); its weights may be damaged, expected another teacher"
+            )
+        return logits_nC
 
 
 def pack(logits_nC: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
 
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import ImageInputs, TextInputs
@@ -45,21 +44,17 @@ def check_features(pair: NetworkPair, kinds: Sequence[DistillationKind], rows: D
                 )
             kind.required(pair.networks)
             if isinstance(kind, TokenLoss):
-                _check_tokens(pair, rows)
+                _check_texts(pair, rows)
+                _check_images(pair, rows)
         except InputError as error:
             raise InputError(f"objective.kinds[{i}]: {error}") from error
 
 
-def _check_tokens(pair: NetworkPair, rows: Dataset) -> None:
+def _check_texts(pair: NetworkPair, rows: Dataset) -> None:
     inputs, teacher_inputs = pair.inputs, pair.teacher.classifier.inputs
-    if isinstance(inputs, TextInputs) and isinstance(teacher_inputs, TextInputs):
-        _check_texts(pair, inputs, teacher_inputs.tokenizer, rows)
-    elif isinstance(inputs, ImageInputs) and isinstance(teacher_inputs, ImageInputs):
-        _check_images(pair, inputs, teacher_inputs, rows)
-
-
-def _check_texts(pair: NetworkPair, inputs: TextInputs, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> None:
-    name, sample = pair.teacher.name, rows.select(range(min(200, len(rows))))
+    if not isinstance(inputs, TextInputs) or not isinstance(teacher_inputs, TextInputs):
+        return
+    name, tokenizer, sample = pair.teacher.name, teacher_inputs.tokenizer, rows.select(range(min(200, len(rows))))
     texts = {column: sample[column][:] for column in ("text", "text_pair") if column in sample.column_names}
     tokenizers = inputs.tokenizer, tokenizer
     ids, teacher_ids = (TextInputs(t, inputs.max_length).encode_batch(texts)["input_ids"] for t in tokenizers)
@@ -78,7 +73,10 @@ def _check_texts(pair: NetworkPair, inputs: TextInputs, tokenizer: PreTrainedTok
         )
 
 
-def _check_images(pair: NetworkPair, inputs: ImageInputs, teacher_inputs: ImageInputs, rows: Dataset) -> None:
+def _check_images(pair: NetworkPair, rows: Dataset) -> None:
+    inputs, teacher_inputs = pair.inputs, pair.teacher.classifier.inputs
+    if not isinstance(inputs, ImageInputs) or not isinstance(teacher_inputs, ImageInputs):
+        return
     images = rows.select(probe_indices(len(rows)))["image"][:]
     for each in (inputs, teacher_inputs):
         check_augmentable(each.processor, images, "the pixels beside this teacher")

@@ -9,7 +9,7 @@ Legend: B rows, T tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
@@ -89,18 +89,8 @@ class FeatureRecorder:
         features.pooled = {pooling: pool(last_BTD, features.mask_BT) for pooling, pool in self._pools.items()}
 
 
-def embeddings(
-    model: PreTrainedModel, inputs: dict[str, torch.Tensor], poolings: Collection[Pooling]
-) -> dict[Pooling, torch.Tensor]:
-    """Compute the embeddings (B, D) of a batch, also if the last layer is narrowed to the first token."""
-    recorder = FeatureRecorder(model, RequiredFeatures(poolings=frozenset(poolings)))
-    with closing(recorder), all_tokens(model), recorder.recording(inputs) as features:
-        model(**inputs)
-    return features.pooled
-
-
 class EmbeddingModel(nn.Module):
-    """A classifier whose logits are the embeddings of its rows."""
+    """A classifier with embeddings as logits, even if its last layer is narrowed to the first token."""
 
     def __init__(self, model: PreTrainedModel, pooling: Pooling) -> None:
         super().__init__()
@@ -109,7 +99,10 @@ class EmbeddingModel(nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
         """Return the embeddings (B, D) as `logits`."""
-        return SequenceClassifierOutput(logits=embeddings(self.model, inputs, (self.pooling,))[self.pooling])
+        recorder = FeatureRecorder(self.model, RequiredFeatures(poolings=frozenset({self.pooling})))
+        with closing(recorder), all_tokens(self.model), recorder.recording(inputs) as features:
+            self.model(**inputs)
+        return SequenceClassifierOutput(logits=features.pooled[self.pooling])
 
 
 def _projections(layer: nn.Module) -> list[nn.Module]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hf_finetune.distillation.teachers.base import Teacher, class_columns
+from hf_finetune.distillation.teachers.base import Teacher, class_columns, order_notes
 from hf_finetune.distillation.teachers.network import NetworkTeacher, Precision
 from hf_finetune.distillation.teachers.precomputed import is_precomputed, read_precomputed
 from hf_finetune.distillation.teachers.sklearn_pipeline import is_sklearn, read_sklearn
@@ -78,30 +78,25 @@ class Teachers:
         return tuple(notes)
 
     def _load(self, name: str) -> Teacher:
-        try:
-            if is_precomputed(name):
-                return read_precomputed(name, self.labels)
-            if is_sklearn(name):
-                self._check_kind(name, "text")
-                return read_sklearn(name, self.labels, all_logits=self.all_logits)
-        except InputError as error:
-            raise InputError(f"objective.teacher: {error}") from error
-        return self._load_network(name)
-
-    def _load_network(self, name: str) -> NetworkTeacher:
-        device = default_device()
-        if self.precision == "bf16" and not has_native_bf16(device):
+        precomputed, from_sklearn = is_precomputed(name), is_sklearn(name)
+        if self.precision == "bf16" and not (precomputed or from_sklearn or has_native_bf16(default_device())):
             raise InputError(
-                f"objective.teacher_precision: expected float32 on this {device.type}, which does not multiply bf16 "
-                "natively, got 'bf16'"
+                f"objective.teacher_precision: expected float32 on this {default_device().type}, which does not "
+                "multiply bf16 natively, got 'bf16'"
             )
         try:
+            if precomputed:
+                return read_precomputed(name, self.labels)
+            if from_sklearn:
+                self._check_kind(name, "text")
+                return read_sklearn(name, self.labels, all_logits=self.all_logits)
             classifier = load_trained(name, trust_remote_code=self.trust_remote_code)
             self._check_kind(name, classifier.kind)
             columns_C = class_columns(self.labels, classifier.labels, owner=name)
         except InputError as error:
             raise InputError(f"objective.teacher: {error}") from error
-        return NetworkTeacher(name, classifier, columns_C, self.precision, self.all_logits)
+        notes = order_notes(name, columns_C)
+        return NetworkTeacher(name, classifier, columns_C, self.precision, self.all_logits, notes)
 
     def _check_kind(self, name: str, kind: str) -> None:
         if kind != self.kind:

@@ -6,7 +6,7 @@ Legend: N rows, n rows of a chunk, C classes of the data, in their order, D widt
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -22,10 +22,9 @@ from hf_finetune.data.duplicates import dataset_digests
 from hf_finetune.data.image_processing import check_augmentable, probe_indices
 from hf_finetune.data.inputs import EpochRows, ImageInputs, Inputs, Rows, TextInputs, columns_of
 from hf_finetune.data.loading import Splits
-from hf_finetune.distillation.cache.logits import CachedLogits, Logits, cached_logits
+from hf_finetune.distillation.cache.logits import LogitCache, Logits
 from hf_finetune.distillation.features.recorder import EmbeddingModel
 from hf_finetune.distillation.losses.base import Pooling
-from hf_finetune.distillation.teachers.base import order_notes
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.half_precision import HalfPrecision
 from hf_finetune.evaluation.logits import PART_ROWS, TOKENS, predict_logits
@@ -79,16 +78,13 @@ class NetworkTeacher:
     """Number format of the predictions; bf16 keeps the predicted classes, see `evaluation.half_precision`."""
     all_logits: bool = False
     """Whether all logits are cached also with many classes, see `distillation.cache.logits`."""
+    notes: tuple[str, ...] = ()
+    """Notes for the user."""
 
     @property
     def model(self) -> PreTrainedModel:
         """The network; or its PEFT model, which has the same attributes."""
         return cast(PreTrainedModel, self.classifier.model)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Notes for the user."""
-        return order_notes(self.name, self.columns_C)
 
     @cached_property
     def weights(self) -> str:
@@ -127,15 +123,10 @@ class NetworkTeacher:
     def predict(self, rows: Dataset | AugmentedRows, split: str, *, budget_gb: float) -> tuple[Logits, bool]:
         """Return the logits of all rows, and whether all were cached before, see `Teacher.predict`."""
         encoded = EncodedRows.of(rows, self.classifier.inputs)
-        logits, cached = self._outputs(
-            self.model,
-            encoded,
-            split,
-            self.cache_key(encoded, self.precision),
-            width=len(self.classifier.labels),
-            all_logits=self.all_logits,
-            budget_gb=budget_gb,
-        )
+        cache = self._cache(len(self.classifier.labels), all_logits=self.all_logits)
+        key = self.cache_key(encoded, self.precision)
+        compute = self._forward(self.model, encoded, split, precision=self.precision)
+        logits, cached = cache.load(key, len(encoded.rows), compute, split=split, budget_gb=budget_gb)
         return replace(logits, columns_C=self.columns_C), cached
 
     def embeddings(self, rows: Dataset | AugmentedRows, split: str, pooling: Pooling, *, budget_gb: float) -> Logits:
@@ -145,15 +136,10 @@ class NetworkTeacher:
             rows, split, budget_gb: see `Teacher.predict`.
         """
         encoded = EncodedRows.of(rows, self.classifier.inputs)
-        return self._outputs(
-            EmbeddingModel(self.model, pooling),
-            encoded,
-            split,
-            self.cache_key(encoded) | {"embeddings": pooling},
-            width=width_of(self.model.config),
-            all_logits=True,
-            budget_gb=budget_gb,
-        )[0]
+        cache = self._cache(width_of(self.model.config), all_logits=True)
+        key = self.cache_key(encoded) | {"embeddings": pooling}
+        compute = self._forward(EmbeddingModel(self.model, pooling), encoded, split)
+        return cache.load(key, len(encoded.rows), compute, split=split, budget_gb=budget_gb)[0]
 
     def cache_key(self, encoded: EncodedRows, precision: Precision = "float32") -> dict[str, Any]:
         """Return what its outputs for rows depend on, as JSON values."""
@@ -169,47 +155,28 @@ class NetworkTeacher:
     def warn_of_pairs(self, rows: Dataset) -> None:
         """Warn of single texts for a teacher of pairs, and of pairs for a teacher that may not be one."""
         pairs = "text_pair" in rows.column_names
-        if self.classifier.kind == "image" or self.classifier.pairs == pairs:
-            return
-        if pairs:
-            logger.warning("%s: the data are pairs of texts, and the teacher may not be trained on pairs", self.name)
-        else:
-            logger.warning("%s: the teacher was trained on pairs of texts, and the data are single texts", self.name)
+        if self.classifier.kind == "text" and self.classifier.pairs != pairs:
+            texts = "pairs of texts" if pairs else "single texts"
+            logger.warning("%s: the data are %s, on which the teacher may not have been trained", self.name, texts)
 
-    def _outputs(
-        self,
-        model: nn.Module,
-        encoded: EncodedRows,
-        split: str,
-        key: dict[str, Any],
-        *,
-        width: int,
-        all_logits: bool,
-        budget_gb: float,
-    ) -> tuple[CachedLogits, bool]:
-        """Return the outputs of a model for all rows, and whether all were cached before."""
-        inputs = self.classifier.inputs
-        options: dict[str, Any] = {"batch_size": None, "tokens": TOKENS}
+    def _cache(self, width: int, *, all_logits: bool) -> LogitCache:
+        return LogitCache(self.name, width, PART_ROWS[self.classifier.kind], all_logits)
+
+    def _forward(
+        self, model: nn.Module, encoded: EncodedRows, split: str, *, precision: Precision = "float32"
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Return a function that computes the outputs of a model for the rows of some numbers."""
+        collate, options = self.classifier.inputs.collate, dict[str, Any](batch_size=None, tokens=TOKENS)
 
         # In the middle of a training whose own matrix products may be less exact.
         @exact_float32()
         def compute(numbers: np.ndarray) -> np.ndarray:
             chunk = Subset(encoded.rows, numbers.tolist())
             lengths = None if encoded.lengths_N is None else encoded.lengths_N[numbers]
-            if key["precision"] == "bf16":
+            if precision == "bf16":
                 # Built for each chunk: its state must not depend on chunks that a killed run has computed before.
-                return HalfPrecision(model, inputs.collate, rescore=True, **options).logits(chunk, lengths)
+                return HalfPrecision(model, collate, rescore=True, **options).logits(chunk, lengths)
             progress = f"the teacher predicts {split}"
-            return predict_logits(model, chunk, inputs.collate, lengths=lengths, progress=progress, **options)
+            return predict_logits(model, chunk, collate, lengths=lengths, progress=progress, **options)
 
-        return cached_logits(
-            key,
-            len(encoded.rows),
-            compute,
-            classes=width,
-            size=PART_ROWS[self.classifier.kind],
-            teacher=self.name,
-            split=split,
-            budget_gb=budget_gb,
-            all_logits=all_logits,
-        )
+        return compute

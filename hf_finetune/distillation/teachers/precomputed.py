@@ -153,14 +153,13 @@ def _repeat_notes(logits_MC: np.ndarray, first_M: np.ndarray, name: str) -> tupl
     if not len(again_R):
         return ()
     p_RC, first_RC = softmax(logits_MC[again_R]), softmax(logits_MC[first_M[again_R]])
-    rows, best_R, first_best_R = np.arange(len(again_R)), p_RC.argmax(1), first_RC.argmax(1)
-    margins_R = (p_RC[rows, best_R] - p_RC[rows, first_best_R]) + (
-        first_RC[rows, first_best_R] - first_RC[rows, best_R]
-    )
+    rows, difference_RC = np.arange(len(again_R)), p_RC - first_RC
+    # The margin of each prediction between its own class and the other's, both added up.
+    margins_R = difference_RC[rows, p_RC.argmax(1)] - difference_RC[rows, first_RC.argmax(1)]
     if len(contradictions := np.flatnonzero(margins_R > CLEAR)):
         i = again_R[contradictions[0]]
         raise InputError(f"{name}: rows {first_M[i] + 1} and {i + 1} predict one row, and not alike; keep one")
-    largest = float(np.abs(p_RC - first_RC).max())
+    largest = float(np.abs(difference_RC).max())
     if largest <= SAME:
         return ()
     return (

@@ -22,7 +22,7 @@ from hf_finetune.augmentation.online import AugmentedRows
 from hf_finetune.data.duplicates import dataset_digests
 from hf_finetune.data.inputs import Inputs
 from hf_finetune.data.loading import Splits
-from hf_finetune.distillation.cache.logits import Logits, cached_logits
+from hf_finetune.distillation.cache.logits import LogitCache, Logits
 from hf_finetune.distillation.teachers.base import class_columns, order_notes
 from hf_finetune.distillation.teachers.precomputed import LEAST_PROBABILITY
 from hf_finetune.errors import InputError
@@ -59,11 +59,8 @@ class SklearnTeacher:
     """Index of each of the data's classes among its own."""
     all_logits: bool = False
     """Whether the logarithms of all of many classes are cached, see `distillation.cache.logits`."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Notes for the user."""
-        return order_notes(self.name, self.columns_C)
+    notes: tuple[str, ...] = ()
+    """Notes for the user."""
 
     def check(self, splits: Splits, student: Inputs, augment: Sequence[object], *, online: bool) -> None:
         """Refuse rows that it cannot predict, see `Teacher.check`.
@@ -82,16 +79,12 @@ class SklearnTeacher:
         """Return the predictions of all rows, and whether all were cached before, see `Teacher.predict`."""
         rows = rows.texts() if isinstance(rows, AugmentedRows) else rows
         texts = rows["text"][:]
-        logits, cached = cached_logits(
+        logits, cached = LogitCache(self.name, self.classes, PART_ROWS["text"], self.all_logits).load(
             {"weights": self.weights, "rows": b"".join(dataset_digests(rows)).hex()},
             len(texts),
             lambda numbers: self.logits([texts[i] for i in numbers]),
-            classes=self.classes,
-            size=PART_ROWS["text"],
-            teacher=self.name,
             split=split,
             budget_gb=budget_gb,
-            all_logits=self.all_logits,
         )
         return replace(logits, columns_C=self.columns_C), cached
 
@@ -144,4 +137,5 @@ def read_sklearn(name: str, labels: Sequence[str], *, all_logits: bool = False) 
             "expected a vectorizer and a linear model or naive Bayes (LogisticRegression, MultinomialNB); for "
             "other models write the output of predict_proba to a .parquet file, columns text and p:NAME"
         )
-    return SklearnTeacher(name, weights, model, len(names), class_columns(labels, names, owner=name), all_logits)
+    columns_C = class_columns(labels, names, owner=name)
+    return SklearnTeacher(name, weights, model, len(names), columns_C, all_logits, order_notes(name, columns_C))

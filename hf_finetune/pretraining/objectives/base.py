@@ -74,16 +74,11 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Compute the loss of a micro-batch, the sum over its labels other than `IGNORED`: a scalar."""
 
-    def rows(self, encoded: Dataset) -> EpochRows:
-        """Return the rows that the data loader reads."""
+    def dataset(self, encoded: Dataset) -> tuple[EpochRows, Collate]:
+        """Return the rows that a data loader reads, and the function that collates them into a micro-batch."""
         from hf_finetune.data.inputs import Rows
 
-        return Rows(encoded, self.inputs.columns)
-
-    @property
-    def collate(self) -> Collate:
-        """Collates rows into a micro-batch."""
-        return partial(collate_counted, self.inputs)
+        return Rows(encoded, self.inputs.columns), partial(collate_counted, self.inputs)
 
     def scoring(self, model: nn.Module) -> AbstractContextManager[None]:
         """Put the model into the mode in which held-out rows are scored."""

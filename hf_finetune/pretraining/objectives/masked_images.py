@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from hf_finetune.data.inputs import Inputs
-    from hf_finetune.pretraining.masked_rows import MaskedRows
+    from hf_finetune.data.inputs import EpochRows, Inputs
     from hf_finetune.training.hooks import Collate
 
 # Their tokens are square patches of one size, as `MaskedImageTask` needs.
@@ -56,18 +55,13 @@ class MaskedImageTask(Task):
         self.patch, self.block, self.seed = int(network.config.patch_size), block, seed
         self.grid = (shape[1] // self.patch, shape[2] // self.patch)
 
-    def rows(self, encoded: Dataset) -> MaskedRows:
-        """Return images with `bool_masked_pos` (P,), true for masked patches."""
+    def dataset(self, encoded: Dataset) -> tuple[EpochRows, Collate]:
+        """Return images with `bool_masked_pos` (B, P), true for masked patches."""
         from hf_finetune.data.inputs import Rows
         from hf_finetune.pretraining.masked_rows import MaskedRows, mask_patches
 
         mask = partial(mask_patches, grid=self.grid, block=self.block, share=self.objective.share)
-        return MaskedRows(Rows(encoded, self.inputs.columns), mask, self.seed)
-
-    @property
-    def collate(self) -> Collate:
-        """Collates images and `bool_masked_pos` (B, P)."""
-        return partial(_collate_masked, self.inputs)
+        return MaskedRows(Rows(encoded, self.inputs.columns), mask, self.seed), partial(_collate_masked, self.inputs)
 
 
 def _collate_masked(inputs: Inputs, batch: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from hf_finetune.data.inputs import Inputs
-    from hf_finetune.pretraining.masked_rows import MaskedRows
+    from hf_finetune.data.inputs import EpochRows, Inputs
     from hf_finetune.training.hooks import Batch, Collate
 
 
@@ -99,15 +98,8 @@ class MaskedLanguageTask(Task):
             self._predicted_BT = None
         return F.cross_entropy(logits_1MV[0].float(), labels_BT[labels_BT != IGNORED], reduction="sum")
 
-    def rows(self, encoded: Dataset) -> MaskedRows:
-        """Return texts with masked tokens and `labels`."""
-        from hf_finetune.pretraining.word_masking import masked_texts
+    def dataset(self, encoded: Dataset) -> tuple[EpochRows, Collate]:
+        """Return texts with masked tokens and `labels` (B, T)."""
+        from hf_finetune.pretraining.word_masking import collate_texts, masked_texts
 
-        return masked_texts(encoded, self.text_inputs, self.masking)
-
-    @property
-    def collate(self) -> Collate:
-        """Collates texts and their `labels` (B, T)."""
-        from hf_finetune.pretraining.word_masking import collate_texts
-
-        return partial(collate_texts, self.text_inputs)
+        return masked_texts(encoded, self.text_inputs, self.masking), partial(collate_texts, self.text_inputs)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from hf_finetune.augmentation.online import TwoViews
-    from hf_finetune.data.inputs import ImageInputs, Inputs
+    from hf_finetune.data.inputs import EpochRows, ImageInputs, Inputs
     from hf_finetune.training.hooks import Batch, Collate
 
 # The augmentations of the paper (arXiv:2002.05709, appendix A), at full strength.
@@ -81,18 +80,12 @@ class SimCLRTask(Task):
         one_BD, other_BD = model(pixel_values=batch["pixel_values"]).logits.chunk(2)
         return nt_xent(one_BD, other_BD, temperature=self.objective.temperature).sum()
 
-    def rows(self, encoded: Dataset) -> TwoViews:
-        """Return two views of each image."""
-        from hf_finetune.augmentation.online import TwoViews
+    def dataset(self, encoded: Dataset) -> tuple[EpochRows, Collate]:
+        """Return two views of each image, the first views of a batch before the second."""
+        from hf_finetune.augmentation.online import TwoViews, collate_two_views
 
-        return TwoViews(encoded, self.image_inputs, self.objective.augment, self.seed)
-
-    @property
-    def collate(self) -> Collate:
-        """Collates the first views of all images, then the second."""
-        from hf_finetune.augmentation.online import collate_two_views
-
-        return partial(collate_two_views, self.image_inputs)
+        views = TwoViews(encoded, self.image_inputs, self.objective.augment, self.seed)
+        return views, partial(collate_two_views, self.image_inputs)
 
 
 def nt_xent(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: float) -> torch.Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_finetune.distillation.cache.logits import MANY, TOP, CachedLogits, cached_logits, pack, unpack
+from hf_finetune.distillation.cache.logits import MANY, TOP, CachedLogits, LogitCache, pack, unpack
 from hf_finetune.distillation.predictions import EnsembleLogits, mean_logits
 from hf_finetune.evaluation.metrics import softmax
 from hf_finetune.utils import disk_cache
@@ -37,9 +37,7 @@ class Compute:
 
 
 def cached(compute: Compute, *, budget_gb: float = 1.0, **parts: str) -> tuple[CachedLogits, bool]:
-    logits, is_cached = cached_logits(
-        parts, 23, compute, classes=3, size=5, budget_gb=budget_gb, teacher="a", split="train"
-    )
+    logits, is_cached = LogitCache("a", 3, 5).load(parts, 23, compute, split="train", budget_gb=budget_gb)
     return replace(logits, columns_C=(2, 0, 1)), is_cached
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.data.inputs import ImageInputs, TextInputs
 from hf_finetune.distillation.config import AttentionMaps, AttentionRelations, Embedding, FeatureKind, HiddenStates
-from hf_finetune.distillation.features.recorder import EmbeddingModel, FeatureRecorder, embeddings
+from hf_finetune.distillation.features.recorder import EmbeddingModel, FeatureRecorder
 from hf_finetune.distillation.losses.base import Features, Networks, RequiredFeatures
 from hf_finetune.distillation.losses.functional import log_attention_map
 from hf_finetune.errors import InputError
@@ -96,7 +96,7 @@ def test_tokens_before_the_patches_are_left_out(tmp_path: Path) -> None:
 def test_embeddings_of_a_narrowed_model(tmp_path: Path) -> None:
     """Of all its tokens, and in the end it is as narrow as it was, and in the mode it was in."""
     model, batch = made(tmp_path, "bert")
-    expected = embeddings(model, batch, ("mean",))["mean"]
+    expected = EmbeddingModel(model, "mean")(**batch).logits
     logits = model(**batch).logits
     narrow_to_first_token(model)
     assert model.base_model(**batch).last_hidden_state.shape[1] == 1

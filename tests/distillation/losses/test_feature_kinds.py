@@ -27,7 +27,7 @@ from hf_finetune.distillation.config import (
     RelationalKD,
     TokenKind,
 )
-from hf_finetune.distillation.features.recorder import FeatureRecorder, embeddings
+from hf_finetune.distillation.features.recorder import EmbeddingModel, FeatureRecorder
 from hf_finetune.distillation.features.teacher_features import FeatureDistillation
 from hf_finetune.distillation.loss import DistillationLoss, FeatureLossModule
 from hf_finetune.distillation.losses.base import FeatureLoss, Features, Networks, RequiredFeatures
@@ -241,7 +241,7 @@ def test_loss_of_a_step_is_the_mean_over_its_rows(tmp_path: Path) -> None:
         batch = trainer.inputs.collate(trainer.train_dataset[step])
         labels = torch.tensor(trainer.train_dataset[step]["label"])
         with torch.no_grad():
-            own_BD = embeddings(trainer.model.eval(), batch, ("mean",))["mean"] @ projection.T
+            own_BD = EmbeddingModel(trainer.model.eval(), "mean")(**batch).logits @ projection.T
             logits = trainer.model(**batch).logits
         turned = 1 - torch.cosine_similarity(own_BD, teachers_ND[step])
         expected = 0.5 * torch.nn.functional.cross_entropy(logits, labels) + weight * turned.mean()
