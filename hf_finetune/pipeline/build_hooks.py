@@ -19,7 +19,7 @@ from hf_finetune.training.regularization.elastic_net import ElasticNetSteps
 from hf_finetune.training.regularization.gradient_noise import NoisyGradients
 from hf_finetune.training.regularization.mixout import Mixout, pretrained_layers
 from hf_finetune.training.regularization.r_drop import RDrop
-from hf_finetune.training.unfreezing import GradualUnfreezing, steps_between, untrained_weights
+from hf_finetune.training.unfreezing import GradualUnfreezing, untrained_weights
 
 logger = logging.getLogger("hf_finetune.run")
 
@@ -67,4 +67,4 @@ def gradual_unfreezing(run: Run, network: PreTrainedModel, *, epoch_steps: int) 
     every = run.recipe.model.unfreeze_every
     if every is None:
         return None
-    return GradualUnfreezing(network, steps=steps_between(every, epoch_steps), fresh=run.model.fresh)
+    return GradualUnfreezing(network, steps=max(1.0, every * epoch_steps), fresh=run.model.fresh)

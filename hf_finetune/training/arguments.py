@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,8 @@ SET_BY = {
     "warmup_steps": "train.warmup_steps",
 }
 
-# Fields of `Train` that TrainingArguments has under the same name.
-SHARED = (
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "seed",
-    "logging_steps",
-)
+# Fields that are passed on by name.
+SHARED = {field.name for field in fields(Train)} & {field.name for field in fields(TrainingArguments)} - SET_BY.keys()
 
 # Peak learning rates by method, chosen on validation rows, see docs/benchmarks.md.
 LEARNING_RATE = {"full": 1e-4, "top": 3e-4, "lora": 1e-3, "head": 1e-3}

@@ -1,4 +1,4 @@
-"""A finished classifier: its model, and what turns rows into its inputs."""
+"""A trained classifier: the model and its tokenizer or image processor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 from torch import nn
@@ -27,13 +27,15 @@ from hf_finetune.utils.artifacts import artifacts_in
 
 logger = logging.getLogger("hf_finetune")
 
-# Where neither its tokenizer nor its config says how many tokens a classifier reads; and a stored limit above is none.
-UNKNOWN_LENGTH, MOST_STORED = 512, 100_000
+UNKNOWN_LENGTH = 512
+"""Maximum length where neither tokenizer nor config has one."""
+MOST_STORED = 100_000
+"""Largest maximum length of a tokenizer that is a limit."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model with what turns rows into its inputs."""
+    """A trained model with its tokenizer or image processor."""
 
     model: nn.Module
     inputs: Inputs
@@ -43,12 +45,12 @@ class Classifier:
 
     @property
     def kind(self) -> Literal["text", "image"]:
-        """What it reads."""
-        return self.inputs.kind
+        """Kind of its rows."""
+        return "text" if isinstance(self.inputs, TextInputs) else "image"
 
 
 def quiet_libraries() -> None:
-    """No bars and chatter of the libraries: what is to be said, this package says."""
+    """Turn off progress bars and messages of transformers and datasets: this package reports what matters."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
@@ -58,15 +60,24 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
     """Load a run's folder, its model/ folder, or a Hub repository.
 
     Raises:
-        InputError: when there is no such checkpoint, or it has no trained classification head.
+        InputError: there is no such checkpoint, or it has no trained classification head.
     """
     quiet_libraries()
-    if (alone := unmerged_adapter(checkpoint, revision=revision)) is not None:
-        return _with_adapter(checkpoint, alone, trust_remote_code)
+    if (adapter := unmerged_adapter(checkpoint, revision=revision)) is not None:
+        return _load_with_adapter(checkpoint, adapter, trust_remote_code)
     local = inspect_checkpoint(checkpoint, revision=revision, trust_remote_code=trust_remote_code)
+    model: PreTrainedModel
     if artifacts_in(local.folder.parent).get("encoder") == local.folder:
-        return _classifier(local, *load_custom_head(local.folder.parent))
-    config = json.loads((local.folder / "config.json").read_text(encoding="utf-8"))
+        model, task, labels = load_custom_head(local.folder.parent)
+    else:
+        model, task, labels = _load_model(checkpoint, local)
+    inputs = _inputs(local, _max_length(model, local) if task == "text-classification" else None)
+    narrow_to_first_token(model)
+    return _classifier(model, inputs, labels, local.config)
+
+
+def _load_model(checkpoint: str, local: LocalCheckpoint) -> tuple[PreTrainedModel, Task, tuple[str, ...]]:
+    config = _read_json(local.folder / "config.json")
     architecture = next(iter(config.get("architectures") or []), "")
     distilled = architecture == DeiTForImageClassificationWithTeacher.__name__
     if not distilled and not architecture.endswith(("ForSequenceClassification", "ForImageClassification")):
@@ -83,55 +94,49 @@ def load_trained(checkpoint: str, *, revision: str | None = None, trust_remote_c
     loaded = load_classifier(local, task=task, labels=labels, distilled=distilled)
     if loaded.fresh:
         raise InputError(f"{checkpoint}: its weights lack {', '.join(loaded.fresh)}; this classifier was never trained")
-    return _classifier(local, loaded.model, task, labels)
+    return loaded.model, task, labels
 
 
-def _with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Classifier:
-    """A run that is an adapter alone, on the checkpoint that it names."""
-    config, adapter = (json.loads((folder / n).read_text("utf-8")) for n in ("config.json", "adapter_config.json"))
+def _load_with_adapter(checkpoint: str, folder: Path, trust_remote_code: bool) -> Classifier:
+    """Load a run that is only an adapter, on the checkpoint that it names."""
+    config, adapter = _read_json(folder / "config.json"), _read_json(folder / "adapter_config.json")
     base, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
     if not base:
         raise InputError(f"{checkpoint}: its adapter_config.json does not name the checkpoint that it was trained on")
     local = inspect_checkpoint(base, revision=revision, trust_remote_code=trust_remote_code)
-    text = (folder / "tokenizer_config.json").is_file()
-    task: Task = "text-classification" if text else "image-classification"
+    tokenizer_config = folder / "tokenizer_config.json"
+    max_length = _read_json(tokenizer_config)["model_max_length"] if tokenizer_config.is_file() else None
+    task: Task = "image-classification" if max_length is None else "text-classification"
     labels = tuple(str(config["id2label"][i]) for i in sorted(config["id2label"], key=int))
-    loaded = load_classifier(local, task=task, labels=labels)
-    narrow_to_first_token(loaded.model)
-    model = load_adapter(loaded.model, folder).to(default_device()).eval()
-    inputs: Inputs
-    if text:
-        length = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["model_max_length"]
-        inputs = TextInputs(load_tokenizer(local, max_length=length, sample=[]), length)
-    else:
-        inputs = ImageInputs(load_image_processor(local))
-    return Classifier(model, inputs, labels, bool(config.get("trained_on_pairs")))
-
-
-def _classifier(local: LocalCheckpoint, model: PreTrainedModel, task: Task, labels: tuple[str, ...]) -> Classifier:
-    """The model with its tokenizer or image processor."""
-    inputs: Inputs
-    if task == "text-classification":
-        max_length = _max_length(model, local)
-        inputs = TextInputs(load_tokenizer(local, max_length=max_length, sample=[]), max_length)
-    else:
-        inputs = ImageInputs(load_image_processor(local))
-    # What its head does not read need not be computed.
+    model = load_classifier(local, task=task, labels=labels).model
     narrow_to_first_token(model)
-    network: nn.Module = model
-    pairs = bool(local.config.get("trained_on_pairs"))
-    return Classifier(network.to(default_device()).eval(), inputs, labels, pairs)
+    return _classifier(load_adapter(model, folder), _inputs(local, max_length), labels, config)
+
+
+def _inputs(local: LocalCheckpoint, max_length: int | None) -> Inputs:
+    """Tokenizer with a maximum length; the image processor where that is None."""
+    if max_length is None:
+        return ImageInputs(load_image_processor(local))
+    return TextInputs(load_tokenizer(local, max_length=max_length, sample=[]), max_length)
+
+
+def _classifier(model: nn.Module, inputs: Inputs, labels: tuple[str, ...], config: dict[str, Any]) -> Classifier:
+    return Classifier(model.to(default_device()).eval(), inputs, labels, bool(config.get("trained_on_pairs")))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _max_length(model: PreTrainedModel, local: LocalCheckpoint) -> int:
-    """Tokens at which a classifier's texts are cut off: as its tokenizer stores, and no more than it can read."""
+    """Maximum length stored with the tokenizer, unless the model reads fewer tokens."""
     path = local.folder / "tokenizer_config.json"
-    stored = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
-    made_for = positions_of(model) or local.config.get("max_position_embeddings")
-    # A tokenizer that was saved without a limit says 1e30.
-    if isinstance(stored, int) and stored <= (made_for or MOST_STORED):
+    stored = _read_json(path).get("model_max_length") if path.is_file() else None
+    positions = positions_of(model) or local.config.get("max_position_embeddings")
+    # Tokenizers saved without a limit store 1e30.
+    if isinstance(stored, int) and stored <= (positions or MOST_STORED):
         return stored
-    length = made_for or UNKNOWN_LENGTH
+    length = positions or UNKNOWN_LENGTH
     why = f"stores a limit of {stored}" if isinstance(stored, int) and stored <= MOST_STORED else "stores no limit"
     logger.info("%s: its tokenizer %s; texts are cut off at %d tokens", local.name, why, length)
     return length

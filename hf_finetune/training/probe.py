@@ -9,10 +9,9 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,14 +23,8 @@ from transformers import PreTrainedModel
 from hf_finetune.evaluation.logits import autocast_to
 from hf_finetune.models.freezing import trainable_parameters
 from hf_finetune.models.kernels.shortcuts import Shortcuts
-from hf_finetune.training.precision import (
-    EXACT,
-    Kernels,
-    attention_kernels,
-    has_native_bf16,
-    matmul_error,
-    settings_restored,
-)
+from hf_finetune.training import precision
+from hf_finetune.training.precision import Kernels
 from hf_finetune.utils import environment, hashing
 from hf_finetune.utils.files import write_json
 
@@ -115,7 +108,7 @@ def choose(
     if planned_steps < FEWEST_STEPS:
         return KernelChoice(default)
     alternatives = _alternatives(model, default, free)
-    choice = measure(partial(_step, model), batch, model, alternatives, default, planned_steps, shortcuts)
+    choice = measure(model, batch, alternatives, default, planned_steps, shortcuts)
     try:
         write_json(path, {"key": key, **choice.to_dict()})
     except OSError as error:
@@ -129,9 +122,9 @@ def _alternatives(model: PreTrainedModel, default: Kernels, free: frozenset[str]
     alternatives = []
     if "attention" in free:
         alternatives += [
-            replace(default, attention=name) for name in attention_kernels(model) if name != default.attention
+            replace(default, attention=name) for name in precision.attention_kernels(model) if name != default.attention
         ]
-    if "float32_matmul" in free and matmul_error("medium") < EXACT:
+    if "float32_matmul" in free and precision.matmul_error("medium") < precision.EXACT:
         # Under bf16 autocast few products are float32.
         if default.mixed_precision == "no":
             alternatives.append(replace(default, float32_matmul="medium"))
@@ -139,7 +132,7 @@ def _alternatives(model: PreTrainedModel, default: Kernels, free: frozenset[str]
             alternatives.append(replace(default, mixed_precision="no", float32_matmul="medium"))
     elif default.mixed_precision != "no" and "mixed_precision" in free:
         alternatives.append(replace(default, mixed_precision="no"))
-    if default.mixed_precision == "no" and "mixed_precision" in free and has_native_bf16(model.device):
+    if default.mixed_precision == "no" and "mixed_precision" in free and precision.has_native_bf16(model.device):
         alternatives.append(replace(default, mixed_precision="bf16"))
     if "threads" in free and default.threads > 1:
         alternatives.append(replace(default, threads=default.threads // 2))
@@ -147,21 +140,20 @@ def _alternatives(model: PreTrainedModel, default: Kernels, free: frozenset[str]
 
 
 def measure(
-    step: Callable[[Mapping[str, torch.Tensor], Kernels], None],
-    batch: Mapping[str, torch.Tensor],
     model: PreTrainedModel,
+    batch: Mapping[str, torch.Tensor],
     alternatives: list[Kernels],
     default: Kernels,
     planned_steps: int,
     shortcuts: Shortcuts = Shortcuts(),
 ) -> KernelChoice:
-    """Time `step` with the default and each alternative in turn; keep the default unless one is 10% faster."""
+    """Time a step with the default and each alternative in turn; keep the default unless one is 10% faster."""
 
     def timed(kernels: Kernels, rows: Mapping[str, torch.Tensor]) -> float:
         kernels.switch_on(model)
         with shortcuts.use(model):
             started = time.perf_counter()
-            step(rows, kernels)
+            _step(model, rows, kernels)
             return time.perf_counter() - started
 
     began = time.perf_counter()
@@ -196,7 +188,7 @@ def _restored(model: PreTrainedModel) -> Iterator[None]:
     training, attention = model.training, model.config._attn_implementation
     model.train()
     try:
-        with settings_restored(), torch.random.fork_rng(devices=[]):
+        with precision.settings_restored(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         model.zero_grad(set_to_none=True)

@@ -25,14 +25,11 @@ from hf_finetune.data.inputs import EpochRows, Inputs, Rows, columns_of, with_la
 from hf_finetune.errors import InputError
 from hf_finetune.evaluation.logits import gather_logits, predict_logits
 from hf_finetune.models.peft import state as adapter_state
-from hf_finetune.training.best_weights import Selection, select_weights
-from hf_finetune.training.checkpoints import is_over, refuse_missing, save_weights, saved_state
+from hf_finetune.training import best_weights, checkpoints, flops, nan_guard
 from hf_finetune.training.clock import LoopClock
-from hf_finetune.training.flops import Utilization, WorkCounter, measure
 from hf_finetune.training.gradients import clip_gradients
 from hf_finetune.training.hooks import Batch, Collate, HookEvents
 from hf_finetune.training.losses.weighted import mean_over_step
-from hf_finetune.training.nan_guard import NanGuard, check_logits, check_weights
 from hf_finetune.training.optim import schedules
 from hf_finetune.training.setup import TrainingSetup
 
@@ -81,10 +78,10 @@ class ClassifierTrainer(Trainer):
         # the whole step. None does: gradients would grow with accumulation and processes.
         self.model_accepts_loss_kwargs = False
         setup.batching.prepare(self.model)
-        self.nan_guard = NanGuard(args.device, args.world_size)
-        self.clock, self.work = LoopClock(), WorkCounter()
-        self.selection = Selection()
-        self.utilization: Utilization | None = None
+        self.nan_guard = nan_guard.NanGuard(args.device, args.world_size)
+        self.clock, self.work = LoopClock(), flops.WorkCounter()
+        self.selection = best_weights.Selection()
+        self.utilization: flops.Utilization | None = None
 
     @property
     def inputs(self) -> Inputs:
@@ -137,13 +134,7 @@ class ClassifierTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer. The Trainer knows one learning rate, and groups with and without weight decay."""
         if self.optimizer is None:
-            self.optimizer = self.setup.update.build_optimizer(
-                self.model,
-                lr=self.args.learning_rate,
-                weight_decay=self.args.weight_decay,
-                inputs=self.inputs,
-                train_rows=self.train_dataset,
-            )
+            self.optimizer = self.setup.update.build_optimizer(self.model, self.args, self.inputs, self.train_dataset)
         return self.optimizer
 
     def create_scheduler(
@@ -249,7 +240,7 @@ class ClassifierTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or "")
-        save_weights(self.model, folder, state_dict, is_main=self.args.should_save)
+        checkpoints.save_weights(self.model, folder, state_dict, is_main=self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load weights; those of adapters by our own format, because peft's does not resume every method."""
@@ -267,7 +258,7 @@ class ClassifierTrainer(Trainer):
             super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        refuse_missing(self.model, load_result.missing_keys, str(self.args.output_dir))
+        checkpoints.refuse_missing(self.model, load_result.missing_keys, str(self.args.output_dir))
         super()._issue_warnings_after_load(load_result)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -311,7 +302,7 @@ class ClassifierTrainer(Trainer):
 
     def _metrics(self, rows: Dataset, prefix: str) -> dict[str, float]:
         logits = self.logits(rows)
-        check_logits(logits, self.state.global_step)
+        nan_guard.check_logits(logits, self.state.global_step)
         values = self.metrics(np.asarray(rows["label"][:]), logits)
         return {f"{prefix}_{name}": float(value) for name, value in values.items()}
 
@@ -346,7 +337,7 @@ class ClassifierTrainer(Trainer):
         checkpoint = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         self.clock.start(checkpoint)
         with self._training_model():
-            if checkpoint is not None and is_over(saved_state(checkpoint)):
+            if checkpoint is not None and checkpoints.is_over(checkpoints.saved_state(checkpoint)):
                 self._restore_best(checkpoint)
             else:
                 super().train(resume_from_checkpoint=resume_from_checkpoint)
@@ -354,11 +345,11 @@ class ClassifierTrainer(Trainer):
             # False in a dry run, which saves nothing.
             if self.args.load_best_model_at_end:
                 with self.clock.paused():
-                    self.selection = select_weights(
+                    self.selection = best_weights.select_weights(
                         self.model, self.state, self.args, self.setup.averaging, self._score
                     )
         self.clock.loop.stop()
-        check_weights(self.model.parameters())
+        nan_guard.check_weights(self.model.parameters())
         self.utilization = self._measure_utilization()
 
     @contextmanager
@@ -374,7 +365,7 @@ class ClassifierTrainer(Trainer):
             yield
 
     def _restore_best(self, last: Path) -> None:
-        self.state = saved_state(last)
+        self.state = checkpoints.saved_state(last)
         best = self.state.best_global_step or self.state.global_step
         # The saved path may be stale: the run's folder may have been moved.
         self.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{best}"))
@@ -390,8 +381,8 @@ class ClassifierTrainer(Trainer):
         """
         return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
 
-    def _measure_utilization(self) -> Utilization | None:
-        return measure(
+    def _measure_utilization(self) -> flops.Utilization | None:
+        return flops.measure(
             self.model,
             self.work,
             passes=math.prod(hook.passes for hook in self.hooks),

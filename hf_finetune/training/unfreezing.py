@@ -61,11 +61,6 @@ class GradualUnfreezing(Hook):
         self.switch(max(0, state.global_step - 1))
 
 
-def steps_between(every: float, steps_per_epoch: int) -> float:
-    """Return the optimizer steps between two groups that are `every` epochs apart, at least one."""
-    return max(1.0, every * steps_per_epoch)
-
-
 def untrained_weights(unfreezing: GradualUnfreezing, steps: int) -> int:
     """Count the weights that a run of so many steps never trains."""
     frozen = unfreezing.groups[unfreezing.trains(steps - 1) :]

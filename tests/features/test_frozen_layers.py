@@ -18,7 +18,7 @@ from hf_finetune.models import freezing
 from hf_finetune.models.kernels.narrow_last_layer import narrow_to_first_token
 from hf_finetune.models.peft.adapters import add_adapter, lora_config
 from hf_finetune.models.peft.config import Lora
-from hf_finetune.training import trainer as trainer_module
+from hf_finetune.training import flops
 from hf_finetune.training.trainer import ClassifierTrainer
 from hf_finetune.utils import disk_cache, environment
 
@@ -48,7 +48,7 @@ OTHERS = {
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test's own; no peak of the processor is measured after each training."""
-    monkeypatch.setattr(trainer_module, "measure", lambda *_, **__: None)
+    monkeypatch.setattr(flops, "measure", lambda *_, **__: None)
     monkeypatch.setenv("HF_FINETUNE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "activations"
 

@@ -45,7 +45,7 @@ def measured(bert, monkeypatch: pytest.MonkeyPatch, costs: dict[Kernels, float],
     """`measure` with a step that takes what `costs` says, in seconds a row; also the steps of more than four rows."""
     now, taken = 0.0, []
 
-    def step(batch: dict[str, torch.Tensor], kernels: Kernels) -> None:
+    def step(_, batch: dict[str, torch.Tensor], kernels: Kernels) -> None:
         nonlocal now
         rows = len(batch["labels"])
         now += costs[kernels] * rows
@@ -53,8 +53,9 @@ def measured(bert, monkeypatch: pytest.MonkeyPatch, costs: dict[Kernels, float],
             taken.append(kernels)
 
     monkeypatch.setattr(probe.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(probe, "_step", step)
     default, *others = costs
-    return probe.measure(step, text_batch(rows=64), bert, others, default, planned_steps), taken
+    return probe.measure(bert, text_batch(rows=64), others, default, planned_steps), taken
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_nothing_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fam
     model = loaded(tmp_path, family).eval()
     pictures = {"pixel_values": torch.rand(4, 3, 32, 32), "labels": torch.tensor([0, 1, 0, 1])}
     monkeypatch.setattr(probe, "MOST_SECONDS", 1e9)
-    monkeypatch.setattr(probe, "matmul_error", lambda _: 0.0)
+    monkeypatch.setattr(precision, "matmul_error", lambda _: 0.0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     settings = torch.get_num_threads(), torch.get_float32_matmul_precision(), model.config._attn_implementation
     torch.manual_seed(3)
@@ -140,8 +141,8 @@ def test_a_cache_that_cannot_be_written_is_no_failure(bert, own_cache: Path, mon
 def test_alternatives_are_honest(bert, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never bf16 where it is not native; an inexact product never passes as float32; what is forced stays."""
     error = {"medium": 1e-7}
-    monkeypatch.setattr(probe, "matmul_error", error.__getitem__)
-    monkeypatch.setattr(probe, "has_native_bf16", lambda _: False)
+    monkeypatch.setattr(precision, "matmul_error", error.__getitem__)
+    monkeypatch.setattr(precision, "has_native_bf16", lambda _: False)
     two = replace(EAGER, threads=2)
     assert probe._alternatives(bert, two, FREE) == [
         replace(two, attention="sdpa"),

@@ -1,7 +1,7 @@
-"""Class weights: how much a row of each class counts in the loss.
+"""Class weights: the weight of a row's loss by its class.
 
-They are scaled so that their mean over the training rows is 1: the learning rate keeps its meaning, and only the ratios
-of the weights count."""
+Weights are scaled to a mean of 1 over the training rows, so the learning rate keeps its meaning and only the ratios of
+the weights matter."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hf_finetune.utils.config import Fraction, Positive, configclass
 
 @configclass
 class Balanced:
-    """Every class weighs the same in sum: a row's weight is one over the rows of its class."""
+    """All classes have the same total weight: a row's weight is one over the number of rows of its class."""
 
     def __call__(self, counts: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
-        """Weight of each class, from the rows that each has; of both length C."""
+        """Return the weight of each class from its number of rows."""
         return _mean_of_one([1 / _at_least_one(n) for n in counts], counts)
 
 
@@ -30,10 +30,10 @@ class EffectiveNumber:
     (arXiv:1901.05555)."""
 
     beta: Fraction = 0.999
-    """0: no weights; towards 1: one over the rows of the class."""
+    """0: equal weights; near 1: one over the number of rows of the class."""
 
     def __call__(self, counts: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
-        """Weight of each class."""
+        """Return the weight of each class from its number of rows."""
         return _mean_of_one([(1 - self.beta) / (1 - self.beta ** _at_least_one(n)) for n in counts], counts)
 
 
@@ -42,14 +42,13 @@ class PerClass:
     """A weight for each class by its name."""
 
     weights: Annotated[dict[str, Positive], MinLen(1)]
-    """Name of a class: its weight, above 0. Classes that are not named weigh 1, before all are scaled to a mean of
-    1."""
+    """Weight of each class by name, above 0. Other classes have weight 1, before all are scaled to a mean of 1."""
 
     def __call__(self, counts: Sequence[float], names: Sequence[str]) -> tuple[float, ...]:
-        """Weight of each class.
+        """Return the weight of each class.
 
         Raises:
-            InputError: a name that is no class of the data.
+            InputError: `weights` names a class that the data lacks.
         """
         for name in self.weights:
             if name not in names:
@@ -59,7 +58,7 @@ class PerClass:
 
 
 def log_shares(counts: Sequence[float]) -> tuple[float, ...]:
-    """Logarithm of each class's share of the rows; a class without rows counts as having one."""
+    """Return the logarithm of each class's share of the rows. A class without rows counts as one row."""
     total = sum(map(_at_least_one, counts))
     return tuple(math.log(_at_least_one(n) / total) for n in counts)
 

@@ -1,4 +1,4 @@
-"""The losses and class weights that a recipe can name; a loss is a file of its own."""
+"""The losses and class weights that a recipe can name. Each loss has its own file."""
 
 from __future__ import annotations
 

@@ -10,14 +10,15 @@ from torch.nn import functional as F
 
 
 def contrastive(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: float) -> torch.Tensor:
-    """Cross-entropy of finding each row's other embedding, by its one, among those of all rows of the batch, by cosine.
+    """Compute InfoNCE (arXiv:1807.03748): the cross-entropy of picking a row's second embedding by cosine similarity
+    with its first, among the second embeddings of all rows of the batch.
 
-    InfoNCE (arXiv:1807.03748): between two networks, as in CRD (arXiv:1910.10699), with the batch in place of a memory
-    of other rows; or between two dropout masks of one (SimCSE, arXiv:2104.08821).
+    The embeddings come from two networks, as in CRD (arXiv:1910.10699) but without its memory bank, or from two dropout
+    masks of one network (SimCSE, arXiv:2104.08821).
 
     Args:
-        one_BD: embeddings; the student's, projected onto the teacher's width.
-        other_BD: of the same rows; the teacher's.
+        one_BD: first embeddings, such as the student's, projected to the teacher's width.
+        other_BD: second embeddings of the same rows, such as the teacher's.
         temperature: divides the cosines.
 
     Returns:
@@ -29,5 +30,5 @@ def contrastive(one_BD: torch.Tensor, other_BD: torch.Tensor, *, temperature: fl
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """The tensor in float32, or in its own format where that is wider."""
+    """Convert to float32; keep a wider format."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @configclass
 class CrossEntropy:
-    """Minus the logarithm of the label's probability."""
+    """Negative logarithm of the label's probability."""
 
     def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        """Loss of each row, see `RowLosses`; with smoothing s the target is `smoothed`."""
+        """Return the loss of each row, see `RowLosses`; label smoothing as in `smoothed`."""
         from torch.nn import functional as F
 
         from hf_finetune.training.losses.targets import smoothed

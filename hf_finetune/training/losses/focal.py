@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @configclass
 class Focal:
-    """Cross-entropy times (1 - p)^gamma, p the label's probability: rows that are right count less
+    """Cross-entropy times (1 - p)^gamma, p the label's probability: well-classified rows count less
     (arXiv:1708.02002)."""
 
     gamma: NonNegative = 2.0
-    """How much less: 0 is cross-entropy."""
+    """Exponent; 0 is cross-entropy."""
 
     def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        """Loss of each row, see `RowLosses`; each class c of the target q adds -q_c (1 - p_c)^gamma log p_c."""
+        """Return the loss of each row, see `RowLosses`: the sum of -q_c (1 - p_c)^gamma log p_c, q the target."""
         from torch.nn import functional as F
 
         from hf_finetune.training.losses.targets import one_minus_exp, target_distribution

@@ -1,4 +1,4 @@
-"""PolyLoss: cross-entropy with another weight on its first term."""
+"""PolyLoss: cross-entropy with a different weight of its first term."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class PolyLoss:
     """Cross-entropy plus epsilon (1 - p), p the label's probability: Poly-1 of PolyLoss (arXiv:2204.12511)."""
 
     epsilon: Annotated[float, Ge(-1)] = 1.0
-    """How much more the first term of cross-entropy's expansion in 1 - p counts; 2 in the paper on ImageNet. 0 is
+    """Additional weight of the first term of cross-entropy's expansion in 1 - p; 2 in the paper on ImageNet. 0 is
     cross-entropy."""
 
     def __call__(self, logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        """Loss of each row, see `RowLosses`; each class c of the target q adds q_c (epsilon (1 - p_c) - log p_c)."""
+        """Return the loss of each row, see `RowLosses`: the sum of q_c (epsilon (1 - p_c) - log p_c), q the target."""
         from torch.nn import functional as F
 
         from hf_finetune.training.losses.targets import one_minus_exp, target_distribution

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,16 +64,14 @@ class _Climb:
 
     @torch.no_grad()
     def __init__(self, parameter: nn.Parameter, adaptive: bool) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        self.parameter, self.rows = parameter, None
+        gradient: Any = parameter.grad
+        self.parameter = parameter
+        self.rows: Any = ...
         if gradient.is_sparse:
             # Sum the entries of a repeated word first.
             gradient = gradient.coalesce()
             self.rows, gradient = gradient.indices()[0], gradient.values()
-            self.before = parameter[self.rows]
-        else:
-            self.before = parameter.detach().clone()
+        self.before = parameter[self.rows].clone()
         self.scale = self.before.abs().add_(ETA) if adaptive and parameter.ndim > 1 else None
         self.scaled = gradient if self.scale is None else gradient * self.scale
         """T g"""
@@ -81,18 +80,12 @@ class _Climb:
     def climb(self, factor: torch.Tensor) -> None:
         """Add `factor` T^2 g."""
         direction = self.scaled if self.scale is None else self.scaled * self.scale
-        self._set(self.before + factor.to(direction.device) * direction)
+        self.parameter[self.rows] = self.before + factor.to(direction.device) * direction
 
     @torch.no_grad()
     def restore(self) -> None:
         """Return to w."""
-        self._set(self.before)
-
-    def _set(self, value: torch.Tensor) -> None:
-        if self.rows is None:
-            self.parameter.copy_(value)
-        else:
-            self.parameter[self.rows] = value
+        self.parameter[self.rows] = self.before
 
 
 class _RandomState:

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from hf_finetune.data.inputs import Inputs
 from hf_finetune.training.optim.config import AdamW, Optimizer
@@ -34,21 +34,21 @@ class UpdateRule:
     """Update only the embeddings of words that occur, see `VocabularyAdamW`. For AdamW on texts."""
 
     def build_optimizer(
-        self, model: PreTrainedModel, *, lr: float, weight_decay: float, inputs: Inputs, train_rows: Dataset
+        self, model: PreTrainedModel, args: TrainingArguments, inputs: Inputs, train_rows: Dataset
     ) -> torch.optim.Optimizer:
         """Build the optimizer over the model's trainable parameters.
 
         Args:
-            lr: peak learning rate.
-            weight_decay: of the parameters that decay, see `rate_groups`.
+            args: have the peak learning rate and the weight decay.
             inputs: encodes the rows.
             train_rows: encoded rows.
 
         Raises:
             InputError: see `rate_groups.rate_groups`.
         """
+        lr, split_matrices = args.learning_rate, self.optimizer.splits_matrices
         groups = rate_groups(
-            model, lr=lr, weight_decay=weight_decay, rates=self.rates, split_matrices=self.optimizer.splits_matrices
+            model, lr=lr, weight_decay=args.weight_decay, rates=self.rates, split_matrices=split_matrices
         )
         if len({group["lr"] for group in groups}) > 1:
             logger.info("peak learning rates: %s", rates_in_words(groups))

@@ -1,4 +1,4 @@
-"""Elastic net by proximal steps: weights that end at exactly 0, and how many do."""
+"""Elastic net by proximal steps, which set weights to exactly 0; and the resulting sparsity."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hf_finetune.training.hooks import Hook
 
 
 def penalized(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
-    """The parameters that the penalty is on: those that train and whose names match.
+    """Return the penalized parameters: trainable ones whose names match.
 
     Args:
-        model: as it trains, an adapter on it already.
-        patterns: as `fnmatch` reads them; none: the classification layer's weights without its bias.
+        model: the model as it trains, with its adapter.
+        patterns: `fnmatch` patterns. Empty: the classification layer's weight without its bias.
 
     Raises:
-        InputError: a pattern that no parameter matches which trains.
+        InputError: a pattern matches no trainable parameter.
     """
     if not patterns:
         weights = {layer.weight for layer in classification_layers(model)}
@@ -33,7 +33,7 @@ def penalized(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Paramet
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in trained):
             raise InputError(
-                f"regularize.elastic_net.parameters: expected patterns of names of weights that train (the last one is "
+                f"regularize.elastic_net.parameters: expected patterns of trainable weights (such as "
                 f"{next(reversed(trained), 'none')}), got {pattern!r}, which matches none"
             )
     return {name: p for name, p in trained.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
@@ -41,7 +41,7 @@ def penalized(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Paramet
 
 @torch.no_grad()
 def proximal_step(weight: torch.Tensor, *, rate: float, l1: float, l2: float) -> None:
-    """In place: sign(w) max(|w| - rate l1, 0) / (1 + rate l2), the proximal operator of rate (l1 |w| + l2 w^2 / 2).
+    """Set w to sign(w) max(|w| - rate l1, 0) / (1 + rate l2), the proximal operator of rate (l1 |w| + l2 w^2 / 2).
 
     Zou and Hastie 2005; Parikh and Boyd 2014, "Proximal algorithms", section 6.5.3.
 
@@ -53,10 +53,10 @@ def proximal_step(weight: torch.Tensor, *, rate: float, l1: float, l2: float) ->
 
 
 class ElasticNetSteps(Hook):
-    """A proximal step on the chosen parameters after each optimizer step, at the rate which that step had.
+    """Takes a proximal step on some parameters after each optimizer step, at that step's learning rate.
 
     Args:
-        parameters: see `penalized`. No table of which `optim.vocabulary_adamw.VocabularyAdamW` keeps rows of its own.
+        parameters: see `penalized`. Without a table of `optim.vocabulary_adamw.VocabularyAdamW`, which holds a copy.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, l1: float, l2: float) -> None:
@@ -65,21 +65,21 @@ class ElasticNetSteps(Hook):
     def after_update(
         self, model: nn.Module, state: TrainerState, optimizer: torch.optim.Optimizer, *, overflowed: bool
     ) -> None:
-        """See the class. A step that was passed over is none."""
+        """Take a proximal step, unless the optimizer skipped its own."""
         if overflowed:
             return
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
         for parameter in self.parameters.values():
-            # With gradual unfreezing the optimizer has them all from the start.
+            # With gradual unfreezing the optimizer holds frozen parameters, too.
             if parameter.requires_grad and id(parameter) in rates:
                 proximal_step(parameter, rate=float(rates[id(parameter)]), l1=self.l1, l2=self.l2)
 
 
 def sparsity(parameters: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """How many of the weights are exactly 0.
+    """Count the weights that are exactly 0.
 
     Returns:
-        `weights`, how many there are, `zeros`, the `share`, and that of each by name in `parameters`.
+        `weights` and `zeros`, their numbers; `share` of zeros; and `parameters`, the share in each by name.
     """
     zeros = {name: int((p == 0).sum()) for name, p in parameters.items()}
     weights = sum(p.numel() for p in parameters.values())

@@ -1,4 +1,4 @@
-"""Normal noise on the gradients, the less the later (arXiv:1511.06807)."""
+"""Normal noise on the gradients, which falls over the training (arXiv:1511.06807)."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ from transformers import TrainerState
 
 from hf_finetune.training.hooks import Hook
 
-# Apart from other things that are drawn from the run's seed.
+# Separates these random numbers from others of the same seed.
 STREAM = 1511
 
 
 def noise_scale(step: int, *, eta: float, gamma: float) -> float:
-    """Standard deviation at a step: the root of eta / (1 + step)^gamma.
+    """Return the standard deviation of the noise: the root of eta / (1 + step)^gamma.
 
     Args:
-        step: optimizer steps taken before it.
+        step: optimizer steps taken before this one.
     """
     return (eta / (1 + step) ** gamma) ** 0.5
 
 
 class NoisyGradients(Hook):
-    """Adds the noise to the gradients of every step, after they were clipped.
+    """Adds noise to the clipped gradients of each step.
 
-    The noise follows from the seed and the step alone: a run that was resumed draws what it would have drawn, and all
-    processes draw the same, on top of the gradients they have shared. A row-sparse gradient (`nn.Embedding.sparse`)
-    gets noise on the rows of the words of the step; a word that is not in it stays where it is.
+    Seed and step alone decide the noise: a resumed run continues exactly, and all processes add the same noise to their
+    shared gradients. A row-sparse gradient (`nn.Embedding.sparse`) gets noise in the rows of the step's words.
 
     Args:
         eta: variance at the first step.
-        gamma: how fast it falls.
-        seed: of the run.
+        gamma: exponent of the decay of the variance.
+        seed: seed of the run.
     """
 
     def __init__(self, *, eta: float, gamma: float, seed: int) -> None:
         self.eta, self.gamma, self.seed = eta, gamma, seed
 
     def before_update(self, model: nn.Module, state: TrainerState) -> None:
-        """See the class."""
+        """Add the noise."""
         generators: dict[torch.device, torch.Generator] = {}
         scale = noise_scale(state.global_step, eta=self.eta, gamma=self.gamma)
         words = np.random.SeedSequence((self.seed, state.global_step, STREAM)).generate_state(1, np.uint64)

@@ -1,8 +1,7 @@
-"""Mixout: in training, weights are the pretrained ones again here and there (arXiv:1909.11299).
+"""Mixout (arXiv:1909.11299): a training step replaces random weights by the pretrained ones.
 
-Dropout sets activations to 0; mixout sets weights to where they came from. With W trained and U pretrained, each weight
-is U with probability p and U + (W - U) / (1 - p) else, so that on average it is W. In other words, dropout of the
-deviation from the pretrained weights. The weights themselves, and what is saved, stay plain.
+It is dropout of the deviation from the pretrained weights U: each trained weight W becomes U with probability p, else
+U + (W - U) / (1 - p), so that its mean is W. The stored weights do not change.
 """
 
 from __future__ import annotations
@@ -21,41 +20,39 @@ from hf_finetune.models.kernels.dropout import random_mask
 from hf_finetune.models.modules import encoder
 from hf_finetune.training.hooks import Hook
 
-# Apart from other things that are drawn from the run's seed.
+# Separates these random numbers from others of the same seed.
 STREAM = 1909
 
 
 def pretrained_layers(model: PreTrainedModel, fresh: Sequence[str] = ()) -> list[nn.Linear]:
-    """Linear layers of the encoder that came with the checkpoint and train.
+    """Return the trainable linear layers of the encoder that the checkpoint has.
 
     Args:
-        fresh: modules that the checkpoint did not have: they have nothing to go back to.
+        fresh: modules that the checkpoint lacked: they have no pretrained weights.
     """
     new = {m for name in fresh for m in model.get_submodule(name).modules()}
     return [m for m in encoder(model).modules() if isinstance(m, nn.Linear) and m not in new and m.weight.requires_grad]
 
 
 def mix(weight: torch.Tensor, pretrained: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The weights of a forward pass: pretrained + (weight - pretrained) * mask.
+    """Compute the weights of a forward pass: pretrained + (weight - pretrained) * mask, all of the same shape.
 
     Args:
-        weight: any shape, trained.
-        pretrained: same shape.
-        mask: same shape, 0 with probability p and else 1 / (1 - p).
+        mask: 0 with probability p, else 1 / (1 - p).
     """
     return torch.addcmul(pretrained, weight - pretrained, mask)
 
 
 class Mixout(Hook):
-    """Mixes pretrained weights into the given layers while the model trains.
+    """Mixes pretrained weights into layers while the model trains.
 
-    Masks follow from the seed, the step and the layer: every micro-batch and every process of a step has the same, and
-    a run that was resumed draws what it would have drawn.
+    Seed, step and layer alone decide the masks: all micro-batches and processes of a step have the same, and a resumed
+    run continues exactly.
 
     Args:
-        layers: their weights at this moment count as pretrained.
-        p: share of the weights that are pretrained in a forward pass, at least 0 and below 1.
-        seed: of the run.
+        layers: layers that have their pretrained weights now.
+        p: share of pretrained weights in a forward pass, at least 0 and below 1.
+        seed: seed of the run.
     """
 
     def __init__(self, layers: Sequence[nn.Linear], *, p: float, seed: int) -> None:
@@ -65,7 +62,7 @@ class Mixout(Hook):
         self.pretrained = [layer.weight.detach().clone() for layer in self.layers]
 
     def weight(self, index: int) -> torch.Tensor:
-        """Weights of the layer of this index for the present step, shape (out, in)."""
+        """Return the mixed weights of a layer for the present step, shape (out, in)."""
         weight, pretrained = self.layers[index].weight, self.pretrained[index]
         words = np.random.SeedSequence((self.seed, self.step, index, STREAM)).generate_state(1, np.uint64)
         generator = torch.Generator(weight.device).manual_seed(int(words[0]) >> 1)
@@ -73,12 +70,12 @@ class Mixout(Hook):
         return mix(weight, pretrained, mask.view_as(weight))
 
     def before_step(self, model: nn.Module, state: TrainerState) -> None:
-        """Draw other masks."""
+        """Switch to the masks of this step."""
         self.step = state.global_step
 
     @contextmanager
     def on_model(self, model: nn.Module) -> Iterator[None]:
-        """Within it the layers mix in training mode; after it, and in evaluation mode, they are as ever."""
+        """Let the layers mix in training mode. In evaluation mode and after the block they use their own weights."""
 
         def mixing(index: int, layer: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
             def forward(x: torch.Tensor) -> torch.Tensor:

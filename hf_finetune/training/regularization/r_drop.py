@@ -1,4 +1,4 @@
-"""R-Drop: two passes of the same rows under other dropout should give the same answer (arXiv:2106.14448).
+"""R-Drop (arXiv:2106.14448): two passes of a row with different dropout should predict the same.
 
 Legend: B rows, C classes.
 """
@@ -15,12 +15,12 @@ from hf_finetune.training.hooks import Batch, Hook, SummedLoss
 
 
 class RDrop(Hook):
-    """Sends every row through twice, and adds the divergence of its two predictions to the mean of their losses.
+    """Forwards each row twice and adds the divergence of the two predictions to the mean of their losses.
 
-    Not with packed batches, which cannot be doubled.
+    Not for packed batches, which cannot be doubled.
 
     Args:
-        weight: of the divergence.
+        weight: weight of the divergence.
     """
 
     passes = 2
@@ -29,11 +29,11 @@ class RDrop(Hook):
         self.weight = weight
 
     def on_inputs(self, model: PreTrainedModel, batch: Batch) -> Batch:
-        """Every row twice, in one pass: each has its own part of the dropout masks."""
+        """Double the batch: each copy of a row has its own dropout mask."""
         return {name: x if name == "labels" else torch.cat([x, x]) for name, x in batch.items()}
 
     def on_loss(self, loss: SummedLoss) -> SummedLoss:
-        """See the class."""
+        """Average the losses of both copies, and add the divergence."""
 
         def doubled(logits_2BC: torch.Tensor, targets: Any) -> torch.Tensor:
             one_BC, other_BC = logits_2BC.chunk(2)
@@ -44,12 +44,11 @@ class RDrop(Hook):
 
 
 def symmetric_kl(one_BC: torch.Tensor, other_BC: torch.Tensor) -> torch.Tensor:
-    """Half of KL(p || q) + KL(q || p) summed over rows, p and q the two logits' probabilities, in float32.
-
-    What R-Drop adds for two passes of the same rows under other dropout (arXiv:2106.14448).
+    """Compute half of KL(p || q) + KL(q || p), summed over rows, in float32.
 
     Args:
-        one_BC: logits, shape (B, C); likewise the other.
+        one_BC: logits of p, shape (B, C).
+        other_BC: logits of q, shape (B, C).
 
     Returns:
         Scalar, in nats.
