@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from helpers.hub_run import RECIPE, example_result, write_run
-from helpers.hub_server import Fault, HubServer, hub_server, new_token
+from helpers.hub_bench import REPO, Bench
+from helpers.hub_run import RECIPE, write_run
+from helpers.hub_server import Fault, new_token
 from helpers.hub_store import Answer, Blob
 from huggingface_hub import ModelCard, close_session, constants
-from huggingface_hub.utils import _http
-from safetensors.numpy import save_file
 
 from hf_finetune import Hub
 from hf_finetune.errors import GateError, InputError, PushError
-from hf_finetune.hub import contents, retry
-from hf_finetune.hub.push import Pushed, push
+from hf_finetune.hub import retry
 
-REPO = "tester/movie"
 SENT = {
     "README.md",
     "adapter/adapter_config.json",
@@ -35,43 +30,7 @@ SENT = {
     "tokenizer.json",
 }
 COMMIT = r"/commit/main(\?|$)"
-
-
-@dataclass
-class Bench:
-    """A server, a run to push, and the waits between attempts."""
-
-    server: HubServer
-    run: Path
-    sleeps: list[float] = field(default_factory=list)
-
-    def push(self, repo_id: str = REPO, **options) -> Pushed:
-        check, include_predictions = options.pop("check", None), options.pop("include_predictions", False)
-        target = Hub(repo_id=repo_id, **options)
-        return push(
-            self.run, target, include_predictions=include_predictions, endpoint=self.server.endpoint, check=check
-        )
-
-    def titles(self, revision: str = "main", repo_id: str = REPO) -> list[str]:
-        return [commit.title.split(" (")[0] for commit in self.server.repo(repo_id).history(revision)]
-
-    def files(self, revision: str = "main") -> dict[str, bytes]:
-        files = self.server.repo(REPO).at(revision).files
-        return {path: blob.content for path, blob in files.items() if path != ".gitattributes"}
-
-
 OURS, FIRST = "Run of hf_finetune", "initial commit"
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
-    with hub_server() as server:
-        server.connect(monkeypatch, tmp_path / "home")
-        # huggingface_hub's own waits, between the retries of a preupload or an upload.
-        monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
-        bench = Bench(server, write_run(tmp_path / "run"))
-        monkeypatch.setattr(retry, "sleep", bench.sleeps.append)
-        yield bench
 
 
 def test_content_of_a_push(bench: Bench) -> None:
@@ -375,114 +334,3 @@ def test_a_pulled_model_gives_the_same_logits(bench: Bench, tmp_path: Path) -> N
 
     bench.push(check=check)
     assert differences == [0.0]
-
-
-# What is never sent
-
-
-def refused(bench: Bench, match: str) -> None:
-    with pytest.raises(InputError, match=match) as caught:
-        bench.push()
-    assert bench.server.token not in str(caught.value) and "\n" not in str(caught.value)
-    assert bench.server.requests == []
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pytorch_model.bin",
-        "training_args.bin",
-        "x.PT",
-        "optimizer.bin",
-        "sub/rng_state_0.pth",
-        "head.pkl",
-        "modeling.py",
-        "checkpoint-5/config.json",
-        "log.jsonl",
-        "train.log",
-        "runs/events.out.tfevents.1",
-    ],
-)
-@pytest.mark.parametrize("folder", ["model", "adapter"])
-def test_names_that_are_refused(bench: Bench, name: str, folder: str) -> None:
-    path = bench.run / folder / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"x")
-    refused(bench, "never pushed")
-
-
-def test_a_pickle_is_known_by_its_content(bench: Bench) -> None:
-    import pickle
-
-    import torch
-
-    (bench.run / "model" / "extra.dat").write_bytes(pickle.dumps({"a": 1}))
-    refused(bench, "extra.dat: .*pickle")
-    torch.save({"a": torch.ones(2)}, bench.run / "model" / "extra.dat")
-    refused(bench, "extra.dat: .*pickle")
-    (bench.run / "model" / "extra.dat").unlink()
-    (bench.run / "model" / "more.safetensors").write_bytes(pickle.dumps({"a": 1}))
-    refused(bench, "more.safetensors: .*pickle")
-
-
-def test_tokens_in_files_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    token = bench.server.token
-    for name in ("README.md", "result.json", "model/tokenizer.json", "adapter/adapter_config.json"):
-        path = bench.run / name
-        before = path.read_text()
-        path.write_text(before.replace("{", '{"x": "' + token + '", ', 1) if name.endswith("json") else before + token)
-        refused(bench, "access token")
-        path.write_text(before)
-    other = bench.run / "model" / "notes.txt"
-    other.write_text(f"someone else's: {new_token()}")
-    refused(bench, r"notes\.txt: .*access token")
-    other.unlink()
-    weights = bench.run / "model" / "model.safetensors"
-    save_file({"w": np.zeros(3)}, weights, metadata={"format": "pt", "note": token})
-    refused(bench, r"model\.safetensors: .*access token")
-    # Across the edge of two chunks.
-    monkeypatch.setattr(contents, "CHUNK_BYTES", 1000)
-    for start in (970, 990, 999):
-        weights.write_bytes((8).to_bytes(8, "little") + b"{}".ljust(start - 8) + token.encode() + b" " * 2000)
-        refused(bench, "access token")
-    monkeypatch.setenv("HF_TOKEN", "an_unusual_token_of_another_shape")
-    weights.write_bytes((8).to_bytes(8, "little") + b"{} an_unusual_token_of_another_shape")
-    refused(bench, "access token")
-
-
-def test_a_link_out_of_the_run_is_refused(bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "secret.txt").write_text("mine")
-    (bench.run / "model" / "vocab.txt").symlink_to(tmp_path / "secret.txt")
-    refused(bench, "a link out of the run's folder")
-
-
-@pytest.mark.parametrize("name", ["result.json", "recipe.json", "README.md"])
-def test_an_unfinished_run_is_refused(bench: Bench, name: str) -> None:
-    (bench.run / name).unlink()
-    refused(bench, f"no {name}")
-
-
-def test_a_run_without_a_model_is_refused(bench: Bench, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(bench.run / "model")
-    shutil.rmtree(bench.run / "adapter")
-    refused(bench, "no model/")
-    (bench.run / "result.json").write_text("{")
-    refused(bench, "not valid JSON")
-
-
-@pytest.mark.parametrize("parity", [{"reload": {"ok": True}, "adapter": {"ok": False}}, {"reload": {}}, {}, None])
-def test_a_failed_gate_stops_the_push(bench: Bench, parity: dict | None) -> None:
-    (bench.run / "result.json").write_text(json.dumps({**example_result(), "parity": parity}))
-    with pytest.raises(GateError, match="parity check"):
-        bench.push()
-    assert bench.server.requests == []
-
-
-def test_a_custom_head_is_pushed(bench: Bench) -> None:
-    (bench.run / "model").rename(bench.run / "encoder")
-    save_file({"w": np.zeros(3)}, bench.run / "head.safetensors")
-    bench.push()
-    assert {"encoder/config.json", "encoder/model.safetensors", "head.safetensors"} <= set(bench.files())
-    assert "config.json" not in bench.files()
