@@ -18,7 +18,7 @@ from hf_finetune.utils.messages import one_line
 # that a bad value is often found by an operation on it.
 LIBRARY_ERRORS = (
     *(StrictDataclassError, ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError),
-    *(OSError, ImportError, re.error, SafetensorError),
+    *(OSError, EOFError, ImportError, re.error, SafetensorError),
 )
 
 
@@ -50,5 +50,7 @@ def input_errors(failure: str) -> Iterator[None]:
     """Turn the errors of a library into an `InputError`: what failed, and the library's message in one line."""
     try:
         yield
+    except InputError:
+        raise
     except LIBRARY_ERRORS as error:
         raise InputError(f"{failure}: {one_line(error, most=300)}") from error

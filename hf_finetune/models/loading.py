@@ -16,12 +16,12 @@ from transformers import DeiTForImageClassificationWithTeacher, PreTrainedConfig
 from hf_finetune.errors import InputError
 from hf_finetune.models.checkpoint_config import AUTO_CLASS, Task, classifier_config, name_classes, set_dropout
 from hf_finetune.models.checkpoint_weights import compare_weights
-from hf_finetune.models.contexts import quiet, seeded
+from hf_finetune.models.contexts import input_errors, quiet, seeded
 from hf_finetune.models.families import family_of
 from hf_finetune.models.modules import head_modules
 from hf_finetune.models.safety import LocalCheckpoint
+from hf_finetune.models.surgery.attention import supports_sdpa
 from hf_finetune.models.surgery.operations import SurgeryStep, apply_surgery, config_after
-from hf_finetune.utils.messages import one_line
 from hf_finetune.utils.plain import short_repr
 
 log = logging.getLogger("hf_finetune")
@@ -88,6 +88,8 @@ def load_classifier(
         notes.append(f"model.dropout: {config.model_type} has no dropout")
     if attn_implementation is None and not torch.accelerator.is_available():
         attn_implementation = "eager"
+    if attn_implementation == "sdpa" and not supports_sdpa(config):
+        raise InputError(f"model.attn_implementation: {config.model_type} has no sdpa attention; expected eager")
     config_after(config, surgery)
     model, info = _build(local, config, task, attn_implementation, seed, pretrained=pretrained)
     if dropout is not None:
@@ -122,24 +124,18 @@ def _build(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Build the model with the checkpoint's weights, or with random ones, and return it with the loading info."""
     auto, options = AUTO_CLASS[task], {"dtype": torch.float32, "attn_implementation": attn_implementation}
-    try:
-        with quiet(), seeded(seed):
-            if not pretrained:
-                return auto.from_config(config, **options), {}
-            return auto.from_pretrained(
-                local.folder,
-                config=config,
-                ignore_mismatched_sizes=True,
-                weights_only=True,
-                output_loading_info=True,
-                trust_remote_code=local.trust_remote_code,
-                **options,
-            )
-    except (ValueError, RuntimeError, TypeError, KeyError, OSError, ImportError) as error:
-        message = f"{local.name}: cannot be loaded as a classifier: {one_line(error, most=300)}"
-        if attn_implementation == "sdpa" and "scaled_dot_product_attention" in str(error):
-            message = f"model.attn_implementation: {config.model_type} has no sdpa attention; expected eager"
-        raise InputError(message) from error
+    with input_errors(f"{local.name}: cannot be loaded as a classifier"), quiet(), seeded(seed):
+        if not pretrained:
+            return auto.from_config(config, **options), {}
+        return auto.from_pretrained(
+            local.folder,
+            config=config,
+            ignore_mismatched_sizes=True,
+            weights_only=True,
+            output_loading_info=True,
+            trust_remote_code=local.trust_remote_code,
+            **options,
+        )
 
 
 def _check_dropout(model: PreTrainedModel, rate: float) -> None:

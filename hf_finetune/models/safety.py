@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, errors, snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import CONFIG_MAPPING
 
 from hf_finetune.errors import InputError
+from hf_finetune.models.contexts import input_errors
 from hf_finetune.utils.artifacts import ADAPTER_FILE, HEAD_FILE, artifacts_in
 from hf_finetune.utils.messages import did_you_mean, one_line
 
@@ -195,10 +196,8 @@ def _hub_refusal(repo: str, revision: str | None, error: Exception) -> str:
 
 
 def _read_json(name: str, path: Path) -> dict[str, Any]:
-    try:
+    with input_errors(f"{name}: {path.name} is not JSON; fetch it again"):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: {path.name} is not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{name}: {path.name} holds a {type(content).__name__}, expected a JSON object")
     return content
@@ -288,17 +287,15 @@ def _check_weights(name: str, path: Path) -> None:
     with path.open("rb") as file:
         if file.read(40).startswith(b"version https://git-lfs"):
             raise InputError(f"{name}: {path.name} is a git-lfs pointer, not the weights; run `git lfs pull` there")
-    try:
+    with input_errors(f"{name}: {path.name} is damaged or cut off; fetch it again"), warnings.catch_warnings():
         if path.suffix == ".safetensors":
             # This compares the offsets in the header with the size of the file.
             with safe_open(path, framework="pt"):
                 return
-        with warnings.catch_warnings():
-            # torch warns about unusual pickle protocols before it refuses them.
-            warnings.simplefilter("ignore")
+        # torch warns about unusual pickle protocols before it refuses them.
+        warnings.simplefilter("ignore")
+        try:
             torch.load(path, map_location="meta", weights_only=True)
-    except pickle.UnpicklingError as error:
-        why = "holds more than weights and is not read, it could run code"
-        raise InputError(f"{name}: {path.name} {why}; ask for safetensors") from error
-    except (SafetensorError, RuntimeError, OSError, EOFError) as error:
-        raise InputError(f"{name}: {path.name} is damaged or cut off ({one_line(error)}); fetch it again") from error
+        except pickle.UnpicklingError as error:
+            why = "holds more than weights and is not read, it could run code"
+            raise InputError(f"{name}: {path.name} {why}; ask for safetensors") from error

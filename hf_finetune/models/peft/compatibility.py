@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, PeftType, PromptLearningConfig, TaskType
@@ -55,17 +55,13 @@ def check_fit(model: PreTrainedModel, config: PeftConfig) -> None:
     """
     name = method_of(config)
     if config.peft_type not in SUPPORTED:
-        raise InputError(f"adapter: {name} is not supported yet; expected {_names(SUPPORTED)}")
+        raise InputError(f"adapter: {name} is not supported yet; expected {', '.join(SUPPORTED)}")
     misfit = _prompt_misfit(model, config) if config.is_prompt_learning else _layer_misfit(model, config)
     if misfit is not None:
         raise InputError(f"adapter: {name} does not fit {model.config.model_type}{misfit}")
     if isinstance(config, AdaLoraConfig) and config.target_r >= config.init_r:
         expected = "expected below init_r, from which ranks are cut"
         raise InputError(f"adapter.target_r: {expected}, got {config.target_r} and {config.init_r}")
-
-
-def _names(kinds: Iterable[PeftType]) -> str:
-    return ", ".join(kind.value for kind in kinds)
 
 
 def _prompt_misfit(model: PreTrainedModel, config: PeftConfig) -> str | None:
@@ -88,7 +84,7 @@ def _layer_misfit(model: PreTrainedModel, config: PeftConfig) -> str | None:
     convolutions = [m for m in modules if isinstance(m, nn.Conv2d)]
     linear = any(isinstance(m, nn.Linear) for m in modules)
     if convolutions and not linear and kind not in ON_CONVOLUTIONS:
-        return f", which has convolutions alone; expected {_names(ON_CONVOLUTIONS)}"
+        return f", which has convolutions alone; expected {', '.join(ON_CONVOLUTIONS)}"
     if convolutions and kind == PeftType.OFT:
         # Its forward pass fails.
         return ", a convolutional network; use BOFT or LORA"

@@ -24,10 +24,7 @@ class SetAttention(Operation):
         Raises:
             InputError: the family has no sdpa attention.
         """
-        from transformers import MODEL_MAPPING
-
-        model_class: Any = MODEL_MAPPING[type(config)]
-        if self.implementation == "sdpa" and not model_class._supports_sdpa:
+        if self.implementation == "sdpa" and not supports_sdpa(config):
             raise self.refusal(f"{config.model_type} has no sdpa attention; expected eager")
         config._attn_implementation = self.implementation
 
@@ -35,3 +32,11 @@ class SetAttention(Operation):
         """Return the same model, with this kernel."""
         model.set_attn_implementation(self.implementation)
         return model
+
+
+def supports_sdpa(config: PreTrainedConfig) -> bool:
+    """Whether the family has sdpa attention; True for remote code, which is not known."""
+    from transformers import MODEL_MAPPING
+
+    model_class: Any = MODEL_MAPPING.get(type(config), None)
+    return model_class is None or model_class._supports_sdpa

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from hf_finetune.models.families import stage_widths
 from hf_finetune.models.family import FeedForward
-from hf_finetune.models.surgery.rebuild import layer_names
+from hf_finetune.models.surgery.rebuild import Weights, layer_names
 from hf_finetune.models.surgery.width import WidthStep
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
-
-    from hf_finetune.models.surgery.rebuild import Weights
 
 
 @configclass

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hf_finetune.models.families import family_of, names_where
+from hf_finetune.models.surgery.rebuild import Weights
 from hf_finetune.models.surgery.width import WidthStep
 from hf_finetune.utils.config import configclass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-    from hf_finetune.models.surgery.rebuild import Weights
 
 # One width throughout; separate query, key and value layers; no rotary positions, which would tie features in pairs.
 ONE_WIDTH = names_where(lambda family: not family.staged and family.attention is not None)

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 
 from hf_finetune.models.families import depth_of, depths_of, family_of
 from hf_finetune.models.family import Family
-from hf_finetune.models.surgery.rebuild import Operation, layer_names
+from hf_finetune.models.surgery.rebuild import Operation, Weights, layer_names
 from hf_finetune.utils.config import Count, CountOrZero, configclass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
-
-    from hf_finetune.models.surgery.rebuild import Weights
 
 
 @dataclass(frozen=True)

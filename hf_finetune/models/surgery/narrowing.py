@@ -15,9 +15,7 @@ from transformers import PreTrainedModel
 
 from hf_finetune.models.families import family_of
 from hf_finetune.models.modules import query_key_value
-from hf_finetune.models.surgery.rebuild import layer_names
-
-Weights = dict[str, torch.Tensor]
+from hf_finetune.models.surgery.rebuild import Weights, layer_names
 
 
 def narrowed_weights(model: PreTrainedModel, width: int, old: Weights, fresh: Weights) -> Weights:

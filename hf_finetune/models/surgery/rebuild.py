@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import FAMILIES, Family, family_of
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    Weights = dict[str, torch.Tensor]
+Weights: TypeAlias = "dict[str, torch.Tensor]"
 
 
 class Operation:

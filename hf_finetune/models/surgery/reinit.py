@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from hf_finetune.errors import InputError
 from hf_finetune.models.families import depth_of, family_of
-from hf_finetune.models.surgery.rebuild import Operation, layer_names
+from hf_finetune.models.surgery.rebuild import Operation, Weights, layer_names
 from hf_finetune.utils.config import Count, configclass
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
-
-    from hf_finetune.models.surgery.rebuild import Weights
 
 
 @configclass
