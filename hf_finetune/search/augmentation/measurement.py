@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from hf_finetune.augmentation.compose import Augmentation
 from hf_finetune.errors import InputError, StoppedBySignal
 from hf_finetune.pipeline.batch_plan import step_batches
 from hf_finetune.pipeline.run_folder import plain_disk_errors
 from hf_finetune.search import planning
-from hf_finetune.search.augmentation.proxy_task import ProxyTask
 from hf_finetune.search.augmentation.search_run import SearchRun
 from hf_finetune.search.budget import format_duration
 from hf_finetune.search.final_runs import MAX_EVAL_ROWS, measure
@@ -33,21 +30,9 @@ class Measurement:
     is_full_size_measured: bool
 
 
-def measure_costs(
-    base: RecipeVariant,
-    proxy: ProxyTask,
-    augment: tuple[Augmentation, ...],
-    *,
-    seeds: int,
-    left_s: Callable[[], float],
-) -> Measurement:
-    """Measure costs, and choose the image size of final runs: the recipe's, or half of it if that is too expensive.
-
-    Args:
-        augment: operations of typical cost.
-        seeds: pairs of final runs that there must be time for.
-        left_s: returns the remaining seconds of the budget.
-    """
+def measure_costs(run: SearchRun) -> Measurement:
+    """Measure costs, and choose the image size of final runs: the recipe's, or half of it if that is too expensive."""
+    base, proxy, augment = run.base, run.proxy, run.space.augment(run.space.rand_augment(0.6))
     splits, train = proxy.prepared.data.splits, base.recipe.train
     batches = step_batches(proxy.prepared, proxy.prepared.data.inputs.lengths(proxy.encoded))
     steps = batches.total_steps(train.num_train_epochs, train.max_steps)
@@ -59,7 +44,7 @@ def measure_costs(
         return replace(cost, head_s=0.0) if proxy.one_head else cost
 
     def is_expensive(cost: planning.RunCost) -> bool:
-        return planning.too_expensive(cost, recipe_steps=steps, seeds=seeds, left_s=left_s())
+        return planning.too_expensive(cost, recipe_steps=steps, seeds=run.min_seeds, left_s=run.budget.left_s)
 
     half_size = None
     if proxy.sides is not None:
@@ -87,11 +72,10 @@ def plan_time(run: SearchRun) -> None:
         InputError: the budget is too small for the fewest trials and the shortest final runs.
         StoppedBySignal: nothing has been saved yet.
     """
-    budget, seeds = run.budget, run.options.seeds or planning.MIN_SEEDS
-    augment = run.space.augment(run.space.rand_augment(0.6))
+    budget, seeds = run.budget, run.min_seeds
     try:
         with plain_disk_errors(run.folder):
-            measured = measure_costs(run.base, run.proxy, augment, seeds=seeds, left_s=lambda: budget.left_s)
+            measured = measure_costs(run)
     except StoppedBySignal:
         raise StoppedBySignal("stopped before there was anything to save") from None
     steps, costs, used_s = measured.recipe_steps, measured.costs, budget.used_s

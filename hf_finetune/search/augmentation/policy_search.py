@@ -183,7 +183,7 @@ def _finish(run: SearchRun) -> State:
     if "trials" not in run.plan:
         run.plan_trials()
     with tqdm(desc="search", dynamic_ncols=True, leave=False, disable=None) as bar:
-        bar.total = run.plan["trials"] + RUNGS + 2 * (run.options.seeds or planning.MIN_SEEDS)
+        bar.total = run.plan["trials"] + RUNGS + 2 * run.min_seeds
         best = run.best_trial(bar)
         state["best"] = {
             "policy": describe_schedule(best.schedule),

@@ -76,7 +76,7 @@ def describe(state: State) -> str:
             "                 score  accuracy  steps  policy",
             *(f"              {t['score']:8.4f}  {t['accuracy']:8.4f}  {t['steps']:5}  {t['policy']}" for t in table),
             f"policy        {state['best']['policy']}",
-            f"retrained     {len(state['without'])} seeds each, {plan['steps']} of {plan['recipe_steps']} steps"
+            f"final runs    {len(state['without'])} seeds each, {plan['steps']} of {plan['recipe_steps']} steps"
             f"{_image_size(plan)}; accuracy {_mean(state['with'])} with it, {_mean(state['without'])} without",
             f"evidence      {_evidence(state)}",
             f"verdict       {state['verdict']}" + MORE.get(state["verdict"], ""),

@@ -55,6 +55,11 @@ class SearchRun:
         costs = self.plan["costs"]
         return planning.Costs(costs["step_s"], costs["rest_s"], planning.RunCost(**costs["run"]))
 
+    @property
+    def min_seeds(self) -> int:
+        """Fewest pairs of final runs that there must be time for."""
+        return self.options.seeds or planning.MIN_SEEDS
+
     def save(self) -> None:
         """Write search.json."""
         self.state["seconds"] = round(self.budget.used_s, 2)
