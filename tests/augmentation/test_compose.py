@@ -31,13 +31,13 @@ def share_changed(operation, batch: TextBatch) -> np.ndarray:
     return np.mean([[text.isupper() for text in texts] for texts in results], axis=0)
 
 
-def test_a_sequence_is_in_order() -> None:
+def test_compose_applies_in_order() -> None:
     assert Compose((UPPER, LOWER))(TextBatch(["aB", "Cd"]), rngs(2)).texts == ["ab", "cd"]
     assert Compose((LOWER, UPPER))(TextBatch(["aB", "Cd"]), rngs(2)).texts == ["AB", "CD"]
     assert Compose(())(TextBatch(["x"]), rngs(1)).texts == ["x"]
 
 
-def test_one_of_draws_for_every_row_by_weight() -> None:
+def test_one_of_draws_each_row_by_weight() -> None:
     batch = TextBatch(["one two"] * 3)
     assert np.allclose(share_changed(OneOf((UPPER, LOWER)), batch), 0.5, atol=0.1)
     assert np.allclose(share_changed(OneOf((UPPER, LOWER), (3.0, 1.0)), batch), 0.75, atol=0.1)
@@ -46,7 +46,7 @@ def test_one_of_draws_for_every_row_by_weight() -> None:
     assert any(len(set(texts)) == 2 for texts in rows), "not one draw for the whole batch"
 
 
-def test_sometimes_by_row_and_by_how_rare_a_class_is() -> None:
+def test_sometimes_by_row_and_by_class_frequency() -> None:
     labels = np.array([0, 1, 2])
     population = Population(("rare", "often", "most"), np.repeat([0, 1, 2], [2, 4, 8]), ["x y"] * 14)
     batch = TextBatch(["one two"] * 3, None, labels, population)
@@ -59,7 +59,7 @@ def test_sometimes_by_row_and_by_how_rare_a_class_is() -> None:
     assert share_changed(Sometimes(UPPER, 1.0), batch).tolist() == [1, 1, 1]
 
 
-def test_phases_go_by_how_much_of_the_training_is_over() -> None:
+def test_phases_follow_progress() -> None:
     batch = TextBatch(["xY"] * 4, progress=np.array([0.6, 0.0, 0.25, 0.99]))
     phases = Phases((UPPER, LOWER, Compose(())), (0.25, 0.7))
     assert phases(batch, rngs(4)).texts == ["xy", "XY", "xy", "xY"]
@@ -73,14 +73,14 @@ def test_phases_go_by_how_much_of_the_training_is_over() -> None:
         phases(TextBatch(["x"]), rngs(1))
 
 
-def test_a_row_does_not_depend_on_its_company() -> None:
+def test_a_row_does_not_depend_on_its_batch() -> None:
     whole = DEEP(TextBatch(TEXTS), rngs(4)).texts
     assert [DEEP(TextBatch([TEXTS[i]]), generators(0, [i], 0)).texts[0] for i in range(4)] == whole
     assert DEEP(TextBatch(TEXTS), rngs(4)).texts == whole != DEEP(TextBatch(TEXTS), rngs(4, 1)).texts
     assert pickle.loads(pickle.dumps(DEEP))(TextBatch(TEXTS), rngs(4)).texts == whole
 
 
-def test_images_too() -> None:
+def test_combinators_on_images() -> None:
     pixels = torch.arange(4 * 3 * 2 * 2, dtype=torch.uint8).view(4, 3, 2, 2)
     flipped = Sometimes(Flip(p=1.0), 0.5)(ImageBatch(pixels), rngs(4)).pixels
     rows = [torch.equal(flipped[i], pixels[i].flip(-1)) for i in range(4)]
@@ -88,13 +88,13 @@ def test_images_too() -> None:
     assert all(torch.equal(flipped[i], pixels[i]) for i in range(4) if not rows[i])
 
 
-def test_what_they_are_made_of() -> None:
+def test_walk_and_leaves() -> None:
     assert leaves([DEEP, Aeda()]) == [SwapWords(0.3), DeleteWords(0.3), KeyboardTypos(0.3), Aeda()]
     assert len(list(walk([DEEP, Aeda()]))) == 7
     assert leaves([Phases((DEEP, Aeda()))]) == leaves([DEEP, Aeda()])
 
 
-def test_through_a_file_and_from_names() -> None:
+def test_yaml_round_trip_and_names() -> None:
     phases = Phases((DEEP, Compose(()), Aeda()), (0.25, 0.5))
     assert pickle.loads(pickle.dumps(phases)) == phases
     augment = (DEEP, Sometimes(Aeda(), 0.2, "rare"), phases)
@@ -102,8 +102,8 @@ def test_through_a_file_and_from_names() -> None:
     plain = yaml.safe_load(yaml.safe_dump(to_plain(recipe)))
     assert merge(Recipe(name="", data=TextData(path=""), model=Model("")), plain) == recipe
     written = yaml.safe_load("[DeleteWords, {type: KeyboardTypos, p: 0.05}, {type: OneOf, choices: [Aeda, SwapWords]}]")
-    found = merge(recipe, {"data": {"augment": written}}).data.augment
-    assert found == (DeleteWords(), KeyboardTypos(0.05), OneOf((Aeda(), SwapWords())))
+    actual = merge(recipe, {"data": {"augment": written}}).data.augment
+    assert actual == (DeleteWords(), KeyboardTypos(0.05), OneOf((Aeda(), SwapWords())))
 
 
 def test_bad_input() -> None:

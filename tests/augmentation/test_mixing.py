@@ -57,56 +57,56 @@ def flat_pictures(*values: float, side: int = 4) -> Batch:
 def mixed_by(operation: Mixing, batch: Batch, drawn: Drawn) -> Batch:
     """The batch after the operation; what came in stays as it was."""
     before = {name: x.clone() for name, x in batch.items()}
-    found = operation(batch, drawn)
+    actual = operation(batch, drawn)
     assert batch.keys() == before.keys() and all(torch.equal(batch[n], x) for n, x in before.items())
-    assert torch.equal(found["labels"], batch["labels"])
-    return found
+    assert torch.equal(actual["labels"], batch["labels"])
+    return actual
 
 
 def test_mixup_by_hand() -> None:
     """Three quarters of 0 and a quarter of 8, and the other way round."""
-    found = mixed_by(Mixup(), flat_pictures(0.0, 8.0), Drawn(0.75))
-    assert (found["pixel_values"][0] == 2).all() and (found["pixel_values"][1] == 6).all()
-    assert found["partners"].tolist() == [1, 0] and found["shares"].tolist() == [0.75, 0.75]
+    actual = mixed_by(Mixup(), flat_pictures(0.0, 8.0), Drawn(0.75))
+    assert (actual["pixel_values"][0] == 2).all() and (actual["pixel_values"][1] == 6).all()
+    assert actual["partners"].tolist() == [1, 0] and actual["shares"].tolist() == [0.75, 0.75]
 
 
 def test_cut_mix_by_hand() -> None:
     """A quarter of the area is a box of 2 x 2, its middle at row 1, column 3: rows 0 and 1, columns 2 and 3."""
-    found = mixed_by(CutMix(), flat_pictures(0.0, 8.0), Drawn(0.75, 1, 3))
+    actual = mixed_by(CutMix(), flat_pictures(0.0, 8.0), Drawn(0.75, 1, 3))
     expected = torch.zeros(4, 4)
     expected[:2, 2:] = 8
-    assert torch.equal(found["pixel_values"][0], expected.expand(3, 4, 4))
-    assert torch.equal(found["pixel_values"][1], 8 - expected.expand(3, 4, 4))
-    assert found["shares"].tolist() == [0.75, 0.75]
+    assert torch.equal(actual["pixel_values"][0], expected.expand(3, 4, 4))
+    assert torch.equal(actual["pixel_values"][1], 8 - expected.expand(3, 4, 4))
+    assert actual["shares"].tolist() == [0.75, 0.75]
 
 
-def test_cut_mix_counts_what_the_box_really_covers() -> None:
+def test_cut_mix_share_is_the_area_inside_the_image() -> None:
     """Its middle in the corner, one pixel of the box is inside: the share is 15 of 16."""
-    found = mixed_by(CutMix(), flat_pictures(0.0, 8.0), Drawn(0.75, 0, 0))
-    assert found["pixel_values"][0, 0].sum() == 8 and found["pixel_values"][0, 0, 0, 0] == 8
-    assert found["shares"].tolist() == [0.9375, 0.9375]
+    actual = mixed_by(CutMix(), flat_pictures(0.0, 8.0), Drawn(0.75, 0, 0))
+    assert actual["pixel_values"][0, 0].sum() == 8 and actual["pixel_values"][0, 0, 0, 0] == 8
+    assert actual["shares"].tolist() == [0.9375, 0.9375]
 
 
-def test_cut_mix_takes_the_same_place() -> None:
+def test_cut_mix_pastes_at_the_same_place() -> None:
     """Of a partner that is not of one value: what lies under the box."""
     batch = flat_pictures(0.0, 0.0)
     batch["pixel_values"][1] = torch.arange(16.0).view(4, 4)
-    found = mixed_by(CutMix(), batch, Drawn(0.75, 2, 3))
-    assert found["pixel_values"][0, 0, 1:3, 2:4].tolist() == [[6, 7], [10, 11]]
-    assert found["pixel_values"][0, 0].sum() == 6 + 7 + 10 + 11
+    actual = mixed_by(CutMix(), batch, Drawn(0.75, 2, 3))
+    assert actual["pixel_values"][0, 0, 1:3, 2:4].tolist() == [[6, 7], [10, 11]]
+    assert actual["pixel_values"][0, 0].sum() == 6 + 7 + 10 + 11
 
 
 def test_resize_mix_by_hand() -> None:
     """The whole partner, dark above and bright below, in a box of 2 x 2 at row 1, column 2."""
     batch = flat_pictures(-1.0, 0.0, side=4)
     batch["pixel_values"][1, :, 2:] = 8
-    found = mixed_by(ResizeMix(), batch, Drawn(0.75, 1, 2))
+    actual = mixed_by(ResizeMix(), batch, Drawn(0.75, 1, 2))
     part = torch.nn.functional.interpolate(batch["pixel_values"][1:], (2, 2), mode="bilinear", antialias=True)[0]
     assert part[0, 0, 0] < 2 and part[0, 1, 0] > 6, "both halves are in it"
     expected = -torch.ones(3, 4, 4)
     expected[:, 1:3, 2:4] = part
-    assert torch.equal(found["pixel_values"][0], expected)
-    assert found["shares"].tolist() == [0.75, 0.75]
+    assert torch.equal(actual["pixel_values"][0], expected)
+    assert actual["shares"].tolist() == [0.75, 0.75]
 
 
 def test_mixup_of_texts_by_hand() -> None:
@@ -117,12 +117,12 @@ def test_mixup_of_texts_by_hand() -> None:
         "attention_mask": torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]),
         "labels": torch.tensor([0, 1]),
     }
-    found = mixed_by(Mixup(), batch, Drawn(0.75))
-    assert torch.equal(found["input_ids"], batch["input_ids"]) and found["partners"].tolist() == [1, 0]
-    assert found["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1]]
-    assert found["token_type_ids"].tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
-    found = mixed_by(Mixup(), batch, Drawn(0.25))
-    assert found["token_type_ids"].tolist() == [[0, 0, 1, 1], [0, 1, 1, 1]]
+    actual = mixed_by(Mixup(), batch, Drawn(0.75))
+    assert torch.equal(actual["input_ids"], batch["input_ids"]) and actual["partners"].tolist() == [1, 0]
+    assert actual["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1]]
+    assert actual["token_type_ids"].tolist() == [[0, 1, 1, 1], [0, 0, 1, 1]]
+    actual = mixed_by(Mixup(), batch, Drawn(0.25))
+    assert actual["token_type_ids"].tolist() == [[0, 0, 1, 1], [0, 1, 1, 1]]
     whole = mixed_by(Mixup(), batch, Drawn(1.0))
     assert all(torch.equal(whole[name], x) for name, x in batch.items())
     one_length = {name: batch[name] for name in ("input_ids", "labels")}
@@ -135,20 +135,20 @@ def test_contract_of_every_operation(operation: Mixing) -> None:
     rng = torch.Generator().manual_seed(0)
     batch = {"pixel_values": torch.rand(6, 3, 10, 14, generator=rng), "labels": torch.arange(6)}
     for seed in range(20):
-        found = mixed_by(operation, batch, np.random.default_rng(seed))
+        actual = mixed_by(operation, batch, np.random.default_rng(seed))
         again = pickle.loads(pickle.dumps(operation))(batch, np.random.default_rng(seed))
-        assert found.keys() == again.keys() and all(torch.equal(found[n], again[n]) for n in found)
-        pixels = found["pixel_values"]
+        assert actual.keys() == again.keys() and all(torch.equal(actual[n], again[n]) for n in actual)
+        pixels = actual["pixel_values"]
         assert pixels.shape == (6, 3, 10, 14) and pixels.dtype == torch.float32
         assert pixels.min() >= 0 and pixels.max() <= 1
-        if "shares" in found:
-            assert 0 <= found["shares"].min() == found["shares"].max() <= 1
-            assert sorted(found["partners"].tolist()) == list(range(6))
+        if "shares" in actual:
+            assert 0 <= actual["shares"].min() == actual["shares"].max() <= 1
+            assert sorted(actual["partners"].tolist()) == list(range(6))
     assert not torch.equal(pixels, batch["pixel_values"])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_nothing_is_mixed(operation: Mixing) -> None:
+def test_unmixed_batches_are_returned_unchanged(operation: Mixing) -> None:
     """At p 0, at alpha 0, and where a row is alone: the batch itself."""
     batch, rng = flat_pictures(0.0, 8.0), np.random.default_rng(0)
     for off in (dataclasses.replace(operation, p=0.0), dataclasses.replace(operation, alpha=0.0)):
@@ -159,7 +159,7 @@ def test_nothing_is_mixed(operation: Mixing) -> None:
 
 @pytest.mark.parametrize("operation", [CutMix(), ResizeMix()])
 @pytest.mark.parametrize("share", [1.0, 0.9999])
-def test_box_of_no_pixel_mixes_nothing(operation: Mixing, share: float) -> None:
+def test_empty_box_mixes_nothing(operation: Mixing, share: float) -> None:
     batch = flat_pictures(0.0, 8.0)
     assert operation(batch, Drawn(share, 1, 1)) is batch
 
@@ -212,7 +212,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 
 
 @pytest.mark.parametrize("views", [False, True])
-def test_batches_are_made_of_seed_and_epoch(inputs: ImageInputs, views: bool) -> None:
+def test_batches_depend_on_seed_and_epoch(inputs: ImageInputs, views: bool) -> None:
     first = batches(inputs, 3, views=views)
     assert same(first, batches(inputs, 3, views=views))
     assert same(first[1:], batches(inputs, 3, views=views, skipped=1))
@@ -220,7 +220,7 @@ def test_batches_are_made_of_seed_and_epoch(inputs: ImageInputs, views: bool) ->
     assert len({(float(b["shares"][0]), *b["partners"].tolist()) for b in first}) == 3, "each batch has its own"
 
 
-def test_a_batch_does_not_depend_on_those_before(inputs: ImageInputs) -> None:
+def test_a_batch_does_not_depend_on_earlier_batches(inputs: ImageInputs) -> None:
     rows = MixedRows(Rows(image_rows(12), columns_of(inputs, labels=True)), seed=5)
     rows.set_epoch(2)
     numbers = [rows.__getitems__([7, 1, 2])["generator"].random() for _ in range(2)]
@@ -229,7 +229,7 @@ def test_a_batch_does_not_depend_on_those_before(inputs: ImageInputs) -> None:
     assert len(rows) == 12 and rows[3]["label"] == 1
 
 
-def test_a_row_that_is_drawn_again_is_mixed_otherwise(inputs: ImageInputs) -> None:
+def test_repeated_rows_are_mixed_differently(inputs: ImageInputs) -> None:
     """And is the same row, whose number is another."""
     rows = MixedRows(Rows(image_rows(12), columns_of(inputs, labels=True)), seed=5)
     once, again = rows.__getitems__([7, 2]), rows.__getitems__([7 + 12, 2 + 24])
@@ -242,8 +242,8 @@ def test_every_operation_is_drawn() -> None:
     drawn = set()
     for seed in range(20):
         batch = {"generator": np.random.default_rng(seed)}
-        found = collate_mixed((Mixup(1.0), CutMix()), lambda _: flat_pictures(0.0, 8.0, side=32), batch)
-        drawn.add(len(found["pixel_values"][0].unique()) == 1)
+        actual = collate_mixed((Mixup(1.0), CutMix()), lambda _: flat_pictures(0.0, 8.0, side=32), batch)
+        drawn.add(len(actual["pixel_values"][0].unique()) == 1)
     assert drawn == {True, False}
 
 
@@ -251,7 +251,7 @@ def test_every_operation_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("recipe", [PICTURES, TEXTS])
-def test_there_and_back_through_json(recipe: Recipe) -> None:
+def test_json_round_trip(recipe: Recipe) -> None:
     mix = (Mixup(alpha=0.4), *((CutMix(p=0.5), ResizeMix()) if recipe is PICTURES else ()))
     chosen = dataclasses.replace(recipe, objective=Supervised(mix=mix))
     plain = to_plain(chosen)
@@ -264,10 +264,10 @@ def test_yaml_and_flags(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("objective: {mix: [{type: Mixup, alpha: 0.4}, CutMix]}\n")
     arguments = ["x", "--image", "picture", "--config", str(tmp_path / "mine.yaml")]
     assert parse_train(TrainJob, arguments, "train").recipe.objective.mix == (Mixup(0.4), CutMix())
-    said = parse_train(TrainJob, [*arguments, "--objective.mix.0.p", "0.5"], "train").recipe
-    assert said.objective.mix == (Mixup(0.4, p=0.5), CutMix())
-    said = parse_train(TrainJob, [*arguments, "--objective.mix", "[ResizeMix]"], "train").recipe
-    assert said.objective.mix == (ResizeMix(),)
+    output = parse_train(TrainJob, [*arguments, "--objective.mix.0.p", "0.5"], "train").recipe
+    assert output.objective.mix == (Mixup(0.4, p=0.5), CutMix())
+    output = parse_train(TrainJob, [*arguments, "--objective.mix", "[ResizeMix]"], "train").recipe
+    assert output.objective.mix == (ResizeMix(),)
     with pytest.raises(InputError, match=r"objective.mix.0..alpha: expected 0 to 100, got -1"):
         parse_train(TrainJob, [*arguments, "--objective.mix", "[{type: Mixup, alpha: -1}]"], "train")
     with pytest.raises(
@@ -287,6 +287,6 @@ def test_yaml_and_flags(tmp_path: Path) -> None:
         ({"batching": Batching(unpadded=True)}, "batching.unpadded: expected false or None"),
     ],
 )
-def test_what_texts_do_not_go_with(changes: dict, message: str) -> None:
+def test_refused_for_texts(changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check(dataclasses.replace(TEXTS, **({"objective": Supervised(mix=(Mixup(),))} | changes)))

@@ -27,7 +27,7 @@ def augmentation(rows, *operations) -> Augmenter:
     return Augmenter(operations, 0, population_of(rows, ("bad", "good")))
 
 
-def test_copies_of_texts_stand_behind_the_rows(texts: TextInputs) -> None:
+def test_text_copies_follow_the_rows(texts: TextInputs) -> None:
     rows = text_rows(ROWS)
     copied = with_copies(rows, texts, augmentation(rows, SwapWords(0.5)), 2)
     assert len(copied) == 3 * ROWS and copied.features == rows.features
@@ -70,7 +70,7 @@ def test_a_processor_that_crops_does_not_crop_a_copy_again(tmp_path: Path) -> No
     assert torch.equal(pixels[4:8], pixels[:4]) and torch.equal(pixels[8:], pixels[:4])
 
 
-def test_copies_without_room_are_refused(images: ImageInputs) -> None:
+def test_copies_without_disk_space_are_refused(images: ImageInputs) -> None:
     rows = image_rows(4)
     with pytest.raises(InputError, match=r"data.augment_copies: expected 0, .* room for 1 copies: .*"):
         with_copies(rows, replace(images, cache_gb=1e-6), augmentation(rows, Flip()), 1)

@@ -23,7 +23,7 @@ def augmentation(rows, *operations) -> Augmenter:
     return Augmenter(operations, 0, population_of(rows, ("bad", "good")))
 
 
-def test_views_change_with_the_epoch_and_are_what_the_operation_gives(texts: TextInputs) -> None:
+def test_views_change_with_the_epoch(texts: TextInputs) -> None:
     rows = text_rows(ROWS)
     views = AugmentedRows(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
     for epoch in range(2):
@@ -35,17 +35,17 @@ def test_views_change_with_the_epoch_and_are_what_the_operation_gives(texts: Tex
     assert expected != rows["text"][:]
 
 
-def test_a_row_that_is_drawn_several_times_has_another_view_each_time(texts: TextInputs) -> None:
+def test_repeated_rows_have_different_views(texts: TextInputs) -> None:
     rows = text_rows(ROWS)
     views = AugmentedRows(texts.encode(rows), texts, augmentation(rows, SwapWords(0.5)))
     views.set_epoch(2)
-    found = views.changed([3, 3 + ROWS, 5 + 2 * ROWS])["text"]
+    actual = views.changed([3, 3 + ROWS, 5 + 2 * ROWS])["text"]
     raw = TextBatch(rows["text"][:])
-    seen = [SwapWords(0.5)(raw, generators(0, range(ROWS), 2, view)).texts for view in range(3)]
-    assert found == [seen[0][3], seen[1][3], seen[2][5]] and found[0] != found[1]
+    observed = [SwapWords(0.5)(raw, generators(0, range(ROWS), 2, view)).texts for view in range(3)]
+    assert actual == [observed[0][3], observed[1][3], observed[2][5]] and actual[0] != actual[1]
 
 
-def test_a_row_that_is_drawn_again_is_in_the_phase_of_that_step(texts: TextInputs) -> None:
+def test_repeated_rows_follow_progress(texts: TextInputs) -> None:
     rows, over = text_rows(ROWS), {3: 0.0, 3 + ROWS: 0.75, 3 + 2 * ROWS: 0.25}
     known = augmentation(rows, Phases((ChangeCase(1.0, to="upper"), Compose(()))))
     known = replace(known, progress=lambda _, numbers: np.array([over[number] for number in numbers.tolist()]))
@@ -57,27 +57,27 @@ def test_a_row_that_is_drawn_again_is_in_the_phase_of_that_step(texts: TextInput
     ]
 
 
-def test_two_processes_see_what_one_sees(texts: TextInputs) -> None:
+def test_views_do_not_depend_on_the_number_of_processes(texts: TextInputs) -> None:
     """Each its own rows; a row's view is the same wherever it is."""
     rows = text_rows(ROWS)
     encoded = texts.encode(rows)
 
-    def seen(process: int, processes: int) -> list[tuple[int, ...]]:
+    def observed(process: int, processes: int) -> list[tuple[int, ...]]:
         views = AugmentedRows(encoded, texts, augmentation(rows, SwapWords(0.5)))
         sampler = StepBatches(ROWS, rows_per_step=4, process=process, processes=processes)
         loader = EpochLoader(views, batch_sampler=sampler, collate_fn=lambda batch: batch["input_ids"])
         loader.set_epoch(3)
         return [tuple(ids) for batch in loader for ids in batch]
 
-    first, second = seen(0, 2), seen(1, 2)
+    first, second = observed(0, 2), observed(1, 2)
     assert len(first) == len(second) == ROWS // 2
-    assert sorted(first + second) == sorted(seen(0, 1))
+    assert sorted(first + second) == sorted(observed(0, 1))
 
 
-def test_two_views_are_others_in_every_epoch(images: ImageInputs) -> None:
+def test_two_views_change_with_the_epoch(images: ImageInputs) -> None:
     """By the loader, which tells rows of every kind which epoch comes."""
 
-    def seen(epoch: int) -> torch.Tensor:
+    def observed(epoch: int) -> torch.Tensor:
         # Of one row, so that nothing but its views can differ.
         views = TwoViews(image_rows(1), images, (ResizedCrop(),), seed=0)
         sampler = StepBatches(1, rows_per_step=1)
@@ -85,11 +85,11 @@ def test_two_views_are_others_in_every_epoch(images: ImageInputs) -> None:
         loader.set_epoch(epoch)
         return next(iter(loader))
 
-    first, *others = (seen(epoch) for epoch in range(3))
-    assert torch.equal(first, seen(0)) and not any(torch.equal(first, other) for other in others)
+    first, *others = (observed(epoch) for epoch in range(3))
+    assert torch.equal(first, observed(0)) and not any(torch.equal(first, other) for other in others)
 
 
-def test_images_are_changed_before_they_are_normalized(images: ImageInputs) -> None:
+def test_images_are_augmented_before_normalization(images: ImageInputs) -> None:
     rows = image_rows(6)
     views = AugmentedRows(images.encode(rows), images, augmentation(rows, Flip(p=1.0)))
     changed = images.collate(views.__getitems__(range(6)))["pixel_values"]
@@ -98,7 +98,7 @@ def test_images_are_changed_before_they_are_normalized(images: ImageInputs) -> N
     torch.testing.assert_close(changed, plain.flip(-1), rtol=0, atol=1e-6)
 
 
-def test_images_of_phases_are_known_by_the_training_too(images: ImageInputs) -> None:
+def test_identity_of_images_includes_progress(images: ImageInputs) -> None:
     """An epoch of a longer training is in another phase: answers to its views are not those of a shorter one."""
     rows = image_rows(ROWS)
 

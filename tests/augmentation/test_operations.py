@@ -33,17 +33,17 @@ def test_a_single_generator_gives_each_row_a_child() -> None:
     assert values == [r.random() for r in again] and values[0] != values[1]
 
 
-def test_taking_and_putting_rows() -> None:
+def test_take_and_put() -> None:
     batch = TextBatch(["a", "b", "c"], ["x", "y", "z"], np.array([0, 1, 2]))
     part = batch.take(np.array([2, 0]))
     assert (part.texts, part.pairs, part.labels.tolist()) == (["c", "a"], ["z", "x"], [2, 0])
     put = batch.put(np.array([2, 0]), replace(part, texts=["C", "A"]))
     assert put.texts == ["A", "b", "C"] and batch.texts == ["a", "b", "c"]
 
-    pictures = ImageBatch(torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 1, 1))
-    part = pictures.take(np.array([1]))
-    put = pictures.put(np.array([1]), replace(part, pixels=part.pixels + 10))
-    assert put.pixels[:, 0, 0, 0].tolist() == [0, 11, 2] and pictures.pixels[1, 0, 0, 0] == 1
+    images = ImageBatch(torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 1, 1))
+    part = images.take(np.array([1]))
+    put = images.put(np.array([1]), replace(part, pixels=part.pixels + 10))
+    assert put.pixels[:, 0, 0, 0].tolist() == [0, 11, 2] and images.pixels[1, 0, 0, 0] == 1
 
 
 def test_population_by_hand() -> None:
@@ -52,7 +52,7 @@ def test_population_by_hand() -> None:
     assert [rows.tolist() for rows in population.rows_of] == [[0, 2, 3], [], [1]]
 
 
-def test_second_texts_of_pairs_change_too_unless_there_is_none() -> None:
+def test_second_texts_change_unless_empty() -> None:
     batch = ChangeCase(1.0, "upper")(TextBatch(["a", "b"], ["c", " "]), np.random.default_rng(0))
     assert (batch.texts, batch.pairs) == (["A", "B"], ["C", " "])
 

@@ -41,7 +41,7 @@ class Erase:
         return TextBatch(["" for _ in batch.texts], batch.pairs)
 
 
-def test_a_text_is_changed_by_its_place_and_the_view_alone() -> None:
+def test_a_text_depends_on_its_index_and_view_alone() -> None:
     raw, views = text_rows(20)[:], SeveralViews((SwapWords(0.5),), 4, seed=7)
     for view in (1, 2):
         expected = SwapWords(0.5)(TextBatch(raw["text"]), generators(7, range(20), 0, view)).texts
@@ -51,23 +51,23 @@ def test_a_text_is_changed_by_its_place_and_the_view_alone() -> None:
     assert SeveralViews((SwapWords(0.5),), 4, seed=8).texts(raw, range(20), 1) != views.texts(raw, range(20), 1)
 
 
-def test_pairs_stay_pairs_and_classes_are_not_seen() -> None:
+def test_pairs_stay_pairs_and_labels_are_hidden() -> None:
     raw = {"text": ["a", "b"], "text_pair": ["c", "d"], "label": [0, 1]}
     assert SeveralViews((Shout(),), 2).texts(raw, [0, 1], 1) == {"text": ["A", "B"], "text_pair": ["C", "D"]}
     assert SeveralViews((Shout(),), 2).texts({"text": ["a", "b"]}, [0, 1], 1) == {"text": ["A", "B"]}
 
 
-def test_an_image_is_changed_by_its_place_and_the_view_alone() -> None:
+def test_an_image_depends_on_its_index_and_view_alone() -> None:
     places, views = [10, 11, 12, 13, 14, 15], SeveralViews((Flip(0.5),), 3, seed=7)
     expected = Flip(0.5)(ImageBatch(PIXELS), generators(7, places, 0, 2)).pixels
     assert not torch.equal(expected, PIXELS)
-    pictures = ImageView(PIXELS, places, views, 2)
-    assert len(pictures) == 6 and torch.equal(pictures.__getitems__(range(6))["pixels"], expected)
-    assert torch.equal(pictures.__getitems__([4, 1])["pixels"], expected[[4, 1]])
+    images = ImageView(PIXELS, places, views, 2)
+    assert len(images) == 6 and torch.equal(images.__getitems__(range(6))["pixels"], expected)
+    assert torch.equal(images.__getitems__([4, 1])["pixels"], expected[[4, 1]])
     assert torch.equal(ImageView(PIXELS, places, views, 0).__getitems__(range(6))["pixels"], PIXELS)
 
 
-def test_images_are_decoded_to_what_the_processor_has_before_it_normalizes() -> None:
+def test_images_are_decoded_before_normalization() -> None:
     inputs, rows = ImageInputs(ViTImageProcessor(size={"height": 16, "width": 16})), image_rows(70)
     pixels = decode_images(inputs, rows["image"][:])
     assert pixels.shape == (70, 3, 16, 16) and pixels.dtype == torch.uint8
@@ -79,9 +79,9 @@ def test_a_processor_without_whole_numbers_is_refused() -> None:
     """One that rescales within its resizing has no moment at which the pixels are whole numbers."""
 
     class Floats(ViTImageProcessor):
-        def __call__(self, pictures, **options):
-            found = super().__call__(pictures, **options)
-            return {"pixel_values": found["pixel_values"].float()}
+        def __call__(self, images, **options):
+            actual = super().__call__(images, **options)
+            return {"pixel_values": actual["pixel_values"].float()}
 
     inputs = ImageInputs(Floats(size={"height": 16, "width": 16}))
     with pytest.raises(InputError, match=r"^--augment: expected none .* its Floats gives no 8-bit pixels"):
@@ -125,15 +125,15 @@ def test_an_operation_on_some_of_the_rows_is_not_refused() -> None:
     assert 5 < sum(after != before for after, before in zip(changed, raw["text"], strict=True)) < 35
 
 
-def test_nothing_left_of_a_text_is_said_of_the_flag() -> None:
+def test_empty_text_error_names_the_flag() -> None:
     with pytest.raises(InputError, match=r"^--augment: .*Erase\(\) leaves nothing of the text"):
         SeveralViews((Erase(),), 2).texts({"text": ["a word"]}, [0], 1)
 
 
-def test_what_is_reported_makes_the_same_views() -> None:
+def test_to_dict_reproduces_the_views() -> None:
     views = SeveralViews((SwapWords(0.2), OneOf((SwapWords(), Compose((Flip(0.3),))))), 3, seed=5)
-    found = json.loads(json.dumps(views.to_dict()))
-    assert found.keys() == {"number", "augment", "seed"}
-    assert (found["augment"][0]["type"], found["augment"][0]["p"]) == ("SwapWords", 0.2)
-    operations = validated(found["augment"], Operations[Augmentation], "--augment")
-    assert SeveralViews(operations, found["number"], found["seed"]) == views
+    actual = json.loads(json.dumps(views.to_dict()))
+    assert actual.keys() == {"number", "augment", "seed"}
+    assert (actual["augment"][0]["type"], actual["augment"][0]["p"]) == ("SwapWords", 0.2)
+    operations = validated(actual["augment"], Operations[Augmentation], "--augment")
+    assert SeveralViews(operations, actual["number"], actual["seed"]) == views

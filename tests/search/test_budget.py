@@ -8,22 +8,22 @@ from hf_finetune.search.planning import affordable_trials
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("45", 45), ("1.5m", 90)])
-def test_a_time(text: str, seconds: float) -> None:
+def test_parse_duration(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "0m", "ten", "5 minutes", "-3m", "3d"])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"--budget .*: expected a time such as 90s"):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("seconds", [1, 59, 60, 3599, 5400, 90061])
-def test_what_is_spoken_is_read_again(seconds: int) -> None:
+def test_format_duration_round_trip(seconds: int) -> None:
     assert parse_duration(format_duration(seconds)) == seconds
 
 
-def test_as_many_trials_as_end_in_time() -> None:
+def test_affordable_trials() -> None:
     def halves(trials: int) -> tuple[int, int]:
         return trials - trials // 3, trials // 3
 

@@ -54,20 +54,20 @@ def test_steps_first_then_seeds() -> None:
     assert clock.decided(recipe_steps=6) == pairs(5, 6) and clock.left_s == pytest.approx(2.0)
 
 
-def test_seeds_that_were_asked_for_are_all_and_no_more() -> None:
+def test_requested_seeds_are_neither_more_nor_fewer() -> None:
     assert Clock(1000.0).decided(recipe_steps=6, seeds=4) == pairs(4, 6)
     # 8 (4 + n) in 90 s: 7 steps.
     assert Clock(100.0).decided(recipe_steps=30, seeds=4) == pairs(4, 7)
     assert Clock(10_000.0).decided(recipe_steps=6) == pairs(10, 6)
 
 
-def test_runs_that_are_quicker_than_measured_leave_time_for_more() -> None:
+def test_faster_runs_leave_time_for_more_pairs() -> None:
     # Half as long: the three pairs take 45 s, and 15 s are in the other 55 s three times, with a tenth of one.
     clock = Clock(100.0, slower=0.5)
     assert clock.decided(recipe_steps=30) == pairs(6, 11) and clock.left_s == pytest.approx(10.0)
 
 
-def test_runs_that_are_slower_than_measured_begin_again_shorter() -> None:
+def test_slower_runs_restart_with_fewer_steps() -> None:
     # 180 of 200 s are enough for 26 steps; the first run takes 60 s, and five more do not fit into 140 s: at twice the
     # cost 12 (4 + n) fits into 126 s with 6 steps.
     clock = Clock(200.0, slower=2.0)
@@ -76,21 +76,21 @@ def test_runs_that_are_slower_than_measured_begin_again_shorter() -> None:
     assert clock.kept == [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 2), (3, 3)]
 
 
-def test_a_policy_that_is_slower_begins_again_shorter() -> None:
+def test_a_slower_policy_restarts_with_fewer_steps() -> None:
     # 30 steps: 34 s and 136 s; 230 s are left, and four more of 136 s do not fit: 24 (4 + n) fits into 207 s with 4
     # steps.
     clock = Clock(400.0, slower={1: 4.0})
     assert clock.decided(recipe_steps=30, seeds=3) == [*pairs(1, 30), *pairs(3, 4)]
 
 
-def test_where_no_shorter_run_fits_as_many_pairs_are_made_as_end_in_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_pairs_stop_in_time_if_no_shorter_run_fits(caplog: pytest.LogCaptureFixture) -> None:
     # 26 steps: 30 s and 90 s of 200 s; 18 (4 + n) is more than 72 s even with one step. Another pair would take 120 s.
     clock = Clock(200.0, slower={1: 3.0})
     assert clock.decided(recipe_steps=30) == pairs(1, 26) and clock.left_s == pytest.approx(80.0)
     assert "no time for more than 1 of 3 pairs" in caplog.text
 
 
-def test_after_a_pair_its_steps_stay() -> None:
+def test_steps_are_fixed_after_the_first_pair() -> None:
     # The third run takes 30 s in place of 15 s: 85 s are left for the fourth, then 25 s, which the last pair does not
     # fit in.
     clock = Clock(100.0, slower={2: 2.0})
@@ -100,20 +100,20 @@ def test_after_a_pair_its_steps_stay() -> None:
     assert clock.decided(recipe_steps=30) == pairs(3, 11) and clock.left_s == pytest.approx(8.5)
 
 
-def test_what_is_made_once_is_not_expected_again() -> None:
+def test_cached_work_is_not_expected_again() -> None:
     # Ten seconds for what is kept: 36 + 10 of 60 s; a further pair of 12 s fits into 14 s.
     clock = Clock(60.0, once_s=10.0)
     assert clock.decided(recipe_steps=2) == pairs(4, 2)
 
 
-def test_no_time_for_a_step_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_time_for_a_step_warns(caplog: pytest.LogCaptureFixture) -> None:
     # Six runs of a step take 30 s.
     clock = Clock(25.0)
     assert clock.decided(recipe_steps=30) == pairs(2, 1) and clock.left_s == pytest.approx(5.0)
     assert "not even 6 runs of one step may end within the 25s left" in caplog.text
 
 
-def test_it_goes_on_where_it_was_stopped() -> None:
+def test_resume() -> None:
     whole, stopped = Clock(102.0), Clock(102.0)
     expected = whole.decided(recipe_steps=6)
 

@@ -46,7 +46,7 @@ def refused(operation: SubstituteByModel | BackTranslate) -> str:
     return str(error.value)
 
 
-def test_whole_checkpoints_are_looked_at_without_their_weights(masked: Path, speaks: Path) -> None:
+def test_checkpoints_are_checked_without_their_weights(masked: Path, speaks: Path) -> None:
     check_checkpoints([SubstituteByModel(str(masked)), BackTranslate(str(speaks), str(speaks))])
     assert load(Source(str(masked), None, "masked words"), torch.device("meta")).device.type == "meta"
     whole = load(Source(str(masked), None, "masked words"), CPU)
@@ -55,8 +55,8 @@ def test_whole_checkpoints_are_looked_at_without_their_weights(masked: Path, spe
 
 
 def test_an_encoder_without_its_head_is_refused(tmp_path: Path) -> None:
-    said = refused(SubstituteByModel(str(tiny_text_checkpoint(tmp_path))))
-    assert "of its weights for masked words are missing (cls.predictions." in said and "saved with its head" in said
+    output = refused(SubstituteByModel(str(tiny_text_checkpoint(tmp_path))))
+    assert "of its weights for masked words are missing (cls.predictions." in output and "saved with its head" in output
 
 
 def test_other_kinds_of_models_are_refused(masked: Path, speaks: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def cut_off(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "output"),
     [
         (without_tokenizer, "no tokenizer in it"),
         (without_mask, "its tokenizer has no mask token"),
@@ -104,14 +104,14 @@ def cut_off(folder: Path) -> None:
     ],
 )
 def test_damaged_checkpoints_are_refused(
-    masked: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
+    masked: Path, tmp_path: Path, damage: Callable[[Path], None], output: str
 ) -> None:
     folder = Path(shutil.copytree(masked, tmp_path / "copy"))
     damage(folder)
-    assert said in refused(SubstituteByModel(str(folder)))
+    assert output in refused(SubstituteByModel(str(folder)))
 
 
-def test_without_what_reads_sentencepiece_models_it_says_what_to_install(speaks: Path, tmp_path: Path) -> None:
+def test_missing_sentencepiece_names_what_to_install(speaks: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(speaks, tmp_path / "copy"))
     (folder / "tokenizer.json").unlink()
     for name in ("source.spm", "target.spm"):
@@ -121,29 +121,29 @@ def test_without_what_reads_sentencepiece_models_it_says_what_to_install(speaks:
     assert "pip install sentencepiece" in refused(BackTranslate(str(folder), str(speaks)))
 
 
-def test_a_translator_that_cannot_end_is_refused(speaks: Path, tmp_path: Path) -> None:
+def test_a_translator_without_end_token_is_refused(speaks: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(speaks, tmp_path / "copy"))
     for name in ("config.json", "generation_config.json"):
         change_json(folder / name, eos_token_id=None)
     assert "no token ends its translations; set eos_token_id" in refused(BackTranslate(str(speaks), str(folder)))
 
 
-def test_a_digest_follows_weights_config_and_tokenizer(masked: Path, speaks: Path, tmp_path: Path) -> None:
+def test_digest_depends_on_weights_config_and_tokenizer(masked: Path, speaks: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(masked, tmp_path / "copy"))
     operation = SubstituteByModel(str(folder))
 
     def digest() -> list[str]:
         return checkpoint_digests([operation])
 
-    found = [digest()]
-    assert found[0] == checkpoint_digests([SubstituteByModel(str(masked))]), "wherever it lies"
+    actual = [digest()]
+    assert actual[0] == checkpoint_digests([SubstituteByModel(str(masked))]), "wherever it lies"
     tensors = load_file(folder / "model.safetensors")
     tensors["cls.predictions.bias"] = tensors["cls.predictions.bias"] + 1
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    found.append(digest())
+    actual.append(digest())
     change_json(folder / "config.json", layer_norm_eps=0.5)
-    found.append(digest())
+    actual.append(digest())
     change_json(folder / "tokenizer_config.json", model_max_length=7)
-    found.append(digest())
-    assert len({tuple(d) for d in found}) == 4
+    actual.append(digest())
+    assert len({tuple(d) for d in actual}) == 4
     assert len(checkpoint_digests([BackTranslate(str(speaks), str(masked)), SwapWords()])) == 2

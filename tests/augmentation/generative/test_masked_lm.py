@@ -43,7 +43,7 @@ def filled(model: LanguageModel, *texts: str, p: float = 1.0, seed: int = 0, **o
     return fill_masks(opened, model, SubstituteByModel("any", **options))
 
 
-def test_words_of_letters_are_opened_whole_and_nothing_else() -> None:
+def test_only_words_of_letters_are_masked() -> None:
     text = "A fine film,  don't\nyou think? 42 @me #tag http://x.y (Well-made)"
     opened = mask_words(text, 1.0, np.random.default_rng(0))
     assert "".join(opened.pieces) == text
@@ -52,7 +52,7 @@ def test_words_of_letters_are_opened_whole_and_nothing_else() -> None:
     assert opened.text("_") == "_ _ _,  _\n_ _? 42 @me #tag http://x.y (_)"
 
 
-def test_letters_of_scripts_without_spaces_are_opened_one_by_one() -> None:
+def test_letters_of_scripts_without_spaces_are_masked_one_by_one() -> None:
     opened = mask_words("很好 看。", 1.0, np.random.default_rng(0))
     assert opened.text("_") == "__ _。" and "".join(opened.pieces) == "很好 看。"
     assert len(mask_words("服务员态度很好", 0.1, np.random.default_rng(0)).positions) == 1
@@ -69,7 +69,7 @@ def test_words_with_combining_marks_stay() -> None:
     assert [opened.pieces[i] for i in opened.positions] == ["\u092f\u0939", "\u0918\u0930"]
 
 
-def test_a_long_text_is_put_together_at_once() -> None:
+def test_a_long_text_is_joined_quickly() -> None:
     opened = MaskedText(("word",) * 20_000, tuple(range(0, 20_000, 2)))
     started = time.process_time()
     assert opened.text("_").count("_") == 10_000
@@ -77,30 +77,30 @@ def test_a_long_text_is_put_together_at_once() -> None:
 
 
 @pytest.mark.parametrize(("p", "count"), [(0.0, 0), (0.01, 1), (0.3, 3), (1.0, 10)])
-def test_a_share_of_the_words_and_one_at_least(p: float, count: int) -> None:
+def test_number_of_masked_words(p: float, count: int) -> None:
     assert len(mask_words("a b c d e f g h i j", p, np.random.default_rng(0)).positions) == count
 
 
 @pytest.mark.parametrize("text", ["", " ", "word", "42 43", "word "])
-def test_too_short_a_text_has_no_open_word(text: str) -> None:
+def test_short_texts_have_no_masks(text: str) -> None:
     assert mask_words(text, 1.0, np.random.default_rng(0)).positions == ()
 
 
 def test_whole_words_of_the_vocabulary() -> None:
     tokenizer = tiny_tokenizer()
-    found = whole_words(tokenizer)
-    assert {"film", "good", "a"} <= set(found.words.values())
-    assert not {tokenizer.convert_ids_to_tokens(i) for i in found.words} & {"##a", "1", ".", "[MASK]"}
-    assert found.tokens["film"] == [tokenizer.convert_tokens_to_ids("film")]
+    actual = whole_words(tokenizer)
+    assert {"film", "good", "a"} <= set(actual.words.values())
+    assert not {tokenizer.convert_ids_to_tokens(i) for i in actual.words} & {"##a", "1", ".", "[MASK]"}
+    assert actual.tokens["film"] == [tokenizer.convert_tokens_to_ids("film")]
 
 
-def test_the_likeliest_whole_word_that_is_another(known: LanguageModel) -> None:
+def test_temperature_zero_takes_the_most_likely_other_word(known: LanguageModel) -> None:
     """Neither the middle of a word nor the word itself, though the model likes them better."""
     # Every word at once, one of which the vocabulary has in pieces alone.
     assert filled(known, 'It is "Good",  GOOD and\nwonderful!') == ['Good good "Film",  FILM good\ngood!']
 
 
-def test_a_draw_by_hand() -> None:
+def test_draw_token_by_hand() -> None:
     scores_V = torch.log(torch.tensor([0.3, 0.5, 1e-30, 0.2]))
     for draw, token in ((0.0, 1), (0.49, 1), (0.51, 0), (0.79, 0), (0.81, 3), (0.999, 3)):
         assert draw_token(scores_V, draw, top_k=4, temperature=1.0) == token
@@ -112,7 +112,7 @@ def test_a_draw_by_hand() -> None:
     assert draw_token(banned_V, 0.999, top_k=3, temperature=1.0) == 1
 
 
-def test_words_are_drawn_by_their_probability(tmp_path: Path) -> None:
+def test_words_are_sampled_by_probability(tmp_path: Path) -> None:
     shares = {"good": np.log(0.6), "film": np.log(0.3), "story": np.log(0.1)}
     model = load(Source(masked_model(tmp_path, **{w: 50 + s for w, s in shares.items()}), None, "masked words"), CPU)
     words = " ".join(filled(model, *["so so"] * 1000, top_k=3, temperature=1.0, batch_size=64)).split()
@@ -122,7 +122,7 @@ def test_words_are_drawn_by_their_probability(tmp_path: Path) -> None:
     assert abs(counts["good"] / 2000 - 0.6) < 0.044 and abs(counts["story"] / 2000 - 0.1) < 0.027
 
 
-def test_what_lies_behind_the_length_stays(known: LanguageModel) -> None:
+def test_words_past_max_length_stay(known: LanguageModel) -> None:
     """Of 8 tokens two are the text's ends."""
     text = " ".join(["so"] * 10)
     (changed,) = filled(known, text, max_length=8)
@@ -131,7 +131,7 @@ def test_what_lies_behind_the_length_stays(known: LanguageModel) -> None:
     assert longest.split().count("so") == 100 - 62, "the model has positions for 64 tokens"
 
 
-def test_a_checkpoint_that_cuts_texts_off_in_front_fills_in_the_same_words(tmp_path: Path) -> None:
+def test_truncation_side_of_the_checkpoint_is_overridden(tmp_path: Path) -> None:
     folder, text = Path(masked_model(tmp_path)), "a good film of a long race and so it is"
     in_front = filled(load(Source(str(folder), None, "masked words"), CPU), text, p=0.5, max_length=8)
     settings = folder / "tokenizer_config.json"
@@ -144,7 +144,7 @@ def test_a_text_with_the_mask_token_in_it_stays(known: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_a_text_changes_alone_as_it_does_in_company(tmp_path: Path, family: str) -> None:
+def test_a_text_does_not_depend_on_its_batch(tmp_path: Path, family: str) -> None:
     model = load(Source(masked_model(tmp_path, family), None, "masked words"), CPU)
     texts = [
         "the film was good",

@@ -24,7 +24,7 @@ def numbered(operation: GenerativeOperation, texts, seeds) -> list[str]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_text_changes_by_its_row_alone(operation: GenerativeOperation) -> None:
+def test_a_text_depends_on_its_row_alone(operation: GenerativeOperation) -> None:
     texts, labels = ["one", "two", "three"], np.array([0, 1, 0])
     batch = operation(TextBatch(texts, labels=labels, paraphrase=numbered), generators(0, [4, 7, 9], 0, 1))
     assert batch.labels is labels and [text.split()[0] for text in batch.texts] == texts
@@ -36,7 +36,7 @@ def test_a_text_changes_by_its_row_alone(operation: GenerativeOperation) -> None
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_second_texts_change_by_seeds_of_their_own_unless_there_is_none(operation: GenerativeOperation) -> None:
+def test_second_texts_have_their_own_seeds_unless_empty(operation: GenerativeOperation) -> None:
     changed = operation(TextBatch(["a", "b", "c"], ["d", " ", "e"], paraphrase=numbered), generators(0, [0, 1, 2], 0))
     assert changed.pairs[0].startswith("d ") and changed.pairs[1] == " "
     assert changed.pairs[0].split()[1] != changed.texts[0].split()[1]
@@ -51,25 +51,25 @@ def test_without_models_it_is_refused(operation: GenerativeOperation) -> None:
         apply([operation], TextBatch(["a b"]), np.random.default_rng(0))
 
 
-def test_of_scored_rows_there_are_no_views_by_models() -> None:
+def test_generative_operations_are_refused_at_test_time() -> None:
     rows = Dataset.from_dict({"text": ["a b"], "row": [0]})
     with pytest.raises(InputError, match="--augment: SubstituteByModel runs a language model"):
         SeveralViews((SubstituteByModel("bert"),), 2).texts(rows, 1)
 
 
-def test_no_share_of_the_words_is_the_text_itself() -> None:
+def test_p_zero_returns_the_text() -> None:
     batch = TextBatch(["a b"])
     assert SubstituteByModel("bert", p=0.0)(batch, np.random.default_rng(0)) is batch
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_pickled_and_found_among_others(operation: GenerativeOperation) -> None:
+def test_pickle_and_generative_operations(operation: GenerativeOperation) -> None:
     assert pickle.loads(pickle.dumps(operation)) == operation
     assert generative_operations([SwapWords(), Sometimes(OneOf((SwapWords(), operation)))]) == [operation]
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "output"),
     [
         ({"p": 1.5}, "SubstituteByModel.p: expected 0 to 1, got 1.5"),
         ({"top_k": 0}, "SubstituteByModel.top_k: expected 1 to 100000, got 0"),
@@ -79,13 +79,13 @@ def test_pickled_and_found_among_others(operation: GenerativeOperation) -> None:
         ({"checkpoint": " "}, "SubstituteByModel.checkpoint: expected a Hub id or the folder of a checkpoint"),
     ],
 )
-def test_substitution_out_of_range(fields: dict, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_substitution_out_of_range(fields: dict, output: str) -> None:
+    with pytest.raises(InputError, match=output):
         SubstituteByModel(**({"checkpoint": "bert"} | fields))
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "output"),
     [
         ({"num_beams": 0}, "BackTranslate.num_beams: expected 1 to 100, got 0"),
         ({"temperature": 101.0}, "BackTranslate.temperature: expected 0 to 100, got 101.0"),
@@ -93,6 +93,6 @@ def test_substitution_out_of_range(fields: dict, said: str) -> None:
         ({"back": ""}, "BackTranslate.back: expected a Hub id or the folder of a checkpoint"),
     ],
 )
-def test_back_translation_out_of_range(fields: dict, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_back_translation_out_of_range(fields: dict, output: str) -> None:
+    with pytest.raises(InputError, match=output):
         BackTranslate(**({"there": "en-de", "back": "de-en"} | fields))

@@ -77,7 +77,7 @@ CASES: dict[type, tuple[ImageOperation | None, list[ImageOperation]]] = {
 ACTIVE = [operation for _, some in CASES.values() for operation in some]
 
 
-def pictures(count: int = 8, height: int = 20, width: int = 26) -> ImageBatch:
+def images(count: int = 8, height: int = 20, width: int = 26) -> ImageBatch:
     """Spots of colour with some noise, all values short of black and white."""
     r = np.random.default_rng(5)
     coarse = r.integers(20, 230, (count, 3, 4, 5))
@@ -91,13 +91,13 @@ def gens(count: int, seed: int = 0, epoch: int = 0, view: int = 0) -> list[np.ra
     return generators(seed, range(count), epoch, view)
 
 
-def one(operation: ImageOperation, picture: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    return operation(ImageBatch(picture[None]), gens(1, seed)).pixels[0]
+def one(operation: ImageOperation, image_CHW: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    return operation(ImageBatch(image_CHW[None]), gens(1, seed)).pixels[0]
 
 
-def outcomes(operation: ImageOperation, picture: torch.Tensor, draws: int = 40) -> set[bytes]:
+def outcomes(operation: ImageOperation, image_CHW: torch.Tensor, draws: int = 40) -> set[bytes]:
     """All that comes of an image in so many draws."""
-    changed = operation(ImageBatch(picture.expand(draws, -1, -1, -1)), gens(draws)).pixels
+    changed = operation(ImageBatch(image_CHW.expand(draws, -1, -1, -1)), gens(draws)).pixels
     return {each.numpy().tobytes() for each in changed}
 
 
@@ -110,8 +110,8 @@ def grey(rows: list[list[int]]) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.uint8).expand(3, -1, -1)
 
 
-def off(found: torch.Tensor, expected: torch.Tensor) -> int:
-    return int((found.int() - expected.int()).abs().max())
+def off(actual: torch.Tensor, expected: torch.Tensor) -> int:
+    return int((actual.int() - expected.int()).abs().max())
 
 
 # The contract.
@@ -126,8 +126,8 @@ def test_every_operation_has_cases_of_its_own_kind(kind: type) -> None:
 
 
 @pytest.mark.parametrize("operation", ACTIVE, ids=repr)
-def test_rows_keep_size_type_and_class_and_change(operation: ImageOperation) -> None:
-    batch = pictures()
+def test_images_change_and_keep_size_and_type(operation: ImageOperation) -> None:
+    batch = images()
     before = batch.pixels.clone()
     after = operation(batch, gens(len(batch)))
     assert (after.pixels.shape, after.pixels.dtype) == (before.shape, torch.uint8)
@@ -138,7 +138,7 @@ def test_rows_keep_size_type_and_class_and_change(operation: ImageOperation) -> 
 
 @pytest.mark.parametrize("operation", ACTIVE, ids=repr)
 def test_a_row_depends_on_its_own_generator_alone(operation: ImageOperation) -> None:
-    batch = pictures()
+    batch = images()
     whole = operation(batch, gens(len(batch))).pixels
     assert torch.equal(operation(batch, gens(len(batch))).pixels, whole), "again the same"
     for rows in ([3], [7, 0, 5]):
@@ -161,21 +161,21 @@ RANDOM = [operation for operation in ACTIVE if operation not in ALWAYS_THE_SAME]
 @pytest.mark.parametrize("operation", RANDOM, ids=repr)
 @pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}, {"view": 1}], ids=str)
 def test_seed_epoch_and_view_give_other_images(operation: ImageOperation, other: dict[str, int]) -> None:
-    batch = pictures(24)
+    batch = images(24)
     first = operation(batch, gens(24)).pixels
     assert not torch.equal(operation(batch, gens(24, **other)).pixels, first)
 
 
 @pytest.mark.parametrize("nothing", [o for o, _ in CASES.values() if o is not None], ids=repr)
 def test_strength_zero_changes_nothing(nothing: ImageOperation) -> None:
-    batch = pictures()
+    batch = images()
     assert nothing.p == 1
     assert torch.equal(nothing(batch, gens(len(batch))).pixels, batch.pixels)
 
 
 @pytest.mark.parametrize("kind", MEMBERS, ids=lambda k: k.__name__)
 def test_p_is_a_probability_and_at_zero_nothing_changes(kind: type) -> None:
-    batch, operation = pictures(), (CASES[kind][1] or [Identity()])[-1]
+    batch, operation = images(), (CASES[kind][1] or [Identity()])[-1]
     never = dataclasses.replace(operation, p=0.0)
     assert torch.equal(never(batch, gens(len(batch))).pixels, batch.pixels)
     for wrong in (1.5, -0.1, float("nan")):
@@ -184,27 +184,27 @@ def test_p_is_a_probability_and_at_zero_nothing_changes(kind: type) -> None:
 
 
 @pytest.mark.parametrize("operation", [*ACTIVE, Identity(0.5)], ids=repr)
-def test_pickle_and_yaml_give_it_back(operation: ImageOperation) -> None:
+def test_pickle_and_yaml_round_trip(operation: ImageOperation) -> None:
     data = ImageData("x", augment=(operation,))
     text = yaml.safe_dump(to_plain(data))
     assert merge(ImageData("x"), yaml.safe_load(text)) == data
     copy = pickle.loads(pickle.dumps(operation))
     assert copy == operation and hash(copy) == hash(operation)
-    batch = pictures(2)
+    batch = images(2)
     assert torch.equal(copy(batch, gens(2)).pixels, operation(batch, gens(2)).pixels)
 
 
 @pytest.mark.parametrize("operation", ACTIVE, ids=repr)
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (3, 2)], ids=str)
 def test_the_smallest_images(operation: ImageOperation, size: tuple[int, int]) -> None:
-    batch = pictures(6, *size)
+    batch = images(6, *size)
     after = operation(batch, gens(6)).pixels
     assert after.shape == batch.pixels.shape and after.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("operation", ACTIVE, ids=repr)
 def test_no_rows(operation: ImageOperation) -> None:
-    assert len(operation(pictures().take(np.array([], dtype=int)), [])) == 0
+    assert len(operation(images().take(np.array([], dtype=int)), [])) == 0
 
 
 @pytest.mark.parametrize(
@@ -257,55 +257,55 @@ def test_out_of_range_is_refused(make: typing.Callable[[], ImageOperation], mess
 
 
 def test_flip_by_hand() -> None:
-    picture = grey([[1, 2, 3], [4, 5, 6]])
-    assert torch.equal(one(Flip(1.0), picture), grey([[3, 2, 1], [6, 5, 4]]))
-    assert torch.equal(one(Flip(1.0, "vertical"), picture), grey([[4, 5, 6], [1, 2, 3]]))
+    image_CHW = grey([[1, 2, 3], [4, 5, 6]])
+    assert torch.equal(one(Flip(1.0), image_CHW), grey([[3, 2, 1], [6, 5, 4]]))
+    assert torch.equal(one(Flip(1.0, "vertical"), image_CHW), grey([[4, 5, 6], [1, 2, 3]]))
 
 
 def test_flips_are_as_frequent_as_p_says() -> None:
-    picture, count = grey([[0, 255]]), 2000
-    flipped = Flip(0.3)(ImageBatch(picture.expand(count, -1, -1, -1)), gens(count)).pixels[:, 0, 0, 0] == 255
+    image_CHW, count = grey([[0, 255]]), 2000
+    flipped = Flip(0.3)(ImageBatch(image_CHW.expand(count, -1, -1, -1)), gens(count)).pixels[:, 0, 0, 0] == 255
     # Four standard deviations: 4 * sqrt(0.3 * 0.7 / 2000).
     assert abs(float(flipped.float().mean()) - 0.3) < 0.041
 
 
 def test_translate_by_hand() -> None:
-    picture = grey([[1, 2, 3, 4]])
+    image_CHW = grey([[1, 2, 3, 4]])
     either = as_bytes(grey([[9, 1, 2, 3]]), grey([[2, 3, 4, 9]]))
-    assert outcomes(Translate(0.25, 0, draw="ends", fill=9), picture) == either
-    assert outcomes(Translate(1, 0, "pixels", "ends", 9), picture) == either
-    assert outcomes(Translate(100, 0, "pixels", "ends", 9), picture) == as_bytes(grey([[9, 9, 9, 9]]))
+    assert outcomes(Translate(0.25, 0, draw="ends", fill=9), image_CHW) == either
+    assert outcomes(Translate(1, 0, "pixels", "ends", 9), image_CHW) == either
+    assert outcomes(Translate(100, 0, "pixels", "ends", 9), image_CHW) == as_bytes(grey([[9, 9, 9, 9]]))
     upright = grey([[1], [2]])
     assert outcomes(Translate(0, 0.5, draw="ends"), upright) == as_bytes(grey([[0], [1]]), grey([[2], [0]]))
 
 
 def test_translate_draws_every_distance() -> None:
-    picture = grey([[1, 2, 3, 4]])
-    found = outcomes(Translate(2.99, 0, "pixels"), picture, draws=200)
-    assert found == as_bytes(*(F.affine(picture, 0.0, [x, 0], 1.0, [0.0, 0.0]) for x in range(-2, 3)))
+    image_CHW = grey([[1, 2, 3, 4]])
+    actual = outcomes(Translate(2.99, 0, "pixels"), image_CHW, draws=200)
+    assert actual == as_bytes(*(F.affine(image_CHW, 0.0, [x, 0], 1.0, [0.0, 0.0]) for x in range(-2, 3)))
 
 
 def test_crop_draws_every_place_of_torchvisions() -> None:
-    picture = pictures().pixels[0, :, :3, :4]
+    image_CHW = images().pixels[0, :, :3, :4]
     for ours, theirs in (("constant", {"fill": 7}), ("reflect", {})):
-        padded = F.pad(picture, [1, 1, 1, 1], padding_mode=ours, **theirs)
+        padded = F.pad(image_CHW, [1, 1, 1, 1], padding_mode=ours, **theirs)
         expected = as_bytes(*(padded[:, y : y + 3, x : x + 4] for y in range(3) for x in range(3)))
-        assert outcomes(Crop(1, ours, fill=7), picture, draws=200) == expected
+        assert outcomes(Crop(1, ours, fill=7), image_CHW, draws=200) == expected
 
 
 def test_solarize_posterize_invert_by_hand() -> None:
-    picture = grey([[0, 127, 128, 200, 255]])
-    assert torch.equal(one(Solarize(128, p=1.0), picture), grey([[0, 127, 127, 55, 0]]))
-    assert torch.equal(one(Posterize(2, p=1.0), picture), grey([[0, 64, 128, 192, 192]]))
-    assert torch.equal(one(Posterize(0, p=1.0), picture), grey([[0] * 5]))
-    assert torch.equal(one(Invert(1.0), picture), grey([[255, 128, 127, 55, 0]]))
+    image_CHW = grey([[0, 127, 128, 200, 255]])
+    assert torch.equal(one(Solarize(128, p=1.0), image_CHW), grey([[0, 127, 127, 55, 0]]))
+    assert torch.equal(one(Posterize(2, p=1.0), image_CHW), grey([[0, 64, 128, 192, 192]]))
+    assert torch.equal(one(Posterize(0, p=1.0), image_CHW), grey([[0] * 5]))
+    assert torch.equal(one(Invert(1.0), image_CHW), grey([[255, 128, 127, 55, 0]]))
 
 
 def test_autocontrast_by_hand() -> None:
-    picture = torch.stack([grey([[50, 101, 152]])[0], grey([[7, 7, 7]])[0], grey([[0, 10, 255]])[0]])
+    image_CHW = torch.stack([grey([[50, 101, 152]])[0], grey([[7, 7, 7]])[0], grey([[0, 10, 255]])[0]])
     expected = torch.tensor([[[0, 127, 255]], [[7, 7, 7]], [[0, 10, 255]]], dtype=torch.uint8)
     # torchvision cuts off: 102 * 2.4999998 is 254.
-    assert off(one(AutoContrast(1.0), picture), expected) <= 1
+    assert off(one(AutoContrast(1.0), image_CHW), expected) <= 1
 
 
 def test_equalize_by_hand() -> None:
@@ -314,18 +314,20 @@ def test_equalize_by_hand() -> None:
     assert torch.equal(one(Equalize(1.0), dark), dark * 17)
 
 
-def test_colour_by_hand() -> None:
-    picture = grey([[100, 200]])
+def test_color_by_hand() -> None:
+    image_CHW = grey([[100, 200]])
     # Halved or half as bright again; about the mean, 150; a grey has no colour to change.
-    assert outcomes(ColorJitter(0.5, 0, 0, draw="ends"), picture) == as_bytes(grey([[50, 100]]), grey([[150, 255]]))
+    assert outcomes(ColorJitter(0.5, 0, 0, draw="ends"), image_CHW) == as_bytes(grey([[50, 100]]), grey([[150, 255]]))
     contrast = as_bytes(grey([[125, 175]]), grey([[75, 225]]))
     # torchvision weighs the channels: (1 + 1e-4) of a grey at most, cut off.
-    assert {tuple(np.frombuffer(b, np.uint8)[:2]) for b in outcomes(ColorJitter(0, 0.5, 0, draw="ends"), picture)} <= {
+    assert {
+        tuple(np.frombuffer(b, np.uint8)[:2]) for b in outcomes(ColorJitter(0, 0.5, 0, draw="ends"), image_CHW)
+    } <= {
         tuple(int(v) + d for v, d in zip(np.frombuffer(b, np.uint8)[:2], ds, strict=True))
         for b in contrast
         for ds in ((0, 0), (-1, -1), (-1, 0), (0, -1))
     }
-    assert outcomes(ColorJitter(0, 0, 0, hue=0.5, draw="ends"), picture) == as_bytes(picture)
+    assert outcomes(ColorJitter(0, 0, 0, hue=0.5, draw="ends"), image_CHW) == as_bytes(image_CHW)
 
 
 def test_hue_by_hand() -> None:
@@ -337,19 +339,19 @@ def test_hue_by_hand() -> None:
     assert outcomes(ColorJitter(0, 0, 0, hue=1 / 3, draw="ends"), red) == as_bytes(green, blue)
 
 
-def test_colours_change_in_every_order() -> None:
-    picture = pictures().pixels[0]
-    every = outcomes(ColorJitter(0.5, 0.5, 0, draw="ends"), picture, draws=200)
+def test_colors_change_in_every_order() -> None:
+    image_CHW = images().pixels[0]
+    every = outcomes(ColorJitter(0.5, 0.5, 0, draw="ends"), image_CHW, draws=200)
     expected = set()
     for b in (0.5, 1.5):
         for c in (0.5, 1.5):
-            expected |= as_bytes(F.adjust_contrast(F.adjust_brightness(picture, b), c))
-            expected |= as_bytes(F.adjust_brightness(F.adjust_contrast(picture, c), b))
+            expected |= as_bytes(F.adjust_contrast(F.adjust_brightness(image_CHW, b), c))
+            expected |= as_bytes(F.adjust_brightness(F.adjust_contrast(image_CHW, c), b))
     assert every == expected
 
 
 def test_erase_covers_one_rectangle_of_the_drawn_area() -> None:
-    batch = pictures(60, 40, 40)
+    batch = images(60, 40, 40)
     for cover in ("mean", "black", "noise"):
         after = Erase(0.1, 0.3, 2.0, cover, p=1.0)(batch, gens(60)).pixels
         for before, changed in zip(batch.pixels, after, strict=True):
@@ -367,7 +369,7 @@ def test_erase_covers_one_rectangle_of_the_drawn_area() -> None:
                 assert inside.float().std() > 50, "0 to 255 evenly have 74"
 
 
-def test_noise_has_the_deviation_asked_for() -> None:
+def test_noise_has_the_requested_deviation() -> None:
     middle = torch.full((3, 64, 64), 128, dtype=torch.uint8)
     noise = one(Noise(0.1, 0.1, p=1.0), middle).float() - 128
     # 12,288 values: standard errors of 0.23 and 0.16.
@@ -385,14 +387,14 @@ def test_perspective_shows_a_smaller_image_about_the_same_place() -> None:
         assert torch.any(after == 7)
 
 
-def test_mild_shows_most_of_an_image_and_as_often_mirrored() -> None:
+def test_mild_by_statistics() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).mul(4).expand(3, 64, 64)
     after = Mild()(ImageBatch(ramp.expand(200, -1, -1, -1)), gens(200)).pixels.float()
     mirrored = after[:, 0, 32, 0] > after[:, 0, 32, -1]
     assert 70 < int(mirrored.sum()) < 130
-    seen = (after.amax((1, 2, 3)) - after.amin((1, 2, 3))) / 252
+    observed = (after.amax((1, 2, 3)) - after.amin((1, 2, 3))) / 252
     # A part of 0.7 of the area is at least sqrt(0.7 / 1.1) wide.
-    assert seen.min() > 0.75 and seen.min() < 0.9 < seen.max()
+    assert observed.min() > 0.75 and observed.min() < 0.9 < observed.max()
 
 
 # Beside torchvision's own.
@@ -415,30 +417,30 @@ def test_mild_shows_most_of_an_image_and_as_often_mirrored() -> None:
     ],
     ids=lambda v: type(v).__name__,
 )
-def test_the_same_as_torchvisions_class(ours: ImageOperation, theirs: v2.Transform, tolerance: int) -> None:
-    batch = pictures()
+def test_equals_torchvision_class(ours: ImageOperation, theirs: v2.Transform, tolerance: int) -> None:
+    batch = images()
     assert off(ours(batch, gens(len(batch))).pixels, theirs(batch.pixels)) <= tolerance
 
 
 @pytest.mark.parametrize("fill", [0, 128])
 @pytest.mark.parametrize("name", ["nearest", "bilinear"])
-def test_turned_sheared_and_moved_as_torchvision_does(name: typing.Any, fill: int) -> None:
-    picture = pictures().pixels[1]
+def test_geometry_equals_torchvision(name: typing.Any, fill: int) -> None:
+    image_CHW = images().pixels[1]
     how = {"interpolation": InterpolationMode(name), "fill": [float(fill)] * 3 if fill else None}
-    turned = as_bytes(*(F.rotate(picture, angle, **how) for angle in (-40.0, 40.0)))
-    assert outcomes(Rotate(40, "ends", name, fill), picture) == turned
+    turned = as_bytes(*(F.rotate(image_CHW, angle, **how) for angle in (-40.0, 40.0)))
+    assert outcomes(Rotate(40, "ends", name, fill), image_CHW) == turned
     # atan(0.5) in degrees.
     angle = 26.56505117707799
     for ours, shears in (
         (Shear(0.5, 0, "centre", "ends", name, fill), [[-angle, 0.0], [angle, 0.0]]),
         (Shear(0, 0.5, "centre", "ends", name, fill), [[0.0, -angle], [0.0, angle]]),
     ):
-        expected = as_bytes(*(F.affine(picture, 0.0, [0, 0], 1.0, shear, **how) for shear in shears))
-        assert outcomes(ours, picture) == expected
-    scaled = as_bytes(F.affine(picture, 0.0, [0, 0], 1.5, [0.0, 0.0], **how))
-    assert outcomes(Scale(1.5, 1.5, name, fill), picture) == scaled
-    moved = as_bytes(*(F.affine(picture, 0.0, [x, y], 1.0, [0.0, 0.0], **how) for x in (-3, 3) for y in (-2, 2)))
-    assert outcomes(Translate(3, 2, "pixels", "ends", fill), picture) == moved
+        expected = as_bytes(*(F.affine(image_CHW, 0.0, [0, 0], 1.0, shear, **how) for shear in shears))
+        assert outcomes(ours, image_CHW) == expected
+    scaled = as_bytes(F.affine(image_CHW, 0.0, [0, 0], 1.5, [0.0, 0.0], **how))
+    assert outcomes(Scale(1.5, 1.5, name, fill), image_CHW) == scaled
+    moved = as_bytes(*(F.affine(image_CHW, 0.0, [x, y], 1.0, [0.0, 0.0], **how) for x in (-3, 3) for y in (-2, 2)))
+    assert outcomes(Translate(3, 2, "pixels", "ends", fill), image_CHW) == moved
 
 
 @pytest.mark.parametrize(
@@ -451,26 +453,26 @@ def test_turned_sheared_and_moved_as_torchvision_does(name: typing.Any, fill: in
     ],
     ids=["brightness", "contrast", "saturation", "sharpness"],
 )
-def test_colours_and_sharpness_as_torchvision_adjusts_them(ours: ImageOperation, adjust: typing.Callable) -> None:
-    picture = pictures().pixels[2]
-    assert outcomes(ours, picture) == as_bytes(adjust(picture, 0.6), adjust(picture, 1.4))
+def test_color_and_sharpness_equal_torchvision(ours: ImageOperation, adjust: typing.Callable) -> None:
+    image_CHW = images().pixels[2]
+    assert outcomes(ours, image_CHW) == as_bytes(adjust(image_CHW, 0.6), adjust(image_CHW, 1.4))
 
 
-def test_hue_is_torchvisions_within_a_grey_level() -> None:
+def test_hue_equals_torchvision_within_a_gray_level() -> None:
     noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8))
     for turn in (0.1, 0.25, 0.5):
         expected = [F.adjust_hue(noise, sign * turn) for sign in (-1, 1)]
         for seed in range(4):
-            found = one(ColorJitter(0, 0, 0, turn, "ends"), noise, seed)
-            assert min(off(found, e) for e in expected) <= 1
+            actual = one(ColorJitter(0, 0, 0, turn, "ends"), noise, seed)
+            assert min(off(actual, e) for e in expected) <= 1
 
 
-def test_a_resized_crop_is_torchvisions_of_its_part() -> None:
-    picture, operation = pictures(1, 30, 40).pixels[0], ResizedCrop(0.2, 0.6)
+def test_resized_crop_equals_torchvision() -> None:
+    image_CHW, operation = images(1, 30, 40).pixels[0], ResizedCrop(0.2, 0.6)
     for seed in range(10):
         r = gens(1, seed)[0]
         r.random()
         top, left, tall, wide = operation.box(30, 40, r)
         assert 0.15 < tall * wide / 1200 < 0.66 and 3 / 4.4 < tall * 40 / (wide * 30) < 4.4 / 3
-        expected = F.resized_crop(picture, top, left, tall, wide, [30, 40], antialias=True)
-        assert torch.equal(one(operation, picture, seed), expected)
+        expected = F.resized_crop(image_CHW, top, left, tall, wide, [30, 40], antialias=True)
+        assert torch.equal(one(operation, image_CHW, seed), expected)

@@ -61,7 +61,7 @@ def strength(operation: TextOperation) -> str:
     return "alpha" if isinstance(operation, Eda) else "p"
 
 
-def seen(operation: TextOperation, text: str, times: int = 200) -> set[str]:
+def observed(operation: TextOperation, text: str, times: int = 200) -> set[str]:
     """What becomes of a text in many epochs."""
     return {operation(TextBatch([text]), generators(0, [0], epoch)).texts[0] for epoch in range(times)}
 
@@ -72,7 +72,7 @@ def test_every_operation_is_in_the_battery() -> None:
 
 
 @every_operation
-def test_as_many_texts_of_the_same_classes_and_the_batch_stays_as_it_was(operation: TextOperation) -> None:
+def test_number_of_texts_and_labels_stay_and_input_is_not_modified(operation: TextOperation) -> None:
     before = copy.deepcopy(BATCH)
     after = operation(BATCH, generators(0, range(6), 0))
     assert isinstance(after, TextBatch) and len(after) == 6 and after.pairs is None
@@ -108,7 +108,7 @@ def test_out_of_range_names_operation_field_range_and_value(operation: TextOpera
 
 
 @every_operation
-def test_choices_that_there_are_not(operation: TextOperation) -> None:
+def test_unknown_choices_are_refused(operation: TextOperation) -> None:
     for name in {"keep", "to", "source"} & {f.name for f in dataclasses.fields(operation)}:
         with pytest.raises(InputError, match=rf"^{type(operation).__name__}.{name}: expected one of .*, got 'nubmers'"):
             dataclasses.replace(operation, **{name: "nubmers"})
@@ -122,7 +122,7 @@ def test_pickled_for_workers(operation: TextOperation) -> None:
 
 
 @every_operation
-def test_through_a_file_and_back(operation: TextOperation) -> None:
+def test_json_round_trip(operation: TextOperation) -> None:
     recipe = Recipe(name="a", data=TextData(path="x", augment=(operation, Sometimes(operation, 0.2))), model=Model("m"))
     plain = yaml.safe_load(yaml.safe_dump(to_plain(recipe)))
     assert plain["data"]["augment"][0]["type"] == type(operation).__name__
@@ -133,7 +133,7 @@ def test_through_a_file_and_back(operation: TextOperation) -> None:
 
 
 @every_operation
-def test_too_short_to_change(operation: TextOperation) -> None:
+def test_short_texts_stay_unchanged(operation: TextOperation) -> None:
     """Typing errors, misreadings and capitals need no second word; everything else does."""
     labels = np.zeros(len(TOO_SHORT), int)
     batch = TextBatch(TOO_SHORT, None, labels, Population(("bad",), labels, TOO_SHORT))
@@ -155,7 +155,7 @@ def test_never_empty_at_full_strength(operation: TextOperation) -> None:
 @every_operation
 @settings(max_examples=50, deadline=None)
 @given(text=st.text(max_size=60), epoch=st.integers(0, 100))
-def test_any_characters_at_all(operation: TextOperation, text: str, epoch: int) -> None:
+def test_arbitrary_characters(operation: TextOperation, text: str, epoch: int) -> None:
     """No text is too odd; none becomes empty, and at strength 0 every character stays."""
     labels = np.zeros(2, int)
     batch = TextBatch([text, "two words"], None, labels, Population(("bad",), labels, [text, "two words"]))
@@ -187,18 +187,18 @@ def test_pairs_change_as_two_texts(operation: TextOperation) -> None:
         ("entities", {"350", "1,000.5", "B2B", "Mark", "O'Neill,", "@bob", "#fun", "www.a.org", "x.org/y", "a@b.de"}),
     ],
 )
-def test_what_is_to_be_kept_is_kept(operation: TextOperation, keep: str, kept: set[str]) -> None:
+def test_keep(operation: TextOperation, keep: str, kept: set[str]) -> None:
     text = (
         "Yesterday Mark paid 350 or 1,000.5 to O'Neill, @bob and a@b.de for B2B on www.a.org or x.org/y with much #fun"
     )
     words = text.split()
     full = dataclasses.replace(operation, **{strength(operation): 1.0, "keep": keep})
     expected = [word for word in words if word in kept]
-    results = seen(full, text, 100)
+    results = observed(full, text, 100)
     assert results != {text}
     assert all([word for word in result.split() if word in kept] == expected for result in results), "in their order"
     if keep == "entities":
-        results = seen(dataclasses.replace(full, keep="nothing"), text, 100)
+        results = observed(dataclasses.replace(full, keep="nothing"), text, 100)
         assert any([word for word in result.split() if word in kept] != expected for result in results)
 
 
@@ -207,7 +207,7 @@ def test_what_is_to_be_kept_is_kept(operation: TextOperation, keep: str, kept: s
     [o for o in BATTERY if isinstance(o, InsertWords | ReplaceSynonyms | Eda)],
     ids=lambda o: type(o).__name__,
 )
-def test_without_the_package_of_synonyms(operation: TextOperation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_synonym_package_is_refused(operation: TextOperation, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -222,7 +222,7 @@ def test_without_the_package_of_synonyms(operation: TextOperation, monkeypatch: 
     check(dataclasses.replace(recipe, data=TextData(path="x", augment=(off, InsertWords(source="text")))))
 
 
-def test_the_strength_is_a_part_of_three_times_the_default_share() -> None:
+def test_from_strength() -> None:
     assert SwapWords.from_strength(0.2) == SwapWords(0.06) and ShuffleSentences.from_strength(0.4) == ShuffleSentences(
         0.4
     )

@@ -54,11 +54,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 def fake_runs(monkeypatch: pytest.MonkeyPatch, *, right_with: int, right_without: int) -> list[dict[str, Any]]:
     """In place of runs: so many of the validation rows right, whatever the seed."""
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def train_final(searched: RecipeVariant, *, seed: int, steps: int, recipe_steps: int, eval_rows: int) -> FinalRun:
         augment, mix = searched.recipe.data.augment, searched.recipe.objective.mix
-        asked.append({"augment": augment, "mix": mix, "seed": seed, "steps": steps})
+        requests.append({"augment": augment, "mix": mix, "seed": seed, "steps": steps})
         labels = np.asarray(JUDGED["label"][:])
         right = right_with if augment or mix else right_without
         predicted = np.where(np.arange(len(labels)) < right, labels, 1 - labels)
@@ -66,7 +66,7 @@ def fake_runs(monkeypatch: pytest.MonkeyPatch, *, right_with: int, right_without
 
     monkeypatch.setattr(policy_search, "train_final", train_final)
     monkeypatch.setattr(policy_search, "evaluation_rows", lambda splits, most: JUDGED)
-    return asked
+    return requests
 
 
 def without_times(state: dict[str, Any]) -> dict[str, Any]:
@@ -123,28 +123,28 @@ def test_a_real_search_from_the_command_line(
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_the_runs_are_those_of_train(recipe: Recipe, tmp_path: Path) -> None:
+def test_final_runs_equal_train(recipe: Recipe, tmp_path: Path) -> None:
     """Without a choice of the epoch: one epoch has the same weights at its end."""
     changed = RecipeVariant(recipe).with_policy((SwapWords(0.3),), (Mixup(),))
-    found = final_runs.train_final(changed, seed=1, steps=7, recipe_steps=7, eval_rows=6)
-    wanted = replace(
+    actual = final_runs.train_final(changed, seed=1, steps=7, recipe_steps=7, eval_rows=6)
+    expected = replace(
         recipe,
         data=replace(recipe.data, augment=(SwapWords(0.3),)),
         objective=replace(recipe.objective, mix=(Mixup(),)),
         train=replace(recipe.train, seed=1, max_steps=7),
         evaluate=replace(recipe.evaluate, parity_rows=1),
     )
-    result = run(wanted, Launch(output=str(tmp_path / "run")))
+    result = run(expected, Launch(output=str(tmp_path / "run")))
     assert result is not None
-    assert found.accuracy == pytest.approx(result["metrics"]["validation"]["accuracy"]["value"])
-    assert found.log_loss == pytest.approx(result["metrics"]["validation"]["log_loss"]["value"], abs=1e-5)
+    assert actual.accuracy == pytest.approx(result["metrics"]["validation"]["accuracy"]["value"])
+    assert actual.log_loss == pytest.approx(result["metrics"]["validation"]["log_loss"]["value"], abs=1e-5)
     assert (
         final_runs.train_final(RecipeVariant(recipe), seed=1, steps=7, recipe_steps=7, eval_rows=6).log_loss
-        != found.log_loss
+        != actual.log_loss
     )
 
 
-def pictures_in(folder: Path, *, side: int = 32, rows: int = 16) -> Recipe:
+def image_recipe(folder: Path, *, side: int = 32, rows: int = 16) -> Recipe:
     """A recipe of some images and a tiny ViT for this side; 40 validation rows."""
     features = Features({"image": Image(), "label": Value("int64")})
     for name, count in (("train", rows), ("validation", 40)):
@@ -162,23 +162,23 @@ def pictures_in(folder: Path, *, side: int = 32, rows: int = 16) -> Recipe:
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_a_run_after_a_search_finds_nothing_that_was_kept_for_fewer_rows(tmp_path: Path) -> None:
+def test_a_later_run_does_not_use_caches_of_fewer_rows(tmp_path: Path) -> None:
     """Images are told apart by the data's fingerprint: the activations of 32 validation rows are not those of all
     40."""
-    pictures = pictures_in(tmp_path)
+    images = image_recipe(tmp_path)
     assert (
-        len(final_runs.train_final(RecipeVariant(pictures), seed=0, steps=2, recipe_steps=2, eval_rows=40).predicted)
+        len(final_runs.train_final(RecipeVariant(images), seed=0, steps=2, recipe_steps=2, eval_rows=40).predicted)
         == 40
     )
-    result = run(pictures, Launch(output=str(tmp_path / "run")))
+    result = run(images, Launch(output=str(tmp_path / "run")))
     assert result is not None and result["rows"]["validation"] == 40
 
 
 @pytest.mark.usefixtures("gate_here")
-def test_where_whole_images_are_too_expensive_smaller_ones_decide(
+def test_final_runs_use_half_size_if_full_size_is_too_expensive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recipe = pictures_in(tmp_path, side=128, rows=40)
+    recipe = image_recipe(tmp_path, side=128, rows=40)
     sides: list[tuple[str, int | None]] = []
 
     def noted(module: ModuleType, name: str) -> None:
@@ -215,21 +215,21 @@ def test_where_whole_images_are_too_expensive_smaller_ones_decide(
         ([True], [64], 64),
     ],
 )
-def test_whole_images_decide_where_there_is_time(
+def test_final_runs_use_full_size_if_there_is_time(
     dear: list[bool], measured: list[int | None], taken: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, sides, asked = pictures_in(tmp_path, side=128, rows=40), [], iter(dear)
+    recipe, sides, requests = image_recipe(tmp_path, side=128, rows=40), [], iter(dear)
     cost = RunCost(cache_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, eval_row_s=0.01, rows_per_step=8, eval_rows=40)
 
     def measure(searched: RecipeVariant, *_: Any, **__: Any) -> RunCost:
         sides.append(side := image_size_after(searched.recipe.model.surgery))
         return cost if side else cost.scaled(5)
 
-    seen: list[RunCost] = []
+    observed: list[RunCost] = []
 
     def too_expensive(cost: RunCost, **_: Any) -> bool:
-        seen.append(cost)
-        return next(asked)
+        observed.append(cost)
+        return next(requests)
 
     monkeypatch.setattr(measurement, "measure", measure)
     monkeypatch.setattr(planning, "too_expensive", too_expensive)
@@ -241,14 +241,14 @@ def test_whole_images_decide_where_there_is_time(
     # A head is fitted to the same features with every seed.
     assert state["plan"]["costs"]["run"] == asdict(replace(cost if taken else cost.scaled(5), head_s=0.0))
     # Half of four times the pixels, then as measured.
-    assert [round(cost.row_s, 6) for cost in seen] == [0.2, 0.5][: len(dear)]
+    assert [round(cost.row_s, 6) for cost in observed] == [0.2, 0.5][: len(dear)]
     assert state["evidence"]["image_size"] == taken
 
 
-def test_training_at_a_low_resolution_costs_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_resolution_is_measured_at_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels tell nothing of it: whole images are measured in any case; and images that no smaller ones can stand
     for."""
-    recipe, measured = pictures_in(tmp_path, side=128, rows=40), []
+    recipe, measured = image_recipe(tmp_path, side=128, rows=40), []
     cost = RunCost(cache_s=0.0, head_s=8.0, fixed_s=1.0, row_s=0.1, eval_row_s=0.01, rows_per_step=8, eval_rows=40)
 
     def measure(searched: RecipeVariant, *_: Any, **__: Any) -> RunCost:
@@ -272,8 +272,8 @@ def test_training_at_a_low_resolution_costs_what_it_costs(tmp_path: Path, monkey
     assert measured[2:] == [64, None] and state["plan"]["image_size"] is None
 
 
-def test_a_network_of_one_size_is_measured_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = pictures_in(tmp_path, side=128, rows=40)
+def test_a_model_of_one_input_size_is_measured_at_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = image_recipe(tmp_path, side=128, rows=40)
     recipe = replace(recipe, model=Model(str(tiny_image_checkpoint(tmp_path / "swin", "swin", image_size=128))))
     fake_runs(monkeypatch, right_with=190, right_without=150)
     monkeypatch.setattr(planning, "too_expensive", lambda cost, **_: True)
@@ -284,23 +284,23 @@ def test_a_network_of_one_size_is_measured_as_it_is(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_a_policy_that_helps_is_a_fragment_that_train_uses(
+def test_a_helpful_policy_is_a_fragment_for_train(
     recipe: Recipe, searcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    requests = fake_runs(monkeypatch, right_with=190, right_without=150)
     state = search_policy(
         RecipeVariant(recipe), SearchOptions(searcher, PLENTY, trials=8), output=str(tmp_path / "out")
     )
     assert state["verdict"] == "helps" and state["evidence"]["value"] == pytest.approx(0.2)
     assert state["evidence"]["low"] > 0 and "better" in describe(state)
-    augment = asked[-1]["augment"]
+    augment = requests[-1]["augment"]
     # As many pairs as there are at most: there is time for all.
-    assert [a["augment"] for a in asked] == [(), augment] * 10
-    assert [a["mix"] for a in asked] == [(), asked[-1]["mix"]] * 10 and (augment or asked[-1]["mix"])
-    assert [a["seed"] for a in asked] == [seed for seed in range(10) for _ in range(2)]
-    assert {a["steps"] for a in asked} == {state["plan"]["recipe_steps"]} == {7}
+    assert [a["augment"] for a in requests] == [(), augment] * 10
+    assert [a["mix"] for a in requests] == [(), requests[-1]["mix"]] * 10 and (augment or requests[-1]["mix"])
+    assert [a["seed"] for a in requests] == [seed for seed in range(10) for _ in range(2)]
+    assert {a["steps"] for a in requests} == {state["plan"]["recipe_steps"]} == {7}
     job = parse_train(TrainJob, [recipe.data.path, "--config", str(tmp_path / "out" / "policy.yaml")], "train")
-    assert job.recipe.data.augment == augment and job.recipe.objective.mix == asked[-1]["mix"]
+    assert job.recipe.data.augment == augment and job.recipe.objective.mix == requests[-1]["mix"]
 
 
 def best_is(monkeypatch: pytest.MonkeyPatch, *schedule: Policy) -> None:
@@ -336,34 +336,34 @@ SWAP = ((Move("SwapWords", 1.0, 1.0),),)
         ),
     ],
 )
-def test_a_policy_that_mixes_is_in_the_runs_and_in_the_fragment(
+def test_mixing_is_in_final_runs_and_fragment(
     recipe: Recipe, policy: Policy, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    requests = fake_runs(monkeypatch, right_with=190, right_without=150)
     best_is(monkeypatch, policy)
     state = search_policy(
         RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
     assert state["verdict"] == "helps" and "Mixup" in state["space"]
-    assert [a["mix"] for a in asked] == [(), (Mixup(0.4, p=0.6),)] * 3
+    assert [a["mix"] for a in requests] == [(), (Mixup(0.4, p=0.6),)] * 3
     fragment = tmp_path / "out" / "policy.yaml"
     assert [line for line in fragment.read_text().splitlines() if not line.startswith("#")] == lines
     job = parse_train(TrainJob, [recipe.data.path, "--text", "text", "--config", str(fragment)], "train")
-    assert job.recipe.objective.mix == asked[-1]["mix"] and job.recipe.data.augment == asked[-1]["augment"]
+    assert job.recipe.objective.mix == requests[-1]["mix"] and job.recipe.data.augment == requests[-1]["augment"]
 
 
-def test_a_schedule_of_policies_is_in_the_runs_and_in_the_fragment(
+def test_a_schedule_is_in_final_runs_and_fragment(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one starts after 4 of 16 steps of the longest trials, and the third after 8."""
-    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    requests = fake_runs(monkeypatch, right_with=190, right_without=150)
     later = Policy(((Move("DeleteWords", 1.0, 0.4),),))
     best_is(monkeypatch, Policy(SWAP), Policy(), later)
     state = search_policy(
         RecipeVariant(recipe), SearchOptions("population", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
     phases = Phases((SwapWords(0.3), Compose(()), DeleteWords(0.12)), (0.25, 0.5))
-    assert [a["augment"] for a in asked] == [(), (phases,)] * 3
+    assert [a["augment"] for a in requests] == [(), (phases,)] * 3
     assert state["best"]["policy"] == "SwapWords 1 then none then DeleteWords 0.4"
     assert state["best"]["starts"] == [0.25, 0.5] and len(state["best"]["schedule"]) == 3
     fragment = ["--config", str(tmp_path / "out" / "policy.yaml")]
@@ -372,7 +372,7 @@ def test_a_schedule_of_policies_is_in_the_runs_and_in_the_fragment(
 
 
 @pytest.mark.parametrize(("searcher", "made"), [("sweep", 4), ("tpe", 5)])
-def test_trials_are_as_many_as_asked_for_or_it_is_said_why_not(
+def test_requested_number_of_trials_or_a_note(
     recipe: Recipe, tmp_path: Path, searcher: str, made: int, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
     fake_runs(monkeypatch, right_with=120, right_without=120)
@@ -386,11 +386,9 @@ def test_trials_are_as_many_as_asked_for_or_it_is_said_why_not(
     assert (f"--trials 5: {searcher} makes {made}" in caplog.text) == (made < 5)
 
 
-def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_recipes_own_mixing_stays(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = replace(recipe, objective=replace(recipe.objective, mix=(Mixup(0.9),)))
-    asked, stages = fake_runs(monkeypatch, right_with=160, right_without=150), []
+    requests, stages = fake_runs(monkeypatch, right_with=160, right_without=150), []
     real = ProxyTask.run
 
     def recorded(self: ProxyTask, given: list) -> Any:
@@ -402,7 +400,7 @@ def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
         RecipeVariant(own), SearchOptions("sweep", PLENTY, trials=3, seeds=3), output=str(tmp_path / "out")
     )
     assert "Mixup" not in state["space"] and "objective.mix has the recipe's own" in state["left_out"][-1]
-    assert [a["mix"] for a in asked] == [(Mixup(0.9),)] * 6
+    assert [a["mix"] for a in requests] == [(Mixup(0.9),)] * 6
     # Two of them are for measuring.
     assert [stage.mix for stage in stages] == [()] * 2 + [(Mixup(0.9),)] * (len(stages) - 2)
 
@@ -418,17 +416,17 @@ def test_mixing_of_the_recipe_itself_stays_in_trials_and_runs(
         ({"method": "lora", "train": Train(per_device_train_batch_size=1)}, "a forward pass has one row"),
     ],
 )
-def test_whether_rows_can_be_mixed(recipe: Recipe, changes: dict, reason: str | None) -> None:
+def test_why_no_mixing(recipe: Recipe, changes: dict, reason: str | None) -> None:
     searched = RecipeVariant(replace(recipe, **changes))
-    found = policy_search.why_no_mixing(searched, prepare(searched.for_proxy_task().recipe))
-    assert found is None if reason is None else reason in found
+    actual = policy_search.why_no_mixing(searched, prepare(searched.for_proxy_task().recipe))
+    assert actual is None if reason is None else reason in actual
 
 
 @pytest.mark.parametrize(("right", "word"), [(151, UNDECIDED), (110, NONE_HELPS)])
-def test_what_is_not_shown_to_help_is_in_comments_alone(
+def test_an_unhelpful_policy_is_commented_out(
     recipe: Recipe, right: int, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = fake_runs(monkeypatch, right_with=right, right_without=150)
+    requests = fake_runs(monkeypatch, right_with=right, right_without=150)
     state = search_policy(RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
     assert state["verdict"] == word and state["evidence"]["value"] == pytest.approx((right - 150) / 200)
     assert f"verdict       {word}" in describe(state)
@@ -437,16 +435,16 @@ def test_what_is_not_shown_to_help_is_in_comments_alone(
     tried = tmp_path / "tried.yaml"
     tried.write_text("\n".join(line.removeprefix("# ") for line in lines[3:]))
     job = parse_train(TrainJob, [recipe.data.path, "--text", "text", "--config", str(tried)], "train")
-    assert job.recipe.data.augment == asked[-1]["augment"] != ()
+    assert job.recipe.data.augment == requests[-1]["augment"] != ()
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_a_search_that_was_killed_goes_on_to_the_same_answer(
+def test_a_resumed_search_gives_the_same_result(
     recipe: Recipe, searcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_runs(monkeypatch, right_with=160, right_without=150)
-    wanted = SearchOptions(searcher, PLENTY, trials=9)
-    whole = search_policy(RecipeVariant(recipe), wanted, output=str(tmp_path / "whole"))
+    options = SearchOptions(searcher, PLENTY, trials=9)
+    whole = search_policy(RecipeVariant(recipe), options, output=str(tmp_path / "whole"))
     real, calls = ProxyTask.run, []
 
     def dies(self: ProxyTask, policies: Any) -> Any:
@@ -458,19 +456,19 @@ def test_a_search_that_was_killed_goes_on_to_the_same_answer(
 
     monkeypatch.setattr(ProxyTask, "run", dies)
     with pytest.raises(StoppedBySignal, match="stopped after 7 trials; --resume"):
-        search_policy(RecipeVariant(recipe), wanted, output=str(tmp_path / "killed"))
+        search_policy(RecipeVariant(recipe), options, output=str(tmp_path / "killed"))
     monkeypatch.setattr(ProxyTask, "run", real)
     assert len(json.loads((tmp_path / "killed" / "search.json").read_text())["trials"]) == 7
-    again = search_policy(RecipeVariant(recipe), wanted, output=str(tmp_path / "killed"), resume=True)
+    again = search_policy(RecipeVariant(recipe), options, output=str(tmp_path / "killed"), resume=True)
     assert without_times(again) == without_times(whole)
     assert (tmp_path / "killed" / "policy.yaml").read_text() == (tmp_path / "whole" / "policy.yaml").read_text()
     with pytest.raises(InputError, match="finished, there is nothing to resume"):
-        search_policy(RecipeVariant(recipe), wanted, output=str(tmp_path / "killed"), resume=True)
+        search_policy(RecipeVariant(recipe), options, output=str(tmp_path / "killed"), resume=True)
 
 
-def test_another_search_is_not_gone_on_with(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_another_search_is_refused(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_runs(monkeypatch, right_with=160, right_without=150)
-    wanted, output = SearchOptions("sweep", PLENTY, trials=3), str(tmp_path / "out")
+    options, output = SearchOptions("sweep", PLENTY, trials=3), str(tmp_path / "out")
 
     def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -478,17 +476,17 @@ def test_another_search_is_not_gone_on_with(recipe: Recipe, tmp_path: Path, monk
     with monkeypatch.context() as stopped:
         stopped.setattr(policy_search, "train_final", dies)
         with pytest.raises(StoppedBySignal):
-            search_policy(RecipeVariant(recipe), wanted, output=output)
+            search_policy(RecipeVariant(recipe), options, output=output)
     with pytest.raises(InputError, match=r"searcher: the search in .* has 'sweep', now it is 'reinforce'"):
-        search_policy(RecipeVariant(recipe), replace(wanted, searcher="reinforce"), output=output, resume=True)
+        search_policy(RecipeVariant(recipe), replace(options, searcher="reinforce"), output=output, resume=True)
     other = replace(recipe, train=replace(recipe.train, weight_decay=0.5))
     with pytest.raises(InputError, match=r"train\.weight_decay"):
-        search_policy(RecipeVariant(other), wanted, output=output, resume=True)
+        search_policy(RecipeVariant(other), options, output=output, resume=True)
     with pytest.raises(InputError, match="the folder is not empty"):
-        search_policy(RecipeVariant(recipe), wanted, output=output)
+        search_policy(RecipeVariant(recipe), options, output=output)
 
 
-def test_the_folder_of_a_run_is_not_that_of_a_search(recipe: Recipe, tmp_path: Path) -> None:
+def test_resuming_in_the_folder_of_a_run_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{}")
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(InputError, match=r"no search\.json, this is not the folder of a search"):
@@ -496,22 +494,20 @@ def test_the_folder_of_a_run_is_not_that_of_a_search(recipe: Recipe, tmp_path: P
     assert (tmp_path / "recipe.json").read_text() == "{}"
 
 
-def test_runs_too_slow_for_three_seeds_decide_nothing(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fewer_than_three_seeds_are_undecided(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy that would be called better, did it not rest on two seeds."""
-    asked = fake_runs(monkeypatch, right_with=190, right_without=150)
+    requests = fake_runs(monkeypatch, right_with=190, right_without=150)
     real = policy_search.train_final
 
     def slower(*arguments: Any, **fields: Any) -> FinalRun:
         # The fourth run takes nearly all of the time.
-        return replace(real(*arguments, **fields), seconds=PLENTY - 3600 if len(asked) == 4 else 1.0)
+        return replace(real(*arguments, **fields), seconds=PLENTY - 3600 if len(requests) == 4 else 1.0)
 
     monkeypatch.setattr(policy_search, "train_final", slower)
     state = search_policy(RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / "out"))
     assert len(state["with"]) == len(state["without"]) == 10 and state["verdict"] == "helps"
-    monkeypatch.setattr(Budget, "used_s", property(lambda _: PLENTY - 3600 if len(asked) >= 4 else 0.0))
-    asked.clear()
+    monkeypatch.setattr(Budget, "used_s", property(lambda _: PLENTY - 3600 if len(requests) >= 4 else 0.0))
+    requests.clear()
     state = search_policy(
         RecipeVariant(recipe), SearchOptions("sweep", PLENTY, trials=3), output=str(tmp_path / "slow")
     )
@@ -519,7 +515,7 @@ def test_runs_too_slow_for_three_seeds_decide_nothing(
     assert state["evidence"]["low"] > 0 and state["verdict"] == UNDECIDED
 
 
-def test_macro_f1_of_few_rows_decides_nothing(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_macro_f1_of_few_rows_is_undecided(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_runs(monkeypatch, right_with=190, right_without=150)
     recipe = replace(recipe, evaluate=replace(recipe.evaluate, metric="macro_f1"))
     for least, word in ((200, "helps"), (201, UNDECIDED)):
@@ -531,11 +527,11 @@ def test_macro_f1_of_few_rows_decides_nothing(recipe: Recipe, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(("given", "taken"), [(None, None), (0.1, 0.1), (40, 20), (1, 1)])
-def test_steps_of_the_schedule_take_the_same_part_of_a_shorter_run(
+def test_warmup_scales_with_the_steps(
     recipe: Recipe, given: float | None, taken: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Recipe] = []
-    monkeypatch.setattr(final_runs, "_run", lambda searched, *_: asked.append(searched.recipe))
+    requests: list[Recipe] = []
+    monkeypatch.setattr(final_runs, "_run", lambda searched, *_: requests.append(searched.recipe))
     recipe = replace(recipe, train=replace(recipe.train, warmup_steps=given))
     recipe = replace(
         recipe,
@@ -543,42 +539,42 @@ def test_steps_of_the_schedule_take_the_same_part_of_a_shorter_run(
         schedule=Schedule(milestones=(0.2, 50, 90), gamma=0.5),
     )
     final_runs.train_final(RecipeVariant(recipe), seed=0, steps=50, recipe_steps=100, eval_rows=6)
-    assert (asked[0].train.warmup_steps, asked[0].train.max_steps) == (taken, 50)
-    assert asked[0].schedule == Schedule(milestones=(0.2, 25, 45), gamma=0.5)
+    assert (requests[0].train.warmup_steps, requests[0].train.max_steps) == (taken, 50)
+    assert requests[0].schedule == Schedule(milestones=(0.2, 25, 45), gamma=0.5)
 
 
 @pytest.mark.parametrize(("name", "rows"), [("linear", 1), ("reduce_lr_on_plateau", 6)])
-def test_a_schedule_that_goes_by_evaluations_sees_all_rows(
+def test_a_schedule_by_evaluations_monitors_all_rows(
     recipe: Recipe, name: Any, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, real = [], final_runs.dry_run
+    observed, real = [], final_runs.dry_run
 
     def dry_run(prepared: Run, *arguments: Any) -> Any:
-        seen.append(len(prepared.data.splits.validation))
+        observed.append(len(prepared.data.splits.validation))
         return real(prepared, *arguments)
 
     monkeypatch.setattr(final_runs, "dry_run", dry_run)
     recipe = replace(recipe, train=replace(recipe.train, lr_scheduler_type=name))
     assert len(
         final_runs.train_final(RecipeVariant(recipe), seed=0, steps=2, recipe_steps=2, eval_rows=6).predicted
-    ) == 6 and seen == [rows]
+    ) == 6 and observed == [rows]
 
 
-def test_a_recipe_that_accumulates_can_be_measured(recipe: Recipe) -> None:
+def test_a_recipe_with_gradient_accumulation_is_measured(recipe: Recipe) -> None:
     recipe = replace(recipe, train=replace(recipe.train, gradient_accumulation_steps=2))
     assert (
         final_runs.measure(RecipeVariant(recipe), (SwapWords(0.3),), rows=54, rows_per_step=16, eval_rows=6).row_s > 0
     )
 
 
-def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_stop_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_runs(monkeypatch, right_with=160, right_without=150)
     real = ProxyTask.run
     slow = {"by": 1.0}
 
     def slower(self: ProxyTask, policies: Any) -> Any:
-        found = real(self, policies)
-        return replace(found, seconds=found.seconds * slow["by"])
+        actual = real(self, policies)
+        return replace(actual, seconds=actual.seconds * slow["by"])
 
     monkeypatch.setattr(ProxyTask, "run", slower)
     planned = SearchRun.plan_trials
@@ -595,7 +591,7 @@ def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted", "message"),
+    ("changes", "options", "message"),
     [
         ({"data": {"augment": ["SwapWords"]}}, SearchOptions(), r"data\.augment: expected none, .* got \(SwapWords"),
         ({"data": {"augment_copies": 2}}, SearchOptions(), r"data\.augment_copies: expected 0, .* got 2"),
@@ -620,15 +616,15 @@ def test_trials_end_when_their_time_is_over(recipe: Recipe, tmp_path: Path, monk
         ({}, SearchOptions(budget_s=1.0), "--budget 1s: 6 runs of 4 steps and a few trials"),
     ],
 )
-def test_what_is_refused_leaves_nothing(
-    recipe: Recipe, changes: dict, wanted: SearchOptions, message: str, tmp_path: Path
+def test_refused_searches_write_nothing(
+    recipe: Recipe, changes: dict, options: SearchOptions, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        search_policy(RecipeVariant(merge(recipe, changes)), wanted, output=str(tmp_path / "out"))
+        search_policy(RecipeVariant(merge(recipe, changes)), options, output=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_budget_that_is_too_small_is_the_first_line(
+def test_too_small_a_budget_is_the_first_line(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before what is noted while the data are read and the head is fitted."""
@@ -661,12 +657,12 @@ def test_flags_that_are_refused(recipe: Recipe, flags: list[str], message: str) 
         parse_search([recipe.data.path, "--text", "text", *flags], "search")
 
 
-def test_rows_are_training_rows(recipe: Recipe) -> None:
+def test_rows_limits_training_rows(recipe: Recipe) -> None:
     job, seconds = parse_search([recipe.data.path, "--text", "text", "--rows", "30", "--budget", "2m"], "search")
     assert job.recipe.data.max_train_rows == 30 and seconds == 120 and job.searcher == "sweep"
 
 
-def test_another_thing_to_search_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_subject_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main_command(["search", "luck", "rows.csv"])
     assert left.value.code == 2

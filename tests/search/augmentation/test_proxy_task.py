@@ -39,16 +39,16 @@ def proxy(recipe: Recipe) -> ProxyTask:
     return ProxyTask(RecipeVariant(recipe))
 
 
-def test_the_rows_that_score_are_training_rows_that_no_trial_trains_on(recipe: Recipe, proxy: ProxyTask) -> None:
+def test_scored_rows_are_held_out_from_training(recipe: Recipe, proxy: ProxyTask) -> None:
     splits = proxy.prepared.data.splits
     fitted = set(proxy.fit_rows["text"][:])
     assert len(proxy.fit_rows) + len(proxy.scored_labels) == len(splits.train) == 54
     assert len(proxy.scored_labels) == pytest.approx(54 / 3, abs=2)
-    trained, seen = proxy.model.forward, set()
+    trained, observed = proxy.model.forward, set()
     collate = proxy._collate
 
     def spy(batch: dict) -> dict:
-        seen.update(tuple(ids) for ids in batch["input_ids"])
+        observed.update(tuple(ids) for ids in batch["input_ids"])
         return collate(batch)
 
     proxy._collate = spy
@@ -58,7 +58,7 @@ def test_the_rows_that_score_are_training_rows_that_no_trial_trains_on(recipe: R
         del proxy._collate
     assert trained == proxy.model.forward
     of_fitted = {tuple(ids) for ids in proxy.inputs.encode(proxy.fit_rows)["input_ids"][:]}
-    assert seen == of_fitted
+    assert observed == of_fitted
     assert not fitted & set(splits.validation["text"][:])
 
 
@@ -72,24 +72,24 @@ def test_the_same_policies_give_the_same_score_and_others_another(proxy: ProxyTa
 
 
 def test_rows_are_mixed_with_their_labels(proxy: ProxyTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    observed = []
 
     def spy(logits_BC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        seen.append(labels)
+        observed.append(labels)
         return torch.nn.functional.cross_entropy(logits_BC.float(), labels, reduction="sum")
 
     monkeypatch.setattr(proxy_task, "training_loss", lambda _: spy)
     mixed = proxy.run([Stage(6, mix=(Mixup(1.0),))])
     assert proxy.run([Stage(6, mix=(Mixup(1.0),))]).value == mixed.value
-    soft = torch.cat(seen)
+    soft = torch.cat(observed)
     # Of a row that has a partner of the other class two classes are left, and they make up one.
     assert soft.shape[1] == 2 and torch.allclose(soft.sum(1), torch.ones(len(soft)))
     assert ((soft > 0.01) & (soft < 0.99)).any()
-    seen.clear()
-    assert proxy.run([Stage(6)]).value != mixed.value and all(labels.dim() == 1 for labels in seen)
-    seen.clear()
+    observed.clear()
+    assert proxy.run([Stage(6)]).value != mixed.value and all(labels.dim() == 1 for labels in observed)
+    observed.clear()
     proxy.run([Stage(2), Stage(2, mix=(Mixup(1.0),)), Stage(1, mix=(Mixup(p=0.0),))])
-    assert [labels.dim() for labels in seen] == [1, 1, 2, 2, 1]
+    assert [labels.dim() for labels in observed] == [1, 1, 2, 2, 1]
 
 
 def test_mixed_word_embeddings_go_through_all_layers(proxy: ProxyTask) -> None:
@@ -107,7 +107,7 @@ def test_mixed_word_embeddings_go_through_all_layers(proxy: ProxyTask) -> None:
         assert why_not_by_embeddings(proxy.model, batch) is None
 
 
-def test_a_row_that_is_mixed_has_another_beside_it(proxy: ProxyTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixed_rows_have_a_partner_in_their_pass(proxy: ProxyTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "micro_batch", 1)
     sizes = []
     hook = proxy.model.register_forward_pre_hook(
@@ -123,17 +123,17 @@ def test_a_row_that_is_mixed_has_another_beside_it(proxy: ProxyTask, monkeypatch
 
 
 def test_the_score_by_hand(proxy: ProxyTask) -> None:
-    found = proxy.run([Stage(3)])
+    actual = proxy.run([Stage(3)])
     logits = torch.tensor(proxy.logits(), dtype=torch.float64)
     labels = torch.tensor(proxy.scored_labels)
     losses = [
         float(torch.nn.functional.cross_entropy(logits / t, labels)) for t in np.exp(np.linspace(-2.9, 2.9, 4001))
     ]
-    assert found.value == pytest.approx(-min(losses), abs=1e-4)
-    assert found.accuracy == pytest.approx(float((logits.argmax(-1) == labels).double().mean()))
+    assert actual.value == pytest.approx(-min(losses), abs=1e-4)
+    assert actual.accuracy == pytest.approx(float((logits.argmax(-1) == labels).double().mean()))
 
 
-def test_what_frozen_layers_give_is_computed_once_and_changes_no_logit(proxy: ProxyTask) -> None:
+def test_cached_activations_give_the_same_logits(proxy: ProxyTask) -> None:
     proxy.run([Stage(3)])
     assert any("inputs_embeds" in batch for _, batch in proxy._scored)
     splits = proxy.prepared.data.splits
@@ -154,7 +154,7 @@ def test_only_the_top_trains(proxy: ProxyTask) -> None:
     assert moved and not any(p in lowest for name, p in proxy.model.named_parameters() if name in moved)
 
 
-def test_trials_draw_their_rows_as_the_run_does(recipe: Recipe, tmp_path: Path) -> None:
+def test_trials_draw_rows_like_a_run(recipe: Recipe, tmp_path: Path) -> None:
     lines = Path(recipe.data.path).read_text().splitlines()
     # Of 30 rows of either class, 10 are left of one.
     rare = [line for line in lines if line.endswith("good")][10:]
@@ -177,12 +177,12 @@ def test_method_head_trains_no_layer(recipe: Recipe) -> None:
     assert not any(p.requires_grad for layer in encoder_layers(proxy.model) for p in layer.parameters())
 
 
-def test_a_sample_is_what_operations_take(proxy: ProxyTask) -> None:
+def test_sample_is_a_batch_for_operations(proxy: ProxyTask) -> None:
     sample = proxy.sample()
     assert isinstance(sample, TextBatch) and len(sample) == 2 and sample.population is proxy.population
 
 
-def recipe_of_pictures(folder: Path, checkpoint: Path) -> Recipe:
+def image_recipe(folder: Path, checkpoint: Path) -> Recipe:
     features = Features({"image": Image(), "label": Value("int64")})
     rows = image_rows(40).remove_columns("row").to_list()
     Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
@@ -196,21 +196,19 @@ def recipe_of_pictures(folder: Path, checkpoint: Path) -> Recipe:
     )
 
 
-def test_images_that_no_operation_can_change_are_refused(tmp_path: Path) -> None:
+def test_images_that_cannot_be_augmented_are_refused(tmp_path: Path) -> None:
     checkpoint = tiny_image_checkpoint(tmp_path / "vit")
     IN_FLOATS.save_pretrained(checkpoint)
     with pytest.raises(
         InputError,
         match=r"^data\.augment, which the search chooses: .* EfficientNetImageProcessor",
     ):
-        ProxyTask(RecipeVariant(recipe_of_pictures(tmp_path, checkpoint)))
+        ProxyTask(RecipeVariant(image_recipe(tmp_path, checkpoint)))
 
 
 def test_images(tmp_path: Path) -> None:
     proxy = ProxyTask(
-        RecipeVariant(
-            recipe_of_pictures(tmp_path, tiny_image_checkpoint(tmp_path / "vit", image_size=128, patch_size=16))
-        )
+        RecipeVariant(image_recipe(tmp_path, tiny_image_checkpoint(tmp_path / "vit", image_size=128, patch_size=16)))
     )
     assert isinstance(proxy.sample(), ImageBatch) and proxy.sample().pixels.shape == (2, 3, 128, 128)
     # Half the side: 4 x 4 patches and the class token go through the layers.
@@ -225,10 +223,10 @@ def test_images(tmp_path: Path) -> None:
     assert proxy.run([Stage(24, (Invert(p=1.0),))]).value < proxy.run([Stage(24)]).value
 
 
-def test_seeds_share_a_head_where_nothing_else_is_random(
+def test_seeds_share_a_head_if_nothing_else_is_random(
     recipe: Recipe, proxy: ProxyTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert ProxyTask(RecipeVariant(recipe_of_pictures(tmp_path, tiny_image_checkpoint(tmp_path / "vit")))).one_head
+    assert ProxyTask(RecipeVariant(image_recipe(tmp_path, tiny_image_checkpoint(tmp_path / "vit")))).one_head
     assert proxy.one_head
     # DistilBERT's classifier has a layer before the last.
     other = replace(recipe, model=Model(str(tiny_text_checkpoint(tmp_path / "distil", "distilbert"))))
@@ -238,6 +236,6 @@ def test_seeds_share_a_head_where_nothing_else_is_random(
     assert not proxy.one_head
 
 
-def test_too_few_rows_to_set_some_aside(recipe: Recipe) -> None:
+def test_too_few_rows_to_hold_some_out(recipe: Recipe) -> None:
     with pytest.raises(InputError, match="search: no rows to score trials with"):
         ProxyTask(RecipeVariant(replace(recipe, data=replace(recipe.data, max_train_rows=2))))

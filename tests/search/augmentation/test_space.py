@@ -34,7 +34,7 @@ def test_the_policies_of_one_or_two_numbers() -> None:
     assert {o.p for o in any_magnitude.choices} == set(LEVELS) and len(any_magnitude.choices) == 2 * len(LEVELS)
 
 
-def test_policies_in_turn() -> None:
+def test_augment_in_phases() -> None:
     swap, both = Policy(((Move("Swap", 1.0, 0.2),),)), SPACE.rand_augment(0.6, 2)
     drawn = OneOf((SwapWords(0.6), DeleteWords(0.6)))
     assert SPACE.augment_in_phases((swap,), ()) == (SwapWords(0.2),)
@@ -58,11 +58,11 @@ def test_a_policy_that_mixes() -> None:
     ) == ()
 
 
-def test_any_mixing_and_one_near_it() -> None:
+def test_random_mixing_and_its_neighbors() -> None:
     space, rng = dataclasses.replace(SPACE, mixings=(Mixup, CutMix)), np.random.default_rng(0)
-    seen = [space.candidate(choose_at_random(rng)).mix for _ in range(300)]
+    observed = [space.candidate(choose_at_random(rng)).mix for _ in range(300)]
     for name in (None, "Mixup", "CutMix"):
-        assert 80 < sum((mix and mix.operation) == name for mix in seen) < 120
+        assert 80 < sum((mix and mix.operation) == name for mix in observed) < 120
     near = [space.near(Policy(mix=Move("Mixup", 0.6, 0.6)), rng).mix for _ in range(300)]
     same = [
         m for m in near if m and m.operation == "Mixup" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.magnitude <= 0.8
@@ -71,12 +71,12 @@ def test_any_mixing_and_one_near_it() -> None:
     assert all(SPACE.candidate(choose_at_random(rng)).mix is None for _ in range(20))
 
 
-def test_near_is_a_step_away_or_another_operation() -> None:
+def test_near_changes_a_level_or_the_operation() -> None:
     rng, policy = np.random.default_rng(0), Policy(((Move("Swap", 0.6, 0.6),) * MOVES,) * BRANCHES)
-    seen = [move for _ in range(200) for branch in SPACE.near(policy, rng).branches for move in branch]
-    same = [m for m in seen if m.operation == "Swap" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.magnitude <= 0.8]
-    assert 0.75 < len(same) / len(seen) < 0.95
-    assert {m.magnitude for m in seen} == set(LEVELS)
+    observed = [move for _ in range(200) for branch in SPACE.near(policy, rng).branches for move in branch]
+    same = [m for m in observed if m.operation == "Swap" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.magnitude <= 0.8]
+    assert 0.75 < len(same) / len(observed) < 0.95
+    assert {m.magnitude for m in observed} == set(LEVELS)
 
 
 def test_every_operation_of_texts_with_a_share_is_there() -> None:
@@ -88,7 +88,7 @@ def test_every_operation_of_texts_with_a_share_is_there() -> None:
     assert [line.split(" is ")[0] for line in left_out] == ["MixHalves"]
 
 
-def test_an_operation_that_does_not_go_with_the_data_is_left_out_and_said() -> None:
+def test_unsuitable_operations_are_excluded_with_a_note() -> None:
     pairs = TextBatch(TEXTS.texts, list(TEXTS.texts), TEXTS.labels)
     space, left_out = space_of(pairs)
     assert "MixHalves" not in space.names and "pairs" in left_out[0]
@@ -108,13 +108,13 @@ def test_every_operation_of_images_at_every_magnitude(magnitude: float) -> None:
     assert space.operations["Rotate"](0.4) == Rotate(12.0, draw="ends", interpolation="nearest")
 
 
-def test_numbers_of_a_policy_are_for_people() -> None:
+def test_numbers_of_a_policy_are_rounded() -> None:
     at = IMAGE_OPERATIONS
     assert at["Brightness"](0.2).brightness == 0.18
     assert at["TranslateX"](0.2).x == pytest.approx(0.2 * 150 / 331, abs=1e-6) == round(at["TranslateX"](0.2).x, 6)
 
 
-def test_a_policy_on_one_line() -> None:
+def test_policy_as_text() -> None:
     policy = Policy(((Move("Swap", 1.0, 0.2), Move("Delete", 0.6, 0.4)), (Move("Swap", 1.0, 1.0),)))
     assert str(policy) == "Swap 0.2, Delete 0.4 x 0.6 | Swap 1"
     assert str(NONE) == "none"

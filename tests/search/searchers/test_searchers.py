@@ -34,20 +34,20 @@ def any_value(policy: Policy) -> float:
 def trials(
     name: str, count: int, seed: int = 0, score: Callable[[Policy], float] = value, space: Space = SPACE
 ) -> list[tuple[Trial, float]]:
-    searcher, told = SEARCHERS[name](space, trials=count, seed=seed), []
+    searcher, history = SEARCHERS[name](space, trials=count, seed=seed), []
     while (trial := searcher.ask()) is not None:
-        told.append((trial, score(trial.candidate)))
-        searcher.tell(*told[-1])
-    return told
+        history.append((trial, score(trial.candidate)))
+        searcher.tell(*history[-1])
+    return history
 
 
 @EVERY
 @pytest.mark.parametrize("space", [SPACE, MIXING], ids=["alone", "mixing"])
 @pytest.mark.parametrize("count", [3, 10, 40])
-def test_as_many_trials_as_were_asked_for_reach_the_highest_rung(name: str, count: int, space: Space) -> None:
-    told = trials(name, count, score=any_value, space=space)
-    assert 1 <= len(told) <= max(count, RUNGS)
-    by_rung = [sum(trial.rung == rung for trial, _ in told) for rung in range(RUNGS)]
+def test_number_of_trials_on_each_rung(name: str, count: int, space: Space) -> None:
+    history = trials(name, count, score=any_value, space=space)
+    assert 1 <= len(history) <= max(count, RUNGS)
+    by_rung = [sum(trial.rung == rung for trial, _ in history) for rung in range(RUNGS)]
     assert by_rung[-1] >= 1
     if name != "tpe":
         # Its pruning depends on the scores.
@@ -55,21 +55,21 @@ def test_as_many_trials_as_were_asked_for_reach_the_highest_rung(name: str, coun
 
 
 @EVERY
-def test_told_the_same_it_asks_the_same(name: str) -> None:
+def test_searchers_are_deterministic(name: str) -> None:
     assert trials(name, 24, seed=3) == trials(name, 24, seed=3)
     if name != "sweep":
         assert trials(name, 24, seed=3) != trials(name, 24, seed=4)
 
 
 @pytest.mark.parametrize("name", [n for n in SEARCHERS if n != "sweep"])
-def test_it_finds_better_policies_than_chance(name: str) -> None:
+def test_searchers_beat_chance(name: str) -> None:
     count, seeds = 60, range(8)
     by_chance = [
         max(value(SPACE.candidate(choose_at_random(np.random.default_rng((9, seed, i))))) for i in range(count))
         for seed in seeds
     ]
-    found = [max(score for trial, score in trials(name, count, seed) if trial.rung == RUNGS - 1) for seed in seeds]
-    assert np.mean(found) > np.mean(by_chance) + 0.04
+    actual = [max(score for trial, score in trials(name, count, seed) if trial.rung == RUNGS - 1) for seed in seeds]
+    assert np.mean(actual) > np.mean(by_chance) + 0.04
 
 
 def test_halving_keeps_the_better_half() -> None:
@@ -105,15 +105,15 @@ def test_a_sweep_with_mixing_tries_it_alone_and_after_any_operation() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in SEARCHERS if n != "sweep"])
-def test_it_comes_to_mix_as_is_rewarded(name: str) -> None:
+def test_searchers_learn_to_mix(name: str) -> None:
     """CutMix alone earns something: of the policies that end the search most have it, by chance a third would."""
-    found = []
+    actual = []
     for seed in range(6):
-        told = trials(name, 60, seed, lambda p: float(p.mix is not None and p.mix.operation == "CutMix"), MIXING)
-        found += [trial.candidate.mix for trial, _ in told if trial.rung == RUNGS - 1]
-        tried = {None if t.candidate.mix is None else t.candidate.mix.operation for t, _ in told}
+        history = trials(name, 60, seed, lambda p: float(p.mix is not None and p.mix.operation == "CutMix"), MIXING)
+        actual += [trial.candidate.mix for trial, _ in history if trial.rung == RUNGS - 1]
+        tried = {None if t.candidate.mix is None else t.candidate.mix.operation for t, _ in history}
         assert tried == {None, "Mixup", "CutMix"}
-    assert np.mean([mix is not None and mix.operation == "CutMix" for mix in found]) > 0.6
+    assert np.mean([mix is not None and mix.operation == "CutMix" for mix in actual]) > 0.6
 
 
 def test_the_worst_of_a_population_take_the_place_of_the_best() -> None:
@@ -130,8 +130,8 @@ def test_the_worst_of_a_population_take_the_place_of_the_best() -> None:
     assert all(worst not in schedule for schedule in schedules)
     assert (best, best) in schedules
     # Rows are mixed in one way throughout, also where it changed on the way.
-    told = trials("population", 60, score=any_value, space=MIXING)
-    assert all(len({policy.mix for policy in trial.schedule}) == 1 for trial, _ in told)
-    assert any(len({replace(policy, mix=None) for policy in trial.schedule}) > 1 for trial, _ in told)
+    history = trials("population", 60, score=any_value, space=MIXING)
+    assert all(len({policy.mix for policy in trial.schedule}) == 1 for trial, _ in history)
+    assert any(len({replace(policy, mix=None) for policy in trial.schedule}) > 1 for trial, _ in history)
     # One explores: it has the best one's past, and a policy near it.
     assert any(schedule[0] == best and schedule[1] != best for schedule in schedules)

@@ -1,6 +1,6 @@
 """What augmentation of pictures costs: pictures a second on one core, every operation and preset on every picture.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/augmentation_cost_pictures.py [--size 224] [--rows 32] [--seconds 2]
+    OMP_NUM_THREADS=1 python tests/benchmarks/augmentation_cost_images.py [--size 224] [--rows 32] [--seconds 2]
     [--only Blur]
 
 Batches of noise with p=1; the bound is 300 pictures a second at 224 pixels. Seconds are those of the process, so that
