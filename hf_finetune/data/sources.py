@@ -25,18 +25,8 @@ from hf_finetune.utils.messages import listed
 Reader = CsvFile | JsonFile | ParquetFile | ClassFolder | HubSplit
 
 _SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-_FILE_LIKE = (
-    *_SUFFIXES,
-    *class_folder.SUFFIXES["image"],
-    ".txt",
-    ".xls",
-    ".xlsx",
-    ".zip",
-    ".gz",
-    ".bz2",
-    ".xz",
-    ".zst",
-)
+_OTHER_SUFFIXES = (".txt", ".xls", ".xlsx", ".zip", ".gz", ".bz2", ".xz", ".zst")
+_FILE_LIKE = (*_SUFFIXES, *class_folder.SUFFIXES["image"], *_OTHER_SUFFIXES)
 _ROLES: dict[str, Role] = {"train": "train", "test": "test"}
 _ROLES |= {name: "validation" for name in ("validation", "valid", "val", "dev")}
 # A shard as `datasets` writes it: train-00000-of-00002, with a hash appended in older repositories.
@@ -104,7 +94,7 @@ class Layout:
     @property
     def by_name(self) -> dict[str, Split]:
         """All splits and other files."""
-        return self.others | self.splits
+        return self.splits | self.others
 
 
 def locate(source: Source, *, kind: Kind | None, labeled: bool) -> Layout:

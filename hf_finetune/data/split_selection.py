@@ -133,10 +133,9 @@ def named_split(layout: Layout, name: str, flag: str, source: Source, kind: Kind
     if name in layout.by_name:
         return layout.by_name[name]
     if not Path(name).expanduser().exists():
-        known = [*layout.splits, *layout.others]
         raise InputError(
-            f"{flag} {name}: no such file or folder, and no split of {source.path}{did_you_mean(name, known)}; "
-            f"it has {listed(known)}"
+            f"{flag} {name}: no such file or folder, and no split of {source.path}"
+            f"{did_you_mean(name, layout.by_name)}; it has {listed(list(layout.by_name))}"
         )
     splits = locate(Source(name, encoding=source.encoding), kind=kind, labeled=labeled).splits
     if len(splits) > 1:
@@ -160,10 +159,10 @@ def split_to_read(layout: Layout, path: str, name: str | None, usable: Callable[
         InputError: there is no such split, or there are several candidates.
     """
     if name is not None:
-        known = [*layout.splits, *layout.others]
-        if name not in known:
+        if name not in layout.by_name:
             raise InputError(
-                f"--split {name}: {path} has no such split{did_you_mean(name, known)}; it has {listed(known)}"
+                f"--split {name}: {path} has no such split{did_you_mean(name, layout.by_name)}; "
+                f"it has {listed(list(layout.by_name))}"
             )
         return layout.by_name[name]
     if len(layout.splits) == 1:

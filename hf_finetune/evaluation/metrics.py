@@ -49,11 +49,14 @@ class Metric:
     title: str
     """Name in a model card."""
     _: KW_ONLY
-    greater_is_better: bool
-    hub_type: str
-    """Type in the Hub's model-index metadata."""
-    hub_arguments: dict[str, str] | None = None
-    """Arguments that distinguish Hub metrics of the same type."""
+    greater_is_better: bool = True
+    hub_average: Average | None = None
+    """For an F1 score: its average, by which the Hub distinguishes them."""
+
+    @property
+    def hub_type(self) -> str:
+        """Type in the Hub's model-index metadata."""
+        return "f1" if self.hub_average else self.name
 
 
 @dataclass(frozen=True)
@@ -317,47 +320,19 @@ def _area(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
     return None if area is None else area[0]
 
 
-def _f1_metric(average: Average, interval: Literal["row share", "row mean", "class mean"]) -> CountMetric:
-    return CountMetric(
-        f"{average}_f1",
-        f"{average.capitalize()} F1",
-        partial(f1, average=average),
-        interval,
-        greater_is_better=True,
-        hub_type="f1",
-        hub_arguments={"average": average},
-    )
-
-
 COUNT_METRICS = (
-    CountMetric("accuracy", "Accuracy", accuracy, "row share", greater_is_better=True, hub_type="accuracy"),
-    CountMetric(
-        "balanced_accuracy",
-        "Balanced accuracy",
-        balanced_accuracy,
-        "class mean",
-        greater_is_better=True,
-        hub_type="balanced_accuracy",
-    ),
-    _f1_metric("macro", "class mean"),
-    _f1_metric("micro", "row share"),
-    _f1_metric("weighted", "row mean"),
-    CountMetric(
-        "matthews_correlation",
-        "Matthews correlation",
-        matthews_correlation,
-        "correlation",
-        greater_is_better=True,
-        hub_type="matthews_correlation",
-    ),
+    CountMetric("accuracy", "Accuracy", accuracy, "row share"),
+    CountMetric("balanced_accuracy", "Balanced accuracy", balanced_accuracy, "class mean"),
+    CountMetric("macro_f1", "Macro F1", partial(f1, average="macro"), "class mean", hub_average="macro"),
+    CountMetric("micro_f1", "Micro F1", partial(f1, average="micro"), "row share", hub_average="micro"),
+    CountMetric("weighted_f1", "Weighted F1", partial(f1, average="weighted"), "row mean", hub_average="weighted"),
+    CountMetric("matthews_correlation", "Matthews correlation", matthews_correlation, "correlation"),
 )
-ROW_METRICS = (RowMetric("log_loss", "Log loss (nats)", row_log_losses, greater_is_better=False, hub_type="log_loss"),)
+ROW_METRICS = (RowMetric("log_loss", "Log loss (nats)", row_log_losses, greater_is_better=False),)
 PROBABILITY_METRICS: tuple[RowMetric | ScoreMetric, ...] = (
     *ROW_METRICS,
-    ScoreMetric(
-        "ece", "Expected calibration error", expected_calibration_error, greater_is_better=False, hub_type="ece"
-    ),
-    ScoreMetric("roc_auc", "ROC AUC", _area, greater_is_better=True, hub_type="roc_auc"),
+    ScoreMetric("ece", "Expected calibration error", expected_calibration_error, greater_is_better=False),
+    ScoreMetric("roc_auc", "ROC AUC", _area),
 )
 METRICS: dict[str, CountMetric | RowMetric | ScoreMetric] = {
     metric.name: metric for metric in (*COUNT_METRICS, *PROBABILITY_METRICS)

@@ -44,6 +44,6 @@ def _eval_result(run: RunFacts, name: str, value: float) -> EvalResult:
         dataset_split=split if split and re.fullmatch(r"\w+", split) else run.split,
         metric_type=metric.hub_type,
         metric_name=metric.title,
-        metric_args=metric.hub_arguments,
+        metric_args={"average": metric.hub_average} if metric.hub_average else None,
         metric_value=round(value, 4),
     )

@@ -120,8 +120,8 @@ def _baselines(run: Run, judged: ScoredSplit) -> dict[str, dict[str, Any]]:
     train, num_labels = labeled_rows(run.data.splits.train), len(run.data.splits.labels)
     baselines = {}
     for key, fit in (("majority", majority), ("linear", linear_baseline)):
-        baseline = fit(train, {"judged": judged.rows}, num_labels=num_labels)
-        probabilities_NC = baseline.probabilities["judged"]
+        baseline = fit(train, judged.rows, num_labels=num_labels)
+        probabilities_NC = baseline.probabilities_NC
         intervals = bootstrap(judged.labels_N, probabilities_NC, resamples=run.recipe.evaluate.resamples)
         baselines[key] = {
             "name": baseline.name,

@@ -221,7 +221,7 @@ def _time_baseline(run: Run, scored: Dataset) -> float:
     started = time.perf_counter()
     labeled = labeled_rows(run.data.splits.train)
     few = labeled.select(np.random.default_rng(0).permutation(len(labeled))[:BASELINE_ROWS])
-    linear_baseline(few, {"some": scored}, num_labels=len(run.data.splits.labels))
+    linear_baseline(few, scored, num_labels=len(run.data.splits.labels))
     return (time.perf_counter() - started) / (len(few) + len(scored))
 
 

@@ -43,28 +43,22 @@ def accuracy(probabilities: np.ndarray, rows: Dataset) -> float:
 
 def test_majority_is_the_share_of_each_class() -> None:
     train = Dataset.from_dict({"label": [2, 0, 2, 2]})
-    baseline = majority(train, {"validation": train, "test": train.select([0])}, num_labels=4)
+    baseline = majority(train, train.select([0, 1]), num_labels=4)
     assert baseline.name == "majority"
-    assert np.array_equal(baseline.probabilities["validation"], [[0.25, 0, 0.75, 0]] * 4)
-    assert np.array_equal(baseline.probabilities["test"], [[0.25, 0, 0.75, 0]])
+    assert np.array_equal(baseline.probabilities_NC, [[0.25, 0, 0.75, 0]] * 2)
 
 
-def test_words_are_learnt_for_every_split() -> None:
-    evals = {"validation": texts(50, 1), "test": texts(80, 2)}
-    baseline = linear_baseline(texts(200, 0), evals, num_labels=3)
+def test_words_are_learned() -> None:
+    test = texts(80, 2)
+    baseline = linear_baseline(texts(200, 0), test, num_labels=3)
     assert baseline.name == "tfidf+logistic"
-    assert {split: accuracy(baseline.probabilities[split], rows) for split, rows in evals.items()} == {
-        "validation": 1.0,
-        "test": 1.0,
-    }
+    assert accuracy(baseline.probabilities_NC, test) == 1
 
 
 @pytest.mark.parametrize("signs", [("!", "?"), ("好", "坏"), ("ดี", "เลว"), ("👍", "👎"), ("NA", "null")])
 def test_signs_that_are_no_latin_words_count(signs: tuple[str, str]) -> None:
     test = texts(60, 1, signs)
-    assert (
-        accuracy(linear_baseline(texts(150, 0, signs), {"test": test}, num_labels=2).probabilities["test"], test) == 1
-    )
+    assert accuracy(linear_baseline(texts(150, 0, signs), test, num_labels=2).probabilities_NC, test) == 1
 
 
 def test_a_text_without_spaces_is_read_by_character() -> None:
@@ -76,7 +70,7 @@ def test_a_text_without_spaces_is_read_by_character() -> None:
         return Dataset.from_dict({"text": lines, "label": labels})
 
     train, test = rows(150), rows(60)
-    assert accuracy(linear_baseline(train, {"test": test}, num_labels=2).probabilities["test"], test) == 1
+    assert accuracy(linear_baseline(train, test, num_labels=2).probabilities_NC, test) == 1
 
 
 def test_word_order_counts() -> None:
@@ -85,7 +79,7 @@ def test_word_order_counts() -> None:
     rows = Dataset.from_dict(
         {"text": [("not bad but good", "not good but bad")[label] for label in labels], "label": labels}
     )
-    assert accuracy(linear_baseline(rows, {"test": rows}, num_labels=2).probabilities["test"], rows) == 1
+    assert accuracy(linear_baseline(rows, rows, num_labels=2).probabilities_NC, rows) == 1
 
 
 def paired(rows: int, seed: int) -> Dataset:
@@ -98,28 +92,28 @@ def paired(rows: int, seed: int) -> Dataset:
 
 def test_both_texts_of_a_pair_are_read_apart() -> None:
     test = paired(100, 1)
-    probabilities = linear_baseline(paired(300, 0), {"test": test}, num_labels=3).probabilities["test"]
+    probabilities = linear_baseline(paired(300, 0), test, num_labels=3).probabilities_NC
     there = [i for i in range(100) if i % 10 != 9]
     assert accuracy(probabilities[there], test.select(there)) == 1
 
 
 def test_second_texts_that_are_all_missing_change_nothing() -> None:
     train, test = texts(90, 0), texts(30, 1)
-    alone = linear_baseline(train, {"test": test}, num_labels=3)
+    alone = linear_baseline(train, test, num_labels=3)
     blank = [train.add_column("text_pair", [""] * 90), test.add_column("text_pair", ["a"] * 30)]
-    beside = linear_baseline(blank[0], {"test": blank[1]}, num_labels=3)
-    assert np.array_equal(alone.probabilities["test"], beside.probabilities["test"])
+    beside = linear_baseline(blank[0], blank[1], num_labels=3)
+    assert np.array_equal(alone.probabilities_NC, beside.probabilities_NC)
 
 
 def test_the_same_twice() -> None:
     train, test = texts(120, 0), texts(40, 1)
-    one, other = (linear_baseline(train, {"test": test}, num_labels=3, seed=5).probabilities["test"] for _ in range(2))
+    one, other = (linear_baseline(train, test, num_labels=3).probabilities_NC for _ in range(2))
     assert np.array_equal(one, other)
 
 
 def test_a_class_without_training_rows_keeps_its_column() -> None:
     train = texts(150, 0, ("good", "bad")).map(lambda row: {"label": row["label"] * 2})
-    probabilities = linear_baseline(train, {"test": texts(20, 1)}, num_labels=4).probabilities["test"]
+    probabilities = linear_baseline(train, texts(20, 1), num_labels=4).probabilities_NC
     assert probabilities.shape == (20, 4)
     assert not probabilities[:, [1, 3]].any()
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(20))
@@ -130,7 +124,7 @@ def test_many_characters_are_cut_and_it_is_said(monkeypatch, caplog: pytest.LogC
     monkeypatch.setattr(baselines, "MIN_ROWS", 10)
     train, test = texts(400, 0), texts(40, 1)
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
-        probabilities = linear_baseline(train, {"test": test}, num_labels=3).probabilities["test"]
+        probabilities = linear_baseline(train, test, num_labels=3).probabilities_NC
     # 11 characters and a space, then a sign of 3 or 4: at least 15 a row.
     assert caplog.messages == ["linear baseline: fitted on 97 of 400 training rows (1500 characters)"]
     assert accuracy(probabilities, test) > 0.9
@@ -139,21 +133,21 @@ def test_many_characters_are_cut_and_it_is_said(monkeypatch, caplog: pytest.LogC
 def test_a_few_long_texts_are_all_kept(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(baselines, "MAX_CHARACTERS", 10)
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
-        linear_baseline(texts(60, 0), {}, num_labels=3)
+        linear_baseline(texts(60, 0), texts(5, 1), num_labels=3)
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1"])
 def test_pixels_are_learnt(mode: str) -> None:
     test = images(40, 1, mode)
-    baseline = linear_baseline(images(100, 0, mode), {"test": test}, num_labels=2)
+    baseline = linear_baseline(images(100, 0, mode), test, num_labels=2)
     assert baseline.name == "pixels+logistic"
-    assert accuracy(baseline.probabilities["test"], test) > 0.9
+    assert accuracy(baseline.probabilities_NC, test) > 0.9
 
 
 def test_many_images_are_cut(monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(baselines, "MAX_IMAGES", 30)
     monkeypatch.setattr(baselines, "MIN_ROWS", 10)
     with caplog.at_level(logging.INFO, logger="hf_finetune"):
-        linear_baseline(images(50, 0), {"test": images(5, 1)}, num_labels=2)
+        linear_baseline(images(50, 0), images(5, 1), num_labels=2)
     assert caplog.messages == ["linear baseline: fitted on 30 of 50 training rows (30 images)"]
