@@ -43,7 +43,7 @@ class ClassifyJob:
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     json: bool = False
-    """Print the result alone, as JSON."""
+    """Print only the result, as JSON."""
 
 
 def load_classifier(job: ClassifyJob) -> Classifier:

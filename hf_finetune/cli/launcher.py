@@ -47,7 +47,7 @@ def _launcher_arguments(command: Sequence[str], processes: int, mixed_precision:
     from hf_finetune.training.precision import default_device, resolve_mixed_precision
 
     return [
-        # `--cpu --num_processes 2` would start one process. This launcher starts as many as asked for; without GPUs
+        # `--cpu --num_processes 2` would start one process. This launcher starts the requested number; without GPUs
         # they communicate over gloo.
         "--multi_gpu",
         f"--num_processes={processes}",

@@ -34,9 +34,7 @@ def operations_help(recipe: type) -> str:
             summary = " ".join((member.__doc__ or "").partition("\n\n")[0].split())
             lines.append(f"      {member.__name__}({fields}): {summary}")
     adapters = ", ".join(name for name in PEFT_TYPES if name != "PREFIX_TUNING")
-    return (
-        "\n".join(lines)
-        + f"""
+    lines.append(f"""\
   --adapter
       a PEFT config, {{peft_type: NAME, field: value}}, or its name for PEFT's defaults; the fields of a configured
       one are flags, --adapter.r 4; one of:
@@ -45,5 +43,5 @@ def operations_help(recipe: type) -> str:
       random weights, in a network with these fields of the checkpoint's config:
       {{num_hidden_layers: 4, hidden_size: 192}}
 flags of images: `hf-finetune train --image image --help`;
-of a student: `hf-finetune train --teacher RUN --help`"""
-    )
+of a student: `hf-finetune train --teacher RUN --help`""")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Parse the arguments of a command by tyro; report what does not fit in one line first."""
+"""Parse the arguments of a command by tyro; the first line of an error says all that is needed."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ class RunJob:
     """YAML file of recipe fields; flags take precedence."""
     find_lr: bool = False
     """In place of the run: 100 steps at a growing learning rate (arXiv:1506.01186), their losses as a table and a plot,
-    and a proposal. Only training rows are read; nothing that it trains is saved."""
+    and a proposal. Only training rows are read; no weights are saved."""
     plot_schedule: Annotated[str | None, tyro.conf.arg(metavar="FILE.svg")] = None
     """With plan: draw the learning rate of every step, one line per parameter group with a rate of its own."""
     json: bool = False
-    """Print the result alone, as JSON."""
+    """Print only the result, as JSON."""
 
 
 def blank_recipe(*, images: bool, name: str = "") -> Recipe:

@@ -1,4 +1,4 @@
-"""Values as Markdown, escaped: the user's own words cannot break the card."""
+"""Values as escaped Markdown: text of the user cannot break the card."""
 
 from __future__ import annotations
 
