@@ -1,7 +1,7 @@
-"""What a run is: the sections of a recipe, each defined in the room of its subject, and the questions that they answer.
+"""What a run is: a recipe, composed of sections that are defined in the rooms of their subjects.
 
-Sections are frozen dataclasses, cheap to import; the text below a field is the text of `--help`. A variant of a recipe
-is `dataclasses.replace(recipe, ...)`.
+Sections are frozen dataclasses, cheap to import; the docstring below a field is its `--help`. A variant of a recipe is
+`dataclasses.replace(recipe, ...)`.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ class Recipe:
     """One run, from labeled data to a verified classifier."""
 
     name: str
-    """Name of the run: of its folder under runs/, and of its card."""
+    """Name of the run, of its folder under runs/ and of its card."""
     data: Choice[TextData | ImageData]
     model: Model
     method: Method = "full"
-    """What trains: all weights, LoRA adapters and the head, the top layers and the head, or the head alone. A PEFT
+    """What trains: all weights, LoRA adapters and the head, the top layers and the head, or only the head. A PEFT
     config in `adapter` takes precedence."""
     adapter: Adapter = None
-    """A PEFT config, or its type alone for PEFT's defaults. None with method lora: see `lora`."""
+    """A PEFT config, or its type for PEFT's defaults. None with method lora: see `lora`."""
     lora: Lora = Lora()
-    """LoRA by its numbers, where `adapter` is None."""
+    """Settings of method lora, unless `adapter` is given."""
     pretrain: Pretrain = Pretrain()
     objective: Choice[Supervised | Distill] = Supervised()
     regularize: Regularize = Regularize()
@@ -137,7 +137,7 @@ class Launch:
 
 
 def recipe_from_plain(plain: Any) -> Recipe:
-    """Return the recipe that a recipe.json holds, of whatever version.
+    """Return the recipe of a recipe.json of any version.
 
     Raises:
         InputError: an unknown field, or a value that does not fit.
