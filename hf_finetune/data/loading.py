@@ -156,7 +156,7 @@ def _count_duplicates(rows: dict[Role, SplitRows], notes: Notes) -> dict[str, in
     counts = {str(role): sum(d in trained for d in part.digests) for role, part in rows.items() if role != "train"}
     for role, part in rows.items():
         if count := counts.get(role):
-            notes.add(f"duplicates: {count} of {len(part)} {role} rows are in train too, exactly alike")
+            notes.add(f"duplicates: {count} of {len(part)} {role} rows are exact copies of training rows")
     return counts
 
 
@@ -170,16 +170,6 @@ class LabeledData:
     """Class names, in the order of the class ids."""
     unusable: dict[Role, list[UnusableRow]]
     """Rows that were skipped, see `read_labeled`."""
-
-    @property
-    def places(self) -> dict[Role, str]:
-        """Where each split was read from."""
-        return {role: split.place for role, split in self.selection.labeled.items()}
-
-    @property
-    def datasets(self) -> dict[Role, Dataset]:
-        """The rows of each split."""
-        return {role: to_dataset(rows.table) for role, rows in self.rows.items()}
 
 
 def read_labeled(

@@ -48,8 +48,8 @@ def select_splits(source: Source, kind: Kind, options: SplitOptions, notes: Note
             require_columns(columns, labeled[role].columns, place=labeled[role].place, like=train.place)
     _refuse_shared(labeled)
     for role, name in named.items():
-        if name is None and (own := _own_split(layout, role, list(labeled.values()), source.path, notes)):
-            labeled[role] = own
+        if name is None and (split := _split_by_role(layout, role, list(labeled.values()), source.path, notes)):
+            labeled[role] = split
     unlabeled = tuple(
         named_split(layout, name, "--unlabeled", source, kind, labeled=False) for name in options.unlabeled
     )
@@ -79,7 +79,7 @@ def _refuse_shared(splits: dict[Role, Split]) -> None:
             raise InputError(f"--{role}: {second.place} is {other} already; name other rows, or leave --{role} out")
 
 
-def _own_split(layout: Layout, role: Role, taken: list[Split], path: str, notes: Notes) -> Split | None:
+def _split_by_role(layout: Layout, role: Role, taken: list[Split], path: str, notes: Notes) -> Split | None:
     """Return the data's own split for a role. Of several, validation must be named; test is left out."""
     candidates = splits_for(layout, role, taken)
     if len(candidates) == 1:

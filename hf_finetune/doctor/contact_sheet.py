@@ -28,10 +28,12 @@ def draw_contact_sheet(preview: ImagePreview) -> bytes:
 
     columns = [preview.original, *preview.batches]
     cells = [[_cell(pixels[i]) for pixels in columns] for i in range(len(preview.rows))]
-    wide, high = cells[0][0].size
+    width, height = cells[0][0].size
     # Text above each row of images: row and class, then the shares of mixed images.
-    head = LINE * (2 if preview.mixtures else 1)
-    sheet = Image.new("RGB", (GAP + len(columns) * (wide + GAP), LINE + GAP + len(cells) * (head + high + GAP)), PAPER)
+    caption = LINE * (2 if preview.mixtures else 1)
+    sheet = Image.new(
+        "RGB", (GAP + len(columns) * (width + GAP), LINE + GAP + len(cells) * (caption + height + GAP)), PAPER
+    )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
 
     def write(x: int, y: int, text: str, room: int) -> None:
@@ -40,14 +42,14 @@ def draw_contact_sheet(preview: ImagePreview) -> bytes:
         draw.text((x, y), text, fill="black", font=font)
 
     for column, name in enumerate(["as it is", *(view.name for view in preview.views)]):
-        write(GAP + column * (wide + GAP), GAP // 2, name, wide)
+        write(GAP + column * (width + GAP), GAP // 2, name, width)
     for i, (row, label) in enumerate(zip(preview.rows, preview.labels, strict=True)):
-        top = LINE + GAP + i * (head + high + GAP)
+        top = LINE + GAP + i * (caption + height + GAP)
         write(GAP, top, f"row {row}, {label}", sheet.width - 2 * GAP)
         for view in range(len(preview.mixtures)):
-            write(GAP + (view + 1) * (wide + GAP), top + LINE, describe_mixture(preview, view, i), wide)
+            write(GAP + (view + 1) * (width + GAP), top + LINE, describe_mixture(preview, view, i), width)
         for column, image in enumerate(cells[i]):
-            sheet.paste(image, (GAP + column * (wide + GAP), top + head))
+            sheet.paste(image, (GAP + column * (width + GAP), top + caption))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()

@@ -13,7 +13,7 @@ import numpy as np
 
 from hf_finetune.data.config import Kind, Source, SplitOptions
 from hf_finetune.data.loading import LabeledData, read_labeled
-from hf_finetune.data.rows import UnusableRow
+from hf_finetune.data.rows import UnusableRow, to_dataset
 from hf_finetune.doctor.classes import count_classes, examine_balance, find_telltales, mark_table
 from hf_finetune.doctor.duplicates import find_duplicates
 from hf_finetune.doctor.findings import SEVERITIES, Examples, Finding, diagnose
@@ -102,7 +102,8 @@ def examine(
         )
     data = read_labeled(source, kind, options or SplitOptions(), Notes(), skip_unusable=True)
     digests = tuple(digest for rows in data.rows.values() for digest in rows.digests)
-    examples = Examples({str(role): rows for role, rows in data.datasets.items()}, data.labels, digests)
+    splits = {str(role): to_dataset(rows.table) for role, rows in data.rows.items()}
+    examples = Examples(splits, data.labels, digests)
     sample = examples.sample(MOST)
     if len(sample) < len(examples):
         logger.info("of %d rows, %d random ones are checked in detail", len(examples), len(sample))
@@ -114,7 +115,7 @@ def examine(
     findings = [f for f in (*_unusable(data), *examine_balance(data.labels, counts), *content) if f.count]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     classes = {name: {split: int(rows[c]) for split, rows in counts.items()} for c, name in enumerate(data.labels)}
-    places = {str(role): place for role, place in data.places.items()}
+    places = {str(role): split.place for role, split in data.selection.labeled.items()}
     return Report(examples, places, classes, statistics, tuple(findings))
 
 

@@ -232,12 +232,12 @@ def preview_rows(
     if mix:
         for i, view in enumerate(views):
             rng = mixing_generator(augmenter.seed, view.epoch, chosen[0] + view.number * len(train))
-            images[i], mixture = _mixed(mix, images[i], rng)
+            images[i], mixture = _mix(mix, images[i], rng)
             mixtures.append(mixture)
     return ImagePreview(numbers, labels, views, original, tuple(images), tuple(mixtures))
 
 
-def _mixed(
+def _mix(
     mix: tuple[Mixing, ...], pixels_B3HW: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, Mixture | None]:
     """Mix images with one another and return them as uint8, with the mixture.

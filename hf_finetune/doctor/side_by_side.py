@@ -24,14 +24,15 @@ def text_table(preview: TextPreview, *, width: int) -> str:
     Args:
         width: of a line, in characters.
     """
-    heads = ["as it is", *(view.name for view in preview.views)]
-    wide = max(NARROWEST, (width - len(GAP) * (len(heads) - 1)) // len(heads))
+    titles = ["as it is", *(view.name for view in preview.views)]
+    column_width = max(NARROWEST, (width - len(GAP) * (len(titles) - 1)) // len(titles))
     blocks = [LEGEND]
     for i, (row, label) in enumerate(zip(preview.rows, preview.labels, strict=True)):
         text = joined_text(preview.original, i)
         cells = [" ".join(text.split()), *(mark_changes(text, joined_text(batch, i)) for batch in preview.batches)]
-        table = [[head, "-" * wide, *_lines(cell, wide)] for head, cell in zip(heads, cells, strict=True)]
-        blocks.append("\n".join([f"row {row}, {label}", *_beside(table, wide)]))
+        columns = zip(titles, cells, strict=True)
+        table = [[title, "-" * column_width, *_wrap(cell, column_width)] for title, cell in columns]
+        blocks.append("\n".join([f"row {row}, {label}", *_side_by_side(table, column_width)]))
     return "\n\n".join(blocks)
 
 
@@ -53,20 +54,20 @@ def mark_changes(before: str, after: str) -> str:
     return "".join(parts).strip()
 
 
-def _lines(text: str, wide: int) -> list[str]:
-    """Wrap the text at `wide` columns, limited to `LINES` lines."""
+def _wrap(text: str, width: int) -> list[str]:
+    """Wrap the text at `width` columns, limited to `LINES` lines."""
     lines, line, used = [], "", 0
     for piece in _PIECE.findall(text):
         space, piece = " " * piece[0].isspace(), piece.strip()
         while piece:
-            if used + len(space) + _width(piece) <= wide:
+            if used + len(space) + _width(piece) <= width:
                 line, used = line + space + piece, used + len(space) + _width(piece)
                 break
             if used:
                 lines.append(line)
                 line, used, space = "", 0, ""
                 continue
-            fits = next(n for n in range(len(piece), 0, -1) if _width(piece[:n]) <= wide)
+            fits = next(n for n in range(len(piece), 0, -1) if _width(piece[:n]) <= width)
             lines.append(piece[:fits])
             piece, space = piece[fits:], ""
     lines += [line] if line else []
@@ -75,11 +76,11 @@ def _lines(text: str, wide: int) -> list[str]:
     return [*lines[: LINES - 1], f"... {len(lines) - LINES + 1} more lines"]
 
 
-def _beside(table: Sequence[Sequence[str]], wide: int) -> list[str]:
+def _side_by_side(table: Sequence[Sequence[str]], width: int) -> list[str]:
     """Join columns of lines to lines."""
     height = max(map(len, table))
     filled = [[*column, *[""] * (height - len(column))] for column in table]
-    padded = [[cell + " " * (wide - _width(cell)) for cell in column] for column in filled]
+    padded = [[cell + " " * (width - _width(cell)) for cell in column] for column in filled]
     return [GAP.join(cells).rstrip() for cells in zip(*padded, strict=True)]
 
 

@@ -79,15 +79,15 @@ def store_activations(
     Raises:
         CacheUnavailable: see `utils.disk_cache.building`.
     """
-    table, written = np.zeros((2, rows), np.int64), 0
+    table, position = np.zeros((2, rows), np.int64), 0
     about = {"format": FORMAT, "dtype": str(dtype).removeprefix("torch."), "width": width, "rows": rows}
     needed = tokens * width * dtype.itemsize + table.nbytes
     with disk_cache.building(folder, needed=needed, budget_gb=budget_gb, about=about) as build:
         logger.info("activations of %d rows: %.0f MB in %s", rows, needed / 1e6, folder)
         for indices, tensors in chunks:
             for row, tensor in zip(indices, tensors, strict=True):
-                table[:, row] = written, len(tensor)
-                written += len(tensor)
+                table[:, row] = position, len(tensor)
+                position += len(tensor)
             build.append(TOKENS, torch.cat(tensors).contiguous().view(torch.uint8).numpy())
         file = io.BytesIO()
         np.save(file, table)

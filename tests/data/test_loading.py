@@ -510,7 +510,7 @@ def test_duplicates_are_counted(three: Path) -> None:
     csv_file(three / "validation.csv", [("text 2", "no"), ("new", "yes")])
     splits = load(str(three))
     assert splits.duplicates == {"validation": 1, "test": 2}
-    assert noted(splits, "duplicates: 2 of 4 test rows are in train too, exactly alike")
+    assert noted(splits, "duplicates: 2 of 4 test rows are exact copies of training rows")
 
 
 def test_duplicates_stay_in_one_split(tmp_path: Path) -> None:
