@@ -99,7 +99,7 @@ def _match_head(
     names = tuple(name for name, module in model.named_modules() if name in fresh or module in layers)
     if not same:
         return names, _other_classes(local, stored)
-    why = "what is pretrained is the encoder alone"
+    why = "only the encoder is pretrained"
     return names, f"{local.name}: its head for {len(stored)} classes is replaced: {why}"
 
 

@@ -26,8 +26,8 @@ FIELD = "model.from_config"
 FIXED_FIELDS = {
     "vocab_size": "it is that of the checkpoint's tokenizer",
     "num_channels": "images come in three colors",
-    "is_decoder": "an encoder is trained here",
-    "add_cross_attention": "an encoder is trained here",
+    "is_decoder": "only encoders can be trained",
+    "add_cross_attention": "only encoders can be trained",
 }
 # Fields that a config derives from others, but only if config.json does not contain them.
 DERIVED = ("layer_types", "stage_names", "out_features", "out_indices", "pooler_output_size", "pooler_hidden_size")
@@ -48,7 +48,7 @@ def resized(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrainedC
             field.
     """
     if config.to_dict().get("auto_map"):
-        _refuse("", "expected a family of transformers itself, got a checkpoint with code of its own")
+        _refuse("", "expected a family of transformers itself, got a checkpoint with remote code")
     new_fields = {}
     for name, value in changes.items():
         field = config.attribute_map.get(name, name)
@@ -68,7 +68,7 @@ def check_buildable(config: PreTrainedConfig) -> None:
     Raises:
         InputError: the library cannot build it; with its message.
     """
-    with input_errors(f"{FIELD}: no {config.model_type} can be built so"), torch.device("meta"):
+    with input_errors(f"{FIELD}: no {config.model_type} can be built from these fields"), torch.device("meta"):
         AutoModel.from_config(config)
 
 

@@ -151,6 +151,6 @@ def drop_patches(model: PreTrainedModel, share: float) -> None:
         return
     if not takes_any_patches(model.config):
         name = model.config.model_type
-        raise InputError(f"model.patch_drop: {name} needs every patch; expected 0, or a vit, deit or dinov2 checkpoint")
+        raise InputError(f"model.patch_drop: {name} needs all patches; expected 0, or a vit, deit or dinov2 checkpoint")
     embeddings = encoder(model).get_submodule("embeddings")
     embeddings.register_forward_hook(DropPatches(share, tokens_before_patches(model.config)))

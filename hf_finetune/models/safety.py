@@ -117,9 +117,9 @@ def _locate(
         name = str(folder) if commit is None else name
     if list(artifacts) == ["adapter"]:
         remedy = "start from the checkpoint that it adapts, or from a run with model/ or encoder/"
-        raise InputError(f"{name}: a run whose adapter could not be merged; expected a whole model: {remedy}")
+        raise InputError(f"{name}: a run whose adapter could not be merged; expected a complete model: {remedy}")
     if (folder / "adapter_config.json").is_file():
-        raise InputError(f"{name}: a PEFT adapter, expected a whole model; merge it into its base model first")
+        raise InputError(f"{name}: a PEFT adapter, expected a complete model; merge it into its base model first")
     if not (folder / "config.json").is_file():
         raise InputError(f"{name}: no config.json in it; expected a folder written by save_pretrained, or a Hub id")
     return name, folder, commit
@@ -163,7 +163,7 @@ def unmerged_adapter(checkpoint: str | Path, *, revision: str | None = None) -> 
     if not (folder / ADAPTER_FILE).is_file():
         raise InputError(f"{checkpoint}: no {ADAPTER_FILE} in its adapter/; fetch it again")
     if not (folder / "config.json").is_file():
-        why = "its adapter/ does not tell the classes' names (config.json)"
+        why = "its adapter/ has no class names (config.json)"
         raise InputError(f"{checkpoint}: {why}; keep model/ beside it")
     _check_weights(str(checkpoint), folder / ADAPTER_FILE)
     return folder
@@ -215,7 +215,7 @@ def _refuse_code(name: str, file: str, content: dict[str, Any]) -> None:
     for key, value in _values(content):
         if key in CODE_KEYS and value:
             remedy = "read that code, then pass --trust-remote-code"
-            raise InputError(f"{name}: {file} names Python code of its own ({key}); {remedy}")
+            raise InputError(f"{name}: {file} refers to Python code ({key}); {remedy}")
         kernels = [key] if key in KERNEL_KEYS and value else []
         if ATTENTION_KEY.search(key):
             texts = [text for _, text in (("", value), *_values(value)) if isinstance(text, str)]
@@ -228,7 +228,7 @@ def _refuse_code(name: str, file: str, content: dict[str, Any]) -> None:
 def _refuse_redirections(name: str, file: str, content: dict[str, Any]) -> None:
     for key in REDIRECTING_KEYS:
         if content.get(key):
-            raise InputError(f"{name}: {file} sends the reader to other files ({key}); remove the entry")
+            raise InputError(f"{name}: {file} redirects to other files ({key}); remove the entry")
     if content.get("quantization_config"):
         remedy = "use the checkpoint it was made from"
         raise InputError(f"{name}: a quantized model cannot be fine-tuned in float32; {remedy}")
@@ -240,7 +240,7 @@ def _check_model_type(name: str, config: dict[str, Any]) -> None:
         raise InputError(f"{name}: config.json has no model_type (`bert`, `vit`); is it a transformers checkpoint?")
     if model_type == "timm_wrapper":
         # These include paths of more files, which are not checked here.
-        why = "whose config hands arguments of any kind to timm.create_model"
+        why = "whose config passes any arguments to timm.create_model"
         families = "a ViT, DeiT, DINOv2, Swin, BEiT, ConvNeXt, ResNet, EfficientNet or PoolFormer"
         raise InputError(f"{name}: expected a family of transformers, got timm_wrapper, {why}; use {families}")
     if model_type not in CONFIG_MAPPING:

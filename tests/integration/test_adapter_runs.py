@@ -152,7 +152,7 @@ def test_gradual_unfreezing_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
         ),
         (
             {"model.surgery": (AddLayers(last=1),), "method": "lora", "lora": Lora(variant="dora")},
-            "adapter: DoRA does not go with AddLayers in model.surgery, whose new layers would stay silent",
+            "adapter: DoRA does not go with AddLayers in model.surgery, whose new layers would not learn",
         ),
         ({"model.trainable_pattern": "layer.7"}, "no weight of bert is named 'layer.7'"),
     ],

@@ -385,7 +385,7 @@ def test_a_head_that_pretraining_leaves_behind(texts: Recipe, tmp_path: Path) ->
     alone, after = (prepare(dataclasses.replace(recipe, pretrain=stage)) for stage in (Pretrain(), recipe.pretrain))
     kept, replaced = (
         "it has a head for these 2 classes",
-        "its head for 2 classes is replaced: what is pretrained is the encoder",
+        "its head for 2 classes is replaced: only the encoder is pretrained",
     )
     for prepared, said, not_said, fresh in ((alone, kept, replaced, ()), (after, replaced, kept, ("classifier",))):
         notes = " ".join(prepared.notes)

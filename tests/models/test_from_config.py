@@ -108,7 +108,9 @@ def test_invalid_fields_are_refused(checkpoint, family: str, changes: dict[str, 
 
 def test_unbuildable_networks_are_refused(checkpoint) -> None:
     """The number of EfficientNet's strides, for example, has no check of its own."""
-    with pytest.raises(InputError, match=r"^model.from_config: no efficientnet can be built so: ") as refused:
+    with pytest.raises(
+        InputError, match=r"^model.from_config: no efficientnet can be built from these fields: "
+    ) as refused:
         check_config(checkpoint("efficientnet"), from_config={"strides": [1]}, task="image-classification")
     assert "\n" not in str(refused.value)
 

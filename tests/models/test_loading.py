@@ -163,9 +163,7 @@ def test_head_of_another_size_is_replaced(classifier, tmp_path: Path):
     assert torch.equal(kept.model.classifier.weight, loaded.model.classifier.weight)
     dropped = load_classifier(tmp_path, task="text-classification", labels=["x", "y"], seed=9, keep_head=False)
     assert dropped.fresh == ("classifier",) and not any("has a head" in n for n in dropped.notes)
-    assert any(
-        "its head for 2 classes is replaced: what is pretrained is the encoder alone" in n for n in dropped.notes
-    )
+    assert any("its head for 2 classes is replaced: only the encoder is pretrained" in n for n in dropped.notes)
     assert not torch.allclose(dropped.model.classifier.weight, loaded.model.classifier.weight, atol=1e-3)
     replaced = load_classifier(tmp_path, **TEXT, seed=9)
     assert replaced.fresh == ("classifier",) and any("replaced" in n for n in replaced.notes)

@@ -77,7 +77,7 @@ def test_share_of_zero_does_nothing(classifier: Callable) -> None:
 
 @pytest.mark.parametrize("family", ["swin", "beit", "convnext", "resnet"])
 def test_families_that_need_all_patches(family: str, classifier: Callable) -> None:
-    with pytest.raises(InputError, match=rf"^model\.patch_drop: {family} needs every patch"):
+    with pytest.raises(InputError, match=rf"^model\.patch_drop: {family} needs all patches"):
         drop_patches(classifier(family).model, 0.5)
 
 

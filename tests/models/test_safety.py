@@ -380,5 +380,5 @@ def test_unmerged_adapter_without_class_names_is_refused(tmp_path: Path) -> None
     (tmp_path / "adapter").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / "adapter" / name).write_text("{}")
-    with pytest.raises(InputError, match=r"does not tell the classes' names"):
+    with pytest.raises(InputError, match=r"has no class names"):
         unmerged_adapter(tmp_path)

@@ -46,7 +46,9 @@ HARMLESS_WARNINGS = (
 )
 START = "adapter_at_start"
 """Folder next to a run's checkpoints with the initial adapter, see `save_adapter`."""
-WHY_NOT_STANDALONE = "trained vectors come before the words of every text, which no stock class of transformers does"
+WHY_NOT_STANDALONE = (
+    "its trained vectors precede the tokens of every text, which no stock class of transformers supports"
+)
 """Why a prompt cannot be merged into a model."""
 CONFIG_FILE = "adapter_config.json"
 
@@ -110,7 +112,7 @@ def _set_schedule(config: AdaLoraConfig, steps: int | None) -> None:
         config.tinit, config.tfinal = steps // 10, 3 * steps // 10
     if config.tinit + config.tfinal >= steps:
         phases = f"tinit {config.tinit} and tfinal {config.tfinal}"
-        raise InputError(f"adapter: {phases} leave none of the {steps} steps for cutting ranks; lower them")
+        raise InputError(f"adapter: {phases} leave none of the {steps} steps to reduce ranks; lower them")
 
 
 def load_adapter(model: PreTrainedModel, folder: str | Path) -> PeftModel:

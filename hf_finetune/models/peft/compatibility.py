@@ -60,7 +60,7 @@ def check_fit(model: PreTrainedModel, config: PeftConfig) -> None:
     if misfit is not None:
         raise InputError(f"adapter: {name} does not fit {model.config.model_type}{misfit}")
     if isinstance(config, AdaLoraConfig) and config.target_r >= config.init_r:
-        expected = "expected below init_r, from which ranks are cut"
+        expected = "expected less than init_r, which AdaLoRA reduces to it"
         raise InputError(f"adapter.target_r: {expected}, got {config.target_r} and {config.init_r}")
 
 
@@ -79,17 +79,17 @@ def _layer_misfit(model: PreTrainedModel, config: PeftConfig) -> str | None:
     """Return why a method does not support the family's layers, and an alternative; None: it does."""
     kind = config.peft_type
     if model.config.model_type in PADDING_BY_HAND and model.config.tf_padding:
-        return f", which pads a convolution by a stride that an adapter around it hides; {INSTEAD}"
+        return f", whose padding needs the stride of a convolution, which an adapter hides; {INSTEAD}"
     modules = [m for layer in encoder_layers(model) for m in layer.modules()]
     convolutions = [m for m in modules if isinstance(m, nn.Conv2d)]
     linear = any(isinstance(m, nn.Linear) for m in modules)
     if convolutions and not linear and kind not in ON_CONVOLUTIONS:
-        return f", which has convolutions alone; expected {', '.join(ON_CONVOLUTIONS)}"
+        return f", which has only convolutions; expected {', '.join(ON_CONVOLUTIONS)}"
     if convolutions and kind == PeftType.OFT:
         # Its forward pass fails.
         return ", a convolutional network; use BOFT or LORA"
     if kind == PeftType.HRA and any(isinstance(m.padding, str) for m in convolutions):
-        return ", whose convolutions pad by themselves; use LORA"
+        return ", whose convolutions have padding by name; use LORA"
     if isinstance(config, LoraConfig) and kind == PeftType.LORA:
         start = config.init_lora_weights
         if start not in INITIALIZATIONS and not str(start).startswith("pissa_niter_"):
@@ -129,9 +129,9 @@ def check_added_layers(model: PreTrainedModel, config: PeftConfig) -> None:
     if isinstance(config, LoraConfig) and config.peft_type == PeftType.LORA:
         stays_zero = config.use_dora or str(config.init_lora_weights).startswith("pissa")
         name = "DoRA" if config.use_dora else "PiSSA" if stays_zero else name
-    why = "whose new layers would stay silent"
+    why = "whose new layers would not learn"
     if not starts_as_identity(config):
-        name, why = f"{method_of(config)} that begins at random", "which keeps what the network computes"
+        name, why = f"{method_of(config)} that starts at random", "which keeps the outputs of the network"
     elif not any(isinstance(module, nn.Linear | nn.Conv2d) for module in outputs):
         # In ResNet and EfficientNet a norm has the zero weights, and norms get no adapter.
         name, works = method_of(config), "no adapter"

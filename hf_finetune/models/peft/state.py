@@ -42,7 +42,7 @@ def load_state(adapted: PeftModel, folder: Path) -> None:
     weights = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
     saved = {n.removeprefix("weight:"): t for n, t in tensors.items() if n.startswith("weight:")}
     if saved.keys() != weights.keys() or any(saved[n].shape != p.shape for n, p in weights.items()):
-        raise InputError(f"{folder}: its weights are those of another adapter; start the run anew in another --output")
+        raise InputError(f"{folder}: it has the weights of another adapter; start a new run in another --output")
     for name, parameter in weights.items():
         parameter.copy_(saved[name])
     config = adapted.active_peft_config

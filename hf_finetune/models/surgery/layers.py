@@ -171,7 +171,7 @@ def _remaining(step: LayerStep, depth: int, *, drop: bool) -> list[Source]:
         raise step.refusal(f"layers: expected each number once, got {selected}")
     remaining = [n for n in range(depth) if (n in selected) != drop]
     if not remaining:
-        raise step.refusal(f"all {depth} layers would be gone; leave at least one")
+        raise step.refusal(f"all {depth} layers would be dropped; keep at least one")
     return [Source(n) for n in remaining]
 
 
@@ -179,9 +179,9 @@ def _check_first(step: LayerStep, config: PreTrainedConfig, sources: Sequence[So
     """Refuse to drop or copy layer 0 if it is built unlike the others."""
     kind, firsts = config.model_type, [source for source in sources if source.layer == 0]
     if family_of(config).first_differs and sum(not source.adds_nothing for source in firsts) != 1:
-        raise step.refusal(f"{kind}'s layer 0 has no norm before its attention: it must stay, and stay alone")
+        raise step.refusal(f"{kind}'s layer 0 has no norm before its attention: keep it, and do not copy it")
     if config.to_dict().get("conv_kernel_size", 0) > 0 and len(firsts) != 1:
-        raise step.refusal(f"this {kind} has a convolution beside layer 0: it must stay, and stay alone")
+        raise step.refusal(f"this {kind} has a convolution beside layer 0: keep it, and do not copy it")
 
 
 def _by_stage(step: LayerStep, config: PreTrainedConfig, sources: Sequence[Source]) -> list[list[Source]]:
@@ -191,16 +191,16 @@ def _by_stage(step: LayerStep, config: PreTrainedConfig, sources: Sequence[Sourc
     for number, (first, depth) in enumerate(zip(accumulate(depths, initial=0), depths, strict=False)):
         stage = [source for source in sources if first <= source.layer < first + depth]
         if family.first_changes_shape and [source.layer for source in stage].count(first) != 1:
-            raise step.refusal(f"layer {first} of {kind} is the way into stage {number}: it must stay, and stay alone")
+            raise step.refusal(f"layer {first} of {kind} leads into stage {number}: keep it, and do not copy it")
         if not stage:
-            raise step.refusal(f"stage {number} of {kind} would have no layer left; leave at least one in each")
+            raise step.refusal(f"stage {number} of {kind} would have no layer left; keep at least one in each")
         for place, source in enumerate(stage if family.alternates else ()):
             # Whether a layer shifts its windows follows from its place in the stage.
             if not source.adds_nothing and (source.layer - first) % 2 != place % 2:
-                moved = f"layer {source.layer} of {kind} would come to place {place} of stage {number}"
+                moved = f"layer {source.layer} of {kind} would move to place {place} of stage {number}"
                 raise step.refusal(
-                    f"{moved}, but its layers take turns at shifting their windows, by place; keep an even distance "
-                    "between those that stay, and use AddLayers for more",
+                    f"{moved}, but every other layer shifts its windows; keep an even distance "
+                    "between the kept layers, or use AddLayers",
                 )
         stages.append(stage)
     return stages

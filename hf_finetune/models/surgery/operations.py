@@ -59,11 +59,11 @@ def config_after(config: PreTrainedConfig, steps: Sequence[SurgeryStep]) -> PreT
     for step in steps:
         reinit = step if isinstance(step, ReinitTopLayers) else reinit
         if reinit is not None and isinstance(step, LayerStep):
-            raise reinit.refusal(f"expected behind {type(step).__name__}, which changes what layers there are")
+            raise reinit.refusal(f"expected after {type(step).__name__}, which changes the layers")
     for kind in (StochasticDepth, LayerDrop):
         alike = [step for step in steps if isinstance(step, kind)]
         if len(alike) > 1:
-            raise alike[1].refusal("expected once at most")
+            raise alike[1].refusal("expected at most once")
     config = copy.deepcopy(config)
     for step in _in_order(steps):
         step.update_config(config)

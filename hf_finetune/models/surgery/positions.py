@@ -39,8 +39,8 @@ class ExtendPositions(Operation):
         deberta = kind.startswith("deberta")
         rotary = kind in FAMILIES and kind not in TABLES and family_of(config).images is None
         if rotary or (deberta and not config.position_biased_input):
-            which = "relative positions alone" if deberta else "rotary positions"
-            raise self.refusal(f"this {kind} has {which}, which have no end; leave it out")
+            which = "only relative positions" if deberta else "rotary positions"
+            raise self.refusal(f"this {kind} has {which}, which have no maximum length; leave it out")
         self.check_family(config, TABLES)
         first = first_position(config)
         before = config.max_position_embeddings - first

@@ -45,7 +45,7 @@ class StochasticDepth(Operation):
             instead = "use SetDropout(hidden=...)" if "hidden" in family.dropout else "leave it out"
             raise self.refusal(f"{kind}'s config has no such rate; {instead}")
         if family.staged and self.schedule != family.drop_path:
-            raise self.refusal(f"schedule: {kind} has the {family.drop_path} one alone")
+            raise self.refusal(f"schedule: {kind} supports only {family.drop_path}")
         if family.drop_path is not None:
             config.drop_path_rate = self.rate if self.schedule == family.drop_path else 0.0
 

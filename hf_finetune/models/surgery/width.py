@@ -27,7 +27,7 @@ class WidthStep(Operation):
             InputError: none or both of the fields are set, or `ratio` gives no whole number.
         """
         if (self.width is None) == (self.ratio is None):
-            raise self.refusal("expected width or ratio, one of them")
+            raise self.refusal("expected either width or ratio")
         width = self.width or before * (self.ratio or 0)
         if width < 1 or width % 1:
             raise self.refusal(f"expected a whole number of {unit}, at least 1, got {width:g} from ratio {self.ratio}")

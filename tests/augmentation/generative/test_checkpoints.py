@@ -98,7 +98,7 @@ def cut_off(folder: Path) -> None:
     [
         (without_tokenizer, "no tokenizer in it"),
         (without_mask, "its tokenizer has no mask token"),
-        (with_code, "names Python code of its own (auto_map)"),
+        (with_code, "refers to Python code (auto_map)"),
         (with_a_pickle, "pytorch_model.bin holds more than weights"),
         (cut_off, "model.safetensors is damaged or cut off"),
     ],

@@ -264,8 +264,8 @@ def test_position_biases_of_swin_v2_are_not_adapted(method: str, inputs, tmp_pat
 @pytest.mark.parametrize(
     ("family", "why"),
     [
-        ("mobilenet_v1", "which pads a convolution by a stride"),
-        ("mobilenet_v2", "which pads a convolution by a stride"),
+        ("mobilenet_v1", "whose padding needs the stride of a convolution"),
+        ("mobilenet_v2", "whose padding needs the stride of a convolution"),
         ("squeezebert", "whose layers have no torch.nn.Linear or Conv2d"),
         ("ibert", "whose layers have no torch.nn.Linear or Conv2d"),
     ],
@@ -357,7 +357,7 @@ def test_saved_config_names_the_checkpoint(classifier, checkpoint, tmp_path: Pat
         ("bert", peft.LoraConfig(init_lora_weights="mica"), "init_lora_weights: 'mica' is not supported"),
         ("efficientnet", peft.HRAConfig(r=4), "HRA does not fit efficientnet"),
         ("bert", peft.LNTuningConfig(), "LN_TUNING is not supported yet; expected LORA"),
-        *((f, peft.VeraConfig(), f"VERA does not fit {f}, which has convolutions alone") for f in CONVOLUTIONS_ONLY),
+        *((f, peft.VeraConfig(), f"VERA does not fit {f}, which has only convolutions") for f in CONVOLUTIONS_ONLY),
         ("convnext", peft.OFTConfig(oft_block_size=4), "OFT does not fit convnext"),
         (
             "resnet",

@@ -160,7 +160,7 @@ def test_swin_layers_must_alternate_windows() -> None:
     DropLayers(layers=(1, 3)).update_config(config)
     assert config.depths == [1, 1]
     config = AutoConfig.for_model("swin", depths=[2, 4])
-    with pytest.raises(InputError, match="layer 4 of swin would come to place 1 of stage 1"):
+    with pytest.raises(InputError, match="layer 4 of swin would move to place 1"):
         DropLayers(layers=(3,)).update_config(config)
     with pytest.raises(InputError, match="stage 0 of swin would have no layer left"):
         KeepLayers(last=4).update_config(config)
@@ -173,7 +173,7 @@ def test_first_layer_of_a_stage_must_stay(family: str) -> None:
         **({"depths": [2, 3]} if family == "resnet" else {"num_block_repeats": [2, 3], "depth_coefficient": 1.0}),
     )
     for step in (DropLayers(layers=(2,)), DuplicateLayers(layers=(2,)), AddLayers(layers=(2,)), KeepLayers(first=2)):
-        with pytest.raises(InputError, match=f"layer 2 of {family} is the way into stage 1: it must stay, and stay"):
+        with pytest.raises(InputError, match=f"layer 2 of {family} leads into stage 1: keep it"):
             step.update_config(config)
 
 

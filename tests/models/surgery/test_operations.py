@@ -203,7 +203,7 @@ def test_operations_apply_in_order(lively, inputs) -> None:
 @pytest.mark.parametrize("after", [DuplicateLayers(last=1), AddLayers(last=1), DropLayers(last=1), KeepLayers(first=2)])
 def test_reinit_must_follow_changes_of_depth(lively, after: LayerStep) -> None:
     config = lively("bert").config
-    with pytest.raises(InputError, match=rf"ReinitTopLayers: expected behind {type(after).__name__}, which changes"):
+    with pytest.raises(InputError, match=rf"ReinitTopLayers: expected after {type(after).__name__}, which changes"):
         config_after(config, [ReinitTopLayers(1), SetActivation("silu"), after])
     config_after(config, [after, ReinitTopLayers(1), SetActivation("silu")])
 
@@ -217,7 +217,7 @@ def test_training_hooks_are_added_last(lively) -> None:
         [pytest.approx(0.4 / 3), 0.5],
         [0.2, 0.5],
     ]
-    with pytest.raises(InputError, match="LayerDrop: expected once at most"):
+    with pytest.raises(InputError, match="LayerDrop: expected at most once"):
         config_after(model.config, [LayerDrop(0.1), LayerDrop(0.2)])
 
 
