@@ -60,8 +60,8 @@ def _check_family(context: RunContext) -> None:
     limit = position_limit(network.config)
     if prompt and limit is not None and data.kind == "text" and data.max_length + prompt > limit:
         raise InputError(
-            f"data.max_length: {data.max_length} and the prompt's {prompt} tokens, but {checkpoint.name} has positions "
-            f"for {limit} tokens; give {limit - prompt} or less"
+            f"data.max_length: expected {limit - prompt} or less, got {data.max_length}: {checkpoint.name} has {limit} "
+            f"positions, and the prompt takes {prompt}"
         )
 
 
@@ -89,8 +89,8 @@ def check_run(run: Run, trial: PreTrainedModel) -> None:
         step_batches(run, None)
     if recipe.train.uses_gradient_checkpointing and not network.supports_gradient_checkpointing:
         raise InputError(
-            f"train.extra.gradient_checkpointing: expected false here: {network.config.model_type} cannot compute its "
-            "activations again"
+            f"train.extra.gradient_checkpointing: expected false here: {network.config.model_type} does not support "
+            "gradient checkpointing"
         )
     # These refuse unknown names of classes and of weights.
     training_loss(run)
@@ -117,8 +117,8 @@ def check_mix(run: Run, trial: PreTrainedModel) -> None:
     operations = ", ".join(map(short_repr, recipe.objective.mix))
     if recipe.batching.token_budget is None and micro_batch(run).rows < 2:
         raise InputError(
-            f"objective.mix: expected none here, got {operations}: a forward pass has one row, and no other to mix it "
-            "with; raise train.per_device_train_batch_size"
+            f"objective.mix: expected none here, got {operations}: a forward pass has a single row; raise "
+            "train.per_device_train_batch_size"
         )
     if isinstance(inputs, TextInputs):
         sample = inputs.encode(rows.select(range(min(64, len(rows)))))
@@ -126,8 +126,8 @@ def check_mix(run: Run, trial: PreTrainedModel) -> None:
         # Without ids some families do not recognize padding: the batch needs some.
         if reason := why_not_by_embeddings(trial, inputs.collate(sample[[lengths.argmin(), lengths.argmax()]])):
             raise InputError(
-                f"objective.mix: expected none here, got {operations}: {run.model.network.config.model_type} cannot be "
-                f"given word embeddings in place of texts ({reason}); leave it out"
+                f"objective.mix: expected none here, got {operations}: {run.model.network.config.model_type} does "
+                f"not accept word embeddings as input ({reason}); leave it out"
             )
 
 
@@ -138,8 +138,8 @@ def _check_distillation(run: Run) -> None:
         check_features(network_pair(run), recipe.distillation_kinds, run.data.splits.train)
     if context.compares_rows and recipe.batching.token_budget is None and micro_batch(run).rows < 2:
         raise InputError(
-            "objective.kinds: expected no RelationalKD and Contrastive here: a forward pass has one row, and no other "
-            "to compare it with; raise train.per_device_train_batch_size"
+            "objective.kinds: expected no RelationalKD and Contrastive here: they compare rows, and a forward pass has "
+            "a single row; raise train.per_device_train_batch_size"
         )
 
 

@@ -46,7 +46,7 @@ def encode_rows(run: Run, clock: Stopwatch) -> EncodedRows:
     epoch, truncated = step_batches(run, inputs.lengths(train_rows)), inputs.truncated_share(train_rows)
     if truncated and isinstance(inputs, TextInputs):
         logger.warning(
-            "%.1f%% of the training texts are cut off at --max-length %d", 100 * truncated, inputs.max_length
+            "%.1f%% of the training texts are truncated at --max-length %d", 100 * truncated, inputs.max_length
         )
     steps = epoch.total_steps(train.num_train_epochs, train.max_steps)
     return EncodedRows(train_rows, validation_rows, epoch, steps, None if truncated is None else round(truncated, 4))

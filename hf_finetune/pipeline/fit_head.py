@@ -52,11 +52,22 @@ def _fit_or_load(setup: RunSetup) -> HeadStart | None:
     if len(heads) == len(layers):
         return init_head(run, layers, heads, "as an earlier run on this machine fitted it to the same rows")
     try:
-        heads = [_fit(run, sample, features_ND) for features_ND in _features(setup, layers, sample)]
+        features = _features(setup, layers, sample)
     except warm_start.NotOfRows:
         kind = network.config.model_type
         logger.info("the head is not fitted: a row's logits are made of its tokens' in this %s", kind)
         return None
+    heads = [
+        warm_start.fit_head(
+            features_ND,
+            sample.labels_N,
+            len(run.data.splits.labels),
+            inverse_strength=fit_settings(run).inverse_strength,
+            weights_N=None if sample.weights_C is None else sample.weights_C[sample.labels_N],
+            first_N=sample.first_N,
+        )
+        for features_ND in features
+    ]
     for entry, head in zip(entries, heads, strict=True):
         head_cache.write(entry, head, budget_gb=run.recipe.batching.cache_gb)
     return init_head(run, layers, heads, "fitted")
@@ -122,17 +133,6 @@ def _features(setup: RunSetup, layers: Sequence[nn.Linear], sample: _Sample) -> 
             autocast=run.context.autocast,
             progress="fit the head",
         )
-
-
-def _fit(run: Run, sample: _Sample, features_ND: np.ndarray) -> FittedHead:
-    return warm_start.fit_head(
-        features_ND,
-        sample.labels_N,
-        len(run.data.splits.labels),
-        inverse_strength=fit_settings(run).inverse_strength,
-        weights_N=None if sample.weights_C is None else sample.weights_C[sample.labels_N],
-        first_N=sample.first_N,
-    )
 
 
 def init_head(run: Run, layers: Sequence[nn.Linear], heads: Sequence[FittedHead], source: str) -> HeadStart:

@@ -33,7 +33,7 @@ TABLE_LINES = 16
 MEANING = {
     "steepest": "where the smoothed loss falls fastest",
     "lowest": "where it is lowest",
-    "rise": "the last rate before it stays above where it began",
+    "rise": "the last rate before it stays above its start",
 }
 
 

@@ -39,7 +39,7 @@ def find_origin(context: RunContext, network: PreTrainedModel, trial: PreTrained
     if earlier and isinstance(trial, PeftModel) and not recipe.model.base_model:
         # The adapter is trained on the earlier run's model, not on the checkpoint that this one started from.
         if adapters.mergeable(trial):
-            base_changed = base_changed or "the run before it"
+            base_changed = base_changed or "an earlier run"
         elif recipe.hub.repo_id is not None:
             raise InputError(f"hub.repo_id: {ADAPTER_WITHOUT_BASE.format(earlier['name'])}")
     base_model = None

@@ -35,15 +35,7 @@ from hf_finetune.utils.plots import line_chart, sparkline
 PARITY_SECONDS = 1.0
 # Rate at which weights and optimizer states are written, read again for their digest, and synchronized.
 DISK_BYTES_PER_S = 5e8
-
-
-@dataclass(frozen=True)
-class TextLengths:
-    """Lengths of the training texts in tokens."""
-
-    mean: float
-    longest: int
-    truncated_share: float
+TOKENS = "tokens        {mean} a row on average, {longest} at most, {truncated_share:.1%} of the rows truncated"
 
 
 @dataclass(frozen=True)
@@ -66,8 +58,8 @@ class Plan:
     labels: int
     columns: dict[str, str]
     notes: list[str]
-    tokens: TextLengths | None
-    """None for images."""
+    tokens: dict[str, float] | None
+    """Mean and greatest length of the training texts, and the share that is truncated; None for images."""
     steps: int
     rows_per_step: int
     learning_rate: float
@@ -93,7 +85,7 @@ class Plan:
         lines = [
             f"{self.name}: {self.rows['train']} train, {self.rows['validation']} validation, {self.rows['test']} test "
             f"rows, {self.labels} classes",
-            *([] if self.tokens is None else [_describe_lengths(self.tokens)]),
+            *([] if self.tokens is None else [TOKENS.format(**self.tokens)]),
             f"steps         {self.steps} of {self.rows_per_step} rows, learning rate {self.learning_rate:g}, "
             f"{self.mixed_precision}",
             f"schedule      {self.schedule.name} {self.schedule.curve}",
@@ -213,11 +205,11 @@ def _parts(
     return parts
 
 
-def _text_lengths(run: Run, encoded: Dataset) -> TextLengths | None:
+def _text_lengths(run: Run, encoded: Dataset) -> dict[str, float] | None:
     lengths, truncated = run.data.inputs.lengths(encoded), run.data.inputs.truncated_share(encoded)
     if lengths is None or truncated is None:
         return None
-    return TextLengths(round(float(lengths.mean()), 1), int(lengths.max()), truncated)
+    return {"mean": round(float(lengths.mean()), 1), "longest": int(lengths.max()), "truncated_share": truncated}
 
 
 def _planned_schedule(run: Run, costs: RunCosts, steps: int, plot: Path | None) -> PlannedSchedule:
@@ -242,11 +234,6 @@ def _estimate(run: Run, loop_s: float, parts: dict[str, float]) -> dict[str, flo
 
 def _three_digits(seconds: float) -> float:
     return float(f"{seconds:.3g}")
-
-
-def _describe_lengths(tokens: TextLengths) -> str:
-    lengths = f"{tokens.mean} a row on average, {tokens.longest} at most"
-    return f"tokens        {lengths}, {100 * tokens.truncated_share:.1f}% of the rows cut off"
 
 
 def _duration(seconds: float) -> str:

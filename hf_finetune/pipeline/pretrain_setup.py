@@ -72,7 +72,7 @@ def split_pretraining_rows(run: Run) -> PretrainingSplit:
         assert isinstance(inputs, TextInputs), "the rules allow this objective for texts alone"
         usable = rows_with_words(encoded, inputs, whole_word=objective.whole_word)
     if len(usable) < 2:
-        raise InputError(f"pretrain.rows: {len(usable)} rows with words to guess; expected two at least")
+        raise InputError(f"pretrain.rows: expected at least 2 rows with words to predict, got {len(usable)}; add rows")
     # A contrastive loss needs a second row.
     least = 2 if objective.compares_rows and len(usable) > 3 else 1
     count = max(least, min(MOST_HELD_OUT, round(recipe.pretrain.held_out_fraction * len(usable)), len(usable) - 1))
@@ -102,7 +102,7 @@ def setup_pretraining(run: Run, rows: PretrainingSplit) -> PretrainingSetup:
     passes = batches.accumulation * batches.processes
     if objective.compares_rows and max(map(len, batches.step_rows())) <= passes:
         raise InputError(
-            f"pretrain.objective: {type(objective).__name__} tells a row from the others of its forward pass, and here "
+            f"pretrain.objective: {type(objective).__name__} compares the rows of a forward pass, and here "
             "that has one row; raise train.per_device_train_batch_size, batching.rows_per_step or batching.token_budget"
         )
     inputs, pretraining_rows = run.data.inputs, run.data.pretraining_rows.rows

@@ -61,7 +61,7 @@ from hf_finetune.utils.exit_status import notes_afterwards
 
 logger = logging.getLogger("hf_finetune.run")
 WITHOUT_ADAPTER = (
-    "adapter: only model/ is saved, with the adapter merged; by itself it would need the checkpoint as {} left it"
+    "adapter: only model/ is saved, with the adapter merged; adapter/ would need a checkpoint changed by {}"
 )
 
 

@@ -93,7 +93,7 @@ def test_another_pooling_than_the_checkpoint_s_needs_the_whole_model(recipe: Rec
         result = run.run(from_flags(recipe, *flags), Launch(output=str(tmp_path / pooling)))
         assert result is not None and all(check["ok"] for check in result["parity"].values())
         assert (tmp_path / pooling / "adapter").exists() == ("adapter" in result["parity"]) == kept
-        assert any("as model.pooling left it" in note for note in result["notes"]) != kept
+        assert any("model.pooling" in note for note in result["notes"]) != kept
 
 
 def test_adalora_ends_at_its_budget(recipe: Recipe, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_chain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # An adapter would need what the first run left: it is merged, pushed by its place on the Hub, or not at all.
     lora = dataclasses.replace(other, method="lora")
     with_place = dataclasses.replace(lora, model=dataclasses.replace(lora.model, base_model="me/first"))
-    assert [prepare(one).origin.base_changed for one in (lora, with_place)] == ["the run before it", None]
+    assert [prepare(one).origin.base_changed for one in (lora, with_place)] == ["an earlier run", None]
     prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
     alone = dataclasses.replace(other, adapter=prompt, hub=Hub(repo_id="me/second"))
     with pytest.raises(InputError, match=r"hub.repo_id: adapter/ .*the run 'small'.*--base-model"):

@@ -156,7 +156,7 @@ def test_family_that_needs_ids_is_refused(texts: Recipe, tmp_path: Path) -> None
     config = checkpoint / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"padding_side": "left"}))
     left = dataclasses.replace(texts, objective=MIXUP, model=Model(checkpoint=str(checkpoint)))
-    with pytest.raises(InputError, match=r"objective.mix: .*roberta cannot be given word embeddings in place of texts"):
+    with pytest.raises(InputError, match=r"objective.mix: .*roberta does not accept word embeddings"):
         run.run(left, Launch(str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
