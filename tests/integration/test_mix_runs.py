@@ -145,7 +145,7 @@ def test_plan(kind: str, request: pytest.FixtureRequest) -> None:
 
 def test_a_row_alone_is_refused(texts: Recipe, tmp_path: Path) -> None:
     one = dataclasses.replace(texts, objective=MIXUP, train=Train(per_device_train_batch_size=1))
-    with pytest.raises(InputError, match=r"objective.mix: .* got Mixup\(alpha=1.0\): a forward pass has one row"):
+    with pytest.raises(InputError, match=r"objective.mix: .* got Mixup\(alpha=1.0\): a forward pass has a single row"):
         run.run(one, Launch(str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 

@@ -297,7 +297,7 @@ def test_a_row_alone_has_none_to_be_told_from(texts: Recipe, pictures: Recipe) -
         (pictures, SimCLR(), Batching(rows_per_step=1)),
     ):
         alone = dataclasses.replace(recipe, batching=batching, pretrain=Pretrain(objective))
-        with pytest.raises(InputError, match="pretrain.objective: .* that has one row"):
+        with pytest.raises(InputError, match=r"pretrain.objective: .* that has one row"):
             stage_of(alone)
 
 

@@ -411,9 +411,9 @@ def test_the_recipes_own_mixing_stays(recipe: Recipe, tmp_path: Path, monkeypatc
         ({}, None),
         ({"objective": Supervised(mix=(Mixup(),))}, "objective.mix has the recipe's own"),
         ({"batching": Batching(unpadded=True)}, "batching.unpadded: expected false or None"),
-        ({"train": Train(per_device_train_batch_size=1)}, "a forward pass has one row"),
+        ({"train": Train(per_device_train_batch_size=1)}, "a forward pass has a single row"),
         ({"method": "lora"}, None),
-        ({"method": "lora", "train": Train(per_device_train_batch_size=1)}, "a forward pass has one row"),
+        ({"method": "lora", "train": Train(per_device_train_batch_size=1)}, "a forward pass has a single row"),
     ],
 )
 def test_why_no_mixing(recipe: Recipe, changes: dict, reason: str | None) -> None:
