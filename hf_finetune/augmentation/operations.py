@@ -9,12 +9,11 @@ Legend: B rows of a batch, N training rows, C classes, H height, W width.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -136,13 +135,18 @@ def _put(texts: list[str], rows: np.ndarray, replacements: list[str]) -> list[st
     return [by_row.get(i, text) for i, text in enumerate(texts)]
 
 
-class Graded(ABC):
+class Graded:
     """An operation whose strength is one number, so that policy search can vary it."""
 
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {}
+    """Fields that depend linearly on the strength, with their values at strengths 0 and 1."""
+
     @classmethod
-    @abstractmethod
     def from_strength(cls, strength: float) -> Self:
         """Return the operation at a strength in (0, 1]."""
+        values = {name: low + (high - low) * strength for name, (low, high) in cls.by_strength.items()}
+        is_int = {name: isinstance(low, int) for name, (low, _) in cls.by_strength.items()}
+        return cls(**{name: round(value) if is_int[name] else round(value, 3) for name, value in values.items()})
 
 
 class Operation(Protocol):

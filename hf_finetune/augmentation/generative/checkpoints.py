@@ -9,15 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from transformers import (
-    MODEL_FOR_MASKED_LM_MAPPING,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+import transformers
 
 from hf_finetune.augmentation.generative.sources import Source, Task
 from hf_finetune.errors import InputError
@@ -50,8 +42,8 @@ class LanguageModel:
     """A language model in float32 and evaluation mode, and its tokenizer."""
 
     name: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerBase
     positions: int
     """Longest text in tokens."""
 
@@ -64,7 +56,7 @@ class LanguageModel:
         return whole_words(self.tokenizer)
 
 
-def whole_words(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+def whole_words(tokenizer: transformers.PreTrainedTokenizerBase) -> Vocabulary:
     """Return the tokens that are words of letters: the word after a space is encoded as exactly this token."""
     special = set(tokenizer.all_special_ids)
     tokens = [i for i in range(len(tokenizer)) if i not in special]
@@ -116,17 +108,17 @@ def load(source: Source, device: torch.device) -> LanguageModel:
     return LanguageModel(local.name, model, tokenizer, positions)
 
 
-def _check_masked(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
-    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+def _check_masked(local: LocalCheckpoint, config: transformers.PreTrainedConfig) -> None:
+    if type(config) not in transformers.MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
         raise InputError(
             f"{local.name}: {config.model_type} predicts no masked words; expected a masked language model such as "
             "distilbert/distilroberta-base"
         )
 
 
-def _check_translator(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
+def _check_translator(local: LocalCheckpoint, config: transformers.PreTrainedConfig) -> None:
     kind = config.model_type
-    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+    if type(config) not in transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         raise InputError(
             f"{local.name}: {kind} translates nothing; expected a sequence-to-sequence checkpoint such as "
             "Helsinki-NLP/opus-mt-en-de"
@@ -138,8 +130,10 @@ def _check_translator(local: LocalCheckpoint, config: PreTrainedConfig) -> None:
         )
 
 
-def _load_model(local: LocalCheckpoint, config: PreTrainedConfig, task: Task, device: torch.device) -> PreTrainedModel:
-    auto = AutoModelForMaskedLM if task == "masked words" else AutoModelForSeq2SeqLM
+def _load_model(
+    local: LocalCheckpoint, config: transformers.PreTrainedConfig, task: Task, device: torch.device
+) -> transformers.PreTrainedModel:
+    auto = transformers.AutoModelForMaskedLM if task == "masked words" else transformers.AutoModelForSeq2SeqLM
     with input_errors(f"{local.name}: cannot be loaded for {task}"), quiet(), seeded(0):
         model, info = auto.from_pretrained(
             local.folder,

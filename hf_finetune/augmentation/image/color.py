@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
@@ -55,10 +55,7 @@ class Grayscale(Graded, EachImage):
 
     p: Probability = 0.1
     """Probability of each image."""
-
-    @classmethod
-    def from_strength(cls, strength: float) -> Self:
-        return cls(p=strength)
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {"p": (0.0, 1.0)}
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         from torchvision.transforms.v2 import functional as F

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -60,10 +60,7 @@ class ResizedCrop(Graded, EachImage):
     p: Probability = 1.0
     """Probability of each image."""
     limits: ClassVar[tuple[str, str]] = ("min_scale", "max_scale")
-
-    @classmethod
-    def from_strength(cls, strength: float) -> Self:
-        return cls(min_scale=round(1 - 0.9 * strength, 3))
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {"min_scale": (1.0, 0.1)}
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         from torchvision.transforms.v2 import functional as F
@@ -93,10 +90,7 @@ class Flip(Graded, EachImage):
     """Probability of each image."""
     direction: Literal["horizontal", "vertical"] = "horizontal"
     """horizontal: left to right; vertical: top to bottom."""
-
-    @classmethod
-    def from_strength(cls, strength: float) -> Self:
-        return cls(0.5 * strength)
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {"p": (0.0, 0.5)}
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         return image_CHW.flip(-1 if self.direction == "horizontal" else -2)
@@ -139,10 +133,7 @@ class Scale(Graded, EachImage):
     p: Probability = 1.0
     """Probability of each image."""
     limits: ClassVar[tuple[str, str]] = ("smallest", "largest")
-
-    @classmethod
-    def from_strength(cls, strength: float) -> Self:
-        return cls(smallest=1 - 0.5 * strength, largest=1 + strength)
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {"smallest": (1.0, 0.5), "largest": (1.0, 2.0)}
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         from hf_finetune.augmentation.image.kernels import affine
@@ -225,10 +216,7 @@ class Perspective(Graded, EachImage):
     """Gray level of the area outside the image, 0 to 255."""
     p: Probability = 0.5
     """Probability of each image."""
-
-    @classmethod
-    def from_strength(cls, strength: float) -> Self:
-        return cls(round(0.6 * strength, 3), p=1.0)
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {"distortion": (0.0, 0.6), "p": (1.0, 1.0)}
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         from torchvision.transforms.v2 import functional as F

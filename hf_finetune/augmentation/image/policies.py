@@ -12,20 +12,12 @@ from dataclasses import dataclass, fields, replace
 from functools import cache, lru_cache
 from typing import Any, Literal
 
-from hf_finetune.augmentation.image.color import (
-    AutoContrast,
-    ColorJitter,
-    Equalize,
-    Identity,
-    Invert,
-    Posterize,
-    Solarize,
-)
+from hf_finetune.augmentation.image import color
 from hf_finetune.augmentation.image.geometry import Interpolation, Rotate, Shear, Translate
 from hf_finetune.augmentation.image.quality import Sharpness
 
-STRONGEST_MAGNITUDE = 30
-STRONGEST_LEVEL = 9
+MAX_MAGNITUDE = 30
+MAX_LEVEL = 9
 
 
 @dataclass(frozen=True)
@@ -54,21 +46,21 @@ AUG_MIX = Ranges(translate=1 / 3, bits=(4, 0))
 """AugMix (arXiv:1912.02781), which posterizes to 4 bits even at magnitude 0."""
 
 KINDS: dict[str, Callable[[float, Ranges], Any]] = {
-    "Identity": lambda share, top: Identity(),
+    "Identity": lambda share, top: color.Identity(),
     "ShearX": lambda share, top: Shear(top.shear * share, 0.0, "corner", "ends"),
     "ShearY": lambda share, top: Shear(0.0, top.shear * share, "corner", "ends"),
     "TranslateX": lambda share, top: Translate(top.translate * share, 0.0, top.unit, "ends"),
     "TranslateY": lambda share, top: Translate(0.0, top.translate * share, top.unit, "ends"),
     "Rotate": lambda share, top: Rotate(top.degrees * share, "ends"),
-    "Brightness": lambda share, top: ColorJitter(top.factor * share, 0.0, 0.0, draw="ends"),
-    "Color": lambda share, top: ColorJitter(0.0, 0.0, top.factor * share, draw="ends"),
-    "Contrast": lambda share, top: ColorJitter(0.0, top.factor * share, 0.0, draw="ends"),
+    "Brightness": lambda share, top: color.ColorJitter(top.factor * share, 0.0, 0.0, draw="ends"),
+    "Color": lambda share, top: color.ColorJitter(0.0, 0.0, top.factor * share, draw="ends"),
+    "Contrast": lambda share, top: color.ColorJitter(0.0, top.factor * share, 0.0, draw="ends"),
     "Sharpness": lambda share, top: Sharpness(top.factor * share, "ends"),
-    "Posterize": lambda share, top: Posterize(round(top.bits[0] - share * (top.bits[0] - top.bits[1]))),
-    "Solarize": lambda share, top: Solarize(255 * (1 - share)),
-    "AutoContrast": lambda share, top: AutoContrast(),
-    "Equalize": lambda share, top: Equalize(),
-    "Invert": lambda share, top: Invert(),
+    "Posterize": lambda share, top: color.Posterize(round(top.bits[0] - share * (top.bits[0] - top.bits[1]))),
+    "Solarize": lambda share, top: color.Solarize(255 * (1 - share)),
+    "AutoContrast": lambda share, top: color.AutoContrast(),
+    "Equalize": lambda share, top: color.Equalize(),
+    "Invert": lambda share, top: color.Invert(),
 }
 """Constructors of the operations by the papers' names, from the share of the largest magnitude. Operations with a
 direction draw it, at a fixed distance."""
@@ -99,11 +91,11 @@ def at_magnitude(
         fill: gray level of the area outside the image.
         p: probability of each image.
     """
-    assert 0 <= magnitude <= STRONGEST_MAGNITUDE, f"{kind} at {magnitude}"
+    assert 0 <= magnitude <= MAX_MAGNITUDE, f"{kind} at {magnitude}"
     if magnitude == 0 and kind != "Posterize":
         # torchvision's Solarize inverts white even at 0.
-        return Identity(p=p)
-    operation = KINDS[kind](magnitude / STRONGEST_MAGNITUDE, ranges)
+        return color.Identity(p=p)
+    operation = KINDS[kind](magnitude / MAX_MAGNITUDE, ranges)
     common = {"interpolation": interpolation, "fill": fill, "p": p}
     return replace(operation, **{f.name: common[f.name] for f in fields(operation) if f.name in common})
 
@@ -115,6 +107,6 @@ def sub_policies(policy: str) -> tuple[tuple[tuple[str, float, int], ...], ...]:
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
     return tuple(
-        tuple((kind, p, STRONGEST_LEVEL if level is None else level) for kind, p, level in pair)
+        tuple((kind, p, MAX_LEVEL if level is None else level) for kind, p, level in pair)
         for pair in AutoAugment(AutoAugmentPolicy(policy)).policies
     )

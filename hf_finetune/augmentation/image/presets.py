@@ -6,19 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 
+from hf_finetune.augmentation.image import policies
 from hf_finetune.augmentation.image.base import EachImage, GrayLevel, apply_in_turn
 from hf_finetune.augmentation.image.color import ColorJitter, Grayscale, Solarize
 from hf_finetune.augmentation.image.geometry import Crop, Flip, ResizedCrop
-from hf_finetune.augmentation.image.policies import (
-    AUG_MIX,
-    RANDOM_KINDS,
-    STRONGEST_LEVEL,
-    STRONGEST_MAGNITUDE,
-    TRIVIAL_AUGMENT_WIDE,
-    UNGRADED_KINDS,
-    at_magnitude,
-    sub_policies,
-)
 from hf_finetune.augmentation.image.quality import Blur
 from hf_finetune.utils.config import Probability, between, configclass
 
@@ -28,7 +19,9 @@ if TYPE_CHECKING:
 # AugMix draws from the lowest of AutoAugment's ten levels.
 LEVELS = 10
 # AugMix's authors test robustness to changes of color and sharpness, and so train without them.
-PLAIN_KINDS = tuple(k for k in RANDOM_KINDS if k not in ("Identity", "Brightness", "Color", "Contrast", "Sharpness"))
+PLAIN_KINDS = tuple(
+    k for k in policies.RANDOM_KINDS if k not in ("Identity", "Brightness", "Color", "Contrast", "Sharpness")
+)
 
 
 @configclass
@@ -43,9 +36,9 @@ class AutoAugment(EachImage):
     """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        pairs = sub_policies(self.policy)
+        pairs = policies.sub_policies(self.policy)
         steps = [
-            at_magnitude(kind, STRONGEST_MAGNITUDE * level / STRONGEST_LEVEL, fill=self.fill, p=p)
+            policies.at_magnitude(kind, policies.MAX_MAGNITUDE * level / policies.MAX_LEVEL, fill=self.fill, p=p)
             for kind, p, level in pairs[r.integers(len(pairs))]
         ]
         return apply_in_turn(steps, image_CHW, r)
@@ -57,7 +50,7 @@ class RandAugment(EachImage):
 
     n: Annotated[int, between(0, 16)] = 2
     """Number of operations, 0 to 16."""
-    m: Annotated[float, between(0, STRONGEST_MAGNITUDE)] = 9.0
+    m: Annotated[float, between(0, policies.MAX_MAGNITUDE)] = 9.0
     """Magnitude of the operations, 0 (no change) to 30."""
     fill: GrayLevel = 0
     """Gray level of the area outside the image, 0 to 255."""
@@ -65,8 +58,9 @@ class RandAugment(EachImage):
     """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        for number in r.integers(len(RANDOM_KINDS), size=self.n):
-            image_CHW = at_magnitude(RANDOM_KINDS[number], self.m, fill=self.fill).change(image_CHW, r)
+        for i in r.integers(len(policies.RANDOM_KINDS), size=self.n):
+            operation = policies.at_magnitude(policies.RANDOM_KINDS[i], self.m, fill=self.fill)
+            image_CHW = operation.change(image_CHW, r)
         return image_CHW
 
 
@@ -80,9 +74,12 @@ class TrivialAugment(EachImage):
     """Probability of each image."""
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        kind, magnitude = RANDOM_KINDS[r.integers(len(RANDOM_KINDS))], int(r.integers(STRONGEST_MAGNITUDE + 1))
-        magnitude = STRONGEST_MAGNITUDE if kind in UNGRADED_KINDS else magnitude
-        return at_magnitude(kind, magnitude, TRIVIAL_AUGMENT_WIDE, fill=self.fill).change(image_CHW, r)
+        kind = policies.RANDOM_KINDS[r.integers(len(policies.RANDOM_KINDS))]
+        magnitude = int(r.integers(policies.MAX_MAGNITUDE + 1))
+        if kind in policies.UNGRADED_KINDS:
+            magnitude = policies.MAX_MAGNITUDE
+        operation = policies.at_magnitude(kind, magnitude, policies.TRIVIAL_AUGMENT_WIDE, fill=self.fill)
+        return operation.change(image_CHW, r)
 
 
 @configclass
@@ -113,12 +110,12 @@ class AugMix(EachImage):
         return weighted_sum([image_CHW, *chains], [1 - augmented, *weights])
 
     def _chain(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
-        kinds = RANDOM_KINDS[1:] if self.all_operations else PLAIN_KINDS
+        kinds = policies.RANDOM_KINDS[1:] if self.all_operations else PLAIN_KINDS
         for _ in range(self.depth or int(r.integers(1, 4))):
             kind = kinds[r.integers(len(kinds))]
-            level = STRONGEST_LEVEL if kind in UNGRADED_KINDS else int(r.integers(self.severity))
-            magnitude = STRONGEST_MAGNITUDE * level / STRONGEST_LEVEL
-            step = at_magnitude(kind, magnitude, AUG_MIX, interpolation="bilinear", fill=self.fill)
+            level = policies.MAX_LEVEL if kind in policies.UNGRADED_KINDS else int(r.integers(self.severity))
+            magnitude = policies.MAX_MAGNITUDE * level / policies.MAX_LEVEL
+            step = policies.at_magnitude(kind, magnitude, policies.AUG_MIX, interpolation="bilinear", fill=self.fill)
             image_CHW = step.change(image_CHW, r)
         return image_CHW
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -29,10 +29,7 @@ class Blur(Graded, EachImage):
     p: Probability = 0.5
     """Probability of each image."""
     limits: ClassVar[tuple[str, str]] = ("min_sigma", "max_sigma")
-
-    @classmethod
-    def from_strength(cls, strength: float) -> Self:
-        return cls(max_sigma=round(0.1 + 2.9 * strength, 3), p=1.0)
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {"max_sigma": (0.1, 3.0), "p": (1.0, 1.0)}
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         from hf_finetune.augmentation.image.kernels import gaussian_blur
@@ -71,10 +68,7 @@ class Noise(Graded, EachImage):
     p: Probability = 0.5
     """Probability of each image."""
     limits: ClassVar[tuple[str, str]] = ("min_sigma", "max_sigma")
-
-    @classmethod
-    def from_strength(cls, strength: float) -> Self:
-        return cls(max_sigma=round(0.3 * strength, 3), p=1.0)
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {"max_sigma": (0.0, 0.3), "p": (1.0, 1.0)}
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         from hf_finetune.augmentation.image.kernels import add_noise
@@ -98,10 +92,7 @@ class Erase(Graded, EachImage):
     p: Probability = 0.25
     """Probability of each image."""
     limits: ClassVar[tuple[str, str]] = ("min_area", "max_area")
-
-    @classmethod
-    def from_strength(cls, strength: float) -> Self:
-        return cls(max_area=round(0.02 + 0.38 * strength, 3), p=1.0)
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {"max_area": (0.02, 0.4), "p": (1.0, 1.0)}
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         import torch
@@ -140,10 +131,7 @@ class Jpeg(Graded, EachImage):
     p: Probability = 0.5
     """Probability of each image."""
     limits: ClassVar[tuple[str, str]] = ("min_quality", "max_quality")
-
-    @classmethod
-    def from_strength(cls, strength: float) -> Self:
-        return cls(min_quality=round(95 - 85 * strength), p=1.0)
+    by_strength: ClassVar[dict[str, tuple[float, float]]] = {"min_quality": (95, 10), "p": (1.0, 1.0)}
 
     def change(self, image_CHW: torch.Tensor, r: np.random.Generator) -> torch.Tensor:
         from torchvision.transforms.v2 import functional as F

@@ -12,13 +12,13 @@ import numpy as np
 
 from hf_finetune.augmentation.compose import Augmentation, Compose, OneOf, Phases, Sometimes
 from hf_finetune.augmentation.image.operations import ImageOperation
-from hf_finetune.augmentation.image.policies import RANDOM_KINDS, STRONGEST_MAGNITUDE, at_magnitude
+from hf_finetune.augmentation.image.policies import MAX_MAGNITUDE, RANDOM_KINDS, at_magnitude
 from hf_finetune.augmentation.mixing import Mixing
 from hf_finetune.augmentation.operations import Graded, ImageBatch, TextBatch, generators
 from hf_finetune.augmentation.text.operations import TextOperation
 from hf_finetune.errors import InputError
 from hf_finetune.search.augmentation.policy import BRANCHES, LEVELS, MOVES, Move, Policy
-from hf_finetune.search.searchers.base import Choose, Decision, choose_at_random
+from hf_finetune.search.searchers.base import Choose, Decision, at_random
 
 EXPLORED = 0.2
 """Probability that a neighbor of a move is any move (PBA's explore, arXiv:1905.05393)."""
@@ -127,11 +127,11 @@ class Space:
         return Move(name, probability, alpha)
 
     def _near(self, move: Move, rng: np.random.Generator) -> Move:
-        return self._move(choose_at_random(rng)) if rng.random() < EXPLORED else _neighbor(move, rng)
+        return self._move(at_random(rng)) if rng.random() < EXPLORED else _neighbor(move, rng)
 
     def _near_mix(self, mix: Move | None, rng: np.random.Generator) -> Move | None:
         if self.mixings and rng.random() < EXPLORED:
-            return self._mix(choose_at_random(rng))
+            return self._mix(at_random(rng))
         return mix and _neighbor(mix, rng)
 
 
@@ -154,7 +154,7 @@ def _graded(union: Any) -> Strengths:
 
 
 def _rand_augment_operation(kind: str, strength: float) -> Any:
-    operation = at_magnitude(kind, STRONGEST_MAGNITUDE * strength)
+    operation = at_magnitude(kind, MAX_MAGNITUDE * strength)
     # Rounded for readers of the policy: a fifth of 0.9 is 0.18.
     digits = {name: round(value, 6) for name, value in vars(operation).items() if isinstance(value, float)}
     return replace(operation, **digits)

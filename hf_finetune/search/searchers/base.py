@@ -50,7 +50,7 @@ class SearchSpace(Protocol):
         """Append a candidate to a schedule."""
 
 
-def choose_at_random(rng: np.random.Generator) -> Choose:
+def at_random(rng: np.random.Generator) -> Choose:
     """Return a function that chooses uniformly at random."""
     return lambda decision: decision.options[int(rng.integers(len(decision.options)))]
 

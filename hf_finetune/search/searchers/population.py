@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_finetune.search.searchers.base import (
-    RUNGS,
-    Candidate,
-    Rounds,
-    Searcher,
-    SearchSpace,
-    Trial,
-    choose_at_random,
-)
+from hf_finetune.search.searchers.base import RUNGS, Candidate, Rounds, Searcher, SearchSpace, Trial, at_random
 
 MIN_MEMBERS, MAX_MEMBERS, TRIALS_PER_MEMBER = 4, 16, 8
 
@@ -31,7 +23,7 @@ class Population(Rounds, Searcher):
         self.space, self.rng = space, np.random.default_rng(seed)
         members, self.replaced, self.rounds = _sizes(trials)
         self.rounds_left = self.rounds[0]
-        super().__init__([Trial((space.candidate(choose_at_random(self.rng)),), 0) for _ in range(members)])
+        super().__init__([Trial((space.candidate(at_random(self.rng)),), 0) for _ in range(members)])
 
     @staticmethod
     def counts(trials: int, space: SearchSpace) -> tuple[int, ...]:

@@ -5,16 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_finetune.errors import InputError
-from hf_finetune.search.searchers.base import (
-    RUNGS,
-    Candidate,
-    Decision,
-    Searcher,
-    SearchSpace,
-    Trial,
-    halving_counts,
-    max_candidates,
-)
+from hf_finetune.search.searchers import base
 
 
 def _import_optuna() -> Any:
@@ -33,7 +24,7 @@ def _import_optuna() -> Any:
     return optuna
 
 
-class Tpe(Searcher):
+class Tpe(base.Searcher):
     """Optuna's TPE (Bergstra et al. 2011, "Algorithms for hyper-parameter optimization") over all decisions, with
     asynchronous successive halving (arXiv:1810.05934): a candidate stops unless it is in the better half of those that
     have reached its rung.
@@ -42,42 +33,42 @@ class Tpe(Searcher):
         InputError: Optuna is not installed.
     """
 
-    def __init__(self, space: SearchSpace, *, trials: int, seed: int = 0) -> None:
+    def __init__(self, space: base.SearchSpace, *, trials: int, seed: int = 0) -> None:
         optuna = _import_optuna()
         self.space, self.remaining = space, trials
         self.pruned = optuna.trial.TrialState.PRUNED
         self.study = optuna.create_study(
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(n_startup_trials=max(4, max_candidates(trials) // 4), seed=seed),
+            sampler=optuna.samplers.TPESampler(n_startup_trials=max(4, base.max_candidates(trials) // 4), seed=seed),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
         )
         self.open: Any = None
-        self.next = Trial((), 0)
+        self.next = base.Trial((), 0)
 
     @staticmethod
-    def counts(trials: int, space: SearchSpace) -> tuple[int, ...]:
+    def counts(trials: int, space: base.SearchSpace) -> tuple[int, ...]:
         """Return the expected counts, see `Searcher`."""
-        later = halving_counts(max_candidates(trials))[1:]
+        later = base.halving_counts(base.max_candidates(trials))[1:]
         return (max(1, trials - sum(later)), *later)
 
     @staticmethod
     def check_installed() -> None:
         _import_optuna()
 
-    def ask(self) -> Trial | None:
+    def ask(self) -> base.Trial | None:
         if self.remaining == 0:
             return None
         self.remaining -= 1
         if self.open is None:
             self.open = self.study.ask()
-            self.next = Trial((self.space.candidate(self._choose),), 0)
+            self.next = base.Trial((self.space.candidate(self._choose),), 0)
         return self.next
 
-    def tell(self, trial: Trial, score: float) -> None:
+    def tell(self, trial: base.Trial, score: float) -> None:
         self.open.report(score, 2**trial.rung)
-        is_last = trial.rung + 1 == RUNGS
+        is_last = trial.rung + 1 == base.RUNGS
         if not is_last and not self.open.should_prune():
-            self.next = Trial(trial.schedule, trial.rung + 1)
+            self.next = base.Trial(trial.schedule, trial.rung + 1)
             return
         if is_last:
             self.study.tell(self.open, score)
@@ -85,7 +76,7 @@ class Tpe(Searcher):
             self.study.tell(self.open, state=self.pruned)
         self.open = None
 
-    def _choose(self, decision: Decision) -> Candidate:
+    def _choose(self, decision: base.Decision) -> base.Candidate:
         if decision.ordered:
             return decision.options[self.open.suggest_int(decision.name, 0, len(decision.options) - 1)]
         return self.open.suggest_categorical(decision.name, decision.options)

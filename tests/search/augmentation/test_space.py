@@ -13,7 +13,7 @@ from hf_finetune.augmentation.operations import ImageBatch, TextBatch, generator
 from hf_finetune.augmentation.text.words import DeleteWords, SwapWords
 from hf_finetune.search.augmentation.policy import BRANCHES, LEVELS, MOVES, NONE, Move, Policy
 from hf_finetune.search.augmentation.space import IMAGE_OPERATIONS, Space, space_of
-from hf_finetune.search.searchers.base import choose_at_random
+from hf_finetune.search.searchers.base import at_random
 
 SPACE = Space({"Swap": SwapWords, "Delete": DeleteWords})
 TEXTS = TextBatch(["one two three four. five six", "seven eight nine"], None, np.array([0, 1]))
@@ -60,7 +60,7 @@ def test_a_policy_that_mixes() -> None:
 
 def test_random_mixing_and_its_neighbors() -> None:
     space, rng = dataclasses.replace(SPACE, mixings=(Mixup, CutMix)), np.random.default_rng(0)
-    observed = [space.candidate(choose_at_random(rng)).mix for _ in range(300)]
+    observed = [space.candidate(at_random(rng)).mix for _ in range(300)]
     for name in (None, "Mixup", "CutMix"):
         assert 80 < sum((mix and mix.operation) == name for mix in observed) < 120
     near = [space.near(Policy(mix=Move("Mixup", 0.6, 0.6)), rng).mix for _ in range(300)]
@@ -68,7 +68,7 @@ def test_random_mixing_and_its_neighbors() -> None:
         m for m in near if m and m.operation == "Mixup" and 0.4 <= m.probability <= 0.8 and 0.4 <= m.magnitude <= 0.8
     ]
     assert 0.75 < len(same) / len(near) < 0.95 and {mix and mix.operation for mix in near} == {None, "Mixup", "CutMix"}
-    assert all(SPACE.candidate(choose_at_random(rng)).mix is None for _ in range(20))
+    assert all(SPACE.candidate(at_random(rng)).mix is None for _ in range(20))
 
 
 def test_near_changes_a_level_or_the_operation() -> None:

@@ -10,7 +10,7 @@ from hf_finetune.augmentation.mixing import CutMix, Mixup
 from hf_finetune.augmentation.text.words import SwapWords
 from hf_finetune.search.augmentation.policy import Move, Policy
 from hf_finetune.search.augmentation.space import Space
-from hf_finetune.search.searchers.base import RUNGS, Halving, Trial, choose_at_random, halving_counts, max_candidates
+from hf_finetune.search.searchers.base import RUNGS, Halving, Trial, at_random, halving_counts, max_candidates
 from hf_finetune.search.searchers.population import Population
 from hf_finetune.search.searchers.sweep import Sweep
 from hf_finetune.search.searchers.table import SEARCHERS
@@ -65,7 +65,7 @@ def test_searchers_are_deterministic(name: str) -> None:
 def test_searchers_beat_chance(name: str) -> None:
     count, seeds = 60, range(8)
     by_chance = [
-        max(value(SPACE.candidate(choose_at_random(np.random.default_rng((9, seed, i))))) for i in range(count))
+        max(value(SPACE.candidate(at_random(np.random.default_rng((9, seed, i))))) for i in range(count))
         for seed in seeds
     ]
     actual = [max(score for trial, score in trials(name, count, seed) if trial.rung == RUNGS - 1) for seed in seeds]
