@@ -57,19 +57,19 @@ def classifier_config(
         InputError: see `load_config`; or the family has no classifier for this task.
     """
     config = load_config(local, from_config)
-    name, kind, has_code = local.name, config.model_type, config.to_dict().get("auto_map")
-    supported = [task for task, auto in AUTO_CLASS.items() if type(config) in auto._model_mapping]
+    model, has_code = f"{local.name}: {config.model_type}", config.to_dict().get("auto_map")
+    supported = [name for name, auto in AUTO_CLASS.items() if type(config) in auto._model_mapping]
     if not has_code and task not in supported:
         data, _, examples = MODALITY[task]
         what = f"is {MODALITY[supported[0]][1]}, but the data are {data}" if supported else f"classifies no {data}"
-        raise InputError(f"{name}: {kind} {what}; use a {examples} checkpoint")
+        raise InputError(f"{model} {what}; use a {examples} checkpoint")
     decoder = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
     if config.is_encoder_decoder or decoder:
-        raise InputError(f"{name}: {kind} generates text; expected an encoder such as bert, roberta or modernbert")
-    if kind == "nystromformer" and not has_code and config.num_landmarks != config.segment_means_seq_len:
+        raise InputError(f"{model} generates text; expected an encoder such as bert, roberta or modernbert")
+    if config.model_type == "nystromformer" and not has_code and config.num_landmarks != config.segment_means_seq_len:
         # Its attention then splits every text into segments of fixed length, to which transformers does not pad.
         raise InputError(
-            f"{name}: num_landmarks {config.num_landmarks} needs texts of exactly {config.segment_means_seq_len} "
+            f"{local.name}: num_landmarks {config.num_landmarks} needs texts of exactly {config.segment_means_seq_len} "
             "tokens (segment_means_seq_len); set both fields of config.json to the same number, for attention "
             "between all tokens, or use another checkpoint"
         )
